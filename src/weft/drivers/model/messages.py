@@ -33,11 +33,13 @@ class Ask(msgspec.Struct, tag="ask"):
 
 
 class Stage(msgspec.Struct, tag="stage", omit_defaults=True):
-    """To the gateway: it begins to load a model (``uid``), or has done so, perhaps in vain (``problem``); "": it is ready."""
+    """To the gateway: it begins to load a model (``uid``), or has done so, perhaps in vain (``problem``); "": it is ready.
+    ``is_crowded``: not for its file, but for want of memory beside the others."""
 
     uid: str = ""
     done: bool = False
     problem: str = ""
+    is_crowded: bool = False
 
 
 class Answer(msgspec.Struct, tag="answer", omit_defaults=True):

@@ -38,11 +38,13 @@ class RunnerProcess(asyncio.Protocol):
         self._sent: dict[str, str] = {}  # versions that it is to load, by model
         self.versions: dict[str, str] = {}  # that run, by model
         self.refused: dict[str, str] = {}  # why others don't, by model
+        self.crowded: set[str] = set()  # of these: for want of memory, or of a file, not for what the file is
         self.loading = ""  # the model that is being loaded
         self.progress_at = clock.elapsed()  # when it said something last, as long as it loads
         self.waiting: deque[tuple[int, str, float]] = (
             deque()
         )  # number, model and time of each question, the oldest first
+        self.answered_at = clock.elapsed()  # when the last answer came
         self.ended = asyncio.Event()
         self.pid = 0
 
@@ -57,6 +59,7 @@ class RunnerProcess(asyncio.Protocol):
                     opened.append(os.open(one.path, os.O_RDONLY | os.O_CLOEXEC))
                 except OSError as problem:
                     self.refused[uid] = f"its file can't be read: {problem.strerror}"
+                    self.crowded.add(uid)
                     continue
                 self._places[uid] = len(loads)
                 loads.append(Loading(uid, opened[-1], one.sha256, one.inputs, one.output, one.index))
@@ -146,6 +149,7 @@ class RunnerProcess(asyncio.Protocol):
         if not self.waiting or self.waiting[0][0] != answer.n:
             return self.kill()  # it answers in order, or it isn't itself any more
         self.waiting.popleft()
+        self.answered_at = self._clock.elapsed()
         return self._note_answer(answer.n, answer.y, answer.problem[:300])
 
     def _take_stage(self, stage: Stage) -> None:
@@ -158,5 +162,7 @@ class RunnerProcess(asyncio.Protocol):
             self.loading = ""
             if stage.problem:
                 self.refused[stage.uid] = stage.problem[:300]
+                if stage.is_crowded:
+                    self.crowded.add(stage.uid)
             else:
                 self.versions[stage.uid] = self._sent[stage.uid]

@@ -26,7 +26,12 @@ MOST_FILES_BYTES = 256 * MIB  # of all models together
 WARM_RUNS = 3  # before it counts as loaded: the first one takes milliseconds
 MOST_OUTPUTS = 1024  # numbers that an output may have
 _TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+_NO_MEMORY = ("bad_alloc", "allocate memory")  # in what onnxruntime says
 _NUMBERS = {*_TYPES, "tensor(bool)", "tensor(int32)", "tensor(float16)"}
+
+
+class _Crowded(InvalidInput):
+    """There is no memory for it beside the others."""
 
 
 class _Loaded:
@@ -41,6 +46,8 @@ class _Loaded:
         try:
             self._session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # of the library, which has no base for its own
+            if any(words in str(problem) for words in _NO_MEMORY):
+                raise MemoryError from None
             raise InvalidInput(f"onnxruntime can't load it: {_first_line(problem)}") from None
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in _TYPES:
@@ -100,24 +107,27 @@ def serve(parent: int, descriptor: int) -> None:
     total = 0
     for file, wanted in zip(files, begin.models, strict=True):
         connection.sendall(frame(Stage(wanted.uid)))
+        is_crowded = False
         try:
             data = _read(file)
-            total += len(data)
-            if total > MOST_FILES_BYTES:
-                raise InvalidInput(f"the models of this gateway are more than {MOST_FILES_BYTES // MIB} MiB together")
+            if total + len(data) > MOST_FILES_BYTES:
+                raise _Crowded(f"the models of this gateway are more than {MOST_FILES_BYTES // MIB} MiB together")
             if hashlib.sha256(data).hexdigest() != wanted.sha256:
                 raise InvalidInput("its file isn't what its digest says")
             check_onnx(data)
             loaded.append(model := _Loaded(data, wanted))
             for _ in range(WARM_RUNS):
                 model.run([0.0] * wanted.inputs)
+            total += len(data)
             problem = ""
         except (WeftError, MemoryError, OSError) as failure:
             loaded.append(None)
+            is_crowded = isinstance(failure, (_Crowded, MemoryError, OSError))
             problem = (
                 failure.message if isinstance(failure, WeftError) else f"it can't be loaded: {type(failure).__name__}"
             )
-        connection.sendall(frame(Stage(wanted.uid, done=True, problem=problem[:300])))
+        connection.sendall(frame(Stage(wanted.uid, done=True, problem=problem[:300], is_crowded=is_crowded)))
+        data = b""  # the next one needs the memory
     connection.sendall(frame(Stage()))
     while (ask := _receive(connection)) is not None:
         if isinstance(ask, Ask):

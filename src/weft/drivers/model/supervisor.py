@@ -2,7 +2,7 @@
 
 Another set of models is another process: it is ready before it takes over, and the one before may still answer what it was
 asked. A model that made a process end or hang is left out for a while, which grows; the others go on without it. What it can't
-load, it never tries again until its file is another.
+load, it never tries again until its file is another; what there was no memory for, when other models are wanted.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class ModelSupervisor:
         self._wanted: dict[str, ModelFile] = {}
         self._good: dict[str, ModelFile] = {}  # that the process runs
         self._refused: dict[tuple[str, str], str] = {}  # by model and version: why it can't be loaded
+        self._crowded: dict[tuple[str, str], str] = {}  # the same, for want of memory: until other models are wanted
         self._trouble: dict[tuple[str, str], _Trouble] = {}  # by model and version
         self._process: RunnerProcess | None = None
         self._listener: AnswerListener | None = None
@@ -66,6 +67,7 @@ class ModelSupervisor:
     def put(self, files: Mapping[str, ModelFile]) -> None:
         if files != self._wanted:
             self._wanted = dict(files)
+            self._crowded.clear()
             self._changed.set()
 
     def list_used(self) -> set[str]:
@@ -106,7 +108,8 @@ class ModelSupervisor:
         """End the process if it hangs, and note it if it has ended."""
         now, process = self._clock.elapsed(), self._process
         if process is not None and not process.ended.is_set() and process.waiting:
-            number, uid, since = process.waiting[0]
+            number, uid, asked_at = process.waiting[0]
+            since = max(asked_at, process.answered_at)  # until then it answered others
             if now - since > self._hang_seconds:
                 log.warning(
                     "question %d to model %s has no answer after %g s: its process is killed", number, uid, now - since
@@ -133,7 +136,8 @@ class ModelSupervisor:
             return {}
         found = {}
         for uid, file in self._wanted.items():
-            is_barred = (uid, file.version) in self._refused or self._is_left_out(uid, file.version, now)
+            key = uid, file.version
+            is_barred = key in self._refused or key in self._crowded or self._is_left_out(*key, now)
             chosen = self._good.get(uid) if is_barred or not file.path else file
             if chosen is not None:
                 found[uid] = chosen
@@ -176,7 +180,10 @@ class ModelSupervisor:
             await fresh.end()
             raise
         for uid, why in fresh.refused.items():
-            self._refused[uid, wanted[uid].version] = why
+            if uid not in fresh.crowded:
+                self._refused[uid, wanted[uid].version] = why
+            elif self._wanted.get(uid) == wanted[uid]:
+                self._crowded[uid, wanted[uid].version] = why
             log.warning("model %s can't be loaded: %s", uid, why)
         if self._good.keys() & fresh.refused.keys():  # the versions that run go on in place of these
             await fresh.end()
@@ -225,7 +232,7 @@ class ModelSupervisor:
             trouble = self._trouble.get((uid, file.version))
             if missing:
                 found[uid] = missing
-            elif why := self._refused.get((uid, file.version)):
+            elif why := self._refused.get((uid, file.version)) or self._crowded.get((uid, file.version)):
                 found[uid] = why
             elif trouble is not None and self._good.get(uid) != file:
                 found[uid] = trouble.words

@@ -25,7 +25,9 @@ from weft.contracts.model_runner import ModelFile
 from weft.edge.rule.expression import Condition, compile_condition
 
 MOST_OPEN = 200  # questions that wait for an answer; more are decided by the fallback at once
-MOST_FRESH = 20  # of them about devices whose values didn't change
+LEAST_SHARE = 4  # of them that each model may have, however many models there are
+MOST_OVERDUE = 4  # of a model that the fallback decided meanwhile: a slow model doesn't fill the process for the others
+MOST_FRESH = 20  # about devices whose values didn't change
 MOST_TIMES = 1000  # of a model, of which the p99 is
 PROBLEM_SECONDS = 60.0  # that a miss is shown as a problem
 NOT_RUNNING = "it isn't running"
@@ -87,11 +89,18 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class _Question:
-    __slots__ = ("device", "inputs", "is_decided", "model", "noted_at", "number")
+    __slots__ = ("device", "entry", "inputs", "is_decided", "model", "noted_at", "number")
 
     def __init__(
-        self, number: int, model: DecisionModel, device: str, inputs: tuple[float, ...], noted_at: float
+        self,
+        number: int,
+        entry: _Entry,
+        model: DecisionModel,
+        device: str,
+        inputs: tuple[float, ...],
+        noted_at: float,
     ) -> None:
+        self.entry = entry
         self.number, self.model, self.device, self.inputs, self.noted_at = number, model, device, inputs, noted_at
         self.is_decided = False
 
@@ -104,10 +113,12 @@ class _Entry:
         "decided",
         "devices",
         "open",
+        "overdue",
         "problem",
         "problem_at",
         "running",
         "times",
+        "unanswered",
         "waiting",
         "wanted",
     )
@@ -120,6 +131,7 @@ class _Entry:
         self.open: dict[str, int] = {}  # by device: the number of the question that isn't decided
         self.waiting: dict[str, float] = {}  # by device: since when newer values wait
         self.decided: dict[str, tuple[float, ...]] = {}  # by device: the inputs of the model's own last decision
+        self.unanswered = self.overdue = 0  # questions; and those of them that the fallback decided meanwhile
         self.times: deque[float] = deque(maxlen=MOST_TIMES)
         self.problem, self.problem_at = "", -math.inf
 
@@ -133,7 +145,7 @@ class ModelEngine:
         self._by_device: dict[str, set[str]] = {}
         self._questions: dict[int, _Question] = {}
         self._deadlines: list[tuple[float, int]] = []
-        self._fresh: deque[tuple[str, str]] = deque()
+        self._fresh: dict[str, deque[str]] = {}  # by model: devices of which nothing changed but the model
         self._number = 0
         self._versions: Mapping[str, str] = {}
         self.ran: dict[str, Ran] = {}
@@ -185,7 +197,7 @@ class ModelEngine:
 
     def _lose(self, numbers: Iterable[int], at: float) -> None:
         for number in numbers:
-            question = self._questions.pop(number, None)
+            question = self._close(number)
             if question is not None and not question.is_decided:
                 self._miss(question, "dead", "its process ended", at)
 
@@ -212,7 +224,7 @@ class ModelEngine:
         self._ask_fresh(at)
 
     def _take_answer(self, number: int, value: float | None, problem: str, at: float) -> None:
-        question = self._questions.pop(number, None)
+        question = self._close(number)
         if question is None:
             return  # of a process that had ended
         entry = self._entries.get(question.model.uid)
@@ -239,6 +251,7 @@ class ModelEngine:
             _, number = heapq.heappop(self._deadlines)
             question = self._questions.get(number)
             if question is not None and not question.is_decided:
+                question.entry.overdue += 1
                 self._miss(question, "late", _describe_lateness(question, at), at)
 
     def find_next(self) -> float | None:
@@ -252,7 +265,7 @@ class ModelEngine:
 
     def refuse(self, ask: Ask, at: float) -> None:
         """The runner doesn't take the question."""
-        question = self._questions.pop(ask.number, None)
+        question = self._close(ask.number)
         if question is not None:
             self._miss(question, "dead", "its process isn't there", at)
 
@@ -296,20 +309,35 @@ class ModelEngine:
                 entry.decided.clear()
                 if before is None and entry.problem.endswith(NOT_RUNNING):
                     entry.problem = ""
-            for device in entry.devices if entry.running is not None else ():
-                if device not in entry.open and device not in entry.decided:
-                    self._fresh.append((uid, device))
+        self._fresh = {
+            uid: deque(entry.devices - entry.open.keys() - entry.decided.keys())
+            for uid, entry in self._entries.items()
+            if entry.running is not None
+        }
         self._ask_fresh(at)
 
     def _ask_fresh(self, at: float) -> None:
         """Ask about devices of which nothing changed but the model: a few at a time, since each is in no hurry."""
-        while self._fresh and len(self._questions) < MOST_FRESH:
-            uid, device = self._fresh.popleft()
-            entry = self._entries.get(uid)
-            if entry is None or device not in entry.devices or device in entry.open or device in entry.decided:
-                continue
-            if entry.running is not None:
-                self._ask(entry, device, at, at)
+        share = self._find_share(MOST_FRESH, 1)
+        for uid, devices in self._fresh.items():
+            entry = self._entries[uid]
+            while devices and entry.unanswered < share and entry.overdue < MOST_OVERDUE:
+                if len(self._questions) >= MOST_OPEN // 2:
+                    return
+                device = devices.popleft()
+                if device not in entry.open and device not in entry.decided:
+                    self._ask(entry, device, at, at)
+
+    def _find_share(self, of: int, least: int) -> int:
+        return max(least, of // max(1, len(self._entries)))
+
+    def _close(self, number: int) -> _Question | None:
+        """The question isn't open any more. None: there is none of that number."""
+        question = self._questions.pop(number, None)
+        if question is not None:
+            question.entry.unanswered -= 1
+            question.entry.overdue -= question.is_decided
+        return question
 
     def _ask(self, entry: _Entry, device: str, noted_at: float, at: float) -> None:
         model = entry.running or entry.wanted
@@ -319,16 +347,19 @@ class ModelEngine:
         self._number += 1
         self.is_dirty = True
         self.ran[model.uid].runs += 1
-        question = _Question(self._number, model, device, given, noted_at)
+        question = _Question(self._number, entry, model, device, given, noted_at)
         entry.open[device] = self._number
         if entry.running is None:
             self._miss(question, "dead", NOT_RUNNING, at)
-        elif len(self._questions) >= MOST_OPEN:
-            self._miss(question, "late", f"{MOST_OPEN} questions wait already", at)
+        elif len(self._questions) >= MOST_OPEN or entry.unanswered >= self._find_share(MOST_OPEN, LEAST_SHARE):
+            self._miss(question, "late", f"{entry.unanswered} questions to it wait already", at)
+        elif entry.overdue >= MOST_OVERDUE:
+            self._miss(question, "late", f"{entry.overdue} answers of it are overdue", at)
         elif at - noted_at >= model.deadline:
             self._miss(question, "late", _describe_lateness(question, at), at)
         else:
             self._questions[self._number] = question
+            entry.unanswered += 1
             heapq.heappush(self._deadlines, (noted_at + model.deadline, self._number))
             self.asks.append(Ask(self._number, model.uid, given))
 

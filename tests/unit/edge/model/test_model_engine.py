@@ -12,6 +12,7 @@ from weft.contracts.model_runner import ModelFile
 from weft.edge.model.engine import (
     MOST_FRESH,
     MOST_OPEN,
+    MOST_OVERDUE,
     PROBLEM_SECONDS,
     Decision,
     DecisionModel,
@@ -273,3 +274,30 @@ def test_a_device_that_went_while_its_question_was_open_is_asked_about_when_it_i
     world.engine.asks.clear()
     world.engine.put({"m": (world.model, ["d0"])}, world.at)
     assert len(world.engine.asks) == 1
+
+
+def test_a_slow_model_takes_no_more_than_its_share_and_leaves_the_others_their_turn() -> None:
+    world = World(devices=MOST_OPEN)
+    other = DecisionModel("n", "default", "other", FILE, ("t",), world.model.result, WARM)
+    world.engine.put({"m": (world.model, list(world.values)), "n": (other, list(world.values))}, world.at)
+    world.engine.note_running({"m": FILE.version, "n": FILE.version}, world.at)
+    asked = [one.uid for one in world.engine.asks]
+    assert (asked.count("m"), asked.count("n")) == (MOST_FRESH // 2, MOST_FRESH // 2)
+    for device in world.values:
+        world.say(device, h=0.7)
+    asked = [one.uid for one in world.engine.asks]
+    assert (asked.count("m"), asked.count("n")) == (MOST_OPEN // 2, MOST_OPEN // 2)
+
+
+def test_a_model_whose_answers_are_overdue_is_not_asked_more_until_it_answers() -> None:
+    world = World(devices=1)
+    world.run()
+    for t in range(MOST_OVERDUE + 3):
+        world.wait(8.1)
+        world.say(t=t)
+    assert len(world.engine.asks) == MOST_OVERDUE
+    assert "overdue" in world.engine.find_problem("m", world.at)
+    assert world.count()[1] == MOST_OVERDUE + 4
+    world.answer(0.1)
+    world.say(t=20)
+    assert len(world.engine.asks) == MOST_OVERDUE

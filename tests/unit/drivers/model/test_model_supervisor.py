@@ -1,0 +1,70 @@
+"""Which models a process is to run, and when it counts as hung: in virtual time, with no process at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from weft.contracts.clock import SystemClock
+from weft.contracts.model_runner import ModelFile
+from weft.drivers.model.process import RunnerProcess
+from weft.drivers.model.supervisor import ModelSupervisor
+
+HANG_SECONDS = 5.0
+
+
+class _Clock(SystemClock):
+    at = 0.0
+
+    def elapsed(self) -> float:
+        return self.at
+
+
+class _Heard:
+    def __init__(self) -> None:
+        self.running: list[Mapping[str, str]] = []
+
+    def note_answer(self, number: int, value: float | None, problem: str) -> None: ...
+
+    def note_lost(self, numbers: Sequence[int]) -> None: ...
+
+    def note_running(self, versions: Mapping[str, str]) -> None:
+        self.running.append(versions)
+
+    def note_problems(self, problems: Mapping[str, str]) -> None: ...
+
+
+def make_file(letter: str) -> ModelFile:
+    return ModelFile(letter * 64, 1, path=f"/nowhere/{letter}")
+
+
+async def test_a_slow_model_that_goes_on_answering_does_not_hang_and_one_that_stops_does() -> None:
+    clock, heard = _Clock(), _Heard()
+    supervisor = ModelSupervisor(lambda _: ["false"], clock, hang_seconds=HANG_SECONDS)
+    process = RunnerProcess(clock, heard.note_answer, lambda: None)
+    supervisor._process = process
+    process.waiting.extend((number, "m", 0.0) for number in range(20))
+    for _ in range(10):
+        clock.at += HANG_SECONDS - 1
+        process.data_received(_frame(process.waiting[0][0]))
+        await supervisor._watch(heard)
+    assert heard.running == [] and len(process.waiting) == 10
+    clock.at += HANG_SECONDS + 1
+    await supervisor._watch(heard)
+    assert "it hung for 5 s" in supervisor._trouble["m", ""].words
+
+
+def _frame(number: int) -> bytes:
+    body = b'{"type":"answer","n":%d,"y":1.0}' % number
+    return len(body).to_bytes(4, "big") + body
+
+
+async def test_what_there_was_no_memory_for_is_tried_again_when_others_are_wanted_but_a_bad_file_is_not() -> None:
+    supervisor = ModelSupervisor(lambda _: ["false"], _Clock())
+    large, bad, good = make_file("a"), make_file("b"), make_file("c")
+    supervisor.put({"large": large, "bad": bad, "good": good})
+    supervisor._refused["bad", bad.version] = "onnxruntime can't load it"
+    supervisor._crowded["large", large.version] = "more than 256 MiB together"
+    assert supervisor._plan(0.0) == {"good": good}
+    assert supervisor._list_problems()["large"] == "more than 256 MiB together"
+    supervisor.put({"large": large, "bad": bad})
+    assert supervisor._plan(0.0) == {"large": large}
