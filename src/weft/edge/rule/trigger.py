@@ -1,12 +1,13 @@
 """Messages of devices that invoke functions: which, and those that wait to be handed over. Pure; times are passed in.
 
-A queue in memory: what waits is lost with the process, and while the server is away no more than its bound is kept. What came
-last is dropped then, and counted. What the functions' gateway has accepted runs at least once.
+A queue in memory: what waits is lost with the process, and while the server is away no more than its bound is kept. Of the
+device with most, what came last is dropped then, and counted: one that floods takes no other's place. What the functions'
+gateway has accepted runs at least once.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -15,12 +16,21 @@ from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, MOST_TRIGGE
 
 MOST_WAITING = 1_000  # messages of all functions
 MOST_OF_FUNCTION = 500
+MOST_OF_DEVICE = 250  # for one function
 _ANY = "+"
 
 
 class _Waiting(msgspec.Struct):
     messages: deque[DeviceMessage] = msgspec.field(default_factory=deque)
+    by_device: Counter[str] = msgspec.field(default_factory=Counter)
     dropped: int = 0  # that nobody was told of yet
+    too_large: int = 0  # of them
+
+    def drop_last(self, device: str) -> None:
+        at = max(at for at, one in enumerate(self.messages) if one.device == device)
+        del self.messages[at]
+        self.by_device[device] -= 1
+        self.dropped += 1
 
 
 class TriggerQueue:
@@ -80,13 +90,36 @@ class TriggerQueue:
         for function in sorted(functions):
             waiting = self._waiting.setdefault(function, _Waiting())
             message = DeviceMessage(self._make_id(), topic, self._project, device, now, dict(data))
-            too_many = self.count >= MOST_WAITING or len(waiting.messages) >= MOST_OF_FUNCTION
-            if too_many or len(msgspec.json.encode(message)) > MOST_MESSAGE_BYTES:
+            is_too_large = len(msgspec.json.encode(message)) > MOST_MESSAGE_BYTES
+            if is_too_large or not self._make_place(waiting, device):
                 waiting.dropped += 1
+                waiting.too_large += is_too_large
                 self.dropped += 1
                 continue
             waiting.messages.append(message)
+            waiting.by_device[device] += 1
             self.count += 1
+
+    def _make_place(self, waiting: _Waiting, device: str) -> bool:
+        """Whether one more of ``device`` has a place, if need be in place of the last of a device with more."""
+        mine = waiting.by_device[device]
+        if mine >= MOST_OF_DEVICE:
+            return False
+        if len(waiting.messages) >= MOST_OF_FUNCTION:
+            rivals = [waiting]
+        elif self.count >= MOST_WAITING:
+            rivals = list(self._waiting.values())
+        else:
+            return True
+        most, loudest, rival = max(
+            ((count, name, one) for one in rivals for name, count in one.by_device.items()), key=lambda one: one[0]
+        )
+        if most <= mine + 1:
+            return False
+        rival.drop_last(loudest)
+        self.dropped += 1
+        self.count -= 1
+        return True
 
     def take(self) -> tuple[str, list[DeviceMessage], int] | None:
         """The function whose turn it is, its oldest messages, MOST_MESSAGES at most, and how many were dropped; they wait until
@@ -103,6 +136,7 @@ class TriggerQueue:
             return
         gone = {one.id for one in messages}
         waiting.messages = deque(one for one in waiting.messages if one.id not in gone)
+        waiting.by_device = Counter(one.device for one in waiting.messages)
         waiting.dropped -= dropped
         self._waiting[function] = waiting
         self.count = sum(len(one.messages) for one in self._waiting.values())

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from weft.edge.rule.trigger import MOST_OF_FUNCTION, MOST_WAITING, TriggerQueue
+from weft.edge.rule.trigger import MOST_OF_DEVICE, MOST_OF_FUNCTION, MOST_WAITING, TriggerQueue
 from weft.kinds.fields.device.affordance import MOST_TOPICS, check_topics, read_topic
 from weft.objects.errors import InvalidInput
 from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES
@@ -58,10 +58,10 @@ def test_devices_and_topics_of_another_project_invoke_nothing() -> None:
 
 def test_a_device_that_floods_fills_no_more_than_the_bound_and_what_is_dropped_is_counted_once() -> None:
     queue = make(flooded=["weft/shop/loud/event"], calm=["weft/shop/calm/event"], other=["weft/shop/third/event"])
-    for n in range(MOST_OF_FUNCTION + 7):
+    for n in range(MOST_OF_DEVICE + 7):
         queue.note_event("shop", "loud", {"n": n}, 5.0)
     queue.note_event("shop", "calm", {"n": 1}, 5.0)  # one function's flood takes no other's place
-    assert queue.count == MOST_OF_FUNCTION + 1 and queue.dropped == 7
+    assert queue.count == MOST_OF_DEVICE + 1 and queue.dropped == 7
     function, messages, dropped = queue.take() or ("", [], 0)
     assert (function, len(messages), dropped) == ("flooded", MOST_MESSAGES, 7)
     assert [one.data["n"] for one in messages] == [*range(MOST_MESSAGES)], "the oldest first"
@@ -73,10 +73,26 @@ def test_a_device_that_floods_fills_no_more_than_the_bound_and_what_is_dropped_i
     assert again is not None and (again[0], again[2], again[1][0].id) == ("flooded", 7, messages[0].id)
     queue.settle(*again)
     assert (queue.take() or ("", [], 1))[2] == 0, "nobody is told twice"
+
+
+@pytest.mark.parametrize("functions", [1, 3])
+def test_an_alarm_has_a_place_however_many_messages_others_send(functions: int) -> None:
+    queue = make(**{f"f{n}": ["weft/shop/+/event"] for n in range(functions)})
     for n in range(MOST_WAITING):
-        queue.note_event("shop", "third", {"n": n}, 5.0)
-        queue.note_event("shop", "loud", {"n": n}, 5.0)
-    assert queue.count == MOST_WAITING
+        for device in ("loud", "louder", "loudest"):
+            queue.note_event("shop", device, {"n": n}, 5.0)
+    assert queue.count == min(MOST_WAITING, MOST_OF_FUNCTION * functions)
+    dropped = queue.dropped
+    queue.note_event("shop", "quiet", {"alarm": True}, 6.0)
+    assert queue.count == min(MOST_WAITING, MOST_OF_FUNCTION * functions)
+    assert queue.dropped == dropped + functions
+    taken, told = [], 0
+    while (batch := queue.take()) is not None:
+        taken += [one.device for one in batch[1]]
+        told += batch[2]
+        queue.settle(*batch)
+    assert taken.count("quiet") == functions, "the alarm is there for each of them"
+    assert told == queue.dropped and queue.count == 0
 
 
 def test_a_message_that_is_too_large_is_dropped() -> None:
