@@ -119,6 +119,8 @@ class ApiContext:
     needed_models: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     # Topics that invoke functions, by project and the function's name, and when they were read, in elapsed seconds.
     topics: dict[str, tuple[float, dict[str, list[str]]]] = field(default_factory=dict)
+    # When people were told last that messages for a function were dropped, by its uid (api/node/invocations.py).
+    told_dropped: dict[str, float] = field(default_factory=dict)
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

@@ -114,10 +114,11 @@ class DevicesAnswer(msgspec.Struct, omit_defaults=True):
 
 class InvocationsInput(msgspec.Struct, omit_defaults=True):
     """``POST /v1/nodes/{name}:invocations``: a ticket to hand messages for ``function`` over to the functions' gateway, once.
-    ``dropped``: messages for it that didn't fit the queue since the last time."""
+    ``dropped``: messages for it that were dropped since the last time, ``too_large`` of them for their size."""
 
     function: str
     dropped: int = 0
+    too_large: int = 0
 
 
 class DeviceMessage(msgspec.Struct):

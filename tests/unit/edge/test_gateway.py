@@ -96,7 +96,7 @@ async def test_events_and_values_that_changed_wait_for_the_functions_that_they_i
         gateway.note_event("u1", {"alarm": "door"})
         batch = gateway.triggers.take()
         assert batch is not None and [one.data for one in batch[1]] == [{"t": 9}, {"t": 9.5}, {"alarm": "door"}]
-        gateway.triggers.settle(*batch)
+        gateway.triggers.settle(batch[0], batch[1])
         for n in range(500):  # a device that floods is heard as often as it may speak
             gateway.note_event("u1", {"n": n})
         assert gateway.triggers.count <= 210 and gateway.twins["u1"].refused["rate"] >= 290

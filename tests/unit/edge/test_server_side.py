@@ -23,7 +23,7 @@ from weft.edge.server.link import ServerLink
 from weft.edge.server.objects import read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
 from weft.objects.errors import NotFound, Unavailable
-from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND, DeviceMessage
+from weft.protocol.devices import MOST_DEVICE_BYTES, MOST_DEVICES, MOST_FOUND, MOST_MESSAGE_BYTES, DeviceMessage
 
 MODEL = Model({"t": Property(deadband=0.5), "fan": Property(type="boolean")})
 
@@ -185,24 +185,32 @@ async def test_messages_wait_while_the_line_is_cut_and_those_that_nobody_takes_a
     gateway = DeviceGateway({}, store, clock)
     client: Any = SimpleNamespace(http=SimpleNamespace())
     link = ServerLink(client, "n1", gateway, {}, store, clock)
-    taken: list[tuple[str, list[str], int]] = []
+    taken: list[tuple[str, list[str]]] = []
+    told: list[tuple[str, int, int]] = []
     answers = [Unavailable("cut"), Unavailable("cut"), NotFound("no topic invokes it"), None]
 
-    def hand_over(_: Any, node: str, function: str, messages: list[DeviceMessage], dropped: int) -> None:
-        taken.append((function, [one.id for one in messages], dropped))
+    def ask_ticket(_: Any, node: str, function: str, dropped: int, too_large: int) -> dict[str, str]:
+        told.append((function, dropped, too_large))
+        return {"for": function}
+
+    def send_messages(_: Any, ticket: dict[str, str], messages: list[DeviceMessage]) -> None:
+        taken.append((ticket["for"], [one.id for one in messages]))
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    monkeypatch.setattr("weft.edge.server.link.hand_over", hand_over)
+    monkeypatch.setattr("weft.edge.server.link.ask_ticket", ask_ticket)
+    monkeypatch.setattr("weft.edge.server.link.send_messages", send_messages)
     gateway.triggers.put_topics("p", {"gone": ["weft/p/a/event"], "there": ["weft/p/b/event"]})
     gateway.triggers.note_event("p", "a", {"n": 1}, 5.0)
     gateway.triggers.note_event("p", "b", {"n": 2}, 5.0)
+    gateway.triggers.note_event("p", "b", {"n": "x" * MOST_MESSAGE_BYTES}, 5.0)
     task = asyncio.create_task(link._keep_invoking())
     async with asyncio.timeout(60):
         while gateway.triggers.count:
             await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert [function for function, _, _ in taken] == ["gone", "there", "gone", "there"]
+    assert [function for function, _ in taken] == ["gone", "there", "gone", "there"]
+    assert told == [("gone", 0, 0), ("there", 1, 1), ("gone", 0, 0), ("there", 0, 0)], "nobody is told twice"
     assert taken[0] == taken[2] and taken[1] == taken[3], "the same messages under the same ids"
     store.close()

@@ -17,13 +17,13 @@ from weft.kinds.function import FUNCTION
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import kind_prefix, object_key
-from weft.protocol.devices import MOST_TRIGGERED, InvocationsInput
+from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_TRIGGERED, InvocationsInput
 from weft.serving.answer import Answer
 from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 
 KNOWN_SECONDS = 5.0
 _PAGE = 500
-MOST_DROPPED = 1 << 31
+TOLD_SECONDS = 60.0  # people are told of dropped messages once in so long, for each function
 
 
 class _Spec(msgspec.Struct):
@@ -73,9 +73,7 @@ async def open_invocations(context: ApiContext, call: Call, name: str) -> Answer
             f"no topic of project {project} invokes function {given.function[:100]!r}",
             hint="weft function set NAME --topics weft/PROJECT/+/event",
         )
-    if 0 < given.dropped < MOST_DROPPED:
-        words = f"node {node} dropped {given.dropped} messages for it: more came than its queue takes"
-        context.add_event(envelope.ref, "MessagesDropped", words)
+    _report_dropped(context, envelope, node, given)
     claims = {
         **{"node_uid": "", "allocation": "", "guest_id": "", "token": "", "right": ""},
         **{"verb": "invoke", "input": {}, "subject": f"node {node}", "device_node": call.actor.id},
@@ -89,6 +87,22 @@ async def open_invocations(context: ApiContext, call: Call, name: str) -> Answer
             "server_name": context.settings.server_name,
         }
     )
+
+
+def _report_dropped(context: ApiContext, envelope: Envelope, node: str, given: InvocationsInput) -> None:
+    """The words say no number: so the journal counts the same event up, and keeps its place for others."""
+    now = context.clock.elapsed()
+    context.told_dropped = {uid: at for uid, at in context.told_dropped.items() if now - at < TOLD_SECONDS}
+    if given.dropped <= 0 or envelope.uid in context.told_dropped:
+        return
+    context.told_dropped[envelope.uid] = now
+    why = []
+    if given.dropped > given.too_large:
+        why.append("more came than its queue takes")
+    if given.too_large > 0:
+        why.append(f"some are larger than {MOST_MESSAGE_BYTES >> 10} KiB")
+    words = f"node {node} dropped messages for it: {', and '.join(why)}"
+    context.add_event(envelope.ref, "MessagesDropped", words, "Warning")
 
 
 ROUTES = (

@@ -121,15 +121,21 @@ class TriggerQueue:
         self.count -= 1
         return True
 
-    def take(self) -> tuple[str, list[DeviceMessage], int] | None:
-        """The function whose turn it is, its oldest messages, MOST_MESSAGES at most, and how many were dropped; they wait until
-        ``settle``. None: nothing waits."""
+    def take(self) -> tuple[str, list[DeviceMessage], int, int] | None:
+        """The function whose turn it is, its oldest messages, MOST_MESSAGES at most, how many were dropped, and how many of these
+        were too large; they wait until ``settle`` and ``settle_dropped``. None: nothing waits."""
         for function, waiting in self._waiting.items():
             if waiting.messages or waiting.dropped:
-                return function, [*waiting.messages][:MOST_MESSAGES], waiting.dropped
+                return function, [*waiting.messages][:MOST_MESSAGES], waiting.dropped, waiting.too_large
         return None
 
-    def settle(self, function: str, messages: Sequence[DeviceMessage], dropped: int) -> None:
+    def settle_dropped(self, function: str, dropped: int, too_large: int) -> None:
+        """People have been told of so many."""
+        if (waiting := self._waiting.get(function)) is not None:
+            waiting.dropped = max(0, waiting.dropped - dropped)
+            waiting.too_large = max(0, waiting.too_large - too_large)
+
+    def settle(self, function: str, messages: Sequence[DeviceMessage]) -> None:
         """These have been handed over, or nobody takes them; the next function has its turn."""
         waiting = self._waiting.pop(function, None)
         if waiting is None:
@@ -137,7 +143,6 @@ class TriggerQueue:
         gone = {one.id for one in messages}
         waiting.messages = deque(one for one in waiting.messages if one.id not in gone)
         waiting.by_device = Counter(one.device for one in waiting.messages)
-        waiting.dropped -= dropped
         self._waiting[function] = waiting
         self.count = sum(len(one.messages) for one in self._waiting.values())
 

@@ -22,16 +22,18 @@ SECONDS = 20.0
 _PIECE_BYTES = 65_536
 
 
-def hand_over(client: Client, node: str, function: str, messages: Sequence[DeviceMessage], dropped: int) -> None:
-    """In a thread. Raises NotFound for a function that no topic invokes any more, Unavailable, and what the gateway answers."""
-    asked = msgspec.json.encode(InvocationsInput(function, dropped))
+def ask_ticket(client: Client, node: str, function: str, dropped: int, too_large: int) -> Mapping[str, str]:
+    """In a thread: a ticket for one batch; ``dropped`` is told with it. Raises NotFound for a function that no topic invokes any
+    more, and what the API answers."""
+    asked = msgspec.json.encode(InvocationsInput(function, dropped, too_large))
     answer = client.http.request("POST", f"/v1/nodes/{node}:invocations", asked, timeout_seconds=SECONDS)
     raise_problem(answer)
-    if messages:
-        _send(client, msgspec.json.decode(answer.body, type=dict[str, str]), msgspec.json.encode(messages))
+    return msgspec.json.decode(answer.body, type=dict[str, str])
 
 
-def _send(client: Client, ticket: Mapping[str, str], payload: bytes) -> None:
+def send_messages(client: Client, ticket: Mapping[str, str], messages: Sequence[DeviceMessage]) -> None:
+    """In a thread. Raises Unavailable, and what the functions' gateway answers."""
+    payload = msgspec.json.encode(messages)
     host, _, port = ticket["address"].rpartition(":")
     host = host.strip("[]")
     try:

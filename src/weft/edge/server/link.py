@@ -29,7 +29,7 @@ from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
 from weft.edge.server.fetching import FileFetcher
 from weft.edge.server.files import ModelFiles
-from weft.edge.server.handover import hand_over
+from weft.edge.server.handover import ask_ticket, send_messages
 from weft.edge.server.objects import KINDS, GatewayObjects, read_key, read_objects
 from weft.edge.server.report import Sent, note_sent, plan_report
 from weft.objects.errors import InvalidInput, NotFound, WeftError
@@ -360,23 +360,33 @@ class ServerLink:
             if batch is None:
                 await self._clock.sleep(INVOKE_SECONDS)
                 continue
+            function, messages, dropped, too_large = batch
             try:
-                await asyncio.to_thread(hand_over, self._client, self._node, *batch)
+                ticket = await asyncio.to_thread(ask_ticket, self._client, self._node, function, dropped, too_large)
+                triggers.settle_dropped(function, dropped, too_large)  # people are told
+                if dropped:
+                    log.warning(
+                        "%d messages for function %s were dropped, %d for their size", dropped, function, too_large
+                    )
+                dropped = too_large = 0
+                if messages:
+                    await asyncio.to_thread(send_messages, self._client, ticket, messages)
             except (
                 NotFound,
                 InvalidInput,
             ) as problem:  # it isn't there any more: the next report brings the topics that are
-                log.warning("%d messages for function %s are dropped: %s", len(batch[1]), batch[0], problem.message)
+                log.warning("%d messages for function %s are dropped: %s", len(messages), function, problem.message)
             except (WeftError, msgspec.DecodeError) as trouble:
                 tries += 1
-                triggers.give_turn(batch[0])
+                triggers.give_turn(function)
                 if tries == 1:
                     log.warning("messages wait for their functions: %s", trouble)
                 longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries, 8))
                 await self._clock.sleep(max(0.1, self._draw.uniform(0.0, longest)))
                 continue
             tries = 0
-            triggers.settle(*batch)
+            triggers.settle_dropped(function, dropped, too_large)
+            triggers.settle(function, messages)
 
     def _post(self, report: DevicesReport) -> DevicesAnswer:
         body = msgspec.json.encode(report)

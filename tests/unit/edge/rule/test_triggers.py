@@ -9,7 +9,7 @@ import pytest
 from weft.edge.rule.trigger import MOST_OF_DEVICE, MOST_OF_FUNCTION, MOST_WAITING, TriggerQueue
 from weft.kinds.fields.device.affordance import MOST_TOPICS, check_topics, read_topic
 from weft.objects.errors import InvalidInput
-from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES
+from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
 
 
 def make(**topics: list[str]) -> TriggerQueue:
@@ -19,11 +19,17 @@ def make(**topics: list[str]) -> TriggerQueue:
     return queue
 
 
+def settle(queue: TriggerQueue, batch: tuple[str, list[DeviceMessage], int, int]) -> None:
+    function, messages, *told = batch
+    queue.settle_dropped(function, *told)
+    queue.settle(function, messages)
+
+
 def take_all(queue: TriggerQueue) -> list[tuple[str, str]]:
     taken = []
     while (batch := queue.take()) is not None:
         taken += [(batch[0], one.topic) for one in batch[1]]
-        queue.settle(*batch)
+        settle(queue, batch)
     return taken
 
 
@@ -62,17 +68,17 @@ def test_a_device_that_floods_fills_no_more_than_the_bound_and_what_is_dropped_i
         queue.note_event("shop", "loud", {"n": n}, 5.0)
     queue.note_event("shop", "calm", {"n": 1}, 5.0)  # one function's flood takes no other's place
     assert queue.count == MOST_OF_DEVICE + 1 and queue.dropped == 7
-    function, messages, dropped = queue.take() or ("", [], 0)
+    function, messages, dropped, _ = queue.take() or ("", [], 0, 0)
     assert (function, len(messages), dropped) == ("flooded", MOST_MESSAGES, 7)
     assert [one.data["n"] for one in messages] == [*range(MOST_MESSAGES)], "the oldest first"
     queue.give_turn("flooded")  # the server is away
     batch = queue.take()
     assert batch is not None and batch[0] == "calm"
-    queue.settle(*batch)
+    settle(queue, batch)
     again = queue.take()
     assert again is not None and (again[0], again[2], again[1][0].id) == ("flooded", 7, messages[0].id)
-    queue.settle(*again)
-    assert (queue.take() or ("", [], 1))[2] == 0, "nobody is told twice"
+    settle(queue, again)
+    assert (queue.take() or ("", [], 1, 0))[2] == 0, "nobody is told twice"
 
 
 @pytest.mark.parametrize("functions", [1, 3])
@@ -90,7 +96,7 @@ def test_an_alarm_has_a_place_however_many_messages_others_send(functions: int) 
     while (batch := queue.take()) is not None:
         taken += [one.device for one in batch[1]]
         told += batch[2]
-        queue.settle(*batch)
+        settle(queue, batch)
     assert taken.count("quiet") == functions, "the alarm is there for each of them"
     assert told == queue.dropped and queue.count == 0
 
@@ -98,7 +104,7 @@ def test_an_alarm_has_a_place_however_many_messages_others_send(functions: int) 
 def test_a_message_that_is_too_large_is_dropped() -> None:
     queue = make(every=["weft/shop/+/event"])
     queue.note_event("shop", "fridge", {"x": "y" * MOST_MESSAGE_BYTES}, 5.0)
-    assert queue.take() == ("every", [], 1)
+    assert queue.take() == ("every", [], 1, 1)
 
 
 def test_what_waits_for_a_function_without_topics_is_forgotten() -> None:
