@@ -24,7 +24,7 @@ from weft.kinds.fields.device.affordance import (
     no_property,
 )
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
-from weft.kinds.rule import MOST_LABELS, MOST_SECONDS, MOST_WORDS, Selector
+from weft.kinds.rule import MOST_LABELS, MOST_SECONDS, MOST_WORDS, Selector, check_condition
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.schema import field
@@ -201,6 +201,8 @@ def _agree(spec: ModelSpec, models: Mapping[str, DeviceModelSpec]) -> None:
         return
     for at, name in enumerate(spec.inputs):
         _check_input(model.properties, name, f"spec.inputs[{at}]")
+    if spec.fallback.when:
+        check_condition(spec.fallback.when, model.properties, "spec.fallback.when")
     if not spec.result.set or spec.result.device:  # another device may be of another model
         return
     known = model.properties.get(spec.result.set)

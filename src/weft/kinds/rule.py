@@ -5,18 +5,22 @@ People write it; the gateways that have such devices evaluate it, and the API ta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 
 from weft.kinds.constraint import read_plain
+from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_name
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Property, Value, check_name
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
+from weft.language.parse import read_expression
+from weft.language.tree import attributes_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.quantity import format_duration, format_time
-from weft.objects.schema import field
+from weft.objects.schema import field, suggest
 
 MOST_LABELS = 8
 MOST_ACTS = 8
@@ -120,6 +124,33 @@ def check_rule(spec: RuleSpec) -> None:
             check_name(name, f"{where}.set")
 
 
+def check_condition(text: str, properties: Mapping[str, Property], where: str) -> None:
+    """Raises InvalidInput for a condition that reads what devices with these properties haven't."""
+    known = ["phase", *properties]
+    measures = (
+        f"{name}.{measure}{window.seconds}"
+        for name, one in properties.items()
+        for window in one.windows
+        for measure in window.of
+    )
+    known += measures
+    for name in attributes_of(read_expression(text, where)):
+        if name not in known:
+            meant = suggest(name, known)
+            raise InvalidInput(
+                f"{where}: its device model has no {name[:80]!r}",
+                field=where,
+                hint=f"did you mean {meant}?" if meant else f"it has: {', '.join(known[:10])}",
+            )
+
+
+def _agree(spec: RuleSpec, models: Mapping[str, DeviceModelSpec]) -> None:
+    """The condition fits the device model, where one is named."""
+    model = models.get(spec.devices.model)
+    if model is not None:
+        check_condition(spec.when, model.properties, "spec.when")
+
+
 def _about(obj: Object) -> str:
     labels = [f"{name}={value}" for name, value in sorted((dig(obj, "spec.devices.labels") or {}).items())]
     return ", ".join([*filter(None, [dig(obj, "spec.devices.model", "")]), *labels]) or "all"
@@ -144,6 +175,7 @@ RULE = Kind(
             "devicemodel",
             "spec.devices.model",
             lambda spec: [spec.devices.model] if spec.devices.model else [],
+            agree=_agree,
             blocks=False,
         ),
     ),

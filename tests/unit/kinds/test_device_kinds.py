@@ -9,9 +9,10 @@ import pytest
 
 from weft.kinds.device import DEVICE, DeviceSpec, SetInput, check_device
 from weft.kinds.device_model import DeviceModelSpec, check_device_model
-from weft.kinds.fields.device.affordance import Property, are_equal, check_desired
-from weft.kinds.model import Fallback, ModelSpec, Result, check_model
-from weft.kinds.rule import Act, RuleSpec, Selector, check_rule
+from weft.kinds.fields.device.affordance import Property, Window, are_equal, check_desired
+from weft.kinds.model import MODEL, Fallback, ModelSpec, Result, check_model
+from weft.kinds.record import Kind
+from weft.kinds.rule import RULE, Act, RuleSpec, Selector, check_rule
 from weft.language.holds import Fact, holds
 from weft.language.parse import read_expression
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -207,3 +208,52 @@ def test_models_that_decide_are_taken() -> None:
     check_model(ModelSpec(file="a" * 64, inputs=["t"], result=DECISION, fallback=Fallback(when="t>8")))
     check_model(ModelSpec(file="a" * 64, inputs=["t"], result=DECISION, fallback=Fallback(value=False)))
     check_model(ModelSpec(file="a" * 64, inputs=["t"], result=Result(set="level"), fallback=Fallback(value=2)))
+
+
+WINDOWED = DeviceModelSpec(
+    properties={
+        "t": Property(type="number", windows=[Window(seconds=60, of=["mean"])]),
+        "fan": Property(type="boolean"),
+    }
+)
+
+
+@pytest.mark.parametrize("when", ["t>8", "t.mean60>7,fan=true", "phase=Offline OR fan!=true"])
+def test_a_condition_that_its_device_model_knows_is_taken(when: str) -> None:
+    model = ModelSpec(
+        file="a" * 64,
+        inputs=["t"],
+        devices=Selector(model="cold"),
+        result=Result(set="fan", threshold=0.5),
+        fallback=Fallback(when=when),
+    )
+    rule = RuleSpec(when=when, devices=Selector(model="cold"), then=[Act(event="warm")])
+    for kind, spec in ((MODEL, model), (RULE, rule)):
+        _agree_with(kind, spec)
+
+
+@pytest.mark.parametrize(("when", "hint"), [("temp>8", "it has: phase"), ("t>8,fam=true", "did you mean fan")])
+@pytest.mark.parametrize("missing", ["", "t.mean30>7", "t.max60>7"])
+def test_a_condition_that_reads_what_its_device_model_has_not_names_the_field(
+    when: str, hint: str, missing: str
+) -> None:
+    when = missing or when
+    model = ModelSpec(
+        file="a" * 64,
+        inputs=["t"],
+        devices=Selector(model="cold"),
+        result=Result(set="fan", threshold=0.5),
+        fallback=Fallback(when=when),
+    )
+    rule = RuleSpec(when=when, devices=Selector(model="cold"), then=[Act(event="warm")])
+    for kind, spec, field in ((MODEL, model, "spec.fallback.when"), (RULE, rule, "spec.when")):
+        with pytest.raises(InvalidInput, match="device model has no") as refused:
+            _agree_with(kind, spec)
+        assert refused.value.field == field
+        assert missing or hint in (refused.value.hint or "")
+
+
+def _agree_with(kind: Kind, spec: Any) -> None:
+    for reference in kind.references:
+        if reference.kind == "devicemodel" and reference.agree is not None:
+            reference.agree(spec, {"cold": WINDOWED})
