@@ -171,6 +171,9 @@ class ModelEngine:
                 entry = self._entries[uid] = _Entry(model)
                 self.ran.setdefault(uid, Ran())
             entry.wanted, entry.devices = model, frozenset(devices)
+            asked = {one.model.fallback.when for one in self._questions.values() if one.entry is entry}
+            used = {model.fallback.when, entry.running.fallback.when if entry.running is not None else "", *asked}
+            entry.condition = {when: one for when, one in entry.condition.items() if when in used}
             if (when := model.fallback.when) and when not in entry.condition:
                 try:
                     entry.condition[when] = compile_condition(when, "spec.fallback.when")[0]

@@ -88,7 +88,7 @@ class ModelTracker:
     def list_ran(self, at: float) -> Sequence[RanModel]:
         """What is told of each model."""
         rows = []
-        for uid in [*self._engine.ran, *(self._refused.keys() - self._engine.ran.keys())]:
+        for uid in [*self._engine.ran, *sorted(self._refused.keys() - self._engine.ran.keys())]:
             one = self._engine.ran.get(uid, _NEVER)
             problem = self._refused.get(uid) or self._engine.find_problem(uid, at)
             p99 = self._engine.find_p99_ms(uid)

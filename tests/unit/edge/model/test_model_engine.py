@@ -301,3 +301,13 @@ def test_a_model_whose_answers_are_overdue_is_not_asked_more_until_it_answers() 
     world.answer(0.1)
     world.say(t=20)
     assert len(world.engine.asks) == MOST_OVERDUE
+
+
+def test_fallbacks_that_nothing_uses_any_more_are_forgotten() -> None:
+    world = World()
+    world.run()
+    for t in range(100):
+        world.engine.put({"m": (make_model(fallback=Fallback(when=f"t > {t}")), ["d0"])}, world.at)
+    assert len(world.engine._entries["m"].condition) <= 3
+    world.wait(8.1)
+    assert world.take() == [(True, "late")], "by the condition of when it was asked"
