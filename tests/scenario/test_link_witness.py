@@ -23,7 +23,7 @@ from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.errors import IllegalTransition, InvalidInput, Unavailable, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, Unavailable, WeftError
 from weft.objects.identity import Ref
 from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, read_confirmed
 from weft.protocol.heartbeat import Digest, write_digest
@@ -190,6 +190,13 @@ def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
         east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
         put_pair(east, west, automatic=True)
         renew(east, "web")
+        assert west.client.get("replica", "web")["spec"]["renewals"] == 1
+        # It holds a take-over up, so nobody here may, whatever rights they have.
+        for role in ("operator", "admin"):
+            with pytest.raises(Forbidden, match="only the linked cluster that made"):
+                west.with_token(use="access", role=role).verb(
+                    "replica", "web", "renew", {"origin": "a" * 32}, project="default"
+                )
         assert west.client.get("replica", "web")["spec"]["renewals"] == 1
         with pytest.raises(IllegalTransition, match="of another replication"):
             renew(east, "web", "c" * 32)

@@ -130,6 +130,7 @@ class Verb(msgspec.Struct, frozen=True):
     # ``others`` of the object, by ``vm/web``, those that exist.
     reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None
     check: Callable[[Any], None] | None = None  # of the input: raises InvalidInput where its fields don't go together
+    for_its_cluster: bool = False  # only the linked cluster that made the object may, whatever rights people have
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
 

@@ -335,6 +335,7 @@ REPLICA = Kind(
             input=HoldInput,
             change=_renew,
             needs="operate",
+            for_its_cluster=True,
         ),
         Verb(
             "promote",

@@ -38,7 +38,7 @@ from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.replica import REPLICA
 from weft.kinds.snapshot import SNAPSHOT
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
-from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
+from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
 from weft.objects.schema import read_strict, suggest
@@ -77,6 +77,12 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
         named = await read_again(context, target.key)
         if named is None or call.actor.is_kept_from(named.creator):
             raise not_found(kind, target.require_name(), target.project)
+    elif verb.for_its_cluster:
+        raise Forbidden(
+            f"{doing}: only the linked cluster that made {kind.a_title} may",
+            reason="onlyItsCluster",
+            hint="its controllers do so while the VM runs there",
+        )
     if verb.stream:
         if expected.is_given:
             expected.check(kind, target.require_name(), await read_again(context, target.key))
