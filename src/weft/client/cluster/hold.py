@@ -22,10 +22,10 @@ class Hold(msgspec.Struct, frozen=True):
     origin: str
 
 
-def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool]:
+def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
     """Whether the other cluster has promised for each, in order, to take over nothing for a while from now on. It hasn't where it
-    doesn't answer, or refuses."""
-    client, begun, renewed = connect_peer(link, timeout_seconds=SILENCE_SECONDS), read_boot_time(), list[bool]()
+    doesn't answer, or refuses; None: there was no time left to ask."""
+    client, begun, renewed = connect_peer(link, timeout_seconds=SILENCE_SECONDS), read_boot_time(), list[bool | None]()
     try:
         for one in holds:
             if read_boot_time() - begun > ROUND_SECONDS:
@@ -37,4 +37,4 @@ def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool]:
                 renewed.append(False)
     finally:
         client.close()
-    return [*renewed, *[False] * (len(holds) - len(renewed))]
+    return [*renewed, *[None] * (len(holds) - len(renewed))]

@@ -27,7 +27,15 @@ from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.failover import facts
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
-from weft.controllers.failover.hold import HeldGuest, list_guarded, list_held, list_unconfirmed, merge_stamps
+from weft.controllers.failover.hold import (
+    HeldGuest,
+    list_guarded,
+    list_held,
+    list_unconfirmed,
+    merge_stamps,
+    note_asked,
+    sort_by_turn,
+)
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
 from weft.controllers.failover.take_over import plan_take_over
 from weft.controllers.image.credentials import Unseal
@@ -51,7 +59,7 @@ MOST_COMMITS = 50  # at once
 MOST_THREADS, REQUESTS_OF_THREAD = 8, 50  # of one link
 Heard = WitnessAnswer | WeftError
 Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
-Renew = Callable[[PeerLink, Sequence[Hold]], Awaitable[list[bool]]]
+Renew = Callable[[PeerLink, Sequence[Hold]], Awaitable[list[bool | None]]]
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +77,7 @@ class Witnesses:
         self._asking: dict[str, asyncio.Task[None]] = {}  # by the same
         self._silences: dict[str, Silence] = {}  # by the replica's uid
         self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
+        self._asked: dict[str, dict[str, float]] = {}  # when the other cluster was asked, by its uid and the group
         self._stamps: dict[str, dict[str, str]] = {}  # that nodes get back, by the node's uid and the workload's
         self._missed = set[str]()  # those that were being asked when it was their turn again
 
@@ -105,6 +114,7 @@ class Witnesses:
         view = self._leadership.cache.view
         clusters = list(view.of_kind(CLUSTER.name).values())
         self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
+        self._asked = {item.uid: self._asked[item.uid] for item in clusters if item.uid in self._asked}
         for uid in [uid for uid, task in self._asking.items() if task.done()]:
             self._asking.pop(uid).result()
         for item in clusters:
@@ -168,10 +178,15 @@ class Witnesses:
 
     async def _hold_there(self, cluster: Item, held: Sequence[HeldGuest]) -> list[bool]:
         """Whether the other cluster promises to take over nothing, of each."""
+        asked = self._asked.get(cluster.uid, {})
+        turns = sort_by_turn(held, asked)
         try:
-            return await self._renew(read_link(cluster, self._unseal), [one.hold for one in held])
+            answers = await self._renew(read_link(cluster, self._unseal), [one.hold for one in turns])
         except WeftError:
             return [False] * len(held)
+        self._asked[cluster.uid] = note_asked(turns, answers, asked, read_boot_time())
+        renewed = {one.group for one, said in zip(turns, answers, strict=True) if said}
+        return [one.group in renewed for one in held]
 
     async def _confirm(
         self, cluster: Item, held: Sequence[HeldGuest], left: list[HeldGuest], early: asyncio.Task[list[bool]] | None
@@ -242,9 +257,13 @@ class Witnesses:
         return Commit(item.key, [put(envelope)], [unchanged(item)], events if shown else [])
 
 
-async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool]:
-    """As ``renew_holds``, in a thread of its own."""
-    return await in_thread(lambda: renew_holds(link, holds))
+async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
+    """As ``renew_holds``, in threads: one for so many, each of which begins with the first of its own."""
+    count = min(MOST_THREADS, -(-len(holds) // REQUESTS_OF_THREAD))
+    parts = await asyncio.gather(
+        *(in_thread(partial(renew_holds, link, holds[first::count])) for first in range(count))
+    )
+    return [parts[place % count][place // count] for place in range(len(holds))]
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:

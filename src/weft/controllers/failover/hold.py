@@ -62,6 +62,21 @@ def list_unconfirmed(
     return [one for one in held if one.group not in confirmed]
 
 
+def sort_by_turn(held: Sequence[HeldGuest], asked: Mapping[str, float]) -> list[HeldGuest]:
+    """Those first that were asked for longest ago, or never: what one round has no time for, the next begins with. ``asked``: when,
+    by the group."""
+    return sorted(held, key=lambda one: asked.get(one.group, 0.0))
+
+
+def note_asked(
+    turns: Sequence[HeldGuest], answers: Sequence[bool | None], asked: Mapping[str, float], now: float
+) -> dict[str, float]:
+    """``asked`` after a round, of these guests only. A refusal is an answer, and gives the others their turn."""
+    return {
+        one.group: asked.get(one.group, 0.0) if said is None else now for one, said in zip(turns, answers, strict=True)
+    }
+
+
 def merge_stamps(before: Mapping[str, Mapping[str, str]], confirmed: Sequence[HeldGuest]) -> dict[str, dict[str, str]]:
     """The stamps that nodes get back, by the node's uid and the workload's: of the nodes of ``confirmed`` only."""
     after: dict[str, dict[str, str]] = {}

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
+
+import pytest
+
 from weft.client.cluster.hold import Hold
+from weft.client.cluster.peer import PeerLink
+from weft.controllers.failover import controller
 from weft.controllers.failover.facts import Group
-from weft.controllers.failover.hold import HeldGuest, list_held, list_unconfirmed, merge_stamps
+from weft.controllers.failover.hold import (
+    HeldGuest,
+    list_held,
+    list_unconfirmed,
+    merge_stamps,
+    note_asked,
+    sort_by_turn,
+)
 from weft.informer.view import Item
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
@@ -53,6 +67,33 @@ def test_a_node_keeps_the_older_stamp_of_what_was_not_confirmed_now() -> None:
         "n2": {"vm-web": "boot/2"},
     }
     assert merge_stamps(before, []) == {}
+
+
+def test_whom_one_round_does_not_reach_the_next_one_begins_with_also_past_refusals() -> None:
+    """390 requests in a round, of 1,000 VMs, and the first 400 are refused again and again."""
+    held = [HeldGuest(f"g{number:04}", "vm", WEB.hold, {}) for number in range(1000)]
+    asked, renewed = dict[str, float](), set[str]()
+    for now in (1.0, 2.0, 3.0):
+        turns = sort_by_turn(held, asked)
+        answers = [None if place >= 390 else one.group >= "g0400" for place, one in enumerate(turns)]
+        asked = note_asked(turns, answers, asked, now)
+        renewed |= {one.group for one, said in zip(turns, answers, strict=True) if said}
+    assert len(renewed) == 600
+    assert note_asked([WEB], [None], asked, 4.0) == {"g-web": 0.0}  # of what is held now only
+
+
+async def test_many_holds_are_renewed_by_several_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(8)
+
+    def renew(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
+        together.wait(60.0)
+        return [int(one.replica) % 3 == 0 for one in holds]
+
+    monkeypatch.setattr(controller, "renew_holds", renew)
+    holds = [Hold("default", str(number), "o") for number in range(1001)]
+    link = PeerLink("west", "https://x", "", "")
+    assert await controller.renew_in_thread(link, holds) == [number % 3 == 0 for number in range(1001)]
+    assert await controller.renew_in_thread(link, []) == []
 
 
 def test_stamps_come_through_as_they_were_and_junk_is_none() -> None:
