@@ -173,6 +173,8 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
             assert (
                 taken["generation"] == 2 and taken["granted"] and west.client.get("vm", "web")["spec"]["run"] == "run"
             )
+            made = [west.client.get("vm", "web"), *west.client.list("volume").items]
+            assert not [one for one in made if "created_by" in one], "the former primary could change or delete it"
             wait_for(west, "replica", "Confirmed")
             east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/3"))))
             east.ask_witness = ask_witness

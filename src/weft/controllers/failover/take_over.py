@@ -1,5 +1,7 @@
 """What a replica becomes once the witness has granted it: the VM from its newest point, in one commit that holds only if the
-primary has not renewed its hold meanwhile. Pure."""
+primary has not renewed its hold meanwhile. Pure.
+
+The VM is weft's own: what a linked cluster made, it may change and delete, and the former primary is to have no hold on this."""
 
 from __future__ import annotations
 
@@ -31,17 +33,17 @@ def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: 
         replica=name, group=0, vm="", snapshot=point.snapshot, snapshot_uid=point.snapshot_uid, point=point.number
     )
     manifest, volumes, after = read_promoted(view, replica, member)
-    draft, creator = Draft(), replica.envelope.creator
+    draft, former = Draft(), replica.envelope.creator.removeprefix(CLUSTER_PREFIX)
     if (quota := read_quota(view, project)) is not None:
         quota.guard(draft)
     for one in volumes:
         spec = msgspec.convert(one["spec"], VolumeSpec)
-        draft.make(VOLUME.make(one["name"], spec, now, project=project, creator=creator))
-    draft.make(VM.make(manifest["name"], read_vm(manifest), now, project=project, creator=creator))
+        draft.make(VOLUME.make(one["name"], spec, now, project=project))
+    draft.make(VM.make(manifest["name"], read_vm(manifest), now, project=project))
     draft.change(replica, spec=_grant(after, claim))
     age = max(0.0, now - point.received_at) + point.age_seconds
     message = (
-        f"the witness got no word from {creator.removeprefix(CLUSTER_PREFIX)} and granted generation {claim.generation.number}: "
+        f"the witness got no word from {former} and granted generation {claim.generation.number}: "
         f"vm/{manifest['name']} starts here from point {point.number}; what was written in the last "
         f"{format_duration(round(age))} is lost"
     )
