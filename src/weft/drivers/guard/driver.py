@@ -18,13 +18,12 @@ from weft.contracts.guard import Held
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.cgroup.limits import Limits
 from weft.drivers.guard import process
-from weft.drivers.guard.holds import Holds, read_holds
+from weft.drivers.guard.holds import Holds, read_answer, read_holds, split_renewal
 from weft.objects.errors import DriverFailed
 
 FOLDER = "guard"  # in the run folder
 ANSWER_SECONDS = 5.0
 BEGIN_TRIES, BEGIN_PAUSE_SECONDS = 200, 0.05
-AT_ONCE = 50  # guests in a request
 MOST_ANSWER_BYTES = 2 << 20
 
 
@@ -52,10 +51,9 @@ class GuestGuard:
         names = sorted(until)
         async with self._turn:
             held: Holds | None = None
-            for start in range(0, len(names), AT_ONCE):
-                chosen = names[start : start + AT_ONCE]
-                groups = {name: [str(path) for path in self._groups.list_folders(name)] for name in chosen}
-                held = await self._ask({"renew": {name: [until[name], groups[name]] for name in chosen}}, begin=True)
+            whole = {name: [until[name], [str(path) for path in self._groups.list_folders(name)]] for name in names}
+            for part in split_renewal(whole):
+                held = await self._ask({"renew": part}, begin=True)
         return _show(held if held is not None else await self._read())
 
     async def drop(self, ids: Iterable[str]) -> None:
@@ -101,7 +99,7 @@ class GuestGuard:
                 given = json.loads(answer)
                 if problem_there := given.get("problem", ""):
                     raise _fail(f"the guard refused: {problem_there}")
-                return read_holds(answer, self._boot_id)
+                return read_answer(answer, self._boot_id)
             except ValueError as problem:
                 raise _fail("the guard's answer can't be read") from problem
         raise _fail("the guard could not be started")

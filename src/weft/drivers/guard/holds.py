@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 MOST_HOLDS = 1000
 MOST_REQUEST_BYTES = 64 << 10
+AT_ONCE = 50  # guests in a request, at most
+_FRAME_BYTES = 100  # of a request, around what it renews
 MOST_GROUPS, MOST_PATH = 16, 512
 MOST_ID = 64
 LOOK_SECONDS = 0.1  # between two looks at the groups of a guest whose time is over
@@ -77,6 +79,42 @@ def find_next(holds: Mapping[str, Hold], now: float) -> float | None:
 
 def write_holds(holds: Mapping[str, Hold], boot_id: str) -> bytes:
     return json.dumps({"format": FORMAT, "boot": boot_id, "holds": holds}).encode()
+
+
+def write_answer(holds: Mapping[str, Hold], boot_id: str) -> bytes:
+    """What a caller needs of them: until when, and when ended. With the groups of ``MOST_HOLDS`` it would be longer than a packet
+    may be."""
+    held = {name: [one.until, one.ended_at] for name, one in holds.items()}
+    return json.dumps({"format": FORMAT, "boot": boot_id, "held": held}).encode()
+
+
+def read_answer(data: bytes, boot_id: str) -> Holds:
+    """Without their groups, as ``write_answer`` wrote them; also what a guard of an older release answers, which agents outlive.
+    Raises ValueError."""
+    given = json.loads(data)
+    if not isinstance(given, dict) or not isinstance(held := given.get("held"), dict):
+        return read_holds(data, boot_id)
+    whole = {
+        name: _read_hold([one[0], ["/"], one[1]])
+        for name, one in held.items()
+        if isinstance(one, list) and len(one) == 2
+    }
+    if len(whole) < len(held):
+        raise ValueError("what is held must be [until, ended]")
+    return {name: one._replace(groups=()) for name, one in whole.items()} if given.get("boot") == boot_id else {}
+
+
+def split_renewal(renew: Mapping[str, list[Any]]) -> list[dict[str, list[Any]]]:
+    """Parts that each fit into a request."""
+    parts, free = list[dict[str, list[Any]]](), 0
+    for name, one in renew.items():
+        size = len(json.dumps({name: one}))
+        if size > free or len(parts[-1]) >= AT_ONCE:
+            parts.append({})
+            free = MOST_REQUEST_BYTES - _FRAME_BYTES
+        parts[-1][name] = one
+        free -= size
+    return parts
 
 
 def read_holds(data: bytes, boot_id: str) -> Holds:

@@ -5,8 +5,8 @@ it ends all that is in their control groups. It is two processes: one serves, an
 the one that serves does the same for the other. What it holds is in ``FOLDER/guard.json``, from which a new one goes on. It ends
 once it holds nothing.
 
-Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, or
-``problem``. Imports the standard library only: it starts in a moment, and takes a few megabytes.
+Requests come by ``FOLDER/guard.sock``, one in a packet: see ``holds.read_request``. The answer has all that it holds, without
+groups, or ``problem``. Imports the standard library only: it starts in a moment, and takes a few megabytes.
 
 Source: timerfd_create(2), cgroups(7), cgroup.kill in the kernel's admin-guide/cgroup-v2.rst.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +34,7 @@ from weft.drivers.guard.holds import (
     note_ended,
     read_holds,
     read_request,
+    write_answer,
     write_holds,
 )
 
@@ -116,7 +118,12 @@ class Guard:
                     answer = self._change(data)
                 except ValueError as problem:
                     answer = json.dumps({"problem": str(problem)}).encode()
-                caller.send(answer)
+                try:
+                    caller.send(answer)
+                except OSError as problem:  # an empty answer would say that there is no guard
+                    if problem.errno != errno.EMSGSIZE:
+                        raise
+                    caller.send(json.dumps({"problem": "the answer is longer than a packet may be here"}).encode())
 
     def _change(self, data: bytes) -> bytes:
         """Raises ValueError."""
@@ -131,7 +138,7 @@ class Guard:
                 raise ValueError(f"{self._file} can't be written: {problem.strerror}") from None
         self._holds = after
         self._has_begun = self._has_begun or bool(request.renew)
-        return write_holds(self._holds, self._boot_id)
+        return write_answer(self._holds, self._boot_id)
 
     def _read(self) -> Holds:
         try:

@@ -16,6 +16,7 @@ import pytest
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.guard.driver import GuestGuard
+from weft.drivers.guard.holds import MOST_HOLDS, MOST_PATH
 from weft.objects.errors import DriverFailed
 
 PATIENCE = 60.0
@@ -158,6 +159,20 @@ async def test_what_the_guard_refuses_is_an_error_with_its_words(place: Place) -
     with pytest.raises(DriverFailed, match="at most 64 characters"):
         await place.guard.renew({"x" * 65: 1.0})
     assert await place.guard.read() == {}
+
+
+async def test_as_many_guests_as_it_holds_are_answered_with_the_longest_paths(place: Place) -> None:
+    """Of three trees of version 1. An empty answer would say that there is no guard, and the agent would end the guests."""
+    trees = [f"/{tree}/{'p' * (MOST_PATH - 20)}" for tree in ("cpu", "memory", "pids")]
+    place.groups.list_folders = lambda name: [Path(f"{tree}/{name}") for tree in trees]  # type: ignore[method-assign]
+    names = [f"g{number:09}" for number in range(MOST_HOLDS)]
+    until = soon(place.guard, FAR)
+    assert sorted(await place.guard.renew(dict.fromkeys(names, until))) == names
+    held = await place.guard.read()
+    assert {one.until for one in held.values()} == {until} and sorted(held) == names
+    with pytest.raises(DriverFailed, match="at most 1000 guests"):
+        await place.guard.renew({"one-more": until})
+    await place.guard.drop(names)
 
 
 async def test_both_processes_take_little_memory(place: Place) -> None:

@@ -11,6 +11,7 @@ from weft.drivers.guard.holds import (
     LOOK_SECONDS,
     MOST_GROUPS,
     MOST_HOLDS,
+    MOST_ID,
     MOST_REQUEST_BYTES,
     Hold,
     Request,
@@ -18,8 +19,10 @@ from weft.drivers.guard.holds import (
     find_next,
     list_due,
     note_ended,
+    read_answer,
     read_holds,
     read_request,
+    write_answer,
     write_holds,
 )
 
@@ -69,6 +72,20 @@ def test_the_file_is_read_again_on_the_same_start_of_the_machine_only() -> None:
     for damaged in (b"", b"{}", b"[]", b'{"boot":"boot","holds":{"a":[1]}}', b'{"boot":"boot","holds":[1]}'):
         with pytest.raises(ValueError, match=r"not JSON|of a guard|a hold must"):
             read_holds(damaged, "boot")
+
+
+def test_an_answer_says_until_when_and_when_ended_and_one_of_an_older_guard_is_read_too() -> None:
+    holds = {"a": Hold(10.0, GROUPS, 11.0)}
+    assert read_answer(write_answer(holds, "boot"), "boot") == {"a": Hold(10.0, (), 11.0)}
+    assert read_answer(write_answer(holds, "boot"), "another") == {}
+    assert read_answer(write_holds(holds, "boot"), "boot") == holds
+    for damaged in (b"", b"[]", b'{"held": {"a": [1]}}', b'{"held": {"a": 1}}', b'{"held": {"a": [1, "x"]}}'):
+        with pytest.raises(ValueError):
+            read_answer(damaged, "boot")
+    most = {
+        "x" * MOST_ID + str(n): Hold(1e11 / 7, ("/" + "p" * 511,) * MOST_GROUPS, 1e11 / 7) for n in range(MOST_HOLDS)
+    }
+    assert len(write_answer(most, "b" * 36)) < 150_000
 
 
 @pytest.mark.parametrize(
