@@ -102,7 +102,7 @@ class DeviceDriverContract:
         peer.driver.observe(heard)
         await until_works(peer.driver)
         await peer.say(peer.one, {"t": 4.0, "fan": False})
-        await until(lambda: len(heard.values) == 1)
+        await until(lambda: bool(heard.values))  # a driver may tell of two values one by one
         await peer.driver.write(peer.one.uid, "c1", {"fan": True}, 30.0)
         await until(lambda: heard.values[-1][1].get("fan") is True)
         assert await peer.driver.read(peer.one.uid, ["fan", "t", "other"]) == {"fan": True, "t": 4.0}
@@ -151,7 +151,7 @@ class DeviceDriverContract:
         peer.driver.observe(heard)
         await until_works(peer.driver)
         await peer.say(peer.one, {"t": 1.0})
-        await until(lambda: len(heard.values) == 1)
+        await until(lambda: bool(heard.values))  # a driver may tell of two values one by one
         await peer.cut()
         await until(lambda: bool(heard.lines) and heard.lines[-1] != "")
         assert await peer.driver.probe() != ""
