@@ -40,7 +40,9 @@ def test_a_vm_starts_from_a_booted_machine_of_its_image_and_is_like_any_other(
     gone("quick")
     words = ("--image", image, "--memory", "192M", "--user-data", "#!/bin/sh\necho began >/root/began\n")
     cluster.ok("vm", "create", "quick", *words, "--boot", "warm")
-    look = "ip -o addr; ip route; hostname; cat /root/began; grep MemTotal /proc/meminfo"  # as soon as it is Running
+    # It is Running with its network, unless that took more than 15 s on a busy machine.
+    look = "for i in $(seq 60); do ip route | grep -q default && break; sleep 1; done; "
+    look += "ip -o addr; ip route; hostname; cat /root/began; grep MemTotal /proc/meminfo"
     said = cluster.ok("vm", "exec", "quick", "--", "sh", "-c", look)
     network, itself = said.split("quick\n")
     assert f" {cluster.vm('quick')['status']['address']}/" in network and "default via" in network, said
