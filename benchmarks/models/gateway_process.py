@@ -17,7 +17,7 @@ from tests.onnx_files import digest, linear
 import weft.launch.edge.main  # noqa: F401  # for what it loads: it is in the memory
 from benchmarks.models.fleet import DEVICE, PASSWORD, Outcome
 from weft.contracts.clock import SystemClock
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.broker.broker import Broker

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.onnx_files import INT64, data, digest, endless, linear, logarithm, model, node, number, value
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.drivers.device.fake.driver import FakeDriver
 from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.device.model import Device, Model, Property

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import DeviceDriver, Thing, Value
-from weft.contracts.model_runner import ModelRunner
+from weft.contracts.edge.model_runner import ModelRunner
 from weft.edge.device.command import LONGEST_LIFE_SECONDS, Command, Sending, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model
 from weft.edge.device.store import TwinStore

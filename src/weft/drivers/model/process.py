@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.drivers.model.messages import MOST_BYTES, Answer, Ask, Begin, Loading, Stage, frame, read_from_process
 from weft.objects.errors import Unavailable
 

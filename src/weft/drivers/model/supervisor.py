@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from weft.contracts.clock import Clock
-from weft.contracts.model_runner import AnswerListener, ModelFile
+from weft.contracts.edge.model_runner import AnswerListener, ModelFile
 from weft.drivers.model.process import RunnerProcess
 from weft.objects.errors import Unavailable
 

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from weft.contracts.device import Value
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.edge.rule.expression import Condition, compile_condition
 
 MOST_OPEN = 200  # questions that wait for an answer; more are decided by the fallback at once

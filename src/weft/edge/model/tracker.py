@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import Value
-from weft.contracts.model_runner import ModelRunner
+from weft.contracts.edge.model_runner import ModelRunner
 from weft.edge.model.engine import Decision, DecisionModel, ModelEngine, Ran
 from weft.protocol.devices import MOST_TEXT, RanModel
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.edge.device.model import Device, Model
 from weft.edge.model.engine import DecisionModel, Fallback, Outcome
 from weft.edge.rule.engine import Effect, Rule

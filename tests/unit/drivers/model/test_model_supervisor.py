@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.drivers.model.process import RunnerProcess
 from weft.drivers.model.supervisor import ModelSupervisor
 

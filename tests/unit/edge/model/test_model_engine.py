@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from weft.contracts.device import Value
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.edge.model.engine import (
     MOST_FRESH,
     MOST_OPEN,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.model_runner import ModelFile
+from weft.contracts.edge.model_runner import ModelFile
 from weft.edge.model.engine import DecisionModel, Outcome
 from weft.edge.model.tracker import MOST_MODELS, ModelTracker
 
