@@ -72,7 +72,7 @@ class Site:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         (folder / "edge.yaml").write_text(
-            f"node_state: {self.node_state}\nstate: {folder}/edge\nlisten: 127.0.0.1:{self.port}\n"
+            f"node_state: {self.node_state}\nstate: {folder}/edge\nlisten: 127.0.0.1:{self.port}\ncache: sqlite\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.said: dict[str, Any] = {}
@@ -94,6 +94,12 @@ class Site:
         self.process = subprocess.Popen(
             [str(one) for one in argv], stdout=(self.folder / "gateway.log").open("ab"), stderr=subprocess.STDOUT
         )
+
+    def read_cached(self, name: str = "cold-1") -> dict[str, Any]:
+        """What a program of the site reads of the device; {} when it isn't there."""
+        with contextlib.closing(sqlite3.connect(self.folder / "edge" / "cache.db")) as base:
+            found = base.execute("select value from entry where key = ?", (f"weft:twin:default:{name}",)).fetchone()
+        return msgspec.json.decode(found[0]) if found else {}
 
     def kill(self) -> None:
         assert self.process is not None
@@ -217,6 +223,8 @@ async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_
     site.say({"temperature": 9.0})  # rule and model act without the server
     await until(lambda: site.keeps(9.0, True))
     await until(lambda: site.said["lamp"])
+    await until(lambda: site.read_cached()["reported"] == {**site.said, "setpoint": -18})
+    assert site.read_cached()["models"]["light"]["value"] is True
     former = site.read_broker_pid()
     await asyncio.to_thread(site.kill)
     site.start()  # without a server it knows devices, passwords, rules; a rule that still holds may fire again

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +27,9 @@ from weft.edge.rule.trigger import TriggerQueue
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import new_uid
 
+if TYPE_CHECKING:
+    from weft.edge.cache.publisher import TwinPublisher  # most gateways have no cache, and don't load it
+
 TICK_SECONDS = 0.05  # the longest that a rule's time or a command's next try is late
 SAVE_SECONDS = 1.0
 PHASE_SECONDS = 1.0
@@ -39,7 +42,8 @@ log = logging.getLogger("weft.edge")
 
 
 class DeviceGateway:
-    """``find_offset`` gives the seconds by which the server's clock is ahead of this machine's."""
+    """``find_offset`` gives the seconds by which the server's clock is ahead of this machine's. ``publisher`` None: what devices
+    are isn't in a cache."""
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class DeviceGateway:
         rate: float = 100.0,
         find_offset: Callable[[], float] = lambda: 0.0,
         runner: ModelRunner | None = None,
+        publisher: TwinPublisher | None = None,
     ) -> None:
         self._drivers, self._store, self._clock, self._rate = dict(drivers), store, clock, rate
         self._find_offset = find_offset
@@ -61,7 +66,13 @@ class DeviceGateway:
         self.fired: dict[str, Fired] = store.load_fired()
         self._is_fired_dirty = False
         self.rule_problems: dict[str, str] = {}
-        self.models = ModelTracker(runner, clock, self._read_for_model, self._carry_out, store.load_ran())
+        self.publisher = publisher
+        if publisher is not None:
+            publisher.serve(self.twins, self._now)
+        note_decision = publisher.note_decision if publisher is not None else None
+        self.models = ModelTracker(
+            runner, clock, self._read_for_model, self._carry_out, store.load_ran(), note_decision
+        )
         self.lines: dict[str, str] = {}  # by protocol: why its devices can't be reached
         self._kept = store.load_twins()
         self._by_name: dict[tuple[str, str], str] = {}
@@ -85,6 +96,8 @@ class DeviceGateway:
         for uid in self.twins.keys() - devices.keys():
             twin = self.twins.pop(uid)
             self._gone.add(uid)
+            if self.publisher is not None:
+                self.publisher.note_gone(twin)
             if (driver := self._drivers.get(twin.device.protocol)) is not None:
                 await driver.disconnect(uid)
         for uid, device in list(devices.items())[:MOST_DEVICES]:
@@ -99,6 +112,8 @@ class DeviceGateway:
             twin.is_echo_due = True
             if model is not None and model != twin.model:
                 twin.take_model(model)
+                if self.publisher is not None:
+                    self.publisher.note(uid)
             why = problems.get(uid, "") or twin.unreached
             twin.problem = why if model is not None else f"its model {device.model!r} isn't there"
             driver = self._drivers.get(device.protocol)
@@ -119,6 +134,12 @@ class DeviceGateway:
     ) -> None:
         """These are all models now: by uid, each with its devices (uids). ``problems``: why a file isn't here, by uid."""
         self.models.put(models, problems)
+        if self.publisher is not None:
+            names: dict[str, set[str]] = {}
+            for model, devices in models.values():
+                for device in devices:
+                    names.setdefault(device, set()).add(model.name)
+            self.publisher.keep_results(names)
 
     def put_rules(self, rules: Mapping[str, tuple[Rule, list[str]]]) -> None:
         """These are all rules now: by uid, each with the devices (uids) that it watches."""
@@ -201,6 +222,7 @@ class DeviceGateway:
             driver.observe(_Line(self, name))
         saving = asyncio.create_task(self._keep_saving())
         deciding = asyncio.create_task(self.models.keep())
+        publishing = [asyncio.create_task(self.publisher.keep())] if self.publisher is not None else []
         try:
             refreshed = 0.0
             while True:
@@ -215,9 +237,11 @@ class DeviceGateway:
         finally:
             saving.cancel()
             deciding.cancel()
+            for task in publishing:
+                task.cancel()
             for task in list(self._writing.values()):
                 task.cancel()
-            await asyncio.gather(saving, deciding, *self._writing.values(), return_exceptions=True)
+            await asyncio.gather(saving, deciding, *publishing, *self._writing.values(), return_exceptions=True)
             await self.save()
 
     async def save(self) -> None:
@@ -311,6 +335,8 @@ class DeviceGateway:
     def _note_change(self, twin: Twin, at: float) -> None:
         """Values of the device, or its phase, changed."""
         uid = twin.device.uid
+        if self.publisher is not None:
+            self.publisher.note(uid)
         if self.rules.watches(uid):
             self._evaluate(twin, at)
         if self.models.watches(uid):

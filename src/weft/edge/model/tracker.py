@@ -23,8 +23,8 @@ log = logging.getLogger("weft.edge.model")
 
 
 class ModelTracker:
-    """``read``: as for ``ModelEngine``. ``carry_out`` does what was decided, and returns why it can't ("" if it could). ``runner``
-    None: this gateway runs no models."""
+    """``read``: as for ``ModelEngine``. ``carry_out`` does what was decided, and returns why it can't ("" if it could);
+    ``note_decision`` hears all that is decided. ``runner`` None: this gateway runs no models."""
 
     def __init__(
         self,
@@ -33,8 +33,9 @@ class ModelTracker:
         read: Callable[[str], Mapping[str, Value] | None],
         carry_out: Callable[[Decision], str],
         ran: Mapping[str, Ran],
+        note_decision: Callable[[Decision], None] | None = None,
     ) -> None:
-        self._runner, self._clock, self._carry_out = runner, clock, carry_out
+        self._runner, self._clock, self._carry_out, self._note_decision = runner, clock, carry_out, note_decision
         self._engine = ModelEngine(read)
         self._engine.ran.update(ran)
         self._refused: dict[str, str] = {}  # why models aren't put to the runner, by uid
@@ -138,6 +139,8 @@ class ModelTracker:
         self._set_alarm(at)
 
     def _perform(self, decision: Decision, at: float) -> None:
+        if self._note_decision is not None:
+            self._note_decision(decision)
         if decision.value is None:
             return
         result = decision.model.result

@@ -4,6 +4,7 @@ its file, or its default. Unknown names are refused."""
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ from weft.objects.schema import suggest
 PREFIX = "WEFT_EDGE_"
 MOST_RATE = 10_000
 MOST_HOSTS = 500
+LEAST_CACHE_SECONDS, MOST_CACHE_SECONDS = 3, 7 * 86400
+NO_CACHE, SQLITE_CACHE = "off", "sqlite"
 _WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -36,7 +39,8 @@ class Settings(NamedTuple):
     reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device.
     ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones.
     ``coap_hosts``: places that are asked which CoAP device they are,
-    ``opcua_hosts``: which OPC UA server."""
+    ``opcua_hosts``: which OPC UA server. ``cache``: "off", "sqlite" or the address of a Redis; ``cache_password``: file with its
+    password, "": none; ``cache_authority``: PEM file of who signed its certificate, "": as the machine trusts."""
 
     node_state: Path
     state: Path
@@ -49,12 +53,29 @@ class Settings(NamedTuple):
     local_devices: bool
     coap_hosts: list[str]
     opcua_hosts: list[str]
+    cache: str
+    cache_password: str
+    cache_authority: str
+    cache_seconds: int
 
 
 def _take_switch(text: str) -> bool:
     if text.lower() not in _WORDS:
         raise argparse.ArgumentTypeError(f"give true or false, not {text[:60]!r}")
     return _WORDS[text.lower()]
+
+
+def _take_cache(text: str) -> str:
+    if text == SQLITE_CACHE:
+        return text
+    if text.lower() in (NO_CACHE, "false", "no", "none", ""):  # "off" is false in YAML
+        return NO_CACHE
+    places: Any = importlib.import_module("weft.drivers.cache.redis.place")  # few gateways need it
+    try:
+        places.read_place(text)
+    except InvalidInput as wrong:
+        raise argparse.ArgumentTypeError(f"{wrong.message}; {wrong.hint}, or give sqlite or off") from None
+    return text
 
 
 def _take_coap_hosts(text: str) -> list[str]:
@@ -119,6 +140,21 @@ def make_edge_parser() -> argparse.ArgumentParser:
         metavar="HOST[:PORT][/PATH],…",
         help="where OPC UA servers may be found, with commas between them",
     )
+    parser.add_argument(
+        "--cache",
+        type=_take_cache,
+        metavar="off|sqlite|redis://HOST[:PORT]",
+        help="where what devices are is kept for other programs of the site (default off)",
+    )
+    parser.add_argument("--cache-password", metavar="FILE", help="the password of the cache's Redis is in this file")
+    parser.add_argument(
+        "--cache-authority", metavar="FILE", help="PEM file: who signed the certificate of a rediss:// cache"
+    )
+    parser.add_argument(
+        "--cache-seconds",
+        type=count(LEAST_CACHE_SECONDS, MOST_CACHE_SECONDS),
+        help="how long a device is in the cache after it was written (default 60)",
+    )
     return parser
 
 
@@ -132,6 +168,10 @@ _DEFAULTS = {
     "local_devices": False,
     "coap_hosts": [],
     "opcua_hosts": [],
+    "cache": NO_CACHE,
+    "cache_password": "",
+    "cache_authority": "",
+    "cache_seconds": 60,
 }
 
 
@@ -172,7 +212,31 @@ def read_settings(
         path = found[name].value
         if path and not Path(path).is_file():
             raise InvalidInput(f"{name}: {path} must be a file", field=name, hint="give the path of a PEM file")
+    _check_cache({name: found[name].value for name in ("cache", "cache_password", "cache_authority")})
     return Settings(**{name: one.value for name, one in found.items()}), found, only_show
+
+
+def _check_cache(given: Mapping[str, str]) -> None:
+    """Raises InvalidInput: what is given for a Redis must be of use to one."""
+    cache = given["cache"]
+    for name, schemes, like in (
+        ("cache_password", ("redis://", "rediss://", "unix://"), "redis://192.168.7.5:6379"),
+        ("cache_authority", ("rediss://",), "rediss://cache.example:6379"),
+    ):
+        if not given[name]:
+            continue
+        if not cache.startswith(schemes):
+            raise InvalidInput(
+                f"{name} is given, but cache is {cache}", field=name, hint=f"write cache: {like}, or leave {name} out"
+            )
+        if not Path(given[name]).is_file():
+            raise InvalidInput(f"{name}: {given[name]} must be a file", field=name, hint="give the path of a file")
+    if "@" in cache and not given["cache_password"]:
+        raise InvalidInput(
+            "cache names a user, but cache_password is missing",
+            field="cache_password",
+            hint="write the user's password into a file, and its path as cache_password",
+        )
 
 
 def show_settings(settings: Mapping[str, Setting], out: TextIO = sys.stdout) -> None:

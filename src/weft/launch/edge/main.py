@@ -27,6 +27,7 @@ from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
 from weft.edge.server.files import ModelFiles
 from weft.edge.server.link import ServerLink
+from weft.launch.edge.cache import make_cache, make_publisher
 from weft.launch.edge.configuration import Settings, read_settings, show_settings
 from weft.launch.edge.drivers import make_drivers
 from weft.launch.edge.models import find_missing_runtime, make_model_command
@@ -96,6 +97,7 @@ async def serve(settings: Settings) -> None:
     )
     mqtt = MqttDriver(lambda: (broker.own.address, broker.own.port), GATEWAY, broker.password, clock)
     drivers = make_drivers(mqtt, settings, clock)
+    cache = make_cache(settings, clock)
     links: list[ServerLink] = []
     gateway = DeviceGateway(
         drivers,
@@ -104,6 +106,7 @@ async def serve(settings: Settings) -> None:
         rate=settings.rate,
         find_offset=lambda: links[0].offset if links else 0.0,
         runner=ModelSupervisor(make_model_command, clock, find_missing=find_missing_runtime),
+        publisher=make_publisher(cache, settings, clock, enrolment.node),
     )
     files = ModelFiles(settings.state.absolute() / "models")
     link = ServerLink(client, enrolment.node, gateway, drivers, store, clock, broker, files)
@@ -125,6 +128,8 @@ async def serve(settings: Settings) -> None:
         for one in works:
             one.cancel()
         await asyncio.gather(*works, return_exceptions=True)
+        if cache is not None:
+            await cache.close()
         store.close()
 
 
