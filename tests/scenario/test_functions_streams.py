@@ -16,7 +16,7 @@ from tests.scenario.gateway_lab import KEY, Client
 
 from weft.cli.verbs.function import describe_metrics
 from weft.client.context import Context
-from weft.edge.server.handover import _send
+from weft.edge.server.handover import send_messages
 from weft.gateway.function.invocation.call import Call
 from weft.gateway.function.record.output_log import stamp
 from weft.objects.envelope import Envelope
@@ -113,7 +113,7 @@ async def test_messages_of_devices_are_queued_under_their_own_ids_for_the_node_s
 
         def send(messages: list[DeviceMessage], node: str = "uid-n1") -> None:
             shown = {"address": f"127.0.0.1:{lab.gateway_lab.port}", "ticket": ticket(lab, hello, "invoke", node=node)}
-            _send(client, shown, msgspec.json.encode(messages))
+            send_messages(client, shown, messages)
 
         messages = [
             DeviceMessage(str(uuid.uuid4()), "weft/default/fridge/event", "default", "fridge", 5.0, {"alarm": n})
