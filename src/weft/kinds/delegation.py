@@ -19,7 +19,7 @@ from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, T
 from weft.objects.schema import field, read_strict, words
 
 MOST_TEMPLATE_BYTES = 64 << 10
-REFUSALS = NAME_TAKEN, REFUSED = "nameTaken", "refused"  # reasons that end the wait for it
+REFUSALS = NAME_TAKEN, REFUSED, RUNS_ALREADY = "nameTaken", "refused", "runsAlready"  # reasons that end the wait for it
 WORKLOADS: Mapping[str, Kind] = {kind.name: kind for kind in (VM, CONTAINER, JOB)}
 GONE = "Gone"
 
@@ -30,6 +30,9 @@ class DelegationSpec(msgspec.Struct, kw_only=True):
     template: Annotated[
         dict[str, Any], field("Its spec, as its kind has it; names in it are objects of the other cluster")
     ]
+    adopt: Annotated[
+        bool, field("Take over what this cluster had created there under the name before, like what was abandoned")
+    ] = False
     resends: Annotated[int, field("How often it was to be created there again; set by the server", ge=0)] = 0
     abandoned: Annotated[bool, field("What runs there is left alone; set by the server")] = False
 
@@ -56,6 +59,11 @@ class DelegationStatus(msgspec.Struct, kw_only=True):
 def mark_workload(labels: Mapping[str, str], template: Mapping[str, Any]) -> str:
     """The same for the same labels and template only."""
     return hashlib.sha256(msgspec.json.encode([labels, template], order="deterministic")).hexdigest()[:16]
+
+
+def mark_attempt(labels: Mapping[str, str], spec: DelegationSpec) -> str:
+    """The same for what would be refused again: with ``adopt`` it is another try."""
+    return mark_workload(labels, spec.template) + ("+adopt" if spec.adopt else "")
 
 
 def check_delegation(spec: DelegationSpec) -> None:
@@ -97,6 +105,10 @@ def _mark(obj: Object) -> str:
     return mark_workload(obj.get("labels") or {}, dig(obj, "spec.template") or {})
 
 
+def _attempt(obj: Object) -> str:
+    return _mark(obj) + ("+adopt" if dig(obj, "spec.adopt") else "")
+
+
 def _is_as_sent(obj: Object | None) -> bool:
     if obj is None or dig(obj, "status.resent", 0) < dig(obj, "spec.resends", 0):
         return False
@@ -106,14 +118,21 @@ def _is_as_sent(obj: Object | None) -> bool:
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """What the other cluster refuses is tried again, but people are told at once."""
     mark, phase, reason = _mark(obj), read_phase(obj), dig(obj, "status.reason", "")
-    refused = dig(obj, "status.refused") == mark and reason in REFUSALS
+    refused = dig(obj, "status.refused") == _attempt(obj) and reason in REFUSALS
     failed = dig(obj, "status.sent") == mark and phase == "Failed" and not dig(obj, "status.absent")
     if not goal.ends_failed or not (refused or failed):
         return None
     why = ": ".join(filter(None, [reason, dig(obj, "status.message", "")])) or "no reason given"
-    return DriverFailed(f"{what} failed: {why}", reason=reason or None, hint=f"weft describe {what}")
+    return DriverFailed(
+        f"{what} failed: {why}",
+        reason=reason or None,
+        hint=_ADOPT if reason == RUNS_ALREADY else f"weft describe {what}",
+    )
 
 
+_ADOPT = (
+    "weft cluster delegate FILE --destination CLUSTER --adopt takes it over; or delete it there, or choose another name"
+)
 DELEGATIONS_BY_CLUSTER = Index("delegations by name of their cluster")
 _RUNS = msgspec.structs.replace(reaches("Running"), reached=_is_as_sent)
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from weft.cli.manifest.check import read_manifests
+from weft.cli.manifest.files import read_documents
+from weft.cli.verbs.delegation import make_delegation
 from weft.cli.verbs.site import list_sites, sum_up_cluster
+from weft.objects.errors import InvalidInput
 
 
 def node(name: str, phase: str, **labels: str) -> dict[str, Any]:
@@ -34,3 +41,21 @@ def test_a_linked_cluster_is_a_site_with_what_is_delegated_to_it() -> None:
     site = sum_up_cluster(cluster, delegations)
     assert (site["name"], site["server"], site["phase"]) == ("west", "https://192.0.2.7", "Linked")
     assert (site["workloads"], site["running"], site["unknown"]) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("part", ["uid: a-uid", "generation: 3"])
+def test_a_file_of_an_object_here_is_not_delegated_as_if_it_were_another(tmp_path: Path, part: str) -> None:
+    text = f"kind: vm\nname: till\nproject: lab\n{part}\nspec: {{image: tiny, memory: 128M}}\n"
+    file = tmp_path / "till.yaml"
+    file.write_text(text)
+    [manifest] = read_manifests(read_documents([str(file)]))
+    with pytest.raises(InvalidInput) as refused:
+        make_delegation(manifest, "west")
+    name = part.partition(":")[0]
+    assert refused.value.field == name and refused.value.hint == f"delete the line {name}"
+    assert "till.yaml" in str(refused.value.details)
+    file.write_text(text.replace(part, "labels: {app: shop}"))
+    [plain] = read_manifests(read_documents([str(file)]))
+    data = make_delegation(plain, "west", adopt=True).data
+    assert (data["name"], data["project"], data["labels"]) == ("till", "lab", {"app": "shop"})
+    assert (data["spec"]["workload"], data["spec"]["adopt"], data["spec"]["template"]["memory"]) == ("vm", True, "128M")

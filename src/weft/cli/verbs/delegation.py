@@ -11,12 +11,13 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
-from weft.cli.manifest.check import Manifest
+from weft.cli.manifest.check import Manifest, locate
 from weft.cli.session import Session
 from weft.cli.verbs import apply
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.delegation import DELEGATION, WORKLOADS
 from weft.kinds.record import Kind
+from weft.objects.errors import InvalidInput
 
 
 def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -28,6 +29,11 @@ def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
             required=True,
             shell_complete=complete_name("cluster"),
             help="The linked cluster that runs them.",
+        ),
+        click.Option(
+            ["--adopt"],
+            is_flag=True,
+            help="Take over what this cluster had created there under these names before, like what was abandoned.",
         ),
         *options.waits(),
         options.output(),
@@ -41,9 +47,16 @@ def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
 
 
 def _delegate(
-    session: Session, kind: Kind | None, paths: tuple[str, ...], files: tuple[str, ...], destination: str
+    session: Session,
+    kind: Kind | None,
+    paths: tuple[str, ...],
+    files: tuple[str, ...],
+    destination: str,
+    adopt: bool,
 ) -> int:
-    manifests = [_make(one, destination) for one in apply.read_files((*files, *paths), session.project)]
+    manifests = [
+        make_delegation(one, destination, adopt) for one in apply.read_files((*files, *paths), session.project)
+    ]
     done, waits = [], []
     for result in apply.send(session, manifests, dry_run=False):
         obj, verb = result["object"], "update" if result["action"] == "updated" else "create"
@@ -54,14 +67,24 @@ def _delegate(
     return finish(session, done, waits)
 
 
-def _make(manifest: Manifest, destination: str) -> Manifest:
-    """The delegation of a workload's manifest. Raises UsageError for another kind."""
+def make_delegation(manifest: Manifest, destination: str, adopt: bool = False) -> Manifest:
+    """Pure. The delegation of a workload's manifest. Raises UsageError for another kind, InvalidInput for what would name an object
+    of this cluster."""
     kind = manifest.kind
     if kind.name not in WORKLOADS:
         raise usage(
             f"{manifest.what}: {kind.a_title} can't be delegated",
             f"{', '.join(WORKLOADS)} can: create the others at that cluster",
         )
+    for part in ("uid", "generation"):
+        if part in manifest.data:
+            problem = InvalidInput(
+                f"{part} is that of an object of this cluster, and {destination} makes another one",
+                field=part,
+                hint=f"delete the line {part}",
+            )
+            raise locate(manifest, problem)
     spec: dict[str, Any] = {"cluster": destination, "workload": kind.name, "template": manifest.data.get("spec") or {}}
+    spec |= {"adopt": True} if adopt else {}
     rest = {name: value for name, value in manifest.data.items() if name in ("name", "project", "labels")}
     return msgspec.structs.replace(manifest, kind=DELEGATION, data={"kind": DELEGATION.name, **rest, "spec": spec})

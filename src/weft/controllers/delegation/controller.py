@@ -131,7 +131,7 @@ class Delegations:
             return
         turn = [plan_turn(one, listed.get((one.spec.workload, one.project))) for one in ones]
         # What was refused, or had no answer, is tried again last.
-        turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.mark))
+        turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.attempt))
         acting = [one for one in turn if one.act is not None][:MOST_ACTS]
         answers = dict(zip([one.key for one in acting], await self._act(link, acting), strict=True))
         now = self._clock.elapsed()

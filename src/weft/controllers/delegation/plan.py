@@ -8,7 +8,17 @@ from typing import Any, Literal
 import msgspec
 
 from weft.kinds.cluster import ClusterStatus
-from weft.kinds.delegation import GONE, NAME_TAKEN, REFUSED, WORKLOADS, DelegationSpec, DelegationStatus, mark_workload
+from weft.kinds.delegation import (
+    GONE,
+    NAME_TAKEN,
+    REFUSED,
+    RUNS_ALREADY,
+    WORKLOADS,
+    DelegationSpec,
+    DelegationStatus,
+    mark_attempt,
+    mark_workload,
+)
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 from weft.objects.lifecycle import Phase
@@ -48,6 +58,10 @@ class Delegated(msgspec.Struct, frozen=True):
     @property
     def mark(self) -> str:
         return mark_workload(self.labels, self.spec.template)
+
+    @property
+    def attempt(self) -> str:
+        return mark_attempt(self.labels, self.spec)
 
     @property
     def is_over(self) -> bool:
@@ -143,6 +157,7 @@ class Turn(msgspec.Struct, frozen=True):
     seen: Seen | None = None
     act: Act | None = None
     begins: bool = False  # before anything is sent, it is noted that it may have been
+    is_strange: bool = False  # what is there was made before this delegation began
     problem: WeftError | None = None  # of the list
 
     @property
@@ -159,6 +174,8 @@ class Turn(msgspec.Struct, frozen=True):
         over = one.is_over or (one.deleting and is_absent and sure and not one.rival)
         if self.problem is not None and one.project and not one.spec.abandoned:
             return plan_unlisted(one, self.problem), over
+        if self.is_strange:
+            return _plan_strange(one), over
         return plan_status(one, self.seen, self.act, answer), over
 
 
@@ -169,6 +186,8 @@ def plan_turn(one: Delegated, listed: Mapping[str, Seen] | WeftError | None) -> 
     seen = listed.get(one.name)
     act = plan_act(one, seen)
     if act is not None and act.what == "put" and not one.status.begun:
+        if seen is not None and not one.spec.adopt:
+            return Turn(one, seen, is_strange=True)
         return Turn(one, seen, begins=True)
     return Turn(one, seen, act)
 
@@ -185,7 +204,7 @@ def plan_status(
         return _with(status, phase="Unknown", reason="abandoned", message=f"what runs at {cluster} is left alone")
     if one.rival:
         message = f"{one.rival} has a {WORKLOADS[one.spec.workload].title} of that name at {cluster}"
-        return _with(status, phase="Failed", refused=one.mark, reason=NAME_TAKEN, message=message)
+        return _with(status, phase="Failed", refused=one.attempt, reason=NAME_TAKEN, message=message)
     if isinstance(answer, Seen) and act is not None and act.what == "put":
         # Whether it is as it was sent now, the next list tells.
         taken = {"sent": one.mark, "refused": "", "resent": one.spec.resends, "uid": answer.uid, "absent": False}
@@ -207,6 +226,16 @@ def plan_status(
     return _with(status, phase=GONE, absent=True, ready=False, reason="gone", message=message, node="", address="")
 
 
+def _plan_strange(one: Delegated) -> DelegationStatus:
+    """What another delegation of this name left there goes on as it is, until people say whose it is."""
+    kind, cluster = WORKLOADS[one.spec.workload].title, one.spec.cluster
+    message = (
+        f"{cluster} still has a {kind} of that name, which this cluster created before; set adopt to take it over as it is "
+        "specified here, or delete it there"
+    )
+    return _with(one.status, phase="Failed", refused=one.attempt, ready=False, reason=RUNS_ALREADY, message=message)
+
+
 def _plan_refused(one: Delegated, seen: Seen | None, act: Act | None, answer: WeftError) -> DelegationStatus:
     """It is tried again each turn; what runs there goes on as it was."""
     cluster, kind = one.spec.cluster, WORKLOADS[one.spec.workload].title
@@ -221,7 +250,7 @@ def _plan_refused(one: Delegated, seen: Seen | None, act: Act | None, answer: We
         phase = _show(one.status, seen, one.deleting).phase
     else:
         phase = "Unknown" if one.status.uid else "Pending" if reason == NOT_GRANTED else "Failed"
-    refused = one.mark if act is not None else one.status.refused
+    refused = one.attempt if act is not None else one.status.refused
     return _with(one.status, phase=phase, refused=refused, ready=False, reason=reason, message=message)
 
 

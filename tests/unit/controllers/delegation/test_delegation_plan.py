@@ -47,6 +47,25 @@ def test_what_an_unheard_answer_made_there_is_taken_over_not_made_twice() -> Non
     assert act_of(make(status), THERE) is None
 
 
+def test_what_another_delegation_left_there_is_taken_over_only_if_people_say_so() -> None:
+    one = make(DelegationStatus())
+    turn = plan_turn(one, {"web": THERE})
+    status, over = turn.end(None)
+    assert turn.act is None and not over and not status.begun
+    assert (status.phase, status.reason, status.uid) == ("Failed", "runsAlready", "")
+    assert "adopt" in status.message and status.refused == MARK
+    assert plan_turn(make(status), {}).begins, "it is gone there, and the name is free"
+    assert plan_turn(make(status, deleting=True), {"web": THERE}).end(None)[1], (
+        "it goes here, and nothing is deleted there"
+    )
+    adopts = make(status, msgspec.structs.replace(SPEC, adopt=True))
+    assert adopts.attempt != status.refused, "the wait for it begins anew"
+    turn = plan_turn(adopts, {"web": THERE})
+    assert turn.begins and turn.end(None)[0].begun
+    act = act_of(make(turn.end(None)[0], adopts.spec), THERE)
+    assert act is not None and act.what == "put" and "adopt" not in act.manifest["spec"]
+
+
 @pytest.mark.parametrize("phase", ["Running", "Starting", "Stopped"])
 def test_what_was_there_and_is_gone_is_not_made_again_by_itself(phase: str) -> None:
     turn = plan_turn(make(msgspec.structs.replace(SENT, phase=phase, phase_there=phase)), {})
@@ -160,6 +179,8 @@ def test_words_of_a_hostile_cluster_are_cut_and_printable(hostile: Any) -> None:
         ({"sent": "older"}, False, False),
         ({"sent": "older", "refused": MARK, "reason": "refused"}, False, True),
         ({"sent": "older", "refused": "older", "reason": "refused", "phase": "Failed"}, False, False),
+        ({"sent": "", "refused": MARK, "reason": "runsAlready"}, False, True),
+        ({"sent": "", "refused": f"{MARK}+adopt", "reason": "runsAlready"}, False, False),
         ({"phase": "Failed", "ready": False}, False, True),
         ({"phase": "Failed", "ready": False, "absent": True}, False, False),
     ],
