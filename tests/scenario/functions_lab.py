@@ -45,6 +45,7 @@ from weft.protocol.invocations import (
     Prepared,
     Printed,
     Refused,
+    ServeLocally,
     ToAgent,
     Underway,
     Written,
@@ -78,6 +79,7 @@ class PretendAgent:
         self.heard: list[str] = []
         self.kept: list[Keep] = []
         self.dropped: list[str] = []
+        self.listed: list[ServeLocally] = []
         self.recipes: dict[str, Recipe] = {}
         self.begun: dict[str, str] = {}  # digests by id
         self.answers: dict[str, Answer] = {}  # unheard
@@ -180,6 +182,8 @@ class PretendAgent:
                 self.printed = {number: one for number, one in self.printed.items() if number > serial}
             case Keep():
                 self.kept.append(message)
+            case ServeLocally():
+                self.listed.append(message)
             case _:
                 self.dropped.append(message.digest)
                 recipes = [digest for digest in self.standing.recipes if digest != message.digest]

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation
+from tests.scenario.test_api_egress_endpoints import make_function
 
 from weft.client.answer import raise_problem
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec
+from weft.kinds.function import FunctionSpec
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import (
     Forbidden,
@@ -282,3 +284,35 @@ def test_a_volume_whose_key_is_lost_says_so(lab: DoorsLab) -> None:
     with pytest.raises(NotFound, match="the key of volume vault is lost") as caught:
         ask(node, name)
     assert caught.value.token == "keyLost"
+
+
+def test_a_node_reads_the_token_of_a_function_that_names_it_and_tells_of_that_alone(lab: DoorsLab) -> None:
+    here, other = lab.join("n1"), lab.join("n2")
+    make(lab, "door", token=WORDS[0], more=WORDS[1])
+    function = make_function(None)
+    spec = decode_part(function.spec, FunctionSpec)
+    spec.local_nodes, spec.local_secret = ["n1"], "door"
+    function.spec = merge_part(function.spec, spec)
+    lab.put(function)
+
+    def open_it(node: JoinedNode, named: str) -> dict[str, Any]:
+        answer = node.client.http.request("POST", f"/v1/nodes/{node.name}:secrets", {"function": named})
+        raise_problem(answer)
+        return dict(answer.json())
+
+    opened = open_it(here, "default/f")
+    assert opened["secrets"] == {"door": {"token": WORDS[0]}} and not opened.get("offline")
+    lab.client.patch("secret", "door", {"spec": {"offline": True}})
+    assert open_it(here, "default/f")["offline"] == ["door"]
+    for node, named in ((other, "default/f"), (here, "other/f"), (here, "default/g"), (here, "default")):
+        with pytest.raises(NotFound) as caught:
+            open_it(node, named)
+        assert WORDS[0] not in str(caught.value)
+    about = {"kind": "function", "name": "f", "uid": "f-uid", "project": "default"}
+    event = {"type": "Normal", "reason": "InvokedAtNode", "message": "3 invocations", "object": about, "n": 1}
+    for node in (other, here):
+        assert (
+            node.report(events=[event, {**event, "object": {**about, "uid": "no"}, "n": 2}], outbox="b")["through"] == 2
+        )
+    told = [one for one in lab.client.events(about="function") if one["reason"] == "InvokedAtNode"]
+    assert [(one["source"], one["object"]["name"]) for one in told] == [("node/n1", "f")]

@@ -14,11 +14,11 @@ from tests.scenario.gateway_lab import KEY
 
 from weft.contracts.store import Page
 from weft.gateway.function.dispatcher import ALL_SECONDS, CHECK_SECONDS
-from weft.gateway.function.instance import snapshots
+from weft.gateway.function.instance import local_functions, snapshots
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 from weft.protocol.function_counts import LEASE_PREFIX, read_counts
-from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused
+from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused, ServeLocally
 from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
 
@@ -645,3 +645,38 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
         agent.says = lambda agent, invoke: Answer(invoke.id, b"{}", error="Unhandled", error_type="KeyError")
         await lab.invoke("hello")
         await recorded(2, 1)
+
+
+async def test_a_node_gets_the_functions_that_name_it_and_keeps_one_whose_code_is_not_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_functions, "CHECK_SECONDS", 0.02)
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        here, other = await lab.agent("n1"), await lab.agent("n2")
+        await lab.until(lambda: bool(here.listed))
+        assert here.listed[-1] == ServeLocally()  # what an earlier server said is over
+        made = await lab.function("label", local_nodes=["n1"], local_secret="door", max_concurrent=3)
+        await lab.until(lambda: bool(here.listed[-1].functions))
+        (local,) = here.listed[-1].functions
+        before = await lab.status("label")
+        assert (local.uid, local.recipe.digest, local.secret, local.most) == (made.uid, before.digest, "door", 3)
+        assert local.recipe.code is not None
+        check_blob_ticket(KEY, local.recipe.code.ticket, local.recipe.code.sha256, here.uid, lab.clock.now())
+        await lab.change("label", handler="app.other")
+        await lab.until_moved("label", before)
+        await lab.until(lambda: here.listed[-1].functions[0].recipe.handler == "app.other")
+        count = len(here.listed)
+        here.lose()
+        await lab.until(lambda: len(here.listed) == count + 1)
+        assert here.listed[-1].functions[0].recipe.handler == "app.other"
+        await lab.image("python3-11", phase="Fetching")
+        await lab.until(lambda: here.listed[-1] == ServeLocally([], [made.uid]))
+        await lab.change("label", local_nodes=[], local_secret=None)
+        await lab.until(lambda: here.listed[-1] == ServeLocally())
+        assert all(one == ServeLocally() for one in other.listed)
+
+
+def test_a_tainted_node_keeps_only_functions_that_tolerate_its_taints() -> None:
+    assert local_functions.may_serve([], []) and local_functions.may_serve(["shop=b"], ["shop"])
+    assert not local_functions.may_serve(["shop=b", "gpu"], ["shop"])

@@ -77,7 +77,7 @@ from weft.kinds.node import NODE, NodeReport
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
-from weft.protocol.report import ReportAnswer
+from weft.protocol.report import EventType, ReportAnswer
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
 
 log = logging.getLogger("weft.agent")
@@ -281,6 +281,10 @@ class Agent:
     def serve_functions(self, functions: FunctionHost) -> None:
         """From now on this node runs functions too."""
         self.table.functions = functions
+
+    def put_event(self, object: Ref, type_: EventType, reason: str, message: str) -> None:
+        """Bring an event of ``object`` to the log and the journal."""
+        self._reporter.put_event(object, type_, reason, message)
 
     # --- ReportSource -------------------------------------------------------------------------------------------------
 

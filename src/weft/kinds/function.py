@@ -19,7 +19,7 @@ from weft.kinds.parts.function_code import (
     networks_of_item,
 )
 from weft.kinds.parts.goal import STUCK, UNPLACEABLE, is_settled, read_phase
-from weft.kinds.parts.placement_spec import placement_references
+from weft.kinds.parts.placement_spec import Name, placement_references
 from weft.kinds.parts.stream_verbs import refuse_filters_alone
 from weft.kinds.record import (
     Access,
@@ -47,6 +47,7 @@ from weft.objects.schema import field
 AUTO = "auto"
 MOST_ALIASES = 32
 MOST_SCHEDULES = 16
+MOST_LOCAL_NODES = 16
 MOST_READY = 1000
 MOST_INPUT_BYTES = 32 * 1024
 LONGEST_NAME = MAX_NAME - 7  # leaves seven characters for -123456, the name of a version
@@ -97,6 +98,14 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
         dict[str, int | str | Weights],
         field("Aliases: NAME to a version, or to two versions with their shares: {3: 0.9, 4: 0.1}"),
     ] = {}
+    local_nodes: Annotated[
+        list[Name],
+        field("Nodes that keep the function, and serve it at an address of their own even without the server"),
+    ] = []
+    local_secret: Annotated[
+        str | None,
+        field("Secret whose key token callers at these nodes present; --offline, so that nodes may keep it", name=True),
+    ] = None
     published: Annotated[int, field("Number of the newest version; the verb publish sets it", ge=0)] = 0
 
 
@@ -163,7 +172,12 @@ def check_function(spec: FunctionSpec) -> None:
         if one.qualifier:
             check_qualifier(one.qualifier, f"{at}.qualifier")
     check_topics(spec.topics, "spec.topics")
-    for name, most in (("schedule", MOST_SCHEDULES), ("aliases", MOST_ALIASES)):
+    _check_local(spec)
+    for name, most in (
+        ("schedule", MOST_SCHEDULES),
+        ("aliases", MOST_ALIASES),
+        ("local_nodes", MOST_LOCAL_NODES),
+    ):
         if len(getattr(spec, name)) > most:
             raise InvalidInput(f"spec.{name}: at most {most}", field=f"spec.{name}")
     spec.aliases = {name: _read_alias(name, target) for name, target in spec.aliases.items()}
@@ -201,6 +215,26 @@ def weights_of(spec: FunctionSpec, alias: str) -> Weights | None:
 def version_name(function: str, number: int | str) -> str:
     """The name of the FunctionVersion: thumb-3."""
     return f"{function}-{number}"
+
+
+def _check_local(spec: FunctionSpec) -> None:
+    """Both or neither: without a secret everybody at the node could invoke it."""
+    if spec.local_nodes and not spec.local_secret:
+        raise InvalidInput(
+            "spec.local_secret is missing: callers at spec.local_nodes need a token",
+            field="spec.local_secret",
+            hint="weft secret create NAME --token-stdin --offline, and name it here",
+        )
+    if spec.local_secret and not spec.local_nodes:
+        raise InvalidInput(
+            "spec.local_nodes is missing: spec.local_secret is for callers at these nodes",
+            field="spec.local_nodes",
+            hint="name the nodes, or leave spec.local_secret out",
+        )
+    if len(set(spec.local_nodes)) != len(spec.local_nodes):
+        raise InvalidInput(
+            "spec.local_nodes names the same node twice", field="spec.local_nodes", hint="name each one once"
+        )
 
 
 def _read_keep_alive(given: float | str) -> float | str:
@@ -336,6 +370,8 @@ FUNCTION = Kind(
         *code_references(),
         Reference("functionversion", "spec.aliases", _versions_named, below=version_name),
         Reference("function", "spec.dead_letter", lambda spec: [spec.dead_letter] if spec.dead_letter else []),
+        Reference("node", "spec.local_nodes", lambda spec: spec.local_nodes, blocks=False),
+        Reference("secret", "spec.local_secret", lambda spec: [spec.local_secret] if spec.local_secret else []),
     ),
     verbs=(
         Verb(

@@ -79,6 +79,22 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     serial: int
 
 
+class LocalFunction(msgspec.Struct, frozen=True):
+    """A function that a node serves at an address of its own, also while no server can be reached."""
+
+    uid: str
+    recipe: Recipe
+    secret: str  # the name of the secret with the token that callers present
+    most: int  # invocations at once
+
+
+class ServeLocally(msgspec.Struct, frozen=True, tag="serveLocally"):
+    """To the agent, once on each connection and when something changes: all such functions of the node."""
+
+    functions: list[LocalFunction] = []
+    unready: list[str] = []  # uids of those that the node keeps as it has them: their present code isn't ready
+
+
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     """From the agent."""
 
@@ -189,7 +205,7 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
     digests: list[str] = []  # of their recipes, by which a restarted gateway counts them to their functions
 
 
-ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written
+ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written | ServeLocally
 FromAgent = Prepared | Refused | Answer | Printed | InstanceState | InstanceStateChange | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()

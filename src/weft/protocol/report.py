@@ -147,13 +147,15 @@ class ReportAnswer(msgspec.Struct):
 
 
 class SecretsInput(msgspec.Struct, frozen=True):
-    """``POST /v1/nodes/{name}:secrets``: allocation, ticket, repository, cluster or device; the repository also with a ticket."""
+    """``POST /v1/nodes/{name}:secrets``: allocation, ticket, repository, cluster, function or device; the repository
+    also with a ticket."""
 
     allocation: str = ""  # the name of one of the node's own
     ticket: str = ""  # from a function's recipe, or from a stream's claims
     repository: str = ""  # the name of a BackupRepository that an order of the node is about, or the ticket
     backup: str = ""  # the uid of a Backup of a project that the node is to copy there: its objects, too
     cluster: str = ""  # the name of a Cluster that the node has an order to send a replica's point to
+    function: str = ""  # PROJECT/NAME of one that the node serves at its own address: what its ``local_secret`` names
     device: str = ""  # PROJECT/NAME of a Device behind the node's gateway: what its ``credentials`` names
 
 

@@ -19,9 +19,9 @@ from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated, NotFo
 from weft.protocol.failover.claim import Granted
 from weft.protocol.failover.witness import MOST_REQUEST_BYTES, PATH, WitnessAnswer
 from weft.serving.answer import Answer
+from weft.serving.rate import RateBound
 from weft.serving.request import BodyLost, Request
 from weft.serving.shares import Bounds, who_is
-from weft.witness.rate import RateBound
 from weft.witness.service import Witness
 from weft.witness.sites import SiteFile
 

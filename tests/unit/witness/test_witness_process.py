@@ -23,8 +23,8 @@ from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, Unavailab
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import PATH, WitnessAnswer, WitnessRequest
+from weft.serving.rate import MOST_CALLERS, RateBound
 from weft.witness import sites as sites_module
-from weft.witness.rate import MOST_CALLERS, RateBound
 from weft.witness.sites import SiteFile
 
 FIRST = Claim(Generation(1, "first"), "east")

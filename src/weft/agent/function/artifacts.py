@@ -7,6 +7,7 @@ for one fetch. Beyond the budget unused ones are removed, the longest unused fir
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import shutil
@@ -26,15 +27,17 @@ from weft.agent.secret.cache import choose_credentials
 from weft.agent.server.client import Server
 from weft.contracts.driver.function import HANDLER, Blob, Recipe, Roots
 from weft.contracts.driver.image import OciImage, OciStore, RegistryCredentials
+from weft.contracts.durable_file import sync_folder, write_durably
 from weft.kinds.allocation import AllocatedImage
-from weft.objects.errors import DriverFailed, InvalidInput, NotAuthenticated
+from weft.objects.errors import DriverFailed, InvalidInput, NotAuthenticated, Unavailable
 from weft.objects.image.bundle import BundleManifest, read_bundle
 from weft.objects.quantity import format_bytes
 
 log = logging.getLogger("weft.agent")
 BUDGET_BYTES = 4 << 30
 FETCHES = 2  # at a time
-BOOT = ".boot"  # in each folder: the id of the boot in which it was fetched
+BOOT = ".boot"  # in each folder: the id of the boot in which it was fetched, or
+DURABLE = "durable"
 CLIENT = "/opt/ric"
 RUNTIMES: dict[str, tuple[list[str], dict[str, str]]] = {
     "python3.11": (
@@ -71,6 +74,7 @@ class Artifacts:
         self._node, self._server, self._images, self._find_used = node, server, images, find_used
         self._fetching: dict[str, asyncio.Task[Any]] = {}
         self._given: dict[str, str] = {}  # by recipe: its image's digest
+        self.find_local: Callable[[], set[str]] = set  # recipes (digests) that this node runs without the server, too
         self._opened: dict[str, RegistryCredentials | None] = {}  # by recipe: that pulled its image
         self._threads = ThreadPoolExecutor(FETCHES, "weft-function")
         self._boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -91,6 +95,13 @@ class Artifacts:
         return msgspec.structs.replace(
             roots, egress_endpoint=await self._egress_endpoints.ensure(recipe.project, recipe.network)
         )
+
+    async def keep(self, recipe: Recipe) -> None:
+        """Fetch what is missing, and make all of it outlast a power cut. Raises as ``ensure``."""
+        await self._ensure_roots(recipe, lambda _: None)
+        blobs = [("bases", recipe.base), ("code", recipe.code)]
+        folders = [self._folder / kind / blob.sha256 for kind, blob in blobs if blob is not None]
+        await asyncio.get_running_loop().run_in_executor(self._threads, _make_durable, folders)
 
     async def let_go(self, networks: Callable[[], set[str]]) -> None:
         """Leave the networks that aren't among these uids."""
@@ -167,7 +178,13 @@ class Artifacts:
             )
             return await take_in(self._images, self._archives, held, on_progress, recipe.archive.ticket)
         try:
-            credentials = await self._open(recipe, digest)
+            try:
+                credentials = await self._open(recipe, digest)
+            except Unavailable:
+                found = await self._images.find(digest) if recipe.digest in self.find_local() else None
+                if found is None:
+                    raise
+                return found  # it was pulled for this recipe before
             image = await self._images.pull(reference, digest, credentials=credentials, progress=on_progress)
         except NotAuthenticated as problem:
             secret = recipe.registry_secret
@@ -243,7 +260,7 @@ class Artifacts:
     def _is_whole(self, folder: Path) -> bool:
         """Thousands of small files aren't synced to disk, so those of an earlier boot are fetched again."""
         try:
-            return (folder / BOOT).read_text() == self._boot_id
+            return (folder / BOOT).read_text() in (self._boot_id, DURABLE)
         except OSError:
             return False
 
@@ -288,6 +305,24 @@ def _unpack_base(archive: Path, folder: Path) -> None:
     with (folder / "root.tar").open("rb") as packed:
         lay_out_root(packed, folder / "root")
     (folder / "root.tar").unlink()
+
+
+def _make_durable(folders: Iterable[Path]) -> None:
+    """Raises DriverFailed."""
+    for folder in folders:
+        try:
+            if (folder / BOOT).read_text() == DURABLE:
+                continue
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            finally:
+                os.close(descriptor)
+            write_durably(folder / BOOT, DURABLE.encode())
+            sync_folder(folder.parent)
+        except OSError as problem:
+            raise refuse_file("the function's code", problem, "code") from problem
 
 
 def _measure(folder: Path) -> int:

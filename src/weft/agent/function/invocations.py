@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.instances import Instances
+from weft.agent.function.local.functions import LocalFunctions
 from weft.agent.function.pending_output import PendingOutput
 from weft.agent.function.pool import FreeCapacity
 from weft.agent.function.prewarm import Send
 from weft.agent.trace.invocations import ServedTraces
 from weft.contracts.clock import Clock
-from weft.contracts.driver.function import InstanceDriver, Isolation
+from weft.contracts.driver.function import InstanceDriver, Isolation, Recipe
 from weft.protocol.heartbeat import Instances as InstancesCounted
 from weft.protocol.invocations import (
     Acknowledge,
@@ -31,6 +32,7 @@ from weft.protocol.invocations import (
     Prepare,
     Printed,
     Refused,
+    ServeLocally,
     ToAgent,
     Underway,
     Written,
@@ -55,6 +57,9 @@ class Functions:
         self._answers: dict[str, Answer] = {}
         self._unwritten = PendingOutput(clock)
         self.traces: ServedTraces | None = None
+        self.local: LocalFunctions | None = None  # those that this node serves at an address of its own
+        self._here: dict[str, asyncio.Future[Answer | Refused]] = {}  # by pending invocation that came that way
+        self._defined: set[str] = set()  # recipes that the gateway may invoke
         self._send: Send | None = None
         self._sent: InstanceState | None = None  # on this connection
         self._state_due: asyncio.TimerHandle | None = None
@@ -62,13 +67,19 @@ class Functions:
     async def start(self) -> None:
         """Probe the drivers, and stop the instances of an earlier agent."""
         await self.instances.start()
+        if self.local is not None:
+            await self.local.start()
         self._schedule_state()
 
     async def close(self) -> None:
         """Take no more invocations; end the pending ones and every instance."""
         if self._state_due is not None:
             self._state_due.cancel()
+        if self.local is not None:
+            await self.local.close()
         await self.instances.close()
+        for waiting in self._here.values():
+            waiting.cancel()
 
     def used(self) -> set[str]:
         """Digests of code and bases that recipes here need."""
@@ -77,7 +88,13 @@ class Functions:
 
     def used_images(self) -> set[str]:
         """Digests of container images that recipes here need."""
-        return self._parts.images_of(self.instances.recipes)
+        kept = self.local.digests if self.local is not None else set[str]()
+        named = {
+            self.instances.recipes[digest].image.partition("@")[2]
+            for digest in kept
+            if digest in self.instances.recipes
+        }
+        return self._parts.images_of(self.instances.recipes) | (named - {""})
 
     def report(self) -> dict[str, str]:
         """For the node's report: by isolation "yes", or why instances can't run here."""
@@ -104,6 +121,8 @@ class Functions:
         for answer in self._answers.values():
             send(answer)
         self._send_state()
+        if self.local is not None:
+            self.local.report_usage()
 
     def disconnect(self, send: Send) -> None:
         if self._send is send:
@@ -119,7 +138,11 @@ class Functions:
         elif isinstance(message, Written):
             self._unwritten.let_go(message.serial)
         elif isinstance(message, Define):
+            self._defined.add(message.recipe.digest)
             self.instances.learn(message.recipe)
+        elif isinstance(message, ServeLocally):
+            if self.local is not None:
+                self.local.take(message)
         elif isinstance(message, Prepare):
             if (problem := self._refuse(message)) is not None:
                 self._send_message(problem)
@@ -128,7 +151,27 @@ class Functions:
         elif isinstance(message, Keep):
             self.instances.keep(message.digest, message.idle_seconds, message.ready)
         elif isinstance(message, Drop):
-            self.instances.drop(message.digest)
+            self._defined.discard(message.digest)
+            if self.local is None or message.digest not in self.local.digests:
+                self.instances.drop(message.digest)
+
+    # --- LocalInstances --------------------------------------------------------------------------------------------------
+
+    def learn_local(self, recipe: Recipe) -> None:
+        self.instances.learn(recipe)
+
+    def drop_local(self, digest: str) -> None:
+        if digest not in self._defined:
+            self.instances.drop(digest)
+
+    def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
+        waiting: asyncio.Future[Answer | Refused] = asyncio.get_running_loop().create_future()
+        if (problem := self._refuse(call)) is not None:
+            waiting.set_result(problem)
+            return waiting
+        self._here[call.id] = waiting
+        self.instances.serve(call, self.instances.recipes[call.digest])
+        return waiting
 
     def _invoke(self, call: Invoke) -> None:
         if call.id in self._answers:
@@ -156,6 +199,10 @@ class Functions:
 
     def _on_message(self, message: FromAgent) -> None:
         """Pass on a message of the instances; answers and output are kept, and a refused invocation is no longer pending."""
+        if isinstance(message, (Answer, Refused)) and (waiting := self._here.pop(message.id, None)) is not None:
+            if not waiting.done():
+                waiting.set_result(message)
+            return
         if self.traces is not None and isinstance(message, (Answer, Refused)):
             self.traces.end(message)
         if isinstance(message, Answer):

@@ -36,10 +36,10 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class SealedSecrets:
-    """In the node's ``folder``. Blocking."""
+    """In ``kind`` in the node's ``folder``. Blocking."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._key = folder / FOLDER, folder / KEY
+    def __init__(self, folder: Path, kind: str = FOLDER) -> None:
+        self._folder, self._key = folder / kind, folder / KEY
         self._kept: dict[str, OpenedSecrets] = {}  # what the files hold that this agent wrote, by allocation's uid
 
     def put(self, uid: str, opened: OpenedSecrets) -> None:

@@ -54,6 +54,9 @@ class Server(Protocol):
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         """The registry credentials in the secret of ``ticket``. Raises NotFound (``secretNotFound``), Unavailable."""
 
+    def read_function_secret(self, node: str, function: str) -> OpenedSecrets:
+        """The token of a function (PROJECT/NAME) that the node serves at its own address. Raises NotFound, Unavailable."""
+
     def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
         """Key and credentials of a backup repository that an order of the node, or ``ticket``, is about; with the uid of a
         ``backup`` of a project, also its objects. Raises NotFound, Forbidden, Unavailable."""
@@ -102,6 +105,9 @@ class RemoteServer:
 
     def read_registry_secret(self, node: str, ticket: str) -> OpenedSecrets:
         return self._read_secrets(node, SecretsInput(ticket=ticket))
+
+    def read_function_secret(self, node: str, function: str) -> OpenedSecrets:
+        return self._read_secrets(node, SecretsInput(function=function))
 
     def read_repository(self, node: str, repository: str, ticket: str = "", backup: str = "") -> OpenedRepository:
         asked = SecretsInput(repository=repository, ticket=ticket, backup=backup)

@@ -32,6 +32,7 @@ from weft.contracts.store import (
     revision_of,
 )
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
+from weft.kinds.function import FUNCTION, FunctionSpec
 from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
@@ -76,6 +77,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
         own = _name_own(node, owned)
         if any(event.object.uid not in own for event in given.events[:MOST_EVENTS]):
             own = _name_own(node, await _own(context, uid))
+        own |= await _find_local_functions(context, node, own, given.events)
         answer.through = await _keep_events(context, uid, given, _find_own_events(context, node, own, given.events))
     newer = context.ranges.newer_than(given.ranges_version)
     if newer is not None:
@@ -337,6 +339,23 @@ def _name_own(node: Envelope, owned: Sequence[Envelope]) -> dict[str, Ref]:
         workload = decode_part(envelope.spec, AllocationSpec).workload
         own |= {envelope.uid: envelope.ref, workload.uid: workload}
     return own
+
+
+async def _find_local_functions(
+    context: ApiContext, node: Envelope, own: Mapping[str, Ref], events: Sequence[NodeEvent]
+) -> dict[str, Ref]:
+    """The functions among the events' objects that the node serves at its own address, by uid."""
+    found: dict[str, Ref] = {}
+    for ref in {event.object for event in events[:MOST_EVENTS] if event.object.uid not in own}:
+        if ref.kind != FUNCTION.name or not ref.project:
+            continue
+        entry = await context.store.get(object_key(FUNCTION.name, ref.project, ref.name))
+        envelope = decode_envelope(entry.value) if entry is not None else None
+        if envelope is None or envelope.uid != ref.uid:
+            continue
+        if node.name in decode_part(envelope.spec, FunctionSpec).local_nodes:
+            found[envelope.uid] = envelope.ref
+    return found
 
 
 def _find_own_events(

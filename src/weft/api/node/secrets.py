@@ -16,6 +16,7 @@ from weft.kinds.backup_repository import KEY as REPOSITORY_KEY
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.cluster import TOKEN as LINK_TOKEN
 from weft.kinds.device import DEVICE, DeviceSpec
+from weft.kinds.function import FUNCTION, FunctionSpec
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -38,11 +39,13 @@ async def secrets(context: ApiContext, call: Call, name: str) -> Answer:
     try:
         asked = msgspec.json.decode(await call.read_body(), type=SecretsInput)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidInput("give allocation (a name), ticket, repository, cluster or device") from None
+        raise InvalidInput("give allocation (a name), ticket, repository, cluster, function or device") from None
     if asked.repository:
         return json_answer(msgspec.to_builtins(await _open_repository(context, call, asked)))
     if asked.cluster:
         return json_answer(msgspec.to_builtins(await _open_link(context, call, asked.cluster)))
+    if asked.function:
+        return json_answer(msgspec.to_builtins(await _open_local(context, name, asked.function)))
     if asked.device:
         return json_answer(msgspec.to_builtins(await _open_device(context, name, asked.device)))
     if asked.ticket:
@@ -72,6 +75,18 @@ async def _open_registry(context: ApiContext, call: Call, ticket: str) -> Opened
     kept = await _read(context, project, name)
     keys = _OF_REGISTRIES & kept.sealed.keys() if kept.registry else frozenset[str]()
     return OpenedSecrets({name: _pick(context, project, name, kept, keys)}, {name: kept.registry})
+
+
+async def _open_local(context: ApiContext, node: str, named: str) -> OpenedSecrets:
+    """The token with which callers at the node invoke a function that names the node."""
+    project, _, function = named.partition("/")
+    entry = await context.store.get(object_key(FUNCTION.name, project, function)) if project and function else None
+    spec = decode_part(decode_envelope(entry.value).spec, FunctionSpec) if entry is not None else None
+    if spec is None or node not in spec.local_nodes or not spec.local_secret:
+        raise NotFound(f"node {node} serves no function {named[:130]} at its own address")
+    kept = await _read(context, project, spec.local_secret)
+    opened = _pick(context, project, spec.local_secret, kept, frozenset((TOKEN,)))
+    return OpenedSecrets({spec.local_secret: opened}, offline=[spec.local_secret] if kept.offline else [])
 
 
 async def _open_device(context: ApiContext, node: str, named: str) -> OpenedSecrets:

@@ -17,9 +17,10 @@ from weft.contracts.store import Store
 from weft.gateway.function.definition import catalogue
 from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.dispatcher import Dispatcher
-from weft.gateway.function.instance import snapshots
+from weft.gateway.function.instance import local_functions, snapshots
 from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.keep_alive import CHECK_SECONDS, KeepAliveController
+from weft.gateway.function.instance.local_functions import LocalFunctions
 from weft.gateway.function.instance.snapshots import SnapshotSpreader
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.tracker import InvocationTracker
@@ -71,6 +72,7 @@ class FunctionService:
         late = LateResults(clock, agents.fleet, tracker.is_stray, self._name_of, self._find_serving)
         self.record = InvocationRecorder(catalogue, agents, tracker, self._keep_alive, self.printed, self.counts, clock)
         self.readiness = Readiness(catalogue, cache, store, agents, clock)
+        self._local = LocalFunctions(catalogue, agents, clock, ticket_key)
         self._spreading = SnapshotSpreader(catalogue, agents, clock)
         self.dispatcher = Dispatcher(
             catalogue,
@@ -97,6 +99,7 @@ class FunctionService:
                 group.create_task(self._sweep())
                 group.create_task(self._keep())
                 group.create_task(self._spread())
+                group.create_task(self._list_local())
                 group.create_task(self._write_counts())
                 group.create_task(self._report_counts())
         finally:
@@ -120,6 +123,7 @@ class FunctionService:
                 self.record.forget(change.item.uid)
         self.catalogue.notice(changes)
         self.readiness.notice(changes)
+        self._local.notice(changes)
         for change in changes:
             if change.kind == "function" and change.new is not None:
                 self._expect(change.new)
@@ -161,6 +165,12 @@ class FunctionService:
         while True:
             await self._clock.sleep(snapshots.CHECK_SECONDS)
             self._spreading.spread(self._keep_alive.find_demands())
+
+    async def _list_local(self) -> None:
+        while True:
+            await self._clock.sleep(local_functions.CHECK_SECONDS)
+            if self.cache.epoch:
+                self._local.send()
 
     async def _write_counts(self) -> None:
         while True:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import ipaddress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
+from weft.agent.function.local.functions import LocalFunctions
+from weft.agent.function.local.server import make_server
 from weft.agent.function.pool import FreeCapacity, measure_capacity
 from weft.agent.server.client import Server
 from weft.agent.trace.invocations import ServedTraces
@@ -15,6 +20,8 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
+from weft.objects.errors import InvalidInput
+from weft.serving.server import HttpServer, listen, make_server_tls
 
 DRIVERS: dict[Isolation, str] = {
     "process": "weft.drivers.function.process.driver:ProcessInstances",
@@ -23,8 +30,11 @@ DRIVERS: dict[Isolation, str] = {
 }
 
 
-def make_functions(host: Host, server: Server, images: OciStore | None, agent: Agent, clock: Clock) -> Functions:
-    """Wired to the agent: allocations have the first claim on the node's capacity, and reports list what runs here."""
+def make_functions(
+    host: Host, server: Server, images: OciStore | None, agent: Agent, clock: Clock, address: str = ""
+) -> Functions:
+    """Wired to the agent: allocations have the first claim on the node's capacity, and reports list what runs here. ``address`` is
+    where the node serves functions itself; "": nowhere."""
     drivers: dict[Isolation, InstanceDriver] = {
         isolation: _load(place)(host, clock) for isolation, place in DRIVERS.items()
     }
@@ -39,8 +49,52 @@ def make_functions(host: Host, server: Server, images: OciStore | None, agent: A
     functions = Functions(drivers, parts, measure, clock)
     if agent.tracer is not None:
         functions.traces = ServedTraces(agent.tracer)
+    functions.local = LocalFunctions(
+        host.state_dir, host.node, server, parts, functions, agent.put_event, clock, address
+    )
+    parts.find_local = lambda: functions.local.digests if functions.local is not None else set()
     agent.serve_functions(functions)
     return functions
+
+
+def open_local(functions: Functions, place: str, tls: Path | None, clock: Clock) -> HttpServer:
+    """The server at ``place`` (ADDRESS:PORT) of the functions that this node serves itself, with key and certificate in ``tls``.
+    Raises InvalidInput, Unavailable."""
+    address, port = read_place(place, tls is not None)
+    context = None
+    if tls is not None:
+        try:
+            context = make_server_tls(tls, tls)
+        except (OSError, ValueError) as problem:
+            raise InvalidInput(
+                f"--local-functions-tls {tls}: {getattr(problem, 'strerror', None) or 'not a key with its certificate, as PEM'}",
+                field="local_functions_tls",
+            ) from None
+    assert functions.local is not None
+    return make_server(functions.local, listen(address, port), context, clock)
+
+
+def read_place(place: str, has_tls: bool) -> tuple[str, int]:
+    """Pure. Address and port. Raises InvalidInput for anything else, and for one that others reach, without TLS: tokens would be
+    sent in clear."""
+    split = urlsplit(f"//{place}")
+    try:
+        address, port = ipaddress.ip_address(split.hostname or ""), split.port
+    except ValueError:
+        port = None
+    if port is None:
+        raise InvalidInput(
+            f"--local-functions: {place[:80]!r} is not an address and a port",
+            field="local_functions",
+            hint="write it like 127.0.0.1:9466",
+        )
+    if not address.is_loopback and not has_tls:
+        raise InvalidInput(
+            f"--local-functions: {address} is not this machine's alone, and callers' tokens would be sent in clear",
+            field="local_functions",
+            hint="use 127.0.0.1, or give a key and certificate: --local-functions-tls FILE",
+        )
+    return str(address), port
 
 
 def _load(place: str) -> Any:

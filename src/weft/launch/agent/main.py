@@ -52,7 +52,7 @@ from weft.drivers.cgroup.limits import plan_agent_memory
 from weft.drivers.linux.node_counters import open_node_counters
 from weft.drivers.linux.syscalls import is_clock_synchronized
 from weft.launch.agent.configuration import parse_agent, show_configuration
-from weft.launch.agent.drivers import FUNCTIONS, load_class, load_drivers
+from weft.launch.agent.drivers import FUNCTIONS, LOCAL_FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
 from weft.launch.agent.options import parse_join
 from weft.objects.errors import InUse, InvalidInput, WeftError
@@ -155,7 +155,13 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         agent.logs.exporter = LogExporter(agent.logs.store, url, kept, f"node/{host.node}", clock)
     functions = None
     if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
-        functions = load_class(FUNCTIONS)(host, server, images, agent, clock)
+        scheme = "https" if options.local_functions_tls else "http"
+        address = f"{scheme}://{options.local_functions}" if options.local_functions else ""
+        functions = load_class(FUNCTIONS)(host, server, images, agent, clock, address)
+    elif options.local_functions:
+        raise InvalidInput(
+            "--local-functions: this node runs no functions", field="local_functions", hint="add --functions auto"
+        )
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
@@ -183,11 +189,16 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     listener = _make_listener(options, host, agent, clock)
+    local = None
+    if functions is not None and options.local_functions:
+        local = load_class(LOCAL_FUNCTIONS)(functions, options.local_functions, options.local_functions_tls, clock)
     try:
         if functions is not None:
             await functions.start()
         listener.start()
         await agent.start()
+        if local is not None:
+            local.start()
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
         works = (
             agent.run(),
@@ -208,6 +219,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
         await listener.close()
+        if local is not None:
+            await local.close()
         if functions is not None:
             await functions.close()
         await agent.close()

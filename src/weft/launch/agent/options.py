@@ -129,6 +129,18 @@ def make_agent_parser() -> Parser:
         help="isolations of functions to offer: all that work here (auto), or none (default: auto)",
     )
     parser.add_argument(
+        "--local-functions",
+        metavar="ADDRESS:PORT",
+        help="where programs at this node invoke functions that name it (local_nodes), also without the server: on loopback, or "
+        "with --local-functions-tls (default nowhere)",
+    )
+    parser.add_argument(
+        "--local-functions-tls",
+        type=Path,
+        metavar="FILE",
+        help="the key and certificate of that address, as PEM in one file",
+    )
+    parser.add_argument(
         "--warm-after",
         type=count(0, 1000),
         default=0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from weft.gateway.stream.connection import Connection
-from weft.protocol.invocations import FromAgent, ToAgent, Written, decode_from_agent, encode, receive
+from weft.protocol.invocations import FromAgent, ServeLocally, ToAgent, Written, decode_from_agent, encode, receive
 
 CONGESTED_BYTES = 24 * 1024 * 1024  # that wait to be sent
 LATER_SECONDS = 0.25
@@ -18,6 +18,8 @@ class Channel:
     def __init__(self, node: str, connection: Connection) -> None:
         self.node = node
         self.defined: dict[str, float] = {}  # when the agent got a recipe, by digest
+        self.listed: ServeLocally | None = None  # the functions that it serves at its own address, as it last got them
+        self.listed_at: float | None = None
         self._connection = connection
         self._waiting: list[bytes] = []
         self._written = 0

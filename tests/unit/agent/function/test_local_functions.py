@@ -1,0 +1,313 @@
+"""Functions that a node serves at an address of its own: who may invoke them, what is bounded, and what is left after a restart
+while no server answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.agent.function.local import functions as module
+from weft.agent.function.local import server as door
+from weft.agent.function.local.functions import LocalFunctions
+from weft.agent.function.local.server import make_server
+from weft.agent.function.local.usage import Usage
+from weft.contracts.clock import SystemClock
+from weft.contracts.driver.function import Blob, Recipe
+from weft.launch.agent.functions import read_place
+from weft.objects.errors import InvalidInput, NotFound, Unavailable, WeftError
+from weft.objects.identity import Ref
+from weft.protocol.invocations import Answer, Invoke, LocalFunction, Refused, ServeLocally
+from weft.protocol.report import OpenedSecrets
+from weft.serving import protocol
+from weft.serving.server import listen
+
+TOKEN, OTHER = "a-long-token-of-the-shop", "a-long-token-of-the-others"
+
+
+class Fabric:
+    """The server, which answers while ``here``, and the node's parts and instances; ``answer`` says how an invocation ends."""
+
+    def __init__(self) -> None:
+        self.here, self.offline = True, True
+        self.tokens = {"shop/label": TOKEN, "others/label": OTHER}
+        self.kept: set[str] = set()  # recipes whose parts are here
+        self.learnt: set[str] = set()
+        self.invoked: list[Invoke] = []
+        self.waiting: list[asyncio.Future[Answer | Refused]] = []
+        self.answer: Callable[[Invoke], Answer | Refused | None] = lambda call: Answer(
+            call.id, call.payload, seconds=0.5
+        )
+        self.events: list[tuple[str, str, str]] = []  # function, reason, message
+
+    def read_function_secret(self, node: str, function: str) -> OpenedSecrets:
+        if not self.here:
+            raise Unavailable("the server can't be reached")
+        if function not in self.tokens:
+            raise NotFound("no such secret", reason="secretNotFound")
+        return OpenedSecrets({"door": {"token": self.tokens[function]}}, offline=["door"] if self.offline else [])
+
+    async def keep(self, recipe: Recipe) -> None:
+        if not self.here and recipe.digest not in self.kept:
+            raise Unavailable("the code can't be fetched: the server can't be reached")
+        self.kept.add(recipe.digest)
+
+    def learn_local(self, recipe: Recipe) -> None:
+        self.learnt.add(recipe.digest)
+
+    def drop_local(self, digest: str) -> None:
+        self.learnt.discard(digest)
+
+    def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
+        self.invoked.append(call)
+        waiting: asyncio.Future[Answer | Refused] = asyncio.get_running_loop().create_future()
+        answer = self.answer(call)
+        if answer is None:
+            self.waiting.append(waiting)
+        else:
+            waiting.set_result(answer)
+        return waiting
+
+    def put_event(self, object: Ref, type_: str, reason: str, message: str) -> None:
+        self.events.append((object.name, reason, message))
+
+
+def make_function(project: str = "shop", name: str = "label", most: int = 2) -> LocalFunction:
+    code = Blob("c0" * 32, 10, ticket="secret-ticket")
+    recipe = Recipe(digest=f"{project}/{name}", function="f", project=project, name=name, code=code, timeout=5.0)
+    return LocalFunction(f"uid-{project}-{name}", recipe, "door", most)
+
+
+class Node:
+    """An agent's part, started again by ``restart`` as after kill -9, and the address where it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fabric, self.folder, self.clock = Fabric(), folder, SystemClock()
+        (folder / "node.key").write_text("the node's key")
+        (folder / "functions").mkdir()
+        self.functions = self.make()
+        self.server = make_server(self.functions, listen("127.0.0.1", 0), None, self.clock)
+
+    def make(self) -> LocalFunctions:
+        parts: Any = self.fabric
+        return LocalFunctions(
+            str(self.folder), "n1", parts, parts, parts, self.fabric.put_event, self.clock, "http://127.0.0.1:9466"
+        )
+
+    async def start(self) -> None:
+        await self.functions.start()
+        self.server.start()
+
+    async def restart(self) -> None:
+        await self.server.close()
+        for task in self.functions._tasks:
+            task.cancel()
+        self.fabric.events.clear()
+        self.functions = self.make()
+        self.server = make_server(self.functions, listen("127.0.0.1", 0), None, self.clock)
+        await self.start()
+
+    async def list(self, *functions: LocalFunction) -> None:
+        """As the gateway does; returns once each is looked after."""
+        self.functions.take(ServeLocally(list(functions)))
+        names = {one.recipe.name for one in functions}
+        await self.until(lambda: {name for name, _, _ in self.fabric.events} >= names)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.01)
+
+    async def send(self, data: bytes) -> tuple[int, dict[str, Any], str]:
+        """Status, body and head of what comes."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.server.ports[0])
+        writer.write(data)
+        async with asyncio.timeout(60):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = int(head.lower().partition("content-length: ")[2].partition("\r\n")[0])
+            body = await reader.readexactly(length)
+        writer.close()
+        return int(head.split()[1]), json.loads(body or b"{}"), head
+
+    async def post(
+        self, path: str = "/shop/label", token: str = TOKEN, body: bytes = b'{"n":1}', method: str = "POST"
+    ) -> tuple[int, dict[str, Any], str]:
+        head = f"{method} {path} HTTP/1.1\r\nHost: n1\r\nAuthorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+        return await self.send(head.encode() + body)
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path)
+    await node.start()
+    yield node
+    await node.server.close()
+    await node.functions.close()
+
+
+async def test_a_caller_with_the_token_invokes_it_and_nobody_else_does(node: Node) -> None:
+    await node.list(make_function(), make_function("others"))
+    assert (
+        "label",
+        "ServedAtNode",
+        "at http://127.0.0.1:9466/shop/label, also without the server",
+    ) in node.fabric.events
+    status, body, head = await node.post()
+    assert (status, body) == (200, {"n": 1}) and "x-amzn-requestid" in head
+    (call,) = node.fabric.invoked
+    assert (call.digest, call.seconds, call.arn) == ("shop/label", 5.0, "arn:weft:lambda:weft:shop:function:label")
+    wrong = [
+        await node.post(token="no-token-of-anybody"),
+        await node.post(token=""),
+        await node.post("/others/label"),  # another project's function
+        await node.post("/others/nothing"),
+        await node.post("/nobody/label"),
+    ]
+    assert [status for status, _, _ in wrong] == [401] * 5
+    assert {body["WeftReason"] for _, body, _ in wrong} == {"notAuthenticated"}
+    assert len({body["Message"] for _, body, _ in wrong}) == 1, "a stranger learns which functions there are"
+    status, body, _ = await node.post("/shop/other")
+    assert (status, body["WeftReason"]) == (404, "functionNotHere") and "--local-node n1" in body["Message"]
+    assert (await node.post(method="GET"))[0] == 405 and (await node.post("/shop"))[0] == 404
+    status, body, _ = await node.post(body=b"{not json")
+    assert (status, body["WeftReason"]) == (400, "invalidPayload")
+    assert len(node.fabric.invoked) == 1
+
+
+async def test_who_tries_many_wrong_tokens_is_slowed_down_and_others_may_go_on(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.list(make_function())
+    found = [(await node.post(token=f"wrong-{number}"))[0] for number in range(25)]
+    assert found[:10] == [401] * 10 and 429 in found
+    assert (await node.post())[0] == 200
+    monkeypatch.setattr(door, "MOST_A_SECOND", 1.0)
+    await node.restart()
+    await node.list(make_function())
+    many = [await node.post() for _ in range(10)]
+    status, body, head = many[-1]
+    assert (status, body["WeftReason"]) == (429, "tooManyRequests") and "retry-after: 1" in head
+
+
+async def test_what_runs_at_once_is_bounded_by_function_and_a_late_answer_frees_its_place(node: Node) -> None:
+    await node.list(make_function(most=2))
+    node.fabric.answer = lambda call: None
+    calls = [asyncio.ensure_future(node.post()) for _ in range(2)]
+    await node.until(lambda: len(node.fabric.waiting) == 2)
+    status, body, _ = await node.post()
+    assert (status, body["WeftReason"]) == (429, "tooManyRequests") and "2 of at most 2" in body["Message"]
+    node.fabric.waiting[0].set_result(Answer(node.fabric.invoked[0].id, b"1", error="Unhandled", seconds=1.0))
+    node.fabric.waiting[1].set_result(Refused(node.fabric.invoked[1].id, "insufficientResources", "no memory"))
+    first, second = await asyncio.gather(*calls)
+    assert first[0] == 200 and "x-amz-function-error: Unhandled" in first[2]
+    assert (second[0], second[1]["WeftReason"]) == (503, "insufficientResources") and "no memory" in second[1][
+        "Message"
+    ]
+    node.fabric.answer = lambda call: Answer(call.id, b"{}")
+    assert (await node.post())[0] == 200
+
+
+async def test_a_huge_or_slow_body_reaches_no_function(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "BODY_SECONDS", 0.5)
+    await node.list(make_function())
+    head = f"POST /shop/label HTTP/1.1\r\nHost: n1\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: "
+    status, body, _ = await node.send(f"{head}7000000\r\n\r\n".encode())
+    assert (status, body["WeftReason"]) == (413, "tooLarge")
+    status, body, _ = await node.send(f"{head}100\r\n\r\n{{".encode())
+    assert (status, body["WeftReason"]) == (408, "tooSlow")
+    assert node.fabric.invoked == []
+
+
+async def test_a_restarted_agent_serves_without_the_server_what_it_kept(node: Node) -> None:
+    await node.list(make_function())
+    kept = (node.folder / "functions" / "local.json").read_bytes()
+    sealed = (node.folder / "function-secrets" / "uid-shop-label").read_bytes()
+    assert TOKEN.encode() not in kept + sealed and b"secret-ticket" not in kept
+    assert (await node.post())[0] == 200
+    node.functions._usage.write()  # as every 5 s
+    node.fabric.here = False
+    await node.restart()
+    assert node.fabric.learnt == {"shop/label"} and (await node.post())[0] == 200
+    assert (await node.post("/shop/label", OTHER))[0] == 401
+    node.functions.report_usage()
+    assert node.fabric.events[-1] == (
+        "label",
+        "InvokedAtNode",
+        "2 invocations at the node, 1.0 s of run time; 2 in all",
+    )
+    (node.folder / "functions" / "local.json").write_bytes(b"{damaged")
+    await node.restart()
+    assert (await node.post())[0] == 401  # none is known, and the agent lives
+
+
+async def test_a_secret_that_may_not_be_kept_is_asked_for_again_and_what_lacks_says_so(node: Node) -> None:
+    node.fabric.offline = False
+    await node.list(make_function())
+    assert "secret door is not --offline" in node.fabric.events[-1][2] and (await node.post())[0] == 200
+    node.fabric.here = False
+    await node.restart()
+    await node.until(lambda: bool(node.fabric.events))
+    assert node.fabric.events[-1][1:] == ("NotServedAtNode", "the server can't be reached")
+    status, body, _ = await node.post()
+    assert (status, body["WeftReason"]) == (503, "tokenNotKept") and "--offline" in body["Message"]
+    node.fabric.here = True
+    node.fabric.tokens["shop/label"] = "short"
+    node.functions.take(ServeLocally([make_function()]))
+    await node.until(lambda: "fewer than 16" in node.fabric.events[-1][2])
+    assert (await node.post(token="short"))[0] == 503
+
+
+async def test_a_function_whose_code_could_not_be_fetched_is_not_served_until_it_could(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    node.fabric.here = False
+    await node.list(make_function())
+    assert node.fabric.events[-1][1] == "NotServedAtNode" and "can't be fetched" in node.fabric.events[-1][2]
+    node.fabric.here = True
+    await node.until(lambda: node.fabric.events[-1][1] == "ServedAtNode")
+
+
+async def test_what_the_server_lists_no_longer_is_gone_with_its_token_but_not_what_is_unready(node: Node) -> None:
+    await node.list(make_function(), make_function(name="price"))
+    node.functions.take(ServeLocally([], unready=["uid-shop-label"]))
+    await node.until(lambda: not (node.folder / "function-secrets" / "uid-shop-price").exists())
+    assert node.fabric.learnt == {"shop/label"} and (await node.post())[0] == 200
+    assert (await node.post("/shop/price"))[0] == 404
+    del node.fabric.tokens["shop/label"]  # somebody deleted the secret
+    node.functions.take(ServeLocally([make_function()]))
+    await node.until(lambda: not (node.folder / "function-secrets" / "uid-shop-label").exists())
+    assert (await node.post())[0] == 503
+
+
+def test_counts_outlive_a_full_disk_and_of_too_many_functions_the_oldest_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, label = Usage(tmp_path), Ref("function", "label", "u1", "shop")
+    usage.count(label, failed=True, seconds=1.25)
+    (tmp_path / "local-usage.json").mkdir()  # nothing can be written there
+    usage.write()
+    assert usage.changed and usage.take() == [
+        (label, "1 invocation at the node, 1 with an error, 1.2 s of run time; 1 in all")
+    ]
+    (tmp_path / "local-usage.json").rmdir()
+    monkeypatch.setattr("weft.agent.function.local.usage.MOST", 2)
+    for name in ("u2", "u1", "u3"):
+        usage.count(Ref("function", name, name, "shop"), failed=False, seconds=0.0)
+    usage.write()
+    assert [(ref.uid, text.rpartition("; ")[2]) for ref, text in Usage(tmp_path).take()] == [
+        ("u1", "2 in all"),
+        ("u3", "1 in all"),
+    ]
+
+
+@pytest.mark.parametrize("place", ["9466", "shop:9466", "127.0.0.1:99999", "10.0.0.5:9466"])
+def test_an_address_without_tls_is_this_machine_s_alone(place: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        read_place(place, False)
+    assert refused.value.field == "local_functions" and isinstance(refused.value, WeftError) and refused.value.hint
+    assert read_place("10.0.0.5:9466", True) == ("10.0.0.5", 9466) and read_place("[::1]:1", False) == ("::1", 1)
