@@ -347,7 +347,7 @@ async def _find_local_functions(
     """The functions among the events' objects that the node serves at its own address, by uid."""
     found: dict[str, Ref] = {}
     for ref in {event.object for event in events[:MOST_EVENTS] if event.object.uid not in own}:
-        if ref.kind != FUNCTION.name or not ref.project:
+        if not ref.project:
             continue
         entry = await context.store.get(object_key(FUNCTION.name, ref.project, ref.name))
         envelope = decode_envelope(entry.value) if entry is not None else None

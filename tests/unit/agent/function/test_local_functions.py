@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from weft.agent.function.local import functions as module
-from weft.agent.function.local import server as door
+from weft.agent.function.local import server as local_server
 from weft.agent.function.local.functions import LocalFunctions
 from weft.agent.function.local.server import make_server
 from weft.agent.function.local.usage import Usage
@@ -185,7 +185,7 @@ async def test_who_tries_many_wrong_tokens_is_slowed_down_and_others_may_go_on(
     found = [(await node.post(token=f"wrong-{number}"))[0] for number in range(25)]
     assert found[:10] == [401] * 10 and 429 in found
     assert (await node.post())[0] == 200
-    monkeypatch.setattr(door, "MOST_A_SECOND", 1.0)
+    monkeypatch.setattr(local_server, "MOST_A_SECOND", 1.0)
     await node.restart()
     await node.list(make_function())
     many = [await node.post() for _ in range(10)]

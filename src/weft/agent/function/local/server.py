@@ -63,7 +63,7 @@ class LocalCalls:
         self._bound(self._rate, request.address)
         found = _PATH.fullmatch(request.path)
         if found is None:
-            raise NotFound(f"{request.path[:80]!r} is no function here", hint="the path is /PROJECT/FUNCTION")
+            raise NotFound(f"{request.path[:80]!r} is not the path of a function", hint="the path is /PROJECT/FUNCTION")
         if request.method != "POST":
             return make_error(405, "methodNotAllowed", "only POST: its body is the event")
         given = request.header(b"authorization")
