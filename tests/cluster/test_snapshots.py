@@ -8,7 +8,8 @@ from tests.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.host
 
-WHO = "hostname; cat /sys/class/net/eth0/address; ip -o -4 addr show eth0 | grep -o inet.*/"
+ADDRESS = "for try in $(seq 90); do ip -o -4 addr show eth0 | grep -o inet.*/ && exit; sleep 1; done; exit 1"
+WHO = f"hostname; cat /sys/class/net/eth0/address; {ADDRESS}"  # a new name, and so a new address, comes a moment later
 
 
 def run(cluster: Cluster, vm: str, script: str) -> list[str]:

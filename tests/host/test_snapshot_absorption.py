@@ -40,7 +40,7 @@ from weft.objects.identity import short_id
 
 pytest.register_assert_rewrite("tests.conformance.runtime_contract")
 
-from tests.conformance.runtime_contract import ready, run
+from tests.conformance.runtime_contract import ready, run, until
 
 pytestmark = pytest.mark.host
 READ = "echo 3 > /proc/sys/vm/drop_caches; cd /root; sha256sum data-*"
@@ -109,9 +109,11 @@ class SnapshotLab:
         (pid,) = self.lab.processes(f"/{self.id}/")
         return {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}
 
-    def kill(self) -> None:
+    async def kill(self, driver: QemuDriver) -> None:
+        """The machine dies; returns once its driver has noticed."""
         for pid in self.lab.processes(f"/{self.id}/"):
             os.kill(pid, signal.SIGKILL)
+        await until(driver, self.id, lambda facts: facts.state != "running")
 
 
 def make_uid(name: str) -> str:
@@ -159,8 +161,7 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
         if running:
             assert not Path(middle.path).exists() and middle.path not in node.open_files()
             assert await read(driver, node.id) == whole
-            node.kill()
-            await asyncio.sleep(0.2)
+            await node.kill(driver)
         await ready(driver, await node.plan())
         assert await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
@@ -186,9 +187,8 @@ async def test_a_machine_that_is_killed_right_after_a_copy_has_lost_nothing_of_i
         await node.volumes.layers.drop(f"{node.id}-s1")
         assert (await run(driver, node.id, "mount", "-o", "remount,ro", "/"))[1:] == (b"", 0)
         await node.absorb(driver)
-        node.kill()  # the guest has not written since, so that nothing has made it flush its disk
+        await node.kill(driver)  # the guest has not written since, so that nothing has made it flush its disk
         assert await node.volumes.layers.list_layers(node.id) == []
-        await asyncio.sleep(0.2)
         await ready(driver, await node.plan())
         assert await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
@@ -304,8 +304,7 @@ async def test_a_copy_that_somebody_ended_and_dismissed_does_not_count_as_done(
         assert await read(driver, node.id) == whole
         await node.absorb(driver)
         assert await node.volumes.layers.list_layers(node.id) == []
-        node.kill()
-        await asyncio.sleep(0.2)
+        await node.kill(driver)
         await ready(driver, await node.plan())
         assert await read(driver, node.id) == whole
         await driver.stop(node.id, grace_seconds=0)
