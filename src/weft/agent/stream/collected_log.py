@@ -22,6 +22,7 @@ from weft.telemetry.logs.match import Matcher, make_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
 
 MOST_TAIL = 100_000
+_LINES_AT_ONCE = 1_000  # then a gateway hears how far it has come
 _reading = asyncio.Semaphore(4)  # of old lines, which takes memory
 
 
@@ -80,7 +81,7 @@ class _Sender:
             while self._given.follow and not watching.done():
                 end = self._store.next_number(self._of.uid)
                 if end > position:
-                    await self._send(Range(self._of.uid, first=position, end=end))
+                    await self._send(Range(self._of.uid, first=position, end=end), announces=True)
                     position = end
                     await self._announce(position)
                 elif gone is not None:
@@ -113,12 +114,15 @@ class _Sender:
             found = await asyncio.to_thread(read_last, self._store, asked, self._matcher, self._given.tail)
         await self._send_lines(found)
 
-    async def _send(self, asked: Range) -> None:
+    async def _send(self, asked: Range, *, announces: bool = False) -> None:
         if self._matcher is not None:
             self._matcher.begin()
         blocks = read_lines(self._store, asked, self._matcher)
         while (lines := await asyncio.to_thread(_next, blocks)) is not None:
-            await self._send_lines(lines)
+            for at in range(0, len(lines), _LINES_AT_ONCE if announces else len(lines)):
+                await self._send_lines(sent := lines[at : at + _LINES_AT_ONCE] if announces else lines)
+                if announces:
+                    await self._announce(sent[-1].number + 1)
 
     async def _send_lines(self, lines: list[Line]) -> None:
         data = await asyncio.to_thread(encode_lines, lines, self._of.what)

@@ -22,6 +22,7 @@ from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame
 
 log = logging.getLogger("weft.gateway")
 _FINAL = ("inUse", "illegalTransition", "unsupported")
+_MOST_HELD_BYTES = 1 << 20  # of lines whose numbers the node hasn't announced yet
 
 
 class _Left(msgspec.Struct):
@@ -40,6 +41,9 @@ class OutputStream:
         self._printed: int | None = None  # the position in the output; None: it hasn't begun
         # Then positions are numbers of lines, which the node announces as it sends them.
         self._in_lines = (claims.get("input") or {}).get("aggregate") is True
+        # Lines wait for their number: what is lost with their node before would otherwise come once more.
+        self._held: list[Frame] = []
+        self._held_bytes = 0
         self._carried = Carried()
         self._pursuit = Reconnector(claims, self._ask, open_stream, find_place, clock)
         self._stream: Connection | None = None  # None: typed input is dropped
@@ -102,25 +106,45 @@ class OutputStream:
                 await self._stream.send(encode_frame(frame.type, frame.payload))
 
     async def _receive(self, stream: Connection) -> _Left | None:
+        self._held, self._held_bytes = [], 0
         while (frame := await stream.receive()) is not None:
             if frame.type == FrameType.SESSION:
                 self._begin(frame)
+                await self._pass_held()
             elif frame.type == FrameType.DETACHED:
                 self._begin(frame)
+                await self._pass_held()
                 return _Left(read_place(frame))
-            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR, *END):
+            elif frame.type in END:
+                await self._pass_held()
                 await self._client.send(encode_frame(frame.type, frame.payload))
-                if frame.type in END:
-                    self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
-                    return None
-                self._carried.bytes_out += len(frame.payload)
-                if self._printed is not None and not self._in_lines:
-                    self._printed += len(frame.payload)
+                self._carried.result = "done" if frame.type == FrameType.EXIT else frame.error().token
+                return None
+            elif frame.type in (FrameType.DATA_OUT, FrameType.STDERR):
+                if self._in_lines and self._printed is not None:
+                    self._held.append(frame)
+                    self._held_bytes += len(frame.payload)
+                    if self._held_bytes <= _MOST_HELD_BYTES:
+                        continue
+                    await self._pass_held()
+                else:
+                    await self._pass(frame)
         if self._printed is None:
             raise Unavailable(
                 "the connection to the workload's node was lost; the workload goes on", reason="streamLost"
             )
         return _Left()
+
+    async def _pass_held(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        for frame in held:
+            await self._pass(frame)
+
+    async def _pass(self, frame: Frame) -> None:
+        await self._client.send(encode_frame(frame.type, frame.payload))
+        self._carried.bytes_out += len(frame.payload)
+        if self._printed is not None and not self._in_lines:
+            self._printed += len(frame.payload)
 
     async def _send_notice(self, before: WorkloadLocation, place: WorkloadLocation) -> None:
         """Show people at a console why it stopped for a moment."""
