@@ -1,7 +1,7 @@
 """Runs models in a process, and keeps one there: replaces it when they change, and starts another when it ends or hangs.
 
 Another set of models is another process: it is ready before it takes over, and the one before may still answer what it was
-asked. A model that made a process end or hang is left out for a while, which grows; the others go on without it. What it can't
+asked. Where none runs yet, those that load quickly come first: one that hangs as it is loaded holds nobody up. A model that made a process end or hang is left out for a while, which grows; the others go on without it. What it can't
 load, it never tries again until its file is another; what there was no memory for, when other models are wanted.
 """
 
@@ -19,6 +19,7 @@ from weft.objects.errors import Unavailable
 
 HANG_SECONDS = 5.0  # that one answer may take
 LOAD_SECONDS = 60.0  # that a start, or one model, may take
+SLOW_SECONDS = 5.0  # a model that takes longer to load than that is loaded when the others run
 LATE_SECONDS = 1.0  # that a process which was replaced may still answer
 REFRESH_SECONDS = 0.25
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
@@ -46,13 +47,15 @@ class ModelSupervisor:
         find_missing: Callable[[], str] = lambda: "",
         hang_seconds: float = HANG_SECONDS,
         load_seconds: float = LOAD_SECONDS,
+        slow_seconds: float = SLOW_SECONDS,
     ) -> None:
         self._make_command, self._clock, self._find_missing = make_command, clock, find_missing
-        self._hang_seconds, self._load_seconds = hang_seconds, load_seconds
+        self._hang_seconds, self._load_seconds, self._slow_seconds = hang_seconds, load_seconds, slow_seconds
         self._wanted: dict[str, ModelFile] = {}
         self._good: dict[str, ModelFile] = {}  # that the process runs
         self._refused: dict[tuple[str, str], str] = {}  # by model and version: why it can't be loaded
         self._crowded: dict[tuple[str, str], str] = {}  # the same, for want of memory: until other models are wanted
+        self._slow: set[tuple[str, str]] = set()  # models and versions that take long to load
         self._trouble: dict[tuple[str, str], _Trouble] = {}  # by model and version
         self._process: RunnerProcess | None = None
         self._listener: AnswerListener | None = None
@@ -68,6 +71,7 @@ class ModelSupervisor:
         if files != self._wanted:
             self._wanted = dict(files)
             self._crowded.clear()
+            self._slow &= {(uid, one.version) for uid, one in files.items()}
             self._changed.set()
 
     def list_used(self) -> set[str]:
@@ -101,7 +105,8 @@ class ModelSupervisor:
         await self._watch(listener)
         wanted = self._plan(self._clock.elapsed())
         if wanted != self._good:
-            await self._replace(wanted, listener)
+            quick = {uid: file for uid, file in wanted.items() if (uid, file.version) not in self._slow}
+            await self._replace(quick if quick and self._process is None else wanted, listener)
         listener.note_problems(self._list_problems())
 
     async def _watch(self, listener: AnswerListener) -> None:
@@ -173,6 +178,12 @@ class ModelSupervisor:
             await fresh.start(wanted, self._make_command)
             while await fresh.is_loading(self._load_seconds, REFRESH_SECONDS):
                 await self._watch(listener)  # the one before goes on meanwhile
+                if self._is_held_up(fresh, wanted):
+                    log.warning("model %s takes long to load: the others come first", fresh.loading)
+                    self._slow.add((fresh.loading, wanted[fresh.loading].version))
+                    await fresh.end()
+                    self._changed.set()
+                    return
         except Unavailable as problem:
             self._blame(_OF_ALL, problem.message)
             return
@@ -201,6 +212,13 @@ class ModelSupervisor:
         known = {(uid, one.version) for uid, one in self._wanted.items()}
         self._refused = {key: why for key, why in self._refused.items() if key in known}
         listener.note_running(fresh.versions)
+
+    def _is_held_up(self, fresh: RunnerProcess, wanted: Mapping[str, ModelFile]) -> bool:
+        """Whether others, of which none runs, wait for one that takes long."""
+        if self._process is not None or fresh.loading not in wanted or len(wanted) == 1:
+            return False
+        is_known = (fresh.loading, wanted[fresh.loading].version) in self._slow
+        return not is_known and self._clock.elapsed() - fresh.progress_at >= self._slow_seconds
 
     def _blame_loading(self, uid: str, wanted: Mapping[str, ModelFile], words: str) -> None:
         good = self._good

@@ -8,6 +8,7 @@ The gateway never reads a cache.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 
@@ -15,12 +16,13 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import Value
-from weft.contracts.edge.cache import MOST_PUT_BYTES, MOST_VALUE_BYTES, Cache
+from weft.contracts.edge.cache import MOST_VALUE_BYTES, Cache
 from weft.edge.device.twin import Phase, Twin
 from weft.edge.model.engine import By, Decision
 from weft.objects.errors import WeftError
 
-TOGETHER = 50  # twins in one write: encoding them takes the loop less than a millisecond
+TOGETHER = 50  # twins in one write, unless they are large: encoding them takes the loop less than a millisecond
+TOGETHER_BYTES = 256 << 10  # after so many no other twin is encoded for this write
 PAUSE_SECONDS = 0.1  # between two looks for what changed
 MORE_SECONDS = 0.02  # between two writes while more waits: at most 2,500 twins a second
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0  # while the cache can't be written
@@ -188,8 +190,8 @@ class TwinPublisher:
         values: dict[str, bytes] = {}
         taken: list[str] = []
         size = 0
-        for uid in list(self._waiting)[:TOGETHER]:
-            if size > MOST_PUT_BYTES - 2 * MOST_VALUE_BYTES:
+        for uid in [*itertools.islice(self._waiting, TOGETHER)]:
+            if size >= TOGETHER_BYTES:
                 break
             del self._waiting[uid]
             twin = self._twins.get(uid)
@@ -197,11 +199,11 @@ class TwinPublisher:
                 continue
             taken.append(uid)
             body = self._encode(twin, at)
+            size += len(body)
             if len(body) > MOST_VALUE_BYTES:
                 self.counts.dropped += 1
                 continue
             values[find_key(twin)] = body
-            size += len(body)
         return values, taken
 
     def _take_due(self, at: float) -> None:

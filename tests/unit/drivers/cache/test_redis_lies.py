@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -60,6 +62,7 @@ async def answering(folder: Path, answers: bytes, *, ends: bool = True) -> Async
         (b"-\r\n", "lies.sock: "),
         (b"-OOM command not allowed\r\n", "memory is full; raise maxmemory"),
         (b"-NOAUTH Authentication required.\r\n", "cache_password"),
+        (b"-MOVED 866 10.0.0.7:7001\r\n", "part of a cluster; give the address"),
         (b"-ERR \x1b[31mred\r\n", r"ERR \?\[31mred"),
     ],
 )
@@ -89,8 +92,14 @@ async def test_a_password_is_never_in_what_is_said_also_where_the_server_repeats
         tmp_path, b"-ERR unknown command 'AUTH', with args beginning with: 's3cret word'\r\n"
     ) as place:
         cache = RedisCache(place, SystemClock(), password=file)
-        with pytest.raises(Unavailable, match="unknown command") as refused:
+        with pytest.raises(Unavailable, match="it refuses the login") as refused:
             await cache.get("k")
+        assert "s3cret" not in str(refused.value)
+    file.write_text("s3cret" * 30 + "\n")  # Redis repeats the first 128 bytes
+    cut = ("s3cret" * 30)[:128].encode()
+    async with answering(tmp_path, b"-ERR unknown command 'AUTH', with args beginning with: '%s'\r\n" % cut) as place:
+        with pytest.raises(Unavailable) as refused:
+            await RedisCache(place, SystemClock(), password=file).get("k")
         assert "s3cret" not in str(refused.value)
     for text, words in (("", "on one line"), ("x" * 5000, "4096 bytes")):
         file.write_text(text)
@@ -98,6 +107,52 @@ async def test_a_password_is_never_in_what_is_said_also_where_the_server_repeats
             await RedisCache(Place(path="/absent"), SystemClock(), password=file).get("k")
     with pytest.raises(Unavailable, match="No such file"):
         await RedisCache(Place(path="/absent"), SystemClock(), password=tmp_path / "absent").get("k")
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        (b"$1048576\r\n" + bytes(1 << 20) + b"\r\n", "a value of 1048576 bytes"),
+        (b"$-1\r\n" * 50, "doesn't say that it has kept a value"),
+        (b":1\r\n" * 50, "doesn't say that it has kept a value"),
+        (b"+OK\r\n" * 49 + b"+QUEUED\r\n", "doesn't say that it has kept a value"),
+    ],
+)
+async def test_a_write_counts_only_when_each_value_is_said_to_be_kept_and_answers_to_it_are_small(
+    tmp_path: Path, answers: bytes, words: str
+) -> None:
+    async with answering(tmp_path, answers) as place:
+        cache = RedisCache(place, SystemClock())
+        with pytest.raises(Unavailable, match=words):
+            await cache.put({f"k{number}": b"v" for number in range(50)}, 60.0)
+        await cache.close()
+
+
+async def test_a_name_service_that_hangs_takes_one_thread_of_its_own_and_none_of_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        answered.wait(60)
+        return []
+
+    monkeypatch.setattr("weft.drivers.cache.redis.errand.socket.getaddrinfo", hang)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    before = threading.active_count()
+    cache = RedisCache(Place("cache.example"), SystemClock(), answer_seconds=0.05)
+    try:
+        with pytest.raises(TimedOut):
+            await cache.get("k")
+        cache._retry_at = 0.0
+        with pytest.raises(Unavailable, match="still being read"):
+            await cache.get("k")
+        assert threading.active_count() == before + 1
+        async with asyncio.timeout(30):
+            assert await asyncio.to_thread(lambda: "the twins are saved") == "the twins are saved"
+    finally:
+        answered.set()
+        await cache.close()
 
 
 def test_an_address_is_read_and_a_wrong_one_refused_without_what_may_be_a_password() -> None:
@@ -120,6 +175,9 @@ def test_an_address_is_read_and_a_wrong_one_refused_without_what_may_be_a_passwo
         "redis://a\n",
         "redis://fd00::7",
         "redis://@a",
+        "redis://a..b",
+        "redis://-a",
+        "redis://" + "a" * 64,
         "redis://u:hidden@a",
         "redis://:hidden@a",
         "http://u:hidden@a",

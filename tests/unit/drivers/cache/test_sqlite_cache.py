@@ -183,3 +183,37 @@ async def test_a_folder_that_can_t_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match=r"cache .*(Not a directory|File exists)"):
         await SqliteCache(tmp_path / "file", SystemClock()).put({"k": b""}, 60)
+
+
+async def test_a_link_a_pipe_and_a_folder_in_its_place_are_refused_with_the_remedy_and_left_alone(tmp_path: Path) -> None:
+    place, other = tmp_path / FILE, tmp_path / "gateway.db"
+    base = sqlite3.connect(other)
+    base.execute("create table twin (uid text)")
+    base.commit()
+    cache = SqliteCache(tmp_path, SystemClock())
+    for make, remove in (
+        (lambda: place.symlink_to(other.name), place.unlink),
+        (lambda: os.mkfifo(place), place.unlink),
+        (place.mkdir, place.rmdir),
+    ):
+        make()
+        with pytest.raises(Unavailable, match="is not a file") as refused:
+            await cache.put({"k": b"v"}, 60)
+        assert refused.value.hint.startswith("remove it")
+        remove()
+    await cache.put({"k": b"v"}, 60)
+    assert [name for (name,) in base.execute("select name from sqlite_master")] == ["twin"]
+    base.close()
+    await cache.close()
+
+
+async def test_a_file_of_another_version_of_weft_is_begun_again(tmp_path: Path) -> None:
+    base = sqlite3.connect(tmp_path / FILE)
+    base.executescript("create table entry (name text); pragma user_version = 2")
+    base.close()
+    cache = SqliteCache(tmp_path, SystemClock())
+    with pytest.raises(Unavailable, match="which another weft wrote; a new one begins"):
+        await cache.put({"k": b"v"}, 60)
+    await cache.put({"k": b"v"}, 60)
+    assert await cache.get("k") == b"v"
+    await cache.close()

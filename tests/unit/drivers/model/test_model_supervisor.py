@@ -1,8 +1,12 @@
-"""Which models a process is to run, and when it counts as hung: in virtual time, with no process at all."""
+"""Which models a process is to run, and when it counts as hung: in virtual time, and once with processes that only pretend."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.edge.model_runner import ModelFile
@@ -10,6 +14,24 @@ from weft.drivers.model.process import RunnerProcess
 from weft.drivers.model.supervisor import ModelSupervisor
 
 HANG_SECONDS = 5.0
+PRETENDER = """
+import json, socket, sys, time
+
+connection = socket.socket(fileno=int(sys.argv[1]))
+file = connection.makefile("rb")
+
+def say(**stage):
+    body = json.dumps({"type": "stage", **stage}).encode()
+    connection.sendall(len(body).to_bytes(4, "big") + body)
+
+for one in json.loads(file.read(int.from_bytes(file.read(4), "big")))["models"]:
+    say(uid=one["uid"])
+    if one["uid"] == "hangs":
+        time.sleep(600)
+    say(uid=one["uid"], done=True)
+say()
+file.read()
+"""
 
 
 class _Clock(SystemClock):
@@ -68,3 +90,29 @@ async def test_what_there_was_no_memory_for_is_tried_again_when_others_are_wante
     assert supervisor._list_problems()["large"] == "more than 256 MiB together"
     supervisor.put({"large": large, "bad": bad})
     assert supervisor._plan(0.0) == {"large": large}
+
+
+async def test_a_model_that_hangs_as_it_is_loaded_holds_up_no_other_after_a_start(tmp_path: Path) -> None:
+    heard, files = _Heard(), {}
+    for uid in ("hangs", "works"):
+        path = tmp_path / uid
+        path.touch()
+        files[uid] = ModelFile(uid, 1, path=str(path))
+    supervisor = ModelSupervisor(
+        lambda descriptor: [sys.executable, "-c", PRETENDER, str(descriptor)], SystemClock(), slow_seconds=1.0
+    )
+    supervisor.put(files)
+    task = asyncio.create_task(supervisor.keep(heard))
+    try:
+        async with asyncio.timeout(50):  # less than a model may take to load
+            while not heard.running or "works" not in heard.running[-1]:
+                await asyncio.sleep(0.02)
+        first = supervisor.pid
+        async with asyncio.timeout(50):
+            while supervisor.starts < 3:  # and then the slow one is tried, beside it
+                await asyncio.sleep(0.02)
+        assert supervisor.pid == first and supervisor.ask(1, "works", [0.0])
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

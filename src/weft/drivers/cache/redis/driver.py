@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from weft.contracts.clock import Clock
 from weft.contracts.edge.cache import MOST_VALUE_BYTES, check_keys, check_put
+from weft.drivers.cache.redis.errand import Errand, Way, find_way
 from weft.drivers.cache.redis.place import Place
-from weft.drivers.cache.redis.replies import Broken, Refusal, explain_refusal, read_reply, write_command
+from weft.drivers.cache.redis.replies import (
+    MOST_WORD_BYTES,
+    Broken,
+    Refusal,
+    explain_login,
+    explain_refusal,
+    read_reply,
+    write_command,
+)
 from weft.objects.errors import TimedOut, Unavailable
 
 ANSWER_SECONDS = 5.0  # of a call, with what connects before it
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-MOST_PASSWORD_BYTES = 4096
 MOST_CALLS = 100  # that wait for each other
 _ENDS_CONNECTION = ("NOAUTH", "READONLY", "MASTERDOWN")  # a later connection may get another answer
 
@@ -46,11 +53,12 @@ class RedisCache:
         self._pause = FIRST_PAUSE_SECONDS
         self._retry_at = float("-inf")
         self._secret = ""
+        self._errand = Errand()
         self.connections = 0  # made so far
 
     async def get(self, key: str) -> bytes | None:
         check_keys([key])
-        (value,) = await self._ask([write_command("GET", key)])
+        (value,) = await self._ask([write_command("GET", key)], MOST_VALUE_BYTES)
         if value is not None and not isinstance(value, bytes):
             raise Unavailable(f"cache {self._place.words}: it answers {key[:60]!r} with something that isn't a value")
         return value
@@ -58,7 +66,10 @@ class RedisCache:
     async def put(self, values: Mapping[str, bytes], seconds: float) -> None:
         check_put(values, seconds)
         life = str(max(1, round(seconds * 1000)))
-        await self._ask([write_command("SET", key, value, "PX", life) for key, value in values.items()])
+        answers = await self._ask([write_command("SET", key, value, "PX", life) for key, value in values.items()])
+        if any(answer != b"OK" for answer in answers):
+            self._note_broken()  # whatever it is, its next answers are no better
+            raise Unavailable(f"cache {self._place.words}: it doesn't say that it has kept a value")
 
     async def delete(self, keys: Sequence[str]) -> None:
         check_keys(keys)
@@ -68,27 +79,27 @@ class RedisCache:
     async def close(self) -> None:
         self._drop()
 
-    async def _ask(self, commands: Sequence[bytes]) -> list[bytes | int | None]:
-        """The answers, in order. Raises Unavailable, TimedOut."""
+    async def _ask(self, commands: Sequence[bytes], most_bytes: int = MOST_WORD_BYTES) -> list[bytes | int | None]:
+        """The answers, in order, of ``most_bytes`` each. Raises Unavailable, TimedOut."""
         if self._waiting >= MOST_CALLS:
             raise Unavailable(f"cache {self._place.words}: {MOST_CALLS} calls wait for it already")
         self._waiting += 1
         try:
             async with asyncio.timeout(self._answer_seconds):
                 async with self._lock:
-                    return await self._ask_alone(commands)
+                    return await self._ask_alone(commands, most_bytes)
         except TimeoutError:
             raise TimedOut(f"cache {self._place.words}: no answer in {self._answer_seconds:g} s") from None
         finally:
             self._waiting -= 1
 
-    async def _ask_alone(self, commands: Sequence[bytes]) -> list[bytes | int | None]:
+    async def _ask_alone(self, commands: Sequence[bytes], most_bytes: int) -> list[bytes | int | None]:
         if self._link is None and self._clock.elapsed() < self._retry_at:
             raise Unavailable(f"cache {self._place.words}: it couldn't be reached just now; it is tried again soon")
         whole = False
         try:
             link = self._link = self._link or await self._connect()
-            answers = await self._exchange(link, commands)
+            answers = await self._exchange(link, commands, most_bytes)
             whole = True
         except Broken as problem:
             raise Unavailable(f"cache {self._place.words}: {problem}") from None
@@ -108,12 +119,15 @@ class RedisCache:
         return [one for one in answers if not isinstance(one, Refusal)]
 
     async def _exchange(
-        self, link: tuple[asyncio.StreamReader, asyncio.StreamWriter], commands: Sequence[bytes]
+        self,
+        link: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        commands: Sequence[bytes],
+        most_bytes: int = MOST_WORD_BYTES,
     ) -> list[bytes | int | Refusal | None]:
         reader, writer = link
         sending = asyncio.ensure_future(_send(writer, commands))
         try:  # both at once: a server whose answers nobody reads stops reading
-            return [await read_reply(reader, MOST_VALUE_BYTES) for _ in commands]
+            return [await read_reply(reader, most_bytes) for _ in commands]
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError):
@@ -121,21 +135,18 @@ class RedisCache:
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         place = self._place
-        self._secret = await asyncio.to_thread(_read_password, self._password)
-        if place.path:
-            link = await asyncio.open_unix_connection(place.path)
-        else:
-            tls = await asyncio.to_thread(_make_tls, self._authority) if place.tls else None
-            link = await asyncio.open_connection(place.host, place.port, ssl=tls)
+        way = await self._errand.run(lambda: find_way(place, self._password, self._authority))
+        self._secret = way.password
+        link = await _open(place, way)
         self.connections += 1
         self._link = link  # dropped, too, if the greeting breaks
-        greeting = []
         if self._secret:
             words = [place.user, self._secret] if place.user else [self._secret]
-            greeting.append(write_command("AUTH", *words))
+            (answer,) = await self._exchange(link, [write_command("AUTH", *words)])
+            if isinstance(answer, Refusal):
+                raise Broken(explain_login(answer))
         if place.number:
-            greeting.append(write_command("SELECT", str(place.number)))
-        for answer in await self._exchange(link, greeting):
+            (answer,) = await self._exchange(link, [write_command("SELECT", str(place.number))])
             if isinstance(answer, Refusal):
                 raise Broken(explain_refusal(answer, [self._secret]))
         return link
@@ -157,29 +168,12 @@ async def _send(writer: asyncio.StreamWriter, commands: Sequence[bytes]) -> None
         await writer.drain()
 
 
-def _read_password(path: Path | None) -> str:
-    """Raises Broken; its first line, so that editors may end it as they do."""
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MOST_PASSWORD_BYTES + 1)
-    except OSError as problem:
-        raise Broken(f"the file of cache_password can't be read: {problem.strerror}") from None
-    line = text.partition(b"\n")[0].removesuffix(b"\r")
-    if not line or len(text) > MOST_PASSWORD_BYTES:
-        raise Broken(
-            f"the file of cache_password must hold a password on one line, of {MOST_PASSWORD_BYTES} bytes at most"
-        )
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        raise Broken("the file of cache_password must be UTF-8") from None
-
-
-def _make_tls(authority: Path | None) -> ssl.SSLContext:
-    """Raises Broken."""
-    try:
-        return ssl.create_default_context(cafile=str(authority) if authority is not None else None)
-    except OSError as problem:
-        raise Broken(f"cache_authority can't be read: {getattr(problem, 'strerror', '') or problem}") from None
+async def _open(place: Place, way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Raises OSError of the last address, if none takes the connection."""
+    if place.path:
+        return await asyncio.open_unix_connection(place.path)
+    name = place.host if way.tls is not None else None
+    for address in way.addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(address, place.port, ssl=way.tls, server_hostname=name)
+    return await asyncio.open_connection(way.addresses[-1], place.port, ssl=way.tls, server_hostname=name)

@@ -10,7 +10,8 @@ from weft.objects.errors import InvalidInput
 
 PORT = 6379
 LIKE = "redis://192.168.7.5:6379, rediss://cache.example:6379 or unix:///run/redis/redis.sock"
-_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.%a-z]{2,60}\]")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.%a-z]{{2,60}}\]")
 
 
 class Place(msgspec.Struct, frozen=True):

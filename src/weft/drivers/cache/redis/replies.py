@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 MOST_LINE_BYTES = 4096
+MOST_WORD_BYTES = 64  # of an answer that is no value: a server can't fill the memory with answers to a thousand writes
 _MOST_DIGITS = 20
 
 
@@ -74,6 +75,15 @@ def _read_number(text: bytes) -> int:
     return int(text)
 
 
+def explain_login(refusal: Refusal) -> str:
+    """Why it refuses a password, without a word of its own: servers repeat what they didn't understand, and cut it off, so a part
+    of the password couldn't be found in it."""
+    meaning = _MEANINGS.get(refusal.code)
+    if meaning:
+        return f"{refusal.code}: {meaning}"
+    return "it refuses the login: ask it with redis-cli; it may have no password, or not know this user"
+
+
 def explain_refusal(refusal: Refusal, secrets: Sequence[str] = ()) -> str:
     """What it means for people. Servers repeat what they didn't understand, so ``secrets`` are left out."""
     meaning = _MEANINGS.get(refusal.code)
@@ -95,4 +105,9 @@ _MEANINGS = {
     "LOADING": "it still loads its file",
     "MISCONF": "it can't save its file, so it takes no writes",
     "MASTERDOWN": "it is a replica without its source",
+    "MOVED": "it is part of a cluster; give the address of a Redis that holds all keys itself",
+    "ASK": "it is part of a cluster; give the address of a Redis that holds all keys itself",
+    "CROSSSLOT": "it is part of a cluster; give the address of a Redis that holds all keys itself",
+    "CLUSTERDOWN": "it is part of a cluster, which is down; give the address of a Redis that holds all keys itself",
+    "WRONGTYPE": "another program keeps something else under that key; give the gateway a database of its own",
 }

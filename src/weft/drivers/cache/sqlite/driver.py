@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,15 +111,18 @@ class SqliteCache:
     def _open(self) -> sqlite3.Connection:
         """The file under that name now: another process may have begun it again."""
         try:
-            at = self._path.stat()
+            at = self._path.lstat()
         except FileNotFoundError:
             at = None
+        if at is not None and not stat.S_ISREG(at.st_mode):  # a link would have it write into another program's file
+            self._drop()
+            raise Unavailable(f"cache {self._path}: it is not a file", hint="remove it: the gateway makes a file there")
         if self._base is not None:
             if at is not None and (at.st_dev, at.st_ino) == self._opened:
                 return self._base
             self._drop()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             at = os.fstat(descriptor)
         finally:
@@ -129,7 +133,10 @@ class SqliteCache:
             base.execute("pragma synchronous = normal")
             base.execute(f"pragma journal_size_limit = {8 << 20}")
             base.execute(f"pragma max_page_count = {self._find_most_pages()}")
-            if base.execute("pragma user_version").fetchone()[0] != _VERSION:
+            version = base.execute("pragma user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError(f"it is of version {version}, which another weft wrote")
+            if version != _VERSION:
                 base.executescript(f"begin immediate; {_SCHEMA} pragma user_version = {_VERSION}; commit;")
         except BaseException:
             base.close()
