@@ -33,6 +33,7 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
         spec = DeviceSpec(node="n1", model="fridge", desired={"setpoint": 4}, desired_until={"setpoint": until})
         fridge = await lab.put("device", "fridge", spec)
         warm = await lab.put("rule", "warm", RuleSpec(when="setpoint>5", then=[Act(event="too warm")]))
+        other = await lab.put("device", "other", DeviceSpec(node="n2", model="fridge"))
         spec_of_model = ModelSpec(file="a" * 64, inputs=["setpoint"], result=Result(event="defrost", threshold=0.5))
         frost = await lab.put("model", "frost", spec_of_model)
         runs = {"n1": NodeRuns(runs=9, late=1, nan=2, p99_ms=2.5), "n2": NodeRuns(runs=1, dead=1, problem="gone")}
@@ -59,6 +60,15 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
             found = decode_part(envelope.status, ModelStatus)
             return (found.runs, found.misses, found.p99_ms, found.problem) == (10, 4, 2.5, "n2: gone")
 
+        async def is_without_the_node_that_it_left() -> bool:
+            envelope = await lab.get(frost.key)
+            assert envelope is not None
+            found = decode_part(envelope.status, ModelStatus)
+            return (found.runs, found.problem, [*found.nodes]) == (9, "", ["n1"])
+
+        def move(envelope: Envelope) -> None:
+            envelope.spec = msgspec.Raw(msgspec.json.encode(DeviceSpec(node="n1", model="fridge")))
+
         async def is_over() -> bool:
             envelope = await lab.get(fridge.key)
             return envelope is not None and not decode_part(envelope.spec, DeviceSpec).desired
@@ -66,6 +76,8 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
         await lab.until(drifts)
         await lab.until(is_counted)
         await lab.until(is_summed_up)
+        await lab.change(other.key, move)
+        await lab.until(is_without_the_node_that_it_left)
         await lab.until(is_over, 400.0)
         assert not (await status()).drift
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import msgspec
@@ -16,15 +16,10 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import (
-    Property,
-    Value,
-    check_name,
-    check_value,
-    no_property,
-)
-from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
-from weft.kinds.rule import MOST_LABELS, MOST_SECONDS, MOST_WORDS, Selector, check_condition
+from weft.kinds.fields.device.affordance import Value, check_name, check_value, no_property
+from weft.kinds.fields.device.reading import check_condition, check_number, check_reading
+from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
+from weft.kinds.rule import MOST_LABELS, MOST_SECONDS, MOST_WORDS, Selector
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.schema import field
@@ -33,7 +28,6 @@ MOST_INPUTS = 64
 MOST_DEADLINE_MS = 1000.0
 MOST_INDEX = 1023
 DIGEST = re.compile(r"[0-9a-f]{64}")
-_INPUT = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,62})(?:\.(mean|min|max|count|last|rate)([1-9][0-9]{0,3}))?")
 
 
 class Result(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -135,12 +129,7 @@ def check_model(spec: ModelSpec) -> None:
             hint=f"give 1 to {MOST_INPUTS}, in the order in which the file takes them",
         )
     for at, name in enumerate(spec.inputs):
-        if not _INPUT.fullmatch(name):
-            raise InvalidInput(
-                f"spec.inputs[{at}]: {name[:80]!r} is neither a property nor a measure of one",
-                field=f"spec.inputs[{at}]",
-                hint="write temperature, or temperature.mean60 for the mean of a window of 60 s",
-            )
+        check_reading(name, f"spec.inputs[{at}]")
     _check_result(spec.result)
     _check_fallback(spec.fallback, spec.result)
 
@@ -200,7 +189,7 @@ def _agree(spec: ModelSpec, models: Mapping[str, DeviceModelSpec]) -> None:
     if model is None:
         return
     for at, name in enumerate(spec.inputs):
-        _check_input(model.properties, name, f"spec.inputs[{at}]")
+        check_number(name, model.properties, f"spec.inputs[{at}]")
     if spec.fallback.when:
         check_condition(spec.fallback.when, model.properties, "spec.fallback.when")
     if not spec.result.set or spec.result.device:  # another device may be of another model
@@ -226,27 +215,6 @@ def _agree(spec: ModelSpec, models: Mapping[str, DeviceModelSpec]) -> None:
         check_value(known, spec.fallback.value, "spec.fallback.value")
 
 
-def _check_input(properties: Mapping[str, Property], name: str, where: str) -> None:
-    found = _INPUT.fullmatch(name)
-    assert found is not None  # ``check_model`` came first
-    base, measure, seconds = found.groups()
-    known = properties.get(base)
-    if known is None:
-        raise no_property(list(properties), base, where)
-    if known.type == "string":
-        raise InvalidInput(
-            f"{where}: {base} is a text, and a model reads numbers",
-            field=where,
-            hint="name a number, integer or boolean",
-        )
-    if measure and not any(one.seconds == int(seconds) and measure in one.of for one in known.windows):
-        raise InvalidInput(
-            f"{where}: its device model has no {measure} over {seconds} s of {base}",
-            field=where,
-            hint=f"declare it there: windows: [{{seconds: {seconds}, of: [{measure}]}}]",
-        )
-
-
 def _about(obj: Object) -> str:
     labels = [f"{name}={value}" for name, value in sorted((dig(obj, "spec.devices.labels") or {}).items())]
     return ", ".join([*filter(None, [dig(obj, "spec.devices.model", "")]), *labels]) or "all"
@@ -261,6 +229,13 @@ def _p99(obj: Object) -> str:
     return "–" if found is None else f"{found:.1f} ms"
 
 
+MODELS_BY_PROJECT = Index("models by project")
+
+
+def _project_of(item: Stored) -> Iterable[str]:
+    return (item.envelope.project or "",)
+
+
 MODEL = Kind(
     name="model",
     plural="models",
@@ -269,6 +244,7 @@ MODEL = Kind(
     spec=ModelSpec,
     status=ModelStatus,
     report=ModelReport,
+    indexes={MODELS_BY_PROJECT: _project_of},
     references=(
         Reference("node", "spec.node", lambda spec: [spec.node] if spec.node else [], blocks=False),
         Reference(

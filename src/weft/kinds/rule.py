@@ -13,14 +13,13 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Property, Value, check_name
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_name
+from weft.kinds.fields.device.reading import check_condition
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
-from weft.language.parse import read_expression
-from weft.language.tree import attributes_of
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.quantity import format_duration, format_time
-from weft.objects.schema import field, suggest
+from weft.objects.schema import field
 
 MOST_LABELS = 8
 MOST_ACTS = 8
@@ -122,26 +121,6 @@ def check_rule(spec: RuleSpec) -> None:
             raise InvalidInput(f"{where}.set is too large", field=f"{where}.set", hint="give at most 4 KiB of values")
         for name in act.set:
             check_name(name, f"{where}.set")
-
-
-def check_condition(text: str, properties: Mapping[str, Property], where: str) -> None:
-    """Raises InvalidInput for a condition that reads what devices with these properties haven't."""
-    known = ["phase", *properties]
-    measures = (
-        f"{name}.{measure}{window.seconds}"
-        for name, one in properties.items()
-        for window in one.windows
-        for measure in window.of
-    )
-    known += measures
-    for name in attributes_of(read_expression(text, where)):
-        if name not in known:
-            meant = suggest(name, known)
-            raise InvalidInput(
-                f"{where}: its device model has no {name[:80]!r}",
-                field=where,
-                hint=f"did you mean {meant}?" if meant else f"it has: {', '.join(known[:10])}",
-            )
 
 
 def _agree(spec: RuleSpec, models: Mapping[str, DeviceModelSpec]) -> None:

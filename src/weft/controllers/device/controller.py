@@ -24,7 +24,7 @@ from weft.kinds.device import (
     DeviceStatus,
 )
 from weft.kinds.device_model import DEVICE_MODEL, MODELS_ACCEPTING, DeviceModelSpec
-from weft.kinds.model import MODEL, ModelReport, ModelStatus
+from weft.kinds.model import MODEL, MODELS_BY_PROJECT, ModelReport, ModelSpec, ModelStatus
 from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
 from weft.kinds.parts.workload import WORKLOADS_BY_NEAR
 from weft.kinds.rule import RULE, RuleReport, RuleStatus
@@ -41,6 +41,9 @@ class Devices:
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
+            case DEVICE.name if has_changed(change, _show_place):
+                models = view.find(MODELS_BY_PROJECT, change.item.envelope.project or "")
+                return [change.key, *(item.key for item in models if item.report(ModelReport).nodes)]
             case DEVICE.name | RULE.name | MODEL.name:
                 return (change.key,)
             case DEVICE_MODEL.name:
@@ -59,7 +62,7 @@ class Devices:
             if key in view.of_kind(DEVICE.name):
                 commit = _plan_device(view, item, plan, now)
             else:
-                commit = _plan_rule(item) if key in view.of_kind(RULE.name) else _plan_model(item)
+                commit = _plan_rule(item) if key in view.of_kind(RULE.name) else _plan_model(view, item)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -67,6 +70,12 @@ class Devices:
 
 def _show_node(item: Item) -> tuple[str, str]:
     return item.status(NodeStatus).phase, find_devices_project(item.spec(NodeSpec))
+
+
+def _show_place(item: Item) -> tuple[object, ...]:
+    """What of a device decides which models are for it, and where."""
+    spec = item.spec(DeviceSpec)
+    return spec.node, spec.model, spec.approved, item.envelope.labels, item.deleting
 
 
 def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
@@ -119,10 +128,25 @@ def _plan_rule(item: Item) -> Commit | None:
     return draft.commit(item.key)
 
 
-def _plan_model(item: Item) -> Commit | None:
-    status = plan_model(item.report(ModelReport))
+def _plan_model(view: View, item: Item) -> Commit | None:
+    spec, report = item.spec(ModelSpec), item.report(ModelReport)
+    status = plan_model(report, {node for node in report.nodes if _is_used(view, item, spec, node)})
     if status == item.status(ModelStatus):
         return None
     draft = Draft()
     draft.change(item, status=status)
     return draft.commit(item.key)
+
+
+def _is_used(view: View, model: Item, spec: ModelSpec, node: str) -> bool:
+    """Whether a device behind the node's gateway is one of those that the model is for."""
+    if spec.node not in ("", node):
+        return False
+    return any(
+        one.envelope.project == model.envelope.project
+        and not one.deleting
+        and (device := one.spec(DeviceSpec)).approved
+        and spec.devices.model in ("", device.model)
+        and spec.devices.labels.items() <= one.envelope.labels.items()
+        for one in view.find(DEVICES_BY_NODE, node)
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 
@@ -124,9 +124,9 @@ def plan_rule(report: RuleReport) -> RuleStatus:
     )
 
 
-def plan_model(report: ModelReport) -> ModelStatus:
-    """The counts of all gateways together."""
-    nodes = report.nodes
+def plan_model(report: ModelReport, used: Set[str]) -> ModelStatus:
+    """The counts of all gateways together that have devices for it (``used``, by node): what others said once is over."""
+    nodes = {node: one for node, one in report.nodes.items() if node in used}
     problems = [f"{node}: {one.problem}" for node, one in sorted(nodes.items()) if one.problem]
     return ModelStatus(
         runs=sum(one.runs for one in nodes.values()),

@@ -1,8 +1,9 @@
 """Runs models in a process, and keeps one there: replaces it when they change, and starts another when it ends or hangs.
 
 Another set of models is another process: it is ready before it takes over, and the one before may still answer what it was
-asked. Where none runs yet, those that load quickly come first: one that hangs as it is loaded holds nobody up. A model that made a process end or hang is left out for a while, which grows; the others go on without it. What it can't
-load, it never tries again until its file is another; what there was no memory for, when other models are wanted.
+asked. Where none runs yet, those that load quickly come first: one that hangs as it is loaded holds nobody up. A model that made a
+process end or hang is left out for a while, which grows; the others go on without it. What it can't load, it never tries again
+until its file is another; what there was no memory for, when other models are wanted.
 """
 
 from __future__ import annotations

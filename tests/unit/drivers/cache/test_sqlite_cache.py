@@ -185,7 +185,9 @@ async def test_a_folder_that_can_t_be_written_is_said(tmp_path: Path) -> None:
         await SqliteCache(tmp_path / "file", SystemClock()).put({"k": b""}, 60)
 
 
-async def test_a_link_a_pipe_and_a_folder_in_its_place_are_refused_with_the_remedy_and_left_alone(tmp_path: Path) -> None:
+async def test_a_link_a_pipe_and_a_folder_in_its_place_are_refused_with_the_remedy_and_left_alone(
+    tmp_path: Path,
+) -> None:
     place, other = tmp_path / FILE, tmp_path / "gateway.db"
     base = sqlite3.connect(other)
     base.execute("create table twin (uid text)")
