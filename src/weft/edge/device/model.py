@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cached_property
+
 import msgspec
 
 from weft.contracts.device import Value
@@ -33,10 +36,29 @@ class Property(msgspec.Struct, frozen=True):
     href: str = ""
 
 
-class Model(msgspec.Struct, frozen=True):
+class Intake:
+    """How values of a property are taken. Most are numbers or truths within bounds, and known to be right by comparing them; about
+    all others ``check_value`` decides. ``plain``: the type of the former, None: there are none."""
+
+    __slots__ = ("known", "least", "most", "plain")
+
+    def __init__(self, known: Property) -> None:
+        self.known = known
+        self.plain: type | None = None if known.enum else {"number": float, "boolean": bool}.get(known.type)
+        # Neither an infinite number nor NaN lies between two finite ones.
+        self.least = -sys.float_info.max if known.minimum is None else max(-sys.float_info.max, known.minimum)
+        self.most = sys.float_info.max if known.maximum is None else min(sys.float_info.max, known.maximum)
+
+
+class Model(msgspec.Struct, frozen=True, dict=True):
     properties: dict[str, Property] = {}
     stale_seconds: float = 60.0
     offline_seconds: float = 300.0
+
+    @cached_property
+    def intakes(self) -> dict[str, Intake]:
+        """By property; made once for all devices of the model."""
+        return {name: Intake(one) for name, one in self.properties.items()}
 
 
 class Device(msgspec.Struct, frozen=True):

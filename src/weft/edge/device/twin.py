@@ -99,13 +99,16 @@ class Twin:
         if len(values) > MOST_PROPERTIES:
             self.refuse("size", f"a message with more than {MOST_PROPERTIES} properties")
             return False
-        properties, reported, changed, taken = self.model.properties, self.reported, False, not values
+        intakes, reported, commands = self.model.intakes, self.reported, self.commands
+        changed, taken = False, not values
         for name, value in values.items():
-            known = properties.get(name)
-            if known is None:
+            intake = intakes.get(name)
+            if intake is None:
                 self.refuse("unknown", f"{name[:40]!r} is not a property of its model")
                 continue
-            if reason := check_value(known, value):
+            kind = type(value)
+            is_plain = kind is intake.plain and (kind is bool or intake.least <= value <= intake.most)  # type: ignore[operator]
+            if not is_plain and (reason := check_value(intake.known, value)):
                 self.refuse(reason, f"{name}: {str(value)[:40]!r} is refused: {reason}")
                 continue
             taken = True
@@ -113,13 +116,14 @@ class Twin:
                 for window in self.windows[name]:
                     changed |= window.add(float(value), at)
             before = reported.get(name)
-            if before is None or before != value or type(before) is not type(value):
+            if before is None or before != value or type(before) is not kind:
                 reported[name] = value
                 changed = True
                 self.is_echo_due = True
-            command = self.commands.get(name)
-            if command is not None and command.is_open and is_same(known, value, command.value):
-                self.end(command, "Confirmed", now)
+            if commands:
+                command = commands.get(name)
+                if command is not None and command.is_open and is_same(intake.known, value, command.value):
+                    self.end(command, "Confirmed", now)
         if taken:
             if self.heard_at is None:
                 changed = True

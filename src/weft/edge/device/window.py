@@ -16,6 +16,7 @@ class OpenWindow:
         "_before",
         "_began",
         "_count",
+        "_ends",
         "_first",
         "_first_at",
         "_last",
@@ -30,13 +31,13 @@ class OpenWindow:
     def __init__(self, plan: Window) -> None:
         self.plan = plan
         self.closed: dict[str, float] = {}
-        self._began = -math.inf
+        self._began = self._ends = -math.inf
         self._before: tuple[float, float] | None = None  # the last value of the window before, and when
         self._clear()
 
     def add(self, value: float, at: float) -> bool:
         """A value came at ``at`` (seconds, of whatever clock, that doesn't go back). Returns whether a window ended by it."""
-        ended = self.close(at)
+        ended = self.close(at) if at >= self._ends else False
         if not self._count:
             self._first, self._first_at = value, at
             self._least = self._most = value
@@ -59,7 +60,7 @@ class OpenWindow:
         self.closed = self._measure() if self._count and began == self._began + self.plan.seconds else {}
         if self._count and began != self._began + self.plan.seconds:
             self._before = None  # a whole window without a value lies between
-        self._began = began
+        self._began, self._ends = began, began + self.plan.seconds
         self._clear()
         return not first and (had or bool(self.closed))
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from itertools import count
 
 import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
 
+from weft.contracts.device import Value
+from weft.edge.device.check import check_value
 from weft.edge.device.command import Command, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model, Property, Window
 from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_desired
@@ -173,3 +177,21 @@ def test_rules_read_values_measures_and_the_phase() -> None:
     twin.take_values({"temperature": 4.0}, 1.0, 0)
     twin.take_values({"temperature": 6.0}, 12.0, 0)
     assert twin.read_values(12.0) == {"phase": "Online", "temperature": 6.0, "temperature.mean10": 4.0}
+
+
+@given(
+    st.sampled_from(["number", "integer", "boolean", "string"]),
+    st.none() | st.floats(-10, 10),
+    st.none() | st.floats(-10, 10),
+    st.sampled_from([(), (1, 2.5, "a")]),
+    st.floats() | st.integers() | st.booleans() | st.text(max_size=3) | st.sampled_from([10**400, 1, 2.5, "a"]),
+)
+def test_what_is_taken_quickly_is_what_the_check_allows(
+    of: str, minimum: float | None, maximum: float | None, enum: tuple[Value, ...], value: Value
+) -> None:
+    known = Property(of, minimum=minimum, maximum=maximum, enum=enum)
+    twin = Twin(Device("u1", "default", "cold-1", "cold"), Model({"p": known}), 1000.0, 0.0)
+    twin.take_values({"p": value}, 1.0, 0)
+    reason = check_value(known, value)
+    assert twin.refused == ({reason: 1} if reason else {})
+    assert ("p" in twin.reported) is not bool(reason)

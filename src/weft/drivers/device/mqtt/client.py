@@ -36,7 +36,30 @@ CONNECT_SECONDS = 10.0
 ACKNOWLEDGE_SECONDS = 10.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 MOST_WAITING = 1000  # messages that the server hasn't acknowledged
+# While messages come fast, they are taken together: a read and a write for each would cost more than what is done with it.
+BUSY_MESSAGES, BUSY_SECONDS = 200, 0.1
+REST_SECONDS = 0.003  # between two reads then: the longest that a message waits for it
 _MOST_IDS = 65_535
+
+
+class Pace:
+    """Whether messages come faster than BUSY_MESSAGES in BUSY_SECONDS. Pure: times are the clock's elapsed seconds."""
+
+    __slots__ = ("_count", "_since", "is_busy")
+
+    def __init__(self) -> None:
+        self._count, self._since, self.is_busy = 0, 0.0, False
+
+    def note(self, count: int, at: float) -> None:
+        """So many came at ``at``."""
+        passed = at - self._since
+        if passed >= BUSY_SECONDS:
+            if self._count * BUSY_SECONDS < BUSY_MESSAGES * passed:
+                self.is_busy = False
+            self._count, self._since = 0, at
+        self._count += count
+        if self._count >= BUSY_MESSAGES:
+            self.is_busy = True
 
 
 class Login(asyncio.Protocol):
@@ -45,6 +68,7 @@ class Login(asyncio.Protocol):
     def __init__(self, client: MqttClient) -> None:
         self._client = client
         self._reader = Reader()
+        self._pace = Pace()
         self.transport: asyncio.Transport | None = None
         self.is_in = asyncio.get_running_loop().create_future()
         self.ended = asyncio.get_running_loop().create_future()
@@ -56,14 +80,16 @@ class Login(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
-        answer: list[bytes] = []
+        answers: list[bytes] = []
+        messages, on_message = 0, self._client.on_message
         try:
             for kind, flags, body in self._reader.feed(data):
                 if kind == PUBLISH:
                     message = read_publish(flags, body)
-                    self._client.on_message(message)
+                    messages += 1
+                    on_message(message)
                     if message.id:
-                        answer.append(write_puback(message.id))
+                        answers.append(write_puback(message.id))
                 elif kind == PUBACK:
                     self._client.note_acknowledged(struct.unpack_from("!H", body)[0], read_reason(body, 2))
                 elif kind == CONNACK:
@@ -74,8 +100,13 @@ class Login(asyncio.Protocol):
                     self.end(REFUSALS.get(read_reason(body, 0), "it ended the connection"))
         except (Broken, struct.error, IndexError) as problem:
             self.end(f"it doesn't speak MQTT: {problem}")
-        if answer and self.transport is not None:
-            self.transport.write(b"".join(answer))
+        if answers and self.transport is not None:
+            self.transport.write(b"".join(answers))
+        if messages:
+            self._pace.note(messages, self._client.find_elapsed())
+            if self._pace.is_busy and self.transport is not None:
+                self.transport.pause_reading()
+                asyncio.get_running_loop().call_later(REST_SECONDS, self.transport.resume_reading)
 
     def _note_login(self, reason: int) -> None:
         if reason >= 0x80:
@@ -116,6 +147,7 @@ class MqttClient:
         self._login: Login | None = None
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._id = 0
+        self.find_elapsed = clock.elapsed
         self.problem = "it isn't connected yet"
 
     @property

@@ -86,8 +86,11 @@ def write_publish(topic: str, payload: bytes, *, id: int = 0, retain: bool = Fal
     return _frame(0x30 | (0x02 if id else 0) | (0x01 if retain else 0), body)
 
 
+_pack_puback = struct.Struct("!HH").pack
+
+
 def write_puback(id: int) -> bytes:
-    return b"\x40\x02" + struct.pack("!H", id)
+    return _pack_puback(0x4002, id)
 
 
 class Reader:
@@ -135,12 +138,17 @@ def read_publish(flags: int, body: bytes) -> Publish:
         if flags & 0x06:
             id = (body[at] << 8) | body[at + 1]
             at += 2
-        length, at = _read_length(body, at)
+        length = body[at]  # of properties: nearly always one byte
+        if length & 0x80:
+            length, at = _read_length(body, at)
+        else:
+            at += 1
     except IndexError:
         raise Broken("a message that is cut off") from None
-    if at + length > len(body) or end > len(body):
+    at += length
+    if at > len(body) or end > len(body):
         raise Broken("a message that is cut off")
-    return Publish(body[2:end], body[at + length :], id, bool(flags & 1))
+    return Publish(body[2:end], body[at:], id, flags & 1 == 1)
 
 
 def read_reason(body: bytes, at: int) -> int:
