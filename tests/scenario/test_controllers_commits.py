@@ -125,6 +125,7 @@ RELIES_ON = {
     "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
     "controllers/device/controller.py _plan_device": "device at",
+    "controllers/device/controller.py _plan_function": "function at",
     "controllers/device/controller.py _plan_model": "model at",
     "controllers/device/controller.py _plan_rule": "rule at",
     "controllers/device/rollout.py _plan_one 1": "devicerollout at",

@@ -11,6 +11,7 @@ from weft.kinds.device import DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.device_rollout import DeviceRolloutSpec, DeviceRolloutStatus
 from weft.kinds.fields.device.affordance import Property
+from weft.kinds.function import FunctionSpec
 from weft.kinds.model import ModelReport, ModelSpec, ModelStatus, NodeRuns, Result
 from weft.kinds.rule import Act, NodeCount, RuleReport, RuleSpec, RuleStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -80,6 +81,30 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
         await lab.until(is_without_the_node_that_it_left)
         await lab.until(is_over, 400.0)
         assert not (await status()).drift
+
+
+async def test_a_function_whose_topics_no_device_can_send_says_so_until_one_can(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("devicemodel", "fridge", MODEL)
+        topics = ["weft/default/fridge/reported/setpoint"]
+        spec = FunctionSpec(runtime="python3.11", handler="a.b", code="a" * 64, topics=topics)
+        made = await lab.put("function", "handler", spec)
+
+        async def says() -> str | None:
+            envelope = await lab.get(made.key)
+            found = envelope.condition("TopicsFit") if envelope is not None else None
+            return None if found is None else found.message
+
+        async def is_said() -> bool:
+            return await says() == f"{topics[0]}: there is no device fridge"
+
+        async def is_over() -> bool:
+            return await says() == ""
+
+        await lab.until(is_said)
+        await lab.put("device", "fridge", DeviceSpec(node="n1", model="fridge"))
+        await lab.until(is_over)
 
 
 async def test_a_rollout_waits_for_its_model_and_sets_each_device_once(tmp_path: Path) -> None:

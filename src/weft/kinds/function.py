@@ -4,6 +4,7 @@ workload: the gateway finds a node for each, and its status shows whether an inv
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,10 +31,12 @@ from weft.kinds.record import (
     Counted,
     Display,
     Goal,
+    Index,
     Kind,
     Lifetime,
     Object,
     Reference,
+    Stored,
     Verb,
 )
 from weft.objects.envelope import Envelope
@@ -357,6 +360,20 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     return DriverFailed(f"{what} {failed}: {why}", reason=reason, hint=f"weft describe {what}")
 
 
+TOPICS_FIT = "TopicsFit"  # the condition that says whether its topics can have messages
+FUNCTIONS_OF_DEVICES = Index("functions that messages of devices invoke, by project")
+
+
+def _invoked_in(item: Stored) -> Iterable[str]:
+    return (item.envelope.project or "",) if item.spec(FunctionSpec).topics else ()
+
+
+def _note(obj: Object) -> str:
+    """Its status' words; else why no device invokes it."""
+    unfit = (one for one in obj.get("conditions") or () if one["type"] == TOPICS_FIT and one["status"] == "False")
+    return note(obj) or next((f"{one['reason']}: {one['message']}" for one in unfit), "")
+
+
 FUNCTION = Kind(
     name="function",
     plural="functions",
@@ -364,7 +381,7 @@ FUNCTION = Kind(
     summary="Code that runs when it is invoked",
     spec=FunctionSpec,
     status=FunctionStatus,
-    indexes={FUNCTIONS_BY_NETWORK: networks_of_item},
+    indexes={FUNCTIONS_BY_NETWORK: networks_of_item, FUNCTIONS_OF_DEVICES: _invoked_in},
     references=(
         *placement_references(),
         *code_references(),
@@ -401,7 +418,7 @@ FUNCTION = Kind(
         ),
     ),
     in_backups="renamed",
-    access=Access(readers="project", status_writer="gateway"),
+    access=Access(readers="project", status_writer="gateway", condition_writers={TOPICS_FIT: "devices"}),
     admission=Admission(
         claims=_claim,
         check=check_function,
@@ -423,7 +440,7 @@ FUNCTION = Kind(
             AGE,
             Column("HTTP", text("spec.http"), wide=True),
             Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),
-            Column("NOTE", note, flexible=True),
+            Column("NOTE", _note, flexible=True),
         ),
         progress=text("status.message", ""),
     ),
