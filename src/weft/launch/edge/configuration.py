@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import ssl
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -212,8 +213,38 @@ def read_settings(
         path = found[name].value
         if path and not Path(path).is_file():
             raise InvalidInput(f"{name}: {path} must be a file", field=name, hint="give the path of a PEM file")
+    if found["certificate"].value:
+        _check_pair(found["certificate"].value, found["key"].value)
     _check_cache({name: found[name].value for name in ("cache", "cache_password", "cache_authority")})
     return Settings(**{name: one.value for name, one in found.items()}), found, only_show
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    """Raises InvalidInput: Mosquitto would only end again and again, and say little."""
+    _check_certificates("certificate", certificate)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except (OSError, ValueError) as problem:
+        is_other = getattr(problem, "reason", "") == "KEY_VALUES_MISMATCH"
+        what = f"is not the key of {certificate}" if is_other else "is not a key in PEM form without a password"
+        raise InvalidInput(
+            f"key: {key} {what}", field="key", hint="give the key that the certificate was made for"
+        ) from None
+
+
+def _check_certificates(name: str, path: str) -> None:
+    """Raises InvalidInput unless certificates are in the file."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as problem:
+        why = (
+            "has no certificate in PEM form"
+            if isinstance(problem, ssl.SSLError)
+            else f"can't be read: {problem.strerror}"
+        )
+        raise InvalidInput(
+            f"{name}: {path} {why}", field=name, hint="give a file with -----BEGIN CERTIFICATE-----"
+        ) from None
 
 
 def _check_cache(given: Mapping[str, str]) -> None:
@@ -231,6 +262,8 @@ def _check_cache(given: Mapping[str, str]) -> None:
             )
         if not Path(given[name]).is_file():
             raise InvalidInput(f"{name}: {given[name]} must be a file", field=name, hint="give the path of a file")
+    if given["cache_authority"]:
+        _check_certificates("cache_authority", given["cache_authority"])
     if "@" in cache and not given["cache_password"]:
         raise InvalidInput(
             "cache names a user, but cache_password is missing",

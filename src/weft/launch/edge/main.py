@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from weft.agent.node.enrolment import make_context, read_enrolment
+from weft.agent.node.enrolment import Enrolment, make_context, read_enrolment
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
@@ -62,11 +62,12 @@ def main(argv: Sequence[str]) -> int:
 def _run(settings: Settings) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     allow_files()
+    enrolment = read_enrolment(settings.node_state.absolute())  # before anything is made
     settings.state.mkdir(parents=True, exist_ok=True)
     settings.state.chmod(0o711)  # the broker's user goes through it to its own folder
     lock = _lock(settings.state)
     try:
-        asyncio.run(serve(settings))
+        asyncio.run(serve(settings, enrolment))
     finally:
         os.close(lock)
     return 0
@@ -80,10 +81,9 @@ def allow_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, enrolment: Enrolment) -> None:
     """Be the gateway until SIGTERM or SIGINT."""
     clock = SystemClock()
-    enrolment = read_enrolment(settings.node_state.absolute())
     client = Client(make_context(settings.node_state.absolute(), enrolment))
     host, port = split_address(settings.listen)
     listening = Listening(host, port, settings.certificate, settings.key)
