@@ -68,4 +68,4 @@ def _find_absent(name: str, known: Collection[str]) -> str:
     if name in known:
         return ""
     meant = suggest(name, sorted(set(known)))
-    return f"no device model of it has a property {name}" + (f"; did you mean {meant}?" if meant else "")
+    return f"no device model there has a property {name}" + (f"; did you mean {meant}?" if meant else "")
