@@ -298,6 +298,8 @@ def test_a_node_takes_devices_of_the_one_project_that_its_administrator_chose(sh
         client.patch("device", "fridge-1", {"spec": {"node": shop.node.name}}, project=other.project)
     told = {"uid": shop.fridge["uid"], "phase": "Online"}
     assert shop.report(devices=[told])["project"] == shop.project
+    with pytest.raises(NotFound, match='project "nope"'):
+        client.patch("node", shop.node.name, {"spec": {"devices_project": "nope"}})
     client.patch("node", shop.node.name, {"spec": {"devices_project": other.project}})
     answer = shop.report(devices=[told])
     assert (answer["project"], answer["refused"]) == (other.project, {shop.fridge["uid"]: "notYours"})

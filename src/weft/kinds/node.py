@@ -27,6 +27,7 @@ from weft.kinds.record import (
     Lifetime,
     Object,
     Operation,
+    Reference,
     Stored,
     Verb,
     uid_of,
@@ -431,6 +432,14 @@ NODE = Kind(
     spec=NodeSpec,
     status=NodeStatus,
     report=NodeReport,
+    references=(
+        Reference(
+            "project",
+            "spec.devices_project",
+            lambda spec: [spec.devices_project] if spec.devices_project else [],
+            blocks=False,
+        ),
+    ),
     indexes={
         NODES_BY_UID: uid_of,
         NODES_BY_ORPHAN: _orphans,

@@ -13,7 +13,7 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_name
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_desired, check_name
 from weft.kinds.fields.device.reading import check_condition
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
@@ -124,10 +124,14 @@ def check_rule(spec: RuleSpec) -> None:
 
 
 def _agree(spec: RuleSpec, models: Mapping[str, DeviceModelSpec]) -> None:
-    """The condition fits the device model, where one is named."""
+    """The condition fits the device model, where one is named, and so does what is set of such a device itself."""
     model = models.get(spec.devices.model)
-    if model is not None:
-        check_condition(spec.when, model.properties, "spec.when")
+    if model is None:
+        return
+    check_condition(spec.when, model.properties, "spec.when")
+    for at, act in enumerate(spec.then):
+        if act.set and not act.device:  # another device may be of another model
+            check_desired(model.properties, act.set, f"spec.then[{at}].set")
 
 
 def _about(obj: Object) -> str:

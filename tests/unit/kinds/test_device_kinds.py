@@ -253,6 +253,34 @@ def test_a_condition_that_reads_what_its_device_model_has_not_names_the_field(
         assert missing or hint in (refused.value.hint or "")
 
 
+@pytest.mark.parametrize(
+    ("given", "field", "words"),
+    [
+        ({"fann": True}, "spec.then[1].set", "no such property"),
+        ({"fan": 1}, "spec.then[1].set.fan", "not a value of type boolean"),
+        ({"top": 11}, "spec.then[1].set.top", "11 is more than 10"),
+        ({"seen": 4.0}, "spec.then[1].set.seen", "only the device sets it"),
+    ],
+)
+def test_a_rule_that_sets_what_its_devices_can_t_have_names_the_field(
+    given: dict[str, Any], field: str, words: str
+) -> None:
+    model = DeviceModelSpec(
+        properties={
+            "fan": Property(type="boolean"),
+            "top": Property(type="number", maximum=10),
+            "seen": Property(type="number", read_only=True),
+        }
+    )
+    [agree] = [one.agree for one in RULE.references if one.agree is not None]
+    for act in (Act(set={"fan": True}), Act(device="other", set=given)):  # another device may be of another model
+        agree(RuleSpec(when="fan=true", devices=Selector(model="cold"), then=[act]), {"cold": model})
+    with pytest.raises(InvalidInput, match=words) as refused:
+        spec = RuleSpec(when="fan=true", devices=Selector(model="cold"), then=[Act(event="warm"), Act(set=given)])
+        agree(spec, {"cold": model})
+    assert str(refused.value.field).startswith(field)
+
+
 def _agree_with(kind: Kind, spec: Any) -> None:
     for reference in kind.references:
         if reference.kind == "devicemodel" and reference.agree is not None:
