@@ -1,8 +1,14 @@
-"""An agent's memory: resident set of each local agent, idle and with 20 guests; private memory beside it."""
+"""An agent's memory: resident set of each local agent, idle and with 20 guests, private memory beside it; and of all that an edge
+node runs beside its workloads: agent, device gateway and broker."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +21,9 @@ from weft.objects.errors import NotFound
 IDLE_MB = 40.0
 BUSY_MB = 50.0
 GUESTS = 20
+EDGE_MB = 90.0
 PATIENCE_SECONDS = 120.0
+CALM_SECONDS = 5.0  # after which a gateway has what it needs
 
 
 def agents() -> list[int]:
@@ -78,6 +86,48 @@ def guests_on(node: str) -> Iterator[None]:
         client.close()
 
 
+@contextlib.contextmanager
+def gateway_of(node: str) -> Iterator[tuple[int, int]]:
+    """The pids of a device gateway of the node, without devices and models, and of its broker."""
+    folder = Path(tempfile.mkdtemp(prefix="weft-edge-"))
+    folder.chmod(0o711)  # Mosquitto's user goes through it
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    argv = [str(ROOT / ".venv" / "bin" / "weft"), "edge", "gateway", "--listen", f"127.0.0.1:{port}"]
+    argv += ["--node-state", str(ROOT / ".weft" / "nodes" / node), "--state", str(folder / "state")]
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(argv, stderr=out, stdout=out)
+    try:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while b"devices can be reached" not in log.read_bytes():
+            if process.poll() is not None or time.monotonic() > ends:
+                raise SystemExit(f"the gateway doesn't start: {log.read_text()[-1000:]}")
+            time.sleep(0.1)
+        time.sleep(CALM_SECONDS)
+        yield process.pid, int((folder / "state" / "broker" / "broker.pid").read_text())
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def weigh_edge(agent: int) -> Figure:
+    node = node_of(agent)
+    with gateway_of(node) as (gateway, broker):
+        parts = {"agent": agent, "gateway": gateway, "broker": broker}
+        resident = {name: kilobytes(pid, "Rss") / 1024 for name, pid in parts.items()}
+        shared = sum(kilobytes(pid, "Pss") for pid in parts.values()) / 1024
+    of = ", ".join(f"{name} {size:.1f}" for name, size in resident.items())
+    total = sum(resident.values())
+    return Figure(
+        f"edge node {node}: agent, gateway and broker, without models",
+        f"{total:.1f} MB resident ({of}), {shared:.1f} MB without what processes share",
+        goal=f"≤ {EDGE_MB:.0f} MB",
+        kept=total <= EDGE_MB,
+    )
+
+
 def _answers(vm: dict[str, Any] | None) -> bool:
     status = {} if vm is None else vm["status"]
     if status.get("phase") == "Failed":
@@ -90,10 +140,12 @@ def measure() -> Measurement:
     if not pids:
         raise SystemExit("no agent of this clone runs: make up first")
     figures = [weigh(pid, "idle", IDLE_MB) for pid in pids]
+    figures.append(weigh_edge(pids[-1]))  # a node without a guest
     with guests_on(node_of(pids[0])):
         figures.append(weigh(pids[0], f"with {GUESTS} guests more", BUSY_MB))
     return Measurement(
         "agent_memory",
-        f"Agents of the local cluster as `make up` leaves it (one guest on one of them); then {GUESTS} guests on one of them.",
+        f"Agents of the local cluster as `make up` leaves it (one guest on one of them); then {GUESTS} guests on one of them."
+        " The edge node's gateway has no devices.",
         figures,
     )
