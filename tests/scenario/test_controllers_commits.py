@@ -499,6 +499,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_disruption_budgets.test_whoever_waits_preempts_once_the_budget_lets_it,
     test_reported_devices.test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fired_is_counted,
     test_reported_devices.test_a_rollout_waits_for_its_model_and_sets_each_device_once,
+    test_reported_devices.test_a_function_whose_topics_no_device_can_send_says_so_until_one_can,
     test_drain.test_a_drain_after_a_return_begins_at_once,
     test_drain.test_a_guest_with_a_gpu_stays_and_runs_and_both_drain_and_rehearsal_say_why,
     test_controllers_bad_days.test_a_vm_made_anew_in_the_same_way_takes_over_what_runs,

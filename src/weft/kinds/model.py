@@ -16,8 +16,15 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import Value, check_name, check_value, no_property
-from weft.kinds.fields.device.reading import check_condition, check_number, check_reading
+from weft.kinds.fields.device.affordance import (
+    Value,
+    check_condition,
+    check_name,
+    check_number,
+    check_reading,
+    check_value,
+    no_property,
+)
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Stored
 from weft.kinds.rule import MOST_LABELS, MOST_SECONDS, MOST_WORDS, Selector
 from weft.objects.errors import InvalidInput

@@ -13,8 +13,7 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_desired, check_name
-from weft.kinds.fields.device.reading import check_condition
+from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_condition, check_desired, check_name
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels

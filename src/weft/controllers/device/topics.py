@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import ANY, Topic, read_topic
-from weft.kinds.function import TOPICS_FIT
 from weft.objects.envelope import Condition
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
@@ -27,10 +26,10 @@ def plan_topics(
     """The condition. ``devices``: by name, of those that topics name and that there are, each with its device model;
     ``is_taken``: a node takes devices of the project; ``too_many``: why no message of any topic comes, "" if some may."""
     if too_many:
-        return Condition(TOPICS_FIT, "False", "tooMany", too_many, now)
+        return Condition("TopicsFit", "False", "tooMany", too_many, now)
     if not is_taken:
         words = f"no node takes devices of project {project}; an administrator: weft node set NODE --devices-project {project}"
-        return Condition(TOPICS_FIT, "False", "noGateway", words, now)
+        return Condition("TopicsFit", "False", "noGateway", words, now)
     problems = []
     for text in topics:
         try:
@@ -40,9 +39,9 @@ def plan_topics(
         if problem := _find_problem(topic, devices, models):
             problems.append(f"{text}: {problem}")
     if not problems:
-        return Condition(TOPICS_FIT, "True", "fit", "", now)
+        return Condition("TopicsFit", "True", "fit", "", now)
     more = f"; and {len(problems) - MOST_SAID} more" if len(problems) > MOST_SAID else ""
-    return Condition(TOPICS_FIT, "False", "nothingSends", "; ".join(problems[:MOST_SAID]) + more, now)
+    return Condition("TopicsFit", "False", "nothingSends", "; ".join(problems[:MOST_SAID]) + more, now)
 
 
 def list_named(topics: Sequence[str]) -> set[str]:
