@@ -321,6 +321,7 @@ class Agent:
             addresses=self._network.addresses,
             contact=self._reporter.contact.token,
             guards=self._guarded.describe(),
+            guard=self._guarded.ability,
         )
 
     @property

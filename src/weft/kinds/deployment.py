@@ -56,6 +56,7 @@ FIXED: Mapping[str, Any] = {
     "origin": None,
     "restore": None,
     "fenced": "",
+    "guard": "",
 }
 _INSTEAD = {
     "publish": "a Service publishes ports for all instances",

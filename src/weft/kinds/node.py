@@ -230,6 +230,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     contact: str = ""  # another one each time that it has been heard again after a silence
     # Of workloads that are guarded here, by uid: ready (to hold it), held, or why it can't be held.
     guards: dict[str, str] = {}
+    guard: str = ""  # yes, or why guests can't be guarded here; "": an agent that knows nothing of it
 
 
 class Orphan(msgspec.Struct, frozen=True):

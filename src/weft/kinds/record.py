@@ -13,6 +13,7 @@ from weft.objects.envelope import EMPTY, Condition, Envelope
 from weft.objects.errors import WeftError
 from weft.objects.identity import MAX_NAME, Ref, named_key, new_uid
 
+GUARD = "guard"  # what a node can do that ends guests whose cluster isn't known to be primary any more
 Object = Mapping[str, Any]  # a whole object as plain JSON data: kind, name, …, spec, status, report
 T = TypeVar("T")
 
@@ -213,7 +214,9 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     pool: str = "local"  # of the root disk
     machine: str = ""  # its type; "": it is no machine
     cpu_model: str = ""  # as in a VM's spec
-    runtime: str = ""  # what a runtime of the node must be able to run; "": ``machine`` implies it
+    runtime: str = (
+        ""  # what a runtime of the node must be able to run; "": ``machine`` implies it; GUARD: its guard holds it
+    )
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):

@@ -44,6 +44,7 @@ from weft.kinds.parts.workload import (
     workload_references,
 )
 from weft.kinds.record import (
+    GUARD,
     Access,
     Admission,
     Column,
@@ -131,6 +132,14 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     fenced: Annotated[
         str, field("Replication that left it to another cluster: it can't be started; set by the server", name=True)
     ] = ""
+    guard: Annotated[
+        Literal["", "begin", "hold"],
+        field(
+            "hold: its replica takes over automatically, so its node runs it only while this cluster is known to be primary; "
+            "begin: nodes find out whether they can; set by the server",
+            change="live",
+        ),
+    ] = ""
 
 
 def check_vm(spec: VmSpec) -> None:
@@ -200,6 +209,8 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         )
     if new.fenced != old.fenced:
         raise InvalidInput("spec.fenced: only the server changes it", field="spec.fenced", hint="leave spec.fenced out")
+    if new.guard != old.guard:
+        raise InvalidInput("spec.guard: only the server changes it", field="spec.guard", hint="leave spec.guard out")
     if new.fenced and new.run != old.run:
         raise describe_fence("the VM", new.fenced)
     if new.disk < old.disk:
@@ -258,6 +269,7 @@ def _needs(spec: VmSpec) -> Needs:
         pool=spec.pool,
         machine=spec.machine,
         cpu_model=spec.cpu_model,
+        runtime=GUARD if spec.guard else "",
     )
 
 
@@ -292,6 +304,7 @@ def _allocate(spec: VmSpec) -> dict[str, Any]:
         "health_check": _find_health_check(spec),
         "preemptible": _is_test(spec),
         "hostname": _find_hostname(spec),
+        "guard": spec.guard,
     }
 
 
@@ -362,7 +375,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.fenced = None, ""
+    spec.restore, spec.fenced, spec.guard = None, "", ""
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -461,7 +474,7 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_converting,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced"),
+        server_fields=(*KEPT, "origin", "restore", "fenced", "guard"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

@@ -48,6 +48,7 @@ class GuardedGuests:
         if self._guard is None:
             return
         self._problem = await self._guard.check()
+        self._reporter.wake()
         known = False
         while True:
             pause = RETRY_SECONDS
@@ -74,6 +75,11 @@ class GuardedGuests:
     @property
     def are_some(self) -> bool:
         return self._guard is not None and any(state.local.spec.guard for state in self._table)
+
+    @property
+    def ability(self) -> str:
+        """For the node's report: yes, or why guests can't be guarded here."""
+        return self._problem or "yes"
 
     def make_stamp(self) -> str:
         """Of now, before a report is sent; "" if nothing is guarded here."""

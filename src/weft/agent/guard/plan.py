@@ -9,11 +9,11 @@ import msgspec
 
 from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS
+from weft.protocol.failover.guarded import HELD, READY
 from weft.protocol.failover.stamp import read_stamp
 
 START_SECONDS = 3.0  # that must be left for a guest to be started
 REVIEW_SECONDS, RETRY_SECONDS = 10.0, 1.0
-READY, HELD = "ready", "held"
 
 
 class GuardedGuest(msgspec.Struct, frozen=True):

@@ -36,7 +36,7 @@ _OF_SNAPSHOTS = (
     *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
     *(f"spec.origin.test.{name}" for name in VmTest.__struct_fields__),
     *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
-    "spec.fenced",
+    *("spec.fenced", "spec.guard"),
 )
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
@@ -45,7 +45,7 @@ _NO_FLAG = {
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.sha256", "spec.project", "spec.claims"),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted", "spec.witness"),
-    "replication": ("spec.handover",),
+    "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),
     "replica": ("spec.role", "spec.generation", "spec.promoted"),
     "user": ("spec.password",),
     "rolebinding": ("spec.project",),

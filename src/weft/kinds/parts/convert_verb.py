@@ -42,6 +42,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
     what, migration = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
     refuse_converting(obj)
     refuse_fenced(obj)
+    refuse_guarded(obj)
     if migration:
         raise IllegalTransition(
             f"{what} is migrating: migration/{migration}",
@@ -102,6 +103,16 @@ def refuse_fenced(obj: Object) -> None:
     """Raises IllegalTransition for a VM that was left to another cluster."""
     if fenced := dig(obj, "spec.fenced", ""):
         raise describe_fence(f"{obj['kind']}/{obj['name']}", fenced)
+
+
+def refuse_guarded(obj: Object) -> None:
+    """Raises IllegalTransition for a VM whose replica may take over: what it became would run unguarded."""
+    if dig(obj, "spec.guard", ""):
+        raise IllegalTransition(
+            f"{obj['kind']}/{obj['name']} has a replica that takes over automatically",
+            reason="guarded",
+            hint="pause its replication first: weft replication pause NAME",
+        )
 
 
 def refuse_replaced(obj: Object) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from weft.contracts.policy import RESOURCES, Filter, Flags, Lack, PoolBound, PoolColumn, Reads, Request, Table, Whole
 from weft.kinds.fields.taint import is_tolerated
+from weft.kinds.record import GUARD
 from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint.match import Meets
@@ -237,11 +238,15 @@ class Runtime:
         return table.machine(name_runtime(request.runtime))
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        if request.runtime == GUARD:
+            return "can't end guests whose cluster isn't primary any more", []
         return f"runs no {describe_runtime(request.runtime)}", []
 
 
 def describe_runtime(runtime: str) -> str:
     """``containers``, or ``containers in machines of their own``."""
+    if runtime == GUARD:
+        return "guests whose replica takes over automatically"
     kind, _, isolation = runtime.partition("/")
     return f"{kind}s{_ISOLATED.get(isolation, '')}"
 

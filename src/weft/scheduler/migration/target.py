@@ -116,6 +116,7 @@ def read_migration_candidate(
         return candidate
     if isinstance(lacks := allocate_nics(view, workload), Waiting):
         return lacks
+    saves = carried or (workload_spec.mode == "live" and cold)
     # A suspended one gets all that it had, so that it can resume.
     asked, resources = candidate.request, spec.resources if carried else account(spec, report)
     needs, disks = read_carried(spec, resources), (LOCAL,) if LOCAL in dict(list_disks(spec).values()) else ()
@@ -126,7 +127,7 @@ def read_migration_candidate(
         of_volumes=needs.of_volumes,
         machine=_read_machine(view, spec) if carried or not cold else spec.machine,
         cpu_model=_read_cpu(view, spec) if carried or not cold else asked.cpu_model,
-        runtime=name_runtime(kind) if carried or (workload_spec.mode == "live" and cold) else asked.runtime,
+        runtime=name_runtime(kind) if saves and not asked.runtime else asked.runtime,
         node=workload_spec.to or asked.node,
         leaves=spec.node,
         home=None,  # the data of its volumes migrates with it

@@ -11,6 +11,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
+from weft.kinds.record import GUARD
 from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
@@ -43,6 +44,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
                 *report.machines,
                 *map(name_cpu, report.cpu_models),
                 *map(name_runtime, read_runtimes(report)),
+                *([name_runtime(GUARD)] if report.guard == "yes" else []),
             )
         ),
         note=spec.cordon_reason,
