@@ -10,6 +10,7 @@ from unittest import mock
 import msgspec
 from tests.scenario.controllers_lab import Lab
 
+from weft.client.cluster.hold import ArmingAnswer, Hold
 from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
@@ -19,16 +20,17 @@ from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
 from weft.controllers.failover.facts import PROMISE_SECONDS
+from weft.informer.leader_lease import LeaderLease
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import DelegationStatus
 from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
 from weft.kinds.replica import Point, ReplicaSpec, ReplicaStatus
-from weft.kinds.replication import ReplicationStatus, SentPoint
+from weft.kinds.replication import ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
-from weft.objects.envelope import decode_part, merge_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import object_key
-from weft.protocol.failover.claim import Claim, Generation, Granted, Refused
+from weft.protocol.failover.claim import Claim, Generation, Granted, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.link import HelloAnswer
 from weft.witness.service import Witness
@@ -223,3 +225,65 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         assert (spec.generation, spec.granted, spec.became) == (2, "fresh", "web")
         assert await lab.get(object_key("vm", "default", "web")) is not None
         assert "TookOver" in lab.journal.reasons("web")
+
+
+async def test_a_vm_is_held_before_its_replica_may_take_over(tmp_path: Path) -> None:
+    told = list[tuple[bool, int]]()
+
+    async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+        return [WitnessAnswer(answer=Promised(one.claim), epoch="e", is_armed=True) for one in requests]
+
+    async def tell(link: PeerLink, hold: Hold, automatic: bool, arming: int) -> ArmingAnswer:
+        told.append((automatic, arming))
+        return ArmingAnswer("done", "", automatic, arming)
+
+    async def read(link: PeerLink, hold: Hold) -> ArmingAnswer:
+        return ArmingAnswer("done")
+
+    async with Lab(tmp_path) as lab:
+        node, vm = await lab.add_node("n1", guard="yes"), await lab.put_vm("shop")
+        await lab.until_phase("shop", "Running")
+        await lab.kill_deciders()
+        linked = {
+            "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
+            "sealed": {TOKEN: "s", VALUE: "t"},
+        }
+        spec = msgspec.structs.replace(SPEC, **linked)
+        await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
+        sent = SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=1)
+        status = ReplicationStatus(phase="Replicating", workload_uid=vm.uid, point=sent)
+        wanted = {"of": "vm/shop", "cluster": "west", "automatic": True}
+        ours = await lab.put("replication", "shop", wanted, status=status)
+
+        def make(lease: LeaderLease) -> Witnesses:
+            return Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask, arm=tell, read=read)
+
+        async def until(guard: str) -> None:
+            async def there() -> bool:
+                return [one.guard for one in await lab.allocations()] == [guard]
+
+            await lab.until(there)
+
+        lab.start_deciders(make_witnesses=make)
+        await until("begin")
+        await node.write_report(guards={vm.uid: "ready"})
+        await until("hold")
+        assert told == []
+        await node.write_report(guards={vm.uid: "held"})
+
+        async def is_armed() -> bool:
+            envelope = await lab.get(ours.key)
+            said = envelope.condition("Automatic") if envelope is not None else None
+            return said is not None and said.reason == "Armed"
+
+        await lab.until(is_armed)
+        assert {automatic for automatic, _ in told} == {True}
+
+        def turn_off(envelope: Envelope) -> None:
+            after = msgspec.structs.replace(decode_part(envelope.spec, ReplicationSpec), automatic=False)
+            envelope.spec = merge_part(envelope.spec, after)
+
+        await lab.change(ours.key, turn_off)
+        await until("")
+        assert told[-1][0] is False and told[-1][1] > max(arming for automatic, arming in told if automatic)
+        assert "Armed" in lab.journal.reasons("shop")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tests.scenario.api_lab import make_image
@@ -45,7 +45,7 @@ def put_pair(east: Side, west: Side, *, automatic: bool = False) -> None:
     status = ReplicationStatus(
         phase="Replicating", workload_uid="w", point=SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=4)
     )
-    spec = ReplicationSpec(of="vm/web", cluster="west")
+    spec = ReplicationSpec(of="vm/web", cluster="west", automatic=automatic, guard="hold" if automatic else "")
     east.put(REPLICATION.make("web", spec, 1.0, uid="a" * 32, project="default", status=status))
     west.client.create(make_image())
     disks = {name: SnapshotDisk(key=name, size=size, pool="local") for name, size in DISKS.items()}
@@ -127,13 +127,13 @@ def test_a_link_has_no_witness_without_its_token_and_takes_no_other_value(tmp_pa
         assert kept["witness"] == witness and {"token", "witness"} == set(kept["sealed"]) and token not in str(kept)
 
 
-def put_guarded(east: Side) -> None:
+def put_guarded(east: Side, guard: Literal["", "hold"] = "hold") -> None:
     """vm/web of east runs on a node that guards it, whose newest heartbeat has a stamp."""
     image = WORKLOAD["image"]
     east.put(VM.make("web", VmSpec(image=image), 1.0, uid="w", project="default"))
     vm, resources = Ref("vm", "web", "w", "default"), Resources(cpu=1, memory=1 << 28)
     spec = AllocationSpec(
-        node="n1", node_uid="u1", workload=vm, workload_generation=1, incarnation=1, resources=resources, guard="hold"
+        node="n1", node_uid="u1", workload=vm, workload_generation=1, incarnation=1, resources=resources, guard=guard
     )
     east.put(ALLOCATION.make("u1.x", spec, 1.0, uid="x"))
     east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/1"))))
@@ -153,10 +153,10 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
     try:
         with two_sides(tmp_path) as (east, west):
             east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
-            put_pair(east, west, automatic=True)
-            put_guarded(east)
             for side, name, site in ((east, "west", "east"), (west, "east", "west")):
                 set_witness(side, name, place, site)
+            put_guarded(east)
+            put_pair(east, west, automatic=True)
             wait_for(east, "replication", "Confirmed")
             wait_until(lambda: read_confirmed_stamps(east) == {"w": "boot/1"})
             with pytest.raises(IllegalTransition, match="takes over automatically"):
@@ -190,7 +190,7 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
 def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
     with two_sides(tmp_path) as (east, west):
         east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
-        put_pair(east, west, automatic=True)
+        put_pair(east, west)
         renew(east, "web")
         assert west.client.get("replica", "web")["spec"]["renewals"] == 1
         # It holds a take-over up, so nobody here may, whatever rights they have.
@@ -202,7 +202,7 @@ def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
         assert west.client.get("replica", "web")["spec"]["renewals"] == 1
         with pytest.raises(IllegalTransition, match="of another replication"):
             renew(east, "web", "c" * 32)
-        for field, value in (("automatic", False), ("renewals", 9), ("granted", "x")):
+        for field, value in (("automatic", True), ("renewals", 9), ("granted", "x")):
             with pytest.raises(WeftError, match=field):
                 west.client.patch("replica", "web", {"spec": {field: value}})
 

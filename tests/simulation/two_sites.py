@@ -6,14 +6,20 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from weft.agent.guard.plan import GuardedGuest, explain_unheld, find_until, plan_guard
+from msgspec.structs import replace
+
+from weft.agent.guard.plan import GuardedGuest, describe_guard, explain_unheld, find_until, plan_guard
+from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.guard import Held
+from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
 from weft.drivers.guard.holds import Hold, Holds, Request, apply_request, list_due
 from weft.failover.primary import is_confirmed
 from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
 from weft.failover.timing import Timing
 from weft.failover.witness import Vote, VoteRecord, begin_vote, receive_claim, receive_question
+from weft.kinds.replication import ReplicationSpec
 from weft.protocol.failover.claim import Answer, Claim, Generation
 from weft.protocol.failover.stamp import write_stamp
 from weft.protocol.failover.witness import WitnessAnswer
@@ -23,7 +29,17 @@ NODE, PRIMARY, STANDBY, WITNESS = "n", "a", "b", "w"
 PLACES = (NODE, PRIMARY, STANDBY, WITNESS)
 LINES = ((NODE, PRIMARY), (PRIMARY, WITNESS), (PRIMARY, STANDBY), (STANDBY, WITNESS))
 REPORT_SECONDS, PATIENCE_SECONDS = 2.0, 10.0
-GUEST = GuardedGuest("g", "vm", "hold")
+Mode = Literal["", "begin", "hold"]
+FAULTS = (
+    *("cut", "cut", "line", "isolate", "isolate", "freeze", "freeze", "restart", "power", "agent", "empty"),
+    "people",
+)
+SLOW_SHARE, MOST_DELAY_SECONDS = 0.05, 8.0  # of messages, and what they take at most
+
+
+def is_late(arming: int, known: int) -> bool:
+    """Whether the standby refuses a word of its primary: as ``_arm`` in ``kinds/replica.py``."""
+    return arming < known
 
 
 class Place:
@@ -51,6 +67,8 @@ class Node:
     def __init__(self, place: Place, timing: Timing, chance: random.Random) -> None:
         self.place, self._timing, self._chance = place, timing, chance
         self.agent_off_until = 0.0
+        self.mode: Mode = ""  # of its allocation
+        self._mode_number = 0
         self.until: dict[str, float] = {}  # the agent's
         self.held: Holds = {}  # the guard's
         self.began: float | None = None
@@ -66,14 +84,30 @@ class Node:
             self.until["g"] = max(until, self.until.get("g", 0.0))
         self.review(at)
 
+    def take_mode(self, mode: Mode, number: int) -> None:
+        """Changes of its allocation come in order."""
+        if number > self._mode_number:
+            self.mode, self._mode_number = mode, number
+
+    def describe(self, at: float) -> str:
+        """What it reports of its guest."""
+        guest = _read_guest(self.mode)
+        if guest is None:
+            return ""
+        held = self.held.get("g")
+        return describe_guard(guest, self.until.get("g"), Held(held.until) if held else None, self.place.read(at), "")
+
     def review(self, at: float) -> None:
         """The agent's turn."""
         self.settle(at)
-        now = self.place.read(at)
-        plan = plan_guard({"g": GUEST}, self.until, {name: Held(one.until) for name, one in self.held.items()})
-        self.held = apply_request(self.held, Request({name: Hold(to, ("/g",)) for name, to in plan.renew.items()}, ()))
+        now, guest = self.place.read(at), _read_guest(self.mode)
+        known = {name: Held(one.until) for name, one in self.held.items()}
+        plan = plan_guard({"g": guest} if guest is not None else {}, self.until, known)
+        renew = {name: Hold(to, ("/g",)) for name, to in plan.renew.items()}
+        self.held = apply_request(self.held, Request(renew, plan.drop))
         held = self.held.get("g")
-        if self.began is None and not explain_unheld(Held(held.until) if held else None, now):
+        may_run = self.mode != "hold" or not explain_unheld(Held(held.until) if held else None, now)
+        if self.began is None and may_run:
             self.began, self._kill_seconds = at, self._chance.uniform(0.0, self._timing.kill)
 
     def settle(self, at: float) -> None:
@@ -103,6 +137,10 @@ class Node:
         self.held, self.until = {}, {}
 
 
+def _read_guest(mode: Mode) -> GuardedGuest | None:
+    return GuardedGuest("g", "vm", mode) if mode else None
+
+
 class World:
     """``cuts``: lines that are cut for the whole run; ``faults`` False: nothing else befalls it."""
 
@@ -124,9 +162,16 @@ class World:
         self._cut_until: dict[tuple[str, str], float] = {}
         self.node = Node(self._places[NODE], timing, self._chance)
         # The primary's store.
-        self._stamp, self._confirmed = "", ""
+        self._stamp, self._confirmed, self._word, self._reports = "", "", "", 0
+        self.spec = ReplicationSpec(of="vm/web", cluster="b", automatic=True)
+        self._mode: Mode = ""
+        self._mode_number = 0
+        # What its process knows.
+        self._told: tuple[str, int, ArmingAnswer] | None = None  # of which stage and turn
+        self._is_witnessed = False
         # The standby's store, and what its process knows.
         self.renewals, self.claim = 0, FIRST
+        self.is_automatic, self.arming = False, 0
         self._silence: Silence | None = None
         self._asked: Question | None = None
         self._asked_at = 0.0
@@ -161,17 +206,21 @@ class World:
         self._later(self._chance.uniform(1.0, REPORT_SECONDS), NODE, self._report)
         if self.node.agent_off_until > self._at:
             return
-        stamp = self.node.write_stamp(self._at)
+        self._reports += 1
+        stamp, word, number = self.node.write_stamp(self._at), self.node.describe(self._at), self._reports
 
         def arrive() -> None:
             self._stamp = stamp
-            confirmed = self._confirmed
-            self._send(PRIMARY, NODE, lambda: self._hear(confirmed))
+            if number == self._reports:  # they are made one after the other
+                self._word = word
+            confirmed, mode, count = self._confirmed, self._mode, self._mode_number
+            self._send(PRIMARY, NODE, lambda: self._hear(confirmed, mode, count))
 
         self._send(NODE, PRIMARY, arrive)
 
-    def _hear(self, confirmed: str) -> None:
+    def _hear(self, confirmed: str, mode: Mode, number: int) -> None:
         if self.node.agent_off_until <= self._at:
+            self.node.take_mode(mode, number)
             self.node.take_stamp(confirmed, self._at)
 
     def _review(self) -> None:
@@ -187,12 +236,18 @@ class World:
         answered = [False]
 
         def hear(answer: WitnessAnswer) -> None:
-            if self._turn[PRIMARY] == turn and is_confirmed(FIRST, answer):
+            if self._turn[PRIMARY] != turn:
+                return
+            self._is_witnessed = is_confirmed(FIRST, answer)
+            if self._is_witnessed:
                 answered[0], self._confirmed = True, stamp
+            self._arm()
 
         def ask_standby() -> None:
             if not answered[0] and self._turn[PRIMARY] == turn:
+                self._is_witnessed = False
                 self._send(PRIMARY, STANDBY, lambda: self._count_up(stamp, turn))
+                self._arm()
 
         self._ask_witness(PRIMARY, "claim", FIRST, hear)
         self._later(2.0, PRIMARY, ask_standby)
@@ -209,6 +264,51 @@ class World:
 
         self._send(STANDBY, PRIMARY, hear)
 
+    def _arm(self) -> None:
+        """The controllers' turn: one step."""
+        turn = (self.spec.guard, self.spec.arming)
+        told = self._told[2] if self._told is not None and self._told[:2] == turn else None
+        placed = [Placed("n", self._mode, self._word)]
+        facts = ArmingFacts(
+            spec=self.spec, phase="", has_point=True, is_witnessed=self._is_witnessed, placed=placed, answer=told
+        )
+        number = self.spec.arming + 1
+        match plan_arming(facts).step:
+            case "begin":
+                self._write("begin", self.spec.arming, "begin")
+            case "hold":
+                self._write("hold", number, "hold")
+            case "release":
+                self._write("release", number, self._mode)
+            case "end":
+                self._write("", self.spec.arming, "")
+            case "on" | "off" as what:
+                process = self._turn[PRIMARY]
+                self._send(PRIMARY, STANDBY, lambda: self._take_word(what == "on", *turn, process))
+
+    def _write(self, guard: Literal["", "begin", "hold", "release"], arming: int, mode: Mode) -> None:
+        """One commit: the replication, the VM and its allocation."""
+        self.spec = replace(self.spec, guard=guard, arming=arming)
+        if mode != self._mode:
+            self._mode, self._mode_number = mode, self._mode_number + 1
+
+    def _take_word(self, automatic: bool, guard: str, arming: int, process: int) -> None:
+        """The standby's API server: one commit."""
+        if self.taken_at is not None:
+            told = ArmingAnswer("promoted")
+        elif is_late(arming, self.arming):
+            told = ArmingAnswer("overtaken", "", self.is_automatic, self.arming)
+        else:
+            self.is_automatic, self.arming = automatic, arming
+            self.renewals += 1
+            told = ArmingAnswer("done")
+
+        def hear() -> None:
+            if self._turn[PRIMARY] == process:
+                self._told = guard, arming, told
+
+        self._send(STANDBY, PRIMARY, hear)
+
     # --- the standby's controllers ---
 
     def _watch(self) -> None:
@@ -221,7 +321,7 @@ class World:
         if self._asked is not None and now - self._asked_at < PATIENCE_SECONDS:
             return
         self._asked = None
-        if not may_ask(self._silence, now):
+        if not self.is_automatic or not may_ask(self._silence, now):
             self._ask_witness(STANDBY, "claim", FIRST, lambda _: None)
             return
         asked = self._asked = Question(self.renewals, FIRST, STANDBY)
@@ -239,7 +339,7 @@ class World:
 
     def _take(self, asked: Question, answer: Answer, turn: int) -> None:
         claim = find_taken(asked, self.renewals, answer)
-        if claim is not None and self.taken_at is None and self._turn[STANDBY] == turn:
+        if claim is not None and self.is_automatic and self.taken_at is None and self._turn[STANDBY] == turn:
             self.claim, self.taken_at = claim, self._at
 
     # --- the witness ---
@@ -269,16 +369,16 @@ class World:
             or self._cut_from.get((source, target), 1e9) <= self._at
         ):
             return
-        slow = self._faults and self._chance.random() < 0.05
-        self._later(self._chance.uniform(0, 8.0) if slow else self._chance.uniform(0.001, 0.1), target, act)
+        slow = self._faults and self._chance.random() < SLOW_SHARE
+        self._later(
+            self._chance.uniform(0, MOST_DELAY_SECONDS) if slow else self._chance.uniform(0.001, 0.1), target, act
+        )
 
     def _draw_fault(self) -> None:
         self._later(self._chance.expovariate(1 / 25), "", self._draw_fault)
         chance, name = self._chance, self._chance.choice(PLACES)
         every = [pair for line in LINES for pair in (line, line[::-1])]
-        match chance.choice(
-            ("cut", "cut", "line", "isolate", "isolate", "freeze", "freeze", "restart", "power", "agent", "empty")
-        ):
+        match chance.choice(FAULTS):
             case "cut":  # some directions
                 self._cut([pair for pair in every if chance.random() < 0.4], chance.uniform(5, 120))
             case "line":
@@ -294,6 +394,8 @@ class World:
                 self._stop(name, chance.uniform(5, 120), frozen=False)
             case "agent":  # kill -9, and it comes back
                 self.node.agent_off_until, self.node.until = self._at + chance.uniform(1, 60), {}
+            case "people":
+                self.spec = replace(self.spec, automatic=not self.spec.automatic)
             case "empty" if chance.random() < 0.5:  # the witness loses its file
                 self._vote = self._kept = None
 
@@ -325,6 +427,8 @@ class World:
             return
         if name in self._turn:
             self._turn[name] += 1
+        if name == PRIMARY:
+            self._told, self._is_witnessed = None, False
         if name == STANDBY:
             self._silence = self._asked = None
         elif name == WITNESS:

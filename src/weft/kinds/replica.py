@@ -43,7 +43,7 @@ MOST_KEPT = 20
 MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 STANDBY, PRIMARY = "standby", "primary"
-SERVER_FIELDS = ("role", "generation", "promoted", "became", "granted", "automatic", "renewals")
+SERVER_FIELDS = ("role", "generation", "promoted", "became", "granted", "automatic", "arming", "renewals")
 Rpo = Annotated[float, field("How old its newest point may be", quantity="duration", ge=LEAST_RPO, le=MOST_RPO)]
 Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
 
@@ -86,6 +86,9 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
     automatic: Annotated[
         bool, field("It takes over once the witness grants it: the VM's nodes end it before that; set by the server")
     ] = False
+    arming: Annotated[
+        int, field("Which turn of its source set ``automatic``: an earlier one is refused; set by the server", ge=0)
+    ] = 0
     renewals: Annotated[
         int, field("How often its source has renewed its hold as primary here; set by the server", ge=0)
     ] = 0
@@ -159,6 +162,14 @@ class HoldInput(msgspec.Struct, kw_only=True):
     origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
 
 
+class ArmInput(msgspec.Struct, kw_only=True):
+    """Of the cluster that the VM runs at."""
+
+    origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
+    automatic: bool  # whether it takes over once the witness grants it
+    arming: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]  # which turn of the source this is
+
+
 class PromoteInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
     point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
@@ -180,6 +191,35 @@ def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
             hint="give this replication another name for its replica",
         )
     return {**obj["spec"], "renewals": int(dig(obj, "spec.renewals") or 0) + 1}
+
+
+def _list_taken(obj: Object, given: ArmInput) -> list[tuple[str, str]]:
+    return [("vm", split_subject(str(obj["spec"]["of"]))[1])] if given.automatic else []
+
+
+def _arm(obj: Object, given: ArmInput) -> dict[str, Any]:
+    """Counts as a renewal, so that no take-over that was decided before comes after. Raises IllegalTransition."""
+    what, name = f"replica/{obj['name']}", split_subject(str(obj["spec"]["of"]))[1]
+    after = _renew(obj, HoldInput(origin=given.origin))
+    if given.arming < int(dig(obj, "spec.arming") or 0):
+        raise IllegalTransition(
+            f"{what} knows a later turn of its source than {given.arming}",
+            reason="overtaken",
+            hint="its source asks again with a later one",
+        )
+    if given.automatic and dig(obj, "status.vm", ""):
+        raise IllegalTransition(
+            f"{what} continues vm/{dig(obj, 'status.vm')}, which is stopped here: only people bring that back",
+            reason="goesBack",
+            hint=f"hand its VM over, then: weft replica promote {obj['name']}",
+        )
+    if given.automatic and dig(obj, "others", {}).get(f"vm/{name}"):
+        raise IllegalTransition(
+            f"{what} can't become vm/{name}: there is one here",
+            reason="nameTaken",
+            hint=f"delete vm/{name} here, or replicate to another project",
+        )
+    return {**after, "automatic": given.automatic, "arming": given.arming}
 
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -334,6 +374,15 @@ REPLICA = Kind(
             "Take over nothing for a while, since its source is primary",
             input=HoldInput,
             change=_renew,
+            needs="operate",
+            for_its_cluster=True,
+        ),
+        Verb(
+            "arm",
+            "Take over automatically once the witness grants it, or not any more",
+            input=ArmInput,
+            change=_arm,
+            reads=_list_taken,
             needs="operate",
             for_its_cluster=True,
         ),

@@ -13,15 +13,16 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import WITNESSED, read_witnessed
+from weft.kinds.fields.cluster.link import AUTOMATIC, WITNESSED, read_automatic, read_witnessed
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import reaches, read_phase
 from weft.kinds.record import (
     Access,
     Admission,
     Column,
     Display,
+    Goal,
     Index,
     Kind,
     Lifetime,
@@ -52,7 +53,23 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
     ] = ""
     pool: Annotated[str, field("Storage pool there", change="never", name=True)] = LOCAL
     replica: Annotated[str, field("Name of the replica; unset: that of this object", change="never", name=True)] = ""
-    paused: Annotated[bool, field("Send no points for now")] = False
+    automatic: Annotated[
+        bool,
+        field(
+            "The replica takes over automatically once the link's witness grants it; nodes here end the VM before that if this "
+            "cluster reaches neither the witness nor the other cluster"
+        ),
+    ] = False
+    guard: Annotated[
+        Literal["", "begin", "hold", "release"],
+        field(
+            "How far that is: begin, nodes find out whether they can end the VM; hold, they do, and the replica may take over; "
+            "release, they do until the other cluster has answered that it takes over nothing; set by the server"
+        ),
+    ] = ""
+    arming: Annotated[int, field("How often that was turned on or off; set by the server", ge=0)] = 0
+    alone: Annotated[bool, field("Turn it off without the other cluster's answer; the verb run-alone sets it")] = False
+    paused: Annotated[bool, field("Send no points for now, and let nothing take over")] = False
     handover: Annotated[
         bool, field("Stop the VM, send the last point, and leave it to the other cluster; the verbs set it")
     ] = False
@@ -136,6 +153,27 @@ def _hand_over(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "handover": True}
 
 
+def _pause(obj: Object, _: Any) -> dict[str, Any]:
+    return {**obj["spec"], "paused": True}
+
+
+def _resume(obj: Object, _: Any) -> dict[str, Any]:
+    return {**obj["spec"], "paused": False}
+
+
+def _run_alone(obj: Object, _: Any) -> dict[str, Any]:
+    if not dig(obj, "spec.guard"):
+        raise IllegalTransition(
+            f"replication/{obj['name']}: nothing takes over from it, so its VM runs without anybody's word",
+            hint=f"weft describe replication/{obj['name']}",
+        )
+    return {**obj["spec"], "automatic": False, "alone": True}
+
+
+def _is_paused(obj: Object | None) -> bool:
+    return obj is not None and read_phase(obj) == "Paused" and not dig(obj, "spec.guard")
+
+
 def _take_back(obj: Object, _: Any) -> dict[str, Any]:
     if dig(obj, "status.phase") == "Stale":
         raise IllegalTransition(
@@ -175,6 +213,7 @@ def _list_waiting(item: Stored) -> list[str]:
     return [WAITING] if status.next is not None and status.order is None else []
 
 
+SERVER_FIELDS = ("handover", "guard", "arming", "alone")
 REPLICATIONS_BY_UID = Index("replications by uid")
 REPLICATIONS_BY_SUBJECT = Index("replications by key of what they are of")
 REPLICATIONS_BY_CLUSTER = Index("replications by name of their cluster")
@@ -213,10 +252,32 @@ REPLICATION = Kind(
             change=_hand_over,
             needs="write",
         ),
+        Verb(
+            "pause",
+            "Send no points, and let nothing take over, until resume: also before planned work on servers and lines",
+            change=_pause,
+            needs="write",
+        ),
+        Verb(
+            "resume",
+            "Send points again, and let the replica take over again if it shall",
+            change=_resume,
+            needs="write",
+        ),
+        Verb(
+            "run-alone",
+            "Run its VM though the other cluster doesn't answer: only if its copy runs nowhere, and never will",
+            change=_run_alone,
+            needs="write",
+        ),
         Verb("take-back", "Let its VM be started here again, after hand-over", change=_take_back, needs="write"),
     ),
-    access=Access(readers="project", status_writer="replications", condition_writers={WITNESSED: "witnesses"}),
-    admission=Admission(check=check_replication, server_fields=("handover",), made_fields=("handover",)),
+    access=Access(
+        readers="project",
+        status_writer="replications",
+        condition_writers={WITNESSED: "witnesses", AUTOMATIC: "witnesses"},
+    ),
+    admission=Admission(check=check_replication, server_fields=SERVER_FIELDS, made_fields=SERVER_FIELDS),
     display=Display(
         topic="Clusters",
         columns=(
@@ -229,6 +290,7 @@ REPLICATION = Kind(
             Column("WORST", _seconds("status.rpo_seconds"), align="right"),
             Column("POINT", lambda obj: str(dig(obj, "status.point.number") or "–"), align="right", wide=True),
             Column("WITNESS", read_witnessed, wide=True),
+            Column("AUTOMATIC", read_automatic, wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),
@@ -237,6 +299,8 @@ REPLICATION = Kind(
         goals={
             "create": reaches("Replicating", "Behind"),
             "hand-over": reaches("HandedOver"),
+            "pause": Goal(_is_paused, "Paused"),
+            "resume": reaches("Replicating", "Behind"),
             "take-back": reaches("Replicating", "Behind"),
         },
         finalizers=("replication",),

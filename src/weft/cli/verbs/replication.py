@@ -46,6 +46,11 @@ def replicate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
             ["--project-there"], metavar="PROJECT", help="The project there. [as the link says, else the same name]"
         ),
         click.Option(["--pool"], metavar="POOL", help="The storage pool there. [local]"),
+        click.Option(
+            ["--automatic"],
+            is_flag=True,
+            help="The replica takes over once the link's witness grants it; cut off from both, nodes here end the VM before that.",
+        ),
         *options.waits(),
         options.output(),
     ]
@@ -66,6 +71,7 @@ def _replicate(
     keep: int | None,
     project_there: str | None,
     pool: str | None,
+    automatic: bool,
 ) -> int:
     if rpo is not None and not LEAST_RPO <= rpo <= MOST_RPO:
         raise usage(
@@ -81,7 +87,7 @@ def _replicate(
         raise usage(
             "the project has no VMs of their own", "name one: weft cluster replicate vm/NAME --destination CLUSTER"
         )
-    given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool}
+    given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool, "automatic": automatic or None}
     spec = {"cluster": destination, "mode": replication_mode, **{k: v for k, v in given.items() if v is not None}}
     made = []
     for name in names:

@@ -1,14 +1,16 @@
-"""The hold of a primary at the cluster that has its replica. Blocking; usable from threads."""
+"""The hold of a primary at the cluster that has its replica, and whether that takes over automatically.
+Blocking; usable from threads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import msgspec
 
-from weft.client.cluster.peer import PeerLink, connect_peer
+from weft.client.cluster.peer import MOST_TEXT, PeerLink, connect_peer
 from weft.contracts.clock import read_boot_time
-from weft.objects.errors import WeftError
+from weft.objects.errors import NotFound, Unavailable, WeftError
 
 SILENCE_SECONDS = 3.0
 ROUND_SECONDS = 8.0  # after which it begins no request more
@@ -38,3 +40,62 @@ def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
     finally:
         client.close()
     return [*renewed, *[None] * (len(holds) - len(renewed))]
+
+
+class ArmingAnswer(msgspec.Struct, frozen=True):
+    """What became of a word to a replica, whether it takes over automatically."""
+
+    # promoted: it was, so this cluster is primary no more; overtaken: it knows a later turn of this cluster; silent: nothing is
+    # known.
+    outcome: Literal["done", "promoted", "overtaken", "refused", "silent"]
+    message: str = ""
+    automatic: bool = False  # of the replica, where it was read
+    arming: int = 0
+
+
+def arm_replica(link: PeerLink, hold: Hold, *, automatic: bool, arming: int) -> ArmingAnswer:
+    """Tell the replica at the other cluster whether it takes over. ``arming``: which turn this is, so that no earlier one that was
+    late counts after it."""
+    client = connect_peer(link, timeout_seconds=SILENCE_SECONDS)
+    given = {"origin": hold.origin, "automatic": automatic, "arming": arming}
+    try:
+        client.verb("replica", hold.replica, "arm", given, project=hold.project)
+        return ArmingAnswer("done", automatic=automatic, arming=arming)
+    except Unavailable as problem:
+        return ArmingAnswer("silent", problem.message[:MOST_TEXT])
+    except WeftError as problem:
+        known = {"staleGeneration": "promoted", "overtaken": "overtaken"}
+        return msgspec.convert(
+            {"outcome": known.get(problem.token, "refused"), "message": problem.message[:MOST_TEXT]}, ArmingAnswer
+        )
+    finally:
+        client.close()
+
+
+class _ReplicaSpec(msgspec.Struct):
+    origin: str = ""
+    role: str = ""
+    automatic: bool = False
+    arming: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
+
+
+class _Replica(msgspec.Struct):
+    spec: _ReplicaSpec
+
+
+def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
+    """What the replica at the other cluster knows: ``done``, with its fields."""
+    client = connect_peer(link, timeout_seconds=SILENCE_SECONDS)
+    try:
+        there = msgspec.convert(client.get("replica", hold.replica, project=hold.project), _Replica).spec
+    except Unavailable as problem:
+        return ArmingAnswer("silent", problem.message[:MOST_TEXT])
+    except NotFound:
+        return ArmingAnswer("done")  # there is none, so nothing takes over
+    except (WeftError, msgspec.ValidationError) as problem:
+        return ArmingAnswer("refused", str(problem)[:MOST_TEXT])
+    finally:
+        client.close()
+    if there.origin != hold.origin:
+        return ArmingAnswer("refused", "the replica there is of another replication")
+    return ArmingAnswer("promoted" if there.role == "primary" else "done", "", there.automatic, there.arming)

@@ -26,6 +26,7 @@ from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.failover import facts
+from weft.controllers.failover.automatic import Arm, Automatics, Read
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
 from weft.controllers.failover.hold import (
     HeldGuest,
@@ -43,12 +44,12 @@ from weft.failover.standby import Question, Silence, find_taken, follow_renewals
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
-from weft.kinds.replication import REPLICATION
+from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER
 from weft.objects.envelope import Condition, set_condition
-from weft.objects.errors import WeftError
+from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, CONFIRMED_SECONDS, HOLDER, write_confirmed
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.heartbeat import LEASE_PREFIX, read_digest
@@ -69,8 +70,15 @@ class Witnesses:
     name = "witnesses"
 
     def __init__(
-        self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, renew: Renew | None = None
+        self,
+        leadership: LeaderLease,
+        unseal: Unseal | None,
+        ask: Ask | None = None,
+        renew: Renew | None = None,
+        arm: Arm | None = None,
+        read: Read | None = None,
     ) -> None:
+        self._automatics = Automatics(leadership, unseal, self.name, arm, read)
         self._renew = renew or renew_in_thread
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
@@ -120,7 +128,7 @@ class Witnesses:
         for item in clusters:
             if item.uid in self._asking:
                 self._missed.add(item.uid)
-            elif item.spec(ClusterSpec).witness is not None:
+            elif item.spec(ClusterSpec).witness is not None or view.count(REPLICATIONS_BY_CLUSTER, item.envelope.name):
                 self._asking[item.uid] = asyncio.create_task(self._take_turn(item, wake))
         return view
 
@@ -139,7 +147,7 @@ class Witnesses:
 
     async def _speak(self, cluster: Item) -> None:
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
-        assert witness is not None
+        peer = witness.peer if witness is not None else ""
         groups: list[Group] = []
         held: list[HeldGuest] = []
         early: asyncio.Task[list[bool]] | None = None
@@ -147,17 +155,18 @@ class Witnesses:
         asked_at = 0.0
         try:
             link = read_witness(cluster, self._unseal)
-            assert link is not None
-            groups = list_groups(self._leadership.cache.view, name, link.token.site, witness.peer)
-            site, epoch = link.token.site, self._epochs.get(cluster.uid, "")
+            site, epoch = link.token.site if link is not None else "", self._epochs.get(cluster.uid, "")
+            groups = list_groups(self._leadership.cache.view, name, site, peer)
             held = await self._list_held(cluster, groups)  # with stamps from before anything is asked
             early = asyncio.create_task(self._hold_there(cluster, held)) if cluster.uid in self._mute and held else None
-            questions = self._list_questions(groups, site)
+            if link is None:
+                raise Unavailable("the link has no witness")
+            questions = self._list_questions(cluster, groups, site)
             asked_at = read_boot_time()
-            requests = [make_request(one, witness.peer, epoch, asks=one.name in questions) for one in groups]
+            requests = [make_request(one, peer, epoch, asks=one.name in questions) for one in groups]
             heard = await self._ask(link, requests) if groups else []
         except WeftError as problem:
-            groups = groups or list_groups(self._leadership.cache.view, name, "", witness.peer)
+            groups = groups or list_groups(self._leadership.cache.view, name, "", peer)
             heard = [problem] * len(groups)
             questions = {}
         await self._confirm(cluster, held, list_unconfirmed(held, groups, heard), early)
@@ -166,7 +175,10 @@ class Witnesses:
         for answer in heard:
             if isinstance(answer, WitnessAnswer):
                 self._epochs[cluster.uid] = answer.epoch
-        await self._note([(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)])
+        if witness is not None:
+            notes = [(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)]
+            await self._note(notes)
+        await self._automatics.review(cluster, groups, heard)
 
     async def _list_held(self, cluster: Item, groups: Sequence[Group]) -> list[HeldGuest]:
         if not (guarded := list_guarded(self._leadership.cache.view, groups)):
@@ -206,11 +218,13 @@ class Witnesses:
             written = write_confirmed(stamps)
             await self._leadership.store.grant(f"{CONFIRMED_PREFIX}{node}", HOLDER, CONFIRMED_SECONDS, written)
 
-    def _list_questions(self, groups: Sequence[Group], site: str) -> dict[str, Question]:
+    def _list_questions(self, cluster: Item, groups: Sequence[Group], site: str) -> dict[str, Question]:
         """By the group's name, of the replicas that take over automatically whose source has been silent for a whole promise."""
         now, found = read_boot_time(), dict[str, Question]()
         there = {item.uid for item in self._leadership.cache.view.of_kind(REPLICA.name).values()}
         self._silences = {uid: one for uid, one in self._silences.items() if uid in there}
+        if cluster.status(ClusterStatus).phase == "Suspect":  # a restored primary doesn't know what it had said
+            return found
         for group in groups:
             if not group.is_standby or not (spec := group.item.spec(ReplicaSpec)).automatic:
                 continue

@@ -29,6 +29,9 @@ _ENDED = (
 )  # phases of a replication whose VM here isn't the one that writes
 
 
+MAY_BE_TAKEN = ("hold", "release")  # a replication's ``guard`` while its replica may take over
+
+
 class Group(msgspec.Struct, frozen=True):
     """A VM at one cluster with its replica at the other; ``item`` is the one of both objects that is here."""
 
@@ -56,7 +59,9 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
     found = []
     for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
         status = item.status(ReplicationStatus)
-        if status.point is not None and status.phase not in _ENDED and not item.deleting:
+        may_be_taken = item.spec(ReplicationSpec).guard in MAY_BE_TAKEN and status.phase != "Stale"
+        is_kept = status.point is not None and status.phase not in _ENDED and not item.deleting
+        if may_be_taken or is_kept:
             found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from weft.client.cluster.hold import Hold
-from weft.controllers.failover.facts import Group
+from weft.controllers.failover.facts import MAY_BE_TAKEN, Group
 from weft.failover.primary import is_confirmed
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
@@ -27,13 +27,16 @@ class HeldGuest(msgspec.Struct, frozen=True):
 
 
 def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
-    """Of the groups whose VM is here, those with nodes that guard it: uid of the VM, and of each node."""
+    """Of the groups whose VM is here, those with nodes that guard it, and those that may be taken over, be the VM stopped or gone:
+    uid of the VM, and of each node."""
     found = []
     for group in groups:
         vm = view.get(subject_of(group.item)) if group.is_source else None
         placed = [item.spec(AllocationSpec) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)] if vm else []
-        if vm is not None and (nodes := [spec.node_uid for spec in placed if spec.guard]):
-            found.append((group, vm.uid, nodes))
+        nodes = [spec.node_uid for spec in placed if spec.guard]
+        may_be_taken = group.is_source and group.item.spec(ReplicationSpec).guard in MAY_BE_TAKEN
+        if nodes or may_be_taken:
+            found.append((group, vm.uid if vm is not None else "", nodes))
     return found
 
 
@@ -41,13 +44,19 @@ def list_held(
     cluster: Item, guarded: Sequence[tuple[Group, str, list[str]]], stamps: Mapping[str, str]
 ) -> list[HeldGuest]:
     """``stamps``: the newest of each node, by its uid."""
-    found, maps = [], cluster.spec(ClusterSpec).projects
+    found = []
     for group, vm, nodes in guarded:
-        if known := {node: stamps[node] for node in nodes if node in stamps}:
-            spec, own = group.item.spec(ReplicationSpec), group.item.envelope.project or ""
-            hold = Hold(spec.project_there or maps.get(own, own), spec.replica or group.item.envelope.name, group.name)
-            found.append(HeldGuest(group.name, vm, hold, known))
+        known = {node: stamps[node] for node in nodes if node in stamps}
+        if known or group.item.spec(ReplicationSpec).guard in MAY_BE_TAKEN:
+            found.append(HeldGuest(group.name, vm, read_hold(cluster, group.item), known))
     return found
+
+
+def read_hold(cluster: Item, replication: Item) -> Hold:
+    """How the other cluster finds the replica."""
+    spec, own = replication.spec(ReplicationSpec), replication.envelope.project or ""
+    maps = cluster.spec(ClusterSpec).projects
+    return Hold(spec.project_there or maps.get(own, own), spec.replica or replication.envelope.name, replication.uid)
 
 
 def list_unconfirmed(

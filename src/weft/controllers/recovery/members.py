@@ -262,13 +262,15 @@ def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
 
 def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
     """Of the clusters that replicas come from whose VMs weren't handed over: those that aren't known to be silent, each with what
-    is known of it, like ``cluster/east answers``."""
+    is known of it, like ``cluster/east answers``; and the replicas that take over without anybody's help."""
     found = set()
     for candidate in members:
         if candidate.is_handed_over:
             continue
         replica = find_replica(view, plan, candidate.member.replica)
         creator = replica.envelope.creator if replica is not None and not candidate.is_promoted else ""
+        if creator and replica is not None and replica.spec(ReplicaSpec).automatic:
+            found.add(f"replica/{replica.envelope.name} takes over automatically once the witness grants it")
         if creator.startswith(CLUSTER_PREFIX):
             name = creator.removeprefix(CLUSTER_PREFIX)
             cluster = view.get(object_key("cluster", None, name))

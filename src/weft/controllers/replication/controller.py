@@ -18,7 +18,7 @@ from weft.controllers.replication.plan import RESTING, ReplicationFacts, Replica
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import SUPERSEDED, WITNESSED
+from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
@@ -121,6 +121,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         report=_find_report(view, status.order),
         heard=_find_report(view, status.ask),
         is_superseded=(said := replication.envelope.condition(WITNESSED)) is not None and said.reason == SUPERSEDED,
+        is_left=(told := replication.envelope.condition(AUTOMATIC)) is not None and told.reason == LEFT,
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
         is_stopped=subject is not None and has_ended(subject),
         held=frozenset(

@@ -32,6 +32,9 @@ RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
 _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
 
 
+_RELEASING = "waits for {} to answer that it doesn't take over automatically any more"
+
+
 class Taken(msgspec.Struct, frozen=True):
     """A snapshot of it."""
 
@@ -60,6 +63,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
     report: SendReport | None = None  # on the order
     is_superseded: bool = False  # the witness knows that the replica was promoted
+    is_left: bool = False  # the other cluster said so to this one's controllers
     heard: SendReport | None = None  # on the question whether it was promoted
 
 
@@ -79,6 +83,9 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     mine = [one.uid for one in own if not one.deleting]
     if facts.deleting:
         leaving = replace(status, phase="Deleting", order=None, ask=None)
+        if spec.guard:
+            waits = replace(leaving, reason="guarded", message=_RELEASING.format(spec.cluster))
+            return ReplicationPlan(waits, fence=True if facts.is_left and not facts.fenced else None)
         return ReplicationPlan(
             leaving, drop=mine, release=not own and not facts.fenced, fence=False if facts.fenced else None
         )
@@ -88,10 +95,10 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(
             replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
         )
-    if (
-        facts.is_superseded and facts.cluster != "Linked" and status.reason != _STALE
-    ):  # over a line that works its replica says it
-        message = f"the witness says that the replica at {spec.cluster} was promoted: the VM that writes is there"
+    if (facts.is_left or (facts.is_superseded and facts.cluster != "Linked")) and status.reason != _STALE:
+        # The witness counts only without a line: over one that works the replica says it.
+        who = "the other cluster" if facts.is_left else "the witness"
+        message = f"{who} says that the replica at {spec.cluster} was promoted: the VM that writes is there"
         status = replace(status, failures=max(1, status.failures), reason=_STALE, message=message)
     if status.failures and status.reason == _STALE:
         lost = replace(status, phase="Stale", next=None, order=None, ask=None, progress=0.0)
@@ -107,7 +114,13 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
         return ReplicationPlan(replace(waits, next=None, order=None, ask=None), drop=_of(facts.next))
     if spec.paused:
-        return _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
+        rest = _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
+        if not spec.guard:
+            return rest
+        return replace(rest, status=replace(rest.status, reason="guarded", message=_RELEASING.format(spec.cluster)))
+    if spec.handover and spec.guard and not facts.fenced:
+        waits = replace(status, phase="HandingOver", reason="guarded", message=_RELEASING.format(spec.cluster))
+        return ReplicationPlan(waits)
     if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if status.next is not None:
@@ -255,7 +268,7 @@ def describe_replica(facts: ReplicationFacts, taken: Taken) -> dict[str, Any]:
     return {
         "of": facts.spec.of,
         "origin": facts.uid,
-        "workload": dict(taken.status.workload_spec),
+        "workload": {key: value for key, value in taken.status.workload_spec.items() if key != "guard"},
         "disks": {name: disk.size for name, disk in taken.status.disks.items()},
         "rpo": facts.spec.rpo,
         "keep": facts.spec.keep,

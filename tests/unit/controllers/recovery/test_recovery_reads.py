@@ -372,3 +372,15 @@ def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() 
     assert len(msgspec.json.encode([spec, status])) < 250_000
     with pytest.raises(InvalidInput, match="groups and checks together have"):
         check_recovery_plan(RecoveryPlanSpec(groups=["n0,n1,n2,n3,n4"], checks=[one + "x" * 200 for one in checks]))
+
+
+def test_a_replica_that_takes_over_automatically_is_left_to_the_witness() -> None:
+    view = make_view()
+    plan, cluster = put_plan(view, "shop"), ClusterSpec(url="https://x", ca="")
+    put(view, CLUSTER.make("east", cluster, 1.0, uid="c", status=ClusterStatus(phase="Unreachable")))
+    for automatic, said in ((False, []), (True, ["replica/db takes over automatically once the witness grants it"])):
+        spec = ReplicaSpec(of="vm/db", origin="o", disks={"root": 1}, automatic=automatic)
+        put(view, REPLICA.make("db", spec, 1.0, uid="r", project="default", creator="cluster:east"))
+        assert list_answering(view, plan, [Candidate(MEMBER)]) == said
+        assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
+        assert list_answering(view, plan, [Candidate(MEMBER, is_promoted=True)]) == []

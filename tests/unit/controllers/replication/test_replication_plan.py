@@ -410,3 +410,29 @@ def test_a_vm_whose_copy_was_promoted_is_left_also_if_only_the_witness_says_so()
     assert over.status == plan.status and over.fence is None
     linked = plan_replication(make_facts(steady(), is_superseded=True), NOW)  # the replica itself is asked
     assert linked.fence is None and linked.status.phase != "Stale"
+
+
+def test_a_vm_that_is_guarded_is_left_and_its_replication_gone_only_once_its_nodes_let_go() -> None:
+    spec = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, guard="release")
+    facts = make_facts(steady(), point=take("a"), spec=spec)
+    handing = plan_replication(msgspec.structs.replace(facts, spec=msgspec.structs.replace(spec, handover=True)), NOW)
+    assert (handing.status.phase, handing.status.reason, handing.fence) == ("HandingOver", "guarded", None)
+    paused = plan_replication(msgspec.structs.replace(facts, spec=msgspec.structs.replace(spec, paused=True)), NOW)
+    assert (paused.status.phase, paused.status.reason) == ("Paused", "guarded")
+    going = plan_replication(msgspec.structs.replace(facts, deleting=True), NOW)
+    assert (going.status.phase, going.release, going.drop, going.fence) == ("Deleting", False, (), None)
+    assert "waits for west" in going.status.message
+    left = plan_replication(msgspec.structs.replace(facts, deleting=True, is_left=True), NOW)
+    assert (left.release, left.fence) == (False, True)
+
+
+def test_what_the_other_cluster_said_of_a_promotion_counts_over_a_line_that_works() -> None:
+    plan = plan_replication(make_facts(steady(), point=take("a"), is_left=True), NOW)
+    assert (plan.status.phase, plan.status.reason, plan.fence) == ("Stale", "staleGeneration", True)
+    assert "the other cluster says" in plan.status.message
+
+
+def test_an_older_cluster_is_not_told_of_the_guard() -> None:
+    taken = take("b", workload_spec={"image": "tiny", "guard": "hold"})
+    plan = plan_replication(make_facts(steady(next=NEXT), point=take("a"), next=taken), NOW)
+    assert plan.status.order is not None and plan.status.order.manifest["workload"] == {"image": "tiny"}

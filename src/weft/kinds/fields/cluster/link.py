@@ -24,10 +24,14 @@ Word = Literal["replicate", "run"]
 # ``replicate`` nothing that starts, changes or reads a guest, and nothing that takes away what it has sent; with ``run`` whole
 # workloads, but nothing that looks into their guests.
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "replicate": {"replica": ("get", "create", "update", "receive", "renew")},
+    "replicate": {"replica": ("get", "create", "update", "receive", "renew", "arm")},
     "run": dict.fromkeys(("vm", "container", "job"), ("list", "get", "create", "update", "delete")),
 }
 VALUE = "witness"  # the key of the sealed token among a link's values
+AUTOMATIC = "Automatic"  # the condition of a replication whose replica takes over automatically, or shall
+# Its reasons. Only with the first of them does anything take over.
+ARMED, PREPARING, RELEASING, OFF, NOT_CONFIRMED = "Armed", "Preparing", "Releasing", "Off", "NotConfirmed"
+NOT_GUARDED, NOT_TAKEN, LEFT = "NotGuarded", "NotTaken", "Left"
 WITNESSED = "Witnessed"  # the condition that says what the witness knows
 # Its reasons. Of the side whose VM is replicated, and of one that was promoted: both clusters name it as primary.
 CONFIRMED = "Confirmed"
@@ -129,6 +133,11 @@ class WitnessToken(NamedTuple):
 def read_witnessed(obj: Mapping[str, Any]) -> str:
     """A table's cell: the reason of the object's condition Witnessed."""
     return next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == WITNESSED), "–")
+
+
+def read_automatic(obj: Mapping[str, Any]) -> str:
+    """A table's cell: the reason of the object's condition Automatic."""
+    return next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == AUTOMATIC), "–")
 
 
 def write_witness_token(site: str, secret: str, ca_sha256: str) -> str:

@@ -1,0 +1,134 @@
+"""How a replica comes to take over automatically, and how it stops doing so: which step is next, and what people read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from weft.client.cluster.hold import ArmingAnswer
+from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, plan_arming
+from weft.kinds.replication import ReplicationSpec
+
+SPEC = ReplicationSpec(of="vm/web", cluster="west", automatic=True, arming=3)
+PLACE = Placed("n1", "", "")
+OFF, ON = ArmingAnswer("done"), ArmingAnswer("done", "", True, 3)
+
+
+def make_facts(guard: str = "", said: str = "", told: ArmingAnswer | None = None, **more: Any) -> ArmingFacts:
+    spec: ReplicationSpec = replace(more.pop("spec", SPEC), guard=guard)
+    on_node = {"begin": "begin", "": ""}.get(guard, "hold")
+    facts = ArmingFacts(
+        spec=spec, phase="Replicating", has_point=True, placed=[Placed("n1", on_node, said)], answer=told
+    )
+    return replace(facts, **more)
+
+
+def read(plan: ArmingPlan) -> tuple[str, str]:
+    return plan.step, plan.condition.reason if plan.condition is not None else "-"
+
+
+def test_nodes_show_that_they_can_then_they_hold_then_the_other_cluster_is_told() -> None:
+    assert read(plan_arming(make_facts())) == ("begin", "Preparing")
+    assert read(plan_arming(make_facts("begin"))) == ("", "Preparing")
+    assert read(plan_arming(make_facts("begin", "held"))) == ("", "Preparing")  # a word from an earlier time
+    assert read(plan_arming(make_facts("begin", "ready"))) == ("hold", "Preparing")
+    assert read(plan_arming(make_facts("hold", "ready"))) == ("", "Preparing")
+    assert read(plan_arming(make_facts("hold", "held"))) == ("on", "Preparing")
+    assert read(plan_arming(make_facts("hold", "held", ArmingAnswer("silent", "no route")))) == ("on", "Preparing")
+    armed = plan_arming(make_facts("hold", "held", ON))
+    assert read(armed) == ("", "Armed")
+    assert armed.condition is not None and armed.condition.status == "True"
+    assert "for 38s" in armed.condition.message and "after 30s" in armed.condition.message
+
+
+def test_a_vm_that_is_nowhere_needs_no_node() -> None:
+    for guard, step in (("begin", "hold"), ("hold", "on")):
+        assert read(plan_arming(make_facts(guard, placed=[])))[0] == step
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"spec": replace(SPEC, automatic=False)}, "--automatic turns it on"),
+        ({"spec": replace(SPEC, paused=True)}, "is paused"),
+        ({"spec": replace(SPEC, handover=True)}, "is handed over"),
+        ({"deleting": True}, "is being deleted"),
+        ({"has_vm": False}, "vm/web is gone"),
+        ({"has_witness": False}, "weft cluster witness west URL"),
+    ],
+    ids=["off", "paused", "handed over", "deleted", "vm gone", "witness gone"],
+)
+def test_nodes_let_go_only_once_the_other_cluster_has_answered(change: dict[str, Any], said: str) -> None:
+    released = plan_arming(make_facts("hold", "held", ON, **change))
+    assert read(released) == ("release", "Releasing")
+    assert released.condition is not None and said in released.condition.message
+    assert read(plan_arming(make_facts("release", "held", **change))) == ("off", "Releasing")
+    silent = plan_arming(make_facts("release", "held", ArmingAnswer("silent", "no route to west"), **change))
+    assert read(silent) == ("off", "Releasing")
+    assert silent.condition is not None and "no route to west" in silent.condition.message
+    assert "weft replication run-alone" in silent.condition.message
+    assert read(plan_arming(make_facts("release", "held", ArmingAnswer("refused", "forbidden"), **change)))[0] == "off"
+    assert read(plan_arming(make_facts("release", "held", OFF, **change))) == ("end", "-")
+    # Nothing was told before the nodes held it.
+    assert plan_arming(make_facts("begin", "ready", **change)).step == "end"
+
+
+def test_who_changes_their_mind_while_it_is_released_begins_again() -> None:
+    assert plan_arming(make_facts("release", "held")).step == "off"
+    assert plan_arming(make_facts("release", "held", OFF)).step == "end"
+
+
+def test_a_copy_that_was_promoted_meanwhile_lets_nobody_go_before_the_vm_has_ended() -> None:
+    for guard in ("hold", "release"):
+        assert read(plan_arming(make_facts(guard, "held", ArmingAnswer("promoted")))) == ("", "Left")
+    for change in ({"phase": "Stale"}, {"is_fenced": True}):
+        assert read(plan_arming(make_facts("hold", "held", ON, **change))) == ("", "Left")
+        ended = [Placed("n1", "hold", "held", at_rest=True)]
+        assert plan_arming(make_facts("hold", "held", ON, placed=ended, **change)).step == "end"
+        assert plan_arming(make_facts("hold", "held", ON, placed=[*ended, PLACE], **change)).step == ""
+
+
+def test_what_is_missing_is_said() -> None:
+    for facts, reason, said in (
+        (make_facts(has_point=False), "Preparing", "no point yet"),
+        (make_facts(is_witnessed=False), "NotConfirmed", "both clusters have to name"),
+        (make_facts(has_witness=False), "Off", "weft cluster witness west"),
+        (make_facts("begin", "no cgroup"), "NotGuarded", "n1 can't end the VM in time: no cgroup"),
+        (make_facts("hold", "no cgroup", ON), "NotGuarded", "weft vm migrate"),
+        (make_facts("hold", "held", ON, is_witnessed=False), "NotConfirmed", "nothing takes over until it does"),
+        (
+            make_facts("hold", "held", ArmingAnswer("refused", "forbidden")),
+            "NotTaken",
+            "west refuses to take over: forbidden",
+        ),
+    ):
+        plan = plan_arming(facts)
+        assert plan.condition is not None and plan.condition.status == "False"
+        assert (plan.condition.reason, said in plan.condition.message) == (reason, True), plan.condition.message
+
+
+def test_a_place_that_does_not_know_of_the_hold_gets_to_know_it() -> None:
+    assert plan_arming(make_facts("hold", "held", ON, placed=[Placed("n2", "", "")])).step == "hold"
+
+
+def test_a_later_turn_that_the_other_cluster_knows_is_outrun() -> None:
+    later = ArmingAnswer("overtaken", "", True, 9)
+    assert plan_arming(make_facts("hold", "held", later)).step == "hold"
+    assert plan_arming(make_facts("release", "held", later)).step == "release"
+    # This cluster's store is of an earlier time than what the other one was told.
+    off = replace(SPEC, automatic=False)
+    assert plan_arming(make_facts(spec=off, told=ArmingAnswer("done", "", True, 9))).step == "release"
+    assert plan_arming(make_facts(spec=off, told=ArmingAnswer("done", "", False, 9))).step == ""
+
+
+def test_people_who_are_sure_end_it_without_an_answer() -> None:
+    alone = replace(SPEC, automatic=False, alone=True)
+    assert plan_arming(make_facts("release", "held", ArmingAnswer("silent"), spec=alone)).step == "end"
+    assert plan_arming(make_facts("hold", "held", spec=alone)).step == "end"
+
+
+def test_a_replication_that_was_never_automatic_says_nothing_of_it() -> None:
+    plan = plan_arming(make_facts(spec=replace(SPEC, automatic=False)))
+    assert plan.step == "" and plan.condition is not None and not plan.condition.reason

@@ -1,0 +1,81 @@
+"""A VM whose replica takes over automatically: what people can't do with it, and what its replica accepts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from weft.kinds.parts.convert_verb import refuse_guarded
+from weft.kinds.record import GUARD
+from weft.kinds.replica import REPLICA, ArmInput
+from weft.kinds.replication import REPLICATION
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.errors import IllegalTransition, InvalidInput
+
+
+def test_only_the_server_guards_a_vm_and_a_new_one_never_begins_so() -> None:
+    spec = VmSpec(image="tiny", guard="hold")
+    assert VM.admission.check_change is not None and VM.admission.check_new is not None
+    with pytest.raises(InvalidInput, match=r"spec\.guard: only the server"):
+        VM.admission.check_change(spec, msgspec.structs.replace(spec, guard=""))
+    VM.admission.check_new(spec)
+    assert spec.guard == ""
+
+
+def test_a_guarded_vm_asks_for_a_node_with_a_guard_and_its_allocation_says_so() -> None:
+    record = VM.workload
+    assert record is not None
+    for guard, runtime in (("", ""), ("begin", GUARD), ("hold", GUARD)):
+        spec = VmSpec(image="tiny", guard=guard)  # type: ignore[arg-type]
+        assert (record.needs(spec).runtime, record.allocate(spec)["guard"]) == (runtime, guard)
+
+
+def test_what_it_would_be_converted_to_ran_unguarded_so_it_is_refused() -> None:
+    obj: dict[str, Any] = {"kind": "vm", "name": "web", "spec": {"guard": "hold"}}
+    with pytest.raises(IllegalTransition, match="takes over automatically") as refused:
+        refuse_guarded(obj)
+    assert "weft replication pause" in (refused.value.hint or "")
+
+
+def arm(replica: dict[str, Any], arming: int, *, automatic: bool = True, **more: Any) -> dict[str, Any]:
+    verb = REPLICA.verb("arm")
+    assert verb is not None and verb.change is not None
+    spec = {"of": "vm/web", "origin": "o", "role": "standby", "renewals": 7, "arming": 4, **replica}
+    obj = {"kind": "replica", "name": "web", "spec": spec, "status": {}, "others": {}, **more}
+    return verb.change(obj, ArmInput(origin=replica.get("asked_by", "o"), automatic=automatic, arming=arming))
+
+
+def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
+    for arming in (4, 5):
+        after = arm({}, arming)
+        assert (after["automatic"], after["arming"], after["renewals"]) == (True, arming, 8)
+    assert arm({"automatic": True}, 5, automatic=False)["automatic"] is False
+
+
+@pytest.mark.parametrize(
+    ("replica", "arming", "more", "reason"),
+    [
+        ({}, 3, {}, "overtaken"),
+        ({"role": "primary"}, 5, {}, "staleGeneration"),
+        ({"asked_by": "other"}, 5, {}, "otherOrigin"),
+        ({}, 5, {"status": {"vm": "web"}}, "goesBack"),
+        ({}, 5, {"others": {"vm/web": {"uid": "u"}}}, "nameTaken"),
+    ],
+)
+def test_a_word_that_can_not_count_is_refused(
+    replica: dict[str, Any], arming: int, more: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(IllegalTransition) as refused:
+        arm(replica, arming, **more)
+    assert refused.value.token == reason and refused.value.hint
+
+
+def test_who_is_alone_says_so_only_where_somebody_could_take_over() -> None:
+    verb = REPLICATION.verb("run-alone")
+    assert verb is not None and verb.change is not None
+    with pytest.raises(IllegalTransition):
+        verb.change({"name": "web", "spec": {"guard": ""}}, None)
+    after = verb.change({"name": "web", "spec": {"guard": "release", "automatic": True}}, None)
+    assert (after["automatic"], after["alone"]) == (False, True)
