@@ -21,6 +21,7 @@ NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
 CLUSTER_PREFIX = "cluster:"  # what a linked cluster does, and makes, is by ``cluster:<its name here>``
 FABRIC = "-"  # stands where the project would, in the key of a fabric-wide object
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+OWN_LABELS = "weft/"  # labels that begin so are set by weft alone
 _LABEL_KEY = re.compile(r"([a-z0-9.-]{1,200}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 

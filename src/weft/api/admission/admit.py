@@ -37,7 +37,7 @@ from weft.objects.errors import (
     NotFound,
     StaleRevision,
 )
-from weft.objects.identity import new_uids
+from weft.objects.identity import OWN_LABELS, new_uids
 from weft.objects.quantity import format_age
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_change
@@ -155,6 +155,7 @@ async def plan_create(
     given = sealing.take_in(context, manifest, None)
     if actor is not None and not by_verb:
         _refuse_made_fields(kind, given)
+        keep_own_labels(manifest.labels or {}, {})
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
@@ -243,6 +244,8 @@ async def plan_update(
     await check_certificate(context, view, kind, current.project, current.name, old, spec)
     relied = await require_permissions(context, view, kind, current.project, current.name, actor, old, spec)
     labels = current.labels if manifest.labels is None else manifest.labels
+    if actor is not None:
+        labels = keep_own_labels(labels, current.labels)
     if not changes and labels == current.labels:
         return Draft(kind, current, "unchanged")
     if changes:
@@ -255,6 +258,19 @@ async def plan_update(
     await charge(context, view, draft, old, spec)
     view.plan(draft.writes[0].key, draft.envelope)
     return draft
+
+
+def keep_own_labels(given: dict[str, str], current: dict[str, str]) -> dict[str, str]:
+    """Pure. The ``given`` labels with the ``current`` ones that only weft sets, also where those aren't given. Raises
+    InvalidInput for one of these that is new or has another value."""
+    for key, value in given.items():
+        if key.startswith(OWN_LABELS) and current.get(key) != value:
+            raise InvalidInput(
+                f"labels.{key}: only weft sets labels that begin with {OWN_LABELS}",
+                field=f"labels.{key}",
+                hint=f"leave labels.{key} out",
+            )
+    return given | {key: value for key, value in current.items() if key.startswith(OWN_LABELS)}
 
 
 def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
