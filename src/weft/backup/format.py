@@ -25,6 +25,9 @@ PACK_BYTES = 64 << 20
 PACK_CHUNKS = 16 << 10  # so that the index of a pack of very compressible chunks stays small
 
 _LEVEL = 3
+_FAST_LEVEL = 1  # for what resists: zstd stores such blocks as they are
+_PROBES, _PROBE_BYTES = (8 << 10, 28 << 10, 48 << 10), 2 << 10
+_RESISTS = 0.97
 _PACK = b"WEFTPAK\x01"
 _INDEX = b"WEFTIDX\x01"
 _FRAME = struct.Struct(">HI")  # chunks, bytes of the sealed part
@@ -85,12 +88,20 @@ def pack_head() -> bytes:
     return _PACK
 
 
-def seal_frame(keys: Keys, pack: str, ids: Sequence[bytes], plain: bytes) -> bytes:
-    """A frame as it lies in ``pack``: head, then the chunks compressed and sealed. Any thread."""
-    packed = zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(plain)
+def resists_compression(chunk: bytes) -> bool:
+    """Whether samples of a chunk are as long compressed as before, as of what is compressed or encrypted already. Any thread."""
+    sample = b"".join([chunk[at : at + _PROBE_BYTES] for at in _PROBES])
+    return len(zstandard.ZstdCompressor(level=_FAST_LEVEL).compress(sample)) > _RESISTS * len(sample)
+
+
+def seal_frame(keys: Keys, pack: str, ids: Sequence[bytes], plain: bytes, resists: bool = False) -> bytes:
+    """A frame as it lies in ``pack``: head, then the chunks compressed and sealed. Little effort is made with those that
+    ``resists`` says to resist. Any thread."""
+    level = _FAST_LEVEL if resists else _LEVEL
+    packed = zstandard.ZstdCompressor(level=level, write_content_size=True).compress(plain)
     named = b"".join(ids)
-    head = _FRAME.pack(len(ids), len(packed) + SEALED_EXTRA)
-    return head + named + keys.seal(f"pack {pack}", packed, head + named)
+    head = _FRAME.pack(len(ids), len(packed) + SEALED_EXTRA) + named
+    return b"".join([head, *keys.seal_parts(f"pack {pack}", packed, head)])
 
 
 def open_frame(keys: Keys, pack: str, frame: Frame, raw: bytes) -> bytes:
@@ -101,7 +112,7 @@ def open_frame(keys: Keys, pack: str, frame: Frame, raw: bytes) -> bytes:
     try:
         if len(raw) != frame.length or raw[:start] != head + named:
             raise ValueError("not the frame that the index names")
-        packed = keys.unseal(f"pack {pack}", raw[start:], head + named)
+        packed = keys.unseal(f"pack {pack}", memoryview(raw)[start:], head + named)
         size = len(frame.ids) * CHUNK
         plain = zstandard.ZstdDecompressor(max_window_size=1 << 23).decompress(packed, max_output_size=size)
         if len(plain) != size:

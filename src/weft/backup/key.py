@@ -84,12 +84,18 @@ class Keys:
 
     def seal(self, place: str, plain: bytes, aad: bytes = b"") -> bytes:
         """nonce ‖ AES-256-GCM(plain), readable at this ``place`` (a pack, a backup) with this ``aad`` only."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return nonce + AESGCM(self._derive(f"seal {place}")).encrypt(nonce, plain, aad)
+        return b"".join(self.seal_parts(place, plain, aad))
 
-    def unseal(self, place: str, sealed: bytes, aad: bytes = b"") -> bytes:
+    def seal_parts(self, place: str, plain: bytes, aad: bytes) -> tuple[bytes, bytes]:
+        """The same in two parts, for who writes them anyway: the nonce, and the rest."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce, AESGCM(self._derive(f"seal {place}")).encrypt(nonce, plain, aad)
+
+    def unseal(self, place: str, sealed: bytes | memoryview, aad: bytes = b"") -> bytes:
         """What was sealed. Raises cryptography's InvalidTag if a bit of it, its place or ``aad`` differs."""
-        return AESGCM(self._derive(f"seal {place}")).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], aad)
+        return AESGCM(self._derive(f"seal {place}")).decrypt(
+            sealed[:_NONCE_BYTES], memoryview(sealed)[_NONCE_BYTES:], aad
+        )
 
     def _derive(self, purpose: str) -> bytes:
         return hmac.digest(self._root, purpose.encode(), "sha256")

@@ -43,7 +43,10 @@ class LockRecord(msgspec.Struct, kw_only=True):
 
 
 class Lease:
-    """One use of the repository, renewed by a thread of its own until it is left."""
+    """One use of the repository, renewed by a thread of its own until it is left.
+
+    It isn't synced to the disk: a power cut that loses it ends its holder too, and a holder on another machine sees that it is gone
+    before it publishes anything."""
 
     def __init__(self, storage: Storage, clock: Clock, use: Use, pins: tuple[str, ...] = ()) -> None:
         self.id = secrets.token_hex(16)
@@ -56,7 +59,7 @@ class Lease:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self.lost = False
-        storage.put(self.key, msgspec.json.encode(self._record))
+        storage.put(self.key, msgspec.json.encode(self._record), durable=False)
         self._thread = threading.Thread(target=self._keep, name="backup lease", daemon=True)
         self._thread.start()
 
@@ -79,14 +82,14 @@ class Lease:
                 )
             self._record.count += 1
             self._record.renewed = self._clock.now()
-            self._storage.put(self.key, msgspec.json.encode(self._record))
+            self._storage.put(self.key, msgspec.json.encode(self._record), durable=False)
 
     def end(self) -> None:
         self._ended.set()
         if self._thread is not threading.current_thread():
             self._thread.join()
         with contextlib.suppress(WeftError):  # it expires
-            self._storage.delete(self.key)
+            self._storage.delete(self.key, durable=False)
 
     def __enter__(self) -> Lease:
         return self

@@ -48,8 +48,8 @@ class PackWriter:
         self.unindexed: set[bytes] = set()  # ids that the catalogue doesn't have yet
         self.bytes = 0  # written in all
 
-    def add(self, ids: list[bytes], chunks: list[bytes]) -> None:
-        """One frame: at most 16 chunks."""
+    def add(self, ids: list[bytes], chunks: list[bytes], resists: bool = False) -> None:
+        """One frame: at most 16 chunks; ``resists``: they are hardly to be compressed."""
         if self._upload is not None and (self._size >= PACK_BYTES or self._chunks >= PACK_CHUNKS):
             self.close_pack()
         if self._upload is None:
@@ -61,7 +61,7 @@ class PackWriter:
         self._chunks += len(ids)
         self.unindexed.update(ids)
         named = tuple(ids)
-        self._pending.append((named, self._pool.submit(_seal, self._keys, self._name, named, chunks)))
+        self._pending.append((named, self._pool.submit(_seal, self._keys, self._name, named, chunks, resists)))
         while len(self._pending) > self._ahead:
             self._write_one()
 
@@ -98,8 +98,8 @@ class PackWriter:
         self._size += len(frame)
 
 
-def _seal(keys: Keys, pack: str, ids: tuple[bytes, ...], chunks: list[bytes]) -> bytes:
-    return seal_frame(keys, pack, ids, b"".join(chunks))
+def _seal(keys: Keys, pack: str, ids: tuple[bytes, ...], chunks: list[bytes], resists: bool) -> bytes:
+    return seal_frame(keys, pack, ids, b"".join(chunks), resists)
 
 
 class ChunkReader:
@@ -107,7 +107,7 @@ class ChunkReader:
 
     def __init__(self, storage: Storage, keys: Keys, catalogue: Catalogue, refresh: Callable[[], None]) -> None:
         self._storage, self._keys, self._catalogue, self._refresh = storage, keys, catalogue, refresh
-        self._cache: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, int], Future[bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, id_: bytes) -> bytes:
@@ -116,6 +116,10 @@ class ChunkReader:
 
     def read_many(self, ids: list[bytes]) -> dict[bytes, bytes]:
         """Up to some hundred chunks; a frame that several of them are in is read once."""
+        return {id_: bytes(chunk) for id_, chunk in self.view_many(ids).items()}
+
+    def view_many(self, ids: list[bytes]) -> dict[bytes, memoryview]:
+        """The same as parts of their frames, for who passes them on at once: each keeps its whole frame in memory."""
         plain = self._try(ids)
         if len(plain) < len(set(ids)):
             self._refresh()  # a clean-up may have copied them into another pack
@@ -126,32 +130,39 @@ class ChunkReader:
         """A whole frame. Raises BackupAltered, ObjectMissing."""
         place = (spot.pack, spot.frame.offset)
         with self._lock:
-            if (plain := self._cache.get(place)) is not None:
-                self._cache[place] = self._cache.pop(place)  # the last to be dropped
-                return plain
-        raw = self._storage.get(f"packs/{spot.pack}", spot.frame.offset, spot.frame.length, spot.version)
-        plain = open_frame(self._keys, spot.pack, spot.frame, raw)
-        with self._lock:
-            self._cache[place] = plain
-            if len(self._cache) > _CACHED_FRAMES:
-                self._cache.popitem(last=False)
-        return plain
+            if (there := self._cache.get(place)) is not None:
+                self._cache.move_to_end(place)  # the last to be dropped
+            else:
+                mine = self._cache[place] = Future[bytes]()
+                while len(self._cache) > _CACHED_FRAMES:
+                    self._cache.popitem(last=False)
+        if there is not None:
+            return there.result()  # of several who want it one reads it
+        try:
+            raw = self._storage.get(f"packs/{spot.pack}", spot.frame.offset, spot.frame.length, spot.version)
+            mine.set_result(open_frame(self._keys, spot.pack, spot.frame, raw))
+        except BaseException as error:
+            with self._lock:
+                if self._cache.get(place) is mine:
+                    del self._cache[place]
+            mine.set_exception(error)
+        return mine.result()
 
     def forget_frames(self) -> None:
         """Read everything again from the repository."""
         with self._lock:
             self._cache.clear()
 
-    def _try(self, ids: list[bytes], last: bool = False) -> dict[bytes, bytes]:
+    def _try(self, ids: list[bytes], last: bool = False) -> dict[bytes, memoryview]:
         spots = self._catalogue.find(list(set(ids)))
-        plain: dict[bytes, bytes] = {}
+        plain: dict[bytes, memoryview] = {}
         for id_ in ids:
             if id_ in plain:
                 continue
             failure: DriverFailed | None = None
             for spot in spots.get(id_, []):
                 try:
-                    plain[id_] = self.read_frame(spot)[spot.place * CHUNK : (spot.place + 1) * CHUNK]
+                    plain[id_] = memoryview(self.read_frame(spot))[spot.place * CHUNK : (spot.place + 1) * CHUNK]
                     break
                 except ObjectMissing:
                     continue

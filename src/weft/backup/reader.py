@@ -14,10 +14,15 @@ from weft.backup.index.tree import Tree, count_chunks
 from weft.backup.key import Keys
 from weft.backup.lease import Lease
 from weft.backup.packs import ChunkReader
+from weft.backup.parts import drop_front
 from weft.contracts.durable_file import keep_file
 from weft.objects.errors import InvalidInput, NotFound
 
-_AHEAD = 8  # reads of up to 16 chunks
+STEP = 64  # chunks that are read together
+_AHEAD = 4  # steps
+SYNC_BYTES = 32 << 20  # written until the disk is told to begin, so that it isn't idle until the end
+
+Run = tuple[int, list[memoryview]]  # an offset, and the chunks from there on
 
 
 class BackupReader:
@@ -44,19 +49,19 @@ class BackupReader:
             parts += [plain.get(id_) or bytes(CHUNK) for id_ in batch]
         return b"".join(parts)[offset - first * CHUNK :][:length]
 
-    def read_data(self, disk: str, first: int, count: int) -> list[tuple[int, bytes]]:
-        """Of these chunks what holds data, as runs: their offsets, and bytes up to the disk's end. Raises BackupAltered."""
-        size, runs = self._find(disk).size, list[tuple[int, list[bytes]]]()
+    def read_data(self, disk: str, first: int, count: int) -> list[Run]:
+        """Of these chunks what holds data, in runs, up to the disk's end. Raises BackupAltered."""
+        size, runs = self._find(disk).size, list[Run]()
         ids = list(self.tree(disk).ids(first, count))
-        plain = self._chunks.read_many([id_ for id_ in ids if id_ != HOLE])
+        plain = self._chunks.view_many([id_ for id_ in ids if id_ != HOLE])
         follows = False
         for number, id_ in enumerate(ids, first):
             if id_ != HOLE:
                 if not follows:
                     runs.append((number * CHUNK, []))
-                runs[-1][1].append(plain[id_])
+                runs[-1][1].append(plain[id_][: size - number * CHUNK])
             follows = id_ != HOLE
-        return [(offset, b"".join(parts)[: size - offset]) for offset, parts in runs]
+        return runs
 
     def export(self, disk: str, path: Path) -> None:
         """The whole disk as a sparse raw file at ``path``, which is there once it is complete and durable."""
@@ -84,24 +89,26 @@ class BackupReader:
             self._lease.end()
 
     def _write_all(self, disk: str, size: int, descriptor: int) -> None:
-        under_way: deque[tuple[int, list[bytes], Future[dict[bytes, bytes]]]] = deque()
+        """Several threads read, decrypt and write; one has the disk write meanwhile."""
+        chunks, under_way, written = count_chunks(size), deque[Future[int]](), 0
 
-        def write_one() -> None:
-            first, ids, plain = under_way.popleft()
-            for number, id_ in enumerate(ids, first):
-                if id_ != HOLE:
-                    _write_at(descriptor, plain.result()[id_][: size - number * CHUNK], number * CHUNK)
+        def copy(first: int) -> int:
+            return sum(_write_run(descriptor, run) for run in self.read_data(disk, first, min(STEP, chunks - first)))
 
-        with ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="restore") as pool:
-            first = 0
-            for ids in _batches(self.tree(disk).ids(0, count_chunks(size))):
-                if any(id_ != HOLE for id_ in ids):
-                    under_way.append((first, ids, pool.submit(self._chunks.read_many, [i for i in ids if i != HOLE])))
-                first += len(ids)
+        workers = max(2, min(4, os.cpu_count() or 2))
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="restore") as pool,
+            ThreadPoolExecutor(1, thread_name_prefix="sync") as sync,
+        ):
+            syncing: Future[None] | None = None
+            for first in range(0, chunks, STEP):
+                under_way.append(pool.submit(copy, first))
                 if len(under_way) > _AHEAD:
-                    write_one()
-            while under_way:
-                write_one()
+                    written += under_way.popleft().result()
+                if written >= SYNC_BYTES and (syncing is None or syncing.done()):
+                    syncing, written = sync.submit(os.fdatasync, descriptor), 0
+            for copied in under_way:
+                copied.result()
 
     def _find(self, name: str) -> DiskIndex:
         disk = self.manifest.disk(name)
@@ -111,10 +118,14 @@ class BackupReader:
         return disk
 
 
-def _write_at(descriptor: int, data: bytes, offset: int) -> None:
-    while data:
-        done = os.pwrite(descriptor, data, offset)
-        data, offset = data[done:], offset + done
+def _write_run(descriptor: int, run: Run) -> int:
+    """How many bytes they are."""
+    offset, parts = run
+    while parts:
+        done = os.pwritev(descriptor, parts, offset)
+        offset += done
+        parts = drop_front(parts, done)
+    return offset - run[0]
 
 
 def _batches(ids: Iterator[bytes]) -> Iterator[list[bytes]]:

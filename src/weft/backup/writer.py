@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from weft.backup.format import (
     CHUNK,
@@ -18,6 +18,7 @@ from weft.backup.format import (
     DiskIndex,
     Manifest,
     encode_manifest,
+    resists_compression,
     sign_disk,
 )
 from weft.backup.index.catalogue import Catalogue
@@ -35,7 +36,9 @@ _BATCHES = 4  # read ahead of the hashing, 1 MiB each
 
 Read = Callable[[int, int], bytes]
 Change = tuple[int, int, bool]  # offset, length, whether it is zero
-Batch = tuple[list[int], list[bytes], Future[list[bytes]]]  # chunk numbers, their bytes, their ids
+Sort = Literal["data", "resisting", "nodes"]  # what is alike is compressed together
+Found = list[tuple[bytes, Sort]]  # ids, and what their chunks are
+Batch = tuple[list[int], list[bytes], Future[Found]]  # chunk numbers, their bytes, what was found
 
 
 class BackupWriter:
@@ -62,10 +65,11 @@ class BackupWriter:
         self._packs = PackWriter(
             storage, keys, catalogue, self._pool, (lease.generation, lease.id), retention.until, WORKERS + 2
         )
-        self._new: dict[bool, tuple[list[bytes], list[bytes]]] = {
-            False: ([], []),
-            True: ([], []),
-        }  # nodes apart from data
+        self._new: dict[Sort, tuple[list[bytes], list[bytes]]] = {
+            "data": ([], []),
+            "resisting": ([], []),
+            "nodes": ([], []),
+        }
         self._disks: list[DiskIndex] = []
 
     def disk(
@@ -102,8 +106,8 @@ class BackupWriter:
     def publish(self, *, kind: str, name: str, spec: Any = None, labels: dict[str, str] | None = None) -> Manifest:
         """Make the backup be there: all of it is durable before its manifest is. Raises BackupLeaseLost if a clean-up took this
         writer for dead."""
-        for nodes in (False, True):
-            self._flush(nodes)
+        for sort in self._new:
+            self._flush(sort)
         self._packs.close_pack()
         self._retention.extend(Tree(self._keys, self._chunks.read, disk) for disk in self._disks)
         manifest = Manifest(
@@ -155,37 +159,37 @@ class BackupWriter:
     def _read_batches(
         self, size: int, runs: Iterator[tuple[int, int, bool]], read: Read, builder: TreeBuilder
     ) -> Iterator[Batch]:
-        """Read runs of chunks in batches and have them hashed. Zero runs are batches without bytes, to keep the order."""
+        """Read runs of chunks, short ones together, and hash them. Zero runs are batches without bytes, to keep the order."""
+        numbers, chunks = list[int](), list[bytes]()
         for first, count, zero in runs:
-            for start in range(first, first + count, FRAME_CHUNKS):
-                numbers = list(range(start, min(start + FRAME_CHUNKS, first + count)))
+            at, end = first, first + count
+            while at < end:
+                if numbers and (zero or len(numbers) == FRAME_CHUNKS):
+                    yield numbers, chunks, self._pool.submit(_identify, self._keys, chunks)
+                    numbers, chunks = [], []
+                few = min(end - at, FRAME_CHUNKS - len(numbers))
                 if zero:
-                    yield numbers, [], _done([HOLE] * len(numbers))
-                    continue
-                offset, end = numbers[0] * CHUNK, min((numbers[-1] + 1) * CHUNK, size)
-                data = read(offset, end - offset)
-                if len(data) != end - offset:
-                    raise InvalidInput(
-                        f"the disk gave {len(data)} of {end - offset} bytes at {offset}",
-                        field="read",
-                        hint="back it up again with its present size",
-                    )
-                chunks = [bytes(data[at : at + CHUNK]).ljust(CHUNK, b"\0") for at in range(0, len(data), CHUNK)]
-                yield numbers, chunks, self._pool.submit(_identify, self._keys, chunks)
+                    yield list(range(at, at + few)), [], _done([(HOLE, "data")] * few)
+                else:
+                    numbers += range(at, at + few)
+                    chunks += _read_chunks(read, at * CHUNK, min((at + few) * CHUNK, size))
+                at += few
+        if numbers:
+            yield numbers, chunks, self._pool.submit(_identify, self._keys, chunks)
 
-    def _take(self, builder: TreeBuilder, numbers: list[int], chunks: list[bytes], ids: Future[list[bytes]]) -> None:
-        found = ids.result()
-        known = self._find_known([id_ for id_ in found if id_ != HOLE])
-        for place, id_ in enumerate(found):
+    def _take(self, builder: TreeBuilder, numbers: list[int], chunks: list[bytes], future: Future[Found]) -> None:
+        found = future.result()
+        known = self._find_known([id_ for id_, _ in found if id_ != HOLE])
+        for place, (id_, sort) in enumerate(found):
             if id_ != HOLE and id_ not in known:
-                self._add(id_, chunks[place], False)
+                self._add(id_, chunks[place], sort)
                 known.add(id_)
             builder.set(numbers[place], id_)
 
     def _store_node(self, node: bytes) -> bytes:
         id_ = self._keys.node_id(node)
         if id_ not in self._find_known([id_]):
-            self._add(id_, node, True)
+            self._add(id_, node, "nodes")
         return id_
 
     def _find_known(self, ids: list[bytes]) -> set[bytes]:
@@ -198,27 +202,44 @@ class BackupWriter:
                 known.add(id_)
         return known
 
-    def _add(self, id_: bytes, chunk: bytes, is_node: bool) -> None:
-        ids, chunks = self._new[is_node]
+    def _add(self, id_: bytes, chunk: bytes, sort: Sort) -> None:
+        ids, chunks = self._new[sort]
         ids.append(id_)
         chunks.append(chunk)
         if len(ids) == FRAME_CHUNKS:
-            self._flush(is_node)
+            self._flush(sort)
 
-    def _flush(self, is_node: bool) -> None:
-        ids, chunks = self._new[is_node]
+    def _flush(self, sort: Sort) -> None:
+        ids, chunks = self._new[sort]
         if ids:
-            self._packs.add(ids, chunks)
-            self._new[is_node] = ([], [])
+            self._packs.add(ids, chunks, sort == "resisting")
+            self._new[sort] = ([], [])
 
 
-def _identify(keys: Keys, chunks: list[bytes]) -> list[bytes]:
-    return [HOLE if chunk == ZEROS else keys.chunk_id(chunk) for chunk in chunks]
+def _read_chunks(read: Read, offset: int, end: int) -> Iterator[bytes]:
+    """These bytes of a disk in chunks, the last one filled up."""
+    data = read(offset, end - offset)
+    if len(data) != end - offset:
+        raise InvalidInput(
+            f"the disk gave {len(data)} of {end - offset} bytes at {offset}",
+            field="read",
+            hint="back it up again with its present size",
+        )
+    return (bytes(data[at : at + CHUNK]).ljust(CHUNK, b"\0") for at in range(0, len(data), CHUNK))
 
 
-def _done(ids: list[bytes]) -> Future[list[bytes]]:
-    future: Future[list[bytes]] = Future()
-    future.set_result(ids)
+def _identify(keys: Keys, chunks: list[bytes]) -> Found:
+    return [
+        (HOLE, "data")
+        if chunk == ZEROS
+        else (keys.chunk_id(chunk), "resisting" if resists_compression(chunk) else "data")
+        for chunk in chunks
+    ]
+
+
+def _done(found: Found) -> Future[Found]:
+    future: Future[Found] = Future()
+    future.set_result(found)
     return future
 
 

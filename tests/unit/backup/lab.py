@@ -50,8 +50,17 @@ class Mortal(Storage):
             raise Killed
         return act()  # type: ignore[operator]
 
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
-        return str(self._act(lambda: self.inner.put(key, data, exclusive=exclusive, retain_until=retain_until)))
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        exclusive: bool = False,
+        retain_until: float | None = None,
+        durable: bool = True,
+    ) -> str:
+        words = {"exclusive": exclusive, "retain_until": retain_until, "durable": durable}
+        return str(self._act(lambda: self.inner.put(key, data, **words)))
 
     def begin(self, key: str, owner: str) -> Upload:
         return MortalUpload(self, self.inner.begin(key, owner))
@@ -62,8 +71,8 @@ class Mortal(Storage):
     def list(self, prefix: str) -> Iterator[Stored]:
         return self.inner.list(prefix)
 
-    def delete(self, key: str, version: str = "") -> None:
-        self._act(lambda: self.inner.delete(key, version))
+    def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
+        self._act(lambda: self.inner.delete(key, version, durable=durable))
 
     def drop_uploads(self, owners: set[str], seen: set[str]) -> set[str]:
         return self._act(lambda: self.inner.drop_uploads(owners, seen))  # type: ignore[return-value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.backup.lab import DAY, Killed, Lab, Mortal, load, random_chunks, store
@@ -148,6 +149,16 @@ def test_a_writer_that_slept_through_two_clean_ups_is_not_published(lab: Lab) ->
     assert lab.packs() == []
 
 
+def test_a_lease_that_a_power_cut_left_empty_ends_with_the_second_clean_up(lab: Lab) -> None:
+    store(lab.repo, random_chunks(2, 1))
+    lease = lab.place / "leases" / ("0" * 32)
+    lease.touch()
+    sweep(lab, 1)
+    assert lease.exists()
+    sweep(lab, 1)
+    assert not lease.exists()
+
+
 def test_a_reader_keeps_what_it_reads(lab: Lab) -> None:
     data = random_chunks(40, 1)
     first = store(lab.repo, data)
@@ -222,10 +233,10 @@ def test_two_writers_of_the_same_data_both_restore(lab: Lab) -> None:
 
 
 class Full(DirectoryStorage):
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
+    def put(self, key: str, data: bytes, **how: Any) -> str:
         if key.startswith("index/"):
             raise self.explain(OSError(errno.ENOSPC, "No space left on device"))
-        return super().put(key, data, exclusive=exclusive, retain_until=retain_until)
+        return super().put(key, data, **how)
 
 
 def test_a_full_repository_publishes_nothing_and_goes_on_when_there_is_space(lab: Lab) -> None:
@@ -237,7 +248,7 @@ def test_a_full_repository_publishes_nothing_and_goes_on_when_there_is_space(lab
 
 
 class ReadOnly(DirectoryStorage):
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
+    def put(self, key: str, data: bytes, **how: Any) -> str:
         raise self.explain(OSError(errno.EROFS, "Read-only file system"))
 
 

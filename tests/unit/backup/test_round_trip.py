@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.backup.lab import KEY, Lab, Time, load, random_chunks, store
 
-from weft.backup.format import CHUNK
+from weft.backup.format import CHUNK, HOLE
 from weft.backup.key import RepositoryKey
+from weft.backup.parts import drop_front
 from weft.backup.repository import Repository
+from weft.backup.storage.directory import DirectoryStorage
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotFound, Unavailable
 
 
@@ -171,3 +176,81 @@ def test_a_lost_catalogue_is_made_again(lab: Lab) -> None:
     for end in ("-wal", "-shm"):
         (lab.cache / f"{lab.repo.id}.db{end}").unlink(missing_ok=True)
     assert load(lab.open("cache"), made) == data
+
+
+def test_what_resists_compression_lies_in_frames_of_its_own(lab: Lab) -> None:
+    """Beside random bytes text would be compressed with a code that fits neither."""
+    chance, text = random.Random(3), b"a line of a log, and one more\n" * 3000
+    chunks = [chance.randbytes(CHUNK) if at % 2 else b"%d" % at + text[: CHUNK - 2] for at in range(40)]
+    data = b"".join(chunk.ljust(CHUNK, b".") for chunk in chunks)
+    made = store(lab.repo, data)
+    with lab.repo.read(made.id) as reader:
+        ids = list(reader.tree("root").ids(0, 40))
+    catalogue = lab.repo._catalogue
+    frames = [frame for pack in catalogue.packs() for frame in catalogue.frames(pack.name)]
+    sorts = [{ids.index(id_) % 2 for id_ in frame.ids if id_ in ids} for frame in frames]
+    assert sorted(map(sorted, sorts)) == [[], [0], [0], [1], [1]]
+    assert load(lab.open("fresh"), made) == data
+
+
+def test_scattered_changes_of_one_chunk_are_hashed_and_stored_together(lab: Lab) -> None:
+    data = random_chunks(80, 1)
+    first = store(lab.repo, data)
+    new = bytearray(data)
+    for at in range(0, 80, 5):
+        new[at * CHUNK : (at + 1) * CHUNK] = random_chunks(1, 100 + at)
+    changes = [(at * CHUNK, CHUNK, False) for at in range(0, 80, 5)]
+    changes.insert(8, (38 * CHUNK, CHUNK, True))  # a hole between two of them
+    new[38 * CHUNK : 39 * CHUNK] = HOLE * (CHUNK // len(HOLE))
+    second = store(lab.repo, bytes(new), changes, first.id)
+    assert load(lab.repo, second) == new
+    assert max(len(frame.ids) for frame in lab.repo._catalogue.frames(lab.packs()[-1].name)) == 16
+
+
+class Slow(DirectoryStorage):
+    """Counts how often each frame is read; the first answer comes once ``go`` is set, and fails if ``fails``."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.go, self.reads, self.fails = threading.Event(), list[int](), True
+
+    def get(self, key: str, offset: int = 0, length: int | None = None, version: str = "") -> bytes:
+        if key.startswith("packs/"):
+            self.reads.append(offset)
+            self.go.wait(60)
+            if self.fails:
+                raise self.explain(OSError(5, "Input/output error"))
+        return super().get(key, offset, length, version)
+
+
+def test_a_frame_that_several_threads_want_is_read_once_and_a_failure_is_not_kept(lab: Lab) -> None:
+    data = random_chunks(8, 1)
+    made = store(lab.repo, data)
+    storage = Slow(lab.place)
+    here = threading.Barrier(9)
+
+    with lab.open("fresh", storage) as repo, repo.read(made.id) as reader, ThreadPoolExecutor(8) as pool:
+
+        def read(at: int) -> Any:
+            here.wait(60)
+            return reader.read("root", at * CHUNK, CHUNK)
+
+        storage.go.set()
+        with pytest.raises(Unavailable):
+            reader.read("root", 0, CHUNK)
+        storage.fails = False
+        reader.read("root", 0, 0)
+        reader.tree("root").leaves()
+        storage.go.clear()
+        storage.reads.clear()
+        reads = [pool.submit(read, at) for at in range(8)]
+        here.wait(60)
+        storage.go.set()
+        assert b"".join(one.result() for one in reads) == data
+    assert len(storage.reads) == len(set(storage.reads))
+
+
+def test_bytes_in_parts_go_on_where_a_short_write_ended() -> None:
+    parts = [memoryview(b"abc"), memoryview(b"de"), memoryview(b"fgh")]
+    rests = [b"".join(drop_front(parts, count)) for count in range(9)]
+    assert rests == [b"abcdefgh"[count:] for count in range(9)]

@@ -121,8 +121,12 @@ class Catalogue:
                 list(ids),
             ).fetchall()
         found: dict[bytes, list[Spot]] = {}
+        frames: dict[tuple[str, int], Frame] = {}
         for id_, name, version, start, length, named, place in rows:
-            found.setdefault(id_, []).append(Spot(name, version, Frame(start, length, split_ids(named)), place))
+            frame = frames.get((name, start))
+            if frame is None:
+                frame = frames[name, start] = Frame(start, length, split_ids(named))
+            found.setdefault(id_, []).append(Spot(name, version, frame, place))
         return found
 
     def packs(self) -> list[Pack]:

@@ -32,9 +32,16 @@ class Tree:
         if disk.depth != depth_of(disk.size) or disk.depth > MAX_DEPTH:
             raise _damaged(disk.root)
         self._keys, self._read, self._disk = keys, read, disk
+        self._leaves = b""
+        self._last = (HOLE, ZEROS)  # the node that was read last, with its id
 
     def leaves(self) -> bytearray:
         """The ids of all nodes of the lowest level, in order."""
+        if not self._leaves:
+            self._leaves = bytes(self._read_leaves())
+        return bytearray(self._leaves)
+
+    def _read_leaves(self) -> bytearray:
         row = bytearray(bytes.fromhex(self._disk.root))
         for _ in range(self._disk.depth - 1):
             row = bytearray().join(self.node(bytes(row[at : at + ID_BYTES])) for at in range(0, len(row), ID_BYTES))
@@ -44,9 +51,13 @@ class Tree:
         """The ids in a node. Raises BackupAltered."""
         if id_ == HOLE:
             return ZEROS
+        there, node = self._last
+        if there == id_:
+            return node
         node = self._read(id_)
         if self._keys.node_id(node) != id_:
             raise _damaged(id_.hex())
+        self._last = id_, node
         return node
 
     def ids(self, first: int, count: int) -> Iterator[bytes]:

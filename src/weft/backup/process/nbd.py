@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 from types import TracebackType
 
+from weft.backup.parts import drop_front
 from weft.objects.errors import DriverFailed
 
 _MAGIC, _OPTION, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
@@ -48,8 +50,11 @@ class NbdClient:
     def write(self, offset: int, data: bytes) -> None:
         """It may fail in a later call. Nothing is written twice before a flush, so the order doesn't matter."""
         for at in range(0, len(data), MOST_BYTES):
-            part = data[at : at + MOST_BYTES]
-            self._ask(_WRITE, offset + at, len(part), part, ahead=_WRITES_AHEAD)
+            self.write_parts(offset + at, [memoryview(data)[at : at + MOST_BYTES]])
+
+    def write_parts(self, offset: int, parts: Sequence[memoryview]) -> None:
+        """The same of at most ``MOST_BYTES``, one part after the other."""
+        self._ask(_WRITE, offset, sum(len(part) for part in parts), parts, ahead=_WRITES_AHEAD)
 
     def write_zeroes(self, offset: int, length: int) -> None:
         """What was there before, or is below, shows no more."""
@@ -59,7 +64,12 @@ class NbdClient:
             offset, length = offset + size, length - size
 
     def flush(self) -> None:
+        """What was written is durable once it returns."""
         self._ask(_FLUSH, 0, 0)
+
+    def begin_flush(self) -> None:
+        """Have what was written so far brought to the disk while more is written. It may fail in a later call."""
+        self._ask(_FLUSH, 0, 0, ahead=_WRITES_AHEAD)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # the server is gone
@@ -92,11 +102,11 @@ class NbdClient:
             elif kind == _REP_ACK:
                 return size
 
-    def _ask(self, command: int, offset: int, length: int, data: bytes = b"", ahead: int = 0) -> None:
+    def _ask(self, command: int, offset: int, length: int, data: Sequence[memoryview] = (), ahead: int = 0) -> None:
         """Returns once at most ``ahead`` requests have no answer yet. One that must not overtake others waits for theirs first."""
         if not ahead:
             self._await_answers(0)
-        self._socket.sendall(struct.pack(">IHHQQI", _REQUEST, 0, command, 1, offset, length) + data)
+        self._send([memoryview(struct.pack(">IHHQQI", _REQUEST, 0, command, 1, offset, length)), *data])
         self._unanswered += 1
         self._await_answers(ahead)
 
@@ -106,6 +116,10 @@ class NbdClient:
             magic, error, _ = struct.unpack(">IIQ", self._receive(16))
             if magic != _SIMPLE or error:
                 raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
+
+    def _send(self, parts: Sequence[memoryview]) -> None:
+        while parts:
+            parts = drop_front(parts, self._socket.sendmsg(parts))
 
     def _receive(self, length: int) -> bytes:
         received = bytearray(length)

@@ -27,7 +27,7 @@ from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line
 from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
-from weft.backup.reader import BackupReader
+from weft.backup.reader import STEP, SYNC_BYTES, BackupReader, Run
 from weft.backup.repository import Repository
 from weft.backup.retention import check_clock
 from weft.backup.storage.place import open_place
@@ -39,7 +39,6 @@ from weft.objects.quantity import format_time
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
 BASE = "base"  # the label with the uid of the Backup that it continues; "": it is full
-_STEP = 64  # chunks
 _READERS, _AHEAD = 2, 4  # steps that are read while one is written
 _MOST_DAMAGED, _MOST_NAMED = 20, 3
 _BUSY_TRIES, _BUSY_SECONDS = 40, 0.5
@@ -185,9 +184,14 @@ class Worker:
             for disk in self._job.disks:
                 with NbdClient(disk.socket) as target:
                     target.write_zeroes(0, disk.size)  # an image below would show through
+                    written = 0
                     for length, runs in _read_ahead(reader, disk):
-                        for offset, data in runs:
-                            target.write(offset, data)
+                        for offset, parts in runs:
+                            target.write_parts(offset, parts)
+                            written += len(parts) * CHUNK
+                        if written >= SYNC_BYTES:
+                            target.begin_flush()
+                            written = 0
                         self._advance(length)
                     target.flush()
         return Line(disks={disk.name: disk.size for disk in there.disks})
@@ -284,14 +288,14 @@ class Worker:
             self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))
 
 
-def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
+def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list[Run]]]:
     """The disk in steps: the length of each, and its runs of data by offset. The next ones are read and decrypted while one is
     written."""
-    under_way: deque[tuple[int, Future[list[tuple[int, bytes]]]]] = deque()
+    under_way: deque[tuple[int, Future[list[Run]]]] = deque()
     chunks = count_chunks(disk.size)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="fetch") as pool:
-        for first in range(0, chunks, _STEP):
-            count = min(_STEP, chunks - first)
+        for first in range(0, chunks, STEP):
+            count = min(STEP, chunks - first)
             under_way.append((count * CHUNK, pool.submit(reader.read_data, disk.name, first, count)))
             if len(under_way) > _AHEAD:
                 length, read = under_way.popleft()

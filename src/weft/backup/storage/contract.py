@@ -1,4 +1,5 @@
-"""What a repository needs of the place it lies in. Keys are paths of plain words; every call is done when it returns, durably."""
+"""What a repository needs of the place it lies in. Keys are paths of plain words; every call is done when it returns, and durably,
+unless it is told that this doesn't matter."""
 
 from __future__ import annotations
 
@@ -29,8 +30,17 @@ class Storage(Protocol):
     url: str
     locks: bool  # whether objects can be locked until a time, against everybody
 
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
-        """Write or replace an object in one step; give its version. ``exclusive``: raises FileExistsError if there is one."""
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        exclusive: bool = False,
+        retain_until: float | None = None,
+        durable: bool = True,
+    ) -> str:
+        """Write or replace an object in one step; give its version. ``exclusive``: raises FileExistsError if there is one. Without
+        ``durable`` a power cut may take it back or leave it empty."""
 
     def begin(self, key: str, owner: str) -> Upload:
         """Start an object of many bytes for the lease ``owner``."""
@@ -41,8 +51,8 @@ class Storage(Protocol):
     def list(self, prefix: str) -> Iterator[Stored]:
         """All objects below ``prefix`` (a folder, with its slash), in any order."""
 
-    def delete(self, key: str, version: str = "") -> None:
-        """Remove an object; one that is gone already is removed."""
+    def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
+        """Remove an object; one that is gone already is removed. Without ``durable`` a power cut may bring it back."""
 
     def drop_uploads(self, owners: set[str], seen: set[str]) -> set[str]:
         """Remove what uploads of leases other than ``owners`` left, and of nobody's those in ``seen``; name the rest of these."""

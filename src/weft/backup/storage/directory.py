@@ -31,10 +31,18 @@ class DirectoryStorage(Storage):
         self.url = f"dir://{root}"
         self._identity = _identify(root)
 
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        exclusive: bool = False,
+        retain_until: float | None = None,
+        durable: bool = True,
+    ) -> str:
         upload = _FileUpload(self, key, _NOBODY)
         upload.write(data)
-        upload.finish(exclusive)
+        upload.finish(exclusive, durable)
         return ""
 
     def begin(self, key: str, owner: str) -> Upload:
@@ -64,11 +72,12 @@ class DirectoryStorage(Storage):
         except OSError as error:
             raise self.explain(error) from error
 
-    def delete(self, key: str, version: str = "") -> None:
+    def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
         path = self.root / key
         try:
             path.unlink()
-            sync_folder(path.parent)
+            if durable:
+                sync_folder(path.parent)
         except FileNotFoundError:
             self.be_there()
         except OSError as error:
@@ -147,8 +156,8 @@ class _FileUpload(Upload):
         self.finish(exclusive=False)
         return ""
 
-    def finish(self, exclusive: bool) -> None:
-        """Give the file its name, durably. Raises FileExistsError if ``exclusive`` and there is one."""
+    def finish(self, exclusive: bool, durable: bool = True) -> None:
+        """Give the file its name. Raises FileExistsError if ``exclusive`` and there is one."""
         try:
             self._file.close()
             if exclusive and self._path.exists():
@@ -158,8 +167,10 @@ class _FileUpload(Upload):
                 name_file(self._work, self._path)  # whichever of two comes first stays
                 if self._path.stat().st_ino != mine:
                     raise FileExistsError(self._path)
-            else:
+            elif durable:
                 keep_file(self._work, self._path)
+            else:
+                self._work.replace(self._path)
         except FileExistsError:
             self.abandon()
             raise

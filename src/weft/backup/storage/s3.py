@@ -77,7 +77,15 @@ class S3Storage(Storage):
         os.write(self._ca, ca.encode())
         return f"/proc/self/fd/{self._ca}"
 
-    def put(self, key: str, data: bytes, *, exclusive: bool = False, retain_until: float | None = None) -> str:
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        exclusive: bool = False,
+        retain_until: float | None = None,
+        durable: bool = True,
+    ) -> str:
         extra: dict[str, Any] = {"IfNoneMatch": "*"} if exclusive else {}
         if exclusive:
             with contextlib.suppress(ObjectMissing):  # for servers that don't know the condition
@@ -118,7 +126,7 @@ class S3Storage(Storage):
             for found in page.get("Contents", []):
                 yield Stored(found["Key"].removeprefix(self._prefix), found["Size"])
 
-    def delete(self, key: str, version: str = "") -> None:
+    def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
         """Where versions are kept all of them go, and marks of deletion."""
         name = self._prefix + key
         if not self.locks:
