@@ -15,10 +15,21 @@ import pytest
 from tests.scenario.api_lab import DoorsLab
 from tests.scenario.metrics_lab import OwnDatabase, run_prometheus
 
-from weft.cli.metrics.pool_history import fetch_pools
 from weft.cli.metrics.samples import draw_rows
+from weft.cli.metrics.storage_history import OF_OSDS, OF_POOLS, OF_REPOSITORIES, fetch_storage
 from weft.client import Client
 from weft.telemetry.metrics.sample import Sample
+
+STORAGE = (
+    *(("osd_used_bytes", (("node", node), ("pool", "fast"), ("osd", "osd.0")), 300.0) for node in ("n1", "n2")),
+    ("osd_used_bytes", (("node", "n1"), ("pool", "fast"), ("osd", "osd.1")), 200.0),
+    ("osd_used_bytes", (("node", "n1"), ("pool", "slow"), ("osd", "osd.2")), 100.0),
+    ("osd_latency_seconds", (("node", "n1"), ("pool", "fast"), ("osd", "osd.0"), ("operation", "write")), 0.004),
+    ("backuprepository_used_bytes", (("repository", "safe"),), 50.0),
+    ("backuprepository_used_bytes", (("repository", "other"),), 51.0),
+    ("backuprepository_free_bytes", (("repository", "safe"),), 70.0),
+    ("backuprepository_backups", (("repository", "safe"),), 3.0),
+)
 
 
 class History:
@@ -42,6 +53,9 @@ class History:
             for pool, sizes in (("fast", (100, 10, 20)), ("slow", (7, 7, 7)))
             for part, size in zip(("capacity", "used", "given"), sizes, strict=True)
             for at in (now - 10_000, now)
+        ]
+        samples += [
+            Sample(f"weft_{name}", labels, at, value) for name, labels, value in STORAGE for at in (now - 10_000, now)
         ]
         samples += [
             Sample("other_cores", (("project", "a"), ("name", "foreign")), at, 1.0) for at in (now - 10_000, now)
@@ -118,10 +132,20 @@ QUERIES = [  # each an attempt to see more than project a
 
 
 def test_pools_are_seen_over_time(history: History) -> None:
-    series, step = fetch_pools(history.lab.client, ["fast"], 600, history.now)
+    series, step = fetch_storage(history.lab.client, OF_POOLS, ["fast"], 600, history.now)
     assert step == 10 and [one["name"] for one in series] == ["fast.used", "fast.given", "fast.capacity"]
     assert [{value for _, value in one["points"]} for one in series] == [{10.0}, {20.0}, {100.0}]
     assert draw_rows(series, step, 80)[0][2:4] == ["10 B", "10 B"]
+
+
+def test_osds_and_backup_repositories_are_seen_over_time(history: History) -> None:
+    series, step = fetch_storage(history.lab.client, OF_OSDS, ["fast"], 600, history.now)
+    values = {one["name"]: {value for _, value in one["points"]} for one in series}
+    assert values == {"fast.osd.0.used": {300.0}, "fast.osd.1.used": {200.0}, "fast.osd.0.write": {0.004}}
+    assert [row[1] for row in draw_rows(series, step, 80)] == ["300 B", "200 B", "4.00 ms"]
+    series, _ = fetch_storage(history.lab.client, OF_REPOSITORIES, ["safe"], 600, history.now)
+    values = {one["name"]: {value for _, value in one["points"]} for one in series}
+    assert values == {"safe.used": {50.0}, "safe.free": {70.0}, "safe.backups": {3.0}}
 
 
 @pytest.mark.parametrize("query", QUERIES)

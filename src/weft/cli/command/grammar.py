@@ -101,6 +101,7 @@ AFTER = {
     "backuprepository": {
         "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",)),
         "import": Entry("backup.import", "Take in the backups that it has already", ("backuprepository",)),
+        "metrics": Entry("repository_metrics", "Show what it took up over time", ("backuprepository",)),
     },
     "network": {
         "flows": Entry("network.flows", "Show network flows of a workload", ("network",)),

@@ -14,8 +14,8 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import usage
-from weft.cli.metrics.pool_history import fetch_pools
 from weft.cli.metrics.samples import COLUMNS, Answer, draw_rows
+from weft.cli.metrics.storage_history import OF_OSDS, OF_POOLS, fetch_storage
 from weft.cli.output.formats import print_data, print_list, print_rows
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import find_width
@@ -46,7 +46,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--time-range"],
             type=options.Duration(),
             metavar="TIME",
-            help="With metrics: also what the pools held over so long, like 7d, if the server keeps a history.",
+            help="With metrics: also what the pools (and OSDs) held over so long, like 7d, if the server keeps a history.",
         ),
         *storage.backup_options(),
         *storage.restore_options(),
@@ -85,8 +85,9 @@ def _run(
         print_list(session, pools, [POOL])
         return None
     found = describe(pools, *(session.client.list(name, all_projects=name != "node").items for name in _READ))
+    asked = (*OF_POOLS, *OF_OSDS) if show_osd_breakdown else OF_POOLS
     series, step = (
-        fetch_pools(session.client, [one["name"] for one in found], time_range, session.clock.now())
+        fetch_storage(session.client, asked, [one["name"] for one in found], time_range, session.clock.now())
         if time_range
         else (list[Answer](), 0.0)
     )

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from weft.contracts.store import Lease
 from weft.controllers.metrics.services import list_requests
+from weft.controllers.metrics.storage import list_osds, list_storage
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
-from weft.kinds.pool import POOL, PoolStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
     CLOCK,
@@ -53,8 +53,7 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
             yield Sample("weft_node_up", labels, at, float(node.uid in ready))
             if node.spec(NodeSpec).autonomy_seconds:
                 yield Sample("weft_node_autonomous", labels, at, float(phase == "Autonomous"))
-    for pool in view.of_kind(POOL.name).values():
-        yield from _list_of_pool(pool, at)
+    yield from list_storage(view, at)
     for cluster in view.of_kind(CLUSTER.name).values():
         up = cluster.status(ClusterStatus).phase == "Linked"
         yield Sample("weft_cluster_link_up", (("cluster", cluster.envelope.name),), at, float(up))
@@ -62,13 +61,6 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
         yield from _list_of_replication(replication, at)
     for uid in sent.keys() - ready:
         del sent[uid]
-
-
-def _list_of_pool(pool: Item, at: int) -> Iterator[Sample]:
-    labels, status = (("pool", pool.envelope.name),), pool.status(PoolStatus)
-    yield Sample("weft_pool_capacity_bytes", labels, at, status.capacity)
-    yield Sample("weft_pool_used_bytes", labels, at, status.used)
-    yield Sample("weft_pool_given_bytes", labels, at, status.given)
 
 
 def _list_of_replication(replication: Item, at: int) -> Iterator[Sample]:
@@ -104,6 +96,7 @@ def _list_of_node(view: View, node: Item, digest: Digest | None, at: int) -> Ite
         yield Sample("weft_node_clock_offset_seconds", labels, at, digest.node[CLOCK] - at / 1000)
     for metric, named, value in list_pools(labels, report.pools):
         yield Sample(metric, named, at, value)
+    yield from list_osds(view, name, report.pools, at)
     yield from _list_paths(view, node, digest, at)
     yield from _list_devices(view, node, digest, at)
     yield from list_requests(view, node, digest, at)
