@@ -1,4 +1,4 @@
-"""What is asked of a disk: a list of a folder, or the content of a file. Pure, but for what ``read`` and ``send`` do."""
+"""What is asked of a disk: a folder's list, a file's content, or all of a folder. Pure, but for what ``read`` and ``send`` do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 
 from weft.backup.files.ext4 import ROOT_INODE, FileSystem, Inode, damaged
 from weft.backup.files.partitions import Part, Read, find_parts
+from weft.backup.files.tree import send_tree
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.quantity import format_bytes
 
@@ -19,7 +20,7 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    act: Literal["list", "read"]
+    act: Literal["list", "read", "tree"]
     path: str = "/"  # in UTF-8; bytes that are none as surrogates, as Python's os.fsdecode has them
     partition: int = -1  # number of the one; -1: the only one, or the largest
     size: int  # of the disk
@@ -37,7 +38,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str:
-    """Send the answer: a line of JSON for each entry, or the content. Returns what people should know of it. Raises WeftError."""
+    """Send the answer: a line of JSON for each entry, the content, or a tar archive. Returns what people should know of it.
+    Raises WeftError."""
     parts = find_parts(read, question.size)
     part = _choose(parts, question.partition)
 
@@ -45,14 +47,17 @@ def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str
         return read(part.start + offset, length)
 
     files = FileSystem(read_part, part.size)
-    inode = _walk(files, question.path)
+    inode, said = _walk(files, question.path), list[str]()
     if question.act == "list":
         for entry in _list(files, inode, question.path):
             send(msgspec.json.encode(entry) + b"\n")
+    elif question.act == "tree":
+        said.append(send_tree(files, inode, _name_top(question.path), part.size, send))
     else:
         _send_content(files, inode, question.path, part.size, send)
     others = [str(one.number) for one in parts if one.holds == "ext4" and one is not part]
-    return f"of partition {part.number}; others: {', '.join(others)}" if others else ""
+    said += [f"of partition {part.number}; others: {', '.join(others)}"] if others else []
+    return "; ".join(filter(None, said))
 
 
 def _choose(parts: list[Part], number: int) -> Part:
@@ -77,6 +82,12 @@ def _unread(what: str) -> InvalidInput:
         f"{what}; single files are read from ext2, ext3 and ext4 only",
         hint="restore the backup under a new name, and copy the files from there: weft backup restore BACKUP --new-name NAME",
     )
+
+
+def _name_top(path: str) -> str:
+    """What the entries of a folder's archive begin with."""
+    names = [name for name in path.split("/") if name not in ("", ".")]
+    return names[-1] if names and names[-1] != ".." else ""
 
 
 def _walk(files: FileSystem, path: str) -> Inode:
@@ -127,7 +138,11 @@ def _describe(files: FileSystem, name: str, inode: Inode) -> Entry:
 
 def _send_content(files: FileSystem, inode: Inode, path: str, most: int, send: Callable[[bytes], None]) -> None:
     if inode.is_directory:
-        raise InvalidInput(f"{_show(path)} is a folder", field="path", hint="name one file: weft backup ls B PATH")
+        raise InvalidInput(
+            f"{_show(path)} is a folder",
+            field="path",
+            hint="add -r for all that is in it: weft backup get BACKUP PATH -r -o FOLDER",
+        )
     if not stat.S_ISREG(inode.mode):
         raise InvalidInput(f"{_show(path)} is neither a file nor a folder", field="path")
     if inode.size > most:

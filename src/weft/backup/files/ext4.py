@@ -46,6 +46,9 @@ class Inode(msgspec.Struct, frozen=True):
     flags: int
     body: bytes  # where its extents, blocks or content begin
     attributes: bytes  # behind its fixed part
+    owner: int = 0
+    group: int = 0
+    links: int = 1  # names that it has
 
     @property
     def is_directory(self) -> bool:
@@ -107,6 +110,9 @@ class FileSystem:
             _u32(raw, 32),
             raw[40:100],
             raw[128 + extra :] if extra <= self._inode_size - 128 else b"",
+            _u16(raw, 2) | _u16(raw, 120) << 16,
+            _u16(raw, 24) | _u16(raw, 122) << 16,
+            _u16(raw, 26),
         )
 
     def read_file(self, inode: Inode) -> Iterator[bytes]:
@@ -301,6 +307,10 @@ def _zeroes(count: int) -> Iterator[bytes]:
     while count > 0:
         yield bytes(min(STEP, count))
         count -= STEP
+
+
+def _u16(data: bytes, at: int) -> int:
+    return int(struct.unpack_from("<H", data, at)[0])
 
 
 def _u32(data: bytes, at: int) -> int:

@@ -74,7 +74,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of ``backup.process.files``."""
 
-    act: Literal["list", "read", "objects", "contents"]
+    act: Literal["list", "read", "tree", "objects", "contents"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues

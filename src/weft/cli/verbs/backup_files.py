@@ -1,4 +1,5 @@
-"""`weft backup ls monday /etc`: files in a backup. `weft backup get monday /etc/hostname -o FILE`: one of them."""
+"""`weft backup ls monday /etc`: files in a backup. `weft backup get monday /etc/hostname -o FILE`: one of them; with `-r` all of a
+folder, unpacked or as a tar archive."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 
+from weft.cli.backup.unpack import unpacked
 from weft.cli.command import options
 from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
@@ -93,14 +95,19 @@ def _draw(entry: dict[str, Any]) -> list[str]:
 def get_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Argument(["words"], nargs=-1, metavar="BACKUP [/PATH]"),
-        click.Option(["-o", "--output", "out"], metavar="FILE|FORM", help="The file to write; of a backup: its form."),
+        click.Option(
+            ["-o", "--output", "out"],
+            metavar="FILE|FOLDER|FORM",
+            help="The file to write, with -r a new folder, or an archive if it ends in .tar; of a backup: its form.",
+        ),
+        click.Option(["-r", "--recursive"], is_flag=True, help="All of a folder; without -o as a tar archive."),
         *_place(),
         *options.selectors(kind),
         options.all_projects(),
         *options.listing(),
         *options.table(),
     ]
-    summary = "Copy one file out of a backup; without a path, show backups."
+    summary = "Copy a file or a folder out of a backup; without a path, show backups."
     return options.build(verb, summary, _get, kind, params)
 
 
@@ -109,6 +116,7 @@ def _get(
     kind: Kind,
     words: tuple[str, ...],
     out: str | None,
+    recursive: bool,
     disk: str,
     partition: int | None,
     **selection: Any,
@@ -116,14 +124,26 @@ def _get(
     paths = [word for word in words if word.startswith("/")]
     if not paths and len(words) == 2 and "/" not in words[0] and (out is None or "/" in out or "." in out):
         _explain_path(session, words)
+    if not paths and recursive:
+        raise usage("-r: name the folder in the backup", "weft backup get BACKUP /etc -r -o FOLDER")
     if not paths:
         session.given_form = read_form(out, ()) if out is not None else None
         return show_objects(session, kind, words, **selection)
     if len(paths) > 1 or len(words) != 2 or words[1] != paths[0]:
         raise usage("give one backup and one path in it", "weft backup get BACKUP /etc/hostname -o FILE")
-    asked = _ask("read", paths[0], disk, partition)
+    asked = _ask("tree" if recursive else "read", paths[0], disk, partition)
+    if recursive and out in (None, "-") and sys.stdout.isatty():
+        raise usage("-r: an archive is nothing to look at", "give -o FOLDER, -o FILE.tar, or pipe it: … -r | tar t")
     if out in (None, "-"):
         _run(session, words[0], asked, write_bytes)
+        return OK
+    if recursive and not str(out).endswith(".tar"):
+        with unpacked(Path(str(out))) as take:
+
+            def unpack(to: int, data: bytes) -> None:
+                take(data) if to == 1 else write_bytes(2, data)
+
+            _run(session, words[0], asked, unpack)
         return OK
     with _written(Path(str(out))) as descriptor:
 

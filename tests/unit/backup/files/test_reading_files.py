@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import resource
@@ -19,7 +20,8 @@ from weft.backup.files import confined as confinement
 from weft.backup.files.browse import Question, answer
 from weft.backup.files.confined import Confined
 from weft.backup.files.partitions import find_parts
-from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.cli.backup.unpack import unpack
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, WeftError
 
 MIB = 1 << 20
 pytestmark = pytest.mark.skipif(not shutil.which("mke2fs"), reason="needs mke2fs of e2fsprogs")
@@ -98,6 +100,64 @@ def test_what_went_in_comes_out(tmp_path: Path, form: str) -> None:
     assert names(data, "/etc/hostname")["hostname"]["size"] == 5
 
 
+def unpack_tree(data: bytes, path: str, folder: Path) -> str:
+    content, note = ask(data, "tree", path)
+    folder.mkdir()
+    unpack(io.BytesIO(content), folder)
+    return note
+
+
+@pytest.mark.parametrize("form", ["ext2", "ext4", "ext4-inline"])
+def test_a_whole_folder_comes_out_with_links_times_and_modes(tmp_path: Path, form: str) -> None:
+    tree = make_tree(tmp_path)
+    long = tree / ("long-" + "n" * 200) / ("ü" * 100)
+    long.mkdir(parents=True)
+    (long / os.fsdecode(b"not-utf-8-\xff")).write_bytes(b"x")
+    os.link(tree / "big", tree / "etc" / "big-too")
+    os.mkfifo(tree / "pipe")
+    (tree / "etc" / "hostname").chmod(0o4751)
+    data, out = make_disk(tmp_path, form).read_bytes(), tmp_path / "out"
+    assert unpack_tree(data, "/", out) == "left out 1 devices, sockets or pipes"
+    (tree / "pipe").unlink()
+    for above, folders, files in os.walk(tree):
+        there = out / Path(above).relative_to(tree)
+        assert set(os.listdir(there)) - {"lost+found"} == {*folders, *files}
+        for name in files:
+            mine, its = Path(above) / name, there / name
+            if mine.is_symlink():
+                assert os.readlink(its) == os.readlink(mine)
+            else:
+                assert its.read_bytes() == mine.read_bytes() and abs(its.stat().st_mtime - mine.stat().st_mtime) < 2
+    assert (out / "etc" / "hostname").stat().st_mode & 0o7777 == 0o751
+    assert (out / "big").stat().st_ino == (out / "etc" / "big-too").stat().st_ino
+    unpack_tree(data, "/etc/many/..", tmp_path / "etc")
+    assert (tmp_path / "etc" / "hostname").read_bytes() == b"shop\n"
+    unpack_tree(data, "/etc/many", tmp_path / "some")
+    assert len(os.listdir(tmp_path / "some" / "many")) == 500
+    unpack_tree(data, "/etc/empty", tmp_path / "one")
+    assert os.listdir(tmp_path / "one") == ["empty"]
+
+
+def test_a_folder_that_lies_within_itself_or_lies_about_its_size_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    path = make_disk(tmp_path)
+    script = tmp_path / "script"
+    script.write_text("link /etc /etc/many/loop\n")
+    subprocess.run(["debugfs", "-w", "-f", script, path], check=True, capture_output=True)
+    with pytest.raises(DriverFailed, match="a folder lies within itself"):
+        ask(path.read_bytes(), "tree", "/etc")
+    script.write_text("unlink /etc/many/loop\nset_inode_field /sparse size 25000000\n")
+    subprocess.run(["debugfs", "-w", "-f", script, path], check=True, capture_output=True)
+    with pytest.raises(InvalidInput, match="more bytes together than its disk"):
+        ask(path.read_bytes(), "tree", "/")
+    assert ask(path.read_bytes(), "tree", "/etc")[1] == ""
+    monkeypatch.setattr("weft.backup.files.tree.MOST_ENTRIES", 100)
+    with pytest.raises(InvalidInput, match="more than 100 files"):
+        ask(path.read_bytes(), "tree", "/etc/many")
+    monkeypatch.setattr("weft.backup.files.tree.MOST_DEPTH", 1)
+    with pytest.raises(DriverFailed, match="deeper than 1"):
+        ask(path.read_bytes(), "tree", "/")
+
+
 def test_what_is_not_there_is_told_and_a_link_leads_nowhere_else(tmp_path: Path) -> None:
     data = make_disk(tmp_path).read_bytes()
     with pytest.raises(NotFound, match=r"^etc/nobody is not there$"):
@@ -171,7 +231,7 @@ def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path
         for _ in range(chance.choice((1, 3, 30))):
             at = chance.choice(used) + chance.randrange(1024)
             data[at : at + 4] = chance.choice((b"\xff" * 4, bytes(4), chance.randbytes(4)))
-        for act, path in (("list", "/"), ("list", "/etc/many"), ("read", "/deep")):
+        for act, path in (("list", "/"), ("list", "/etc/many"), ("read", "/deep"), ("tree", "/etc")):
             try:
                 ask(bytes(data), act, path)
             except (WeftError, ValueError, LookupError, struct.error, OverflowError):
