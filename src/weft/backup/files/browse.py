@@ -141,7 +141,7 @@ def _send_content(files: FileSystem, inode: Inode, path: str, most: int, send: C
         raise InvalidInput(
             f"{_show(path)} is a folder",
             field="path",
-            hint="add -r for all that is in it: weft backup get BACKUP PATH -r -o FOLDER",
+            hint="for all that is in it: weft backup get BACKUP PATH -r -o FOLDER",
         )
     if not stat.S_ISREG(inode.mode):
         raise InvalidInput(f"{_show(path)} is neither a file nor a folder", field="path")

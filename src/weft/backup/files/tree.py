@@ -1,7 +1,7 @@
-"""A folder of a disk as a tar archive: what is in it, with names, sizes, modes, owners, times, links. Pure, but for what ``send`` does.
+"""A folder of a disk as a tar archive, with names, sizes, modes, owners, times and links. Pure, but for what ``send`` does.
 
 Source: POSIX.1-2001, pax interchange format. Extended attributes, devices, sockets and named pipes are left out. What a stranger's
-file system says of itself is bounded: entries, depth, and bytes by the size of its disk; a folder that lies within itself is refused.
+file system says is bounded: entries, depth, and bytes by the size of its disk; a folder that lies within itself is refused.
 """
 
 from __future__ import annotations

@@ -231,7 +231,7 @@ def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path
         for _ in range(chance.choice((1, 3, 30))):
             at = chance.choice(used) + chance.randrange(1024)
             data[at : at + 4] = chance.choice((b"\xff" * 4, bytes(4), chance.randbytes(4)))
-        for act, path in (("list", "/"), ("list", "/etc/many"), ("read", "/deep"), ("tree", "/etc")):
+        for act, path in (("list", "/"), ("read", "/deep"), ("tree", "/etc")):
             try:
                 ask(bytes(data), act, path)
             except (WeftError, ValueError, LookupError, struct.error, OverflowError):
