@@ -166,13 +166,15 @@ async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(
         assert (order.repository, order.base, order.disks) == ("safe", "", {"root": "root"})
         status = await until_phase(lab, made.key, "Ready", BackupStatus)
         assert (status.bytes, status.stored_bytes, status.state) == (7, 6, "unproven")
+        assert status.image_sha256  # of the image that its disks stood on
 
         spec = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
         fetched = await lab.put("snapshot", "back", spec, finalizers=("snapshot",))
         await do(lab, node, fetched.key, "fetch")
         others = node.report.snapshots
         await node.write_report(snapshots=[*others, NodeSnapshot(uid=fetched.uid, size=7, memory=0, pool_id="p")])
-        await until_phase(lab, fetched.key, "Deleting", SnapshotStatus)  # since no VM begins from it
+        back = await until_phase(lab, fetched.key, "Deleting", SnapshotStatus)  # since no VM begins from it
+        assert back.image_sha256 == ""  # it stands on none
         await node.write_report(snapshots=others)
         await lab.until_gone(fetched.key)
 

@@ -94,6 +94,12 @@ def restore_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         click.Option(["--instant"], is_flag=True, help="Start it before its disks are copied from the repository."),
         click.Option(["--pool"], metavar="POOL", help="The storage pool of its disks. [local]"),
         click.Option(
+            ["--image"],
+            metavar="IMAGE",
+            shell_complete=complete_name("image"),
+            help="Of a VM: the image that it boots with; its disks are all from the backup. [the VM's]",
+        ),
+        click.Option(
             ["--into"], metavar="PROJECT", help="Of a project: the project that it is restored into. [the same]"
         ),
         click.Option(["--keep-existing"], is_flag=True, help="Of a project: leave what is there as it is."),
@@ -112,6 +118,7 @@ def _restore(
     new_name: str | None,
     instant: bool,
     pool: str | None,
+    image: str | None,
     into: str | None,
     keep_existing: bool,
     dry_run: bool,
@@ -121,6 +128,8 @@ def _restore(
     if is_of_project(msgspec.convert({"of": dig(found, "spec.of"), "to": ""}, BackupSpec)):
         if instant:
             raise usage("--instant goes with a backup of a VM", "leave it out")
+        if image:
+            raise usage("--image goes with a backup of a VM", "restore its parts: weft backup list")
         return restore_project(
             session,
             found,
@@ -144,6 +153,8 @@ def _restore(
     given: dict[str, Any] = (
         {"new_name": new_name} | ({"instant": True} if instant else {}) | ({"pool": pool} if pool else {})
     )
+    if image:
+        given["spec"] = {"image": image}
     made = session.client.verb("backup", target.name, "restore", given)
     return finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
 

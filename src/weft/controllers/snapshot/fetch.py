@@ -103,7 +103,7 @@ def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repo
         disks={disk: msgspec.structs.replace(one, pool=pool) for disk, one in made.disks.items()},
         workload_uid=made.workload_uid,
         workload_spec=made.workload_spec,
-        image_sha256=made.image_sha256,
+        image_sha256="",  # its root disk is whole: any image does that boots it
         reason="",
         message=f"fetched from backup/{name}",
     )
