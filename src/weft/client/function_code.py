@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 UPLOAD_SECONDS = 120.0  # of silence, while the server checks the upload
 
 
-def has_code(client: Client, sha256: str, sort: Literal["code", "onnx"] = "code") -> bool:
-    """Whether the server has it; then the server keeps it for at least an hour."""
+def has_code(client: Client, sha256: str, sort: Literal["code", "onnx"] = "code", project: str = "") -> bool:
+    """Whether the project, "" is the client's, has it; then the server keeps it for at least an hour."""
     try:
-        raise_problem(client.http.request("GET", _path(client, sha256, sort)))
+        raise_problem(client.http.request("GET", _path(client, sha256, sort, project)))
     except NotFound as problem:
         if problem.token not in ("codeNotFound", "modelNotFound"):
             raise
@@ -25,12 +25,14 @@ def has_code(client: Client, sha256: str, sort: Literal["code", "onnx"] = "code"
     return True
 
 
-def upload_code(client: Client, sha256: str, data: bytes, sort: Literal["code", "onnx"] = "code") -> None:
+def upload_code(
+    client: Client, sha256: str, data: bytes, sort: Literal["code", "onnx"] = "code", project: str = ""
+) -> None:
     """Upload it: a zip, or an ONNX file. Raises InvalidInput for anything else, TooLarge."""
     headers = {"Content-Type": "application/zip" if sort == "code" else "application/octet-stream"}
-    path = _path(client, sha256, sort)
+    path = _path(client, sha256, sort, project)
     raise_problem(client.http.request("PUT", path, data, headers=headers, timeout_seconds=UPLOAD_SECONDS))
 
 
-def _path(client: Client, sha256: str, sort: str) -> str:
-    return f"/v1/projects/{quote(client.project, safe='')}/{sort}/{sha256}"
+def _path(client: Client, sha256: str, sort: str, project: str) -> str:
+    return f"/v1/projects/{quote(project or client.project, safe='')}/{sort}/{sha256}"

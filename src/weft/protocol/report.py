@@ -177,6 +177,7 @@ class OpenedRepository(msgspec.Struct, frozen=True):
     values: dict[str, str] = {}
     ca: str = ""  # PEM, of a bucket
     objects: dict[str, Any] = {}  # of a project: ``BackedUpProject``
+    uploads: dict[str, str] = {}  # what these name, code and models: a ticket for each blob, by digest
 
     @property
     def credentials(self) -> tuple[str, str] | None:

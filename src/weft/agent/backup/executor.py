@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shutil
 import sys
+import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -31,7 +33,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport, find_report
-from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.errors import DriverFailed, NotFound, WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
@@ -57,6 +59,9 @@ class BackupWork:
         taken_in: Callable[[], None],
     ) -> None:
         self._file, self._cache = Path(state_dir) / "backup-work.json", Path(state_dir) / "backup-catalogues"
+        self._uploads = Path(state_dir) / "backup-uploads"
+        shutil.rmtree(self._uploads, ignore_errors=True)  # what one that was killed left
+        self._uploads.mkdir(mode=0o700, parents=True)
         self._node, self._server, self._pools, self._images, self._clock = node, server, pools, images, clock
         self._changed, self._taken_in = changed, taken_in
         self._orders: list[BackupOrder] = []
@@ -210,13 +215,28 @@ class BackupWork:
 
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
         if not order.disks:  # of a project
-            return await self._run(order, await self._add_objects(order, job))
+            with tempfile.TemporaryDirectory(dir=self._uploads) as folder:
+                return await self._run(order, await self._add_objects(order, job, Path(folder)))
         async with self._read_disks(order) as disks:
             return await self._run(order, msgspec.structs.replace(job, disks=disks))
 
-    async def _add_objects(self, order: BackupOrder, job: Job) -> Job:
+    async def _add_objects(self, order: BackupOrder, job: Job, folder: Path) -> Job:
+        """With the code and the models that they name, in files in ``folder``. Raises WeftError."""
         opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
-        return msgspec.structs.replace(job, objects=msgspec.json.encode(opened.objects).decode())
+        uploads = {}
+        for sha256, ticket in opened.uploads.items():
+            path = folder / str(len(uploads))
+            try:
+                await asyncio.to_thread(self._fetch_upload, sha256, ticket, path)
+            except NotFound:  # the server has lost it: what names it doesn't work now, either
+                log.warning("the server does not have %s, which objects of %s name", sha256[:12], order.name)
+                continue
+            uploads[sha256] = str(path)
+        return msgspec.structs.replace(job, objects=msgspec.json.encode(opened.objects).decode(), uploads=uploads)
+
+    def _fetch_upload(self, sha256: str, ticket: str, path: Path) -> None:
+        with path.open("wb") as out:
+            self._server.fetch_blob(sha256, out, lambda _: None, ticket)
 
     @contextlib.asynccontextmanager
     async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:

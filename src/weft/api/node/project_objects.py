@@ -40,6 +40,16 @@ async def read_project(context: ApiContext, project: str, repository_key: str) -
     return BackedUpProject(project=project, taken_at=context.clock.now(), objects=objects)
 
 
+def list_uploads(found: BackedUpProject) -> list[str]:
+    """The digests of the code and the models that its objects name. Pure."""
+    digests = set[str]()
+    for one in found.objects:
+        kind = BY_NAME[one.kind]
+        if kind.admission.uploads is not None:
+            digests.update(kind.admission.uploads(msgspec.convert(one.spec, kind.spec)))
+    return sorted(digests)
+
+
 async def _read(context: ApiContext, project: str) -> list[Envelope]:
     found: list[Entry] = []
     for kind in list_kinds():

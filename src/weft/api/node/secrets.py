@@ -7,7 +7,7 @@ import msgspec
 from weft.api.auth.served_devices import read_devices_project
 from weft.api.context import ApiContext
 from weft.api.node.join import require_own
-from weft.api.node.project_objects import read_project
+from weft.api.node.project_objects import list_uploads, read_project
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.kinds.allocation import AllocatedVolume, AllocationSpec, list_secrets, registry_secret_of
@@ -26,7 +26,7 @@ from weft.objects.identity import object_key
 from weft.protocol.report import OpenedLink, OpenedRepository, OpenedSecrets, SecretsInput
 from weft.serving.answer import Answer
 from weft.trust.seal import unseal
-from weft.trust.tickets import check_repository_ticket, check_secret_ticket
+from weft.trust.tickets import check_repository_ticket, check_secret_ticket, sign_blob_ticket
 
 _OF_REGISTRIES = frozenset((USERNAME, PASSWORD, TOKEN))
 
@@ -128,7 +128,11 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
     if not copied or copied[0].disks:
         raise NotFound(f"node {call.actor.name} has no project to back up to {name[:80]}")
     found = await read_project(context, copied[0].name.partition("/")[0], opened[REPOSITORY_KEY])
-    return OpenedRepository(opened, spec.ca, msgspec.to_builtins(found))
+    tickets = {
+        sha256: sign_blob_ticket(context.settings.ticket_key, sha256, call.actor.id, context.clock.now())
+        for sha256 in list_uploads(found)
+    }
+    return OpenedRepository(opened, spec.ca, msgspec.to_builtins(found), tickets)
 
 
 async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:

@@ -19,7 +19,7 @@ from weft.backup.files.browse import Question
 from weft.backup.files.confined import Confined
 from weft.backup.format import Manifest
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import DATA, END, HEAD, OBJECTS, FilesEnd, FilesJob
+from weft.backup.process.job import DATA, END, HEAD, OBJECTS, FilesEnd, FilesJob, name_upload
 from weft.backup.process.worker import UID, require_backup
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
@@ -59,8 +59,8 @@ def run(job: FilesJob, confined: Confined) -> str:
                 _write(DATA, msgspec.json.encode(_describe(one)) + b"\n")
             return ""
         there = require_backup(repository, job.backup)
-        if job.act == "objects":
-            return _write_objects(repository, there)
+        if job.act in ("objects", "upload"):
+            return _write_whole(repository, there, OBJECTS if job.act == "objects" else name_upload(job.path))
         disk = there.disk(job.disk)
         if disk is None:
             names = ", ".join(one.name for one in there.disks)
@@ -89,13 +89,15 @@ def _describe(there: Manifest) -> dict[str, Any]:
     }
 
 
-def _write_objects(repository: Repository, there: Manifest) -> str:
-    disk = there.disk(OBJECTS)
+def _write_whole(repository: Repository, there: Manifest, name: str) -> str:
+    disk = there.disk(name)
+    if disk is None and name != OBJECTS:
+        raise NotFound("the backup has no such file", reason="uploadMissing", hint="upload it again")
     if disk is None:
         raise NotFound("the backup has no objects of a project", hint="weft backup list shows what each is of")
     with repository.read(there.id) as reader:
         for offset in range(0, disk.size, _PIECE):
-            _write(DATA, reader.read(OBJECTS, offset, min(_PIECE, disk.size - offset)))
+            _write(DATA, reader.read(name, offset, min(_PIECE, disk.size - offset)))
     return ""
 
 

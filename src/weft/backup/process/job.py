@@ -10,7 +10,13 @@ import msgspec
 HEAD = struct.Struct(">cI")  # of a frame with a piece of a file, or with the end: which of these it is, and its length
 DATA, END = b"D", b"E"
 OBJECTS = "objects"
+_UPLOAD = "upload-"
 BASE_GONE = "baseGone"  # make the copy without the backup that it was to continue
+
+
+def name_upload(sha256: str) -> str:
+    """What the repository calls an uploaded file among the disks of a project's backup."""
+    return _UPLOAD + sha256
 
 
 class JobDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,6 +42,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     manifest: dict[str, Any] = {}
     disks: list[JobDisk] = []
     objects: str = ""  # of a project, as JSON: stored like a disk, named OBJECTS
+    uploads: dict[str, str] = {}  # the files that these name, by SHA-256: each is stored like a disk, too
     keep_until: float = 0.0
     immutable: bool = False  # check: that the place can lock what is stored there
     serve_at: str = ""  # name of a socket in no folder
@@ -74,7 +81,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Of ``backup.process.files``."""
 
-    act: Literal["list", "read", "tree", "objects", "contents"]
+    act: Literal["list", "read", "tree", "objects", "upload", "contents"]
     url: str
     key: str  # hexadecimal digits
     cache: str  # a folder for catalogues

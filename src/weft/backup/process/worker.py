@@ -24,7 +24,7 @@ from weft.backup.errors import locked_until
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line
+from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line, name_upload
 from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
 from weft.backup.reader import STEP, SYNC_BYTES, BackupReader, Run
@@ -135,6 +135,8 @@ class Worker:
                     writer.disk(
                         OBJECTS, len(data), lambda offset, length: data[offset : offset + length].ljust(length, b"\0")
                     )
+                for sha256, path in sorted(job.uploads.items()):
+                    _store_file(writer, name_upload(sha256), Path(path))
                 labels = {UID: job.backup, BASE: job.base if changed else ""}
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         continued = not job.base or there.labels.get(BASE) == job.base
@@ -286,6 +288,11 @@ class Worker:
         if now - self._told > 0.5:
             self._told = now
             self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))
+
+
+def _store_file(writer: BackupWriter, name: str, path: Path) -> None:
+    with path.open("rb") as file:
+        writer.disk(name, os.fstat(file.fileno()).st_size, lambda at, length: os.pread(file.fileno(), length, at))
 
 
 def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list[Run]]]:

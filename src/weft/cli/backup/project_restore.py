@@ -18,10 +18,11 @@ from weft.cli.output.local_time import render_time
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.watch import Wait
+from weft.client.function_code import has_code, upload_code
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.snapshot.backed_up import BackedUpProject
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import InUse, WeftError
+from weft.objects.errors import InUse, NotFound, WeftError
 
 Object = Mapping[str, Any]
 
@@ -54,7 +55,7 @@ def restore_project(
         session.notify(f"project/{project}  created")
     if project != source:
         steps = _bring(session, steps, project)
-    return _carry_out(session, steps, held, str(dig(backup, "spec.to")), project)
+    return _carry_out(session, steps, held, backup, project)
 
 
 def describe(step: Step, would: str = "") -> str:
@@ -124,11 +125,11 @@ def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
     ]
 
 
-def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, repository: str, project: str) -> int:
+def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, backup: Object, project: str) -> int:
     done, waits, codes = list[Done](), list[Wait](), list[int]()
     for step in steps:
         try:
-            made = _do(session, step, held, repository, project)
+            made = _do(session, step, held, backup, project)
         except WeftError as problem:
             problem.message = f"{step.what}: {problem.message}"
             codes.append(complain(problem, session.output, session.color, session.debug))
@@ -154,12 +155,13 @@ def list_data_waits(made: Object) -> list[Wait]:
     return [wait] if wait else []
 
 
-def _do(session: Session, step: Step, held: BackedUpProject, repository: str, project: str) -> Object | None:
+def _do(session: Session, step: Step, held: BackedUpProject, backup: Object, project: str) -> Object | None:
     """What was created; None: nothing. Raises WeftError."""
     if step.how == "share":
         session.client.verb(step.kind, step.old, "share", {"with": [project]}, project=held.project)
     if step.how == "create":
-        made = bring_topics(_add_secrets(step, held, repository), held.project, project)
+        made = bring_topics(_add_secrets(step, held, str(dig(backup, "spec.to"))), held.project, project)
+        _bring_uploads(session, step, str(backup["name"]), project)
         return session.client.create({**made, "project": project})
     if step.how != "restore" or step.backup is None:
         return None
@@ -173,6 +175,23 @@ def _do(session: Session, step: Step, held: BackedUpProject, repository: str, pr
         session.notify(f"{step.what}  is restored without its published ports: {problem.message}")
         given["spec"] = {**given["spec"], "publish": []}
         return session.client.verb("backup", name, "restore", given, project=project)
+
+
+def _bring_uploads(session: Session, step: Step, backup: str, project: str) -> None:
+    """Code, or a model, that the project hasn't. Without it in the backup, too, the server says so when the object is created."""
+    admission = BY_NAME[step.kind].admission
+    if admission.uploads is None:
+        return
+    for sha256 in admission.uploads(msgspec.convert(step.manifest["spec"], BY_NAME[step.kind].spec)):
+        if has_code(session.client, sha256, admission.upload_sort, project):
+            continue
+        try:
+            data = read_stream(session, "backup", backup, "files", {"act": "upload", "path": sha256})
+        except NotFound as problem:
+            if problem.token != "uploadMissing":  # of a backup by an older weft
+                raise
+            continue
+        upload_code(session.client, sha256, data, admission.upload_sort, project)
 
 
 def _add_secrets(step: Step, held: BackedUpProject, repository: str) -> dict[str, Any]:

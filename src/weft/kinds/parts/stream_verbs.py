@@ -105,9 +105,10 @@ class ContentsInput(msgspec.Struct):
 
 class FilesInput(msgspec.Struct):
     """The answer to ``list`` is a line of JSON for each entry, to ``read`` the content, to ``tree`` a tar archive of a folder; to
-    ``objects``, of a backup of a project, its objects as JSON, with secrets that only the server opens again."""
+    ``objects``, of a backup of a project, its objects as JSON, with secrets that only the server opens again; to ``upload`` the
+    code or the model whose SHA-256 is ``path``."""
 
-    act: Literal["list", "read", "tree", "objects"]
+    act: Literal["list", "read", "tree", "objects", "upload"]
     path: Annotated[str, msgspec.Meta(max_length=4096)] = "/"
     disk: Annotated[str, msgspec.Meta(max_length=253)] = "root"  # or a volume's name
     partition: Annotated[

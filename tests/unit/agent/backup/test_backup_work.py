@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from tests.scenario.agent_lab import StubServer
@@ -17,6 +17,9 @@ from weft.agent.image.cache import ImageCache
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
+from weft.backup.key import RepositoryKey
+from weft.backup.process.job import OBJECTS, name_upload
+from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder
@@ -30,9 +33,16 @@ class Server(StubServer):
     def __init__(self) -> None:
         super().__init__()
         self.opened: list[str] = []
+        self.blobs: dict[str, bytes] = {}
         self.answer: OpenedRepository | WeftError = OpenedRepository({"key": KEY})
 
-    def read_repository(self, node: str, repository: str) -> OpenedRepository:
+    def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
+        if sha256 not in self.blobs:
+            raise NotFound("it is not on the server")
+        assert ticket == f"for-{sha256}"
+        out.write(self.blobs[sha256])
+
+    def read_repository(self, node: str, repository: str, backup: str = "") -> OpenedRepository:
         self.opened.append(repository)
         if isinstance(self.answer, WeftError):
             raise self.answer
@@ -137,6 +147,25 @@ async def test_an_order_is_done_once_and_reported_until_it_is_gone(lab: Lab) -> 
     assert [one.uid for one in lab.work.report()] == ["b"]
     lab.work.put_orders([])
     assert lab.work.report() == [] and not lab.work.has_orders
+
+
+async def test_a_project_s_backup_has_the_code_that_its_objects_name(lab: Lab) -> None:
+    code, objects = bytes(range(256)) * 700, {"project": "shop", "objects": []}
+    lab.server.blobs = {"aa" * 32: code}
+    tickets = {sha256: f"for-{sha256}" for sha256 in ("aa" * 32, "bb" * 32)}  # the server has lost one of them
+    lab.server.answer = OpenedRepository({"key": KEY}, objects=objects, uploads=tickets)
+    check = lab.order()
+    lab.work.put_orders([check])
+    await lab.await_phases("done")
+    lab.work.put_orders([check, lab.order("copy", uid="b", backup="b", manifest={"of": "project/shop"})])
+    await lab.await_phases("done", "done")
+    assert list((lab.folder / "state" / "backup-uploads").iterdir()) == []
+    clock, cache = SystemClock(), lab.folder / "cache"
+    with Repository.open(f"dir://{lab.place}", RepositoryKey(bytes.fromhex(KEY)), clock=clock, cache=cache) as there:
+        [made] = there.backups().backups
+        assert [disk.name for disk in made.disks] == [OBJECTS, name_upload("aa" * 32)]
+        with there.read(made.id) as reader:
+            assert reader.read(name_upload("aa" * 32), 0, len(code)) == code
 
 
 async def test_a_higher_generation_is_done_anew(lab: Lab) -> None:
