@@ -154,8 +154,11 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
     fabric: Fabric, tmp_path: Path
 ) -> None:
     weft, key = fabric.weft, tmp_path / "safe.key"
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "app.py").write_text("def handler(event, context):\n    return event\n")
     for line in (
         "project create shop",
+        f"function create echo --code {tmp_path}/code --handler app.handler -p shop --detach",
         "network create blue --cidr 10.77.0.0/24 -p shop",
         "securitygroup create web --ingress tcp:80 -p shop",
         "secret create login --value password=only-once -p shop",
@@ -171,7 +174,9 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
 
     there = weft("backup", "restore", "all", "-p", "shop", "--dry-run")
     assert (
-        there.code == 5 and "there already: secret/login, volume/fresh" in there.err and "--into PROJECT" in there.err
+        there.code == 5
+        and "there already: function/echo, secret/login, volume/fresh" in there.err
+        and "--into PROJECT" in there.err
     )
     planned = weft("backup", "restore", "all", "-p", "shop", "--dry-run", "--into", "new")
     assert planned.code == 0 and "secret/login  would be created" in planned.out, planned.err
@@ -181,6 +186,7 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
     sealed = json.loads(weft("secret", "get", "login", "-p", "new", "-o", "json").out)["spec"]["sealed"]["password"]
     seal_key = bytes.fromhex((fabric.folder / "server" / "seal.key").read_text())
     assert unseal(seal_key, sealed, "secret/new/login/password") == b"only-once"
+    assert "no code with the digest" not in restored.err and weft("function", "get", "echo", "-p", "new").code == 0
     again = weft("backup", "restore", "all", "-p", "shop", "--into", "new", "--keep-existing")
     assert again.code == 0 and "volume/fresh  kept" in again.err
 
