@@ -131,7 +131,7 @@ class ChunkReader:
         place = (spot.pack, spot.frame.offset)
         with self._lock:
             if (there := self._cache.get(place)) is not None:
-                self._cache.move_to_end(place)  # the last to be dropped
+                self._cache[place] = self._cache.pop(place)  # the last to be dropped
             else:
                 mine = self._cache[place] = Future[bytes]()
                 while len(self._cache) > _CACHED_FRAMES:
@@ -141,7 +141,7 @@ class ChunkReader:
         try:
             raw = self._storage.get(f"packs/{spot.pack}", spot.frame.offset, spot.frame.length, spot.version)
             mine.set_result(open_frame(self._keys, spot.pack, spot.frame, raw))
-        except BaseException as error:
+        except BaseException as error:  # all who wait for it get it
             with self._lock:
                 if self._cache.get(place) is mine:
                     del self._cache[place]

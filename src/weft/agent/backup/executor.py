@@ -223,7 +223,7 @@ class BackupWork:
     async def _add_objects(self, order: BackupOrder, job: Job, folder: Path) -> Job:
         """With the code and the models that they name, in files in ``folder``. Raises WeftError."""
         opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
-        uploads = {}
+        uploads = dict[str, str]()
         for sha256, ticket in opened.uploads.items():
             path = folder / str(len(uploads))
             try:

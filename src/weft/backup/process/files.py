@@ -59,7 +59,7 @@ def run(job: FilesJob, confined: Confined) -> str:
                 _write(DATA, msgspec.json.encode(_describe(one)) + b"\n")
             return ""
         there = require_backup(repository, job.backup)
-        if job.act in ("objects", "upload"):
+        if job.act == "objects" or job.act == "upload":  # not "in": the types follow from it
             return _write_whole(repository, there, OBJECTS if job.act == "objects" else name_upload(job.path))
         disk = there.disk(job.disk)
         if disk is None:

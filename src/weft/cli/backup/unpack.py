@@ -45,7 +45,7 @@ def unpacked(path: Path) -> Iterator[Callable[[bytes], None]]:
                 unpack(archive, work)
                 while archive.read(_PIECE):
                     pass
-            except BaseException as problem:
+            except BaseException as problem:  # raised again by the thread that brings the bytes
                 failures.append(problem)
 
     reader = threading.Thread(target=run, name="unpack", daemon=True)
@@ -181,7 +181,7 @@ def _opened(top: int, parts: tuple[str, ...]) -> Iterator[int]:
             try:
                 below = os.open(part, _FOLDER, dir_fd=descriptor)
             except (NotADirectoryError, FileNotFoundError) as problem:
-                raise _refused(f"{_show(part)} is no folder in it") from problem
+                raise _refused(f"{_show(part)} is not a folder in it") from problem
             os.close(descriptor)
             descriptor = below
         yield descriptor
