@@ -54,6 +54,8 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     hints: list[str] = []
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
+        if error.option_name[1:2].isdigit():  # -3, of which click takes the first character for an option
+            message += ", and no number here may be negative"
         known = _options_of(getattr(error, "ctx", None))
         if remembered := find_option_meant(error.option_name, known):
             hints.append(f"did you mean {remembered}?")

@@ -232,6 +232,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("convert vm/web", "--to is missing: give vm or container", "weft convert --help"),
         ("passwd", "the name is missing", "weft passwd --help"),
         ("vm create web --image tiny -v a:/b", "no such option: -v", "weft vm create --help"),
+        ("deployment scale web -3", "no such option: -3, and no number here may be negative", "scale --help"),
         ("container create web busybox -e A=1", "no such option: -e", "did you mean --env?"),
         ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),
         ("container create web busybox -p 80:80", "-p means --project", "to publish a port: --publish 80:80"),
