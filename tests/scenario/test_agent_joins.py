@@ -256,7 +256,7 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(d
     drivers = ["--runtime", "fake", "--network", "fake", "--run-dir", str(tmp_path / "run")]
     argv = [sys.executable, "-c", "import sys; from weft.launch.agent.main import main; sys.exit(main(sys.argv[1:]))"]
     argv += ["n1", "--state", str(state), *drivers]
-    heavy = "cryptography numpy rich click starlette yaml uvicorn"
+    heavy = "cryptography numpy rich click starlette yaml uvicorn weft.kinds.registry weft.agent.function.instances"
     check = f"import weft.launch.agent.main, sys; print([m for m in {heavy.split()} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stdout.strip() == "[]"
     for end in (signal.SIGKILL, signal.SIGTERM):

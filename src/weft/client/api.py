@@ -4,6 +4,7 @@ Objects are plain dicts, as the API gives them. A kind is any word the registry 
 
 from __future__ import annotations
 
+import importlib
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from weft.client.http import Http
 from weft.client.listing import Listing, Read, fetch_list
 from weft.client.watch import WatchEvent, follow_forever, follow_once
 from weft.contracts.clock import Clock, SystemClock
-from weft.kinds.registry import find_kind
+from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, TimedOut, Unavailable, WeftError
 
 Object = dict[str, Any]
@@ -171,7 +172,7 @@ class Client:
 
     def watch_forever(
         self,
-        kind: str,
+        kind: str | Kind,
         *,
         project: str | None = None,
         all_projects: bool = False,
@@ -224,16 +225,16 @@ class Client:
                 if until(current):
                     return current
         except TimedOut:
-            what = f"{find_kind(kind).name}/{name}"
+            what = f"{_find_kind(kind).name}/{name}"
             raise TimedOut(
                 f"{what} did not reach that state within {timeout_seconds:g} s",
                 hint=f"the work goes on; weft wait {what} waits longer",
             ) from None
         raise Unavailable("the client is closed")
 
-    def path(self, kind: str, name: str = "", *, project: str | None = None, all_projects: bool = False) -> str:
+    def path(self, kind: str | Kind, name: str = "", *, project: str | None = None, all_projects: bool = False) -> str:
         """The URL path of a kind's collection, or of one object in it. Raises NotFound for an unknown kind."""
-        found = find_kind(kind)
+        found = kind if isinstance(kind, Kind) else _find_kind(kind)
         collection = f"/v1/{found.plural}"
         if found.scope == "project" and not all_projects:
             collection = f"/v1/projects/{quote(project or self.project, safe='')}/{found.plural}"
@@ -289,6 +290,12 @@ def _kind_of(manifest: Mapping[str, Any]) -> str:
 def _is_in_project(manifest: Mapping[str, Any]) -> bool:
     """False also for what the server should refuse."""
     try:
-        return find_kind(str(manifest.get("kind"))).scope == "project"
+        return _find_kind(str(manifest.get("kind"))).scope == "project"
     except WeftError:
         return False
+
+
+def _find_kind(word: str) -> Kind:
+    """Of all kinds, which an agent never loads: it names those that it watches by their records."""
+    found: Kind = importlib.import_module("weft.kinds.registry").find_kind(word)
+    return found

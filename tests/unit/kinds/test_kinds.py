@@ -11,9 +11,10 @@ from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_network, check_new_network, find_rights, gateway_of
 from weft.kinds.parts.workload import claim_places, parse_publish
 from weft.kinds.record import Kind
-from weft.kinds.registry import KINDS, find_kind
+from weft.kinds.registry import KINDS, WORKLOADS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm
 from weft.kinds.volume import VolumeSpec, check_volume
+from weft.kinds.workloads import WORKLOAD_KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.lifecycle import Phase
@@ -281,3 +282,7 @@ def test_a_spec_that_has_only_defaults_beside_what_it_needs_can_be_written_back(
     spec = msgspec.convert({name: stored["spec"][name] for name in needed}, kind.spec)
     missing = [one for one in find_problems(msgspec.to_builtins(spec), kind.spec)[1] if "is missing" in str(one)]
     assert not missing
+
+
+def test_agents_know_all_kinds_of_workloads_without_the_registry() -> None:
+    assert {name: kind.workload for name, kind in WORKLOAD_KINDS.items()} == WORKLOADS

@@ -25,7 +25,7 @@ from weft.contracts.driver.network import (
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
-from weft.kinds.registry import is_workload
+from weft.kinds.workloads import is_workload
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id, split_named
 from weft.protocol.heartbeat import HeldPorts, make_held

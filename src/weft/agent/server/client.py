@@ -17,7 +17,11 @@ from weft.agent.server.line import Line
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.watch import WatchEvent
-from weft.kinds.allocation import AllocatedNic
+from weft.kinds.allocation import ALLOCATION, AllocatedNic
+from weft.kinds.endpoint import ENDPOINT
+from weft.kinds.published_port import PUBLISHED_PORT
+from weft.kinds.record import Kind
+from weft.kinds.snapshot import SNAPSHOT
 from weft.objects.errors import DriverFailed, WeftError
 from weft.protocol.report import (
     CertificateInput,
@@ -35,6 +39,7 @@ from weft.protocol.traces import SpansAnswer, SpansInput
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
+WATCHED: dict[str, Kind] = {kind.name: kind for kind in (ALLOCATION, SNAPSHOT, PUBLISHED_PORT, ENDPOINT)}
 
 
 class Server(Protocol):
@@ -87,7 +92,7 @@ class RemoteServer:
         self.closed = client.http.closed
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
-        return self._client.watch_forever(kind, query=query, on_trouble=on_trouble, rest=self.line.rest)
+        return self._client.watch_forever(WATCHED[kind], query=query, on_trouble=on_trouble, rest=self.line.rest)
 
     def report(self, node: str, body: ReportBody) -> ReportAnswer:
         sent = msgspec.json.encode(body)

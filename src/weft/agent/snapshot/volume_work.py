@@ -33,8 +33,8 @@ from weft.contracts.driver.layers import CanTake, HasLayers, KeptDisk, KeptSnaps
 from weft.contracts.driver.volume import HasPool, VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
-from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.workloads import WORKLOAD_KINDS
 from weft.objects.envelope import decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, WeftError
 from weft.objects.identity import short_id
@@ -327,7 +327,7 @@ def _holds(state: AllocationState) -> bool:
 
 def _has_machine(local: LocalAllocation) -> bool:
     """Whether snapshots of its volumes are taken with those of its machine."""
-    return BY_NAME[local.spec.workload.kind].snapshots == "machine"
+    return WORKLOAD_KINDS[local.spec.workload.kind].snapshots == "machine"
 
 
 def _name(order: VolumeOrder) -> tuple[str, str, int]:

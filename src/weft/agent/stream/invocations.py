@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
-from weft.agent.function.invocations import Functions
 from weft.agent.stream.connection import Stream
 from weft.objects.errors import InvalidInput
 from weft.protocol.invocations import FromAgent, Printed, decode_to_agent, encode, receive
+
+if TYPE_CHECKING:  # an agent without functions loads none of this
+    from weft.agent.function.invocations import Functions
 
 log = logging.getLogger("weft.agent")
 MOST_WAITING_BYTES = 16 * 1024 * 1024  # for a slow gateway: output beyond that is dropped

@@ -10,13 +10,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
 from weft.agent.backup.files import BackupFiles
 from weft.agent.flow.flows import Flows
-from weft.agent.function.invocations import Functions
 from weft.agent.logs.collector import LogCollector
 from weft.agent.replication.receiver import Receiver
 from weft.agent.samples.sampler import Sampler
@@ -64,6 +63,9 @@ from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unava
 from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
 from weft.protocol.invocations import VERB
+
+if TYPE_CHECKING:  # an agent without functions loads none of this
+    from weft.agent.function.invocations import Functions
 
 log = logging.getLogger("weft.agent")
 READY_SECONDS = 30.0
