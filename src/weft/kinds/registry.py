@@ -60,7 +60,6 @@ from weft.kinds.token import TOKEN
 from weft.kinds.user import USER
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME
-from weft.kinds.workloads import is_workload as is_workload
 from weft.objects.errors import NotFound
 from weft.objects.schema import suggest
 
@@ -129,6 +128,11 @@ BY_NAME: dict[str, Kind] = {k.name: k for k in KINDS}
 WORKLOADS: dict[str, Workload] = {k.name: k.workload for k in KINDS if k.workload is not None}
 COUNTED: tuple[Kind, ...] = tuple(k for k in KINDS if k.admission.counts is not None)
 _BY_WORD: dict[str, Kind] = {w: k for k in KINDS for w in (k.name, k.plural, *k.display.aliases)}
+
+
+def is_workload(kind: str) -> bool:
+    """Whether objects of the kind are placed and run."""
+    return kind in WORKLOADS
 
 
 def find_kind(word: str) -> Kind:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from weft.agent.state.workload_kinds import WORKLOAD_KINDS
 from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_network, check_new_network, find_rights, gateway_of
 from weft.kinds.parts.workload import claim_places, parse_publish
@@ -14,7 +15,6 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import KINDS, WORKLOADS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm
 from weft.kinds.volume import VolumeSpec, check_volume
-from weft.kinds.workloads import WORKLOAD_KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.lifecycle import Phase

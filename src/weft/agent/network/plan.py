@@ -10,6 +10,7 @@ from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
 from weft.agent.state.service import ServedAddress
+from weft.agent.state.workload_kinds import is_workload
 from weft.contracts.driver.network import (
     Alias,
     Allowed,
@@ -25,7 +26,6 @@ from weft.contracts.driver.network import (
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
-from weft.kinds.workloads import is_workload
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id, split_named
 from weft.protocol.heartbeat import HeldPorts, make_held

@@ -25,6 +25,7 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.snapshots import name_layer
 from weft.agent.state.table import AllocationTable
+from weft.agent.state.workload_kinds import WORKLOAD_KINDS
 from weft.agent.volume.inventory import Volumes
 from weft.agent.volume.pools import Pools
 from weft.agent.watches import Change, Listed, Put
@@ -34,7 +35,6 @@ from weft.contracts.driver.volume import HasPool, VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.workloads import WORKLOAD_KINDS
 from weft.objects.envelope import decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, WeftError
 from weft.objects.identity import short_id

@@ -1,4 +1,4 @@
-"""The kinds of workloads, of which there are few: who needs no other kind, as an agent, doesn't load the whole registry."""
+"""The kinds of workloads, of which there are few: an agent needs hardly any other, and the registry of all takes 2 MB."""
 
 from __future__ import annotations
 
