@@ -76,7 +76,8 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
             assert guards(east) == ("release", "hold", "hold") and is_automatic(west)
             west.proxy.mend()
             wait_until(lambda: guards(east) == ("", "", ""))
-            assert not is_automatic(west) and said(east)["reason"] == "Off"
+            wait_until(lambda: said(east)["reason"] == "Off")
+            assert not is_automatic(west)
             # A word of before that comes late counts nothing.
             late = {"origin": "a" * 32, "automatic": True, "arming": 1}
             client = connect_peer(east.peer("west"))

@@ -194,7 +194,8 @@ def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
 
 
 def _list_taken(obj: Object, given: ArmInput) -> list[tuple[str, str]]:
-    return [("vm", split_subject(str(obj["spec"]["of"]))[1])] if given.automatic else []
+    names = {split_subject(str(obj["spec"]["of"]))[1], dig(obj, "status.vm", "")} if given.automatic else set()
+    return [("vm", name) for name in sorted(names) if name]
 
 
 def _arm(obj: Object, given: ArmInput) -> dict[str, Any]:
@@ -207,13 +208,7 @@ def _arm(obj: Object, given: ArmInput) -> dict[str, Any]:
             reason="overtaken",
             hint="its source asks again with a later one",
         )
-    if given.automatic and dig(obj, "status.vm", ""):
-        raise IllegalTransition(
-            f"{what} continues vm/{dig(obj, 'status.vm')}, which is stopped here: only people bring that back",
-            reason="goesBack",
-            hint=f"hand its VM over, then: weft replica promote {obj['name']}",
-        )
-    if given.automatic and dig(obj, "others", {}).get(f"vm/{name}"):
+    if given.automatic and dig(obj, "others", {}).get(f"vm/{name}") and not _goes_back(obj, PromoteInput()):
         raise IllegalTransition(
             f"{what} can't become vm/{name}: there is one here",
             reason="nameTaken",
@@ -331,6 +326,12 @@ def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], lis
             hint=f"weft replica promote {obj['name']} brings that VM back",
         )
     return made, list(_make_volumes(obj, given, "")), after
+
+
+def make_returned(obj: Object, given: PromoteInput) -> ReplicaSpec | None:
+    """The replica's spec after a promotion that brings the VM here back; None: it would make another one. ``obj`` has the snapshot
+    of the point and that VM among its ``others``. Raises IllegalTransition."""
+    return msgspec.convert(_promote(obj, given), ReplicaSpec) if _goes_back(obj, given) else None
 
 
 def _count(spec: ReplicaSpec, status: ReplicaStatus) -> Counted:

@@ -60,7 +60,6 @@ def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
         ({}, 3, {}, "overtaken"),
         ({"role": "primary"}, 5, {}, "staleGeneration"),
         ({"asked_by": "other"}, 5, {}, "otherOrigin"),
-        ({}, 5, {"status": {"vm": "web"}}, "goesBack"),
         ({}, 5, {"others": {"vm/web": {"uid": "u"}}}, "nameTaken"),
     ],
 )
@@ -70,6 +69,15 @@ def test_a_word_that_can_not_count_is_refused(
     with pytest.raises(IllegalTransition) as refused:
         arm(replica, arming, **more)
     assert refused.value.token == reason and refused.value.hint
+
+
+def test_a_vm_that_was_left_there_is_no_obstacle_since_it_goes_back() -> None:
+    there = {"vm/web": {"uid": "u", "spec": {"fenced": "web"}}}
+    assert arm({}, 5, status={"vm": "web", "vm_uid": "u"}, others=there)["automatic"] is True
+    for uid, fenced in (("other", "web"), ("u", "")):
+        there = {"vm/web": {"uid": uid, "spec": {"fenced": fenced}}}
+        with pytest.raises(IllegalTransition, match="can't become vm/web"):
+            arm({}, 5, status={"vm": "web", "vm_uid": "u"}, others=there)
 
 
 def test_who_is_alone_says_so_only_where_somebody_could_take_over() -> None:

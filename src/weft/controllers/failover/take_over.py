@@ -9,12 +9,12 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.contracts.journal import Event
-from weft.controllers.recovery.members import find_point, read_promoted, read_vm
-from weft.informer.commit import Commit, Draft
+from weft.controllers.recovery.members import find_point, read_promoted, read_returned, read_vm
+from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.fields.recovery.run import RunMember
-from weft.kinds.replica import ReplicaSpec
+from weft.kinds.replica import Point, ReplicaSpec
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.errors import IllegalTransition
@@ -32,8 +32,13 @@ def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: 
     member = RunMember(
         replica=name, group=0, vm="", snapshot=point.snapshot, snapshot_uid=point.snapshot_uid, point=point.number
     )
+    draft = Draft()
+    if (returned := read_returned(view, replica, member)) is not None:
+        vm, after = returned
+        draft.preconditions.append(unchanged(vm))
+        draft.change(replica, spec=_grant(after, claim))
+        return _commit(draft, replica, claim, point, vm.envelope.name, now, source)
     manifest, volumes, after = read_promoted(view, replica, member)
-    draft, former = Draft(), replica.envelope.creator.removeprefix(CLUSTER_PREFIX)
     if (quota := read_quota(view, project)) is not None:
         quota.guard(draft)
     for one in volumes:
@@ -41,10 +46,15 @@ def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: 
         draft.make(VOLUME.make(one["name"], spec, now, project=project))
     draft.make(VM.make(manifest["name"], read_vm(manifest), now, project=project))
     draft.change(replica, spec=_grant(after, claim))
+    return _commit(draft, replica, claim, point, str(manifest["name"]), now, source)
+
+
+def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, now: float, source: str) -> Commit:
+    former = replica.envelope.creator.removeprefix(CLUSTER_PREFIX)
     age = max(0.0, now - point.received_at) + point.age_seconds
     message = (
         f"the witness got no word from {former} and granted generation {claim.generation.number}: "
-        f"vm/{manifest['name']} starts here from point {point.number}; what was written in the last "
+        f"vm/{name} starts here from point {point.number}; what was written in the last "
         f"{format_duration(round(age))} is lost"
     )
     commit = draft.commit(replica.key, [Event("Warning", "TookOver", message, replica.envelope.ref, source)])

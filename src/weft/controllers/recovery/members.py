@@ -19,7 +19,16 @@ from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.snapshot.restored import LEFT_OUT_OF_TESTS, make_restored_vm, make_restored_volumes
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus, read_checks, read_groups
-from weft.kinds.replica import PRIMARY, Point, PromoteInput, ReplicaSpec, ReplicaStatus, make_promoted, name_points
+from weft.kinds.replica import (
+    PRIMARY,
+    Point,
+    PromoteInput,
+    ReplicaSpec,
+    ReplicaStatus,
+    make_promoted,
+    make_returned,
+    name_points,
+)
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
 from weft.kinds.volume import VolumeSpec
@@ -185,6 +194,19 @@ def read_promoted(
     found = view.get(object_key("snapshot", replica.envelope.project, member.snapshot))
     others = {f"snapshot/{member.snapshot}": _as_data(found)} if found is not None else {}
     return make_promoted({**_as_data(replica), "others": others}, PromoteInput(point=member.point))
+
+
+def read_returned(view: View, replica: Item, member: RunMember) -> tuple[Item, ReplicaSpec] | None:
+    """The VM here that a promotion would bring back, and the spec of the replica after it; None: it would make another one. Raises
+    WeftError."""
+    project, name = replica.envelope.project, replica.status(ReplicaStatus).vm
+    vm = view.get(object_key("vm", project, name)) if name else None
+    found = view.get(object_key("snapshot", project, member.snapshot))
+    if vm is None or found is None:
+        return None
+    others = {f"snapshot/{member.snapshot}": _as_data(found), f"vm/{name}": _as_data(vm)}
+    after = make_returned({**_as_data(replica), "others": others}, PromoteInput(point=member.point))
+    return (vm, after) if after is not None else None
 
 
 def read_rehearsed(view: View, plan: Item, member: RunMember) -> tuple[dict[str, Any], list[dict[str, Any]]]:

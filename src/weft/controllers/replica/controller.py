@@ -89,8 +89,8 @@ class Replicas:
 
 
 def _stand_of(workload: Item) -> object:
-    told = workload.envelope.condition(RESTORED)
-    return workload.uid, workload.deleting, workload.spec(VmSpec).fenced, workload.spec(VmSpec).restore, told
+    told, spec = workload.envelope.condition(RESTORED), workload.spec(VmSpec)
+    return workload.uid, workload.deleting, spec.fenced, spec.guard, spec.restore, told
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
@@ -237,7 +237,7 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
         keep = status.phase == "Stale" and not (status.point is not None and status.point.final)
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
         draft.change(workload, spec=replace(spec, restore=restore))
-    else:
+    elif not spec.guard:  # else its nodes let it go first: nobody confirms it any more
         draft.change(workload, spec=replace(spec, fenced="", run="run"))
         draft.change(left, deleting_since=now)
 

@@ -1,0 +1,60 @@
+"""What a replica becomes that takes over: a VM of its own, or the one that stands still there, which goes back to the point."""
+
+from __future__ import annotations
+
+from weft.contracts.store import AtRevision
+from weft.controllers.failover.take_over import plan_take_over
+from weft.informer.view import Item, make_view
+from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.envelope import decode_envelope, decode_part
+from weft.protocol.failover.claim import Claim, Generation
+
+GRANTED = Claim(Generation(2, "fresh"), "west")
+
+
+def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
+    """What is written, the replica after it, and what the commit relies on."""
+    view = make_view()
+    disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
+    taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1")
+    of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
+    point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
+    spec = ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=True, renewals=7)
+    status = ReplicaStatus(phase="Standby", points=[point], node="n1", vm=vm, vm_uid="v" if vm else "")
+    made = [
+        SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken),
+        REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east", status=status),
+    ]
+    if vm:
+        made.append(VM.make(vm, VmSpec(image="tiny", run="stop", fenced=fenced), 1.0, uid="v", project="default"))
+    for envelope in made:
+        view.put_item(envelope.key, Item(envelope))
+    replica = view.get(made[1].key)
+    assert replica is not None
+    commit = plan_take_over(view, replica, GRANTED, 100.0, "witnesses")
+    written = {write.key: write for write in commit.writes}
+    after = decode_part(decode_envelope(written[replica.key].value, 1).spec, ReplicaSpec)  # type: ignore[union-attr]
+    relied = [one.key for one in commit.preconditions if isinstance(one, AtRevision)]
+    assert [event.reason for event in commit.events] == ["TookOver"]
+    return sorted(written), after, relied
+
+
+def test_it_makes_a_vm_of_its_own() -> None:
+    written, after, relied = plan("", fenced="")
+    assert written == ["/replica/default/web", "/vm/default/web"] and relied == ["/replica/default/web"]
+    assert (after.role, after.generation, after.granted, after.promoted) == ("primary", 2, "fresh", 0)
+
+
+def test_the_vm_that_was_left_here_goes_back_to_the_point() -> None:
+    written, after, relied = plan("web", fenced="web")
+    assert written == ["/replica/default/web"]
+    assert sorted(relied) == ["/replica/default/web", "/vm/default/web"]
+    assert (after.role, after.generation, after.granted, after.promoted, after.became) == (
+        "primary",
+        2,
+        "fresh",
+        4,
+        "web",
+    )
