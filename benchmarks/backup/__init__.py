@@ -59,7 +59,9 @@ def write(path: Path, numbers: list[int], seed: int) -> Ranges:
     return [(number * 4 * PIECE, PIECE, False) for number in sorted(numbers)]
 
 
-def back_up(repo: Repository, disk: Path, changes: Ranges, previous: str | None) -> tuple[str, float, int]:
+def back_up(
+    repo: Repository, disk: Path, changes: Ranges, previous: str | None, uid: str = ""
+) -> tuple[str, float, int]:
     """Its id, seconds, and the bytes that it added."""
     descriptor = os.open(disk, os.O_RDONLY)
     began = time.perf_counter()
@@ -67,7 +69,7 @@ def back_up(repo: Repository, disk: Path, changes: Ranges, previous: str | None)
         with repo.write(previous=previous) as writer:
             on = "root" if previous else None
             writer.disk("root", SIZE, lambda at, length: os.pread(descriptor, length, at), changes, on)
-            made = writer.publish(kind="vm", name="bench", labels={UID: UID_OF_BENCH if previous else ""})
+            made = writer.publish(kind="vm", name="bench", labels={UID: uid})
     finally:
         os.close(descriptor)
     return made.id, time.perf_counter() - began, made.stored_bytes
@@ -166,7 +168,7 @@ def run_once() -> Round:
             read = read_changed(disk, changes)
             changes = write(disk, random.Random(5).sample(range(USED), CHANGED), 4)
             evict(disk)
-            made, cold, _ = back_up(repo, disk, changes, made)
+            made, cold, _ = back_up(repo, disk, changes, made, UID_OF_BENCH)
             evict(disk)
             cold_read = read_changed(disk, changes)
             again, again_stored = convert(disk, folder / "again.qcow2", *packed)
