@@ -81,6 +81,18 @@ def convert(source: Path, target: Path, *options: str) -> tuple[float, int]:
     return time.perf_counter() - began, target.stat().st_blocks * 512
 
 
+def convert_durably(source: Path, target: Path, form: str) -> float:
+    """Seconds until the disk has it, as it has what weft restores."""
+    began = time.perf_counter()
+    convert(source, target, "-O", form)
+    descriptor = os.open(target, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return time.perf_counter() - began
+
+
 def evict(disk: Path) -> None:
     """From the page cache."""
     descriptor = os.open(disk, os.O_RDONLY)
@@ -147,6 +159,8 @@ class Round(msgspec.Struct, frozen=True):
     peer_restore: float
     fetch: float
     peer_fetch: float
+    durable_peer_restore: float
+    durable_peer_fetch: float
     answer: float
 
 
@@ -180,6 +194,7 @@ def run_once() -> Round:
             again_packed = folder / "again.qcow2"
             peer_restore, _ = convert(again_packed, folder / "peer.raw", "-O", "raw")
             peer_fetch, _ = convert(again_packed, folder / "peer.qcow2", "-O", "qcow2")
+            durable = [convert_durably(again_packed, folder / f"durable.{form}", form) for form in ("raw", "qcow2")]
             place = f"dir://{folder}/repository"
             job = Job("fetch", place, secret.hex(), str(folder / "cache"), backup=UID_OF_BENCH)
             fetched = fetch(job, folder / "fetched.qcow2")
@@ -187,7 +202,7 @@ def run_once() -> Round:
             answered = answer(job)
     return Round(
         *((seconds, stored), (peer, peer_stored), (less, added), (again, again_stored)),
-        *(read, cold, cold_read, restore, peer_restore, fetched, peer_fetch, answered),
+        *(read, cold, cold_read, restore, peer_restore, fetched, peer_fetch, *durable, answered),
     )
 
 
@@ -274,7 +289,9 @@ def measure() -> Measurement:
             compare("increment of 1 %, beside qemu-io that only reads it", "less", "read", 1.1),
             compare("the same, with none of it in the page cache", "cold", "cold_read", 1.1),
             compare("restore to a raw file", "restore", "peer_restore", 1.2),
+            compare("the same, the peer synced to the disk, too", "restore", "durable_peer_restore", 1.2),
             compare("restore to a pool, over NBD", "fetch", "peer_fetch", 1.2),
+            compare("the same, the peer synced to the disk, too", "fetch", "durable_peer_fetch", 1.2),
             Figure(
                 "instant restore: first block, with the start of the server",
                 f"{median('answer'):.2f} s",

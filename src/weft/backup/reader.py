@@ -20,7 +20,7 @@ from weft.objects.errors import InvalidInput, NotFound
 
 STEP = 64  # chunks that are read together
 _AHEAD = 4  # steps
-SYNC_BYTES = 32 << 20  # written until they are synced, beside what is written next
+SYNC_BYTES = 128 << 20  # written until they are synced, beside what is written next
 
 Run = tuple[int, list[memoryview]]  # an offset, and the chunks from there on
 
