@@ -164,6 +164,9 @@ class Functions:
         if digest not in self._defined:
             self.instances.drop(digest)
 
+    def find_missing(self, isolation: str) -> str:
+        return self.instances.missing(isolation)
+
     def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
         waiting: asyncio.Future[Answer | Refused] = asyncio.get_running_loop().create_future()
         if (problem := self._refuse(call)) is not None:

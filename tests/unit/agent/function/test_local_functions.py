@@ -37,6 +37,7 @@ class Fabric:
         self.tokens = {"shop/label": TOKEN, "others/label": OTHER}
         self.kept: set[str] = set()  # recipes whose parts are here
         self.learnt: set[str] = set()
+        self.missing = ""
         self.invoked: list[Invoke] = []
         self.waiting: list[asyncio.Future[Answer | Refused]] = []
         self.answer: Callable[[Invoke], Answer | Refused | None] = lambda call: Answer(
@@ -61,6 +62,9 @@ class Fabric:
 
     def drop_local(self, digest: str) -> None:
         self.learnt.discard(digest)
+
+    def find_missing(self, isolation: str) -> str:
+        return self.missing
 
     def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
         self.invoked.append(call)
@@ -268,7 +272,9 @@ async def test_a_function_whose_code_could_not_be_fetched_is_not_served_until_it
     node.fabric.here = False
     await node.list(make_function())
     assert node.fabric.events[-1][1] == "NotServedAtNode" and "can't be fetched" in node.fabric.events[-1][2]
-    node.fabric.here = True
+    node.fabric.here, node.fabric.missing = True, "bwrap is not installed"
+    await node.until(lambda: node.fabric.events[-1][2] == "bwrap is not installed")
+    node.fabric.missing = ""
     await node.until(lambda: node.fabric.events[-1][1] == "ServedAtNode")
 
 

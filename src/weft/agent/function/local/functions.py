@@ -59,6 +59,9 @@ class LocalInstances(Protocol):
     def drop_local(self, digest: str) -> None:
         """Of this one no more, unless the gateway wants them."""
 
+    def find_missing(self, isolation: str) -> str:
+        """Why instances of that isolation can't run here; "" if they can."""
+
     def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
         """Run it once, now, or refuse it; the gateway hears nothing of it."""
 
@@ -255,7 +258,7 @@ class LocalFunctions:
             nonlocal kept
             kept = await self._read_token(entry)
 
-        entry.problem = problem or await self._try(entry, read)
+        entry.problem = problem or await self._try(entry, read) or self._instances.find_missing(entry.recipe.isolation)
         if entry.problem:
             self._report(entry, "Warning", "NotServedAtNode", entry.problem)
         elif not self.address:
