@@ -191,7 +191,7 @@ def make(lab: DoorsLab, kind: str, name: str, **spec: Any) -> None:
 
 async def test_a_device_is_heard_ruled_and_commanded_also_while_the_line_is_cut_and_after_a_kill(site: Site) -> None:
     make(site.lab, "devicemodel", "cold", properties=PROPERTIES)
-    make(site.lab, "secret", "pw", values={"password": "quite secret"})
+    make(site.lab, "secret", "pw", values={"password": "quite secret\n"})
     make(site.lab, "device", "cold-1", node="n1", model="cold")
     make(site.lab, "rule", "warm", **{**RULE, "when": "temperature > 80"})
     site.start()

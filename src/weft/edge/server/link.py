@@ -298,9 +298,10 @@ class ServerLink:
         answer = self._client.http.request("POST", f"/v1/nodes/{self._node}:secrets", asked, timeout_seconds=10.0)
         raise_problem(answer)
         opened = msgspec.json.decode(answer.body, type=OpenedSecrets).secrets.get(device.credentials, {})
-        if not opened.get(PASSWORD):
-            raise NotFound(f"secret {device.credentials} has no key {PASSWORD}")
-        return opened[PASSWORD]
+        password = opened.get(PASSWORD, "").removesuffix("\n").removesuffix("\r")  # as editors end a file
+        if not password:
+            raise NotFound(f"secret {device.credentials} has no key {PASSWORD}, or nothing is in it")
+        return password
 
     # --- what it reports ---------------------------------------------------------------------------------------------
 
