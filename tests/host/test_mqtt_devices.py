@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -257,3 +259,45 @@ async def test_a_broker_that_is_killed_or_lost_its_folder_comes_back(peer: Mosqu
     await until_works(peer.driver)
     await peer.driver.connect(ONE)
     await peer.say(ONE, {"t": 1.0})
+
+
+async def test_the_broker_speaks_tls_with_a_key_that_only_root_reads_and_with_a_renewed_one(tmp_path: Path) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="weft-tls-", dir="/tmp"))  # that Mosquitto's user may pass through
+    folder.chmod(0o711)
+    certificate, key = tmp_path / "broker.crt", tmp_path / "broker.key"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+
+    def renew(name: str) -> None:
+        words = f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -out {certificate}"
+        subprocess.run(["openssl", *words.split(), "-keyout", str(key)], check=True, capture_output=True)
+        key.chmod(0o600)
+
+    async def shows(name: str) -> bool:
+        tls = ssl.create_default_context(cafile=str(certificate))
+        try:
+            async with asyncio.timeout(10):
+                _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, server_hostname=name)
+        except (OSError, TimeoutError):
+            return False
+        writer.close()
+        return True
+
+    renew("first")
+    broker = Broker(folder / "broker", Listening("127.0.0.1", port, str(certificate), str(key)), Bounds(), clock)
+    keeping = asyncio.create_task(broker.keep())
+    try:
+        async with asyncio.timeout(60):
+            while not await shows("first"):
+                await asyncio.sleep(0.1)
+        copy = (folder / "broker" / "key.pem").stat()
+        assert copy.st_mode & 0o077 == 0 and broker.starts == 1
+        renew("second")
+        async with asyncio.timeout(60):
+            while not await shows("second"):
+                await asyncio.sleep(0.1)
+        assert broker.starts == 1
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        shutil.rmtree(folder)

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -39,6 +40,8 @@ END_SECONDS = 10.0
 _LINES = 20  # of its complaints that are kept
 _PR_SET_PDEATHSIG = 1
 _SALT_BYTES = 12
+CERTIFICATE, KEY = "certificate.pem", "key.pem"
+_MOST_PEM_BYTES = 1 << 20
 
 log = logging.getLogger("weft.edge.broker")
 
@@ -96,7 +99,7 @@ class Broker:
                     await self._end_former()
                     self._write(anew=True)
                     await self._run_once()
-                except OSError as problem:
+                except (OSError, ValueError) as problem:
                     self.problem = f"can't be started: {problem}"
                 if self._clock.elapsed() - began > WELL_AFTER_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
@@ -159,10 +162,13 @@ class Broker:
         """Write the files that differ from what was written last, all of them if ``anew``. Returns whether one did."""
         user = _find_user()
         hashes = {**self._hashes, GATEWAY: self._own_hash}
+        tls, listening = self._read_pair(anew=anew), self._listening
+        if tls:
+            names = str(self._folder / CERTIFICATE), str(self._folder / KEY)
+            listening = Listening(listening.address, listening.port, *names)
         files = {
-            CONFIG: write_config(
-                self._folder, self._listening, self.own, self._bounds, user.pw_name, is_open=self._is_open
-            ),
+            **tls,
+            CONFIG: write_config(self._folder, listening, self.own, self._bounds, user.pw_name, is_open=self._is_open),
             PASSWORDS: write_passwords(hashes),
             RIGHTS: write_rights(self._devices, is_open=self._is_open),
         }
@@ -183,6 +189,23 @@ class Broker:
             self._write_one(name, text, user)
         self._written = files
         return bool(changed)
+
+    def _read_pair(self, *, anew: bool) -> dict[str, str]:
+        """Certificate and key, for copies that the broker's user may read: their own files are for root alone, as keys should be.
+        While they are renewed, and don't belong together yet, the former ones; {} without TLS. Raises OSError if ``anew``."""
+        given = self._listening
+        if not given.certificate:
+            return {}
+        before = {name: self._written[name] for name in (CERTIFICATE, KEY) if name in self._written}
+        try:
+            pair = {CERTIFICATE: _read_pem(given.certificate), KEY: _read_pem(given.key)}
+            if pair != before:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(given.certificate, given.key, password=bytes)
+        except (OSError, ValueError):
+            if before and not anew:
+                return before
+            raise
+        return pair
 
     def _write_one(self, name: str, text: str, user: pwd.struct_passwd) -> None:
         fresh = self._folder / f".{name}.new"
@@ -237,6 +260,15 @@ def _find_user() -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(PROGRAM)
     return pwd.getpwuid(os.geteuid())
+
+
+def _read_pem(path: str) -> str:
+    """Raises OSError, ValueError."""
+    with open(path, "rb") as file:
+        text = file.read(_MOST_PEM_BYTES + 1)
+    if len(text) > _MOST_PEM_BYTES:
+        raise ValueError(f"{path} is larger than {_MOST_PEM_BYTES >> 20} MiB")
+    return text.decode()
 
 
 def _read_words(pid: int) -> list[bytes]:
