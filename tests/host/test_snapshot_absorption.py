@@ -33,6 +33,7 @@ from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.contracts.driver.runtime import DiskLayer, GuestPlan
 from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.record import find_own_file
 from weft.drivers.runtime.qemu.snapshot import absorb
 from weft.drivers.runtime.qemu.snapshot import driver as snapshots
 from weft.drivers.volume.directory.driver import DirectoryVolumes
@@ -160,6 +161,8 @@ async def test_the_layer_of_the_middle_snapshot_goes_and_every_content_stays(
         assert mine == [f"{node.id}-uid-1", f"{node.id}-uid-3"]
         if running:
             assert not Path(middle.path).exists() and middle.path not in node.open_files()
+            (disk,) = (await driver._guests.get(node.id)).record.plan.disks  # what migrations and suspensions look at
+            assert find_own_file(disk) == (await node.plan()).disks[0].path and find_own_file(disk) in node.open_files()
             assert await read(driver, node.id) == whole
             await node.kill(driver)
         await ready(driver, await node.plan())

@@ -27,6 +27,7 @@ from weft.drivers.runtime.qemu.devices.ids import find_served, list_layer_files,
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.migration.commands import check_stays
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpError
+from weft.drivers.runtime.qemu.record import find_own_file
 from weft.drivers.runtime.qemu.snapshot.overlays import TO_READ
 from weft.objects.errors import DriverFailed, IllegalTransition, Unavailable
 
@@ -183,9 +184,11 @@ def name_job(serial: str) -> str:
 
 
 def _shorten(disk: GuestDisk, below: int) -> GuestDisk:
-    """The disk on so many files. Which of them went is the pool's to say: the record only counts them."""
+    """The disk on so many files. Which of them went is the pool's to say: the record only counts them. So the name of its own file
+    must not be among those that go."""
     count = max(0, below - (disk.base is not None))
-    return msgspec.structs.replace(disk, layers=disk.layers[len(disk.layers) - count :] if count else [])
+    layers = disk.layers[len(disk.layers) - count :] if count else []
+    return msgspec.structs.replace(disk, path=find_own_file(disk), layers=layers)
 
 
 async def _find_chain(qmp: Qmp, serial: str) -> _Chain:
