@@ -9,16 +9,30 @@ from typing import Any
 
 from weft.objects.errors import InvalidInput
 
+MOST_BYTES = 1 << 20
+
 
 def read_settings_file(path: Path, example: str) -> tuple[dict[Any, Any], Callable[[Any], str]]:
     """The file's map, and a function from a key to FILE:LINE. Raises FileNotFoundError, and InvalidInput for what isn't one map
     (``example`` is a line of it)."""
     try:
-        text = path.read_text()
+        if path.exists() and not path.is_file():  # a FIFO would be waited for, for ever
+            raise InvalidInput(f"{path} isn't a regular file", field="config", hint="give the path of a YAML file")
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            raise InvalidInput(
+                f"{path} has more than {MOST_BYTES >> 10} KiB", field="config", hint="give the settings' file"
+            )
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise
-    except (OSError, UnicodeDecodeError) as problem:
-        raise InvalidInput(f"{path} can't be read: {problem}", field="config") from None
+    except UnicodeDecodeError as problem:
+        raise InvalidInput(
+            f"{path} is not UTF-8: byte {problem.start + 1}", field="config", hint="write it as text in UTF-8"
+        ) from None
+    except OSError as problem:
+        raise InvalidInput(
+            f"{path} can't be read: {problem.strerror}", field="config", hint="let this process read it"
+        ) from None
     documents = importlib.import_module("weft.cli.manifest.yaml_text").read_yaml(text, str(path))
     if not documents:
         return {}, str
