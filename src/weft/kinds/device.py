@@ -176,6 +176,13 @@ def _approve(obj: Object, given: ApproveInput) -> dict[str, Any]:
         raise InvalidInput(
             f"device/{obj['name']} has no model", field="input.model", hint="weft device approve NAME --model MODEL"
         )
+    former = obj["spec"].get("model", "")
+    if obj["spec"].get("approved", True) and former and model != former:
+        raise IllegalTransition(
+            f"device/{obj['name']} is approved already, as {former}",
+            reason="approved",
+            hint=f"to give it another model: weft device set {obj['name']} --model {model}",
+        )
     return {**obj["spec"], "approved": True, "model": model}
 
 

@@ -214,3 +214,38 @@ async def test_messages_wait_while_the_line_is_cut_and_those_that_nobody_takes_a
     assert told == [("gone", 0, 0), ("there", 1, 1), ("gone", 0, 0), ("there", 0, 0)], "nobody is told twice"
     assert taken[0] == taken[2] and taken[1] == taken[3], "the same messages under the same ids"
     store.close()
+
+
+async def test_a_cut_line_is_said_once_and_so_is_its_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, store = SystemClock(), TwinStore(tmp_path)
+    client: Any = SimpleNamespace(http=SimpleNamespace())
+    link = ServerLink(client, "n1", DeviceGateway({}, store, clock), {}, store, clock)
+    assert link.problem  # as at its start, and as the watches note it first
+    answers: list[Exception | None] = [Unavailable("cut"), Unavailable("cut"), None, Unavailable("cut again"), None]
+
+    async def report_once() -> float:
+        if (answer := answers.pop(0)) is not None:
+            link._note_trouble(answer)
+            raise answer
+        return 0.0
+
+    monkeypatch.setattr(link, "_report_once", report_once)
+    monkeypatch.setattr(link._draw, "uniform", lambda low, high: 0.0)
+    with caplog.at_level("INFO"):
+        task = asyncio.create_task(link._keep_reporting())
+        async with asyncio.timeout(60):
+            while answers:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    said = [record.message for record in caplog.records if "reports" in record.message]
+    again = "the server takes reports again"
+    assert said == [
+        "the server doesn't take reports: cut",
+        again,
+        "the server doesn't take reports: cut again",
+        again,
+    ]
+    store.close()

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.kinds.device import DEVICE, DeviceSpec, SetInput, check_device
+from weft.kinds.device import DEVICE, ApproveInput, DeviceSpec, SetInput, check_device
 from weft.kinds.device_model import DeviceModelSpec, check_device_model
 from weft.kinds.fields.device.affordance import Property, Window, are_equal, check_desired
 from weft.kinds.model import MODEL, Fallback, ModelSpec, Result, check_model
@@ -136,6 +136,18 @@ def test_set_keeps_other_values_and_stamps_the_end_by_the_servers_clock() -> Non
     spec = set_values(spec, desired={"setpoint": 5})
     assert spec["desired_until"] == {}
     assert set_values(spec, desired={"setpoint": None})["desired"] == {"mode": "cool"}
+
+
+def test_an_approved_device_gets_another_model_only_by_set() -> None:
+    approve = DEVICE.verb("approve")
+    assert approve is not None and approve.change is not None
+    for spec, given in (({"approved": False}, "probe"), ({"approved": True, "model": "probe"}, "probe")):
+        made = approve.change({"kind": "device", "name": "shelf-1", "spec": spec}, ApproveInput(model=given))
+        assert (made["approved"], made["model"]) == (True, "probe")
+    spec = {"approved": True, "model": "shelf"}
+    with pytest.raises(IllegalTransition, match="is approved already, as shelf") as refused:
+        approve.change({"kind": "device", "name": "shelf-1", "spec": spec}, ApproveInput(model="probe"))
+    assert refused.value.hint == "to give it another model: weft device set shelf-1 --model probe"
 
 
 def test_nothing_is_set_on_a_device_that_is_not_approved() -> None:

@@ -311,10 +311,12 @@ class ServerLink:
             pause = FIRST_PAUSE_SECONDS
             try:
                 pause = await self._report_once()
+                if tries:
+                    log.info("the server takes reports again")
                 tries, self.problem = 0, ""
             except (WeftError, msgspec.DecodeError) as trouble:
                 tries += 1
-                if not self.problem:
+                if tries == 1:
                     log.warning("the server doesn't take reports: %s", trouble)
                 self.problem = str(trouble)
                 pause = max(
