@@ -132,7 +132,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     if spec.abandoned or not one.project or one.rival:
         return None
     if one.deleting:
-        if seen is None or seen.deleting:
+        if seen is None or seen.deleting or not status.begun:  # what is there without our doing goes on
             return None
         return Act("delete", spec.workload, one.name, one.project, uid=seen.uid)
     if seen is None:
@@ -216,7 +216,8 @@ def plan_status(
     if isinstance(answer, WeftError):
         return _plan_refused(one, seen, act, answer)
     if seen is not None:
-        return _show(_with(status, uid=status.uid or seen.uid, absent=False), seen, one.deleting)
+        uid = status.uid or (seen.uid if status.begun else "")  # until then it is what another one left there
+        return _show(_with(status, uid=uid, absent=False), seen, one.deleting)
     if one.deleting or not status.uid:
         return status
     ended = _PHASES.get(status.phase_there, "")

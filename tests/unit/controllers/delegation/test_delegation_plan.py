@@ -55,9 +55,8 @@ def test_what_another_delegation_left_there_is_taken_over_only_if_people_say_so(
     assert (status.phase, status.reason, status.uid) == ("Failed", "runsAlready", "")
     assert "adopt" in status.message and status.refused == MARK
     assert plan_turn(make(status), {}).begins, "it is gone there, and the name is free"
-    assert plan_turn(make(status, deleting=True), {"web": THERE}).end(None)[1], (
-        "it goes here, and nothing is deleted there"
-    )
+    ends = plan_turn(make(status, deleting=True), {"web": THERE})
+    assert ends.end(None)[1] and ends.act is None, "it goes here, and nothing is deleted there"
     adopts = make(status, msgspec.structs.replace(SPEC, adopt=True))
     assert adopts.attempt != status.refused, "the wait for it begins anew"
     turn = plan_turn(adopts, {"web": THERE})
@@ -127,6 +126,12 @@ def test_it_is_over_only_once_the_cluster_says_that_it_has_it_no_more() -> None:
     assert not plan_turn(gone, {}).end(None, sure=False)[1]  # a request may still arrive
     assert make(DelegationStatus(), deleting=True).is_over  # nothing was ever sent
     assert make(spec=msgspec.structs.replace(SPEC, abandoned=True), deleting=True).is_over
+
+
+def test_one_made_while_its_predecessor_is_still_ending_there_begins_once_that_is_gone() -> None:
+    status, over = plan_turn(make(DelegationStatus()), {"web": msgspec.structs.replace(THERE, deleting=True)}).end(None)
+    assert (status.phase, status.uid, over) == ("Deleting", "", False)
+    assert plan_turn(make(status), {}).begins
 
 
 def test_an_abandoned_one_is_neither_changed_nor_deleted() -> None:
