@@ -34,7 +34,7 @@ def read_kept(folder: Path) -> list[LocalFunction]:
             raise ValueError(f"it is of version {kept.version}")
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, msgspec.MsgspecError) as problem:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as problem:
         log.warning(
             "functions: %s can't be read, so the node serves none itself until the server answers: %s", path, problem
         )

@@ -14,6 +14,7 @@ from weft.objects.identity import Ref
 log = logging.getLogger("weft.agent")
 FILE = "local-usage.json"
 MOST = 1024  # functions; beyond that those that were counted longest ago are forgotten
+_MOST_BYTES = 4 << 20  # of the file
 
 
 class Count(msgspec.Struct):
@@ -34,10 +35,12 @@ class Usage:
         self._counts: dict[str, Count] = {}  # by the function's uid, the one that was counted last at the end
         self.changed = False
         try:
+            if self._path.stat().st_size > _MOST_BYTES:
+                raise ValueError("it is too large")
             self._counts = msgspec.json.decode(self._path.read_bytes(), type=dict[str, Count])
         except FileNotFoundError:
             pass
-        except (OSError, msgspec.MsgspecError) as problem:
+        except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as problem:
             log.warning("functions: %s can't be read, what it counted is lost: %s", self._path, problem)
 
     def count(self, function: Ref, *, failed: bool, seconds: float) -> None:
