@@ -138,6 +138,7 @@ def make_server_tls(chain: Path, key: Path, ca: Path | None = None) -> ssl.SSLCo
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.minimum_version = ssl.TLSVersion.TLSv1_2
     tls.num_tickets = 0
+    tls.options |= ssl.OP_NO_TICKET  # in TLS 1.2
     tls.load_cert_chain(chain, key)
     tls.set_alpn_protocols(["http/1.1"])
     if ca is not None:

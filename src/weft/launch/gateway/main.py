@@ -151,6 +151,7 @@ def make_tls(state: Path) -> ssl.SSLContext:
     """TLS of the server: our certificate, and any client's that our CA signed."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.num_tickets = 0  # see make_server_tls
+    tls.options |= ssl.OP_NO_TICKET
     tls.load_cert_chain(state / "server.crt", state / "server.key")
     tls.load_verify_locations(state / "ca.crt")
     tls.verify_mode = ssl.CERT_OPTIONAL
