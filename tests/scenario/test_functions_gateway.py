@@ -671,7 +671,7 @@ async def test_a_node_gets_the_functions_that_name_it_and_keeps_one_whose_code_i
         await lab.until(lambda: len(here.listed) == count + 1)
         assert here.listed[-1].functions[0].recipe.handler == "app.other"
         await lab.image("python3-11", phase="Fetching")
-        await lab.until(lambda: here.listed[-1] == ServeLocally([], [made.uid]))
+        await lab.until(lambda: here.listed[-1] == ServeLocally([], [made.uid], {made.uid: "door"}))
         await lab.change("label", local_nodes=[], local_secret=None)
         await lab.until(lambda: here.listed[-1] == ServeLocally())
         assert all(one == ServeLocally() for one in other.listed)

@@ -19,6 +19,7 @@ import msgspec
 
 from weft.contracts.driver.function import Recipe
 from weft.objects.errors import InvalidInput
+from weft.objects.identity import Ref
 
 LENGTH = struct.Struct(">I")
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024  # of a request, and of an answer, as Lambda has it
@@ -93,6 +94,8 @@ class ServeLocally(msgspec.Struct, frozen=True, tag="serveLocally"):
 
     functions: list[LocalFunction] = []
     unready: list[str] = []  # uids of those that the node keeps as it has them: their present code isn't ready
+    secrets: dict[str, str] = {}  # of the unready ones, by uid: the names of the secrets with their tokens
+    beyond: list[Ref] = []  # functions that name the node and don't fit there any more, some of them
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
