@@ -308,6 +308,7 @@ def test_a_node_reads_the_token_of_a_function_that_names_it_and_tells_of_that_al
         with pytest.raises(NotFound) as caught:
             open_it(node, named)
         assert WORDS[0] not in str(caught.value)
+        assert caught.value.token == "functionNotHere", "the node forgets the token for this reason alone"
     about = {"kind": "function", "name": "f", "uid": "f-uid", "project": "default"}
     event = {"type": "Normal", "reason": "InvokedAtNode", "message": "3 invocations", "object": about, "n": 1}
     for node in (other, here):

@@ -118,6 +118,14 @@ class Instances:
             self._waiting[member.id] = call
         self._changed()
 
+    def give_up(self, call: str) -> bool:
+        """Whether that invocation waited for an instance to come up: it doesn't any more, and the instance will be idle."""
+        for id, waiting in self._waiting.items():
+            if waiting.id == call and not (id in self.running and self.running[id].up):
+                del self._waiting[id]
+                return True
+        return False
+
     def prepare(self, request: str, recipe: Recipe) -> None:
         """Check that an instance comes up, or could; resolve an image without a digest. Answered by ``Prepared``."""
         driver = self._drivers[recipe.isolation]

@@ -176,6 +176,12 @@ class Functions:
         self.instances.serve(call, self.instances.recipes[call.digest])
         return waiting
 
+    def give_up(self, call: str) -> bool:
+        if not self.instances.give_up(call):
+            return False
+        self._here.pop(call, None)
+        return True
+
     def _invoke(self, call: Invoke) -> None:
         if call.id in self._answers:
             self._send_message(self._answers[call.id])

@@ -42,10 +42,13 @@ class SealedSecrets:
         self._folder, self._key = folder / kind, folder / KEY
         self._kept: dict[str, OpenedSecrets] = {}  # what the files hold that this agent wrote, by allocation's uid
 
-    def put(self, uid: str, opened: OpenedSecrets) -> None:
-        """Keep ``opened`` for the allocation, in place of what was kept. Where that can't be, says so, and nothing is kept."""
-        if self._kept.get(uid) == opened or not _UID.fullmatch(uid):
-            return
+    def put(self, uid: str, opened: OpenedSecrets) -> bool:
+        """Keep ``opened`` for the allocation, in place of what was kept. Where that can't be, logs why, nothing is kept, and
+        returns False."""
+        if not _UID.fullmatch(uid):
+            return False
+        if self._kept.get(uid) == opened:
+            return True
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             data = self._crypt("-e", uid, msgspec.msgpack.encode(opened))
@@ -53,8 +56,9 @@ class SealedSecrets:
         except (OSError, subprocess.SubprocessError) as problem:
             log.warning("the secrets of allocation %s can't be kept for a start without the server: %s", uid, problem)
             self.drop(uid)
-            return
+            return False
         self._kept[uid] = opened
+        return True
 
     def get(self, uid: str) -> OpenedSecrets | None:
         """What is kept for the allocation; None if that is nothing, or damaged, or of another key."""

@@ -83,7 +83,7 @@ async def _open_local(context: ApiContext, node: str, named: str) -> OpenedSecre
     entry = await context.store.get(object_key(FUNCTION.name, project, function)) if project and function else None
     spec = decode_part(decode_envelope(entry.value).spec, FunctionSpec) if entry is not None else None
     if spec is None or node not in spec.local_nodes or not spec.local_secret:
-        raise NotFound(f"node {node} serves no function {named[:130]} at its own address")
+        raise NotFound(f"node {node} serves no function {named[:130]} at its own address", reason="functionNotHere")
     kept = await _read(context, project, spec.local_secret)
     opened = _pick(context, project, spec.local_secret, kept, frozenset((TOKEN,)))
     return OpenedSecrets({spec.local_secret: opened}, offline=[spec.local_secret] if kept.offline else [])

@@ -82,7 +82,7 @@ def read_place(place: str, has_tls: bool) -> tuple[str, int]:
         address, port = ipaddress.ip_address(split.hostname or ""), split.port
     except ValueError:
         port = None
-    if port is None:
+    if not port or split.netloc != place or "@" in place:
         raise InvalidInput(
             f"--local-functions: {place[:80]!r} is not an address and a port",
             field="local_functions",

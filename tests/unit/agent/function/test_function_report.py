@@ -15,6 +15,7 @@ from weft.agent.function.pending_output import MOST_BYTES, MOST_OF_ONE_BYTES
 from weft.agent.function.pool import FreeCapacity
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Instance, Isolation, Ready, Recipe, Roots
+from weft.objects.errors import DriverFailed
 from weft.protocol.invocations import (
     Acknowledge,
     Answer,
@@ -22,6 +23,7 @@ from weft.protocol.invocations import (
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    Invoke,
     Printed,
     Written,
 )
@@ -156,3 +158,25 @@ async def test_templates_of_an_agent_before_are_told_at_once_and_go_when_nothing
         ):
             await asyncio.sleep(0.01)
     await functions.close()
+
+
+async def test_a_start_that_nobody_waits_for_any_more_begins_nothing_and_its_instance_is_idle(tmp_path: Path) -> None:
+    node = Teller(tmp_path)
+    instances = node.functions.instances
+    coming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def ensure(recipe: Recipe, show: Callable[[str], None]) -> Roots:
+        await coming
+        raise DriverFailed("the code is lost", reason="lost")
+
+    instances._parts.ensure = ensure  # type: ignore[method-assign]
+    node.functions.isolations["process"] = ""
+    node.functions.learn_local(Recipe(digest="d", function="uid", project="p", name="f", memory=1, cpu=1.0))
+    waiting = node.functions.run_here(Invoke("call", "d", b"{}", 1.0))
+    assert not node.functions.give_up("another") and not waiting.done()
+    assert node.functions.give_up("call") and not node.functions.give_up("call")
+    assert not instances._waiting and not node.functions._here and len(instances.pool.members) == 1
+    coming.set_result(None)
+    while instances.pool.members:
+        await asyncio.sleep(0)
+    assert not waiting.done(), "what became of it is nobody's news any more"

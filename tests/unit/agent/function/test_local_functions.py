@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tracemalloc
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from weft.agent.function.local import functions as module
 from weft.agent.function.local import server as local_server
 from weft.agent.function.local.functions import LocalFunctions
-from weft.agent.function.local.server import make_server
+from weft.agent.function.local.server import check_payload, make_server
 from weft.agent.function.local.usage import Usage
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Blob, Recipe
@@ -34,11 +37,15 @@ class Fabric:
 
     def __init__(self) -> None:
         self.here, self.offline = True, True
+        self.secret, self.reason = "door", "secretNotFound"
         self.tokens = {"shop/label": TOKEN, "others/label": OTHER}
         self.kept: set[str] = set()  # recipes whose parts are here
+        self.slow: set[str] = set()  # recipes whose parts are being fetched without end
         self.learnt: set[str] = set()
         self.missing = ""
         self.invoked: list[Invoke] = []
+        self.begun: set[str] = set()  # invocations
+        self.given_up: list[str] = []  # or asked to be
         self.waiting: list[asyncio.Future[Answer | Refused]] = []
         self.answer: Callable[[Invoke], Answer | Refused | None] = lambda call: Answer(
             call.id, call.payload, seconds=0.5
@@ -49,10 +56,14 @@ class Fabric:
         if not self.here:
             raise Unavailable("the server can't be reached")
         if function not in self.tokens:
-            raise NotFound("no such secret", reason="secretNotFound")
-        return OpenedSecrets({"door": {"token": self.tokens[function]}}, offline=["door"] if self.offline else [])
+            raise NotFound("no such secret", reason=self.reason)
+        return OpenedSecrets(
+            {self.secret: {"token": self.tokens[function]}}, offline=[self.secret] if self.offline else []
+        )
 
     async def keep(self, recipe: Recipe) -> None:
+        if recipe.digest in self.slow:
+            await asyncio.Event().wait()  # it never comes
         if not self.here and recipe.digest not in self.kept:
             raise Unavailable("the code can't be fetched: the server can't be reached")
         self.kept.add(recipe.digest)
@@ -75,6 +86,10 @@ class Fabric:
         else:
             waiting.set_result(answer)
         return waiting
+
+    def give_up(self, call: str) -> bool:
+        self.given_up.append(call)
+        return call not in self.begun
 
     def put_event(self, object: Ref, type_: str, reason: str, message: str) -> None:
         self.events.append((object.name, reason, message))
@@ -108,7 +123,7 @@ class Node:
 
     async def restart(self) -> None:
         await self.server.close()
-        for task in self.functions._tasks:
+        for task in self.functions.tasks:
             task.cancel()
         self.fabric.events.clear()
         self.functions = self.make()
@@ -118,8 +133,8 @@ class Node:
     async def list(self, *functions: LocalFunction) -> None:
         """As the gateway does; returns once each is looked after."""
         self.functions.take(ServeLocally(list(functions)))
-        names = {one.recipe.name for one in functions}
-        await self.until(lambda: {name for name, _, _ in self.fabric.events} >= names)
+        names = Counter(one.recipe.name for one in functions)
+        await self.until(lambda: names <= Counter(name for name, _, _ in self.fabric.events))
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(60):
@@ -290,6 +305,170 @@ async def test_what_the_server_lists_no_longer_is_gone_with_its_token_but_not_wh
     assert (await node.post())[0] == 503
 
 
+def change(function: LocalFunction, secret: str = "door", **more: Any) -> LocalFunction:
+    """The same function with another recipe."""
+    recipe = msgspec.structs.replace(function.recipe, **more)
+    return LocalFunction(function.uid, recipe, secret, function.most)
+
+
+async def test_new_code_serves_once_all_of_it_is_here_and_until_then_the_former_does(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE_SECONDS", 0.01)
+    await node.list(make_function())
+    node.fabric.here = False  # the line is cut before the new code has come
+    node.functions.take(ServeLocally([change(make_function(), digest="new")]))
+    await node.until(lambda: "with its former code: the code can't be fetched" in node.fabric.events[-1][2])
+    assert (await node.post())[0] == 200 and node.fabric.invoked[-1].digest == "shop/label"
+    assert node.fabric.learnt == {"shop/label", "new"}, "its parts may be evicted while they come"
+    await node.restart()
+    assert (await node.post())[0] == 200 and node.fabric.invoked[-1].digest == "shop/label"
+    node.fabric.here = True
+    await node.list(change(make_function(), digest="new"))
+    kept = node.folder / "functions" / "local.json"
+    await node.until(lambda: node.fabric.learnt == {"new"} and b'"digest":"new"' in kept.read_bytes())
+    node.fabric.here = False
+    await node.restart()
+    assert (await node.post())[0] == 200 and node.fabric.invoked[-1].digest == "new"
+
+
+async def test_a_start_without_end_is_given_up_but_not_a_run_that_has_begun(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "START_SECONDS", 0.05)
+    await node.list(make_function(most=1))
+    node.fabric.answer = lambda call: None
+    status, body, _ = await node.post()
+    assert (status, body["WeftReason"]) == (503, "startTimedOut")
+    call = asyncio.ensure_future(node.post())
+    await node.until(lambda: len(node.fabric.invoked) == 2)
+    node.fabric.begun.add(node.fabric.invoked[1].id)
+    await node.until(lambda: node.fabric.given_up.count(node.fabric.invoked[1].id) >= 2)
+    node.fabric.waiting[1].set_result(Answer(node.fabric.invoked[1].id, b"{}"))
+    assert (await call)[0] == 200
+
+
+async def test_a_function_whose_code_never_comes_holds_up_no_other_nor_a_token_nor_the_list(node: Node) -> None:
+    slow = make_function(name="slow")
+    node.fabric.tokens["shop/slow"] = OTHER
+    node.fabric.slow.add("shop/slow")
+    node.functions.take(ServeLocally([slow, make_function()]))
+    await node.until(lambda: bool(node.fabric.events))
+    assert node.fabric.events[0][:2] == ("label", "ServedAtNode")
+    await node.until(lambda: (node.folder / "function-secrets" / "uid-shop-slow").exists())
+    kept = (node.folder / "functions" / "local.json").read_bytes()
+    assert b"uid-shop-slow" in kept
+    node.functions.take(ServeLocally([slow]))
+    await node.until(lambda: b"uid-shop-label" not in (node.folder / "functions" / "local.json").read_bytes())
+
+
+async def test_a_replaced_token_opens_nothing_any_more_also_after_a_restart_without_the_server(node: Node) -> None:
+    sealed = node.folder / "function-secrets" / "uid-shop-label"
+    await node.list(make_function())
+    node.fabric.tokens["shop/label"] = "short"
+    node.functions.take(ServeLocally([make_function()]))
+    await node.until(lambda: "fewer than 16" in node.fabric.events[-1][2] and not sealed.exists())
+    node.fabric.tokens["shop/label"] = TOKEN
+    await node.list(make_function())
+    await node.until(sealed.exists)
+    node.fabric.here = (
+        False  # of the API server; the gateway tells that another secret opens it, whose code isn't ready
+    )
+    node.functions.take(ServeLocally([], ["uid-shop-label"], {"uid-shop-label": "gate"}))
+    assert (await node.post())[0] == 503 and not sealed.exists()
+    await node.restart()
+    assert (await node.post())[0] == 503
+    node.fabric.here, node.fabric.secret = True, "gate"
+    node.fabric.tokens["shop/label"] = "the-token-of-the-gate"
+    node.functions.take(ServeLocally([], ["uid-shop-label"], {"uid-shop-label": "gate"}))
+    await node.until(sealed.exists)
+    assert (await node.post(token="the-token-of-the-gate"))[0] == 200 and (await node.post())[0] == 401
+    node.fabric.secret, node.fabric.tokens["shop/label"] = "hatch", "the-token-of-the-hatch"
+    node.functions.take(ServeLocally([], ["uid-shop-label"]))  # of an older gateway, which names no secrets
+    kept = node.folder / "functions" / "local.json"
+    await node.until(lambda: b'"hatch"' in kept.read_bytes() and sealed.exists())
+    assert (await node.post(token="the-token-of-the-hatch"))[0] == 200
+
+
+async def test_it_says_only_of_what_is_kept_that_it_is_served_without_the_server(node: Node) -> None:
+    def last() -> str:
+        return node.fabric.events[-1][2]
+
+    (node.folder / "node.key").rename(node.folder / "no.key")
+    await node.list(make_function())
+    assert "not after a restart without the server: the token in secret door can't be sealed" in last()
+    (node.folder / "no.key").rename(node.folder / "node.key")
+    await node.list(make_function())
+    await node.until(lambda: last().endswith("also without the server"))
+    kept = node.folder / "functions" / "local.json"
+    kept.unlink()
+    kept.mkdir()
+    node.functions.take(ServeLocally([make_function()]))
+    await node.until(lambda: "the node can't write its list" in last())
+    kept.rmdir()
+    node.functions.take(ServeLocally([change(make_function(), network="u1")]))
+    await node.until(lambda: "its address in its network is the server's to give" in last())
+
+
+async def test_a_server_that_does_not_understand_the_question_costs_no_token(node: Node) -> None:
+    await node.list(make_function())
+    del node.fabric.tokens["shop/label"]
+    node.fabric.reason = "notFound"
+    node.functions.take(ServeLocally([make_function()]))
+    await node.until(lambda: node.fabric.events[-1][1] == "NotServedAtNode")
+    assert (await node.post())[0] == 200 and (node.folder / "function-secrets" / "uid-shop-label").exists()
+
+
+async def test_a_token_with_a_newline_and_other_letters_than_ascii_opens_its_function(node: Node) -> None:
+    node.fabric.tokens["shop/label"] = "schlüssel-für-den-laden-à\r\n"
+    await node.list(make_function())
+    assert (await node.post(token="schlüssel-für-den-laden-à"))[0] == 200
+    assert (await node.post(token="schlüssel-für-den-laden-"))[0] == 401
+
+
+async def test_guesses_are_slowed_down_while_the_token_is_unknown_and_learn_no_cause(node: Node) -> None:
+    node.fabric.offline = False
+    del node.fabric.tokens["shop/label"]
+    await node.list(make_function())
+    found = [await node.post() for _ in range(25)]
+    assert 429 in {status for status, _, _ in found}
+    assert all("no such secret" not in body["Message"] for _, body, _ in found)
+
+
+async def test_tokens_of_functions_that_no_list_has_are_removed_and_what_does_not_fit_is_said_once(node: Node) -> None:
+    (node.folder / "function-secrets").mkdir()
+    left = node.folder / "function-secrets" / "uid-of-a-former-one"
+    left.write_bytes(b"sealed")
+    beyond = [Ref("function", "late", "u9", "shop")]
+    node.functions.take(ServeLocally([make_function()], beyond=beyond))
+    await node.until(lambda: not left.exists())
+    node.functions.take(ServeLocally([make_function()], beyond=beyond))
+    assert [(name, reason) for name, reason, _ in node.fabric.events if name == "late"] == [("late", "NotServedAtNode")]
+
+
+@pytest.mark.parametrize("damaged", [b"\xff\xfe", b'{"a": "\xff"}', b"[" * 100_000, b'{"a":' * 100_000, b"{", b"[]"])
+async def test_damaged_files_cost_the_agent_no_start(node: Node, damaged: bytes) -> None:
+    for name in ("local-usage.json", "local.json"):
+        (node.folder / "functions" / name).write_bytes(damaged)
+    with (node.folder / "functions" / "local-usage.json").open("r+b") as file:
+        assert Usage(node.folder / "functions").take() == []
+        file.truncate(1 << 40)  # a sparse file
+    await node.restart()
+
+
+def test_a_large_event_is_checked_without_objects_of_it() -> None:
+    payload = b"[" + b"{}," * 2_000_000 + b"{}]"
+    tracemalloc.start()
+    try:
+        check_payload(payload)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(payload)
+    finally:
+        tracemalloc.stop()
+    for wrong in (b"{", b'"\xff"', b"[" * 100_000, b"1 2", b"", b"{a:1}"):
+        with pytest.raises(InvalidInput):
+            check_payload(wrong)
+
+
 def test_counts_outlive_a_full_disk_and_of_too_many_functions_the_oldest_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +490,20 @@ def test_counts_outlive_a_full_disk_and_of_too_many_functions_the_oldest_goes(
     ]
 
 
-@pytest.mark.parametrize("place", ["9466", "shop:9466", "127.0.0.1:99999", "10.0.0.5:9466"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "9466",
+        "shop:9466",
+        "127.0.0.1:99999",
+        "10.0.0.5:9466",
+        "x@127.0.0.1:9466",
+        "127.0.0.1:9466/abc",
+        "127.0.0.1:9466?x",
+        "127.0.0.1:0",
+        "127.0.0.1:94\t66",
+    ],
+)
 def test_an_address_without_tls_is_this_machine_s_alone(place: str) -> None:
     with pytest.raises(InvalidInput) as refused:
         read_place(place, False)
