@@ -47,7 +47,7 @@ class Instances:
         self.pool = Pool(capacity)
         self.recipes: dict[str, Recipe] = {}
         self.ahead = Prewarmer(self._drivers.values(), parts, clock, send, changed)
-        self._came_up: set[str] = set()  # recipes of which an instance came up
+        self.came_up: set[str] = set()  # recipes of which an instance came up
         self.running: dict[str, RunningInstance] = {}
         self.closing = False
         self._dropped: set[str] = set()
@@ -88,10 +88,6 @@ class Instances:
     def missing(self, isolation: str) -> str:
         """Why instances of that isolation can't run here; "" if they can."""
         return self.isolations.get(isolation, f"this node runs no functions with isolation {isolation}")
-
-    def prepared(self) -> set[str]:
-        """Digests of the recipes whose new instances start at once: one has come up here, or there is a template."""
-        return self._came_up | self.ahead.templates()
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +150,7 @@ class Instances:
 
     def drop(self, digest: str) -> None:
         """End the recipe's instances: idle ones now, the others after their invocation."""
-        self._came_up.discard(digest)
+        self.came_up.discard(digest)
         self._dropped.add(digest)
         for id in self.pool.drop(digest):
             self._end(id, None)
@@ -224,7 +220,7 @@ class Instances:
     def on_up(self, running: RunningInstance) -> None:
         now, id = self._clock.elapsed(), running.id
         if not isinstance(self._drivers[running.recipe.isolation], HasTemplates):
-            self._came_up.add(running.recipe.digest)
+            self.came_up.add(running.recipe.digest)
         for request in self._preparing.pop(id, ()):
             self._send(Prepared(request, True, seconds=running.init_seconds))
         call = self._waiting.pop(id, None)

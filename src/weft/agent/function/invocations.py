@@ -248,6 +248,7 @@ class Functions:
             free_cpu=pool.free_cpu(),
             free_memory=pool.free_memory(),
             isolations=dict(self.isolations),
-            recipes=sorted(self.instances.prepared()),
+            # Whose new instances start at once: one has come up here, or there is a template.
+            recipes=sorted(self.instances.came_up | self.instances.ahead.templates()),
             ready_memory=sum(paused.memory for paused in ready.values()),
         )
