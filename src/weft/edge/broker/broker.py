@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Broker:
         self._process: asyncio.subprocess.Process | None = None
         self._devices: set[tuple[str, str]] = set()
         self._hashes: dict[str, str] = {}  # by username, without the gateway's
-        self._written: dict[str, str] = {}
+        self._written: dict[str, bytes] = {}
+        self._pair_problem = ""
         self.password = secrets.token_hex(16)
         self._own_hash = hash_password(self.password, secrets.token_bytes(_SALT_BYTES))
         self.own = self._find_own()
@@ -101,6 +103,7 @@ class Broker:
                     await self._run_once()
                 except (OSError, ValueError) as problem:
                     self.problem = f"can't be started: {problem}"
+                    await self._end()
                 if self._clock.elapsed() - began > WELL_AFTER_SECONDS:
                     pause = FIRST_PAUSE_SECONDS
                 log.warning("the broker %s; it starts again in %g s", self.problem, pause)
@@ -118,9 +121,9 @@ class Broker:
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_die_with_parent,
         )
-        (self._folder / PID).write_text(str(process.pid))
-        self._process, self.problem = process, ""
+        self._process, self.problem = process, self._pair_problem
         self.starts += 1
+        noted = self._note(process.pid)
         complaints: list[str] = []
         reading = asyncio.create_task(self._read_complaints(process, complaints))
         waiting = asyncio.create_task(process.wait())
@@ -135,7 +138,9 @@ class Broker:
                 if not (self._folder / CONFIG).exists() or not (self._folder / DATA).exists():
                     gone = True
                     process.kill()
-                elif self._write():
+                    continue
+                noted = noted or self._note(process.pid)
+                if self._renew(noted):
                     process.send_signal(signal.SIGHUP)
         finally:
             waiting.cancel()
@@ -158,21 +163,43 @@ class Broker:
             into[:] = [*into[-_LINES + 1 :], text]
             log.debug("%s", text)
 
+    def _note(self, pid: int) -> bool:
+        """Write down, for a gateway that comes after a killed one, which process it is. Returns whether that could be done."""
+        try:
+            (self._folder / PID).write_text(str(pid))
+        except OSError:
+            return False
+        return True
+
+    def _renew(self, noted: bool) -> bool:
+        """Write what has changed, while it runs: what can't be written now (the disk is full) is tried again at the next look, and
+        the broker runs on with what it has. Returns whether something was written."""
+        problem, changed = "" if noted else f"runs, but {self._folder / PID} can't be written", False
+        try:
+            changed = self._write()
+        except OSError as error:
+            problem = f"runs on with its former files, new ones can't be written: {error}"
+        if problem and problem != self.problem:
+            log.warning("the broker %s", problem)
+        self.problem = problem or self._pair_problem
+        return changed
+
     def _write(self, *, anew: bool = False) -> bool:
-        """Write the files that differ from what was written last, all of them if ``anew``. Returns whether one did."""
+        """Write the files that differ from what was written last; if ``anew``, from what lies in the folder. Either all of them
+        are written or none is. Returns whether one was. Raises OSError; ValueError if ``anew``."""
         user = _find_user()
         hashes = {**self._hashes, GATEWAY: self._own_hash}
-        tls, listening = self._read_pair(anew=anew), self._listening
+        tls, listening = self._read_pair(), self._listening
         if tls:
             names = str(self._folder / CERTIFICATE), str(self._folder / KEY)
             listening = Listening(listening.address, listening.port, *names)
+        config = write_config(self._folder, listening, self.own, self._bounds, user.pw_name, is_open=self._is_open)
         files = {
             **tls,
-            CONFIG: write_config(self._folder, listening, self.own, self._bounds, user.pw_name, is_open=self._is_open),
-            PASSWORDS: write_passwords(hashes),
-            RIGHTS: write_rights(self._devices, is_open=self._is_open),
+            CONFIG: config.encode(),
+            PASSWORDS: write_passwords(hashes).encode(),
+            RIGHTS: write_rights(self._devices, is_open=self._is_open).encode(),
         }
-        changed = {name: text for name, text in files.items() if anew or self._written.get(name) != text}
         if anew:
             data = self._folder / DATA
             data.mkdir(parents=True, exist_ok=True)
@@ -182,38 +209,72 @@ class Broker:
                     raise PermissionError(
                         f"{path} isn't open to user {user.pw_name}: chmod o+x {path}, or give another state"
                     )
-            for path in (data, *data.iterdir()):
-                os.chown(path, user.pw_uid, user.pw_gid)
-            data.chmod(0o700)
-        for name, text in changed.items():
-            self._write_one(name, text, user)
+            _give(data, user)
+            if not tls:  # it was taken out: its key shall not stay behind
+                for name in (CERTIFICATE, KEY):
+                    (self._folder / name).unlink(missing_ok=True)
+                    self._name_fresh(name).unlink(missing_ok=True)
+            changed = {name: text for name, text in files.items() if not _is_there(self._folder / name, text, user)}
+        else:
+            changed = {name: text for name, text in files.items() if self._written.get(name) != text}
+        self._write_all(changed, user)
         self._written = files
         return bool(changed)
 
-    def _read_pair(self, *, anew: bool) -> dict[str, str]:
+    def _read_pair(self) -> dict[str, bytes]:
         """Certificate and key, for copies that the broker's user may read: their own files are for root alone, as keys should be.
-        While they are renewed, and don't belong together yet, the former ones; {} without TLS. Raises OSError if ``anew``."""
+        While those can't be used, as halfway through a renewal, the former ones, which an earlier run may have left in the folder.
+        {} without TLS. Raises OSError, ValueError if there are no former ones."""
         given = self._listening
         if not given.certificate:
             return {}
-        before = {name: self._written[name] for name in (CERTIFICATE, KEY) if name in self._written}
+        former = {name: self._written[name] for name in (CERTIFICATE, KEY) if name in self._written}
         try:
-            pair = {CERTIFICATE: _read_pem(given.certificate), KEY: _read_pem(given.key)}
-            if pair != before:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(given.certificate, given.key, password=bytes)
-        except (OSError, ValueError):
-            if before and not anew:
-                return before
-            raise
+            pair = _read_pems(given.certificate, given.key)
+            if pair != former:
+                _require_usable(pair, given.certificate, given.key)
+        except (OSError, ValueError) as problem:
+            if not former:
+                former = self._read_copies()
+            if not former:
+                raise
+            words = f"keeps the former certificate: {given.certificate} with {given.key} can't be used: {problem}"
+            if words != self._pair_problem:
+                log.warning("the broker %s", words)
+            self._pair_problem = words
+            return former
+        self._pair_problem = ""
         return pair
 
-    def _write_one(self, name: str, text: str, user: pwd.struct_passwd) -> None:
-        fresh = self._folder / f".{name}.new"
-        fresh.unlink(missing_ok=True)
-        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            os.fchown(out.fileno(), user.pw_uid, user.pw_gid)  # it reads them again after it has given up being root
-            out.write(text)
-        fresh.replace(self._folder / name)
+    def _read_copies(self) -> dict[str, bytes]:
+        """The pair in the folder; {} if that can't be used."""
+        certificate, key = str(self._folder / CERTIFICATE), str(self._folder / KEY)
+        try:
+            pair = _read_pems(certificate, key)
+            _require_usable(pair, certificate, key)
+        except (OSError, ValueError):
+            return {}
+        return pair
+
+    def _name_fresh(self, name: str) -> Path:
+        return self._folder / f".{name}.new"
+
+    def _write_all(self, files: Mapping[str, bytes], user: pwd.struct_passwd) -> None:
+        """Replace them once all have found room: a certificate without its key would be of no use."""
+        try:
+            for name, data in files.items():
+                fresh = self._name_fresh(name)
+                fresh.unlink(missing_ok=True)
+                with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+                    os.fchown(out.fileno(), user.pw_uid, user.pw_gid)  # it reads them after it has given up being root
+                    out.write(data)
+            for name in files:
+                self._name_fresh(name).replace(self._folder / name)
+        except OSError:
+            with contextlib.suppress(OSError):
+                for name in files:
+                    self._name_fresh(name).unlink(missing_ok=True)
+            raise
 
     def _find_own(self) -> Listening:
         """Where the gateway connects: the devices' listener if it is plain and on loopback, else a free port of loopback."""
@@ -262,13 +323,60 @@ def _find_user() -> pwd.struct_passwd:
     return pwd.getpwuid(os.geteuid())
 
 
-def _read_pem(path: str) -> str:
+def _give(folder: Path, user: pwd.struct_passwd) -> None:
+    """Make ``folder``, and the files in it, the user's. Links in it are left alone, as is all that isn't a plain file with one
+    name: whoever has taken over that user may have put them there, and would own what they lead to."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fchown(descriptor, user.pw_uid, user.pw_gid)
+        os.fchmod(descriptor, 0o700)
+        for name in os.listdir(descriptor):
+            with contextlib.suppress(FileNotFoundError):
+                _give_one(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor), user)
+    finally:
+        os.close(descriptor)
+
+
+def _give_one(opened: int, user: pwd.struct_passwd) -> None:
+    """Takes the descriptor over."""
+    try:
+        about = os.fstat(opened)
+        if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
+            os.chown(f"/proc/self/fd/{opened}", user.pw_uid, user.pw_gid)  # fchown refuses O_PATH
+    finally:
+        os.close(opened)
+
+
+def _is_there(path: Path, data: bytes, user: pwd.struct_passwd) -> bool:
+    """Whether the file is the user's, and has just this."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            about = os.fstat(file.fileno())
+            is_right = about.st_uid == user.pw_uid and stat.S_IMODE(about.st_mode) == 0o600
+            return is_right and file.read(len(data) + 1) == data
+    except OSError:
+        return False
+
+
+def _read_pems(certificate: str, key: str) -> dict[str, bytes]:
+    """Raises OSError, ValueError."""
+    return {CERTIFICATE: _read_pem(certificate), KEY: _read_pem(key)}
+
+
+def _require_usable(pair: Mapping[str, bytes], certificate: str, key: str) -> None:
+    """Raises OSError, ValueError unless ``pair``, which was read from these paths, belongs together."""
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=bytes)
+    if _read_pems(certificate, key) != pair:
+        raise ValueError("they are being replaced just now")
+
+
+def _read_pem(path: str) -> bytes:
     """Raises OSError, ValueError."""
     with open(path, "rb") as file:
-        text = file.read(_MOST_PEM_BYTES + 1)
-    if len(text) > _MOST_PEM_BYTES:
+        data = file.read(_MOST_PEM_BYTES + 1)
+    if len(data) > _MOST_PEM_BYTES:
         raise ValueError(f"{path} is larger than {_MOST_PEM_BYTES >> 20} MiB")
-    return text.decode()
+    return data
 
 
 def _read_words(pid: int) -> list[bytes]:
