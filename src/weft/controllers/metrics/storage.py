@@ -4,7 +4,6 @@ Nodes may be hostile: what they say of OSDs is bounded in number, and in its wor
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +11,7 @@ from weft.informer.view import Item, View
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositoryStatus
 from weft.kinds.node import NodePool
 from weft.kinds.pool import POOL, POOLS_BY_ID, PoolStatus
+from weft.telemetry.metrics.devices import MOST_POOLS
 from weft.telemetry.metrics.sample import Sample
 
 MOST_OSDS = 64  # of a pool, on one node's machine
@@ -47,14 +47,18 @@ def _list_of_repository(item: Item, at: int) -> Iterator[Sample]:
 
 
 def list_osds(view: View, node: str, pools: Sequence[NodePool], at: int) -> Iterator[Sample]:
-    """Of those on the machine of ``node``, by the name of the Pool that a node's pool is."""
-    for offered in pools:
+    """Of those on the machine of ``node``, by the name of the Pool that a node's pool is. Each pool once, each OSD once."""
+    told = set[str]()
+    for offered in pools[:MOST_POOLS]:
         pool = next(iter(view.find(POOLS_BY_ID, offered.id)), None)
-        if pool is None:
+        if pool is None or pool.key in told:
             continue
-        for osd in itertools.islice(offered.osds, MOST_OSDS):
-            if not _OSD.fullmatch(osd.name):
+        told.add(pool.key)
+        names = set[str]()
+        for osd in offered.osds[:MOST_OSDS]:
+            if osd.name in names or not _OSD.fullmatch(osd.name):
                 continue
+            names.add(osd.name)
             labels = (("node", node), ("pool", pool.envelope.name), ("osd", osd.name))
             yield Sample("weft_osd_up", labels, at, float(not osd.problem))
             if osd.problem:

@@ -76,8 +76,10 @@ def list_node(labels: Labels, counts: Mapping[str, float]) -> Iterator[Found]:
 
 def list_pools(labels: Labels, pools: Sequence[NodePool]) -> Iterator[Found]:
     """The same of a node's pools."""
+    names = set[str]()
     for pool in pools[:MOST_POOLS]:
-        if _WORD.fullmatch(pool.name):
+        if pool.name not in names and _WORD.fullmatch(pool.name):
+            names.add(pool.name)
             yield "weft_node_pool_bytes", (*labels, ("pool", pool.name)), pool.total
             yield "weft_node_pool_free_bytes", (*labels, ("pool", pool.name)), pool.free
 

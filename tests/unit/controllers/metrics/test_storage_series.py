@@ -10,6 +10,7 @@ from weft.controllers.metrics.storage import MOST_OSDS, list_osds, list_storage
 from weft.informer.view import View, make_view
 from weft.kinds.node import NodeOsd, NodePool
 from weft.objects.envelope import Envelope, encode_envelope
+from weft.telemetry.metrics.devices import MOST_POOLS, list_pools
 from weft.telemetry.metrics.sample import Sample
 
 
@@ -80,3 +81,16 @@ def test_a_hostile_node_s_osds_are_bounded_in_number_words_and_values() -> None:
     offered = msgspec.structs.replace(offer(), osds=wild)
     assert {one.name for one in list_osds(view, "n1", [offered], 1000)} == {"weft_osd_up"}
     assert len(list(list_osds(view, "n1", [offered], 1000))) == 3
+
+
+def test_a_hostile_node_s_pools_are_bounded_and_each_series_has_one_sample() -> None:
+    view, osd = make_view(), NodeOsd("osd.0", 10, 1, {"write": 4.0})
+    for number in range(MOST_POOLS + 5):
+        put(view, "pool", f"pool-{number}", {}, {"id": f"p{number}", "pool": "ceph"})
+    every = [offer(osd, id=f"p{number}") for number in range(MOST_POOLS + 5)]
+    assert len({dict(one.labels)["pool"] for one in list_osds(view, "n1", every, 1000)}) == MOST_POOLS
+    same = [offer(osd, osd, NodeOsd("osd.0", 10, 7), id="p1")] * MOST_POOLS
+    told = [(one.name, one.labels) for one in list_osds(view, "n1", same, 1000)]
+    assert len(told) == len(set(told)) == 4
+    told = [(name, labels) for name, labels, _ in list_pools((("node", "n1"),), same)]
+    assert len(told) == len(set(told)) == 2
