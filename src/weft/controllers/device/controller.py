@@ -3,16 +3,19 @@ approves found devices that a model accepts, and says of functions whether a dev
 
 Reads devices, their device models and nodes, rules, models and functions; writes device.status, rule.status, model.status, of a
 device's spec what is said above, and the functions' condition TopicsFit. Woken by any of those, and when a desired value's time
-is over.
+is over. A project's key stands for which of its functions are beyond MOST_TRIGGERED: that is looked at once for a batch of changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.device.plan import plan_device, plan_model, plan_rule
-from weft.controllers.device.topics import list_named, plan_topics
+from weft.controllers.device.topics import TOO_MANY, list_named, plan_topics
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -30,6 +33,7 @@ from weft.kinds.function import FUNCTION, FUNCTIONS_OF_DEVICES, TOPICS_FIT, Func
 from weft.kinds.model import MODEL, MODELS_BY_PROJECT, ModelReport, ModelSpec, ModelStatus
 from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
 from weft.kinds.parts.workload import WORKLOADS_BY_NEAR
+from weft.kinds.project import PROJECT
 from weft.kinds.rule import RULE, RuleReport, RuleStatus
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.identity import object_key
@@ -37,6 +41,8 @@ from weft.protocol.devices import MOST_TRIGGERED
 
 SOURCE = "devices"
 MOST_NEAR = 50  # workloads near a device that changed its node
+_PROJECTS = object_key(PROJECT.name, None, "")
+_MOST_CROSSING = 200  # functions whose condition a plan changes for a project
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.05, 3600.0  # the clock may be set meanwhile
 
 
@@ -49,26 +55,29 @@ class Devices:
             case DEVICE.name if has_changed(change, _show_place):
                 project = change.item.envelope.project or ""
                 models = [item for item in view.find(MODELS_BY_PROJECT, project) if item.report(ModelReport).nodes]
-                return [change.key, *(item.key for item in (*models, *view.find(FUNCTIONS_OF_DEVICES, project)))]
+                return [change.key, *(item.key for item in (*models, *_list_invoked(view, project)))]
             case DEVICE.name | RULE.name | MODEL.name:
                 return (change.key,)
             case DEVICE_MODEL.name:
                 project = change.item.envelope.project or ""
-                more = (*view.find(DEVICES_FOUND, project), *view.find(FUNCTIONS_OF_DEVICES, project))
+                more = (*view.find(DEVICES_FOUND, project), *_list_invoked(view, project))
                 return [item.key for item in (*view.find(DEVICES_BY_MODEL, change.key), *more)]
             case NODE.name if has_changed(change, _show_node):
                 projects = {
                     find_devices_project(one.spec(NodeSpec)) for one in (change.old, change.new) if one is not None
                 }
-                functions = [one for project in projects for one in view.find(FUNCTIONS_OF_DEVICES, project)]
+                functions = [one for project in projects for one in _list_invoked(view, project)]
                 return [item.key for item in (*view.find(DEVICES_BY_NODE, change.item.envelope.name), *functions)]
             case FUNCTION.name if has_changed(change, _show_topics):
-                return [change.key, *(item.key for item in _list_last(view, change.item.envelope.project or ""))]
+                return (change.key, object_key(PROJECT.name, None, change.item.envelope.project or ""))
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        plan = Plan()
+        plan, projects = Plan(), dict[str, _Project]()
         for key in keys:
+            if key.startswith(_PROJECTS):
+                _plan_crossing(view, key, frozenset(keys), projects, plan, now)
+                continue
             item = view.get(key)
             if item is None or item.deleting:
                 continue
@@ -80,7 +89,7 @@ class Devices:
                 case MODEL.name:
                     commit = _plan_model(view, item)
                 case _:
-                    commit = _plan_function(view, item, now)
+                    commit = _plan_function(view, item, projects, now)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -96,8 +105,8 @@ def _show_place(item: Item) -> tuple[object, ...]:
     return spec.node, spec.model, spec.approved, item.envelope.labels, item.deleting
 
 
-def _show_topics(item: Item) -> list[str]:
-    return item.spec(FunctionSpec).topics
+def _show_topics(item: Item) -> tuple[object, ...]:
+    return item.spec(FunctionSpec).topics, item.deleting
 
 
 def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
@@ -174,34 +183,83 @@ def _is_used(view: View, model: Item, spec: ModelSpec, node: str) -> bool:
     )
 
 
-def _plan_function(view: View, item: Item, now: float) -> Commit | None:
+class _Project:
+    """What the functions of a project that devices invoke are planned from, read once for a plan."""
+
+    def __init__(self, view: View, name: str) -> None:
+        self._view, self.name = view, name
+        self.functions = _list_triggered(view, name)
+        self.beyond = frozenset(one.key for one in self.functions[MOST_TRIGGERED:])
+
+    @cached_property
+    def models(self) -> Mapping[str, DeviceModelSpec]:
+        found = self._view.of_kind(DEVICE_MODEL.name).values()
+        return {one.envelope.name: one.spec(DeviceModelSpec) for one in found if one.envelope.project == self.name}
+
+    @cached_property
+    def is_taken(self) -> bool:
+        """Whether a node takes its devices."""
+        nodes = self._view.of_kind(NODE.name).values()
+        return any(find_devices_project(one.spec(NodeSpec)) == self.name for one in nodes)
+
+
+def _read_project(view: View, projects: dict[str, _Project], name: str) -> _Project:
+    if name not in projects:
+        projects[name] = _Project(view, name)
+    return projects[name]
+
+
+def _plan_crossing(
+    view: View, key: str, others: frozenset[str], projects: dict[str, _Project], plan: Plan, now: float
+) -> None:
+    """Of the project at ``key``, the functions that have come among those beyond MOST_TRIGGERED or left them, without ``others``,
+    which are planned themselves."""
+    project = _read_project(view, projects, key.removeprefix(_PROJECTS))
+    crossing = [
+        one for one in project.functions if (one.key in project.beyond) != _says_too_many(one) and one.key not in others
+    ]
+    for one in crossing[:_MOST_CROSSING]:
+        if (commit := _plan_function(view, one, projects, now)) is not None:
+            plan.commits.append(msgspec.structs.replace(commit, key=key))
+    if len(crossing) > _MOST_CROSSING:
+        plan.later[key] = _SHORTEST_SECONDS
+
+
+def _says_too_many(item: Item) -> bool:
+    return any(one.type == TOPICS_FIT and one.reason == TOO_MANY for one in item.envelope.conditions)
+
+
+def _plan_function(view: View, item: Item, projects: dict[str, _Project], now: float) -> Commit | None:
     envelope, topics = edit(item), item.spec(FunctionSpec).topics
     if not topics:
         envelope.conditions = [one for one in envelope.conditions if one.type != TOPICS_FIT]
         is_changed = envelope.conditions != item.envelope.conditions
     else:
-        is_changed = set_condition(envelope, _plan_condition(view, item, topics, now))
+        project = _read_project(view, projects, item.envelope.project or "")
+        is_changed = set_condition(envelope, _plan_condition(view, item, topics, project, now))
     return Commit(item.key, [put(envelope)], [unchanged(item)]) if is_changed else None
 
 
-def _plan_condition(view: View, item: Item, topics: Sequence[str], now: float) -> Condition:
-    project = item.envelope.project or ""
-    named = {name: view.get(object_key(DEVICE.name, project, name)) for name in list_named(topics)}
-    models = [one for one in view.of_kind(DEVICE_MODEL.name).values() if one.envelope.project == project]
-    is_last = any(one.key == item.key for one in _list_last(view, project))
+def _plan_condition(view: View, item: Item, topics: Sequence[str], project: _Project, now: float) -> Condition:
+    named = {name: view.get(object_key(DEVICE.name, project.name, name)) for name in list_named(topics)}
     return plan_topics(
         topics,
-        project,
+        project.name,
         {name: one.spec(DeviceSpec).model for name, one in named.items() if one is not None and not one.deleting},
-        {one.envelope.name: one.spec(DeviceModelSpec) for one in models},
-        is_taken=any(find_devices_project(one.spec(NodeSpec)) == project for one in view.of_kind(NODE.name).values()),
+        project.models,
+        is_taken=project.is_taken,
         too_many=f"devices invoke {MOST_TRIGGERED} functions of a project, the first by name: this is one more"
-        if is_last
+        if item.key in project.beyond
         else "",
         now=now,
     )
 
 
-def _list_last(view: View, project: str) -> Sequence[Item]:
-    """The functions with topics that gateways don't hear of, since there are too many."""
-    return view.find(FUNCTIONS_OF_DEVICES, project)[MOST_TRIGGERED:]
+def _list_triggered(view: View, project: str) -> list[Item]:
+    """The functions with topics, as the server counts them for gateways: by name, without those that are being deleted."""
+    return [one for one in view.find(FUNCTIONS_OF_DEVICES, project) if not one.deleting]
+
+
+def _list_invoked(view: View, project: str) -> list[Item]:
+    """Those that gateways hear of: what a device, a model or a node is like matters to no others."""
+    return _list_triggered(view, project)[:MOST_TRIGGERED]

@@ -11,6 +11,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
 
 MOST_SAID = 4  # topics in its message
+TOO_MANY = "tooMany"  # the reason of a function that gateways don't hear of
 
 
 def plan_topics(
@@ -26,7 +27,7 @@ def plan_topics(
     """The condition. ``devices``: by name, of those that topics name and that there are, each with its device model;
     ``is_taken``: a node takes devices of the project; ``too_many``: why no message of any topic comes, "" if some may."""
     if too_many:
-        return Condition("TopicsFit", "False", "tooMany", too_many, now)
+        return Condition("TopicsFit", "False", TOO_MANY, too_many, now)
     if not is_taken:
         words = f"no node takes devices of project {project}; an administrator: weft node set NODE --devices-project {project}"
         return Condition("TopicsFit", "False", "noGateway", words, now)
