@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -119,7 +119,8 @@ class ChunkReader:
         return {id_: bytes(chunk) for id_, chunk in self.view_many(ids).items()}
 
     def view_many(self, ids: list[bytes]) -> dict[bytes, memoryview]:
-        """The same as parts of their frames, for who passes them on at once: each keeps its whole frame in memory."""
+        """The same for who passes them on at once: as parts of their frames, which they keep in memory, where at least half of a
+        frame is asked for. So the answer takes up at most twice its length."""
         plain = self._try(ids)
         if len(plain) < len(set(ids)):
             self._refresh()  # a clean-up may have copied them into another pack
@@ -155,6 +156,7 @@ class ChunkReader:
 
     def _try(self, ids: list[bytes], last: bool = False) -> dict[bytes, memoryview]:
         spots = self._catalogue.find(list(set(ids)))
+        wanted = Counter((found[0].pack, found[0].frame.offset) for found in spots.values() if found)
         plain: dict[bytes, memoryview] = {}
         for id_ in ids:
             if id_ in plain:
@@ -162,7 +164,9 @@ class ChunkReader:
             failure: DriverFailed | None = None
             for spot in spots.get(id_, []):
                 try:
-                    plain[id_] = memoryview(self.read_frame(spot))[spot.place * CHUNK : (spot.place + 1) * CHUNK]
+                    part = memoryview(self.read_frame(spot))[spot.place * CHUNK : (spot.place + 1) * CHUNK]
+                    few = 2 * wanted[spot.pack, spot.frame.offset] < len(spot.frame.ids)
+                    plain[id_] = memoryview(bytes(part)) if few else part
                     break
                 except ObjectMissing:
                     continue

@@ -106,9 +106,13 @@ class BackupReader:
                 if len(under_way) > _AHEAD:
                     written += under_way.popleft().result()
                 if written >= SYNC_BYTES and (syncing is None or syncing.done()):
+                    if syncing is not None:
+                        syncing.result()  # the kernel tells of a failed write once: the sync at the end may know nothing of it
                     syncing, written = sync.submit(os.fdatasync, descriptor), 0
             for copied in under_way:
                 copied.result()
+            if syncing is not None:
+                syncing.result()
 
     def _find(self, name: str) -> DiskIndex:
         disk = self.manifest.disk(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +13,11 @@ from typing import Any
 import pytest
 from tests.unit.backup.lab import KEY, Lab, Time, load, random_chunks, store
 
-from weft.backup.format import CHUNK, HOLE
+from weft.backup import reader as reading
+from weft.backup.format import CHUNK, FRAME_CHUNKS, HOLE
 from weft.backup.key import RepositoryKey
 from weft.backup.parts import drop_front
+from weft.backup.reader import STEP
 from weft.backup.repository import Repository
 from weft.backup.storage.directory import DirectoryStorage
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotFound, Unavailable
@@ -65,6 +69,34 @@ def test_random_histories_restore_as_the_model_says(tmp_path: Path, seed: int) -
             at = chance.randrange(len(data) + 1)
             assert reader.read("root", at, len(data) - at) == data[at:]
     assert sorted(other.verify().sound) == sorted(kept)
+
+
+def test_what_is_read_of_scattered_chunks_holds_at_most_twice_its_length_in_memory(lab: Lab) -> None:
+    data = random_chunks(8 * FRAME_CHUNKS, 1)
+    with lab.repo.read(store(lab.repo, data).id) as reader:
+        chunks, ids = reader._chunks, list(reader.tree("root").ids(0, 8 * FRAME_CHUNKS))
+        for step in (1, 2, 3, FRAME_CHUNKS):
+            numbers = range(0, len(ids), step)
+            views = chunks.view_many([ids[number] for number in numbers])
+            assert [views[ids[number]] for number in numbers] == [data[n * CHUNK : (n + 1) * CHUNK] for n in numbers]
+            kept = {id(view.obj): len(view.obj) for view in views.values()}  # type: ignore[arg-type]
+            assert sum(kept.values()) <= 2 * len(views) * CHUNK
+
+
+def test_an_export_whose_sync_fails_halfway_fails(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, count = store(lab.repo, random_chunks(6 * STEP, 1)), 0
+
+    def sync(descriptor: int) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(reading, "SYNC_BYTES", CHUNK)
+    monkeypatch.setattr(os, "fdatasync", sync)
+    with lab.repo.read(made.id) as reader, pytest.raises(OSError, match="the disk is broken"):
+        reader.export("root", tmp_path / "disk")
+    assert count >= 1 and not (tmp_path / "disk").exists() and not list(tmp_path.glob(".*restoring"))
 
 
 def test_an_increment_stores_and_reads_only_what_changed(lab: Lab) -> None:
