@@ -20,6 +20,7 @@ import msgspec
 
 from weft.agent.backup.last_words import LastWords
 from weft.agent.backup.serving import Serving
+from weft.agent.backup.uploads import fetch_uploads, say_missing
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
@@ -33,7 +34,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport, find_report
-from weft.objects.errors import DriverFailed, NotFound, WeftError
+from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.identity import short_id
 
 log = logging.getLogger("weft.agent")
@@ -216,27 +217,19 @@ class BackupWork:
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
         if not order.disks:  # of a project
             with tempfile.TemporaryDirectory(dir=self._uploads) as folder:
-                return await self._run(order, await self._add_objects(order, job, Path(folder)))
+                full, lacks = await self._add_objects(order, job, Path(folder))
+                line = await self._run(order, full)
+                return line if line.ended == "failed" else msgspec.structs.replace(line, message=lacks)
         async with self._read_disks(order) as disks:
             return await self._run(order, msgspec.structs.replace(job, disks=disks))
 
-    async def _add_objects(self, order: BackupOrder, job: Job, folder: Path) -> Job:
-        """With the code and the models that they name, in files in ``folder``. Raises WeftError."""
+    async def _add_objects(self, order: BackupOrder, job: Job, folder: Path) -> tuple[Job, str]:
+        """With the code and the models that they name, in files in ``folder``; and what is missing, in words. Raises WeftError."""
         opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
-        uploads = dict[str, str]()
-        for sha256, ticket in opened.uploads.items():
-            path = folder / str(len(uploads))
-            try:
-                await asyncio.to_thread(self._fetch_upload, sha256, ticket, path)
-            except NotFound:  # the server has lost it: what names it doesn't work now, either
-                log.warning("the server does not have %s, which objects of %s name", sha256[:12], order.name)
-                continue
-            uploads[sha256] = str(path)
-        return msgspec.structs.replace(job, objects=msgspec.json.encode(opened.objects).decode(), uploads=uploads)
-
-    def _fetch_upload(self, sha256: str, ticket: str, path: Path) -> None:
-        with path.open("wb") as out:
-            self._server.fetch_blob(sha256, out, lambda _: None, ticket)
+        uploads = await fetch_uploads(self._server, opened.uploads, folder)
+        lacks = say_missing(opened.objects.get("objects", []), uploads.missing)
+        objects = msgspec.json.encode(opened.objects).decode()
+        return msgspec.structs.replace(job, objects=objects, uploads=uploads.files), lacks
 
     @contextlib.asynccontextmanager
     async def _read_disks(self, order: BackupOrder) -> AsyncIterator[list[JobDisk]]:

@@ -164,7 +164,8 @@ def _list_events(backup: Item, facts: BackupFacts, plan: BackupPlan) -> list[Eve
         return [_make_event(backup, "Failed", now.message, "Warning")]
     if now.phase == "Ready":
         of = f"continues backup/{now.base}" if now.base else "full"
-        return [_make_event(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")]
+        ready = _make_event(backup, "Ready", f"{of}, {format_bytes(now.stored_bytes)} stored in {facts.spec.to}")
+        return [ready, *([_make_event(backup, "Incomplete", now.message, "Warning")] if now.message else [])]
     return []
 
 

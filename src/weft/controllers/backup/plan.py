@@ -152,8 +152,8 @@ def _finish(facts: BackupFacts, report: BackupReport, now: float) -> BackupPlan:
         base="" if report.full_because else facts.status.base,
         finished_at=report.finished_at or now,
         order=None,
-        reason="",
-        message="",
+        reason="incomplete" if report.message else "",
+        message=report.message,
     )
     return BackupPlan(done, drop_earlier=True)
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 from tests.scenario.agent_lab import StubServer
 
+from weft.agent.backup import uploads
 from weft.agent.backup.executor import BackupWork
 from weft.agent.image.cache import ImageCache
 from weft.agent.state.table import AllocationTable
@@ -41,6 +42,7 @@ class Server(StubServer):
             raise NotFound("it is not on the server")
         assert ticket == f"for-{sha256}"
         out.write(self.blobs[sha256])
+        on_progress(len(self.blobs[sha256]))
 
     def read_repository(self, node: str, repository: str, backup: str = "") -> OpenedRepository:
         self.opened.append(repository)
@@ -150,7 +152,8 @@ async def test_an_order_is_done_once_and_reported_until_it_is_gone(lab: Lab) -> 
 
 
 async def test_a_project_s_backup_has_the_code_that_its_objects_name(lab: Lab) -> None:
-    code, objects = bytes(range(256)) * 700, {"project": "shop", "objects": []}
+    lost = {"kind": "function", "name": "lost", "spec": {"code_sha256": "bb" * 32}}
+    code, objects = bytes(range(256)) * 700, {"project": "shop", "objects": [lost]}
     lab.server.blobs = {"aa" * 32: code}
     tickets = {sha256: f"for-{sha256}" for sha256 in ("aa" * 32, "bb" * 32)}  # the server has lost one of them
     lab.server.answer = OpenedRepository({"key": KEY}, objects=objects, uploads=tickets)
@@ -160,12 +163,31 @@ async def test_a_project_s_backup_has_the_code_that_its_objects_name(lab: Lab) -
     lab.work.put_orders([check, lab.order("copy", uid="b", backup="b", manifest={"of": "project/shop"})])
     await lab.await_phases("done", "done")
     assert list((lab.folder / "state" / "backup-uploads").iterdir()) == []
+    assert "without the code or model of function/lost, " in lab.work.report()[1].message
     clock, cache = SystemClock(), lab.folder / "cache"
     with Repository.open(f"dir://{lab.place}", RepositoryKey(bytes.fromhex(KEY)), clock=clock, cache=cache) as there:
         [made] = there.backups().backups
         assert [disk.name for disk in made.disks] == [OBJECTS, name_upload("aa" * 32)]
         with there.read(made.id) as reader:
             assert reader.read(name_upload("aa" * 32), 0, len(code)) == code
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "reason"),
+    [("MOST_UPLOAD_BYTES", 250, "tooLarge"), ("MOST_BYTES", 99, "tooLarge"), ("SPARE_BYTES", 1 << 62, "noSpace")],
+)
+async def test_code_beyond_what_the_node_has_room_for_is_not_fetched(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, reason: str
+) -> None:
+    monkeypatch.setattr(uploads, "MOST_BYTES", 100)
+    monkeypatch.setattr(uploads, limit, value)
+    lab.server.blobs = {name * 32: bytes(100) for name in ("aa", "bb", "cc")}
+    tickets = {sha256: f"for-{sha256}" for sha256 in lab.server.blobs}
+    lab.server.answer = OpenedRepository({"key": KEY}, objects={"project": "shop", "objects": []}, uploads=tickets)
+    lab.work.put_orders([lab.order("copy", uid="b", backup="b", manifest={"of": "project/shop"})])
+    await lab.await_phases("failed")
+    assert lab.work.report()[0].reason == reason
+    assert list((lab.folder / "state" / "backup-uploads").iterdir()) == []
 
 
 async def test_a_higher_generation_is_done_anew(lab: Lab) -> None:

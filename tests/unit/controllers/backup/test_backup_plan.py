@@ -206,6 +206,12 @@ def test_a_full_copy_has_no_base_and_says_why() -> None:
     assert (status.base, status.full_because) == ("", "it went")
 
 
+def test_a_copy_that_lacks_something_is_ready_and_says_what() -> None:
+    report = make_report("done", make_order(), message="without the code of function/lost")
+    status = plan_backup(copying(report), NOW).status
+    assert (status.phase, status.reason, status.message) == ("Ready", "incomplete", "without the code of function/lost")
+
+
 def test_a_copy_that_failed_says_why_and_keeps_earlier_snapshots() -> None:
     report = make_report("failed", make_order(), reason="repositoryFull", message="the repository is full")
     plan = plan_backup(copying(report), NOW)
