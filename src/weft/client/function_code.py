@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import quote
 
 from weft.client.answer import raise_problem
-from weft.objects.errors import NotFound
+from weft.objects.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from weft.client import Client
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 UPLOAD_SECONDS = 120.0  # of silence, while the server checks the upload
 
 
@@ -35,4 +37,6 @@ def upload_code(
 
 
 def _path(client: Client, sha256: str, sort: str, project: str) -> str:
+    if not _DIGEST.fullmatch(sha256):  # it may come from a node, which reads it in a backup
+        raise InvalidInput(f"{sha256[:80]!r} is no digest", field="sha256", hint="a SHA-256 in 64 hexadecimal digits")
     return f"/v1/projects/{quote(project or client.project, safe='')}/{sort}/{sha256}"
