@@ -77,8 +77,9 @@ class Lease:
                     self.lost = True
             if self.lost:
                 raise BackupLeaseLost(
-                    f"the lease of this {self._record.use} in {self._storage.url} has expired",
-                    hint="it stood still for too long, so a clean-up ended it; start it again",
+                    f"the lease of this {self._record.use} in {self._storage.url} is gone",
+                    hint="it stood still for more than an hour, so that a clean-up ended it, or somebody deleted it. "
+                    "Start it again: what it has stored is found again",
                 )
             self._record.count += 1
             self._record.renewed = self._clock.now()
