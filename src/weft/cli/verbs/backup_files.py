@@ -166,9 +166,16 @@ def _explain_path(session: Session, words: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[int]:
-    """A descriptor to write to; what is at ``path`` is replaced only once all is written."""
+    """A descriptor to write to; a file at ``path`` is replaced only once all is written, a pipe or a device is written to."""
     if path.is_dir():
         raise usage(f"-o: {path} is a folder", "give the file to write")
+    if path.exists() and not path.is_file():
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+        return
     work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

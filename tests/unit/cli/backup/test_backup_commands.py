@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import click
@@ -43,6 +44,19 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) 
     with pytest.raises(click.UsageError, match="is a folder"), _written(tmp_path):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with _written(pipe) as descriptor:
+            os.write(descriptor, b"shop")
+        assert os.read(reader, 9) == b"shop" and stat.S_ISFIFO(pipe.stat().st_mode)
+    finally:
+        os.close(reader)
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 def test_a_path_that_is_not_utf_8_is_refused_before_anything_is_sent() -> None:
