@@ -10,7 +10,7 @@ import msgspec
 
 from weft.backup.files.ext4 import ROOT_INODE, FileSystem, Inode, damaged
 from weft.backup.files.partitions import Part, Read, find_parts
-from weft.backup.files.tree import send_tree
+from weft.backup.files.tree import send_tree, show
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.quantity import format_bytes
 
@@ -104,16 +104,16 @@ def _walk(files: FileSystem, path: str) -> Inode:
             stack = stack[:-1] or stack
             continue
         if not stack[-1].is_directory:
-            raise NotFound(f"{_show(path)} is not there: a file stands where a folder would be", field="path")
+            raise NotFound(f"{show(path)} is not there: a file stands where a folder would be", field="path")
         inode = files.find(stack[-1], name)
         if inode is None:
-            missing = f": there is no {_show(name.decode(errors='replace'))}" if names else ""
-            raise NotFound(f"{_show(path)} is not there{missing}", field="path")
+            missing = f": there is no {show(name.decode(errors='replace'))}" if names else ""
+            raise NotFound(f"{show(path)} is not there{missing}", field="path")
         if inode.is_link:
             links += 1
             target = files.read_link(inode)
             if links > MOST_LINKS or len(target) + sum(map(len, names)) > 2 * MOST_PATH_BYTES:
-                raise NotFound(f"{_show(path)} leads through more than {MOST_LINKS} links", field="path")
+                raise NotFound(f"{show(path)} leads through more than {MOST_LINKS} links", field="path")
             stack = stack[:1] if target.startswith(b"/") else stack
             names += target.split(b"/")[::-1]
             continue
@@ -139,22 +139,21 @@ def _describe(files: FileSystem, name: str, inode: Inode) -> Entry:
 def _send_content(files: FileSystem, inode: Inode, path: str, most: int, send: Callable[[bytes], None]) -> None:
     if inode.is_directory:
         raise InvalidInput(
-            f"{_show(path)} is a folder",
+            f"{show(path)} is a folder",
             field="path",
             hint="for all that is in it: weft backup get BACKUP PATH -r -o FOLDER",
         )
     if not stat.S_ISREG(inode.mode):
-        raise InvalidInput(f"{_show(path)} is neither a file nor a folder", field="path")
+        raise InvalidInput(f"{show(path)} is neither a file nor a folder", field="path")
     if inode.size > most:
-        raise damaged(f"{_show(path)} says that it has {format_bytes(inode.size)}, more than its disk")
+        raise InvalidInput(
+            f"{show(path)} has {format_bytes(inode.size)} with its holes, more than its disk",
+            field="path",
+            hint="restore the backup under a new name, and copy it from there: weft backup restore BACKUP --new-name NAME",
+        )
     left = inode.size
     for piece in files.read_file(inode):
         send(piece[:left])
         left -= len(piece[:left])
     if left:
-        raise damaged(f"{_show(path)} ends early")
-
-
-def _show(text: str) -> str:
-    """For an error: without what a terminal would act on, and not too long."""
-    return "".join(char if char.isprintable() else "?" for char in text[:200])
+        raise damaged(f"{show(path)} ends early")

@@ -1,7 +1,8 @@
 """A folder of a disk as a tar archive, with names, sizes, modes, owners, times and links. Pure, but for what ``send`` does.
 
 Source: POSIX.1-2001, pax interchange format. Extended attributes, devices, sockets and named pipes are left out. What a stranger's
-file system says is bounded: entries, depth, and bytes by the size of its disk; a folder that lies within itself is refused.
+file system says is bounded: entries, depth, and bytes by the size of its disk; a folder that lies within itself is refused. A file
+that is larger than its disk, since it has holes, is left out by name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from weft.objects.errors import InvalidInput
 
 MOST_ENTRIES = 1_000_000
 MOST_DEPTH = 256
+_MOST_NAMED = 3
 _BUFFER = 256 << 10
 _BLOCK = 512
 _Entries = Iterator[tuple[bytes, int]]
@@ -30,9 +32,10 @@ def send_tree(files: FileSystem, top: Inode, name: str, most: int, send: Callabl
 
 class _Archive:
     def __init__(self, files: FileSystem, most: int, send: Callable[[bytes], None]) -> None:
-        self._files, self._left, self._send = files, most, send
+        self._files, self._most, self._left, self._send = files, most, most, send
         self._buffer = bytearray()
         self._entries, self._left_out = 0, 0
+        self._larger: list[bytes] = []  # files than their disk
         self._folders = set[int]()  # that were entered
         self._linked: dict[int, bytes] = {}  # files with several names: the first one
 
@@ -62,7 +65,13 @@ class _Archive:
     def end(self) -> str:
         self._write(bytes(2 * _BLOCK))
         self._flush()
-        return f"left out {self._left_out} devices, sockets or pipes" if self._left_out else ""
+        said = [f"left out {self._left_out} devices, sockets or pipes"] if self._left_out else []
+        if self._larger:
+            named = [show(one.decode(errors="replace")) for one in self._larger[:_MOST_NAMED]]
+            more = len(self._larger) - len(named)
+            of = ", ".join(named) + (f" and {more} more" if more else "")
+            said.append(f"left out {of}: larger than the disk, with holes; restore the backup to copy that")
+        return "; ".join(said)
 
     def _enter(self, path: bytes, inode: Inode) -> tuple[bytes, _Entries]:
         if inode.number in self._folders:
@@ -87,6 +96,8 @@ class _Archive:
             self._left_out += 1
         elif inode.number in self._linked:
             self._write_head(path, inode, tarfile.LNKTYPE, self._linked[inode.number])
+        elif inode.size > self._most:
+            self._larger.append(path)
         else:
             if inode.links > 1:
                 self._linked[inode.number] = path
@@ -126,3 +137,8 @@ class _Archive:
         for at in range(0, len(self._buffer), 4 * _BUFFER):
             self._send(bytes(self._buffer[at : at + 4 * _BUFFER]))
         self._buffer.clear()
+
+
+def show(text: str) -> str:
+    """For people: without what a terminal would act on, and not too long."""
+    return "".join(char if char.isprintable() else "?" for char in text[:200])

@@ -158,6 +158,18 @@ def test_a_folder_that_lies_within_itself_or_lies_about_its_size_is_refused(tmp_
         ask(path.read_bytes(), "tree", "/")
 
 
+def test_a_file_with_holes_that_is_larger_than_its_disk_is_left_out_by_name(tmp_path: Path) -> None:
+    path, script = make_disk(tmp_path), tmp_path / "script"
+    script.write_text(f"set_inode_field /sparse size {30 * MIB}\n")
+    subprocess.run(["debugfs", "-w", "-f", script, path], check=True, capture_output=True)
+    note = unpack_tree(path.read_bytes(), "/", tmp_path / "out")
+    assert note == "left out sparse: larger than the disk, with holes; restore the backup to copy that"
+    assert (tmp_path / "out" / "big").read_bytes() == (tmp_path / "tree" / "big").read_bytes()
+    assert not (tmp_path / "out" / "sparse").exists()
+    with pytest.raises(InvalidInput, match="sparse has 30 MiB with its holes, more than its disk"):
+        ask(path.read_bytes(), "read", "/sparse")
+
+
 def test_what_is_not_there_is_told_and_a_link_leads_nowhere_else(tmp_path: Path) -> None:
     data = make_disk(tmp_path).read_bytes()
     with pytest.raises(NotFound, match=r"^etc/nobody is not there$"):
