@@ -38,5 +38,7 @@ def upload_code(
 
 def _path(client: Client, sha256: str, sort: str, project: str) -> str:
     if not _DIGEST.fullmatch(sha256):  # it may come from a node, which reads it in a backup
-        raise InvalidInput(f"{sha256[:80]!r} is no digest", field="sha256", hint="a SHA-256 in 64 hexadecimal digits")
+        raise InvalidInput(
+            f"{sha256[:80]!r} is not a digest", field="sha256", hint="a SHA-256 in 64 hexadecimal digits"
+        )
     return f"/v1/projects/{quote(project or client.project, safe='')}/{sort}/{sha256}"

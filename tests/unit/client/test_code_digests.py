@@ -17,8 +17,8 @@ def test_what_is_no_digest_is_not_asked_for(digest: str) -> None:
     client = cast(
         Any, SimpleNamespace(project="shop", http=SimpleNamespace(request=lambda *words, **_: asked.append(words)))
     )
-    with pytest.raises(InvalidInput, match="is no digest"):
+    with pytest.raises(InvalidInput, match="is not a digest"):
         has_code(client, digest)
-    with pytest.raises(InvalidInput, match="is no digest"):
+    with pytest.raises(InvalidInput, match="is not a digest"):
         upload_code(client, digest, b"")
     assert asked == []

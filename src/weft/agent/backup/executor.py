@@ -20,7 +20,7 @@ import msgspec
 
 from weft.agent.backup.last_words import LastWords
 from weft.agent.backup.serving import Serving
-from weft.agent.backup.uploads import fetch_uploads, say_missing
+from weft.agent.backup.uploads import fetch_uploads, render_missing
 from weft.agent.image.cache import ImageCache
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
@@ -227,7 +227,7 @@ class BackupWork:
         """With the code and the models that they name, in files in ``folder``; and what is missing, in words. Raises WeftError."""
         opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
         uploads = await fetch_uploads(self._server, opened.uploads, folder)
-        lacks = say_missing(opened.objects.get("objects", []), uploads.missing)
+        lacks = render_missing(opened.objects.get("objects", []), uploads.missing)
         objects = msgspec.json.encode(opened.objects).decode()
         return msgspec.structs.replace(job, objects=objects, uploads=uploads.files), lacks
 

@@ -31,12 +31,12 @@ async def fetch_uploads(server: Server, tickets: Mapping[str, str], folder: Path
     """Those of ``tickets``, by digest. Raises DriverFailed (``noSpace``, ``tooLarge``), and as ``Server.fetch_blob``."""
     files, missing, total = dict[str, str](), list[str](), 0
     for sha256, ticket in tickets.items():
-        _require_room(folder, total)
+        _require_capacity(folder, total)
         path = folder / str(len(files))
         try:
             await asyncio.to_thread(_fetch, server, sha256, ticket, path)
         except NotFound:  # the server has lost it: what names it doesn't work now, either
-            log.warning("the server does not have %s, which is to be backed up", sha256[:12])
+            log.warning("the server does not have %s, which the backup needs", sha256[:12])
             path.unlink()
             missing.append(sha256)
             continue
@@ -45,7 +45,7 @@ async def fetch_uploads(server: Server, tickets: Mapping[str, str], folder: Path
     return Uploads(files, missing)
 
 
-def say_missing(objects: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+def render_missing(objects: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
     """Which of ``objects``, as in a ``BackedUpProject``, name what is missing; "" if nothing is. Pure."""
     if not missing:
         return ""
@@ -59,18 +59,18 @@ def say_missing(objects: Sequence[Mapping[str, Any]], missing: Sequence[str]) ->
     return f"without the code or model of {of}, which the server does not have: upload it again, then back up again"
 
 
-def _require_room(folder: Path, total: int) -> None:
+def _require_capacity(folder: Path, total: int) -> None:
     """For the largest that may come."""
     if total + MOST_BYTES > MOST_UPLOAD_BYTES:
         raise DriverFailed(
             f"code and models of the project are more than {format_bytes(MOST_UPLOAD_BYTES)}",
             reason="tooLarge",
-            hint="move some of its functions to another project",
+            hint="make some of its functions in another project",
         )
     free = shutil.disk_usage(folder).free
     if free < MOST_BYTES + SPARE_BYTES:
         raise DriverFailed(
-            f"code and models of the project need more room than {folder.parent} has: {format_bytes(free)} are free",
+            f"code and models of the project need more space than {folder.parent} has: {format_bytes(free)} are free",
             reason="noSpace",
             hint="free some space on the node's disk, then make the backup again",
         )

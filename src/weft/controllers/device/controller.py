@@ -216,7 +216,7 @@ def _plan_crossing(
     which are planned themselves."""
     project = _read_project(view, projects, key.removeprefix(_PROJECTS))
     crossing = [
-        one for one in project.functions if (one.key in project.beyond) != _says_too_many(one) and one.key not in others
+        one for one in project.functions if (one.key in project.beyond) != _has_too_many(one) and one.key not in others
     ]
     for one in crossing[:_MOST_CROSSING]:
         if (commit := _plan_function(view, one, projects, now)) is not None:
@@ -225,7 +225,7 @@ def _plan_crossing(
         plan.later[key] = _SHORTEST_SECONDS
 
 
-def _says_too_many(item: Item) -> bool:
+def _has_too_many(item: Item) -> bool:
     return any(one.type == TOPICS_FIT and one.reason == TOO_MANY for one in item.envelope.conditions)
 
 

@@ -185,8 +185,8 @@ class Broker:
         return changed
 
     def _write(self, *, anew: bool = False) -> bool:
-        """Write the files that differ from what was written last; if ``anew``, from what lies in the folder. Either all of them
-        are written or none is. Returns whether one was. Raises OSError; ValueError if ``anew``."""
+        """Write the files that differ from what was written last; if ``anew``, from what lies in the folder. All of them
+        are written, or all stay as they were. Returns whether one was. Raises OSError; ValueError if ``anew``."""
         user = _find_user()
         hashes = {**self._hashes, GATEWAY: self._own_hash}
         tls, listening = self._read_pair(), self._listening
@@ -260,7 +260,7 @@ class Broker:
         return self._folder / f".{name}.new"
 
     def _write_all(self, files: Mapping[str, bytes], user: pwd.struct_passwd) -> None:
-        """Replace them once all have found room: a certificate without its key would be of no use."""
+        """Replace them once all are written beside: a certificate without its key would be of no use."""
         try:
             for name, data in files.items():
                 fresh = self._name_fresh(name)
@@ -325,7 +325,7 @@ def _find_user() -> pwd.struct_passwd:
 
 def _give(folder: Path, user: pwd.struct_passwd) -> None:
     """Make ``folder``, and the files in it, the user's. Links in it are left alone, as is all that isn't a plain file with one
-    name: whoever has taken over that user may have put them there, and would own what they lead to."""
+    name: who has taken over that user may have put them there, and would own what they lead to."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fchown(descriptor, user.pw_uid, user.pw_gid)
