@@ -168,6 +168,7 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
             wait_until(lambda: west.client.get("replica", "web")["spec"]["renewals"] > 30)
             assert west.client.get("replica", "web")["spec"]["role"] == "standby"
             west.proxy.cut()
+            east.proxy.cut()
             wait_until(lambda: west.client.get("replica", "web")["spec"]["role"] == "primary")
             taken = west.client.get("replica", "web")["spec"]
             assert (
@@ -180,6 +181,7 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
             east.ask_witness = ask_witness
             assert "generation 2" in wait_for(east, "replication", "Superseded")["message"]
             west.proxy.mend()
+            east.proxy.mend()
             with pytest.raises(WeftError):
                 renew(east, "web")
             assert read_confirmed_stamps(east) == {"w": "boot/2"}  # nobody confirms it any more

@@ -30,7 +30,9 @@ from weft.objects.errors import WeftError
 from weft.protocol.failover.claim import Claim, Generation
 from weft.protocol.failover.witness import WitnessAnswer
 
-AGAIN_SECONDS = 60.0  # after which a replica that may take over is answer so again: it may have been restored
+AGAIN_SECONDS = (
+    60.0  # after which a replica is told again that it may take over, or is read again: it may have been restored
+)
 MOST_STEPS = 5  # of one replication in a turn, with those that somebody else's write came before
 Answered = WitnessAnswer | WeftError
 Arm = Callable[[PeerLink, Hold, bool, int], Awaitable[ArmingAnswer]]
@@ -96,7 +98,7 @@ class Automatics:
 
     def _recall(self, turn: Turn) -> ArmingAnswer | None:
         answer, at = self._answers.get(turn, (None, 0.0))
-        if answer is None or (turn[1] == "hold" and read_boot_time() - at > AGAIN_SECONDS):
+        if answer is None or (turn[1] in ("", "hold") and read_boot_time() - at > AGAIN_SECONDS):
             return None
         return answer
 

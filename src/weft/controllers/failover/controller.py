@@ -223,14 +223,15 @@ class Witnesses:
         now, found = read_boot_time(), dict[str, Question]()
         there = {item.uid for item in self._leadership.cache.view.of_kind(REPLICA.name).values()}
         self._silences = {uid: one for uid, one in self._silences.items() if uid in there}
-        if cluster.status(ClusterStatus).phase == "Suspect":  # a restored primary doesn't know what it had said
-            return found
+        # Only if the source doesn't answer this cluster either: one that answers can tell a replica of a restored store that
+        # nothing takes over any more; one that is Suspect doesn't know itself what it had said.
+        may_be_lost = cluster.status(ClusterStatus).phase == "Unreachable"
         for group in groups:
             if not group.is_standby or not (spec := group.item.spec(ReplicaSpec)).automatic:
                 continue
             known = self._silences.get(group.item.uid)
             silence = self._silences[group.item.uid] = follow_renewals(known, spec.renewals, facts.PROMISE_SECONDS, now)
-            if may_ask(silence, now):
+            if may_be_lost and may_ask(silence, now):
                 found[group.name] = Question(spec.renewals, group.claim, site)
         return found
 

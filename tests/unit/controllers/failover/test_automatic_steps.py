@@ -1,0 +1,81 @@
+"""What the controllers ask of witness and other cluster for replicas that take over, and how long an answer counts."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from weft.client.cluster.hold import ArmingAnswer, Hold
+from weft.client.cluster.peer import PeerLink
+from weft.controllers.failover import automatic, controller
+from weft.controllers.failover.automatic import Automatics
+from weft.controllers.failover.controller import Witnesses
+from weft.controllers.failover.facts import list_groups
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import Item, make_view
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
+from weft.objects.envelope import Envelope
+
+
+class Leadership:
+    """A view, and what is made of commits."""
+
+    def __init__(self, *made: Envelope) -> None:
+        self.cache, self.view = self, make_view()
+        for envelope in made:
+            self.view.put_item(envelope.key, Item(envelope))
+
+
+def make_cluster(name: str, phase: str) -> Item:
+    return Item(
+        CLUSTER.make(name, ClusterSpec(url="https://x", ca=""), 1.0, uid=name, status=ClusterStatus(phase=phase))
+    )
+
+
+def make_replica(*, automatic: bool = True) -> Envelope:
+    spec = ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=automatic)
+    return REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east")
+
+
+@pytest.mark.parametrize("phase", ["Linked", "Suspect", "Refused", "Failed", "Pending"])
+def test_the_witness_is_asked_for_a_grant_only_while_the_source_does_not_answer(
+    phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(controller, "read_boot_time", lambda: now[0])
+    leadership = Leadership(make_replica())
+    witnesses = Witnesses(cast(LeaderLease, leadership), None)
+    groups = list_groups(leadership.view, "east", "west", "east")
+    assert not witnesses._list_questions(make_cluster("east", "Unreachable"), groups, "west")
+    now[0] = 39.0
+    assert not witnesses._list_questions(make_cluster("east", phase), groups, "west")
+    assert list(witnesses._list_questions(make_cluster("east", "Unreachable"), groups, "west")) == ["o"]
+
+
+async def test_a_replica_that_was_restored_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knows of a turn that was taken back since, so it is told again that nothing takes over."""
+    now, there = [0.0], [ArmingAnswer("done")]
+    monkeypatch.setattr(automatic, "read_boot_time", lambda: now[0])
+    monkeypatch.setattr(automatic, "read_link", lambda *_: PeerLink("west", "https://x", "", ""))
+    spec = ReplicationSpec(of="vm/web", cluster="west", arming=4)
+    status = ReplicationStatus(phase="Replicating", point=SentPoint(snapshot="s", snapshot_uid="u", begun_at=1.0))
+    leadership = Leadership(
+        REPLICATION.make("web", spec, 1.0, uid="o", project="default", creator="user:x", status=status)
+    )
+
+    async def read(link: PeerLink, hold: Hold) -> ArmingAnswer:
+        return there[0]
+
+    automatics = Automatics(cast(LeaderLease, leadership), None, "w", read=read)
+    (replication,) = leadership.view.of_kind("replication").values()
+    turn = ("o", "", 4)
+    assert await automatics._inspect(make_cluster("west", "Linked"), replication, turn) == ArmingAnswer("done")
+    there[0] = ArmingAnswer("done", "", True, 3)
+    now[0] = 59.0
+    assert automatics._recall(turn) is not None
+    now[0] = 61.0
+    assert automatics._recall(turn) is None
+    assert await automatics._inspect(make_cluster("west", "Linked"), replication, turn) == there[0]
