@@ -189,3 +189,23 @@ def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) ->
         )
     assert (told.value.token, told.value.field) == ("isOwned", "spec.of") and "of its own" in str(told.value.hint)
     lab.client.create({"kind": "replication", "name": "own", "spec": {"of": "vm/own", "cluster": "west"}})
+
+
+def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(lab: DoorsLab) -> None:
+    for name in ("west", "south"):
+        lab.put(CLUSTER.make(name, ClusterSpec(url="https://10.0.0.1", ca="c"), 1.0, uid=name))
+    lab.put(VM.make("shop", VmSpec(image="tiny"), 1.0, uid="v", project="default"))
+
+    def make(name: str, *, automatic: bool) -> None:
+        spec = {"of": "vm/shop", "cluster": name, "automatic": automatic}
+        lab.client.create({"kind": "replication", "name": f"shop-{name}", "spec": spec})
+
+    make("west", automatic=True)
+    with pytest.raises(InvalidInput, match="replication/shop-west has it for vm/shop already") as refused:
+        make("south", automatic=True)
+    assert refused.value.field == "spec.automatic"
+    make("south", automatic=False)
+    with pytest.raises(InvalidInput, match="replication/shop-west"):
+        lab.client.patch("replication", "shop-south", {"spec": {"automatic": True}})
+    lab.client.patch("replication", "shop-west", {"spec": {"automatic": False}})
+    lab.client.patch("replication", "shop-south", {"spec": {"automatic": True}})

@@ -308,6 +308,9 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Callable[[Any], Sequence[str]] | None = None  # digests of what must have been uploaded for a spec
     upload_sort: Literal["code", "onnx"] = "code"  # what these are: zips of functions, or models for devices
     claims: Callable[[Envelope, Any], Sequence[Claim | ClaimWithin]] | None = None
+    # Of a spec, what one object of a project may have, and the field that says so. Two that come at one moment may both
+    # have it: who acts on it looks again.
+    one_of: tuple[Callable[[Any], str], str] | None = None
     counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
     # How many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so.
     most_of_owner: int = 0

@@ -189,6 +189,11 @@ def check_replication(spec: ReplicationSpec) -> None:
     check_subject(spec.of, "spec.of", ("vm",), "can be replicated")
 
 
+def _name_taken_over(spec: ReplicationSpec) -> str:
+    """Whose replica takes over automatically; "": none does. Two of one VM would both take over."""
+    return spec.of if spec.automatic else ""
+
+
 def _seconds(path: str) -> Any:
     def cell(obj: Object) -> str:
         seconds = dig(obj, path)
@@ -277,7 +282,12 @@ REPLICATION = Kind(
         status_writer="replications",
         condition_writers={WITNESSED: "witnesses", AUTOMATIC: "witnesses"},
     ),
-    admission=Admission(check=check_replication, server_fields=SERVER_FIELDS, made_fields=SERVER_FIELDS),
+    admission=Admission(
+        check=check_replication,
+        one_of=(_name_taken_over, "spec.automatic"),
+        server_fields=SERVER_FIELDS,
+        made_fields=SERVER_FIELDS,
+    ),
     display=Display(
         topic="Clusters",
         columns=(

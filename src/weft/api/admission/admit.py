@@ -177,6 +177,7 @@ async def plan_create(
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)
+    await references.refuse_second(view, kind, envelope, None, spec)
     limit_warm_images(context, envelope, None, spec)
     mark(envelope)
     key, old = envelope.key, None
@@ -309,6 +310,7 @@ async def plan_spec(
         limit_warm_images(context, current, old, new)
         if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)
+        await references.refuse_second(view, kind, current, old, new)
         draft.preconditions += await references.plan_references(view, kind, current, old, new)
         if kind.admission.claims is not None:
             await _claim(context, view, draft, old, new)

@@ -300,6 +300,33 @@ async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, referenc
         )
 
 
+async def refuse_second(view: View, kind: Kind, by: Envelope, old: Any, new: Any) -> None:
+    """Raise InvalidInput if another object of the project has what ``new`` has anew, and only one may have. ``old``: None, if it is
+    a new object."""
+    if kind.admission.one_of is None:
+        return
+    read, field = kind.admission.one_of
+    word, after = read(new), None
+    if not word or (old is not None and read(old) == word):
+        return
+    while True:
+        page = await view.store.list(kind_prefix(kind.name, by.project), limit=_PAGE, after=after)
+        for envelope in await asyncio.to_thread(_read_entries, page.entries):
+            if envelope.uid != by.uid and read(decode_part(envelope.spec, kind.spec)) == word:
+                raise InvalidInput(
+                    f"{field}: {kind.name}/{envelope.name} has it for {word} already, and only one may",
+                    field=field,
+                    hint=f"first: weft {kind.name} set {envelope.name} --no-{field.rpartition('.')[2]}",
+                )
+        if page.next is None:
+            return
+        after = page.next
+
+
+def _read_entries(entries: Sequence[Entry]) -> list[Envelope]:
+    return [decode_envelope(entry.value) for entry in entries]
+
+
 async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
     page = await store.list(object_key(kind.name, project, ""), limit=_SUGGEST_AMONG)
     return [entry.key.rpartition("/")[2] for entry in page.entries]

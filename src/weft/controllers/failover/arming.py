@@ -34,7 +34,7 @@ from weft.kinds.fields.cluster.link import (
     RELEASING,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.replication import ReplicationSpec, ReplicationStatus, subject_of
+from weft.kinds.replication import REPLICATIONS_BY_SUBJECT, ReplicationSpec, ReplicationStatus, subject_of
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, merge_part
 from weft.objects.errors import WeftError
@@ -62,6 +62,7 @@ class ArmingFacts(msgspec.Struct, frozen=True, kw_only=True):
     deleting: bool = False
     has_vm: bool = True  # the VM that it was made for
     is_fenced: bool = False  # the VM was left to the other cluster
+    rival: str = ""  # another replication that has its nodes hold the VM, or begin to
     has_witness: bool = True
     is_witnessed: bool = True  # the witness promises, and knows both clusters
     placed: Sequence[Placed] = ()
@@ -87,6 +88,7 @@ def read_arming_facts(
         deleting=item.deleting,
         has_vm=same and vm is not None and not vm.deleting,
         is_fenced=same and vm is not None and bool(vm.spec(VmSpec).fenced),
+        rival=next((one.envelope.name for one in _list_rivals(view, item)), ""),
         has_witness=cluster.spec(ClusterSpec).witness is not None,
         is_witnessed=isinstance(answered, WitnessAnswer) and is_confirmed(group.claim, answered),
         placed=[_read_placed(view, one, vm.uid) for one in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)]
@@ -94,6 +96,12 @@ def read_arming_facts(
         else [],
         answer=answer,
     )
+
+
+def _list_rivals(view: View, replication: Item) -> list[Item]:
+    """Other replications of its VM that have a guard of their own."""
+    there = view.find(REPLICATIONS_BY_SUBJECT, subject_of(replication))
+    return [one for one in there if one.uid != replication.uid and one.spec(ReplicationSpec).guard]
 
 
 def _read_placed(view: View, allocation: Item, uid: str) -> Placed:
@@ -159,6 +167,9 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
         return _releasing("release", f"{west} may take over, by a later state of this cluster than the present one", "")
     if why_not:
         return _plan_note("False", OFF, why_not) if facts.spec.automatic else _quiet()
+    if facts.rival:
+        message = f"replication/{facts.rival} of the same VM has its nodes hold it: two clusters would take over"
+        return _plan_note("False", OFF, message)
     if not facts.has_point:
         return _preparing("", "the replica has no point yet")
     if not facts.is_witnessed:
@@ -280,8 +291,16 @@ def plan_step(
     vm = view.get(subject_of(replication))
     same = vm is not None and replication.status(ReplicationStatus).workload_uid in ("", vm.uid)
     if vm is not None and same and guard is not None:
-        _guard_workload(draft, view, vm, guard)
+        _guard_workload(draft, view, vm, _find_strongest(guard, _list_rivals(view, replication)))
     return draft.commit(replication.key, events)
+
+
+def _find_strongest(guard: Literal["", "begin", "hold"], rivals: Sequence[Item]) -> Literal["", "begin", "hold"]:
+    """What the VM's nodes do for all of its replications together: none takes away what another needs."""
+    needed = {guard, *(one.spec(ReplicationSpec).guard for one in rivals)}
+    if needed & {"hold", "release"}:
+        return "hold"
+    return "begin" if "begin" in needed else ""
 
 
 def _guard_workload(draft: Draft, view: View, workload: Item, guard: Literal["", "begin", "hold"]) -> None:

@@ -8,8 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from weft.client.cluster.hold import ArmingAnswer
-from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, plan_arming
-from weft.kinds.replication import ReplicationSpec
+from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, plan_arming, plan_step
+from weft.informer.view import Item, make_view
+from weft.kinds.replication import REPLICATION, ReplicationSpec
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.envelope import decode_envelope, decode_part
 
 SPEC = ReplicationSpec(of="vm/web", cluster="west", automatic=True, arming=3)
 PLACE = Placed("n1", "", "")
@@ -132,3 +135,25 @@ def test_people_who_are_sure_end_it_without_an_answer() -> None:
 def test_a_replication_that_was_never_automatic_says_nothing_of_it() -> None:
     plan = plan_arming(make_facts(spec=replace(SPEC, automatic=False)))
     assert plan.step == "" and plan.condition is not None and not plan.condition.reason
+
+
+def test_one_replication_of_a_vm_is_automatic_and_none_takes_the_hold_of_another_away() -> None:
+    """Both would take over, and the end of the one would let the nodes go while the other's replica may take over."""
+    plan = plan_arming(make_facts(rival="web-south"))
+    assert read(plan) == ("", "Off")
+    assert plan.condition is not None and "replication/web-south" in plan.condition.message
+    view = make_view()
+    vm = VM.make("web", VmSpec(image="tiny", guard="hold"), 1.0, uid="v", project="default")
+    view.put_item(vm.key, Item(vm))
+    for name, guard in (("web-west", "release"), ("web-south", "hold")):
+        spec = ReplicationSpec(of="vm/web", cluster=name, guard=guard)  # type: ignore[arg-type]
+        made = REPLICATION.make(name, spec, 1.0, uid=name, project="default", creator="user:x")
+        view.put_item(made.key, Item(made))
+    for name, step in (("web-west", "end"), ("web-west", "begin")):
+        replication = view.get(f"/replication/default/{name}")
+        assert replication is not None
+        commit = plan_step(view, replication, ArmingPlan(step), None, "witnesses")  # type: ignore[arg-type]
+        assert commit is not None
+        written = {write.key: write for write in commit.writes}
+        after = decode_part(decode_envelope(written[vm.key].value, 1).spec, VmSpec)  # type: ignore[union-attr]
+        assert after.guard == "hold"
