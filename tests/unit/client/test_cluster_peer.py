@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from weft.client.cluster import hold
 from weft.client.cluster.peer import PeerLink, ask_hello, begin_link, clip, connect_peer, find_ca
 from weft.client.context import hash_ca
 from weft.contracts.clock import SystemClock
@@ -180,3 +181,21 @@ def test_the_api_of_another_cluster_is_read_within_bounds(tmp_path: Path) -> Non
         with pytest.raises(Unavailable, match="longer than"):
             client.get("vm", "web")
         client.close()
+
+
+@pytest.mark.parametrize("respond", [drip, drip_headers], ids=["body", "headers"])
+def test_a_word_about_a_hold_takes_no_longer_than_its_time_however_slowly_the_answer_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, respond: Respond
+) -> None:
+    """No silence of it is long."""
+    monkeypatch.setattr(hold, "REQUEST_SECONDS", 0.5)
+    asked = threading.Event()
+
+    def ask(link: PeerLink) -> None:
+        assert hold.read_arming(link, hold.Hold("p", "web", "o")).outcome == "silent"
+        assert hold.renew_holds(link, [hold.Hold("p", "web", "o")]) == [False]
+        asked.set()
+
+    with far(tmp_path, respond) as link:
+        threading.Thread(target=ask, args=(link,), daemon=True).start()
+        assert asked.wait(30.0)

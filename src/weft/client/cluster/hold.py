@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from weft.client.api import Client
 from weft.client.cluster.peer import MOST_TEXT, PeerLink, connect_peer
 from weft.contracts.clock import read_boot_time
 from weft.objects.errors import NotFound, Unavailable, WeftError
 
-SILENCE_SECONDS = 3.0
+REQUEST_SECONDS = 3.0  # for all of one, however slowly its answer comes
 ROUND_SECONDS = 8.0  # after which it begins no request more
 
 
@@ -27,7 +28,7 @@ class Hold(msgspec.Struct, frozen=True):
 def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
     """Whether the other cluster has promised for each, in order, to take over nothing for a while from now on. It hasn't where it
     doesn't answer, or refuses; None: there was no time left to ask."""
-    client, begun, renewed = connect_peer(link, timeout_seconds=SILENCE_SECONDS), read_boot_time(), list[bool | None]()
+    client, begun, renewed = _connect(link), read_boot_time(), list[bool | None]()
     try:
         for one in holds:
             if read_boot_time() - begun > ROUND_SECONDS:
@@ -40,6 +41,10 @@ def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
     finally:
         client.close()
     return [*renewed, *[None] * (len(holds) - len(renewed))]
+
+
+def _connect(link: PeerLink) -> Client:
+    return connect_peer(link, timeout_seconds=REQUEST_SECONDS, most_seconds=REQUEST_SECONDS)
 
 
 class ArmingAnswer(msgspec.Struct, frozen=True):
@@ -56,7 +61,7 @@ class ArmingAnswer(msgspec.Struct, frozen=True):
 def arm_replica(link: PeerLink, hold: Hold, *, automatic: bool, arming: int) -> ArmingAnswer:
     """Tell the replica at the other cluster whether it takes over. ``arming``: which turn this is, so that no earlier one that was
     late counts after it."""
-    client = connect_peer(link, timeout_seconds=SILENCE_SECONDS)
+    client = _connect(link)
     given = {"origin": hold.origin, "automatic": automatic, "arming": arming}
     try:
         client.verb("replica", hold.replica, "arm", given, project=hold.project)
@@ -85,7 +90,7 @@ class _Replica(msgspec.Struct):
 
 def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
     """What the replica at the other cluster knows: ``done``, with its fields."""
-    client = connect_peer(link, timeout_seconds=SILENCE_SECONDS)
+    client = _connect(link)
     try:
         there = msgspec.convert(client.get("replica", hold.replica, project=hold.project), _Replica).spec
     except Unavailable as problem:

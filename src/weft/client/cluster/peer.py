@@ -46,15 +46,19 @@ class PeerLink(msgspec.Struct, frozen=True):
 
 
 def connect_peer(
-    link: PeerLink, *, timeout_seconds: float = SILENCE_SECONDS, most_answer_bytes: int = MOST_ANSWER_BYTES
+    link: PeerLink,
+    *,
+    timeout_seconds: float = SILENCE_SECONDS,
+    most_answer_bytes: int = MOST_ANSWER_BYTES,
+    most_seconds: float = MOST_SECONDS,
 ) -> Client:
     """The other cluster's API, with the rights that the link has there. Its methods raise as ``Client``'s do; an answer of more
-    than ``most_answer_bytes``, or that takes longer than a minute, raises Unavailable. Close it."""
+    than ``most_answer_bytes``, or a request that takes longer than ``most_seconds``, raises Unavailable. Close it."""
     return Client(
         link.context,
         timeout_seconds=timeout_seconds,
         most_answer_bytes=most_answer_bytes,
-        most_seconds=MOST_SECONDS,
+        most_seconds=most_seconds,
     )
 
 

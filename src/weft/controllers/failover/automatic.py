@@ -33,6 +33,7 @@ from weft.protocol.failover.witness import WitnessAnswer
 AGAIN_SECONDS = (
     60.0  # after which a replica is told again that it may take over, or is read again: it may have been restored
 )
+ROUND_SECONDS = 8.0  # after which a review asks the other cluster nothing more: the next one goes on
 MOST_STEPS = 5  # of one replication in a turn, with those that somebody else's write came before
 Answered = WitnessAnswer | WeftError
 Arm = Callable[[PeerLink, Hold, bool, int], Awaitable[ArmingAnswer]]
@@ -52,23 +53,27 @@ class Automatics:
         self._leadership, self._unseal, self._source = leadership, unseal, source
         self._arm, self._read = arm or arm_in_thread, read or read_in_thread
         self._answers: dict[Turn, tuple[ArmingAnswer, float]] = {}
+        self._asked: dict[str, float] = {}  # when the other cluster was last asked, by the replication's uid
 
     async def review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Answered]) -> None:
-        """Raises LeadershipLost."""
+        """Takes a while where the other cluster is slow: nothing that a guest needs waits for it. Raises LeadershipLost."""
         known = {
             group.name: (group, condition) for group, condition in zip(groups, answers, strict=True) if group.is_source
         }
-        uids = set[str]()
-        for item in list(self._leadership.cache.view.find(REPLICATIONS_BY_CLUSTER, cluster.envelope.name)):
-            uids.add(item.uid)
+        until = read_boot_time() + ROUND_SECONDS
+        found = self._leadership.cache.view.find(REPLICATIONS_BY_CLUSTER, cluster.envelope.name)
+        for item in sorted(found, key=lambda one: self._asked.get(one.uid, 0.0)):
             for _ in range(MOST_STEPS):
-                if not await self._step(cluster, item, known):
+                if not await self._step(cluster, item, known, until):
                     break
         there = {one.uid for one in self._leadership.cache.view.of_kind("replication").values()}
         self._answers = {turn: answer for turn, answer in self._answers.items() if turn[0] in there}
+        self._asked = {uid: at for uid, at in self._asked.items() if uid in there}
 
-    async def _step(self, cluster: Item, known_as: Item, known: Mapping[str, tuple[Group, Answered]]) -> bool:
-        """Whether there may be another step now."""
+    async def _step(
+        self, cluster: Item, known_as: Item, known: Mapping[str, tuple[Group, Answered]], until: float
+    ) -> bool:
+        """Whether there may be another step now. ``until``: by CLOCK_BOOTTIME; the other cluster is asked nothing after it."""
         view = self._leadership.cache.view
         item = view.get(known_as.key)
         if item is None or item.uid != known_as.uid:
@@ -79,15 +84,18 @@ class Automatics:
         spec = item.spec(ReplicationSpec)
         turn: Turn = (item.uid, spec.guard, spec.arming)
         answer = self._recall(turn)
-        if answer is None and not spec.guard and _may_know_more(cluster, item):
+        may_ask = read_boot_time() < until
+        if answer is None and may_ask and not spec.guard and _may_know_more(cluster, item):
             answer = await self._inspect(cluster, item, turn)
         plan = plan_arming(read_arming_facts(view, cluster, replace(group, item=item), condition, answer))
         if plan.step in ("on", "off"):
+            if not may_ask:
+                return False  # what people read stays as it is
             answer = await self._send(cluster, item, turn, automatic=plan.step == "on")
             after = plan_arming(
                 read_arming_facts(self._leadership.cache.view, cluster, replace(group, item=item), condition, answer)
             )
-            # What was answer and refused is answer again in the next turn.
+            # What was told and refused is told again in the next turn.
             plan = replace(after, step="") if after.step in ("on", "off") else after
         commit = plan_step(self._leadership.cache.view, item, plan, answer, self._source)
         if commit is not None:
@@ -103,7 +111,8 @@ class Automatics:
         return answer
 
     async def _inspect(self, cluster: Item, item: Item, turn: Turn) -> ArmingAnswer | None:
-        """Nothing takes over by this cluster's own word, which may be of an older store than what the other one was answer."""
+        """Nothing takes over by this cluster's own word, which may be of an older store than what the other one was told."""
+        self._asked[item.uid] = read_boot_time()
         try:
             answer = await self._read(read_link(cluster, self._unseal), read_hold(cluster, item))
         except WeftError:
@@ -113,7 +122,7 @@ class Automatics:
         return answer if answer.outcome == "done" else None
 
     async def _send(self, cluster: Item, item: Item, turn: Turn, *, automatic: bool) -> ArmingAnswer:
-        hold = read_hold(cluster, item)
+        hold, self._asked[item.uid] = read_hold(cluster, item), read_boot_time()
         try:
             link = read_link(cluster, self._unseal)
             answer = await self._arm(link, hold, automatic, turn[2])

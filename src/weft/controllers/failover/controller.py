@@ -83,10 +83,12 @@ class Witnesses:
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
         self._asking: dict[str, asyncio.Task[None]] = {}  # by the same
+        self._reviews: dict[str, asyncio.Task[None]] = {}  # by the same: what takes long, while nodes get their stamps
         self._silences: dict[str, Silence] = {}  # by the replica's uid
         self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
         self._asked: dict[str, dict[str, float]] = {}  # when the other cluster was asked, by its uid and the group
         self._stamps: dict[str, dict[str, str]] = {}  # that nodes get back, by the node's uid and the workload's
+        self._skipped = set[str]()  # those whose turn came while they were being reviewed
         self._missed = set[str]()  # those that were being asked when it was their turn again
 
     async def run(self) -> None:
@@ -114,7 +116,7 @@ class Witnesses:
                     _log.exception("witnesses can't be asked")
                 await wake.wait(RENEW_SECONDS)
         finally:
-            for task in self._asking.values():
+            for task in (*self._asking.values(), *self._reviews.values()):
                 task.cancel()
 
     def _begin(self, wake: Wake) -> View:
@@ -123,8 +125,9 @@ class Witnesses:
         clusters = list(view.of_kind(CLUSTER.name).values())
         self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
         self._asked = {item.uid: self._asked[item.uid] for item in clusters if item.uid in self._asked}
-        for uid in [uid for uid, task in self._asking.items() if task.done()]:
-            self._asking.pop(uid).result()
+        for tasks in (self._asking, self._reviews):
+            for uid in [uid for uid, task in tasks.items() if task.done()]:
+                tasks.pop(uid).result()
         for item in clusters:
             if item.uid in self._asking:
                 self._missed.add(item.uid)
@@ -135,7 +138,8 @@ class Witnesses:
     async def _take_turn(self, cluster: Item, wake: Wake) -> None:
         """Raises LeadershipLost, for which the next turn looks."""
         try:
-            await self._speak(cluster)
+            groups, heard = await self._speak(cluster)
+            self._begin_review(cluster, groups, heard, wake)
         except LeadershipLost:
             wake.ring()
             raise
@@ -145,7 +149,31 @@ class Witnesses:
             self._missed.discard(cluster.uid)
             wake.ring()
 
-    async def _speak(self, cluster: Item) -> None:
+    def _begin_review(self, cluster: Item, groups: Sequence[Group], heard: Sequence[Heard], wake: Wake) -> None:
+        """Unless one runs, after which there is another turn. Raises LeadershipLost."""
+        former = self._reviews.get(cluster.uid)
+        if former is not None and not former.done():
+            self._skipped.add(cluster.uid)
+            return
+        if former is not None:
+            former.result()
+        self._reviews[cluster.uid] = asyncio.create_task(self._review(cluster, groups, heard, wake))
+
+    async def _review(self, cluster: Item, groups: Sequence[Group], heard: Sequence[Heard], wake: Wake) -> None:
+        """Raises LeadershipLost, for which the next turn looks."""
+        try:
+            await self._automatics.review(cluster, groups, heard)
+        except LeadershipLost:
+            wake.ring()
+            raise
+        except Exception:  # as above
+            _log.exception("what cluster %s takes over can't be reviewed", cluster.envelope.name)
+        if cluster.uid in self._skipped:
+            self._skipped.discard(cluster.uid)
+            wake.ring()
+
+    async def _speak(self, cluster: Item) -> tuple[list[Group], list[Heard]]:
+        """What the witness was asked of, and what it answered to each."""
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
         peer = witness.peer if witness is not None else ""
         groups: list[Group] = []
@@ -178,7 +206,7 @@ class Witnesses:
         if witness is not None:
             notes = [(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)]
             await self._note(notes)
-        await self._automatics.review(cluster, groups, heard)
+        return groups, heard
 
     async def _list_held(self, cluster: Item, groups: Sequence[Group]) -> list[HeldGuest]:
         if not (guarded := list_guarded(self._leadership.cache.view, groups)):
@@ -205,14 +233,16 @@ class Witnesses:
     ) -> None:
         """Give nodes their stamps back, of what the witness confirms, and of what the other cluster does instead. ``early``: that
         one was asked of all at once, since the witness was mute the last time."""
-        confirmed = [one for one in held if one not in left]
+        await self._give_back([one for one in held if one not in left])
         if early is not None:
             renewed = await early
-            confirmed += [one for one, is_so in zip(held, renewed, strict=True) if is_so and one in left]
+            await self._give_back([one for one, is_so in zip(held, renewed, strict=True) if is_so and one in left])
         elif left:
             renewed = await self._hold_there(cluster, left)
-            confirmed += [one for one, is_so in zip(left, renewed, strict=True) if is_so]
+            await self._give_back([one for one, is_so in zip(left, renewed, strict=True) if is_so])
         (self._mute.add if left else self._mute.discard)(cluster.uid)
+
+    async def _give_back(self, confirmed: Sequence[HeldGuest]) -> None:
         for node, stamps in merge_stamps(self._stamps, confirmed).items():
             self._stamps[node] = stamps
             written = write_confirmed(stamps)

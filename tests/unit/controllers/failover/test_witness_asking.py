@@ -11,10 +11,14 @@ import msgspec
 import pytest
 
 from weft.client.answer import Answer
+from weft.client.cluster import hold
 from weft.client.cluster import witness as client
 from weft.client.cluster.witness import WitnessLink
 from weft.contracts.clock import SystemClock
 from weft.controllers.failover import controller
+from weft.controllers.failover.automatic import Automatics
+from weft.controllers.failover.facts import Group
+from weft.controllers.failover.hold import HeldGuest
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Item
 from weft.kinds.cluster import CLUSTER, ClusterSpec
@@ -91,7 +95,7 @@ def test_a_witness_that_never_answers_delays_no_other_and_is_asked_once_at_a_tim
     asked = Counter[str]()
 
     class Slow(controller.Witnesses):
-        async def _speak(self, cluster: Item) -> None:
+        async def _speak(self, cluster: Item) -> tuple[list[Group], list[controller.Heard]]:
             asked[cluster.uid] += 1
             if cluster.uid == "west":
                 await asyncio.Event().wait()
@@ -99,6 +103,9 @@ def test_a_witness_that_never_answers_delays_no_other_and_is_asked_once_at_a_tim
                 raise ValueError  # a defect
             elif asked["south"] == 5:
                 raise LeadershipLost("over")
+            return [], []
+
+        def _begin_review(self, *_: object) -> None: ...
 
     async def run() -> None:
         with pytest.raises(LeadershipLost):
@@ -106,3 +113,50 @@ def test_a_witness_that_never_answers_delays_no_other_and_is_asked_once_at_a_tim
 
     asyncio.run(run())
     assert asked == {"west": 1, "south": 5}
+
+
+def test_nodes_get_their_stamps_while_the_other_cluster_keeps_a_review_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "RENEW_SECONDS", 0.01)
+    asked, reviews = Counter[str](), Counter[str]()
+
+    class Reviewed(controller.Witnesses):
+        async def _speak(self, cluster: Item) -> tuple[list[Group], list[controller.Heard]]:
+            asked[cluster.uid] += 1
+            if asked["west"] == 5:
+                raise LeadershipLost("over")
+            return [], []
+
+    class Slow:
+        async def review(self, cluster: Item, *_: object) -> None:
+            reviews[cluster.uid] += 1
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        witnesses = Reviewed(cast(LeaderLease, Leadership()), None)
+        witnesses._automatics = cast(Automatics, Slow())
+        with pytest.raises(LeadershipLost):
+            await asyncio.wait_for(witnesses.run(), 60.0)
+
+    asyncio.run(run())
+    assert asked["west"] == 5 and reviews == {"west": 1, "south": 1}
+
+
+async def test_what_the_witness_confirmed_waits_for_nobody_else() -> None:
+    given = asyncio.Event()
+
+    class Store:
+        async def grant(self, name: str, *_: object) -> None:
+            assert name.endswith("n1")
+            given.set()
+
+    leadership = Leadership()
+    leadership.store = Store()  # type: ignore[attr-defined]
+    witnesses = controller.Witnesses(cast(LeaderLease, leadership), None)
+    web, db = (
+        HeldGuest(name, name, hold.Hold("p", name, name), {f"n{at}": "boot/1"}) for at, name in ((1, "a"), (2, "b"))
+    )
+    silent: asyncio.Task[list[bool]] = asyncio.create_task(asyncio.sleep(3600.0, [True, True]))
+    confirming = asyncio.create_task(witnesses._confirm(leadership.clusters["west"], [web, db], [db], silent))
+    await asyncio.wait_for(given.wait(), 60.0)
+    for task in (confirming, silent):
+        task.cancel()
