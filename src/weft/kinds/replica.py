@@ -142,6 +142,11 @@ def check_replica(spec: ReplicaSpec) -> None:
         raise InvalidInput(f"spec.workload is larger than {MOST_WORKLOAD_BYTES >> 10} KiB", field="spec.workload")
 
 
+def is_stopped_there(spec: ReplicaSpec) -> bool:
+    """Whether people had stopped its VM, or suspended it. One that is fenced stands still so that its copy runs."""
+    return spec.workload.get("run") in ("stop", "suspend") and not spec.workload.get("fenced")
+
+
 def _check_change(old: ReplicaSpec, new: ReplicaSpec) -> None:
     if old.role == PRIMARY and new != old:
         raise IllegalTransition(

@@ -14,7 +14,7 @@ from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.fields.recovery.run import RunMember
-from weft.kinds.replica import Point, ReplicaSpec
+from weft.kinds.replica import Point, ReplicaSpec, is_stopped_there
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.errors import IllegalTransition
@@ -44,17 +44,21 @@ def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: 
     for one in volumes:
         spec = msgspec.convert(one["spec"], VolumeSpec)
         draft.make(VOLUME.make(one["name"], spec, now, project=project))
-    draft.make(VM.make(manifest["name"], read_vm(manifest), now, project=project))
+    vm_spec = read_vm(manifest)
+    if is_stopped_there(after):
+        vm_spec = replace(vm_spec, run="stop")
+    draft.make(VM.make(manifest["name"], vm_spec, now, project=project))
     draft.change(replica, spec=_grant(after, claim))
     return _commit(draft, replica, claim, point, str(manifest["name"]), now, source)
 
 
 def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, now: float, source: str) -> Commit:
     former = replica.envelope.creator.removeprefix(CLUSTER_PREFIX)
+    what = "is here, stopped as it was there," if is_stopped_there(replica.spec(ReplicaSpec)) else "starts here"
     age = max(0.0, now - point.received_at) + point.age_seconds
     message = (
         f"the witness got no word from {former} and granted generation {claim.generation.number}: "
-        f"vm/{name} starts here from point {point.number}; what was written in the last "
+        f"vm/{name} {what} from point {point.number}; what was written in the last "
         f"{format_duration(round(age))} is lost"
     )
     commit = draft.commit(replica.key, [Event("Warning", "TookOver", message, replica.envelope.ref, source)])

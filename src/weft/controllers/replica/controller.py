@@ -32,6 +32,7 @@ from weft.kinds.replica import (
     Point,
     ReplicaSpec,
     ReplicaStatus,
+    is_stopped_there,
 )
 from weft.kinds.replication import (
     REPLICATIONS_BY_SUBJECT,
@@ -238,7 +239,9 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
         draft.change(workload, spec=replace(spec, restore=restore))
     elif not spec.guard:  # else its nodes let it go first: nobody confirms it any more
-        draft.change(workload, spec=replace(spec, fenced="", run="run"))
+        given = replica.spec(ReplicaSpec)  # people who promote it start it; a take-over leaves it as it was
+        stays = bool(given.granted) and is_stopped_there(given)
+        draft.change(workload, spec=replace(spec, fenced="", run="stop" if stays else "run"))
         draft.change(left, deleting_since=now)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from weft.contracts.store import AtRevision
 from weft.controllers.failover.take_over import plan_take_over
-from weft.informer.view import Item, make_view
+from weft.informer.view import Item, View, make_view
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
@@ -14,14 +16,16 @@ from weft.protocol.failover.claim import Claim, Generation
 GRANTED = Claim(Generation(2, "fresh"), "west")
 
 
-def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
-    """What is written, the replica after it, and what the commit relies on."""
+def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) -> tuple[View, Item]:
+    """A cluster with a replica, which continues ``vm``."""
     view = make_view()
     disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1")
     of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
-    spec = ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=True, renewals=7)
+    spec = ReplicaSpec(
+        of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=True, renewals=7, workload=workload or {}
+    )
     status = ReplicaStatus(phase="Standby", points=[point], node="n1", vm=vm, vm_uid="v" if vm else "")
     made = [
         SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken),
@@ -33,6 +37,12 @@ def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
         view.put_item(envelope.key, Item(envelope))
     replica = view.get(made[1].key)
     assert replica is not None
+    return view, replica
+
+
+def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
+    """What is written, the replica after it, and what the commit relies on."""
+    view, replica = make_place(vm, fenced=fenced)
     commit = plan_take_over(view, replica, GRANTED, 100.0, "witnesses")
     written = {write.key: write for write in commit.writes}
     after = decode_part(decode_envelope(written[replica.key].value, 1).spec, ReplicaSpec)  # type: ignore[union-attr]
@@ -58,3 +68,16 @@ def test_the_vm_that_was_left_here_goes_back_to_the_point() -> None:
         4,
         "web",
     )
+
+
+@pytest.mark.parametrize(
+    ("workload", "run"),
+    [({"run": "stop"}, "stop"), ({"run": "run"}, "run"), ({}, "run"), ({"run": "stop", "fenced": "web"}, "run")],
+    ids=["stopped", "running", "unsaid", "left to this cluster"],
+)
+def test_a_vm_that_people_stopped_stays_stopped(workload: dict[str, str], run: str) -> None:
+    view, replica = make_place("", fenced="", workload=workload)
+    commit = plan_take_over(view, replica, GRANTED, 100.0, "witnesses")
+    (made,) = [write for write in commit.writes if write.key == "/vm/default/web"]
+    assert decode_part(decode_envelope(made.value, 1).spec, VmSpec).run == run  # type: ignore[union-attr]
+    assert ("stopped as it was" in commit.events[0].message) == (run == "stop")
