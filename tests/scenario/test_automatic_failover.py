@@ -52,7 +52,11 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
     place.start()
     try:
         with two_sides(tmp_path) as (east, west):
-            east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
+            east.link(
+                "west",
+                west,
+                west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"}),
+            )
             put_pair(east, west)
             put_guarded(east, guard="")
             report_guard(east, "")

@@ -152,7 +152,11 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
     place.start()
     try:
         with two_sides(tmp_path) as (east, west):
-            east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
+            east.link(
+                "west",
+                west,
+                west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"}),
+            )
             for side, name, site in ((east, "west", "east"), (west, "east", "west")):
                 set_witness(side, name, place, site)
             put_guarded(east)
@@ -191,7 +195,9 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
 
 def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
     with two_sides(tmp_path) as (east, west):
-        east.link("west", west, west.link_token("east", grants=["replicate"], projects={"default": "default"}))
+        east.link(
+            "west", west, west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"})
+        )
         put_pair(east, west)
         renew(east, "web")
         assert west.client.get("replica", "web")["spec"]["renewals"] == 1

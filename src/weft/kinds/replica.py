@@ -1,6 +1,7 @@
 """Replica: the points of a VM that runs at another cluster, as they came over the link. Each point is a Snapshot here.
 
-The other cluster's nodes create it and send its points; only people here promote it. Its node takes the points in; the replicas
+The other cluster's nodes create it and send its points. People here promote it; where the link grants ``take-over`` and its source
+made it automatic, the witness's grant does. Its node takes the points in; the replicas
 controller chooses that node, orders the next point, and removes old ones.
 """
 
@@ -13,11 +14,11 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED, read_witnessed
+from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, TAKE_OVER, WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_condition, reaches
-from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
+from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes, name_volume
 from weft.kinds.parts.stream_verbs import RECEIVE
 from weft.kinds.record import (
     Access,
@@ -35,6 +36,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.identity import CLUSTER_PREFIX
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
@@ -198,28 +200,68 @@ def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
     return {**obj["spec"], "renewals": int(dig(obj, "spec.renewals") or 0) + 1}
 
 
-def _list_taken(obj: Object, given: ArmInput) -> list[tuple[str, str]]:
-    names = {split_subject(str(obj["spec"]["of"]))[1], dig(obj, "status.vm", "")} if given.automatic else set()
-    return [("vm", name) for name in sorted(names) if name]
+def _list_needed(obj: Object, given: ArmInput) -> list[tuple[str, str]]:
+    """The link, and what a take-over would make or bring back."""
+    if not given.automatic:
+        return []
+    name = split_subject(str(obj["spec"]["of"]))[1]
+    vms = {name, dig(obj, "status.vm", "")} - {""}
+    return [("cluster", _name_source(obj)), *(("vm", one) for one in sorted(vms)), *_list_volumes(obj, name)]
+
+
+def _name_source(obj: Object) -> str:
+    return str(obj.get("created_by") or "").removeprefix(CLUSTER_PREFIX)
+
+
+def _list_volumes(obj: Object, vm: str) -> list[tuple[str, str]]:
+    return [("volume", name_volume(vm, disk)) for disk in dig(obj, "spec.disks") or {} if disk != ROOT]
 
 
 def _arm(obj: Object, given: ArmInput) -> dict[str, Any]:
     """Counts as a renewal, so that no take-over that was decided before comes after. Raises IllegalTransition."""
-    what, name = f"replica/{obj['name']}", split_subject(str(obj["spec"]["of"]))[1]
     after = _renew(obj, HoldInput(origin=given.origin))
     if given.arming < int(dig(obj, "spec.arming") or 0):
         raise IllegalTransition(
-            f"{what} knows a later turn of its source than {given.arming}",
+            f"replica/{obj['name']} knows a later turn of its source than {given.arming}",
             reason="overtaken",
             hint="its source asks again with a later one",
         )
-    if given.automatic and dig(obj, "others", {}).get(f"vm/{name}") and not _goes_back(obj, PromoteInput()):
-        raise IllegalTransition(
-            f"{what} can't become vm/{name}: there is one here",
-            reason="nameTaken",
-            hint=f"delete vm/{name} here, or replicate to another project",
-        )
+    if given.automatic:
+        _refuse_unable(obj)
     return {**after, "automatic": given.automatic, "arming": given.arming}
+
+
+def _refuse_unable(obj: Object) -> None:
+    """Raise IllegalTransition if it couldn't, or isn't to, take over."""
+    what, name, others = f"replica/{obj['name']}", split_subject(str(obj["spec"]["of"]))[1], dig(obj, "others", {})
+    source = _name_source(obj)
+    link = others.get(f"cluster/{source}") or {}
+    granted = dig(link, "spec.grants") or []
+    if TAKE_OVER not in granted:
+        raise IllegalTransition(
+            f"{what}: cluster/{source} isn't granted {TAKE_OVER} here, so nothing of it starts by itself",
+            reason="notGranted",
+            hint=f"here: weft cluster set {source} --grants {','.join([*granted, TAKE_OVER])}",
+        )
+    if not dig(link, "spec.witness"):
+        raise IllegalTransition(
+            f"{what}: the link with cluster/{source} has no witness here, which a take-over needs",
+            reason="noWitness",
+            hint=f"here: weft cluster witness {source} URL --token TOKEN",
+        )
+    if not dig(obj, "status.points"):
+        raise IllegalTransition(
+            f"{what} has no point yet, from which it could go on", reason="noPoint", hint="once a point came, it does"
+        )
+    if _goes_back(obj, PromoteInput()):
+        return
+    for kind, taken in (("vm", name), *_list_volumes(obj, name)):
+        if others.get(f"{kind}/{taken}"):
+            raise IllegalTransition(
+                f"{what} can't become vm/{name}: there is {kind}/{taken} here",
+                reason="nameTaken",
+                hint=f"delete {kind}/{taken} here, or replicate to another project",
+            )
 
 
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -388,7 +430,7 @@ REPLICA = Kind(
             "Take over automatically once the witness grants it, or not any more",
             input=ArmInput,
             change=_arm,
-            reads=_list_taken,
+            reads=_list_needed,
             needs="operate",
             for_its_cluster=True,
         ),

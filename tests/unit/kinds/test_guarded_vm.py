@@ -43,7 +43,17 @@ def arm(replica: dict[str, Any], arming: int, *, automatic: bool = True, **more:
     verb = REPLICA.verb("arm")
     assert verb is not None and verb.change is not None
     spec = {"of": "vm/web", "origin": "o", "role": "standby", "renewals": 7, "arming": 4, **replica}
-    obj = {"kind": "replica", "name": "web", "spec": spec, "status": {}, "others": {}, **more}
+    link = {"spec": {"grants": ["replicate", "take-over"], "witness": {"url": "https://x"}}}
+    status = {"points": [{"number": 1}], **more.pop("status", {})}
+    others = {"cluster/east": link, **more.pop("others", {})}
+    obj = {
+        "kind": "replica",
+        "name": "web",
+        "created_by": "cluster:east",
+        "spec": spec,
+        "status": status,
+        "others": others,
+    }
     return verb.change(obj, ArmInput(origin=replica.get("asked_by", "o"), automatic=automatic, arming=arming))
 
 
@@ -51,7 +61,8 @@ def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
     for arming in (4, 5):
         after = arm({}, arming)
         assert (after["automatic"], after["arming"], after["renewals"]) == (True, arming, 8)
-    assert arm({"automatic": True}, 5, automatic=False)["automatic"] is False
+    nothing = {"cluster/east": {"spec": {"grants": []}}}
+    assert arm({"automatic": True}, 5, automatic=False, others=nothing)["automatic"] is False
 
 
 @pytest.mark.parametrize(
@@ -61,6 +72,10 @@ def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
         ({"role": "primary"}, 5, {}, "staleGeneration"),
         ({"asked_by": "other"}, 5, {}, "otherOrigin"),
         ({}, 5, {"others": {"vm/web": {"uid": "u"}}}, "nameTaken"),
+        ({"disks": {"root": 1, "data": 1}}, 5, {"others": {"volume/web-data": {"uid": "u"}}}, "nameTaken"),
+        ({}, 5, {"others": {"cluster/east": {"spec": {"grants": ["replicate"]}}}}, "notGranted"),
+        ({}, 5, {"others": {"cluster/east": {"spec": {"grants": ["take-over"]}}}}, "noWitness"),
+        ({}, 5, {"status": {"points": []}}, "noPoint"),
     ],
 )
 def test_a_word_that_can_not_count_is_refused(

@@ -128,6 +128,8 @@ class Automatics:
             answer = await self._arm(link, hold, automatic, turn[2])
             if answer.outcome == "overtaken":
                 answer = replace(answer, arming=(await self._read(link, hold)).arming)
+            if answer.outcome == "refused" and automatic:  # an earlier word of this turn may have counted
+                await self._arm(link, hold, False, turn[2])
         except WeftError as problem:
             answer = ArmingAnswer("silent", problem.message)
         if answer.outcome not in ("silent", "refused"):

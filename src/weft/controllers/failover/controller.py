@@ -41,11 +41,11 @@ from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
 from weft.controllers.failover.take_over import plan_take_over
 from weft.controllers.image.credentials import Unseal
 from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
-from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
+from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED, TAKE_OVER
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER
 from weft.objects.envelope import Condition, set_condition
@@ -198,8 +198,9 @@ class Witnesses:
             heard = [problem] * len(groups)
             questions = {}
         await self._confirm(cluster, held, list_unconfirmed(held, groups, heard), early)
+        await self._disarm(self._leadership.cache.view.get(cluster.key) or cluster, groups)
         if questions and read_boot_time() - asked_at < PATIENCE_SECONDS:
-            await self._take_over(groups, heard, questions)
+            await self._take_over(cluster, groups, heard, questions)
         for answer in heard:
             if isinstance(answer, WitnessAnswer):
                 self._epochs[cluster.uid] = answer.epoch
@@ -261,14 +262,34 @@ class Witnesses:
                 continue
             known = self._silences.get(group.item.uid)
             silence = self._silences[group.item.uid] = follow_renewals(known, spec.renewals, facts.PROMISE_SECONDS, now)
-            if may_be_lost and may_ask(silence, now):
+            if may_be_lost and may_ask(silence, now) and TAKE_OVER in cluster.spec(ClusterSpec).grants:
                 found[group.name] = Question(spec.renewals, group.claim, site)
         return found
 
+    async def _disarm(self, cluster: Item, groups: Sequence[Group]) -> None:
+        """What may not take over any more, since people here took the grant away."""
+        if TAKE_OVER in cluster.spec(ClusterSpec).grants:
+            return
+        view, commits = self._leadership.cache.view, list[Commit]()
+        for group in groups:
+            item = view.get(group.item.key) if group.is_standby else None
+            if item is None or not (spec := item.spec(ReplicaSpec)).automatic or spec.role == PRIMARY:
+                continue
+            message = f"cluster/{cluster.envelope.name} isn't granted {TAKE_OVER} any more: nothing takes over from it"
+            draft = Draft()
+            draft.change(item, spec=replace(spec, automatic=False))
+            found = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, self.name)])
+            commits += [found] if found is not None else []
+        for start in range(0, len(commits), MOST_COMMITS):
+            await self._leadership.perform(commits[start : start + MOST_COMMITS])
+
     async def _take_over(
-        self, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
+        self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
     ) -> None:
         view, now = self._leadership.cache.view, self._leadership.clock.now()
+        link = view.get(cluster.key)
+        if link is None or link.uid != cluster.uid or TAKE_OVER not in link.spec(ClusterSpec).grants:
+            return
         for group, said in zip(groups, answers, strict=True):
             asked, item = questions.get(group.name), view.get(group.item.key)
             if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
@@ -278,7 +299,7 @@ class Witnesses:
             if claim is None or spec.role == PRIMARY or not spec.automatic or item.deleting:
                 continue
             try:
-                await self._leadership.perform([plan_take_over(view, item, claim, now, self.name)])
+                await self._leadership.perform([plan_take_over(view, item, link, claim, now, self.name)])
             except LeadershipLost:
                 raise
             except WeftError as problem:  # the witness repeats its grant

@@ -23,8 +23,9 @@ from weft.objects.quantity import format_duration
 from weft.protocol.failover.claim import Claim
 
 
-def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: str) -> Commit:
-    """Raises WeftError where the VM can't be made now: the grant stays, and is asked for again."""
+def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: float, source: str) -> Commit:
+    """``link``: with the former primary, whose grant holds in the same commit. Raises
+    WeftError where the VM can't be made now: the grant stays, and is asked for again."""
     name, project = replica.envelope.name, replica.envelope.project
     point = find_point(view, replica)
     if point is None:
@@ -32,7 +33,7 @@ def plan_take_over(view: View, replica: Item, claim: Claim, now: float, source: 
     member = RunMember(
         replica=name, group=0, vm="", snapshot=point.snapshot, snapshot_uid=point.snapshot_uid, point=point.number
     )
-    draft = Draft()
+    draft = Draft(link)
     if (returned := read_returned(view, replica, member)) is not None:
         vm, after = returned
         draft.preconditions.append(unchanged(vm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -12,12 +13,14 @@ from weft.controllers.failover import automatic, controller
 from weft.controllers.failover.automatic import Automatics
 from weft.controllers.failover.controller import Witnesses
 from weft.controllers.failover.facts import list_groups
+from weft.informer.commit import Commit
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.fields.cluster.link import Word
 from weft.kinds.replica import REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 
 
 class Leadership:
@@ -27,12 +30,16 @@ class Leadership:
         self.cache, self.view = self, make_view()
         for envelope in made:
             self.view.put_item(envelope.key, Item(envelope))
+        self.performed = list[Commit]()
+
+    async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
+        self.performed += commits
+        return []
 
 
-def make_cluster(name: str, phase: str) -> Item:
-    return Item(
-        CLUSTER.make(name, ClusterSpec(url="https://x", ca=""), 1.0, uid=name, status=ClusterStatus(phase=phase))
-    )
+def make_cluster(name: str, phase: str, grant: Word = "take-over") -> Item:
+    spec = ClusterSpec(url="https://x", ca="", grants=["replicate", grant])
+    return Item(CLUSTER.make(name, spec, 1.0, uid=name, status=ClusterStatus(phase=phase)))
 
 
 def make_replica(*, automatic: bool = True) -> Envelope:
@@ -53,6 +60,36 @@ def test_the_witness_is_asked_for_a_grant_only_while_the_source_does_not_answer(
     now[0] = 39.0
     assert not witnesses._list_questions(make_cluster("east", phase), groups, "west")
     assert list(witnesses._list_questions(make_cluster("east", "Unreachable"), groups, "west")) == ["o"]
+    assert not witnesses._list_questions(make_cluster("east", "Unreachable", "run"), groups, "west")
+
+
+async def test_what_people_grant_no_more_is_disarmed() -> None:
+    leadership = Leadership(make_replica())
+    witnesses = Witnesses(cast(LeaderLease, leadership), None)
+    groups = list_groups(leadership.view, "east", "west", "east")
+    await witnesses._disarm(make_cluster("east", "Linked"), groups)
+    assert not leadership.performed
+    await witnesses._disarm(make_cluster("east", "Linked", "run"), groups)
+    (commit,) = leadership.performed
+    assert [event.reason for event in commit.events] == ["Disarmed"]
+    (write,) = commit.writes
+    assert not decode_part(decode_envelope(write.value, 1).spec, ReplicaSpec).automatic  # type: ignore[union-attr]
+
+
+async def test_a_word_that_is_refused_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier one of the same turn may have counted."""
+    said = list[tuple[bool, int]]()
+    monkeypatch.setattr(automatic, "read_link", lambda *_: PeerLink("west", "https://x", "", ""))
+
+    async def arm(link: PeerLink, hold: Hold, automatic: bool, arming: int) -> ArmingAnswer:
+        said.append((automatic, arming))
+        return ArmingAnswer("refused", "vm/web is here")
+
+    spec = ReplicationSpec(of="vm/web", cluster="west", automatic=True, guard="hold", arming=4)
+    item = Item(REPLICATION.make("web", spec, 1.0, uid="o", project="default", creator="user:x"))
+    automatics = Automatics(cast(LeaderLease, Leadership()), None, "w", arm=arm)
+    answer = await automatics._send(make_cluster("west", "Linked"), item, ("o", "hold", 4), automatic=True)
+    assert (answer.outcome, said) == ("refused", [(True, 4), (False, 4)])
 
 
 async def test_a_replica_that_was_restored_is_found_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,14 @@ import pytest
 from weft.contracts.store import AtRevision
 from weft.controllers.failover.take_over import plan_take_over
 from weft.informer.view import Item, View, make_view
+from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.protocol.failover.claim import Claim, Generation
 
+LINK = Item(CLUSTER.make("east", ClusterSpec(url="https://x", ca="", grants=["take-over"]), 1.0, uid="c"))
 GRANTED = Claim(Generation(2, "fresh"), "west")
 
 
@@ -43,7 +45,7 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
 def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
     """What is written, the replica after it, and what the commit relies on."""
     view, replica = make_place(vm, fenced=fenced)
-    commit = plan_take_over(view, replica, GRANTED, 100.0, "witnesses")
+    commit = plan_take_over(view, replica, LINK, GRANTED, 100.0, "witnesses")
     written = {write.key: write for write in commit.writes}
     after = decode_part(decode_envelope(written[replica.key].value, 1).spec, ReplicaSpec)  # type: ignore[union-attr]
     relied = [one.key for one in commit.preconditions if isinstance(one, AtRevision)]
@@ -53,14 +55,17 @@ def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
 
 def test_it_makes_a_vm_of_its_own() -> None:
     written, after, relied = plan("", fenced="")
-    assert written == ["/replica/default/web", "/vm/default/web"] and relied == ["/replica/default/web"]
+    assert written == ["/replica/default/web", "/vm/default/web"] and relied == [
+        "/cluster/-/east",
+        "/replica/default/web",
+    ]
     assert (after.role, after.generation, after.granted, after.promoted) == ("primary", 2, "fresh", 0)
 
 
 def test_the_vm_that_was_left_here_goes_back_to_the_point() -> None:
     written, after, relied = plan("web", fenced="web")
     assert written == ["/replica/default/web"]
-    assert sorted(relied) == ["/replica/default/web", "/vm/default/web"]
+    assert sorted(relied) == ["/cluster/-/east", "/replica/default/web", "/vm/default/web"]
     assert (after.role, after.generation, after.granted, after.promoted, after.became) == (
         "primary",
         2,
@@ -77,7 +82,7 @@ def test_the_vm_that_was_left_here_goes_back_to_the_point() -> None:
 )
 def test_a_vm_that_people_stopped_stays_stopped(workload: dict[str, str], run: str) -> None:
     view, replica = make_place("", fenced="", workload=workload)
-    commit = plan_take_over(view, replica, GRANTED, 100.0, "witnesses")
+    commit = plan_take_over(view, replica, LINK, GRANTED, 100.0, "witnesses")
     (made,) = [write for write in commit.writes if write.key == "/vm/default/web"]
     assert decode_part(decode_envelope(made.value, 1).spec, VmSpec).run == run  # type: ignore[union-attr]
     assert ("stopped as it was" in commit.events[0].message) == (run == "stop")
