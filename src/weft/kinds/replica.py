@@ -239,7 +239,7 @@ def _refuse_unable(obj: Object) -> None:
     granted = dig(link, "spec.grants") or []
     if TAKE_OVER not in granted:
         raise IllegalTransition(
-            f"{what}: cluster/{source} isn't granted {TAKE_OVER} here, so nothing of it starts by itself",
+            f"{what}: cluster/{source} isn't granted {TAKE_OVER} here, so nothing of it starts without people",
             reason="notGranted",
             hint=f"here: weft cluster set {source} --grants {','.join([*granted, TAKE_OVER])}",
         )

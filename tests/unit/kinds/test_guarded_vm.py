@@ -61,7 +61,7 @@ def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
     for arming in (4, 5):
         after = arm({}, arming)
         assert (after["automatic"], after["arming"], after["renewals"]) == (True, arming, 8)
-    nothing = {"cluster/east": {"spec": {"grants": []}}}
+    nothing: dict[str, Any] = {"cluster/east": {"spec": {"grants": []}}}
     assert arm({"automatic": True}, 5, automatic=False, others=nothing)["automatic"] is False
 
 

@@ -99,7 +99,7 @@ def read_arming_facts(
 
 
 def _list_rivals(view: View, replication: Item) -> list[Item]:
-    """Other replications of its VM that have a guard of their own."""
+    """Other replications of the same VM that have a guard of their own."""
     there = view.find(REPLICATIONS_BY_SUBJECT, subject_of(replication))
     return [one for one in there if one.uid != replication.uid and one.spec(ReplicationSpec).guard]
 
@@ -296,7 +296,7 @@ def plan_step(
 
 
 def _find_strongest(guard: Literal["", "begin", "hold"], rivals: Sequence[Item]) -> Literal["", "begin", "hold"]:
-    """What the VM's nodes do for all of its replications together: none takes away what another needs."""
+    """What nodes do for all replications of the VM together: none takes away what another needs."""
     needed = {guard, *(one.spec(ReplicationSpec).guard for one in rivals)}
     if needed & {"hold", "release"}:
         return "hold"

@@ -38,10 +38,10 @@ from weft.controllers.failover.hold import (
     sort_by_turn,
 )
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
-from weft.controllers.failover.take_over import plan_take_over
+from weft.controllers.failover.take_over import plan_disarming, plan_take_over
 from weft.controllers.image.credentials import Unseal
 from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
-from weft.informer.commit import Commit, Draft, edit, put, unchanged
+from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
@@ -149,7 +149,7 @@ class Witnesses:
             self._missed.discard(cluster.uid)
             wake.ring()
 
-    def _begin_review(self, cluster: Item, groups: Sequence[Group], heard: Sequence[Heard], wake: Wake) -> None:
+    def _begin_review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], wake: Wake) -> None:
         """Unless one runs, after which there is another turn. Raises LeadershipLost."""
         former = self._reviews.get(cluster.uid)
         if former is not None and not former.done():
@@ -157,12 +157,12 @@ class Witnesses:
             return
         if former is not None:
             former.result()
-        self._reviews[cluster.uid] = asyncio.create_task(self._review(cluster, groups, heard, wake))
+        self._reviews[cluster.uid] = asyncio.create_task(self._review(cluster, groups, answers, wake))
 
-    async def _review(self, cluster: Item, groups: Sequence[Group], heard: Sequence[Heard], wake: Wake) -> None:
+    async def _review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], wake: Wake) -> None:
         """Raises LeadershipLost, for which the next turn looks."""
         try:
-            await self._automatics.review(cluster, groups, heard)
+            await self._automatics.review(cluster, groups, answers)
         except LeadershipLost:
             wake.ring()
             raise
@@ -198,7 +198,8 @@ class Witnesses:
             heard = [problem] * len(groups)
             questions = {}
         await self._confirm(cluster, held, list_unconfirmed(held, groups, heard), early)
-        await self._disarm(self._leadership.cache.view.get(cluster.key) or cluster, groups)
+        view = self._leadership.cache.view
+        await self._perform(plan_disarming(view, view.get(cluster.key) or cluster, groups, self.name))
         if questions and read_boot_time() - asked_at < PATIENCE_SECONDS:
             await self._take_over(cluster, groups, heard, questions)
         for answer in heard:
@@ -266,23 +267,6 @@ class Witnesses:
                 found[group.name] = Question(spec.renewals, group.claim, site)
         return found
 
-    async def _disarm(self, cluster: Item, groups: Sequence[Group]) -> None:
-        """What may not take over any more, since people here took the grant away."""
-        if TAKE_OVER in cluster.spec(ClusterSpec).grants:
-            return
-        view, commits = self._leadership.cache.view, list[Commit]()
-        for group in groups:
-            item = view.get(group.item.key) if group.is_standby else None
-            if item is None or not (spec := item.spec(ReplicaSpec)).automatic or spec.role == PRIMARY:
-                continue
-            message = f"cluster/{cluster.envelope.name} isn't granted {TAKE_OVER} any more: nothing takes over from it"
-            draft = Draft()
-            draft.change(item, spec=replace(spec, automatic=False))
-            found = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, self.name)])
-            commits += [found] if found is not None else []
-        for start in range(0, len(commits), MOST_COMMITS):
-            await self._leadership.perform(commits[start : start + MOST_COMMITS])
-
     async def _take_over(
         self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
     ) -> None:
@@ -306,9 +290,13 @@ class Witnesses:
                 _log.warning("replica %s can't take over: %s", item.envelope.name, problem.message)
 
     async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
-        commits = [commit for item, condition in found if (commit := self._plan_commit(item, condition)) is not None]
+        # If one of them was written by somebody else in between, the next answer is noted.
+        await self._perform(
+            [one for item, condition in found if (one := self._plan_commit(item, condition)) is not None]
+        )
+
+    async def _perform(self, commits: Sequence[Commit]) -> None:
         for start in range(0, len(commits), MOST_COMMITS):
-            # If one of them was written by somebody else in between, the next answer is noted.
             await self._leadership.perform(commits[start : start + MOST_COMMITS])
 
     def _plan_commit(self, former: Item, condition: Condition) -> Commit | None:

@@ -5,16 +5,21 @@ The VM is weft's own: what a linked cluster made, it may change and delete, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec.structs import replace
 
 from weft.contracts.journal import Event
+from weft.controllers.failover.facts import Group
 from weft.controllers.recovery.members import find_point, read_promoted, read_returned, read_vm
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
+from weft.kinds.cluster import ClusterSpec
+from weft.kinds.fields.cluster.link import TAKE_OVER
 from weft.kinds.fields.recovery.run import RunMember
-from weft.kinds.replica import Point, ReplicaSpec, is_stopped_there
+from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, is_stopped_there
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.errors import IllegalTransition
@@ -51,6 +56,23 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
     draft.make(VM.make(manifest["name"], vm_spec, now, project=project))
     draft.change(replica, spec=_grant(after, claim))
     return _commit(draft, replica, claim, point, str(manifest["name"]), now, source)
+
+
+def plan_disarming(view: View, link: Item, groups: Sequence[Group], source: str) -> list[Commit]:
+    """Of the replicas that may take over no more, since people here took the grant away from the cluster of ``link``."""
+    commits = list[Commit]()
+    if TAKE_OVER in link.spec(ClusterSpec).grants:
+        return commits
+    for group in groups:
+        item = view.get(group.item.key) if group.is_standby else None
+        if item is None or not (spec := item.spec(ReplicaSpec)).automatic or spec.role == PRIMARY:
+            continue
+        message = f"cluster/{link.envelope.name} isn't granted {TAKE_OVER} any more: nothing takes over from it"
+        draft = Draft()
+        draft.change(item, spec=replace(spec, automatic=False))
+        made = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, source)])
+        commits += [made] if made is not None else []
+    return commits
 
 
 def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, now: float, source: str) -> Commit:

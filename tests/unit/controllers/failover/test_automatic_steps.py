@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import cast
 
 import pytest
@@ -13,7 +12,7 @@ from weft.controllers.failover import automatic, controller
 from weft.controllers.failover.automatic import Automatics
 from weft.controllers.failover.controller import Witnesses
 from weft.controllers.failover.facts import list_groups
-from weft.informer.commit import Commit
+from weft.controllers.failover.take_over import plan_disarming
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
@@ -30,11 +29,6 @@ class Leadership:
         self.cache, self.view = self, make_view()
         for envelope in made:
             self.view.put_item(envelope.key, Item(envelope))
-        self.performed = list[Commit]()
-
-    async def perform(self, commits: Sequence[Commit]) -> list[Commit]:
-        self.performed += commits
-        return []
 
 
 def make_cluster(name: str, phase: str, grant: Word = "take-over") -> Item:
@@ -63,14 +57,11 @@ def test_the_witness_is_asked_for_a_grant_only_while_the_source_does_not_answer(
     assert not witnesses._list_questions(make_cluster("east", "Unreachable", "run"), groups, "west")
 
 
-async def test_what_people_grant_no_more_is_disarmed() -> None:
-    leadership = Leadership(make_replica())
-    witnesses = Witnesses(cast(LeaderLease, leadership), None)
-    groups = list_groups(leadership.view, "east", "west", "east")
-    await witnesses._disarm(make_cluster("east", "Linked"), groups)
-    assert not leadership.performed
-    await witnesses._disarm(make_cluster("east", "Linked", "run"), groups)
-    (commit,) = leadership.performed
+def test_what_people_grant_no_more_is_disarmed() -> None:
+    view = Leadership(make_replica()).view
+    groups = list_groups(view, "east", "west", "east")
+    assert not plan_disarming(view, make_cluster("east", "Linked"), groups, "w")
+    (commit,) = plan_disarming(view, make_cluster("east", "Linked", "run"), groups, "w")
     assert [event.reason for event in commit.events] == ["Disarmed"]
     (write,) = commit.writes
     assert not decode_part(decode_envelope(write.value, 1).spec, ReplicaSpec).automatic  # type: ignore[union-attr]
