@@ -80,6 +80,8 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
             assert guards(east) == ("release", "hold", "hold") and is_automatic(west)
             west.proxy.mend()
             wait_until(lambda: guards(east) == ("", "", ""))
+            wait_until(lambda: "n1 doesn't let the VM go yet" in said(east)["message"])
+            report_guard(east, "")
             wait_until(lambda: said(east)["reason"] == "Off")
             assert not is_automatic(west)
             # A word of before that comes late counts nothing.

@@ -13,10 +13,10 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import AUTOMATIC, WITNESSED, read_automatic, read_witnessed
+from weft.kinds.fields.cluster.link import AUTOMATIC, OFF, WITNESSED, read_automatic, read_witnessed
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
-from weft.kinds.parts.goal import reaches, read_phase
+from weft.kinds.parts.goal import find_condition, reaches, read_phase
 from weft.kinds.record import (
     Access,
     Admission,
@@ -171,7 +171,11 @@ def _run_alone(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def _is_paused(obj: Object | None) -> bool:
-    return obj is not None and read_phase(obj) == "Paused" and not dig(obj, "spec.guard")
+    """No node holds the VM any more either: the condition says so after the nodes have."""
+    if obj is None or read_phase(obj) != "Paused" or dig(obj, "spec.guard"):
+        return False
+    said = find_condition(obj, AUTOMATIC)
+    return said is None or said.get("reason") == OFF
 
 
 def _take_back(obj: Object, _: Any) -> dict[str, Any]:

@@ -166,6 +166,8 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
     if facts.answer is not None and facts.answer.automatic:  # this store is older than what the other cluster was told
         return _releasing("release", f"{west} may take over, by a later state of this cluster than the present one", "")
     if why_not:
+        if holding := [one.node for one in facts.placed if one.word == HELD and not one.guard]:
+            return _releasing("", f"{', '.join(holding)} doesn't let the VM go yet", why_not)
         return _plan_note("False", OFF, why_not) if facts.spec.automatic else _quiet()
     if facts.rival:
         message = f"replication/{facts.rival} of the same VM has its nodes hold it: two clusters would take over"

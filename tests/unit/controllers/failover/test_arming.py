@@ -157,3 +157,21 @@ def test_one_replication_of_a_vm_is_automatic_and_none_takes_the_hold_of_another
         written = {write.key: write for write in commit.writes}
         after = decode_part(decode_envelope(written[vm.key].value, 1).spec, VmSpec)  # type: ignore[union-attr]
         assert after.guard == "hold"
+
+
+def test_a_pause_is_over_only_once_no_node_holds_the_vm() -> None:
+    paused = replace(SPEC, paused=True)
+    for word, reason in (("held", "Releasing"), ("ready", "Off"), ("", "Off")):
+        plan = plan_arming(make_facts(said=word, spec=paused))
+        assert read(plan) == ("", reason)
+    goal = REPLICATION.lifetime.goals["pause"]
+    for reason, guard, is_reached in (
+        ("Armed", "", False),
+        ("Releasing", "", False),
+        ("Releasing", "release", False),
+        ("Off", "", True),
+        ("", "", True),
+    ):
+        conditions = [{"type": "Automatic", "status": "False", "reason": reason}] if reason else []
+        obj = {"spec": {"guard": guard}, "status": {"phase": "Paused"}, "conditions": conditions}
+        assert goal.reached(obj) is is_reached
