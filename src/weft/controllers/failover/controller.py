@@ -200,13 +200,15 @@ class Witnesses:
         await self._confirm(cluster, held, list_unconfirmed(held, groups, heard), early)
         view = self._leadership.cache.view
         await self._perform(plan_disarming(view, view.get(cluster.key) or cluster, groups, self.name))
+        failed = dict[str, str]()
         if questions and read_boot_time() - asked_at < PATIENCE_SECONDS:
-            await self._take_over(cluster, groups, heard, questions)
+            failed = await self._take_over(cluster, groups, heard, questions)
         for answer in heard:
             if isinstance(answer, WitnessAnswer):
                 self._epochs[cluster.uid] = answer.epoch
         if witness is not None:
-            notes = [(one.item, plan_condition(one, said, name)) for one, said in zip(groups, heard, strict=True)]
+            answered = zip(groups, heard, strict=True)
+            notes = [(one.item, plan_condition(one, said, name, failed.get(one.name, ""))) for one, said in answered]
             await self._note(notes)
         return groups, heard
 
@@ -269,11 +271,13 @@ class Witnesses:
 
     async def _take_over(
         self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
-    ) -> None:
+    ) -> dict[str, str]:
+        """Why what was granted couldn't be done, by the group's name."""
+        failed = dict[str, str]()
         view, now = self._leadership.cache.view, self._leadership.clock.now()
         link = view.get(cluster.key)
         if link is None or link.uid != cluster.uid or TAKE_OVER not in link.spec(ClusterSpec).grants:
-            return
+            return failed
         for group, said in zip(groups, answers, strict=True):
             asked, item = questions.get(group.name), view.get(group.item.key)
             if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
@@ -287,7 +291,9 @@ class Witnesses:
             except LeadershipLost:
                 raise
             except WeftError as problem:  # the witness repeats its grant
+                failed[group.name] = problem.message
                 _log.warning("replica %s can't take over: %s", item.envelope.name, problem.message)
+        return failed
 
     async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
         # If one of them was written by somebody else in between, the next answer is noted.

@@ -17,12 +17,13 @@ from weft.kinds.fields.cluster.link import (
 from weft.objects.envelope import Condition
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.quantity import format_duration
-from weft.protocol.failover.claim import Conflict, Newer
+from weft.protocol.failover.claim import Conflict, Granted, Newer
 from weft.protocol.failover.witness import WitnessAnswer
 
 
-def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: str) -> Condition:
-    """``cluster``: the other one's name here. Whatever the witness says is put into words of this cluster's."""
+def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: str, failed: str = "") -> Condition:
+    """``cluster``: the other one's name here. ``failed``: why what the witness granted couldn't be done. Whatever the witness says
+    is put into words of this cluster's."""
     if isinstance(answered, WeftError):
         return _make("Unknown", *_explain(answered))
     match answered.answer:
@@ -39,6 +40,9 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
         case Conflict(claim) if claim.generation.number == group.claim.generation.number:
             what = f"both clusters name themselves primary in generation {claim.generation.number}: people decide which counts"
             return _make("False", CONFLICT, what)
+        case Granted() if group.is_standby:
+            what = f"the witness got no word from {cluster}, and granted that this cluster takes over"
+            return _make("True", PRIMARY_SILENT, f"{what}, which it can't: {failed}" if failed else what)
     if not answered.is_armed and not group.is_standby and not group.is_source:
         # The other cluster has left the VM, and names no primary any more.
         return _make("True", CONFIRMED, "the witness names this cluster as primary, since its copy was promoted")

@@ -11,7 +11,7 @@ from weft.informer.view import Item
 from weft.kinds.replica import REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
-from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Newer, Promised, Refused
+from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST, SECOND = Claim(Generation(1, "a"), "east"), Claim(Generation(2, "b"), "west")
@@ -92,3 +92,14 @@ def test_an_epoch_that_no_witness_would_take_back_is_no_answer() -> None:
     heard = WitnessAnswer(answer=Promised(FIRST), epoch="e" * 65, is_armed=True)
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(msgspec.json.encode(heard), type=WitnessAnswer)
+
+
+def test_a_grant_is_no_word_from_the_primary_and_why_it_is_not_used_is_said() -> None:
+    """The witness holds what it granted, too."""
+    replica = REPLICA.make("web", ReplicaSpec(of="vm/web", origin="o"), 1.0, uid="r", project="default")
+    group = Group(Item(replica), "o", Claim(Generation(1, "o"), "east"), is_standby=True)
+    said = WitnessAnswer(answer=Granted(Claim(Generation(2, "x"), "west")), epoch="e", is_armed=True, held_seconds=38.0)
+    assert plan_condition(group, said, "east").reason == "PrimarySilent"
+    assert plan_condition(group, said, "east", "the quota is used up").message.endswith(
+        "which it can't: the quota is used up"
+    )
