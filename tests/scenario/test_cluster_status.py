@@ -197,7 +197,10 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
             "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
             "sealed": {TOKEN: "s", VALUE: "t"},
         }
-        await lab.put("cluster", "west", msgspec.structs.replace(SPEC, **linked), project=None)
+        silent = ClusterStatus(phase="Unreachable")
+        for name, grants in (("west", ["replicate", "take-over"]), ("south", [])):
+            spec = msgspec.structs.replace(SPEC, **linked, grants=grants)
+            await lab.put("cluster", name, spec, project=None, status=silent)
         disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
         taken = SnapshotStatus(
             phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1", listed=True
@@ -209,6 +212,8 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         replica = {"of": "vm/web", "origin": "o", "disks": {"root": 1 << 30}, "automatic": True}
         status = ReplicaStatus(phase="Standby", points=[point], node="n1")
         theirs = await lab.put("replica", "web", replica, status=status)
+        lab.creator = "cluster:south"
+        ungranted = await lab.put("replica", "other", {**replica, "origin": "p"}, status=status)
         with mock.patch.object(facts, "PROMISE_SECONDS", 1e-6):
             lab.start_deciders(
                 make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
@@ -218,7 +223,12 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
                 envelope = await lab.get(theirs.key)
                 return envelope is not None and decode_part(envelope.spec, ReplicaSpec).role == "primary"
 
+            async def is_disarmed() -> bool:
+                envelope = await lab.get(ungranted.key)
+                return envelope is not None and not decode_part(envelope.spec, ReplicaSpec).automatic
+
             await lab.until(is_primary)
+            await lab.until(is_disarmed)
         envelope = await lab.get(theirs.key)
         assert envelope is not None
         spec = decode_part(envelope.spec, ReplicaSpec)

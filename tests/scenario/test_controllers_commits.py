@@ -85,7 +85,8 @@ RELIES_ON = {
     "controllers/failover/arming.py plan_step": "replication at, workload at, allocation at",
     "controllers/failover/automatic.py _plan_note": "replication at",
     "controllers/failover/controller.py _plan_commit": "replica at, replication at",
-    "controllers/failover/take_over.py _commit": "replica at, workload absent",
+    "controllers/failover/take_over.py _commit": "cluster at, replica at, workload absent",
+    "controllers/failover/take_over.py plan_disarming": "replica at",
     "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
     "controllers/recovery/controller.py plan_one 2": (
         "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "
