@@ -174,8 +174,10 @@ def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
         with pytest.raises(InvalidInput) as caught:
             upload_code(lab.client, name, body)
         assert caught.value.token == "badCode"
-    with pytest.raises(NotFound):
+    with pytest.raises(InvalidInput, match="'nonsense' is not a digest"):
         upload_code(lab.client, "nonsense", data)
+    with pytest.raises(NotFound):
+        raise_problem(lab.client.http.request("PUT", "/v1/projects/default/code/nonsense", data))
     with pytest.raises(NotFound):
         upload_code(Client(lab.context, project="nowhere"), digest, data)
     with pytest.raises(TooLarge):
