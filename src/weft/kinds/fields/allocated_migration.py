@@ -31,8 +31,9 @@ class AllocatedMigration(msgspec.Struct, kw_only=True, frozen=True):
 
     key: str  # the Migration's uid, and the number of the try
     mode: Literal["live", "cold"] = "live"
-    peer: str  # the other end's node
+    peer: str  # the other end's node; CLUSTER/NODE: one of a linked cluster
     peer_uid: str  # uid of that node, as in its certificate
+    peer_ca: str = ""  # CA certificate (PEM) of the other end's cluster, the only one trusted; "": its own
     peer_allocation: str  # allocation of the other end
     address: str = ""  # of the target's listener, once it listens (source only)
     bytes_per_second: int = 0  # limit of this migration; 0: none
