@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import uuid
+
 import msgspec
 import pytest
 
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootKernel, GuestDisk, GuestPlan
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
+from weft.drivers.runtime.qemu.migration.arrival import read_frame
 from weft.drivers.runtime.qemu.migration.commands import check_mode, check_same, describe_migration
 from weft.drivers.runtime.qemu.record import MigrationRecord
 from weft.objects.errors import InvalidInput
@@ -27,6 +30,33 @@ def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing
         check_mode(PLAN, frame, "tcg", MigrationSettings())
     check_mode(PLAN, frame, "kvm", MigrationSettings())
     check_mode(PLAN, frame, "tcg", MigrationSettings(mode="stop-and-copy"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"version": "9.0,firmware=/etc/shadow"},
+        {"cpu_model": "max,+x -readconfig /x"},
+        {"uuid": "1 -drive file=/etc/shadow"},
+        {"port_count": 1 << 40},
+        {"ports": dict.fromkeys(map(str, range(300)), 1)},
+        {"vcpus": 0},
+        {"plugged_vcpus": 64},
+        {"most_vcpus": 1 << 30},
+        {"memory_bytes": 1 << 60},
+        {"plugged_bytes": -1},
+        {"most_memory_bytes": 1 << 60},
+        {"vcpus": "many"},
+    ],
+)
+def test_a_machine_that_a_hostile_node_describes_is_refused_before_it_becomes_words_for_qemu(
+    wrong: dict[str, object],
+) -> None:
+    frame = msgspec.structs.replace(FRAME, version="9.2", cpu_model="Haswell-noTSX", uuid=str(uuid.uuid4()))
+    assert read_frame(PLAN, msgspec.to_builtins(frame)) == frame
+    with pytest.raises(InvalidInput) as refused:
+        read_frame(PLAN, msgspec.to_builtins(frame) | wrong)
+    assert refused.value.field == "machine"
 
 
 def test_another_machine_than_the_one_that_comes_is_refused_by_its_field() -> None:

@@ -3,7 +3,8 @@ then. Pure, but for looking at the guest's disks."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import re
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,7 +16,11 @@ from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.migration.commands import check_same
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
 from weft.drivers.runtime.qemu.translate import Facts
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import DriverFailed, InvalidInput
+
+MOST_CPUS, MOST_MEMORY_BYTES, MOST_PORTS = 1024, 1 << 46, 256
+_CPU, _VERSION = re.compile(r"[A-Za-z0-9._-]{0,64}"), re.compile(r"(\d{1,3}\.\d{1,3})?")
+_UUID = re.compile(r"[0-9A-Za-z-]{0,64}")
 
 Part = TypeVar("Part", GuestDisk, GuestNic)
 
@@ -38,13 +43,37 @@ def check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: F
             )
 
 
+def read_frame(plan: GuestPlan, machine: dict[str, Any]) -> Frame:
+    """The machine that comes. Its node may be hostile, so all of it that becomes words for QEMU is bounded. Raises InvalidInput."""
+    try:
+        frame = msgspec.convert(machine, Frame)
+    except msgspec.ValidationError as problem:
+        raise InvalidInput(
+            f"vm/{plan.name}: the arriving machine is unknown here: {problem}", field="machine"
+        ) from problem
+    named = all(
+        form.fullmatch(text) for form, text in ((_CPU, frame.cpu_model), (_VERSION, frame.version), (_UUID, frame.uuid))
+    )
+    cpus = 0 < frame.vcpus <= frame.vcpus + frame.plugged_vcpus <= frame.most_vcpus <= MOST_CPUS
+    memory = 0 < frame.memory_bytes <= frame.most_memory_bytes <= MOST_MEMORY_BYTES
+    plugged = 0 <= frame.plugged_bytes <= frame.pluggable_bytes
+    ports = 0 <= frame.port_count <= MOST_PORTS and len(frame.ports) <= MOST_PORTS
+    if not (named and cpus and memory and plugged and ports):
+        raise InvalidInput(
+            f"vm/{plan.name}: the arriving machine is none that this node builds",
+            field="machine",
+            hint="restart the VM where it is, and migrate it then",
+        )
+    return frame
+
+
 def make_record(plan: GuestPlan, coming: MigratingGuest, facts: Facts, now: float, hint: str) -> GuestRecord:
     """Of a guest that is suspended here. Raises DriverFailed, InvalidInput if it can't go on here; ``hint`` is for one that
     comes from a newer QEMU."""
     what, details = f"vm/{plan.name}: its saved memory", {"step": "expect"}
     check_same(plan, coming.plan)
     try:
-        frame = msgspec.convert(coming.machine, Frame)
+        frame = read_frame(plan, coming.machine)
         check_machine(plan, coming, frame, facts)
         older = facts.version[:2] < tuple(map(int, coming.version.split(".")))
     except (ValueError, msgspec.ValidationError) as problem:

@@ -27,8 +27,8 @@ from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.qemu.devices.hotplug import inspect_frame, plug_cpus
 from weft.drivers.runtime.qemu.guest import Guest
 from weft.drivers.runtime.qemu.guests import Guests
-from weft.drivers.runtime.qemu.machine_shape import Frame, describe_present
-from weft.drivers.runtime.qemu.migration.arrival import check_machine
+from weft.drivers.runtime.qemu.machine_shape import describe_present
+from weft.drivers.runtime.qemu.migration.arrival import check_machine, read_frame
 from weft.drivers.runtime.qemu.migration.commands import (
     begin_sending,
     begin_waiting,
@@ -95,7 +95,7 @@ class QemuMigrations:
         facts = await self._working()
         check_same(plan, guest.plan)
         check_copied(plan, settings)
-        frame = msgspec.convert(guest.machine, Frame)
+        frame = read_frame(plan, guest.machine)
         check_machine(plan, guest, frame, facts)
         async with self._guests.lock(plan.id):
             found = await self._guests.settled(plan.id)
