@@ -187,6 +187,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     origin: AllocatedOrigin | None = None
     slot: str | None = None  # name of the reservation's allocation whose cores, memory and GPUs it takes
     hostname: str = ""  # what its guest and its networks call it; "": the workload's name
+    instance: str = ""  # by which its guest's first boot knows it; "": the workload's uid
     # begin: its node shall find out whether it can guard it; hold: it runs only while its cluster is known to be primary.
     guard: Literal["", "begin", "hold"] = ""
 

@@ -24,7 +24,7 @@ _ROOT_AT = 20  # sector of the root folder; before it: 16 unused, two descriptor
 def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
     """A tar with ``./user-data`` and ``./meta-data``, and ``./machine`` if ``machine``."""
     ref = local.spec.workload
-    meta = f"instance-id: {ref.uid}\nlocal-hostname: {local.spec.hostname or ref.name}\n"
+    meta = f"instance-id: {local.spec.instance or ref.uid}\nlocal-hostname: {local.spec.hostname or ref.name}\n"
     files = {"./user-data": local.spec.user_data, "./meta-data": meta}
     if machine:
         files["./machine"] = render_machine(local)
@@ -54,7 +54,10 @@ def build_nocloud(local: LocalAllocation) -> bytes:
     """Cloud-init's input: instance and name, users and keys, the network (DHCP on every NIC), and the user's own data, which wins
     over the rest."""
     spec = local.spec
-    meta: dict[str, Any] = {"instance-id": spec.workload.uid, "local-hostname": spec.hostname or spec.workload.name}
+    meta: dict[str, Any] = {
+        "instance-id": spec.instance or spec.workload.uid,
+        "local-hostname": spec.hostname or spec.workload.name,
+    }
     ours: dict[str, Any] = {"disable_root": False}
     if spec.ssh_keys:
         meta["public-keys"] = spec.ssh_keys

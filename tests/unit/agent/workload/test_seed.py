@@ -8,7 +8,7 @@ import struct
 import pytest
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
-from weft.agent.workload.seed import build_nocloud, pack_iso
+from weft.agent.workload.seed import build_nocloud, build_tar, pack_iso
 from weft.agent.workload.vm import choose_seed, plan_guest
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.objects.errors import InvalidInput
@@ -54,6 +54,13 @@ def test_cloud_init_learns_name_users_keys_network_and_the_users_own_data() -> N
     assert [user if user == "default" else user["name"] for user in json.loads(ours)["users"]] == ["default", "ann"]
     (nic,) = json.loads(files["network-config"])["ethernets"].values()
     assert nic["dhcp4"] and nic["match"]["macaddress"] == wanted().spec.nics[0].mac
+
+
+def test_a_guest_that_came_from_another_cluster_is_the_same_instance_to_cloud_init() -> None:
+    for instance, known in (("", wanted().spec.workload.uid), ("its-first-uid", "its-first-uid")):
+        _, files = read_iso(build_nocloud(wanted(instance=instance)))
+        assert json.loads(files["meta-data"])["instance-id"] == known
+        assert f"instance-id: {known}\n".encode() in build_tar(wanted(instance=instance))
 
 
 def test_a_guest_with_nothing_to_be_told_is_spared_cloud_init() -> None:
