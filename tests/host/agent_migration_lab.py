@@ -54,6 +54,7 @@ class Node:
         certificate = authority.sign_node(read_csr(make_node_key(state / "node.key")), self.uid)
         (state / "node.crt").write_text(certificate)
         (state / "ca.crt").write_text(authority.ca)
+        self.ca = authority.ca
         self._process: asyncio.subprocess.Process | None = None
         self.all = [self]
         self.space: list[str] = []  # words that run a command in the node's network namespace
@@ -156,11 +157,13 @@ def find_bundle() -> Path:
 
 
 class Pair:
-    """Two nodes of one fabric."""
+    """Two nodes of one cluster, or each of one of its own (``apart``)."""
 
-    def __init__(self, here: GuestLab, there: GuestLab) -> None:
-        authority = Authority(here.folder / "ca", SystemClock())
-        self.here, self.there = Node(here, "n1", "10.99.7.1", authority), Node(there, "n2", "10.99.7.2", authority)
+    def __init__(self, here: GuestLab, there: GuestLab, *, apart: bool = False) -> None:
+        self.apart = apart
+        own = Authority(here.folder / "ca", SystemClock())
+        other = Authority(there.folder / "ca", SystemClock()) if apart else own
+        self.here, self.there = Node(here, "n1", "10.99.7.1", own), Node(there, "n2", "10.99.7.2", other)
         self.here.all = self.there.all = [self.here, self.there]
         self._incarnation = 0
         self._spaces: list[str] = []
@@ -195,12 +198,27 @@ class Pair:
         """The two sides of a move of ``allocation``'s guest, as the scheduler writes them."""
         spec = decode_part(allocation.spec, AllocationSpec)
         same = {"restart_generation": spec.restart_generation, "volumes": spec.volumes, "pool": spec.pool}
+        if self.apart:  # the other cluster has uids of its own
+            name = spec.workload.name
+            same["volumes"] = [msgspec.structs.replace(one, uid=f"{one.uid}-there") for one in spec.volumes]
+            same["workload"] = Ref("vm", name, f"uid-of-{name}-there", "default")
         target = self.allocate(there, spec.workload.name, role="target", **same)
         migration = AllocatedMigration(
-            key=KEY, peer=here.name, peer_uid=here.uid, peer_allocation=allocation.uid, **fields
+            key=KEY,
+            peer=here.name,
+            peer_uid=here.uid,
+            peer_ca=here.ca if self.apart else "",
+            peer_allocation=allocation.uid,
+            **fields,
         )
         target = change(target, migration=migration)
-        back = AllocatedMigration(key=KEY, peer=there.name, peer_uid=there.uid, peer_allocation=target.uid, **fields)
+        back = msgspec.structs.replace(
+            migration,
+            peer=there.name,
+            peer_uid=there.uid,
+            peer_ca=there.ca if self.apart else "",
+            peer_allocation=target.uid,
+        )
         return change(allocation, role="source", migration=back), target
 
     async def begin(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:
@@ -274,10 +292,10 @@ class Pair:
 
 
 @contextlib.asynccontextmanager
-async def linked(tiny: Path, pool: Path | None = None) -> AsyncIterator[Pair]:
-    """Two nodes with a link between them that can be cut; both see ``pool``."""
+async def linked(tiny: Path, pool: Path | None = None, *, apart: bool = False) -> AsyncIterator[Pair]:
+    """Two nodes with a link between them that can be cut; both see ``pool``. ``apart``: each is of a cluster of its own."""
     labs = GuestLab(tiny), GuestLab(tiny)
-    pair = Pair(*labs)
+    pair = Pair(*labs, apart=apart)
     pair.here.pool = pair.there.pool = pool
     try:
         await pair.here.start()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.agent.logs.carry import Arriving, pack_log
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.telemetry.logs import journal, match, segment, store
@@ -366,3 +367,20 @@ def test_what_sources_are_called_is_known_also_after_a_crash(tmp_path: Path, seg
     logs.append("a", now, b"one\n", what="vm/lab/web")
     fill(logs, 40)
     assert len(logs.segments) > 1 and open_store(tmp_path).sources() == {"a": "vm/lab/web"}
+
+
+def test_a_log_goes_to_another_cluster_without_the_uid_that_the_workload_has_there(tmp_path: Path) -> None:
+    here, there = open_store(tmp_path / "here"), open_store(tmp_path / "there")
+    put(here, "uid-here", "one", "two", cursor="file")
+    arriving = Arriving(there, "uid-there", named=False)
+    pieces = pack_log(here, "uid-here", named=False)
+    assert not any(b"uid-here" in piece for piece in pieces)
+    assert [arriving.take(piece) for piece in pieces][-1]
+    assert read(there, "uid-there") == ["one", "two"]
+    assert there.next_number("uid-there") == here.next_number("uid-here")
+    arriving = Arriving(there, "uid-there", named=False)
+    with pytest.raises(InvalidInput, match="not a segment of this workload"):
+        for piece in pack_log(here, "uid-here"):
+            arriving.take(piece)
+    here.close()
+    there.close()

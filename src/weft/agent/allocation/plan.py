@@ -30,6 +30,7 @@ GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command 
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
 NOT_PRIMARY = "notPrimary"
+LEFT_CLUSTER = "leftCluster"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -190,6 +191,9 @@ def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
 
 
 def _plan_departed(migration: MigrationState) -> Plan:
+    """One that another cluster has says so by a reason of its own: a server with an older store must not place it anew."""
+    if migration.between_clusters:
+        return Plan((), "stopped", LEFT_CLUSTER, f"node {migration.node} of another cluster took it over")
     return Plan(
         (), "stopped", "migrated", f"{f'node {migration.node}' if migration.node else 'its target'} took it over"
     )

@@ -13,6 +13,7 @@ from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.state.allocation import Checkpoint, MigrationState, StepFailure
 from weft.agent.workload.kind import Prepared
 from weft.kinds.allocation import AllocationSpec
+from weft.kinds.fields.allocated_migration import is_between_clusters
 
 
 def before_step(step: Step, checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
@@ -55,7 +56,13 @@ def choose_migration(checkpoint: Checkpoint, spec: AllocationSpec) -> MigrationS
     end: Literal["source", "target"] = "source" if role == "source" else "target"
     cold = allocated.mode == "cold"
     return MigrationState(
-        allocated.key, end, allocated.peer_allocation, shared=allocated.shared, node=allocated.peer, cold=cold
+        allocated.key,
+        end,
+        allocated.peer_allocation,
+        shared=allocated.shared,
+        node=allocated.peer,
+        cold=cold,
+        between_clusters=is_between_clusters(allocated),
     )
 
 

@@ -9,7 +9,7 @@ import msgspec
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.query import collect_newest
-from weft.telemetry.logs.segment import check_segment, encode_segment
+from weft.telemetry.logs.segment import check_segment, encode_segment, name_segment
 from weft.telemetry.logs.store import LogStore
 
 PIECE_BYTES = 400_000  # as JSON it is half as much again, and one message may have a megabyte
@@ -27,12 +27,14 @@ class Carried(msgspec.Struct, frozen=True):
     cursor: Cursor | None = None
 
 
-def pack_log(store: LogStore, uid: str) -> list[bytes]:
-    """Raises OSError."""
+def pack_log(store: LogStore, uid: str, *, named: bool = True) -> list[bytes]:
+    """Its lines are ``named`` by the uid, or by "" for a cluster where the workload has another one. Raises OSError."""
     cursor, number = store.cursor(uid), store.next_number(uid)
     if cursor is None and not number:
         return []
     lines = collect_newest(store, uid, MOST_BYTES)
+    if not named:
+        lines = [msgspec.structs.replace(one, uid="") for one in lines]
     data = encode_segment(lines)[1] if lines else b""
     pieces = [Carried(data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES)]
     pieces.append(Carried(b"", True, number, cursor))
@@ -40,10 +42,10 @@ def pack_log(store: LogStore, uid: str) -> list[bytes]:
 
 
 class Arriving:
-    """The log of one workload as it comes from another node."""
+    """The log of one workload as it comes from another node; ``named`` as in ``pack_log``."""
 
-    def __init__(self, store: LogStore, uid: str) -> None:
-        self._store, self._uid = store, uid
+    def __init__(self, store: LogStore, uid: str, *, named: bool = True) -> None:
+        self._store, self._uid, self._named = store, uid, named
         self._data = bytearray()
 
     def take(self, packed: bytes) -> bool:
@@ -59,7 +61,8 @@ class Arriving:
             return False
         data = bytes(self._data)
         if data:
-            check_segment(data, self._uid, MOST_BYTES)
+            check_segment(data, self._uid if self._named else "", MOST_BYTES)
+            data = data if self._named else name_segment(data, self._uid)
             self._store.put_carried(self._uid, data)
         self._store.set_next(self._uid, piece.next, piece.cursor or Cursor())
         return True

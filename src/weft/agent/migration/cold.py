@@ -147,7 +147,9 @@ class ColdSource(Role):
     async def _run(self) -> None:
         """No failure here leaves the guest with two owners: it starts here again only after the target has given up."""
         migration, node = self._migration, self._node
-        connection = node.wire.make_connection(self.migration.key, migration.address, migration.peer_uid, self._limits)
+        connection = node.wire.make_connection(
+            self.migration.key, migration.address, migration.peer_uid, self._limits, migration.peer_ca
+        )
         showing = asyncio.ensure_future(self._show(connection))
         try:
             await self._send(connection)
@@ -186,7 +188,9 @@ class ColdSource(Role):
             printed = read_console(self._runtime, self._local.id)
             ask = MigrationRequest("takeOver", sent_bytes=connection.meter.sent, elapsed_ms=spent, printed=printed)
             await connection.order(ask)
-            self._carrying = asyncio.ensure_future(send_history(connection, self._node, self._local))
+            self._carrying = asyncio.ensure_future(
+                send_history(connection, self._node, self._local, between_clusters=self._between_clusters)
+            )
         self._keep(taken=True)
         spent = round((self._node.clock.elapsed() - began) * 1000)
         sent = connection.meter.sent

@@ -40,7 +40,8 @@ WATCH_SECONDS = 1.0
 
 
 class TlsConnection:
-    """Connects to the listener of migration ``key`` at ``address`` (host:port) on node ``peer_uid``."""
+    """Connects to the listener of migration ``key`` at ``address`` (host:port) on node ``peer_uid``, of another cluster if there is
+    a ``peer_ca``. Raises InvalidInput for an unusable one."""
 
     def __init__(
         self,
@@ -50,10 +51,11 @@ class TlsConnection:
         credentials: Credentials,
         limits: Iterable[Limit],
         clock: Clock,
+        peer_ca: str = "",
     ) -> None:
         self.meter = Meter()
         self._key, self._address, self._peer_uid = key, address, peer_uid
-        self._tls = credentials.dial()
+        self._tls = credentials.dial(peer_ca)
         self._limits, self._clock = list(limits), clock
         self._asking = ThreadPoolExecutor(1, "weft-migration")  # its own: the guest's pause includes an answer
         self._control: ssl.SSLSocket | None = None

@@ -1,4 +1,5 @@
-"""How two nodes authenticate: each presents its node's certificate, and accepts only the named peer's."""
+"""How two nodes authenticate: each presents its node's certificate, and accepts only the named peer's, signed by the CA of
+that one's cluster."""
 
 from __future__ import annotations
 
@@ -15,25 +16,43 @@ class Credentials:
     def __init__(self, state_dir: str) -> None:
         self._folder = Path(state_dir)
 
-    def accept(self) -> ssl.SSLContext:
-        """For a listener. Raises InvalidInput for unusable files."""
-        return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    def accept(self, peer_ca: str = "") -> ssl.SSLContext:
+        """For a listener. Of another cluster's peer only ``peer_ca`` (PEM) is trusted; "": only this cluster's CA. Raises
+        InvalidInput for unusable files, or an unusable ``peer_ca``."""
+        return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), peer_ca)
 
-    def dial(self) -> ssl.SSLContext:
-        """For a connection; the listener is identified by its node's uid, not by a host name."""
+    def dial(self, peer_ca: str = "") -> ssl.SSLContext:
+        """For a connection; the listener is identified by its node's uid, not by a host name. As ``accept``."""
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname = False
-        return self._load(tls)
+        return self._load(tls, peer_ca)
 
-    def _load(self, tls: ssl.SSLContext) -> ssl.SSLContext:
+    def _load(self, tls: ssl.SSLContext, peer_ca: str) -> ssl.SSLContext:
         tls.verify_mode = ssl.CERT_REQUIRED
         tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        if peer_ca:
+            _trust(tls, peer_ca)
         try:
-            tls.load_verify_locations(self._folder / "ca.crt")
+            if not peer_ca:
+                tls.load_verify_locations(self._folder / "ca.crt")
             tls.load_cert_chain(self._folder / "node.crt", self._folder / "node.key")
         except (OSError, ValueError) as problem:
             raise InvalidInput(f"can't use the node's certificate in {self._folder}: {problem}") from problem
         return tls
+
+
+def _trust(tls: ssl.SSLContext, peer_ca: str) -> None:
+    """Raises InvalidInput."""
+    try:
+        tls.load_verify_locations(cadata=peer_ca)
+        if not tls.get_ca_certs(binary_form=True):
+            raise ValueError("it isn't a CA's certificate")
+    except (OSError, ValueError) as problem:
+        raise InvalidInput(
+            f"migration.peer_ca can't be used as the CA of the other end's cluster: {problem}",
+            field="migration.peer_ca",
+            hint="link the two clusters again: weft cluster unlink, weft cluster link",
+        ) from problem
 
 
 def is_refusal(problem: Exception) -> bool:

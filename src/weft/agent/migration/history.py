@@ -24,15 +24,21 @@ SAMPLES_SECONDS = 5.0  # after the guest was taken over; what hasn't come by the
 LOG_SECONDS = 10.0  # it comes after the samples
 
 
-async def send_history(connection: Connection, node: NodeContext, local: LocalAllocation) -> None:
-    """Send what was measured of it here, its flows, and what it printed; a failure only goes to the log."""
+async def send_history(
+    connection: Connection, node: NodeContext, local: LocalAllocation, *, between_clusters: bool = False
+) -> None:
+    """Send what was measured of it here, its flows, and what it printed; a failure only goes to the log. Another cluster gets no
+    flows, which name workloads of this one, and a log without the uid of this one's workload."""
     await _send_samples(connection, node, local)
-    await _send_flows(connection, node, local)
+    if not between_clusters:
+        await _send_flows(connection, node, local)
     if node.logs is None:
         return
     try:
         await node.logs.drain(local)
-        for piece in await asyncio.to_thread(pack_log, node.logs.store, local.spec.workload.uid):
+        for piece in await asyncio.to_thread(
+            pack_log, node.logs.store, local.spec.workload.uid, named=not between_clusters
+        ):
             await connection.order(MigrationRequest("logs", logs=piece))
     except (WeftError, OSError) as problem:
         log.info("%s: its log stays on this node: %s", local.what, problem)
@@ -126,9 +132,9 @@ class FlowsTaker:
 class LogTaker:
     """The target's end for the log."""
 
-    def __init__(self, node: NodeContext, local: LocalAllocation) -> None:
+    def __init__(self, node: NodeContext, local: LocalAllocation, *, between_clusters: bool = False) -> None:
         self._clock, self._logs = node.clock, node.logs
-        self._uid = local.spec.workload.uid
+        self._uid, self._named = local.spec.workload.uid, not between_clusters
         self._arriving: Arriving | None = None
         self._pieces = 0
         self._until: float | None = None  # elapsed seconds, once the guest was taken over
@@ -137,7 +143,7 @@ class LogTaker:
         """The guest was taken over."""
         if self._logs is not None and self._until is None:
             self._until = self._clock.elapsed() + LOG_SECONDS
-            self._arriving = Arriving(self._logs.store, self._uid)
+            self._arriving = Arriving(self._logs.store, self._uid, named=self._named)
             self._logs.expect(self._uid, LOG_SECONDS)
 
     async def take(self, piece: bytes) -> None:

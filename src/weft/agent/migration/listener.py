@@ -45,16 +45,23 @@ T = TypeVar("T")
 
 
 class TlsListener:
-    """Listens for migration ``key`` from node ``peer_uid``. ``respond`` is called in the loop that opens it; ``limits`` bound the
-    incoming rate."""
+    """Listens for migration ``key`` from node ``peer_uid``, of another cluster if there is a ``peer_ca``. ``respond`` is called in
+    the loop that opens it; ``limits`` bound the incoming rate."""
 
     def __init__(
-        self, key: str, peer_uid: str, credentials: Credentials, respond: Respond, limits: Iterable[Limit], clock: Clock
+        self,
+        key: str,
+        peer_uid: str,
+        credentials: Credentials,
+        respond: Respond,
+        limits: Iterable[Limit],
+        clock: Clock,
+        peer_ca: str = "",
     ) -> None:
         self.meter = Meter()
         self.receive: Receive | None = None
         self._key, self._peer_uid, self._credentials, self._respond = key, peer_uid, credentials, respond
-        self._limits, self._clock = list(limits), clock
+        self._limits, self._clock, self._peer_ca = list(limits), clock, peer_ca
         self._sockets: dict[Channel, str] = {}
         self._listener: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,8 +72,8 @@ class TlsListener:
         self._control: ssl.SSLSocket | None = None
 
     def open(self, address: str, port: int = 0) -> str:
-        """Listen at ``address``, at ``port`` if that is free; returns ``host:port``. Raises DriverFailed."""
-        tls, self._loop = self._credentials.accept(), asyncio.get_running_loop()
+        """Listen at ``address``, at ``port`` if that is free; returns ``host:port``. Raises DriverFailed, InvalidInput."""
+        tls, self._loop = self._credentials.accept(self._peer_ca), asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for wanted in dict.fromkeys((port, 0)):
             try:

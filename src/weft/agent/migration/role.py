@@ -20,7 +20,7 @@ from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.trace.span import Phases
-from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport, is_between_clusters
 
 log = logging.getLogger("weft.agent")
 
@@ -56,6 +56,7 @@ class Role:
         self.report = MigrationReport(key=context.migration.key, phase="preparing")
         self._state, self._local, self._node = context.state, context.local, context.node
         self._migration = context.local.spec.migration
+        self._between_clusters = is_between_clusters(self._migration)
         self._runtime = context.node.runtimes.of(context.local)
         self._phases = Phases()
         self._phases.enter(self.report.phase)

@@ -115,8 +115,9 @@ class Source(Role):
         limit = min(filter(None, limits_of(self._migration)), default=0)
         leeway = Leeway(path, self._migration.pause_ms / 1000, copied_disks=self._list_copied(), limit=limit)
         load = await self._driver.sample(guest_id)
-        await self._network.prepare_migration(self._local, self._target_address)
-        await self._send_layers()
+        if not self._between_clusters:  # else the networks and the snapshots are others
+            await self._network.prepare_migration(self._local, self._target_address)
+            await self._send_layers()
         for modes in (leeway.modes, ("stop-and-copy",)):
             plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
             planned = correct_plan(plan.planned, self._lesson)
@@ -128,7 +129,7 @@ class Source(Role):
                 "limit_bytes_per_second": limit,
             }
             self._report(plan=msgspec.structs.replace(planned, **made_from))
-            self._flows = await self._network.handover.list_flows(self._local)
+            self._flows = await self._list_flows()
             printed = read_console(self._runtime, guest_id)
             await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
             if printed is not None:
@@ -207,12 +208,15 @@ class Source(Role):
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
-            self._carrying = asyncio.ensure_future(send_history(self._connect(), self._node, self._local))
+            self._carrying = asyncio.ensure_future(self._send_history())
             elapsed = round((now - began) * 1000)
             self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
             pause_ms = await self._find_pause(now)
             self._report(pause_ms=pause_ms)
             self._phases.note("guest paused", pause_ms / 1000)
+
+    async def _send_history(self) -> None:
+        await send_history(self._connect(), self._node, self._local, between_clusters=self._between_clusters)
 
     async def _find_pause(self, taken_at: float) -> int:
         """Milliseconds of the guest's pause until ``taken_at``. Its beginning may become known only after the handover; the guest
@@ -249,10 +253,14 @@ class Source(Role):
     async def _send_flows(self) -> None:
         """Let connections that were opened meanwhile pass at the target too. Nothing waits for this: the guest may be paused by
         now."""
-        flows = await self._network.handover.list_flows(self._local)
+        flows = await self._list_flows()
         if flows != self._flows:
             self._flows = flows
             await self._order(MigrationRequest("flows", flows=flows))
+
+    async def _list_flows(self) -> list[list[str]]:
+        """Its open connections. Those with guests of this cluster end: an address of theirs may be another guest's over there."""
+        return [] if self._between_clusters else await self._network.handover.list_flows(self._local)
 
     async def _inspect(self) -> MigrationFacts | None:
         """The runtime's state of the migration, if it has one."""
@@ -282,6 +290,8 @@ class Source(Role):
     def _switch(self, what: Literal["stopped", "resumed"]) -> None:
         """Switch both nodes' networks; their failure loses frames, but doesn't abort the migration."""
         self._beside(self._order(MigrationRequest(what)))
+        if self._between_clusters:
+            return
         try:
             if what == "stopped":
                 self._network.handover.switch_away(self._local, self._target_address)
@@ -307,7 +317,7 @@ class Source(Role):
         if self._connection is None:
             migration = self._migration
             self._connection = self._node.wire.make_connection(
-                self.migration.key, migration.address, migration.peer_uid, self._limits
+                self.migration.key, migration.address, migration.peer_uid, self._limits, migration.peer_ca
             )
         return self._connection
 
@@ -334,7 +344,7 @@ class Source(Role):
 
     def _choose(self, settings: MigrationSettings) -> MigrationSettings:
         """``settings`` with the disks that are copied."""
-        return msgspec.structs.replace(settings, copied_disks=self._list_copied())
+        return msgspec.structs.replace(settings, copied_disks=self._list_copied(), whole=self._between_clusters)
 
     def _list_copied(self) -> tuple[str, ...]:
         """Serials of the disks that aren't shared with the target."""

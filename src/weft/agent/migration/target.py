@@ -23,9 +23,12 @@ class Waiter(Role, ABC):
         super().__init__(context)
         node = self._node
         self._listener = node.wire.make_listener(
-            self.migration.key, self._migration.peer_uid, self._answer, [node.limit]
+            self.migration.key, self._migration.peer_uid, self._answer, [node.limit], self._migration.peer_ca
         )
-        self._samples, self._logs = SamplesTaker(node, self._local), LogTaker(node, self._local)
+        self._samples, self._logs = (
+            SamplesTaker(node, self._local),
+            LogTaker(node, self._local, between_clusters=self._between_clusters),
+        )
         self._traffic = FlowsTaker(node, self._local)
 
     async def open(self) -> None:
@@ -45,7 +48,7 @@ class Waiter(Role, ABC):
         if ask.do == "samples":
             await self._samples.take(ask.samples)
             return MigrationAnswer(message=self.report.phase)
-        if ask.do == "traffic":
+        if ask.do == "traffic" and not self._between_clusters:
             await self._traffic.take(ask.traffic)
             return MigrationAnswer(message=self.report.phase)
         if ask.do == "logs":
@@ -74,7 +77,8 @@ class Target(Waiter):
     ) -> None:
         super().__init__(context)
         self._plan, self._driver, self._layers = plan, driver, layers
-        self._listener.receive = layers
+        if not self._between_clusters:
+            self._listener.receive = layers
         self._expected: MigrationSettings | None = None
         self._stopped_at: float | None = None  # set by the source's request
 
@@ -97,14 +101,17 @@ class Target(Waiter):
             await self._expect(ask)
         elif ask.do == "stopped":
             self._stopped_at = self._node.clock.elapsed()
-            self._node.network.handover.switch_here(self._local)
-        elif ask.do == "resumed":
+            if not self._between_clusters:
+                self._node.network.handover.switch_here(self._local)
+        elif ask.do == "resumed" and not self._between_clusters:
             self._node.network.handover.undo_switch(self._local)
         elif ask.do == "takeOver":
             await self._take_over(ask)
+        elif ask.do == "layers" and self._between_clusters:
+            raise InvalidInput("disks are copied whole between clusters", reason="unsupported")
         elif ask.do == "layers" and not self.migration.taken:
             await self._layers.expect(ask.layers)
-        if ask.flows:
+        if ask.flows and not self._between_clusters:
             await self._node.network.handover.seed_flows(self._local, ask.flows)
         return MigrationAnswer(message=self.report.phase)
 

@@ -65,13 +65,16 @@ class Transport(Protocol):
         peer_uid: str,
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
+        peer_ca: str = "",
     ) -> Listener:
-        """A listener for migration ``key``, only for node ``peer_uid``. ``respond`` answers its requests; ``limits`` bound the
-        incoming rate."""
+        """A listener for migration ``key``, only for node ``peer_uid``, signed by ``peer_ca`` if that is another cluster's.
+        ``respond`` answers its requests; ``limits`` bound the incoming rate."""
 
-    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> Connection:
+    def make_connection(
+        self, key: str, address: str, peer_uid: str, limits: Sequence[Limit], peer_ca: str = ""
+    ) -> Connection:
         """A connection to the listener of migration ``key`` at ``address`` on node ``peer_uid``; ``limits`` bound the outgoing
-        rate."""
+        rate. ``peer_ca`` as above; raises InvalidInput for an unusable one."""
 
 
 class TlsTransport:
@@ -84,8 +87,11 @@ class TlsTransport:
         peer_uid: str,
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
+        peer_ca: str = "",
     ) -> TlsListener:
-        return TlsListener(key, peer_uid, self._credentials, respond, limits, self._clock)
+        return TlsListener(key, peer_uid, self._credentials, respond, limits, self._clock, peer_ca)
 
-    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> TlsConnection:
-        return TlsConnection(key, address, peer_uid, self._credentials, limits, self._clock)
+    def make_connection(
+        self, key: str, address: str, peer_uid: str, limits: Sequence[Limit], peer_ca: str = ""
+    ) -> TlsConnection:
+        return TlsConnection(key, address, peer_uid, self._credentials, limits, self._clock, peer_ca)

@@ -26,6 +26,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Endpoint, Filter, Forward, NetworkDriver, Segment
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import AllocatedNic
+from weft.kinds.fields.allocated_migration import is_between_clusters
 from weft.kinds.network import SYSLOG, TRACES
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, short_id
@@ -202,7 +203,12 @@ class NetworkExecutor:
     async def prepare_migration(self, local: LocalAllocation, peer_address: str = "") -> list[str]:
         """Either end of a migration, before the guest's memory is sent. Target: plug and filter its ports and return the
         interface names; the guest's traffic still goes to the source at ``peer_address``. Source: get ready for
-        ``handover.switch_away``. May be repeated. Raises WeftError."""
+        ``handover.switch_away``. May be repeated. Raises WeftError.
+
+        Between clusters the two networks are apart: the target's ports are as those of a guest that runs here, and nothing is
+        switched."""
+        if is_between_clusters(local.spec.migration):
+            return await self.plug(local) if local.spec.role == "target" else []
         if self.handover.expect(local, peer_address) == "in":
             return await self.plug(local)
         await self.refresh()

@@ -25,6 +25,7 @@ from weft.contracts.driver.network import (
 )
 from weft.kinds.allocation import AllocatedNic, AllocatedRule
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
+from weft.kinds.fields.allocated_migration import is_between_clusters
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, short_id, split_named
@@ -53,7 +54,7 @@ def fold_segments(
     for local in here:
         for nic in local.spec.nics:
             nics.setdefault(nic.network_uid, nic)
-            if local.spec.role == "active" or (local.spec.role == "source" and not _find(neighbours, nic)):
+            if _has_here(local, known=_find(neighbours, nic)):
                 groups = tuple(sorted(group.uid for group in local.spec.groups))
                 name = name_inside(local.spec.workload, nic.network, local.spec.hostname)
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
@@ -99,6 +100,14 @@ def fold_segments(
         )
         for uid, nic in nics.items()
     }
+
+
+def _has_here(local: LocalAllocation, *, known: Endpoint | None) -> bool:
+    """Whether a NIC is at this node, whose endpoint the server lists as ``known``. One that comes from another cluster has an
+    address that nobody has here."""
+    if local.spec.role == "target":
+        return is_between_clusters(local.spec.migration)
+    return local.spec.role == "active" or (local.spec.role == "source" and known is None)
 
 
 def _find(neighbours: Mapping[str, Iterable[Endpoint]], nic: AllocatedNic) -> Endpoint | None:

@@ -28,6 +28,7 @@ class MigrationState(msgspec.Struct, frozen=True):
     shared: tuple[str, ...] = ()  # disks that both nodes use: neither may remove them
     node: str = ""  # name of the node at the other end
     cold: bool = False  # only disks migrate, and the runtime takes no part
+    between_clusters: bool = False  # its snapshots stay with this node
 
 
 class DiskRelocation(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from weft.agent.stream.connection import Stream
 from weft.agent.stream.wait import run_until_first_ends, within
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import DETACHED, CanResize, ExecSession, GuestFacts, KeptSession
+from weft.kinds.fields.allocated_migration import is_between_clusters
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
@@ -55,9 +56,10 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
 
 
 def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
-    """The target of a guest that migrates or migrated and doesn't run here, in the gateway's form; None without one."""
+    """The target of a guest that migrates or migrated and doesn't run here, in the gateway's form; None without one, or if it is
+    another cluster's, where no stream goes on."""
     migration = local.spec.migration
-    if local.spec.role != "source" or migration is None or facts.state == "running":
+    if local.spec.role != "source" or migration is None or facts.state == "running" or is_between_clusters(migration):
         return None
     uid = migration.peer_allocation.rpartition(".")[2]
     return {

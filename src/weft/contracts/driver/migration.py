@@ -33,6 +33,8 @@ class MigrationSettings(msgspec.Struct, frozen=True):
     cache_bytes: int = 64 << 20  # of xbzrle: at least what the guest keeps writing to
     copied_disks: tuple[str, ...] = ()  # serials of the disks that the nodes don't share, so their content is sent too
 
+    whole: bool = False  # so is what they stand on, but for their image, which both nodes have
+
     @property
     def connections(self) -> int:
         """How many the source's machine opens for its memory."""

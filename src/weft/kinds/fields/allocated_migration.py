@@ -56,6 +56,11 @@ def read_migration(key: str) -> str:
     return key.partition(".")[0]
 
 
+def is_between_clusters(migration: AllocatedMigration | None) -> bool:
+    """Whether the other end is a linked cluster's node: it shares no network, disk, snapshot or uid with this one."""
+    return migration is not None and bool(migration.peer_ca)
+
+
 def limits_of(migration: AllocatedMigration) -> tuple[int, int, int]:
     """All its limits, in bytes per second; 0 is none."""
     return migration.bytes_per_second, migration.node_bytes_per_second, migration.peer_bytes_per_second

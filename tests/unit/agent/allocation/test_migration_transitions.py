@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step, observe, plan_allocation
+from weft.agent.allocation.steps.disks import _has_left
 from weft.agent.allocation.steps.record import Moment
-from weft.agent.allocation.transitions import before_step
+from weft.agent.allocation.transitions import before_step, choose_migration
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.lease import AllocatedLease, Suspension
 from weft.objects.identity import Ref
@@ -200,6 +201,23 @@ def test_what_came_by_a_move_and_was_taken_away_since_neither_waits_nor_says_tha
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "migrated")
     assert steps(known(gone, made=False, role="target", migration=MOVE, desired="stop"), "absent") == ()
     assert steps(known(gone, made=False, deleting=True, role="target", migration=MOVE), "absent") == TAKE_AWAY
+
+
+def test_only_between_clusters_a_departed_guest_leaves_its_snapshots_on_its_node() -> None:
+    for peer_ca, goes in (("", True), ("PEM", False)):
+        allocated = msgspec.structs.replace(TOLD, peer_ca=peer_ca)
+        here = known(None, role="source", migration=allocated)
+        begun = choose_migration(here.checkpoint, here.local.spec)
+        assert begun is not None
+        assert _has_left(change(begun, taken=True), ROOT) is goes
+
+
+def test_what_an_older_store_lists_again_stays_stopped_and_says_that_another_cluster_has_it() -> None:
+    gone = MigrationState("m", "source", "b", taken=True, over=True, node="west/n1", between_clusters=True)
+    listed_again = known(gone, made=False, role="active")
+    plan = plan_for(listed_again, GuestFacts("id", "a", "web", 1, "absent"), 0)
+    assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "leftCluster")
+    assert "node west/n1" in plan.message, "and not `migrated`, for which a server looks among its own nodes"
 
 
 def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> None:

@@ -16,6 +16,10 @@ class Fabric:
         self._folder = folder
         self._authority = Authority(folder / "server", SystemClock())
 
+    @property
+    def ca(self) -> str:
+        return self._authority.ca
+
     def node(self, uid: str) -> Credentials:
         """The credentials of node ``uid``, made if they aren't there."""
         folder = self._folder / uid

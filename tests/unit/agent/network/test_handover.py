@@ -21,6 +21,7 @@ from weft.contracts.driver.network import Endpoint
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.identity import Ref, short_id
 
 OWN, PEER, OTHER = "10.0.0.1", "10.0.0.2", "10.0.0.3"
@@ -76,7 +77,7 @@ class Side:
         [endpoint] = self.wire.segments[short_id("net")].endpoints
         return endpoint.node_address
 
-    def has(self, role: str) -> LocalAllocation:
+    def has(self, role: str, migration: AllocatedMigration | None = None) -> LocalAllocation:
         spec = AllocationSpec(
             node="n1",
             node_uid="n1",
@@ -87,6 +88,7 @@ class Side:
             resources=Resources(),
             image=AllocatedImage(name="tiny", uid="i", sha256="s", size=1, url=""),
             nics=[NIC],
+            migration=migration,
         )
         wanted = LocalAllocation("n1.a", "allocation", spec)
         self.here = [wanted]
@@ -118,6 +120,21 @@ async def test_a_target_takes_what_is_for_the_guest_when_it_is_switched_and_keep
     side.has("active")
     side.hear(OWN)
     assert await side.leads_to() == OWN
+
+
+async def test_between_clusters_a_guest_is_at_its_node_from_the_first_and_nothing_is_switched(side: Side) -> None:
+    apart = AllocatedMigration(key="m", peer="east/n1", peer_uid="n1-of-east", peer_ca="PEM", peer_allocation="a")
+    arriving = side.has("target", apart)
+    assert await side.keeper.prepare_migration(arriving) == [f"w1t{port}" for port in side.wire.ports]
+    assert await side.leads_to() == OWN, "though the server lists no endpoint of it yet"
+    [segment] = side.wire.segments.values()
+    assert segment.migrated == [] and side.keeper.handover.hops == []
+    side.keeper.handover.undo_switch(arriving)
+    assert await side.leads_to() == OWN
+    leaving = side.has("source", apart)
+    side.hear(OWN)
+    assert await side.keeper.prepare_migration(leaving, PEER) == []
+    assert await side.leads_to() == OWN and side.keeper.handover.hops == [], "no frame goes to the other cluster"
 
 
 async def test_a_source_sends_what_is_for_the_guest_on_until_the_server_says_where_it_is(side: Side) -> None:

@@ -116,8 +116,10 @@ async def _remove_volumes(parts: StepParts, work: Work, show: Show) -> None:
 
 
 def _has_left(migration: MigrationState | None, disk: str) -> bool:
-    """Whether the disk is on another node for good, with its snapshots."""
-    return migration is not None and migration.role == "source" and migration.taken and disk not in migration.shared
+    """Whether the disk is on another node for good, with its snapshots: between clusters they don't go along."""
+    if migration is None or migration.between_clusters:
+        return False
+    return migration.role == "source" and migration.taken and disk not in migration.shared
 
 
 def _seed_path(parts: StepParts, local: LocalAllocation, form: str) -> Path:

@@ -66,7 +66,8 @@ async def withdraw_disks(guest: Guest, settings: MigrationSettings) -> None:
 
 
 async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
-    """The source begins to copy; what a disk stands on, its image and layers, is at the target already."""
+    """The source begins to copy. What a disk stands on, its image and layers, is at the target already; of ``whole`` copies only
+    its image."""
     qmp, disks = guest.monitor(), {disk.serial: disk for disk in guest.record.plan.disks}
     await drop_copies(guest)
     guest.copy_errors.clear()
@@ -76,7 +77,8 @@ async def begin_copies(guest: Guest, settings: MigrationSettings) -> None:
         node: dict[str, Any] = {"node-name": name, "driver": "nbd", "server": server, "export": serial}
         await qmp.execute("blockdev-add", discard="unmap", **node)
         how: dict[str, Any] = {"job-id": name, "copy-mode": "write-blocking", "auto-dismiss": False}
-        sync = "top" if disks[serial].base or disks[serial].layers else "full"
+        disk = disks[serial]
+        sync = "full" if settings.whole and disk.layers else "top" if disk.base or disk.layers else "full"
         await qmp.execute("blockdev-mirror", device=await find_node(qmp, serial), target=name, sync=sync, **how)
 
 
