@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from weft.controllers.accounting.controller import Accounting
+from weft.controllers.arrival.controller import Arrivals
 from weft.controllers.backup.controller import Backups
 from weft.controllers.backup.expiry import BackupExpiry
 from weft.controllers.backup.policy import BackupPolicies
@@ -68,6 +69,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Devices(),
     lambda _: DeviceRollouts(),
     lambda _: Migrations(),
+    lambda _: Arrivals(),
     lambda _: PlansAhead(),
     lambda _: Conversions(),
     lambda _: Rebalancing(),

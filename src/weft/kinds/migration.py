@@ -54,6 +54,7 @@ ENDED = ("Succeeded", "Failed", "Cancelled")
 NOT_ACCEPTED = "notAccepted"  # why a proposal ended that nobody accepted in time
 HAS_LEFT = "hasLeft"  # why a plan ahead of a shortage ended whose workload isn't on the short node any more
 WORKLOAD_DELETED = "workloadDeleted"
+ARRIVAL_MISSING = "arrivalMissing"  # the other cluster knows nothing of a guest that was handed over to it
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -75,6 +76,9 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
     to: Annotated[str | None, field("Target node; the scheduler chooses one if unset", change="never", name=True)] = (
         None
     )
+    cluster: Annotated[
+        str | None, field("Linked cluster to migrate to, which chooses the node there", change="never", name=True)
+    ] = None
     mode: Annotated[
         Mode,
         field(
@@ -115,6 +119,18 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
         field("Node of whose shortage weft plans it ahead; empty: it is planned for another reason", change="never"),
     ] = ""
     cancel: Annotated[bool, field("Abort the migration; the verb cancel sets it")] = False
+    reclaim: Annotated[
+        bool, field("Let the VM go on here, since people say that it runs nowhere else; the verb reclaim sets it")
+    ] = False
+
+
+class MigrationArrival(msgspec.Struct, kw_only=True, frozen=True):
+    """The Arrival at the other cluster, of a migration between clusters."""
+
+    name: str
+    project: str  # there
+    uid: str = ""  # "": it may have been asked for, and nobody has seen it
+    settled: bool = False  # nothing of it is left there that is of use
 
 
 class MigrationProgress(msgspec.Struct, kw_only=True, frozen=True):
@@ -204,6 +220,7 @@ class MigrationStatus(msgspec.Struct, kw_only=True):
     handed_over_at: float | None = None  # when the source was first reported to have stopped for good
     started_at: float | None = None
     ended_at: float | None = None
+    arrival: MigrationArrival | None = None  # of a migration to another cluster
 
 
 def migration_key(uid: str, tries: int) -> str:
@@ -270,6 +287,8 @@ def check_migration(spec: MigrationSpec) -> None:
         raise InvalidInput(
             "spec.to: mode storage relocates a disk within its node", field="spec.to", hint="leave spec.to out"
         )
+    if spec.cluster is not None:
+        _check_departure(spec, kind)
     if not 1 <= spec.timeout_seconds <= 86400:
         raise InvalidInput(
             f"spec.timeout_seconds: {spec.timeout_seconds:g} s is out of range",
@@ -287,6 +306,26 @@ def check_migration(spec: MigrationSpec) -> None:
             "spec.not_after: not later than the earliest start",
             field="spec.not_after",
             hint="give a time after not_before",
+        )
+
+
+def _check_departure(spec: MigrationSpec, kind: str) -> None:
+    """Raises InvalidInput for what can't migrate to another cluster."""
+    if spec.to is not None:
+        raise InvalidInput(
+            "spec.to: the other cluster chooses its node", field="spec.to", hint="leave spec.to or spec.cluster out"
+        )
+    if kind != "vm" or spec.mode != "live":
+        raise InvalidInput(
+            "spec.cluster: only a VM that runs migrates to another cluster, with mode live",
+            field="spec.cluster",
+            hint="weft vm migrate web --to-cluster west",
+        )
+    if spec.not_before is not None or spec.not_after is not None:
+        raise InvalidInput(
+            "spec.not_before: a migration to another cluster begins at once",
+            field="spec.not_before",
+            hint="leave the time out",
         )
 
 
@@ -314,6 +353,7 @@ class MigrationInput(msgspec.Struct, kw_only=True):
 
 
 class MigrateInput(MigrationInput, kw_only=True):
+    cluster: Annotated[str | None, field("Linked cluster to migrate to", name=True)] = None
     mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
     pool: Annotated[str | None, field("Target pool of the disk (storage)", name=True)] = None
     volume: Annotated[str | None, field("Volume to relocate; the root disk if unset (storage)", name=True)] = None
@@ -369,11 +409,36 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
         )
     if given.not_before is None and given.mode != "storage":
         _check_free(obj, given)
+    if isinstance(given, MigrateInput) and given.cluster is not None:
+        _check_leaving(obj)
     return {
         "kind": "migration",
         "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
         "spec": {**msgspec.to_builtins(given), "workload": what, **({"mode": "saved"} if saved else {})},
     }
+
+
+def _check_leaving(obj: Object) -> None:
+    """Raises IllegalTransition for a VM with something that another cluster can't have, with all of it at once."""
+    what, spec, found = f"vm/{obj['name']}", obj["spec"], []
+    if spec.get("gpus") or spec.get("gpu_share"):
+        found.append("spec.gpus: a GPU stays with its node")
+    if spec.get("iso"):
+        found.append(f'spec.iso: weft vm set {obj["name"]} --iso "" takes the CD out')
+    if spec.get("lease"):
+        found.append("spec.lease: its place is leased here")
+    if spec.get("gang"):
+        found.append("spec.gang: its gang stays here")
+    if spec.get("guard"):
+        found.append("spec.guard: pause its automatic failover first: weft failover pause")
+    if shared := [one for one in spec.get("networks") or () if "/" in one]:
+        found.append(f"spec.networks: {', '.join(shared)} is another project's network")
+    if found:
+        raise IllegalTransition(
+            f"{what} can't migrate to another cluster: {'; '.join(found)}",
+            reason="cantLeave",
+            details={"reasons": found},
+        )
 
 
 def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> None:
@@ -412,6 +477,16 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "cancel": True}
 
 
+def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
+    what = f"migration/{obj['name']}"
+    if dig(obj, "status.reason") != ARRIVAL_MISSING:
+        raise IllegalTransition(
+            f"{what}: nothing is missing: either cluster says where {dig(obj, 'spec.workload')} runs, or will",
+            hint=f"weft migration describe {obj['name']}",
+        )
+    return {**obj["spec"], "reclaim": True}
+
+
 def _accept(obj: Object, _: Any) -> dict[str, Any]:
     if not obj["spec"]["proposed"] or dig(obj, "status.phase", "Proposed") != "Proposed":
         raise IllegalTransition(
@@ -423,6 +498,7 @@ def _accept(obj: Object, _: Any) -> dict[str, Any]:
 
 def _from_to(obj: Object) -> str:
     source, target = dig(obj, "status.source", ""), dig(obj, "status.target", "") or dig(obj, "spec.to", "")
+    target = target or dig(obj, "spec.cluster", "")
     return f"{source or '–'} → {target or '?'}"
 
 
@@ -485,10 +561,17 @@ MIGRATION = Kind(
     references=(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
+        Reference("cluster", "spec.cluster", lambda s: [s.cluster] if s.cluster else [], blocks=False),
     ),
     verbs=(
         Verb("accept", "Carry out a migration that was proposed", change=_accept, needs="operate"),
         Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),
+        Verb(
+            "reclaim",
+            "Let a VM go on here that was handed over to a cluster which knows nothing of it any more",
+            change=_reclaim,
+            needs="write",
+        ),
     ),
     access=Access(
         readers="project",
@@ -498,8 +581,8 @@ MIGRATION = Kind(
     admission=Admission(
         check=check_migration,
         check_times=check_window,
-        server_fields=("cancel", "proposed", "ahead"),
-        made_fields=("proposed", "ahead"),
+        server_fields=("cancel", "proposed", "ahead", "reclaim"),
+        made_fields=("proposed", "ahead", "reclaim"),
     ),
     display=Display(
         topic="Work and answers",

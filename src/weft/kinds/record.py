@@ -235,6 +235,8 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     origin: Callable[[Any], Any] = lambda _: None
     runs_once: Callable[[Any], bool] = lambda _: False  # it never starts again after its end
     is_test: Callable[[Any], bool] = lambda _: False  # weft made it to test a backup, and removes it again
+    arrives: Callable[[Any], str] = lambda _: ""  # name of the Arrival that it comes by from another cluster
+    departed: Callable[[Any], str] = lambda _: ""  # where it migrated to: CLUSTER/PROJECT/NAME
     hostname: Callable[[Any], str] = lambda _: ""  # what its guest and its networks call it; "": its name
     preemptible: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from weft.kinds.accounting_record import ACCOUNTING_RECORD
 from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.allocation import ALLOCATION
+from weft.kinds.arrival import ARRIVAL
 from weft.kinds.backup import BACKUP
 from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.backup_repository import BACKUP_REPOSITORY
@@ -81,6 +82,7 @@ KINDS: tuple[Kind, ...] = (
     REPLICATION,
     REPLICA,
     DELEGATION,
+    ARRIVAL,
     RECOVERY_PLAN,
     CONSTRAINT,
     NODE,

@@ -12,7 +12,13 @@ from weft.kinds.allocation import LOCAL, AllocationSpec, Boot, HealthCheck
 from weft.kinds.fields.cells import dig, text
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrateInput, make_migration
-from weft.kinds.parts.convert_verb import CONVERT, describe_fence, guard_converting, refuse_replaced
+from weft.kinds.parts.convert_verb import (
+    CONVERT,
+    describe_departure,
+    describe_fence,
+    guard_workload,
+    refuse_replaced,
+)
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.placement_spec import MIB, Name
@@ -132,6 +138,13 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     fenced: Annotated[
         str, field("Replication that left it to another cluster: it can't be started; set by the server", name=True)
     ] = ""
+    arrives: Annotated[
+        str, field("Arrival that it comes by from another cluster, until it runs here; set by the server", name=True)
+    ] = ""
+    departed: Annotated[
+        str,
+        field("Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200),
+    ] = ""
     guard: Annotated[
         Literal["", "begin", "hold"],
         field(
@@ -211,6 +224,11 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         raise InvalidInput("spec.fenced: only the server changes it", field="spec.fenced", hint="leave spec.fenced out")
     if new.guard != old.guard:
         raise InvalidInput("spec.guard: only the server changes it", field="spec.guard", hint="leave spec.guard out")
+    if new.arrives != old.arrives or new.departed != old.departed:
+        name = "arrives" if new.arrives != old.arrives else "departed"
+        raise InvalidInput(f"spec.{name}: only the server changes it", field=f"spec.{name}", hint=f"leave spec.{name} out")
+    if new.departed and new != old:
+        raise describe_departure("the VM", new.departed)
     if new.fenced and new.run != old.run:
         raise describe_fence("the VM", new.fenced)
     if new.disk < old.disk:
@@ -375,7 +393,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.fenced, spec.guard = None, "", ""
+    spec.restore, spec.fenced, spec.guard, spec.departed = None, "", "", ""
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -427,6 +445,8 @@ WORKLOAD = Workload(
     origin=lambda spec: spec.origin,
     is_test=_is_test,
     preemptible=_is_test,
+    arrives=lambda spec: spec.arrives,
+    departed=lambda spec: spec.departed,
     hostname=_find_hostname,
     allocate=_allocate,
     compare=_compare,
@@ -472,9 +492,10 @@ VM = Kind(
         check_new=_check_new,
         check_times=check_times,
         check_change=check_growth,
-        write_guard=guard_converting,
+        write_guard=guard_workload,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced", "guard"),
+        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed"),
+        made_fields=("arrives",),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

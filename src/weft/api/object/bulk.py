@@ -19,6 +19,7 @@ from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.auth.authorise import authorise_write, require_writing
 from weft.api.context import ApiContext
+from weft.api.object import arrivals
 from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
@@ -65,6 +66,7 @@ async def create_batch(context: ApiContext, call: Call, target: Target) -> Answe
     raws = await _read_objects(call, {"objects"})
     context.writes.take(call.actor, context.clock.elapsed(), len(raws) - 1)  # the request itself has counted as one
     tokens.refuse_without_secret(target.kind)
+    arrivals.refuse_put(target.kind)
     key = call.idempotency_key
     with View(context.store, context.clock) as view:
         parts = await _plan_batch(context, view, target, call.actor, raws)
@@ -246,6 +248,7 @@ async def _plan_apply(context: ApiContext, view: View, actor: Actor, raws: Seque
         try:
             part.manifest = read_manifest(raws[part.index])
             tokens.refuse_without_secret(part.manifest.kind)
+            arrivals.refuse_put(part.manifest.kind)
         except WeftError as error:
             part.error = error
     seen: set[str] = set()

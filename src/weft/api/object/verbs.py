@@ -170,7 +170,7 @@ async def _make(
             raise _taken(context, manifest.kind, there)
         needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
-        _add(draft, needed)
+        add_drafts(draft, needed)
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
@@ -207,7 +207,7 @@ async def _plan_before(
     return needed
 
 
-def _add(draft: Draft, needed: list[Draft]) -> None:
+def add_drafts(draft: Draft, needed: list[Draft]) -> None:
     """Commit these with the draft."""
     for each in needed:
         draft.writes += each.writes
@@ -260,7 +260,7 @@ async def _make_with_change(
     if verb.owns:
         draft.envelope.owner = changed.envelope.ref
         draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:]]
-    _add(draft, [*needed, changed])
+    add_drafts(draft, [*needed, changed])
     return draft
 
 

@@ -14,10 +14,13 @@ from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext
+from weft.api.object import arrivals
 from weft.api.request.call import Call, object_answer, read_flag
 from weft.api.request.if_match import Match, refuse_stale
 from weft.api.request.manifest import read_manifest
 from weft.api.request.target import Target
+from weft.kinds.arrival import ARRIVAL
+from weft.kinds.record import Kind
 from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -33,6 +36,8 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST`` on a collection."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     raw = await call.read_object()
+    if target.kind is ARRIVAL:
+        return await arrivals.create(context, call, raw, target, dry_run=dry_run)
     if (create_own := CREATE.get(target.kind.name)) is not None:
         return await create_own(context, call, raw, dry_run=dry_run)
     manifest = read_manifest(raw, kind=target.kind, project=target.project)
@@ -65,7 +70,7 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     manifest = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
-    tokens.refuse_without_secret(manifest.kind)
+    refuse_put(manifest.kind)
     expected = Match(call)
 
     async def plan(view: View) -> Draft:
@@ -103,6 +108,12 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
 
     draft = await _settle_once(context, call, target, target.require_name(), plan, dry_run)
     return _answer(context, call, draft, dry_run)
+
+
+def refuse_put(kind: Kind) -> None:
+    """Raises InvalidInput for kinds whose objects are made by a POST of their own only."""
+    tokens.refuse_without_secret(kind)
+    arrivals.refuse_put(kind)
 
 
 def _settle_once(

@@ -72,8 +72,8 @@ class Migrations:
         plan = Plan()
         for key in keys:
             item = view.get(key)
-            if item is None:
-                continue
+            if item is None or item.spec(MigrationSpec).cluster is not None:
+                continue  # departures to other clusters have a loop of their own
             if item.status(MigrationStatus).phase in ENDED:
                 commit = plan_release(view, item)
             else:
@@ -120,11 +120,11 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
             workload=spec_of(workload) if workload is not None and not workload.deleting else None,
-            place=_read_endpoint(view, place),
+            place=read_endpoint(view, place),
             rival=_find_rival(view, item),
-            source=_read_endpoint(view, source),
-            target=_read_endpoint(view, target),
-            reservation=_read_endpoint(view, find_reservation(view, item)),
+            source=read_endpoint(view, source),
+            target=read_endpoint(view, target),
+            reservation=read_endpoint(view, find_reservation(view, item)),
             now=now,
         ),
         source,
@@ -216,7 +216,7 @@ def _render_actual(actual: MigrationActual) -> str:
     return f" in {actual.duration_seconds:.1f} s{pause}"
 
 
-def _read_endpoint(view: View, item: Item | None) -> MigrationEndpoint | None:
+def read_endpoint(view: View, item: Item | None) -> MigrationEndpoint | None:
     if item is None:
         return None
     spec = item.spec(AllocationSpec)

@@ -349,6 +349,8 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
         _find_migration(view, workload),
         record_of(workload).runs_once(spec_of(workload)),
         *_find_conversion(view, workload),
+        arrives=record_of(workload).arrives(spec_of(workload)),
+        departed=record_of(workload).departed(spec_of(workload)),
     )
 
 

@@ -54,6 +54,8 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
     once: bool = False  # it never runs twice
     conversion: str = ""  # the one under way that it is part of
     converts_to: str = ""  # what it becomes by that, if it is the old one
+    arrives: str = ""  # the Arrival that it comes by from another cluster
+    departed: str = ""  # where it migrated to
 
 
 def fold_status(
@@ -98,6 +100,9 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
     if desired.deleting:
         status.phase = Phase.EPILOG
         return
+    if desired.departed:
+        status.phase, status.reason, status.message = Phase.STOPPED, "departed", f"it migrated to {desired.departed}"
+        return
     if desired.spec.hold:
         status.phase = Phase.HOLD
         return
@@ -112,6 +117,8 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
             status.phase = Phase.FAILED
         elif waiting.reason == LEASE_CONFLICT and waiting.generation == desired.generation:
             status.phase = Phase.REJECTED
+    elif desired.arrives:
+        status.reason, status.message = "arrives", f"it migrates here from another cluster: arrival/{desired.arrives}"
 
 
 def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, former: WorkloadStatus) -> None:

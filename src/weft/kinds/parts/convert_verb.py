@@ -89,6 +89,41 @@ def guard_converting(workload: Envelope) -> None:
         refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
+class _Arriving(msgspec.Struct):
+    """The fields of a VM's spec about a migration from another cluster."""
+
+    arrives: str = ""
+
+
+def guard_workload(workload: Envelope) -> None:
+    """Raises IllegalTransition for a stored workload that people may neither change nor delete now: it is part of a Conversion, or
+    on its way here from another cluster."""
+    guard_converting(workload)
+    if arrives := decode_part(workload.spec, _Arriving).arrives:
+        raise describe_arrival(f"{workload.kind}/{workload.name}", arrives)
+
+
+def describe_arrival(what: str, arrival: str) -> IllegalTransition:
+    """The refusal for a VM that runs at another cluster still."""
+    return IllegalTransition(
+        f"{what} is on its way here from another cluster, and doesn't run here yet",
+        reason="arrives",
+        hint=f"weft wait arrival/{arrival}, or: weft arrival cancel {arrival}",
+        details={"arrival": arrival},
+    )
+
+
+def describe_departure(what: str, where: str) -> IllegalTransition:
+    """The refusal for what is left of a VM that migrated to another cluster."""
+    cluster, _, rest = where.partition("/")
+    return IllegalTransition(
+        f"{what} migrated to cluster {cluster}, where it is {rest}: nothing of it is left here",
+        reason="departed",
+        hint="use it there; deleting this one frees its name",
+        details={"departed": where},
+    )
+
+
 def describe_fence(what: str, replication: str) -> IllegalTransition:
     """The refusal for a VM whose copy at another cluster is, or may be, the one that writes."""
     return IllegalTransition(
@@ -100,9 +135,14 @@ def describe_fence(what: str, replication: str) -> IllegalTransition:
 
 
 def refuse_fenced(obj: Object) -> None:
-    """Raises IllegalTransition for a VM that was left to another cluster."""
+    """Raises IllegalTransition for a VM that was left to another cluster, migrated there, or isn't here yet."""
+    what = f"{obj['kind']}/{obj['name']}"
     if fenced := dig(obj, "spec.fenced", ""):
-        raise describe_fence(f"{obj['kind']}/{obj['name']}", fenced)
+        raise describe_fence(what, fenced)
+    if departed := dig(obj, "spec.departed", ""):
+        raise describe_departure(what, departed)
+    if arrives := dig(obj, "spec.arrives", ""):
+        raise describe_arrival(what, arrives)
 
 
 def refuse_guarded(obj: Object) -> None:

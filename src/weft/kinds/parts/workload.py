@@ -348,7 +348,7 @@ def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counte
     good has left it, and one that tests a backup is weft's own; one whose lease is over keeps its disk and its ports."""
 
     def count(spec: Any, status: WorkloadStatus) -> Counted:
-        if (status.ended and workload.runs_once(spec)) or workload.is_test(spec):
+        if (status.ended and workload.runs_once(spec)) or workload.is_test(spec) or workload.departed(spec):
             return Counted({})
         needs = workload.needs(spec)
         amounts: dict[str, float] = {"disk": needs.disk, "published_ports": len(spec.publish)}

@@ -193,7 +193,7 @@ def _make_allocation(
 ) -> Item:
     workload = candidate.workload
     workload_spec, record = spec_of(workload), record_of(workload)
-    ask = record.needs(workload_spec)
+    ask, arriving = record.needs(workload_spec), candidate.arriving
     spec = AllocationSpec(
         node=node.envelope.name,
         node_uid=node.uid,
@@ -203,7 +203,9 @@ def _make_allocation(
         desired=workload_spec.run,
         restart_generation=workload_spec.restart_generation,
         resources=candidate.resources,
-        cpu_model=choose_cpu(node, ask.cpu_model),
+        cpu_model=choose_cpu(node, ask.cpu_model) if arriving is None else arriving.cpu_model,
+        role="active" if arriving is None else "target",
+        migration=arriving.migration if arriving is not None else None,
         image=candidate.image,
         volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
         nics=nics,

@@ -302,9 +302,11 @@ def _make_specs(
 
 
 def _find_want(view: View, item: Item) -> Want | None:
+    spec = item.spec(MigrationSpec)
+    if spec.cluster is not None:
+        return None  # that cluster finds the target
     if _wants_target(item):
         return "target"
-    spec = item.spec(MigrationSpec)
     planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
     return "reservation" if planned and spec.mode != "storage" and find_reservation(view, item) is None else None
 

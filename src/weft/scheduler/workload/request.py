@@ -53,6 +53,7 @@ from weft.scheduler.constraint.affinity import read_affinity
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.constraint.near_device import read_near_device
 from weft.scheduler.table.snapshot import amounts_of
+from weft.scheduler.workload.arrival import ArrivingGuest, Lacking, read_arriving
 from weft.scheduler.workload.disks import find_storage, find_wary, is_used, read_needs
 from weft.scheduler.workload.strategy import find_strategy
 
@@ -91,6 +92,7 @@ class Candidate(msgspec.Struct, frozen=True):
     skipped: tuple[str, ...] = ()  # custom policies that gave no answer, and why
     slot: str | None = None  # key of the reserved allocation that it is in
     begins: Beginning | None = None  # from a snapshot
+    arriving: ArrivingGuest | None = None  # from another cluster, running: its place is the target of that migration
 
     @property
     def reserved(self) -> list[EndpointSpec]:
@@ -192,6 +194,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         pools |= begins.pools
     if len(homes) > 1:
         return Waiting("volumesApart", "its volumes' data is on different nodes")
+    arriving = read_arriving(view, workload)
+    if isinstance(arriving, Lacking):
+        return Waiting(arriving.reason, arriving.message)
     data, leans = read_data(view, project, spec, image, volumes)
     disks, needs = read_new_disks(view, workload, ask, volumes), read_needs(view, workload, ask, resources, volumes)
     cpu, memory, _ = amounts_of(resources)
@@ -200,9 +205,9 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         named=chosen.named,
         request=Request(
             amounts=(cpu, memory, needs.own),
-            machine=ask.machine,
+            machine=ask.machine if arriving is None else arriving.machine,
             runtime=ask.runtime,
-            cpu_model=None if ask.cpu_model in ("", "common", "host") else ask.cpu_model,
+            cpu_model=_read_cpu(ask) if arriving is None else arriving.cpu_model or None,
             strategy=chosen.strategy,
             mode=spec.type,
             basis=chosen.basis,
@@ -228,7 +233,13 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             leans=affinity.leans + leans + read_talkers(workload, spec) + read_near_device(view, project, spec.near),
             preemptible=record.preemptible(spec),
         ),
-        incarnation=max([workload.status(WorkloadStatus).incarnation, *(orphan.incarnation for _, orphan in known)])
+        incarnation=max(
+            [
+                workload.status(WorkloadStatus).incarnation,
+                *(orphan.incarnation for _, orphan in known),
+                arriving.incarnation if arriving is not None else 0,
+            ]
+        )
         + 1,
         resources=resources,
         image=image,
@@ -238,7 +249,12 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         nics=nics,
         groups=groups,
         begins=begins,
+        arriving=arriving,
     )
+
+
+def _read_cpu(ask: Needs) -> str | None:
+    return None if ask.cpu_model in ("", "common", "host") else ask.cpu_model
 
 
 def read_talkers(workload: Item, spec: WorkloadSpec) -> tuple[SoftTerm, ...]:

@@ -19,16 +19,19 @@ from weft.objects.schema import field
 MOST_PROJECTS = 1_000
 MOST_URL, MOST_CA = 300, 8_192
 HELLO = "cluster:hello"  # what every linked cluster may do: say that it is there, and ask the same
-Word = Literal["replicate", "run", "take-over"]
+Word = Literal["replicate", "run", "take-over", "migrate"]
 TAKE_OVER = "take-over"
+MIGRATE = "migrate"
 # The verbs that a grant gives in each of the link's projects, by kind, and there on what that cluster has made itself. With
 # ``replicate`` nothing that starts, changes or reads a guest, and nothing that takes away what it has sent; with ``run`` whole
 # workloads, but nothing that looks into their guests. With ``take-over`` its replicas may become VMs that start here once the
 # witness grants it: no verb of its own, since ``arm`` also says that nothing takes over; ``arm`` and the take-over look for it.
+# With ``migrate`` its running VMs may come, and then belong to people here.
 GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "replicate": {"replica": ("get", "create", "update", "receive", "renew", "arm")},
     "run": dict.fromkeys(("vm", "container", "job"), ("list", "get", "create", "update", "delete")),
     TAKE_OVER: {},
+    MIGRATE: {"arrival": ("get", "create", "cancel", "settle")},
 }
 VALUE = "witness"  # the key of the sealed token among a link's values
 AUTOMATIC = "Automatic"  # the condition of a replication whose replica takes over automatically, or shall

@@ -1,0 +1,180 @@
+"""Lets a VM of a linked cluster in that migrates here: the Arrival, the VM, its volumes and its addresses, in one commit; or refuses
+it with all that it lacks here, at once. Nobody but a linked cluster makes arrivals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.api.admission import admit
+from weft.api.admission.admit import Draft
+from weft.api.admission.commit import record_change, settle
+from weft.api.admission.view import View
+from weft.api.context import ApiContext
+from weft.api.object.verbs import add_drafts
+from weft.api.request.call import Call, object_answer
+from weft.api.request.manifest import Manifest, read_manifest
+from weft.api.request.target import Target
+from weft.contracts.store import Absent, Present, Put
+from weft.kinds.arrival import (
+    ARRIVAL,
+    ArrivalNic,
+    ArrivalSpec,
+    list_networks,
+    make_arriving_vm,
+    make_arriving_volumes,
+    name_source,
+)
+from weft.kinds.endpoint import ENDPOINT, EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.image import ImageStatus
+from weft.kinds.network import NETWORK, NetworkSpec
+from weft.kinds.parts.nic import check_address
+from weft.kinds.record import Kind
+from weft.kinds.securitygroup import SECURITY_GROUP
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
+from weft.objects.identity import named_key
+from weft.objects.schema import read_strict
+from weft.serving.answer import Answer
+
+CANT_TAKE = "cantTake"
+_SHOWN = 200  # characters of each reason
+
+
+async def create(context: ApiContext, call: Call, raw: dict[str, Any], target: Target, *, dry_run: bool) -> Answer:
+    """``POST …/arrivals``. Raises IllegalTransition (``cantTake``) with each reason in ``details.reasons``."""
+    if not call.actor.is_cluster:
+        raise Forbidden(
+            "only a linked cluster lets its VMs arrive here",
+            reason="onlyItsCluster",
+            hint="at that cluster: weft vm migrate NAME --to-cluster HERE",
+        )
+    manifest = read_manifest(raw, kind=ARRIVAL, project=target.project)
+    made: list[Draft] = []
+
+    async def plan(view: View) -> Draft:
+        made.clear()
+        call.actor.require("arrival:create", manifest.project, "let a VM migrate here")
+        draft = await admit.plan_create(context, view, manifest, call.actor)
+        made.extend(await _plan_workload(context, view, manifest, draft, name_source(call.actor.name)))
+        add_drafts(draft, made)
+        return draft
+
+    draft = await settle(context, plan, key=None if dry_run else call.idempotency_key, dry_run=dry_run)
+    if not dry_run:
+        for each in (*made, draft):
+            record_change(context, call, each)
+    return object_answer(draft.envelope, 200 if dry_run else 201)
+
+
+def refuse_put(kind: Kind) -> None:
+    """Raise InvalidInput for an arrival in a request that would make it without its VM."""
+    if kind is ARRIVAL:
+        raise InvalidInput(
+            "an arrival can't be made or changed this way: a linked cluster creates it",
+            field="kind",
+            hint="at that cluster: weft vm migrate NAME --to-cluster HERE",
+        )
+
+
+async def _plan_workload(
+    context: ApiContext, view: View, manifest: Manifest, draft: Draft, cluster: str
+) -> list[Draft]:
+    """The VM with its volumes and addresses."""
+    spec = decode_part(draft.envelope.spec, ArrivalSpec)
+    made = make_arriving_vm(manifest.name, spec, cluster, manifest.labels or {})
+    parts = [read_manifest(one, project=manifest.project) for one in (*make_arriving_volumes(spec), made)]
+    reasons = await _list_lacks(view, manifest.project, parts, spec)
+    drafts: list[Draft] = []
+    if not reasons:
+        try:
+            for part in parts:
+                drafts.append(await admit.plan_create(context, view, part, None, by_verb=True))
+        except WeftError as problem:
+            reasons.append(problem.message)
+    if reasons:
+        raise IllegalTransition(
+            f"{spec.of} can't migrate here: {'; '.join(one[:_SHOWN] for one in reasons)}",
+            reason=CANT_TAKE,
+            hint="mend that here, then migrate it again",
+            details={"reasons": [one[:_SHOWN] for one in reasons]},
+        )
+    await _hold_addresses(context, view, drafts[-1], spec)
+    return drafts
+
+
+async def _list_lacks(view: View, project: str | None, parts: list[Manifest], spec: ArrivalSpec) -> list[str]:
+    """What keeps it from coming, in sentences."""
+    lacks = []
+    for part in parts:
+        there = await view.get(part.kind, part.project, part.name)
+        if there is not None and part.kind is VM and decode_part(there.spec, VmSpec).departed:
+            lacks.append(f"vm/{part.name} is what is left here of one that migrated away: weft vm delete {part.name}")
+        elif there is not None:
+            lacks.append(f"{part.kind.name}/{part.name} exists here already")
+    workload = read_strict(parts[-1].spec, VmSpec, "spec.workload")
+    lacks += await _list_image_lacks(view, project, workload.image, spec)
+    for name in workload.security_groups:
+        if await view.get(SECURITY_GROUP, project, name) is None:
+            lacks.append(f"securitygroup/{name} doesn't exist here")
+    for nic in spec.nics:
+        if why := await _find_network_lack(view, project, nic):
+            lacks.append(why)
+    return lacks
+
+
+async def _list_image_lacks(view: View, project: str | None, name: str, spec: ArrivalSpec) -> list[str]:
+    image = await view.get_key(named_key("image", project, name))
+    if image is None:
+        return [f"image/{name} doesn't exist here: add it with the same content ({spec.image[:12]}…)"]
+    status = decode_part(image.status, ImageStatus)
+    if status.phase != "Available":
+        return [f"image/{name} is {status.phase} here, not Available"]
+    if status.sha256 != spec.image:
+        return [f"image/{name} has other content here ({status.sha256[:12]}…, not {spec.image[:12]}…)"]
+    return []
+
+
+async def _find_network_lack(view: View, project: str | None, nic: ArrivalNic) -> str:
+    network = await view.get(NETWORK, project, nic.network)
+    if network is None or network.deleting_since is not None:
+        return f"network/{nic.network} doesn't exist here"
+    cidr = decode_part(network.spec, NetworkSpec).cidr
+    if cidr != nic.cidr:
+        return f"network/{nic.network} is {cidr} here, not {nic.cidr}: a guest that runs keeps its address"
+    try:
+        check_address(nic.address, network, "spec.nics")
+    except InvalidInput as problem:
+        return problem.message
+    if await view.get(ENDPOINT, None, endpoint_name(network.uid, nic.address)) is not None:
+        return f"{nic.address} in network {nic.network} is taken here"
+    return ""
+
+
+async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: ArrivalSpec) -> None:
+    """Add the endpoints of the addresses that nobody chose: with the MACs that the running guest has."""
+    workload = draft.envelope
+    claimed = list_networks(spec)
+    for index, nic in enumerate(spec.nics):
+        if ":" in claimed[index]:
+            continue  # a chosen one: its claim made it
+        network = await view.get(NETWORK, workload.project, nic.network)
+        assert network is not None
+        endpoint = _make_endpoint(context, workload, network, index, nic)
+        draft.writes.append(Put(endpoint.key, encode_envelope(endpoint)))
+        draft.preconditions += [Absent(endpoint.key), Present(network.key)]
+
+
+def _make_endpoint(
+    context: ApiContext, workload: Envelope, network: Envelope, index: int, nic: ArrivalNic
+) -> Envelope:
+    spec = EndpointSpec(
+        workload=workload.ref,
+        network=nic.network,
+        network_uid=network.uid,
+        index=index,
+        mac=nic.mac,
+        address=nic.address,
+    )
+    name = endpoint_name(network.uid, nic.address)
+    return ENDPOINT.make(name, spec, context.clock.now(), uid="", owner=workload, status=EndpointStatus())
