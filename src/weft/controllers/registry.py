@@ -69,7 +69,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Devices(),
     lambda _: DeviceRollouts(),
     lambda _: Migrations(),
-    lambda _: Arrivals(),
+    lambda lease: Arrivals(partial(find_silent, lease.cache)),
     lambda _: PlansAhead(),
     lambda _: Conversions(),
     lambda _: Rebalancing(),

@@ -532,12 +532,21 @@ def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
 MIGRATIONS_BY_UID = Index("migrations by uid")
 MIGRATIONS_BY_WORKLOAD = Index("migrations by workload")
 MIGRATIONS_AHEAD = Index("migrations ahead of a node's shortage")
+ANY_CLUSTER = "*"
+DEPARTURES = Index("migrations to other clusters that want something of these, by cluster", reads_status=True)
 
 
 def workload_key(migration: Stored) -> str:
     """The key of the workload that a Migration migrates."""
     kind, name = read_workload(migration.spec(MigrationSpec))
     return object_key(kind, migration.envelope.project, name)
+
+
+def _list_asked(migration: Stored) -> Sequence[str]:
+    """The cluster that a migration goes to, and ANY_CLUSTER, until nothing is left to say to that."""
+    cluster, status = migration.spec(MigrationSpec).cluster, migration.status(MigrationStatus)
+    over = status.phase in ENDED and (status.arrival is None or status.arrival.settled)
+    return (cluster, ANY_CLUSTER) if cluster and (not over or migration.deleting) else ()
 
 
 def list_short_nodes(migration: Stored) -> Sequence[str]:
@@ -557,6 +566,7 @@ MIGRATION = Kind(
         MIGRATIONS_BY_UID: uid_of,
         MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),),
         MIGRATIONS_AHEAD: list_short_nodes,
+        DEPARTURES: _list_asked,
     },
     references=(
         *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),

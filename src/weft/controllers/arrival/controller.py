@@ -6,11 +6,12 @@ server has made the VM with its volumes, and the scheduler makes the target."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from weft.contracts.journal import Event
+from weft.controllers.allocation.active import active_allocation
 from weft.controllers.arrival.plan import ArrivalFacts, ArrivalPlan, plan_arrival
 from weft.controllers.loop import Plan
 from weft.controllers.migration.controller import read_endpoint
@@ -31,7 +32,7 @@ from weft.kinds.arrival import (
 )
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import MIGRATE
-from weft.kinds.node import NodeStatus
+from weft.kinds.node import NODES_BY_ORPHAN, NodeStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import object_key
 
@@ -41,6 +42,9 @@ FINALIZER, SOURCE = "arrival", "arrivals"
 class Arrivals:
     name = SOURCE
     kinds = ("arrival", "vm", "allocation", "node", "cluster")
+
+    def __init__(self, find_silent: Callable[[], list[str]]) -> None:
+        self._find_silent = find_silent  # the nodes that have not reported since a restore
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
@@ -59,12 +63,12 @@ class Arrivals:
         return ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        plan = Plan()
+        plan, silent = Plan(), self._find_silent() if keys else []
         for key in keys:
             arrival = view.get(key)
             if arrival is None:
                 continue
-            commit, later = plan_one(view, arrival, now)
+            commit, later = plan_one(view, arrival, now, silent)
             plan.commits += [commit] if commit is not None else []
             if later is not None:
                 plan.later[key] = later
@@ -77,11 +81,11 @@ def _route_allocations(view: View, allocations: Iterable[Item]) -> list[str]:
     return [item.key for key in keys for item in view.find(ARRIVALS_BY_KEY, key)]
 
 
-def plan_one(view: View, arrival: Item, now: float) -> tuple[Commit | None, float | None]:
+def plan_one(view: View, arrival: Item, now: float, silent: Sequence[str] = ()) -> tuple[Commit | None, float | None]:
     """The commit, and when to plan again though nothing changes."""
     workload = find_workload(view, arrival)
     target = find_target(view, arrival)
-    plan = plan_arrival(read_facts(view, arrival, workload, target, now))
+    plan = plan_arrival(read_facts(view, arrival, workload, target, now, silent))
     if plan.release:
         return Commit(arrival.key, [let_go(arrival, FINALIZER)], [unchanged(arrival)]), None
     # The VM is part of what was read: a place that the scheduler gives it meanwhile makes this fail.
@@ -130,8 +134,11 @@ def find_target(view: View, arrival: Item) -> Item | None:
     return None
 
 
-def read_facts(view: View, arrival: Item, workload: Item | None, target: Item | None, now: float) -> ArrivalFacts:
+def read_facts(
+    view: View, arrival: Item, workload: Item | None, target: Item | None, now: float, silent: Sequence[str] = ()
+) -> ArrivalFacts:
     source = name_source(arrival.envelope.creator)
+    orphaned = [node.envelope.name for node in view.find(NODES_BY_ORPHAN, workload_key(arrival))]
     return ArrivalFacts(
         spec=arrival.spec(ArrivalSpec),
         status=arrival.status(ArrivalStatus),
@@ -144,6 +151,8 @@ def read_facts(view: View, arrival: Item, workload: Item | None, target: Item | 
         placed=workload.envelope.condition("Placed") if workload is not None else None,
         target=read_endpoint(view, target),
         allocation=target.uid if target is not None else "",
+        is_active=workload is not None and active_allocation(view, workload.uid) is not None,
+        unsure=", ".join(dict.fromkeys((*silent, *orphaned))),
         now=now,
     )
 

@@ -34,6 +34,8 @@ class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     placed: Condition | None = None  # the VM's
     target: MigrationEndpoint | None = None
     allocation: str = ""  # uid of the target
+    is_active: bool = False  # the VM has a place of its own: its guest was found here after a restore of the store
+    unsure: str = ""  # nodes that may have its guest, though the store knows of no target
     now: float = 0.0
 
 
@@ -59,6 +61,8 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
         )
     if target is not None and target.reports("takenOver"):
         return _arrive(facts, status, target)
+    if facts.is_active and target is None:
+        return _arrive(facts, status, None)
     ending = _find_ending(facts)
     if ending is not None and not status.ending:
         status = _with(status, ending=ending[0], reason=ending[1], message=ending[2])
@@ -67,10 +71,12 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
     return ArrivalPlan(status=_show(facts, status), later=max(0.1, _time_left(facts)))
 
 
-def _arrive(facts: ArrivalFacts, status: ArrivalStatus, target: MigrationEndpoint) -> ArrivalPlan:
+def _arrive(facts: ArrivalFacts, status: ArrivalStatus, target: MigrationEndpoint | None) -> ArrivalPlan:
     """The guest runs here: its target is the VM's own place from now on."""
-    report = target.migration_report
-    active = replace(set_desired(target.spec, "run"), role="active", migration=None)
+    report = target.migration_report if target is not None else None
+    active = None
+    if target is not None:
+        active = replace(set_desired(target.spec, "run"), role="active", migration=None)
     over = _with(
         status,
         phase=ARRIVED,
@@ -108,6 +114,9 @@ def _find_ending(facts: ArrivalFacts) -> tuple[Ending, str, str] | None:
 def _give_up(facts: ArrivalFacts, status: ArrivalStatus) -> ArrivalPlan:
     """Nothing of it stays here, once it is certain that the guest never ran."""
     target = facts.target
+    if target is None and facts.unsure:
+        message = f"waits for {facts.unsure}: the store was restored, and the guest may run there"
+        return ArrivalPlan(status=_with(status, message=message), later=1.0)
     if target is None or target.reports("abandoned"):
         over = _with(status, phase=status.ending, ending="", never_ran=True, ended_at=facts.now)
         return ArrivalPlan(status=over, goes=True)

@@ -121,7 +121,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             placed=item.envelope.condition("Placed"),
             workload=spec_of(workload) if workload is not None and not workload.deleting else None,
             place=read_endpoint(view, place),
-            rival=_find_rival(view, item),
+            rival=find_rival(view, item),
             source=read_endpoint(view, source),
             target=read_endpoint(view, target),
             reservation=read_endpoint(view, find_reservation(view, item)),
@@ -157,7 +157,7 @@ def plan_writes(
         draft.writes.append(put(why))
     if status != former:
         draft.change(item, status=status)
-    return draft.commit(item.key, _events(item, former, status))
+    return draft.commit(item.key, list_events(item, former, status))
 
 
 def plan_release(view: View, item: Item) -> Commit | None:
@@ -184,7 +184,7 @@ def find_reason(view: View, item: Item) -> Envelope | None:
     return envelope
 
 
-def _events(item: Item, former: MigrationStatus, status: MigrationStatus) -> list[Event]:
+def list_events(item: Item, former: MigrationStatus, status: MigrationStatus) -> list[Event]:
     events = []
     if status.plan is not None and (former.plan is None or former.plan.reason != status.plan.reason):
         events.append(
@@ -256,7 +256,7 @@ def _others(view: View, item: Item) -> list[str]:
     ]
 
 
-def _find_rival(view: View, item: Item) -> str:
+def find_rival(view: View, item: Item) -> str:
     """The Migration of the same workload that goes first: one that has begun, of several new ones the oldest."""
 
     def order(one: Item) -> tuple[bool, float, str]:

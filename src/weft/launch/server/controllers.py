@@ -29,6 +29,7 @@ from weft.contracts.trace.span import Tracer
 from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.cluster.controller import Clusters
 from weft.controllers.delegation.controller import Delegations
+from weft.controllers.departure.controller import Departures
 from weft.controllers.deployment.controller import Deployments
 from weft.controllers.failover.controller import Witnesses
 from weft.controllers.function.code import Code
@@ -114,6 +115,7 @@ async def decide(
     make_clusters: Callable[[LeaderLease], Clusters] | None = None,
     make_witnesses: Callable[[LeaderLease], Witnesses] | None = None,
     make_delegations: Callable[[LeaderLease], Delegations] | None = None,
+    make_departures: Callable[[LeaderLease], Departures] | None = None,
     tracer: Tracer | None = None,
     read_ends: Callable[[], Mapping[str, float]] = dict,
     metrics_interval: float = INTERVAL_SECONDS,
@@ -186,6 +188,7 @@ async def _serve(
     make_clusters: Callable[[LeaderLease], Clusters] | None,
     make_witnesses: Callable[[LeaderLease], Witnesses] | None,
     make_delegations: Callable[[LeaderLease], Delegations] | None,
+    make_departures: Callable[[LeaderLease], Departures] | None,
     read_ends: Callable[[], Mapping[str, float]],
     metrics_interval: float,
     history: History | Unavailable,
@@ -216,6 +219,8 @@ async def _serve(
             group.create_task(make_witnesses(lease).run())
         if make_delegations is not None:
             group.create_task(make_delegations(lease).run())
+        if make_departures is not None:
+            group.create_task(make_departures(lease).run())
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -273,6 +278,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 make_clusters=lambda lease: Clusters(lease, unseal_own),
                 make_witnesses=lambda lease: Witnesses(lease, unseal_own),
                 make_delegations=lambda lease: Delegations(lease, unseal_own),
+                make_departures=lambda lease: Departures(lease, unseal_own),
                 history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )

@@ -1,0 +1,221 @@
+"""Leads Migrations to linked clusters on: one task for each cluster, so that one which hangs delays no other.
+
+Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role and
+what it desires, and of one that has left its spec; deletes its volumes and published ports. Releases the finalizer "migration".
+Woken by the clock, and by Migrations and their allocations. All that it keeps is which requests had no answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from weft.client.cluster.peer import PeerLink
+from weft.contracts.clock import SystemClock
+from weft.contracts.wakeup import Wake
+from weft.controllers.cluster.controller import in_thread
+from weft.controllers.cluster.facts import read_link
+from weft.controllers.departure.facts import Departure, read_departure
+from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, list_seen, perform_acts
+from weft.controllers.departure.plan import (
+    ArrivalAct,
+    DepartureFacts,
+    DeparturePlan,
+    SeenArrival,
+    plan_departure,
+    plan_refused,
+)
+from weft.controllers.image.credentials import Unseal
+from weft.controllers.migration.controller import list_events, plan_release
+from weft.informer.commit import Commit, Draft
+from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.allocation import AllocationSpec
+from weft.kinds.cluster import CLUSTER
+from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
+from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
+from weft.kinds.vm import VmSpec
+from weft.objects.errors import Unavailable, WeftError
+from weft.objects.identity import object_key
+
+ASK_SECONDS = 1.0
+Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[list[Seen]]]
+Perform = Callable[[PeerLink, Sequence[ArrivalAct]], Awaitable[list[SeenArrival | WeftError]]]
+_log = logging.getLogger(__name__)
+
+
+class Departures:
+    """``run`` works while ``leadership`` is held."""
+
+    name = "departures"
+
+    def __init__(
+        self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, perform: Perform | None = None
+    ) -> None:
+        self._leadership, self._unseal = leadership, unseal
+        self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
+        self._turns: dict[str, asyncio.Task[None]] = {}  # by the cluster's name
+        self._missed = set[str]()  # those that had a turn when it was theirs again
+        self._clock = leadership.clock
+        self._began = self._clock.elapsed()
+        self._unanswered: dict[str, float] = {}  # when an act had no answer, by the Migration's key
+
+    async def run(self) -> None:
+        """Raises LeadershipLost when the lease ends."""
+        wake = Wake(self._clock)
+
+        def notice(changes: Sequence[Changed]) -> None:
+            if any(_concerns(change) for change in changes):
+                wake.ring()
+
+        unsubscribe = self._leadership.cache.subscribe(notice, (MIGRATION.name, "allocation"))
+        try:
+            while True:
+                begun = self._begin(wake)
+                await wake.wait(ASK_SECONDS if begun else None)
+        finally:
+            unsubscribe()
+            for task in self._turns.values():
+                task.cancel()
+
+    def _begin(self, wake: Wake) -> bool:
+        """Begin the turn of each cluster that has none now; whether there is one. Raises LeadershipLost."""
+        for name in [name for name, task in self._turns.items() if task.done()]:
+            self._turns.pop(name).result()
+        view = self._leadership.cache.view
+        clusters = sorted({item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)})
+        for name in clusters:
+            if name in self._turns:
+                self._missed.add(name)
+            else:
+                self._turns[name] = asyncio.create_task(self._take_turn(name, wake))
+        return bool(clusters) or bool(self._turns)
+
+    async def _take_turn(self, name: str, wake: Wake) -> None:
+        """Raises LeadershipLost, for which the next turn looks."""
+        try:
+            await self._serve(name)
+        except LeadershipLost:
+            wake.ring()
+            raise
+        except Exception:  # a defect here must not end the other controllers
+            _log.exception("the migrations to cluster %s can't be led on", name)
+        if name in self._missed:  # something may have changed since it began
+            self._missed.discard(name)
+            wake.ring()
+
+    async def _serve(self, name: str) -> None:
+        view, now = self._leadership.cache.view, self._clock.now()
+        found = {item.key: read_departure(view, item, now) for item in view.find(DEPARTURES, name)}
+        link, problem = self._read_link(view, name, [one.facts for one in found.values()])
+        places = {
+            key: (arrival.project, arrival.name)
+            for key, one in found.items()
+            if (arrival := one.facts.status.arrival) is not None and not arrival.settled
+        }
+        seen: dict[str, Seen] = dict.fromkeys(places, problem)
+        if link is not None and places:
+            seen = dict(zip(places, await self._ask(link, list(places.values())), strict=True))
+        plans: dict[str, tuple[DepartureFacts, DeparturePlan]] = {}
+        for key, one in found.items():
+            whole = msgspec.structs.replace(one.facts, seen=seen.get(key), sure=self._is_sure(key))
+            plans[key] = whole, plan_departure(whole)
+        acting = [(key, plan.act) for key, (_, plan) in plans.items() if plan.act is not None] if link is not None else []
+        answers = await self._perform(link, [act for _, act in acting]) if link is not None and acting else []
+        for (key, act), answer in zip(acting, answers, strict=True):
+            facts, plan = plans[key]
+            self._note_answer(key, answer)
+            if act.what == "create" and isinstance(answer, WeftError) and not isinstance(answer, Unavailable):
+                plans[key] = facts, plan_refused(facts, plan, answer)
+            elif not isinstance(answer, WeftError):
+                self._missed.add(name)  # what came of it is read at once
+        commits = []
+        for key, one in found.items():
+            commit = plan_commit(view, one, plans[key][1], self._clock.now())
+            commits += [commit] if commit is not None else []
+            if commit is not None and one.facts.status.arrival is None:
+                self._missed.add(name)  # what is noted as begun is asked for now
+        if commits:
+            await self._leadership.perform(commits)  # what someone else wrote meanwhile is planned again
+
+    def _read_link(self, view: View, name: str, all_: Sequence[DepartureFacts]) -> tuple[PeerLink | None, WeftError]:
+        """How that cluster is asked, or why it can't be."""
+        cluster = view.get(object_key(CLUSTER.name, None, name))
+        unlinked = next((facts.unlinked for facts in all_ if facts.unlinked), "")
+        if cluster is None or unlinked:
+            return None, Unavailable(unlinked or f"there is no link with cluster {name}")
+        try:
+            return read_link(cluster, self._unseal), Unavailable("it wasn't asked")
+        except WeftError as problem:
+            return None, problem
+
+    def _note_answer(self, key: str, answer: SeenArrival | WeftError) -> None:
+        if isinstance(answer, Unavailable):
+            self._unanswered[key] = self._clock.elapsed()
+        else:
+            self._unanswered.pop(key, None)
+
+    def _is_sure(self, key: str) -> bool:
+        """Whether no request about it, of this leader's or of the one before, can still arrive there."""
+        return self._clock.elapsed() - max(self._began, self._unanswered.get(key, 0.0)) >= SETTLED_SECONDS
+
+
+def _concerns(change: Changed) -> bool:
+    if change.kind == MIGRATION.name:
+        return bool(change.item.spec(MigrationSpec).cluster) and has_changed(
+            change, lambda item: (item.envelope.spec, item.deleting)
+        )
+    migration = change.item.spec(AllocationSpec).migration
+    return migration is not None and bool(migration.peer_ca)
+
+
+def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) -> Commit | None:
+    """One commit for the whole plan; None if nothing changes, or if the VM or its allocation is another one since it was read: the
+    next turn plans again."""
+    item = read.item
+    if plan.release:
+        return plan_release(view, item)
+    former, status = item.status(MigrationStatus), plan.status
+    draft = Draft(item)
+    if plan.source is not None or plan.leaves:
+        # Its node may have reported since; what was planned holds for the same spec.
+        place = view.get(read.place.key) if read.place is not None else None
+        if place is None or read.place is None or place.spec(AllocationSpec) != read.place.spec(AllocationSpec):
+            return None
+        draft.change(place, spec=plan.source, deleting_since=now if plan.leaves else None)
+    if plan.leaves and read.workload is not None:
+        workload = view.get(read.workload.key)
+        if workload is None or workload.uid != read.workload.uid:
+            return None
+        _leave_name(view, draft, workload, read.facts, now)
+    if status != former:
+        draft.change(item, status=status)
+    return draft.commit(item.key, list_events(item, former, status))
+
+
+def _leave_name(view: View, draft: Draft, workload: Item, facts: DepartureFacts, now: float) -> None:
+    """Of a VM that has left, its name stays here, and what was saved of it: nothing that can run."""
+    spec, arrival = workload.spec(VmSpec), facts.status.arrival
+    where = f"{facts.spec.cluster}/{arrival.project if arrival is not None else '?'}/{workload.envelope.name}"
+    left = msgspec.structs.replace(
+        spec, run="stop", networks=[], publish=[], security_groups=[], volumes=[], snapshots=None, departed=where
+    )
+    draft.change(workload, spec=left)
+    for name in spec.volumes:
+        volume = view.get(object_key("volume", workload.envelope.project, name))
+        if volume is not None and not volume.deleting:
+            draft.change(volume, deleting_since=now)
+    for port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid):
+        draft.delete(port)
+
+
+async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+    """As ``list_seen``, in a thread of its own."""
+    return await in_thread(lambda: list_seen(link, places, SystemClock()))
+
+
+async def perform_in_thread(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
+    """As ``perform_acts``, in a thread of its own."""
+    return await in_thread(lambda: perform_acts(link, acts, SystemClock()))

@@ -1,0 +1,149 @@
+"""The facts of a Migration to another cluster, read from the view, and the Arrival that it asks for there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from weft.controllers.allocation.active import active_allocation
+from weft.controllers.departure.plan import DepartureFacts
+from weft.controllers.migration.controller import find_rival, read_endpoint
+from weft.informer.shares import find_named
+from weft.informer.view import Item, View
+from weft.kinds.allocation import (
+    ALLOCATIONS_BY_WORKLOAD,
+    AllocationReport,
+    AllocationSpec,
+    is_restoring,
+)
+from weft.kinds.arrival import LEFT_OUT
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.image import ImageStatus
+from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
+from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.identity import MAX_NAME, OWN_LABELS, object_key
+
+LINKED = "Linked"
+
+
+class Departure(msgspec.Struct, frozen=True):
+    """A Migration with its facts, but for what the other cluster says."""
+
+    item: Item
+    facts: DepartureFacts
+    workload: Item | None
+    place: Item | None  # the VM's active allocation, or the source
+
+
+def read_departure(view: View, item: Item, now: float) -> Departure:
+    spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
+    workload = view.get(workload_key(item))
+    key = migration_key(item.uid, status.tries)
+    place = active_allocation(view, workload.uid) if workload is not None else None
+    source = None
+    for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid) if workload is not None else ():
+        migration = one.spec(AllocationSpec).migration
+        if migration is not None and migration.key == key and one.spec(AllocationSpec).role == "source":
+            source = one
+    link = view.get(object_key(CLUSTER.name, None, spec.cluster or ""))
+    gone = link is None or link.deleting
+    lives = workload is not None and not workload.deleting
+    name = f"{item.envelope.name[: MAX_NAME - 9].rstrip('-')}-{item.uid[:8].lower()}"
+    projects = link.spec(ClusterSpec).projects if link is not None else {}
+    facts = DepartureFacts(
+        name=item.envelope.name,
+        spec=spec,
+        status=status,
+        deleting=item.deleting,
+        workload=workload.spec(VmSpec) if workload is not None and lives else None,
+        place=read_endpoint(view, place),
+        rival=find_rival(view, item),
+        source=read_endpoint(view, source),
+        key=key,
+        arrival=name,
+        manifest=make_arrival(view, item, workload, place, key) if workload is not None and place is not None else {},
+        lacks=tuple(list_lacks(workload, place)) if workload is not None and place is not None else (),
+        project=projects.get(item.envelope.project or "", ""),
+        unlinked=_find_why_unlinked(link, spec.cluster or ""),
+        gone=gone,
+        peer_ca=link.spec(ClusterSpec).ca if link is not None else "",
+        now=now,
+    )
+    return Departure(item, facts, workload, source or place)
+
+
+def _find_why_unlinked(link: Item | None, name: str) -> str:
+    if link is None or link.deleting:
+        return f"there is no link with cluster {name} any more"
+    status = link.status(ClusterStatus)
+    if status.phase == LINKED:
+        return ""
+    return f"cluster {name} is {status.phase}" + (f": {status.message}" if status.message else "")
+
+
+def list_lacks(workload: Item, place: Item) -> list[str]:
+    """What the VM has that another cluster can't have, each with its remedy; beside what admission has refused."""
+    spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
+    name = workload.envelope.name
+    if spec.pool_id:
+        lacks.append(f"pool {spec.pool} of its root disk is shared storage: weft vm migrate {name} --storage --pool local")
+    for volume in spec.volumes:
+        if volume.encrypted:
+            lacks.append(f"volume {volume.name} is encrypted: detach it first")
+        elif volume.pool_id:
+            move = f"weft vm migrate {name} --storage --pool local --volume {volume.name}"
+            lacks.append(f"pool {volume.pool} of volume {volume.name} is shared storage: {move}")
+    if spec.slot is not None:
+        lacks.append("it is in a reservation of this cluster until that ends")
+    if spec.snapshots or is_restoring(spec, report):
+        lacks.append("its snapshot is being taken, or it is being restored: wait for that")
+    if report.to_begin and spec.origin is not None:
+        lacks.append("it has not begun from its snapshot yet: start it once first")
+    if conversion := workload.status(WorkloadStatus).conversion:
+        lacks.append(f"conversion/{conversion} of it is under way: confirm it, or undo it")
+    return lacks
+
+
+def make_arrival(view: View, item: Item, workload: Item, place: Item, key: str) -> dict[str, Any]:
+    """The manifest of its Arrival, without name and project."""
+    spec, at = workload.spec(VmSpec), place.spec(AllocationSpec)
+    report = next((node.report(NodeReport) for node in view.find(NODES_BY_UID, at.node_uid)), NodeReport())
+    image = find_named(view, workload, "image", spec.image)
+    whole = msgspec.to_builtins(spec)
+    migration = item.spec(MigrationSpec)
+    chosen = {network.partition(":")[0]: network for network in spec.networks}
+    return {
+        "kind": "arrival",
+        "labels": {key_: text for key_, text in workload.envelope.labels.items() if not key_.startswith(OWN_LABELS)},
+        "spec": {
+            "of": migration.workload,
+            "origin": workload.uid,
+            "key": key,
+            "workload": {name: value for name, value in whole.items() if name not in LEFT_OUT}
+            | {"networks": [chosen[nic.network] for nic in at.nics if nic.network in chosen]},
+            "disk": at.resources.disk,
+            "volumes": {volume.name: volume.size for volume in at.volumes},
+            "nics": [
+                {"network": nic.network, "cidr": nic.cidr, "mac": nic.mac, "address": nic.address} for nic in at.nics
+            ],
+            "image": image.status(ImageStatus).sha256 if image is not None else at.image.sha256 if at.image else "",
+            "node": at.node,
+            "node_uid": at.node_uid,
+            "allocation": place.uid,
+            "incarnation": at.incarnation,
+            "machine": _read_machine(report.machines, at.machine),
+            "cpu_model": at.cpu_model,
+            "bytes_per_second": migration.bytes_per_second,
+            "pause_ms": migration.pause_ms,
+            "timeout_seconds": migration.timeout_seconds,
+        },
+    }
+
+
+def _read_machine(machines: Sequence[str], machine: str) -> str:
+    """The machine type with its version, if the node reports it: the target must be able to build that very one."""
+    return next((one for one in reversed(machines) if one.startswith(f"{machine}@")), machine)
