@@ -127,7 +127,13 @@ def make_arriving_vm(name: str, spec: ArrivalSpec, cluster: str, labels: Mapping
         "kind": "vm",
         "name": split_subject(spec.of)[1],
         "labels": {**own, FROM_CLUSTER: cluster, FROM_UID: spec.origin},
-        "spec": {**kept, "disk": spec.disk, "networks": list_networks(spec), "volumes": list(spec.volumes), "run": "run"}
+        "spec": {
+            **kept,
+            "disk": spec.disk,
+            "networks": list_networks(spec),
+            "volumes": list(spec.volumes),
+            "run": "run",
+        }
         | {"arrives": name},
     }
 

@@ -143,7 +143,9 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     ] = ""
     departed: Annotated[
         str,
-        field("Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200),
+        field(
+            "Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200
+        ),
     ] = ""
     guard: Annotated[
         Literal["", "begin", "hold"],
@@ -226,7 +228,9 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         raise InvalidInput("spec.guard: only the server changes it", field="spec.guard", hint="leave spec.guard out")
     if new.arrives != old.arrives or new.departed != old.departed:
         name = "arrives" if new.arrives != old.arrives else "departed"
-        raise InvalidInput(f"spec.{name}: only the server changes it", field=f"spec.{name}", hint=f"leave spec.{name} out")
+        raise InvalidInput(
+            f"spec.{name}: only the server changes it", field=f"spec.{name}", hint=f"leave spec.{name} out"
+        )
     if new.departed and new != old:
         raise describe_departure("the VM", new.departed)
     if new.fenced and new.run != old.run:

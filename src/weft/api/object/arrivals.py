@@ -1,5 +1,5 @@
-"""Lets a VM of a linked cluster in that migrates here: the Arrival, the VM, its volumes and its addresses, in one commit; or refuses
-it with all that it lacks here, at once. Nobody but a linked cluster makes arrivals."""
+"""Lets a VM of a linked cluster in that migrates here: the Arrival, the VM, its volumes and its addresses, in one commit; or
+refuses it with all that it lacks here, at once. Nobody but a linked cluster makes arrivals."""
 
 from __future__ import annotations
 
@@ -88,8 +88,7 @@ async def _plan_workload(
     drafts: list[Draft] = []
     if not reasons:
         try:
-            for part in parts:
-                drafts.append(await admit.plan_create(context, view, part, None, by_verb=True))
+            drafts += [await admit.plan_create(context, view, part, None, by_verb=True) for part in parts]
         except WeftError as problem:
             reasons.append(problem.message)
     if reasons:
@@ -165,9 +164,7 @@ async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: A
         draft.preconditions += [Absent(endpoint.key), Present(network.key)]
 
 
-def _make_endpoint(
-    context: ApiContext, workload: Envelope, network: Envelope, index: int, nic: ArrivalNic
-) -> Envelope:
+def _make_endpoint(context: ApiContext, workload: Envelope, network: Envelope, index: int, nic: ArrivalNic) -> Envelope:
     spec = EndpointSpec(
         workload=workload.ref,
         network=nic.network,

@@ -48,7 +48,17 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             shell_complete=complete_name("node"),
         ),
     ]
+    if kind is None or kind is BY_NAME["vm"]:
+        params.append(
+            click.Option(
+                ["--to-cluster"],
+                metavar="CLUSTER",
+                help="Migrate a running VM to this linked cluster, which chooses the node there.",
+                shell_complete=complete_name("cluster"),
+            )
+        )
     params += _ways(kind)
+    of_vm = ", or to another cluster" if kind is None or kind is BY_NAME["vm"] else ""
     params += _of_machines() if kind is None or "storage" in MIGRATION_MODES[kind.name] else []
     params += [
         click.Option(
@@ -64,7 +74,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         options.output(),
     ]
-    return options.build(verb, f"Migrate a {kind.title if kind else 'workload'} to another node.", _run, kind, params)
+    return options.build(
+        verb, f"Migrate a {kind.title if kind else 'workload'} to another node{of_vm}.", _run, kind, params
+    )
 
 
 def _ways(kind: Kind | None) -> list[click.Parameter]:
@@ -106,8 +118,19 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         "give one workload: they are migrated one at a time",
         f"to name the target: --to {words[-1]}" if words else "",
     )
-    given = {"live": False, "cold": False, "storage": False, "pool": None, "volume": None, "pause": None, **given}
+    given = {
+        "to_cluster": None,
+        "live": False,
+        "cold": False,
+        "storage": False,
+        "pool": None,
+        "volume": None,
+        "pause": None,
+        **given,
+    }
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
+    if given["to_cluster"] is not None:
+        _check_cluster(target, given)
     if given["storage"] and "storage" not in MIGRATION_MODES[target.kind.name]:
         raise click.UsageError(
             f"--storage: a {target.kind.name}'s volumes can't change pools; leave out --storage to migrate to another node"
@@ -122,7 +145,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return _preview(session, target, given)
     timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
     body: dict[str, Any] = {"mode": given["mode"], "timeout_seconds": timeout}
-    named = {"to": given["to"], "pool": given["pool"], "volume": given["volume"]}
+    named = {"to": given["to"], "cluster": given["to_cluster"], "pool": given["pool"], "volume": given["volume"]}
     named |= {"bytes_per_second": given["bandwidth"], "reason": given["reason"]}
     body |= {name: value for name, value in named.items() if value is not None}
     if given["pause"] is not None:
@@ -157,6 +180,18 @@ def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
     if live and cold:
         raise click.UsageError("give either --live or --cold, not both")
     return "cold" if cold else "live" if live else MIGRATION_MODES[kind][0]
+
+
+def _check_cluster(target: Target, given: dict[str, Any]) -> None:
+    if target.kind is not BY_NAME["vm"]:
+        raise click.UsageError("--to-cluster: only a VM that runs migrates to another cluster")
+    for name in ("to", "storage", "dry_run", "at", "within"):
+        if given[name]:
+            raise click.UsageError(
+                f"give either --to-cluster or --{name.replace('_', '-')}: the other cluster chooses its node, and it begins at once"
+            )
+    if given["mode"] == "cold":
+        raise click.UsageError("give either --to-cluster or --cold, not both")
 
 
 def _check_storage(given: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Leads each Arrival on, from its target's place to the guest that runs here, or to the word that it never did.
 
-Reads Arrivals, VMs, allocations, nodes, clusters; writes Arrival.status, of the VM that ``arrives`` is over, or that it goes, and its
-target: what it desires and its role. Releases the finalizer "arrival". Woken by any of those. ``plan_arrival`` decides; the API
+Reads Arrivals, VMs, allocations, nodes, clusters; writes Arrival.status, of the VM that ``arrives`` is over, or that it goes, and
+its target: what it desires and its role. Releases the finalizer "arrival". Woken by any of those. ``plan_arrival`` decides; the API
 server has made the VM with its volumes, and the scheduler makes the target."""
 
 from __future__ import annotations

@@ -57,7 +57,10 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
         status = _with(status, vm=facts.workload)
     if target is not None:
         status = _with(
-            status, node=target.spec.node, node_uid=target.spec.node_uid, allocation=facts.allocation or status.allocation
+            status,
+            node=target.spec.node,
+            node_uid=target.spec.node_uid,
+            allocation=facts.allocation or status.allocation,
         )
     if target is not None and target.reports("takenOver"):
         return _arrive(facts, status, target)
@@ -106,8 +109,16 @@ def _find_ending(facts: ArrivalFacts) -> tuple[Ending, str, str] | None:
     if target is None and facts.status.allocation:
         return FAILED, "targetLost", f"its target on {facts.status.node} is gone"
     if _time_left(facts) <= 0:
-        why = facts.placed.message if target is None and facts.placed is not None and facts.placed.status == "False" else ""
-        return FAILED, "timedOut", f"it hasn't arrived within {facts.spec.timeout_seconds:g} s" + (f": {why}" if why else "")
+        why = (
+            facts.placed.message
+            if target is None and facts.placed is not None and facts.placed.status == "False"
+            else ""
+        )
+        return (
+            FAILED,
+            "timedOut",
+            f"it hasn't arrived within {facts.spec.timeout_seconds:g} s" + (f": {why}" if why else ""),
+        )
     return None
 
 

@@ -1,7 +1,7 @@
 """Leads Migrations to linked clusters on: one task for each cluster, so that one which hangs delays no other.
 
-Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role and
-what it desires, and of one that has left its spec; deletes its volumes and published ports. Releases the finalizer "migration".
+Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role
+and what it desires, and of one that has left its spec; deletes its volumes and published ports. Releases the finalizer "migration".
 Woken by the clock, and by Migrations and their allocations. All that it keeps is which requests had no answer."""
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Departures:
         for key, one in found.items():
             whole = msgspec.structs.replace(one.facts, seen=seen.get(key), sure=self._is_sure(key))
             plans[key] = whole, plan_departure(whole)
-        acting = [(key, plan.act) for key, (_, plan) in plans.items() if plan.act is not None] if link is not None else []
+        acting = (
+            [(key, plan.act) for key, (_, plan) in plans.items() if plan.act is not None] if link is not None else []
+        )
         answers = await self._perform(link, [act for _, act in acting]) if link is not None and acting else []
         for (key, act), answer in zip(acting, answers, strict=True):
             facts, plan = plans[key]

@@ -90,7 +90,9 @@ def list_lacks(workload: Item, place: Item) -> list[str]:
     spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
     name = workload.envelope.name
     if spec.pool_id:
-        lacks.append(f"pool {spec.pool} of its root disk is shared storage: weft vm migrate {name} --storage --pool local")
+        lacks.append(
+            f"pool {spec.pool} of its root disk is shared storage: weft vm migrate {name} --storage --pool local"
+        )
     for volume in spec.volumes:
         if volume.encrypted:
             lacks.append(f"volume {volume.name} is encrypted: detach it first")

@@ -1,5 +1,5 @@
-"""What is done at a linked cluster about the VMs that migrate there: it is asked how their Arrivals are, and makes them, cancels them
-and forgets them."""
+"""What is done at a linked cluster about the VMs that migrate there: it is asked how their Arrivals are, makes them, cancels
+them and forgets them."""
 
 from __future__ import annotations
 

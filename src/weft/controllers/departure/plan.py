@@ -1,5 +1,5 @@
-"""What a Migration to another cluster needs next: its allocation here, and what that cluster shows of its Arrival, in; what is asked
-there and written here out. Pure and without memory: after a crash the next process decides the same.
+"""What a Migration to another cluster needs next: its allocation here, and what that cluster shows of its Arrival, in; what is
+asked there and written here out. Pure and without memory: after a crash the next process decides the same.
 
 The order: it is noted that an Arrival may be asked for · the other cluster makes it, and its target listens · the source gets the
 address, and sends · the other cluster says that the VM has arrived, so this one keeps but its name · nothing is left at the source.
@@ -316,9 +316,7 @@ def _abort(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationSt
         return _return(facts, source, status, certain=False)
     if isinstance(seen, SeenArrival) and status.arrival is not None:
         if seen.phase not in OVER:
-            return DeparturePlan(
-                status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project)
-            )
+            return DeparturePlan(status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project))
         return DeparturePlan(status=status)
     what = "the guest runs there, or nowhere" if source.reports("handedOver") else "the guest runs on here"
     why = facts.unlinked or (_cut(seen.message, MOST_TEXT) if isinstance(seen, WeftError) else "it knows nothing of it")
@@ -347,9 +345,7 @@ def _return(
     return DeparturePlan(status=ended, source=come_back(source.spec, migration.key))
 
 
-def _leave(
-    facts: DepartureFacts, source: MigrationEndpoint, status: MigrationStatus, pause_ms: int
-) -> DeparturePlan:
+def _leave(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationStatus, pause_ms: int) -> DeparturePlan:
     """The guest runs there: of the VM here its name is left."""
     status = replace(status, phase="Finishing", ending="", reason="", message="")
     reports = [source.migration_report, MigrationReport(key=facts.key, phase="takenOver", pause_ms=pause_ms)]
