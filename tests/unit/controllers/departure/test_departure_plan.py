@@ -1,0 +1,218 @@
+"""A migration to another cluster, decided from this cluster's facts and from what the other one shows: never two guests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from weft.controllers.departure.plan import (
+    DepartureFacts,
+    DeparturePlan,
+    SeenArrival,
+    plan_departure,
+    plan_refused,
+    read_absence,
+    read_seen,
+)
+from weft.controllers.migration.facts import MigrationEndpoint
+from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
+from weft.kinds.migration import MigrationArrival, MigrationSpec, MigrationStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.objects.identity import Ref
+
+NOW = 1000.0
+SPEC = MigrationSpec(workload="vm/web", cluster="west")
+NOTED = MigrationArrival(name="web-1-u", project="lab")
+BEGUN = MigrationStatus(started_at=NOW - 5, tries=1, arrival=NOTED)
+UNDER_WAY = replace(BEGUN, phase="Migrating", source="n1", target="west/w1", arrival=replace(NOTED, uid="a"))
+WAITING = SeenArrival(uid="a", phase="Waiting", node="w1", node_uid="x", allocation="t", address="h:1")
+SILENT = Unavailable("no answer in time")
+
+
+def place(says: str = "", **more: Any) -> MigrationEndpoint:
+    """The VM's allocation: its source once something is said of it, or ``role`` says so."""
+    role = more.get("role", "source" if says else "active")
+    migration = AllocatedMigration(
+        key="u",
+        peer="west/w1",
+        peer_uid="x",
+        peer_allocation=more.get("peer", "t"),
+        peer_ca="their CA",
+        address="h:1",
+        never_ran=more.get("never_ran", False),
+    )
+    spec = AllocationSpec(
+        node="n1",
+        node_uid="n",
+        workload=Ref("vm", "web", "w", "default"),
+        workload_generation=1,
+        incarnation=1,
+        role=role,
+        resources=Resources(),
+        migration=migration if role == "source" else None,
+    )
+    told = MigrationReport(key="u", phase=says) if says else None  # type: ignore[arg-type]
+    state, reason = more.get("state", "running"), more.get("reason", "")
+    report = AllocationReport(incarnation=1, state=state, reason=reason, migration=told)
+    return MigrationEndpoint(spec, report, more.get("node", "Ready"))
+
+
+def plan(seen: Any, at: MigrationEndpoint | None = None, status: MigrationStatus = BEGUN, **more: Any) -> DeparturePlan:
+    return plan_departure(facts(seen, at, status, **more))
+
+
+def facts(seen: Any, at: MigrationEndpoint | None, status: MigrationStatus, **more: Any) -> DepartureFacts:
+    at = at or place()
+    is_source = at.spec.role == "source"
+    given = {"workload": VmSpec(image="i"), "project": "lab", "peer_ca": "their CA", "key": "u", "now": NOW, **more}
+    return DepartureFacts(
+        **{
+            "name": "web-1",
+            "spec": SPEC,
+            "status": status,
+            "place": at,
+            "source": at if is_source else None,
+            "arrival": "web-1-u",
+            "seen": seen,
+            **given,
+        }
+    )
+
+
+def test_it_is_noted_before_anything_is_asked_and_then_asked_for_until_it_is_there() -> None:
+    noted = plan(None, status=MigrationStatus())
+    assert noted.act is None and noted.status.arrival == NOTED and noted.status.started_at == NOW
+    asked = plan(None)
+    assert asked.act is not None and (asked.act.what, asked.act.project) == ("create", "lab")
+    again = plan(SILENT)
+    assert again.act is None and "west can't be asked: no answer" in again.status.message
+    assert plan(replace(WAITING, phase="Pending", address="")).source is None
+
+
+def test_the_source_trusts_the_other_clusters_ca_and_the_node_that_was_named() -> None:
+    made = plan(WAITING)
+    assert made.source is not None and made.source.role == "source"
+    migration = made.source.migration
+    assert migration is not None
+    assert (migration.peer, migration.peer_uid, migration.peer_allocation) == ("west/w1", "x", "t")
+    assert (migration.peer_ca, migration.address, migration.shared) == ("their CA", "h:1", ())
+
+
+@pytest.mark.parametrize(
+    ("more", "phase", "reason", "said"),
+    [
+        ({"spec": replace(SPEC, cancel=True)}, "Cancelled", "cancelled", "on request"),
+        ({"workload": None}, "Cancelled", "workloadDeleted", "was deleted"),
+        ({"workload": VmSpec(image="i", run="stop")}, "Failed", "notRunning", "start it first"),
+        ({"lacks": ("volume a is encrypted", "b")}, "Failed", "cantLeave", "volume a is encrypted; b"),
+        ({"now": NOW + 3600}, "Failed", "timedOut", "not begun within 600 s"),
+        ({"gone": True, "unlinked": "there is no link"}, "Failed", "notLinked", "no link"),
+        ({"seen": Forbidden("no", details={"permission": "arrival:get"})}, "Failed", "notGranted", "grants migrate"),
+        ({"seen": read_absence(NotFound("no such kind"))}, "Failed", "olderRelease", "update it"),
+        ({"seen": replace(WAITING, phase="Failed", message="disk full")}, "Failed", "failed", "west: disk full"),
+    ],
+)
+def test_what_keeps_it_from_beginning_ends_it_and_the_vm_runs_on(
+    more: dict[str, Any], phase: str, reason: str, said: str
+) -> None:
+    seen = more.pop("seen", None)
+    ended = plan(seen, **more)
+    assert (ended.status.phase, ended.status.reason) == (phase, reason) and said in ended.status.message
+    assert ended.source is None and not ended.leaves
+
+
+def test_what_the_other_cluster_refuses_is_said_with_all_its_reasons() -> None:
+    given = facts(None, None, BEGUN)
+    why = IllegalTransition(
+        "vm/web can't migrate here: vm/web exists here already; network/blue doesn't exist", reason="cantTake"
+    )
+    ended = plan_refused(given, plan_departure(given), why).status
+    assert (ended.phase, ended.reason) == ("Failed", "cantTake") and "network/blue doesn't exist" in ended.message
+    older = plan_refused(given, plan_departure(given), NotFound("no such kind", reason="unknownKind")).status
+    assert older.reason == "olderRelease"
+
+
+def test_the_vm_leaves_only_once_the_other_cluster_says_that_this_very_guest_runs_there() -> None:
+    arrived = replace(WAITING, phase="Arrived", pause_ms=31)
+    left = plan(arrived, place("handedOver"), UNDER_WAY)
+    assert left.leaves and left.status.phase == "Finishing" and left.source is not None
+    assert left.status.actual is not None and left.status.actual.pause_ms == 31
+    assert left.source.migration is not None and left.source.migration.taken_over and left.source.desired == "stop"
+    other = plan(replace(arrived, allocation="another"), place("handedOver"), UNDER_WAY)
+    assert not other.leaves and other.status.reason == "arrivalMissing"
+
+
+@pytest.mark.parametrize(
+    "seen", [SILENT, None, WAITING, replace(WAITING, phase="Failed"), replace(WAITING, allocation="y")]
+)
+@pytest.mark.parametrize("more", [{}, {"spec": replace(SPEC, cancel=True)}, {"workload": None}, {"now": NOW + 9999}])
+def test_a_guest_that_was_handed_over_goes_on_here_by_no_other_word_than_that_it_never_ran(
+    seen: Any, more: dict[str, Any]
+) -> None:
+    waits = plan(seen, place("handedOver"), UNDER_WAY, **more)
+    assert not waits.leaves and waits.status.phase not in ("Failed", "Cancelled", "Succeeded")
+    assert waits.source is None or (waits.source.migration is not None and not waits.source.migration.never_ran)
+
+
+def test_a_missing_arrival_says_what_people_can_do_and_they_can() -> None:
+    missing = plan(None, place("handedOver"), UNDER_WAY)
+    assert missing.status.reason == "arrivalMissing" and "weft migration reclaim web-1" in missing.status.message
+    reclaimed = plan(None, place("handedOver"), missing.status, spec=replace(SPEC, reclaim=True))
+    assert reclaimed.source is not None and reclaimed.source.migration is not None
+    assert reclaimed.source.migration.never_ran and reclaimed.status.ending == "Failed"
+
+
+def test_once_it_never_ran_there_the_source_hears_it_first_and_then_is_the_place_again() -> None:
+    never = replace(WAITING, phase="Failed", never_ran=True, reason="timedOut", message="too slow")
+    told = plan(never, place("handedOver"), UNDER_WAY)
+    assert told.source is not None and told.source.migration is not None and told.source.migration.never_ran
+    waits = plan(never, place("handedOver", never_ran=True), told.status)
+    assert waits.source is None and waits.status.phase not in ("Failed", "Succeeded")
+    back = plan(never, place("failed", never_ran=True), told.status)
+    assert back.source is not None and (back.source.role, back.source.back_from) == ("active", ["u"])
+    assert (back.status.phase, back.status.reason, back.status.message) == ("Failed", "timedOut", "west: too slow")
+
+
+def test_a_cancellation_before_the_hand_over_asks_there_and_ends_with_its_word() -> None:
+    asked = plan(WAITING, place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True))
+    assert asked.act is not None and asked.act.what == "cancel" and asked.status.ending == "Cancelled"
+    cancelled = replace(WAITING, phase="Cancelled", never_ran=True)
+    told = plan(cancelled, place("migrating"), asked.status, spec=replace(SPEC, cancel=True))
+    ended = plan(cancelled, place("migrating", never_ran=True), told.status, spec=replace(SPEC, cancel=True))
+    assert ended.status.phase == "Cancelled" and ended.source is not None and ended.source.role == "active"
+
+
+@pytest.mark.parametrize("seen", [SILENT, None])
+def test_while_the_line_is_cut_a_source_that_failed_by_itself_is_the_place_again(seen: Any) -> None:
+    ended = plan(seen, place("failed"), UNDER_WAY)
+    assert ended.status.phase == "Failed" and ended.source is not None and ended.source.role == "active"
+    waits = plan(seen, place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True))
+    assert waits.source is None and "waits for west to say" in waits.status.message
+    assert plan(seen, place("migrating"), waits.status, spec=replace(SPEC, cancel=True)).status == waits.status
+
+
+def test_after_its_end_the_other_cluster_may_forget_it_and_only_then_is_it_released() -> None:
+    over = replace(UNDER_WAY, phase="Succeeded")
+    arrived = replace(WAITING, phase="Arrived")
+    settles = plan(arrived, status=over, deleting=True)
+    assert settles.act is not None and settles.act.what == "settle" and not settles.release
+    settled = plan(None, status=over, deleting=True)
+    assert settled.status.arrival is not None and settled.status.arrival.settled and not settled.release
+    assert plan(None, status=settled.status, deleting=True).release
+    assert not plan(None, status=settled.status).release
+    waits = plan(SILENT, status=replace(BEGUN, phase="Failed"), deleting=True)
+    assert not waits.release and waits.status.arrival is not None and not waits.status.arrival.settled
+
+
+def test_what_another_cluster_says_is_bounded() -> None:
+    seen = read_seen(
+        {"uid": 7, "status": {"phase": "x" * 999, "pause_ms": -1, "never_ran": "yes", "message": "a\x1b" * 999}}
+    )
+    assert (seen.uid, len(seen.phase), seen.pause_ms, seen.never_ran, len(seen.message)) == ("", 80, 0, False, 600)
+    assert "\x1b" not in seen.message
+    assert read_absence(NotFound("", details={"kind": "arrival"})) is None
+    assert isinstance(read_absence(NotFound("", details={"kind": "project"})), InvalidInput)
