@@ -124,8 +124,8 @@ async def decide(
     """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
     takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
     ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, without ``make_clusters`` nobody
-    asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses, without ``make_delegations`` nothing is
-    delegated to them, and without ``make_departures`` nothing migrates there. ``read_ends`` gives when the server's certificates
+    asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses, without ``make_delegations`` nothing
+    is delegated to them, and without ``make_departures`` nothing migrates there. ``read_ends`` gives when the server's certificates
     end, in unix seconds by name; ``history`` tells deployments of requests."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)

@@ -1,0 +1,290 @@
+"""VMs that migrate from one fabric to another over their link: each with its API server, its scheduler and controllers, and agents
+without machines, which know the truth about who runs the guest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.scenario.link_lab import Side, two_sides
+from tests.scenario.migration_lab import MovingLab, World
+
+from weft.contracts.store import Delete
+from weft.controllers.departure import controller
+from weft.controllers.departure.controller import Departures
+from weft.controllers.loop import run_controller
+from weft.controllers.registry import CONTROLLERS
+from weft.controllers.workload.controller import set_placed_status
+from weft.informer.cache import Cache
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import make_view
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
+from weft.objects.identity import object_key
+from weft.scheduler.loop import Scheduler
+from weft.trust.seal import unseal
+
+TERMS = {"grants": ["migrate"], "projects": {"default": "default"}}
+
+
+class Across:
+    """A node of the other fabric, as the source of a guest reaches it."""
+
+    def __init__(self, node: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._node, self._loop, self.uid, self.specs = node, loop, node.uid, node.specs
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._node.alive)
+
+    async def act(self, key: str) -> None:
+        asyncio.run_coroutine_threadsafe(self._node.act(key), self._loop)
+
+
+class Cluster:
+    """One fabric with a node."""
+
+    def __init__(self, side: Side, node: str, worlds: dict[str, World], begin: list[World]) -> None:
+        self.side, self.client = side, side.client
+        self.lab = MovingLab(side.folder, store=side.store, clock=side.clock)  # type: ignore[arg-type]
+        self.lab.worlds, self.lab.begin = worlds, begin
+        side.run(self.lab.put_image("tiny"))
+        self.node = side.run(self.lab.add_node(node))
+        self.task = asyncio.run_coroutine_threadsafe(self._control(), side.loop)
+
+    async def _control(self) -> None:
+        side = self.side
+        cache = Cache(side.store, make_view(), side.clock)
+        lease = LeaderLease(side.store, cache, side.journal, side.clock, "deciders", "lab", None)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(cache.run())
+            await lease.begin()
+            group.create_task(lease.keep())
+            group.create_task(Scheduler(lease, "least_loaded", update_status=set_placed_status).run())
+            for make in CONTROLLERS:
+                group.create_task(run_controller(make(lease), lease))
+            keeper = Departures(lease, lambda sealed, place: unseal(side.settings.seal_key, sealed, place))
+            group.create_task(keeper.run())
+
+    def close(self) -> None:
+        self.task.cancel()
+        self.side.run(self.node.die())
+
+    def find(self, kind: str, name: str) -> dict[str, Any] | None:
+        try:
+            return self.client.get(kind, name, project="default")
+        except NotFound:
+            return None
+
+    def until(self, kind: str, name: str, so: Callable[[Any], bool], seconds: float = 60.0) -> Any:
+        ends = time.monotonic() + seconds
+        while not so(found := self.find(kind, name)):
+            assert not self.task.done(), self.task.exception()
+            assert time.monotonic() < ends, found
+            time.sleep(0.02)
+        return found
+
+    def until_phase(self, kind: str, name: str, *phases: str) -> dict[str, Any]:
+        found = self.until(kind, name, lambda obj: obj is not None and obj.get("status", {}).get("phase") in phases)
+        return dict(found)
+
+    def list(self, kind: str) -> list[dict[str, Any]]:
+        return list(self.client.list(kind, project="default").items)
+
+    def create_vm(self, name: str, **spec: Any) -> dict[str, Any]:
+        given = {"image": "tiny", "memory": "128M", "networks": ["default"], **spec}
+        self.client.create({"kind": "vm", "name": name, "project": "default", "spec": given})
+        return self.until_phase("vm", name, "Running")
+
+    def migrate(self, name: str) -> str:
+        made = self.client.verb("vm", name, "migrate", {"cluster": "west"}, project="default")
+        return str(made["name"])
+
+    def runs(self, name: str) -> bool:
+        """Whether its guest's report says that it runs here as the VM's own place."""
+        found = self.find("vm", name)
+        return found is not None and found["status"]["phase"] in ("Running", "Migrate")
+
+
+@pytest.fixture
+def worlds() -> list[World]:
+    """What the next tries are like."""
+    return []
+
+
+@pytest.fixture
+def clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worlds: list[World]) -> Iterator[tuple[Cluster, Cluster]]:
+    """East, whose VMs migrate to west."""
+    monkeypatch.setattr(controller, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
+    with two_sides(tmp_path) as (east, west):
+        shared: dict[str, World] = {}
+        sides = Cluster(east, "e1", shared, worlds), Cluster(west, "w1", shared, worlds)
+        sides[0].lab.nodes["west/w1"] = Across(sides[1].node, west.loop)  # type: ignore[assignment]
+        sides[1].lab.nodes["east/e1"] = Across(sides[0].node, east.loop)  # type: ignore[assignment]
+        east.link("west", west, west.link_token("east", **TERMS), projects={"default": "default"})
+        east.wait_for("west", lambda status: status["phase"] == "Linked")
+        yield sides
+        for one in sides:
+            one.close()
+
+
+def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its_name(
+    clusters: tuple[Cluster, Cluster],
+) -> None:
+    east, west = clusters
+    east.client.create({"kind": "volume", "name": "data", "project": "default", "spec": {"size": "1M"}})
+    before = east.create_vm("web", volumes=["data"], publish=["18080:80"])
+    mac = next(iter(east.side.run(east.lab.endpoints()))).mac
+    name = east.migrate("web")
+    over = east.until_phase("migration", name, "Succeeded", "Failed", "Cancelled")
+    assert over["status"]["phase"] == "Succeeded", over["status"]
+    assert (over["status"]["target"], over["status"]["actual"]["pause_ms"]) == ("west/w1", 21)
+    came = west.until_phase("vm", "web", "Running")
+    assert came["status"]["address"] == before["status"]["address"] and came["spec"]["arrives"] == ""
+    assert (came["spec"]["volumes"], came["spec"]["publish"]) == (["data"], ["18080:80"])
+    assert came["labels"] == {"weft/from-cluster": "east", "weft/from-uid": before["uid"]}
+    assert next(iter(west.side.run(west.lab.endpoints()))).mac == mac
+    left = east.until("vm", "web", lambda obj: obj["status"].get("reason") == "departed")
+    assert (left["status"]["phase"], left["spec"]["departed"]) == ("Stopped", "west/default/web")
+    with pytest.raises(WeftError, match="migrated to cluster west, where it is default/web"):
+        east.client.verb("vm", "web", "start", project="default")
+    east.until("volume", "data", lambda obj: obj is None)
+    assert east.side.run(east.lab.every("allocation")) == []
+    until_empty(east, "endpoint")
+    west_arrivals(west, 0)
+    east.client.delete("vm", "web", project="default")
+    east.until("vm", "web", lambda obj: obj is None)
+
+
+def until_empty(cluster: Cluster, kind: str) -> None:
+    ends = time.monotonic() + 60.0
+    while found := cluster.side.run(cluster.lab.every(kind)):
+        assert time.monotonic() < ends, found
+        time.sleep(0.02)
+
+
+def west_arrivals(west: Cluster, count: int) -> list[dict[str, Any]]:
+    ends = time.monotonic() + 60.0
+    while len(found := west.list("arrival")) != count:
+        assert time.monotonic() < ends, found
+        time.sleep(0.02)
+    return found
+
+
+def test_a_cancellation_before_the_hand_over_leaves_it_here_and_nothing_there(
+    clusters: tuple[Cluster, Cluster], worlds: list[World]
+) -> None:
+    east, west = clusters
+    worlds.append(World(stops_at="migrating"))
+    east.create_vm("web")
+    name = east.migrate("web")
+    east.until_phase("migration", name, "Migrating")
+    with pytest.raises(WeftError, match="on its way here"):
+        west.client.delete("vm", "web", project="default")
+    east.client.verb("migration", name, "cancel", project="default")
+    over = east.until_phase("migration", name, "Cancelled", "Failed", "Succeeded")
+    assert over["status"]["phase"] == "Cancelled"
+    east.until("vm", "web", lambda obj: obj["status"]["phase"] == "Running" and not obj["status"].get("migration"))
+    west.until("vm", "web", lambda obj: obj is None)
+    west_arrivals(west, 0)
+    until_empty(west, "allocation")
+
+
+def test_a_line_that_is_cut_after_the_hand_over_ends_well_once_it_is_mended(
+    clusters: tuple[Cluster, Cluster], worlds: list[World]
+) -> None:
+    east, west = clusters
+    worlds.append(World(stops_at="switching"))
+    east.create_vm("web")
+    name = east.migrate("web")
+    east.until("migration", name, lambda obj: obj["status"]["phase"] == "Switching")
+    west.side.proxy.cut()
+    (world,) = east.lab.worlds.values()
+    world.stops_at = ""
+    (key,) = [one.key for one in east.side.run(east.lab.every("allocation"))]
+    east.side.run(east.node.act(key))
+    waits = east.until("migration", name, lambda obj: "can't be asked" in obj["status"].get("message", ""))
+    assert world.handed_over and waits["status"]["phase"] == "Switching"
+    west.until_phase("vm", "web", "Running")
+    west.side.proxy.mend()
+    assert east.until_phase("migration", name, "Succeeded", "Failed")["status"]["phase"] == "Succeeded"
+
+
+def test_a_line_that_is_cut_before_the_hand_over_and_a_source_that_fails_leave_it_here(
+    clusters: tuple[Cluster, Cluster], worlds: list[World]
+) -> None:
+    east, west = clusters
+    worlds.append(World(stops_at="migrating", fails_at="switching"))
+    east.create_vm("web")
+    name = east.migrate("web")
+    east.until_phase("migration", name, "Migrating")
+    west.side.proxy.cut()
+    next(iter(east.lab.worlds.values())).stops_at = ""
+    (key,) = [one.key for one in east.side.run(east.lab.every("allocation"))]
+    east.side.run(east.node.act(key))
+    over = east.until_phase("migration", name, "Failed", "Succeeded")
+    assert over["status"]["phase"] == "Failed" and "the connection was cut" in over["status"]["message"]
+    assert east.runs("web")
+    west.side.proxy.mend()
+    west.until("vm", "web", lambda obj: obj is None)  # it is told, late
+
+
+def test_a_cluster_that_knows_nothing_of_it_after_the_hand_over_is_no_reason_to_go_on_here_but_people_are(
+    clusters: tuple[Cluster, Cluster], worlds: list[World]
+) -> None:
+    east, west = clusters
+    worlds.append(World(deaf=True))
+    east.create_vm("web")
+    name = east.migrate("web")
+    (arrival,) = west_arrivals(west, 1)
+    world_of = east.lab.worlds
+    ends = time.monotonic() + 60.0
+    while not (world_of and next(iter(world_of.values())).handed_over):
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    # As in a store that was restored to before it came.
+    gone = [object_key("arrival", "default", arrival["name"]), object_key("vm", "default", "web")]
+    west.side.run(west.side.store.commit([Delete(key) for key in gone]))
+    found = east.until("migration", name, lambda obj: obj["status"].get("reason") == "arrivalMissing")
+    assert "weft migration reclaim" in found["status"]["message"]
+    next(iter(world_of.values())).given_up = True
+    east.client.verb("migration", name, "reclaim", project="default")
+    assert east.until_phase("migration", name, "Failed", "Succeeded")["status"]["reason"] == "reclaimed"
+    assert east.runs("web")
+
+
+def test_what_the_other_cluster_lacks_is_said_at_once_and_nothing_is_made_there(
+    clusters: tuple[Cluster, Cluster],
+) -> None:
+    east, west = clusters
+    for name, cidr in (("blue", "10.7.0.0/24"), ("red", "10.8.0.0/24")):
+        east.client.create({"kind": "network", "name": name, "project": "default", "spec": {"cidr": cidr}})
+    west.client.create({"kind": "network", "name": "red", "project": "default", "spec": {"cidr": "10.9.0.0/24"}})
+    west.create_vm("web")
+    west.client.verb("vm", "web", "stop", project="default")
+    east.create_vm("web", networks=["default", "blue", "red"])
+    taken = west.find("vm", "web")
+    over = east.until_phase("migration", east.migrate("web"), "Failed", "Succeeded")["status"]
+    assert (over["phase"], over["reason"]) == ("Failed", "cantTake")
+    for said in ("vm/web exists here already", "network/blue doesn't exist here", "network/red is 10.9.0.0/24 here"):
+        assert said in over["message"]
+    assert taken is not None and west.find("vm", "web") is not None and west.list("arrival") == []
+    assert east.runs("web")
+
+
+def test_without_the_grant_or_with_an_older_release_it_says_so(
+    clusters: tuple[Cluster, Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    east, west = clusters
+    east.create_vm("web")
+    west.client.patch("cluster", "east", {"spec": {"grants": ["run"]}})
+    over = east.until_phase("migration", east.migrate("web"), "Failed", "Succeeded")["status"]
+    assert (over["phase"], over["reason"]) == ("Failed", "notGranted"), over
+    with pytest.raises(Forbidden, match="only a linked cluster"):
+        west.client.create({"kind": "arrival", "name": "a", "project": "default", "spec": {}})
+    with pytest.raises(InvalidInput, match="a linked cluster creates it"):
+        west.client.put({"kind": "arrival", "name": "a", "project": "default", "spec": {}})
