@@ -49,7 +49,7 @@ class Cluster:
 
     def __init__(self, side: Side, node: str, worlds: dict[str, World], begin: list[World]) -> None:
         self.side, self.client = side, side.client
-        self.lab = MovingLab(side.folder, store=side.store, clock=side.clock)  # type: ignore[arg-type]
+        self.lab = MovingLab(side.folder, store=side.store, clock=side.clock)
         self.lab.worlds, self.lab.begin = worlds, begin
         side.run(self.lab.put_image("tiny"))
         self.node = side.run(self.lab.add_node(node))

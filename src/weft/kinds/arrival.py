@@ -7,7 +7,7 @@ Until the other cluster has taken note of either, which ``settle`` says, the obj
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -25,7 +25,9 @@ from weft.objects.schema import field, read_strict, words
 MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 MOST_NICS, MOST_VOLUMES = 8, 16
-ARRIVED, FAILED, CANCELLED = "Arrived", "Failed", "Cancelled"
+ARRIVED: Final = "Arrived"
+FAILED: Final = "Failed"
+CANCELLED: Final = "Cancelled"
 OVER = (ARRIVED, FAILED, CANCELLED)
 FROM_CLUSTER, FROM_UID = f"{OWN_LABELS}from-cluster", f"{OWN_LABELS}from-uid"  # labels of a VM that arrived
 SERVER_FIELDS = ("cancel", "settled")

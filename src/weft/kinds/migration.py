@@ -247,6 +247,11 @@ def is_under_way(spec: MigrationSpec, status: MigrationStatus) -> bool:
     return status.phase not in ENDED and (status.started_at is not None or spec.not_before is None)
 
 
+def is_settled(status: MigrationStatus) -> bool:
+    """Whether it has ended, and nothing is left to say to another cluster."""
+    return status.phase in ENDED and (status.arrival is None or status.arrival.settled)
+
+
 def read_workload(spec: MigrationSpec) -> tuple[str, str]:
     """Kind and name of the workload that migrates."""
     kind, _, name = spec.workload.partition("/")
@@ -544,9 +549,8 @@ def workload_key(migration: Stored) -> str:
 
 def _list_asked(migration: Stored) -> Sequence[str]:
     """The cluster that a migration goes to, and ANY_CLUSTER, until nothing is left to say to that."""
-    cluster, status = migration.spec(MigrationSpec).cluster, migration.status(MigrationStatus)
-    over = status.phase in ENDED and (status.arrival is None or status.arrival.settled)
-    return (cluster, ANY_CLUSTER) if cluster and (not over or migration.deleting) else ()
+    cluster = migration.spec(MigrationSpec).cluster
+    return (cluster, ANY_CLUSTER) if cluster and not is_settled(migration.status(MigrationStatus)) else ()
 
 
 def list_short_nodes(migration: Stored) -> Sequence[str]:

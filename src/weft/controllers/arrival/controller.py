@@ -7,6 +7,7 @@ server has made the VM with its volumes, and the scheduler makes the target."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -171,5 +172,5 @@ def list_events(arrival: Item, former: ArrivalStatus, plan: ArrivalPlan) -> list
     where = f" on {status.node}" if status.node else ""
     text = f"{spec.of} runs here{where}" if status.phase == ARRIVED else f"{status.phase}{where}"
     why = f": {status.message}" if status.message and status.phase in OVER else ""
-    kind = "Warning" if status.phase == FAILED else "Normal"
+    kind: Literal["Normal", "Warning"] = "Warning" if status.phase == FAILED else "Normal"
     return [Event(kind, status.phase, f"{text}{why}", arrival.envelope.ref, SOURCE)]

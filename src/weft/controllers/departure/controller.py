@@ -1,8 +1,8 @@
 """Leads Migrations to linked clusters on: one task for each cluster, so that one which hangs delays no other.
 
 Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role
-and what it desires, and of one that has left its spec; deletes its volumes and published ports. Releases the finalizer "migration".
-Woken by the clock, and by Migrations and their allocations. All that it keeps is which requests had no answer."""
+and what it desires, and of one that has left its spec; deletes its volumes and published ports. Woken by the clock, and by
+Migrations and their allocations. All that it keeps is which requests had no answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from weft.controllers.departure.plan import (
     plan_refused,
 )
 from weft.controllers.image.credentials import Unseal
-from weft.controllers.migration.controller import list_events, plan_release
+from weft.controllers.migration.controller import list_events
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
@@ -177,8 +177,6 @@ def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) ->
     """One commit for the whole plan; None if nothing changes, or if the VM or its allocation is another one since it was read: the
     next turn plans again."""
     item = read.item
-    if plan.release:
-        return plan_release(view, item)
     former, status = item.status(MigrationStatus), plan.status
     draft = Draft(item)
     if plan.source is not None or plan.leaves:

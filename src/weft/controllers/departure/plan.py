@@ -89,7 +89,6 @@ class DeparturePlan(msgspec.Struct, kw_only=True):
     act: ArrivalAct | None = None
     source: AllocationSpec | None = None  # to write
     leaves: bool = False  # the VM here keeps but its name, and its source goes
-    release: bool = False
 
 
 def read_seen(obj: Mapping[str, Any]) -> SeenArrival:
@@ -371,7 +370,7 @@ def _settle(facts: DepartureFacts) -> DeparturePlan:
     status, seen = facts.status, facts.seen
     arrival = status.arrival
     if arrival is None or arrival.settled:
-        return DeparturePlan(status=status, release=facts.deleting)
+        return DeparturePlan(status=status)
     if facts.gone:
         return DeparturePlan(status=replace(status, arrival=replace(arrival, settled=True)))
     if isinstance(seen, SeenArrival) and arrival.uid in ("", seen.uid):

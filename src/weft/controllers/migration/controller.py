@@ -28,6 +28,7 @@ from weft.kinds.migration import (
     MigrationActual,
     MigrationSpec,
     MigrationStatus,
+    is_settled,
     is_under_way,
     migration_key,
     read_workload,
@@ -72,7 +73,9 @@ class Migrations:
         plan = Plan()
         for key in keys:
             item = view.get(key)
-            if item is None or item.spec(MigrationSpec).cluster is not None:
+            if item is None:
+                continue
+            if item.spec(MigrationSpec).cluster is not None and not is_settled(item.status(MigrationStatus)):
                 continue  # departures to other clusters have a loop of their own
             if item.status(MigrationStatus).phase in ENDED:
                 commit = plan_release(view, item)

@@ -19,7 +19,7 @@ from weft.controllers.departure.plan import (
 from weft.controllers.migration.facts import MigrationEndpoint
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import MigrationArrival, MigrationSpec, MigrationStatus
+from weft.kinds.migration import MigrationArrival, MigrationSpec, MigrationStatus, is_settled
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref
@@ -195,17 +195,15 @@ def test_while_the_line_is_cut_a_source_that_failed_by_itself_is_the_place_again
     assert plan(seen, place("migrating"), waits.status, spec=replace(SPEC, cancel=True)).status == waits.status
 
 
-def test_after_its_end_the_other_cluster_may_forget_it_and_only_then_is_it_released() -> None:
+def test_after_its_end_the_other_cluster_may_forget_it_and_only_then_is_it_settled() -> None:
     over = replace(UNDER_WAY, phase="Succeeded")
     arrived = replace(WAITING, phase="Arrived")
     settles = plan(arrived, status=over, deleting=True)
-    assert settles.act is not None and settles.act.what == "settle" and not settles.release
+    assert settles.act is not None and settles.act.what == "settle" and not is_settled(settles.status)
     settled = plan(None, status=over, deleting=True)
-    assert settled.status.arrival is not None and settled.status.arrival.settled and not settled.release
-    assert plan(None, status=settled.status, deleting=True).release
-    assert not plan(None, status=settled.status).release
+    assert is_settled(settled.status) and plan(None, status=settled.status).act is None
     waits = plan(SILENT, status=replace(BEGUN, phase="Failed"), deleting=True)
-    assert not waits.release and waits.status.arrival is not None and not waits.status.arrival.settled
+    assert not is_settled(waits.status) and not is_settled(plan(None, status=waits.status, sure=False).status)
 
 
 def test_what_another_cluster_says_is_bounded() -> None:
