@@ -20,10 +20,12 @@ WRITERS = {
     "api": "api",
     "controllers/accounting": "accounting",
     "controllers/alert": "alerts",
+    "controllers/arrival": "arrivals",
     "controllers/device": "devices",
     "controllers/device/rollout": "device rollouts",
     "controllers/cluster": "clusters",
     "controllers/delegation": "delegations",
+    "controllers/departure": "migrations",
     "controllers/failover": "witnesses",
     "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",
@@ -140,14 +142,16 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
-    # and replicas those of VMs that another cluster runs: that they are stopped, and marked; what arms a
+    # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked; what arms a
     # replica those of its replication, VM and allocations, which nodes guard; device rollouts set devices' values;
     # devices take away desired values whose time is over, and approve
     # what a model accepts.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
+        "controllers/arrival/controller",
         "controllers/backup/policy",
         "controllers/conversion/controller",
+        "controllers/departure/controller",
         "controllers/deployment/controller",
         "controllers/device/controller",
         "controllers/device/rollout",

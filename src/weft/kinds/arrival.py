@@ -6,6 +6,7 @@ Until the other cluster has taken note of either, which ``settle`` says, the obj
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
@@ -36,6 +37,7 @@ LEFT_OUT = (
     *("node", "reservation", "lease", "gang", "hold", "boot", "origin", "restore"),
     *("fenced", "guard", "departed", "arrives", "disk", "networks", "run"),
 )
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 Uid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9.-]+$")]
 
 
@@ -43,9 +45,9 @@ class ArrivalNic(msgspec.Struct, kw_only=True, frozen=True):
     """An address that the running guest has, and keeps."""
 
     network: Annotated[str, field("Network here, of the same name", name=True)]
-    cidr: Annotated[str, msgspec.Meta(max_length=32)]  # of that network there
-    mac: Annotated[str, msgspec.Meta(pattern="^(?:[0-9a-f]{2}:){5}[0-9a-f]{2}$")]
-    address: Annotated[str, msgspec.Meta(max_length=15)]
+    cidr: Annotated[str, field("Range of that network there", max_length=32)]
+    mac: Annotated[str, field("Its MAC", max_length=17)]
+    address: Annotated[str, field("Its address", max_length=15)]
 
 
 class ArrivalSpec(msgspec.Struct, kw_only=True):
@@ -108,6 +110,8 @@ def check_arrival(spec: ArrivalSpec) -> None:
     for index, nic in enumerate(spec.nics):
         check_name(nic.network, f"spec.nics[{index}].network")
         read_nic(f"{nic.network}:{nic.address}", f"spec.nics[{index}].address")
+        if not _MAC.fullmatch(nic.mac):
+            raise InvalidInput(f"spec.nics[{index}].mac: {nic.mac!r} is not a MAC", field=f"spec.nics[{index}].mac")
     for name, length in spec.volumes.items():
         check_name(name, "spec.volumes")
         if not 1 <= length <= MOST_DISK_BYTES:

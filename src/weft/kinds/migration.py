@@ -328,7 +328,7 @@ def _check_departure(spec: MigrationSpec, kind: str) -> None:
         )
     if spec.not_before is not None or spec.not_after is not None:
         raise InvalidInput(
-            "spec.not_before: a migration to another cluster begins at once",
+            "spec.not_before: a migration to another cluster begins immediately",
             field="spec.not_before",
             hint="leave the time out",
         )

@@ -45,7 +45,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], target: T
     """``POST …/arrivals``. Raises IllegalTransition (``cantTake``) with each reason in ``details.reasons``."""
     if not call.actor.is_cluster:
         raise Forbidden(
-            "only a linked cluster lets its VMs arrive here",
+            "only a linked cluster lets VMs arrive here",
             reason="onlyItsCluster",
             hint="at that cluster: weft vm migrate NAME --to-cluster HERE",
         )
@@ -68,7 +68,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], target: T
 
 
 def refuse_put(kind: Kind) -> None:
-    """Raise InvalidInput for an arrival in a request that would make it without its VM."""
+    """Raise InvalidInput for an arrival in a request that would make it without a VM."""
     if kind is ARRIVAL:
         raise InvalidInput(
             "an arrival can't be made or changed this way: a linked cluster creates it",

@@ -188,7 +188,7 @@ def _check_cluster(target: Target, given: dict[str, Any]) -> None:
     for name in ("to", "storage", "dry_run", "at", "within"):
         if given[name]:
             raise click.UsageError(
-                f"give either --to-cluster or --{name.replace('_', '-')}: the other cluster chooses its node, and it begins at once"
+                f"give either --to-cluster or --{name.replace('_', '-')}: the other cluster chooses its node, and it begins now"
             )
     if given["mode"] == "cold":
         raise click.UsageError("give either --to-cluster or --cold, not both")

@@ -31,7 +31,7 @@ class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     unlinked: str = ""  # why that cluster may let nothing arrive any more
     workload: str = ""  # uid of the VM here; "": it is gone
     leaving: bool = False  # the VM is being deleted
-    placed: Condition | None = None  # the VM's
+    placed: Condition | None = None  # of the VM
     target: MigrationEndpoint | None = None
     allocation: str = ""  # uid of the target
     is_active: bool = False  # the VM has a place of its own: its guest was found here after a restore of the store
@@ -75,7 +75,7 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
 
 
 def _arrive(facts: ArrivalFacts, status: ArrivalStatus, target: MigrationEndpoint | None) -> ArrivalPlan:
-    """The guest runs here: its target is the VM's own place from now on."""
+    """The guest runs here: its target is the own place of the VM from now on."""
     report = target.migration_report if target is not None else None
     active = None
     if target is not None:

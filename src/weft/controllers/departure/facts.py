@@ -36,7 +36,7 @@ class Departure(msgspec.Struct, frozen=True):
     item: Item
     facts: DepartureFacts
     workload: Item | None
-    place: Item | None  # the VM's active allocation, or the source
+    place: Item | None  # the active allocation of the VM, or the source
 
 
 def read_departure(view: View, item: Item, now: float) -> Departure:
@@ -97,8 +97,8 @@ def list_lacks(workload: Item, place: Item) -> list[str]:
         if volume.encrypted:
             lacks.append(f"volume {volume.name} is encrypted: detach it first")
         elif volume.pool_id:
-            move = f"weft vm migrate {name} --storage --pool local --volume {volume.name}"
-            lacks.append(f"pool {volume.pool} of volume {volume.name} is shared storage: {move}")
+            relocate = f"weft vm migrate {name} --storage --pool local --volume {volume.name}"
+            lacks.append(f"pool {volume.pool} of volume {volume.name} is shared storage: {relocate}")
     if spec.slot is not None:
         lacks.append("it is in a reservation of this cluster until that ends")
     if spec.snapshots or is_restoring(spec, report):

@@ -29,13 +29,13 @@ def list_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[See
             elif clock.elapsed() - begun > ROUND_SECONDS:
                 found.append(NOT_BEGUN)
             else:
-                found.append(_look(client, project, name))
+                found.append(_read_one(client, project, name))
     finally:
         client.close()
     return found
 
 
-def _look(client: Client, project: str, name: str) -> Seen:
+def _read_one(client: Client, project: str, name: str) -> Seen:
     try:
         return read_seen(client.get(ARRIVAL.name, name, project=project))
     except WeftError as problem:

@@ -68,7 +68,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     status: MigrationStatus
     deleting: bool = False
     workload: VmSpec | None = None  # None: it doesn't exist, or is being deleted
-    place: MigrationEndpoint | None = None  # the VM's active allocation
+    place: MigrationEndpoint | None = None  # the active allocation of the VM
     rival: str = ""
     source: MigrationEndpoint | None = None
     key: str = ""  # of this try
@@ -227,7 +227,7 @@ def _find_restored(
 
 
 def make_source(facts: DepartureFacts, place: AllocationSpec, seen: SeenArrival) -> AllocationSpec:
-    """The VM's allocation as the source of its migration."""
+    """The allocation of the VM as the source of its migration."""
     migration = AllocatedMigration(
         key=facts.key,
         peer=_name_node(facts, seen),
@@ -265,8 +265,8 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
     if status.ending:
         return _abort(facts, source, status)
     if isinstance(seen, SeenArrival) and here and seen.address and seen.address != migration.address and not handed:
-        moved = replace(source.spec, migration=replace(migration, address=seen.address))
-        return DeparturePlan(status=status, source=moved)
+        now_at = replace(source.spec, migration=replace(migration, address=seen.address))
+        return DeparturePlan(status=status, source=now_at)
     return DeparturePlan(status=status)
 
 
@@ -289,9 +289,9 @@ def _find_trouble(
     if workload is None:
         return "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted"
     if workload.run != source.spec.desired:
-        return "Cancelled", "workloadChanged", f"{spec.workload} was asked to {workload.run} meanwhile"
+        return "Cancelled", "workloadChanged", f"{spec.workload} was asked to {workload.run} since"
     if workload.restart_generation > source.spec.restart_generation:
-        return "Cancelled", "workloadChanged", f"{spec.workload} was asked to restart meanwhile"
+        return "Cancelled", "workloadChanged", f"{spec.workload} was asked to restart since"
     if report is not None and report.phase == "failed":
         why = report.message or report.reason or "failed"
         return "Failed", report.reason or "failed", f"source {source.spec.node}: {why}"
@@ -331,7 +331,7 @@ def _first(message: str) -> str:
 def _return(
     facts: DepartureFacts, source: MigrationEndpoint, status: MigrationStatus, *, certain: bool
 ) -> DeparturePlan:
-    """The guest runs here for good: its place is the VM's own again. ``certain``: it never ran there, so that a source which has
+    """The guest runs here for good: its place is the own one of the VM again. ``certain``: it never ran there, so that a source which has
     handed it over lets it go on first."""
     migration = source.spec.migration
     assert migration is not None

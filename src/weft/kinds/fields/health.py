@@ -86,6 +86,6 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
     ),
     "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing", "Offline"),
     "unknown": ("Unknown", "Missing", "Gone"),
-    "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone"),
+    "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone", "Arrived"),
 }
 HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}
