@@ -37,7 +37,6 @@ from weft.objects.identity import named_key
 from weft.objects.schema import read_strict
 from weft.serving.answer import Answer
 
-CANT_TAKE = "cantTake"
 _SHOWN = 200  # characters of each reason
 
 
@@ -94,7 +93,7 @@ async def _plan_workload(
     if reasons:
         raise IllegalTransition(
             f"{spec.of} can't migrate here: {'; '.join(one[:_SHOWN] for one in reasons)}",
-            reason=CANT_TAKE,
+            reason="cantTake",
             hint="mend that here, then migrate it again",
             details={"reasons": [one[:_SHOWN] for one in reasons]},
         )

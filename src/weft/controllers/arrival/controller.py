@@ -121,8 +121,8 @@ def find_workload(view: View, arrival: Item) -> Item | None:
     found, status = view.get(workload_key(arrival)), arrival.status(ArrivalStatus)
     if found is None:
         return None
-    is_its = found.uid == status.vm if status.vm else found.spec(VmSpec).arrives == arrival.envelope.name
-    return found if is_its else None
+    same = found.uid == status.vm if status.vm else found.spec(VmSpec).arrives == arrival.envelope.name
+    return found if same else None
 
 
 def find_target(view: View, arrival: Item) -> Item | None:

@@ -331,8 +331,8 @@ def _first(message: str) -> str:
 def _return(
     facts: DepartureFacts, source: MigrationEndpoint, status: MigrationStatus, *, certain: bool
 ) -> DeparturePlan:
-    """The guest runs here for good: its place is the own one of the VM again. ``certain``: it never ran there, so that a source which has
-    handed it over lets it go on first."""
+    """The guest runs here for good: its place is the own one of the VM again. ``certain``: it never ran there, so that a source
+    which has handed it over lets it go on first."""
     migration = source.spec.migration
     assert migration is not None
     if certain and not migration.never_ran:
