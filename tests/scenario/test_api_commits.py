@@ -38,13 +38,16 @@ from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.function import FunctionSpec
+from weft.kinds.image import ImageStatus
 from weft.kinds.reservation import ReservationStatus
+from weft.kinds.secret import place_of
 from weft.kinds.token import TokenStatus
 from weft.objects.envelope import decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Unavailable
 from weft.objects.identity import object_key
 from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
+from weft.trust.seal import unseal
 
 FIRST_RULE = "/alertrule/fabric/backup-failed"  # the others stay, so that one commit is enough for all
 VMS = "/v1/projects/default/vms"
@@ -121,6 +124,9 @@ RELIES_ON = {
         "api/cluster/accept.py _take_in": (
             "cluster absent, cluster at, linkname absent, linkname at, token absent, token at | token"
         )
+    },
+    "let_a_vm_of_a_linked_cluster_in": {
+        SETTLE: "arrival absent, endpoint absent, image at, network at, project at, volume absent, workload absent"
     },
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",
@@ -468,6 +474,41 @@ def be_linked_by_another_cluster(lab: DoorsLab, number: int) -> None:
         quietly(lab, lambda: lab.client.delete("cluster", "near"))
 
 
+def let_a_vm_of_a_linked_cluster_in(lab: DoorsLab, number: int) -> None:
+    """The VM, its volume and its address, with the arrival."""
+    with another_cluster(lab, f"arrives{number}") as other:
+
+        def prepare() -> Client:
+            terms = {"name": f"near{number}", "grants": ["migrate"], "projects": {"default": "default"}}
+            token = lab.client.create({"kind": "token", "spec": {"use": "link", "link": terms}})["secret"]
+            link(other, "here", lab, str(token))
+            image = lab.stored("/image/default/tiny")
+            assert image is not None
+            image.status = msgspec.Raw(msgspec.json.encode(ImageStatus(phase="Available", sha256="ab" * 32)))
+            lab.put(image)
+            spec = other.client.get("cluster", "here")["spec"]
+            secret = unseal(
+                other.settings.seal_key, spec["sealed"]["token"], place_of(None, "here", "token", "cluster")
+            )
+            return lab.connect(msgspec.structs.replace(lab.context, token=secret.decode()))
+
+        client = quietly(lab, prepare)
+        nic = {
+            "network": "blue",
+            "cidr": "10.20.0.0/24",
+            "mac": "52:54:00:00:00:01",
+            "address": f"10.20.0.{100 + number}",
+        }
+        spec = {
+            **{"of": f"vm/x{number}", "origin": "o", "key": "k", "node": "e1", "node_uid": "n", "allocation": "a"},
+            **{"workload": {"image": "tiny"}, "volumes": {f"x{number}": 1 << 20}, "nics": [nic], "image": "ab" * 32},
+        }
+        made = client.create({"kind": "arrival", "name": f"x{number}", "project": "default", "spec": spec})
+        assert made["created_by"] == f"cluster:near{number}"
+        assert quietly(lab, lambda: lab.client.get("vm", f"x{number}"))["spec"]["arrives"] == f"x{number}"
+        quietly(lab, lambda: lab.client.delete("cluster", f"near{number}"))
+
+
 def link_token(lab: DoorsLab, name: str) -> str:
     made = lab.client.create({"kind": "token", "spec": {"use": "link", "link": {"name": name}}})
     return str(made["secret"])
@@ -561,6 +602,7 @@ REQUESTS: tuple[Request, ...] = (
     stand_in_a_network,
     link_another_cluster,
     be_linked_by_another_cluster,
+    let_a_vm_of_a_linked_cluster_in,
     begin_anew_with_an_empty_store,
     begin_with_a_newer_rule,
     find_objects_of_an_older_weft,

@@ -22,6 +22,7 @@ from tests.scenario import (
     test_cluster_status,
     test_controllers_bad_days,
     test_conversions,
+    test_departures,
     test_deployments,
     test_disruption_budgets,
     test_drain,
@@ -80,6 +81,11 @@ RELIES_ON = {
     "controllers/alert/controller.py list_commits": "silence at and goes",
     "controllers/alert/due.py note_sent": "alertrule at",
     "controllers/cluster/controller.py _note": "cluster at",
+    "controllers/arrival/controller.py plan_one 1": "arrival at and goes",
+    "controllers/arrival/controller.py plan_one 2": "allocation at, arrival at, volume at, workload at",
+    "controllers/departure/controller.py plan_commit": (
+        "migration at, allocation at, workload at, volume at, publishedport at and goes"
+    ),
     "controllers/delegation/controller.py plan_commit 1": "delegation at and goes",
     "controllers/delegation/controller.py plan_commit 2": "delegation at",
     "controllers/failover/arming.py plan_step": "replication at, workload at, allocation at",
@@ -475,6 +481,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_cluster_status.test_what_the_witness_of_a_link_knows_is_noted,
     test_cluster_status.test_what_is_delegated_is_listed_sent_and_ends_there_first,
     test_cluster_status.test_a_replica_takes_over_what_the_witness_grants,
+    test_departures.test_a_vm_leaves_for_another_cluster_with_all_that_it_had,
+    test_departures.test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays,
     test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
     test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
     test_replication.test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_comes_from_there,

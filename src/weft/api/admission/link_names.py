@@ -12,6 +12,7 @@ from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Entry, Precondition, Put, Write
 from weft.kinds.cluster import ClusterSpec
 from weft.kinds.fields.cluster.link import GRANTS
+from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import AlreadyExists
 from weft.objects.identity import CLUSTER_PREFIX, FABRIC, kind_prefix
@@ -36,7 +37,7 @@ async def plan_name(context: ApiContext, name: str, uid: str) -> tuple[list[Writ
     known = msgspec.json.decode(entry.value, type=_Holder).peer_uid if entry is not None else ""
     if known != uid and (kind := await _find_left(context, f"{CLUSTER_PREFIX}{name}")):
         raise AlreadyExists(
-            f'name "{name}" was another cluster\'s, and a {kind} that it made is still here',
+            f'name "{name}" was another cluster\'s, and {BY_NAME[kind].a_title} that it made is still here',
             reason="nameWasAnothers",
             field="name",
             hint=f"use another name, or first delete what weft {kind} list -A --field created_by={CLUSTER_PREFIX}{name} shows",

@@ -14,7 +14,7 @@ from weft.api.object.verbs import add_drafts
 from weft.api.request.call import Call, object_answer
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
-from weft.contracts.store import Absent, Present, Put
+from weft.contracts.store import Absent, Put
 from weft.kinds.arrival import (
     ARRIVAL,
     ArrivalNic,
@@ -160,7 +160,7 @@ async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: A
         assert network is not None
         endpoint = _make_endpoint(context, workload, network, index, nic)
         draft.writes.append(Put(endpoint.key, encode_envelope(endpoint)))
-        draft.preconditions += [Absent(endpoint.key), Present(network.key)]
+        draft.preconditions.append(Absent(endpoint.key))  # the VM names the network, which so stays as it is
 
 
 def _make_endpoint(context: ApiContext, workload: Envelope, network: Envelope, index: int, nic: ArrivalNic) -> Envelope:

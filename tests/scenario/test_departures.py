@@ -1,0 +1,138 @@
+"""A VM that migrates to another cluster, and one that comes from there, each with the other cluster as asked only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tests.scenario.migration_lab import MovingLab
+
+from weft.client.cluster.peer import PeerLink
+from weft.controllers.departure.controller import Departures
+from weft.controllers.departure.perform import Place, Seen
+from weft.controllers.departure.plan import ArrivalAct, SeenArrival
+from weft.kinds.arrival import ArrivalSpec, ArrivalStatus
+from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.errors import WeftError
+
+SPEC = ClusterSpec(
+    url="https://10.0.0.1:6443", ca="their CA", peer_uid="u", projects={"default": "lab"}, sealed={TOKEN: "s"}
+)
+CAME = ArrivalSpec(of="vm/web", origin="o", key="k", node="e1", node_uid="n", allocation="s", volumes={"data": 1 << 20})
+
+
+class Elsewhere:
+    """A node of the other cluster, of which nothing is known here."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, Any] = {}
+        self.alive = True
+
+    async def die(self) -> None:
+        pass
+
+
+async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        there: dict[str, SeenArrival] = {}
+
+        async def ask(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+            for name, seen in there.items():
+                (world,) = lab.worlds.values() if lab.worlds else (None,)
+                if world is not None and world.handed_over:
+                    world.taken_over = True
+                    there[name] = msgspec.structs.replace(seen, phase="Arrived", pause_ms=21)
+            return [there.get(name) for _, name in places]
+
+        async def perform(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
+            for act in acts:
+                if act.what == "create":
+                    waiting = SeenArrival("a", "Waiting", "w1", "x", "t", "10.0.0.9:7000")
+                    there[act.name] = waiting
+                else:
+                    there.pop(act.name, None)
+            return [SeenArrival()] * len(acts)
+
+        await lab.kill_deciders()
+        await lab.put("cluster", "west", SPEC, project=None, status=ClusterStatus(phase="Linked"))
+        await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
+        lab.start_deciders(make_departures=lambda lease: Departures(lease, lambda *_: b"t", ask, perform))
+        await lab.add_node("n1")
+        lab.nodes["west/w1"] = Elsewhere()  # type: ignore[assignment]
+        await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])
+        await lab.until_phase("web", "Running")
+        await lab.migrate("web", cluster="west")
+        over = await lab.until_migration("Succeeded")
+        assert (
+            (over.target, over.source) == ("west/w1", "n1") and over.actual is not None and over.actual.pause_ms == 21
+        )
+        await lab.until_phase("web", "Stopped")
+        assert decode_part((await lab.vm("web")).spec, VmSpec).departed == "west/lab/web"
+        await lab.until_gone("/volume/default/data")
+
+        async def empty() -> bool:
+            return not [*await lab.allocations(), *await lab.endpoints(), *await lab.every("publishedport"), *there]
+
+        await lab.until(empty)
+
+
+async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.put("cluster", "east", msgspec.structs.replace(SPEC, grants=["migrate"]), project=None)
+        await lab.add_node("n1")
+        lab.nodes["east/e1"] = Elsewhere()  # type: ignore[assignment]
+
+        async def come(name: str, key: str) -> Envelope:
+            lab.creator = "cluster:east"
+            spec = msgspec.structs.replace(CAME, of=f"vm/{name}", key=key, volumes={f"data-{name}": 1 << 20})
+            arrival = await lab.put("arrival", f"{name}-m", spec, finalizers=("arrival",))
+            lab.creator = ""
+            await lab.put("volume", f"data-{name}", {"size": 1 << 20}, finalizers=("volume",))
+            await lab.put_vm(name, networks=["default"], volumes=[f"data-{name}"], arrives=f"{name}-m")
+            return arrival
+
+        async def status(arrival: Envelope) -> ArrivalStatus:
+            found = await lab.get(arrival.key)
+            assert found is not None
+            return decode_part(found.status, ArrivalStatus)
+
+        async def change(arrival: Envelope, **fields: bool) -> None:
+            def write(envelope: Envelope) -> None:
+                spec = msgspec.structs.replace(decode_part(envelope.spec, ArrivalSpec), **fields)
+                envelope.spec = merge_part(envelope.spec, spec)
+                envelope.generation += 1
+
+            await lab.change(arrival.key, write)
+
+        async def until(arrival: Envelope, phase: str) -> ArrivalStatus:
+            async def there() -> bool:
+                return (await status(arrival)).phase == phase
+
+            await lab.until(there)
+            return await status(arrival)
+
+        web = await come("web", "k")
+        waiting = await until(web, "Waiting")
+        assert (waiting.address, waiting.node) == ("10.0.0.9:7000", "n1")
+        (place,) = await lab.allocations()
+        assert place.role == "target" and place.migration is not None
+        assert (place.migration.peer, place.migration.peer_ca) == ("east/e1", "their CA")
+        assert (await lab.status("web")).phase == "Pending"
+        lab.world("k").handed_over = True
+        await lab.nodes["n1"].act(f"/allocation/-/{lab.nodes['n1'].uid}.{waiting.allocation}")
+        assert (await until(web, "Arrived")).pause_ms == 21
+        await lab.until_phase("web", "Running")
+        assert decode_part((await lab.vm("web")).spec, VmSpec).arrives == ""
+        await change(web, settled=True)
+        await lab.until_gone(web.key)
+
+        shop = await come("shop", "l")
+        await until(shop, "Waiting")
+        await change(shop, cancel=True)
+        assert (await until(shop, "Cancelled")).never_ran
+        await lab.until_gone("/vm/default/shop")
+        await lab.until_gone("/volume/default/data-shop")
