@@ -213,7 +213,7 @@ def test_what_a_cluster_made_is_not_the_next_one_s_that_gets_its_name(sides: tup
         token = west.link_token("east", **terms)
         for _ in range(2):  # the token isn't used up
             with pytest.raises(
-                AlreadyExists, match="another cluster's, and a vm that it made is still here"
+                AlreadyExists, match="another cluster's, and a VM that it made is still here"
             ) as refused:
                 third.link("west", west, token)
         assert "use another name" in (refused.value.hint or "") and "web" not in str(refused.value)

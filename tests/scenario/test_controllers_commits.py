@@ -22,7 +22,7 @@ from tests.scenario import (
     test_cluster_status,
     test_controllers_bad_days,
     test_conversions,
-    test_departures,
+    test_cluster_departures,
     test_deployments,
     test_disruption_budgets,
     test_drain,
@@ -70,7 +70,7 @@ from weft.objects.identity import Ref, new_uid
 # one stands.
 RELIES_ON = {
     "controllers/network/addresses.py _plan_workload": (
-        "workload at, endpoint absent, endpoint at, network present, publishedport at"
+        "workload at, endpoint absent, endpoint at, endpoint at and goes, network present, publishedport at"
     ),
     "controllers/workload/adoption.py plan_adoption": (
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
@@ -481,8 +481,8 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_cluster_status.test_what_the_witness_of_a_link_knows_is_noted,
     test_cluster_status.test_what_is_delegated_is_listed_sent_and_ends_there_first,
     test_cluster_status.test_a_replica_takes_over_what_the_witness_grants,
-    test_departures.test_a_vm_leaves_for_another_cluster_with_all_that_it_had,
-    test_departures.test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays,
+    test_cluster_departures.test_a_vm_leaves_for_another_cluster_with_all_that_it_had,
+    test_cluster_departures.test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays,
     test_replication.test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again,
     test_replication.test_points_that_come_are_snapshots_and_the_oldest_goes,
     test_replication.test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_comes_from_there,
