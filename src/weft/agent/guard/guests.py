@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from weft.agent.guard.plan import (
     RETRY_SECONDS,
     GuardedGuest,
@@ -121,6 +123,9 @@ class GuardedGuests:
         now = guard.read_time()
         for state in self._table:
             if state.local.spec.guard == "hold":
+                if state.local.id in self._held and not state.checkpoint.held and not state.released:
+                    state.checkpoint = replace(state.checkpoint, held=True)
+                    await state.save()  # before anybody reads that it is held
                 _set_unheld(state, explain_unheld(self._held.get(state.local.id), now))
 
     def _note(self, held: Mapping[str, Held]) -> None:
@@ -143,7 +148,9 @@ class GuardedGuests:
         for state in self._table:
             if state.local.spec.guard == "hold" and not state.released:
                 held = self._held.get(state.local.id)
-                if held is None or held.until <= now:
+                if held is None and not state.checkpoint.held:
+                    _set_unheld(state, explain_unheld(None, now))
+                elif held is None or held.until <= now:
                     guard.end(state.local.id)
                     _set_unheld(state, explain_unheld(None, now))
 
@@ -162,4 +169,4 @@ def _read_guest(state: AllocationState) -> GuardedGuest | None:
     local = state.local
     if state.released or not local.spec.guard:
         return None
-    return GuardedGuest(local.id, local.spec.workload.uid, local.spec.guard)
+    return GuardedGuest(local.id, local.spec.workload.uid, local.spec.guard, state.checkpoint.held)

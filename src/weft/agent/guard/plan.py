@@ -20,6 +20,7 @@ class GuardedGuest(msgspec.Struct, frozen=True):
     id: str  # the allocation's short id
     workload: str  # uid
     mode: Literal["begin", "hold"]
+    was_held: bool = False  # the guard has held it here before, so its replica may have been told to take over
 
 
 class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,9 +37,14 @@ def find_until(stamp: str, boot_id: str, now: float) -> float | None:
 
 
 def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], held: Mapping[str, Held]) -> GuardPlan:
-    """``until``: as stamps say; ``held``: what the guard holds. A guest that has to be held, and was never confirmed here since
-    what the guard held was lost, ends: the other cluster may have taken over."""
-    wanted = {guest.id: until.get(guest.id, 0.0) for guest in guests.values() if guest.mode == "hold"}
+    """``until``: as stamps say; ``held``: what the guard holds. A guest that was held, and was never confirmed here since what the
+    guard held was lost, ends: the other cluster may have taken over. One that was never held waits for its first stamp: nothing
+    takes over before this node has reported that it is held."""
+    wanted = {
+        guest.id: until.get(guest.id, 0.0)
+        for guest in guests.values()
+        if guest.mode == "hold" and (guest.id in until or guest.id in held or guest.was_held)
+    }
     return GuardPlan(
         renew={name: at for name, at in wanted.items() if name not in held or held[name].until < at},
         drop=tuple(sorted(held.keys() - wanted.keys())),
@@ -60,7 +66,7 @@ def describe_guard(guest: GuardedGuest, until: float | None, held: Held | None, 
     if problem:
         return problem
     if guest.mode == "hold":
-        return HELD if held is not None else READY
+        return HELD if held is not None and guest.was_held else READY
     return READY if until is not None and until > now else ""
 
 

@@ -94,6 +94,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     restoring: AllocatedOrigin | None = None  # some of its disks may be those of this snapshot already; the rest follow
     restored: int = 0  # generation of the origin that its disks were restored from in place
     begun_from: int | None = None  # generation of the origin from which a guest has begun
+    held: bool = False  # the node's guard has held its guest, and may have said so
 
 
 class StepFailure(msgspec.Struct, frozen=True):

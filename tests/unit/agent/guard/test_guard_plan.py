@@ -18,7 +18,8 @@ from weft.contracts.guard import Held
 from weft.failover.timing import CLUSTERS, check_timing
 from weft.protocol.failover.stamp import read_stamp, write_stamp
 
-HELD_ONE, BEGUN = GuardedGuest("g1", "w1", "hold"), GuardedGuest("g2", "w2", "begin")
+HELD_ONE, BEGUN = GuardedGuest("g1", "w1", "hold", was_held=True), GuardedGuest("g2", "w2", "begin")
+NEVER_HELD = GuardedGuest("g1", "w1", "hold")
 BOOT = "9c0a7f3e-5b6d-4c55-8a55-0d9f1f3b8f10"
 
 
@@ -63,6 +64,15 @@ def test_an_agent_that_starts_without_a_stamp_leaves_what_the_guard_holds() -> N
 
 def test_a_guest_that_nobody_holds_any_more_ends_until_it_is_confirmed() -> None:
     assert plan_guard({"g1": HELD_ONE}, {}, {}).renew == {"g1": 0.0}
+
+
+def test_a_guest_that_was_never_held_waits_for_its_first_stamp() -> None:
+    """As after a restart of the agent between ``begin`` and ``hold``: its replica isn't told to take over before it is held."""
+    assert plan_guard({"g1": NEVER_HELD}, {}, {}).renew == {}
+    assert plan_guard({"g1": NEVER_HELD}, {"g1": 50.0}, {}).renew == {"g1": 50.0}
+    assert describe_guard(NEVER_HELD, 50.0, None, 10.0, "") == "ready"
+    # Until that it was held is on disk, nobody reads of it.
+    assert describe_guard(NEVER_HELD, 50.0, Held(50.0), 10.0, "") == "ready"
 
 
 def test_a_guest_that_is_not_to_be_held_yet_is_left_alone_and_one_that_is_gone_is_dropped() -> None:
