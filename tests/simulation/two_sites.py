@@ -6,7 +6,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -14,11 +14,20 @@ from weft.agent.guard.plan import GuardedGuest, describe_guard, explain_unheld, 
 from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.guard import Held
 from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
+from weft.controllers.failover.restored import change_replica, change_replication
 from weft.drivers.guard.holds import Hold, Holds, Request, apply_request, list_due
-from weft.failover.primary import is_confirmed
-from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
+from weft.failover.primary import is_confirmed, is_retired
+from weft.failover.standby import Question, Silence, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
 from weft.failover.timing import Timing
-from weft.failover.witness import Vote, VoteRecord, begin_vote, receive_claim, receive_question
+from weft.failover.witness import (
+    Vote,
+    VoteRecord,
+    begin_vote,
+    look_at_claim,
+    receive_claim,
+    receive_question,
+    receive_return,
+)
 from weft.kinds.replication import ReplicationSpec
 from weft.protocol.failover.claim import Answer, Claim, Generation
 from weft.protocol.failover.stamp import write_stamp
@@ -32,8 +41,9 @@ REPORT_SECONDS, PATIENCE_SECONDS = 2.0, 10.0
 Mode = Literal["", "begin", "hold"]
 FAULTS = (
     *("cut", "cut", "line", "isolate", "isolate", "freeze", "freeze", "restart", "power", "agent", "empty"),
-    "people",
+    *("people", "restore", "delete"),
 )
+BACKUP_SECONDS = 20.0  # between two states that a store may go back to
 SLOW_SHARE, MOST_DELAY_SECONDS = 0.05, 8.0  # of messages, and what they take at most
 
 
@@ -72,6 +82,7 @@ class Node:
         self.until: dict[str, float] = {}  # the agent's
         self.held: Holds = {}  # the guard's
         self.began: float | None = None
+        self._was_held = False  # on its disk
         self._kill_seconds = 0.0  # of this guest
         self.ran: list[tuple[float, float]] = []
 
@@ -91,7 +102,7 @@ class Node:
 
     def describe(self, at: float) -> str:
         """What it reports of its guest."""
-        guest = _read_guest(self.mode)
+        guest = self._read_guest()
         if guest is None:
             return ""
         held = self.held.get("g")
@@ -100,12 +111,13 @@ class Node:
     def review(self, at: float) -> None:
         """The agent's turn."""
         self.settle(at)
-        now, guest = self.place.read(at), _read_guest(self.mode)
+        now, guest = self.place.read(at), self._read_guest()
         known = {name: Held(one.until) for name, one in self.held.items()}
         plan = plan_guard({"g": guest} if guest is not None else {}, self.until, known)
         renew = {name: Hold(to, ("/g",)) for name, to in plan.renew.items()}
         self.held = apply_request(self.held, Request(renew, plan.drop))
         held = self.held.get("g")
+        self._was_held |= held is not None and self.mode == "hold"
         may_run = self.mode != "hold" or not explain_unheld(Held(held.until) if held else None, now)
         if self.began is None and may_run:
             self.began, self._kill_seconds = at, self._chance.uniform(0.0, self._timing.kill)
@@ -131,14 +143,13 @@ class Node:
         if self.began is not None:
             self.began = None if list_due(self.held, self.place.read(at)) else at
 
+    def _read_guest(self) -> GuardedGuest | None:
+        return GuardedGuest("g", "vm", self.mode, self._was_held) if self.mode else None
+
     def lose_power(self, at: float) -> None:
         self.settle(at)
         self.end(at)
         self.held, self.until = {}, {}
-
-
-def _read_guest(mode: Mode) -> GuardedGuest | None:
-    return GuardedGuest("g", "vm", mode) if mode else None
 
 
 class World:
@@ -168,18 +179,28 @@ class World:
         self._mode_number = 0
         # What its process knows.
         self._told: tuple[str, int, ArmingAnswer] | None = None  # of which stage and turn
-        self._is_witnessed = False
+        self._is_witnessed = self._retired = False  # as the witness said
+        self.restored = self.given_back = 0  # how often
+        self.is_deleted = False  # the replication: nobody names it any more
         # The standby's store, and what its process knows.
         self.renewals, self.claim = 0, FIRST
         self.is_automatic, self.arming = False, 0
+        self.is_primary, self.is_restored, self.returned = False, False, ""
         self._silence: Silence | None = None
         self._asked: Question | None = None
         self._asked_at = 0.0
-        self.taken_at: float | None = None
+        self.refuses_take_over_until = 0.0  # as where the quota is used up
+        self.taken_at: float | None = None  # whatever its store knows of it
+        self._backups: list[tuple[ReplicationSpec, Mode, tuple[Any, ...]]] = []
         # The witness's file, and what its process knows.
         self._kept: VoteRecord | None = None
         self._vote: Vote | None = None
         self._turn = {PRIMARY: 0, STANDBY: 0}  # of the process: what it waited for before is forgotten
+
+    def cut_from(self, name: str, begins: float, ends: float) -> None:
+        """No line of this place works in that time."""
+        pairs = [pair for line in LINES if name in line and NODE not in line for pair in (line, line[::-1])]
+        self._later(begins, "", lambda: self._cut(pairs, ends - begins))
 
     def run(self, seconds: float) -> float:
         """Seconds in which guests ran at both clusters."""
@@ -188,6 +209,7 @@ class World:
             self._later(self._chance.uniform(0, 2), name, act)
         if self._faults:
             self._later(self._chance.expovariate(1 / 25), "", self._draw_fault)
+            self._back_up()
         while self._events and self._events[0][0] < seconds:
             self._at, _, name, act = heapq.heappop(self._events)
             place = self._places.get(name)
@@ -232,7 +254,9 @@ class World:
 
     def _renew(self) -> None:
         self._later(self._timing.renew, PRIMARY, self._renew)
-        stamp, turn = self._stamp, self._turn[PRIMARY]
+        if self.is_deleted:
+            return
+        stamp, turn, asked = self._stamp, self._turn[PRIMARY], self.spec
         answered = [False]
 
         def hear(answer: WitnessAnswer) -> None:
@@ -241,20 +265,23 @@ class World:
             self._is_witnessed = is_confirmed(FIRST, answer)
             if self._is_witnessed:
                 answered[0], self._confirmed = True, stamp
+            is_current = asked.arming == self.spec.arming and asked.guard != "hold"
+            self._retired = is_current and is_retired(FIRST, answer, asked.arming)
             self._arm()
 
         def ask_standby() -> None:
             if not answered[0] and self._turn[PRIMARY] == turn:
-                self._is_witnessed = False
+                self._is_witnessed = self._retired = False
                 self._send(PRIMARY, STANDBY, lambda: self._count_up(stamp, turn))
                 self._arm()
 
-        self._ask_witness(PRIMARY, "claim", FIRST, hear)
+        told = 0 if asked.guard == "hold" else asked.arming
+        self._ask_witness(PRIMARY, "claim", FIRST, hear, told)
         self._later(2.0, PRIMARY, ask_standby)
 
     def _count_up(self, stamp: str, turn: int) -> None:
         """The standby's API server: one commit."""
-        if self.taken_at is not None:
+        if self.is_primary or self.is_restored:
             return
         self.renewals += 1
 
@@ -270,7 +297,13 @@ class World:
         told = self._told[2] if self._told is not None and self._told[:2] == turn else None
         placed = [Placed("n", self._mode, self._word)]
         facts = ArmingFacts(
-            spec=self.spec, phase="", has_point=True, is_witnessed=self._is_witnessed, placed=placed, answer=told
+            spec=self.spec,
+            phase="",
+            has_point=True,
+            is_witnessed=self._is_witnessed,
+            retired="yes" if self._retired else "",
+            placed=placed,
+            answer=told,
         )
         number = self.spec.arming + 1
         match plan_arming(facts).step:
@@ -294,8 +327,10 @@ class World:
 
     def _take_word(self, automatic: bool, guard: str, arming: int, process: int) -> None:
         """The standby's API server: one commit."""
-        if self.taken_at is not None:
+        if self.is_primary:
             told = ArmingAnswer("promoted")
+        elif self.is_restored:
+            told = ArmingAnswer("refused")
         elif is_late(arming, self.arming):
             told = ArmingAnswer("overtaken", "", self.is_automatic, self.arming)
         else:
@@ -314,7 +349,7 @@ class World:
     def _watch(self) -> None:
         self._later(self._timing.renew, STANDBY, self._watch)
         now, turn = self._places[STANDBY].read(self._at), self._turn[STANDBY]
-        if self.taken_at is not None:
+        if self.is_primary:
             self._ask_witness(STANDBY, "claim", self.claim, lambda _: None)
             return
         self._silence = follow_renewals(self._silence, self.renewals, self._timing.promise, now)
@@ -322,7 +357,8 @@ class World:
             return
         self._asked = None
         if not self.is_automatic or not may_ask(self._silence, now):
-            self._ask_witness(STANDBY, "claim", FIRST, lambda _: None)
+            what = "look" if self.is_restored else "return" if self.returned else "claim"
+            self._ask_witness(STANDBY, what, FIRST, lambda answer: self._note(answer, turn), returned=self.returned)
             return
         asked = self._asked = Question(self.renewals, FIRST, STANDBY)
         self._asked_at = now
@@ -335,28 +371,61 @@ class World:
                 # The commit comes a little later than the answer.
                 self._later(self._chance.uniform(0.0, 3.0), STANDBY, lambda: self._take(asked, answer.answer, turn))
 
-        self._ask_witness(STANDBY, "question", FIRST, hear)
+        self._ask_witness(STANDBY, "question", FIRST, hear, self.arming)
+
+    def _note(self, answer: WitnessAnswer, turn: int) -> None:
+        """Of what nothing was asked: one commit."""
+        if self._turn[STANDBY] != turn or self.is_primary:
+            return
+        unused = find_unused(STANDBY, answer)
+        if self.is_restored:
+            self.is_restored = not was_not_promoted(answer)
+        elif unused and unused != self.returned:
+            self.returned, self.renewals = unused, self.renewals + 1
 
     def _take(self, asked: Question, answer: Answer, turn: int) -> None:
-        claim = find_taken(asked, self.renewals, answer)
-        if claim is not None and self.is_automatic and self.taken_at is None and self._turn[STANDBY] == turn:
-            self.claim, self.taken_at = claim, self._at
+        claim = find_taken(asked, self.renewals, answer, self.returned)
+        if self._at < self.refuses_take_over_until:
+            return
+        if claim is not None and self.is_automatic and not self.is_primary and self._turn[STANDBY] == turn:
+            self.claim, self.is_primary = claim, True
+            if self.taken_at is None:
+                self.taken_at = self._at
 
     # --- the witness ---
 
-    def _ask_witness(self, site: str, what: str, claim: Claim, hear: Callable[[WitnessAnswer], None]) -> None:
+    def _ask_witness(
+        self,
+        site: str,
+        what: str,
+        claim: Claim,
+        hear: Callable[[WitnessAnswer], None],
+        turn: int = 0,
+        returned: str = "",
+    ) -> None:
         def arrive() -> None:
             now, seconds = self._places[WITNESS].read(self._at), self._timing.promise
+            if what == "look":
+                self._say(site, look_at_claim(self._vote, claim), self._vote, hear)
+                return
             if what == "claim":
-                vote, answer = receive_claim(self._vote, site, claim, seconds, now)
+                vote, answer = receive_claim(self._vote, site, claim, seconds, now, turn)
+            elif what == "return":
+                vote, answer = receive_return(self._vote, site, claim, returned, seconds, now)
+                self.given_back += self._vote is not None and vote.record.claim != self._vote.record.claim
             else:
                 fresh = f"{self._chance.getrandbits(64):x}"
-                vote, answer = receive_question(self._vote, site, claim, seconds, now, fresh)
+                vote, answer = receive_question(self._vote, site, claim, seconds, now, fresh, turn)
             self._vote, self._kept = vote, vote.record
-            said = WitnessAnswer(answer=answer, epoch="", is_armed=vote.is_armed)
-            self._send(WITNESS, site, lambda: hear(said))
+            self._say(site, answer, vote, hear)
 
         self._send(site, WITNESS, arrive)
+
+    def _say(self, site: str, answer: Answer, vote: Vote | None, hear: Callable[[WitnessAnswer], None]) -> None:
+        said = WitnessAnswer(answer=answer, epoch="", is_armed=False)
+        if vote is not None:
+            said = replace(said, is_armed=vote.is_armed, turn=vote.record.turn, is_used=vote.record.is_taken)
+        self._send(WITNESS, site, lambda: hear(said))
 
     # --- what befalls them ---
 
@@ -396,8 +465,41 @@ class World:
                 self.node.agent_off_until, self.node.until = self._at + chance.uniform(1, 60), {}
             case "people":
                 self.spec = replace(self.spec, automatic=not self.spec.automatic)
+            case "restore" if chance.random() < 0.5:
+                backup = chance.choice((self._backups[0], chance.choice(self._backups)))
+                self._restore(chance.choice((PRIMARY, STANDBY)), backup)
+            case "delete" if chance.random() < 0.2 and not self.spec.guard and not self.spec.automatic:
+                self.is_deleted = True
             case "empty" if chance.random() < 0.5:  # the witness loses its file
                 self._vote = self._kept = None
+
+    def _back_up(self) -> None:
+        self._later(BACKUP_SECONDS, "", self._back_up)
+        self._backups.append(self._save())
+
+    def _save(self) -> tuple[ReplicationSpec, Mode, tuple[Any, ...]]:
+        there = (self.renewals, self.claim, self.is_automatic, self.arming, self.is_primary, self.returned)
+        return self.spec, self._mode, there
+
+    def _restore(self, name: str, backup: tuple[ReplicationSpec, Mode, tuple[Any, ...]]) -> None:
+        """The store goes back to an earlier time; whatever runs on nodes runs on."""
+        if self._places[name].off_until > self._at or (name == PRIMARY and self.is_deleted):
+            return
+        self.restored += 1
+        spec, mode, there = backup
+        if name == PRIMARY:
+            changes = change_replication(spec.arming, 1e6 + self._at)
+            guard = changes.get("guard", spec.guard)
+            self._write(guard, changes.get("arming", spec.arming), "hold" if changes else mode)
+            self.spec = replace(self.spec, automatic=spec.automatic)
+            self._stamp = self._confirmed = ""
+        else:
+            self.renewals, self.claim, self.is_automatic, self.arming, self.is_primary, self.returned = there
+            if not self.is_primary:
+                changes = change_replica(self.renewals)
+                self.is_automatic = changes.get("automatic", self.is_automatic)
+                self.is_restored, self.renewals = changes.get("restored", False), changes["renewals"]
+        self._restart(name)
 
     def _cut(self, pairs: Sequence[tuple[str, str]], seconds: float) -> None:
         for pair in pairs:
@@ -428,7 +530,7 @@ class World:
         if name in self._turn:
             self._turn[name] += 1
         if name == PRIMARY:
-            self._told, self._is_witnessed = None, False
+            self._told, self._is_witnessed, self._retired = None, False, False
         if name == STANDBY:
             self._silence = self._asked = None
         elif name == WITNESS:

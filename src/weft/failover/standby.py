@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.protocol.failover.claim import Answer, Claim, Granted
+from weft.protocol.failover.claim import Answer, Claim, Granted, Newer, Refused
+from weft.protocol.failover.witness import WitnessAnswer
 
 
 class Silence(msgspec.Struct, frozen=True):
@@ -39,10 +40,27 @@ def may_ask(silence: Silence, now: float) -> bool:
     return now >= silence.until
 
 
-def find_taken(asked: Question, renewals: int, answer: Answer) -> Claim | None:
+def find_taken(asked: Question, renewals: int, answer: Answer, returned: str) -> Claim | None:
     """With which claim this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
-    doesn't, and asks again later. The witness repeats a grant that was not used."""
-    if not isinstance(answer, Granted) or renewals != asked.renewals:
+    doesn't, and asks again later. The witness repeats a grant that was not used. ``returned``: of the generation that is being
+    given back, which is used no more."""
+    if not isinstance(answer, Granted) or renewals != asked.renewals or answer.claim.generation.id == returned:
         return None
     claim = answer.claim
     return claim if claim.holder == asked.holder and claim.is_newer_than(asked.named) else None
+
+
+def was_not_promoted(answered: WitnessAnswer) -> bool:
+    """Whether the witness shows a standby whose store was restored that it has not been promoted since: both clusters have
+    named its source to it, in this very generation."""
+    return answered.is_armed and isinstance(answered.answer, Refused) and answered.answer.reason == "notHolder"
+
+
+def find_unused(site: str, answered: WitnessAnswer) -> str:
+    """The id of a generation that the witness granted to this cluster, ``site``, which is a standby all the same: its source came
+    back before it took over, or it couldn't. While the grant stands the witness helps neither. "": there is none.
+
+    First a commit notes the id in the replica, and counts as a renewal, so that no decision from before comes after it; only then
+    the witness is told."""
+    claim = answered.answer.claim if isinstance(answered.answer, Newer | Granted) else None
+    return claim.generation.id if claim is not None and claim.holder == site and not answered.is_used else ""

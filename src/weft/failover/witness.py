@@ -4,7 +4,11 @@ then, and the answer, out. The caller writes ``VoteRecord`` durably before it se
 The witness knows no guest, and never acts on its own. It grants a take-over only if
 - it has promised nothing to the present primary for a whole promise, also after each start;
 - both sites have named the generation that it knows. One that is empty, or was restored, knows the newest only once both have
-  spoken.
+  spoken;
+- the copy was told to take over in no earlier turn than the primary last ended. A store that was restored doesn't know that.
+
+A grant that isn't used is given back by the site that got it, once nothing there can use it any more. It never expires: the witness
+can't know whether a site that is silent uses it.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ class VoteRecord(msgspec.Struct, frozen=True):
     is_taken: bool = (
         True  # the holder has renewed its lease since it was granted: a late repetition of its question gets nothing
     )
+    turn: int = 0  # a copy that was told to take over in an earlier one gets no grant
 
 
 class Vote(msgspec.Struct, frozen=True):
@@ -34,6 +39,7 @@ class Vote(msgspec.Struct, frozen=True):
 
     record: VoteRecord
     until: float  # by its own CLOCK_BOOTTIME: it grants nothing before
+    is_heard: bool = False  # by this process, of the holder
 
     @property
     def promise(self) -> Promise:
@@ -54,23 +60,31 @@ def doubt_vote(vote: Vote) -> Vote:
     return replace(vote, record=replace(vote.record, confirmed=frozenset()))
 
 
-def receive_claim(vote: Vote | None, site: str, named: Claim, seconds: float, now: float) -> tuple[Vote, Answer]:
-    """A site says which claim it knows. Of the primary this renews its lease."""
+def receive_claim(
+    vote: Vote | None, site: str, named: Claim, seconds: float, now: float, turn: int = 0
+) -> tuple[Vote, Answer]:
+    """A site says which claim it knows. Of the primary this renews its lease. ``turn``: no copy that was told before takes
+    over."""
     vote = _note_claim(vote, site, named, seconds, now)
+    if site == named.holder and named == vote.record.claim and turn > vote.record.turn:
+        vote = replace(vote, record=replace(vote.record, turn=turn))
     if site != named.holder:
         return vote, compare_claims(vote.record.claim, named) or Refused("notHolder")
     promise, answer = renew_promise(vote.promise, named, seconds, now)
     if named != vote.record.claim:
         return vote, answer
-    return Vote(replace(vote.record, seconds=promise.seconds, is_taken=True), promise.until), answer
+    return Vote(replace(vote.record, seconds=promise.seconds, is_taken=True), promise.until, is_heard=True), answer
 
 
 def receive_question(
-    vote: Vote | None, site: str, named: Claim, seconds: float, now: float, fresh_id: str
+    vote: Vote | None, site: str, named: Claim, seconds: float, now: float, fresh_id: str, turn: int = 0
 ) -> tuple[Vote, Answer]:
-    """A site, which knows the claim ``named``, asks whether it may be primary. ``fresh_id``: random, for the next generation."""
+    """A site, which knows the claim ``named``, asks whether it may be primary. ``fresh_id``: random, for the next generation;
+    ``turn``: in which it was told to."""
     vote = _note_claim(vote, site, named, seconds, now)
     record = vote.record
+    if turn < record.turn:
+        return vote, compare_claims(record.claim, named) or Refused("earlierTurn")
     if (refusal := compare_claims(record.claim, named)) is not None:
         if isinstance(refusal, Newer) and record.claim.holder == site and not record.is_taken:
             # The answer to its first question was lost.
@@ -86,13 +100,34 @@ def receive_question(
     return Vote(replace(record, claim=claim, seconds=longest, is_taken=False), now + longest), Granted(claim)
 
 
+def receive_return(
+    vote: Vote | None, site: str, named: Claim, granted: str, seconds: float, now: float
+) -> tuple[Vote, Answer]:
+    """A site gives back the generation with the id ``granted``, which followed ``named``: nothing there will use it. From now on
+    the witness grants nothing for a whole promise, as after a start."""
+    vote = _note_claim(vote, site, named, seconds, now)
+    record = vote.record
+    unused = record.claim.holder == site and not record.is_taken and record.claim.generation.id == granted
+    if not unused or record.claim.generation.number != named.generation.number + 1 or named.holder == site:
+        return vote, compare_claims(record.claim, named) or Refused("notHolder")
+    longest = max(seconds, record.seconds)
+    former = VoteRecord(named, longest, frozenset({site}), turn=record.turn)
+    return Vote(former, max(vote.until, now + longest)), Refused("returned", longest)
+
+
+def look_at_claim(vote: Vote | None, named: Claim) -> Answer:
+    """Of a site whose store was restored: what it names may be old, so it confirms nothing."""
+    return (compare_claims(vote.record.claim, named) if vote is not None else None) or Refused("notHolder")
+
+
 def _note_claim(vote: Vote | None, site: str, named: Claim, seconds: float, now: float) -> Vote:
     """With what the site knows. A claim that is newer than the witness's shows that the witness was restored."""
     if vote is None or named.is_newer_than(vote.record.claim):
         longest = seconds if vote is None else max(seconds, vote.record.seconds)
         begun = begin_promise(named, longest, now)
         until = begun.until if vote is None else max(begun.until, vote.until)
-        return Vote(VoteRecord(named, longest, frozenset({site})), until)
+        turn = 0 if vote is None else vote.record.turn
+        return Vote(VoteRecord(named, longest, frozenset({site}), turn=turn), until)
     if named == vote.record.claim and site not in vote.record.confirmed:
         return replace(vote, record=replace(vote.record, confirmed=vote.record.confirmed | {site}))
     return vote

@@ -14,7 +14,7 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, TAKE_OVER, WITNESSED, read_witnessed
+from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, TAKE_OVER, WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_condition, reaches
@@ -45,7 +45,18 @@ MOST_KEPT = 20
 MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 STANDBY, PRIMARY = "standby", "primary"
-SERVER_FIELDS = ("role", "generation", "promoted", "became", "granted", "automatic", "arming", "renewals")
+SERVER_FIELDS = (
+    "role",
+    "generation",
+    "promoted",
+    "became",
+    "granted",
+    "automatic",
+    "arming",
+    "renewals",
+    "returned",
+    "restored",
+)
 Rpo = Annotated[float, field("How old its newest point may be", quantity="duration", ge=LEAST_RPO, le=MOST_RPO)]
 Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
 
@@ -94,6 +105,20 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
     renewals: Annotated[
         int, field("How often its source has renewed its hold as primary here; set by the server", ge=0)
     ] = 0
+    returned: Annotated[
+        str,
+        field(
+            "Id of a generation that the witness granted, and that this cluster won't use any more; set by the server",
+            max_length=64,
+        ),
+    ] = ""
+    restored: Annotated[
+        bool,
+        field(
+            "The store here was restored, so it may have been promoted since: it promises nothing to its source until the "
+            "witness says that it wasn't; set by the server"
+        ),
+    ] = False
 
 
 class Point(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -197,6 +222,12 @@ def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
             reason="otherOrigin",
             hint="give this replication another name for its replica",
         )
+    if dig(obj, "spec.restored"):
+        raise IllegalTransition(
+            f"replica/{obj['name']} is of a store that was restored, so it may have been promoted since",
+            reason="restored",
+            hint=f"its cluster asks the witness; without one: delete replica/{obj['name']} there once nothing of it runs there",
+        )
     return {**obj["spec"], "renewals": int(dig(obj, "spec.renewals") or 0) + 1}
 
 
@@ -286,7 +317,10 @@ def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
 def _list_promoted(obj: Object, given: PromoteInput) -> list[tuple[str, str]]:
     points: list[dict[str, Any]] = dig(obj, "status.points") or []
     vm = dig(obj, "status.vm", "")
-    return [*(("snapshot", str(one["snapshot"])) for one in points), *([("vm", vm)] if vm else [])]
+    named = [("vm", vm)] if vm else []
+    if str(obj.get("created_by") or "").startswith(CLUSTER_PREFIX):
+        named.append(("cluster", _name_source(obj)))
+    return [*(("snapshot", str(one["snapshot"])) for one in points), *named]
 
 
 def _goes_back(obj: Object, given: PromoteInput) -> bool:
@@ -349,6 +383,14 @@ def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
             reason="primaryAnswers",
             hint=f"if it surely runs nowhere: weft replica promote {obj['name']} --force",
         )
+    link = dig(obj, "others", {}).get(f"cluster/{_name_source(obj)}") or {}
+    if dig(link, "spec.witness") and (said is None or said.get("reason") == NO_WITNESS):
+        if not (given.force or _find_point(obj, given).get("final")):
+            raise IllegalTransition(
+                f"replica/{obj['name']}: the witness hasn't answered yet whether it gets word from {_name_source(obj)}",
+                reason="primaryAnswers",
+                hint="try again in some seconds, or with --force if its VM surely runs nowhere",
+            )
     if (
         said is not None
         and said.get("reason") == PRIMARY_SPEAKS

@@ -68,7 +68,13 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
         ),
     ] = ""
     arming: Annotated[int, field("How often that was turned on or off; set by the server", ge=0)] = 0
-    alone: Annotated[bool, field("Turn it off without the other cluster's answer; the verb run-alone sets it")] = False
+    alone: Annotated[
+        bool,
+        field(
+            "Turn it off without anybody's answer; the verb run-alone sets it. It stays until the witness or the other cluster has "
+            "answered that the copy there can't take over any more"
+        ),
+    ] = False
     paused: Annotated[bool, field("Send no points for now, and let nothing take over")] = False
     handover: Annotated[
         bool, field("Stop the VM, send the last point, and leave it to the other cluster; the verbs set it")

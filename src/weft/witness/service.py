@@ -15,7 +15,15 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.failover.witness import Vote, begin_vote, doubt_vote, receive_claim, receive_question
+from weft.failover.witness import (
+    Vote,
+    begin_vote,
+    doubt_vote,
+    look_at_claim,
+    receive_claim,
+    receive_question,
+    receive_return,
+)
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated
 from weft.protocol.failover.claim import MOST_GENERATION, Answer
 from weft.protocol.failover.witness import MOST_REQUEST_BYTES, WitnessAnswer, WitnessRequest
@@ -59,17 +67,31 @@ class Witness:
         self._check_sites(site, request)
         key = name_vote(site, request.peer, request.group)
         vote = self._votes.get(key)
+        now = self._read_time()
+        if request.what == "look":
+            return self._answer(look_at_claim(vote, request.claim), vote, now)
         if vote is None:
             self._make_space(site)
-        now = self._read_time()
         after, answer = self._decide(vote, site, request, now)
         if vote is None or after.record != vote.record:
             records = {other: one.record for other, one in self._votes.items()}
             write_votes(self._path, self.epoch, {**records, key: after.record})
         self._votes[key] = after
         self._heard.setdefault(key, {})[site] = now
-        held = max(0.0, after.until - now)
-        return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=after.is_armed, held_seconds=held)
+        return self._answer(answer, after, now)
+
+    def _answer(self, answer: Answer, vote: Vote | None, now: float) -> WitnessAnswer:
+        if vote is None:
+            return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=False)
+        return WitnessAnswer(
+            answer=answer,
+            epoch=self.epoch,
+            is_armed=vote.is_armed,
+            held_seconds=max(0.0, vote.until - now),
+            turn=vote.record.turn,
+            is_heard=vote.is_heard,
+            is_used=vote.record.is_taken,
+        )
 
     def _make_space(self, site: str) -> None:
         """For one group more. The one that neither of its sites has named for longest is forgotten, if that is a day: this is as
@@ -99,9 +121,12 @@ class Witness:
     def _decide(self, vote: Vote | None, site: str, request: WitnessRequest, now: float) -> tuple[Vote, Answer]:
         if vote is not None and request.epoch not in ("", self.epoch):
             vote = doubt_vote(vote)
+        claim, seconds, turn = request.claim, request.seconds, request.turn
         if request.what == "claim":
-            return receive_claim(vote, site, request.claim, request.seconds, now)
-        return receive_question(vote, site, request.claim, request.seconds, now, secrets.token_hex(16))
+            return receive_claim(vote, site, claim, seconds, now, turn)
+        if request.what == "return":
+            return receive_return(vote, site, claim, request.returned, seconds, now)
+        return receive_question(vote, site, claim, seconds, now, secrets.token_hex(16), turn)
 
     def find_site(self, secret: str) -> str:
         """The site that has this secret. Raises NotAuthenticated."""

@@ -5,10 +5,19 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from weft.failover.primary import is_confirmed
-from weft.failover.standby import Question, find_taken, follow_renewals, may_ask
+from weft.failover.primary import is_confirmed, is_retired
+from weft.failover.standby import Question, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
 from weft.failover.timing import Timing, check_timing, find_least_promise
-from weft.failover.witness import Vote, VoteRecord, begin_vote, doubt_vote, receive_claim, receive_question
+from weft.failover.witness import (
+    Vote,
+    VoteRecord,
+    begin_vote,
+    doubt_vote,
+    look_at_claim,
+    receive_claim,
+    receive_question,
+    receive_return,
+)
 from weft.objects.errors import InvalidInput
 from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer
@@ -124,13 +133,14 @@ def test_a_standby_asks_once_the_primary_was_silent_for_a_promise_by_its_own_clo
     ],
 )
 def test_nothing_but_a_grant_of_the_next_generation_makes_a_primary(answer: Answer) -> None:
-    assert find_taken(Question(7, FIRST, "b"), 7, answer) is None
+    assert find_taken(Question(7, FIRST, "b"), 7, answer, "") is None
 
 
 def test_a_grant_counts_for_nothing_if_the_primary_renewed_its_hold_since_the_question() -> None:
     asked = Question(7, FIRST, "b")
-    assert find_taken(asked, 7, Granted(SECOND)) == SECOND
-    assert find_taken(asked, 8, Granted(SECOND)) is None
+    assert find_taken(asked, 7, Granted(SECOND), "") == SECOND
+    assert find_taken(asked, 7, Granted(SECOND), SECOND.generation.id) is None  # it is being given back
+    assert find_taken(asked, 8, Granted(SECOND), "") is None
 
 
 def test_a_promise_that_could_end_before_the_guests_do_is_refused() -> None:
@@ -142,3 +152,86 @@ def test_a_promise_that_could_end_before_the_guests_do_is_refused() -> None:
         with pytest.raises(InvalidInput) as refusal:
             check_timing(replace(timing, **wrong))
         assert refusal.value.field == field
+
+
+def test_a_copy_that_was_told_in_an_earlier_turn_is_granted_nothing(vote: Vote) -> None:
+    told, answer = receive_claim(vote, "a", FIRST, LASTS, 200.0, turn=4)
+    assert answer == Promised(FIRST) and told.record.turn == 4
+    assert receive_claim(told, "a", FIRST, LASTS, 200.0, turn=3)[0].record.turn == 4
+    assert receive_claim(told, "b", FIRST, LASTS, 200.0, turn=9)[0].record.turn == 4  # only the primary ends a turn
+    later = told.until + 1
+    assert receive_question(told, "b", FIRST, LASTS, later, "z", turn=3)[1] == Refused("earlierTurn")
+    assert isinstance(receive_question(told, "b", FIRST, LASTS, later, "z", turn=4)[1], Granted)
+    # Nor is a grant repeated to it.
+    granted, _ = receive_question(told, "b", FIRST, LASTS, later, "z", turn=4)
+    ended = replace(granted, record=replace(granted.record, turn=5))
+    assert receive_question(ended, "b", FIRST, LASTS, later, "z", turn=4)[1] == Newer(granted.record.claim)
+
+
+@pytest.mark.parametrize(
+    ("turn", "known", "is_armed", "answer", "is_so"),
+    [
+        (4, 4, True, Promised(FIRST), True),
+        (4, 0, True, Promised(FIRST), False),  # it hasn't heard of it, or is of an older release
+        (4, 5, True, Promised(FIRST), False),  # this store is older than what the copy was told
+        (4, 4, False, Promised(FIRST), False),
+        (4, 4, True, Newer(SECOND), False),
+        (0, 0, True, Promised(FIRST), False),
+    ],
+)
+def test_the_witness_s_word_counts_only_for_the_very_turn(
+    turn: int, known: int, is_armed: bool, answer: Answer, is_so: bool
+) -> None:
+    said = WitnessAnswer(answer=answer, epoch="", is_armed=is_armed, turn=known)
+    assert is_retired(FIRST, said, turn) is is_so
+
+
+def test_a_grant_that_was_not_used_is_given_back_and_the_witness_promises_to_the_source_again(vote: Vote) -> None:
+    granted, answer = ask(vote, 1e6)
+    assert isinstance(answer, Granted) and not granted.record.is_taken
+    given = answer.claim.generation.id
+    assert receive_claim(granted, "a", FIRST, LASTS, 1e6 + 1)[1] == Newer(answer.claim)
+    back, said = receive_return(granted, "b", FIRST, given, LASTS, 1e6 + 2)
+    assert said == Refused("returned", LASTS) and back.record.claim == FIRST and not back.is_armed
+    again, promised = receive_claim(back, "a", FIRST, LASTS, 1e6 + 3)
+    assert promised == Promised(FIRST) and again.is_armed
+    # A late repetition changes nothing, and nothing is granted before a whole promise is over.
+    assert receive_return(again, "b", FIRST, given, LASTS, 1e6 + 4)[0].record == again.record
+    assert isinstance(ask(again, 1e6 + 4)[1], Refused)
+
+
+def test_only_the_site_that_got_a_grant_gives_it_back_and_only_while_it_is_not_used(vote: Vote) -> None:
+    granted, answer = ask(vote, 1e6)
+    assert isinstance(answer, Granted)
+    claim, given = answer.claim, answer.claim.generation.id
+    for site, named, which in (
+        ("a", FIRST, given),
+        ("b", FIRST, "another"),
+        ("b", Claim(Generation(1, "x"), "b"), given),
+    ):
+        assert receive_return(granted, site, named, which, LASTS, 1e6 + 1)[0].record.claim == claim
+    used, _ = receive_claim(granted, "b", claim, LASTS, 1e6 + 1)
+    assert receive_return(used, "b", FIRST, given, LASTS, 1e6 + 2)[0].record.claim == claim
+
+
+def test_a_standby_finds_a_grant_that_it_does_not_use() -> None:
+    assert (
+        find_unused("b", WitnessAnswer(answer=Newer(SECOND), epoch="", is_armed=True, is_used=False))
+        == SECOND.generation.id
+    )
+    for answer, is_used in (
+        (Newer(SECOND), True),
+        (Newer(Claim(Generation(2, "y"), "a")), False),
+        (Refused("x"), False),
+    ):
+        assert not find_unused("b", WitnessAnswer(answer=answer, epoch="", is_armed=True, is_used=is_used))
+
+
+def test_who_was_restored_confirms_nothing_and_learns_whether_it_was_promoted(vote: Vote) -> None:
+    def was_not(before: Vote | None) -> bool:
+        armed = before is not None and before.is_armed
+        return was_not_promoted(WitnessAnswer(answer=look_at_claim(before, FIRST), epoch="", is_armed=armed))
+
+    assert was_not(vote)
+    assert not was_not(None) and not was_not(doubt_vote(vote))
+    assert not was_not(ask(vote, 1e6)[0])

@@ -9,7 +9,7 @@ import pytest
 
 from weft.kinds.parts.convert_verb import refuse_guarded
 from weft.kinds.record import GUARD
-from weft.kinds.replica import REPLICA, ArmInput
+from weft.kinds.replica import REPLICA, ArmInput, HoldInput, PromoteInput
 from weft.kinds.replication import REPLICATION
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -71,6 +71,7 @@ def test_a_replica_takes_the_newest_word_and_counts_it_as_a_renewal() -> None:
         ({}, 3, {}, "overtaken"),
         ({"role": "primary"}, 5, {}, "staleGeneration"),
         ({"asked_by": "other"}, 5, {}, "otherOrigin"),
+        ({"restored": True}, 5, {}, "restored"),
         ({}, 5, {"others": {"vm/web": {"uid": "u"}}}, "nameTaken"),
         ({"disks": {"root": 1, "data": 1}}, 5, {"others": {"volume/web-data": {"uid": "u"}}}, "nameTaken"),
         ({}, 5, {"others": {"cluster/east": {"spec": {"grants": ["replicate"]}}}}, "notGranted"),
@@ -84,6 +85,42 @@ def test_a_word_that_can_not_count_is_refused(
     with pytest.raises(IllegalTransition) as refused:
         arm(replica, arming, **more)
     assert refused.value.token == reason and refused.value.hint
+
+
+def test_a_copy_of_a_restored_store_promises_nothing_to_its_source() -> None:
+    verb = REPLICA.verb("renew")
+    assert verb is not None and verb.change is not None
+    obj = {"name": "web", "spec": {"origin": "o", "role": "standby", "restored": True}}
+    with pytest.raises(IllegalTransition) as refused:
+        verb.change(obj, HoldInput(origin="o"))
+    assert refused.value.token == "restored" and refused.value.hint
+
+
+def test_people_promote_once_the_witness_was_asked() -> None:
+    """In the first seconds of a link with a witness nobody knows yet whether its source answers there."""
+    verb = REPLICA.verb("promote")
+    assert verb is not None and verb.change is not None and verb.reads is not None
+    point = {"number": 1, "snapshot": "p", "snapshot_uid": "u"}
+    snapshot = {"name": "p", "uid": "u", "status": {"phase": "Ready", "workload_spec": {}, "disks": {}}}
+    link: dict[str, Any] = {"spec": {"witness": {"url": "https://x"}}}
+    obj: dict[str, Any] = {
+        "name": "web",
+        "created_by": "cluster:east",
+        "spec": {"of": "vm/web", "origin": "o", "role": "standby"},
+        "status": {"points": [point]},
+        "others": {"snapshot/p": snapshot, "cluster/east": link},
+    }
+    assert ("cluster", "east") in verb.reads(obj, PromoteInput())
+    with pytest.raises(IllegalTransition, match="hasn't answered yet") as refused:
+        verb.change(obj, PromoteInput())
+    assert refused.value.token == "primaryAnswers" and "--force" in (refused.value.hint or "")
+    assert verb.change(obj, PromoteInput(force=True))["role"] == "primary"
+    last = {**obj, "status": {"points": [{**point, "final": True}]}}
+    assert verb.change(last, PromoteInput())["role"] == "primary"
+    for reason, link_there in (("PrimarySilent", link), ("Unreachable", link), ("", {"spec": {}})):
+        said = [{"type": "Witnessed", "reason": reason, "message": ""}] if reason else []
+        there = {**obj, "conditions": said, "others": {**obj["others"], "cluster/east": link_there}}
+        assert verb.change(there, PromoteInput())["role"] == "primary"
 
 
 def test_a_vm_that_was_left_there_is_no_obstacle_since_it_goes_back() -> None:

@@ -61,6 +61,29 @@ def test_a_take_over_is_granted_after_the_promise_and_is_on_disk_before_the_answ
     assert lab.ask("east").answer == Newer(granted.claim)
 
 
+def test_what_a_primary_ended_and_what_was_given_back_outlive_the_process(lab: Lab) -> None:
+    lab.ask("east", turn=4)
+    said = lab.ask("west")
+    assert (said.turn, said.is_used, said.is_heard) == (4, True, True)
+    lab.start()
+    started = lab.ask("west", "look")
+    assert (started.turn, started.is_heard, started.is_armed) == (4, False, True)
+    lab.now += 27.0
+    assert lab.ask("west", "question", turn=3).answer == Refused("earlierTurn")
+    granted = lab.ask("west", "question", turn=4)
+    assert isinstance(granted.answer, Granted) and not granted.is_used
+    assert not lab.ask("east").is_used
+    lab.ask("west", "return", returned=granted.answer.claim.generation.id)
+    lab.start()
+    again = lab.ask("east")
+    assert (again.answer, again.is_armed, again.is_used) == (Promised(FIRST), True, True)
+
+
+def test_who_looks_makes_no_group(lab: Lab) -> None:
+    assert lab.ask("west", "look").answer == Refused("notHolder")
+    assert not read_votes(lab.path).records and lab.witness.count().groups == 0
+
+
 def test_one_that_starts_knows_its_claims_and_grants_nothing_for_a_promise(lab: Lab) -> None:
     for site in ("east", "west"):
         lab.ask(site)

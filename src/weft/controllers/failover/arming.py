@@ -17,14 +17,16 @@ from msgspec.structs import replace
 from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.journal import Event
 from weft.controllers.failover.facts import Group
-from weft.failover.primary import is_confirmed
+from weft.failover.primary import is_confirmed, is_retired
 from weft.failover.timing import CLUSTERS
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.cluster import ClusterSpec
 from weft.kinds.fields.cluster.link import (
+    ALONE,
     ARMED,
+    GRANTED,
     LEFT,
     NOT_CONFIRMED,
     NOT_GUARDED,
@@ -39,10 +41,11 @@ from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, merge_part
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_duration
+from weft.protocol.failover.claim import Newer
 from weft.protocol.failover.guarded import HELD, READY
 from weft.protocol.failover.witness import WitnessAnswer
 
-Step = Literal["", "begin", "hold", "on", "release", "off", "end"]
+Step = Literal["", "begin", "hold", "on", "release", "off", "end", "settle"]
 _OVER = "Stale"  # the replica was promoted
 
 
@@ -65,6 +68,7 @@ class ArmingFacts(msgspec.Struct, frozen=True, kw_only=True):
     rival: str = ""  # another replication that has its nodes hold the VM, or begin to
     has_witness: bool = True
     is_witnessed: bool = True  # the witness promises, and knows both clusters
+    retired: Literal["", "yes", "asking", "taken"] = ""  # by the witness: see ``_read_retired``
     placed: Sequence[Placed] = ()
     answer: ArmingAnswer | None = None  # what the other cluster answered to this very turn
 
@@ -75,8 +79,14 @@ class ArmingPlan(msgspec.Struct, frozen=True):
 
 
 def read_arming_facts(
-    view: View, cluster: Item, group: Group, answered: WitnessAnswer | WeftError | None, answer: ArmingAnswer | None
+    view: View,
+    cluster: Item,
+    group: Group,
+    answered: WitnessAnswer | WeftError | None,
+    answer: ArmingAnswer | None,
+    asked_as: Item | None = None,
 ) -> ArmingFacts:
+    """``asked_as``: the replication when the witness was asked."""
     item = group.item
     spec, status = item.spec(ReplicationSpec), item.status(ReplicationStatus)
     vm = view.get(subject_of(item))
@@ -91,11 +101,31 @@ def read_arming_facts(
         rival=next((one.envelope.name for one in _list_rivals(view, item)), ""),
         has_witness=cluster.spec(ClusterSpec).witness is not None,
         is_witnessed=isinstance(answered, WitnessAnswer) and is_confirmed(group.claim, answered),
+        retired=_read_retired(group, asked_as, answered),
         placed=[_read_placed(view, one, vm.uid) for one in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)]
         if same and vm is not None
         else [],
         answer=answer,
     )
+
+
+def _read_retired(
+    group: Group, asked_as: Item | None, answered: WitnessAnswer | WeftError | None
+) -> Literal["", "yes", "asking", "taken"]:
+    """Whether the witness has on disk that no copy which was told before this turn takes over: yes; asking, it wasn't asked in this
+    turn yet; taken, it granted a take-over before; "": it says nothing."""
+    spec = group.item.spec(ReplicationSpec)
+    if not isinstance(answered, WitnessAnswer):
+        return ""
+    if isinstance(answered.answer, Newer):
+        return "taken"
+    if asked_as is None or asked_as.spec(ReplicationSpec).arming != spec.arming or _is_held(asked_as):
+        return "asking"
+    return "yes" if is_retired(group.claim, answered, spec.arming) else ""
+
+
+def _is_held(replication: Item) -> bool:
+    return replication.spec(ReplicationSpec).guard == "hold"
 
 
 def _list_rivals(view: View, replication: Item) -> list[Item]:
@@ -113,8 +143,6 @@ def _read_placed(view: View, allocation: Item, uid: str) -> Placed:
 
 def plan_arming(facts: ArmingFacts) -> ArmingPlan:
     spec, west = facts.spec, facts.spec.cluster
-    if spec.guard and spec.alone:
-        return ArmingPlan("end")
     why_not = _explain_off(facts)
     if facts.phase == _OVER or facts.is_fenced:
         if spec.guard and all(one.at_rest for one in facts.placed):
@@ -127,13 +155,13 @@ def plan_arming(facts: ArmingFacts) -> ArmingPlan:
     match spec.guard:
         case "":
             return _plan_unguarded(facts, why_not)
-        case "begin" if why_not:
+        case "begin" if why_not or spec.alone:
             return ArmingPlan("end")
         case "begin":
             if (plan := _find_unready(facts, READY)) is not None:
                 return plan
             return _preparing("hold", "its nodes can end the VM in time, and hold it from now on")
-        case "hold" if why_not:
+        case "hold" if why_not or spec.alone:
             return _releasing("release", f"waits for {west} to answer that it takes over nothing", why_not)
         case "hold":
             return _plan_held(facts)
@@ -165,6 +193,17 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
     west = facts.spec.cluster
     if facts.answer is not None and facts.answer.automatic:  # this store is older than what the other cluster was told
         return _releasing("release", f"{west} may take over, by a later state of this cluster than the present one", "")
+    if facts.spec.alone:
+        answer = facts.answer
+        if answer is not None and 0 < answer.arming < facts.spec.arming:  # a word that is still on its way could count
+            return _releasing("release", f"{west} answers: it is told that nothing takes over", "")
+        if answer is not None or facts.retired == "yes" or not facts.has_witness:
+            return ArmingPlan("settle")
+        message = (
+            f"the VM runs without the word of {west}, as people asked; neither {west} nor the witness has answered yet "
+            "that the copy there takes over no more"
+        )
+        return _plan_note("False", ALONE, message)
     if why_not:
         if holding := [one.node for one in facts.placed if one.word == HELD and not one.guard]:
             return _releasing("", f"{', '.join(holding)} doesn't let the VM go yet", why_not)
@@ -213,11 +252,21 @@ def _plan_release(facts: ArmingFacts, why: str) -> ArmingPlan:
     west, answer = facts.spec.cluster, facts.answer
     if answer is not None and answer.outcome == "done":
         return ArmingPlan("end")
+    if facts.retired == "yes":
+        return ArmingPlan("end")
+    if facts.retired == "taken" and (answer is None or answer.outcome in ("silent", "refused")):
+        message = (
+            f"the witness let {west} take over: the VM here is held until {west} has answered that it didn't, and gave "
+            "that back"
+        )
+        return _plan_note("False", GRANTED, message)
+    if facts.spec.alone and facts.retired != "asking":
+        return ArmingPlan("end")
     if answer is not None and answer.outcome == "overtaken":
         return ArmingPlan("release")
     if answer is not None and answer.outcome == "promoted":
         return _plan_note("False", LEFT, f"{west} has promoted its copy: the VM here ends, and stays stopped")
-    waits = f"waits for {west} to answer that it takes over nothing; the VM runs as before"
+    waits = f"waits for {west} or the witness to answer that nothing takes over; the VM runs as before"
     if answer is not None and answer.message:
         waits += f" ({answer.message}). If its copy runs nowhere and never will: weft replication run-alone NAME"
     return _releasing("off", waits, why)
@@ -264,9 +313,16 @@ def _quiet() -> ArmingPlan:
 
 
 def plan_step(
-    view: View, replication: Item, plan: ArmingPlan, answer: ArmingAnswer | None, source: str
+    view: View,
+    replication: Item,
+    plan: ArmingPlan,
+    answer: ArmingAnswer | None,
+    source: str,
+    *,
+    is_settled: bool = False,
 ) -> Commit | None:
-    """The commit of a step; None for what is told to the other cluster. The VM is among what it relies on, so that no allocation is
+    """The commit of a step; None for what is told to the other cluster. ``is_settled``: the witness answered instead.
+    The VM is among what it relies on, so that no allocation is
     made beside it that doesn't know of the step."""
     spec = replication.spec(ReplicationSpec)
     known = max(spec.arming, answer.arming if answer is not None else 0)
@@ -280,12 +336,15 @@ def plan_step(
         case "release":
             after, guard = replace(spec, guard="release", arming=known + 1), None
         case "end":
-            after, guard = replace(spec, guard="", alone=False), ""
-            if spec.alone:
+            is_answered = is_settled or (answer is not None and answer.outcome == "done")
+            after, guard = replace(spec, guard="", alone=spec.alone and not is_answered), ""
+            if after.alone:
                 message = (
                     f"{spec.of} runs without the word of {spec.cluster}, as people asked: its copy must run nowhere"
                 )
                 events.append(Event("Warning", "RunsAlone", message, replication.envelope.ref, source))
+        case "settle":
+            after = replace(spec, alone=False)
         case _:
             return None
     draft = Draft()

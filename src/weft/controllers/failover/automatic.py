@@ -87,17 +87,22 @@ class Automatics:
         may_ask = read_boot_time() < until
         if answer is None and may_ask and not spec.guard and _may_know_more(cluster, item):
             answer = await self._inspect(cluster, item, turn)
-        plan = plan_arming(read_arming_facts(view, cluster, replace(group, item=item), condition, answer))
+        asked_as = known[item.uid][0].item if item.uid in known else None
+        read = partial(
+            read_arming_facts, cluster=cluster, group=replace(group, item=item), answered=condition, asked_as=asked_as
+        )
+        facts = read(view, answer=answer)
+        plan = plan_arming(facts)
         if plan.step in ("on", "off"):
             if not may_ask:
                 return False  # what people read stays as it is
             answer = await self._send(cluster, item, turn, automatic=plan.step == "on")
-            after = plan_arming(
-                read_arming_facts(self._leadership.cache.view, cluster, replace(group, item=item), condition, answer)
-            )
+            facts = read(self._leadership.cache.view, answer=answer)
+            after = plan_arming(facts)
             # What was told and refused is told again in the next turn.
             plan = replace(after, step="") if after.step in ("on", "off") else after
-        commit = plan_step(self._leadership.cache.view, item, plan, answer, self._source)
+        is_settled = facts.retired == "yes"
+        commit = plan_step(self._leadership.cache.view, item, plan, answer, self._source, is_settled=is_settled)
         if commit is not None:
             failed = await self._leadership.perform([commit])
             return bool(failed) or plan.step != "hold"  # after a hold the nodes have to answer first

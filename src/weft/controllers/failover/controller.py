@@ -38,7 +38,7 @@ from weft.controllers.failover.hold import (
     sort_by_turn,
 )
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
-from weft.controllers.failover.take_over import plan_disarming, plan_take_over
+from weft.controllers.failover.take_over import plan_disarming, plan_return, plan_take_over
 from weft.controllers.image.credentials import Unseal
 from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
 from weft.informer.commit import Commit, edit, put, unchanged
@@ -177,6 +177,7 @@ class Witnesses:
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
         peer = witness.peer if witness is not None else ""
         groups: list[Group] = []
+        site = ""
         held: list[HeldGuest] = []
         early: asyncio.Task[list[bool]] | None = None
         questions: dict[str, Question] = {}
@@ -203,6 +204,7 @@ class Witnesses:
         failed = dict[str, str]()
         if questions and read_boot_time() - asked_at < PATIENCE_SECONDS:
             failed = await self._take_over(cluster, groups, heard, questions)
+        await self._give_up_grants(groups, heard, questions, site)
         for answer in heard:
             if isinstance(answer, WitnessAnswer):
                 self._epochs[cluster.uid] = answer.epoch
@@ -283,7 +285,7 @@ class Witnesses:
             if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
                 continue
             spec = item.spec(ReplicaSpec)
-            claim = find_taken(asked, spec.renewals, said.answer)
+            claim = find_taken(asked, spec.renewals, said.answer, spec.returned)
             if claim is None or spec.role == PRIMARY or not spec.automatic or item.deleting:
                 continue
             try:
@@ -294,6 +296,18 @@ class Witnesses:
                 failed[group.name] = problem.message
                 _log.warning("replica %s can't take over: %s", item.envelope.name, problem.message)
         return failed
+
+    async def _give_up_grants(
+        self, groups: Sequence[Group], answers: Sequence[Heard], asked: Mapping[str, Question], site: str
+    ) -> None:
+        """Those that nothing here uses now: the source was heard again, or nothing takes over any more."""
+        view = self._leadership.cache.view
+        found = [
+            plan_return(view, group, site, said, self.name)
+            for group, said in zip(groups, answers, strict=True)
+            if group.is_standby and group.name not in asked and isinstance(said, WitnessAnswer)
+        ]
+        await self._perform([one for one in found if one is not None])
 
     async def _note(self, found: Sequence[tuple[Item, Condition]]) -> None:
         # If one of them was written by somebody else in between, the next answer is noted.

@@ -59,29 +59,54 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
     found = []
     for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
         status = item.status(ReplicationStatus)
-        may_be_taken = item.spec(ReplicationSpec).guard in MAY_BE_TAKEN and status.phase != "Stale"
+        spec = item.spec(ReplicationSpec)
+        may_be_taken = (spec.guard in MAY_BE_TAKEN or spec.alone) and status.phase != "Stale"
         is_kept = status.point is not None and status.phase not in _ENDED and not item.deleting
         if may_be_taken or is_kept:
             found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
-            spec = item.spec(ReplicaSpec)
-            is_standby = spec.role != PRIMARY
+            replica = item.spec(ReplicaSpec)
+            is_standby = replica.role != PRIMARY
             claim = (
-                Claim(Generation(spec.generation, spec.origin), peer)
+                Claim(Generation(replica.generation, replica.origin), peer)
                 if is_standby
-                else Claim(Generation(spec.generation, spec.granted or item.uid), site)
+                else Claim(Generation(replica.generation, replica.granted or item.uid), site)
             )
-            found.append(Group(item, spec.origin, claim, is_standby))
+            found.append(Group(item, replica.origin, claim, is_standby))
     return found
 
 
 def make_request(group: Group, peer: str, epoch: str, *, asks: bool = False) -> WitnessRequest:
-    """``asks``: whether this cluster may become primary."""
-    what: Literal["claim", "question"] = "question" if asks else "claim"
+    """``asks``: whether this cluster may become primary. If not, it gives back what it was granted and won't use."""
+    what: Literal["claim", "question", "return", "look"] = "claim"
+    turn, returned = _find_turn(group), ""
+    if group.is_standby:
+        spec = group.item.spec(ReplicaSpec)
+        if spec.restored:
+            what = "look"
+        elif asks:
+            what, turn = "question", spec.arming
+        elif spec.returned:
+            what, returned = "return", spec.returned
     return WitnessRequest(
-        peer=peer, group=group.name, what=what, claim=group.claim, seconds=PROMISE_SECONDS, epoch=epoch
+        peer=peer,
+        group=group.name,
+        what=what,
+        claim=group.claim,
+        seconds=PROMISE_SECONDS,
+        epoch=epoch,
+        turn=turn,
+        returned=returned,
     )
+
+
+def _find_turn(group: Group) -> int:
+    """Of a source that lets nothing take over: no copy that was told so in an earlier turn may any more."""
+    if not group.is_source:
+        return 0
+    spec = group.item.spec(ReplicationSpec)
+    return 0 if spec.guard == "hold" else spec.arming
 
 
 def list_unwitnessed(view: View) -> list[Item]:

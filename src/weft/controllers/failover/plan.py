@@ -6,6 +6,7 @@ from weft.controllers.failover.facts import PROMISE_SECONDS, Group
 from weft.kinds.fields.cluster.link import (
     CONFIRMED,
     CONFLICT,
+    GRANTED,
     NO_WITNESS,
     ONLY_HERE,
     PRIMARY_SILENT,
@@ -29,6 +30,10 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
     match answered.answer:
         case Newer(claim) if claim.is_newer_than(group.claim):
             known = f"the witness knows generation {claim.generation.number}"
+            if not answered.is_used and claim.holder != group.claim.holder:
+                what = f"{known}, which it granted and nobody has used yet"
+                who = "this cluster gives it back" if group.is_standby else f"{cluster} takes over, or gives it back"
+                return _make("False", GRANTED, f"{what}: {who}")
             if claim.holder == group.claim.holder:  # a VM isn't left for that
                 who = cluster if group.is_standby else "this cluster"
                 return _make("False", CONFLICT, f"{known}, of {who} itself: it was restored, or its token is stolen")
@@ -51,6 +56,9 @@ def plan_condition(group: Group, answered: WitnessAnswer | WeftError, cluster: s
         return _make("False", ONLY_HERE, what)
     if not group.is_standby:
         return _make("True", CONFIRMED, "both clusters and the witness name this cluster as primary")
+    if answered.held_seconds > 0 and not answered.is_heard:
+        what = f"the witness has started, and may have promised something to {cluster} before, which it hasn't heard of since"
+        return _make("True", PRIMARY_SPEAKS, f"{what}: this ends within {format_duration(PROMISE_SECONDS)}")
     if answered.held_seconds > 0:
         return _make("True", PRIMARY_SPEAKS, f"the witness gets word from {cluster}, which is primary")
     since = format_duration(PROMISE_SECONDS)

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from weft.contracts.journal import Event
 from weft.controllers.failover.facts import Group
 from weft.controllers.recovery.members import find_point, read_promoted, read_returned, read_vm
+from weft.failover.standby import find_unused, was_not_promoted
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
@@ -26,6 +27,7 @@ from weft.objects.errors import IllegalTransition
 from weft.objects.identity import CLUSTER_PREFIX
 from weft.objects.quantity import format_duration
 from weft.protocol.failover.claim import Claim
+from weft.protocol.failover.witness import WitnessAnswer
 
 
 def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: float, source: str) -> Commit:
@@ -73,6 +75,24 @@ def plan_disarming(view: View, link: Item, groups: Sequence[Group], source: str)
         made = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, source)])
         commits += [made] if made is not None else []
     return commits
+
+
+def plan_return(view: View, group: Group, site: str, answered: WitnessAnswer, source: str) -> Commit | None:
+    """Note that what the witness granted won't be used, see ``find_unused``; or, in a store that was restored, that the replica
+    was not promoted since. None if there is nothing to note."""
+    item, unused = view.get(group.item.key), find_unused(site, answered)
+    if item is None or item.uid != group.item.uid or (spec := item.spec(ReplicaSpec)).role == PRIMARY:
+        return None
+    draft = Draft()
+    if spec.restored:  # what was granted may have been used before
+        if was_not_promoted(answered):
+            draft.change(item, spec=replace(spec, restored=False))
+        return draft.commit(item.key)
+    if not unused or spec.returned == unused:
+        return None
+    draft.change(item, spec=replace(spec, returned=unused, renewals=spec.renewals + 1))
+    message = "what the witness granted wasn't used: it is given back, and the witness promises to the source again"
+    return draft.commit(item.key, [Event("Normal", "GaveBack", message, item.envelope.ref, source)])
 
 
 def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, now: float, source: str) -> Commit:

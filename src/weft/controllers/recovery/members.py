@@ -12,8 +12,8 @@ from weft.controllers.recovery.facts import Candidate
 from weft.controllers.recovery.plan import list_order
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
-from weft.kinds.cluster import ClusterStatus
-from weft.kinds.fields.cluster.link import PRIMARY_SPEAKS, WITNESSED
+from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.nic import read_nic
@@ -300,12 +300,12 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
                 found.add(f"cluster/{name} is not linked any more")
             elif (phase := cluster.status(ClusterStatus).phase) != "Unreachable":
                 found.add(f"cluster/{name} {'answers' if phase in _ANSWERING else f'is {phase}'}")
-            elif (
-                replica is not None
-                and (said := replica.envelope.condition(WITNESSED)) is not None
-                and said.reason == PRIMARY_SPEAKS
-            ):
-                found.add(f"cluster/{name} answers its witness")
+            elif replica is not None:
+                said = replica.envelope.condition(WITNESSED)
+                if said is not None and said.reason == PRIMARY_SPEAKS:
+                    found.add(f"cluster/{name} answers its witness")
+                elif cluster.spec(ClusterSpec).witness is not None and (said is None or said.reason == NO_WITNESS):
+                    found.add(f"the witness of cluster/{name} was not asked about replica/{replica.envelope.name} yet")
     return sorted(found)
 
 

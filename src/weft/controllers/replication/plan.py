@@ -32,7 +32,11 @@ RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
 _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
 
 
-_RELEASING = "waits for {} to answer that it doesn't take over automatically any more"
+_RELEASING = "waits for {} or the witness to answer that it doesn't take over automatically any more"
+_ALONE = (
+    "its VM runs alone, but its copy at {0} may take over until {0} or the witness has answered that it doesn't: start one of "
+    "them; if both are gone for good: weft cluster witness {0} --off"
+)
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -83,8 +87,9 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     mine = [one.uid for one in own if not one.deleting]
     if facts.deleting:
         leaving = replace(status, phase="Deleting", order=None, ask=None)
-        if spec.guard:
-            waits = replace(leaving, reason="guarded", message=_RELEASING.format(spec.cluster))
+        if spec.guard or spec.alone:
+            message = (_RELEASING if spec.guard else _ALONE).format(spec.cluster)
+            waits = replace(leaving, reason="guarded", message=message)
             return ReplicationPlan(waits, fence=True if facts.is_left and not facts.fenced else None)
         return ReplicationPlan(
             leaving, drop=mine, release=not own and not facts.fenced, fence=False if facts.fenced else None
@@ -306,14 +311,17 @@ def _finish(facts: ReplicationFacts, report: SendReport, now: float) -> Replicat
     if former is not None:
         ended = note_age(ended, now - former.begun_at, now)
         if not report.is_whole and cycle > facts.spec.rpo / 2:
-            rate = report.bytes / max(report.seconds, 0.1)
-            ended = replace(
-                ended,
-                reason="rpoUnreachable",
-                message=f"the last point took {format_duration(round(cycle))}, {format_duration(round(report.seconds))} of that "
-                f"at {format_bytes(int(rate))}/s: too long for an RPO of {format_duration(facts.spec.rpo)}",
-            )
+            message = f"{_describe_cycle(cycle, report)}: too long for an RPO of {format_duration(facts.spec.rpo)}"
+            ended = replace(ended, reason="rpoUnreachable", message=message)
     return ReplicationPlan(ended, drop=[one for one in _of(facts.point) if one not in facts.held])
+
+
+def _describe_cycle(cycle: float, report: SendReport) -> str:
+    took, sending = f"the last point took {format_duration(round(cycle))}", round(report.seconds)
+    if sending < 1:
+        return f"{took}, less than 1s of that to send it; the rest was its snapshot, and waiting for nodes"
+    rate = format_bytes(int(report.bytes / report.seconds))
+    return f"{took}, {format_duration(sending)} of that to send it at {rate}/s"
 
 
 def note_age(status: ReplicationStatus, age: float, now: float) -> ReplicationStatus:

@@ -22,6 +22,7 @@ from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
+from weft.controllers.failover.restored import hold_restored
 from weft.gateway.function_events.backup import put_rows, read_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
@@ -183,7 +184,8 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
-        await refill_store(options.store, state, clock, backup.entries(), backup.header.revision)
+        entries = hold_restored(backup.entries, clock.now())
+        await refill_store(options.store, state, clock, entries, backup.header.revision)
         if backup.row_count:
             put_rows(state / EVENTS, backup.rows())
         for name, text in backup.files.items():

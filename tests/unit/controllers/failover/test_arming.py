@@ -129,7 +129,53 @@ def test_a_later_turn_that_the_other_cluster_knows_is_outrun() -> None:
 def test_people_who_are_sure_end_it_without_an_answer() -> None:
     alone = replace(SPEC, automatic=False, alone=True)
     assert plan_arming(make_facts("release", "held", ArmingAnswer("silent"), spec=alone)).step == "end"
-    assert plan_arming(make_facts("hold", "held", spec=alone)).step == "end"
+    assert (
+        plan_arming(make_facts("hold", "held", spec=alone)).step == "release"
+    )  # a turn that the witness can be told of
+    assert plan_arming(make_facts("release", "held", spec=alone)).step == "end"
+    assert plan_arming(make_facts("release", "held", spec=alone, retired="asking")).step == "off"
+
+
+def test_the_witness_s_word_that_nothing_is_granted_ends_the_hold_as_the_other_cluster_s_does() -> None:
+    for told in (None, ArmingAnswer("silent", "no route"), ArmingAnswer("refused", "forbidden")):
+        released = make_facts("release", "held", told)
+        assert plan_arming(replace(released, retired="yes")).step == "end"
+        assert plan_arming(replace(released, retired="asking")).step == "off"
+        assert read(plan_arming(replace(released, retired="taken"))) == ("", "Granted")
+    alone = replace(SPEC, automatic=False, alone=True)
+    taken = plan_arming(make_facts("release", "held", spec=alone, retired="taken"))
+    assert read(taken) == ("", "Granted"), "the copy runs, so the VM here doesn't run alone"
+
+
+def test_a_vm_that_runs_alone_is_so_until_its_copy_cannot_take_over() -> None:
+    alone = replace(SPEC, automatic=False, alone=True)
+    assert read(plan_arming(make_facts(spec=alone))) == ("", "Alone")
+    for change in ({"retired": "yes"}, {"has_witness": False}, {"told": ArmingAnswer("done", "", False, 3)}):
+        assert plan_arming(make_facts(spec=alone, **change)).step == "settle"
+    # The copy was told nothing since: what was on its way could still count.
+    assert plan_arming(make_facts(spec=alone, told=ArmingAnswer("done", "", False, 2))).step == "release"
+    assert plan_arming(make_facts(spec=alone, told=ArmingAnswer("done", "", True, 3))).step == "release"
+
+
+@pytest.mark.parametrize(
+    ("said", "is_settled", "is_alone"),
+    [
+        (None, False, True),
+        (None, True, False),
+        (ArmingAnswer("done"), False, False),
+        (ArmingAnswer("silent"), False, True),
+    ],
+)
+def test_who_answered_nothing_stays_asked(said: ArmingAnswer | None, is_settled: bool, is_alone: bool) -> None:
+    view = make_view()
+    spec = ReplicationSpec(of="vm/web", cluster="west", guard="release", arming=4, alone=True)
+    made = REPLICATION.make("web", spec, 1.0, uid="r", project="default", creator="user:x")
+    view.put_item(made.key, Item(made))
+    commit = plan_step(view, Item(made), ArmingPlan("end"), said, "witnesses", is_settled=is_settled)
+    assert commit is not None
+    after = decode_part(decode_envelope(commit.writes[0].value, 1).spec, ReplicationSpec)  # type: ignore[union-attr]
+    assert (after.guard, after.alone) == ("", is_alone)
+    assert [event.reason for event in commit.events] == (["RunsAlone"] if is_alone else [])
 
 
 def test_a_replication_that_was_never_automatic_says_nothing_of_it() -> None:

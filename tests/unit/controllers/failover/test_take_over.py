@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from weft.contracts.store import AtRevision
-from weft.controllers.failover.take_over import plan_take_over
+from weft.controllers.failover.facts import Group, list_groups, make_request
+from weft.controllers.failover.take_over import plan_return, plan_take_over
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
-from weft.protocol.failover.claim import Claim, Generation
+from weft.protocol.failover.claim import Claim, Generation, Newer, Refused
+from weft.protocol.failover.witness import WitnessAnswer
 
 LINK = Item(CLUSTER.make("east", ClusterSpec(url="https://x", ca="", grants=["take-over"]), 1.0, uid="c"))
 GRANTED = Claim(Generation(2, "fresh"), "west")
@@ -86,3 +90,59 @@ def test_a_vm_that_people_stopped_stays_stopped(workload: dict[str, str], run: s
     (made,) = [write for write in commit.writes if write.key == "/vm/default/web"]
     assert decode_part(decode_envelope(made.value, 1).spec, VmSpec).run == run  # type: ignore[union-attr]
     assert ("stopped as it was" in commit.events[0].message) == (run == "stop")
+
+
+FIRST = Claim(Generation(1, "o"), "east")
+
+
+def ask_next(view: View, replica: Item, answered: WitnessAnswer) -> tuple[str, str, int, bool]:
+    """After the commit that follows an answer: what the witness is asked next, and what is in the replica."""
+    group = Group(replica, "o", FIRST, is_standby=True)
+    commit = plan_return(view, group, "west", answered, "witnesses")
+    if commit is not None:
+        envelope = decode_envelope(commit.writes[0].value, 2)  # type: ignore[union-attr]
+        replica = Item(envelope)
+    spec = replica.spec(ReplicaSpec)
+    request = make_request(Group(replica, "o", FIRST, is_standby=True), "east", "")
+    return request.what, request.returned, spec.renewals, spec.restored
+
+
+def test_a_grant_that_was_not_used_is_noted_before_it_is_given_back() -> None:
+    view, replica = make_place("", fenced="")
+    unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)
+    assert ask_next(view, replica, unused) == ("return", "fresh", 8, False)  # no decision from before comes after that
+    for answer in (Newer(GRANTED), Refused("notHolder")):
+        said = WitnessAnswer(answer=answer, epoch="", is_armed=True, is_used=True)
+        assert ask_next(view, replica, said) == ("claim", "", 7, False)
+
+
+def test_a_replica_of_a_restored_store_only_looks_and_gives_back_nothing_that_may_have_been_used() -> None:
+    view, replica = make_place("", fenced="")
+    envelope = msgspec.structs.replace(replica.envelope)
+    envelope.spec = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(replica.spec(ReplicaSpec), restored=True)))
+    restored = Item(envelope)
+    view.put_item(envelope.key, restored)
+    unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)
+    unknown = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=False)
+    for said in (unused, unknown):
+        assert ask_next(view, restored, said) == ("look", "", 7, True)
+    known = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=True)
+    assert ask_next(view, restored, known) == ("claim", "", 7, False)
+
+
+def test_a_source_names_the_turn_that_it_ended_also_while_it_is_deleted_and_runs_alone() -> None:
+    for guard, alone, deleting, turn in (
+        ("hold", False, False, 0),
+        ("release", False, False, 4),
+        ("", True, True, 4),
+        ("", False, True, None),
+    ):
+        view = make_view()
+        spec = ReplicationSpec(of="vm/web", cluster="west", guard=guard, arming=4, alone=alone)  # type: ignore[arg-type]
+        status = ReplicationStatus(phase="Deleting" if deleting else "Replicating")
+        made = REPLICATION.make("web", spec, 1.0, uid="o", project="default", status=status)
+        made.deleting_since = 2.0 if deleting else None
+        view.put_item(made.key, Item(made))
+        groups = list_groups(view, "west", "east", "west")
+        asked = [make_request(one, "west", "") for one in groups]
+        assert [(one.what, one.turn) for one in asked] == ([] if turn is None else [("claim", turn)])

@@ -272,6 +272,10 @@ def test_a_link_that_can_not_carry_what_is_written_is_said_to_be_too_slow() -> N
     report = SendReport(uid="r", attempt=1, phase="done", number=5, bytes=80 << 20, seconds=40.0)
     plan = plan_replication(msgspec.structs.replace(slow, report=report), NOW)
     assert plan.status.reason == "rpoUnreachable" and "2 MiB/s" in plan.status.message
+    quick = plan_replication(
+        msgspec.structs.replace(slow, report=msgspec.structs.replace(report, bytes=30 << 10, seconds=0.1)), NOW
+    ).status
+    assert quick.reason == "rpoUnreachable" and "less than 1s of that" in quick.message and "/s" not in quick.message
     whole = msgspec.structs.replace(report, is_whole=True)
     assert plan_replication(msgspec.structs.replace(slow, report=whole), NOW).status.reason == ""
 
@@ -422,6 +426,10 @@ def test_a_vm_that_is_guarded_is_left_and_its_replication_gone_only_once_its_nod
     going = plan_replication(msgspec.structs.replace(facts, deleting=True), NOW)
     assert (going.status.phase, going.release, going.drop, going.fence) == ("Deleting", False, (), None)
     assert "waits for west" in going.status.message
+    alone = msgspec.structs.replace(spec, guard="", alone=True)
+    stays = plan_replication(msgspec.structs.replace(facts, deleting=True, spec=alone), NOW)
+    assert (stays.status.phase, stays.release, stays.drop) == ("Deleting", False, ())
+    assert "its copy at west may take over" in stays.status.message and "witness west --off" in stays.status.message
     left = plan_replication(msgspec.structs.replace(facts, deleting=True, is_left=True), NOW)
     assert (left.release, left.fence) == (False, True)
 

@@ -37,13 +37,14 @@ VALUE = "witness"  # the key of the sealed token among a link's values
 AUTOMATIC = "Automatic"  # the condition of a replication whose replica takes over automatically, or shall
 # Its reasons. Only with the first of them does anything take over.
 ARMED, PREPARING, RELEASING, OFF, NOT_CONFIRMED = "Armed", "Preparing", "Releasing", "Off", "NotConfirmed"
-NOT_GUARDED, NOT_TAKEN, LEFT = "NotGuarded", "NotTaken", "Left"
+NOT_GUARDED, NOT_TAKEN, LEFT, ALONE = "NotGuarded", "NotTaken", "Left", "Alone"
 WITNESSED = "Witnessed"  # the condition that says what the witness knows
 # Its reasons. Of the side whose VM is replicated, and of one that was promoted: both clusters name it as primary.
 CONFIRMED = "Confirmed"
 ONLY_HERE = "OnlyHere"  # the other cluster hasn't named the same primary
 SUPERSEDED = "Superseded"  # there is a newer generation
 CONFLICT = "Conflict"  # there are two primaries of one generation
+GRANTED = "Granted"  # the other cluster may take over, and hasn't: nothing is promised to this one
 # Of a replica: whether the other cluster's primary has renewed its lease at the witness lately.
 PRIMARY_SPEAKS, PRIMARY_SILENT = "PrimarySpeaks", "PrimarySilent"
 NO_WITNESS, UNREACHABLE, REFUSED = "NoWitness", "Unreachable", "Refused"

@@ -1,0 +1,106 @@
+"""What a store is told of replications when it is restored from a backup: it may be older than what the other cluster knows. Pure.
+
+While both clusters and the witness are cut off from each other, nobody could tell a restored store so. So it begins with
+what can't start a second guest, whatever happened since the backup:
+- the VM of each replication over a link with a witness is held, as if its replica took over automatically. Nothing of it
+  starts before the witness or the other cluster has confirmed this one; a guest that no node held runs on. If nothing shall
+  take over, the hold ends once one of them has answered that;
+- no replica takes over, until its source says again that it may, nor promises anything to its source, until the witness
+  has said that it wasn't promoted since the backup;
+- turns go on from the time of the restore, which is more than any turn from before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from weft.kinds.cluster import CLUSTER
+from weft.kinds.replica import PRIMARY, REPLICA
+from weft.kinds.replication import REPLICATION
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope, merge_part
+from weft.objects.identity import object_key
+
+Entry = tuple[str, bytes]
+_LEFT = ("Stale", "HandedOver", "Failed")  # phases of a replication whose VM here isn't the one that writes
+
+
+def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[Entry]:
+    """The entries that ``read`` gives each time it is called, as the restored store begins with them. ``now``: seconds since
+    1970."""
+    held = _find_held(read)
+    for key, value in read():
+        match _kind_of(key):
+            case REPLICATION.name if (envelope := decode_envelope(value)).key in held.replications:
+                spec = msgspec.json.decode(envelope.spec)
+                yield key, _encode(envelope, change_replication(int(spec.get("arming", 0)), now))
+            case REPLICA.name if msgspec.json.decode(decode_envelope(value).spec).get("role") != PRIMARY:
+                envelope = decode_envelope(value)
+                spec = msgspec.json.decode(envelope.spec)
+                yield key, _encode(envelope, change_replica(int(spec.get("renewals", 0))))
+            case "vm" if (envelope := decode_envelope(value)).uid in held.workloads:
+                yield key, _encode(envelope, {"guard": "hold"})
+            case "allocation" if _workload_of(envelope := decode_envelope(value)) in held.workloads:
+                yield key, _encode(envelope, {"guard": "hold"})
+            case _:
+                yield key, value
+
+
+def change_replication(arming: int, now: float) -> dict[str, Any]:
+    """What changes in the spec of one whose VM is held."""
+    return {"guard": "hold", "arming": max(arming + 1, int(now))}
+
+
+def change_replica(renewals: int) -> dict[str, Any]:
+    """What changes in its spec."""
+    return {"automatic": False, "restored": True, "renewals": renewals + 1}
+
+
+class _Held(msgspec.Struct):
+    replications: frozenset[str]  # keys
+    workloads: frozenset[str]  # uids
+
+
+def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
+    links, workloads, replications = set[str](), dict[str, str](), list[tuple[Envelope, dict[str, Any]]]()
+    for key, value in read():
+        match _kind_of(key):
+            case CLUSTER.name:
+                envelope = decode_envelope(value)
+                if msgspec.json.decode(envelope.spec).get("witness"):
+                    links.add(envelope.name)
+            case "vm":
+                workloads[key] = decode_envelope(value).uid
+            case REPLICATION.name:
+                envelope = decode_envelope(value)
+                replications.append((envelope, msgspec.json.decode(envelope.spec)))
+    keys, uids = set[str](), set[str]()
+    for envelope, spec in replications:
+        status = msgspec.json.decode(envelope.status)
+        vm = workloads.get(object_key("vm", envelope.project, str(spec["of"]).removeprefix("vm/")))
+        is_its = vm is not None and status.get("workload_uid", "") in ("", vm)
+        if (
+            vm is not None
+            and is_its
+            and status.get("phase") not in _LEFT
+            and (spec["cluster"] in links or spec.get("guard"))
+        ):
+            keys.add(envelope.key)
+            uids.add(vm)
+    return _Held(frozenset(keys), frozenset(uids))
+
+
+def _kind_of(key: str) -> str:
+    return key.split("/", 2)[1] if key.startswith("/") else ""
+
+
+def _workload_of(allocation: Envelope) -> str:
+    return str((msgspec.json.decode(allocation.spec).get("workload") or {}).get("uid", ""))
+
+
+def _encode(envelope: Envelope, part: dict[str, Any]) -> bytes:
+    changed = replace(envelope, spec=merge_part(envelope.spec, part), generation=envelope.generation + 1)
+    return encode_envelope(changed)
