@@ -30,7 +30,7 @@ from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import object_key
-from weft.protocol.failover.claim import Claim, Generation, Granted, Promised, Refused
+from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.link import HelloAnswer
 from weft.witness.service import Witness
@@ -189,9 +189,19 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         await lab.kill_deciders()
         second = Claim(Generation(2, "fresh"), "east")
 
+        returned = set[str]()
+
         async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
-            told = {"question": Granted(second), "claim": Refused("notHolder")}
-            return [WitnessAnswer(answer=told[one.what], epoch="e", is_armed=True) for one in requests]
+            """It granted the other group before, which wasn't used."""
+            told = {"question": Granted(second), "claim": Refused("notHolder"), "return": Refused("returned")}
+            unused = WitnessAnswer(answer=Newer(second), epoch="e", is_armed=True, is_used=False)
+            returned.update(f"{one.group} {one.returned}" for one in requests if one.what == "return")
+            return [
+                unused
+                if (one.group, one.what) == ("p", "claim")
+                else WitnessAnswer(answer=told[one.what], epoch="e", is_armed=True)
+                for one in requests
+            ]
 
         linked = {
             "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
@@ -229,6 +239,11 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
 
             await lab.until(is_primary)
             await lab.until(is_disarmed)
+
+            async def is_given_back() -> bool:
+                return returned == {"p fresh"}
+
+            await lab.until(is_given_back)
         envelope = await lab.get(theirs.key)
         assert envelope is not None
         spec = decode_part(envelope.spec, ReplicaSpec)

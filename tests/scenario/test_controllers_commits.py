@@ -93,6 +93,7 @@ RELIES_ON = {
     "controllers/failover/controller.py _plan_commit": "replica at, replication at",
     "controllers/failover/take_over.py _commit": "cluster at, replica at, workload absent",
     "controllers/failover/take_over.py plan_disarming": "replica at",
+    "controllers/failover/take_over.py plan_return": "replica at",
     "controllers/recovery/controller.py plan_one 1": "recoveryplan at and goes",
     "controllers/recovery/controller.py plan_one 2": (
         "recoveryplan at, replica at, snapshot at, quota at, network absent, network at and goes, service absent, "

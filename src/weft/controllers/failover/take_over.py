@@ -83,16 +83,14 @@ def plan_return(view: View, group: Group, site: str, answered: WitnessAnswer, so
     item, unused = view.get(group.item.key), find_unused(site, answered)
     if item is None or item.uid != group.item.uid or (spec := item.spec(ReplicaSpec)).role == PRIMARY:
         return None
-    draft = Draft()
-    if spec.restored:  # what was granted may have been used before
-        if was_not_promoted(answered):
-            draft.change(item, spec=replace(spec, restored=False))
-        return draft.commit(item.key)
-    if not unused or spec.returned == unused:
-        return None
-    draft.change(item, spec=replace(spec, returned=unused, renewals=spec.renewals + 1))
-    message = "what the witness granted wasn't used: it is given back, and the witness promises to the source again"
-    return draft.commit(item.key, [Event("Normal", "GaveBack", message, item.envelope.ref, source)])
+    draft, events = Draft(), list[Event]()
+    if spec.restored and was_not_promoted(answered):
+        draft.change(item, spec=replace(spec, restored=False))
+    elif not spec.restored and unused and spec.returned != unused:  # of a restored one it may have been used before
+        draft.change(item, spec=replace(spec, returned=unused, renewals=spec.renewals + 1))
+        message = "what the witness granted wasn't used: it is given back, and the witness promises to the source again"
+        events.append(Event("Normal", "GaveBack", message, item.envelope.ref, source))
+    return draft.commit(item.key, events)
 
 
 def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, now: float, source: str) -> Commit:
