@@ -9,6 +9,7 @@ from benchmarks.measurement import write_section
 from benchmarks.soak import (
     copies,
     department,
+    failovers,
     functions,
     migrations,
     moments,
@@ -22,6 +23,7 @@ from benchmarks.soak import (
 
 PROOFS = {
     "simulation": simulation.measure,
+    "failovers": failovers.measure,
     "placement": placement.measure,
     "storm": storm.measure,
     "kills": soak.measure,
