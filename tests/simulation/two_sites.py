@@ -23,7 +23,7 @@ from weft.failover.witness import (
     Vote,
     VoteRecord,
     begin_vote,
-    look_at_claim,
+    inspect_claim,
     receive_claim,
     receive_question,
     receive_return,
@@ -357,7 +357,7 @@ class World:
             return
         self._asked = None
         if not self.is_automatic or not may_ask(self._silence, now):
-            what = "look" if self.is_restored else "return" if self.returned else "claim"
+            what = "inspect" if self.is_restored else "return" if self.returned else "claim"
             self._ask_witness(STANDBY, what, FIRST, lambda answer: self._note(answer, turn), returned=self.returned)
             return
         asked = self._asked = Question(self.renewals, FIRST, STANDBY)
@@ -405,8 +405,8 @@ class World:
     ) -> None:
         def arrive() -> None:
             now, seconds = self._places[WITNESS].read(self._at), self._timing.promise
-            if what == "look":
-                self._say(site, look_at_claim(self._vote, claim), self._vote, hear)
+            if what == "inspect":
+                self._say(site, inspect_claim(self._vote, claim), self._vote, hear)
                 return
             if what == "claim":
                 vote, answer = receive_claim(self._vote, site, claim, seconds, now, turn)

@@ -115,7 +115,7 @@ def receive_return(
     return Vote(former, max(vote.until, now + longest)), Refused("returned", longest)
 
 
-def look_at_claim(vote: Vote | None, named: Claim) -> Answer:
+def inspect_claim(vote: Vote | None, named: Claim) -> Answer:
     """Of a site whose store was restored: what it names may be old, so it confirms nothing."""
     return (compare_claims(vote.record.claim, named) if vote is not None else None) or Refused("notHolder")
 

@@ -19,7 +19,7 @@ from weft.failover.witness import (
     Vote,
     begin_vote,
     doubt_vote,
-    look_at_claim,
+    inspect_claim,
     receive_claim,
     receive_question,
     receive_return,
@@ -68,8 +68,8 @@ class Witness:
         key = name_vote(site, request.peer, request.group)
         vote = self._votes.get(key)
         now = self._read_time()
-        if request.what == "look":
-            return self._answer(look_at_claim(vote, request.claim), vote, now)
+        if request.what == "inspect":
+            return self._answer(inspect_claim(vote, request.claim), vote, now)
         if vote is None:
             self._make_space(site)
         after, answer = self._decide(vote, site, request, now)

@@ -13,7 +13,7 @@ from weft.failover.witness import (
     VoteRecord,
     begin_vote,
     doubt_vote,
-    look_at_claim,
+    inspect_claim,
     receive_claim,
     receive_question,
     receive_return,
@@ -230,7 +230,7 @@ def test_a_standby_finds_a_grant_that_it_does_not_use() -> None:
 def test_who_was_restored_confirms_nothing_and_learns_whether_it_was_promoted(vote: Vote) -> None:
     def was_not(before: Vote | None) -> bool:
         armed = before is not None and before.is_armed
-        return was_not_promoted(WitnessAnswer(answer=look_at_claim(before, FIRST), epoch="", is_armed=armed))
+        return was_not_promoted(WitnessAnswer(answer=inspect_claim(before, FIRST), epoch="", is_armed=armed))
 
     assert was_not(vote)
     assert not was_not(None) and not was_not(doubt_vote(vote))

@@ -66,7 +66,7 @@ def test_what_a_primary_ended_and_what_was_given_back_outlive_the_process(lab: L
     said = lab.ask("west")
     assert (said.turn, said.is_used, said.is_heard) == (4, True, True)
     lab.start()
-    started = lab.ask("west", "look")
+    started = lab.ask("west", "inspect")
     assert (started.turn, started.is_heard, started.is_armed) == (4, False, True)
     lab.now += 27.0
     assert lab.ask("west", "question", turn=3).answer == Refused("earlierTurn")
@@ -79,8 +79,8 @@ def test_what_a_primary_ended_and_what_was_given_back_outlive_the_process(lab: L
     assert (again.answer, again.is_armed, again.is_used) == (Promised(FIRST), True, True)
 
 
-def test_who_looks_makes_no_group(lab: Lab) -> None:
-    assert lab.ask("west", "look").answer == Refused("notHolder")
+def test_who_inspects_makes_no_group(lab: Lab) -> None:
+    assert lab.ask("west", "inspect").answer == Refused("notHolder")
     assert not read_votes(lab.path).records and lab.witness.count().groups == 0
 
 

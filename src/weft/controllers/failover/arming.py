@@ -112,7 +112,7 @@ def read_arming_facts(
 def _read_retired(
     group: Group, asked_as: Item | None, answered: WitnessAnswer | WeftError | None
 ) -> Literal["", "yes", "asking", "taken"]:
-    """Whether the witness has on disk that no copy which was told before this turn takes over: yes; asking, it wasn't asked in this
+    """Whether the witness has on disk that no copy of an earlier turn takes over: yes; asking, it wasn't asked in this
     turn yet; taken, it granted a take-over before; "": it says nothing."""
     spec = group.item.spec(ReplicationSpec)
     if not isinstance(answered, WitnessAnswer):
@@ -196,7 +196,7 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
     if facts.spec.alone:
         answer = facts.answer
         if answer is not None and 0 < answer.arming < facts.spec.arming:  # a word that is still on its way could count
-            return _releasing("release", f"{west} answers: it is told that nothing takes over", "")
+            return _releasing("release", f"{west} answers again: now it learns that nothing takes over", "")
         if answer is not None or facts.retired == "yes" or not facts.has_witness:
             return ArmingPlan("settle")
         message = (

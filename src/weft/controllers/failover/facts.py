@@ -79,12 +79,12 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
 
 def make_request(group: Group, peer: str, epoch: str, *, asks: bool = False) -> WitnessRequest:
     """``asks``: whether this cluster may become primary. If not, it gives back what it was granted and won't use."""
-    what: Literal["claim", "question", "return", "look"] = "claim"
+    what: Literal["claim", "question", "return", "inspect"] = "claim"
     turn, returned = _find_turn(group), ""
     if group.is_standby:
         spec = group.item.spec(ReplicaSpec)
         if spec.restored:
-            what = "look"
+            what = "inspect"
         elif asks:
             what, turn = "question", spec.arming
         elif spec.returned:

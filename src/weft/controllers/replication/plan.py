@@ -34,7 +34,7 @@ _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupport
 
 _RELEASING = "waits for {} or the witness to answer that it doesn't take over automatically any more"
 _ALONE = (
-    "its VM runs alone, but its copy at {0} may take over until {0} or the witness has answered that it doesn't: start one of "
+    "the VM runs alone, but its copy at {0} may take over until {0} or the witness has answered that it doesn't: start one of "
     "them; if both are gone for good: weft cluster witness {0} --off"
 )
 

@@ -21,9 +21,9 @@ class WitnessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     peer: Name  # the group's other site
     group: Name
-    # return: a grant that wasn't used, and never will be, is given back; look: nothing is confirmed, since the site's store was
+    # return: a grant that wasn't used, and never will be, is given back; inspect: nothing is confirmed, since the site's store was
     # restored
-    what: Literal["claim", "question", "return", "look"]
+    what: Literal["claim", "question", "return", "inspect"]
     claim: Claim  # the newest that the site knows
     seconds: Annotated[float, msgspec.Meta(gt=0, le=MOST_PROMISE_SECONDS)]  # how long promises last
     epoch: Epoch = ""  # of the witness, as the site knows it; "": it has never answered

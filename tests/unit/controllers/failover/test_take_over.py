@@ -116,7 +116,7 @@ def test_a_grant_that_was_not_used_is_noted_before_it_is_given_back() -> None:
         assert ask_next(view, replica, said) == ("claim", "", 7, False)
 
 
-def test_a_replica_of_a_restored_store_only_looks_and_gives_back_nothing_that_may_have_been_used() -> None:
+def test_a_replica_of_a_restored_store_only_inspects_and_gives_back_nothing_that_may_have_been_used() -> None:
     view, replica = make_place("", fenced="")
     envelope = msgspec.structs.replace(replica.envelope)
     envelope.spec = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(replica.spec(ReplicaSpec), restored=True)))
@@ -125,7 +125,7 @@ def test_a_replica_of_a_restored_store_only_looks_and_gives_back_nothing_that_ma
     unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)
     unknown = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=False)
     for said in (unused, unknown):
-        assert ask_next(view, restored, said) == ("look", "", 7, True)
+        assert ask_next(view, restored, said) == ("inspect", "", 7, True)
     known = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=True)
     assert ask_next(view, restored, known) == ("claim", "", 7, False)
 
