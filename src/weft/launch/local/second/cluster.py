@@ -29,7 +29,7 @@ from weft.objects.errors import InvalidInput, NotFound, TimedOut, WeftError
 EAST = "east"
 CIDR = "10.215.0.0/20"  # of its network default: the first one's guests have other addresses
 NODES = 1
-TERMS: dict[str, Any] = {"grants": ["replicate"], "projects": {"default": "default"}}
+TERMS: dict[str, Any] = {"grants": ["migrate", "replicate"], "projects": {"default": "default"}}
 
 
 def read_count(text: str, clone: str) -> int:
@@ -75,7 +75,7 @@ async def ensure_link(first: Topology, second: Topology, clock: Clock) -> str:
     await asyncio.to_thread(link, first, second)
     for topology, name in ((first, WEST), (second, EAST)):
         await _until_linked(topology, name, clock)
-    return f"{WEST} here, {EAST} there; each may replicate into project default of the other"
+    return f"{WEST} here, {EAST} there; each may replicate and migrate into project default of the other"
 
 
 def link(first: Topology, second: Topology) -> None:
