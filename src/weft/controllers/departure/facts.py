@@ -18,7 +18,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     is_restoring,
 )
-from weft.kinds.arrival import LEFT_OUT
+from weft.kinds.arrival import FROM_UID, LEFT_OUT
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
@@ -66,7 +66,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         key=key,
         arrival=name,
         manifest=make_arrival(view, item, workload, place, key) if workload is not None and place is not None else {},
-        lacks=tuple(list_lacks(workload, place)) if workload is not None and place is not None else (),
+        lacks=tuple(list_lacks(view, workload, place)) if workload is not None and place is not None else (),
         project=projects.get(item.envelope.project or "", ""),
         unlinked=_find_why_unlinked(link, spec.cluster or ""),
         gone=gone,
@@ -85,20 +85,20 @@ def _find_why_unlinked(link: Item | None, name: str) -> str:
     return f"cluster {name} is {status.phase}" + (f": {status.message}" if status.message else "")
 
 
-def list_lacks(workload: Item, place: Item) -> list[str]:
+def list_lacks(view: View, workload: Item, place: Item) -> list[str]:
     """What the VM has that another cluster can't have, each with its remedy; beside what admission has refused."""
     spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
     name = workload.envelope.name
-    if spec.pool_id:
+    if not _is_directory(view, spec, spec.pool):
         lacks.append(
-            f"pool {spec.pool} of its root disk is shared storage: weft vm migrate {name} --storage --pool local"
+            f"pool {spec.pool} of its root disk is no folder of its node: weft vm migrate {name} --storage --pool local"
         )
     for volume in spec.volumes:
         if volume.encrypted:
             lacks.append(f"volume {volume.name} is encrypted: detach it first")
-        elif volume.pool_id:
+        elif not _is_directory(view, spec, volume.pool):
             relocate = f"weft vm migrate {name} --storage --pool local --volume {volume.name}"
-            lacks.append(f"pool {volume.pool} of volume {volume.name} is shared storage: {relocate}")
+            lacks.append(f"pool {volume.pool} of volume {volume.name} is no folder of its node: {relocate}")
     if spec.slot is not None:
         lacks.append("it is in a reservation of this cluster until that ends")
     if spec.snapshots or is_restoring(spec, report):
@@ -110,10 +110,20 @@ def list_lacks(workload: Item, place: Item) -> list[str]:
     return lacks
 
 
+def _is_directory(view: View, spec: AllocationSpec, pool: str) -> bool:
+    """Whether a pool of the allocation's node keeps disks as files, which are copied, or isn't reported."""
+    report = _read_node(view, spec.node_uid)
+    return all(one.driver == "directory" for one in report.pools if one.name == pool)
+
+
+def _read_node(view: View, uid: str) -> NodeReport:
+    return next((node.report(NodeReport) for node in view.find(NODES_BY_UID, uid)), NodeReport())
+
+
 def make_arrival(view: View, item: Item, workload: Item, place: Item, key: str) -> dict[str, Any]:
     """The manifest of its Arrival, without name and project."""
     spec, at = workload.spec(VmSpec), place.spec(AllocationSpec)
-    report = next((node.report(NodeReport) for node in view.find(NODES_BY_UID, at.node_uid)), NodeReport())
+    report = _read_node(view, at.node_uid)
     image = find_named(view, workload, "image", spec.image)
     whole = msgspec.to_builtins(spec)
     migration = item.spec(MigrationSpec)
@@ -123,7 +133,9 @@ def make_arrival(view: View, item: Item, workload: Item, place: Item, key: str) 
         "labels": {key_: text for key_, text in workload.envelope.labels.items() if not key_.startswith(OWN_LABELS)},
         "spec": {
             "of": migration.workload,
-            "origin": workload.uid,
+            "origin": workload.envelope.labels.get(
+                FROM_UID, workload.uid
+            ),  # cloud-init knows its guest by the first one
             "key": key,
             "workload": {name: value for name, value in whole.items() if name not in LEFT_OUT}
             | {"networks": [chosen[nic.network] for nic in at.nics if nic.network in chosen]},

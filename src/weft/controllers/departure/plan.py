@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS
-from weft.controllers.migration.facts import READY, MigrationEndpoint, has_migrated_on
+from weft.controllers.migration.facts import READY, MigrationEndpoint
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, come_back, set_desired
 from weft.kinds.arrival import ARRIVAL, ARRIVED, CANCELLED, FAILED, OVER
@@ -34,6 +34,7 @@ from weft.kinds.vm import VmSpec
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 
 MOST_TEXT = 600  # characters of another cluster's words
+LEFT_CLUSTER = "leftCluster"  # a node's word
 NOT_GRANTED, OLDER, REFUSED = "notGranted", "olderRelease", "refused"
 Ending = Literal["Failed", "Cancelled"]
 
@@ -219,7 +220,7 @@ def _find_restored(
     facts: DepartureFacts, place: MigrationEndpoint, seen: SeenArrival, status: MigrationStatus
 ) -> DeparturePlan:
     """It has arrived there, though the store here, which was restored, knows of no source."""
-    if has_migrated_on(place):
+    if _has_left(place):
         status = replace(status, phase="Finishing", reason="", message="", target=_name_node(facts, seen))
         return DeparturePlan(status=status, leaves=True)
     message = f"{facts.spec.cluster} says that it has arrived; waits for the word of {place.spec.node}, which sent it"
@@ -247,7 +248,7 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
     here = isinstance(seen, SeenArrival) and seen.allocation == migration.peer_allocation  # of this very target
     if isinstance(seen, SeenArrival) and here and seen.phase == ARRIVED:
         return _leave(facts, source, status, seen.pause_ms)
-    if has_migrated_on(source):  # its node has the target's word for good
+    if _has_left(source):  # its node has the target's word for good
         return _leave(facts, source, status, 0)
     if isinstance(seen, SeenArrival) and here and seen.never_ran:
         ending, reason, message = _read_end(facts, seen)
@@ -268,6 +269,11 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
         now_at = replace(source.spec, migration=replace(migration, address=seen.address))
         return DeparturePlan(status=status, source=now_at)
     return DeparturePlan(status=status)
+
+
+def _has_left(endpoint: MigrationEndpoint) -> bool:
+    """Whether its node reports that the other cluster's node took the guest over for good."""
+    return (endpoint.report.reason, endpoint.report.state) == (LEFT_CLUSTER, "stopped")
 
 
 def _explain_missing(facts: DepartureFacts) -> str:

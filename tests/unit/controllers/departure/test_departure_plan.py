@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
+from weft.controllers.departure.facts import _is_directory
 from weft.controllers.departure.plan import (
     DepartureFacts,
     DeparturePlan,
@@ -17,9 +19,11 @@ from weft.controllers.departure.plan import (
     read_seen,
 )
 from weft.controllers.migration.facts import MigrationEndpoint
+from weft.informer.view import View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import MigrationArrival, MigrationSpec, MigrationStatus, is_settled
+from weft.kinds.node import NodePool, NodeReport
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref
@@ -214,3 +218,17 @@ def test_what_another_cluster_says_is_bounded() -> None:
     assert "\x1b" not in seen.message
     assert read_absence(NotFound("", details={"kind": "arrival"})) is None
     assert isinstance(read_absence(NotFound("", details={"kind": "project"})), InvalidInput)
+
+
+def test_a_node_whose_guest_the_other_cluster_took_over_is_believed_though_that_cluster_is_silent() -> None:
+    gone = place("handedOver", state="stopped", reason="leftCluster")
+    assert plan(SILENT, gone, UNDER_WAY).leaves
+    assert not plan(SILENT, place("handedOver", state="stopped", reason="migrated"), UNDER_WAY).leaves
+
+
+@pytest.mark.parametrize(("driver", "copied"), [("directory", True), ("rbd", False)])
+def test_disks_in_a_folder_are_copied_though_their_pool_has_an_id(driver: str, copied: bool) -> None:
+    report = NodeReport(pools=[NodePool("local", "id-of-local", driver=driver)])
+    view = SimpleNamespace(find=lambda index, uid: [SimpleNamespace(report=lambda kind: report)])
+    spec = replace(place().spec, pool="local", pool_id="id-of-local")
+    assert _is_directory(cast(View, view), spec, "local") is copied
