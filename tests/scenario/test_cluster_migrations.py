@@ -180,9 +180,11 @@ def test_a_cancellation_before_the_hand_over_leaves_it_here_and_nothing_there(
 ) -> None:
     east, west = clusters
     worlds.append(World(stops_at="migrating"))
-    east.create_vm("web")
+    east.client.create({"kind": "volume", "name": "data", "project": "default", "spec": {"size": "1M"}})
+    east.create_vm("web", volumes=["data"])
     name = east.migrate("web")
     east.until_phase("migration", name, "Migrating")
+    assert [one["name"] for one in west.list("volume")] == ["data"]
     with pytest.raises(WeftError, match="on its way here"):
         west.client.delete("vm", "web", project="default")
     east.client.verb("migration", name, "cancel", project="default")
@@ -190,6 +192,7 @@ def test_a_cancellation_before_the_hand_over_leaves_it_here_and_nothing_there(
     assert over["status"]["phase"] == "Cancelled"
     east.until("vm", "web", lambda obj: obj["status"]["phase"] == "Running" and not obj["status"].get("migration"))
     west.until("vm", "web", lambda obj: obj is None)
+    west.until("volume", "data", lambda obj: obj is None)
     west_arrivals(west, 0)
     until_empty(west, "allocation")
 

@@ -31,6 +31,7 @@ FAILED: Final = "Failed"
 CANCELLED: Final = "Cancelled"
 OVER = (ARRIVED, FAILED, CANCELLED)
 FROM_CLUSTER, FROM_UID = f"{OWN_LABELS}from-cluster", f"{OWN_LABELS}from-uid"  # labels of a VM that arrived
+FROM_ARRIVAL = f"{OWN_LABELS}from-arrival"  # label of a volume that was made with such a VM
 SERVER_FIELDS = ("cancel", "settled")
 # Fields of a VM's spec that stay at its old cluster: what is of its place there, and what only its server sets.
 LEFT_OUT = (
@@ -52,7 +53,7 @@ class ArrivalNic(msgspec.Struct, kw_only=True, frozen=True):
 
 class ArrivalSpec(msgspec.Struct, kw_only=True):
     of: Annotated[str, field("What migrates here: vm/NAME", change="never")]
-    origin: Annotated[Uid, field("uid of the VM there", change="never")]
+    origin: Annotated[Uid, field("uid of the VM where it was made", change="never")]
     key: Annotated[Uid, field("Key of the migration there, the same at both ends", change="never")]
     workload: Annotated[dict[str, Any], field("Spec of the VM there", change="never")] = {}
     disk: Annotated[int, field("Size of its root disk", change="never", quantity="bytes", ge=0, le=MOST_DISK_BYTES)] = 0
@@ -153,8 +154,13 @@ def list_networks(spec: ArrivalSpec) -> list[str]:
     ]
 
 
-def make_arriving_volumes(spec: ArrivalSpec) -> list[dict[str, Any]]:
-    return [{"kind": "volume", "name": name, "spec": {"size": size}} for name, size in spec.volumes.items()]
+def make_arriving_volumes(name: str, spec: ArrivalSpec) -> list[dict[str, Any]]:
+    """The manifests of the volumes that the arrival ``name`` makes with its VM."""
+    labels = {FROM_ARRIVAL: name}
+    return [
+        {"kind": "volume", "name": volume, "labels": labels, "spec": {"size": size}}
+        for volume, size in spec.volumes.items()
+    ]
 
 
 def _cancel(obj: Object, _: Any) -> dict[str, Any]:

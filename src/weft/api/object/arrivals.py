@@ -82,7 +82,9 @@ async def _plan_workload(
     """The VM with its volumes and addresses."""
     spec = decode_part(draft.envelope.spec, ArrivalSpec)
     made = make_arriving_vm(manifest.name, spec, cluster, manifest.labels or {})
-    parts = [read_manifest(one, project=manifest.project) for one in (*make_arriving_volumes(spec), made)]
+    parts = [
+        read_manifest(one, project=manifest.project) for one in (*make_arriving_volumes(manifest.name, spec), made)
+    ]
     reasons = await _list_lacks(view, manifest.project, parts, spec)
     drafts: list[Draft] = []
     if not reasons:

@@ -25,6 +25,7 @@ from weft.kinds.arrival import (
     ARRIVALS_BY_WORKLOAD,
     ARRIVED,
     FAILED,
+    FROM_ARRIVAL,
     OVER,
     ArrivalSpec,
     ArrivalStatus,
@@ -111,7 +112,7 @@ def _drop_volumes(view: View, draft: Draft, arrival: Item, workload: Item | None
         return
     for name in arrival.spec(ArrivalSpec).volumes:
         volume = view.get(object_key("volume", arrival.envelope.project, name))
-        made_with_it = volume is not None and volume.envelope.created_at == workload.envelope.created_at
+        made_with_it = volume is not None and volume.envelope.labels.get(FROM_ARRIVAL) == arrival.envelope.name
         if volume is not None and made_with_it and not volume.deleting:
             draft.change(volume, deleting_since=now)
 
