@@ -27,6 +27,7 @@ from weft.kinds.allocation import (
     AllocationSpec,
     allocation_name,
 )
+from weft.kinds.arrival import FROM_UID
 from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
@@ -206,6 +207,7 @@ def _make_allocation(
         cpu_model=choose_cpu(node, ask.cpu_model) if arriving is None else arriving.cpu_model,
         role="active" if arriving is None else "target",
         migration=arriving.migration if arriving is not None else None,
+        instance=workload.envelope.labels.get(FROM_UID, ""),
         image=candidate.image,
         volumes=locate_volumes(candidate.volumes, node.report(NodeReport)),
         nics=nics,
