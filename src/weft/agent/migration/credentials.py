@@ -51,7 +51,7 @@ def _trust(tls: ssl.SSLContext, peer_ca: str) -> None:
         raise InvalidInput(
             f"migration.peer_ca can't be used as the CA of the other end's cluster: {problem}",
             field="migration.peer_ca",
-            hint="link the two clusters again: weft cluster unlink, weft cluster link",
+            hint="link the two clusters again: weft cluster delete NAME, then weft cluster link",
         ) from problem
 
 
