@@ -91,14 +91,14 @@ def list_lacks(view: View, workload: Item, place: Item) -> list[str]:
     name = workload.envelope.name
     if not _is_directory(view, spec, spec.pool):
         lacks.append(
-            f"pool {spec.pool} of its root disk is no folder of its node: weft vm migrate {name} --storage --pool local"
+            f"pool {spec.pool} of its root disk isn't a folder of its node: weft vm migrate {name} --storage --pool local"
         )
     for volume in spec.volumes:
         if volume.encrypted:
             lacks.append(f"volume {volume.name} is encrypted: detach it first")
         elif not _is_directory(view, spec, volume.pool):
             relocate = f"weft vm migrate {name} --storage --pool local --volume {volume.name}"
-            lacks.append(f"pool {volume.pool} of volume {volume.name} is no folder of its node: {relocate}")
+            lacks.append(f"pool {volume.pool} of volume {volume.name} isn't a folder of its node: {relocate}")
     if spec.slot is not None:
         lacks.append("it is in a reservation of this cluster until that ends")
     if spec.snapshots or is_restoring(spec, report):
