@@ -13,7 +13,7 @@ from weft.client.cluster.peer import PeerLink
 from weft.controllers.departure.controller import Departures
 from weft.controllers.departure.perform import Place, Seen
 from weft.controllers.departure.plan import ArrivalAct, SeenArrival
-from weft.kinds.arrival import ArrivalSpec, ArrivalStatus
+from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -91,7 +91,9 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
             spec = msgspec.structs.replace(CAME, of=f"vm/{name}", key=key, volumes={f"data-{name}": 1 << 20})
             arrival = await lab.put("arrival", f"{name}-m", spec, finalizers=("arrival",))
             lab.creator = ""
-            await lab.put("volume", f"data-{name}", {"size": 1 << 20}, finalizers=("volume",))
+            volume = await lab.put("volume", f"data-{name}", {"size": 1 << 20}, finalizers=("volume",))
+            made_with_it = {FROM_ARRIVAL: f"{name}-m"}
+            await lab.change(volume.key, lambda envelope: setattr(envelope, "labels", made_with_it))
             await lab.put_vm(name, networks=["default"], volumes=[f"data-{name}"], arrives=f"{name}-m")
             return arrival
 
