@@ -20,7 +20,6 @@ from weft.api.request.if_match import Match, refuse_stale
 from weft.api.request.manifest import read_manifest
 from weft.api.request.target import Target
 from weft.kinds.arrival import ARRIVAL
-from weft.kinds.record import Kind
 from weft.kinds.rolebinding import ROLE_BINDING, RoleBindingSpec
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -70,7 +69,10 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
     dry_run = read_flag(call.query("dry_run"), "dry_run")
     manifest = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
-    refuse_put(manifest.kind)
+    tokens.refuse_without_secret(manifest.kind)
+    if target.kind is ARRIVAL:
+        call.actor.require("arrival:create", target.project, "create an arrival")
+    arrivals.refuse_put(target.kind)
     expected = Match(call)
 
     async def plan(view: View) -> Draft:
@@ -108,12 +110,6 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
 
     draft = await _settle_once(context, call, target, target.require_name(), plan, dry_run)
     return _answer(context, call, draft, dry_run)
-
-
-def refuse_put(kind: Kind) -> None:
-    """Raises InvalidInput for kinds whose objects are made by a POST of their own only."""
-    tokens.refuse_without_secret(kind)
-    arrivals.refuse_put(kind)
 
 
 def _settle_once(
