@@ -538,8 +538,7 @@ class Lab:
         ends_at = self.clock.elapsed() + seconds
         patient_until = time.monotonic() + 60.0 if self.has_threads else 0.0
         while True:
-            for _ in range(40):
-                await asyncio.sleep(0)
+            await self._let_work()
             if await true():
                 return
             if self._deciders is not None and self._deciders.done():
@@ -549,14 +548,26 @@ class Lab:
             if self.has_threads:
                 await asyncio.sleep(0.002)  # they need real time
 
+    async def _let_work(self) -> bool:
+        """Give every task its turns; whether by then each of them waits for time."""
+        ready = getattr(asyncio.get_running_loop(), "_ready", None)  # of asyncio's own loop: what else could run now
+        for _ in range(40):
+            await asyncio.sleep(0)
+            if not self.has_threads and ready is not None and not ready:
+                return True
+        return False
+
     async def pass_time(self, seconds: float) -> None:
-        """Let the fabric work for so long."""
+        """Let the fabric work for so long. Time in which everybody rests passes at once."""
         ends_at = self.clock.elapsed() + seconds
-
-        async def over() -> bool:
-            return self.clock.elapsed() >= ends_at
-
-        await self.until(over, seconds + 1)
+        while (left := ends_at - self.clock.elapsed()) > 0:
+            rests = await self._let_work()
+            if self._deciders is not None and self._deciders.done():
+                self._deciders.result()
+            self.clock.advance(min(left, max(0.25, self.clock.next_in()) if rests else 0.25))
+            if self.has_threads:
+                await asyncio.sleep(0.002)  # they need real time
+        await self._let_work()
 
     async def until_phase(self, name: str, phase: str, seconds: float = 60.0, kind: str = "vm") -> None:
         async def there() -> bool:

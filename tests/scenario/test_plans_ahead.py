@@ -267,8 +267,9 @@ async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(t
         await mark(lab, to, cordoned=False)
 
 
-@pytest.mark.parametrize("hours", [pytest.param(1, marks=pytest.mark.long), 6])
+@pytest.mark.parametrize("hours", [1, pytest.param(6, marks=pytest.mark.long)])
 async def test_one_look_is_enough_only_for_a_shortage_that_begins_within_two_hours(tmp_path: Path, hours: int) -> None:
+    """That one look isn't enough for a later one is also shown above, where nothing is forecast before."""
     async with MovingLab(tmp_path) as lab:
         await threatened(lab)
         await until_phases(lab, "Planned")
