@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections.abc import Sequence
@@ -20,6 +21,11 @@ from weft.serving.shares import Bounds, Shares
 CHECK_SECONDS = 1.0
 CLOSING_SECONDS = 3.0
 GOODBYE_SECONDS = 0.3
+_HINTS = {
+    errno.EADDRINUSE: "ss -ltnp 'sport = :{port}' shows the program that holds the port",
+    errno.EADDRNOTAVAIL: "this machine doesn't have the address now: ip address shows those that it has",
+    errno.EACCES: "ports below 1024 are root's: take a higher one",
+}
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 
 
@@ -125,7 +131,7 @@ def listen(address: str, port: int) -> socket.socket:
         found.close()
         raise Unavailable(
             f"can't listen at {address} port {port}: {problem.strerror}",
-            hint=f"ss -ltnp 'sport = :{port}' shows the program that holds the port",
+            hint=_HINTS.get(problem.errno or 0, "").format(port=port) or None,
         ) from problem
     made: socket.socket = found
     return made

@@ -28,7 +28,7 @@ MICROVM = "weft.drivers.runtime.qemu.microvm.driver:MicrovmDriver"
 KATA = "weft.drivers.runtime.oci.kata.driver:KataDriver"
 KATA_CLASS = "weft.drivers.runtime.oci.kata.translate:name_class"
 FUNCTIONS = "weft.launch.agent.functions:make_functions"
-LOCAL_FUNCTIONS = "weft.launch.agent.functions:open_local"
+LOCAL_FUNCTIONS = "weft.launch.agent.functions:make_place"
 CONTAINER_IMAGES = "weft.drivers.image.oci.store:OciImages"
 NETWORKS = {
     "bridge": "weft.drivers.network.bridge.driver:BridgeNetwork",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.local.functions import LocalFunctions
+from weft.agent.function.local.place import Place
 from weft.agent.function.local.server import make_server
 from weft.agent.function.pool import FreeCapacity, measure_capacity
 from weft.agent.server.client import Server
@@ -57,21 +59,36 @@ def make_functions(
     return functions
 
 
-def open_local(functions: Functions, place: str, tls: Path | None, clock: Clock) -> HttpServer:
-    """The server at ``place`` (ADDRESS:PORT) of the functions that this node serves itself, with key and certificate in ``tls``.
-    Raises InvalidInput, Unavailable."""
+def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock) -> Place:
+    """Where this node serves functions itself: ``place`` (ADDRESS:PORT), with key and certificate in ``tls``. What can't be opened
+    now is tried again. Raises InvalidInput for what can't be a place."""
     address, port = read_place(place, tls is not None)
-    context = None
-    if tls is not None:
+    local = functions.local
+    assert local is not None
+
+    def open_server() -> HttpServer:
+        context, bound = _read_tls(tls), listen(address, port)
         try:
-            context = make_server_tls(tls, tls)
-        except (OSError, ValueError) as problem:
-            raise InvalidInput(
-                f"--local-functions-tls {tls}: {getattr(problem, 'strerror', None) or 'not a key with its certificate, as PEM'}",
-                field="local_functions_tls",
-            ) from None
-    assert functions.local is not None
-    return make_server(functions.local, listen(address, port), context, clock)
+            bound.listen()  # now, since another program may have bound the same port, too, and listen first
+        except OSError:
+            bound.close()
+            raise
+        return make_server(local, bound, context, clock)
+
+    return Place(local, open_server, clock)
+
+
+def _read_tls(tls: Path | None) -> ssl.SSLContext | None:
+    """Raises InvalidInput for a file that can't be read, or has something else."""
+    if tls is None:
+        return None
+    try:
+        return make_server_tls(tls, tls)
+    except (OSError, ValueError) as problem:
+        raise InvalidInput(
+            f"--local-functions-tls {tls}: {getattr(problem, 'strerror', None) or 'not a key with its certificate, as PEM'}",
+            field="local_functions_tls",
+        ) from None
 
 
 def read_place(place: str, has_tls: bool) -> tuple[str, int]:

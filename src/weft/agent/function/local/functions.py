@@ -127,6 +127,7 @@ class LocalFunctions:
         self._parts, self._instances = parts, instances
         self._sealed = SealedSecrets(Path(state_dir), FOLDER)
         self._put_event, self.address = put_event, address
+        self._place_problem = ""  # why nothing can be asked at that address now
         self._entries: dict[str, Entry] = {}  # by PROJECT/NAME
         self._usage = Usage(self._folder)
         self._list_wake, self._list_changes = Wake(clock), 0
@@ -186,7 +187,7 @@ class LocalFunctions:
                 self._set_secret(entry, listed.secrets.get(uid, entry.function.secret))
                 entries.append(entry)
         for gone in known.values():
-            log.info("%s: it is no longer served at this node", gone.recipe.what)
+            log.info("%s of project %s is no longer served at this node", gone.recipe.what, gone.recipe.project)
             for task in gone.tasks:
                 task.cancel()
             self._sealed.drop(gone.function.uid)
@@ -198,6 +199,13 @@ class LocalFunctions:
         self._set(entries)
         self._change_list()
         self._keep_all(entries)
+
+    def note_place(self, problem: str) -> None:
+        """Why nothing can be asked at the address now; "" if it can."""
+        if problem != self._place_problem:
+            self._place_problem = problem
+            for entry in self._entries.values():
+                self._report_place(entry)
 
     def report_usage(self) -> None:
         """Put what was invoked into the outbox."""
@@ -379,7 +387,8 @@ class LocalFunctions:
             return
         place, without = f"at {self.address}/{entry.path}", "but not after a restart without the server"
         code_problem = entry.code_problem if entry.coming is None or not entry.has_code else ""
-        problem = code_problem or entry.token_problem or self._instances.find_missing(entry.recipe.isolation)
+        missing = self._instances.find_missing(entry.recipe.isolation)
+        problem = code_problem or entry.token_problem or missing or self._place_problem
         if problem:
             self._report(entry, "Warning", "NotServedAtNode", problem)
         elif not self.address:
