@@ -14,7 +14,7 @@ from weft.cli.verbs.image import build_and_add
 from weft.kinds.image import OWN
 from weft.kinds.parts.function_code import BASES_PROJECT, DEFAULT_RUNTIME, name_base
 from weft.kinds.record import Kind
-from weft.objects.errors import DriverFailed, NotFound, Unavailable
+from weft.objects.errors import DriverFailed, Forbidden, NotFound, Unavailable
 
 
 def has_code(kind: Kind) -> bool:
@@ -34,7 +34,7 @@ def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _provide(session: Session, name: str) -> None:
-    if any(_is_there(session, name, project) for project in {session.client.project, BASES_PROJECT}):
+    if any(_is_there(session, name, project) for project in dict.fromkeys((session.client.project, BASES_PROJECT))):
         return
     if not is_here(session.client.context.server) or os.geteuid():
         raise Unavailable(
@@ -50,8 +50,11 @@ def _provide(session: Session, name: str) -> None:
 
 
 def _is_there(session: Session, name: str, project: str) -> bool:
+    """Also if one may not see that project's images: the server says then what is missing."""
     try:
         session.client.get("image", name, project=project)
+    except Forbidden:
+        pass
     except NotFound:
         return False
     return True

@@ -155,16 +155,18 @@ def build(
     params: Sequence[click.Parameter] = (),
     *,
     command_class: type[click.Command] = Plain,
+    in_project: bool = False,
     **settings: Any,
 ) -> click.Command:
-    """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``."""
+    """The command ``name``: ``run(session, kind, **params)`` with the common options added to ``params``. ``in_project``: what it
+    makes belongs to a project, although objects of ``kind`` may belong to none."""
 
     def callback(**given: Any) -> int | None:
         context = click.get_current_context()
         session = context.find_object(Session)
         if session is not None:
             session.command = context
-            if not (name == "create" and kind is not None and kind.name in _GIVES_RIGHTS):
+            if not in_project and not (name == "create" and kind is not None and kind.name in _GIVES_RIGHTS):
                 refuse_project(session, [kind] if kind is not None else [])
         if session is not None and session.explain:
             module = importlib.import_module("weft.cli.command.explain")

@@ -58,7 +58,7 @@ def replicate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
         "Replicate VMs to a linked cluster: all their disks first, then at intervals what changed, so that the newest point there "
         "is never older than the RPO. Without a name: all VMs of the project that there are now, except those of deployments."
     )
-    return options.build(verb, words, _replicate, kind, params)
+    return options.build(verb, words, _replicate, kind, params, in_project=True)
 
 
 def _replicate(
