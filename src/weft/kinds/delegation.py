@@ -112,7 +112,14 @@ def _attempt(obj: Object) -> str:
 def _is_as_sent(obj: Object | None) -> bool:
     if obj is None or dig(obj, "status.resent", 0) < dig(obj, "spec.resends", 0):
         return False
-    return dig(obj, "status.sent") == _mark(obj) and bool(dig(obj, "status.ready"))
+    has_ended_well = dig(obj, "status.absent") and read_phase(obj) == "Done"
+    return dig(obj, "status.sent") == _mark(obj) and bool(dig(obj, "status.ready") or has_ended_well)
+
+
+def _is_left(obj: Object) -> bool:
+    """Whether nothing more is sent for it: it is abandoned, or was there and isn't any more, and people haven't resent it."""
+    lost = dig(obj, "status.absent") and dig(obj, "status.resent", 0) >= dig(obj, "spec.resends", 0)
+    return bool(dig(obj, "spec.abandoned") or (lost and not _is_as_sent(obj)))
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
@@ -120,7 +127,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     mark, phase, reason = _mark(obj), read_phase(obj), dig(obj, "status.reason", "")
     refused = dig(obj, "status.refused") == _attempt(obj) and reason in REFUSALS
     failed = dig(obj, "status.sent") == mark and phase == "Failed" and not dig(obj, "status.absent")
-    if not goal.ends_failed or not (refused or failed):
+    if not goal.ends_failed or not (refused or failed or _is_left(obj)):
         return None
     why = ": ".join(filter(None, [reason, dig(obj, "status.message", "")])) or "no reason given"
     return DriverFailed(

@@ -35,7 +35,7 @@ COSTS = {
     "never": "never",
 }
 SHOWN_WITH_OTHERS = ("spec.code_size",)  # it goes with the code
-_VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
+VERBS = {"created": "create", "updated": "update", "unchanged": "unchanged"}
 
 
 def files() -> list[click.Parameter]:
@@ -123,13 +123,15 @@ def _run(
     foreseen = foresee_each(session, find_new(manifests, results)) if dry_run else {}
     done: list[Done] = []
     waits: list[Wait] = []
+    # Beside a change, what is unchanged may owe its state to what was just changed, or is deleted below.
+    is_idle = not pruned and all(result["action"] == "unchanged" for result in results)
     for manifest, result in zip(manifests, results, strict=True):
-        obj, verb = result["object"], _VERBS[result["action"]]
+        obj, verb = result["object"], VERBS[result["action"]]
         target = Target(manifest.kind, obj["name"])
         outcome = f"{'would be ' * (dry_run is not None and verb != 'unchanged')}{_describe_result(result)}"
         outcome += foreseen.get(target.what, Foreseen()).words
         done.append(Done(target, obj, verb, outcome))
-        wait = None if dry_run or verb == "unchanged" else plan_wait(obj, target, verb)
+        wait = None if dry_run or (verb == "unchanged" and not is_idle) else plan_wait(obj, target, verb)
         waits += [wait] if wait else []
     if dry_run:
         done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]

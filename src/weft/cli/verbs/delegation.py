@@ -43,7 +43,7 @@ def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
         "delegation of its name here; what it names (images, networks, secrets) are objects of that cluster, which goes on "
         "running them while the line is down."
     )
-    return options.build(verb, words, _delegate, kind, params)
+    return options.build(verb, words, _delegate, kind, params, in_project=True)
 
 
 def _delegate(
@@ -59,10 +59,10 @@ def _delegate(
     ]
     done, waits = [], []
     for result in apply.send(session, manifests, dry_run=False):
-        obj, verb = result["object"], "update" if result["action"] == "updated" else "create"
+        obj, verb = result["object"], apply.VERBS[result["action"]]
         target = Target(DELEGATION, obj["name"])
         done.append(Done(target, obj, verb, str(result["action"])))
-        wait = None if result["action"] == "unchanged" else plan_wait(obj, target, verb)
+        wait = plan_wait(obj, target, verb)
         waits += [wait] if wait else []
     return finish(session, done, waits)
 

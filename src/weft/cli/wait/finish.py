@@ -57,9 +57,13 @@ class Done(NamedTuple):
 
 
 def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
-    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: nothing."""
-    goal = plan_goal(target.kind.name, verb, before)
-    return Wait(target, goal, obj.get("uid", ""), obj.get("project")) if goal else None
+    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: nothing. What is ``unchanged`` may have failed
+    or still be on its way since an earlier command: that one is waited for, too."""
+    is_unchanged = verb == "unchanged"
+    goal = plan_goal(target.kind.name, "update" if is_unchanged else verb, before)
+    if goal is None or (is_unchanged and goal.reached(obj)):
+        return None
+    return Wait(target, goal, obj.get("uid", ""), obj.get("project"))
 
 
 def finish_one(session: Session, target: Target, obj: Object, verb: str, line: str = "") -> int:

@@ -187,7 +187,10 @@ def test_words_of_a_hostile_cluster_are_cut_and_printable(hostile: Any) -> None:
         ({"sent": "", "refused": MARK, "reason": "runsAlready"}, False, True),
         ({"sent": "", "refused": f"{MARK}+adopt", "reason": "runsAlready"}, False, False),
         ({"phase": "Failed", "ready": False}, False, True),
-        ({"phase": "Failed", "ready": False, "absent": True}, False, False),
+        ({"phase": "Failed", "ready": False, "absent": True}, False, True),
+        ({"phase": "Gone", "ready": False, "absent": True, "sent": "older"}, False, True),
+        ({"phase": "Gone", "ready": False, "absent": True, "resent": -1}, False, False),  # being created there again
+        ({"phase": "Done", "ready": False, "absent": True}, True, False),
     ],
 )
 def test_a_command_ends_by_what_became_of_the_present_wish(

@@ -1,0 +1,133 @@
+"""What is ``unchanged`` and has failed, or isn't there yet, is no success; and whose project a command works in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from weft.cli import runtime_image
+from weft.cli.app import run
+from weft.cli.verbs import apply, delegation
+from weft.cli.wait.finish import Done
+from weft.cli.wait.watch import Wait, judge
+from weft.contracts.clock import SystemClock
+from weft.kinds.delegation import mark_workload
+from weft.objects.errors import Forbidden, NotFound
+
+TEMPLATE = {"image": "tiny", "memory": "128M"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    place = tmp_path / "till.yaml"
+    place.write_text("kind: vm\nname: till\nspec: {image: tiny, memory: 128M}\n")
+    return str(place)
+
+
+def delegated(phase: str, *, ready: bool = False, **status: Any) -> dict[str, Any]:
+    given = {"phase": phase, "sent": mark_workload({}, TEMPLATE), "ready": ready, **status}
+    spec = {"cluster": "west", "workload": "vm", "template": TEMPLATE}
+    return {"kind": "delegation", "name": "till", "uid": "u", "project": "lab", "spec": spec, "status": given}
+
+
+class Session:
+    """``waits`` are what the last command waited for."""
+
+    project = "lab"
+
+    def __init__(self) -> None:
+        self.waits: list[Wait] = []
+        self.lines: list[str] = []
+
+    def finish(self, _: Any, done: list[Done], waits: list[Wait]) -> int:
+        self.lines, self.waits = [one.line for one in done], list(waits)
+        return 0
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = Session()
+    for module in (apply, delegation):
+        monkeypatch.setattr(module, "finish", made.finish)
+    return made
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, *results: dict[str, Any]) -> None:
+    monkeypatch.setattr(apply, "send", lambda *_, **__: list(results))
+
+
+def test_an_unchanged_delegation_that_is_not_there_is_waited_for_and_a_failed_one_told(
+    session: Any, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delegate(obj: dict[str, Any]) -> Any:
+        answer(monkeypatch, {"action": "unchanged", "object": obj})
+        assert delegation._delegate(session, None, (file,), (), "west", False) == 0 and session.lines == ["unchanged"]
+        return session.waits
+
+    assert delegate(delegated("Running", ready=True)) == []
+    failed = delegated("Failed", reason="refused", message="image tiny not found")
+    (wait,) = delegate(failed)
+    ended = judge(wait, failed)
+    assert ended is not None and ended.error is not None and "image tiny not found" in ended.error.message
+    (wait,) = delegate(pending := delegated("Pending", sent="", reason="notGranted"))
+    assert judge(wait, pending) is None and judge(wait, delegated("Running", ready=True)).error is None  # type: ignore[union-attr]
+
+
+def test_an_apply_that_changes_nothing_tells_what_failed_but_beside_a_change_it_is_not_judged_yet(
+    session: Any, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = {"phase": "Failed", "observed_generation": 1, "reason": "imageFailed"}
+    vm = {"kind": "vm", "name": "till", "uid": "u", "generation": 1, "spec": {"run": "run"}, "status": status}
+    fine = {**vm, "name": "web", "status": {**status, "phase": "Running"}}
+    text = Path(file).read_text()
+    Path(file).write_text(f"{text}---\n{text.replace('till', 'web')}")
+
+    def apply_both(action: str) -> list[str]:
+        answer(monkeypatch, {"action": "unchanged", "object": vm}, {"action": action, "object": fine})
+        apply._run(session, None, (file,), (), None, None, False, (), False)
+        return [wait.target.name for wait in session.waits]
+
+    assert apply_both("unchanged") == ["till"]
+    assert apply_both("updated") == ["web"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sent"),
+    [
+        ("cluster delegate {} --destination west", 'POST /v1/apply {"objects": [{"project": "lab"'),
+        ("cluster replicate vm/a --destination west", "PUT /v1/projects/lab/replications/a"),
+    ],
+)
+def test_what_runs_at_a_linked_cluster_belongs_to_the_project_that_is_given(
+    line: str, sent: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = tmp_path / "context.json"
+    context.write_text(json.dumps({"server": "https://127.0.0.1:1", "token": "weft_limited"}))
+    start = ["--context", str(context), "-p", "lab"]
+    code = run([*start, *line.format(file).split(), "--explain"], SystemClock)
+    said = capsys.readouterr()
+    assert code == 0 and sent in said.out, said.err
+    assert run([*start, "cluster", "list", "--explain"], SystemClock) == 2
+    assert "clusters belong to no project" in capsys.readouterr().err
+
+
+def test_who_may_not_see_the_base_images_leaves_it_to_the_server_whether_they_are_there() -> None:
+    class Client:
+        project = "lab"
+
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def get(self, kind: str, name: str, *, project: str) -> None:
+            self.asked.append(project)
+            raise Forbidden("you can't see images in default") if project == "default" else NotFound("no image")
+
+    class Limited:
+        client = Client()
+
+    session: Any = Limited()
+    runtime_image.provide_bases(session, [{"runtime": "python3.11", "isolation": "process"}])
+    assert session.client.asked == ["lab", "default"]
