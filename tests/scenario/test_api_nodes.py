@@ -703,6 +703,20 @@ def test_a_node_that_is_taken_back_is_asked_to_say_again_what_it_has_said(lab: D
     assert lab.client.get("node", "n1")["report"]["cpu"] == 4
 
 
+def test_a_node_that_comes_back_without_its_settings_is_said_to_with_what_they_were(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 4})
+    lab.client.patch("node", "n1", {"labels": {"site": "west"}, "spec": {"autonomy_seconds": 60, "taints": ["till"]}})
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    node.report(node={"cpu": 4})
+    assert lab.client.get("node", "n1")["labels"] == {}
+    lab.journal.flush()
+    told = {one["reason"]: one["message"] for one in lab.client.events(about="node/n1")}
+    assert told["GivenUp"].endswith("set again: label site=west, taints=till, autonomy_seconds=60.0")
+    assert "people had given the node up" in told["TakenBack"] and "set again" in told["TakenBack"]
+
+
 def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     vm, _ = start_vm(lab, node)

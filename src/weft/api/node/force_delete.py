@@ -7,6 +7,9 @@ allocations, and learns which of its guests have a later incarnation elsewhere, 
 
 from __future__ import annotations
 
+from textwrap import shorten
+from typing import Any
+
 import msgspec
 
 from weft.api.admission.commit import read_again, retry
@@ -46,10 +49,25 @@ async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelop
     lost: list[str] = []
     while (found := await retry(context, lambda: _forget_some(context, envelope))) is not None:
         lost += found
-    context.add_event(
-        envelope.ref, "GivenUp", f"by {call.actor.name}, with the allocations of {', '.join(lost) or 'no workload'}"
-    )
+    said = f"by {call.actor.name}, with the allocations of {', '.join(lost) or 'no workload'}"
+    if settings := describe_settings(envelope):
+        said = f"{said}; if it comes back, set again: {settings}"
+    context.add_event(envelope.ref, "GivenUp", said)
     return envelope
+
+
+def describe_settings(node: Envelope) -> str:
+    """Pure. What people have set of the node and a returned one lacks, as they would see it; at most 300 characters."""
+    spec, usual = (msgspec.to_builtins(one) for one in (decode_part(node.spec, NodeSpec), NodeSpec()))
+    changed = [f"{name}={_write(value)}" for name, value in spec.items() if value != usual[name]]
+    parts = [*(f"label {name}={value}" for name, value in sorted(node.labels.items())), *changed]
+    return shorten(", ".join(parts), 300, placeholder=" …")
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={one}" for name, one in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:

@@ -48,6 +48,7 @@ _ONE_BY_ONE = 4  # up to so many allocations are read one by one, more by one li
 _CHUNK = 90
 _OLDEST_SECONDS = 31 * 86400.0
 _NO_KEY = "/-/"  # a prefix without keys: a list of it gives the newest revision
+_SET_AGAIN = "its labels, taints, autonomy, cordon and other settings are gone: set again what it needs"
 _NOTHING = msgspec.Raw(b"null")
 
 
@@ -171,9 +172,9 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, followed: str
         node.revision = revision if made else node.revision
     if made:
         context.reports.forget(uid)
-        context.add_event(
-            node.ref, "TakenBack", "the node's certificate is valid, but the store did not have the node", "Warning"
-        )
+        why = "the store did not have the node" if entry is None else "people had given the node up"
+        message = f"{why}, and its certificate is valid; {_SET_AGAIN}"
+        context.add_event(node.ref, "TakenBack", message, "Warning")
     return node
 
 

@@ -199,8 +199,10 @@ def _find_targets(
 
 
 def _warn_of_loss(session: Session, target: Target) -> None:
-    """List what is lost when this node is given up."""
+    """List what is lost when this node is given up; nothing of one that the server won't give up."""
     node = session.client.get(target.kind.name, target.name)
+    if dig(node, "status.phase") in ("Ready", "Autonomous"):
+        return
     places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
     listed = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     volumes = [one for one in listed if (one["status"].get("pool") or LOCAL) == LOCAL]  # others are on other nodes, too

@@ -1,20 +1,24 @@
-"""What is ``unchanged`` and has failed, or isn't there yet, is no success; and whose project a command works in."""
+"""What is ``unchanged`` and has failed, or isn't there yet, is no success; in whose project a command works; what a refusal is
+not preceded by."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from weft.cli import runtime_image
 from weft.cli.app import run
-from weft.cli.verbs import apply, delegation
+from weft.cli.command.target import Target
+from weft.cli.verbs import apply, delegation, delete
 from weft.cli.wait.finish import Done
 from weft.cli.wait.watch import Wait, judge
 from weft.contracts.clock import SystemClock
 from weft.kinds.delegation import mark_workload
+from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, NotFound
 
 TEMPLATE = {"image": "tiny", "memory": "128M"}
@@ -131,3 +135,18 @@ def test_who_may_not_see_the_base_images_leaves_it_to_the_server_whether_they_ar
     session: Any = Limited()
     runtime_image.provide_bases(session, [{"runtime": "python3.11", "isolation": "process"}])
     assert session.client.asked == ["lab", "default"]
+
+
+@pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 3)])
+def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: str, told: int) -> None:
+    class Client:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return {"uid": "u", "status": {"phase": phase}}
+
+        def list(self, kind: str, **_: Any) -> Any:
+            return SimpleNamespace(items=[])
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(client=Client(), notify=said.append)
+    delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
+    assert len(said) == told
