@@ -16,6 +16,8 @@ from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 
+UNHEARD_SECONDS = 90.0  # longer than a node that is heard: what an earlier agent noted is a minute old at most
+
 
 class DiskState(msgspec.Struct, frozen=True):
     """Bytes of the disk with the node's folder."""
@@ -61,11 +63,15 @@ class ReadinessSource:
             node=self._host.node,
             ready=self.has_started,
             contact_age_seconds=round(age, 3) if age is not None else None,
-            offline_since=round(now - age, 3) if age is not None and not self._line.works else None,
+            offline_since=round(now - age, 3) if age is not None and self._is_offline(age) else None,
             outbox=self._reporter.outbox.state,
             disk=disk,
             clock=ClockState(round(now, 3), self._wall.behind, self.read_synchronized()),
         )
+
+    def _is_offline(self, age: float) -> bool:
+        """Also before the first try of an agent whose predecessor wasn't answered: nothing has failed yet, but nobody hears it."""
+        return not self._line.works or (self._reporter.answered_at == -math.inf and age > UNHEARD_SECONDS)
 
     def _find_age(self) -> float | None:
         """None if the server has never answered."""
