@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from weft.cli.manifest.check import read_manifests
 from weft.cli.manifest.files import read_documents
+from weft.cli.output.form import read_form
+from weft.cli.session import Session
+from weft.cli.verbs import site
 from weft.cli.verbs.delegation import make_delegation
 from weft.cli.verbs.site import list_sites, sum_up_cluster
-from weft.objects.errors import InvalidInput
+from weft.contracts.clock import SystemClock
+from weft.objects.errors import InvalidInput, NotFound
 
 
 def node(name: str, phase: str, **labels: str) -> dict[str, Any]:
@@ -38,9 +44,9 @@ def test_nodes_are_gathered_by_their_site_and_summed() -> None:
 def test_a_linked_cluster_is_a_site_with_what_is_delegated_to_it() -> None:
     cluster = {"name": "west", "spec": {"url": "https://192.0.2.7"}, "status": {"phase": "Linked"}}
     delegations = [{"name": name, "phase": phase} for name, phase in (("a", "Running"), ("b", "Unknown"), ("c", ""))]
-    site = sum_up_cluster(cluster, delegations)
-    assert (site["name"], site["server"], site["phase"]) == ("west", "https://192.0.2.7", "Linked")
-    assert (site["workloads"], site["running"], site["unknown"]) == (3, 1, 1)
+    made = sum_up_cluster(cluster, delegations)
+    assert (made["name"], made["server"], made["phase"]) == ("west", "https://192.0.2.7", "Linked")
+    assert (made["workloads"], made["running"], made["unknown"]) == (3, 1, 1)
 
 
 @pytest.mark.parametrize("part", ["uid: a-uid", "generation: 3"])
@@ -59,3 +65,34 @@ def test_a_file_of_an_object_here_is_not_delegated_as_if_it_were_another(tmp_pat
     data = make_delegation(plain, "west", adopt=True).data
     assert (data["name"], data["project"], data["labels"]) == ("till", "lab", {"app": "shop"})
     assert (data["spec"]["workload"], data["spec"]["adopt"], data["spec"]["template"]["memory"]) == ("vm", True, "128M")
+
+
+class Client:
+    """One node at site west, and the linked cluster west."""
+
+    def list(self, kind: str, **_: Any) -> Any:
+        cluster = {"name": "west", "spec": {"url": "https://192.0.2.7"}, "status": {"phase": "Linked"}}
+        delegation = {"name": "till", "spec": {"cluster": "west", "workload": "vm"}, "status": {"phase": "Running"}}
+        items = {"node": [node("h1", "Ready", site="west")], "cluster": [cluster], "delegation": [delegation]}
+        return SimpleNamespace(items=items[kind])
+
+
+def test_a_site_with_the_name_of_a_linked_cluster_hides_neither(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(act: str, *words: str, form: str = "table") -> str:
+        session: Any = Session(SystemClock, {})
+        session.given_form = read_form(form)
+        monkeypatch.setattr(Session, "client", Client())
+        site._run(session, None, act, words)
+        return capsys.readouterr().out
+
+    described = show("describe", "west")
+    assert "h1" in described and "vm/till" in described
+    assert show("list", form="name") == "west\n"
+    assert {"nodes", "delegations"} <= {
+        part for one in json.loads(show("describe", "west", form="json"))["items"] for part in one
+    }
+    with pytest.raises(NotFound) as unknown:
+        show("describe", "wst")
+    assert unknown.value.hint == "did you mean west?"

@@ -18,6 +18,7 @@ from weft.kinds.node import NODE
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound
 from weft.objects.quantity import format_bytes, format_cpu, format_duration
+from weft.objects.schema import suggest
 
 _ACTS = ("list", "describe")
 LABEL, DEFAULT = "site", "default"  # the label of its nodes, and the site of those without
@@ -45,25 +46,31 @@ def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...]) 
     if act == "list":
         _print_list(session, sites)
         return
-    site = next((one for one in sites if one["name"] == words[0]), None)
-    if site is None:
+    found = [one for one in sites if one["name"] == words[0]]
+    if not found:
+        meant = suggest(words[0], [one["name"] for one in sites])
         raise NotFound(
             f"site {words[0][:60]!r} has no node, and no linked cluster has that name",
-            hint=f"weft label node NAME {LABEL}={words[0][:60]} puts a node there",
+            hint=f"did you mean {meant}?"
+            if meant
+            else f"weft label node NAME {LABEL}={words[0][:60]} puts a node there",
         )
     if session.is_document:
-        print_data(session, site)
+        print_data(session, found[0] if len(found) == 1 else {"items": found})
         return
-    if "server" in site:
-        print_rows(session, _DELEGATED, [_row_of_delegation(one) for one in site["delegations"]])
-    else:
-        print_rows(session, _NODES, [_row_of_node(node) for node in site["nodes"]])
+    for number, site in enumerate(found):  # of nodes, of a linked cluster, or of both
+        if number and not session.is_data:
+            print()
+        if "server" in site:
+            print_rows(session, _DELEGATED, [_row_of_delegation(one) for one in site["delegations"]])
+        else:
+            print_rows(session, _NODES, [_row_of_node(node) for node in site["nodes"]])
 
 
 def _print_list(session: Session, sites: list[dict[str, Any]]) -> None:
     here, there = [one for one in sites if "server" not in one], [one for one in sites if "server" in one]
     rows = [_row(site) for site in here]
-    names = [site["name"] for site in sites]
+    names = list(dict.fromkeys(site["name"] for site in sites))
     print_items(session, sites, names, (_SITES, rows), "no site: no node has joined yet")
     if there and not session.is_data:
         print()
