@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.agent.node.enrolment import FILE
 from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.objects.errors import InvalidInput
 
@@ -90,7 +91,25 @@ def test_the_names_of_an_edge_deployment_of_novacron_mean_settings(tmp_path: Pat
         ("offline_mode: false", r"offline_mode: can't be false", "leave it out, or stop the agent"),
         ("local_decisions: 3", r"local_decisions: must be true or false", ""),
         ("memory: 1G\nresource_limits: {max_memory_mb: 512}", r"memory is given twice", "keep one of them"),
-        ("resource_limits: {max_ram: 3}", r"resource_limits: must be a map of max_memory_mb", ""),
+        ("cpu: 1\nresource_limits: {max_ram: 3}", r"agent.yaml:2: resource_limits: must be a map of max_memory_mb", ""),
+        (
+            "resource_limits:\n  max_memory_mb: -5\n",
+            r"agent.yaml:2: resource_limits.max_memory_mb: .*-5",
+            "",
+        ),
+        (
+            "local_functions: 127.0.0.1",
+            r"agent.yaml:1: local_functions: '127.0.0.1' is not an address and a port",
+            "9466",
+        ),
+        ("cpu: 1\nlocal_functions: 10.0.0.5:9466", r"agent.yaml:2: local_functions: 10.0.0.5 is not this", "_tls"),
+        ("local_functions: 127.0.0.1:1\nfunctions: none", r"agent.yaml:1: local_functions: this node runs no", "auto"),
+        ("metrics: foo", r"agent.yaml:1: metrics: 'foo' is not an address and a port", "127.0.0.1:9464"),
+        ("pool: b", r"agent.yaml:1: pool: write NAME=PATH .* not 'b'", "fast="),
+        ("pool: [B=/x]", r"agent.yaml:1: pool: pool 'B' is not a valid name", "a-z"),
+        ("run_dir: /" + "a" * 119, r"agent.yaml:1: run_dir: .* more than 96 bytes", "/run/weft"),
+        ("log_syslog: here", r"agent.yaml:1: log_syslog: 'here' is not a valid syslog address", "/dev/log"),
+        ("log_otlp: here", r"agent.yaml:1: log_otlp: 'here' is not the address of a collector", "4318"),
     ],
 )
 def test_what_is_wrong_in_the_file_is_named_with_its_line(tmp_path: Path, text: str, why: str, hint: str) -> None:
@@ -104,12 +123,29 @@ def test_what_is_wrong_in_the_file_is_named_with_its_line(tmp_path: Path, text: 
     [
         ({"WEFT_AGENT_LOG_SIZ": "4G"}, "WEFT_AGENT_LOG_SIZ is not a known variable of the agent"),
         ({"WEFT_AGENT_CPU": "many"}, "WEFT_AGENT_CPU: "),
-        ({"WEFT_AGENT_CONFIG": "/none.yaml"}, "/none.yaml: there is no such file"),
+        ({"WEFT_AGENT_CONFIG": "/none.yaml"}, "WEFT_AGENT_CONFIG /none.yaml: there is no such file"),
+        ({"WEFT_AGENT_METRICS": "foo"}, "WEFT_AGENT_METRICS: 'foo' is not an address and a port"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named(tmp_path: Path, environ: dict[str, str], why: str) -> None:
     with pytest.raises(InvalidInput, match=re.escape(why)):
         parse_agent(["n1", "--state", str(tmp_path)], environ)
+
+
+def test_a_flag_that_can_not_be_is_named_and_an_empty_variable_counts_as_none(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="--local-functions: 'x' is not an address"):
+        parse_agent(["n1", "--state", str(tmp_path), "--local-functions", "x"], {})
+    options = parse_agent(["n1", "--state", str(tmp_path)], {"WEFT_AGENT_MEMORY": "", "WEFT_AGENT_CONFIG": ""})
+    assert options.memory is None and options.config is None
+
+
+def test_a_folder_in_which_no_node_has_joined_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_configuration(["brnch"], {}, io.StringIO()) == 0
+    assert capsys.readouterr().err == "note: no node has joined in /var/lib/weft/brnch\n"
+    joined = {"server": "https://x", "gateway": "x:1", "node": "n1", "node_uid": "u"}
+    (tmp_path / FILE).write_bytes(msgspec.json.encode(joined))
+    assert show_configuration(["n1", "--state", str(tmp_path)], {}, io.StringIO()) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_table_has_origins_only_where_they_are_wanted(tmp_path: Path) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import msgspec
 
-from weft.agent.node.enrolment import default_node_name
+from weft.agent.node.enrolment import default_node_name, read_enrolment
 from weft.launch.agent.options import STATE, make_agent_parser
+from weft.launch.agent.places import check_places
 from weft.launch.process.settings_file import read_settings_file
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.schema import suggest
 
 FILE = "agent.yaml"
@@ -57,6 +58,12 @@ def show_configuration(argv: Sequence[str], environ: Mapping[str, str] = os.envi
     parser.add_argument("--show-origin", action="store_true", help="show where each comes from")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form (default table)")
     options, settings = _read(parser, argv, environ, ("show_origin", "output"))
+    try:
+        read_enrolment(Path(settings["state"].value))
+    except NotFound:
+        print(f"note: no node has joined in {settings['state'].value}", file=sys.stderr)
+    except InvalidInput as problem:
+        print(f"note: {problem.message}", file=sys.stderr)
     if options.output == "json":
         rows = [
             {"name": name, "value": one.value, **({"origin": one.origin} if options.show_origin else {})}
@@ -100,17 +107,31 @@ def _read(
         found["state"] = Setting(STATE / options.node, str(STATE / options.node), "default")
     state = Path(strong.get("state", found["state"]).value)
     file = Path(strong["config"].value) if "config" in strong else state / FILE
-    lines = _read_file(actions, file, "config" in strong)
+    lines = _read_file(actions, file, strong["config"].origin.partition(" ")[2] if "config" in strong else "")
     if lines and "config" not in strong:
         found["config"] = Setting(file, str(file), "default")
-    return options, {**found, **lines, **strong}
+    settings = {**found, **lines, **strong}
+    try:
+        check_places(lambda name: settings[name].value)
+    except InvalidInput as problem:
+        raise _locate(problem, settings) from None
+    return options, settings
+
+
+def _locate(problem: InvalidInput, settings: Mapping[str, Setting]) -> InvalidInput:
+    """``problem`` of a setting, with the flag, variable, or line of the file that it was given by."""
+    field = problem.field or ""
+    sort, _, place = settings[field].origin.partition(" ")
+    where = f"{place}: {field}" if sort == "file" else place or field
+    message = problem.message.removeprefix(f"{field}: ")
+    return InvalidInput(f"{where}: {message}", field=field, hint=problem.hint)
 
 
 def _read_environment(actions: Mapping[str, argparse.Action], environ: Mapping[str, str]) -> dict[str, Setting]:
     names = _find_names(actions)
     found: dict[str, Setting] = {}
     for variable, text in sorted(environ.items()):
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or not text:  # an empty one is as good as none
             continue
         name = names.get(variable.removeprefix(PREFIX).lower())
         if name is None:
@@ -121,30 +142,32 @@ def _read_environment(actions: Mapping[str, argparse.Action], environ: Mapping[s
     return found
 
 
-def _read_file(actions: Mapping[str, argparse.Action], path: Path, is_named: bool) -> dict[str, Setting]:
-    """The settings in the file; none if there is no file that people named."""
+def _read_file(actions: Mapping[str, argparse.Action], path: Path, named_by: str) -> dict[str, Setting]:
+    """The settings in the file; none if there is no file, unless people named it by a flag or a variable."""
     try:
         given, find_place = read_settings_file(path, "log_size: 4G")
     except FileNotFoundError:
-        if is_named:
-            raise InvalidInput(f"--config {path}: there is no such file", field="config") from None
+        if named_by:
+            raise InvalidInput(f"{named_by} {path}: there is no such file", field="config") from None
         return {}
     known = {name: one for name, one in _find_names(actions).items() if one not in _PLACES}
     found: dict[str, Setting] = {}
-    for key, value in _translate(given, str(path)):
-        where = find_place(key)
+    for written, key, value in _translate(given, find_place):
+        where = find_place(written)
+        shown = ".".join(map(str, written)) if isinstance(written, tuple) else str(written)
         name = known.get(str(key).replace("-", "_"))
         if name is None:
             raise _refuse(f"{where}: {key}", list(known), "setting", str(key))
         if name in found:
-            raise InvalidInput(f"{where}: {key}: {name} is given twice", field=name, hint="keep one of them")
-        found[name] = Setting(_convert(actions[name], value, f"{where}: {key}"), _write(value), f"file {where}")
+            raise InvalidInput(f"{where}: {shown}: {name} is given twice", field=name, hint="keep one of them")
+        found[name] = Setting(_convert(actions[name], value, f"{where}: {shown}"), _write(value), f"file {where}")
     return found
 
 
-def _translate(given: Mapping[Any, Any], file: str) -> Iterator[tuple[Any, Any]]:
-    """The lines of the file, with NovaCron's names as the settings that they mean."""
+def _translate(given: Mapping[Any, Any], find_place: Callable[[Any], str]) -> Iterator[tuple[Any, Any, Any]]:
+    """The lines of the file: what is written, the setting that it means (NovaCron has other names), and its value."""
     for key, value in given.items():
+        file = find_place(key)
         if key == _LIMITS_OF:
             if not isinstance(value, dict) or not value.keys() <= _LIMITS.keys():
                 raise InvalidInput(f"{file}: {key}: must be a map of {', '.join(_LIMITS)}", field=key)
@@ -152,7 +175,7 @@ def _translate(given: Mapping[Any, Any], file: str) -> Iterator[tuple[Any, Any]]
                 if isinstance(number, bool) or not isinstance(number, (int, float)):
                     raise InvalidInput(f"{file}: {key}.{limit}: must be a number", field=f"{key}.{limit}")
                 name, unit = _LIMITS[limit]
-                yield name, f"{number}{unit}"
+                yield (key, limit), name, f"{number}{unit}"
         elif key in (*_ALWAYS, _INFERENCE):
             if not isinstance(value, bool):
                 raise InvalidInput(f"{file}: {key}: must be true or false", field=key)
@@ -163,9 +186,9 @@ def _translate(given: Mapping[Any, Any], file: str) -> Iterator[tuple[Any, Any]]
                     hint="leave it out, or stop the agent",
                 )
             if key == _INFERENCE and value and "functions" not in given:
-                yield "functions", "auto"  # a model runs as a function, or in a container
+                yield key, "functions", "auto"  # a model runs as a function, or in a container
         else:
-            yield key, value
+            yield key, key, value
 
 
 def _find_names(actions: Mapping[str, argparse.Action]) -> dict[str, str]:

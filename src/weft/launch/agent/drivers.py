@@ -95,16 +95,16 @@ def load_isolated(
 
 
 def read_pools(given: Sequence[str]) -> list[tuple[str, str]]:
-    """``NAME=PATH`` or ``NAME=rbd:POOL`` of each --pool. Raises InvalidInput."""
+    """``NAME=PATH`` or ``NAME=rbd:POOL`` of each pool. Raises InvalidInput."""
     pools: list[tuple[str, str]] = []
     for text in given:
         name, _, path = text.partition("=")
-        check_name(name, "--pool")
+        check_name(name, "pool")
         if not path.startswith(("/", RBD)) or name in (LOCAL, *dict(pools)):
             raise InvalidInput(
-                f"--pool {text}: write NAME=PATH or NAME={RBD}POOL, with a unique name (not {LOCAL}) and an absolute path",
+                f"write NAME=PATH or NAME={RBD}POOL, with a unique name (not {LOCAL}) and an absolute path, not {text[:60]!r}",
                 field="pool",
-                hint=f"like --pool fast=/mnt/nvme or --pool ceph={RBD}weft",
+                hint=f"like fast=/mnt/nvme or ceph={RBD}weft",
             )
         pools.append((name, path))
     return pools

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import ipaddress
 import ssl
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
@@ -22,6 +20,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
+from weft.launch.agent.places import read_place
 from weft.objects.errors import InvalidInput
 from weft.serving.server import HttpServer, listen, make_server_tls
 
@@ -89,29 +88,6 @@ def _read_tls(tls: Path | None) -> ssl.SSLContext | None:
             f"--local-functions-tls {tls}: {getattr(problem, 'strerror', None) or 'not a key with its certificate, as PEM'}",
             field="local_functions_tls",
         ) from None
-
-
-def read_place(place: str, has_tls: bool) -> tuple[str, int]:
-    """Pure. Address and port. Raises InvalidInput for anything else, and for one that others reach, without TLS: tokens would be
-    sent in clear."""
-    split = urlsplit(f"//{place}")
-    try:
-        address, port = ipaddress.ip_address(split.hostname or ""), split.port
-    except ValueError:
-        port = None
-    if not port or split.netloc != place or "@" in place:
-        raise InvalidInput(
-            f"--local-functions: {place[:80]!r} is not an address and a port",
-            field="local_functions",
-            hint="write it like 127.0.0.1:9466",
-        )
-    if not address.is_loopback and not has_tls:
-        raise InvalidInput(
-            f"--local-functions: {address} is not this machine's alone, and callers' tokens would be sent in clear",
-            field="local_functions",
-            hint="use 127.0.0.1, or give a key and certificate: --local-functions-tls FILE",
-        )
-    return str(address), port
 
 
 def _load(place: str) -> Any:

@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import fcntl
 import importlib
-import ipaddress
 import logging
 import os
 import signal
@@ -55,6 +54,7 @@ from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, LOCAL_FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
 from weft.launch.agent.options import parse_join
+from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.telemetry.audit.syslog import read_target
@@ -63,7 +63,6 @@ from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
 TIME_SECONDS = 10.0  # between two looks at whether the clock is right
-SOCKET = "agent.sock"  # in the run folder
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -154,14 +153,10 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         kept = state / "logs" / "exported.json"
         agent.logs.exporter = LogExporter(agent.logs.store, url, kept, f"node/{host.node}", clock)
     functions = None
-    if (options.functions or ("auto" if options.runtime == "qemu" else "none")) != "none":
+    if offers_functions(options.functions, options.runtime):
         scheme = "https" if options.local_functions_tls else "http"
         address = f"{scheme}://{options.local_functions}" if options.local_functions else ""
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock, address)
-    elif options.local_functions:
-        raise InvalidInput(
-            "--local-functions: this node runs no functions", field="local_functions", hint="add --functions auto"
-        )
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
     agent.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
@@ -234,16 +229,7 @@ def _make_listener(options: argparse.Namespace, host: Host, agent: Agent, clock:
     serving = importlib.import_module("weft.serving.server")
     sockets = []
     if options.metrics:
-        place = urlsplit(f"//{options.metrics}")
-        try:
-            address, port = str(ipaddress.ip_address(place.hostname or "")), place.port
-        except ValueError:
-            port = None
-        if port is None:
-            raise InvalidInput(
-                f"--metrics: {options.metrics[:80]!r} is not an address and a port", hint="write it like 127.0.0.1:9464"
-            )
-        sockets.append(serving.listen(address, port))
+        sockets.append(serving.listen(*read_metrics_place(options.metrics)))
     sockets.append(serving.listen_at(Path(host.run_dir) / SOCKET))
     agent.readiness.read_synchronized = is_clock_synchronized
     listener = importlib.import_module("weft.agent.metrics.listener")

@@ -13,8 +13,8 @@ MOST_BYTES = 1 << 20
 
 
 def read_settings_file(path: Path, example: str) -> tuple[dict[Any, Any], Callable[[Any], str]]:
-    """The file's map, and a function from a key to FILE:LINE. Raises FileNotFoundError, and InvalidInput for what isn't one map
-    (``example`` is a line of it)."""
+    """The file's map, and a function from a key to FILE:LINE, which takes the keys on the way to an inner one as a tuple. Raises
+    FileNotFoundError, and InvalidInput for what isn't one map (``example`` is a line of it)."""
     try:
         if path.exists() and not path.is_file():  # a FIFO would be waited for, for ever
             raise InvalidInput(f"{path} isn't a regular file", field="config", hint="give the path of a YAML file")
@@ -41,7 +41,7 @@ def read_settings_file(path: Path, example: str) -> tuple[dict[Any, Any], Callab
     places = documents[0].places
 
     def find_place(key: Any) -> str:
-        line = places.get((key,), (0, 0))[0]
+        line = places.get(key if isinstance(key, tuple) else (key,), (0, 0))[0]
         return f"{path}:{line}" if line else str(path)
 
     return documents[0].value, find_place

@@ -43,7 +43,7 @@ def test_a_pool_is_named_with_what_differs_from_the_usual() -> None:
 def test_what_is_not_a_pool_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read_place(text)
-    assert caught.value.field == "pool" and "--pool ceph=rbd:" in str(caught.value.hint)
+    assert caught.value.field == "pool" and "ceph=rbd:" in str(caught.value.hint)
 
 
 def test_a_guests_qemu_gets_one_text_with_the_monitors_and_the_key(tmp_path: Path) -> None:
