@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,20 +22,22 @@ def has_code(kind: Kind) -> bool:
     return kind.admission.uploads is not None and kind.admission.upload_sort == "code"
 
 
-def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]]) -> None:
-    """Build the images that functions of ``specs`` need and that don't exist yet. Raises Unavailable with the command to type if
-    the server is another machine, DriverFailed if one can't be built."""
+def provide_bases(session: Session, specs: Sequence[Mapping[str, Any]], check: Callable[[], object]) -> None:
+    """Build the images that functions of ``specs`` need and that don't exist yet; first ``check``, which raises if the server would
+    refuse the functions. Raises Unavailable with the command to type if the server is another machine, DriverFailed if one can't be
+    built."""
     needed = {
         name_base(spec.get("runtime") or DEFAULT_RUNTIME, spec.get("image") or "", spec.get("isolation") or "")
         for spec in specs
     }
     for name in sorted(needed & set(OWN)):
-        _provide(session, name)
+        _provide(session, name, check)
 
 
-def _provide(session: Session, name: str) -> None:
+def _provide(session: Session, name: str, check: Callable[[], object]) -> None:
     if any(_is_there(session, name, project) for project in dict.fromkeys((session.client.project, BASES_PROJECT))):
         return
+    check()
     if not is_here(session.client.context.server) or os.geteuid():
         raise Unavailable(
             f"the runtime's image {name} doesn't exist yet; it is built on the server's machine, as root",

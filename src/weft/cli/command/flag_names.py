@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from weft.cli.command.flags import flag_parameter
-from weft.objects.errors import WeftError
+from weft.objects.errors import NotFound, WeftError
 
 _BY_VERBS = {
     "spec__shared_with": "with",
@@ -33,6 +33,9 @@ def name_flags(command: click.Context, problem: WeftError) -> WeftError:
     if flag := flags.get(problem.field or ""):  # of a verb's input, by its name alone
         problem.message = re.sub(rf"^{re.escape(problem.field or '')}(?=[: ])", flag, problem.message)
     problem.message = _rename(flags, problem.message)
+    named = _find_flag(flags, problem.field or "") if isinstance(problem, NotFound) else None
+    if named and named not in problem.message and not problem.message.startswith(f"{named.removeprefix('--')} "):
+        problem.message = f"{named}: {problem.message}"  # node "x" not found: which of several flags meant a node
     hint = problem.hint or ""
     if (problem.field or "").startswith("input.") and problem.message.endswith(" is missing") and hint:
         hint = f"give {problem.message.removesuffix(' is missing')} ({hint[:1].lower()}{hint[1:]})"  # what the field is

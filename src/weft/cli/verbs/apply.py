@@ -118,7 +118,8 @@ def _run(
         session.notify("nothing was applied or deleted")
         return ERROR
     if not dry_run:
-        provide_bases(session, [one.data["spec"] for one in manifests if has_code(one.kind)])
+        specs = [one.data["spec"] for one in manifests if has_code(one.kind)]
+        provide_bases(session, specs, lambda: send(session, manifests, True, bound))
     results = send(session, manifests, bool(dry_run), bound)
     foreseen = foresee_each(session, find_new(manifests, results)) if dry_run else {}
     done: list[Done] = []

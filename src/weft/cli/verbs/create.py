@@ -106,7 +106,7 @@ def create_one(
     if code is not None:
         bring(session, code)
     if has_code(kind) and not dry_run:
-        provide_bases(session, [manifest["spec"]])
+        provide_bases(session, [manifest["spec"]], lambda: session.client.create(manifest, dry_run=True))
     made = session.client.create(manifest, dry_run=bool(dry_run))
     for user, identity in (made.get("identities") or {}).items():
         session.notify(f"user {user}  {identity or 'not linked with the OIDC provider'}")

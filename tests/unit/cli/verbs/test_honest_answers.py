@@ -8,10 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 
 from weft.cli import runtime_image
 from weft.cli.app import run
+from weft.cli.command.flag_names import name_flags
+from weft.cli.command.grammar import load, verbs_of
 from weft.cli.command.target import Target
 from weft.cli.verbs import apply, delegation, delete
 from weft.cli.wait.finish import Done
@@ -133,8 +136,32 @@ def test_who_may_not_see_the_base_images_leaves_it_to_the_server_whether_they_ar
         client = Client()
 
     session: Any = Limited()
-    runtime_image.provide_bases(session, [{"runtime": "python3.11", "isolation": "process"}])
+    runtime_image.provide_bases(session, [{"runtime": "python3.11", "isolation": "process"}], lambda: None)
     assert session.client.asked == ["lab", "default"]
+
+
+def test_an_image_is_built_only_for_functions_that_the_server_would_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise NotFound('node "brnch" not found', field="spec.local_nodes")
+
+    def find(*_: Any, **__: Any) -> None:
+        raise NotFound("no image")
+
+    monkeypatch.setattr(runtime_image, "build_and_add", lambda *_: pytest.fail("built before it was checked"))
+    session: Any = SimpleNamespace(client=SimpleNamespace(project="lab", get=find))
+    with pytest.raises(NotFound, match="brnch"):
+        runtime_image.provide_bases(session, [{"runtime": "python3.11", "isolation": "process"}], refuse)
+
+
+def test_what_is_not_found_is_named_with_the_flag_that_meant_it() -> None:
+    command = load("create", verbs_of("function")["create"], BY_NAME["function"])
+    context = click.Context(command)
+
+    def name(message: str, field: str) -> str:
+        return name_flags(context, NotFound(message, field=field)).message
+
+    assert name('node "brnch" not found', "spec.local_nodes") == '--local-node: node "brnch" not found'
+    assert name('image "tinny" not found in project lab', "spec.image") == 'image "tinny" not found in project lab'
 
 
 @pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 3)])
