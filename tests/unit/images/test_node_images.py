@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import os
 import subprocess
 import sys
@@ -256,3 +257,18 @@ mirror://e bookworm main Acme"
         "deb mirror://a trixie main",
         ["deb mirror://b trixie-security main"],
     )
+
+
+def test_an_architecture_without_an_image_and_an_interrupt_are_told_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    main = importlib.import_module("weft.images.node.__main__")
+    monkeypatch.setattr(main, "build_node_images", interrupt)
+    monkeypatch.setattr(sys, "argv", ["node", "--architecture=arm46"])
+    assert main.main() == 2
+    assert capsys.readouterr().err == "error: no image is made for 'arm46'; architectures: amd64, arm64, riscv64\n"
+    monkeypatch.setattr(sys, "argv", ["node", "--architecture=arm64"])
+    assert main.main() == 130 and capsys.readouterr().err == "interrupted\n"

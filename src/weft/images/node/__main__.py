@@ -19,15 +19,22 @@ def main() -> int:
     parser.add_argument(
         "--architecture",
         action="append",
-        choices=list(ARCHITECTURES),
         help="architecture to build for (repeatable; default all)",
     )
     args = parser.parse_args()
+    if wrong := [name for name in args.architecture or () if name not in ARCHITECTURES]:
+        print(
+            f"error: no image is made for {wrong[0][:60]!r}; architectures: {', '.join(ARCHITECTURES)}", file=sys.stderr
+        )
+        return 2
     try:
         build_node_images(args.out.absolute(), _report, args.architecture or tuple(ARCHITECTURES))
     except WeftError as error:
         print(f"error: {error.message}", *([error.hint] if error.hint else []), sep="\n", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(args.out)
     return 0
 
