@@ -158,3 +158,13 @@ def test_the_table_has_origins_only_where_they_are_wanted(tmp_path: Path) -> Non
     out = io.StringIO()
     show_configuration(["n1", "--state", str(tmp_path)], {}, out)
     assert out.getvalue().splitlines()[0].split() == ["SETTING", "VALUE"]
+
+
+def test_a_flag_that_is_misspelt_is_told_in_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        show_configuration(["n1", "--show-orign"], {}, io.StringIO())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: no such option: --show-orign\n  did you mean --show-origin?\n"
+    with pytest.raises(SystemExit):
+        parse_agent(["n1", "--cpu", "many"], {})
+    assert re.fullmatch(r"error: argument --cpu: .*\n  weft agent --help\n", capsys.readouterr().err)

@@ -36,9 +36,10 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class SealedSecrets:
-    """In ``kind`` in the node's ``folder``. Blocking."""
+    """In ``kind`` in the node's ``folder``; ``owner`` is what the uids are of, for the log. Blocking."""
 
-    def __init__(self, folder: Path, kind: str = FOLDER) -> None:
+    def __init__(self, folder: Path, kind: str = FOLDER, owner: str = "allocation") -> None:
+        self._owner = owner
         self._folder, self._key = folder / kind, folder / KEY
         self._kept: dict[str, OpenedSecrets] = {}  # what the files hold that this agent wrote, by allocation's uid
 
@@ -54,7 +55,9 @@ class SealedSecrets:
             data = self._crypt("-e", uid, msgspec.msgpack.encode(opened))
             write_durably(self._folder / uid, msgspec.msgpack.encode(_File(data, self._sign(uid, data))))
         except (OSError, subprocess.SubprocessError) as problem:
-            log.warning("the secrets of allocation %s can't be kept for a start without the server: %s", uid, problem)
+            log.warning(
+                "the secrets of %s %s can't be kept for a start without the server: %s", self._owner, uid, problem
+            )
             self.drop(uid)
             return False
         self._kept[uid] = opened
@@ -75,7 +78,7 @@ class SealedSecrets:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, msgspec.MsgspecError, subprocess.SubprocessError) as problem:
-            log.warning("the kept secrets of allocation %s can't be read: %s", uid, problem)
+            log.warning("the kept secrets of %s %s can't be read: %s", self._owner, uid, problem)
             return None
         self._kept[uid] = opened
         return opened

@@ -7,13 +7,15 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import format_bytes, format_duration, parse_bytes, parse_cpu, parse_duration
+from weft.objects.schema import suggest
 
 T = TypeVar("T")
 _SHOWN = 60
+_UNKNOWN = "unrecognized arguments: "  # argparse's words
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +25,15 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with a line that says what is wrong, and one that says what to type: not with all options."""
+        hint = f"{self.prog} --help"
+        if message.startswith(_UNKNOWN):
+            word = message.removeprefix(_UNKNOWN).split()[0].partition("=")[0]
+            meant = suggest(word, list(self._option_string_actions))
+            message, hint = f"no such option: {word}", f"did you mean {meant}?" if meant else hint
+        self.exit(2, f"error: {message}\n  {hint}\n")
 
 
 def count(least: int, most: int) -> Callable[[str], int]:

@@ -125,7 +125,7 @@ class LocalFunctions:
         self._folder = Path(state_dir) / "functions"
         self._node, self._server, self._clock = node, server, clock
         self._parts, self._instances = parts, instances
-        self._sealed = SealedSecrets(Path(state_dir), FOLDER)
+        self._sealed = SealedSecrets(Path(state_dir), FOLDER, "function")
         self._put_event, self.address = put_event, address
         self._place_problem = ""  # why nothing can be asked at that address now
         self._entries: dict[str, Entry] = {}  # by PROJECT/NAME
