@@ -89,6 +89,11 @@ def check_delegation(spec: DelegationSpec) -> None:
 
 
 def _resend(obj: Object, _: Any) -> dict[str, Any]:
+    if not dig(obj, "status.absent") and read_phase(obj) == "Unknown":
+        raise IllegalTransition(
+            f"delegation/{obj['name']} is Unknown: whether the other cluster still has it isn't known",
+            hint="try again once that cluster answers: weft cluster list",
+        )
     if not dig(obj, "status.absent"):
         raise IllegalTransition(
             f"delegation/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: the other cluster still has it",

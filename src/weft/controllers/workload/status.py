@@ -136,10 +136,8 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
     if desired.deleting:
         status.phase = _leaving(report, former)
         if lost:
-            status.reason, status.message = (
-                "nodeLost",
-                _lost(place, "the workload is removed there when the node returns"),
-            )
+            status.reason = "nodeAutonomous" if place.node_phase == "Autonomous" else "nodeLost"
+            status.message = _lost(place, "the workload is removed there when the node returns")
         return
     if lost and not report.ended:  # what has run once can't still run there
         status.phase = Phase.UNKNOWN

@@ -10,7 +10,7 @@ import pytest
 from weft.controllers.delegation.plan import Act, Delegated, Seen, plan_turn, plan_unreachable, read_seen
 from weft.kinds.cluster import ClusterStatus
 from weft.kinds.delegation import DELEGATION, DelegationSpec, DelegationStatus, mark_workload
-from weft.objects.errors import Forbidden, InvalidInput, NotFound, Unavailable, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 SPEC = DelegationSpec(cluster="west", workload="vm", template={"image": "tiny"})
 MARK = mark_workload({}, SPEC.template)
@@ -202,3 +202,12 @@ def test_a_command_ends_by_what_became_of_the_present_wish(
     assert DELEGATION.lifetime.find_failure is not None
     assert goal.reached(obj) is reached
     assert (DELEGATION.lifetime.find_failure(obj, "delegation/web", goal) is not None) is failed
+
+
+@pytest.mark.parametrize(("phase", "why"), [("Unknown", "isn't known"), ("Running", "still has it")])
+def test_a_resend_claims_only_what_is_known_of_the_other_cluster(phase: str, why: str) -> None:
+    resend = DELEGATION.verb("resend")
+    assert resend is not None and resend.change is not None
+    obj = {"kind": "delegation", "name": "web", "spec": {}, "status": {"phase": phase, "absent": False}}
+    with pytest.raises(IllegalTransition, match=why):
+        resend.change(obj, None)

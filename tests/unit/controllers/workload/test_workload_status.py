@@ -178,6 +178,9 @@ def test_an_autonomous_node_says_that_its_workloads_go_on() -> None:
     status = fold(wished(), place("running", node="Autonomous", ready=True))
     assert (status.phase, status.reason, status.ready) == ("Unknown", "nodeAutonomous", None)
     assert status.message == "node n1 sends no heartbeat; it is autonomous: the workload goes on there"
+    for phase, reason in (("Autonomous", "nodeAutonomous"), ("NotReady", "nodeLost")):
+        status = fold(msgspec.structs.replace(wished(), deleting=True), place("running", node=phase))
+        assert (status.reason, "removed there when the node returns" in status.message) == (reason, True)
 
 
 def test_of_two_places_the_newer_one_counts() -> None:
