@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from weft.cli.command.flags import flag_parameter
+from weft.cli.session import Session
 from weft.objects.errors import NotFound, WeftError
 
 _BY_VERBS = {
@@ -46,10 +47,12 @@ def name_flags(command: click.Context, problem: WeftError) -> WeftError:
 
 
 def _find_flags(command: click.Context) -> dict[str, str]:
-    """Each flag by its parameter's name. Where a file may set fields, too: only the flags that were typed."""
+    """Each flag by its parameter's name, as it was typed. Where a file may set fields, too: only the flags that were typed."""
     every = not command.params.get("config")
+    session = command.find_object(Session)
+    typed = {word.partition("=")[0] for word in session.typed} if session is not None else set()
     found = {
-        param.name: param.opts[0]
+        param.name: next((name for name in param.opts if name in typed), param.opts[0])
         for param in command.command.params
         if isinstance(param, click.Option)
         and param.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -15,9 +16,10 @@ from weft.cli.manifest.check import Manifest, locate
 from weft.cli.session import Session
 from weft.cli.verbs import apply
 from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.kinds.cluster import CLUSTER
 from weft.kinds.delegation import DELEGATION, WORKLOADS
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import Forbidden, InvalidInput, WeftError
 
 
 def delegate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -58,7 +60,14 @@ def _delegate(
         make_delegation(one, destination, adopt) for one in apply.read_files((*files, *paths), session.project)
     ]
     done, waits = [], []
-    for result in apply.send(session, manifests, dry_run=False):
+    try:
+        results = apply.send(session, manifests, dry_run=False)
+    except WeftError as refusal:
+        if (refusal.field or "").endswith("spec.cluster"):  # of a delegation that has another one, which can't change
+            with contextlib.suppress(Forbidden):
+                session.client.get(CLUSTER.name, destination)  # raises NotFound where the name is merely misspelt
+        raise
+    for result in results:
         obj, verb = result["object"], apply.VERBS[result["action"]]
         target = Target(DELEGATION, obj["name"])
         done.append(Done(target, obj, verb, str(result["action"])))

@@ -52,7 +52,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         else:
             session.notify("no events")
         return None
-    newest = past[-1]["id"] if past else 0
+    newest = max((record["id"] for record in past), default=0)
     for record in past:
         _print_line(session, record)
     try:
@@ -66,7 +66,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
 def _read(session: Session, abouts: Sequence[str]) -> list[Record]:
     client, only = session.client, session.given_project or ""
     records = (record for about in abouts for record in client.events(about=about, project=only))
-    return sorted(records, key=lambda r: r["id"])
+    return sorted(records, key=lambda r: (r["at"], r["id"]))  # a node that was cut off tells late
 
 
 def _find_abouts(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[str]:

@@ -141,5 +141,5 @@ def _label(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
     done = []
     for target in targets:
         obj = session.client.patch(target.kind.name, target.name, {"labels": {**changes, **removals}})
-        done.append(Done(target, obj, "label", "labelled"))
+        done.append(Done(target, obj, "label", "labelled" if changes else "label removed"))
     return finish(session, done, [])

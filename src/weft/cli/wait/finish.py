@@ -40,6 +40,7 @@ _DONE = {
     "unchanged": "unchanged",
     "hold": "held",
     "retry": "retried",
+    "resend": "resent",
     "cancel": "cancelled",
     "undo": "undo requested",
 }

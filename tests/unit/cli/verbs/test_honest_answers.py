@@ -16,13 +16,14 @@ from weft.cli.app import run
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.grammar import load, verbs_of
 from weft.cli.command.target import Target
+from weft.cli.session import Session
 from weft.cli.verbs import apply, delegation, delete
 from weft.cli.wait.finish import Done
 from weft.cli.wait.watch import Wait, judge
 from weft.contracts.clock import SystemClock
 from weft.kinds.delegation import mark_workload
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import Forbidden, NotFound
+from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 
 TEMPLATE = {"image": "tiny", "memory": "128M"}
 
@@ -40,7 +41,7 @@ def delegated(phase: str, *, ready: bool = False, **status: Any) -> dict[str, An
     return {"kind": "delegation", "name": "till", "uid": "u", "project": "lab", "spec": spec, "status": given}
 
 
-class Session:
+class Waiting:
     """``waits`` are what the last command waited for."""
 
     project = "lab"
@@ -56,7 +57,7 @@ class Session:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = Session()
+    made = Waiting()
     for module in (apply, delegation):
         monkeypatch.setattr(module, "finish", made.finish)
     return made
@@ -81,6 +82,23 @@ def test_an_unchanged_delegation_that_is_not_there_is_waited_for_and_a_failed_on
     assert ended is not None and ended.error is not None and "image tiny not found" in ended.error.message
     (wait,) = delegate(pending := delegated("Pending", sent="", reason="notGranted"))
     assert judge(wait, pending) is None and judge(wait, delegated("Running", ready=True)).error is None  # type: ignore[union-attr]
+
+
+def test_a_destination_that_is_misspelt_for_a_delegation_that_exists_is_said_not_to_exist(
+    session: Any, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InvalidInput("spec.cluster of delegation can never change", field="spec.cluster")
+
+    def find(kind: str, name: str) -> None:
+        if name != "west":
+            raise NotFound(f'{kind} "{name}" not found')
+
+    monkeypatch.setattr(apply, "send", refuse)
+    session.client = SimpleNamespace(get=find)
+    for destination, why in (("wst", 'cluster "wst" not found'), ("west", "can never change")):
+        with pytest.raises(WeftError, match=why):
+            delegation._delegate(session, None, (file,), (), destination, False)
 
 
 def test_an_apply_that_changes_nothing_tells_what_failed_but_beside_a_change_it_is_not_judged_yet(
@@ -155,12 +173,15 @@ def test_an_image_is_built_only_for_functions_that_the_server_would_take(monkeyp
 
 def test_what_is_not_found_is_named_with_the_flag_that_meant_it() -> None:
     command = load("create", verbs_of("function")["create"], BY_NAME["function"])
-    context = click.Context(command)
+    session = Session(SystemClock, {})
+    context = click.Context(command, obj=session)
 
     def name(message: str, field: str) -> str:
         return name_flags(context, NotFound(message, field=field)).message
 
     assert name('node "brnch" not found', "spec.local_nodes") == '--local-node: node "brnch" not found'
+    session.typed = ["function", "create", "--local-nodes=brnch"]
+    assert name('node "brnch" not found', "spec.local_nodes") == '--local-nodes: node "brnch" not found'
     assert name('image "tinny" not found in project lab', "spec.image") == 'image "tinny" not found in project lab'
 
 
