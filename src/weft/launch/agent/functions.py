@@ -11,7 +11,6 @@ from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.local.functions import LocalFunctions
-from weft.agent.function.local.place import Place
 from weft.agent.function.local.server import make_server
 from weft.agent.function.pool import FreeCapacity, measure_capacity
 from weft.agent.server.client import Server
@@ -22,6 +21,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
 from weft.launch.agent.places import read_place
 from weft.objects.errors import InvalidInput
+from weft.serving.place import Place
 from weft.serving.server import HttpServer, listen, make_server_tls
 
 DRIVERS: dict[Isolation, str] = {
@@ -66,15 +66,10 @@ def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock)
     assert local is not None
 
     def open_server() -> HttpServer:
-        context, bound = _read_tls(tls), listen(address, port)
-        try:
-            bound.listen()  # now, since another program may have bound the same port, too, and listen first
-        except OSError:
-            bound.close()
-            raise
-        return make_server(local, bound, context, clock)
+        context = _read_tls(tls)
+        return make_server(local, listen(address, port), context, clock)
 
-    return Place(local, open_server, clock)
+    return Place(open_server, clock, f"functions at {local.address}", local.note_place)
 
 
 def _read_tls(tls: Path | None) -> ssl.SSLContext | None:

@@ -183,7 +183,9 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    listener = _make_listener(options, host, agent, clock)
+    listener, metrics = _make_listener(host, agent, clock), None
+    if options.metrics:
+        metrics = make_metrics_place(options.metrics, host, agent, clock)
     local = None
     if functions is not None and options.local_functions:
         local = load_class(LOCAL_FUNCTIONS)(functions, options.local_functions, options.local_functions_tls, clock)
@@ -191,6 +193,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         if functions is not None:
             await functions.start()
         listener.start()
+        if metrics is not None:
+            metrics.start()
         await agent.start()
         if local is not None:
             local.start()
@@ -214,6 +218,8 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await asyncio.gather(*tasks, renewing, return_exceptions=True)
     finally:
         await listener.close()
+        if metrics is not None:
+            await metrics.close()
         if local is not None:
             await local.close()
         if functions is not None:
@@ -223,17 +229,24 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await images.close()
 
 
-def _make_listener(options: argparse.Namespace, host: Host, agent: Agent, clock: Clock) -> Any:
-    """What answers /readyz, /healthz and /metrics: at a socket in the run folder, and where --metrics says. Raises Unavailable,
-    InvalidInput."""
+def _make_listener(host: Host, agent: Agent, clock: Clock) -> Any:
+    """What answers /readyz, /healthz and /metrics at a socket in the run folder. Raises Unavailable."""
     serving = importlib.import_module("weft.serving.server")
-    sockets = []
-    if options.metrics:
-        sockets.append(serving.listen(*read_metrics_place(options.metrics)))
-    sockets.append(serving.listen_at(Path(host.run_dir) / SOCKET))
     agent.readiness.read_synchronized = is_clock_synchronized
+    return _serve_metrics(serving.listen_at(Path(host.run_dir) / SOCKET), host, agent, clock)
+
+
+def make_metrics_place(place: str, host: Host, agent: Agent, clock: Clock) -> Any:
+    """The same at ``place`` (ADDRESS:PORT), as soon as that can be opened. Raises InvalidInput for what can't be a place."""
+    serving, address = importlib.import_module("weft.serving.server"), read_metrics_place(place)
+    return importlib.import_module("weft.serving.place").Place(
+        lambda: _serve_metrics(serving.listen(*address), host, agent, clock), clock, f"metrics at {place}"
+    )
+
+
+def _serve_metrics(bound: Any, host: Host, agent: Agent, clock: Clock) -> Any:
     listener = importlib.import_module("weft.agent.metrics.listener")
-    return listener.make_listener(sockets, host, agent.table, lambda: agent.newest_digest, agent.readiness, clock)
+    return listener.make_listener([bound], host, agent.table, lambda: agent.newest_digest, agent.readiness, clock)
 
 
 def _check_version(server: str) -> None:

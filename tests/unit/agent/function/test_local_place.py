@@ -6,19 +6,21 @@ import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from weft.agent.function.local import place as module
 from weft.agent.function.local.functions import Entry, LocalFunctions
-from weft.agent.function.local.place import Place
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Blob, Recipe
 from weft.launch.agent import functions
+from weft.launch.agent.main import make_metrics_place
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.protocol.invocations import LocalFunction
+from weft.serving import place as module
+from weft.serving.place import Place
 from weft.serving.server import listen
 
 
@@ -59,7 +61,7 @@ async def test_a_taken_port_is_said_and_tried_again_until_it_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
-    caplog.set_level(logging.INFO, logger="weft.agent")
+    caplog.set_level(logging.INFO, logger="weft.serving")
     node = Node(tmp_path)
     other = listen("127.0.0.1", 0)
     other.listen()
@@ -80,7 +82,10 @@ async def test_a_taken_port_is_said_and_tried_again_until_it_is_free(
     await place.close()
     told = [record.getMessage() for record in caplog.records]
     hint = f"ss -ltnp 'sport = :{port}' shows the program that holds the port"
-    assert told == [f"functions are not served at this node: {message}; {hint}", "functions are served at http://here"]
+    assert told == [
+        f"functions at http://here can't be served yet: {message}; {hint}",
+        "functions at http://here can be served now",
+    ]
 
 
 async def test_an_agent_without_the_address_or_the_key_goes_on(
@@ -95,6 +100,20 @@ async def test_an_agent_without_the_address_or_the_key_goes_on(
         ("NotServedAtNode", "can't listen at 192.0.2.7 port 9466: Cannot assign requested address")
     ]
     assert "ip address shows" in caplog.text and "ss -ltnp" not in caplog.text
+
+
+async def test_a_taken_port_for_metrics_keeps_no_agent_from_its_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listen("127.0.0.1", 0) as other:
+        other.listen()
+        host: Any = None
+        agent: Any = SimpleNamespace(table=None, readiness=None)
+        place = make_metrics_place(f"127.0.0.1:{other.getsockname()[1]}", host, agent, SystemClock())
+        await place.close()
+    assert "metrics at 127.0.0.1:" in caplog.text and "Address already in use" in caplog.text
+    with pytest.raises(InvalidInput):
+        make_metrics_place("foo", host, agent, SystemClock())
 
 
 def test_what_can_not_be_a_place_is_refused(tmp_path: Path) -> None:
