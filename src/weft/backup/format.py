@@ -106,11 +106,13 @@ def seal_frame(keys: Keys, pack: str, ids: Sequence[bytes], plain: bytes, resist
 
 def open_frame(keys: Keys, pack: str, frame: Frame, raw: bytes) -> bytes:
     """The chunks of a frame, one after the other. Raises BackupAltered. Any thread."""
+    if len(raw) != frame.length or frame.length < _FRAME.size + len(frame.ids) * ID_BYTES:  # the pack was cut off
+        raise frame_altered(pack, frame)
     head = _FRAME.pack(len(frame.ids), len(raw) - _FRAME.size - len(frame.ids) * ID_BYTES)
     named = b"".join(frame.ids)
     start = len(head) + len(named)
     try:
-        if len(raw) != frame.length or raw[:start] != head + named:
+        if raw[:start] != head + named:
             raise ValueError("not the frame that the index names")
         packed = keys.unseal(f"pack {pack}", memoryview(raw)[start:], head + named)
         size = len(frame.ids) * CHUNK
@@ -217,11 +219,15 @@ def decode_manifest(keys: Keys, backup: str, raw: bytes) -> Manifest:
         if manifest.id != backup:
             raise ValueError("another backup's")
     except (InvalidTag, ValueError, zstandard.ZstdError) as error:  # msgspec's errors are ValueErrors
-        raise BackupAltered(
-            f"the manifest of backup {backup} is damaged",
-            details={"backup": backup},
-            hint="restore another backup; this one's data can't be found without it",
-        ) from error
+        raise manifest_altered(backup) from error
     for disk in manifest.disks:
         check_disk(keys, backup, disk)
     return manifest
+
+
+def manifest_altered(backup: str) -> BackupAltered:
+    return BackupAltered(
+        f"the manifest of backup {backup} is damaged",
+        details={"backup": backup},
+        hint="restore another backup; this one's data can't be found without it",
+    )

@@ -13,7 +13,7 @@ import msgspec
 from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
 from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
-from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_index, decode_manifest
+from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_index, decode_manifest, manifest_altered
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.tree import Tree
 from weft.backup.key import Keys, RepositoryKey
@@ -198,6 +198,7 @@ class Repository:
             for name in names:
                 try:
                     with self.read(name) as reader:
+                        self._read_manifest(name)  # what the catalogue has of it proves nothing of the repository
                         verifier.verify(reader.manifest)
                 except BackupAltered as error:
                     verifier.add(unreadable(name, error))
@@ -206,6 +207,16 @@ class Repository:
         with contextlib.suppress(Forbidden):  # mounted read-only
             mark_damaged(self._storage, (one.name for one in report.damages if one.what == "pack"))
         return report
+
+    def _read_manifest(self, name: str) -> None:
+        """Raises BackupAltered if what the repository has of it is missing or damaged."""
+        found = next((one for one in self._storage.list("backups/") if one.key == f"backups/{name}"), None)
+        try:
+            decode_manifest(
+                self._keys, name, self._storage.get(f"backups/{name}", version=found.version if found else "")
+            )
+        except ObjectMissing as error:
+            raise manifest_altered(name) from error
 
     def _read_index(self, pack: str) -> None:
         """Raises DriverFailed if what the repository has of it is missing or damaged."""

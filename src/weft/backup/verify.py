@@ -72,6 +72,8 @@ class Verifier:
         (self.report.damaged if harmed else self.report.sound).append(manifest.id)
 
     def add(self, damage: Damage) -> None:
+        """A backup that can't even be begun: its manifest is damaged."""
+        self.report.damaged += damage.backups
         for backup in damage.backups or ("",):
             self._note(damage.what, damage.name, damage.offset, damage.message, backup)
 

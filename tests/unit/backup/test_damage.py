@@ -38,6 +38,32 @@ def test_a_flipped_bit_anywhere_in_a_pack_is_found_and_the_other_backup_is_sound
     assert len(lab.open("again").verify().sound) == 2
 
 
+def test_a_pack_that_was_cut_off_is_named_and_harms_its_backup_alone(lab: Lab) -> None:
+    first, data = store(lab.repo, random_chunks(20, 1)), random_chunks(20, 2)
+    pack, second = lab.packs()[0], store(lab.repo, data)
+    whole = pack.read_bytes()
+    for length in (len(whole) - 1, len(whole) // 2, 9, 0):
+        pack.write_bytes(whole[:length])
+        report = lab.repo.verify()
+        assert report.damaged == [first.id] and report.sound == [second.id], length
+        assert pack.name in {damage.name for damage in report.damages}
+        with pytest.raises(BackupAltered, match=pack.name):
+            load(lab.open(f"at{length}"), first)
+        assert load(lab.repo, second) == data
+
+
+def test_a_verification_reads_the_manifest_from_the_repository_not_what_the_node_remembers(lab: Lab) -> None:
+    first, second = store(lab.repo, random_chunks(4, 1)), store(lab.repo, random_chunks(4, 2))
+    manifest = lab.place / "backups" / first.id
+    whole = manifest.read_bytes()
+    for harm in (whole[:30] + bytes([whole[30] ^ 1]) + whole[31:], b"", whole[:-1]):
+        manifest.write_bytes(harm)
+        for names in ([first.id], None):
+            report = lab.repo.verify(names)
+            assert report.damaged == [first.id] and report.sound == ([] if names else [second.id])
+            assert [(one.what, one.name) for one in report.damages] == [("manifest", first.id)]
+
+
 def test_a_missing_pack_is_named_and_a_full_backup_heals_it(lab: Lab) -> None:
     data = random_chunks(20, 1)
     first = store(lab.repo, data)

@@ -214,7 +214,10 @@ class Worker:
         self._send(Line(reason="repositoryWaits" if why else "", message=why))
 
     def _verify(self, repository: Repository) -> Line:
-        there = require_backup(repository, self._job.backup)
+        try:
+            there = require_backup(repository, self._job.backup)
+        except NotFound as gone:  # nobody can restore it: that is a verdict
+            return Line(ended="failed", reason="backupDamaged", damaged=[str(gone)], message=str(gone))
         found = repository.verify([there.id])
         line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
         if there.id in found.damaged or any(one.what == "index" for one in found.damages):
