@@ -19,7 +19,7 @@ from weft.backup.index.tree import Tree
 from weft.backup.key import Keys
 from weft.backup.lease import EXPIRY_SECONDS, CleanupLock, Lease, LeaseRecord, list_leases
 from weft.backup.packs import ChunkReader, PackWriter
-from weft.backup.storage.contract import Storage
+from weft.backup.storage.contract import Storage, list_own
 from weft.contracts.clock import Clock
 from weft.objects.errors import BackupAltered, Unavailable
 
@@ -65,6 +65,7 @@ class Cleanup:
         self._put_into_trash(remove)
         before = list_leases(self._storage)
         self._catalogue.refresh(set(before))
+        self._catalogue.refuse_if_cut()
         leases = list_leases(self._storage)  # after the packs: the writer of a new one is here, or its backup below
         pins = {pin for lease in leases.values() if lease for pin in lease.pins}
         unknown_pins = any(lease is None for lease in leases.values())
@@ -270,7 +271,7 @@ class Cleanup:
         return counts
 
     def _names(self, prefix: str) -> set[str]:
-        return {found.key.removeprefix(prefix) for found in self._storage.list(prefix)}
+        return {found.key.removeprefix(prefix) for found in list_own(self._storage, prefix)}
 
     def _read_state(self) -> State:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from weft.backup.errors import ObjectMissing
-from weft.backup.storage.contract import Storage
+from weft.backup.storage.contract import Storage, list_own
 
 DAMAGED = "damaged/"  # and the pack's name: an empty object
 
@@ -33,7 +33,7 @@ def avoided_packs(storage: Storage) -> set[str]:
 
 def damaged_packs(storage: Storage) -> set[str]:
     """Those in which damage was found. Their whole chunks are read as long as they are the only copies."""
-    return {found.key.removeprefix(DAMAGED) for found in storage.list(DAMAGED)}
+    return {found.key.removeprefix(DAMAGED) for found in list_own(storage, DAMAGED)}
 
 
 def mark_damaged(storage: Storage, packs: Iterable[str]) -> None:
@@ -49,7 +49,7 @@ def write_condemned(storage: Storage, key: str, condemned: Condemned) -> None:
 
 
 def _read(storage: Storage) -> Iterator[tuple[str, Condemned]]:
-    for found in storage.list("condemned/"):
+    for found in list_own(storage, "condemned/"):
         try:
             yield found.key, msgspec.json.decode(storage.get(found.key), type=Condemned)
         except ObjectMissing:

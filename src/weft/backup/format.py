@@ -133,6 +133,15 @@ def frame_altered(pack: str, frame: Frame) -> BackupAltered:
     )
 
 
+def pack_cut(pack: str) -> BackupAltered:
+    return BackupAltered(
+        f"pack {pack} is damaged, and so is its index: it isn't known what it holds",
+        details={"pack": pack},
+        hint="bring the pack or its index back from a copy; or verify the backups, delete those that are damaged, then the file "
+        f"packs/{pack}",
+    )
+
+
 def read_frame_head(raw: bytes, offset: int) -> Frame | None:
     """The frame that begins with ``raw`` at ``offset`` of its pack; None if that can't be one."""
     if len(raw) < _FRAME.size:

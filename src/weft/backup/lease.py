@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from weft.backup.errors import ObjectMissing, busy
-from weft.backup.storage.contract import Storage
+from weft.backup.storage.contract import Storage, list_own
 from weft.contracts.clock import Clock
 from weft.objects.errors import BackupLeaseLost, WeftError
 
@@ -159,14 +159,14 @@ class CleanupLock:
 
 def list_locks(storage: Storage) -> list[tuple[int, str]]:
     """Token and key of each, the newest last."""
-    keys = [found.key for found in storage.list("locks/")]
+    keys = [found.key for found in list_own(storage, "locks/")]
     return sorted((int(key.removeprefix("locks/").split("-")[0]), key) for key in keys)
 
 
 def list_leases(storage: Storage) -> dict[str, LeaseRecord | None]:
     """Every lease; None for one that can't be read, which counts as active."""
     leases: dict[str, LeaseRecord | None] = {}
-    for found in storage.list("leases/"):
+    for found in list_own(storage, "leases/"):
         try:
             leases[found.key.removeprefix("leases/")] = msgspec.json.decode(storage.get(found.key), type=LeaseRecord)
         except msgspec.MsgspecError:

@@ -13,7 +13,16 @@ import msgspec
 from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
 from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
-from weft.backup.format import CHUNK, HEADER, VERSION, Manifest, decode_index, decode_manifest, manifest_altered
+from weft.backup.format import (
+    CHUNK,
+    HEADER,
+    VERSION,
+    Manifest,
+    decode_index,
+    decode_manifest,
+    manifest_altered,
+    pack_cut,
+)
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.tree import Tree
 from weft.backup.key import Keys, RepositoryKey
@@ -21,7 +30,7 @@ from weft.backup.lease import CleanupLock, Lease, list_leases
 from weft.backup.packs import ChunkReader
 from weft.backup.reader import BackupReader
 from weft.backup.retention import Retention
-from weft.backup.storage.contract import Storage
+from weft.backup.storage.contract import Storage, list_own
 from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage, measure
 from weft.backup.verify import Damage, Verification, Verifier, unreadable
@@ -128,6 +137,7 @@ class Repository:
             manifest = self.backup(previous) if previous else None
             avoided = avoided_packs(self._storage)
             self._refresh()
+            avoided |= self._catalogue.cut()
             retention = Retention(self._storage, self._catalogue, keep_until)
             return BackupWriter(
                 self._storage,
@@ -146,7 +156,7 @@ class Repository:
 
     def backups(self) -> Listing:
         manifests, damages = [], []
-        for found in list(self._storage.list("backups/")):
+        for found in list(list_own(self._storage, "backups/")):
             name = found.key.removeprefix("backups/")
             try:
                 manifests.append(self._manifest(name, found.version))
@@ -158,7 +168,7 @@ class Repository:
 
     def backup(self, name: str) -> Manifest:
         """Raises NotFound, BackupAltered."""
-        found = next((one for one in self._storage.list("backups/") if one.key == f"backups/{name}"), None)
+        found = next((one for one in list_own(self._storage, "backups/") if one.key == f"backups/{name}"), None)
         try:
             if found is None:
                 raise ObjectMissing(name)
@@ -202,6 +212,8 @@ class Repository:
                         verifier.verify(reader.manifest)
                 except BackupAltered as error:
                     verifier.add(unreadable(name, error))
+            for pack in sorted(self._catalogue.cut()):  # which backups need it isn't known
+                verifier.add(Damage(what="pack", name=pack, message=pack_cut(pack).message))
         finally:
             report = verifier.finish()
         with contextlib.suppress(Forbidden):  # mounted read-only
@@ -210,7 +222,7 @@ class Repository:
 
     def _read_manifest(self, name: str) -> None:
         """Raises BackupAltered if what the repository has of it is missing or damaged."""
-        found = next((one for one in self._storage.list("backups/") if one.key == f"backups/{name}"), None)
+        found = next((one for one in list_own(self._storage, "backups/") if one.key == f"backups/{name}"), None)
         try:
             decode_manifest(
                 self._keys, name, self._storage.get(f"backups/{name}", version=found.version if found else "")

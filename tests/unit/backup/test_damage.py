@@ -52,6 +52,56 @@ def test_a_pack_that_was_cut_off_is_named_and_harms_its_backup_alone(lab: Lab) -
         assert load(lab.repo, second) == data
 
 
+@pytest.mark.parametrize("left", [1400 << 10, 9, 0])
+def test_a_pack_and_its_index_that_were_cut_off_together_stop_no_other_backup(lab: Lab, left: int) -> None:
+    lost, data = random_chunks(40, 1), random_chunks(20, 2)
+    first = store(lab.repo, lost)
+    pack, second = lab.packs()[0], store(lab.repo, data)
+    index = lab.place / "index" / pack.name
+    whole = pack.read_bytes(), index.read_bytes()
+    pack.write_bytes(whole[0][:left])
+    index.write_bytes(b"")
+    other = lab.open()
+    assert load(other, second) == data
+    store(other, lost)
+    assert load(other, first) == lost, "what was lost is stored again"
+    assert pack.name in {damage.name for damage in other.verify().damages}
+    for _ in range(3):
+        with pytest.raises(BackupAltered, match=f"{pack.name} is damaged, and so is its index"):
+            other.prune(grace=0)
+    assert pack.exists()
+    pack.write_bytes(whole[0])
+    index.write_bytes(whole[1])
+    assert other.verify().damages == []
+    other.prune(grace=0)
+    assert load(lab.open("again"), first) == lost
+
+
+def test_files_and_folders_that_are_not_weft_s_are_left_out_and_left_alone(lab: Lab) -> None:
+    """As desktops and storage servers put them into every folder."""
+    first, data = store(lab.repo, random_chunks(4, 1)), random_chunks(4, 2)
+    lab.repo.prune(grace=0)
+    foreign = list[Path]()
+    for folder in ("backups", "packs", "index", "leases", "locks", "condemned", "damaged", "trash", "tmp"):
+        for name in (".DS_Store", "desktop.ini", ".nfs00000000000000010000002"):
+            (lab.place / folder).mkdir(exist_ok=True)
+            foreign.append(lab.place / folder / name)
+            if folder != "tmp":
+                foreign[-1].write_bytes(b"x")
+        (lab.place / folder / "@eaDir").mkdir()
+        (lab.place / folder / "@eaDir" / "thumb").write_bytes(b"x")
+    other = lab.open()
+    second = store(other, data)
+    assert {one.id for one in other.backups().backups} == {first.id, second.id} and not other.backups().damages
+    assert load(other, second) == data and other.verify().damages == []
+    for _ in range(3):
+        other.prune([first.id], grace=0)
+        lab.clock.at += 2 * 3600
+    assert not (lab.place / "backups" / first.id).exists() and len(lab.packs()) == 5
+    assert all(path.exists() for path in foreign if path.parent.name != "tmp")
+    assert load(lab.open("again"), second) == data
+
+
 def test_a_verification_reads_the_manifest_from_the_repository_not_what_the_node_remembers(lab: Lab) -> None:
     first, second = store(lab.repo, random_chunks(4, 1)), store(lab.repo, random_chunks(4, 2))
     manifest = lab.place / "backups" / first.id

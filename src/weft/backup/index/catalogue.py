@@ -16,12 +16,15 @@ from weft.backup.format import (
     Frame,
     decode_index,
     frame_altered,
+    pack_cut,
     read_frame_head,
     split_ids,
 )
 from weft.backup.key import Keys
-from weft.backup.storage.contract import Storage, Stored
-from weft.objects.errors import DriverFailed
+from weft.backup.storage.contract import Storage, Stored, list_own
+from weft.objects.errors import BackupAltered, DriverFailed
+
+_CUT = 2  # in the column indexed
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS pack (
@@ -75,23 +78,26 @@ class Catalogue:
 
     def refresh(self, active: set[str]) -> None:
         """Take in packs that are new and drop those that are gone. What leases in ``active`` write and have not indexed yet
-        is left alone. Raises BackupAltered if neither a pack's index nor the pack itself can be read."""
-        packs = {found.key.removeprefix("packs/"): found for found in self._storage.list("packs/")}
-        indexed = {found.key.removeprefix("index/"): found for found in self._storage.list("index/")}
+        is left alone. Of a pack that is damaged, as its index is, what lies before the damage is taken in: it is ``cut``."""
+        packs = {found.key.removeprefix("packs/"): found for found in list_own(self._storage, "packs/")}
+        indexed = {found.key.removeprefix("index/"): found for found in list_own(self._storage, "index/")}
         with self.lock:
             known = {name for (name,) in self.db.execute("SELECT name FROM pack")}
             if gone := known - packs.keys():
                 self._drop(gone)
-        for name in sorted(packs.keys() - known):
-            if name in indexed:
-                with contextlib.suppress(ObjectMissing):  # a clean-up has just deleted it
+        for name in sorted((packs.keys() - known) | (packs.keys() & self.cut())):
+            with contextlib.suppress(ObjectMissing):  # a clean-up has just deleted it
+                if name in indexed:
                     self._take_in(packs[name], indexed[name])
-            elif lease_of(name) not in active:
-                self.add(name, packs[name].version, packs[name].size, walk_pack(self._storage, packs[name]), False)
+                elif lease_of(name) not in active:
+                    self._walk(packs[name])
 
-    def add(self, name: str, version: str, size: int, frames: Iterable[Frame], indexed: bool, until: float = 0) -> None:
-        """Add a pack's frames; ``indexed``: its index lies in the repository, whole. A pack that is known stays as it is."""
+    def add(self, name: str, version: str, size: int, frames: Iterable[Frame], indexed: int, until: float = 0) -> None:
+        """Add a pack's frames; ``indexed``: its index lies in the repository, whole. A pack that is known stays as it is, unless
+        it was cut."""
         frames = list(frames)
+        if indexed != _CUT:
+            self._drop(self.cut() & {name})
         with self.lock, self.db:
             self.db.execute("BEGIN IMMEDIATE")
             if self.db.execute("SELECT 1 FROM pack WHERE name = ?", (name,)).fetchone():
@@ -132,6 +138,16 @@ class Catalogue:
     def packs(self) -> list[Pack]:
         with self.lock:
             return [Pack(*row) for row in self.db.execute("SELECT name, version, size, locked_until FROM pack")]
+
+    def cut(self) -> set[str]:
+        """Packs of which only the beginning is known: neither they nor their indexes are whole."""
+        with self.lock:
+            return {name for (name,) in self.db.execute("SELECT name FROM pack WHERE indexed = ?", (_CUT,))}
+
+    def refuse_if_cut(self) -> None:
+        """Raises BackupAltered if there are packs of which it isn't known what they hold, so that nothing may be deleted."""
+        for name in sorted(self.cut()):
+            raise pack_cut(name)
 
     def unindexed(self) -> set[str]:
         """Packs whose index in the repository is missing or damaged."""
@@ -175,7 +191,15 @@ class Catalogue:
             version, size, frames = decode_index(self._keys, name, self._storage.get(index.key, version=index.version))
             self.add(name, version or pack.version, size, frames, indexed=True)
         except DriverFailed:  # the pack says itself what it holds
-            self.add(name, pack.version, pack.size, walk_pack(self._storage, pack), indexed=False)
+            self._walk(pack)
+
+    def _walk(self, pack: Stored) -> None:
+        frames, whole = list[Frame](), True
+        try:
+            frames.extend(walk_pack(self._storage, pack))  # keeps those before the damage
+        except BackupAltered:
+            whole = False
+        self.add(pack.key.removeprefix("packs/"), pack.version, pack.size, frames, 0 if whole else _CUT)
 
     def _drop(self, names: set[str]) -> None:
         with self.db:
@@ -199,6 +223,8 @@ def lease_of(pack: str) -> str:
 def walk_pack(storage: Storage, pack: Stored) -> Iterator[Frame]:
     """A pack's frames by their heads alone. Raises BackupAltered where no frame begins: what comes behind it is lost."""
     at = PACK_START
+    if pack.size < at:
+        raise pack_cut(pack.key.removeprefix("packs/"))
     name = pack.key.removeprefix("packs/")
     while at < pack.size:
         frame = read_frame_head(storage.get(pack.key, at, FRAME_HEAD_LIMIT, pack.version), at)

@@ -3,8 +3,14 @@ unless it is told that this doesn't matter."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
+
+_ID, _PACK = "[0-9a-f]+", "[0-9]{8,}-[0-9a-f]+-[0-9]{6,}"
+_OWN = re.compile(
+    f"(backups|trash|leases)/{_ID}|(packs|index|damaged)/{_PACK}|locks/[0-9]{{8,}}-{_ID}|condemned/[0-9]{{8,}}"
+)
 
 
 class Stored(NamedTuple):
@@ -49,7 +55,7 @@ class Storage(Protocol):
         """Bytes of an object, fewer at its end. Raises ObjectMissing."""
 
     def list(self, prefix: str) -> Iterator[Stored]:
-        """All objects below ``prefix`` (a folder, with its slash), in any order."""
+        """All objects below ``prefix`` (a folder, with its slash), in any order; of a folder its files alone."""
 
     def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
         """Remove an object; one that is gone already is removed. Without ``durable`` a power cut may bring it back."""
@@ -62,3 +68,9 @@ class Storage(Protocol):
 
     def clock_offset(self) -> float:
         """Seconds by which the place's clock is ahead of this machine's; 0 where it has none of its own."""
+
+
+def list_own(storage: Storage, prefix: str) -> Iterator[Stored]:
+    """Of the objects below ``prefix`` those with a name that weft gives: others put files beside them, as servers and desktops do
+    (``.DS_Store``, ``desktop.ini``, ``.nfs0001``)."""
+    return (found for found in storage.list(prefix) if _OWN.fullmatch(found.key))

@@ -66,6 +66,8 @@ class DirectoryStorage(Storage):
             with os.scandir(self.root / prefix) as entries:
                 for entry in entries:
                     with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+                        if not entry.is_file():  # such as @eaDir, which some servers put into every folder
+                            continue
                         yield Stored(prefix + entry.name, entry.stat().st_size)
         except FileNotFoundError:
             self.be_there()
