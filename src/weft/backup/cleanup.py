@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
-from weft.backup.errors import ObjectMissing
-from weft.backup.format import CHUNK, FRAME_CHUNKS, decode_manifest, encode_index
+from weft.backup.errors import INCOMPLETE, ObjectMissing, is_full
+from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest, encode_index
 from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
@@ -33,6 +33,7 @@ class State(msgspec.Struct, kw_only=True):
 
     run: int = 0
     backups: list[str] = []
+    labels: dict[str, dict[str, str]] = {}  # of each of them: by these one is found whose manifest is gone or damaged
     leases: dict[str, int] = {}  # their counts
     uploads: list[str] = []  # that nobody could be asked about: they are dropped when they are there again
 
@@ -58,11 +59,11 @@ class Cleanup:
 
     def run(self, remove: Collection[str], grace: float, missing: Collection[str]) -> CleanupReport:
         """Delete the backups ``remove`` and sweep. ``missing``: backups that somebody deleted by hand, which is accepted."""
-        state = self._read_state()
+        state = read_state(self._storage)
         state.run += 1
         self._lock.check()
         condemned = read_condemned(self._storage)  # before the leases: who comes later has seen them
-        self._put_into_trash(remove)
+        self._put_into_trash(remove, set(missing) & set(state.backups))
         before = list_leases(self._storage)
         self._catalogue.refresh(set(before))
         self._catalogue.refuse_if_cut()
@@ -71,11 +72,11 @@ class Cleanup:
         unknown_pins = any(lease is None for lease in leases.values())
         backups = self._names("backups/")
         trash = self._names("trash/")
+        empty = {found.key.removeprefix("trash/") for found in list_own(self._storage, "trash/") if not found.size}
         self._refuse_if_incomplete(state, backups, trash, missing)
         with IdTable() as live:
-            for name in backups:
-                self._mark(f"backups/{name}", name, live)
-            for name in sorted(trash if unknown_pins else trash & pins):
+            labels = {name: self._mark(f"backups/{name}", name, live).labels for name in sorted(backups)}
+            for name in sorted((trash if unknown_pins else trash & pins) - empty):
                 self._mark(f"trash/{name}", name, live)
             avoided = {pack for one in condemned.values() for pack in one.packs} | damaged_packs(self._storage)
             needed, sparse = self._find_needed(live, avoided, leases)
@@ -84,28 +85,33 @@ class Cleanup:
         self._sweep(condemned, needed, set(before) | set(leases), grace)
         counts = self._end_leases(state, leases)
         uploads = self._storage.drop_uploads(set(before) | set(leases), set(state.uploads))
-        state = State(run=state.run, backups=sorted(backups), leases=counts, uploads=sorted(uploads))
+        state = State(run=state.run, backups=sorted(backups), labels=labels, leases=counts, uploads=sorted(uploads))
         self._lock.check()
         self._storage.put(_STATE, msgspec.json.encode(state))
         for name in sorted(set() if unknown_pins else trash - pins):
             self._storage.delete(f"trash/{name}")
         return self.report
 
-    def _put_into_trash(self, remove: Collection[str]) -> None:
+    def _put_into_trash(self, remove: Collection[str], missing: Collection[str]) -> None:
+        """Those that are ``missing``, too: should this run end early, the next one knows that this was accepted."""
         for name in sorted(remove):
             try:
                 sealed = self._storage.get(f"backups/{name}")
             except ObjectMissing:
+                if name in missing:
+                    keep_in_trash(self._storage, name)
                 continue
-            manifest = decode_manifest(self._keys, name, sealed)
-            until = manifest.keep_until or 0.0
+            try:
+                until = decode_manifest(self._keys, name, sealed).keep_until or 0.0
+            except BackupAltered:  # nobody can restore it
+                sealed, until = b"", 0.0
             if self._storage.locks:  # it may be locked for longer than it was at first
                 until = max(until, self._storage.retain(f"backups/{name}", "", 0))
             if until and until > self._clock.now() + self._storage.clock_offset():
                 self.report.locked_backups.append(name)
                 continue
             self._lock.check()
-            self._storage.put(f"trash/{name}", sealed)
+            keep_in_trash(self._storage, name, sealed)
             self._storage.delete(f"backups/{name}")
             self.report.deleted_backups.append(name)
 
@@ -113,16 +119,16 @@ class Cleanup:
         if vanished := sorted(set(state.backups) - backups - trash - set(missing)):
             raise Unavailable(
                 f"{self._storage.url} does not list backup {vanished[0]}, which nobody deleted with weft",
-                reason="repositoryIncomplete",
+                reason=INCOMPLETE,
                 details={"backups": vanished},
                 hint="nothing was cleaned up: the storage may be an old copy or answer in part; if the backup was deleted by hand, "
-                "name it as missing",
+                "delete it with weft backup delete, too; where it isn't listed, remove the object clean-up/state",
             )
 
-    def _mark(self, key: str, name: str, live: IdTable) -> None:
+    def _mark(self, key: str, name: str, live: IdTable) -> Manifest:
         """Add all that a backup needs. Whatever can't be read ends the run: nothing is deleted then."""
         try:
-            manifest = decode_manifest(self._keys, name, self._storage.get(key))
+            manifest = self._read_manifest(key, name)
         except ObjectMissing as error:
             raise Unavailable(
                 f"backup {name} vanished from {self._storage.url} while it was read",
@@ -131,6 +137,20 @@ class Cleanup:
         for disk in manifest.disks:
             for id_ in Tree(self._keys, self._chunks.read, disk).walk(live.add):
                 live.add(id_)
+        return manifest
+
+    def _read_manifest(self, key: str, name: str) -> Manifest:
+        """One that is damaged is written again where this node remembers it. Raises BackupAltered, ObjectMissing."""
+        try:
+            return decode_manifest(self._keys, name, self._storage.get(key))
+        except BackupAltered:
+            sealed = self._catalogue.manifest(name)
+            if sealed is None or self._storage.locks:
+                raise
+        manifest = decode_manifest(self._keys, name, sealed)
+        self._lock.check()
+        self._storage.put(key, sealed)
+        return manifest
 
     def _find_needed(
         self, live: IdTable, avoided: set[str], leases: dict[str, LeaseRecord | None]
@@ -273,13 +293,26 @@ class Cleanup:
     def _names(self, prefix: str) -> set[str]:
         return {found.key.removeprefix(prefix) for found in list_own(self._storage, prefix)}
 
-    def _read_state(self) -> State:
-        try:
-            return msgspec.json.decode(self._storage.get(_STATE), type=State)
-        except ObjectMissing:
-            return State()
-        except msgspec.MsgspecError as error:
-            raise BackupAltered(
-                f"the notes of the last clean-up in {self._storage.url} are damaged",
-                hint=f"check that all backups are listed, then delete the object {_STATE}",
-            ) from error
+
+def keep_in_trash(storage: Storage, name: str, sealed: bytes = b"") -> None:
+    """The manifest is for those who read the backup. Empty, where it is damaged or all is full, it says that the backup was
+    deleted; who reads it then is an observer of what is condemned."""
+    try:
+        storage.put(f"trash/{name}", sealed)
+    except Unavailable as problem:
+        if not sealed or not is_full(problem):
+            raise
+        storage.put(f"trash/{name}", b"")
+
+
+def read_state(storage: Storage) -> State:
+    """Raises BackupAltered."""
+    try:
+        return msgspec.json.decode(storage.get(_STATE), type=State)
+    except ObjectMissing:
+        return State()
+    except msgspec.MsgspecError as error:
+        raise BackupAltered(
+            f"the notes of the last clean-up in {storage.url} are damaged",
+            hint=f"check that all backups are listed, then delete the object {_STATE}",
+        ) from error

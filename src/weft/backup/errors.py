@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InUse, InvalidInput, NotFound, Unavailable
+from weft.objects.errors import (
+    AlreadyExists,
+    Forbidden,
+    IllegalTransition,
+    InUse,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    WeftError,
+)
+
+FULL, INCOMPLETE = "repositoryFull", "repositoryIncomplete"  # reasons
 
 
 class ObjectMissing(Exception):
@@ -12,9 +23,13 @@ class ObjectMissing(Exception):
 def repository_full(url: str, cause: object) -> Unavailable:
     return Unavailable(
         f"the backup repository {url} is full: {cause}",
-        reason="repositoryFull",
+        reason=FULL,
         hint="free space there or delete old backups; what was written stays and the next backup uses it",
     )
+
+
+def is_full(problem: WeftError) -> bool:
+    return problem.token == FULL
 
 
 def spool_full(folder: str, cause: object) -> Unavailable:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.backup.errors import ObjectMissing, busy
+from weft.backup.errors import ObjectMissing, busy, is_full
 from weft.backup.storage.contract import Storage, list_own
 from weft.contracts.clock import Clock
 from weft.objects.errors import BackupLeaseLost, WeftError
@@ -46,7 +46,10 @@ class Lease:
     """One use of the repository, renewed by a thread of its own until it is left.
 
     It isn't synced to the disk: a power cut that loses it ends its holder too, and a holder on another machine sees that it is gone
-    before it publishes anything."""
+    before it publishes anything.
+
+    Who only reads does so in a full repository, too: the lease is written once there is space, and until then what it reads stays
+    for as long as packs wait before they are deleted."""
 
     def __init__(self, storage: Storage, clock: Clock, use: Use, pins: tuple[str, ...] = ()) -> None:
         self.id = secrets.token_hex(16)
@@ -59,7 +62,11 @@ class Lease:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self.lost = False
-        storage.put(self.key, msgspec.json.encode(self._record), durable=False)
+        try:
+            storage.put(self.key, msgspec.json.encode(self._record), durable=False)
+        except WeftError as problem:
+            if use != "read" or not is_full(problem):
+                raise
         self._thread = threading.Thread(target=self._keep, name="backup lease", daemon=True)
         self._thread.start()
 

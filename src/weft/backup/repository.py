@@ -10,9 +10,18 @@ from types import TracebackType
 
 import msgspec
 
-from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport
+from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport, keep_in_trash, read_state
 from weft.backup.condemned import avoided_packs, mark_damaged
-from weft.backup.errors import ObjectMissing, no_repository, other_repository, repository_exists, too_new, wrong_key
+from weft.backup.errors import (
+    ObjectMissing,
+    is_full,
+    no_repository,
+    other_repository,
+    repository_exists,
+    repository_full,
+    too_new,
+    wrong_key,
+)
 from weft.backup.format import (
     CHUNK,
     HEADER,
@@ -32,6 +41,7 @@ from weft.backup.reader import BackupReader
 from weft.backup.retention import Retention
 from weft.backup.storage.contract import Storage, list_own
 from weft.backup.storage.place import open_place
+from weft.backup.storage.reserve import give_up_reserve, keep_reserve
 from weft.backup.usage import Usage, measure
 from weft.backup.verify import Damage, Verification, Verifier, unreadable
 from weft.backup.writer import BackupWriter
@@ -178,6 +188,13 @@ class Repository:
                 f"the backup repository {self.url} has no backup {name}", hint="list the backups that it has"
             ) from None
 
+    def has(self, name: str) -> bool:
+        """Whether a backup is there, damaged or not, or clean-ups miss it. Raises BackupAltered."""
+        if any(one.key == f"backups/{name}" for one in list_own(self._storage, "backups/")):
+            return True
+        trash = (one.key.removeprefix("trash/") for one in list_own(self._storage, "trash/"))
+        return name in read_state(self._storage).backups and name not in trash
+
     def read(self, backup: str) -> BackupReader:
         """A reader with a lease; leave it with ``with``. Raises NotFound, BackupAltered."""
         try:
@@ -216,8 +233,13 @@ class Repository:
                 verifier.add(Damage(what="pack", name=pack, message=pack_cut(pack).message))
         finally:
             report = verifier.finish()
-        with contextlib.suppress(Forbidden):  # mounted read-only
+        try:
             mark_damaged(self._storage, (one.name for one in report.damages if one.what == "pack"))
+        except Forbidden:
+            pass  # mounted read-only
+        except Unavailable as problem:
+            if not is_full(problem):
+                raise
         return report
 
     def _read_manifest(self, name: str) -> None:
@@ -243,14 +265,51 @@ class Repository:
         self, remove: Collection[str] = (), *, grace: float = GRACE_SECONDS, missing: Collection[str] = ()
     ) -> CleanupReport:
         """Delete the backups ``remove``, and packs that nobody has needed for ``grace`` seconds and since an earlier run. Raises
-        InUse if another clean-up runs; BackupAltered or Unavailable, and deletes no pack, if not all backups can be read."""
-        lock = CleanupLock(self._storage, self._clock)
+        InUse if another clean-up runs; BackupAltered or Unavailable, and deletes no pack, if not all backups can be read.
+        ``missing``: backups that are gone or damaged, which is accepted."""
+        lock = self._lock(remove)
         try:
-            return Cleanup(self._storage, self._keys, self._catalogue, self._chunks, self._clock, lock).run(
+            report = Cleanup(self._storage, self._keys, self._catalogue, self._chunks, self._clock, lock).run(
                 remove, grace, missing
             )
+        except Unavailable as problem:
+            if is_full(problem):
+                give_up_reserve(self._storage)  # so that the lock can be released
+            raise
         finally:
             lock.release()
+        keep_reserve(self._storage)  # last: the lock is written once more
+        return report
+
+    def _lock(self, remove: Collection[str]) -> CleanupLock:
+        """In a full repository the reserve makes place for it. Where there is none, the manifests of backups that are to be deleted
+        make some for the next time."""
+        if not keep_reserve(self._storage):
+            for name in remove:
+                self._storage.delete(f"backups/{name}")
+                keep_in_trash(self._storage, name)
+            raise repository_full(self._storage.url, "not even some small files can be written, which a clean-up needs")
+        try:
+            return CleanupLock(self._storage, self._clock)
+        except Unavailable as problem:
+            if not is_full(problem):
+                raise
+        give_up_reserve(self._storage)
+        return CleanupLock(self._storage, self._clock)
+
+    def recall(self, label: str, value: str) -> str | None:
+        """The id of the backup that had this label when the last clean-up, or this node, saw it; it may be gone or damaged."""
+        labels: dict[str, dict[str, str]] = {}
+        with contextlib.suppress(BackupAltered):
+            labels = read_state(self._storage).labels
+        for name, own in labels.items():
+            if own.get(label) == value:
+                return name
+        for name, sealed in self._catalogue.manifests():
+            with contextlib.suppress(BackupAltered):
+                if decode_manifest(self._keys, name, sealed).labels.get(label) == value:
+                    return name
+        return None
 
     def locked_until(self, backup: str) -> float:
         """Until when nobody can delete it, in Unix seconds; 0: it isn't locked."""

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from weft.backup.errors import repository_full
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.key import RepositoryKey
 from weft.backup.repository import Repository
@@ -14,6 +15,7 @@ from weft.backup.storage.directory import DirectoryStorage
 
 KEY = RepositoryKey.generate()
 DAY = 86400.0
+BLOCK = 4096
 
 
 class Time:
@@ -82,6 +84,37 @@ class Mortal(Storage):
 
     def clock_offset(self) -> float:
         return 0.0
+
+
+class Full(DirectoryStorage):
+    """A folder on a file system that has ``left`` blocks; what replaces a file lies beside it for a moment. Packs count not."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.left = 1 << 20
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        exclusive: bool = False,
+        retain_until: float | None = None,
+        durable: bool = True,
+    ) -> str:
+        need = -(-len(data) // BLOCK)
+        if need > self.left:
+            raise repository_full(self.url, "No space left on device")
+        self.left += self._blocks(key) - need
+        return super().put(key, data, exclusive=exclusive, retain_until=retain_until, durable=durable)
+
+    def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
+        self.left += self._blocks(key)
+        super().delete(key, version, durable=durable)
+
+    def _blocks(self, key: str) -> int:
+        path = self.root / key
+        return -(-path.stat().st_size // BLOCK) if path.exists() else 0
 
 
 class MortalUpload(Upload):

@@ -147,6 +147,49 @@ async def test_a_manifest_that_rotted_in_the_repository_is_damage_on_every_node(
         assert line.damaged and manifest.name in line.message
 
 
+async def test_a_backup_whose_manifest_is_damaged_or_gone_can_be_deleted_on_every_node(lab: Lab) -> None:
+    """And deleting it accepts what is missing: space is freed again."""
+    for number, harm in enumerate((lambda path: path.write_bytes(b"x"), Path.unlink), 1):
+        await lab.copy(f"b{number}", lab.disk("d", FIRST), WHOLE)
+        made = max((lab.place / "backups").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        await lab.copy(f"other{number}", lab.disk("e", FIRST[::-1]), WHOLE)
+        assert lab.run("check").message == ""
+        harm(made)
+        elsewhere = {"cache": str(lab.folder / f"node{number}")}
+        checked = lab.run("check", **elsewhere)
+        assert checked.ended == "done" and checked.message.startswith("no space was freed: ")
+        assert made.name in checked.message
+        assert lab.run("forget", backup=f"other{number}", **elsewhere).ended == "done", "others can be deleted"
+        assert lab.run("forget", backup=f"b{number}", **elsewhere).ended == "done"
+        assert list((lab.place / "backups").iterdir()) == []
+        assert lab.run("check").message == ""
+
+
+async def test_what_is_missing_is_accepted_while_another_backup_is_damaged(lab: Lab) -> None:
+    manifests = []
+    for name in ("b1", "b2"):
+        await lab.copy(name, lab.disk("d", FIRST), WHOLE)
+        manifests += [path for path in (lab.place / "backups").iterdir() if path not in manifests]
+    lab.run("check")
+    manifests[0].unlink()
+    manifests[1].write_bytes(b"x")
+    elsewhere = {"cache": str(lab.folder / "another node's")}
+    assert lab.run("forget", backup="b1", **elsewhere).ended == "done"
+    left = lab.run("check", **elsewhere).message
+    assert manifests[1].name in left and manifests[0].name not in left
+    assert lab.run("forget", backup="b2", **elsewhere).ended == "done"
+    assert lab.run("check", **elsewhere).message == ""
+
+
+async def test_a_damaged_manifest_is_written_again_by_a_node_that_remembers_it(lab: Lab) -> None:
+    await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
+    manifest = next((lab.place / "backups").iterdir())
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-1])
+    assert lab.run("check").message == ""
+    assert manifest.read_bytes() == whole
+
+
 async def test_a_backup_is_forgotten_once_or_twice_and_others_stay(lab: Lab) -> None:
     disk = lab.disk("d", FIRST)
     await lab.copy("b1", disk, WHOLE)
@@ -231,6 +274,7 @@ async def test_a_damaged_index_keeps_no_other_backup_from_being_made_or_removed(
     manifest = next((lab.place / "backups").iterdir())
     await lab.copy("b2", lab.disk("e", FIRST[::-1]), WHOLE)
     manifest.write_bytes(manifest.read_bytes()[:-1])
+    lab.folder.joinpath("cache").rename(lab.folder / "another node's")
     line = lab.run("check")
     assert line.ended == "done" and line.message.startswith("no space was freed: ")
     assert (await lab.copy("b3", disk, WHOLE)).ended == "done"

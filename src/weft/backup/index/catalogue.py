@@ -181,6 +181,11 @@ class Catalogue:
             row = self.db.execute("SELECT sealed FROM manifest WHERE id = ?", (backup,)).fetchone()
         return row[0] if row else None
 
+    def manifests(self) -> list[tuple[str, bytes]]:
+        """All that this node has read or written, also of backups that were deleted since."""
+        with self.lock:
+            return self.db.execute("SELECT id, sealed FROM manifest").fetchall()
+
     def keep_manifest(self, backup: str, sealed: bytes) -> None:
         with self.lock, self.db:
             self.db.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (backup, sealed))

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from weft.backup.cleanup import CleanupReport
-from weft.backup.errors import locked_until
+from weft.backup.errors import FULL, INCOMPLETE, locked_until
 from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
@@ -34,7 +34,7 @@ from weft.backup.storage.place import open_place
 from weft.backup.usage import Usage
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInput, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInput, NotFound, Unavailable, WeftError
 from weft.objects.quantity import format_time
 
 UID = "uid"  # the label with the uid of the Backup that a backup in the repository is of
@@ -42,6 +42,7 @@ BASE = "base"  # the label with the uid of the Backup that it continues; "": it 
 _READERS, _AHEAD = 2, 4  # steps that are read while one is written
 _MOST_DAMAGED, _MOST_NAMED = 20, 3
 _BUSY_TRIES, _BUSY_SECONDS = 40, 0.5
+_NOTHING_FREED = (INCOMPLETE, FULL)  # all else goes on
 _MOST_MANIFEST = 512 << 10  # bytes, as JSON
 
 
@@ -241,15 +242,19 @@ class Worker:
 
     def _forget(self, repository: Repository) -> Line:
         there = _find(repository, self._job.backup)
-        if there is not None:
-            try:
-                report = self._prune(repository, there.id)
-                if there.id in report.locked_backups:
-                    until = repository.locked_until(there.id)
-                    raise locked_until("it", format_time(until))
-            except BackupAltered:  # another backup is damaged: then no space is freed, but this one may be gone
-                if _find(repository, self._job.backup) is not None:
-                    raise
+        name = there.id if there is not None else repository.recall(UID, self._job.backup)
+        if name is None:
+            return Line()
+        try:
+            report = self._prune(repository, name)
+        except (BackupAltered, Unavailable) as problem:
+            # Another backup is damaged or missing, or all is full: then no space is freed, but this one may be gone.
+            stays = not isinstance(problem, BackupAltered) and problem.token not in _NOTHING_FREED
+            if stays or repository.has(name):
+                raise
+            return Line()
+        if name in report.locked_backups:
+            raise locked_until("it", format_time(repository.locked_until(name)))
         return Line()
 
     def _retain(self, repository: Repository) -> Line:
@@ -265,18 +270,20 @@ class Worker:
         """Another node may be cleaning up, as when several backups are deleted together: that takes moments."""
         for _ in range(_BUSY_TRIES):
             try:
-                return repository.prune([backup])
+                return repository.prune([backup], missing=[backup])
             except InUse:
                 asyncio.run(self._clock.sleep(_BUSY_SECONDS))
-        return repository.prune([backup])
+        return repository.prune([backup], missing=[backup])
 
     def _check(self, repository: Repository) -> Line:
-        """A repository in which a backup is damaged still takes others."""
+        """A repository in which a backup is damaged or missing, or that is full, still takes others, or gives them back."""
         left = ""
         try:
             repository.prune()
-        except (BackupAltered, InUse) as problem:
-            left = f"no space was freed: {problem}"
+        except (BackupAltered, InUse, Unavailable) as problem:
+            if isinstance(problem, Unavailable) and problem.token not in _NOTHING_FREED:
+                raise
+            left = f"no space was freed: {problem}" + (f"; {problem.hint}" if problem.token == INCOMPLETE else "")
         backups = repository.backups().backups
         return Line(
             backups=len(backups),

@@ -35,6 +35,7 @@ class Storage(Protocol):
 
     url: str
     locks: bool  # whether objects can be locked until a time, against everybody
+    fills_up: bool = False  # whether it can be so full that not even a small object can be written
 
     def put(
         self,

@@ -24,7 +24,7 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 class DirectoryStorage(Storage):
     """Objects are files of the same path below ``root``, which has to be there."""
 
-    locks = False
+    locks, fills_up = False, True
 
     def __init__(self, root: Path) -> None:
         self.root = root
