@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from weft.cli.snapshot.description import name_snapshot
 from weft.kinds.backup import SET
 from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.kinds.fields.cells import dig
-from weft.objects.errors import NotFound
+from weft.objects.errors import AlreadyExists, NotFound
 from weft.objects.identity import MAX_NAME
 from weft.objects.quantity import format_duration
 
@@ -80,8 +81,29 @@ def name_restored(choice: Choice, given: str, existing: Collection[str], *, is_a
     the backup's time if something ``existing`` has that, as KIND/NAME."""
     name = choice.of.partition("/")[2]
     if given:
-        return given if is_alone else f"{given}-{name}"[:MAX_NAME].rstrip("-")
+        return given if is_alone else join_names(given, name)
     return name if choice.of not in existing else name_snapshot(name, _taken(choice.backup))
+
+
+def join_names(first: str, second: str) -> str:
+    """One that is too long is cut, and ends in some digits that tell it from others with the same beginning."""
+    joined = f"{first}-{second}"
+    if len(joined) <= MAX_NAME:
+        return joined
+    digits = hashlib.sha256(joined.encode()).hexdigest()[:8]
+    return f"{joined[: MAX_NAME - 9].rstrip('-')}-{digits}"
+
+
+def name_all(choices: Sequence[Choice], given: str, existing: Collection[str]) -> dict[str, str]:
+    """The names of all that is created, by what it was. Raises AlreadyExists, before anything is."""
+    names = {one.of: name_restored(one, given, existing, is_alone=len(choices) == 1) for one in choices}
+    for of, name in names.items():
+        what = f"{of.partition('/')[0]}/{name}"
+        if what in existing:
+            raise AlreadyExists(
+                f"{what} exists already, so nothing was restored", field="new_name", hint="give another --new-name"
+            )
+    return names
 
 
 def _is_good(backup: Object) -> bool:

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from weft.cli.backup.moment import join_names
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.backup import BACKUP, PROJECT, SET, explain_encrypted
 from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
-from weft.objects.identity import MAX_NAME
+from weft.objects.errors import AlreadyExists
 
 _OF = ("vm", "container", "volume")
 
@@ -26,14 +27,17 @@ def back_up_project(session: Session, project: str, name: str, given: Mapping[st
     subjects, left_out = choose_subjects(items)
     for sentence in left_out:
         session.notify(f"left out  {sentence}")
+    names = name_all(
+        name, [*subjects, (PROJECT, project)], {str(one["name"]) for one in session.client.list("backup").items}
+    )
     done, waits = [], []
-    for kind, subject in [*subjects, (PROJECT, project)]:
+    for (kind, subject), own in names.items():
         spec = {"of": f"{kind}/{subject}", "to": given["to"]} | ({"keep": given["keep"]} if given["keep"] else {})
         made = session.client.create(
             {
                 "kind": BACKUP.name,
                 "project": project,
-                "name": name_part(name, kind, subject) if kind != PROJECT else name,
+                "name": own,
                 "labels": {SET: name},
                 "spec": spec,
             }
@@ -51,7 +55,9 @@ def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str,
     encrypted = {str(one["name"]) for one in items if one["kind"] == "volume" and dig(one, "spec.encrypted", False)}
     for item in items:
         kind, name = str(item["kind"]), str(item["name"])
-        if item.get("deleting_since"):
+        if (
+            item.get("deleting_since") or dig(item, "owner.kind", "") == BACKUP.name
+        ):  # it boots a backup, and goes again
             continue
         snapshots = BY_NAME[kind].snapshots
         has_run = snapshots == "volume" or dig(item, "status.incarnation", 0) > 0
@@ -73,7 +79,18 @@ def _find_encrypted(item: Mapping[str, Any], encrypted: Collection[str]) -> str:
     return next((str(one) for one in dig(item, "spec.volumes", None) or [] if one in encrypted), "")
 
 
+def name_all(whole: str, subjects: Iterable[tuple[str, str]], existing: Collection[str]) -> dict[tuple[str, str], str]:
+    """The names of all its backups, by kind and name of what each is of; its own is ``whole``. Raises AlreadyExists, before
+    anything is made. Pure."""
+    names = {one: whole if one[0] == PROJECT else name_part(whole, *one) for one in subjects}
+    if taken := [name for name in names.values() if name in existing]:
+        raise AlreadyExists(
+            f"backup {taken[0]} exists already, so nothing was backed up", field="name", hint="give another --name"
+        )
+    return names
+
+
 def name_part(whole: str, kind: str, subject: str) -> str:
     """The name of one of its backups."""
     part = subject if BY_NAME[kind].snapshots == "machine" else f"{kind}-{subject}"
-    return f"{whole}-{part}"[:MAX_NAME].rstrip("-")
+    return join_names(whole, part)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from weft.cli.backup.moment import choose, describe_grain, name_restored
+from weft.cli.backup.moment import choose, describe_grain, name_all
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import OK
@@ -105,10 +105,10 @@ def restore(session: Session, words: Sequence[str], pool: str | None, given: Map
         session.notify(f"left out  {sentence}")
     kinds = dict.fromkeys(split_subject(choice.of)[0] for choice in chosen.choices)
     existing = {f"{kind}/{one['name']}" for kind in kinds for one in session.client.list(kind).items}
+    new_names = name_all(chosen.choices, given["new_name"] or "", existing)
     done, waits, grains = [], [], []
     for choice in chosen.choices:
-        name = name_restored(choice, given["new_name"] or "", existing, is_alone=len(chosen.choices) == 1)
-        made = session.client.verb("backup", str(choice.backup["name"]), "restore", {"new_name": name})
+        made = session.client.verb("backup", str(choice.backup["name"]), "restore", {"new_name": new_names[choice.of]})
         target = Target(BY_NAME[made["kind"]], made["name"])
         done.append(Done(target, made, "create"))
         waits += [wait] if (wait := plan_wait(made, target, "create")) else []

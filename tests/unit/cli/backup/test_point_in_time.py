@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from weft.cli.backup.moment import choose, describe_grain, name_restored
+from weft.cli.backup import project
+from weft.cli.backup.moment import choose, describe_grain, name_all, name_restored
 from weft.cli.backup.project import choose_subjects, name_part
 from weft.cli.output.local_time import read_past
 from weft.kinds.backup import SET
-from weft.objects.errors import NotFound
+from weft.objects.errors import AlreadyExists, NotFound
 
 AT = 1733758200.0  # 2024-12-09 15:30:00 UTC
 
@@ -100,6 +101,12 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
         {"kind": "volume", "name": "data", "status": {"node_uid": "n", "attached_to": {"kind": "container"}}},
         {"kind": "volume", "name": "lone", "status": {"node_uid": "n"}},
         {"kind": "volume", "name": "new", "status": {}},
+        {
+            "kind": "vm",
+            "name": "test-monday-8941ed34",
+            "owner": {"kind": "backup", "name": "monday", "uid": "u", "project": "default"},
+            "status": {"incarnation": 1},
+        },
         {"kind": "volume", "name": "sealed", "spec": {"encrypted": True}, "status": {"node_uid": "u"}},
         {"kind": "vm", "name": "safe", "spec": {"volumes": ["lone", "sealed"]}, "status": {"incarnation": 1}},
     ]
@@ -124,3 +131,25 @@ def test_a_backup_of_a_project_is_one_of_each_thing_with_data_and_restored_toget
         "vm/shop",
         "volume/lone",
     }
+
+
+LONG = "shop-of-the-north-of-the-country-with-a-long-name"  # as long as most get
+
+
+def test_names_that_begin_alike_stay_different_and_fit() -> None:
+    subjects = [("vm", f"{LONG}-1"), ("vm", f"{LONG}-2"), ("project", "default")]
+    names = list(project.name_all("before-upgrade", subjects, ()).values())
+    assert len(set(names)) == 3 and max(map(len, names)) <= 63 and names[-1] == "before-upgrade"
+    chosen = choose([backup(-1, f"vm/{LONG}-{number}", policy="all") for number in (1, 2)], "all", {"all"}, AT)
+    restored = name_all(chosen.choices, "copy-of-tuesday", ())
+    assert len(set(restored.values())) == 2 and max(map(len, restored.values())) <= 63
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(AlreadyExists, match="backup vm3 exists already") as refused:
+        project.name_all("vm3", [("vm", "hello"), ("project", "default")], {"vm3"})
+    assert refused.value.hint == "give another --name"
+    chosen = choose([backup(-1, of, policy="all") for of in ("vm/shop", "vm/web")], "all", {"all"}, AT)
+    with pytest.raises(AlreadyExists, match="vm/copy-web exists already"):
+        name_all(chosen.choices, "copy", {"vm/copy-web"})
+    assert name_all(chosen.choices, "", {"vm/web"}) == {"vm/shop": "shop", "vm/web": "web-20241209-152959"}
