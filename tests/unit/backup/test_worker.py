@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +16,13 @@ import pytest
 from tests.unit.backup.lab import random_chunks
 
 from weft.backup.format import CHUNK
+from weft.backup.index.catalogue import with_catalogue
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
 from weft.backup.process.worker import Worker
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.qemu_img import describe_chain
 from weft.drivers.volume.disk_server import serve_disk
-from weft.objects.errors import Forbidden, NotFound, WeftError
+from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 
 KEY = "0f" * 32
 SIZE = 2 * 1024 * 1024 + 512  # not whole chunks
@@ -280,3 +284,34 @@ async def test_a_damaged_index_keeps_no_other_backup_from_being_made_or_removed(
     assert (await lab.copy("b3", disk, WHOLE)).ended == "done"
     assert lab.run("forget", backup="b2").ended == "done"
     assert "any more" in lab.run("verify", backup="b2").message
+
+
+async def test_a_catalogue_that_is_damaged_inside_is_made_again(lab: Lab) -> None:
+    await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
+    catalogue = lab.folder / "cache" / f"{lab.id}.db"
+    for act in ("verify", "check", "forget"):
+        with contextlib.closing(sqlite3.connect(catalogue)) as db:
+            pages = dict(db.execute("SELECT name, rootpage FROM sqlite_master").fetchall())
+            (size,) = db.execute("PRAGMA page_size").fetchone()
+        data = bytearray(catalogue.read_bytes())
+        for name in ("chunk", "frame", "frame_pack"):
+            data[(pages[name] - 1) * size : pages[name] * size] = b"\xee" * size
+        catalogue.write_bytes(data)
+        assert lab.run(act, backup="b1").ended == "done", act
+    assert lab.run("check").backups == 0
+
+
+def test_a_node_without_space_for_its_catalogue_says_so(tmp_path: Path) -> None:
+    def work(opened: Callable[[str], None]) -> None:
+        db = sqlite3.connect(tmp_path / "r.db")
+        opened("r")
+        try:
+            db.execute("PRAGMA max_page_count = 3")
+            db.execute("CREATE TABLE t (a)")
+            db.execute("INSERT INTO t VALUES (?)", (bytes(1 << 20),))
+        finally:
+            db.close()
+
+    with pytest.raises(Unavailable, match="has no space for the catalogue") as refused:
+        with_catalogue(tmp_path, work)
+    assert refused.value.token == "spoolFull" and str(tmp_path) in str(refused.value)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from weft.backup.errors import ObjectMissing
 from weft.backup.format import (
@@ -22,8 +22,9 @@ from weft.backup.format import (
 )
 from weft.backup.key import Keys
 from weft.backup.storage.contract import Storage, Stored, list_own
-from weft.objects.errors import BackupAltered, DriverFailed
+from weft.objects.errors import BackupAltered, DriverFailed, Unavailable
 
+T = TypeVar("T")
 _CUT = 2  # in the column indexed
 
 _SCHEMA = """
@@ -67,9 +68,10 @@ class Catalogue:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.db = _open(path)
-        except sqlite3.DatabaseError:
-            for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
-                name.unlink(missing_ok=True)
+        except sqlite3.DatabaseError as problem:
+            if not is_damaged(problem):
+                raise
+            drop_catalogue(path.parent, path.stem)
             self.db = _open(path)
         path.chmod(0o600)
 
@@ -218,6 +220,46 @@ class Catalogue:
                     )
                     self.db.execute("DELETE FROM frame WHERE number = ?", (number,))
                 self.db.execute("DELETE FROM pack WHERE name = ?", (name,))
+
+
+def is_damaged(problem: sqlite3.Error) -> bool:
+    """Whether a catalogue has to be made again, as after a power cut."""
+    return _code_of(problem) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def drop_catalogue(cache: Path, repository: str) -> None:
+    for end in ("", "-wal", "-shm"):
+        (cache / f"{repository}.db{end}").unlink(missing_ok=True)
+
+
+def with_catalogue(cache: Path, work: Callable[[Callable[[str], None]], T]) -> T:
+    """What ``work`` gives, which may be begun again, once: where its catalogue is damaged. It calls its argument with the id of the
+    repository. Raises Unavailable, and what ``work`` raises."""
+    opened: list[str] = []
+    try:
+        try:
+            return work(opened.append)
+        except sqlite3.DatabaseError as problem:
+            if not is_damaged(problem) or not opened:
+                raise
+            drop_catalogue(cache, opened[0])
+            return work(opened.append)
+    except sqlite3.Error as problem:
+        raise explain_catalogue(problem, cache) from problem
+
+
+def explain_catalogue(problem: sqlite3.Error, cache: Path) -> Unavailable:
+    if _code_of(problem) == sqlite3.SQLITE_FULL:
+        what = f"{cache} of this node has no space for the catalogue of the backup repository: {problem}"
+        return Unavailable(what, reason="spoolFull", hint="free space there")
+    return Unavailable(
+        f"the catalogue of the backup repository in {cache} of this node can't be used: {problem}",
+        hint="try again: a damaged one is made again; if this comes back, check the disk there",
+    )
+
+
+def _code_of(problem: sqlite3.Error) -> int:
+    return getattr(problem, "sqlite_errorcode", 0) & 0xFF  # above are details
 
 
 def lease_of(pack: str) -> str:

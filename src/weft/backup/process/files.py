@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import msgspec
 from weft.backup.files.browse import Question
 from weft.backup.files.confined import Confined
 from weft.backup.format import Manifest
+from weft.backup.index.catalogue import drop_catalogue, explain_catalogue, is_damaged
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import DATA, END, HEAD, OBJECTS, FilesEnd, FilesJob, name_upload
 from weft.backup.process.worker import UID, require_backup
@@ -48,6 +50,15 @@ def main() -> int:
 
 def run(job: FilesJob, confined: Confined) -> str:
     """What people should know of the answer, which is written. Raises WeftError, OSError."""
+    try:
+        return _run(job, confined)
+    except sqlite3.Error as problem:
+        if is_damaged(problem):  # the next who asks makes it again
+            drop_catalogue(Path(job.cache), job.repository_id)
+        raise explain_catalogue(problem, Path(job.cache)) from problem
+
+
+def _run(job: FilesJob, confined: Confined) -> str:
     cache = Path(job.cache)
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     key = RepositoryKey(bytes.fromhex(job.key))

@@ -22,6 +22,7 @@ import msgspec
 from weft.backup.cleanup import CleanupReport
 from weft.backup.errors import FULL, INCOMPLETE, locked_until
 from weft.backup.format import CHUNK, Manifest
+from weft.backup.index.catalogue import with_catalogue
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line, name_upload
@@ -74,7 +75,11 @@ class Worker:
 
     def run(self) -> Line:
         """Raises WeftError, OSError."""
+        return with_catalogue(Path(self._job.cache), self._work)
+
+    def _work(self, opened: Callable[[str], None]) -> Line:
         with self._open() as repository:
+            opened(repository.id)
             match self._job.act:
                 case "copy":
                     line = self._copy(repository)
