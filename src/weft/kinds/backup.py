@@ -180,12 +180,12 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
         raise InvalidInput(
             f"boot: backup/{obj['name']} is of {dig(obj, 'spec.of')}, which doesn't boot",
             field="boot",
-            hint="leave boot out: all of it is read",
+            hint="leave --boot out: all of it is read",
         )
     check_request(given.check, given.within, given.boot, "")
     if given.within != WITHIN_SECONDS and not given.boot:
         raise InvalidInput(
-            "within: only a VM that is booted has a time to be good in", field="within", hint="give boot, too"
+            "within: only a VM that is booted has a time to be good in", field="within", hint="give --boot, too"
         )
     spec: dict[str, Any] = dict(obj["spec"])
     return {

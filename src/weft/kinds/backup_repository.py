@@ -23,7 +23,7 @@ from weft.objects.schema import field, words
 
 KEY = "key"  # 32 bytes in hexadecimal digits
 ACCESS_KEY, SECRET_KEY = "access_key", "secret_key"
-_KEY_TEXT = re.compile(r"[0-9a-f]{64}")
+_KEY_TEXT = re.compile(r"[0-9a-fA-F]{64}")
 _OPTIONS = {"dir": frozenset[str](), "s3": frozenset({"endpoint", "region", "prefix"})}
 _MOST_CA = 64 << 10
 _SHAPES = "dir:///PATH, a folder that every node has, or s3://BUCKET?endpoint=URL"
@@ -66,6 +66,8 @@ class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
 def check_repository(spec: BackupRepositorySpec) -> None:
     """Raises InvalidInput, which never contains a value."""
     check_values(spec)
+    if strange := next((one for one in spec.url if not one.isprintable()), ""):  # parsers leave some out
+        raise _refuse(f"spec.url: it contains {strange!r}", f"write {_SHAPES}")
     try:
         url = urlsplit(spec.url)
         options = dict(parse_qsl(url.query, keep_blank_values=True))

@@ -21,6 +21,7 @@ BUCKET = "s3://backups?endpoint=https://s3.example.com"
     [
         {"url": "dir:///srv/backups"},
         {"url": "dir:///srv/my backups/a", "values": {"key": "0a" * 32}},
+        {"url": "dir:///srv/backups", "values": {"key": "0A" * 32}},
         {"url": BUCKET, "values": ACCESS},
         {"url": "s3://backups?endpoint=http://10.0.0.1:9000&region=eu&prefix=weft/a", "values": ACCESS},
         {"url": BUCKET, "values": ACCESS, "immutable": True},
@@ -54,7 +55,9 @@ def test_places_for_backups_are_accepted(spec: dict[str, Any]) -> None:
         ({"url": "dir:///srv/backups?endpoint=x"}, "spec.url"),
         ({"url": "dir:///srv/backups", "immutable": True}, "spec.immutable"),
         ({"url": "dir:///srv/backups", "values": {"key": SECRET}}, "spec.values.key"),
-        ({"url": "dir:///srv/backups", "values": {"key": "0A" * 32}}, "spec.values.key"),
+        ({"url": "dir:///srv/backups", "values": {"key": "0G" * 32}}, "spec.values.key"),
+        ({"url": "dir:///srv/w3\t7"}, "spec.url"),
+        ({"url": "dir:///srv/backups\n"}, "spec.url"),
         ({"url": "dir:///srv/backups", "values": {"key": ""}}, "spec.values.key"),
         ({"url": "dir:///srv/backups", "values": {"password": SECRET}}, "spec.values.password"),
         ({"url": "dir:///srv/backups", "values": {"not a key": SECRET}}, "spec.values"),

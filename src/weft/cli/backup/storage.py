@@ -35,7 +35,9 @@ def backup_options() -> list[click.Parameter]:
         click.Option(["--schedule"], metavar="CRON", help="backup: hourly, daily, weekly, or cron's five fields."),
         click.Option(["--time-zone"], metavar="ZONE", help="backup: time zone of the schedule. [UTC]"),
         click.Option(
-            ["--retention", "--keep", "keep"], type=options.Duration(), help="backup: how long each is kept. [30d]"
+            ["--retention", "--keep", "keep"],
+            type=options.Duration(unit=True),
+            help="backup: how long each is kept. [30d]",
         ),
         *(
             click.Option([f"--keep-{period}"], type=int, metavar="N", help=f"backup: {what} whose newest is kept.")

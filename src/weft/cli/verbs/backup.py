@@ -45,7 +45,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             help="The backup repository that it goes to.",
         ),
         click.Option(["--name"], metavar="NAME", help="The backup's name. [that of the VM, with date and time in UTC]"),
-        click.Option(["--keep"], type=options.Duration(), help="How long it is kept. [until it is deleted]"),
+        click.Option(["--keep"], type=options.Duration(unit=True), help="How long it is kept. [until it is deleted]"),
         *options.waits(),
         options.output(),
     ]

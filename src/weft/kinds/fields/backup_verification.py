@@ -60,7 +60,7 @@ def check_request(check: str, within: float, boots: bool, at: str) -> None:
         raise InvalidInput(
             f"{at}check: a command runs only in a VM that is booted",
             field=f"{at}check",
-            hint="set verify to boot, too" if at else "give boot, too",
+            hint="set verify to boot, too" if at else "give --boot, too",
         )
     if not LEAST_WITHIN <= within <= MOST_WITHIN:
         raise InvalidInput(f"{at}within: {within:g} s is out of range", field=f"{at}within", hint="give 1s to 1h")

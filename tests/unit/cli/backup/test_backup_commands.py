@@ -11,6 +11,7 @@ import pytest
 
 from weft.api.auth.authorise import authorise_write
 from weft.cli.command.flag_names import name_flags
+from weft.cli.command.options import Duration
 from weft.cli.verbs.act import _input_options
 from weft.cli.verbs.backup_files import _ask, _written
 from weft.kinds.backup import BACKUP
@@ -33,8 +34,17 @@ def test_what_only_a_boot_obeys_is_refused_without_one() -> None:
     for given in (VerifyBackupInput(check="true"), VerifyBackupInput(within=5)):
         with pytest.raises(InvalidInput) as refused:
             verb.change(backup, given)
-        assert refused.value.hint == "give boot, too"
+        assert refused.value.hint == "give --boot, too"
     assert verb.change(backup, VerifyBackupInput(boot=True, within=5))["verify_within"] == 5
+
+
+@pytest.mark.parametrize("given", ["30", "365", "1.5", " 7 "])
+def test_how_long_a_backup_is_kept_takes_a_unit(given: str) -> None:
+    keep = Duration(unit=True)
+    with pytest.raises(click.BadParameter, match=f"has no unit; write {given.strip()}d for days"):
+        keep.convert(given, None, None)
+    assert (keep.convert("30d", None, None), keep.convert("30s", None, None)) == (30 * 86400, 30)
+    assert keep.convert("0", None, None) == 0, "what that means says who asks for it"
 
 
 def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
