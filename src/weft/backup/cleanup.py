@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
-from weft.backup.errors import INCOMPLETE, ObjectMissing, is_full
+from weft.backup.errors import ObjectMissing, is_full
 from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest, encode_index
 from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of
 from weft.backup.index.id_table import IdTable
@@ -119,7 +119,7 @@ class Cleanup:
         if vanished := sorted(set(state.backups) - backups - trash - set(missing)):
             raise Unavailable(
                 f"{self._storage.url} does not list backup {vanished[0]}, which nobody deleted with weft",
-                reason=INCOMPLETE,
+                reason="repositoryIncomplete",
                 details={"backups": vanished},
                 hint="nothing was cleaned up: the storage may be an old copy or answer in part; if the backup was deleted by hand, "
                 "delete it with weft backup delete, too; where it isn't listed, remove the object clean-up/state",

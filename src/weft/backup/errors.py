@@ -23,7 +23,7 @@ class ObjectMissing(Exception):
 def repository_full(url: str, cause: object) -> Unavailable:
     return Unavailable(
         f"the backup repository {url} is full: {cause}",
-        reason=FULL,
+        reason="repositoryFull",
         hint="free space there or delete old backups; what was written stays and the next backup uses it",
     )
 

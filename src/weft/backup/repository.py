@@ -188,13 +188,6 @@ class Repository:
                 f"the backup repository {self.url} has no backup {name}", hint="list the backups that it has"
             ) from None
 
-    def has(self, name: str) -> bool:
-        """Whether a backup is there, damaged or not, or clean-ups miss it. Raises BackupAltered."""
-        if any(one.key == f"backups/{name}" for one in list_own(self._storage, "backups/")):
-            return True
-        trash = (one.key.removeprefix("trash/") for one in list_own(self._storage, "trash/"))
-        return name in read_state(self._storage).backups and name not in trash
-
     def read(self, backup: str) -> BackupReader:
         """A reader with a lease; leave it with ``with``. Raises NotFound, BackupAltered."""
         try:
@@ -282,7 +275,7 @@ class Repository:
         return report
 
     def _lock(self, remove: Collection[str]) -> CleanupLock:
-        """In a full repository the reserve makes place for it. Where there is none, the manifests of backups that are to be deleted
+        """In a full repository the reserve makes place for it. Where there is none, the manifests of backups that it deletes
         make some for the next time."""
         if not keep_reserve(self._storage):
             for name in remove:
@@ -298,18 +291,23 @@ class Repository:
         return CleanupLock(self._storage, self._clock)
 
     def recall(self, label: str, value: str) -> str | None:
-        """The id of the backup that had this label when the last clean-up, or this node, saw it; it may be gone or damaged."""
-        labels: dict[str, dict[str, str]] = {}
-        with contextlib.suppress(BackupAltered):
-            labels = read_state(self._storage).labels
-        for name, own in labels.items():
-            if own.get(label) == value:
+        """The id of the backup that had this label when the last clean-up, or this node, saw it: it may be damaged, or missing.
+        None: there is none, or it was deleted. Raises BackupAltered."""
+        for name, labels in read_state(self._storage).labels.items():
+            if labels.get(label) == value and self._knows(name):
                 return name
         for name, sealed in self._catalogue.manifests():
             with contextlib.suppress(BackupAltered):
-                if decode_manifest(self._keys, name, sealed).labels.get(label) == value:
+                if decode_manifest(self._keys, name, sealed).labels.get(label) == value and self._knows(name):
                     return name
         return None
+
+    def _knows(self, name: str) -> bool:
+        """Whether a backup is there, damaged or not, or clean-ups miss it. Raises BackupAltered."""
+        if any(one.key == f"backups/{name}" for one in list_own(self._storage, "backups/")):
+            return True
+        trash = (one.key.removeprefix("trash/") for one in list_own(self._storage, "trash/"))
+        return name in read_state(self._storage).backups and name not in trash
 
     def locked_until(self, backup: str) -> float:
         """Until when nobody can delete it, in Unix seconds; 0: it isn't locked."""

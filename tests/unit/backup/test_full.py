@@ -74,7 +74,7 @@ def test_without_a_reserve_each_backup_that_is_deleted_makes_space(lab: Lab, rep
         except Unavailable as problem:
             assert "is full" in str(problem)
             refused += 1
-        assert not repo.has(one.id)
+        assert not (lab.place / "backups" / one.id).exists()
     assert 0 < refused < 11
     condemned += repo.prune().condemned_packs
     assert condemned == 11

@@ -255,7 +255,7 @@ class Worker:
         except (BackupAltered, Unavailable) as problem:
             # Another backup is damaged or missing, or all is full: then no space is freed, but this one may be gone.
             stays = not isinstance(problem, BackupAltered) and problem.token not in _NOTHING_FREED
-            if stays or repository.has(name):
+            if stays or repository.recall(UID, self._job.backup) is not None:
                 raise
             return Line()
         if name in report.locked_backups:
