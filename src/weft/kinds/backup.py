@@ -320,3 +320,9 @@ BACKUP = Kind(
         finalizers=("backup",),
     ),
 )
+
+
+def tests_backup(item: Stored) -> bool:
+    """Whether an object was made to verify a backup, and goes with the verification."""
+    owner = item.envelope.owner
+    return owner is not None and owner.kind == BACKUP.name

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec, list_disks
-from weft.kinds.backup import BACKUP, PROJECT, explain_encrypted
+from weft.kinds.backup import PROJECT, explain_encrypted, tests_backup
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.parts.workload import WorkloadStatus
@@ -54,11 +54,6 @@ def _list_all(view: View, project: str | None) -> Iterator[Item]:
         for item in view.of_kind(kind).values():
             if item.envelope.project == project and not item.deleting and not tests_backup(item) and has_data(item):
                 yield item
-
-
-def tests_backup(item: Item) -> bool:
-    owner = item.envelope.owner
-    return owner is not None and owner.kind == BACKUP.name
 
 
 def has_data(item: Item) -> bool:
