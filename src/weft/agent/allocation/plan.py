@@ -212,6 +212,8 @@ def _plan_source(facts: PlanInput) -> Plan:
         return Plan(() if migration.over else (Step.CANCEL,), state)
     if migration is not None and migration.over:
         return _plan_departed(migration)
+    if migration is not None and migration.failed:
+        return Plan((), state)
     if facts.migrating or not allocated.address or allocated.never_ran or (migration is None and facts.unconfirmed):
         return Plan((), state)
     stop = (_end_for(allocated, facts.failure),) if allocated.mode == "cold" and is_alive(facts.guest) else ()

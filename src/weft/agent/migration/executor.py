@@ -82,6 +82,10 @@ class MigrationExecutor:
             return None if local.deleting else MigrationReport(key=allocated.key, phase="preparing")
         if migration.over and migration.role == "target":  # a guest that arrived and was removed reports nothing more
             return None if migration.taken else MigrationReport(key=allocated.key, phase="abandoned")
+        if led is None and migration.failed and not migration.taken:
+            return MigrationReport(
+                key=allocated.key, phase="failed", message="it had failed before the agent restarted"
+            )
         if led is None:
             phase = "takenOver" if migration.role == "target" else "handedOver"
             return MigrationReport(key=allocated.key, phase=phase if migration.taken else "preparing")  # type: ignore[arg-type]

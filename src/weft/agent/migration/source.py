@@ -92,6 +92,13 @@ class Source(Role):
                 return False
             self._disconnect()
             reason, message = describe_problem(problem)
+            if (
+                self._between_clusters
+            ):  # the server may take its word while the target still waits: it must hold for good
+                try:
+                    await self._keep(failed=True)
+                except (WeftError, OSError):
+                    return False
             self._report(phase="failed", reason=reason, message=message)
         return True
 

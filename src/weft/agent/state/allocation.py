@@ -29,6 +29,7 @@ class MigrationState(msgspec.Struct, frozen=True):
     node: str = ""  # name of the node at the other end
     cold: bool = False  # only disks migrate, and the runtime takes no part
     between_clusters: bool = False  # its snapshots stay with this node
+    failed: bool = False  # source, between clusters: the guest stays here, and isn't sent by this migration any more
 
 
 class DiskRelocation(msgspec.Struct, frozen=True):

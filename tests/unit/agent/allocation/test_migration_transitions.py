@@ -67,6 +67,14 @@ def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
     assert steps(known(None, made=False, role="target", migration=MOVE, unconfirmed=True), "absent") == ()
 
 
+def test_a_source_that_said_it_failed_sends_no_more_by_that_migration_also_after_a_crash() -> None:
+    failed = change(SOURCE, failed=True)
+    assert steps(known(failed, role="source", migration=TOLD)) == ()
+    assert steps(known(SOURCE, role="source", migration=TOLD)) == (Step.SEND,)
+    told = msgspec.structs.replace(TOLD, never_ran=True)
+    assert steps(known(failed, role="source", migration=told)) == (Step.CANCEL,)
+
+
 def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> None:
     assert steps(known(None, role="source", migration=MOVE)) == ()
     assert steps(known(None, role="source", migration=TOLD)) == (Step.SEND,)
