@@ -23,6 +23,7 @@ from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
 from weft.kinds.cluster import ClusterSpec
+from weft.kinds.fields.allocated_migration import is_between_clusters
 from weft.kinds.fields.cluster.link import (
     ALONE,
     ARMED,
@@ -64,7 +65,8 @@ class ArmingFacts(msgspec.Struct, frozen=True, kw_only=True):
     has_point: bool
     deleting: bool = False
     has_vm: bool = True  # the VM that it was made for
-    is_fenced: bool = False  # the VM was left to the other cluster
+    is_fenced: bool = False  # the VM was left to another cluster, or has migrated to one
+    migrates: bool = False  # the VM is on its way to another cluster, or from there
     rival: str = ""  # another replication that has its nodes hold the VM, or begin to
     has_witness: bool = True
     is_witnessed: bool = True  # the witness promises, and knows both clusters
@@ -97,7 +99,8 @@ def read_arming_facts(
         has_point=status.point is not None,
         deleting=item.deleting,
         has_vm=same and vm is not None and not vm.deleting,
-        is_fenced=same and vm is not None and bool(vm.spec(VmSpec).fenced),
+        is_fenced=same and vm is not None and bool(vm.spec(VmSpec).fenced or vm.spec(VmSpec).departed),
+        migrates=same and vm is not None and _is_between_clusters(view, vm),
         rival=next((one.envelope.name for one in _list_rivals(view, item)), ""),
         has_witness=cluster.spec(ClusterSpec).witness is not None,
         is_witnessed=isinstance(answered, WitnessAnswer) and is_confirmed(group.claim, answered),
@@ -132,6 +135,11 @@ def _list_rivals(view: View, replication: Item) -> list[Item]:
     """Other replications of the same VM that have a guard of their own."""
     there = view.find(REPLICATIONS_BY_SUBJECT, subject_of(replication))
     return [one for one in there if one.uid != replication.uid and one.spec(ReplicationSpec).guard]
+
+
+def _is_between_clusters(view: View, vm: Item) -> bool:
+    places = [one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)]
+    return bool(vm.spec(VmSpec).arrives) or any(is_between_clusters(one.migration) for one in places)
 
 
 def _read_placed(view: View, allocation: Item, uid: str) -> Placed:
@@ -182,6 +190,8 @@ def _explain_off(facts: ArmingFacts) -> str:
         return "the VM is handed over by people: weft replica promote there, or weft replication take-back here"
     if not facts.has_vm:
         return f"{spec.of} is gone"
+    if facts.migrates:
+        return f"{spec.of} migrates to another cluster, or comes from there: wait for that"
     if not facts.has_witness:
         return (
             f"the link has no witness, which a take-over needs: weft cluster witness {spec.cluster} URL --token TOKEN"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
 
 from weft.client.cluster.hold import ArmingAnswer
-from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, plan_arming, plan_step
+from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, plan_arming, plan_step, read_arming_facts
+from weft.controllers.failover.facts import Group
 from weft.informer.view import Item, make_view
+from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
@@ -91,6 +94,25 @@ def test_a_copy_that_was_promoted_meanwhile_lets_nobody_go_before_the_vm_has_end
         ended = [Placed("n1", "hold", "held", at_rest=True)]
         assert plan_arming(make_facts("hold", "held", ON, placed=ended, **change)).step == "end"
         assert plan_arming(make_facts("hold", "held", ON, placed=[*ended, PLACE], **change)).step == ""
+
+
+def test_nothing_takes_over_for_what_is_left_of_a_vm_that_migrated_to_another_cluster_nor_while_it_does() -> None:
+    west = Item(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1", ca="c"), 1.0, uid="c", creator="user:x"))
+    replication = Item(REPLICATION.make("web", SPEC, 1.0, uid="r", project="default", creator="user:x"))
+    for spec, fenced, migrates in (
+        (VmSpec(image="i", run="stop", departed="west/default/web"), True, False),
+        (VmSpec(image="i", arrives="web-m"), False, True),
+        (VmSpec(image="i"), False, False),
+    ):
+        view = make_view()
+        vm = VM.make("web", spec, 1.0, uid="v", project="default", creator="user:x")
+        view.put_item(vm.key, Item(vm))
+        group = cast(Group, SimpleNamespace(item=replication, claim=None))
+        facts = read_arming_facts(view, west, group, None, None)
+        assert (facts.is_fenced, facts.migrates) == (fenced, migrates)
+    assert plan_arming(make_facts(is_fenced=True)).step == ""
+    assert plan_arming(make_facts(migrates=True)).step == ""
+    assert plan_arming(make_facts("hold", "held", ON, migrates=True)).step == "release"
 
 
 def test_what_is_missing_is_said() -> None:
