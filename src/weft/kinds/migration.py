@@ -54,6 +54,7 @@ ENDED = ("Succeeded", "Failed", "Cancelled")
 NOT_ACCEPTED = "notAccepted"  # why a proposal ended that nobody accepted in time
 HAS_LEFT = "hasLeft"  # why a plan ahead of a shortage ended whose workload isn't on the short node any more
 WORKLOAD_DELETED = "workloadDeleted"
+CLUSTER_UNREACHABLE = "clusterUnreachable"
 ARRIVAL_MISSING = "arrivalMissing"  # the other cluster knows nothing of a guest that was handed over to it
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
@@ -423,13 +424,13 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     }
 
 
-def _check_leaving(obj: Object) -> None:
-    """Raises IllegalTransition for a VM with something that another cluster can't have, with all of it at once."""
-    what, spec, found = f"vm/{obj['name']}", obj["spec"], []
+def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
+    """What a VM's spec has that another cluster can't have, in sentences with their remedies."""
+    found = []
     if spec.get("gpus") or spec.get("gpu_share"):
         found.append("spec.gpus: a GPU stays with its node")
     if spec.get("iso"):
-        found.append(f'spec.iso: weft vm set {obj["name"]} --iso "" takes the CD out')
+        found.append(f'spec.iso: weft vm set {name} --iso "" takes the CD out')
     if spec.get("lease"):
         found.append("spec.lease: its place is leased here")
     if spec.get("gang"):
@@ -438,9 +439,14 @@ def _check_leaving(obj: Object) -> None:
         found.append("spec.guard: pause its automatic failover first: weft failover pause")
     if shared := [one for one in spec.get("networks") or () if "/" in one]:
         found.append(f"spec.networks: {', '.join(shared)} is another project's network")
-    if found:
+    return found
+
+
+def _check_leaving(obj: Object) -> None:
+    """Raises IllegalTransition for a VM with something that another cluster can't have, with all of it at once."""
+    if found := list_kept_here(obj["name"], obj["spec"]):
         raise IllegalTransition(
-            f"{what} can't migrate to another cluster: {'; '.join(found)}",
+            f"vm/{obj['name']} can't migrate to another cluster: {'; '.join(found)}",
             reason="cantLeave",
             details={"reasons": found},
         )
@@ -484,7 +490,9 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
 
 def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
     what = f"migration/{obj['name']}"
-    if dig(obj, "status.reason") != ARRIVAL_MISSING:
+    unheard = dig(obj, "status.reason") == CLUSTER_UNREACHABLE or bool(dig(obj, "status.ending", ""))
+    waits = bool(dig(obj, "status.handed_over_at")) and dig(obj, "status.phase") not in (*ENDED, "Finishing")
+    if dig(obj, "status.reason") != ARRIVAL_MISSING and not (unheard and waits):
         raise IllegalTransition(
             f"{what}: nothing is missing: either cluster says where {dig(obj, 'spec.workload')} runs, or will",
             hint=f"weft migration describe {obj['name']}",
@@ -582,7 +590,7 @@ MIGRATION = Kind(
         Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),
         Verb(
             "reclaim",
-            "Let a VM go on here that was handed over to a cluster which knows nothing of it any more",
+            "Let a VM go on here that was handed over to a cluster which knows nothing of it any more, or is lost",
             change=_reclaim,
             needs="write",
         ),

@@ -32,12 +32,12 @@ from weft.controllers.migration.controller import list_events
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.vm import VmSpec
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
 ASK_SECONDS = 1.0
@@ -129,7 +129,10 @@ class Departures:
         for (key, act), answer in zip(acting, answers, strict=True):
             facts, plan = plans[key]
             self._note_answer(key, answer)
-            if act.what == "create" and isinstance(answer, WeftError) and not isinstance(answer, Unavailable):
+            refused = isinstance(answer, WeftError) and not isinstance(answer, (Unavailable, AlreadyExists))
+            if (
+                act.what == "create" and isinstance(answer, WeftError) and refused
+            ):  # an answer got lost if it exists already
                 plans[key] = facts, plan_refused(facts, plan, answer)
             elif not isinstance(answer, WeftError):
                 self._missed.add(name)  # what came of it is read at once
@@ -184,28 +187,46 @@ def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) ->
         place = view.get(read.place.key) if read.place is not None else None
         if place is None or read.place is None or place.spec(AllocationSpec) != read.place.spec(AllocationSpec):
             return None
+        if plan.source is not None and plan.source.role == "active" and _read_phase(place) != _read_phase(read.place):
+            return None  # that the guest stays rests on what its node reported
         draft.change(place, spec=plan.source, deleting_since=now if plan.leaves else None)
     if plan.leaves and read.workload is not None:
         workload = view.get(read.workload.key)
         if workload is None or workload.uid != read.workload.uid:
             return None
-        _leave_name(view, draft, workload, read.facts, now)
+        _leave_name(view, draft, workload, read, now)
     if status != former:
         draft.change(item, status=status)
     return draft.commit(item.key, list_events(item, former, status))
 
 
-def _leave_name(view: View, draft: Draft, workload: Item, facts: DepartureFacts, now: float) -> None:
-    """Of a VM that has left, its name stays here, and what was saved of it: nothing that can run."""
+def _read_phase(place: Item) -> tuple[str, str]:
+    report = place.report(AllocationReport)
+    return report.state, report.migration.phase if report.migration is not None else ""
+
+
+def _leave_name(view: View, draft: Draft, workload: Item, read: Departure, now: float) -> None:
+    """Of a VM that has left, its name stays here, and what was saved of it: nothing that can run. Volumes go that went with it;
+    one that was attached since stays."""
+    facts = read.facts
     spec, arrival = workload.spec(VmSpec), facts.status.arrival
+    went = read.place.spec(AllocationSpec).volumes if read.place is not None else ()
     where = f"{facts.spec.cluster}/{arrival.project if arrival is not None else '?'}/{workload.envelope.name}"
     left = msgspec.structs.replace(
-        spec, run="stop", networks=[], publish=[], security_groups=[], volumes=[], snapshots=None, departed=where
+        spec,
+        run="stop",
+        networks=[],
+        publish=[],
+        security_groups=[],
+        volumes=[],
+        snapshots=None,
+        guard="",
+        departed=where,
     )
     draft.change(workload, spec=left)
-    for name in spec.volumes:
-        volume = view.get(object_key("volume", workload.envelope.project, name))
-        if volume is not None and not volume.deleting:
+    for copied in went:
+        volume = view.get(object_key("volume", workload.envelope.project, copied.name))
+        if volume is not None and volume.uid == copied.uid and not volume.deleting:
             draft.change(volume, deleting_since=now)
     for port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid):
         draft.delete(port)

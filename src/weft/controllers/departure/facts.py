@@ -21,7 +21,7 @@ from weft.kinds.allocation import (
 from weft.kinds.arrival import FROM_UID, LEFT_OUT
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.image import ImageStatus
-from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
+from weft.kinds.migration import MigrationSpec, MigrationStatus, list_kept_here, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
@@ -89,6 +89,7 @@ def list_lacks(view: View, workload: Item, place: Item) -> list[str]:
     """What the VM has that another cluster can't have, each with its remedy; beside what admission has refused."""
     spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
     name = workload.envelope.name
+    lacks += list_kept_here(name, msgspec.to_builtins(workload.spec(VmSpec)))
     if not _is_directory(view, spec, spec.pool):
         lacks.append(
             f"pool {spec.pool} of its root disk isn't a folder of its node: weft vm migrate {name} --storage --pool local"

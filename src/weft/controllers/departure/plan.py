@@ -9,6 +9,7 @@ not answering, or knowing nothing of it any more, is no such word.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationR
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import (
     ARRIVAL_MISSING,
+    CLUSTER_UNREACHABLE,
     ENDED,
     WORKLOAD_DELETED,
     MigrationArrival,
@@ -106,12 +108,22 @@ def read_seen(obj: Mapping[str, Any]) -> SeenArrival:
         node=read("status.node"),
         node_uid=read("status.node_uid"),
         allocation=read("status.allocation"),
-        address=read("status.address"),
+        address=_read_address(read("status.address")),
         pause_ms=pause if isinstance(pause, int) and 0 <= pause < 1 << 40 else 0,
         never_ran=dig(obj, "status.never_ran") is True,
         reason=read("status.reason"),
         message=read("status.message", MOST_TEXT),
     )
+
+
+def _read_address(text: str) -> str:
+    """``text`` if it is an IP address with a port, to which a node here can connect; else ""."""
+    host, _, port = text.rpartition(":")
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return ""
+    return text if port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535 else ""
 
 
 def read_absence(problem: WeftError) -> WeftError | None:
@@ -172,7 +184,7 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
         status = replace(status, arrival=MigrationArrival(name=facts.arrival, project=facts.project))
         return _wait(status, "", "")
     if facts.unlinked:
-        return _wait(status, "clusterUnreachable", facts.unlinked)
+        return _wait(status, CLUSTER_UNREACHABLE, facts.unlinked)
     seen = facts.seen
     if isinstance(seen, WeftError):
         if _is_ungranted(seen):
@@ -180,7 +192,7 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
         if seen.token == OLDER:
             message = f"{cluster} can't take it: {seen.message}; update it"
             return DeparturePlan(status=_end(status, "Failed", OLDER, message, now))
-        return _wait(status, "clusterUnreachable", f"{cluster} can't be asked: {_cut(seen.message, MOST_TEXT)}")
+        return _wait(status, CLUSTER_UNREACHABLE, f"{cluster} can't be asked: {_cut(seen.message, MOST_TEXT)}")
     if seen is None and status.arrival.uid:
         message = f"{cluster} knows nothing of it any more; {spec.workload} runs on here"
         return DeparturePlan(status=_end(status, "Failed", "arrivalGone", message, now))
@@ -247,7 +259,13 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
     assert migration is not None
     here = isinstance(seen, SeenArrival) and seen.allocation == migration.peer_allocation  # of this very target
     if isinstance(seen, SeenArrival) and here and seen.phase == ARRIVED:
-        return _leave(facts, source, status, seen.pause_ms)
+        if not _runs_here(source):
+            return _leave(facts, source, status, seen.pause_ms)
+        # Its own node knows better whether it still runs: a report that comes late ends this soon.
+        message = (
+            f"{facts.spec.cluster} says that it has arrived; waits for the word of {source.spec.node}, which sent it"
+        )
+        status = status if status.ending else replace(status, reason="notHandedOver", message=message)
     if _has_left(source):  # its node has the target's word for good
         return _leave(facts, source, status, 0)
     if isinstance(seen, SeenArrival) and here and seen.never_ran:
@@ -255,10 +273,15 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
         status = status if status.ending else replace(status, ending=ending, reason=reason, message=message)
         return _return(facts, source, status, certain=True)
     handed = source.reports("handedOver")
-    if handed and (seen is None or (isinstance(seen, SeenArrival) and not here and seen.allocation)):
-        if facts.spec.reclaim:
-            message = "people let it go on here"
-            return _return(facts, source, _ending(status, ("Failed", "reclaimed", message)), certain=True)
+    missing = seen is None or (
+        isinstance(seen, SeenArrival) and not here and bool(seen.allocation or seen.phase in OVER)
+    )
+    if handed and facts.spec.reclaim and (missing or (isinstance(seen, WeftError) and _is_overdue(facts))):
+        message = "people let it go on here"
+        return _return(facts, source, _ending(status, ("Failed", "reclaimed", message)), certain=True)
+    if handed and missing:
+        if facts.workload is None:  # people who found it there have deleted it here
+            return _leave(facts, source, status, 0)
         return _wait(status, ARRIVAL_MISSING, _explain_missing(facts))
     trouble = _find_trouble(facts, source, status)
     if trouble is not None and not status.ending:
@@ -269,6 +292,17 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
         now_at = replace(source.spec, migration=replace(migration, address=seen.address))
         return DeparturePlan(status=status, source=now_at)
     return DeparturePlan(status=status)
+
+
+def _runs_here(source: MigrationEndpoint) -> bool:
+    """Whether its node reports that it runs the guest, which it hasn't handed over."""
+    runs = source.report.state == "running" and source.node_phase in READY
+    return runs and not source.reports("handedOver")
+
+
+def _is_overdue(facts: DepartureFacts) -> bool:
+    at = facts.status.handed_over_at
+    return at is not None and facts.now >= at + 2 * HAND_OVER_PATIENCE_SECONDS
 
 
 def _has_left(endpoint: MigrationEndpoint) -> bool:
@@ -301,11 +335,13 @@ def _find_trouble(
     if report is not None and report.phase == "failed":
         why = report.message or report.reason or "failed"
         return "Failed", report.reason or "failed", f"source {source.spec.node}: {why}"
+    if workload.guard and not source.reports("handedOver"):
+        return "Failed", "cantLeave", f"{spec.workload}: its automatic failover was prepared since: weft failover pause"
     if facts.gone and not source.reports("handedOver"):
         return "Failed", "notLinked", facts.unlinked
     if source.node_phase not in READY:
         return "Failed", "nodeLost", f"source {source.spec.node} sends no heartbeat"
-    if status.handed_over_at is not None and facts.now >= status.handed_over_at + 2 * HAND_OVER_PATIENCE_SECONDS:
+    if _is_overdue(facts):
         return "Failed", "notTakenOver", f"{spec.cluster} has not confirmed that it took over"
     if time_left(spec, status, facts.now) <= 0:
         return "Failed", "timedOut", f"not finished within {spec.timeout_seconds:g} s"
@@ -319,14 +355,25 @@ def _abort(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationSt
     stays = source.reports("failed") and source.report.state == "running" and source.node_phase in READY
     if stays and not (isinstance(seen, SeenArrival) and seen.phase not in OVER and not facts.gone):
         return _return(facts, source, status, certain=False)
-    if isinstance(seen, SeenArrival) and status.arrival is not None:
-        if seen.phase not in OVER:
-            return DeparturePlan(status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project))
-        return DeparturePlan(status=status)
+    if isinstance(seen, SeenArrival) and status.arrival is not None and seen.phase not in OVER:
+        return DeparturePlan(status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project))
     what = "the guest runs there, or nowhere" if source.reports("handedOver") else "the guest runs on here"
-    why = facts.unlinked or (_cut(seen.message, MOST_TEXT) if isinstance(seen, WeftError) else "it knows nothing of it")
+    why = facts.unlinked or _explain_seen(seen)
     message = f"{_first(status.message)}; waits for {cluster} to say that it never ran there ({why}); {what}"
+    if source.reports("handedOver") and isinstance(seen, WeftError):
+        message += f". {_explain_reclaim(facts)}"
     return DeparturePlan(status=replace(status, message=message))
+
+
+def _explain_seen(seen: SeenArrival | WeftError | None) -> str:
+    if isinstance(seen, WeftError):
+        return _cut(seen.message, MOST_TEXT)
+    return f"it says {seen.phase}" if seen is not None else "it knows nothing of it"
+
+
+def _explain_reclaim(facts: DepartureFacts) -> str:
+    """What people can do who know that the other cluster is lost."""
+    return f"If {facts.spec.cluster} is lost for good, and its guest surely runs nowhere: weft migration reclaim {facts.name}"
 
 
 def _first(message: str) -> str:
@@ -406,9 +453,9 @@ def _show(facts: DepartureFacts, source: MigrationEndpoint) -> MigrationStatus:
     why = facts.unlinked or _cut(facts.seen.message, MOST_TEXT)
     message = (
         f"handed over; {facts.spec.cluster} can't be asked ({why}), so it isn't known yet whether the guest runs there. It goes on "
-        "here only once that cluster says that it never did"
+        f"here only once that cluster says that it never did. {_explain_reclaim(facts)}"
     )
-    return replace(status, reason="clusterUnreachable", message=message)
+    return replace(status, reason=CLUSTER_UNREACHABLE, message=message)
 
 
 def _read_end(facts: DepartureFacts, seen: SeenArrival) -> tuple[Ending, str, str]:

@@ -158,6 +158,10 @@ def test_a_guest_that_was_handed_over_goes_on_here_by_no_other_word_than_that_it
     seen: Any, more: dict[str, Any]
 ) -> None:
     waits = plan(seen, place("handedOver"), UNDER_WAY, **more)
+    missing = seen is None or (isinstance(seen, SeenArrival) and seen.allocation == "y")
+    if more == {"workload": None} and missing:  # people found it there, and have deleted it here
+        assert waits.leaves and waits.source is not None and waits.source.desired == "stop"
+        return
     assert not waits.leaves and waits.status.phase not in ("Failed", "Cancelled", "Succeeded")
     assert waits.source is None or (waits.source.migration is not None and not waits.source.migration.never_ran)
 
@@ -168,6 +172,42 @@ def test_a_missing_arrival_says_what_people_can_do_and_they_can() -> None:
     reclaimed = plan(None, place("handedOver"), missing.status, spec=replace(SPEC, reclaim=True))
     assert reclaimed.source is not None and reclaimed.source.migration is not None
     assert reclaimed.source.migration.never_ran and reclaimed.status.ending == "Failed"
+
+
+def test_a_cluster_that_is_lost_for_good_is_no_end_either_but_people_who_know_are() -> None:
+    handed = replace(UNDER_WAY, handed_over_at=NOW - 3600)
+    waits = plan(SILENT, place("handedOver"), handed)
+    assert waits.source is None and "weft migration reclaim web-1" in waits.status.message
+    reclaims = {"spec": replace(SPEC, reclaim=True), "gone": True, "unlinked": "there is no link with cluster west"}
+    told = plan(SILENT, place("handedOver"), handed, **reclaims)
+    assert told.source is not None and told.source.migration is not None and told.source.migration.never_ran
+    assert plan(SILENT, place("handedOver"), replace(handed, handed_over_at=NOW), **reclaims).source is None
+    assert plan(WAITING, place("handedOver"), handed, spec=replace(SPEC, reclaim=True)).source is None
+
+
+def test_an_arrival_that_is_over_without_this_very_guest_is_a_missing_one() -> None:
+    adopted = replace(WAITING, phase="Arrived", allocation="")
+    assert plan(adopted, place("handedOver"), UNDER_WAY).status.reason == "arrivalMissing"
+    assert (
+        "it says Failed"
+        in plan(
+            replace(WAITING, phase="Failed"), place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True)
+        ).status.message
+    )
+
+
+def test_a_guest_that_runs_here_by_its_own_nodes_word_goes_on_whatever_the_other_cluster_says() -> None:
+    arrived = replace(WAITING, phase="Arrived")
+    waits = plan(arrived, place("migrating"), UNDER_WAY)
+    assert not waits.leaves and "waits for the word of n1" in waits.status.message
+    for at in (place("migrating", node="Lost"), place("failed", state="stopped"), place("handedOver")):
+        assert plan(arrived, at, UNDER_WAY).leaves
+
+
+def test_a_failover_that_is_prepared_meanwhile_calls_it_off_before_the_hand_over() -> None:
+    guarded = {"workload": VmSpec(image="i", guard="begin")}
+    assert plan(WAITING, place("migrating"), UNDER_WAY, **guarded).status.ending == "Failed"
+    assert plan(WAITING, place("handedOver"), UNDER_WAY, **guarded).status.ending == ""
 
 
 def test_once_it_never_ran_there_the_source_hears_it_first_and_then_is_the_place_again() -> None:
@@ -216,6 +256,14 @@ def test_what_another_cluster_says_is_bounded() -> None:
     )
     assert (seen.uid, len(seen.phase), seen.pause_ms, seen.never_ran, len(seen.message)) == ("", 80, 0, False, 600)
     assert "\x1b" not in seen.message
+    for text, taken in (
+        ("10.0.0.9:7000", True),
+        ("[fd00::9]:7000", True),
+        ("nonsense", False),
+        ("h:1", False),
+        ("1.2.3.4:0", False),
+    ):
+        assert (read_seen({"status": {"address": text}}).address == text) is taken
     assert read_absence(NotFound("", details={"kind": "arrival"})) is None
     assert isinstance(read_absence(NotFound("", details={"kind": "project"})), InvalidInput)
 
