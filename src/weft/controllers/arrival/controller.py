@@ -140,6 +140,9 @@ def read_facts(
     view: View, arrival: Item, workload: Item | None, target: Item | None, now: float, silent: Sequence[str] = ()
 ) -> ArrivalFacts:
     source = name_source(arrival.envelope.creator)
+    link = view.get(object_key(CLUSTER.name, None, source))
+    active = active_allocation(view, workload.uid) if workload is not None else None
+    place = target or active
     orphaned = [node.envelope.name for node in view.find(NODES_BY_ORPHAN, workload_key(arrival))]
     return ArrivalFacts(
         spec=arrival.spec(ArrivalSpec),
@@ -147,22 +150,26 @@ def read_facts(
         cluster=source,
         begun_at=arrival.envelope.created_at,
         deleting=arrival.deleting,
-        unlinked=_find_why_unlinked(view.get(object_key(CLUSTER.name, None, source)), source),
+        unlinked=_find_why_unlinked(link, source, arrival.envelope.project or ""),
+        gone=link is None or link.deleting,
         workload=workload.uid if workload is not None else "",
         leaving=workload is not None and workload.deleting,
         placed=workload.envelope.condition("Placed") if workload is not None else None,
         target=read_endpoint(view, target),
-        allocation=target.uid if target is not None else "",
-        is_active=workload is not None and active_allocation(view, workload.uid) is not None,
+        allocation=place.uid if place is not None else "",
+        active=read_endpoint(view, active),
         unsure=", ".join(dict.fromkeys((*silent, *orphaned))),
         now=now,
     )
 
 
-def _find_why_unlinked(link: Item | None, source: str) -> str:
+def _find_why_unlinked(link: Item | None, source: str, project: str) -> str:
     if link is None or link.deleting:
         return f"the link with cluster {source} was ended"
-    return "" if MIGRATE in link.spec(ClusterSpec).grants else f"cluster {source} isn't granted {MIGRATE} here any more"
+    spec = link.spec(ClusterSpec)
+    if MIGRATE not in spec.grants:
+        return f"cluster {source} isn't granted {MIGRATE} here any more"
+    return "" if project in spec.projects else f"the link with cluster {source} has project {project} no more"
 
 
 def list_events(arrival: Item, former: ArrivalStatus, plan: ArrivalPlan) -> list[Event]:

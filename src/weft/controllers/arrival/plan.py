@@ -29,12 +29,13 @@ class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     begun_at: float
     deleting: bool = False
     unlinked: str = ""  # why that cluster may let nothing arrive any more
+    gone: bool = False  # there is no link with it
     workload: str = ""  # uid of the VM here; "": it is gone
     leaving: bool = False  # the VM is being deleted
     placed: Condition | None = None  # of the VM
     target: MigrationEndpoint | None = None
-    allocation: str = ""  # uid of the target
-    is_active: bool = False  # the VM has a place of its own: its guest was found here after a restore of the store
+    allocation: str = ""  # uid of the target, or of that place
+    active: MigrationEndpoint | None = None  # the VM's own place: its guest was found here after a restore of the store
     unsure: str = ""  # nodes that may have its guest, though the store knows of no target
     now: float = 0.0
 
@@ -51,20 +52,22 @@ class ArrivalPlan(msgspec.Struct, kw_only=True):
 def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
     status, target = facts.status, facts.target
     if status.phase in OVER:
-        kept_for_it = status.phase == ARRIVED and not facts.unlinked  # it hasn't heard that its guest runs here
+        # The other cluster hasn't heard that its guest runs here, or never did; nothing else says so.
+        kept_for_it = (status.phase == ARRIVED or bool(status.allocation)) and not facts.gone
         return ArrivalPlan(status=status, release=facts.spec.settled or (facts.deleting and not kept_for_it))
     if facts.workload:
         status = _with(status, vm=facts.workload)
-    if target is not None:
+    place = target or facts.active
+    if place is not None:
         status = _with(
             status,
-            node=target.spec.node,
-            node_uid=target.spec.node_uid,
+            node=place.spec.node,
+            node_uid=place.spec.node_uid,
             allocation=facts.allocation or status.allocation,
         )
     if target is not None and target.reports("takenOver"):
         return _arrive(facts, status, target)
-    if facts.is_active and target is None:
+    if facts.active is not None and target is None:
         return _arrive(facts, status, None)
     ending = _find_ending(facts)
     if ending is not None and not status.ending:

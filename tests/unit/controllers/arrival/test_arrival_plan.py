@@ -105,15 +105,25 @@ def test_without_a_target_it_goes_at_once_unless_a_node_may_have_its_guest() -> 
 
 
 def test_a_guest_that_a_restored_store_found_here_has_arrived() -> None:
-    assert plan(None, ArrivalStatus(vm="w"), is_active=True, allocation="").arrives
+    came = plan(None, ArrivalStatus(vm="w"), active=target(), allocation="t")
+    assert came.arrives and (came.status.allocation, came.status.node) == (
+        "t",
+        "w1",
+    )  # the other cluster knows it by these
 
 
 def test_it_is_kept_until_the_other_cluster_has_taken_note() -> None:
     arrived = replace(ALLOCATED, phase="Arrived")
     assert not plan(None, arrived).release and not plan(None, arrived, deleting=True).release
     assert plan(None, arrived, spec=replace(SPEC, settled=True)).release
-    assert plan(None, arrived, deleting=True, unlinked="the link was ended").release
-    assert plan(None, replace(ALLOCATED, phase="Failed", never_ran=True), deleting=True).release
+    assert plan(None, arrived, deleting=True, unlinked="the link was ended", gone=True).release
+    failed = replace(ALLOCATED, phase="Failed", never_ran=True)
+    assert (
+        not plan(None, failed, deleting=True).release
+        and not plan(None, failed, deleting=True, unlinked="no grant").release
+    )
+    assert plan(None, failed, spec=replace(SPEC, settled=True)).release
+    assert plan(None, ArrivalStatus(phase="Failed", never_ran=True), deleting=True).release  # it had no place
 
 
 def test_a_target_that_never_gets_ready_for_a_lasting_reason_ends_it() -> None:
