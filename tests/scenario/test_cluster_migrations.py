@@ -13,6 +13,7 @@ import pytest
 from tests.scenario.link_lab import Side, two_sides
 from tests.scenario.migration_lab import MovingLab, World
 
+from weft.client.cluster.peer import connect_peer
 from weft.contracts.store import Delete
 from weft.controllers.departure import controller
 from weft.controllers.departure.controller import Departures
@@ -195,6 +196,47 @@ def test_a_cancellation_before_the_hand_over_leaves_it_here_and_nothing_there(
     west.until("volume", "data", lambda obj: obj is None)
     west_arrivals(west, 0)
     until_empty(west, "allocation")
+
+
+def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_own(
+    clusters: tuple[Cluster, Cluster], worlds: list[World]
+) -> None:
+    east, west = clusters
+    worlds.append(World(stops_at="migrating"))
+    for volume in ("data", "extra"):
+        east.client.create({"kind": "volume", "name": volume, "project": "default", "spec": {"size": "1M"}})
+    east.create_vm("web", volumes=["data"])
+    name = east.migrate("web")
+    east.until_phase("migration", name, "Migrating")
+    east.until("vm", "web", lambda obj: obj["status"].get("migration") == name)
+    with pytest.raises(WeftError, match="a change here would stay behind"):
+        east.client.patch("vm", "web", {"spec": {"volumes": ["data", "extra"]}}, project="default")
+    (arrival,) = west_arrivals(west, 1)
+    west.client.delete("arrival", arrival["name"], project="default")  # that is a cancellation, and its word stays
+    over = east.until_phase("migration", name, "Cancelled", "Failed", "Succeeded")
+    assert over["status"]["phase"] == "Cancelled", over["status"]
+    west_arrivals(west, 0)
+    west.create_vm("own")
+    link = connect_peer(east.side.peer("west"))
+    (own,) = west.side.run(west.lab.endpoints())
+    kept = {"kind": "arrival", "name": "a", "project": "default"}
+    for change, said in (
+        ({"mac": own.mac}, f"MAC {own.mac} in network default is taken here"),
+        ({"mac": "ff:ff:ff:ff:ff:ff"}, "not a MAC that weft gives"),
+        ({"mac": "02:77:65:66:74:01"}, "not a MAC that weft gives"),
+    ):
+        nics = [{**arrival["spec"]["nics"][0], **change}]
+        with pytest.raises(WeftError, match=said):
+            link.create({**kept, "spec": {**arrival["spec"], "nics": nics}})
+    with pytest.raises(InvalidInput, match="networks"):
+        workload = {**arrival["spec"]["workload"], "networks": [5]}
+        link.create({**kept, "spec": {**arrival["spec"], "workload": workload}})
+    made = {"kind": "migration", "name": "m", "project": "default", "spec": {"workload": "vm/web", "cluster": "west"}}
+    guarded = object_key("vm", "default", "web")
+    east.side.run(east.lab.change(guarded, lambda one: setattr(one, "spec", {**one.spec, "guard": "hold"})))
+    east.client.create(made)  # as of a manifest, which no verb has looked at
+    refused = east.until_phase("migration", "m", "Failed", "Succeeded")["status"]
+    assert refused["reason"] == "cantLeave" and "automatic failover" in refused["message"]
 
 
 def test_a_line_that_is_cut_after_the_hand_over_ends_well_once_it_is_mended(

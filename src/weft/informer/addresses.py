@@ -21,7 +21,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocatedNic
 from weft.kinds.endpoint import ENDPOINT, ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.nic import Nic, choose_endpoint, mac_of, make_nic, read_nic
+from weft.kinds.parts.nic import DRAWN_MACS, Nic, choose_endpoint, mac_of, make_nic, read_nic
 from weft.kinds.parts.orphan import read_copies
 from weft.kinds.parts.workload import WITHOUT_NETWORKS
 from weft.objects.envelope import Condition
@@ -213,7 +213,7 @@ def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str
     attempt = 0
     while True:
         digest = hashlib.sha256(f"{network_uid}/{address}/{attempt}".encode()).digest()
-        mac = "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+        mac = DRAWN_MACS + ":".join(f"{byte:02x}" for byte in digest[:3])
         if not any(mac in macs for macs in taken):
             return mac
         attempt += 1

@@ -16,7 +16,7 @@ from weft.kinds.fields.cells import AGE, NAME, note, text
 from weft.kinds.fields.cluster.link import check_sha256
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_ended, reaches
-from weft.kinds.parts.nic import mac_of, read_nic
+from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import IllegalTransition, InvalidInput
@@ -111,8 +111,14 @@ def check_arrival(spec: ArrivalSpec) -> None:
     for index, nic in enumerate(spec.nics):
         check_name(nic.network, f"spec.nics[{index}].network")
         read_nic(f"{nic.network}:{nic.address}", f"spec.nics[{index}].address")
-        if not _MAC.fullmatch(nic.mac):
-            raise InvalidInput(f"spec.nics[{index}].mac: {nic.mac!r} is not a MAC", field=f"spec.nics[{index}].mac")
+        if not _MAC.fullmatch(nic.mac) or not (nic.mac.startswith(DRAWN_MACS) or nic.mac == mac_of(nic.address)):
+            raise InvalidInput(
+                f"spec.nics[{index}].mac: {nic.mac!r} is not a MAC that weft gives to {nic.address}",
+                field=f"spec.nics[{index}].mac",
+                hint=f"it begins with {DRAWN_MACS}, or is that of a chosen address",
+            )
+    if len({(nic.network, nic.mac) for nic in spec.nics}) < len(spec.nics):
+        raise InvalidInput("spec.nics: two in a network have the same MAC", field="spec.nics")
     for name, length in spec.volumes.items():
         check_name(name, "spec.volumes")
         if not 1 <= length <= MOST_DISK_BYTES:
@@ -128,7 +134,7 @@ def make_arriving_vm(name: str, spec: ArrivalSpec, cluster: str, labels: Mapping
     """The manifest of the VM that the arrival ``name`` of ``cluster`` makes. Raises InvalidInput for a workload that isn't a VM's
     spec of this release."""
     kept = {key: value for key, value in spec.workload.items() if key not in LEFT_OUT}
-    read_strict({**kept, "disk": spec.disk}, VmSpec, "spec.workload")
+    read_strict({**kept, "disk": spec.disk, "networks": spec.workload.get("networks") or []}, VmSpec, "spec.workload")
     own = {key: value for key, value in labels.items() if not key.startswith(OWN_LABELS)}
     return {
         "kind": "vm",

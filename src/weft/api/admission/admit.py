@@ -13,6 +13,7 @@ import msgspec
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.certificates import check_certificate
+from weft.api.admission.departing import refuse_departing
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
@@ -307,6 +308,7 @@ async def plan_spec(
     if envelope.labels != current.labels:
         draft.labels = current.labels
     if changes:
+        await refuse_departing(view, kind, current, changes)
         limit_warm_images(context, current, old, new)
         if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)

@@ -31,9 +31,9 @@ from weft.kinds.parts.nic import check_address
 from weft.kinds.record import Kind
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
-from weft.objects.identity import named_key
+from weft.objects.identity import named_key, object_key
 from weft.objects.schema import read_strict
 from weft.serving.answer import Answer
 
@@ -109,7 +109,9 @@ async def _list_lacks(view: View, project: str | None, parts: list[Manifest], sp
     for part in parts:
         there = await view.get(part.kind, part.project, part.name)
         if there is not None and part.kind is VM and decode_part(there.spec, VmSpec).departed:
-            lacks.append(f"vm/{part.name} is what is left here of one that migrated away: weft vm delete {part.name}")
+            lacks.append(
+                f"vm/{part.name} is only the name that one left here which migrated away: delete it here, not where it runs"
+            )
         elif there is not None:
             lacks.append(f"{part.kind.name}/{part.name} exists here already")
     workload = read_strict(parts[-1].spec, VmSpec, "spec.workload")
@@ -148,6 +150,10 @@ async def _find_network_lack(view: View, project: str | None, nic: ArrivalNic) -
         return problem.message
     if await view.get(ENDPOINT, None, endpoint_name(network.uid, nic.address)) is not None:
         return f"{nic.address} in network {nic.network} is taken here"
+    page = await view.store.list(object_key(ENDPOINT.name, None, f"{network.uid}."))
+    endpoints = (decode_part(decode_envelope(entry.value, entry.revision).spec, EndpointSpec) for entry in page.entries)
+    if any(one.mac == nic.mac for one in endpoints):
+        return f"MAC {nic.mac} in network {nic.network} is taken here"
     return ""
 
 

@@ -113,6 +113,9 @@ def check_address(address: str, network: Envelope, field: str) -> None:
     raise InvalidInput(f"{field}: {address} {fact}", reason="addressOutOfRange", field=field, hint=hint)
 
 
+DRAWN_MACS = "52:54:00:"  # how the MACs of assigned addresses begin: QEMU's range
+
+
 def mac_of(address: str) -> str:
     """The MAC of a chosen address: every address has its own, outside the range of assigned addresses."""
     return "52:57:" + ":".join(f"{byte:02x}" for byte in ipaddress.IPv4Address(address).packed)
