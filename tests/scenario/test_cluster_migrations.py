@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from tests.scenario.link_lab import Side, two_sides
 from tests.scenario.migration_lab import MovingLab, World
 
@@ -23,6 +24,8 @@ from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.loop import Scheduler
@@ -225,7 +228,7 @@ def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_o
         ({"mac": "ff:ff:ff:ff:ff:ff"}, "not a MAC that weft gives"),
         ({"mac": "02:77:65:66:74:01"}, "not a MAC that weft gives"),
     ):
-        nics = [{**arrival["spec"]["nics"][0], **change}]
+        nics = [{**arrival["spec"]["nics"][0], "address": "10.214.0.77", **change}]
         with pytest.raises(WeftError, match=said):
             link.create({**kept, "spec": {**arrival["spec"], "nics": nics}})
     with pytest.raises(InvalidInput, match="networks"):
@@ -233,7 +236,11 @@ def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_o
         link.create({**kept, "spec": {**arrival["spec"], "workload": workload}})
     made = {"kind": "migration", "name": "m", "project": "default", "spec": {"workload": "vm/web", "cluster": "west"}}
     guarded = object_key("vm", "default", "web")
-    east.side.run(east.lab.change(guarded, lambda one: setattr(one, "spec", {**one.spec, "guard": "hold"})))
+
+    def guard(envelope: Envelope) -> None:
+        envelope.spec = merge_part(envelope.spec, replace(decode_part(envelope.spec, VmSpec), guard="hold"))
+
+    east.side.run(east.lab.change(guarded, guard))
     east.client.create(made)  # as of a manifest, which no verb has looked at
     refused = east.until_phase("migration", "m", "Failed", "Succeeded")["status"]
     assert refused["reason"] == "cantLeave" and "automatic failover" in refused["message"]

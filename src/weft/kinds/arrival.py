@@ -221,6 +221,7 @@ ARRIVAL = Kind(
             change=_settle,
             needs="operate",
             for_its_cluster=True,
+            while_deleted=True,
         ),
     ),
     access=Access(readers="project", status_writer="arrivals"),

@@ -593,6 +593,7 @@ MIGRATION = Kind(
             "Let a VM go on here that was handed over to a cluster which knows nothing of it any more, or is lost",
             change=_reclaim,
             needs="write",
+            while_deleted=True,
         ),
     ),
     access=Access(

@@ -132,6 +132,7 @@ class Verb(msgspec.Struct, frozen=True):
     reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None
     check: Callable[[Any], None] | None = None  # of the input: raises InvalidInput where its fields don't go together
     for_its_cluster: bool = False  # only the linked cluster that made the object may, whatever rights people have
+    while_deleted: bool = False  # also of an object that is being deleted, whose end waits for it
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
 

@@ -115,7 +115,8 @@ async def _plan(
     expected.check(kind, target.require_name(), current)
     if current is None:
         raise not_found(kind, target.require_name(), target.project)
-    refuse_deleting(kind, current)
+    if not verb.while_deleted:
+        refuse_deleting(kind, current)
     if verb.change is None:
         raise NotFound(f"{kind.title} verb {verb.name} does nothing")
     old = decode_part(current.spec, kind.spec)
