@@ -405,7 +405,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
     migratable += (Phase.STOPPED,) if given.mode != "live" else ()
     if given.not_before is None and phase not in migratable and not saved:
         hints = {
-            Phase.STOPPED: "start it, or migrate it with --cold",
+            Phase.STOPPED: "start it" if getattr(given, "cluster", None) else "start it, or migrate it with --cold",
             Phase.SUSPENDED: "resume it, or migrate it with --cold: its memory goes with it",
         }
         raise IllegalTransition(
@@ -436,7 +436,9 @@ def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
     if spec.get("gang"):
         found.append("spec.gang: its gang stays here")
     if spec.get("guard"):
-        found.append("spec.guard: pause its automatic failover first: weft failover pause")
+        found.append(
+            f"spec.guard: its failover is automatic, so another cluster may start it: weft replication pause {name}"
+        )
     if shared := [one for one in spec.get("networks") or () if "/" in one]:
         found.append(f"spec.networks: {', '.join(shared)} is another project's network")
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
-from weft.api.admission.commit import record_change, settle
+from weft.api.admission.commit import read_again, record_change, settle, was_done
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.object.verbs import add_drafts
@@ -33,10 +33,11 @@ from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
-from weft.objects.identity import named_key, object_key
+from weft.objects.identity import kind_prefix, named_key, object_key
 from weft.objects.schema import read_strict
 from weft.serving.answer import Answer
 
+MOST_ARRIVALS = 256  # of one cluster in a project, those that it hasn't settled included
 _SHOWN = 200  # characters of each reason
 
 
@@ -54,12 +55,22 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], target: T
     async def plan(view: View) -> Draft:
         made.clear()
         call.actor.require("arrival:create", manifest.project, "let a VM migrate here")
+        await _refuse_too_many(view, manifest.project, call.actor.name)
         draft = await admit.plan_create(context, view, manifest, call.actor)
         made.extend(await _plan_workload(context, view, manifest, draft, name_source(call.actor.name)))
         add_drafts(draft, made)
         return draft
 
-    draft = await settle(context, plan, key=None if dry_run else call.idempotency_key, dry_run=dry_run)
+    key = None if dry_run else call.idempotency_key
+    try:
+        draft = await settle(context, plan, key=key, dry_run=dry_run)
+    except WeftError:
+        # The reason may be the effect of the first request with this key, whose answer got lost.
+        there = object_key(ARRIVAL.name, manifest.project, manifest.name)
+        stored = await read_again(context, there) if key is not None and await was_done(context, key) else None
+        if stored is None:
+            raise
+        return object_answer(stored)
     if not dry_run:
         for each in (*made, draft):
             record_change(context, call, each)
@@ -73,6 +84,18 @@ def refuse_put(kind: Kind) -> None:
             "an arrival can't be made or changed this way: a linked cluster creates it",
             field="kind",
             hint="at that cluster: weft vm migrate NAME --to-cluster HERE",
+        )
+
+
+async def _refuse_too_many(view: View, project: str | None, cluster: str) -> None:
+    """Each stays until the other cluster has taken note of its end: one that never does fills no store."""
+    page = await view.store.list(kind_prefix(ARRIVAL.name, project))
+    made = [decode_envelope(entry.value, entry.revision).creator for entry in page.entries].count(cluster)
+    if made >= MOST_ARRIVALS:
+        raise IllegalTransition(
+            f"{made} arrivals of this cluster are in project {project} already, with those that are over",
+            reason="tooManyArrivals",
+            hint="wait until some have arrived; delete migrations that are over, so that this cluster may forget them",
         )
 
 
