@@ -336,7 +336,7 @@ def _find_trouble(
         why = report.message or report.reason or "failed"
         return "Failed", report.reason or "failed", f"source {source.spec.node}: {why}"
     if workload.guard and not source.reports("handedOver"):
-        return "Failed", "cantLeave", f"{spec.workload}: its automatic failover was prepared since: weft failover pause"
+        return "Failed", "cantLeave", f"{spec.workload}: an automatic failover of it was prepared since"
     if facts.gone and not source.reports("handedOver"):
         return "Failed", "notLinked", facts.unlinked
     if source.node_phase not in READY:
@@ -489,7 +489,8 @@ def _is_ungranted(problem: WeftError) -> bool:
 
 def _explain_ungranted(facts: DepartureFacts) -> str:
     cluster = facts.spec.cluster
-    return f"{cluster} doesn't let VMs of this cluster migrate there: an administrator there grants migrate"
+    how = "an administrator there grants migrate: weft cluster set NAME --grants …"
+    return f"{cluster} doesn't let VMs of this cluster migrate there: {how}"
 
 
 def _cut(text: str, most: int) -> str:
