@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from tests.scenario.migration_lab import MovingLab
+from tests.scenario.migration_lab import MovingLab, World
 
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.departure.controller import Departures
 from weft.controllers.departure.perform import Place, Seen
 from weft.controllers.departure.plan import ArrivalAct, SeenArrival
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
-from weft.objects.errors import WeftError
+from weft.objects.errors import Unavailable, WeftError
 
 SPEC = ClusterSpec(
     url="https://10.0.0.1:6443", ca="their CA", peer_uid="u", projects={"default": "lab"}, sealed={TOKEN: "s"}
@@ -53,11 +55,19 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
                 if act.what == "create":
                     waiting = SeenArrival("a", "Waiting", "w1", "x", "t", "10.0.0.9:7000")
                     there[act.name] = waiting
+                    await lab.change("/vm/default/web", attach)
                 else:
                     there.pop(act.name, None)
             return [SeenArrival()] * len(acts)
 
+        def attach(envelope: Envelope) -> None:
+            """As by someone who was faster than the refusal."""
+            spec = decode_part(envelope.spec, VmSpec)
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, volumes=["data", "extra"]))
+            envelope.generation += 1
+
         await lab.kill_deciders()
+        await lab.put("volume", "extra", {"size": 1 << 20}, finalizers=("volume",))
         await lab.put("cluster", "west", SPEC, project=None, status=ClusterStatus(phase="Linked"))
         await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
         lab.start_deciders(make_departures=lambda lease: Departures(lease, lambda *_: b"t", ask, perform))
@@ -78,6 +88,59 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
             return not [*await lab.allocations(), *await lab.endpoints(), *await lab.every("publishedport"), *there]
 
         await lab.until(empty)
+        extra = await lab.get("/volume/default/extra")
+        assert extra is not None and extra.deleting_since is None  # it never went
+
+
+async def test_a_guest_is_not_let_go_on_here_by_an_old_report_that_it_stays(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        there: dict[str, SeenArrival] = {}
+        cut, asked, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def ask(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+            if not cut.is_set():
+                return [there.get(name) for _, name in places]
+            asked.set()
+            await answers.wait()
+            return [Unavailable("no answer in time") for _ in places]
+
+        async def perform(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
+            there.update({act.name: SeenArrival("a", "Waiting", "w1", "x", "t", "10.0.0.9:7000") for act in acts})
+            return [SeenArrival()] * len(acts)
+
+        lab.begin.append(World(stops_at="migrating", fails_at="switching"))
+        await lab.kill_deciders()
+        await lab.put("cluster", "west", SPEC, project=None, status=ClusterStatus(phase="Linked"))
+        lab.start_deciders(make_departures=lambda lease: Departures(lease, lambda *_: b"t", ask, perform))
+        node = await lab.add_node("n1")
+        lab.nodes["west/w1"] = Elsewhere()  # type: ignore[assignment]
+        await lab.put_vm("web", networks=["default"])
+        await lab.until_phase("web", "Running")
+        await lab.migrate("web", cluster="west")
+        await lab.until_migration("Migrating")
+        (world,), (allocation,) = lab.worlds.values(), await lab.every("allocation")
+        cut.set()
+        world.stops_at = ""
+        await node.act(allocation.key)  # it reports that it failed
+
+        async def is_asked() -> bool:
+            return asked.is_set()
+
+        await lab.until(is_asked)
+        world.fails_at = ""  # an agent that remembers nothing of it sends anew
+        node.running[allocation.uid] = msgspec.structs.replace(node.running[allocation.uid], migration=None)
+        for _ in range(3):
+            await node.act(allocation.key)
+        assert world.handed_over
+        world.taken_over = True
+        answers.set()
+
+        async def is_reread() -> bool:
+            return (await lab.migration()).reason == "clusterUnreachable" or (await lab.migration()).phase == "Failed"
+
+        await lab.until(is_reread)
+        found = await lab.get(allocation.key)
+        assert found is not None and decode_part(found.spec, AllocationSpec).role == "source"
 
 
 async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: Path) -> None:
