@@ -82,6 +82,12 @@ async def test_a_target_of_the_sources_own_cluster_is_refused_under_the_targets_
     assert two.asked == []
 
 
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "127.0.0.1:"])
+async def test_an_address_that_is_none_is_as_a_target_that_does_not_answer(two: Two, address: str) -> None:
+    with pytest.raises(Unavailable, match="doesn't answer"):
+        await two.dial(address, two.east.node("source"), peer_ca=two.west.ca).ask(MigrationRequest("stopped"))
+
+
 async def test_another_node_of_the_right_cluster_is_refused(two: Two) -> None:
     address = two.wait(peer_ca=two.east.ca)
     await refused(two.dial(address, two.east.node("source"), peer_ca=two.west.ca, peer="another"))
