@@ -78,7 +78,8 @@ class Replications:
 
 
 def _stand_of(workload: Item) -> object:
-    return workload.uid, workload.deleting, workload.spec(VmSpec).fenced, has_ended(workload)
+    spec = workload.spec(VmSpec)
+    return workload.uid, workload.deleting, spec.fenced, spec.departed, has_ended(workload)
 
 
 def has_ended(workload: Item) -> bool:
@@ -123,6 +124,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         is_superseded=(said := replication.envelope.condition(WITNESSED)) is not None and said.reason == SUPERSEDED,
         is_left=(told := replication.envelope.condition(AUTOMATIC)) is not None and told.reason == LEFT,
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
+        departed=subject.spec(VmSpec).departed if subject is not None else "",
         is_stopped=subject is not None and has_ended(subject),
         held=frozenset(
             one.snapshot_uid

@@ -61,6 +61,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     next: Taken | None = None  # of the one under way
     node_ready: bool = False  # that of ``next``
     fenced: str = ""  # the VM was left to another cluster by this replication
+    departed: str = ""  # where the VM migrated to: CLUSTER/PROJECT/NAME
     is_stopped: bool = False  # the VM has ended since it was left
     held: frozenset[str] = frozenset()  # of its snapshots, uids of those that a replica here has as points
     returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
@@ -100,6 +101,10 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(
             replace(ended, message=f"{spec.of} {gone}; its replica is still at {spec.cluster}"), drop=mine
         )
+    if facts.departed:
+        message = f"{spec.of} migrated to {facts.departed}: replicate it from there"
+        gone = replace(status, next=None, order=None, ask=None, phase="Failed", reason="departed", message=message)
+        return ReplicationPlan(gone, drop=_of(facts.next))
     if (facts.is_left or (facts.is_superseded and facts.cluster != "Linked")) and status.reason != _STALE:
         # The witness counts only without a line: over one that works the replica says it.
         who = "the other cluster" if facts.is_left else "the witness"

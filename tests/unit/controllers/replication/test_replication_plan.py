@@ -68,6 +68,14 @@ def order_next() -> ReplicationFacts:
     return msgspec.structs.replace(facts, status=plan.status)
 
 
+def test_a_vm_that_migrated_to_another_cluster_is_replicated_from_there_not_from_what_is_left_here() -> None:
+    facts = msgspec.structs.replace(order_next(), departed="west/default/web")
+    plan = plan_replication(facts, NOW)
+    assert (plan.status.phase, plan.status.reason, plan.status.order) == ("Failed", "departed", None)
+    assert "migrated to west/default/web" in plan.status.message and plan.drop and plan.fence is None
+    assert plan.status.point == POINT  # what is at the other cluster stays until people delete it
+
+
 def test_a_new_one_begins_at_once() -> None:
     plan = plan_replication(make_facts(ReplicationStatus()), NOW)
     assert (plan.begin, plan.status.phase, plan.status.workload_uid) == (True, "Seeding", "w")
