@@ -23,7 +23,7 @@ from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import CLUSTER_PREFIX, OWN_LABELS, check_name, object_key
 from weft.objects.schema import field, read_strict, words
 
-MOST_WORKLOAD_BYTES = 64 << 10
+MOST_WORKLOAD_BYTES = 128 << 10  # user_data alone may have half of it
 MOST_DISK_BYTES = 1 << 50
 MOST_NICS, MOST_VOLUMES = 8, 16
 ARRIVED: Final = "Arrived"
