@@ -496,7 +496,7 @@ def let_a_vm_of_a_linked_cluster_in(lab: DoorsLab, number: int) -> None:
         nic = {
             "network": "blue",
             "cidr": "10.20.0.0/24",
-            "mac": "52:54:00:00:00:01",
+            "mac": f"52:54:00:00:00:{number:02x}",
             "address": f"10.20.0.{100 + number}",
         }
         spec = {

@@ -171,7 +171,7 @@ class TlsConnection:
     def _dial(self, channel: Channel, disk: str = "", *, ahead: bool = False, form: str = "qcow2") -> ssl.SSLSocket:
         host, _, port = self._address.rpartition(":")
         if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
-            raise Unavailable(f"{self._address!r} is no address of a target", reason="lineLost")
+            raise Unavailable(f"{self._address!r} is not the address of a target", reason="lineLost")
         sock = socket.create_connection((host.strip("[]"), int(port)), DIAL_SECONDS)
         try:
             tune(sock)

@@ -35,7 +35,7 @@ class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     placed: Condition | None = None  # of the VM
     target: MigrationEndpoint | None = None
     allocation: str = ""  # uid of the target, or of that place
-    active: MigrationEndpoint | None = None  # the VM's own place: its guest was found here after a restore of the store
+    active: MigrationEndpoint | None = None  # where its guest was found here after a restore of the store
     unsure: str = ""  # nodes that may have its guest, though the store knows of no target
     now: float = 0.0
 

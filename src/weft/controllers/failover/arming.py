@@ -137,9 +137,9 @@ def _list_rivals(view: View, replication: Item) -> list[Item]:
     return [one for one in there if one.uid != replication.uid and one.spec(ReplicationSpec).guard]
 
 
-def _is_between_clusters(view: View, vm: Item) -> bool:
-    places = [one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)]
-    return bool(vm.spec(VmSpec).arrives) or any(is_between_clusters(one.migration) for one in places)
+def _is_between_clusters(view: View, workload: Item) -> bool:
+    places = [one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)]
+    return bool(workload.spec(VmSpec).arrives) or any(is_between_clusters(one.migration) for one in places)
 
 
 def _read_placed(view: View, allocation: Item, uid: str) -> Placed:

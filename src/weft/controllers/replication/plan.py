@@ -103,8 +103,8 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         )
     if facts.departed:
         message = f"{spec.of} migrated to {facts.departed}: replicate it from there"
-        gone = replace(status, next=None, order=None, ask=None, phase="Failed", reason="departed", message=message)
-        return ReplicationPlan(gone, drop=_of(facts.next))
+        departed = replace(status, next=None, order=None, ask=None, phase="Failed", reason="departed", message=message)
+        return ReplicationPlan(departed, drop=_of(facts.next))
     if (facts.is_left or (facts.is_superseded and facts.cluster != "Linked")) and status.reason != _STALE:
         # The witness counts only without a line: over one that works the replica says it.
         who = "the other cluster" if facts.is_left else "the witness"
