@@ -333,6 +333,10 @@ def _find_trouble(
     if workload.restart_generation > source.spec.restart_generation:
         return "Cancelled", "workloadChanged", f"{spec.workload} was asked to restart since"
     if report is not None and report.phase == "failed":
+        seen = facts.seen
+        if isinstance(seen, SeenArrival) and seen.reason and seen.phase != ARRIVED:  # the source saw but its line end
+            ending: Ending = "Cancelled" if seen.reason == "cancelled" else "Failed"
+            return ending, seen.reason, f"{spec.cluster}: {seen.message or seen.reason}"
         why = report.message or report.reason or "failed"
         return "Failed", report.reason or "failed", f"source {source.spec.node}: {why}"
     if workload.guard and not source.reports("handedOver"):

@@ -230,6 +230,13 @@ def test_a_cancellation_before_the_hand_over_asks_there_and_ends_with_its_word()
     assert ended.status.phase == "Cancelled" and ended.source is not None and ended.source.role == "active"
 
 
+def test_what_ended_it_there_is_said_and_not_that_the_line_broke_off_then() -> None:
+    stopped = replace(WAITING, phase="Migrating", reason="cancelled", message="cancelled on request")
+    status = plan(stopped, place("failed"), UNDER_WAY).status
+    assert (status.ending, status.reason, status.message) == ("Cancelled", "cancelled", "west: cancelled on request")
+    assert plan(WAITING, place("failed"), UNDER_WAY).status.message.startswith("source n1")
+
+
 @pytest.mark.parametrize("seen", [SILENT, None])
 def test_while_the_line_is_cut_a_source_that_failed_by_itself_is_the_place_again(seen: Any) -> None:
     ended = plan(seen, place("failed"), UNDER_WAY)
