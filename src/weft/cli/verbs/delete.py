@@ -23,7 +23,7 @@ from weft.cli.wait.watch import Wait
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
-from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
 from weft.objects.errors import NotFound
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
@@ -141,7 +141,8 @@ def _name_volumes_left(session: Session, gone: list[Done]) -> None:
     """Say which volumes of a copy stay: the copy made them, so nobody else has named them."""
     deleted = {one.target.what for one in gone}
     for one in gone:
-        names = (dig(one.obj, "spec.volumes") or []) if dig(one.obj, "spec.origin") else []
+        is_copy = is_workload(one.target.kind.name) and bool(dig(one.obj, "spec.origin"))  # an arrival's go with it
+        names = (dig(one.obj, "spec.volumes") or []) if is_copy else []
         if stay := [name for name in names if f"volume/{name}" not in deleted]:
             count = "1 volume" if len(stay) == 1 else f"{len(stay)} volumes"
             verb = "stays" if len(stay) == 1 else "stay"
