@@ -179,7 +179,9 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
         return DeparturePlan(status=_end(status, "Failed", "notLinked", facts.unlinked, now))
     if status.arrival is None:
         if not facts.project:
-            message = f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
+            message = (
+                f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
+            )
             return DeparturePlan(status=_end(status, "Failed", "noProject", message, now))
         status = replace(status, arrival=MigrationArrival(name=facts.arrival, project=facts.project))
         return _wait(status, "", "")
