@@ -19,7 +19,8 @@ from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, Unavailable, WeftError
+from weft.objects.identity import object_key
 
 SPEC = ClusterSpec(
     url="https://10.0.0.1:6443", ca="their CA", peer_uid="u", projects={"default": "lab"}, sealed={TOKEN: "s"}
@@ -51,14 +52,17 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
             return [there.get(name) for _, name in places]
 
         async def perform(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
+            answers: list[SeenArrival | WeftError] = []
             for act in acts:
                 if act.what == "create":
                     waiting = SeenArrival("a", "Waiting", "w1", "x", "t", "10.0.0.9:7000")
                     there[act.name] = waiting
                     await lab.change("/vm/default/web", attach)
+                    answers.append(AlreadyExists("it exists"))  # as if the first answer had been lost
                 else:
                     there.pop(act.name, None)
-            return [SeenArrival()] * len(acts)
+                    answers.append(SeenArrival())
+            return answers
 
         def attach(envelope: Envelope) -> None:
             """As by someone who was faster than the refusal."""
@@ -201,3 +205,15 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
         assert (await until(shop, "Cancelled")).never_ran
         await lab.until_gone("/vm/default/shop")
         await lab.until_gone("/volume/default/data-shop")
+
+        mail = await come("mail", "m")
+        await until(mail, "Waiting")
+
+        def rename(envelope: Envelope) -> None:
+            spec = msgspec.structs.replace(SPEC, grants=["migrate"], projects={"other": "lab"})
+            envelope.spec = merge_part(envelope.spec, spec)
+            envelope.generation += 1
+
+        await lab.change(object_key("cluster", None, "east"), rename)
+        over = await until(mail, "Failed")
+        assert over.reason == "notLinked" and "has project default no more" in over.message
