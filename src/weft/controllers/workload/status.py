@@ -300,6 +300,8 @@ def _fold_unplaced_lease(desired: DesiredWorkload, asked: LeaseRequest) -> Lease
 def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) -> Condition | None:
     """The condition Current: whether a workload's allocation has what its spec requests, and if not, why and what helps; None
     without an allocation."""
+    if desired.departed:  # of what has left, nothing is waited for
+        return Condition("Current", "True", "Current", "", now, desired.generation)
     place = active_place(places)
     if place is None or desired.deleting:
         return None

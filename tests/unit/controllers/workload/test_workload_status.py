@@ -219,3 +219,14 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     )
     assert current(other, resize_limits=ROOM) == ("False", "RestartNeeded")
     assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start
+
+
+def test_of_a_vm_that_has_left_nothing_waits_for_its_migration_to_end() -> None:
+    left = msgspec.structs.replace(wished(wish(run="stop")), departed="west/lab/web")
+    has = place("running")
+    source = msgspec.structs.replace(has, spec=msgspec.structs.replace(has.spec, role="source"))
+    waits = fold_current(wished(), [source], 1.0)
+    assert waits is not None and waits.reason == "Migrating"
+    told = fold_current(left, [source], 1.0)
+    assert told is not None and (told.status, told.message) == ("True", "")
+    assert fold_current(left, [], 1.0) == told
