@@ -24,6 +24,9 @@ _BY_VERBS = {
     "spec__autoscale__metric": "metric",
     "spec__autoscale__target": "target",
     "spec__autoscale__cooldown": "cooldown",
+    "cluster": "to_cluster",
+    "bytes_per_second": "bandwidth",
+    "pause_ms": "pause",
 }  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 

@@ -185,6 +185,19 @@ def test_what_is_not_found_is_named_with_the_flag_that_meant_it() -> None:
     assert name('image "tinny" not found in project lab', "spec.image") == 'image "tinny" not found in project lab'
 
 
+def test_what_is_wrong_with_a_migration_to_another_cluster_is_said_of_its_options() -> None:
+    context = click.Context(load("migrate", verbs_of("vm")["migrate"], BY_NAME["vm"]))
+
+    def name(message: str, field: str) -> str:
+        return name_flags(context, InvalidInput(message, field=field)).message
+
+    assert (
+        name("input.cluster 'West!' is not a valid name", "input.cluster") == "--to-cluster 'West!' is not a valid name"
+    )
+    assert name("input.bytes_per_second: 10X", "input.bytes_per_second") == "--bandwidth: 10X"
+    assert name("input.pause_ms: too long", "input.pause_ms") == "--pause: too long"
+
+
 @pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 3)])
 def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: str, told: int) -> None:
     class Client:
