@@ -43,6 +43,8 @@ _DONE = {
     "resend": "resent",
     "cancel": "cancelled",
     "undo": "undo requested",
+    "run-alone": "runs alone",
+    "take-back": "taken back",
 }
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 

@@ -18,6 +18,7 @@ from weft.cli.command.grammar import load, verbs_of
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.verbs import apply, delegation, delete
+from weft.cli.wait import finish
 from weft.cli.wait.finish import Done
 from weft.cli.wait.watch import Wait, judge
 from weft.contracts.clock import SystemClock
@@ -196,6 +197,23 @@ def test_what_is_wrong_with_a_migration_to_another_cluster_is_said_of_its_option
     )
     assert name("input.bytes_per_second: 10X", "input.bytes_per_second") == "--bandwidth: 10X"
     assert name("input.pause_ms: too long", "input.pause_ms") == "--pause: too long"
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"), [("vm", ["1 volume of vm/web, a copy, stays: weft volume delete data"]), ("arrival", [])]
+)
+def test_volumes_stay_of_a_copy_and_not_of_what_only_came_from_elsewhere(kind: str, told: list[str]) -> None:
+    said: list[str] = []
+    session: Any = SimpleNamespace(notify=said.append, in_project="")
+    obj = {"kind": kind, "name": "web", "spec": {"volumes": {"data": 1}, "origin": "uid-there"}}
+    delete._name_volumes_left(session, [Done(Target(BY_NAME[kind], "web"), obj, "delete")])
+    assert said == told
+
+
+def test_what_was_done_is_said_in_words() -> None:
+    session: Any = SimpleNamespace(detach=False)
+    words = {verb: finish._word(session, verb) for verb in ("run-alone", "take-back", "promote")}
+    assert words == {"run-alone": "runs alone", "take-back": "taken back", "promote": "promoted"}
 
 
 @pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 3)])
