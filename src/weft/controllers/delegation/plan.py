@@ -198,7 +198,9 @@ def plan_status(
     """The status once the cluster has shown ``seen``, and has answered ``act`` with ``answer``."""
     status, cluster = one.status, one.spec.cluster
     if not one.project:
-        message = f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects …"
+        message = (
+            f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
+        )
         return _with(status, phase="Pending" if not status.uid else "Unknown", reason="noProject", message=message)
     if one.spec.abandoned:
         return _with(status, phase="Unknown", reason="abandoned", message=f"what runs at {cluster} is left alone")

@@ -115,6 +115,7 @@ def test_the_source_trusts_the_other_clusters_ca_and_the_node_that_was_named() -
         ({"lacks": ("volume a is encrypted", "b")}, "Failed", "cantLeave", "volume a is encrypted; b"),
         ({"now": NOW + 3600}, "Failed", "timedOut", "not begun within 600 s"),
         ({"gone": True, "unlinked": "there is no link"}, "Failed", "notLinked", "no link"),
+        ({"project": "", "status": replace(BEGUN, arrival=None)}, "Failed", "noProject", "--projects HERE=THERE"),
         ({"seen": Forbidden("no", details={"permission": "arrival:get"})}, "Failed", "notGranted", "grants migrate"),
         ({"seen": read_absence(NotFound("no such kind"))}, "Failed", "olderRelease", "update it"),
         ({"seen": replace(WAITING, phase="Failed", message="disk full")}, "Failed", "failed", "west: disk full"),

@@ -82,7 +82,7 @@ def check_terms(grants: Sequence[str], projects: Mapping[str, str], path: str = 
         raise InvalidInput(
             f"{path}.projects is empty: {', '.join(grants)} is granted in the projects of the link only",
             field=f"{path}.projects",
-            hint="give projects, like --projects default or --projects lab=lab-west",
+            hint="give projects, like --projects default=default or --projects lab=lab-west",
         )
 
 
