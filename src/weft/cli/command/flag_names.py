@@ -27,6 +27,7 @@ _BY_VERBS = {
     "cluster": "to_cluster",
     "bytes_per_second": "bandwidth",
     "pause_ms": "pause",
+    "spec__values__witness": "token",
 }  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 

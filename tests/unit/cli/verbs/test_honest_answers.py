@@ -199,6 +199,12 @@ def test_what_is_wrong_with_a_migration_to_another_cluster_is_said_of_its_option
     assert name("input.pause_ms: too long", "input.pause_ms") == "--pause: too long"
 
 
+def test_a_word_that_is_no_token_of_a_witness_is_said_of_the_option_that_gave_it() -> None:
+    context = click.Context(load("witness", verbs_of("cluster")["witness"], BY_NAME["cluster"]))
+    problem = InvalidInput("spec.values.witness is not a witness's token", field="spec.values.witness")
+    assert name_flags(context, problem).message == "--token is not a witness's token"
+
+
 @pytest.mark.parametrize(
     ("kind", "told"), [("vm", ["1 volume of vm/web, a copy, stays: weft volume delete data"]), ("arrival", [])]
 )
