@@ -205,17 +205,6 @@ def test_a_word_that_is_no_token_of_a_witness_is_said_of_the_option_that_gave_it
     assert name_flags(context, problem).message == "--token is not a witness's token"
 
 
-@pytest.mark.parametrize(
-    ("kind", "told"), [("vm", ["1 volume of vm/web, a copy, stays: weft volume delete data"]), ("arrival", [])]
-)
-def test_volumes_stay_of_a_copy_and_not_of_what_only_came_from_elsewhere(kind: str, told: list[str]) -> None:
-    said: list[str] = []
-    session: Any = SimpleNamespace(notify=said.append, in_project="")
-    obj = {"kind": kind, "name": "web", "spec": {"volumes": {"data": 1}, "origin": "uid-there"}}
-    delete._name_volumes_left(session, [Done(Target(BY_NAME[kind], "web"), obj, "delete")])
-    assert said == told
-
-
 def test_what_was_done_is_said_in_words() -> None:
     session: Any = SimpleNamespace(detach=False)
     words = {verb: finish._word(session, verb) for verb in ("run-alone", "take-back", "promote")}
