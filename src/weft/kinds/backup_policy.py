@@ -102,7 +102,7 @@ def _check_times(spec: BackupPolicySpec) -> None:
         check_zone(spec.time_zone)
     if spec.schedule and spec.every:
         raise InvalidInput(
-            "spec.every: the policy has a schedule, too", field="spec.every", hint="give either; every: 0 is none"
+            "spec.every: the policy has a schedule, too", field="spec.every", hint="give either; --every 0 is none"
         )
     if spec.every and not LEAST_SECONDS <= spec.every <= MOST_SECONDS:
         raise InvalidInput(

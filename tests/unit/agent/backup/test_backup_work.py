@@ -144,7 +144,7 @@ async def test_an_order_is_done_once_and_reported_until_it_is_gone(lab: Lab) -> 
     lab.work.put_orders([check, other])
     await lab.await_phases("done", "failed")
     assert lab.server.opened == ["safe", "safe"]
-    assert [one.reason for one in lab.work.report()] == ["", "backupGone"]
+    assert [one.reason for one in lab.work.report()] == ["", "backupDamaged"]
     lab.work.put_orders([other])
     assert [one.uid for one in lab.work.report()] == ["b"]
     lab.work.put_orders([])
