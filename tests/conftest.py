@@ -23,7 +23,6 @@ from weft.images.parts import AGENT, compile_program
 
 ARCHITECTURE = "tests/architecture"  # its files read the same source: at one worker each module is parsed once
 CLUSTER = "tests/cluster"
-DASHBOARD = "tests/dashboard"  # its files share a browser and a fabric: at one worker there is one of each
 # Files of tests/cluster by the cluster that they use, those of the first are left out: each has a third of the time that all take.
 CLUSTERS = {
     "second": (
@@ -42,15 +41,7 @@ from weft.images.recipes import ensure_bundle
 for name in ("python3-11", "debian-12"):
     ensure_bundle(name, pathlib.Path(sys.argv[1]), print)
 """
-LONGEST_FIRST = (
-    CLUSTER,
-    DASHBOARD,
-    "tests/simulation",
-    "tests/host",
-    "tests/conformance",
-    "tests/placement",
-    "tests/scenario",
-)
+LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance", "tests/placement", "tests/scenario")
 
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=examples(100))
@@ -61,9 +52,8 @@ class LongestFirst(LoadFileScheduling):
     """The files that use a cluster go to three workers, each of which makes one: one alone would be the last at work."""
 
     def _split_scope(self, nodeid: str) -> str:
-        for folder in (ARCHITECTURE, DASHBOARD):
-            if nodeid.startswith(folder):
-                return folder
+        if nodeid.startswith(ARCHITECTURE):
+            return ARCHITECTURE
         return name_cluster(nodeid) or str(super()._split_scope(nodeid))
 
 
