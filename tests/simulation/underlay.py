@@ -53,10 +53,13 @@ class MemoryWire:
         peer_uid: str,
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
+        peer_ca: str = "",
     ) -> MemoryDoor:
         return MemoryDoor(self, key, peer_uid, respond)
 
-    def make_connection(self, key: str, address: str, peer_uid: str, limits: Sequence[Limit]) -> MemoryLine:
+    def make_connection(
+        self, key: str, address: str, peer_uid: str, limits: Sequence[Limit], peer_ca: str = ""
+    ) -> MemoryLine:
         return MemoryLine(self, key, address, peer_uid)
 
 
