@@ -141,7 +141,7 @@ class Departures:
             commit = plan_commit(view, one, plans[key][1], self._clock.now())
             commits += [commit] if commit is not None else []
             if commit is not None and one.facts.status.arrival is None:
-                self._missed.add(name)  # what is noted as begun is asked for now
+                self._missed.add(name)  # the Arrival, which is noted as begun now, is created in the next turn
         if commits:
             await self._leadership.perform(commits)  # what someone else wrote meanwhile is planned again
 
