@@ -7,9 +7,8 @@ there first."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -19,11 +18,12 @@ from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
+from weft.controllers.cluster.turns import Turns
 from weft.controllers.delegation.perform import NOT_BEGUN, SETTLED_SECONDS, Place, list_seen, perform_acts
 from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, Turn, plan_turn, plan_unreachable
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, Draft, let_go, unchanged
-from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import (
@@ -44,7 +44,6 @@ FINALIZER, SOURCE = "delegation", "delegations"
 Listed = Mapping[Place, dict[str, Seen] | WeftError]
 Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[Listed]]
 Perform = Callable[[PeerLink, Sequence[Act]], Awaitable[list[Seen | WeftError]]]
-_log = logging.getLogger(__name__)
 
 
 class Delegations:
@@ -57,16 +56,16 @@ class Delegations:
     ) -> None:
         self._leadership, self._unseal = leadership, unseal
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
-        self._turns: dict[str, asyncio.Task[None]] = {}  # by the cluster's name
-        self._missed = set[str]()  # those that had a turn when it was theirs again
         self._clock = leadership.clock
+        self._wake = Wake(self._clock)
+        self._turns = Turns(self._wake, "the delegations to cluster %s can't be kept")  # by the cluster's name
         self._began = self._clock.elapsed()
         self._failing: dict[str, float] = {}  # since when a cluster's lists fail
         self._stuck: dict[str, float] = {}  # when an act had no answer, by the delegation's key
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
-        wake = Wake(self._leadership.clock)
+        wake = self._wake
 
         def notice(changes: Sequence[Changed]) -> None:
             if any(has_changed(change, lambda item: (item.envelope.spec, item.deleting)) for change in changes):
@@ -75,37 +74,19 @@ class Delegations:
         unsubscribe = self._leadership.cache.subscribe(notice, (DELEGATION.name,))
         try:
             while True:
-                self._begin(wake)
+                self._begin()
                 await wake.wait(ASK_SECONDS)
         finally:
             unsubscribe()
-            for task in self._turns.values():
-                task.cancel()
+            self._turns.cancel()
 
-    def _begin(self, wake: Wake) -> None:
+    def _begin(self) -> None:
         """Begin the turn of each cluster that has none now. Raises LeadershipLost."""
-        for name in [name for name, task in self._turns.items() if task.done()]:
-            self._turns.pop(name).result()
+        self._turns.collect()
         view = self._leadership.cache.view
         names = {item.spec(DelegationSpec).cluster for item in view.of_kind(DELEGATION.name).values()}
         for name in sorted(names):
-            if name in self._turns:
-                self._missed.add(name)
-            else:
-                self._turns[name] = asyncio.create_task(self._take_turn(name, wake))
-
-    async def _take_turn(self, name: str, wake: Wake) -> None:
-        """Raises LeadershipLost, for which the next turn looks."""
-        try:
-            await self._serve(name)
-        except LeadershipLost:
-            wake.ring()
-            raise
-        except Exception:  # a defect here must not end the other controllers
-            _log.exception("the delegations to cluster %s can't be kept", name)
-        if name in self._missed:  # something may have changed since it began
-            self._missed.discard(name)
-            wake.ring()
+            self._turns.begin(name, name, partial(self._serve, name))
 
     async def _serve(self, name: str) -> None:
         view = self._leadership.cache.view
@@ -137,7 +118,7 @@ class Delegations:
         now = self._clock.elapsed()
         planned = [(by_key[one.key], *one.end(answers.get(one.key), sure=self._is_sure(one.key, now))) for one in turn]
         if any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned):
-            self._missed.add(name)  # what is noted as begun is sent now
+            self._turns.repeat(name)  # what is noted as begun is sent now
         await self._note(planned)
 
     async def _act(self, link: PeerLink, acting: Sequence[Turn]) -> list[Seen | WeftError]:

@@ -6,9 +6,8 @@ Migrations and their allocations. All that it keeps is which requests had no ans
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -17,6 +16,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
+from weft.controllers.cluster.turns import Turns
 from weft.controllers.departure.facts import Departure, read_departure
 from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, list_seen, perform_acts
 from weft.controllers.departure.plan import (
@@ -30,7 +30,7 @@ from weft.controllers.departure.plan import (
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.migration.controller import list_events
 from weft.informer.commit import Commit, Draft
-from weft.informer.leader_lease import LeaderLease, LeadershipLost
+from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.cluster import CLUSTER
@@ -43,7 +43,6 @@ from weft.objects.identity import object_key
 ASK_SECONDS = 1.0
 Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[list[Seen]]]
 Perform = Callable[[PeerLink, Sequence[ArrivalAct]], Awaitable[list[SeenArrival | WeftError]]]
-_log = logging.getLogger(__name__)
 
 
 class Departures:
@@ -56,15 +55,15 @@ class Departures:
     ) -> None:
         self._leadership, self._unseal = leadership, unseal
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
-        self._turns: dict[str, asyncio.Task[None]] = {}  # by the cluster's name
-        self._missed = set[str]()  # those that had a turn when it was theirs again
         self._clock = leadership.clock
+        self._wake = Wake(self._clock)
+        self._turns = Turns(self._wake, "the migrations to cluster %s can't be led on")  # by the cluster's name
         self._began = self._clock.elapsed()
         self._unanswered: dict[str, float] = {}  # when an act had no answer, by the Migration's key
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
-        wake = Wake(self._clock)
+        wake = self._wake
 
         def notice(changes: Sequence[Changed]) -> None:
             if any(_concerns(change) for change in changes):
@@ -73,38 +72,20 @@ class Departures:
         unsubscribe = self._leadership.cache.subscribe(notice, (MIGRATION.name, "allocation"))
         try:
             while True:
-                begun = self._begin(wake)
+                begun = self._begin()
                 await wake.wait(ASK_SECONDS if begun else None)
         finally:
             unsubscribe()
-            for task in self._turns.values():
-                task.cancel()
+            self._turns.cancel()
 
-    def _begin(self, wake: Wake) -> bool:
+    def _begin(self) -> bool:
         """Begin the turn of each cluster that has none now; whether there is one. Raises LeadershipLost."""
-        for name in [name for name, task in self._turns.items() if task.done()]:
-            self._turns.pop(name).result()
+        self._turns.collect()
         view = self._leadership.cache.view
         clusters = sorted({item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)})
         for name in clusters:
-            if name in self._turns:
-                self._missed.add(name)
-            else:
-                self._turns[name] = asyncio.create_task(self._take_turn(name, wake))
+            self._turns.begin(name, name, partial(self._serve, name))
         return bool(clusters) or bool(self._turns)
-
-    async def _take_turn(self, name: str, wake: Wake) -> None:
-        """Raises LeadershipLost, for which the next turn looks."""
-        try:
-            await self._serve(name)
-        except LeadershipLost:
-            wake.ring()
-            raise
-        except Exception:  # a defect here must not end the other controllers
-            _log.exception("the migrations to cluster %s can't be led on", name)
-        if name in self._missed:  # something may have changed since it began
-            self._missed.discard(name)
-            wake.ring()
 
     async def _serve(self, name: str) -> None:
         view, now = self._leadership.cache.view, self._clock.now()
@@ -135,13 +116,13 @@ class Departures:
             ):  # an answer got lost if it exists already
                 plans[key] = facts, plan_refused(facts, plan, answer)
             elif not isinstance(answer, WeftError):
-                self._missed.add(name)  # what came of it is read at once
+                self._turns.repeat(name)  # what came of it is read at once
         commits = []
         for key, one in found.items():
             commit = plan_commit(view, one, plans[key][1], self._clock.now())
             commits += [commit] if commit is not None else []
             if commit is not None and one.facts.status.arrival is None:
-                self._missed.add(name)  # the Arrival, which is noted as begun now, is created in the next turn
+                self._turns.repeat(name)  # the Arrival, which is noted as begun now, is created in the next turn
         if commits:
             await self._leadership.perform(commits)  # what someone else wrote meanwhile is planned again
 

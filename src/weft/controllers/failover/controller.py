@@ -25,6 +25,7 @@ from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
+from weft.controllers.cluster.turns import Turns
 from weft.controllers.failover import facts
 from weft.controllers.failover.automatic import Arm, Automatics, Read
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
@@ -82,95 +83,63 @@ class Witnesses:
         self._renew = renew or renew_in_thread
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
-        self._asking: dict[str, asyncio.Task[None]] = {}  # by the same
-        self._reviews: dict[str, asyncio.Task[None]] = {}  # by the same: what takes long, while nodes get their stamps
+        self._wake = Wake(leadership.clock)
+        self._asking = Turns(self._wake, "the witness of cluster %s can't be asked")  # by the same
+        # By the same: what takes long, while nodes get their stamps.
+        self._reviews = Turns(self._wake, "what cluster %s takes over can't be reviewed")
         self._silences: dict[str, Silence] = {}  # by the replica's uid
         self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
         self._asked: dict[str, dict[str, float]] = {}  # when the other cluster was asked, by its uid and the group
         self._stamps: dict[str, dict[str, str]] = {}  # that nodes get back, by the node's uid and the workload's
-        self._skipped = set[str]()  # those whose turn came while they were being reviewed
-        self._missed = set[str]()  # those that were being asked when it was their turn again
 
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
-        wake = Wake(self._leadership.clock)
 
         def notice(changes: Sequence[Changed]) -> None:
             if any(has_changed(change, lambda item: item.envelope.spec) for change in changes):
-                wake.ring()
+                self._wake.ring()
 
         unsubscribe = self._leadership.cache.subscribe(notice, (REPLICATION.name, REPLICA.name))
         try:
-            await self._follow(wake)
+            await self._follow()
         finally:
             unsubscribe()
 
-    async def _follow(self, wake: Wake) -> None:
+    async def _follow(self) -> None:
         try:
             while True:
                 try:
-                    await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(self._begin(wake))])
+                    await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(self._begin())])
                 except (LeadershipLost, asyncio.CancelledError):
                     raise
                 except Exception:  # a defect here must not end the other controllers
                     _log.exception("witnesses can't be asked")
-                await wake.wait(RENEW_SECONDS)
+                await self._wake.wait(RENEW_SECONDS)
         finally:
-            for task in (*self._asking.values(), *self._reviews.values()):
-                task.cancel()
+            self._asking.cancel()
+            self._reviews.cancel()
 
-    def _begin(self, wake: Wake) -> View:
+    def _begin(self) -> View:
         """Ask each witness that isn't being asked now, by what is returned: a slow one delays no other's. Raises LeadershipLost."""
         view = self._leadership.cache.view
         clusters = list(view.of_kind(CLUSTER.name).values())
         self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
         self._asked = {item.uid: self._asked[item.uid] for item in clusters if item.uid in self._asked}
-        for tasks in (self._asking, self._reviews):
-            for uid in [uid for uid, task in tasks.items() if task.done()]:
-                tasks.pop(uid).result()
+        self._asking.collect()
+        self._reviews.collect()
         for item in clusters:
-            if item.uid in self._asking:
-                self._missed.add(item.uid)
-            elif item.spec(ClusterSpec).witness is not None or view.count(REPLICATIONS_BY_CLUSTER, item.envelope.name):
-                self._asking[item.uid] = asyncio.create_task(self._take_turn(item, wake))
+            name = item.envelope.name
+            if item.spec(ClusterSpec).witness is not None or view.count(REPLICATIONS_BY_CLUSTER, name):
+                self._asking.begin(item.uid, name, partial(self._take_turn, item))
         return view
 
-    async def _take_turn(self, cluster: Item, wake: Wake) -> None:
-        """Raises LeadershipLost, for which the next turn looks."""
-        try:
-            groups, heard = await self._speak(cluster)
-            self._begin_review(cluster, groups, heard, wake)
-        except LeadershipLost:
-            wake.ring()
-            raise
-        except Exception:  # a defect here must not end the other controllers
-            _log.exception("the witness of cluster %s can't be asked", cluster.envelope.name)
-        if cluster.uid in self._missed:  # it asks again now: something changed while it asked
-            self._missed.discard(cluster.uid)
-            wake.ring()
+    async def _take_turn(self, cluster: Item) -> None:
+        groups, heard = await self._speak(cluster)
+        self._begin_review(cluster, groups, heard)
 
-    def _begin_review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], wake: Wake) -> None:
-        """Unless one runs, after which there is another turn. Raises LeadershipLost."""
-        former = self._reviews.get(cluster.uid)
-        if former is not None and not former.done():
-            self._skipped.add(cluster.uid)
-            return
-        if former is not None:
-            former.result()
-        self._reviews[cluster.uid] = asyncio.create_task(self._review(cluster, groups, answers, wake))
-
-    async def _review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], wake: Wake) -> None:
-        """Raises LeadershipLost, for which the next turn looks."""
-        try:
-            await self._automatics.review(cluster, groups, answers)
-        except LeadershipLost:
-            wake.ring()
-            raise
-        except Exception:  # as above
-            _log.exception("what cluster %s takes over can't be reviewed", cluster.envelope.name)
-        if cluster.uid in self._skipped:
-            self._skipped.discard(cluster.uid)
-            wake.ring()
+    def _begin_review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard]) -> None:
+        review = partial(self._automatics.review, cluster, groups, answers)
+        self._reviews.begin(cluster.uid, cluster.envelope.name, review)
 
     async def _speak(self, cluster: Item) -> tuple[list[Group], list[Heard]]:
         """What the witness was asked of, and what it answered to each."""

@@ -8,6 +8,7 @@ import pytest
 
 from weft.client.cluster.hold import ArmingAnswer, Hold
 from weft.client.cluster.peer import PeerLink
+from weft.contracts.clock import SystemClock
 from weft.controllers.failover import automatic, controller
 from weft.controllers.failover.automatic import Automatics
 from weft.controllers.failover.controller import Witnesses
@@ -26,7 +27,7 @@ class Leadership:
     """A view, and what is made of commits."""
 
     def __init__(self, *made: Envelope) -> None:
-        self.cache, self.view = self, make_view()
+        self.clock, self.cache, self.view = SystemClock(), self, make_view()
         for envelope in made:
             self.view.put_item(envelope.key, Item(envelope))
 
