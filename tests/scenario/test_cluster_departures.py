@@ -13,7 +13,7 @@ from tests.scenario.migration_lab import MovingLab, World
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.departure.controller import Departures
 from weft.controllers.departure.perform import Place, Seen
-from weft.controllers.departure.plan import ArrivalAct, SeenArrival
+from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus

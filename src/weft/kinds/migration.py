@@ -12,8 +12,8 @@ import msgspec
 
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
 from weft.kinds.parts.goal import find_ended, reaches
+from weft.kinds.parts.migrate_verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
 from weft.kinds.record import (
     Access,
     Admission,
@@ -31,8 +31,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import MAX_NAME, object_key
-from weft.objects.lifecycle import Phase
+from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
 from weft.objects.schema import field
 
@@ -58,15 +57,8 @@ CLUSTER_UNREACHABLE = "clusterUnreachable"
 ARRIVAL_MISSING = "arrivalMissing"  # the other cluster knows nothing of a guest that was handed over to it
 KEPT_SECONDS = 7 * 86400.0  # ended ones, for forecasts
 KEPT_OF_ONE = 20  # ended ones of one workload
-DEFAULT_TIMEOUT_SECONDS = 600.0
 MOST_TRIES = 3
 FURTHEST_DAYS = 31  # from now to the window of a planned one: its capacity is held, by nobody used, until then
-# The kinds that have the verb migrate, and how each can migrate, by default as the first.
-Mode = Literal["live", "cold", "storage", "best", "saved"]
-MIGRATION_MODES: dict[str, tuple[Mode, ...]] = {
-    "vm": ("live", "cold", "storage", "saved"),
-    "container": ("best", "live", "cold"),
-}
 MIGRATED_ON = (
     "migratedOn"  # of one that a restored older store shows as under way, though the guest has arrived and left since
 )
@@ -264,11 +256,6 @@ def stands_still(spec: MigrationSpec) -> bool:
     return spec.mode in ("cold", "saved") or (spec.mode != "storage" and read_workload(spec)[0] == "container")
 
 
-def is_carried(kind: str, mode: str, suspended: bool) -> bool:
-    """Whether its saved memory migrates with its disks, and it stays suspended meanwhile."""
-    return mode == "saved" or (mode == "cold" and suspended and "saved" in MIGRATION_MODES[kind])
-
-
 def check_migration(spec: MigrationSpec) -> None:
     kind, name = read_workload(spec)
     if kind not in MIGRATION_MODES or not name or "/" in name:
@@ -344,137 +331,6 @@ def check_window(spec: MigrationSpec, now: float) -> None:
                 field=f"spec.{name}",
                 hint="plan it nearer to its time",
             )
-
-
-class MigrationInput(msgspec.Struct, kw_only=True):
-    """As in MigrationSpec."""
-
-    to: Annotated[str | None, field("Target node; the scheduler chooses one if unset", name=True)] = None
-    timeout_seconds: Annotated[float, field("Timeout of the migration", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS
-    bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
-    not_before: Annotated[float | None, field("Earliest start", quantity="moment")] = None
-    not_after: Annotated[float | None, field("Latest start", quantity="moment")] = None
-    window: Annotated[Literal["", "auto"], field("auto: the time was chosen because the workload does least then")] = ""
-    reason: Annotated[str, field("Reason, for people", max_length=200)] = ""
-
-
-class MigrateInput(MigrationInput, kw_only=True):
-    cluster: Annotated[str | None, field("Linked cluster to migrate to", name=True)] = None
-    mode: Annotated[Literal["live", "cold", "storage"], field("live, cold or storage")] = "live"
-    pool: Annotated[str | None, field("Target pool of the disk (storage)", name=True)] = None
-    volume: Annotated[str | None, field("Volume to relocate; the root disk if unset (storage)", name=True)] = None
-    pause_ms: Annotated[int, field("Longest downtime to aim for", ge=1, le=60_000)] = 300
-
-
-class MigrateContainerInput(MigrationInput, kw_only=True):
-    mode: Annotated[
-        Literal["best", "live", "cold"],
-        field(
-            "live: saved on the source and restored on the target; "
-            "cold: stopped on the source and started on the target; best: live if both nodes can"
-        ),
-    ] = "best"
-
-
-def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mark: str) -> dict[str, Any]:
-    """The manifest of the Migration that ``migrate`` of a workload makes; ``mark`` makes its name unique. Raises
-    IllegalTransition for a workload that can't migrate, or that migrates already."""
-    name, phase = obj["name"], dig(obj, "status.phase", "Pending")
-    what, under_way = f"{obj['kind']}/{name}", dig(obj, "status.migration", "")
-    if under_way:
-        raise IllegalTransition(
-            f"{what} is migrating already: migration/{under_way}",
-            reason="alreadyMigrating",
-            hint=f"weft wait migration/{under_way}, or: weft migration cancel {under_way}",
-            details={"migration": under_way},
-        )
-    refuse_converting(obj)
-    refuse_fenced(obj)
-    if dig(obj, "spec.once", False):
-        raise IllegalTransition(
-            f"{what} runs once (spec.once), so it can't migrate",
-            reason="runsOnce",
-            hint=f"wait until it has ended: weft wait {what}",
-        )
-    if given.to is not None and given.to == dig(obj, "status.node"):
-        raise IllegalTransition(
-            f"{what} is on {given.to} already", field="to", hint="name another node, or none; weft node list shows them"
-        )
-    migratable: tuple[Phase, ...] = (Phase.RUNNING, Phase.BOOT, Phase.PROLOG, Phase.UNKNOWN)
-    saved = given.not_before is None and is_carried(obj["kind"], given.mode, phase == Phase.SUSPENDED)
-    migratable += (Phase.STOPPED,) if given.mode != "live" else ()
-    if given.not_before is None and phase not in migratable and not saved:
-        hints = {
-            Phase.STOPPED: "start it" if getattr(given, "cluster", None) else "start it, or migrate it with --cold",
-            Phase.SUSPENDED: "resume it, or migrate it with --cold: its memory goes with it",
-        }
-        raise IllegalTransition(
-            f"{what} is {phase}: it can't migrate",
-            hint=hints.get(Phase(phase), "migrate it while it runs"),
-            details={"phase": str(phase), "verb": "migrate"},
-        )
-    if given.not_before is None and given.mode != "storage":
-        _check_free(obj, given)
-    if isinstance(given, MigrateInput) and given.cluster is not None:
-        _check_leaving(obj)
-    return {
-        "kind": "migration",
-        "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
-        "spec": {**msgspec.to_builtins(given), "workload": what, **({"mode": "saved"} if saved else {})},
-    }
-
-
-def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
-    """What a VM's spec has that another cluster can't have, in sentences with their remedies."""
-    found = []
-    if spec.get("gpus") or spec.get("gpu_share"):
-        found.append("spec.gpus: a GPU stays with its node")
-    if spec.get("iso"):
-        found.append(f'spec.iso: weft vm set {name} --iso "" takes the CD out')
-    if spec.get("lease"):
-        found.append("spec.lease: its place is leased here")
-    if spec.get("gang"):
-        found.append("spec.gang: its gang stays here")
-    if spec.get("guard"):
-        found.append(
-            f"spec.guard: its failover is automatic, so another cluster may start it: weft replication pause {name}"
-        )
-    if shared := [one for one in spec.get("networks") or () if "/" in one]:
-        found.append(f"spec.networks: {', '.join(shared)} is another project's network")
-    return found
-
-
-def _check_leaving(obj: Object) -> None:
-    """Raises IllegalTransition for a VM with something that another cluster can't have, with all of it at once."""
-    if found := list_kept_here(obj["name"], obj["spec"]):
-        raise IllegalTransition(
-            f"vm/{obj['name']} can't migrate to another cluster: {'; '.join(found)}",
-            reason="cantLeave",
-            details={"reasons": found},
-        )
-
-
-def _check_free(obj: Object, given: MigrateInput | MigrateContainerInput) -> None:
-    """Raises IllegalTransition for a workload that its own spec keeps on its node: waiting would change nothing."""
-    what, bound = f"{obj['kind']}/{obj['name']}", dig(obj, "spec.node")
-    if reservation := dig(obj, "spec.reservation"):
-        raise IllegalTransition(
-            f"{what} is in reservation/{reservation}, so it stays on its node until that ends",
-            reason="inReservation",
-            hint=f"weft reservation describe {reservation} shows when that is",
-        )
-    if bound is not None and (bound == dig(obj, "status.node") or given.to not in (None, bound)):
-        raise IllegalTransition(
-            f"{what} is bound to node {bound} (spec.node), so it can't go to {given.to or 'another'}",
-            reason="pinned",
-            hint=f'weft {obj["kind"]} set {obj["name"]} --node "" lets it go anywhere',
-        )
-    if given.mode == "live" and dig(obj, "spec.gpus", 0):
-        raise IllegalTransition(
-            f"{what} uses a GPU of its node, so it can't migrate live",
-            reason="gpusStay",
-            hint=f"weft {obj['kind']} migrate {obj['name']} --cold",
-        )
 
 
 def _cancel(obj: Object, _: Any) -> dict[str, Any]:

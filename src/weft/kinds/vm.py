@@ -11,7 +11,6 @@ import msgspec
 from weft.kinds.allocation import LOCAL, AllocationSpec, Boot, HealthCheck
 from weft.kinds.fields.cells import dig, text
 from weft.kinds.image import ImageStatus
-from weft.kinds.migration import MigrateInput, make_migration
 from weft.kinds.parts.convert_verb import (
     CONVERT,
     describe_departure,
@@ -21,6 +20,7 @@ from weft.kinds.parts.convert_verb import (
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
+from weft.kinds.parts.migrate_verb import MigrateInput, make_migration
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule

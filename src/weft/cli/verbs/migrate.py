@@ -27,8 +27,9 @@ from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
-from weft.kinds.migration import DEFAULT_TIMEOUT_SECONDS, ENDED, MIGRATION_MODES
+from weft.kinds.migration import ENDED
 from weft.kinds.operation import name_operation, plan_goal
+from weft.kinds.parts.migrate_verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError

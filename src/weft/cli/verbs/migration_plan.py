@@ -22,7 +22,8 @@ from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
-from weft.kinds.migration import MIGRATION_MODES, describe_window, name_plan_phase
+from weft.kinds.migration import describe_window, name_plan_phase
+from weft.kinds.parts.migrate_verb import MIGRATION_MODES
 from weft.kinds.record import Kind, Object
 from weft.objects.errors import Forbidden, Unplaceable
 from weft.objects.quantity import format_bytes, format_duration

@@ -19,14 +19,8 @@ from weft.controllers.cluster.facts import read_link
 from weft.controllers.cluster.turns import Turns
 from weft.controllers.departure.facts import Departure, read_departure
 from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, list_seen, perform_acts
-from weft.controllers.departure.plan import (
-    ArrivalAct,
-    DepartureFacts,
-    DeparturePlan,
-    SeenArrival,
-    plan_departure,
-    plan_refused,
-)
+from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
+from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.migration.controller import list_events
 from weft.informer.commit import Commit, Draft

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from weft.client.api import Client
 from weft.client.cluster.peer import PeerLink, connect_peer
 from weft.contracts.clock import Clock
-from weft.controllers.departure.plan import ArrivalAct, SeenArrival, read_absence, read_seen
+from weft.controllers.departure.seen import ArrivalAct, SeenArrival, read_absence, read_seen
 from weft.kinds.arrival import ARRIVAL
 from weft.objects.errors import Unavailable, WeftError
 

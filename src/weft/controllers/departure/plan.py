@@ -9,20 +9,18 @@ not answering, or knowing nothing of it any more, is no such word.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
+from weft.controllers.departure.seen import MOST_TEXT, OLDER, ArrivalAct, SeenArrival, cut
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS
 from weft.controllers.migration.facts import READY, MigrationEndpoint
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, come_back, set_desired
-from weft.kinds.arrival import ARRIVAL, ARRIVED, CANCELLED, FAILED, OVER
+from weft.kinds.arrival import ARRIVED, CANCELLED, FAILED, OVER
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.fields.cells import dig
 from weft.kinds.migration import (
     ARRIVAL_MISSING,
     CLUSTER_UNREACHABLE,
@@ -33,36 +31,11 @@ from weft.kinds.migration import (
     MigrationStatus,
 )
 from weft.kinds.vm import VmSpec
-from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
+from weft.objects.errors import Forbidden, NotFound, WeftError
 
-MOST_TEXT = 600  # characters of another cluster's words
 LEFT_CLUSTER = "leftCluster"  # a node's word
-NOT_GRANTED, OLDER, REFUSED = "notGranted", "olderRelease", "refused"
+NOT_GRANTED, REFUSED = "notGranted", "refused"
 Ending = Literal["Failed", "Cancelled"]
-
-
-class SeenArrival(msgspec.Struct, frozen=True):
-    """An Arrival as the other cluster shows it."""
-
-    uid: str = ""
-    phase: str = ""
-    node: str = ""
-    node_uid: str = ""
-    allocation: str = ""
-    address: str = ""
-    pause_ms: int = 0
-    never_ran: bool = False
-    reason: str = ""
-    message: str = ""
-
-
-class ArrivalAct(msgspec.Struct, frozen=True):
-    """What the other cluster is asked to do."""
-
-    what: Literal["create", "cancel", "settle"]
-    name: str
-    project: str
-    manifest: dict[str, Any] = {}
 
 
 class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,47 +67,6 @@ class DeparturePlan(msgspec.Struct, kw_only=True):
     leaves: bool = False  # the VM here keeps but its name, and its source goes
 
 
-def read_seen(obj: Mapping[str, Any]) -> SeenArrival:
-    """An Arrival from another cluster: text is cut, and what has another type isn't there."""
-
-    def read(path: str, most: int = 80) -> str:
-        value = dig(obj, path)
-        return _cut(value, most) if isinstance(value, str) else ""
-
-    pause = dig(obj, "status.pause_ms")
-    return SeenArrival(
-        uid=read("uid"),
-        phase=read("status.phase"),
-        node=read("status.node"),
-        node_uid=read("status.node_uid"),
-        allocation=read("status.allocation"),
-        address=_read_address(read("status.address")),
-        pause_ms=pause if isinstance(pause, int) and 0 <= pause < 1 << 40 else 0,
-        never_ran=dig(obj, "status.never_ran") is True,
-        reason=read("status.reason"),
-        message=read("status.message", MOST_TEXT),
-    )
-
-
-def _read_address(text: str) -> str:
-    """``text`` if it is an IP address with a port, to which a node here can connect; else ""."""
-    host, _, port = text.rpartition(":")
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return ""
-    return text if port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65_535 else ""
-
-
-def read_absence(problem: WeftError) -> WeftError | None:
-    """None if the other cluster says that it has no such Arrival; else the problem, also of one that knows no Arrivals."""
-    if not isinstance(problem, NotFound):
-        return problem
-    if problem.details.get("kind") == ARRIVAL.name:
-        return None
-    return InvalidInput("its release is older, and knows no migrations between clusters", reason=OLDER)
-
-
 def plan_departure(facts: DepartureFacts) -> DeparturePlan:
     begun = {name: getattr(facts.status, name) for name in ("started_at", "handed_over_at")}
     # A time later than now is of a clock that was set back since: patience begins anew, or it would never end.
@@ -156,7 +88,7 @@ def plan_refused(facts: DepartureFacts, plan: DeparturePlan, answer: WeftError) 
         message = f"{cluster} is of an older release, and knows no migrations between clusters: update it"
         return DeparturePlan(status=_end(status, "Failed", OLDER, message, facts.now))
     reason = answer.token if answer.token == "cantTake" else REFUSED
-    message = f"{cluster}: {_cut(answer.message, MOST_TEXT)}"
+    message = f"{cluster}: {cut(answer.message, MOST_TEXT)}"
     return DeparturePlan(status=_end(status, "Failed", reason, message, facts.now))
 
 
@@ -194,7 +126,7 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
         if seen.token == OLDER:
             message = f"{cluster} can't take it: {seen.message}; update it"
             return DeparturePlan(status=_end(status, "Failed", OLDER, message, now))
-        return _wait(status, CLUSTER_UNREACHABLE, f"{cluster} can't be asked: {_cut(seen.message, MOST_TEXT)}")
+        return _wait(status, CLUSTER_UNREACHABLE, f"{cluster} can't be asked: {cut(seen.message, MOST_TEXT)}")
     if seen is None and status.arrival.uid:
         message = f"{cluster} knows nothing of it any more; {spec.workload} runs on here"
         return DeparturePlan(status=_end(status, "Failed", "arrivalGone", message, now))
@@ -373,7 +305,7 @@ def _abort(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationSt
 
 def _explain_seen(seen: SeenArrival | WeftError | None) -> str:
     if isinstance(seen, WeftError):
-        return _cut(seen.message, MOST_TEXT)
+        return cut(seen.message, MOST_TEXT)
     return f"it says {seen.phase}" if seen is not None else "it knows nothing of it"
 
 
@@ -456,7 +388,7 @@ def _show(facts: DepartureFacts, source: MigrationEndpoint) -> MigrationStatus:
     status = record_progress(status, report, facts.now)
     if report.phase != "handedOver" or status.ending or not isinstance(facts.seen, WeftError):
         return status
-    why = facts.unlinked or _cut(facts.seen.message, MOST_TEXT)
+    why = facts.unlinked or cut(facts.seen.message, MOST_TEXT)
     message = (
         f"handed over; {facts.spec.cluster} can't be asked ({why}), so it isn't known yet whether the guest runs there. It goes on "
         f"here only once that cluster says that it never did. {_explain_reclaim(facts)}"
@@ -497,8 +429,3 @@ def _explain_ungranted(facts: DepartureFacts) -> str:
     cluster = facts.spec.cluster
     how = "an administrator there grants migrate: weft cluster set NAME --grants …"
     return f"{cluster} doesn't let VMs of this cluster migrate there: {how}"
-
-
-def _cut(text: str, most: int) -> str:
-    """Another cluster's words, printable."""
-    return "".join(one if one.isprintable() else " " for one in text[:most])

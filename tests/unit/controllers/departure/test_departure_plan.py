@@ -9,15 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from weft.controllers.departure.facts import _is_directory
-from weft.controllers.departure.plan import (
-    DepartureFacts,
-    DeparturePlan,
-    SeenArrival,
-    plan_departure,
-    plan_refused,
-    read_absence,
-    read_seen,
-)
+from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
+from weft.controllers.departure.seen import SeenArrival, read_absence, read_seen
 from weft.controllers.migration.facts import MigrationEndpoint
 from weft.informer.view import View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
