@@ -60,9 +60,10 @@ from weft.kinds.accounting_record import AccountingStatus
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
-from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
@@ -75,6 +76,8 @@ RELIES_ON = {
     "controllers/workload/adoption.py plan_adoption": (
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
     ),
+    "controllers/workload/departed.py _leave": "allocation at, workload at, volume at, publishedport at and goes",
+    "controllers/workload/departed.py _reclaim": "workload at, allocation at",
     "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
     "controllers/workload/stale_allocation.py _plan_never_ran": "workload at, allocation at",
     "controllers/alert/controller.py _change": "alertrule at",
@@ -380,6 +383,52 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
         await lab.until(goes)
 
 
+async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
+        await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])
+        await lab.until_phase("web", "Running")
+        (place,) = await lab.every("allocation")
+        node.slow = True
+
+        async def tell(**words: Any) -> None:
+            migration = MigrationReport(key="m.1", phase="handedOver", peer="west/w1")
+
+            def change(envelope: Envelope) -> None:
+                report = msgspec.structs.replace(
+                    decode_part(envelope.report, AllocationReport), migration=migration, **words
+                )
+                envelope.report = merge_part(envelope.report, report)
+
+            await lab.change(place.key, change)
+
+        async def back() -> bool:
+            (one,) = await lab.allocations()
+            return one.back_from == ["m.1"]
+
+        await tell(reason="illegalTransition")
+        await lab.wish("web", reclaimed="m.1")
+        await lab.until(back)
+
+        def forget(envelope: Envelope) -> None:
+            spec = decode_part(envelope.spec, AllocationSpec)
+            envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, back_from=[]))
+
+        await lab.wish("web", reclaimed="")
+        await lab.change(place.key, forget)
+        await tell(state="stopped", reason="leftCluster")
+
+        async def left() -> bool:
+            return bool(decode_part((await lab.vm("web")).spec, VmSpec).departed)
+
+        await lab.until(left)
+        node.slow = False
+        await node.act(place.key)
+        await lab.until_gone(place.key)
+        await lab.until_gone("/volume/default/data")
+
+
 async def a_guest_is_found_after_its_vm_got_another_address(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -549,6 +598,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     egress_endpoints_come_and_go,
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,
+    a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost,
     a_guest_is_found_after_its_vm_got_another_address,
     a_lease_is_extended_gives_way_and_resumes,
     test_suspended_migrations.test_one_whose_node_stays_full_resumes_on_another_after_a_minute,

@@ -11,6 +11,7 @@ from weft.kinds.fields.allocated_migration import (
     AllocatedDiskRelocation,
     AllocatedMigration,
     MigrationReport,
+    names_other_cluster,
     read_migration,
 )
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
@@ -30,6 +31,7 @@ DISK_FAILED = "diskFailed"  # reason of a report: its machine stands still, sinc
 # pending: not begun; preparing: image, disks, network; starting: the machine runs, the guest hasn't answered; released:
 # everything of it is gone from the node.
 MOST_BACK_FROM = 16
+LEFT_CLUSTER = "leftCluster"  # a node's word: the node of another cluster took its guest over for good
 AllocationPhase = Literal[
     "pending", "preparing", "starting", "running", "stopping", "suspended", "stopped", "failed", "released"
 ]
@@ -258,6 +260,20 @@ def come_back(spec: AllocationSpec, key: str) -> AllocationSpec:
     """``spec`` as the workload's own place again, noting that the target of migration ``key`` never ran it."""
     known = [*(former for former in spec.back_from if former != key), key][-MOST_BACK_FROM:]
     return msgspec.structs.replace(spec, role="active", migration=None, back_from=known)
+
+
+def has_left_cluster(report: AllocationReport) -> bool:
+    """Whether its node reports that the node of another cluster took its guest over for good."""
+    return (report.reason, report.state) == (LEFT_CLUSTER, "stopped")
+
+
+def find_unknown_departure(spec: AllocationSpec, report: AllocationReport) -> MigrationReport | None:
+    """The report of the migration by which its guest was handed over to another cluster, though the store, which was restored,
+    knows of none; None for all others. While its node still breaks that off it says no reason."""
+    found = report.migration
+    if spec.role != "active" or spec.migration is not None or found is None or not names_other_cluster(found.peer):
+        return None
+    return found if report.reason and found.phase == "handedOver" and found.key not in spec.back_from else None
 
 
 def allocation_name(node_uid: str, uid: str) -> str:

@@ -17,7 +17,7 @@ from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
-from weft.kinds.parts.migrate_verb import MigrateContainerInput, make_migration
+from weft.kinds.parts.migration.verb import MigrateContainerInput, make_migration
 from weft.kinds.parts.placement_spec import MIB
 from weft.kinds.parts.snapshot.volume_verbs import CONTAINER_SNAPSHOT
 from weft.kinds.parts.stream_verbs import CAPTURE, EXEC, FLOWS, FORWARD, LOGS, METRICS

@@ -13,7 +13,7 @@ import msgspec
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.goal import find_ended, reaches
-from weft.kinds.parts.migrate_verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
+from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
 from weft.kinds.record import (
     Access,
     Admission,

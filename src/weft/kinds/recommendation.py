@@ -12,7 +12,7 @@ import msgspec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.migration import MigrationForecast, MigrationWindow
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime
 from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput

@@ -20,7 +20,8 @@ from weft.kinds.parts.convert_verb import (
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
-from weft.kinds.parts.migrate_verb import MigrateInput, make_migration
+from weft.kinds.parts.migration.departing import reclaim_lost
+from weft.kinds.parts.migration.verb import MigrateInput, make_migration
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
@@ -147,6 +148,14 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
             "Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200
         ),
     ] = ""
+    reclaimed: Annotated[
+        str,
+        field(
+            "Key of the migration that handed it over to another cluster, where people say that it doesn't run; "
+            "the verb reclaim sets it",
+            max_length=80,
+        ),
+    ] = ""
     guard: Annotated[
         Literal["", "begin", "hold"],
         field(
@@ -267,6 +276,12 @@ VERBS = (
     RESTART,
     Verb("suspend", "Save the VM's memory to disk and stop the VM", change=_suspend, needs="operate"),
     Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run"), needs="operate"),
+    Verb(
+        "reclaim",
+        "Let a VM go on here that was handed over to a cluster by a migration which a restore lost",
+        change=reclaim_lost,
+        needs="write",
+    ),
     Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration, needs="operate"),
     *SNAPSHOT_VERBS,
     CONVERT,
@@ -397,7 +412,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.fenced, spec.guard, spec.departed = None, "", "", ""
+    spec.restore, spec.fenced, spec.guard, spec.departed, spec.reclaimed = None, "", "", "", ""
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -498,8 +513,8 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_workload,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed"),
-        made_fields=("arrives",),
+        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaimed"),
+        made_fields=("arrives", "reclaimed"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

@@ -19,7 +19,7 @@ from weft.kinds.container import (
 from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.capabilities import DEFAULT_CAPABILITIES, list_capabilities
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.registry import KINDS, WORKLOADS, is_workload
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import Ref

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from weft.kinds.migration import MIGRATION, MigrationSpec, check_migration
-from weft.kinds.parts.migrate_verb import MigrateContainerInput, MigrateInput, make_migration
+from weft.kinds.parts.migration.verb import MigrateContainerInput, MigrateInput, make_migration
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
 

@@ -19,7 +19,7 @@ from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import lacks_devices
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import DISK_FAILED, AllocationPhase
+from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, AllocationPhase
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
@@ -30,7 +30,6 @@ GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command 
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
 NOT_PRIMARY = "notPrimary"
-LEFT_CLUSTER = "leftCluster"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0

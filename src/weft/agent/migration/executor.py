@@ -75,7 +75,9 @@ class MigrationExecutor:
         allocated, led = local.spec.migration, self._led.get(local.uid)
         astray = migration is not None and (allocated is None or migration.key != allocated.key) and not local.deleting
         if migration is not None and astray and migration.role == "source":  # an older store doesn't have it
-            return MigrationReport(key=migration.key, phase="handedOver", message=f"to node {migration.node}")
+            return MigrationReport(
+                key=migration.key, phase="handedOver", message=f"to node {migration.node}", peer=migration.node
+            )
         if allocated is None:
             return None
         if migration is None or migration.key != allocated.key:

@@ -29,7 +29,7 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import ENDED
 from weft.kinds.operation import name_operation, plan_goal
-from weft.kinds.parts.migrate_verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES
+from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError

@@ -23,7 +23,7 @@ from weft.cli.session import Session
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import describe_window, name_plan_phase
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.record import Kind, Object
 from weft.objects.errors import Forbidden, Unplaceable
 from weft.objects.quantity import format_bytes, format_duration

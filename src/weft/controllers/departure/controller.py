@@ -23,14 +23,13 @@ from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_
 from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.migration.controller import list_events
+from weft.controllers.workload.departed import leave_name
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
-from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
-from weft.kinds.vm import VmSpec
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
@@ -169,42 +168,21 @@ def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) ->
         workload = view.get(read.workload.key)
         if workload is None or workload.uid != read.workload.uid:
             return None
-        _leave_name(view, draft, workload, read, now)
+        went = read.place.spec(AllocationSpec).volumes if read.place is not None else ()
+        leave_name(view, draft, workload, went, _find_where(workload, read), now)
     if status != former:
         draft.change(item, status=status)
     return draft.commit(item.key, list_events(item, former, status))
 
 
+def _find_where(workload: Item, read: Departure) -> str:
+    arrival = read.facts.status.arrival
+    return f"{read.facts.spec.cluster}/{arrival.project if arrival is not None else '?'}/{workload.envelope.name}"
+
+
 def _read_phase(place: Item) -> tuple[str, str]:
     report = place.report(AllocationReport)
     return report.state, report.migration.phase if report.migration is not None else ""
-
-
-def _leave_name(view: View, draft: Draft, workload: Item, read: Departure, now: float) -> None:
-    """Of a VM that has left, its name stays here, and what was saved of it: nothing that can run. Volumes go that went with it;
-    one that was attached since stays."""
-    facts = read.facts
-    spec, arrival = workload.spec(VmSpec), facts.status.arrival
-    went = read.place.spec(AllocationSpec).volumes if read.place is not None else ()
-    where = f"{facts.spec.cluster}/{arrival.project if arrival is not None else '?'}/{workload.envelope.name}"
-    left = msgspec.structs.replace(
-        spec,
-        run="stop",
-        networks=[],
-        publish=[],
-        security_groups=[],
-        volumes=[],
-        snapshots=None,
-        guard="",
-        departed=where,
-    )
-    draft.change(workload, spec=left)
-    for copied in went:
-        volume = view.get(object_key("volume", workload.envelope.project, copied.name))
-        if volume is not None and volume.uid == copied.uid and not volume.deleting:
-            draft.change(volume, deleting_since=now)
-    for port in view.find(PUBLISHED_PORTS_BY_WORKLOAD, workload.uid):
-        draft.delete(port)
 
 
 async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:

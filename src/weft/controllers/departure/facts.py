@@ -23,7 +23,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.parts.departing import list_kept_here
+from weft.kinds.parts.migration.departing import list_kept_here
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import MAX_NAME, OWN_LABELS, object_key

@@ -18,7 +18,7 @@ from weft.controllers.departure.seen import MOST_TEXT, OLDER, ArrivalAct, SeenAr
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS
 from weft.controllers.migration.facts import READY, MigrationEndpoint
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
-from weft.kinds.allocation import AllocationSpec, come_back, set_desired
+from weft.kinds.allocation import AllocationSpec, come_back, has_left_cluster, set_desired
 from weft.kinds.arrival import ARRIVED, CANCELLED, FAILED, OVER
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import (
@@ -33,7 +33,6 @@ from weft.kinds.migration import (
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import Forbidden, NotFound, WeftError
 
-LEFT_CLUSTER = "leftCluster"  # a node's word
 NOT_GRANTED, REFUSED = "notGranted", "refused"
 Ending = Literal["Failed", "Cancelled"]
 
@@ -166,7 +165,7 @@ def _find_restored(
     facts: DepartureFacts, place: MigrationEndpoint, seen: SeenArrival, status: MigrationStatus
 ) -> DeparturePlan:
     """It has arrived there, though the store here, which was restored, knows of no source."""
-    if _has_left(place):
+    if has_left_cluster(place.report):
         status = replace(status, phase="Finishing", reason="", message="", target=_name_node(facts, seen))
         return DeparturePlan(status=status, leaves=True)
     message = f"{facts.spec.cluster} says that it has arrived; waits for the word of {place.spec.node}, which sent it"
@@ -200,7 +199,7 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
             f"{facts.spec.cluster} says that it has arrived; waits for the word of {source.spec.node}, which sent it"
         )
         status = status if status.ending else replace(status, reason="notHandedOver", message=message)
-    if _has_left(source):  # its node has the target's word for good
+    if has_left_cluster(source.report):  # its node has the target's word for good
         return _leave(facts, source, status, 0)
     if isinstance(seen, SeenArrival) and here and seen.never_ran:
         ending, reason, message = _read_end(facts, seen)
@@ -237,11 +236,6 @@ def _runs_here(source: MigrationEndpoint) -> bool:
 def _is_overdue(facts: DepartureFacts) -> bool:
     at = facts.status.handed_over_at
     return at is not None and facts.now >= at + 2 * HAND_OVER_PATIENCE_SECONDS
-
-
-def _has_left(endpoint: MigrationEndpoint) -> bool:
-    """Whether its node reports that the other cluster's node took the guest over for good."""
-    return (endpoint.report.reason, endpoint.report.state) == (LEFT_CLUSTER, "stopped")
 
 
 def _explain_missing(facts: DepartureFacts) -> str:

@@ -39,7 +39,7 @@ from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
 from weft.kinds.migration import MIGRATION, MigrationSpec
 from weft.kinds.parts.goal import UNPLACEABLE
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
 from weft.kinds.quota import REASON as OVER_QUOTA

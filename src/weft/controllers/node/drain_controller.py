@@ -31,7 +31,7 @@ from weft.kinds.allocation import (
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES, Mode
+from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Condition, merge_part, set_condition

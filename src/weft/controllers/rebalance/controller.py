@@ -20,7 +20,7 @@ from weft.controllers.rebalance.plan import Situation, plan_rebalance
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.kinds.migration import MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.rebalance_plan import (
     LABEL,

@@ -18,6 +18,7 @@ from weft.contracts.trace.context import pass_on
 from weft.controllers.allocation.active import find_active
 from weft.controllers.loop import Plan
 from weft.controllers.workload.adoption import plan_adoption
+from weft.controllers.workload.departed import plan_departed
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
 from weft.controllers.workload.status import (
     DesiredWorkload,
@@ -39,6 +40,7 @@ from weft.kinds.allocation import (
     AllocationReport,
     AllocationSpec,
     has_given_way,
+    has_left_cluster,
     is_at_rest,
     is_lease_over,
     is_restoring,
@@ -138,6 +140,7 @@ def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commi
     if workload.deleting and not allocations and not silent:
         return plan_removal(view, workload)
     astray = plan_astray(view, workload, allocations, silent, now)
+    astray = astray or plan_departed(view, workload, allocations, silent, now)
     if astray is not None:
         return astray
     changed = [
@@ -168,7 +171,9 @@ def _conversion_state(conversion: Item) -> object:
 
 
 def _has_astray(view: View, workload: Item) -> bool:
-    return any(is_astray(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid))
+    """Whether its guest has migrated on, as its node says, by a migration that the store doesn't know of."""
+    allocations = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+    return any(is_astray(item) or has_left_cluster(item.report(AllocationReport)) for item in allocations)
 
 
 def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write | None:

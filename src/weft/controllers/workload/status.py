@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_way, is_current, is_lease_over
+from weft.kinds.allocation import (
+    AllocationReport,
+    AllocationSpec,
+    find_unknown_departure,
+    has_given_way,
+    has_left_cluster,
+    is_current,
+    is_lease_over,
+)
 from weft.kinds.fields.lease import (
     LEASE_AT_RISK,
     LEASE_CONFLICT,
@@ -23,6 +31,7 @@ from weft.kinds.fields.lease import (
 )
 from weft.kinds.parts.goal import NOT_STARTED
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
+from weft.kinds.parts.migration.departing import HANDED_OVER, describe_lost
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
@@ -160,6 +169,10 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         status.reason = doing
     elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
         status.reason, status.message = report.health, report.health_message
+    departure = find_unknown_departure(spec, report)
+    if departure is not None and not has_left_cluster(report):
+        status.phase, status.reason, status.handed_over = Phase.UNKNOWN, HANDED_OVER, departure.key
+        status.message = describe_lost(f"{spec.workload.kind}/{spec.workload.name}", departure.peer)
 
 
 def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:

@@ -61,6 +61,11 @@ def is_between_clusters(migration: AllocatedMigration | None) -> bool:
     return migration is not None and bool(migration.peer_ca)
 
 
+def names_other_cluster(peer: str) -> bool:
+    """Whether a migration's other end, by its name, is a linked cluster's node."""
+    return "/" in peer
+
+
 def limits_of(migration: AllocatedMigration) -> tuple[int, int, int]:
     """All its limits, in bytes per second; 0 is none."""
     return migration.bytes_per_second, migration.node_bytes_per_second, migration.peer_bytes_per_second
@@ -120,3 +125,6 @@ class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
     dirty_bytes_per_second: int = 0
     pause_ms: int = 0  # as measured, from the stop of the source to the start of the target
     elapsed_ms: int = 0
+    peer: str = (
+        ""  # the other end's node, of a guest that was handed over by a migration that the allocation doesn't have
+    )

@@ -94,6 +94,9 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     conversion: str = ""  # name of its Conversion under way, whether as old or as new workload
     converts_to: str = ""  # the new workload, if this is the old one of a Conversion
     lease: LeaseStatus | None = None  # None: it has none
+    handed_over: str = (
+        ""  # key of the migration to another cluster that its node has carried out, and the store doesn't know
+    )
 
 
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:

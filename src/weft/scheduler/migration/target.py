@@ -22,7 +22,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES, is_carried
+from weft.kinds.parts.migration.verb import MIGRATION_MODES, is_carried
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.filters import HasPools, find_pool

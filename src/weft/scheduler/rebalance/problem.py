@@ -10,7 +10,7 @@ import numpy as np
 from weft.informer.view import Item, View
 from weft.insight.course import HOUR_SECONDS, Course, expect
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.profile import ProfileStatus, name_profile
 from weft.kinds.rebalance_plan import PlannedStep
 from weft.objects.identity import object_key

@@ -10,7 +10,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_migrate
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NODES_BY_UID
-from weft.kinds.parts.migrate_verb import MIGRATION_MODES
+from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
 from weft.scheduler.engine.cycle import Engine

@@ -13,6 +13,7 @@ from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step
 from weft.agent.allocation.steps.disks import _has_left
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step, choose_migration
+from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec, Resources
@@ -226,6 +227,16 @@ def test_what_an_older_store_lists_again_stays_stopped_and_says_that_another_clu
     plan = plan_for(listed_again, GuestFacts("id", "a", "web", 1, "absent"), 0)
     assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "leftCluster")
     assert "node west/n1" in plan.message, "and not `migrated`, for which a server looks among its own nodes"
+
+
+def test_a_hand_over_that_an_older_store_does_not_have_is_reported_with_its_other_end() -> None:
+    sent = MigrationState("m", "source", "b", node="west/n1", between_clusters=True)
+    here = known(sent, role="active")
+    executor = MigrationExecutor.__new__(MigrationExecutor)  # of what it leads: nothing
+    executor._led, executor._relocating = {}, {}
+    report = executor.report(here.local, here.checkpoint)
+    assert report is not None
+    assert (report.key, report.phase, report.peer) == ("m", "handedOver", "west/n1")
 
 
 def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> None:

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
-from weft.kinds.parts.departing import refuse_kept_here
+from weft.kinds.parts.migration.departing import refuse_kept_here
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import MAX_NAME

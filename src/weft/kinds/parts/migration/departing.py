@@ -1,12 +1,16 @@
-"""What of a VM can't be had by another cluster, so that it stays here."""
+"""What of a VM can't be had by another cluster, so that it stays here; and a VM that was handed over to one by a migration that
+a restored store doesn't have."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition
+
+HANDED_OVER = "handedOver"
 
 
 def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
@@ -37,3 +41,24 @@ def refuse_kept_here(obj: Object) -> None:
             reason="cantLeave",
             details={"reasons": found},
         )
+
+
+def describe_lost(what: str, peer: str) -> str:
+    """What people see of a VM whose guest was handed over by a migration that a restored store doesn't have."""
+    cluster, name = peer.partition("/")[0], what.partition("/")[2]
+    return (
+        f"its guest was handed over to {peer} by a migration that the restored store doesn't know of. Look at {cluster}: "
+        f"if {what} runs there, weft vm delete {name} here; if not, cancel its arrival there, and once that is over without it: "
+        f"weft vm reclaim {name}"
+    )
+
+
+def reclaim_lost(obj: Object, _: Any) -> dict[str, Any]:
+    """The change of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
+    what, key = f"{obj['kind']}/{obj['name']}", dig(obj, "status.handed_over", "")
+    if not key:
+        raise IllegalTransition(
+            f"{what}: nothing is missing: no node says that it handed it over by a migration which isn't here",
+            hint=f"weft vm describe {obj['name']}; of a migration that is here: weft migration reclaim NAME",
+        )
+    return {**obj["spec"], "reclaimed": key}
