@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 
 from tests.simulation import virtual_loop
+from tests.simulation.calm import MOST_STEPS, pass_calmly
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
 from tests.simulation.node import Node
@@ -191,14 +192,14 @@ def test_a_full_disk_keeps_no_guest_from_going_on_and_what_ended_runs_again_once
 def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
     event: str, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(virtual_loop, "MOST_STEPS", 10**9)
+    monkeypatch.setattr(virtual_loop, "MOST_STEPS", MOST_STEPS)
     half = 36 * 3600.0
 
     async def run(fabric: Fabric) -> None:
         before = await run_guests(fabric, 2 * half + 600.0)
         here, books = next(node for node in fabric.nodes if node.name == HERE), find_place(fabric, "books")
         fabric.fate.cut_off.add(HERE)
-        await asyncio.sleep(half)
+        await pass_calmly(half)
         with contextlib.ExitStack() as hour:
             if event == "VM deleted":
                 await ask(fabric, "DELETE", f"{VMS}/books")
@@ -216,7 +217,7 @@ def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
             await asyncio.sleep(60.0)
             here.kill_guest(next(guest for (_, guest), uid in fabric.witness.alive.items() if uid == books))
             await asyncio.sleep(3600.0)
-        await asyncio.sleep(half - 3600.0)
+        await pass_calmly(half - 3600.0)
         assert node_phase(fabric) == "Autonomous" and len(boot_ids(fabric)) == 2
         waiting, began = list_outbox(here), fabric.clock.elapsed()
         assert len(waiting) >= 2

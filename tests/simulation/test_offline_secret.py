@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import virtual_loop
+from tests.simulation.calm import MOST_STEPS, pass_calmly
 from tests.simulation.conversions import IMAGE, PROJECT
 from tests.simulation.fabric import Fabric
 from tests.simulation.fate import Fate
@@ -31,7 +32,7 @@ def read_pins(here: Node) -> list[str]:
 def test_a_container_starts_again_with_its_secret_while_the_line_is_dead(
     seed: int, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(virtual_loop, "MOST_STEPS", 10**9)
+    monkeypatch.setattr(virtual_loop, "MOST_STEPS", MOST_STEPS)
     half = hours * 1800.0
 
     async def run(fabric: Fabric) -> None:
@@ -54,13 +55,13 @@ def test_a_container_starts_again_with_its_secret_while_the_line_is_dead(
         fabric.fate.cut_off.add(HERE)
         await until(lambda: node_phase(fabric) == "Autonomous", "it is away")
         await ask(fabric, "PATCH", f"{PROJECT}/secrets/till", {"spec": {"values": {"pin": "two"}}})
-        await asyncio.sleep(half)
+        await pass_calmly(half)
         here.lose_power()
         assert read_pins(here) == []
         await asyncio.sleep(60.0)
         here.start()
         await until(lambda: read_pins(here) == ["one"], "it runs again, with what the node has")
-        await asyncio.sleep(half)
+        await pass_calmly(half)
         assert node_phase(fabric) == "Autonomous" and read_pins(here) == ["one"]
         fabric.fate.cut_off.discard(HERE)
         await until(lambda: node_phase(fabric) == "Ready", "it is back")

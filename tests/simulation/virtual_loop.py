@@ -1,8 +1,8 @@
 """An event loop whose time stands still while anything has something to do, and jumps when nothing has.
 
 Everything that runs belongs to a ``Part`` (a process of the fabric), which may be killed between any two steps: nothing of
-it ever runs again, not even a ``finally``, as after ``kill -9``. Blocking code runs in threads that pass one baton round, so
-that only one of them, or the loop, ever moves: the same seed gives the same steps.
+it ever runs again, not even a ``finally``, as after ``kill -9``. Blocking code runs in strands, of which only one, or the loop,
+ever moves: the same seed gives the same steps.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import functools
 import heapq
 import itertools
 import random
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
+
+from greenlet import greenlet
 
 _part: contextvars.ContextVar[Part | None] = contextvars.ContextVar("part", default=None)
 _strand: contextvars.ContextVar[Strand | None] = contextvars.ContextVar("strand", default=None)
@@ -95,7 +96,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._scheduled: list[tuple[float, _Handle]] = []  # a heap
         self.cancelled = 0  # of them
         self._strands: list[Strand] = []
-        self._batons: list[_Baton] = []  # that no strand has
         self.tasks: list[_Task] = []  # kept until the end: what is collected would run its finally clauses
         self._most_tasks = 1_000
         self.steps = 0
@@ -211,19 +211,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._strands = [old for old in self._strands if not old.over]
         self._strands.append(strand)
 
-    def take_baton(self) -> _Baton:
-        return self._batons.pop() if self._batons else _Baton()
-
-    def give_baton(self, baton: _Baton) -> None:
-        self._batons.append(baton)
-
     def end(self) -> None:
         """Let go of everything that never ended."""
         for strand in self._strands:
             if not strand.over:
                 strand.end()
-        for baton in self._batons:
-            baton.go.release()
         with warnings.catch_warnings():
             # A process that is gone runs no finally clause. Here one does, and what it would await is never awaited.
             warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
@@ -262,29 +254,9 @@ def _deliver(future: asyncio.Future[Any], result: Any, problem: Exception | None
         future.set_result(result)
 
 
-class _Baton:
-    """A thread of the machine's, which carries out one strand after the other: to begin one anew costs more than most do."""
-
-    def __init__(self) -> None:
-        self.go, self.back = threading.Lock(), threading.Lock()
-        self.go.acquire()
-        self.back.acquire()
-        self.carry: Callable[[], None] | None = None
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        while True:
-            self.go.acquire()
-            carry, self.carry = self.carry, None
-            if carry is None:
-                return
-            carry()
-            del carry
-            self.back.release()
-
-
 class Strand:
-    """One thread in lockstep with the loop: exactly one of the two moves at a time."""
+    """What would be a thread, in lockstep with the loop: exactly one of the two moves at a time. A greenlet: to pass the word
+    between two threads costs a hundred times as much."""
 
     def __init__(
         self,
@@ -302,8 +274,7 @@ class Strand:
         self._context.run(_strand.set, self)
         self._outside = context
         loop.add_strand(self)
-        self._baton = loop.take_baton()
-        self._baton.carry = self._run
+        self._fiber = greenlet(self._run)
         loop.call_soon(self._resume, context=context)
 
     def _run(self) -> None:
@@ -317,11 +288,8 @@ class Strand:
         self.over = True
 
     def _move(self) -> None:
-        """Let the thread go on until it waits, or is done and free for another strand."""
-        self._baton.go.release()
-        self._baton.back.acquire()
-        if self.over:
-            self._loop.give_baton(self._baton)
+        """Let it go on until it waits, or is done."""
+        self._fiber.switch()
 
     def _resume(self, *_: Any) -> None:
         self._move()
@@ -334,10 +302,9 @@ class Strand:
             self._outcome.add_done_callback(self._resume, context=self._outside)
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """In the thread: the result of ``work``, which the loop carries out meanwhile."""
+        """In the strand: the result of ``work``, which the loop carries out meanwhile."""
         self._pending = work
-        self._baton.back.release()
-        self._baton.go.acquire()
+        self._fiber.parent.switch()
         if self._killed or self._outcome is None:
             raise SystemExit
         return self._outcome.result()
