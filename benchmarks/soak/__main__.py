@@ -7,6 +7,7 @@ import sys
 from benchmarks import soak
 from benchmarks.measurement import write_section
 from benchmarks.soak import (
+    autonomy,
     copies,
     department,
     failovers,
@@ -24,6 +25,7 @@ from benchmarks.soak import (
 PROOFS = {
     "simulation": simulation.measure,
     "failovers": failovers.measure,
+    "autonomy": autonomy.measure,
     "placement": placement.measure,
     "storm": storm.measure,
     "kills": soak.measure,

@@ -51,7 +51,7 @@ PERIODS = {
     ),
     (usage, "STALE_SECONDS"): 240.0,
     (controller, "CHECK_EVERY_SECONDS"): 15.0,
-    (agent, "HEARTBEAT_SECONDS"): 25.0,  # less than a node's lease
+    (agent, "HEARTBEAT_SECONDS"): 20.0,  # a longer silence counts as one
 }
 
 
