@@ -1,4 +1,4 @@
-"""Hours in which nothing happens: whatever looks, measures, tries again or says that it is alive does so less often, and does the same.
+"""Hours in which nothing happens: whatever looks, measures, tries again or says that it is alive does the same, less often.
 72 hours at the pace of a bad afternoon take a quarter of an hour of a core."""
 
 from __future__ import annotations
