@@ -30,10 +30,13 @@ OFTEN = (
 
 def until(holds: Callable[[], object], seconds: float = 180) -> None:
     """Return once it holds; fails if it doesn't in that time."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.4)  # each look may be a program of its own
+        waited = time.monotonic() - began
+        assert waited < seconds, "it never came"
+        time.sleep(
+            min(max(0.3, waited / 8), 1.5)
+        )  # each look may be a program of its own, so what takes long is looked at less often
 
 
 def lay_out(folder: Path, *, often: bool = False) -> Cluster:
