@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weft.objects.errors import (
     AlreadyExists,
+    BackupAltered,
     Forbidden,
     IllegalTransition,
     InUse,
@@ -150,6 +151,22 @@ def no_repository(url: str) -> NotFound:
         f"{url} holds no backup repository",
         reason="repositoryNotFound",
         hint="check the address and that it is mounted; a new repository has to be created first",
+    )
+
+
+def header_lost(url: str) -> BackupAltered:
+    return BackupAltered(
+        f"{url} holds backups, but the header of their repository is gone, and its copy, too",
+        reason="repositoryHeaderLost",
+        hint="put back its object weft-backup; or have a cluster check it that backed up to it: its nodes know what was in it; "
+        "a new repository takes an empty place",
+    )
+
+
+def header_altered(url: str) -> BackupAltered:
+    return BackupAltered(
+        f"the header of the backup repository {url} is damaged, and its copy is missing or damaged, too",
+        hint="put back its object weft-backup; or have a cluster check it that backed up to it: its nodes know what was in it",
     )
 
 

@@ -14,27 +14,24 @@ from weft.backup.cleanup import GRACE_SECONDS, Cleanup, CleanupReport, keep_in_t
 from weft.backup.condemned import avoided_packs, mark_damaged
 from weft.backup.errors import (
     ObjectMissing,
+    header_lost,
     is_full,
-    no_repository,
     other_repository,
     repository_exists,
     repository_full,
-    too_new,
-    wrong_key,
 )
 from weft.backup.format import (
-    CHUNK,
     HEADER,
-    VERSION,
     Manifest,
     decode_index,
     decode_manifest,
     manifest_altered,
     pack_cut,
 )
+from weft.backup.header import Header, find_header, has_header, holds_backups, keep_header, make_header
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.tree import Tree
-from weft.backup.key import Keys, RepositoryKey
+from weft.backup.key import RepositoryKey
 from weft.backup.lease import CleanupLock, Lease, list_leases
 from weft.backup.packs import ChunkReader
 from weft.backup.reader import BackupReader
@@ -48,20 +45,6 @@ from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock
 from weft.objects.errors import BackupAltered, Forbidden, NotFound, Unavailable
 
-_HEADER_LIMIT = 64 << 10
-
-
-class Header(msgspec.Struct, kw_only=True):
-    """The one object that isn't encrypted; ``mac`` signs the rest of it."""
-
-    format: str
-    version: int
-    id: str
-    created: float
-    chunk_bytes: int = CHUNK
-    fingerprint: str = ""  # of the key
-    mac: str = ""
-
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """What backups there are, the oldest first; ``damages`` has one entry for each whose manifest can't be read."""
@@ -73,11 +56,12 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class Repository:
     """Any thread may call. Several processes may have it open; writers go on beside each other and beside a clean-up."""
 
-    def __init__(self, storage: Storage, header: Header, keys: Keys, clock: Clock, cache: Path) -> None:
+    def __init__(self, storage: Storage, header: Header, key: RepositoryKey, clock: Clock, cache: Path) -> None:
         self.id, self.url, self.immutable = header.id, storage.url, storage.locks
-        self._storage, self._keys, self._clock = storage, keys, clock
-        self._catalogue = Catalogue(cache / f"{header.id}.db", storage, keys)
-        self._chunks = ChunkReader(storage, keys, self._catalogue, self._refresh)
+        self._storage, self._header, self._key, self._clock = storage, header, key, clock
+        self._keys = key.keys_of(header.id)
+        self._catalogue = Catalogue(cache / f"{header.id}.db", storage, self._keys)
+        self._chunks = ChunkReader(storage, self._keys, self._catalogue, self._refresh)
 
     @classmethod
     def create(
@@ -94,10 +78,11 @@ class Repository:
 
     @classmethod
     def create_in(cls, storage: Storage, key: RepositoryKey, *, clock: Clock, cache: Path) -> Repository:
+        """The same. Raises BackupAltered where backups lie whose header is gone: with another id nobody could read them."""
+        if holds_backups(storage):
+            raise repository_exists(storage.url) if has_header(storage) else header_lost(storage.url)
         identity = secrets.token_hex(16)
-        keys = key.keys_of(identity)
-        header = Header(format=HEADER, version=VERSION, id=identity, created=clock.now(), fingerprint=keys.fingerprint)
-        header.mac = _sign(keys, header)
+        header = make_header(identity, key.keys_of(identity), clock.now())
         try:
             storage.put(HEADER, msgspec.json.encode(header), exclusive=True)
         except FileExistsError:
@@ -123,18 +108,19 @@ class Repository:
     def open_in(
         cls, storage: Storage, key: RepositoryKey, *, clock: Clock, cache: Path, expected: str | None = None
     ) -> Repository:
-        header = _read_header(storage)
+        """The same. Where its header is lost, what ``expected`` or a catalogue in ``cache`` says is tried."""
+
+        def list_ids() -> list[str]:
+            return [expected] if expected is not None else sorted(path.stem for path in cache.glob("*.db"))
+
+        header = find_header(storage, key, list_ids, clock.now())
         if expected is not None and header.id != expected:
             raise other_repository(storage.url, expected, header.id)
-        keys = key.keys_of(header.id)
-        if header.fingerprint != keys.fingerprint:
-            raise wrong_key(storage.url)
-        if header.mac != _sign(keys, header):
-            raise BackupAltered(
-                f"the header of the backup repository {storage.url} is damaged",
-                hint=f"put back its object {HEADER} from a copy; weft writes it once, when it creates the repository",
-            )
-        return cls(storage, header, keys, clock, cache)
+        return cls(storage, header, key, clock, cache)
+
+    def keep_header(self) -> None:
+        """Write the header, and its copy, where they are missing or damaged."""
+        keep_header(self._storage, self._key, self._header)
 
     def close(self) -> None:
         self._catalogue.close()
@@ -345,23 +331,3 @@ class Repository:
             self._catalogue.keep_manifest(name, sealed)
             return manifest
         return decode_manifest(self._keys, name, sealed)
-
-
-def _read_header(storage: Storage) -> Header:
-    try:
-        header = msgspec.json.decode(storage.get(HEADER, 0, _HEADER_LIMIT), type=Header)
-    except ObjectMissing:
-        raise no_repository(storage.url) from None
-    except msgspec.MsgspecError as error:
-        raise BackupAltered(
-            f"the header of the backup repository {storage.url} is damaged",
-            hint=f"put back its object {HEADER} from a copy",
-        ) from error
-    if header.format != HEADER or header.version > VERSION or header.chunk_bytes != CHUNK:
-        raise too_new(storage.url, header.version)
-    return header
-
-
-def _sign(keys: Keys, header: Header) -> str:
-    body = msgspec.json.encode([header.format, header.version, header.id, header.created, header.chunk_bytes])
-    return keys.mac("header", body).hex()
