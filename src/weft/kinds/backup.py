@@ -5,8 +5,9 @@ It begins with a snapshot, which stays until the next backup into that repositor
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -46,10 +47,11 @@ from weft.kinds.record import (
     Verb,
 )
 from weft.kinds.snapshot import SnapshotDisk
+from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, InUse, InvalidInput, WeftError
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_time
+from weft.objects.quantity import format_limit, format_time
 from weft.objects.schema import field, words
 
 OF = ("vm", "volume", "container")
@@ -71,7 +73,7 @@ class BackupSpec(msgspec.Struct, kw_only=True):
     ]
     to: Annotated[str, field("Backup repository that it goes to", change="never", name=True)]
     keep: Annotated[
-        float, field("How long it is kept; 0: until people delete it", quantity="duration", change="live")
+        float, field("How long it is kept; 0: until people delete it", quantity="period", change="live")
     ] = 0.0
     adopts: Annotated[
         str,
@@ -141,6 +143,31 @@ def refuse_locked(envelope: Envelope, now: float) -> None:
             reason="backupLocked",
             hint="delete it after that; its repository is immutable",
         )
+
+
+def refuse_shorter(envelope: Envelope, new: BackupSpec, now: float) -> None:
+    """Raises IllegalTransition for a time that ends before its lock: nobody can shorten that."""
+    until = decode_part(envelope.status, BackupStatus).locked_until
+    if until > now and new.keep and envelope.created_at + new.keep < until - 1:
+        least = format_limit(math.ceil(until - envelope.created_at))
+        raise IllegalTransition(
+            f"spec.keep: backup/{envelope.name} is locked until {format_time(until)}, and a lock can't be made shorter",
+            reason="backupLocked",
+            field="spec.keep",
+            hint=f"give {least} or more; its repository is immutable",
+        )
+
+
+def refuse_attached(_: BackupSpec, volumes: Mapping[str, VolumeStatus]) -> None:
+    """Raises InUse for a volume that a VM has: its snapshots are those of the VM, with all its disks."""
+    for name, status in volumes.items():
+        holder = status.attached_to
+        if holder is not None and holder.kind == "vm":
+            raise InUse(
+                f"volume/{name} is attached to vm/{holder.name}, which is backed up with all its disks",
+                field="spec.of",
+                hint=f"weft backup create vm/{holder.name}",
+            )
 
 
 def subject_key(backup: Stored) -> str:
@@ -269,7 +296,15 @@ BACKUP = Kind(
         BACKUPS_BY_SNAPSHOT: _snapshot_uid,
     },
     references=(
-        *(Reference(kind, "spec.of", partial(_list_subjects, kind), blocks=False) for kind in OF),
+        *(
+            Reference(
+                *(kind, "spec.of", partial(_list_subjects, kind)),
+                blocks=False,
+                suffices=refuse_attached if kind == "volume" else None,
+                asks=lambda spec: spec.of,
+            )
+            for kind in OF
+        ),
         Reference("backuprepository", "spec.to", lambda spec: [spec.to], blocks=True),
     ),
     verbs=(
@@ -293,6 +328,7 @@ BACKUP = Kind(
     access=Access(readers="project", status_writer="backups", further_rights=_find_rights),
     admission=Admission(
         check=check_backup,
+        change_guard=refuse_shorter,
         delete_guard=refuse_locked,
         server_fields=("policy", "verify_generation", "verify_how", "verify_check", "verify_within"),
     ),

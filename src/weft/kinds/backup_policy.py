@@ -48,7 +48,7 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
         float,
         field(
             "How long each backup is kept; 30d if unset, unless days, weeks or months to keep are set",
-            quantity="duration",
+            quantity="period",
         ),
     ] = 0.0
     keep_daily: Annotated[int, field("Days whose newest backup is kept", ge=0, le=MOST_PERIODS)] = 0

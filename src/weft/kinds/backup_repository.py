@@ -63,6 +63,10 @@ class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+def is_key(text: str) -> bool:
+    return _KEY_TEXT.fullmatch(text) is not None
+
+
 def check_repository(spec: BackupRepositorySpec) -> None:
     """Raises InvalidInput, which never contains a value."""
     check_values(spec)
@@ -141,7 +145,7 @@ def _check_folder(host: str, path: str) -> None:
 def _check_given(values: Mapping[str, str]) -> None:
     """Raises InvalidInput, which never contains a value."""
     key = values.get(KEY)
-    if key is not None and not _KEY_TEXT.fullmatch(key):
+    if key is not None and not is_key(key):
         raise InvalidInput(
             "spec.values.key must be 64 hexadecimal digits",
             field="spec.values.key",

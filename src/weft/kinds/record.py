@@ -294,6 +294,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     check_times: Callable[[Any, float], None] | None = None
     # Of old and new spec; raises it for a change that can't be, and takes from the new one the server's fields that it ends.
     check_change: Callable[[Any, Any], None] | None = None
+    # Of an object, its new spec and now; raises IllegalTransition for a change that its state rules out.
+    change_guard: Callable[[Envelope, Any, float], None] | None = None
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
     # Of now, too; raises it for one that people may change, but not delete now.

@@ -135,6 +135,15 @@ def parse_duration(text: object, field: str = "duration") -> float:
     return seconds
 
 
+def parse_period(text: object, field: str = "period") -> float:
+    """The same for how long something is kept: a text names its unit, as people mean days, and seconds would lose what is kept."""
+    seconds = parse_duration(text, field)
+    if isinstance(text, str) and seconds and not text.strip()[-1:].isalpha():
+        shown = text.strip()[:LONGEST_SHOWN]
+        raise InvalidInput(f"{field}: {shown} has no unit", field=field, hint=f"write {shown}d for days, or s, m or h")
+    return seconds
+
+
 def parse_moment(text: object, field: str = "time") -> float:
     """Seconds since 1970, to the millisecond, from that number or RFC 3339. Raises InvalidInput naming ``field``."""
     hint = "write it like 2026-12-24T22:00:00Z"

@@ -26,6 +26,7 @@ from weft.objects.quantity import (
     parse_cpu,
     parse_duration,
     parse_moment,
+    parse_period,
     parse_ratio,
     parse_share,
 )
@@ -33,12 +34,16 @@ from weft.objects.quantity import (
 T = TypeVar("T")
 _BOUND = re.compile(r"Expected `(?:float|int)(?: \| null)?` ([<>]=?) ([-+.e\d]+)")
 _COMPARED = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
-_WRITERS: Mapping[str, Callable[[float], str]] = {"duration": format_limit, "bytes": format_bytes}
+_WRITERS: Mapping[str, Callable[[float], str]] = {
+    "duration": format_limit,
+    "period": format_limit,
+    "bytes": format_bytes,
+}
 MOST_PROBLEMS = 20  # in the answer about one object
 LONGEST_PATH = 200
 LONGEST_WORD = 64  # longer ones get no suggestion
 ChangeMode = Literal["live", "plug", "restart", "replace", "never"]
-Quantity = Literal["bytes", "cpu", "duration", "amount", "ratio", "share", "moment", ""]
+Quantity = Literal["bytes", "cpu", "duration", "period", "amount", "ratio", "share", "moment", ""]
 _UNCOUNTED = ("text", "true", "auto", "fields", "any", "cores")  # types without an article
 _TYPE_WORDS = {  # by msgspec's names
     "array": "a list",
@@ -53,6 +58,7 @@ _QUANTITY_WORDS = {
     "bytes": "size",
     "cpu": "cores",
     "duration": "duration",
+    "period": "duration",
     "amount": "count or size",
     "ratio": "number",
     "share": "share",
@@ -62,6 +68,7 @@ _PARSERS = {
     "bytes": parse_bytes,
     "cpu": parse_cpu,
     "duration": parse_duration,
+    "period": parse_period,
     "amount": parse_amount,
     "ratio": parse_ratio,
     "share": parse_share,

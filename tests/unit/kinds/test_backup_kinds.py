@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.backup import BackupSpec, check_backup
+from weft.kinds.backup import BACKUP, BackupSpec, check_backup
+from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.backup_repository import BackupRepositorySpec, check_repository
+from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
-from weft.objects.errors import InvalidInput
+from weft.kinds.volume import VolumeStatus
+from weft.objects.errors import InUse, InvalidInput
+from weft.objects.identity import Ref
+from weft.objects.schema import read_strict
 
 SECRET = "hunter2-hunter2"
 ACCESS = {"access_key": "AK", "secret_key": SECRET}
@@ -103,3 +108,25 @@ def test_what_a_backed_up_object_refers_to_is_backed_up_with_its_project() -> No
     }
     # Of the past, of a time that ends, and made by weft itself.
     assert {to for _, to in left} <= {"snapshot", "reservation", "functionversion"}
+
+
+def test_a_volume_that_a_vm_has_is_backed_up_with_the_vm_and_no_backup_of_it_is_made() -> None:
+    check = next(one.suffices for one in BACKUP.references if one.kind == "volume")
+    assert check is not None
+    spec = BackupSpec(of="volume/orders", to="safe")
+    for holder in (None, Ref("container", "db", "u", "default")):
+        check(spec, {"orders": VolumeStatus(attached_to=holder)})
+    with pytest.raises(InUse, match="volume/orders is attached to vm/shop") as refused:
+        check(spec, {"orders": VolumeStatus(attached_to=Ref("vm", "shop", "u", "default"))})
+    assert refused.value.hint == "weft backup create vm/shop"
+
+
+@pytest.mark.parametrize("kind", [BACKUP, BACKUP_POLICY])
+def test_a_time_to_be_kept_names_its_unit_and_programs_give_seconds(kind: Kind) -> None:
+    spec = {"to": "safe", "of": ["vm/web"] if kind is BACKUP_POLICY else "vm/web"}
+    for text in ("30", "365", " 7 "):
+        with pytest.raises(InvalidInput, match="has no unit") as refused:
+            read_strict({**spec, "keep": text}, kind.spec)
+        assert f"write {text.strip()}d for days" in str(refused.value.hint)
+    kept = [read_strict({**spec, "keep": value}, kind.spec).keep for value in ("30d", 2592000, 2592000.0, "0")]
+    assert kept == [2592000.0] * 3 + [0.0]

@@ -252,6 +252,8 @@ async def plan_update(
         return Draft(kind, current, "unchanged")
     if changes:
         guard(kind, current)
+    if changes and kind.admission.change_guard is not None:
+        kind.admission.change_guard(current, spec, context.clock.now())
     draft = await plan_spec(context, view, kind, current, old, spec, changes, labels)
     draft.preconditions += relied
     draft.changes = sealing.hide_changes(kind, changes)

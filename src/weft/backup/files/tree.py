@@ -65,7 +65,8 @@ class _Archive:
     def end(self) -> str:
         self._write(bytes(2 * _BLOCK))
         self._flush()
-        said = [f"left out {self._left_out} devices, sockets or pipes"] if self._left_out else []
+        those = "device, socket or pipe" if self._left_out == 1 else "devices, sockets or pipes"
+        said = [f"left out {self._left_out} {those}"] if self._left_out else []
         if self._larger:
             named = [show(one.decode(errors="replace")) for one in self._larger[:_MOST_NAMED]]
             more = len(self._larger) - len(named)

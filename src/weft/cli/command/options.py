@@ -18,7 +18,7 @@ from weft.cli.output.local_time import read_moment
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
-from weft.objects.quantity import format_limit, parse_duration
+from weft.objects.quantity import format_limit, parse_duration, parse_period
 
 Run = Callable[..., int | None]
 _ARGV, _TYPED = "weft.argv", "weft.typed"
@@ -85,23 +85,20 @@ class _Word(str):
 
 
 class Duration(click.ParamType[float]):
-    """Seconds from 30s, 5m, 1h30m; from ``least`` to ``most``, in seconds. ``unit``: where people mean days, and seconds would lose
-    what they keep, a number alone is refused."""
+    """Seconds from 30s, 5m, 1h30m; from ``least`` to ``most``, in seconds. ``unit``: a number alone is refused."""
 
     name = "duration"
 
     def __init__(self, least: float = 0.0, most: float = math.inf, *, unit: bool = False) -> None:
-        self._least, self._most, self._unit = least, most, unit
+        self._least, self._most, self._parse = least, most, parse_period if unit else parse_duration
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
         try:
-            seconds = parse_duration(value, name := param.opts[-1] if param else "duration")
+            seconds = self._parse(value, name := param.opts[-1] if param else "duration")
         except InvalidInput as problem:  # whose value it is comes before all that fails here
             self.fail(f"{problem.message.removeprefix(f'{name}: ')}; {problem.hint}", param, ctx)
-        if self._unit and seconds and not value.strip()[-1:].isalpha():
-            self.fail(f"{value} has no unit; write {value.strip()}d for days, or s, m or h", param, ctx)
         if seconds > self._most:
             self.fail(f"{value} is too long; give at most {format_limit(self._most)}", param, ctx)
         if seconds < self._least:

@@ -23,11 +23,13 @@ from weft.cli.session import Session
 from weft.cli.snapshot.description import name_snapshot
 from weft.cli.wait.finish import finish_one
 from weft.client.answer import raise_problem
+from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BACKUP, OF, BackupSpec, is_of_project
-from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY
+from weft.kinds.backup_repository import ACCESS_KEY, KEY, SECRET_KEY, is_key
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
 
 RESTORED_FROM = ("backup",)
 _MOST_FILE_BYTES = 1 << 20
@@ -124,6 +126,8 @@ def _restore(
     dry_run: bool,
 ) -> int:
     target = find_one(session, kind, words, RESTORED_FROM, "give one backup")
+    if pool is not None:
+        _require_pool(session, pool)
     found = session.client.get(BACKUP.name, target.name)
     if is_of_project(msgspec.convert({"of": dig(found, "spec.of"), "to": ""}, BackupSpec)):
         if instant:
@@ -157,6 +161,17 @@ def _restore(
         given["spec"] = {"image": image}
     made = session.client.verb("backup", target.name, "restore", given)
     return finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
+
+
+def _require_pool(session: Session, name: str) -> None:
+    """Raises NotFound: what is restored would wait for it for ever."""
+    known = sorted({str(dig(one, "spec.pool")) for one in session.client.list("pool").items} | {LOCAL})
+    if name not in known:
+        raise NotFound(
+            f"no node has a storage pool {name}",
+            field="pool",
+            hint=f"--pool takes the name that nodes call it by: {', '.join(known)}",
+        )
 
 
 def repository_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -208,6 +223,12 @@ def _create_repository(session: Session, kind: Kind, words: tuple[str, ...], **g
             values[key] = sys.stdin.readline().strip()
     if given["key_file"]:
         values[KEY] = _read_file("--key-file", given["key_file"], "give the file that holds the key").strip()
+    if KEY in values and not is_key(values[KEY]):
+        source = "--key-stdin: what it gave" if given["key_stdin"] else f"--key-file: {given['key_file']}"
+        raise usage(
+            f"{source} is not the key of a backup repository",
+            "a key has 64 hexadecimal digits: weft backuprepository key NAME prints an existing one's",
+        )
     spec = {"url": given["url"], "values": values} | ({"immutable": True} if given["immutable"] else {})
     if secret := given["credentials"]:
         spec["credentials"] = secret if "/" in secret else f"{session.client.project}/{secret}"

@@ -135,23 +135,27 @@ def _get(
     if recursive and out in (None, "-") and sys.stdout.isatty():
         raise usage("-r: an archive is nothing to look at", "give -o FOLDER, -o FILE.tar, or pipe it: … -r | tar t")
     if out in (None, "-"):
-        _run(session, words[0], asked, write_bytes)
+        _run(session, words[0], asked, lambda to, data: _take(session, to, data, 1))
         return OK
     if recursive and not str(out).endswith(".tar"):
         with unpacked(Path(str(out))) as take:
 
             def unpack(to: int, data: bytes) -> None:
-                take(data) if to == 1 else write_bytes(2, data)
+                take(data) if to == 1 else _take(session, to, data, 1)
 
             _run(session, words[0], asked, unpack)
         return OK
     with _written(Path(str(out))) as descriptor:
-
-        def write(to: int, data: bytes) -> None:
-            write_bytes(descriptor if to == 1 else 2, data)
-
-        _run(session, words[0], asked, write)
+        _run(session, words[0], asked, lambda to, data: _take(session, to, data, descriptor))
     return OK
+
+
+def _take(session: Session, to: int, data: bytes, descriptor: int) -> None:
+    """A piece of the file, or a note for the person."""
+    if to == 1:
+        write_bytes(descriptor, data)
+    else:
+        session.notify(data.decode(errors="replace"))
 
 
 def _explain_path(session: Session, words: tuple[str, ...]) -> None:
@@ -176,6 +180,7 @@ def _written(path: Path) -> Iterator[int]:
         finally:
             os.close(descriptor)
         return
+    path = Path(os.path.realpath(path))  # a link stays, as with cp
     work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -139,10 +139,15 @@ def _name_left(session: Session, targets: list[Target], of_vms: Mapping[str, lis
 
 def _name_volumes_left(session: Session, gone: list[Done]) -> None:
     """Say which volumes of a copy stay: the copy made them, so nobody else has named them."""
+    copies = [one for one in gone if is_workload(one.target.kind.name) and dig(one.obj, "spec.origin")]
+    if not any(dig(one.obj, "spec.volumes") for one in copies):  # an arrival's go with it
+        return
+    begun = {
+        one["name"] for one in session.client.list("volume").items if dig(one, "status.node_uid")
+    }  # others go, too
     deleted = {one.target.what for one in gone}
-    for one in gone:
-        is_copy = is_workload(one.target.kind.name) and bool(dig(one.obj, "spec.origin"))  # an arrival's go with it
-        names = (dig(one.obj, "spec.volumes") or []) if is_copy else []
+    for one in copies:
+        names = [name for name in dig(one.obj, "spec.volumes") or [] if name in begun]
         if stay := [name for name in names if f"volume/{name}" not in deleted]:
             count = "1 volume" if len(stay) == 1 else f"{len(stay)} volumes"
             verb = "stays" if len(stay) == 1 else "stay"

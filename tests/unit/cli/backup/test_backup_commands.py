@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pytest
@@ -13,10 +15,11 @@ from weft.api.auth.authorise import authorise_write
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.options import Duration
 from weft.cli.verbs.act import _input_options
-from weft.cli.verbs.backup_files import _ask, _written
+from weft.cli.verbs.backup import _require_pool
+from weft.cli.verbs.backup_files import _ask, _take, _written
 from weft.kinds.backup import BACKUP
 from weft.kinds.fields.backup_verification import VerifyBackupInput
-from weft.objects.errors import Forbidden, InvalidInput
+from weft.objects.errors import Forbidden, InvalidInput, NotFound
 from weft.trust.credentials import Actor
 
 
@@ -54,6 +57,34 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) 
     with pytest.raises(click.UsageError, match="is a folder"), _written(tmp_path):
         pass
     assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for text in (b"one", b"two"):
+        with _written(tmp_path / "link") as descriptor:
+            os.write(descriptor, text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == text
+    assert sorted(os.listdir(tmp_path)) == ["file", "link"]
+
+
+def test_a_pool_that_no_node_has_is_refused_before_anything_is_made() -> None:
+    pools = SimpleNamespace(items=[{"name": "n1-local", "spec": {"pool": "local"}}, {"spec": {"pool": "ceph"}}])
+    session: Any = SimpleNamespace(client=SimpleNamespace(list=lambda _: pools))
+    for known in ("local", "ceph"):
+        _require_pool(session, known)
+    with pytest.raises(NotFound, match="no node has a storage pool nosuch") as refused:
+        _require_pool(session, "nosuch")
+    assert "ceph, local" in str(refused.value.hint)
+
+
+def test_a_note_of_what_was_left_out_is_a_line_of_its_own(tmp_path: Path) -> None:
+    said: list[str] = []
+    session: Any = SimpleNamespace(notify=said.append)
+    with _written(tmp_path / "note") as descriptor:
+        _take(session, 2, b"left out 1 device", descriptor)
+        _take(session, 1, b"text", descriptor)
+    assert (said, (tmp_path / "note").read_bytes()) == (["left out 1 device"], b"text")
 
 
 def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:

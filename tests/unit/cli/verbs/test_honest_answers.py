@@ -226,10 +226,16 @@ def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: st
     assert len(said) == told
 
 
-@pytest.mark.parametrize(("kind", "is_said"), [("vm", True), ("arrival", False)])
-def test_volumes_that_stay_are_named_and_those_of_an_arrival_go_with_it(kind: str, is_said: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "node_uid", "is_said"), [("vm", "u", True), ("vm", None, False), ("arrival", "u", False)]
+)
+def test_volumes_that_stay_are_named_and_those_of_an_arrival_or_without_data_go_with_it(
+    kind: str, node_uid: str | None, is_said: bool
+) -> None:
     said: list[str] = []
     obj = {"kind": kind, "name": "web", "spec": {"origin": {"uid": "u"}, "volumes": ["data"]}}
-    session: Any = SimpleNamespace(notify=said.append, in_project="")
+    volumes = SimpleNamespace(items=[{"name": "data", "status": {"node_uid": node_uid}}])
+    client = SimpleNamespace(list=lambda _: volumes)
+    session: Any = SimpleNamespace(notify=said.append, in_project="", client=client)
     delete._name_volumes_left(session, [Done(Target(BY_NAME[kind], "web"), obj, "deleted")])
     assert ("1 volume of vm/web, a copy, stays: weft volume delete data" in said) is is_said and bool(said) is is_said

@@ -17,6 +17,7 @@ from weft.controllers.backup.retention import Made, is_over
 from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder
+from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition
 
 NOW = 1000.0
@@ -93,3 +94,43 @@ def test_nothing_deletes_a_backup_before_its_lock_ends(now: float, gone: bool) -
     old = Made(item, "safe", 100, "Ready", True, 3.0, 2003.0)
     newer = Made(item, "safe", 0, "Ready", True, 4.0, 0.0)
     assert is_over(old, [newer], now) is gone
+
+
+def make_envelope(keep: float, locked_until: float) -> Envelope:
+    """It was created at 100."""
+    spec, status = BackupSpec(of="vm/web", to="safe", keep=keep), BackupStatus(locked_until=locked_until)
+    return Envelope(
+        kind="backup",
+        name="monday",
+        uid="u",
+        project="default",
+        created_at=100.0,
+        spec=msgspec.Raw(msgspec.json.encode(spec)),
+        status=msgspec.Raw(msgspec.json.encode(status)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("locked_until", "keep", "now", "is_refused"),
+    [
+        (2100.0, 1000.0, NOW, True),
+        (2100.0, 2000.0, NOW, False),  # as it is
+        (2100.6, 2000.5, NOW, False),  # locks end on whole seconds
+        (2100.0, 3000.0, NOW, False),
+        (2100.0, 0.0, NOW, False),  # until people delete it
+        (0.0, 10.0, NOW, False),  # no lock
+        (2100.0, 1000.0, 2200.0, False),  # the lock is over
+    ],
+)
+def test_a_time_that_ends_before_its_lock_is_refused(
+    locked_until: float, keep: float, now: float, is_refused: bool
+) -> None:
+    guard = BACKUP.admission.change_guard
+    assert guard is not None
+    envelope, new = make_envelope(2000.0, locked_until), BackupSpec(of="vm/web", to="safe", keep=keep)
+    if not is_refused:
+        return guard(envelope, new, now)
+    with pytest.raises(IllegalTransition, match="can't be made shorter") as refused:
+        guard(envelope, new, now)
+    assert (refused.value.token, refused.value.field) == ("backupLocked", "spec.keep")
+    assert "give 2000s or more" in str(refused.value.hint)
