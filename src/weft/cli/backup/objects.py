@@ -112,7 +112,7 @@ def _plan_one(
     spec, left = _leave_out(one)
     manifest = {"kind": one.kind, "name": name, "labels": one.labels, "spec": spec}
     snapshots = BY_NAME[one.kind].snapshots
-    if BY_NAME[one.kind].in_backups == "named" and not _is_fetched(spec):
+    if BY_NAME[one.kind].in_backups == "named" and not is_fetched(spec):
         return [Step("leave", *key, name, f"its content is in no backup: weft image add {one.name} FILE")]
     if snapshots == "volume" and one.name in comes:
         return [Step("comes", *key, name, f"with {comes[one.name]}")]
@@ -151,7 +151,7 @@ def _leave_out(one: BackedUpObject) -> tuple[dict[str, Any], str]:
     return spec, f"without {', '.join(left)}" if left else ""
 
 
-def _is_fetched(image: Mapping[str, Any]) -> bool:
+def is_fetched(image: Mapping[str, Any]) -> bool:
     """Whether weft can fetch it again: it wasn't uploaded, nor read from a server's own disk."""
     return str(image.get("url") or "").startswith(("http://", "https://", "oci://", "docker://"))
 

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from weft.cli.backup.moment import join_names
+from weft.cli.backup.objects import is_fetched
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.backup import BACKUP, PROJECT, SET, explain_encrypted
 from weft.kinds.fields.cells import dig
+from weft.kinds.image import OWN
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import AlreadyExists
 
@@ -25,7 +27,7 @@ def back_up_project(session: Session, project: str, name: str, given: Mapping[st
     session.given_project = project
     items = [item for kind in _OF for item in session.client.list(kind).items]
     subjects, left_out = choose_subjects(items)
-    for sentence in left_out:
+    for sentence in [*left_out, *name_images(session.client.list("image").items)]:
         session.notify(f"left out  {sentence}")
     names = name_all(
         name, [*subjects, (PROJECT, project)], {str(one["name"]) for one in session.client.list("backup").items}
@@ -70,6 +72,16 @@ def choose_subjects(items: Iterable[Mapping[str, Any]]) -> tuple[list[tuple[str,
         elif snapshots != "volume" or not dig(item, "status.attached_to"):  # else it comes with what has it
             subjects.append((kind, name))
     return subjects, left_out
+
+
+def name_images(images: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Those whose content nobody could fetch or build again if the fabric were lost, each as a sentence. Pure."""
+    own = [one for one in images if not is_fetched(one["spec"]) and one["name"] not in OWN]
+    return [
+        f"image/{one['name']}: no backup has the content of images; keep a copy of {dig(one, 'spec.url')}"
+        for one in own
+        if not one.get("deleting_since")
+    ]
 
 
 def _find_encrypted(item: Mapping[str, Any], encrypted: Collection[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
+from weft.cli.backup.project import name_images
 from weft.cli.backup.project_restore import list_data_waits
 from weft.kinds.backup import SET
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
@@ -99,6 +100,14 @@ def test_what_is_there_is_refused_by_name_kept_or_gets_another_name() -> None:
     assert renamed["container/db:create"].manifest["spec"]["mounts"] == ["old-data:/data"]
     assert renamed["backuppolicy/nightly:create"].manifest["spec"]["of"] == ["vm/old-web", "volume/old-data"]
     assert renamed["vm/new:create"].manifest["spec"]["networks"] == ["blue"]
+
+
+def test_a_backup_names_the_images_that_nobody_could_fetch_or_build_again() -> None:
+    urls = {"base": "file:///srv/base.qcow2", "debian-12": "file:///var/own", "web": "https://example.com/web.qcow2"}
+    images = [{"name": name, "spec": {"url": url}} for name, url in urls.items()]
+    assert name_images(images) == [
+        "image/base: no backup has the content of images; keep a copy of file:///srv/base.qcow2"
+    ]
 
 
 def test_a_restore_waits_for_the_data_of_what_is_stopped() -> None:
