@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -34,7 +35,7 @@ from guest_lab import GuestLab, unpack_tiny
 MIB = 1 << 20
 SIZE = 256 * MIB
 SECONDS = 3
-VOLUME = "bench"
+VOLUME, OTHER = "bench", "by-hand"
 JOBS = {
     "randread": ("read 4 KiB at random, 16 at once", "op/s"),
     "randwrite": ("write 4 KiB at random, 16 at once", "op/s"),
@@ -66,9 +67,10 @@ class Rig:
     def __init__(self, folder: Path, ceph: CephPlan) -> None:
         self.folder, self.lab = folder, GuestLab(unpack_tiny(folder))
         self.volumes = RbdVolumes(self.lab.host, SystemClock(), "ceph", place_of(ceph))
-        self.ceph, self.driver, self._runs = ceph, self.lab.driver(), 0
-        self.tools = _make_tools(folder)
-        self._accelerator = "tcg"  # what weft's own guests run with, once one has run
+        self.ceph, self.driver, self.tools = ceph, self.lab.driver(), _make_tools(folder)
+        self._guest, self._asked = "", 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._line: socket.socket | None = None
 
     @classmethod
     @contextlib.contextmanager
@@ -80,11 +82,12 @@ class Rig:
             try:
                 yield rig
             finally:
+                rig.end_other()
                 rig.lab.close()
 
-    async def fill(self) -> VolumeFacts:
+    async def fill(self, volume: str) -> VolumeFacts:
         """All of the image is there before anything is measured."""
-        facts = await self.volumes.ensure(VOLUME, size_bytes=SIZE)
+        facts = await self.volumes.ensure(volume, size_bytes=SIZE)
         node = f"driver=rbd,pool={self.ceph.pool},image={_image(facts)},conf={self.ceph.conf},user=weft"
         argv = ["qemu-io", "-c", f"write -P 1 0 {SIZE}", "--image-opts", node]
         subprocess.run(argv, check=True, capture_output=True)
@@ -94,47 +97,52 @@ class Rig:
         plan = self.lab.plan(name, memory_bytes=256 * MIB)
         data = GuestDisk(facts.path, "raw", "data", rbd=facts.rbd)
         tools = GuestDisk(str(self.tools), "raw", "tools", read_only=True)
-        return msgspec.structs.replace(plan, disks=[*plan.disks, data, tools])
+        return msgspec.structs.replace(plan, cpu=float(os.cpu_count() or 1), disks=[*plan.disks, data, tools])
 
-    async def run_weft(self) -> dict[str, float]:
-        self._runs += 1
-        facts = await self.volumes.inspect(VOLUME)
-        assert facts is not None
-        plan = self.plan(f"fio-{self._runs}", facts)
+    async def begin_guests(self) -> None:
+        """One of weft's, and one as people start it, whose console has a shell. Each has an image of its own."""
+        plan = self.plan("fio", await self.fill(VOLUME))
         await ready(self.driver, plan)
-        self._accelerator = (await self.driver.probe()).accelerator
-        out, err, code = await run(self.driver, plan.id, "sh", "-c", MOUNT)
+        self._guest, accelerator = plan.id, (await self.driver.probe()).accelerator
+        await self.ask_weft(MOUNT)
+        other = self.plan("by-hand", await self.fill(OTHER))
+        console = self.folder / "console"
+        self._process = subprocess.Popen(self._words(other, console, accelerator), stdout=subprocess.DEVNULL)
+        self._line = await asyncio.to_thread(_connect, console)
+        await self.ask_qemu(f"stty -echo; {MOUNT}")
+
+    async def ask_weft(self, script: str) -> str:
+        """Raises RuntimeError."""
+        out, err, code = await run(self.driver, self._guest, "sh", "-c", script)
         if code:
-            raise RuntimeError(f"the tools can't be mounted: {(out + err).decode(errors='replace')}")
-        rates = {}
-        for job in JOBS:
-            said = (await run(self.driver, plan.id, "sh", "-c", command(job)))[0].decode()
-            rates[job] = read_rate(job, said)
-        await self.driver.stop(plan.id, grace_seconds=0)
-        await self.driver.remove(plan.id)
-        return rates
+            raise RuntimeError((out + err).decode(errors="replace"))
+        return out.decode()
 
-    async def run_qemu(self) -> dict[str, float]:
-        """As people start one; what is typed goes to a shell on its console."""
-        self._runs += 1
-        facts = await self.volumes.inspect(VOLUME)
-        assert facts is not None
-        plan = self.plan(f"fio-{self._runs}", facts)
-        console = self.folder / f"console-{self._runs}"
-        process = subprocess.Popen(self._words(plan, facts, console), stdout=subprocess.DEVNULL)
-        try:
-            return await asyncio.to_thread(_talk, console)
-        finally:
-            process.kill()
-            process.wait()
+    async def ask_qemu(self, script: str) -> str:
+        self._asked += 1
+        return await asyncio.to_thread(_ask, self._line, self._asked, script)
 
-    def _words(self, plan: GuestPlan, facts: VolumeFacts, console: Path) -> list[str]:
+    async def end_guests(self) -> None:
+        await self.driver.stop(self._guest, grace_seconds=0)
+        await self.driver.remove(self._guest)
+        self.end_other()
+
+    def end_other(self) -> None:
+        if self._line is not None:
+            self._line.close()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._line = self._process = None
+
+    def _words(self, plan: GuestPlan, console: Path, accelerator: str) -> list[str]:
         boot = self.lab.manifest
         assert boot.kernel and boot.initrd
-        there = {"pool": self.ceph.pool, "image": _image(facts), "conf": str(self.ceph.conf), "user": "weft"}
+        own = plan.disks[-2].rbd
+        assert own is not None
+        there = {"pool": self.ceph.pool, "image": own.image, "conf": str(self.ceph.conf), "user": "weft"}
         data = json.dumps({"driver": "rbd", "node-name": "data", "discard": "unmap", **there})
         root, tools = plan.disks[0].path, str(self.tools)
-        accelerator = self._accelerator
         words = [
             "qemu-system-x86_64",
             "-M",
@@ -198,7 +206,7 @@ def _make_tools(folder: Path) -> Path:
     return disk
 
 
-def _talk(console: Path) -> dict[str, float]:
+def _connect(console: Path) -> socket.socket:
     deadline = time.monotonic() + 120
     line = socket.socket(socket.AF_UNIX)
     while True:
@@ -207,15 +215,14 @@ def _talk(console: Path) -> dict[str, float]:
             break
         time.sleep(0.1)
         assert time.monotonic() < deadline
-    with line:
-        _ask(line, 0, "true", patience=3)
-        _ask(line, 1, f"stty -echo; {MOUNT}")
-        return {job: read_rate(job, _ask(line, number, command(job))) for number, job in enumerate(JOBS, 2)}
+    _ask(line, 0, "true", patience=3)
+    return line
 
 
-def _ask(line: socket.socket, number: int, script: str, patience: float = 60) -> str:
+def _ask(line: socket.socket | None, number: int, script: str, patience: float = 60) -> str:
     """What the guest's shell prints for ``script``. It is typed until somebody answers, since the shell begins some time after
     the kernel; ``number`` tells its answer from those of what was typed before."""
+    assert line is not None
     said, end = b"", f"{END}-{number}."
     # The quotes keep the echo of what is typed from looking like the answer.
     typed = f"{script}; echo {END[:3]}''{end[3:]}\n".encode()
