@@ -117,7 +117,7 @@ def test_a_whole_folder_comes_out_with_links_times_and_modes(tmp_path: Path, for
     os.mkfifo(tree / "pipe")
     (tree / "etc" / "hostname").chmod(0o4751)
     data, out = make_disk(tmp_path, form).read_bytes(), tmp_path / "out"
-    assert unpack_tree(data, "/", out) == "left out 1 devices, sockets or pipes"
+    assert unpack_tree(data, "/", out) == "left out 1 device, socket or pipe"
     (tree / "pipe").unlink()
     for above, folders, files in os.walk(tree):
         there = out / Path(above).relative_to(tree)
