@@ -118,10 +118,6 @@ class Repository:
             raise other_repository(storage.url, expected, header.id)
         return cls(storage, header, key, clock, cache)
 
-    def keep_header(self) -> None:
-        """Write the header, and its copy, where they are missing or damaged."""
-        keep_header(self._storage, self._key, self._header)
-
     def close(self) -> None:
         self._catalogue.close()
 
@@ -245,7 +241,9 @@ class Repository:
     ) -> CleanupReport:
         """Delete the backups ``remove``, and packs that nobody has needed for ``grace`` seconds and since an earlier run. Raises
         InUse if another clean-up runs; BackupAltered or Unavailable, and deletes no pack, if not all backups can be read.
-        ``missing``: backups that are gone or damaged, which is accepted."""
+        ``missing``: backups that are gone or damaged, which is accepted. The header, and its copy, are written first where they
+        are missing or damaged."""
+        keep_header(self._storage, self._key, self._header)
         lock = self._lock(remove)
         try:
             report = Cleanup(self._storage, self._keys, self._catalogue, self._chunks, self._clock, lock).run(

@@ -51,7 +51,7 @@ def test_where_there_is_a_repository_it_is_said_and_not_that_its_header_is_gone(
 
 @pytest.mark.parametrize("left", [None, b"", b"{}", b'{"format":"weft'])
 def test_a_copy_stands_in_for_a_header_that_is_lost_or_damaged_and_puts_it_back(lab: Lab, left: bytes | None) -> None:
-    lab.repo.keep_header()
+    lab.repo.prune()
     whole = header(lab).read_bytes()
     header(lab).unlink()
     if left is not None:
@@ -59,15 +59,15 @@ def test_a_copy_stands_in_for_a_header_that_is_lost_or_damaged_and_puts_it_back(
     with open_with(lab) as repo:
         assert repo.id == lab.repo.id
         assert load(repo, repo.backups().backups[0]) == DATA
-        repo.keep_header()
+        repo.prune()
     assert header(lab).read_bytes() == whole
 
 
 def test_a_copy_that_is_lost_is_made_again(lab: Lab) -> None:
-    lab.repo.keep_header()
+    lab.repo.prune()
     whole = (lab.place / HEADER_COPY).read_bytes()
     (lab.place / HEADER_COPY).write_bytes(b"x")
-    lab.repo.keep_header()
+    lab.repo.prune()
     assert (lab.place / HEADER_COPY).read_bytes() == whole == header(lab).read_bytes()
 
 
@@ -75,7 +75,7 @@ def test_a_copy_that_is_lost_is_made_again(lab: Lab) -> None:
 def test_without_a_copy_who_knows_the_id_makes_the_header_again(lab: Lab, known_by: str) -> None:
     header(lab).unlink()
     with open_with(lab, expected=lab.repo.id) if known_by == "the server" else open_with(lab, cache="cache") as repo:
-        repo.keep_header()
+        repo.prune()
     with open_with(lab, cache="third") as repo:
         assert load(repo, repo.backups().backups[0]) == DATA
 
@@ -107,11 +107,11 @@ def test_an_empty_place_gets_none_of_the_repository_that_lay_elsewhere(lab: Lab,
 
 
 def test_another_repository_s_header_is_left_as_it_is(lab: Lab, tmp_path: Path) -> None:
-    lab.repo.keep_header()
+    lab.repo.prune()
     other = Lab(tmp_path / "other")
     theirs = (other.place / "weft-backup").read_bytes()
     header(lab).write_bytes(theirs)
-    lab.repo.keep_header()
+    lab.repo.prune()
     assert header(lab).read_bytes() == theirs
     with pytest.raises(Forbidden, match="holds the backup repository"):
         open_with(lab, expected=lab.repo.id)

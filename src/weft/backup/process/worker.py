@@ -283,7 +283,6 @@ class Worker:
     def _check(self, repository: Repository) -> Line:
         """A repository in which a backup is damaged or missing, or that is full, still takes others, or gives them back."""
         left = ""
-        repository.keep_header()
         try:
             repository.prune()
         except (BackupAltered, InUse, Unavailable) as problem:
