@@ -18,6 +18,7 @@ from benchmarks.soak import (
     plans,
     rollouts,
     simulation,
+    sites,
     storm,
     workloads,
 )
@@ -26,6 +27,7 @@ PROOFS = {
     "simulation": simulation.measure,
     "failovers": failovers.measure,
     "autonomy": autonomy.measure,
+    "sites": sites.measure,
     "placement": placement.measure,
     "storm": storm.measure,
     "kills": soak.measure,
@@ -38,6 +40,7 @@ PROOFS = {
     "functions": functions.measure,
     "department": department.measure,
 }
+TOGETHER = {"failovers": ("failovers", "sites")}  # one name for both: simulated, then with processes
 
 
 def main(names: list[str]) -> int:
@@ -45,7 +48,8 @@ def main(names: list[str]) -> int:
         if name not in PROOFS:
             print(f"no proof {name!r}; there are: {', '.join(PROOFS)}", file=sys.stderr)
             return 2
-    for name in names or PROOFS:
+    wanted = [one for name in names for one in TOGETHER.get(name, (name,))]
+    for name in wanted or PROOFS:
         print(write_section(PROOFS[name]()), flush=True)
     return 0
 

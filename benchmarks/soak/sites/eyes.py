@@ -1,0 +1,109 @@
+"""Watches the guests of two sites from outside: hears what they say of themselves, and looks at their processes."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.soak.sites.oracle import Beat, Chronicle, Seen, find_doubles
+
+LOOK_SECONDS = 0.25
+_GUEST = re.compile(rb"guest=([a-z0-9-]+)")
+_BEAT = re.compile(r"([a-z0-9-]+) ([0-9a-f]{16}) (\d+) (\d+) (\d+)")
+
+
+class Eyes:
+    """``networks``: of each site, how its nodes' addresses begin; ``marks``: what its guests' command lines have. What it saw is in
+    ``chronicle`` and ``doubles``; both are read under ``lock``."""
+
+    def __init__(self, addresses: Sequence[str], networks: Mapping[str, str], marks: Mapping[str, str]) -> None:
+        self.chronicle, self.lock = Chronicle(), threading.Lock()
+        self.doubles: list[tuple[float, str]] = []  # when two processes of this VM ran
+        self.looks = 0
+        self.unheard = 0.0  # the longest time between two looks, so as to know what could be missed
+        self._networks, self._marks = networks, marks
+        self._lines = [self._bind(addresses[0], 0)]
+        self.port = self._lines[0].getsockname()[1]
+        self._lines += [self._bind(address, self.port) for address in addresses[1:]]
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._hear, self._watch)]
+
+    def begin(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._over.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+        for line in self._lines:
+            line.close()
+
+    @staticmethod
+    def _bind(address: str, port: int) -> socket.socket:
+        line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        line.bind((address, port))
+        line.setblocking(False)
+        return line
+
+    def _hear(self) -> None:
+        said: set[tuple[str, str, int]] = set()  # each comes once by each address
+        while not self._over.is_set():
+            for line in select.select(self._lines, [], [], 0.2)[0]:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        data, (host, _) = line.recvfrom(512)
+                        beat = self._read(data, host)
+                        key = (beat.vm, beat.boot, beat.n) if beat is not None else None
+                        if beat is None or key is None or key in said:
+                            continue
+                        said.add(key)
+                        with self.lock:
+                            self.chronicle.note(beat)
+            if len(said) > 100_000:
+                said.clear()
+
+    def _read(self, data: bytes, host: str) -> Beat | None:
+        found = _BEAT.fullmatch(data.decode(errors="replace"))
+        site = next((name for name, network in self._networks.items() if host.startswith(network)), "")
+        if found is None or not site:
+            return None
+        vm, boot, *numbers = found.groups()
+        n, began, wrong = map(int, numbers)
+        return Beat(time.time(), vm, boot, n, began, wrong, site)
+
+    def _watch(self) -> None:
+        before: dict[str, list[Seen]] = {}
+        last = time.monotonic()
+        while not self._over.wait(LOOK_SECONDS):
+            seen = self.list_guests()
+            at = time.monotonic()
+            self.unheard, last = max(self.unheard, at - last), at
+            with self.lock:
+                self.looks += 1
+                self.doubles += [(time.time(), vm) for vm in find_doubles(before, seen)]
+            before = seen
+
+    def list_guests(self) -> dict[str, list[Seen]]:
+        found: dict[str, list[Seen]] = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                name, _, rest = (entry / "stat").read_text().rpartition(")")
+                if "(qemu-system" not in name:
+                    continue
+                words = (entry / "cmdline").read_bytes()
+                site = next((site for site, mark in self._marks.items() if mark.encode() in words), "")
+                if site and (guest := _GUEST.search(words)):
+                    seen = Seen(site, int(entry.name), rest.split()[0] not in "TtZX")
+                    found.setdefault(guest[1].decode(), []).append(seen)
+        return found
