@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import tee
 from typing import Any
 
 import msgspec
@@ -247,21 +248,26 @@ def list_pieces(disks: Sequence[ServedDisk], whole: Sequence[bool]) -> Iterator[
     """Head and data of each piece. What is zero goes without its bytes, or not at all where the disk is whole."""
     for number, disk in enumerate(disks):
         with contextlib.closing(NbdClient(disk.socket)) as client:
-            end = 0
-            for start, length, zero in disk.extents:
-                at, end = max(start, end), min(start + length, disk.size_bytes)
-                while at < end:
-                    if zero:
-                        data, size = b"", end - at
-                    else:
-                        size = min(PIECE_BYTES, end - at)
-                        data = client.read(at, size)
-                        data = b"" if data.count(0) == size else data
-                    if data:
-                        yield encode_head(DATA, number, at, size), data
-                    elif not whole[number]:
-                        yield encode_head(ZERO, number, at, size), b""
-                    at += size
+            pieces, ahead = tee(split_extents(disk))
+            read = client.read_ahead((at, size) for at, size, zero in ahead if not zero)
+            for at, size, zero in pieces:
+                data = b"" if zero else next(read)
+                data = b"" if data.count(0) == size else data
+                if data:
+                    yield encode_head(DATA, number, at, size), data
+                elif not whole[number]:
+                    yield encode_head(ZERO, number, at, size), b""
+
+
+def split_extents(disk: ServedDisk) -> Iterator[tuple[int, int, bool]]:
+    """Of each piece where it begins, its size, and whether it is zero, in order and without overlap."""
+    end = 0
+    for start, length, zero in disk.extents:
+        at, end = max(start, end), min(start + length, disk.size_bytes)
+        while at < end:
+            size = end - at if zero else min(PIECE_BYTES, end - at)
+            yield at, size, zero
+            at += size
 
 
 def count_data(disk: ServedDisk) -> int:

@@ -201,7 +201,8 @@ class Receiver:
                     sockets.append(await stack.enter_async_context(pool.copies.write(layers[name], disk.size, **on)))
                 writing = Writing(sockets, [disk.whole for disk in given.disks.values()])
                 stack.callback(writing.close)
-                received = await self._receive(stream, order, given, writing)
+                async with WritingBehind(writing) as behind:
+                    received = await self._receive(stream, order, given, behind)
                 await asyncio.to_thread(writing.finish)
             disks = {
                 disk.key: KeptDisk((layers[name],), disk.size, "" if disk.key == ROOT else name)
@@ -229,7 +230,7 @@ class Receiver:
             raise _not_ready("its order changed while the point came")
         check_sender(now, given)
 
-    async def _receive(self, stream: Incoming, order: ReceiveOrder, given: ReceiveInput, writing: Writing) -> int:
+    async def _receive(self, stream: Incoming, order: ReceiveOrder, given: ReceiveInput, behind: WritingBehind) -> int:
         """Write what comes, while the order stands; how much that was. Raises EOFError, InvalidInput, Unavailable (``linkTooSlow``,
         ``replicaNotReady``), IllegalTransition."""
         reader, batch, waiting = PieceReader([disk.size for disk in given.disks.values()]), list[Piece](), 0
@@ -260,10 +261,10 @@ class Receiver:
                 waiting += len(piece.data) + 1024
             if waiting >= BATCH_BYTES:
                 self._check_still(order, given)  # so that the sender of a large point hears of a promotion early
-                await asyncio.to_thread(writing.write, batch)
+                await behind.write(batch)
                 batch, waiting = [], 0
         reader.end()
-        await asyncio.to_thread(writing.write, batch)
+        await behind.write(batch)
         return reader.bytes
 
 
@@ -297,6 +298,31 @@ class Writing:
             if self._whole[number]:
                 client.write_zeroes(0, client.size)  # what no piece names is zero, whatever the disk is opened on
         return self._clients[number]
+
+
+class WritingBehind:
+    """Writes a batch in a thread while the next one comes; one at a time. At the end of the context none is under way."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._under_way: asyncio.Future[None] | None = None
+
+    async def write(self, batch: Sequence[Piece]) -> None:
+        """Begin with it once the one before is written. Raises what that one met."""
+        if self._under_way is not None:
+            await self._under_way
+        self._under_way = asyncio.ensure_future(asyncio.to_thread(self._writing.write, batch))
+
+    async def __aenter__(self) -> WritingBehind:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._under_way is None:
+            return
+        if kind is None:
+            await self._under_way
+        else:
+            await asyncio.gather(self._under_way, return_exceptions=True)
 
 
 def check_sender(order: ReceiveOrder, given: ReceiveInput) -> None:

@@ -1,7 +1,7 @@
 """A client of the Network Block Device protocol over a Unix socket: reads and writes a disk that qemu-nbd has open.
 
-Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; writes are sent ahead of their
-answers.
+Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; writes, and reads in order, are sent
+ahead of their answers.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 from weft.backup.parts import drop_front
@@ -23,6 +24,7 @@ _READ, _WRITE, _DISCONNECT, _FLUSH, _ZEROES = 0, 1, 2, 3, 6
 _NO_HOLE = 2  # NBD_CMD_FLAG_NO_HOLE
 MOST_BYTES = 32 << 20  # of one request; the protocol promises this much
 _WRITES_AHEAD = 15  # without an answer; qemu-nbd works on 16 requests
+_READS_AHEAD = 4  # likewise, of those in order
 
 
 class NbdClient:
@@ -46,6 +48,36 @@ class NbdClient:
             parts.append(self._receive(size))
             offset, length = offset + size, length - size
         return b"".join(parts)
+
+    def read_ahead(self, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        """Each range (offset and length, at most ``MOST_BYTES``), in order; the server works on the next ones meanwhile. Nothing
+        else may be asked before it has ended."""
+        self._await_answers(0)
+        wanted: deque[tuple[int, int]] = deque()  # number and length of what was asked
+        came: dict[int, bytes] = {}
+        try:
+            for number, (offset, length) in enumerate(ranges):
+                self._send([memoryview(struct.pack(">IHHQQI", _REQUEST, 0, _READ, number, offset, length))])
+                wanted.append((number, length))
+                if len(wanted) > _READS_AHEAD:
+                    yield self._take(wanted, came)
+            while wanted:
+                yield self._take(wanted, came)
+        except GeneratorExit:
+            self._socket.close()  # its answers would be taken for those of others
+            raise
+
+    def _take(self, wanted: deque[tuple[int, int]], came: dict[int, bytes]) -> bytes:
+        """What the first of ``wanted`` brought. Answers come in any order."""
+        first, _ = wanted[0]
+        lengths = dict(wanted)
+        while first not in came:
+            number = self._receive_answer()
+            if number not in lengths or number in came:
+                raise DriverFailed("the disk's server answers what was not asked", details={"step": "disk"})
+            came[number] = self._receive(lengths[number])
+        wanted.popleft()
+        return came.pop(first)
 
     def write(self, offset: int, data: bytes) -> None:
         """It may fail in a later call. Nothing is written twice before a flush, so the order doesn't matter."""
@@ -113,9 +145,14 @@ class NbdClient:
     def _await_answers(self, most: int) -> None:
         while self._unanswered > most:
             self._unanswered -= 1
-            magic, error, _ = struct.unpack(">IIQ", self._receive(16))
-            if magic != _SIMPLE or error:
-                raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
+            self._receive_answer()
+
+    def _receive_answer(self) -> int:
+        """Its number. Raises DriverFailed."""
+        magic, error, number = struct.unpack(">IIQ", self._receive(16))
+        if magic != _SIMPLE or error:
+            raise DriverFailed(f"the disk could not be read or written (error {error})", details={"step": "disk"})
+        return int(number)
 
     def _send(self, parts: Sequence[memoryview]) -> None:
         while parts:
