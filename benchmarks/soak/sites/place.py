@@ -198,3 +198,29 @@ def await_linked(sites: Sequence[Site], seconds: float) -> str:
             trouble = str(problem)
         time.sleep(0.5)
     return trouble
+
+
+def find_phase(item: dict[str, Any] | None) -> str:
+    return str(dig(item, "status", "phase") or "absent")
+
+
+def dig(item: dict[str, Any] | None, *names: str) -> Any:
+    found: Any = item
+    for name in names:
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def list_left(sites: tuple[Site, Site]) -> list[str]:
+    """What is left of both sites on this machine, once they have ended."""
+    left = [f"process {one.pid} of {site.name}" for site in sites for one in site.list_processes("all")]
+    left += [f"/run/{site.mark}" for site in sites if Path("/run", site.mark).exists()]
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    for site in sites:
+        prefix = site.topology["link_prefix"]
+        left += [f"table of {site.name}" for line in tables.splitlines() if site.topology["id"] in line]
+        left += [f"link {line.split()[1]}" for line in links.splitlines() if line.split()[1].startswith(prefix)]
+        left += [f"namespace {line}" for line in spaces.splitlines() if line.startswith(prefix)]
+    return left

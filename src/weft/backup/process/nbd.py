@@ -1,7 +1,7 @@
 """A client of the Network Block Device protocol over a Unix socket: reads and writes a disk that qemu-nbd has open.
 
-Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; writes, and reads in order, are sent
-ahead of their answers.
+Source: the NBD project's doc/proto.md: fixed newstyle handshake, NBD_OPT_GO, simple replies. Blocks; writes, and reads that follow
+each other, are sent ahead of their answers.
 """
 
 from __future__ import annotations
