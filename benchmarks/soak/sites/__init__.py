@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from tests.cluster.cluster import Cluster, lay_out
@@ -26,7 +25,7 @@ from tests.cluster.second import with_second
 
 from benchmarks.measurement import ROOT, Measurement
 from benchmarks.soak.progress import keep_broken, read_progress
-from benchmarks.soak.sites.acts import AUTOMATIC_VMS, PLANNED_VM, VMS, Acts
+from benchmarks.soak.sites.acts import AUTOMATIC_VMS, VMS, Acts
 from benchmarks.soak.sites.eyes import Eyes
 from benchmarks.soak.sites.faults import Fault, draw_fault
 from benchmarks.soak.sites.figures import MOST_HEAL, Progress, describe

@@ -27,8 +27,8 @@ SOONER = 6  # a hand-over takes seconds: what comes besides comes so much sooner
 
 
 class Acts:
-    """``ordered``: what people did to a VM in this round, by its name. ``promised``: of one that they promoted, when, and the loss that
-    was stated, in seconds. ``problems``: what they were refused for too long."""
+    """``ordered``: what people did to a VM in this round, by its name. ``promised``: of one that they promoted, when, and the loss
+    that was stated, in seconds. ``problems``: what they were refused for too long."""
 
     def __init__(self, cluster: Cluster, sites: tuple[Site, Site], witness: Witness, eyes: Eyes) -> None:
         self.cluster, self.witness, self.eyes = cluster, witness, eyes
