@@ -128,7 +128,8 @@ class Soak:
         with self.eyes.lock:
             newest = self.eyes.chronicle.find_newest(name)
         if newest is None or time.time() - newest.last_at > HEARD_SECONDS:
-            return f"{name} isn't heard" + (f"; it was at {newest.site}" if newest is not None else "")
+            where = f"; it was at {newest.site}" if newest is not None else f"; heard was {self.eyes.strange or 'nothing'}"
+            return f"{name} isn't heard{where}"
         guests = self.eyes.list_guests().get(name, [])
         if len(guests) != 1 or guests[0].site != newest.site:
             return f"{name} is heard at {newest.site}, and has the processes {guests}"

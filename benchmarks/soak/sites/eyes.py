@@ -26,6 +26,7 @@ class Eyes:
         self.chronicle, self.lock = Chronicle(), threading.Lock()
         self.doubles: list[tuple[float, str]] = []  # when two processes of this VM ran
         self.looks = 0
+        self.strange = ""  # what came last that no guest of theirs can have said
         self.unheard = 0.0  # the longest time between two looks, so as to know what could be missed
         self._networks, self._marks = networks, marks
         self._lines = [self._bind(addresses[0], 0)]
@@ -63,6 +64,8 @@ class Eyes:
                         data, (host, _) = line.recvfrom(512)
                         beat = self._read(data, host)
                         key = (beat.vm, beat.boot, beat.n) if beat is not None else None
+                        if beat is None:
+                            self.strange = f"{data[:80]!r} from {host}"
                         if beat is None or key is None or key in said:
                             continue
                         said.add(key)

@@ -2,9 +2,10 @@
 
 While both clusters and the witness are cut off from each other, nobody could tell a restored store so. So it begins with
 what can't start a second guest, whatever happened since the backup:
-- the VM of each replication over a link with a witness is held, as if its replica took over automatically. Nothing of it
-  starts before the witness or the other cluster has confirmed this one; a guest that no node held runs on. If nothing shall
-  take over, the hold ends once one of them has answered that;
+- the VM of each replication over a link is held, as if its replica took over automatically: since the backup the link may have
+  got a witness, and people may have promoted the replica. Nothing of it starts before the witness or the other cluster has
+  confirmed this one; a guest that no node held runs on. If nothing shall take over, the hold ends once one of them has answered
+  that;
 - no replica takes over, until its source says again that it may, nor promises anything to its source, until the witness
   has said that it wasn't promoted since the backup;
 - turns go on from the time of the restore, which is more than any turn from before.
@@ -49,6 +50,31 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
                 yield key, value
 
 
+def list_unknown(read: Callable[[], Iterable[Entry]]) -> dict[str, list[str]]:
+    """VMs that run in projects of a link, by its name, and have no replication over it in the backup: one may have got it since, and
+    then its copy may run there. Nothing in the store says so, so people look."""
+    projects, replicated, running = dict[str, set[str]](), set[tuple[str, str]](), list[tuple[str, str, str]]()
+    for key, value in read():
+        match _kind_of(key):
+            case CLUSTER.name:
+                envelope = decode_envelope(value)
+                projects[envelope.name] = set(msgspec.json.decode(envelope.spec).get("projects") or ())
+            case "vm":
+                envelope = decode_envelope(value)
+                if msgspec.json.decode(envelope.spec).get("run", "start") != "stop":
+                    running.append((key, envelope.project or "", envelope.name))
+            case REPLICATION.name:
+                envelope = decode_envelope(value)
+                spec = msgspec.json.decode(envelope.spec)
+                vm = object_key("vm", envelope.project, str(spec["of"]).removeprefix("vm/"))
+                replicated.add((str(spec["cluster"]), vm))
+    found = {
+        link: [name for key, project, name in running if project in there and (link, key) not in replicated]
+        for link, there in projects.items()
+    }
+    return {link: names for link, names in found.items() if names}
+
+
 def change_replication(arming: int, now: float) -> dict[str, Any]:
     """What changes in the spec of one whose VM is held."""
     return {"guard": "hold", "arming": max(arming + 1, int(now))}
@@ -69,9 +95,7 @@ def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
     for key, value in read():
         match _kind_of(key):
             case CLUSTER.name:
-                envelope = decode_envelope(value)
-                if msgspec.json.decode(envelope.spec).get("witness"):
-                    links.add(envelope.name)
+                links.add(decode_envelope(value).name)
             case "vm":
                 workloads[key] = decode_envelope(value).uid
             case REPLICATION.name:

@@ -22,7 +22,7 @@ from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
-from weft.controllers.failover.restored import hold_restored
+from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.gateway.function_events.backup import put_rows, read_rows
 from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.process.amounts import Parser
@@ -37,6 +37,7 @@ from weft.store.remote import RemoteStore
 FILES = ("ca.crt", "ca.key")  # what can't be recreated, unlike the rest of the state folder
 BLOBS = "images"  # of which only functions' code can't be fetched again
 EVENTS = "gateway/events.db"  # functions' events that wait
+MOST_SHOWN = 5  # names
 SEAL = "seal.key"  # likewise, where something was sealed
 
 
@@ -197,6 +198,13 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
     )
+    for link, names in list_unknown(backup.entries).items():
+        shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+        print(
+            f"Not replicated to {link} in this backup: {shown}. If one was since, its copy may run at {link}: look there first "
+            "(weft replica list), and stop one of both before the server starts.",
+            file=sys.stderr,
+        )
     return 0
 
 

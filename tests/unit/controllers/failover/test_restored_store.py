@@ -12,7 +12,7 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
-from weft.controllers.failover.restored import hold_restored
+from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import ClusterWitness
@@ -86,15 +86,27 @@ def test_turns_go_on_also_if_the_clock_is_wrong() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"witness": None}, {"phase": "Stale"}, {"phase": "HandedOver"}, {"phase": "Failed"}],
-    ids=["no witness", "stale", "handed over", "failed"],
+    [{"phase": "Stale"}, {"phase": "HandedOver"}, {"phase": "Failed"}],
+    ids=["stale", "handed over", "failed"],
 )
 def test_what_nothing_could_take_over_and_what_was_left_stays_as_it_was(change: dict[str, Any]) -> None:
     assert guards(restore(make_place(**change))) == ["", "", ""]
 
 
-def test_what_was_held_over_a_link_that_lost_its_witness_is_held() -> None:
-    assert guards(restore(make_place(witness=None, guard="release"))) == ["hold"] * 3
+def test_what_is_replicated_over_a_link_without_a_witness_is_held() -> None:
+    """It may have got one since, and people may have promoted the replica."""
+    for spec in ({}, {"guard": "release"}):
+        assert guards(restore(make_place(witness=None, **spec))) == ["hold"] * 3
+
+
+def test_a_vm_that_could_have_been_replicated_since_is_named() -> None:
+    made = make_place()
+    link = CLUSTER.make("west", ClusterSpec(url="https://x", ca="", projects={"default": "lab"}), 1.0, uid="c")
+    stopped = VM.make("rest", VmSpec(image="tiny", run="stop"), 1.0, uid="y", project="default")
+    elsewhere = VM.make("far", VmSpec(image="tiny"), 1.0, uid="z", project="lab")
+    there = [*(one for one in made if one.key != link.key), link, stopped, elsewhere]
+    assert list_unknown(lambda: [(one.key, encode_envelope(one)) for one in there]) == {"west": ["other"]}
+    assert list_unknown(lambda: [(one.key, encode_envelope(one)) for one in made]) == {}
 
 
 def test_no_replica_takes_over_nor_promises_anything_before_the_witness_was_asked() -> None:
