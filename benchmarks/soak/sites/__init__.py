@@ -30,7 +30,16 @@ from benchmarks.soak.sites.eyes import Eyes
 from benchmarks.soak.sites.faults import Fault, draw_fault
 from benchmarks.soak.sites.figures import MOST_HEAL, Progress, describe
 from benchmarks.soak.sites.oracle import Life, Passage, judge_loss
-from benchmarks.soak.sites.place import Site, Witness, await_linked, dig, find_phase, list_left, make_sites
+from benchmarks.soak.sites.place import (
+    Site,
+    Witness,
+    await_linked,
+    dig,
+    find_phase,
+    list_left,
+    make_address,
+    make_sites,
+)
 from benchmarks.soak.travellers import Broken
 from weft.kinds.fields.cluster.link import ARMED, AUTOMATIC
 from weft.objects.errors import WeftError
@@ -51,11 +60,13 @@ _STATED = re.compile(r"in the last ([0-9hms .]+) is lost")
 class Soak:
     """The sites with their VMs, and what was seen of them."""
 
-    def __init__(self, cluster: Cluster, sites: tuple[Site, Site], witness: Witness, progress: Progress) -> None:
+    def __init__(
+        self, cluster: Cluster, sites: tuple[Site, Site], witness: Witness, ear: str, progress: Progress
+    ) -> None:
         self.cluster, self.sites, self.witness, self.progress = cluster, sites, witness, progress
         self.by_name = {site.name: site for site in sites}
         self.eyes = Eyes(
-            [site.address for site in sites],
+            ear,
             {site.name: site.network for site in sites},
             {site.name: site.mark for site in sites},
         )
@@ -70,11 +81,11 @@ class Soak:
         program = self.cluster.folder / "beacon"
         source = Path(__file__).with_name("beacon.c")
         subprocess.run(["gcc", "-O2", "-static", "-s", "-o", str(program), str(source)], check=True)
-        places = " ".join(site.address for site in self.sites)
+        address, port = self.eyes.place
         for name in VMS:
             self.cluster.ok("vm", "create", name, "--image", "tiny", "--memory", "128M")
             self.cluster.ok("vm", "cp", str(program), f"{name}:/root/beacon")
-            start = f"#!/bin/sh\\nexec /root/beacon {name} /root/count {self.eyes.port} {places}\\n"
+            start = f"#!/bin/sh\\nexec /root/beacon {name} /root/count {port} {address}\\n"
             place = "/etc/weft/start.d/beacon"
             script = f"mkdir -p /etc/weft/start.d; printf '{start}' > {place}; chmod +x {place}; sync"
             self.cluster.ok("vm", "exec", name, "--", "sh", "-c", f"{script}; {place} >/dev/null 2>&1 </dev/null &")
@@ -128,7 +139,9 @@ class Soak:
         with self.eyes.lock:
             newest = self.eyes.chronicle.find_newest(name)
         if newest is None or time.time() - newest.last_at > HEARD_SECONDS:
-            where = f"; it was at {newest.site}" if newest is not None else f"; heard was {self.eyes.strange or 'nothing'}"
+            where = (
+                f"; it was at {newest.site}" if newest is not None else f"; heard was {self.eyes.strange or 'nothing'}"
+            )
             return f"{name} isn't heard{where}"
         guests = self.eyes.list_guests().get(name, [])
         if len(guests) != 1 or guests[0].site != newest.site:
@@ -284,7 +297,7 @@ def measure() -> Measurement:
             sites = make_sites(cluster)
             witness = Witness(folder)
             stack.callback(witness.close)
-            soak = Soak(cluster, sites, witness, begun)
+            soak = Soak(cluster, sites, witness, stack.enter_context(make_address(sites)), begun)
             stack.callback(soak.eyes.close)
             stack.callback(soak.acts.lines.close)
             try:

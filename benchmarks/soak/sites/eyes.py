@@ -8,7 +8,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.soak.sites.oracle import Beat, Chronicle, Seen, find_doubles
@@ -22,16 +22,18 @@ class Eyes:
     """``networks``: of each site, how its nodes' addresses begin; ``marks``: what its guests' command lines have. What it saw is in
     ``chronicle`` and ``doubles``; both are read under ``lock``."""
 
-    def __init__(self, addresses: Sequence[str], networks: Mapping[str, str], marks: Mapping[str, str]) -> None:
+    def __init__(self, address: str, networks: Mapping[str, str], marks: Mapping[str, str]) -> None:
         self.chronicle, self.lock = Chronicle(), threading.Lock()
         self.doubles: list[tuple[float, str]] = []  # when two processes of this VM ran
         self.looks = 0
         self.strange = ""  # what came last that no guest of theirs can have said
         self.unheard = 0.0  # the longest time between two looks, so as to know what could be missed
         self._networks, self._marks = networks, marks
-        self._lines = [self._bind(addresses[0], 0)]
-        self.port = self._lines[0].getsockname()[1]
-        self._lines += [self._bind(address, self.port) for address in addresses[1:]]
+        self._line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._line.bind((address, 0))
+        self._line.setblocking(False)
+        self.place = self._line.getsockname()  # where guests speak to
         self._over = threading.Event()
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._hear, self._watch)]
 
@@ -44,35 +46,19 @@ class Eyes:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        for line in self._lines:
-            line.close()
-
-    @staticmethod
-    def _bind(address: str, port: int) -> socket.socket:
-        line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        line.bind((address, port))
-        line.setblocking(False)
-        return line
+        self._line.close()
 
     def _hear(self) -> None:
-        said: set[tuple[str, str, int]] = set()  # each comes once by each address
         while not self._over.is_set():
-            for line in select.select(self._lines, [], [], 0.2)[0]:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        data, (host, _) = line.recvfrom(512)
-                        beat = self._read(data, host)
-                        key = (beat.vm, beat.boot, beat.n) if beat is not None else None
-                        if beat is None:
-                            self.strange = f"{data[:80]!r} from {host}"
-                        if beat is None or key is None or key in said:
-                            continue
-                        said.add(key)
-                        with self.lock:
-                            self.chronicle.note(beat)
-            if len(said) > 100_000:
-                said.clear()
+            select.select([self._line], [], [], 0.2)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    data, (host, _) = self._line.recvfrom(512)
+                    if (beat := self._read(data, host)) is None:
+                        self.strange = f"{data[:80]!r} from {host}"
+                        continue
+                    with self.lock:
+                        self.chronicle.note(beat)
 
     def _read(self, data: bytes, host: str) -> Beat | None:
         found = _BEAT.fullmatch(data.decode(errors="replace"))

@@ -8,7 +8,7 @@ import msgspec
 
 from benchmarks.measurement import Figure, Measurement, spread
 
-MOST_HEAL = 30.0
+MOST_HEAL = 240.0
 
 
 class Progress(msgspec.Struct):

@@ -179,6 +179,24 @@ def make_sites(cluster: Cluster) -> tuple[Site, Site]:
     return Site(EAST, WEST, cluster, cluster.folder, ()), Site(WEST, EAST, cluster, west, THERE)
 
 
+@contextmanager
+def make_address(sites: Sequence[Site]) -> Iterator[str]:
+    """An address of this machine that is none of the clusters', whose guests reach none of their hosts."""
+    link, number = _name_ear(sites), int(sites[0].network.split(".")[2])
+    address = f"198.18.{number}.1"
+    subprocess.run(["ip", "link", "add", link, "type", "dummy"], check=True)
+    try:
+        subprocess.run(["ip", "addr", "add", f"{address}/32", "dev", link], check=True)
+        subprocess.run(["ip", "link", "set", link, "up"], check=True)
+        yield address
+    finally:
+        subprocess.run(["ip", "link", "del", link], check=True)
+
+
+def _name_ear(sites: Sequence[Site]) -> str:
+    return f"soak-{sites[0].topology['id']}"
+
+
 def heal(cluster: Cluster) -> str:
     """Begin again what was killed of both; what is wrong, if it can't be."""
     done = cluster.local("up", clusters="2", timeout=240)
@@ -218,6 +236,7 @@ def list_left(sites: tuple[Site, Site]) -> list[str]:
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
     spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
+    left += [f"link {name}" for name in (_name_ear(sites),) if name in links]
     for site in sites:
         prefix = site.topology["link_prefix"]
         left += [f"table of {site.name}" for line in tables.splitlines() if site.topology["id"] in line]
