@@ -301,7 +301,7 @@ class Writing:
 
 
 class WritingBehind:
-    """Writes a batch in a thread while the next one comes; one at a time. At the end of the context none is under way."""
+    """Writes a batch in a thread while the next one comes; one at a time. The end of the context waits for the last one."""
 
     def __init__(self, writing: Writing) -> None:
         self._writing = writing

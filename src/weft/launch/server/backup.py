@@ -199,7 +199,9 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
         file=sys.stderr,
     )
     for link, names in list_unknown(backup.entries).items():
-        shown = ", ".join(names[:MOST_SHOWN]) + (f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else "")
+        shown = ", ".join(names[:MOST_SHOWN]) + (
+            f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+        )
         print(
             f"Not replicated to {link} in this backup: {shown}. If one was since, its copy may run at {link}: look there first "
             "(weft replica list), and stop one of both before the server starts.",
