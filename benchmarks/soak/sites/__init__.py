@@ -61,15 +61,11 @@ class Soak:
     """The sites with their VMs, and what was seen of them."""
 
     def __init__(
-        self, cluster: Cluster, sites: tuple[Site, Site], witness: Witness, ear: str, progress: Progress
+        self, cluster: Cluster, sites: tuple[Site, Site], witness: Witness, outside: Outside, progress: Progress
     ) -> None:
         self.cluster, self.sites, self.witness, self.progress = cluster, sites, witness, progress
         self.by_name = {site.name: site for site in sites}
-        self.eyes = Eyes(
-            ear,
-            {site.name: site.network for site in sites},
-            {site.name: site.mark for site in sites},
-        )
+        self.eyes = Eyes(open_line(outside), outside.sources, {site.name: site.mark for site in sites})
         self.acts = Acts(cluster, sites, witness, self.eyes)
         self._judged = self._doubled = 0
 
@@ -297,7 +293,7 @@ def measure() -> Measurement:
             sites = make_sites(cluster)
             witness = Witness(folder)
             stack.callback(witness.close)
-            soak = Soak(cluster, sites, witness, stack.enter_context(make_address(sites)), begun)
+            soak = Soak(cluster, sites, witness, stack.enter_context(make_outside(sites)), begun)
             stack.callback(soak.eyes.close)
             stack.callback(soak.acts.lines.close)
             try:

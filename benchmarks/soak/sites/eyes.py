@@ -19,19 +19,18 @@ _BEAT = re.compile(r"([a-z0-9-]+) ([0-9a-f]{16}) (\d+) (\d+) (\d+)")
 
 
 class Eyes:
-    """``networks``: of each site, how its nodes' addresses begin; ``marks``: what its guests' command lines have. What it saw is in
+    """``line``: where guests speak to; ``sources``: what a site's come from; ``marks``: what its guests' command lines have. What it saw is in
     ``chronicle`` and ``doubles``; both are read under ``lock``."""
 
-    def __init__(self, address: str, networks: Mapping[str, str], marks: Mapping[str, str]) -> None:
+    def __init__(self, line: socket.socket, sources: Mapping[str, str], marks: Mapping[str, str]) -> None:
         self.chronicle, self.lock = Chronicle(), threading.Lock()
         self.doubles: list[tuple[float, str]] = []  # when two processes of this VM ran
         self.looks = 0
         self.strange = ""  # what came last that no guest of theirs can have said
         self.unheard = 0.0  # the longest time between two looks, so as to know what could be missed
-        self._networks, self._marks = networks, marks
-        self._line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sources, self._marks = sources, marks
+        self._line = line
         self._line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._line.bind((address, 0))
         self._line.setblocking(False)
         self.place = self._line.getsockname()  # where guests speak to
         self._over = threading.Event()
@@ -62,7 +61,7 @@ class Eyes:
 
     def _read(self, data: bytes, host: str) -> Beat | None:
         found = _BEAT.fullmatch(data.decode(errors="replace"))
-        site = next((name for name, network in self._networks.items() if host.startswith(network)), "")
+        site = next((name for name, source in self._sources.items() if host == source), "")
         if found is None or not site:
             return None
         vm, boot, *numbers = found.groups()

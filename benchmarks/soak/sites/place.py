@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +28,7 @@ from weft.objects.errors import WeftError
 GRANTS = ["migrate", "replicate", "take-over"]
 WITNESS_AT = {EAST: "127.0.0.2", WEST: "127.0.0.3"}  # where each cluster reaches it, so that each line can be cut alone
 ASK_SECONDS = 10.0
+CLONE_NEWNET = 0x40000000
 # What can be killed or frozen of a cluster: the words of its command line.
 PARTS = {
     "server": "weft server",
@@ -179,20 +182,60 @@ def make_sites(cluster: Cluster) -> tuple[Site, Site]:
     return Site(EAST, WEST, cluster, cluster.folder, ()), Site(WEST, EAST, cluster, west, THERE)
 
 
+class Outside(NamedTuple):
+    """A place outside of both clusters, which guests reach: a network namespace. What comes from a site has that one's ``sources``."""
+
+    space: str
+    address: str
+    sources: dict[str, str]
+
+
 @contextmanager
-def make_address(sites: Sequence[Site]) -> Iterator[str]:
-    """An address of this machine that is none of the clusters', whose guests reach none of their hosts."""
-    place = ["addr", "add", f"{_choose_address(sites)}/32", "dev", "lo"]
-    subprocess.run(["ip", *place], check=True)
+def make_outside(sites: Sequence[Site]) -> Iterator[Outside]:
+    """Guests reach no address of their hosts, so it is none of this machine's own."""
+    name, number = f"soak-{sites[0].topology['id']}", sites[0].network.split(".")[2]
+    near, far, net = f"198.18.{number}.1", f"198.18.{number}.2", f"198.18.{number}."
+    sources = {site.name: f"{net}{10 + place}" for place, site in enumerate(sites)}
+    rules = "; ".join(
+        f"ip saddr {site.topology['underlay']} ip daddr {far} snat to {sources[site.name]}" for site in sites
+    )
     try:
-        yield _choose_address(sites)
+        for words in (
+            ["netns", "add", name],
+            ["link", "add", f"{name}-h", "type", "veth", "peer", "name", "eth0", "netns", name],
+            ["addr", "add", f"{near}/24", "dev", f"{name}-h"],
+            ["link", "set", f"{name}-h", "up"],
+            ["-n", name, "addr", "add", f"{far}/24", "dev", "eth0"],
+            ["-n", name, "link", "set", "eth0", "up"],
+            ["-n", name, "link", "set", "lo", "up"],
+        ):
+            subprocess.run(["ip", *words], check=True)
+        # Before the clusters' own masquerade, so that each site can be told.
+        table = f"table ip {name} {{ chain out {{ type nat hook postrouting priority srcnat - 10; {rules}; }}; }}"
+        subprocess.run(["nft", "-f", "-"], input=table.encode(), check=True)
+        yield Outside(name, far, sources)
     finally:
-        subprocess.run(["ip", "addr", "del", *place[2:]], check=True)
+        for words in (["nft", "delete", "table", "ip", name], ["ip", "netns", "del", name]):
+            subprocess.run(words, check=False, capture_output=True)
+        subprocess.run(["ip", "link", "del", f"{name}-h"], check=False, capture_output=True)
 
 
-def _choose_address(sites: Sequence[Site]) -> str:
-    """Of the range for tests of networks, with a number that is free since the first site's network is."""
-    return f"198.18.{sites[0].network.split('.')[2]}.1"
+def open_line(outside: Outside) -> socket.socket:
+    """A socket for datagrams there."""
+    opened: list[socket.socket] = []
+
+    def enter() -> None:  # a thread of its own, which ends in that namespace
+        with Path("/run/netns", outside.space).open() as space:
+            if ctypes.CDLL(None, use_errno=True).setns(space.fileno(), CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        line.bind((outside.address, 0))
+        opened.append(line)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    return opened[0]
 
 
 def heal(cluster: Cluster) -> str:
@@ -234,8 +277,8 @@ def list_left(sites: tuple[Site, Site]) -> list[str]:
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
     spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
-    addresses = subprocess.run(["ip", "-o", "addr"], capture_output=True, text=True, check=True).stdout
-    left += [f"address {_choose_address(sites)}"] if f" {_choose_address(sites)}/" in addresses else []
+    name = f"soak-{sites[0].topology['id']}"
+    left += [f"{name} in {text[:300]}" for text in (tables, spaces, links) if name in text]
     for site in sites:
         prefix = site.topology["link_prefix"]
         left += [f"table of {site.name}" for line in tables.splitlines() if site.topology["id"] in line]
