@@ -31,14 +31,16 @@ from benchmarks.soak.sites.faults import Fault, draw_fault
 from benchmarks.soak.sites.figures import MOST_HEAL, Progress, describe
 from benchmarks.soak.sites.oracle import Life, Passage, judge_loss
 from benchmarks.soak.sites.place import (
+    Outside,
     Site,
     Witness,
     await_linked,
     dig,
     find_phase,
     list_left,
-    make_address,
+    make_outside,
     make_sites,
+    open_line,
 )
 from benchmarks.soak.travellers import Broken
 from weft.kinds.fields.cluster.link import ARMED, AUTOMATIC

@@ -183,7 +183,7 @@ def make_sites(cluster: Cluster) -> tuple[Site, Site]:
 
 
 class Outside(NamedTuple):
-    """A place outside of both clusters, which guests reach: a network namespace. What comes from a site has that one's ``sources``."""
+    """A place outside of both clusters, which guests reach: a network namespace. ``sources``: what a site's guests come from."""
 
     space: str
     address: str
