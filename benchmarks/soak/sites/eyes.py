@@ -19,7 +19,7 @@ _BEAT = re.compile(r"([a-z0-9-]+) ([0-9a-f]{16}) (\d+) (\d+) (\d+)")
 
 
 class Eyes:
-    """``line``: where guests speak to; ``sources``: where that of a site comes from; ``marks``: what its guests' command lines have.
+    """``line``: where guests speak to; ``sources``: what a site's come from; ``marks``: what its guests' command lines have.
     What it saw is in ``chronicle`` and ``doubles``; both are read under ``lock``."""
 
     def __init__(self, line: socket.socket, sources: Mapping[str, str], marks: Mapping[str, str]) -> None:
