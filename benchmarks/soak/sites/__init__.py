@@ -49,7 +49,7 @@ from weft.objects.quantity import parse_duration
 
 ROUNDS = int(os.environ.get("WEFT_SOAK_ROUNDS", "18"))
 MINUTES = float(os.environ.get("WEFT_SOAK_MINUTES", "40"))
-ROUND_SECONDS = 200.0  # one isn't begun that would end later than that
+ROUND_SECONDS = 150.0  # one isn't begun that would end later than that
 PROGRESS = ROOT / ".weft" / "soak-sites.json"
 RPO = 20.0
 HEARD_SECONDS = 3.0  # a guest that runs says something in this time
@@ -124,7 +124,9 @@ class Soak:
         began, trouble = time.monotonic(), ""
         while time.monotonic() - began < MOST_HEAL:
             try:
-                trouble = next((why for name in VMS if (why := self._find_trouble(name))), "")
+                trouble = "; ".join(
+                    why for name in VMS if (why := self._find_trouble(name))
+                )  # of all: each gets what it needs
                 if not trouble:
                     return
             except (WeftError, OSError) as problem:
