@@ -51,8 +51,8 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
 
 
 def list_unknown(read: Callable[[], Iterable[Entry]]) -> dict[str, list[str]]:
-    """VMs that run in projects of a link, by its name, and have no replication over it in the backup: one may have got it since, and
-    then its copy may run there. Nothing in the store says so, so people look."""
+    """VMs that run in projects of a link, by its name, and have no replication over it in the backup: one may have got it since, so
+    its copy may run there. Nothing in the store says so: people look."""
     projects, replicated, running = dict[str, set[str]](), set[tuple[str, str]](), list[tuple[str, str, str]]()
     for key, value in read():
         match _kind_of(key):
