@@ -7,7 +7,6 @@ Fields are annotated with ``field(...)``: the purpose, how people write it, and 
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,6 +172,8 @@ def suggest(word: str, known: list[str], alike: float = 0.6) -> str | None:
     """The known word that people most likely meant by ``word``; ``alike`` (0 to 1) is how much it must resemble it at least."""
     if len(word) > LONGEST_WORD:
         return None
+    import difflib  # noqa: PLC0415 - an agent reads no words of people after its start
+
     close = difflib.get_close_matches(word, known, n=1, cutoff=alike)
     return close[0] if close else None
 

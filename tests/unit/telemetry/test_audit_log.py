@@ -20,7 +20,8 @@ from weft.contracts.clock import SystemClock
 from weft.objects.errors import InUse, InvalidInput, Unavailable
 from weft.telemetry.audit.files import list_files, list_torn, read_after, read_newest, verify_files
 from weft.telemetry.audit.log import MOST_GATHERED, AuditLog
-from weft.telemetry.audit.syslog import MOST_BYTES, SyslogSender, read_target
+from weft.telemetry.audit.syslog import MOST_BYTES, SyslogSender
+from weft.telemetry.audit.target import read_target
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, read_record
 
 DAY = 86400.0

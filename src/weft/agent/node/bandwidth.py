@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -94,7 +93,8 @@ class Trains:
         if not figures:
             return None
         sure = [figure for figure in figures if not figure.at_least]
-        mbps = statistics.median_high([figure.mbps for figure in sure or figures])
+        rates = sorted(figure.mbps for figure in sure or figures)
+        mbps = rates[len(rates) // 2]  # the median, the higher of two
         return Bandwidth(mbps, figures[-1].at, at_least=not sure)
 
     async def keep(self) -> None:

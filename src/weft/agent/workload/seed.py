@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import tarfile
 from ipaddress import ip_network
 from typing import Any
 
@@ -28,6 +27,8 @@ def build_tar(local: LocalAllocation, *, machine: bool = False) -> bytes:
     files = {"./user-data": local.spec.user_data, "./meta-data": meta}
     if machine:
         files["./machine"] = render_machine(local)
+    import tarfile  # noqa: PLC0415 - an agent without VMs never needs it
+
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name, text in files.items():

@@ -57,7 +57,7 @@ from weft.launch.agent.options import parse_join
 from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.audit.target import read_target
 from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.export import PATH, LogExporter
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from weft.launch.agent.drivers import read_pools
 from weft.objects.errors import InvalidInput
-from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.audit.target import read_target
 from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.export import PATH
 

@@ -29,7 +29,7 @@ from weft.launch.store.engine import ETCD, SQLITE, check_store, find_endpoints, 
 from weft.launch.store.etcd import plan_etcd
 from weft.objects.errors import InvalidInput, WeftError
 from weft.telemetry.audit.log import FILE_BYTES
-from weft.telemetry.audit.syslog import read_target
+from weft.telemetry.audit.target import read_target
 from weft.telemetry.collector import read_collector
 from weft.telemetry.logs.server import MOST_BYTES
 from weft.telemetry.logs.store import LEAST_BYTES, MOST_AGE_SECONDS

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.objects.errors import InvalidInput
 from weft.trust.audit_chain import AuditRecord
 
 MOST_WAITING = 10_000  # records
@@ -24,19 +23,6 @@ MOST_BYTES = 8000  # of a datagram's record; longer ones go without their object
 WARN_SECONDS = 60.0
 _LEVELS = {"allowed": logging.INFO, "refused": logging.WARNING, "failed": logging.WARNING}
 _log = logging.getLogger("weft.audit")
-
-
-def read_target(text: str) -> str | tuple[str, int]:
-    """``/dev/log`` as it is, ``HOST:PORT`` as both. Raises InvalidInput."""
-    if text.startswith("/"):
-        return text
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise InvalidInput(
-            f"{text!r} is not a valid syslog address",
-            hint="write /dev/log, another socket's path, or HOST:PORT for UDP",
-        )
-    return host.strip("[]"), int(port)
 
 
 class SyslogSender:

@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import random
-import statistics
 import zlib
 from array import array
 from operator import ne
@@ -184,7 +183,7 @@ def compare_pages(before: bytearray, after: bytearray) -> Changed:
                 changed += after[here]
         if len(still) < 2 * COMPRESSED_PAGES * PAGE_BYTES and any(after[here]):
             still += after[here]
-    return Changed(statistics.fmean(shares) if shares else 0.0, _compression(changed), _compression(still))
+    return Changed(math.fsum(shares) / len(shares) if shares else 0.0, _compression(changed), _compression(still))
 
 
 def _compression(content: bytearray) -> float:
@@ -207,7 +206,8 @@ def describe_load(looks: list[Look], changed: Changed) -> Load:
 
     pairs = list(itertools.pairwise(looks))
     rates = [written(before, after) / max(1e-6, after.seconds - before.seconds) for before, after in pairs]
-    mean = statistics.fmean(rates)
+    mean = math.fsum(rates) / len(rates)
+    deviation = math.sqrt(math.fsum((rate - mean) ** 2 for rate in rates) / len(rates))
     whole = written(first, last)
     return Load(
         memory_bytes=int(memory),
@@ -217,7 +217,7 @@ def describe_load(looks: list[Look], changed: Changed) -> Load:
         compression=changed.compression,
         still_compression=changed.still_compression,
         samples=len(pairs),
-        spread=statistics.pstdev(rates) / mean if mean else 0.0,
+        spread=deviation / mean if mean else 0.0,
     )
 
 
