@@ -26,7 +26,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
-from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
+from weft.objects.errors import Forbidden, InUse, InvalidInput, NotFound, WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.loop import Scheduler
 from weft.trust.seal import unseal
@@ -214,6 +214,12 @@ def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_o
     east.until("vm", "web", lambda obj: obj["status"].get("migration") == name)
     with pytest.raises(WeftError, match="a change here would stay behind"):
         east.client.patch("vm", "web", {"spec": {"volumes": ["data", "extra"]}}, project="default")
+    late = {"kind": "snapshot", "name": "late", "project": "default", "spec": {"of": "vm/web"}}
+    with pytest.raises(WeftError, match="its snapshots stay here"):
+        east.client.create(late)
+    with pytest.raises(WeftError, match="on its way here"):
+        again = {"workload": "vm/web", "cluster": "east"}
+        west.client.create({"kind": "migration", "name": "back", "project": "default", "spec": again})
     (arrival,) = west_arrivals(west, 1)
     west.client.delete("arrival", arrival["name"], project="default")  # that is a cancellation, and its word stays
     over = east.until_phase("migration", name, "Cancelled", "Failed", "Succeeded")
@@ -313,6 +319,9 @@ def test_a_cluster_that_knows_nothing_of_it_after_the_hand_over_is_no_reason_to_
     west.side.run(west.side.store.commit([Delete(key) for key in gone]))
     found = east.until("migration", name, lambda obj: obj["status"].get("reason") == "arrivalMissing")
     assert "weft migration reclaim" in found["status"]["message"]
+    with pytest.raises(InUse, match="only that one can say") as refused:
+        east.client.delete("cluster", "west")
+    assert f"weft migration reclaim {name}" in (refused.value.hint or "")
     next(iter(world_of.values())).given_up = True
     east.client.verb("migration", name, "reclaim", project="default")
     assert east.until_phase("migration", name, "Failed", "Succeeded")["status"]["reason"] == "reclaimed"

@@ -12,6 +12,7 @@ import msgspec
 
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.parts.convert_verb import refuse_fenced
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
 from weft.kinds.record import (
@@ -123,6 +124,9 @@ class MigrationArrival(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     project: str  # there
     uid: str = ""  # "": it may have been asked for, and nobody has seen it
+    cluster_uid: str = (
+        ""  # of that cluster: another one that has its name since isn't asked; "": an older release noted none
+    )
     settled: bool = False  # nothing of it is left there that is of use
 
 
@@ -400,6 +404,12 @@ def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
     return [name] if of_kind == kind else []
 
 
+def _refuse_absent(kind: str, _: MigrationSpec, named: Mapping[str, Any]) -> None:
+    """Raises IllegalTransition for a workload that runs, or may run, at another cluster."""
+    for name, spec in named.items():
+        refuse_fenced({"kind": kind, "name": name, "spec": msgspec.to_builtins(spec)})
+
+
 MIGRATIONS_BY_UID = Index("migrations by uid")
 MIGRATIONS_BY_WORKLOAD = Index("migrations by workload")
 MIGRATIONS_AHEAD = Index("migrations ahead of a node's shortage")
@@ -439,7 +449,15 @@ MIGRATION = Kind(
         DEPARTURES: _list_asked,
     },
     references=(
-        *(Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False) for kind in MIGRATION_MODES),
+        *(
+            Reference(
+                *(kind, "spec.workload", partial(_workloads, kind)),
+                blocks=False,
+                agree=partial(_refuse_absent, kind),
+                agrees_once=True,
+            )
+            for kind in MIGRATION_MODES
+        ),
         Reference("node", "spec.to", lambda s: [s.to] if s.to else [], blocks=False),
         Reference("cluster", "spec.cluster", lambda s: [s.cluster] if s.cluster else [], blocks=False),
     ),

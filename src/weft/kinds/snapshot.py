@@ -13,6 +13,7 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, split_subject
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
@@ -138,6 +139,8 @@ def check_snapshot(spec: SnapshotSpec) -> None:
 
 def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
     for name, vm in vms.items():
+        if vm.departed and not (spec.backup or spec.replica):
+            raise describe_departure(f"vm/{name}", vm.departed)
         if spec.memory and vm.gpus:
             raise InvalidInput(
                 f"spec.memory: vm/{name} has GPUs, whose state can't be saved",

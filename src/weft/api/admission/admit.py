@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.certificates import check_certificate
-from weft.api.admission.departing import refuse_departing
+from weft.api.admission.departing import refuse_departing, refuse_late_snapshot
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
@@ -179,6 +179,7 @@ async def plan_create(
     )
     await references.refuse_reserved(view.store, kind, envelope)
     await references.refuse_second(view, kind, envelope, None, spec)
+    await refuse_late_snapshot(view, manifest.project, spec)
     limit_warm_images(context, envelope, None, spec)
     mark(envelope)
     key, old = envelope.key, None

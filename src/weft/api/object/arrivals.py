@@ -183,7 +183,7 @@ async def _find_network_lack(view: View, project: str | None, nic: ArrivalNic) -
 async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: ArrivalSpec) -> None:
     """Add the endpoints of the addresses that nobody chose: with the MACs that the running guest has."""
     workload = draft.envelope
-    claimed = list_networks(spec)
+    claimed, guarded = list_networks(spec), dict[str, Envelope]()
     for index, nic in enumerate(spec.nics):
         if ":" in claimed[index]:
             continue  # a chosen one: its claim made it
@@ -192,6 +192,10 @@ async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: A
         endpoint = _make_endpoint(context, workload, network, index, nic)
         draft.writes.append(Put(endpoint.key, encode_envelope(endpoint)))
         draft.preconditions.append(Absent(endpoint.key))  # the VM names the network, which so stays as it is
+        guarded[network.key] = network
+    # Written as it is, at the revision on which the reference to it relies: of two arrivals that bring the same MAC, both found
+    # free, one fails and looks again.
+    draft.writes += [Put(network.key, encode_envelope(network)) for network in guarded.values()]
 
 
 def _make_endpoint(context: ApiContext, workload: Envelope, network: Envelope, index: int, nic: ArrivalNic) -> Envelope:

@@ -10,6 +10,7 @@ import msgspec
 from weft.api.admission import references
 from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
+from weft.api.admission.departing import refuse_unlinking
 from weft.api.admission.link_names import plan_leaving
 from weft.api.auth.ownership import owns
 from weft.api.context import ApiContext
@@ -53,6 +54,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     guard(kind, envelope)
     if kind.admission.delete_guard is not None:
         kind.admission.delete_guard(envelope, context.clock.now())
+    if kind is CLUSTER:
+        await refuse_unlinking(context, envelope)
     if references.is_referred_to(kind):
         await _refuse_used(context, kind, envelope)
         envelope = await _mark(context, call.actor, target, envelope.uid, expected)

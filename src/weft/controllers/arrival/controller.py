@@ -93,8 +93,8 @@ def plan_one(view: View, arrival: Item, now: float, silent: Sequence[str] = ()) 
     # The VM is part of what was read: a place that the scheduler gives it meanwhile makes this fail.
     draft = Draft(arrival, *(item for item in (workload, target) if item is not None))
     former = arrival.status(ArrivalStatus)
-    if plan.status != former:
-        draft.change(arrival, status=plan.status)
+    if plan.status != former or plan.forgets:
+        draft.change(arrival, status=plan.status, deleting_since=now if plan.forgets else None)
     if target is not None and (plan.target is not None or plan.goes):
         draft.change(target, spec=plan.target, deleting_since=now if plan.goes else None)
     if workload is not None and plan.arrives:

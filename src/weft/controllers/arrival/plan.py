@@ -19,6 +19,8 @@ from weft.objects.envelope import Condition
 
 FOR_GOOD = ("invalidInput", "unsupported", "noSpace")  # a target that can't get ready for such a reason never will
 _PHASES = {"preparing": "Preparing", "waiting": "Waiting", "migrating": "Migrating", "switching": "Switching"}
+KEPT_SECONDS = 30 * 86_400.0  # from its end, if the other cluster never takes note of that
+DAY_SECONDS = 86_400.0
 Ending = Literal["Failed", "Cancelled"]
 
 
@@ -46,6 +48,7 @@ class ArrivalPlan(msgspec.Struct, kw_only=True):
     arrives: bool = False  # the VM runs here from now on
     goes: bool = False  # the VM and its target are deleted
     release: bool = False  # the Arrival is of no use any more
+    forgets: bool = False  # it is deleted, so long after its end
     later: float | None = None  # seconds after which to plan again even if nothing changes
 
 
@@ -54,7 +57,10 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
     if status.phase in OVER:
         # The other cluster hasn't heard that its guest runs here, or never did; nothing else says so.
         kept_for_it = (status.phase == ARRIVED or bool(status.allocation)) and not facts.gone
-        return ArrivalPlan(status=status, release=facts.spec.settled or (facts.deleting and not kept_for_it))
+        left = (status.ended_at or facts.begun_at) + KEPT_SECONDS - facts.now
+        over = facts.spec.settled or (facts.deleting and (left <= 0 or not kept_for_it))
+        forgets = left <= 0 and not facts.deleting
+        return ArrivalPlan(status=status, release=over, forgets=forgets, later=min(max(left, 0.1), DAY_SECONDS))
     if facts.workload:
         status = _with(status, vm=facts.workload)
     place = target or facts.active

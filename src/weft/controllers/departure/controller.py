@@ -83,21 +83,25 @@ class Departures:
     async def _serve(self, name: str) -> None:
         view, now = self._leadership.cache.view, self._clock.now()
         found = {item.key: read_departure(view, item, now) for item in view.find(DEPARTURES, name)}
-        link, problem = self._read_link(view, name, [one.facts for one in found.values()])
+        link, problem = self._read_link(view, name)
         places = {
             key: (arrival.project, arrival.name)
             for key, one in found.items()
             if (arrival := one.facts.status.arrival) is not None and not arrival.settled
         }
         seen: dict[str, Seen] = dict.fromkeys(places, problem)
-        if link is not None and places:
-            seen = dict(zip(places, await self._ask(link, list(places.values())), strict=True))
+        seen |= {key: Unavailable(why) for key in places if (why := found[key].facts.unlinked)}
+        asked = [key for key in places if not found[key].facts.unlinked] if link is not None else []
+        if link is not None and asked:
+            seen |= dict(zip(asked, await self._ask(link, [places[key] for key in asked]), strict=True))
         plans: dict[str, tuple[DepartureFacts, DeparturePlan]] = {}
         for key, one in found.items():
             whole = msgspec.structs.replace(one.facts, seen=seen.get(key), sure=self._is_sure(key))
             plans[key] = whole, plan_departure(whole)
         acting = (
-            [(key, plan.act) for key, (_, plan) in plans.items() if plan.act is not None] if link is not None else []
+            [(key, plan.act) for key, (facts, plan) in plans.items() if plan.act is not None and not facts.unlinked]
+            if link is not None
+            else []
         )
         answers = await self._perform(link, [act for _, act in acting]) if link is not None and acting else []
         for (key, act), answer in zip(acting, answers, strict=True):
@@ -119,12 +123,11 @@ class Departures:
         if commits:
             await self._leadership.perform(commits)  # what someone else wrote meanwhile is planned again
 
-    def _read_link(self, view: View, name: str, all_: Sequence[DepartureFacts]) -> tuple[PeerLink | None, WeftError]:
+    def _read_link(self, view: View, name: str) -> tuple[PeerLink | None, WeftError]:
         """How that cluster is asked, or why it can't be."""
         cluster = view.get(object_key(CLUSTER.name, None, name))
-        unlinked = next((facts.unlinked for facts in all_ if facts.unlinked), "")
-        if cluster is None or unlinked:
-            return None, Unavailable(unlinked or f"there is no link with cluster {name}")
+        if cluster is None:
+            return None, Unavailable(f"there is no link with cluster {name}")
         try:
             return read_link(cluster, self._unseal), Unavailable("it wasn't asked")
         except WeftError as problem:

@@ -52,6 +52,8 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
             source = one
     link = view.get(object_key(CLUSTER.name, None, spec.cluster or ""))
     gone = link is None or link.deleting
+    peer_uid = link.spec(ClusterSpec).peer_uid if link is not None else ""
+    another = not gone and status.arrival is not None and status.arrival.cluster_uid not in ("", peer_uid)
     lives = workload is not None and not workload.deleting
     name = f"{item.envelope.name[: MAX_NAME - 9].rstrip('-')}-{item.uid[:8].lower()}"
     projects = link.spec(ClusterSpec).projects if link is not None else {}
@@ -69,8 +71,9 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         manifest=make_arrival(view, item, workload, place, key) if workload is not None and place is not None else {},
         lacks=tuple(list_lacks(view, workload, place)) if workload is not None and place is not None else (),
         project=projects.get(item.envelope.project or "", ""),
-        unlinked=_find_why_unlinked(link, spec.cluster or ""),
-        gone=gone,
+        unlinked=_find_why_unlinked(None if another else link, spec.cluster or ""),
+        gone=gone or another,
+        peer_uid=peer_uid,
         peer_ca=link.spec(ClusterSpec).ca if link is not None else "",
         now=now,
     )

@@ -54,6 +54,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     unlinked: str = ""  # why the other cluster can't be asked
     gone: bool = False  # there is no link with it at all
     peer_ca: str = ""
+    peer_uid: str = ""  # of that cluster
     seen: SeenArrival | WeftError | None = None  # None: that cluster surely has no such Arrival
     sure: bool = True  # no request that was sent before can still arrive there
     now: float = 0.0
@@ -114,7 +115,9 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
                 f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
             )
             return DeparturePlan(status=_end(status, "Failed", "noProject", message, now))
-        status = replace(status, arrival=MigrationArrival(name=facts.arrival, project=facts.project))
+        status = replace(
+            status, arrival=MigrationArrival(name=facts.arrival, project=facts.project, cluster_uid=facts.peer_uid)
+        )
         return _wait(status, "", "")
     if facts.unlinked:
         return _wait(status, CLUSTER_UNREACHABLE, facts.unlinked)
@@ -289,7 +292,10 @@ def _abort(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationSt
         return _return(facts, source, status, certain=False)
     if isinstance(seen, SeenArrival) and status.arrival is not None and seen.phase not in OVER:
         return DeparturePlan(status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project))
-    what = "the guest runs there, or nowhere" if source.reports("handedOver") else "the guest runs on here"
+    what = "the guest runs there, or nowhere"
+    if not source.reports("handedOver"):
+        sent = source.spec.migration is not None and source.spec.migration.address and not source.reports("failed")
+        what = "the guest runs on here" + (", unless it is handed over before" if sent else "")
     why = facts.unlinked or _explain_seen(seen)
     message = f"{_first(status.message)}; waits for {cluster} to say that it never ran there ({why}); {what}"
     if source.reports("handedOver") and isinstance(seen, WeftError):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from weft.controllers.arrival.plan import ArrivalFacts, ArrivalPlan, plan_arrival
+from weft.controllers.arrival.plan import KEPT_SECONDS, ArrivalFacts, ArrivalPlan, plan_arrival
 from weft.controllers.migration.facts import MigrationEndpoint
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.arrival import ArrivalSpec, ArrivalStatus
@@ -124,6 +124,17 @@ def test_it_is_kept_until_the_other_cluster_has_taken_note() -> None:
     )
     assert plan(None, failed, spec=replace(SPEC, settled=True)).release
     assert plan(None, ArrivalStatus(phase="Failed", never_ran=True), deleting=True).release  # it had no place
+
+
+@pytest.mark.parametrize("phase", ["Arrived", "Failed", "Cancelled"])
+def test_of_an_end_that_the_other_cluster_never_notes_nothing_stays_for_ever(phase: str) -> None:
+    status = replace(ALLOCATED, phase=phase, never_ran=phase != "Arrived", ended_at=NOW - KEPT_SECONDS + 60.0)
+    kept = plan(None, status)
+    assert not kept.forgets and kept.later == 60.0
+    old = replace(status, ended_at=NOW - KEPT_SECONDS)
+    assert plan(None, old).forgets and not plan(None, old).release
+    gone = plan(None, old, deleting=True)
+    assert gone.release and not gone.forgets
 
 
 def test_a_target_that_never_gets_ready_for_a_lasting_reason_ends_it() -> None:

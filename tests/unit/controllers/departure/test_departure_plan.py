@@ -8,16 +8,18 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 
-from weft.controllers.departure.facts import _is_directory
+from weft.controllers.departure.facts import _is_directory, read_departure
 from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
 from weft.controllers.departure.seen import SeenArrival, read_absence, read_seen
 from weft.controllers.migration.facts import MigrationEndpoint
-from weft.informer.view import View
+from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import MigrationArrival, MigrationSpec, MigrationStatus, is_settled
+from weft.kinds.migration import MIGRATION, MigrationArrival, MigrationSpec, MigrationStatus, is_settled
 from weft.kinds.node import NodePool, NodeReport
 from weft.kinds.vm import VmSpec
+from weft.objects.envelope import merge_part
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref
 
@@ -237,6 +239,7 @@ def test_while_the_line_is_cut_a_source_that_failed_by_itself_is_the_place_again
     assert ended.status.phase == "Failed" and ended.source is not None and ended.source.role == "active"
     waits = plan(seen, place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True))
     assert waits.source is None and "waits for west to say" in waits.status.message
+    assert waits.status.message.endswith("the guest runs on here, unless it is handed over before")
     assert plan(seen, place("migrating"), waits.status, spec=replace(SPEC, cancel=True)).status == waits.status
 
 
@@ -273,6 +276,21 @@ def test_a_node_whose_guest_the_other_cluster_took_over_is_believed_though_that_
     gone = place("handedOver", state="stopped", reason="leftCluster")
     assert plan(SILENT, gone, UNDER_WAY).leaves
     assert not plan(SILENT, place("handedOver", state="stopped", reason="migrated"), UNDER_WAY).leaves
+
+
+def test_another_cluster_that_has_the_name_since_is_not_asked() -> None:
+    noted = plan(None, status=replace(BEGUN, arrival=None), peer_uid="ca-1").status.arrival
+    assert noted is not None and noted.cluster_uid == "ca-1"
+    item = Item(
+        MIGRATION.make("web-1", SPEC, NOW, uid="u", status=replace(UNDER_WAY, arrival=noted), project="default")
+    )
+    view = make_view()
+    for uid, gone in (("ca-1", False), ("ca-2", True)):
+        link = CLUSTER.make("west", ClusterSpec(url="https://x", ca="", peer_uid=uid), NOW, uid="w")
+        link.status = merge_part(link.status, ClusterStatus(phase="Linked"))
+        view.put_item(link.key, Item(link))
+        facts = read_departure(view, item, NOW).facts
+        assert (facts.gone, bool(facts.unlinked)) == (gone, gone)
 
 
 @pytest.mark.parametrize(("driver", "copied"), [("directory", True), ("rbd", False)])
