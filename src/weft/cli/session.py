@@ -162,6 +162,12 @@ class Session:
         """The end of suggested commands: the project that the flag named, if any."""
         return f" -p {self.given_project}" if self.given_project else ""
 
+    def in_project_of(self, project: str | None) -> str:
+        """The same for objects of ``project``, which a command like a restore may have made elsewhere; None: it isn't known."""
+        if project is None or project == self.client.project:
+            return self.in_project
+        return f" -p {project}"
+
     @property
     def form(self) -> Form:
         form = self.given_form or self._usual_form

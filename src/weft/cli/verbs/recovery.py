@@ -73,7 +73,7 @@ def _run(session: Session, target: Target, verb: str, given: dict[str, Any]) -> 
     try:
         (result,) = follow(session, [wait], progress)
     except KeyboardInterrupt:
-        session.notify(describe_parting([wait], {target.what: verb}, session.in_project))
+        session.notify(describe_parting([wait], {target.what: verb}, session.in_project_of))
         return INTERRUPTED
     session.unfinished = False
     report = make_report(result.obj, asked) if result.obj is not None else None

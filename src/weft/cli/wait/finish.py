@@ -6,7 +6,7 @@ The exit code: 0 reached, 6 no node fits, 7 time is up, 1 it failed, 130 interru
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from weft.cli.command.errors import complain
@@ -86,9 +86,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     if not session.is_data:
         for one in done:
             if one.target.what not in waited or one.line:
-                goes_on = (
-                    f"; operation {name_operation(one.obj)}{session.in_project}" if one.target.what in going_on else ""
-                )
+                where = session.in_project_of(one.obj.get("project"))
+                goes_on = f"; operation {name_operation(one.obj)}{where}" if one.target.what in going_on else ""
                 print(f"{one.target.what}  {one.line or _word(session, one.verb)}{goes_on}", flush=True)
     if not waits:
         _print_all(session, [one.obj for one in at_once])
@@ -104,7 +103,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
-        session.notify(describe_parting(waits, verbs, session.in_project))
+        session.notify(describe_parting(waits, verbs, session.in_project_of))
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
@@ -185,13 +184,22 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
         print_list(session, objects, [BY_NAME[name] for name in dict.fromkeys(obj["kind"] for obj in objects)])
 
 
-def describe_parting(waits: Sequence[Wait], verbs: Mapping[str, str], in_project: str = "") -> str:
-    """For a person who stops watching: how to resume, and how to undo the command; ``in_project`` ends what to type."""
+def describe_parting(
+    waits: Sequence[Wait], verbs: Mapping[str, str], in_project_of: Callable[[str | None], str] = lambda _: ""
+) -> str:
+    """For a person who stops watching: how to resume, and how to undo the command. ``in_project_of`` ends what to type for
+    objects of a project: those of one are named, as a name means another object elsewhere."""
     verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
-    alike = [one for one in waits if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked)][:_MOST_NAMED]
+    project = next((one.project for one in waits if one.project is not None), None)
+    alike = [
+        one
+        for one in waits
+        if (verbs.get(one.target.what, ""), one.goal.asked) == (verb, asked) and one.project in (None, project)
+    ][:_MOST_NAMED]
     more = f", and {len(waits) - len(alike)} more" if len(waits) > len(alike) else ""
+    where = in_project_of(project)
     if verb == "delete":
-        return f"still being deleted{more}; watch: {describe_wait(*alike)}{in_project}"
+        return f"still being deleted{more}; watch: {describe_wait(*alike)}{where}"
     names = " ".join(one.target.what for one in alike)
-    undo = f"   undo: weft {_UNDOES[verb]} {names}{in_project}" if verb in _UNDOES else ""
-    return f"the work goes on{more}; watch: {describe_wait(*alike)}{in_project}{undo}"
+    undo = f"   undo: weft {_UNDOES[verb]} {names}{where}" if verb in _UNDOES else ""
+    return f"the work goes on{more}; watch: {describe_wait(*alike)}{where}{undo}"

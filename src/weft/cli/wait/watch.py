@@ -124,10 +124,10 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
 
 
 def _late(session: Session, wait: Wait) -> WeftError:
-    what = wait.target.what
+    what, where = wait.target.what, session.in_project_of(wait.project)
     return TimedOut(
         f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
-        hint=f"{describe_wait(wait)}{session.in_project}   weft describe {what}{session.in_project}",
+        hint=f"{describe_wait(wait)}{where}   weft describe {what}{where}",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,9 +12,11 @@ import pytest
 
 from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
+from weft.cli.session import Session
 from weft.cli.wait.finish import describe_parting
 from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Wait, describe_wait
+from weft.contracts.clock import SystemClock
 from weft.kinds.operation import find_cancel, find_failure, kinds_with_operations, list_running, plan_goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
@@ -293,6 +297,24 @@ def test_of_several_that_are_let_go_on_the_commands_name_those_that_they_are_for
     told = describe_parting(gone, {wait.target.what: "delete" for wait in gone})
     assert told.startswith("still being deleted, and 2 more; watch: weft wait vm/v0 vm/v1 ")
     assert told.endswith(" vm/v9 --for=delete")
+
+
+def test_what_is_let_go_on_in_another_project_is_named_there_so_that_an_undo_deletes_no_namesake(
+    tmp_path: Path,
+) -> None:
+    context = tmp_path / "context.json"
+    context.write_text(json.dumps({"server": "https://127.0.0.1:1", "project": "default"}))
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    waits = [Wait(Target(VM, name), goal, project=project) for name, project in (("a", "trial"), ("b", "other"))]
+    for given, projects in ((None, ("trial", "default")), ("trial", ("trial", "default"))):
+        session = Session(SystemClock, {"HOME": str(tmp_path)})
+        session.context_file, session.given_project = str(context), given
+        for project in projects:
+            wait = waits[0]._replace(project=project)
+            told = describe_parting([wait, waits[1]], {"vm/a": "create", "vm/b": "create"}, session.in_project_of)
+            where = "" if (given, project) == (None, "default") else f" -p {project}"
+            assert told == f"the work goes on, and 1 more; watch: weft wait vm/a{where}   undo: weft delete vm/a{where}"
 
 
 def test_what_has_no_way_back_is_not_told_as_if_it_had() -> None:
