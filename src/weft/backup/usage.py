@@ -39,15 +39,17 @@ def measure(keys: Keys, catalogue: Catalogue, chunks: ChunkReader, manifests: It
             for id_, number in ids:
                 if copies := spots.get(id_):
                     unique[number] += copies[0].frame.length / len(copies[0].frame.ids)
-    return {
-        manifest.id: Usage(
-            bytes=manifest.bytes,
-            used_bytes=min(manifest.bytes, sum(disk.stored_chunks for disk in manifest.disks) * CHUNK),
-            stored_bytes=manifest.stored_bytes,
-            unique_bytes=round(unique[number]),
-        )
-        for number, manifest in enumerate(manifests, 1)
-    }
+    return {manifest.id: find_usage(manifest, round(unique[number])) for number, manifest in enumerate(manifests, 1)}
+
+
+def find_usage(manifest: Manifest, unique_bytes: int) -> Usage:
+    """All but what only it holds says its manifest."""
+    return Usage(
+        bytes=manifest.bytes,
+        used_bytes=min(manifest.bytes, sum(disk.stored_chunks for disk in manifest.disks) * CHUNK),
+        stored_bytes=manifest.stored_bytes,
+        unique_bytes=unique_bytes,
+    )
 
 
 class _Owner:

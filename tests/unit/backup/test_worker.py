@@ -286,6 +286,22 @@ async def test_a_damaged_index_keeps_no_other_backup_from_being_made_or_removed(
     assert "any more" in lab.run("verify", backup="b2").message
 
 
+async def test_a_cut_pack_of_one_backup_keeps_no_other_from_being_verified_or_taken_in(lab: Lab) -> None:
+    made = await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
+    before = lab.packs()
+    await lab.copy("b2", lab.disk("e", FIRST[::-1]), WHOLE)
+    for pack in set(lab.packs()) - set(before):
+        pack.write_bytes(pack.read_bytes()[: pack.stat().st_size // 2])
+    for cache in ("cache", "another node's"):
+        elsewhere = {"cache": str(lab.folder / cache)}
+        verdict, taken = (lab.run(act, backup="b1", **elsewhere) for act in ("verify", "adopt"))
+        assert (verdict.ended, taken.ended, verdict.damaged) == ("done", "done", []), cache
+        assert (taken.bytes, taken.stored_bytes) == (made.bytes, made.stored_bytes) and taken.bytes < SIZE, "holes"
+    third = await lab.copy("b3", lab.folder / "d.qcow2", WHOLE)
+    assert (third.ended, third.bytes) == ("done", made.bytes)
+    assert lab.run("verify", backup="b2").damaged
+
+
 async def test_a_catalogue_that_is_damaged_inside_is_made_again(lab: Lab) -> None:
     await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
     catalogue = lab.folder / "cache" / f"{lab.id}.db"

@@ -32,7 +32,7 @@ from weft.backup.reader import STEP, SYNC_BYTES, BackupReader, Run
 from weft.backup.repository import Repository
 from weft.backup.retention import check_clock
 from weft.backup.storage.place import open_place
-from weft.backup.usage import Usage
+from weft.backup.usage import Usage, find_usage
 from weft.backup.writer import BackupWriter
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import AlreadyExists, BackupAltered, InUse, InvalidInput, NotFound, Unavailable, WeftError
@@ -146,10 +146,7 @@ class Worker:
                 labels = {UID: job.backup, BASE: job.base if changed else ""}
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         continued = not job.base or there.labels.get(BASE) == job.base
-        try:
-            usage = repository.usage()[there.id]
-        except BackupAltered:  # the index of another backup is damaged, so what it shares isn't known
-            usage = Usage(bytes=there.bytes, used_bytes=there.bytes, stored_bytes=there.stored_bytes, unique_bytes=0)
+        usage = _measure(repository, there)
         return Line(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
@@ -225,7 +222,7 @@ class Worker:
         except NotFound as gone:  # nobody can restore it: that is a verdict
             return Line(ended="failed", reason="backupDamaged", damaged=[str(gone)], message=str(gone))
         found = repository.verify([there.id])
-        line = Line(unique_bytes=repository.usage()[there.id].unique_bytes if not found.damages else 0)
+        line = Line(unique_bytes=_measure(repository, there).unique_bytes if not found.damages else 0)
         if there.id in found.damaged or any(one.what == "index" for one in found.damages):
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
             line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
@@ -236,7 +233,7 @@ class Worker:
         manifest = there.spec if isinstance(there.spec, dict) else {}
         if len(msgspec.json.encode(manifest)) > _MOST_MANIFEST:
             raise InvalidInput("what the repository says of the backup is too large", hint="restore another one")
-        usage = repository.usage()[there.id]
+        usage = _measure(repository, there)
         return Line(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
@@ -324,6 +321,14 @@ def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list
                 yield length, read.result()
         for length, read in under_way:
             yield length, read.result()
+
+
+def _measure(repository: Repository, backup: Manifest) -> Usage:
+    """What it takes up. What it shares with others isn't known while one of them is damaged: ``unique_bytes`` is 0 then."""
+    try:
+        return repository.usage()[backup.id]
+    except BackupAltered:
+        return find_usage(backup, 0)
 
 
 def _find(repository: Repository, uid: str) -> Manifest | None:
