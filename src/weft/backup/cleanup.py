@@ -12,7 +12,7 @@ import msgspec
 
 from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
 from weft.backup.errors import ObjectMissing, is_full
-from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest, encode_index
+from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest
 from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
@@ -80,7 +80,7 @@ class Cleanup:
                 self._mark(f"trash/{name}", name, live)
             avoided = {pack for one in condemned.values() for pack in one.packs} | damaged_packs(self._storage)
             needed, sparse = self._find_needed(live, avoided, leases)
-            self._mend_indexes(needed)
+            self._catalogue.mend_indexes(needed.__contains__)
             needed -= self._copy_sparse(sparse, live)
         self._sweep(condemned, needed, set(before) | set(leases), grace)
         counts = self._end_leases(state, leases)
@@ -169,15 +169,6 @@ class Cleanup:
             if 0 < count < total * _SPARSE and lease_of(pack.name) not in leases and not self._locked(pack):
                 sparse.append((pack.name, number))
         return needed, sparse
-
-    def _mend_indexes(self, needed: set[str]) -> None:
-        """Write the indexes of packs that are needed and have none, or a damaged one."""
-        packs = {pack.name: pack for pack in self._catalogue.packs()}
-        for name in sorted(self._catalogue.unindexed() & needed):
-            pack = packs[name]
-            index = encode_index(self._keys, name, pack.version, pack.size, self._catalogue.frames(name))
-            self._storage.put(f"index/{name}", index)
-            self._catalogue.indexed(name)
 
     def _copy_sparse(self, sparse: list[tuple[str, int]], live: IdTable) -> set[str]:
         """Copy what is needed of these packs into new ones; those that could be copied aren't needed any more."""

@@ -130,6 +130,7 @@ class Repository:
             avoided = avoided_packs(self._storage)
             self._refresh()
             avoided |= self._catalogue.cut()
+            self._mend_indexes(avoided)
             retention = Retention(self._storage, self._catalogue, keep_until)
             return BackupWriter(
                 self._storage,
@@ -186,7 +187,8 @@ class Repository:
             raise
 
     def verify(self, backups: Iterable[str] | None = None) -> Verification:
-        """Read and decrypt all that these backups need, or all backups. The next backup stores again what a damaged pack has."""
+        """Read and decrypt all that these backups need, or all backups. The next backup stores again what a damaged pack has; the
+        index of a whole pack that is missing or damaged is among the damages, harms no backup, and is written again."""
         verifier = Verifier(self._keys, self._catalogue, self._chunks, self._read_index)
         try:
             if backups is None:
@@ -208,14 +210,22 @@ class Repository:
                 verifier.add(Damage(what="pack", name=pack, message=pack_cut(pack).message))
         finally:
             report = verifier.finish()
+        self._catalogue.lost_indexes(verifier.lost_indexes)
         try:
             mark_damaged(self._storage, (one.name for one in report.damages if one.what == "pack"))
+            if verifier.lost_indexes and not self._storage.locks:  # what can be locked counts as it was written first
+                with Lease(self._storage, self._clock, "backup"):
+                    self._mend_indexes(avoided_packs(self._storage))
         except Forbidden:
             pass  # mounted read-only
         except Unavailable as problem:
             if not is_full(problem):
                 raise
         return report
+
+    def _mend_indexes(self, avoided: set[str]) -> None:
+        """For a holder of a lease: no clean-up deletes a pack that isn't ``avoided`` before that ends."""
+        self._catalogue.mend_indexes(lambda pack: pack not in avoided)
 
     def _read_manifest(self, name: str) -> None:
         """Raises BackupAltered if what the repository has of it is missing or damaged."""
@@ -228,7 +238,7 @@ class Repository:
             raise manifest_altered(name) from error
 
     def _read_index(self, pack: str) -> None:
-        """Raises DriverFailed if what the repository has of it is missing or damaged."""
+        """Raises DriverFailed if what the repository has of it is damaged, ObjectMissing."""
         decode_index(self._keys, pack, self._storage.get(f"index/{pack}"))
 
     def usage(self) -> dict[str, Usage]:

@@ -46,9 +46,10 @@ class Verifier:
     def __init__(
         self, keys: Keys, catalogue: Catalogue, chunks: ChunkReader, read_index: Callable[[str], None]
     ) -> None:
-        """``read_index`` raises DriverFailed for a pack whose index can't be read."""
+        """``read_index`` raises DriverFailed or ObjectMissing for a pack whose index can't be read."""
         self._keys, self._catalogue, self._chunks = keys, catalogue, chunks
         self._read_index = read_index
+        self.lost_indexes: set[str] = set()  # that are missing or damaged, of packs that are whole
         self._needed: dict[str, set[str]] = {}  # packs, and the backups that need them
         self.report = Verification()
         self._read_before = IdTable()  # frames
@@ -88,16 +89,18 @@ class Verifier:
         return self.report
 
     def _check_indexes(self) -> None:
-        """A pack says itself what it holds, so a damaged index harms nothing: but that it is damaged is told."""
+        """A pack says itself what it holds, so a damaged index harms no backup: but that it is damaged is told."""
         missing = {name for what, name, _ in self._bad if what == "pack"}
         for pack, backups in self._needed.items():
             if pack in missing:
                 continue
             try:
                 self._read_index(pack)
-            except DriverFailed as error:
+            except (DriverFailed, ObjectMissing) as error:
+                what = error.message if isinstance(error, DriverFailed) else f"the index of pack {pack} is missing"
+                why = f"{what}, but the pack is whole, so that nothing is lost"
+                self.lost_indexes.add(pack)
                 for backup in backups:
-                    why = f"{error.message}, but its pack is whole: the next check of the repository writes it again"
                     self._note("index", pack, None, why, backup)
 
     def _walk(self, tree: Tree) -> Iterator[bytes]:

@@ -141,6 +141,30 @@ def test_a_pack_index_that_is_cut_or_missing_is_read_from_the_pack_and_mended(la
         assert index.read_bytes() == whole
 
 
+def test_an_index_that_is_lost_later_is_written_again_by_a_check_a_backup_or_a_verification(lab: Lab) -> None:
+    """On the node that knows its pack already, too."""
+    data = random_chunks(20, 1)
+    made = store(lab.repo, data)
+    index = next((lab.place / "index").iterdir())
+    whole = index.read_bytes()
+
+    def verify() -> None:
+        report = lab.repo.verify([made.id])
+        assert (report.sound, report.damaged) == ([made.id], [])
+        assert [(one.what, one.name, one.backups) for one in report.damages] == [("index", index.name, (made.id,))]
+        assert "the pack is whole, so that nothing is lost" in report.damages[0].message
+
+    for harm in (index.unlink, lambda: index.write_bytes(b"")):
+        for act in (lab.repo.prune, lambda: store(lab.repo, data), verify):
+            harm()
+            act()
+            assert index.read_bytes() == whole
+    index.write_bytes(bytes(len(whole)))  # only who reads it can know
+    verify()
+    assert index.read_bytes() == whole and lab.repo.verify().damages == []
+    assert list((lab.place / "leases").iterdir()) == []
+
+
 def test_a_damaged_manifest_is_named_and_stops_the_clean_up(lab: Lab) -> None:
     first, data = store(lab.repo, random_chunks(4, 1)), random_chunks(4, 2)
     second = store(lab.repo, data)

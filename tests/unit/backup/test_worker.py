@@ -286,6 +286,17 @@ async def test_a_damaged_index_keeps_no_other_backup_from_being_made_or_removed(
     assert "any more" in lab.run("verify", backup="b2").message
 
 
+async def test_a_lost_index_of_a_whole_pack_is_a_note_and_no_damage(lab: Lab) -> None:
+    await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
+    for harm in (Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))):
+        index = min((lab.place / "index").iterdir())
+        harm(index)
+        line = lab.run("verify", backup="b1")
+        assert (line.ended, line.reason, line.damaged) == ("done", "", []) and line.unique_bytes > 0
+        assert index.name in line.message and "nothing is lost" in line.message
+        assert lab.run("verify", backup="b1").message == "", "it is written again"
+
+
 async def test_a_cut_pack_of_one_backup_keeps_no_other_from_being_verified_or_taken_in(lab: Lab) -> None:
     made = await lab.copy("b1", lab.disk("d", FIRST), WHOLE)
     before = lab.packs()

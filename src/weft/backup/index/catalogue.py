@@ -15,6 +15,7 @@ from weft.backup.format import (
     PACK_START,
     Frame,
     decode_index,
+    encode_index,
     frame_altered,
     pack_cut,
     read_frame_head,
@@ -79,12 +80,15 @@ class Catalogue:
         self.db.close()
 
     def refresh(self, active: set[str]) -> None:
-        """Take in packs that are new and drop those that are gone. What leases in ``active`` write and have not indexed yet
-        is left alone. Of a pack that is damaged, as its index is, what lies before the damage is taken in: it is ``cut``."""
+        """Take in packs that are new, drop those that are gone, and note whose index is missing. What leases in ``active`` write
+        and have not indexed yet is left alone. Of a pack that is damaged, as its index is, what lies before the damage is taken
+        in: it is ``cut``."""
         packs = {found.key.removeprefix("packs/"): found for found in list_own(self._storage, "packs/")}
-        indexed = {found.key.removeprefix("index/"): found for found in list_own(self._storage, "index/")}
+        indexed = {found.key.removeprefix("index/"): found for found in list_own(self._storage, "index/") if found.size}
         with self.lock:
             known = {name for (name,) in self.db.execute("SELECT name FROM pack")}
+            had = {name for (name,) in self.db.execute("SELECT name FROM pack WHERE indexed = 1")}
+            self.lost_indexes(name for name in (had & packs.keys()) - indexed.keys() if lease_of(name) not in active)
             if gone := known - packs.keys():
                 self._drop(gone)
         for name in sorted((packs.keys() - known) | (packs.keys() & self.cut())):
@@ -160,6 +164,24 @@ class Catalogue:
         """Note that the repository has the pack's index now."""
         with self.lock, self.db:
             self.db.execute("UPDATE pack SET indexed = 1 WHERE name = ?", (pack,))
+
+    def lost_indexes(self, packs: Iterable[str]) -> None:
+        """Note that the repository's indexes of these packs are missing or damaged."""
+        rows = [(pack,) for pack in packs]
+        if not rows:
+            return
+        with self.lock, self.db:
+            self.db.executemany("UPDATE pack SET indexed = 0 WHERE name = ? AND indexed = 1", rows)
+
+    def mend_indexes(self, among: Callable[[str], bool]) -> None:
+        """Write the indexes that are missing or damaged of packs that are whole. Raises Unavailable, Forbidden."""
+        packs = {pack.name: pack for pack in self.packs()}
+        for name in sorted(filter(among, self.unindexed())):
+            pack = packs[name]
+            self._storage.put(
+                f"index/{name}", encode_index(self._keys, name, pack.version, pack.size, self.frames(name))
+            )
+            self.indexed(name)
 
     def frames(self, pack: str) -> list[Frame]:
         with self.lock:

@@ -222,8 +222,9 @@ class Worker:
         except NotFound as gone:  # nobody can restore it: that is a verdict
             return Line(ended="failed", reason="backupDamaged", damaged=[str(gone)], message=str(gone))
         found = repository.verify([there.id])
-        line = Line(unique_bytes=_measure(repository, there).unique_bytes if not found.damages else 0)
-        if there.id in found.damaged or any(one.what == "index" for one in found.damages):
+        line = Line(unique_bytes=_measure(repository, there).unique_bytes if there.id not in found.damaged else 0)
+        line.message = next((one.message for one in found.damages if one.what == "index"), "")  # which harms none
+        if there.id in found.damaged:
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
             line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
         return line

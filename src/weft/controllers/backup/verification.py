@@ -72,7 +72,7 @@ def _note_read(facts: BackupFacts, report: BackupReport, now: float) -> BackupSt
         message = ", ".join(report.damaged[:3])
         return _end(facts, "damaged", "read", at, reason=DAMAGED, message=message, damaged=report.damaged)
     if facts.spec.verify_how == "read":
-        return _end(facts, "passed", "read", at)
+        return _end(facts, "passed", "read", at, message=report.message)
     read = facts.spec.verify_generation
     return replace(
         status, state=_keep_boot(status.state), verified_at=at, read_generation=read, order=None, reason="", message=""
