@@ -52,6 +52,9 @@ class BackupRepositorySpec(SealedSpec, kw_only=True):
 class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Pending", "Ready", "Failed")] = "Pending"
     id: str = ""  # its own, written in it
+    lies_there: bool = (
+        False  # one that can't be opened was seen at the URL: weft makes no other there, also while that is away
+    )
     bytes: int = 0  # that backups take up in it
     free: int = -1  # bytes left on its storage; -1: unknown
     backups: int = 0

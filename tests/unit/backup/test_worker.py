@@ -232,9 +232,14 @@ def test_only_a_check_that_expects_none_makes_a_repository(tmp_path: Path) -> No
     lab = Lab(tmp_path)
     empty = tmp_path / "empty"
     empty.mkdir()
-    for act, id_ in (("verify", ""), ("forget", ""), ("check", lab.id)):
-        with pytest.raises(NotFound):
-            lab.run(act, url=f"dir://{empty}", repository_id=id_)
+    for act, id_, opens_only in (
+        ("verify", "", False),
+        ("forget", "", False),
+        ("check", lab.id, False),
+        ("check", "", True),
+    ):
+        with pytest.raises(NotFound, match="holds no backup repository"):
+            lab.run(act, url=f"dir://{empty}", repository_id=id_, opens_only=opens_only)
         assert list(empty.iterdir()) == []
     with pytest.raises(WeftError):
         lab.run("check", url=f"dir://{tmp_path}/not-mounted")

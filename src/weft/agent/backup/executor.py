@@ -205,6 +205,7 @@ class BackupWork:
             credentials=opened.credentials,
             ca=opened.ca,
             repository_id=order.repository_id,
+            opens_only=order.opens_only,
             backup=order.backup,
             base=order.base,
             name=order.name,

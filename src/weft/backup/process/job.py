@@ -34,7 +34,8 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: str  # a folder for catalogues
     credentials: tuple[str, str] | None = None
     ca: str = ""  # PEM
-    repository_id: str = ""  # that it must have; "": a place without a repository gets one
+    repository_id: str = ""  # that it must have; "": a check gives one to a place without a repository
+    opens_only: bool = False  # which then fails
     backup: str = ""  # uid
     base: str = ""  # uid
     name: str = ""

@@ -120,7 +120,7 @@ class Worker:
         try:
             return Repository.open_in(place, key, clock=self._clock, cache=cache, expected=expected)
         except NotFound:
-            if expected is not None or job.act != "check":
+            if expected is not None or job.opens_only or job.act != "check":
                 raise
         with contextlib.suppress(AlreadyExists):  # another node was faster
             return Repository.create_in(place, key, clock=self._clock, cache=cache)

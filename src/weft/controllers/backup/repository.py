@@ -18,9 +18,12 @@ from weft.informer.view import Changed, View, has_changed
 from weft.kinds.backup_repository import REPOSITORIES_BY_UID, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.objects.errors import BackupAltered
 
 SOURCE = "backup repositories"
 CHECK_SECONDS, RETRY_SECONDS = 3600.0, 30.0
+# Reasons that say: a repository is there. A share with it may be away at the next try, and its mount point is an empty place.
+_LIES_THERE = ("repositoryKey", "repositoryTooNew", "repositoryHeaderLost", BackupAltered.reason)
 
 
 class BackupRepositories:
@@ -116,6 +119,7 @@ def plan_repository(repository: Repository, nodes: list[Node], now: float) -> tu
         repository_uid=repository.uid,
         repository_id=status.id,
         url=repository.spec.url,
+        opens_only=status.lies_there,
         immutable=repository.spec.immutable,
     )
     return msgspec.structs.replace(status, order=order), RETRY_SECONDS
@@ -126,6 +130,7 @@ def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now:
         return msgspec.structs.replace(
             status,
             phase="Failed",
+            lies_there=status.lies_there or report.reason in _LIES_THERE,
             order=None,
             node=node.name,
             checked_at=now,

@@ -26,6 +26,7 @@ class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     repository_uid: str
     repository_id: str = ""  # that is written in it; "": it has none yet
     url: str
+    opens_only: bool = False  # check: a place without a repository doesn't get one
     immutable: bool = False
     backup: str = ""  # id in the repository of the one to make, fetch, verify or forget: the uid of its Backup
     name: str = ""  # PROJECT/NAME of the Backup, for people

@@ -358,6 +358,23 @@ def test_after_a_failure_another_node_is_asked() -> None:
     assert again is not None and again.node_uid == "u-n2"
 
 
+def test_where_a_repository_was_seen_that_could_not_be_opened_no_later_check_makes_one() -> None:
+    """As when its share isn't mounted any more: the mount point is an empty place."""
+    for reason, opens_only in (
+        ("repositoryKey", True),
+        ("repositoryHeaderLost", True),
+        ("repositoryUnavailable", False),
+    ):
+        status, now = look(BackupRepositoryStatus(), make_node())[0], NOW
+        for why in (reason, "repositoryNotFound"):
+            assert status.order is not None
+            said = make_report("failed", status.order, reason=why, message="no")
+            failed = look(status, make_node(report=said), now=now)[0]
+            now += RETRY_SECONDS
+            status = look(failed, make_node(), now=now)[0]
+            assert status.order is not None and status.order.opens_only is opens_only, (reason, why)
+
+
 def test_the_check_of_a_node_that_is_gone_goes_to_another() -> None:
     ordered = look(BackupRepositoryStatus(), make_node())[0]
     again = look(ordered, make_node("n2"))[0].order
