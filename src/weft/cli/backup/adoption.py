@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain, count
 from typing import Any
 
 import msgspec
@@ -16,8 +17,11 @@ from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial
 from weft.cli.wait.finish import Done, finish, plan_wait
+from weft.cli.wait.progress import Progress
+from weft.cli.wait.watch import Wait, follow
 from weft.kinds.backup import BACKUP, SET
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.goal import GONE
 from weft.objects.errors import NotFound
 from weft.objects.identity import MAX_NAME
 from weft.objects.quantity import format_bytes
@@ -53,16 +57,48 @@ def import_all(session: Session, repository: str, *, of: str, into: str, dry_run
     if dry_run:
         _show(session, entries, known)
         return OK
-    here = {(_id_of(one), str(one["project"])) for one in known.values()}
-    new = [one for one in entries if (one["uid"], into or one["project"]) not in here]
+    new, failed = plan_import(entries, _list_known(session, repository), into)
     projects = {str(one["name"]) for one in session.client.list("project").items}
     for project in sorted({into or str(one["project"]) for one in new} - projects):
         session.client.create({"kind": "project", "name": project, "spec": {}})
         session.notify(f"project/{project}  created")
+    _drop(session, failed)
     if len(new) < len(entries):
         session.notify(f"{len(entries) - len(new)} of {len(entries)} backups are known already")
     taken = {(str(one["project"]), str(one["name"])) for one in session.client.list("backup", all_projects=True).items}
     return adopt(session, repository, new, lambda one: into or str(one["project"]), taken)[0]
+
+
+def plan_import(entries: Iterable[Entry], known: Iterable[Entry], into: str) -> tuple[list[Entry], list[Entry]]:
+    """What to adopt, and the Backups to delete first: those that failed to adopt the same, which are tried again. Pure."""
+    own = list(known)
+    failed = [one for one in own if dig(one, "spec.adopts", "") and dig(one, "status.phase") == "Failed"]
+    here = {(_id_of(one), str(one["project"])) for one in own if one not in failed}
+    new = [one for one in entries if (one["uid"], into or one["project"]) not in here]
+    again = {(one["uid"], into or one["project"]) for one in new}
+    return new, [one for one in failed if (_id_of(one), str(one["project"])) in again]
+
+
+def name_new(entry: Entry, project: str, taken: Collection[tuple[str, str]]) -> str:
+    """The backup's name, or one that is free and begins with it. Pure."""
+    name, ends = str(entry["name"]), [f"-{str(entry['uid'])[:8]}"]
+    names = (f"{name[: MAX_NAME - len(end)]}{end}" for end in chain(("", *ends), (f"{ends[0]}-{n}" for n in count(2))))
+    return next(one for one in names if (project, one) not in taken)
+
+
+def _drop(session: Session, failed: Iterable[Entry]) -> None:
+    """Nothing is removed from the repository: of these it has nothing that they stand for."""
+    waits = list[Wait]()
+    for one in failed:
+        name, project, uid = str(one["name"]), str(one["project"]), str(one["uid"])
+        session.client.delete(BACKUP.name, name, project=project, uid=uid)
+        waits.append(Wait(Target(BACKUP, name), GONE, uid, project))
+        session.notify(f"backup/{name}  failed before, and is tried again")
+    if waits:
+        progress = Progress(session.clock.elapsed, color=session.color, only_live=True)
+        for result in follow(session, waits, progress):
+            if result.error is not None:
+                raise result.error
 
 
 def adopt(
@@ -75,9 +111,8 @@ def adopt(
     """Make a Backup for each, and wait for them: the exit code, and the Backups. ``taken``: projects and names that are in use."""
     done, waits = [], []
     for one in entries:
-        project, name = project_of(one), str(one["name"])
-        if (project, name) in taken:
-            name = f"{name[: MAX_NAME - 9]}-{str(one['uid'])[:8]}"
+        project = project_of(one)
+        name = name_new(one, project, taken)
         taken.add((project, name))
         made = session.client.create(
             {

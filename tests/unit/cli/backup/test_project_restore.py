@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from weft.cli.backup.adoption import name_new, plan_import
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.backup.project import name_images
 from weft.cli.backup.project_restore import list_data_waits
@@ -129,3 +130,30 @@ def test_topics_that_invoke_a_function_are_those_of_the_project_into_which_it_co
     assert bring_topics(manifest, "shop", "test")["spec"] == {"topics": ["weft/test/+/event"], "memory": 1}
     assert bring_topics(manifest, "shop", "shop") == manifest
     assert bring_topics({"kind": "vm", "spec": {}}, "shop", "test") == {"kind": "vm", "spec": {}}
+
+
+def test_an_import_tries_again_what_failed_and_leaves_what_is_here() -> None:
+    entries = [{"uid": uid, "name": "k", "project": "a"} for uid in ("u1", "u2", "u3")]
+
+    def known(uid: str, project: str, phase: str, **spec: Any) -> dict[str, Any]:
+        return {"uid": uid, "name": uid, "project": project, "spec": spec, "status": {"phase": phase}}
+
+    own = [
+        known("u1", "a", "Failed"),  # made here: its backup is what it is
+        known("x", "a", "Failed", adopts="u2"),
+        known("y", "b", "Failed", adopts="u2"),
+        known("z", "a", "Ready", adopts="u3"),
+    ]
+    assert plan_import(entries, own, "") == ([entries[1]], [own[1]])
+    assert plan_import(entries, own, "b") == (entries, [own[2]])
+    assert plan_import(entries, [*own, known("w", "a", "Ready", adopts="u2")], "") == ([], [])
+
+
+def test_a_backup_that_is_taken_in_has_its_name_or_one_that_is_free() -> None:
+    entry = {"uid": "a50ef9a9" * 4, "name": "k2"}
+    taken = set[tuple[str, str]]()
+    for name in ("k2", "k2-a50ef9a9", "k2-a50ef9a9-2", "k2-a50ef9a9-3"):
+        assert name_new(entry, "p", taken) == name and name_new(entry, "other", taken) == "k2"
+        taken.add(("p", name))
+    long = {**entry, "name": "k" * 63}
+    assert len(name_new(long, "p", {("p", "k" * 63)})) == 63
