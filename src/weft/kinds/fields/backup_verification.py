@@ -15,6 +15,7 @@ from weft.objects.schema import field
 DAMAGED, VERIFY_FAILED = "damaged", "verifyFailed"
 FAILED = "failed"  # the state of a backup that was booted, and failed
 _HOURS = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+_STORED_AGAIN = ("pack ", "chunk ", "index ")  # what a new backup stores again; an index here is a disk's
 How = Literal["read", "boot"]
 WITHIN_SECONDS, LEAST_WITHIN, MOST_WITHIN = 300.0, 1.0, 3600.0
 MOST_CHECK = 4096
@@ -22,7 +23,7 @@ MOST_CHECK = 4096
 Check = Annotated[
     str, field("Command for the guest's shell; exit code 0 is good; unset: the guest answers", max_length=MOST_CHECK)
 ]
-Within = Annotated[float, field("How long the guest may take to be good after its start", quantity="duration")]
+Within = Annotated[float, field("How long the guest may take to be good after its start", quantity="period")]
 
 
 class BackupVerification(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -97,11 +98,13 @@ def find_verify_failure(obj: Object, what: str) -> WeftError | None:
     message = verify.get("message", "")
     match verify.get("result", ""):
         case "damaged":
+            parts = verify.get("damaged", [])
+            again = "make a new backup: it stores again what is damaged, which mends this one, too, where the data is the same"
+            lost = f"restore another one: its manifest is lost or damaged: put that back from a copy, or: weft delete {what}"
             return DriverFailed(
-                f"{what} is damaged: {', '.join(verify.get('damaged', [])) or message}",
+                f"{what} is damaged: {', '.join(parts) or message}",
                 reason="backupDamaged",
-                hint="make a new backup: it stores again what is damaged, "
-                "which mends this one, too, where the data is the same",
+                hint=again if all(one.startswith(_STORED_AGAIN) for one in parts) else lost,
             )
         case "failed":
             return DriverFailed(

@@ -18,8 +18,9 @@ from weft.cli.verbs.act import _input_options
 from weft.cli.verbs.backup import _require_pool
 from weft.cli.verbs.backup_files import _ask, _take, _written
 from weft.kinds.backup import BACKUP
-from weft.kinds.fields.backup_verification import VerifyBackupInput
+from weft.kinds.fields.backup_verification import VerifyBackupInput, find_verify_failure
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
+from weft.objects.schema import read_strict
 from weft.trust.credentials import Actor
 
 
@@ -39,6 +40,27 @@ def test_what_only_a_boot_obeys_is_refused_without_one() -> None:
             verb.change(backup, given)
         assert refused.value.hint == "give --boot, too"
     assert verb.change(backup, VerifyBackupInput(boot=True, within=5))["verify_within"] == 5
+
+
+def test_how_long_a_guest_may_take_is_given_with_a_unit_by_people_and_in_seconds_by_programs() -> None:
+    for given, seconds in (("5s", 5.0), ("2m", 120.0), (5, 5.0)):
+        assert read_strict({"boot": True, "within": given}, VerifyBackupInput, "input").within == seconds
+    with pytest.raises(InvalidInput, match="within: 5 has no unit"):
+        read_strict({"boot": True, "within": "5"}, VerifyBackupInput, "input")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        (["pack p at 9", "chunk c"], "make a new backup"),
+        (["manifest b"], "weft delete backup/monday"),
+        (["the backup is not in dir:///srv/safe any more"], "weft delete backup/monday"),
+    ],
+)
+def test_a_new_backup_is_advised_where_it_mends_the_damage(damaged: list[str], said: str) -> None:
+    obj = {"name": "monday", "status": {"verify": {"result": "damaged", "damaged": damaged}}}
+    failure = find_verify_failure(obj, "backup/monday")
+    assert failure is not None and said in (failure.hint or "")
 
 
 @pytest.mark.parametrize("given", ["30", "365", "1.5", " 7 "])
