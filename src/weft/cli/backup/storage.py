@@ -19,6 +19,7 @@ from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import NotFound
 
 _OF_BACKUP = ("name", "to", "schedule", "time_zone", "keep", "keep_daily", "keep_weekly", "keep_monthly")
 _OF_RESTORE = ("point_in_time", "new_name")
@@ -92,6 +93,11 @@ def back_up(session: Session, pool: str | None, given: Mapping[str, Any]) -> int
 def restore(session: Session, words: Sequence[str], pool: str | None, given: Mapping[str, Any]) -> int:
     """As new VMs: nothing that is there is changed."""
     names = [*words, *([pool] if pool else [])]
+    if words and pool:
+        raise usage(
+            f"--pool {pool} names all that was backed up of a pool, so {words[0]} can't be named, too",
+            "leave one of both out; into another pool: weft backup restore BACKUP --new-name NAME --pool POOL",
+        )
     if len(names) != 1:
         raise usage(
             "name what to restore, once", "a policy, a pool, or a thing like vm/web: weft storage restore vm/web"
@@ -102,7 +108,11 @@ def restore(session: Session, words: Sequence[str], pool: str | None, given: Map
         raise usage(f"--point-in-time: {asked!r} is in the future", "leave it out to restore the newest backup")
     policies = [one for one in session.client.list(BACKUP_POLICY.name).items if names[0] in _names(one)]
     found = session.client.list("backup").items
-    chosen = choose(found, names[0], {names[0], *(str(one["name"]) for one in policies)}, at)
+    try:
+        chosen = choose(found, names[0], {names[0], *(str(one["name"]) for one in policies)}, at)
+    except NotFound as problem:
+        problem.field = "pool" if pool else problem.field
+        raise
     for sentence in chosen.left_out:
         session.notify(f"left out  {sentence}")
     kinds = dict.fromkeys(split_subject(choice.of)[0] for choice in chosen.choices)

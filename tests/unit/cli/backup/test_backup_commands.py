@@ -12,6 +12,7 @@ import click
 import pytest
 
 from weft.api.auth.authorise import authorise_write
+from weft.cli.backup.storage import restore
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.options import Duration
 from weft.cli.verbs.act import _input_options
@@ -61,6 +62,16 @@ def test_a_new_backup_is_advised_where_it_mends_the_damage(damaged: list[str], s
     obj = {"name": "monday", "status": {"verify": {"result": "damaged", "damaged": damaged}}}
     failure = find_verify_failure(obj, "backup/monday")
     assert failure is not None and said in (failure.hint or "")
+
+
+def test_a_restore_to_a_point_in_time_names_the_pool_that_was_not_meant_so() -> None:
+    given: dict[str, Any] = {"point_in_time": None, "new_name": None}
+    session: Any = SimpleNamespace(client=SimpleNamespace(list=lambda _: SimpleNamespace(items=[])), clock=None)
+    with pytest.raises(click.UsageError, match="--pool nosuch names all that was backed up of a pool"):
+        restore(session, ["vm/db"], "nosuch", given)
+    with pytest.raises(NotFound) as missing:
+        restore(session, [], "nosuch", given)
+    assert missing.value.field == "pool"
 
 
 @pytest.mark.parametrize("given", ["30", "365", "1.5", " 7 "])
