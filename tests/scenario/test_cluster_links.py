@@ -60,6 +60,18 @@ def test_one_token_links_both_ways_and_works_once(sides: tuple[Side, Side]) -> N
         east.link("west", west, token)
     for side, name in ((east, "west"), (west, "east")):
         side.wait_for(name, lambda status: status["clock_offset_seconds"] is not None)
+    # Linked again, it may do what it might before, unless another word is given.
+    may = {"grants": ["migrate", "replicate"], "projects": {"default": "default"}}
+    for side, name in ((east, "west"), (west, "east")):
+        side.client.patch("cluster", name, {"spec": may})
+    east.link("west", west, west.link_token("east"))
+    assert all(
+        side.cluster(name)["spec"][key] == may[key] for side, name in ((east, "west"), (west, "east")) for key in may
+    )
+    with pytest.raises(InvalidInput, match="projects is empty"):
+        east.link("west", west, west.link_token("east"), projects={})
+    east.link("west", west, west.link_token("east", grants=["run"], projects={"default": "default"}), grants=[])
+    assert east.cluster("west")["spec"]["grants"] == [] and west.cluster("east")["spec"]["grants"] == ["run"]
 
 
 def test_a_cluster_without_grants_may_only_say_hello(sides: tuple[Side, Side]) -> None:
@@ -257,6 +269,8 @@ def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side
     link = {"name": "x", "grants": ["replicate"], "projects": {"default": "default"}}
     with pytest.raises(Forbidden):
         linker.create({"kind": "token", "spec": {"use": "link", "link": link}})
+    with pytest.raises(Forbidden):  # they would widen the grants that it has
+        linker.create({"kind": "token", "spec": {"use": "link", "link": {"name": "east", "projects": {"lab": "lab"}}}})
     linker.create({"kind": "token", "spec": {"use": "link", "link": {"name": "x"}}})
     editor = west.with_token(use="access", role="editor")
     for spec in ({"use": "link", "link": {"name": "x"}}, {"use": "cluster", "role": ""}):

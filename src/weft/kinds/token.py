@@ -71,7 +71,7 @@ def check_token(spec: TokenSpec) -> None:
             "spec.link is for link tokens, and they need it", field="spec.link", hint="weft cluster link-token"
         )
     if spec.link is not None:
-        check_terms(spec.link.grants, spec.link.projects, "spec.link")
+        check_terms(spec.link.grants or (), spec.link.projects or {}, "spec.link")
     if spec.use == "access-key" and not spec.project:
         raise InvalidInput("an access key needs a project", field="spec.project", hint="give spec.project")
     if spec.project and spec.role in EVERYWHERE:

@@ -19,8 +19,8 @@ class LinkInput(msgspec.Struct, frozen=True, kw_only=True):
     url: str  # where the other cluster's API server is
     token: str  # the link token, as the other cluster printed it
     own_url: str  # where this cluster's API server is, as the other one reaches it
-    grants: list[str] = []  # what the other cluster may do here
-    projects: dict[str, str] = {}  # each one here with the one there
+    grants: list[str] | None = None  # what the other cluster may do here; None: what it may already
+    projects: dict[str, str] | None = None  # each one here with the one there; None: those that the link has
 
     def __repr__(self) -> str:
         return "LinkInput(…)"

@@ -44,7 +44,9 @@ async def plan_gift(
         case TokenSpec() if old is None and new.use == "join":
             refuse_excess(actor, [Grant("", None, frozenset({JOINS}))], kind)
         case TokenSpec() if old is None and new.use == "link":
-            given = frozenset({LINKS, GRANTS_TAKE} if new.link is not None and new.link.grants else {LINKS})
+            # Without grants, projects widen those that the link has already.
+            is_more = new.link is not None and (new.link.grants or (new.link.grants is None and new.link.projects))
+            given = frozenset({LINKS, GRANTS_TAKE} if is_more else {LINKS})
             refuse_excess(actor, [Grant("", None, given)], kind)
         case TokenSpec() if old is None and new.role:
             return await _plan_role(view, actor, new.role, new.project, kind)

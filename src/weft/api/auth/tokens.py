@@ -93,7 +93,11 @@ async def _plan_link(view: View, token: Envelope) -> list[Precondition]:
     """The preconditions that the projects of a link token exist here, as many as a commit can hold. Raises NotFound,
     naming a similar one."""
     terms = decode_part(token.spec, TokenSpec).link
-    found = [one for name in (terms.projects if terms is not None else ()) for one in await plan_project(view, name)]
+    found = [
+        one
+        for name in ((terms.projects if terms is not None else None) or ())
+        for one in await plan_project(view, name)
+    ]
     return found[:_MOST_HELD]
 
 

@@ -11,7 +11,7 @@ from weft.api.admission.link_names import plan_name
 from weft.api.auth.authorise import require_permission
 from weft.api.cluster.accept import check_word
 from weft.api.cluster.hello import read_epoch
-from weft.api.cluster.members import Other, plan_link, read_members, refuse_itself
+from weft.api.cluster.members import Other, merge_terms, plan_link, read_members, refuse_itself
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change, object_answer
 from weft.api.route import Route
@@ -36,8 +36,8 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
     given = read_strict(await call.read_object(), LinkInput, "")
     check_name(name)
     terms = read_strict({"grants": given.grants, "projects": given.projects}, LinkTerms, "")
-    check_terms(terms.grants, terms.projects, "link")
-    if terms.grants:
+    check_terms(terms.grants or (), terms.projects or {}, "link")
+    if terms.grants or (terms.grants is None and terms.projects):  # these widen the grants that it has already
         require_permission(call.actor, GRANTS_TAKE, None, "let another cluster do more here")
     url, own_url = check_url(given.url, "url"), check_url(given.own_url, "own_url")
     read = read_link_token(given.token)
@@ -47,7 +47,9 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
         )
     token, sha256 = read
     refuse_itself(context, sha256[:32], "token")
-    if (await read_members(context)).find(name, sha256[:32]) is None:
+    former = (await read_members(context)).find(name, sha256[:32])
+    merge_terms(terms, former)
+    if former is None:
         await plan_name(context, name, sha256[:32])  # before the other side has its half
     ca = await asyncio.to_thread(find_ca, url, sha256)
     secret, own_id = make_secret(), make_token_id("cluster")
@@ -75,8 +77,7 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
             name=name,
             former=former,
             other=other,
-            grants=terms.grants,
-            projects=terms.projects,
+            given=terms,
             token_id=own_id,
             secret=text,
             creator=call.actor.creator,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,7 +10,7 @@ from weft.api.admission.link_names import plan_name
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import VALUE, find_uid
+from weft.kinds.fields.cluster.link import VALUE, LinkTerms, check_terms, find_uid
 from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenSpec
@@ -88,21 +88,31 @@ def refuse_itself(context: ApiContext, uid: str, field: str) -> None:
         )
 
 
+def merge_terms(given: LinkTerms, former: Envelope | None) -> LinkTerms:
+    """The grants and projects of a link that renews ``former``: what isn't given stays as it was. Raises InvalidInput."""
+    kept = decode_part(former.spec, ClusterSpec) if former is not None else None
+    grants = given.grants if given.grants is not None else kept.grants if kept is not None else []
+    projects = given.projects if given.projects is not None else kept.projects if kept is not None else {}
+    check_terms(grants, projects, "link")
+    return LinkTerms(name=given.name, grants=sorted(set(grants)), projects=dict(projects))
+
+
 async def plan_link(
     context: ApiContext,
     *,
     name: str,
     former: Envelope | None,
     other: Other,
-    grants: Sequence[str],
-    projects: Mapping[str, str],
+    given: LinkTerms,
     token_id: str,
     secret: str,
     creator: str,
     phase: str,
 ) -> tuple[Envelope, list[Write], list[Precondition]]:
     """The Cluster object, and the commit that makes it or renews ``former``. ``token_id`` names the token with which the other
-    cluster asks here; ``secret`` is the text with which this one asks there; ``phase`` is Linked once it may."""
+    cluster asks here; ``secret`` is the text with which this one asks there; ``phase`` is Linked once it may. Raises
+    InvalidInput where the grants need projects and have none."""
+    terms = merge_terms(given, former)
     now, kind, uid = context.clock.now(), CLUSTER.name, find_uid(other.ca)
     name = former.name if former is not None else name
     kept = decode_part(former.spec, ClusterSpec) if former is not None else None
@@ -111,8 +121,8 @@ async def plan_link(
         url=other.url,
         ca=other.ca,
         peer_uid=uid,
-        grants=sorted(set(grants)),  # type: ignore[arg-type]
-        projects=dict(projects),
+        grants=terms.grants or [],
+        projects=terms.projects or {},
         sealed={
             **{key: one for key, one in (kept.sealed if kept is not None else {}).items() if key == VALUE},
             **sealed,

@@ -36,7 +36,7 @@ def link_token_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comm
     ]
     words = (
         "Print a token that links one other cluster with this one, once. NAME is what that cluster is called here. Its grants are "
-        "what that cluster may do here: without any, it may only ask how this one is."
+        "what that cluster may do here: without any, it may only ask how this one is; one that is linked already keeps its own."
     )
     return options.build(verb, words, _make_token, kind, params)
 
@@ -71,7 +71,8 @@ def link_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     ]
     words = (
         "Link another cluster with this one. NAME is what it is called here, URL is its API server, as this cluster reaches it. "
-        "The grants are what the other cluster may do here: without any, it may only ask how this one is."
+        "The grants are what the other cluster may do here: without any, it may only ask how this one is; one that is linked "
+        "already keeps its own."
     )
     return options.build(verb, words, _link, kind, params)
 
@@ -90,11 +91,14 @@ def _terms() -> list[click.Parameter]:
 
 
 def _read_terms(grants: str | None, projects: str | None) -> dict[str, Any]:
-    found: dict[str, str] = {}
-    for word in _split(projects):
-        here, _, there = word.partition("=")
-        found[here] = there or here
-    return {"grants": _split(grants), "projects": found}
+    """What is left out stays as the link has it."""
+    terms: dict[str, Any] = {}
+    if grants is not None:
+        terms["grants"] = _split(grants)
+    if projects is not None:
+        pairs = [word.partition("=") for word in _split(projects)]
+        terms["projects"] = {here: there or here for here, _, there in pairs}
+    return terms
 
 
 def _split(text: str | None) -> list[str]:

@@ -58,11 +58,18 @@ class LinkTerms(msgspec.Struct, kw_only=True):
     """What the cluster that uses a link token becomes here."""
 
     name: Annotated[str, field("Name that the other cluster gets here", change="never", name=True)] = ""
-    grants: Annotated[list[Word], field("What the other cluster may do here", change="never")] = []
+    grants: Annotated[
+        list[Word] | None,
+        field("What the other cluster may do here; null: what it may already, nothing for a new one", change="never"),
+    ] = None
     projects: Annotated[
-        dict[str, str],
-        field("Projects that the link is for: each one here with the one at the other cluster", change="never"),
-    ] = {}
+        dict[str, str] | None,
+        field(
+            "Projects that the link is for: each one here with the one at the other cluster; null: those that it has, none for"
+            " a new one",
+            change="never",
+        ),
+    ] = None
 
 
 def check_terms(grants: Sequence[str], projects: Mapping[str, str], path: str = "spec") -> None:
