@@ -154,6 +154,9 @@ def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its
     assert next(iter(west.side.run(west.lab.endpoints()))).mac == mac
     left = east.until("vm", "web", lambda obj: obj["status"].get("reason") == "departed")
     assert (left["status"]["phase"], left["spec"]["departed"]) == ("Stopped", "west/default/web")
+    assert "Placed" not in [one["type"] for one in left["conditions"]], "its node has it no more"
+    until_told(west, "Created", "Placed", "Arrived", "Running")
+    until_told(east, "Created", "Placed", "Running", "Departed")
     with pytest.raises(WeftError, match="migrated to cluster west, where it is default/web"):
         east.client.verb("vm", "web", "start", project="default")
     east.until("volume", "data", lambda obj: obj is None)
@@ -162,6 +165,14 @@ def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its
     west_arrivals(west, 0)
     east.client.delete("vm", "web", project="default")
     east.until("vm", "web", lambda obj: obj is None)
+
+
+def until_told(cluster: Cluster, *reasons: str) -> None:
+    """The VM's events say all of that, as people see them."""
+    ends = time.monotonic() + 60.0
+    while set(reasons) - (told := {one["reason"] for one in cluster.client.events(about="vm/default/web")}):
+        assert time.monotonic() < ends, told
+        time.sleep(0.02)
 
 
 def until_empty(cluster: Cluster, kind: str) -> None:

@@ -103,7 +103,7 @@ def plan_one(view: View, arrival: Item, now: float, silent: Sequence[str] = ()) 
         draft.change(workload, deleting_since=now)
     if plan.goes:
         _drop_volumes(view, draft, arrival, workload, now)
-    return draft.commit(arrival.key, list_events(arrival, former, plan)), plan.later
+    return draft.commit(arrival.key, list_events(arrival, former, plan, workload)), plan.later
 
 
 def _drop_volumes(view: View, draft: Draft, arrival: Item, workload: Item | None, now: float) -> None:
@@ -172,8 +172,8 @@ def _find_why_unlinked(link: Item | None, source: str, project: str) -> str:
     return "" if project in spec.projects else f"the link with cluster {source} has project {project} no more"
 
 
-def list_events(arrival: Item, former: ArrivalStatus, plan: ArrivalPlan) -> list[Event]:
-    """The event of a new phase."""
+def list_events(arrival: Item, former: ArrivalStatus, plan: ArrivalPlan, workload: Item | None) -> list[Event]:
+    """The event of a new phase; that it has arrived is one of the VM, too."""
     status, spec = plan.status, arrival.spec(ArrivalSpec)
     if status.phase == former.phase:
         return []
@@ -181,4 +181,9 @@ def list_events(arrival: Item, former: ArrivalStatus, plan: ArrivalPlan) -> list
     text = f"{spec.of} runs here{where}" if status.phase == ARRIVED else f"{status.phase}{where}"
     why = f": {status.message}" if status.message and status.phase in OVER else ""
     kind: Literal["Normal", "Warning"] = "Warning" if status.phase == FAILED else "Normal"
-    return [Event(kind, status.phase, f"{text}{why}", arrival.envelope.ref, SOURCE)]
+    events = [Event(kind, status.phase, f"{text}{why}", arrival.envelope.ref, SOURCE)]
+    if status.phase == ARRIVED and workload is not None:
+        pause = f", downtime {status.pause_ms} ms" if status.pause_ms else ""
+        came = f"it migrated here from {name_source(arrival.envelope.creator)}/{spec.node}{where}{pause}"
+        events.append(Event("Normal", ARRIVED, came, workload.envelope.ref, SOURCE))
+    return events

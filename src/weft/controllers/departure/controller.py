@@ -13,6 +13,7 @@ import msgspec
 
 from weft.client.cluster.peer import PeerLink
 from weft.contracts.clock import SystemClock
+from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
@@ -22,7 +23,7 @@ from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, lis
 from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
 from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.controllers.image.credentials import Unseal
-from weft.controllers.migration.controller import list_events
+from weft.controllers.migration.controller import SOURCE, list_events
 from weft.controllers.workload.departed import leave_name
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
@@ -158,7 +159,7 @@ def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) ->
     next turn plans again."""
     item = read.item
     former, status = item.status(MigrationStatus), plan.status
-    draft = Draft(item)
+    draft, events = Draft(item), list[Event]()
     if plan.source is not None or plan.leaves:
         # Its node may have reported since; what was planned holds for the same spec.
         place = view.get(read.place.key) if read.place is not None else None
@@ -173,9 +174,11 @@ def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) ->
             return None
         went = read.place.spec(AllocationSpec).volumes if read.place is not None else ()
         leave_name(view, draft, workload, went, _find_where(workload, read), now)
+        told = f"it migrated to {_find_where(workload, read)}: its name is left here"
+        events.append(Event("Normal", "Departed", told, workload.envelope.ref, SOURCE))
     if status != former:
         draft.change(item, status=status)
-    return draft.commit(item.key, list_events(item, former, status))
+    return draft.commit(item.key, [*list_events(item, former, status), *events])
 
 
 def _find_where(workload: Item, read: Departure) -> str:

@@ -276,6 +276,9 @@ def render_status(
     status = fold_status(desired, places, read_addresses(view, workload, find_active(allocations)), former)
     status.lease = fold_lease(desired, active_place(places), former.lease, now)
     changed = set_condition(envelope, fold_ready(status, envelope.generation, now))
+    if desired.departed and not places and desired.placed is not None:  # its place went with it
+        envelope.conditions = [one for one in envelope.conditions if one != desired.placed]
+        changed = True
     current = fold_current(desired, places, now)
     if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
         changed = set_condition(envelope, current) or changed
