@@ -13,7 +13,16 @@ import msgspec
 
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.fields.cluster.link import AUTOMATIC, OFF, WITNESSED, read_automatic, read_witnessed
+from weft.kinds.fields.cluster.link import (
+    ARMED,
+    AUTOMATIC,
+    OFF,
+    PREPARING,
+    TURNED_OFF,
+    WITNESSED,
+    read_automatic,
+    read_witnessed,
+)
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.goal import find_condition, reaches, read_phase
@@ -184,6 +193,34 @@ def _is_paused(obj: Object | None) -> bool:
     return said is None or said.get("reason") == OFF
 
 
+def _is_replicating(obj: Object | None) -> bool:
+    """Of an automatic one it is known, too, whether anything takes over."""
+    if obj is None or read_phase(obj) not in ("Replicating", "Behind"):
+        return False
+    said = find_condition(obj, AUTOMATIC)
+    return not dig(obj, "spec.automatic") or (said is not None and not _was_off(said))
+
+
+def _was_off(condition: Object) -> bool:
+    """Whether it is the word from before it was turned on."""
+    return not condition.get("reason") or (
+        condition.get("reason") == OFF and str(condition.get("message", "")).startswith(TURNED_OFF)
+    )
+
+
+def _describe_replicating(obj: Object) -> str:
+    """Its phase, and of an automatic one that nothing takes over yet, with what people can do."""
+    phase, said = read_phase(obj), find_condition(obj, AUTOMATIC)
+    if not dig(obj, "spec.automatic") or said is None or said.get("reason") == ARMED:
+        return phase
+    if said.get("reason") == PREPARING:
+        return f"{phase}; nothing takes over before it is {ARMED} (weft replication list -o wide)"
+    return f"{phase}; nothing takes over ({said.get('reason')}): {said.get('message')}"
+
+
+_REPLICATING = Goal(_is_replicating, "Replicating", answer=_describe_replicating)
+
+
 def _take_back(obj: Object, _: Any) -> dict[str, Any]:
     if dig(obj, "status.phase") == "Stale":
         raise IllegalTransition(
@@ -281,7 +318,7 @@ REPLICATION = Kind(
         ),
         Verb(
             "run-alone",
-            "Run its VM though the other cluster doesn't answer: only if its copy runs nowhere, and never will",
+            "Run its VM if the other cluster doesn't answer, and turn automatic off: only if its copy runs nowhere and never will",
             change=_run_alone,
             needs="write",
         ),
@@ -317,10 +354,10 @@ REPLICATION = Kind(
     ),
     lifetime=Lifetime(
         goals={
-            "create": reaches("Replicating", "Behind"),
+            "create": _REPLICATING,
             "hand-over": reaches("HandedOver"),
             "pause": Goal(_is_paused, "Paused"),
-            "resume": reaches("Replicating", "Behind"),
+            "resume": _REPLICATING,
             "take-back": reaches("Replicating", "Behind"),
         },
         finalizers=("replication",),

@@ -43,7 +43,7 @@ _DONE = {
     "resend": "resent",
     "cancel": "cancelled",
     "undo": "undo requested",
-    "run-alone": "runs alone",
+    "run-alone": "runs alone, and is automatic no more: weft replication set NAME --automatic turns that on again",
     "take-back": "taken back",
 }
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node

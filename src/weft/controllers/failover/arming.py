@@ -35,6 +35,7 @@ from weft.kinds.fields.cluster.link import (
     OFF,
     PREPARING,
     RELEASING,
+    TURNED_OFF,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT, ReplicationSpec, ReplicationStatus, subject_of
@@ -181,7 +182,7 @@ def _explain_off(facts: ArmingFacts) -> str:
     """Why nothing shall take over, or ""."""
     spec = facts.spec
     if not spec.automatic:
-        return "turned off: weft replication set NAME --automatic turns it on"
+        return f"{TURNED_OFF}: weft replication set NAME --automatic turns it on"
     if facts.deleting:
         return "the replication is being deleted"
     if spec.paused:
@@ -210,8 +211,8 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
         if answer is not None or facts.retired == "yes" or not facts.has_witness:
             return ArmingPlan("settle")
         message = (
-            f"the VM runs without the word of {west}, as people asked; neither {west} nor the witness has answered yet "
-            "that the copy there takes over no more"
+            f"the VM runs without the word of {west}, as people asked, and automatic is off; neither {west} nor the witness "
+            "has answered yet that the copy there takes over no more"
         )
         return _plan_note("False", ALONE, message)
     if why_not:
@@ -350,7 +351,8 @@ def plan_step(
             after, guard = replace(spec, guard="", alone=spec.alone and not is_answered), ""
             if after.alone:
                 message = (
-                    f"{spec.of} runs without the word of {spec.cluster}, as people asked: its copy must run nowhere"
+                    f"{spec.of} runs without the word of {spec.cluster}, as people asked, and automatic is off: its copy "
+                    "must run nowhere"
                 )
                 events.append(Event("Warning", "RunsAlone", message, replication.envelope.ref, source))
         case "settle":

@@ -116,6 +116,22 @@ def test_what_was_made_to_run_to_an_end_and_has_come_to_it_is_made() -> None:
     assert not goal.reached(done | {"status": status | {"reason": "guestPoweredOff"}})
 
 
+def test_what_an_automatic_replication_lacks_is_said_once_it_is_known() -> None:
+    goal = plan_goal("replication", "update")
+    assert goal is not None and goal.answer is not None
+
+    def seen(reason: str | None, message: str = "", automatic: bool = True) -> dict[str, Any]:
+        conditions = [] if reason is None else [{"type": "Automatic", "reason": reason, "message": message}]
+        return {"spec": {"automatic": automatic}, "status": {"phase": "Replicating"}, "conditions": conditions}
+
+    assert goal.reached(seen(None, automatic=False)) and goal.answer(seen(None, automatic=False)) == "Replicating"
+    assert not goal.reached(seen(None)) and not goal.reached(seen("Off", "turned off: weft replication set"))
+    lacks = seen("Off", "the link has no witness")
+    assert goal.reached(lacks)
+    assert goal.answer(lacks) == "Replicating; nothing takes over (Off): the link has no witness"
+    assert "before it is Armed" in goal.answer(seen("Preparing")) and goal.answer(seen("Armed")) == "Replicating"
+
+
 def test_a_volume_that_a_vm_of_the_same_file_took_at_once_is_there() -> None:
     goal = plan_goal("volume", "create")
     assert goal is not None

@@ -37,6 +37,7 @@ VALUE = "witness"  # the key of the sealed token among a link's values
 AUTOMATIC = "Automatic"  # the condition of a replication whose replica takes over automatically, or shall
 # Its reasons. Only with the first of them does anything take over.
 ARMED, PREPARING, RELEASING, OFF, NOT_CONFIRMED = "Armed", "Preparing", "Releasing", "Off", "NotConfirmed"
+TURNED_OFF = "turned off"  # how the message begins of one that isn't automatic
 NOT_GUARDED, NOT_TAKEN, LEFT, ALONE = "NotGuarded", "NotTaken", "Left", "Alone"
 WITNESSED = "Witnessed"  # the condition that says what the witness knows
 # Its reasons. Of the side whose VM is replicated, and of one that was promoted: both clusters name it as primary.
