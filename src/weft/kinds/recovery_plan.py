@@ -66,7 +66,7 @@ class RecoveryPlanSpec(msgspec.Struct, kw_only=True):
         ),
     ] = []
     deadline: Annotated[
-        float, field("How long a run may take from its begin until its last check passed", quantity="duration")
+        float, field("How long a run may take from its begin until its last check passed", quantity="period")
     ] = 600.0
     run_generation: Annotated[int, field("Number of runs that were asked for; set by the server")] = 0
     run_mode: Annotated[Mode, field("What the last of them does; set by the server")] = "rehearse"

@@ -57,7 +57,7 @@ SERVER_FIELDS = (
     "returned",
     "restored",
 )
-Rpo = Annotated[float, field("How old its newest point may be", quantity="duration", ge=LEAST_RPO, le=MOST_RPO)]
+Rpo = Annotated[float, field("How old its newest point may be", quantity="period", ge=LEAST_RPO, le=MOST_RPO)]
 Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
 
 

@@ -136,11 +136,13 @@ def parse_duration(text: object, field: str = "duration") -> float:
 
 
 def parse_period(text: object, field: str = "period") -> float:
-    """The same for how long something is kept: a text names its unit, as people mean days, and seconds would lose what is kept."""
+    """The same where a text names its unit, as people might mean another: 30 may be days that something is kept, or minutes."""
     seconds = parse_duration(text, field)
     if isinstance(text, str) and seconds and not text.strip()[-1:].isalpha():
         shown = text.strip()[:LONGEST_SHOWN]
-        raise InvalidInput(f"{field}: {shown} has no unit", field=field, hint=f"write {shown}d for days, or s, m or h")
+        raise InvalidInput(
+            f"{field}: {shown} has no unit", field=field, hint=f"write {shown}s, {shown}m, {shown}h or {shown}d"
+        )
     return seconds
 
 

@@ -127,6 +127,6 @@ def test_a_time_to_be_kept_names_its_unit_and_programs_give_seconds(kind: Kind) 
     for text in ("30", "365", " 7 "):
         with pytest.raises(InvalidInput, match="has no unit") as refused:
             read_strict({**spec, "keep": text}, kind.spec)
-        assert f"write {text.strip()}d for days" in str(refused.value.hint)
+        assert f"or {text.strip()}d" in str(refused.value.hint)
     kept = [read_strict({**spec, "keep": value}, kind.spec).keep for value in ("30d", 2592000, 2592000.0, "0")]
     assert kept == [2592000.0] * 3 + [0.0]

@@ -15,7 +15,10 @@ from weft.kinds.recovery_plan import (
     check_recovery_plan,
     read_groups,
 )
+from weft.kinds.replica import ReplicaSpec
+from weft.kinds.replication import ReplicationSpec
 from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.schema import read_strict
 
 
 def test_checks_are_asked_as_a_service_asks_its_endpoints() -> None:
@@ -97,3 +100,17 @@ def test_rights_for_a_run_are_those_for_what_it_does() -> None:
     assert list(rights(None, plain)) == [] and [one for one, _ in rights(None, command)] == ["vm:exec"]
     failover = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover")
     assert [one for one, _ in rights(plain, failover)] == ["vm:create", "replica:promote"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"), [(RecoveryPlanSpec, "deadline"), (ReplicationSpec, "rpo"), (ReplicaSpec, "rpo")]
+)
+def test_how_long_a_disaster_may_last_names_its_unit_and_programs_give_seconds(spec: type, name: str) -> None:
+    whole = {"of": "vm/web", **{word: "west" for word in ("cluster", "origin") if word in spec.__annotations__}}
+    whole = whole if spec is not RecoveryPlanSpec else {}
+    for given in ("10", " 90 "):
+        with pytest.raises(InvalidInput, match=f"{name}: {given.strip()} has no unit") as refused:
+            read_strict({**whole, name: given}, spec)
+        assert f"{given.strip()}s, {given.strip()}m" in str(refused.value.hint)
+    for seconds in ("10m", 600, 600.0):
+        assert getattr(read_strict({**whole, name: seconds}, spec), name) == 600.0

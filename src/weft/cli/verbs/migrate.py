@@ -106,7 +106,7 @@ def _of_machines() -> list[click.Parameter]:
         ),
         click.Option(["--pool"], metavar="POOL", help="With --storage: the target pool."),
         click.Option(["--volume"], metavar="VOLUME", help="With --storage: relocate this volume, not the root disk."),
-        click.Option(["--pause"], type=options.Duration(), help="Longest downtime to aim for. [300ms]"),
+        click.Option(["--pause"], type=options.Duration(unit=True), help="Longest downtime to aim for. [300ms]"),
     ]
 
 

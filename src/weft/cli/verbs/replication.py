@@ -34,7 +34,7 @@ def replicate_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comma
             shell_complete=complete_name("cluster"),
             help="The linked cluster that the replicas are at.",
         ),
-        click.Option(["--rpo"], type=options.Duration(), help="How old the newest point there may be. [60s]"),
+        click.Option(["--rpo"], type=options.Duration(unit=True), help="How old the newest point there may be. [60s]"),
         click.Option(
             ["--replication-mode"],
             type=click.Choice(("async",)),
