@@ -278,7 +278,7 @@ VERBS = (
     Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run"), needs="operate"),
     Verb(
         "reclaim",
-        "Let a VM go on here that was handed over to a cluster by a migration which a restore lost",
+        "Let a VM go on here that was handed over to a cluster by a migration which a restore lost: only if it runs nowhere there",
         change=reclaim_lost,
         needs="write",
     ),

@@ -45,6 +45,7 @@ _DONE = {
     "undo": "undo requested",
     "run-alone": "runs alone, and is automatic no more: weft replication set NAME --automatic turns that on again",
     "take-back": "taken back",
+    "reclaim": "goes on here: make sure that it never runs at the other cluster",
 }
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 

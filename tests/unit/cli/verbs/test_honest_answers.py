@@ -207,11 +207,12 @@ def test_a_word_that_is_no_token_of_a_witness_is_said_of_the_option_that_gave_it
 
 def test_what_was_done_is_said_in_words() -> None:
     session: Any = SimpleNamespace(detach=False)
-    words = {verb: finish._word(session, verb) for verb in ("run-alone", "take-back", "promote")}
+    words = {verb: finish._word(session, verb) for verb in ("run-alone", "take-back", "promote", "reclaim")}
     assert words == {
         "run-alone": "runs alone, and is automatic no more: weft replication set NAME --automatic turns that on again",
         "take-back": "taken back",
         "promote": "promoted",
+        "reclaim": "goes on here: make sure that it never runs at the other cluster",
     }
 
 

@@ -11,6 +11,7 @@ from weft.controllers.snapshot.facts import Kept, SnapshotFacts
 from weft.controllers.snapshot.plan import plan_snapshot
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
+from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
@@ -60,6 +61,22 @@ def test_an_order_notes_what_the_vm_is_before_its_node_begins() -> None:
     status = planned.status
     assert (planned.order, status.phase, status.workload_uid, status.parent) == ("give", "Taking", "w1", "before")
     assert (status.disks, status.workload_spec, status.node) == (DISKS, {"image": "tiny"}, "n1")
+
+
+def test_a_schedules_snapshot_waits_for_a_vm_that_leaves_and_ends_once_it_has_left() -> None:
+    to = AllocatedMigration(key="m", peer="west/n1", peer_uid="u9", peer_allocation="t", peer_ca="CA")
+    envelope = VM.make("web", VmSpec(image="tiny"), 1.0, uid="w1", project="default")
+    envelope.status = raw(WorkloadStatus(phase="Running", node="n1", migration="web-1"))
+    of_schedule = SnapshotSpec(of="vm/web", automatic="schedule")
+    facts = make_facts(workload=Item(envelope), place=make_place(role="source", migration=to))
+    planned = plan(msgspec.structs.replace(facts, spec=of_schedule))
+    assert (planned.order, planned.status.phase, planned.status.reason) == ("", "Pending", "isMigrating")
+    assert "migration/web-1" in planned.status.message
+    left = Item(
+        VM.make("web", VmSpec(image="tiny", run="stop", departed="west/default/web"), 1.0, uid="w1", project="default")
+    )
+    planned = plan(msgspec.structs.replace(facts, spec=of_schedule, status=planned.status, workload=left, place=None))
+    assert planned.status.phase == "Failed" and "migrated to west/default/web" in planned.status.message
 
 
 def stopped(**spec: Any) -> SnapshotFacts:
