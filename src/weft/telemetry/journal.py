@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS event(
     id INTEGER PRIMARY KEY AUTOINCREMENT, first_at REAL NOT NULL, at REAL NOT NULL, type TEXT NOT NULL,
     reason TEXT NOT NULL, message TEXT NOT NULL, kind TEXT NOT NULL, project TEXT, name TEXT NOT NULL,
     uid TEXT NOT NULL, source TEXT NOT NULL, count INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS event_by_object ON event(uid, reason);
+CREATE INDEX IF NOT EXISTS event_by_message ON event(uid, reason, message, at);
+DROP INDEX IF EXISTS event_by_object;
 CREATE INDEX IF NOT EXISTS event_by_name ON event(kind, name);
 CREATE TABLE IF NOT EXISTS journal(id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS taken(source TEXT PRIMARY KEY, outbox TEXT NOT NULL, through INTEGER NOT NULL);

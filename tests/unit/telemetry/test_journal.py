@@ -295,3 +295,21 @@ def test_a_journal_that_cannot_be_written_takes_nothing_for_good(tmp_path: Path,
         other.execute("CREATE TABLE event(id INTEGER)")
     assert journal.take("n1", "box", [(1, event())]) == 0
     journal.close()
+
+
+def test_looking_for_the_same_event_reads_no_others_of_its_object(tmp_path: Path, clock: SetClock) -> None:
+    """A node's full outbox may have fifty thousand of one container that restarts, each with another number."""
+    path, steps = tmp_path / "j.db", list[None]()
+    journal = SqliteJournal(path, clock)
+    with sqlite3.connect(path) as former:  # as the release before left it
+        former.executescript("DROP INDEX event_by_message; CREATE INDEX event_by_object ON event(uid, reason)")
+    journal.take("n1", "box", [(n, event(message=f"restart {n}")) for n in range(1, 2001)])
+    with sqlite3.connect(path) as connection:
+        connection.set_progress_handler(lambda: steps.append(None), 100)
+        journal._insert(connection, [(clock.at, event(message="restart 2001")), (clock.at, event(message="restart 7"))])
+    journal.close()
+    assert len(steps) < 10, f"{len(steps)} hundred steps of SQLite for two events"
+    with sqlite3.connect(path) as now:
+        indexes = [name for (name,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'index' ORDER BY name")]
+        assert now.execute("SELECT count FROM event WHERE message = 'restart 7'").fetchall() == [(2,)]
+    assert [one for one in indexes if one.startswith("event")] == ["event_by_message", "event_by_name"]
