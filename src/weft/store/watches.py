@@ -9,13 +9,14 @@ Compacted.
 from __future__ import annotations
 
 import asyncio
+import bisect
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from weft.contracts.store import Batch, Change
 from weft.objects.errors import StoreUnavailable
 from weft.store.cursors import format_cursor, parse_cursor
-from weft.store.limits import check_prefix
+from weft.store.limits import check_prefix, end_of_prefix
 
 # From ``position`` up to and including ``until``: the batches under a prefix, and how far they reach. An engine may
 # stop early (whole revisions only). Raises Compacted if ``position`` is older than the log or ahead of the store.
@@ -142,17 +143,29 @@ class Watches:
 
 
 class _Recent:
-    """The newest commits, up to ``max_bytes`` of them: thousands who list and then watch ask for the same few."""
+    """The newest commits, up to ``max_bytes`` of them: thousands who list and then watch ask for the same few.
+
+    Found by commit where few are newer, else by key: of a thousand nodes that return at once, each wants its own few keys
+    out of what all of them have changed."""
 
     def __init__(self, revision: int, max_bytes: int) -> None:
         self._whole_after = revision  # every later commit is here
         self._max_bytes = max_bytes
         self._commits: deque[tuple[int, Sequence[Change], int]] = deque()
+        self._by_key: dict[str, list[tuple[int, int, Change]]] = {}  # revision, place in its commit, change
+        self._keys: list[str] = []  # sorted
         self._bytes = 0
 
     def add(self, revision: int, changes: Sequence[Change]) -> None:
+        if not self._max_bytes:
+            return
         size = sum(map(_size, changes))
         self._commits.append((revision, changes, size))
+        for place, change in enumerate(changes):
+            if change.key not in self._by_key:
+                self._by_key[change.key] = []
+                bisect.insort(self._keys, change.key)
+            self._by_key[change.key].append((revision, place, change))
         self._bytes += size
         while self._bytes > self._max_bytes:
             self._drop()
@@ -167,18 +180,43 @@ class _Recent:
         not here."""
         if not self._whole_after <= position <= until or not self._max_bytes:
             return None
+        first, end_key = bisect.bisect_left(self._keys, prefix), end_of_prefix(prefix)
+        end = bisect.bisect_left(self._keys, end_key) if end_key is not None else len(self._keys)
         found: list[tuple[int, list[Change]]] = []
+        read = 0
         for revision, changes, _ in reversed(self._commits):
             if revision <= position:
                 break
+            if read > end - first:
+                return self._find_by_key(self._keys[first:end], position, until)
             concerned = [change for change in changes if change.key.startswith(prefix)]
             if concerned and revision <= until:
                 found.append((revision, concerned))
+            read += len(changes)
         found.reverse()
         return found
 
+    def _find_by_key(self, keys: Sequence[str], position: int, until: int) -> list[tuple[int, list[Change]]]:
+        found = list[tuple[int, int, Change]]()
+        for key in keys:
+            for entry in reversed(self._by_key[key]):
+                if entry[0] <= position:
+                    break
+                if entry[0] <= until:
+                    found.append(entry)
+        by_revision: dict[int, list[Change]] = {}
+        for revision, _, change in sorted(found, key=lambda entry: entry[:2]):
+            by_revision.setdefault(revision, []).append(change)
+        return list(by_revision.items())
+
     def _drop(self) -> None:
-        revision, _, size = self._commits.popleft()
+        revision, changes, size = self._commits.popleft()
+        for change in changes:
+            entries = self._by_key[change.key]
+            del entries[0]
+            if not entries:
+                del self._by_key[change.key]
+                del self._keys[bisect.bisect_left(self._keys, change.key)]
         self._bytes -= size
         self._whole_after = max(self._whole_after, revision)
 

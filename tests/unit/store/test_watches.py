@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from contextlib import aclosing
 
 import pytest
@@ -173,3 +174,42 @@ async def test_who_reads_on_when_the_store_is_closed_meanwhile_is_told_so_and_wa
         log.watches.close()
         with pytest.raises(StoreUnavailable, match="closed"):
             await asyncio.wait_for(anext(watch), 60)
+
+
+async def follow_some(log: Log, prefix: str, position: int, count: int) -> list[tuple[int, list[str]]]:
+    async with asyncio.timeout(60), aclosing(log.watches.follow(prefix, f"e:{position}")) as watch:
+        batches = [await anext(watch) for _ in range(count)]
+    return [(batch.revision, [change.key for change in batch.changes]) for batch in batches]
+
+
+async def test_what_is_found_in_memory_by_key_is_what_the_log_has() -> None:
+    """Commits of many keys, in any order, of which the oldest have been forgotten."""
+    draw, log = random.Random(5), Log(recent_bytes=6_000)
+    for revision in range(1, 401):
+        keys = draw.choices([f"/{kind}/{n}" for kind in "abc" for n in range(12)], k=draw.randint(1, 4))
+        log.made.append(Batch(revision, f"e:{revision}", [Change(key, b"%d" % revision) for key in keys]))
+        log.publish(log.made[-1])
+    log.watches.forget(200)
+    for prefix in ("/", "/a/", "/a/1", "/b/7", "/c/11"):
+        for position in (200, 201, 300, 390):
+            has = [(b.revision, [c.key for c in b.changes if c.key.startswith(prefix)]) for b in log.made[position:]]
+            wanted = [one for one in has if one[1]]
+            assert await follow_some(log, prefix, position, len(wanted)) == wanted
+    assert log.replays == 0
+
+
+async def test_a_watch_from_before_a_thousand_commits_of_others_reads_few_of_them() -> None:
+    """A thousand nodes come back at once: each follows its own, out of what all have changed."""
+    read = 0
+
+    class Key(str):
+        def startswith(self, *of: object) -> bool:
+            nonlocal read
+            read += 1
+            return super().startswith(*of)  # type: ignore[arg-type]
+
+    log = Log(recent_bytes=1_000_000)
+    for n in range(1_000):
+        log.publish(log.make(Key(f"/allocation/n{n:04}.web")))
+    assert await follow_some(log, "/allocation/n0007.", 0, 1) == [(8, ["/allocation/n0007.web"])]
+    assert read < 20
