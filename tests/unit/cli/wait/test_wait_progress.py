@@ -109,3 +109,13 @@ def test_on_a_narrow_terminal_what_is_done_gives_way_to_what_goes_on_and_for_how
     shown.progress.tick()
     line = shown.said()[-1].rpartition("\x1b[J")[2]
     assert line.startswith("container/web  Boo") and line.endswith("  2.5 s") and len(line) < 30
+
+
+def test_one_that_is_deleted_where_its_node_is_out_of_reach_is_not_said_to_be_killed_soon() -> None:
+    shown = Shown()
+    message = "node n1 sends no heartbeat; the workload is removed there when the node returns"
+    away = {"reason": "nodeAutonomous", "message": message}
+    shown.show("Shutdown", deleting_since=1.0, status=away)
+    shown.now = 9.0
+    shown.progress.tick()
+    assert shown.said() == [f"container/web  Deleting: {message}"]
