@@ -32,6 +32,7 @@ CONTACT_SECONDS = 60.0  # between two notes of when the server has answered
 MOST_UNSAVED = 500  # in memory, while the file can't be written
 LONGEST_MESSAGE = 2000
 _DROPPED_AT_ONCE = 50  # events go in pieces, not one by one
+_LEAST_BYTES = 100  # of an event in the file: its body alone has as many
 _START_BITS = 32  # a number's upper part counts starts of the agent: those that couldn't be saved had numbers too
 _MOST_STARTS = 1 << 30  # a number is at most 2**62
 _SCHEMA = """
@@ -81,6 +82,7 @@ class Outbox:
         self._saved, self._bytes = 0, 0
         self._dropped, self._dropped_through = 0, 0
         self.contact_at: float | None = None  # unix seconds; of an earlier agent
+        self._most_lost: int | None = None  # with a damaged file
         self._connect()
         self._contact_saved_at = self._clock.elapsed() - CONTACT_SECONDS
         try:
@@ -91,6 +93,10 @@ class Outbox:
         except sqlite3.Error as problem:
             log.warning("the outbox can't be written: %s", problem)
             self.id = new_uid()  # the file's next numbers may be these again
+        if self._most_lost is not None:
+            self._report_damage(
+                f"it was put aside, and the events that waited in it, {self._most_lost} at most, are lost"
+            )
 
     @property
     def state(self) -> OutboxState:
@@ -215,6 +221,11 @@ class Outbox:
                 "the outbox %s is damaged: events that can't be read were dropped: %d", self._path, len(numbers)
             )
             self._write_meta("dropped", self._dropped)
+            self._report_damage(f"events in it that can't be read are lost: {len(numbers)}")
+
+    def _report_damage(self, what: str) -> None:
+        if self._node is not None:
+            self.put("Warning", "OutboxDamaged", f"the node's outbox is damaged: {what}", self._node)
 
     def _note_dropped(self, count: int, through: int) -> None:
         self._dropped, self._dropped_through = self._dropped + count, max(self._dropped_through, through)
@@ -241,6 +252,9 @@ class Outbox:
                 self._path = None
             else:
                 log.warning("the outbox %s is damaged (%s); a new one replaces it", self._path, problem)
+                log_file = self._path.with_name(f"{self._path.name}-wal")
+                size = sum(one.stat().st_size for one in (self._path, log_file) if one.exists())
+                self._most_lost = min(self._most_events, size // _LEAST_BYTES)
                 for suffix in ("-wal", "-shm"):
                     self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
                 self._path.replace(self._path.with_name(f"{self._path.name}.damaged"))
