@@ -27,7 +27,7 @@ from weft.kinds.allocation import (
     account,
     set_desired,
 )
-from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
@@ -96,9 +96,15 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
         return None
     if isinstance(parts, Waiting):
         event = Event("Warning", parts.reason, placed.message, workload.envelope.ref, "scheduler")
+    elif _is_away(view, spec):
+        event = Event("Normal", "ResizeWaits", f"{where}, once the node is back", workload.envelope.ref, "scheduler")
     else:
         event = Event("Normal", "Resized", where, workload.envelope.ref, "scheduler")
     return Commit(workload.key, writes, preconditions, [event])
+
+
+def _is_away(view: View, spec: AllocationSpec) -> bool:
+    return any(node.status(NodeStatus).phase != "Ready" for node in view.find(NODES_BY_UID, spec.node_uid))
 
 
 class _Parts(msgspec.Struct, frozen=True):

@@ -100,3 +100,14 @@ def test_what_a_machine_has_not_given_up_yet_still_counts() -> None:
     held = AllocationReport(has=Resources(cpu=1.0, memory=500))
     assert account(spec, held) == Resources(cpu=4.0, memory=500)
     assert account(spec, AllocationReport()) == spec.resources
+
+
+def test_a_new_size_for_a_node_that_is_away_is_not_said_to_be_there() -> None:
+    for phase, told in (("Ready", "Resized"), ("Autonomous", "ResizeWaits"), ("NotReady", "ResizeWaits")):
+        vm, place, snapshot = make(5.0, restart_generation=0)
+        view = make_view()
+        status = msgspec.Raw(msgspec.json.encode({"phase": phase}))
+        node = Envelope(kind="node", name="n1", uid="n", status=status)
+        view.put_item(node.key, Item(node))
+        commit = plan_resize(view, snapshot, vm, place, 1.0)
+        assert commit is not None and [event.reason for event in commit.events] == [told]
