@@ -210,12 +210,17 @@ def _warn_of_loss(session: Session, target: Target) -> None:
     if dig(node, "status.phase") in ("Ready", "Autonomous"):
         return
     places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
+    pinned = _find_pinned(session, target.name, places)
     listed = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     volumes = [one for one in listed if (one["status"].get("pool") or LOCAL) == LOCAL]  # others are on other nodes, too
     for title, names in (
         (
             "workloads placed again, without their root disks",
-            [_name(p) for p in places if not _waits(p)],
+            [_name(p) for p in places if not _waits(p) and _ref(p) not in pinned],
+        ),
+        (
+            "workloads that wait for the node, because they name it",
+            [_name(p) for p in places if not _waits(p) and _ref(p) in pinned],
         ),
         (
             "workloads that wait for the node, because their volumes are there",
@@ -228,6 +233,19 @@ def _warn_of_loss(session: Session, target: Target) -> None:
 
 def _waits(place: dict[str, Any]) -> bool:
     return any(volume.get("pool", LOCAL) == LOCAL for volume in place["volumes"])
+
+
+def _find_pinned(session: Session, node: str, places: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """Which of the workloads run on this node alone."""
+    pinned = set[tuple[str, ...]]()
+    for kind in sorted({place["workload"]["kind"] for place in places}):
+        for one in session.client.list(kind, all_projects=True, fields=f"spec.node={node}").items:
+            pinned.add((kind, one["project"], one["name"]))
+    return pinned
+
+
+def _ref(place: dict[str, Any]) -> tuple[str, ...]:
+    return place["workload"]["kind"], place["workload"]["project"], place["workload"]["name"]
 
 
 def _name(place: dict[str, Any]) -> str:

@@ -216,7 +216,7 @@ def test_what_was_done_is_said_in_words() -> None:
     }
 
 
-@pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 3)])
+@pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 4)])
 def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: str, told: int) -> None:
     class Client:
         def get(self, kind: str, name: str) -> dict[str, Any]:
@@ -229,6 +229,27 @@ def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: st
     session: Any = SimpleNamespace(client=Client(), notify=said.append)
     delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
     assert len(said) == told
+
+
+def test_workloads_that_name_a_lost_node_are_not_said_to_be_placed_again() -> None:
+    class Client:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return {"uid": "u", "status": {"phase": "NotReady"}}
+
+        def list(self, kind: str, **query: Any) -> Any:
+            names = [("vm", "v1"), ("vm", "v2")]
+            refs = [{"kind": kind, "project": "default", "name": name} for kind, name in names]
+            pinned = kind == "vm" and query["fields"] == "spec.node=n1"
+            found = {"allocation": [{"spec": {"workload": ref, "volumes": []}} for ref in refs], "vm": refs[:1]}
+            return SimpleNamespace(items=found.get(kind, []) if pinned or kind == "allocation" else [])
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(client=Client(), notify=said.append)
+    delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
+    assert said[:2] == [
+        "workloads placed again, without their root disks: vm/v2",
+        "workloads that wait for the node, because they name it: vm/v1",
+    ]
 
 
 @pytest.mark.parametrize(
