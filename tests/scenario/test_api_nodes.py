@@ -640,6 +640,8 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     with pytest.raises(IllegalTransition, match="is Autonomous until") as refused:
         lab.client.delete("node", "n1", force=True)
     assert "weft node set n1 --autonomy 0" in refused.value.hint
+    with pytest.raises(IllegalTransition, match="is Autonomous until"):
+        lab.client.delete("node", "n1")
     set_phase(lab, "NotReady")
     with pytest.raises(InUse):
         lab.client.delete("node", "n1")

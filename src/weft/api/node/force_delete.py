@@ -23,7 +23,7 @@ from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_time
+from weft.objects.quantity import format_duration, format_time
 
 _AT_ONCE = 50
 _MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more stay as orphans
@@ -36,11 +36,7 @@ async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelop
         raise InvalidInput(f"force is only for a lost node; delete the {kind.title} without it", field="force")
     status, spec = decode_part(envelope.status, NodeStatus), decode_part(envelope.spec, NodeSpec)
     if status.phase == "Autonomous":
-        ends = find_autonomy_end(spec, status)
-        raise IllegalTransition(
-            f'node "{envelope.name}" is Autonomous until {format_time(ends or 0.0)}: its workloads go on there',
-            hint=f"if it doesn't come back: weft node set {envelope.name} --autonomy 0, and delete it again",
-        )
+        raise refuse_autonomous(envelope.name, spec, status)
     if status.phase == "Ready":
         raise IllegalTransition(
             f'node "{envelope.name}" is Ready, and its workloads run: it can\'t be given up',
@@ -54,6 +50,15 @@ async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelop
         said = f"{said}; if it comes back, set again: {settings}"
     context.add_event(envelope.ref, "GivenUp", said)
     return envelope
+
+
+def refuse_autonomous(name: str, spec: NodeSpec, status: NodeStatus) -> IllegalTransition:
+    """The error for deleting a node whose workloads go on without the server; it has the autonomy, which must end first."""
+    until, autonomy = format_time(find_autonomy_end(spec, status) or 0.0), format_duration(spec.autonomy_seconds)
+    return IllegalTransition(
+        f'node "{name}" is Autonomous until {until} (autonomy {autonomy}): its workloads go on there',
+        hint=f"if it doesn't come back: weft node set {name} --autonomy 0, then weft node delete {name} --force",
+    )
 
 
 def describe_settings(node: Envelope) -> str:

@@ -14,13 +14,14 @@ from weft.api.admission.departing import refuse_unlinking
 from weft.api.admission.link_names import plan_leaving
 from weft.api.auth.ownership import owns
 from weft.api.context import ApiContext
-from weft.api.node.force_delete import give_up
+from weft.api.node.force_delete import give_up, refuse_autonomous
 from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.target import Target
 from weft.contracts.store import AtRevision, Delete, Put, Write
 from weft.contracts.trace.context import mark
 from weft.kinds.cluster import CLUSTER
+from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.serving.answer import Answer
@@ -95,6 +96,10 @@ async def _read(context: ApiContext, actor: Actor, target: Target, uid: str | No
 
 async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> None:
     users = await references.find_users(context.store, kind, envelope)
+    if users and kind.lifetime.runs_workloads:
+        spec, status = decode_part(envelope.spec, NodeSpec), decode_part(envelope.status, NodeStatus)
+        if status.phase == "Autonomous":
+            raise refuse_autonomous(envelope.name, spec, status)
     if users:
         raise references.in_use(kind, envelope.name, users)
 
