@@ -842,3 +842,15 @@ def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
             return told
         threading.Event().wait(0.05)
     raise AssertionError(told)
+
+
+def test_what_is_refused_of_a_workload_out_of_reach_is_not_remedied_by_its_console(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    start_vm(lab, node)
+    envelope = lab.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"phase": "Unknown", "node": "n1"}))
+    lab.put(envelope)
+    with pytest.raises(IllegalTransition, match="is Unknown") as refused:
+        lab.client.verb("vm", "web", "exec", {"argv": ["true"]})
+    assert refused.value.hint == "possible now: stop, delete"
