@@ -126,7 +126,7 @@ class Listener:
     async def hear_senders(self) -> set[str]:
         """The MACs that have sent anything until now, once there is one; without the host's own frames."""
         senders: set[str] = set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not senders or self._frames_wait():
                 try:
                     frame, (_, _, kind, _, _) = self._socket.recvfrom(65536)

@@ -168,7 +168,7 @@ async def test_an_agent_that_starts_again_says_of_which_history_its_memory_is(la
 async def test_a_server_that_answers_is_waited_for_before_guests_are_started_from_memory(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "LISTEN_SECONDS", 0.5)  # the first report is answered before
     monkeypatch.setattr("weft.agent.allocation.plan.FIRST_PAUSE_SECONDS", 0.1)
     web = make_allocation()
     async with lab.agent():
