@@ -178,6 +178,7 @@ async def test_a_server_that_answers_is_waited_for_before_guests_are_started_fro
     lab.server.lists = False
     async with lab.agent():
         await lab.settle()
+        await lab.settle()  # longer than LISTEN_SECONDS in all
         assert (guest := lab.guest(web)) is not None and guest.state == "failed"
         lab.server.lists = True
         await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "the guest")

@@ -13,7 +13,7 @@ import msgspec
 from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
 from weft.backup.errors import ObjectMissing, is_full
 from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest
-from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of
+from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of, mend_indexes, refuse_if_cut
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
 from weft.backup.key import Keys
@@ -66,7 +66,7 @@ class Cleanup:
         self._put_into_trash(remove, set(missing) & set(state.backups))
         before = list_leases(self._storage)
         self._catalogue.refresh(set(before))
-        self._catalogue.refuse_if_cut()
+        refuse_if_cut(self._catalogue)
         leases = list_leases(self._storage)  # after the packs: the writer of a new one is here, or its backup below
         pins = {pin for lease in leases.values() if lease for pin in lease.pins}
         unknown_pins = any(lease is None for lease in leases.values())
@@ -80,7 +80,7 @@ class Cleanup:
                 self._mark(f"trash/{name}", name, live)
             avoided = {pack for one in condemned.values() for pack in one.packs} | damaged_packs(self._storage)
             needed, sparse = self._find_needed(live, avoided, leases)
-            self._catalogue.mend_indexes(needed.__contains__)
+            mend_indexes(self._catalogue, self._storage, self._keys, needed.__contains__)
             needed -= self._copy_sparse(sparse, live)
         self._sweep(condemned, needed, set(before) | set(leases), grace)
         counts = self._end_leases(state, leases)

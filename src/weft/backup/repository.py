@@ -29,7 +29,7 @@ from weft.backup.format import (
     pack_cut,
 )
 from weft.backup.header import Header, find_header, has_header, holds_backups, keep_header, make_header
-from weft.backup.index.catalogue import Catalogue
+from weft.backup.index.catalogue import Catalogue, mend_indexes
 from weft.backup.index.tree import Tree
 from weft.backup.key import RepositoryKey
 from weft.backup.lease import CleanupLock, Lease, list_leases
@@ -225,7 +225,7 @@ class Repository:
 
     def _mend_indexes(self, avoided: set[str]) -> None:
         """For a holder of a lease: no clean-up deletes a pack that isn't ``avoided`` before that ends."""
-        self._catalogue.mend_indexes(lambda pack: pack not in avoided)
+        mend_indexes(self._catalogue, self._storage, self._keys, lambda pack: pack not in avoided)
 
     def _read_manifest(self, name: str) -> None:
         """Raises BackupAltered if what the repository has of it is missing or damaged."""

@@ -150,11 +150,6 @@ class Catalogue:
         with self.lock:
             return {name for (name,) in self.db.execute("SELECT name FROM pack WHERE indexed = ?", (_CUT,))}
 
-    def refuse_if_cut(self) -> None:
-        """Raises BackupAltered if there are packs of which it isn't known what they hold, so that nothing may be deleted."""
-        for name in sorted(self.cut()):
-            raise pack_cut(name)
-
     def unindexed(self) -> set[str]:
         """Packs whose index in the repository is missing or damaged."""
         with self.lock:
@@ -172,16 +167,6 @@ class Catalogue:
             return
         with self.lock, self.db:
             self.db.executemany("UPDATE pack SET indexed = 0 WHERE name = ? AND indexed = 1", rows)
-
-    def mend_indexes(self, among: Callable[[str], bool]) -> None:
-        """Write the indexes that are missing or damaged of packs that are whole. Raises Unavailable, Forbidden."""
-        packs = {pack.name: pack for pack in self.packs()}
-        for name in sorted(filter(among, self.unindexed())):
-            pack = packs[name]
-            self._storage.put(
-                f"index/{name}", encode_index(self._keys, name, pack.version, pack.size, self.frames(name))
-            )
-            self.indexed(name)
 
     def frames(self, pack: str) -> list[Frame]:
         with self.lock:
@@ -314,3 +299,18 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def refuse_if_cut(catalogue: Catalogue) -> None:
+    """Raises BackupAltered if there are packs of which it isn't known what they hold, so that nothing may be deleted."""
+    for name in sorted(catalogue.cut()):
+        raise pack_cut(name)
+
+
+def mend_indexes(catalogue: Catalogue, storage: Storage, keys: Keys, among: Callable[[str], bool]) -> None:
+    """Write the indexes that are missing or damaged of packs that are whole. Raises Unavailable, Forbidden."""
+    packs = {pack.name: pack for pack in catalogue.packs()}
+    for name in sorted(filter(among, catalogue.unindexed())):
+        pack = packs[name]
+        storage.put(f"index/{name}", encode_index(keys, name, pack.version, pack.size, catalogue.frames(name)))
+        catalogue.indexed(name)
