@@ -162,12 +162,6 @@ class Session:
         """The end of suggested commands: the project that the flag named, if any."""
         return f" -p {self.given_project}" if self.given_project else ""
 
-    def in_project_of(self, project: str | None) -> str:
-        """The same for objects of ``project``, which a command like a restore may have made elsewhere; None: it isn't known."""
-        if project is None or project == self.client.project:
-            return self.in_project
-        return f" -p {project}"
-
     @property
     def form(self) -> Form:
         form = self.given_form or self._usual_form
@@ -193,3 +187,11 @@ class Session:
     def notify(self, line: str) -> None:
         """One line for the person, beside the data: in one write, as threads notify too."""
         print(f"{line}\n", end="", file=sys.stderr, flush=True)
+
+
+def in_project_of(session: Session, project: str | None) -> str:
+    """The end of suggested commands about objects of ``project``, which a command like a restore may have made elsewhere than in
+    the session's; None: it isn't known."""
+    if project is None or project == session.client.project:
+        return session.in_project
+    return f" -p {project}"

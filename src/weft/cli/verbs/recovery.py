@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_data
 from weft.cli.recovery.report import make_report, render_report
-from weft.cli.session import Session
+from weft.cli.session import Session, in_project_of
 from weft.cli.wait.finish import describe_parting, plan_wait
 from weft.cli.wait.follow import print_one
 from weft.cli.wait.progress import Progress
@@ -73,7 +74,7 @@ def _run(session: Session, target: Target, verb: str, given: dict[str, Any]) -> 
     try:
         (result,) = follow(session, [wait], progress)
     except KeyboardInterrupt:
-        session.notify(describe_parting([wait], {target.what: verb}, session.in_project_of))
+        session.notify(describe_parting([wait], {target.what: verb}, partial(in_project_of, session)))
         return INTERRUPTED
     session.unfinished = False
     report = make_report(result.obj, asked) if result.obj is not None else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from weft.cli.command.errors import complain
@@ -14,7 +15,7 @@ from weft.cli.command.exit_codes import INTERRUPTED, OK, join_codes
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement.decision import explain_refusal
-from weft.cli.session import Session
+from weft.cli.session import Session, in_project_of
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait, describe_wait, follow
 from weft.kinds.fields.cells import dig
@@ -87,7 +88,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     if not session.is_data:
         for one in done:
             if one.target.what not in waited or one.line:
-                where = session.in_project_of(one.obj.get("project"))
+                where = in_project_of(session, one.obj.get("project"))
                 goes_on = f"; operation {name_operation(one.obj)}{where}" if one.target.what in going_on else ""
                 print(f"{one.target.what}  {one.line or _word(session, one.verb)}{goes_on}", flush=True)
     if not waits:
@@ -104,7 +105,7 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
-        session.notify(describe_parting(waits, verbs, session.in_project_of))
+        session.notify(describe_parting(waits, verbs, partial(in_project_of, session)))
         return INTERRUPTED
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from weft.cli.command.target import Target
-from weft.cli.session import Session
+from weft.cli.session import Session, in_project_of
 from weft.cli.wait.goal import gone
 from weft.cli.wait.progress import Progress
 from weft.kinds.operation import find_failure
@@ -124,7 +124,7 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
 
 
 def _late(session: Session, wait: Wait) -> WeftError:
-    what, where = wait.target.what, session.in_project_of(wait.project)
+    what, where = wait.target.what, in_project_of(session, wait.project)
     return TimedOut(
         f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
         hint=f"{describe_wait(wait)}{where}   weft describe {what}{where}",

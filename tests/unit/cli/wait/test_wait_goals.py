@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
-from weft.cli.session import Session
+from weft.cli.session import Session, in_project_of
 from weft.cli.wait.finish import describe_parting
 from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Wait, describe_wait
@@ -328,7 +329,9 @@ def test_what_is_let_go_on_in_another_project_is_named_there_so_that_an_undo_del
         session.context_file, session.given_project = str(context), given
         for project in projects:
             wait = waits[0]._replace(project=project)
-            told = describe_parting([wait, waits[1]], {"vm/a": "create", "vm/b": "create"}, session.in_project_of)
+            told = describe_parting(
+                [wait, waits[1]], {"vm/a": "create", "vm/b": "create"}, partial(in_project_of, session)
+            )
             where = "" if (given, project) == (None, "default") else f" -p {project}"
             assert told == f"the work goes on, and 1 more; watch: weft wait vm/a{where}   undo: weft delete vm/a{where}"
 
