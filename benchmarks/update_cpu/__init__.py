@@ -43,7 +43,7 @@ PARTS: dict[str, list[tuple[str, str, Callable[..., Any]]]] = {
     "the line in the server's log": [("weft.api.app", "_log_request", _nothing)],
     "the event": [("weft.api.context.ApiContext", "add_event", _nothing)],
     "the quota": [("weft.api.admission.admit", "charge", _nothing_later)],
-    "a VM that leaves for another cluster stays as it is": [
+    "the check whether the VM is leaving for another cluster": [
         ("weft.api.admission.admit", "refuse_departing", _nothing_later)
     ],
     "the priority of a lease": [("weft.api.admission.admit", "find_lease", _nothing)],

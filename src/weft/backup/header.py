@@ -51,7 +51,7 @@ def holds_backups(storage: Storage) -> bool:
 
 def find_header(storage: Storage, key: RepositoryKey, ids: Callable[[], Iterable[str]], now: float) -> Header:
     """The header; where it is missing or damaged its copy; else one that is made from the first of ``ids`` with which ``key`` reads
-    what is there. Raises NotFound (there is no repository), BackupAltered (there is one, and no header can be had), Forbidden."""
+    what is there. Raises NotFound (no repository is there), BackupAltered (one is, but its header can't be rebuilt), Forbidden."""
     problem: WeftError
     try:
         return _read(storage, HEADER, key)

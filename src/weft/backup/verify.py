@@ -89,7 +89,7 @@ class Verifier:
         return self.report
 
     def _check_indexes(self) -> None:
-        """A pack says itself what it holds, so a damaged index harms no backup: but that it is damaged is told."""
+        """A damaged index harms no backup, since each pack lists what it holds; but it is reported."""
         missing = {name for what, name, _ in self._bad if what == "pack"}
         for pack, backups in self._needed.items():
             if pack in missing:

@@ -1,5 +1,5 @@
-"""A VM on its way to another cluster stays as it is: what is changed here meanwhile would stay behind, and be lost.
-The link with that cluster stays, too, once the VM was handed over."""
+"""Refuses changes of a VM that is migrating to another cluster, since they would be lost; and, once the VM has been handed over,
+the deletion of the link with that cluster."""
 
 from __future__ import annotations
 

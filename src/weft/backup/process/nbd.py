@@ -50,8 +50,8 @@ class NbdClient:
         return b"".join(parts)
 
     def read_ahead(self, ranges: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        """Each range (offset and length, at most ``MOST_BYTES``), in order; the server works on the next ones meanwhile. Nothing
-        else may be asked before it has ended."""
+        """The bytes of each range (offset, and length of at most ``MOST_BYTES``), in order. The server reads ahead meanwhile, so
+        make no other request until the iterator has ended."""
         self._await_answers(0)
         wanted: deque[tuple[int, int]] = deque()  # number and length of what was asked
         came: dict[int, bytes] = {}
