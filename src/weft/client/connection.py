@@ -14,7 +14,6 @@ import msgspec
 
 from weft.objects.errors import Unavailable
 
-HANDSHAKE_SECONDS = 30.0  # that a server may take for its part of one, at least
 _SAFE = ("GET", "HEAD", "PUT")
 _IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
 _encoder = msgspec.json.Encoder()
@@ -63,14 +62,11 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         super().connect()
-        # It accepted, so it is there; if a thousand others came at once, its handshakes take turns.
-        self.sock.settimeout(max(self.timeout or 0.0, HANDSHAKE_SECONDS))
         # ``cut`` ends the handshake, too.
         self.sock = self._line = self._tls.wrap_socket(
             self.sock, server_hostname=self._name, do_handshake_on_connect=False
         )
         self._line.do_handshake()
-        self._line.settimeout(self.timeout)
 
     def ask(self, request: Request) -> None:
         """Send a whole request. Raises Lost."""

@@ -2,30 +2,23 @@
 
 Woken by connections. A silent client costs one descriptor and gives way to later ones; handshakes are bounded in time and
 number. So clients that merely hold connections open keep nobody out for long, and take nothing from those who are in.
-
-Handshakes take turns, in the order in which the clients came: of a thousand at once all would end after the clients' patience, and
-be made again. One that waits for its client gives its turn up soon; a client that has left meanwhile costs nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import resource
-import select
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from weft.contracts.clock import Clock
 from weft.serving.protocol import HttpProtocol
 from weft.serving.shares import Shares, who_is
 
-MOST_HANDSHAKES = 512  # begun, with those of slow clients
-TURNS = 16  # of these, that are worked on
-TURN_SECONDS = 0.25
+MOST_HANDSHAKES = 512
 SILENCE_SECONDS = 10.0  # before the first byte
 HANDSHAKE_SECONDS = 5.0
 GOODBYE_SECONDS = 30.0  # for TLS to end, including bytes that are still unread
@@ -58,7 +51,7 @@ class Doorkeeper:
         self._most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
         self._silent: dict[asyncio.Task[None], None] = {}  # the oldest first
         self._entering: set[asyncio.Task[None]] = set()  # silent ones, and those in their handshake
-        self._handshakes, self._turns = asyncio.Semaphore(MOST_HANDSHAKES), asyncio.Semaphore(TURNS)
+        self._handshakes = asyncio.Semaphore(MOST_HANDSHAKES)
         self._refused = 0
         self._logged_at = -_LOG_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,29 +105,8 @@ class Doorkeeper:
         task = asyncio.current_task()
         if task is not None:
             self._silent.pop(task, None)
-        async with self._handshakes, self._take_turn():
-            if _has_left(connection):
-                raise ConnectionAbortedError("the client left before its turn")
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                await let_in(lambda: protocol, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
-
-    @contextlib.asynccontextmanager
-    async def _take_turn(self) -> AsyncIterator[None]:
-        """Until it ends, and for TURN_SECONDS at most, it is one of the TURNS that are worked on."""
-        await self._turns.acquire()
-        held = [True]
-
-        def give_up() -> None:
-            if held:
-                held.clear()
-                self._turns.release()
-
-        timer = asyncio.get_running_loop().call_later(TURN_SECONDS, give_up)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            give_up()
+        async with self._handshakes, asyncio.timeout(HANDSHAKE_SECONDS):
+            await let_in(lambda: protocol, connection, ssl=self._tls, ssl_shutdown_timeout=GOODBYE_SECONDS)
 
     def _drop_silent(self) -> bool:
         """Close the connection that has been silent longest; False if there is none."""
@@ -163,13 +135,6 @@ class Doorkeeper:
             _log.warning(
                 "%d connections are open; the server has refused %d since its start", self._open.total, self._refused
             )
-
-
-def _has_left(connection: socket.socket) -> bool:
-    """Whether the client has closed it, even if bytes of its are still unread."""
-    poll = select.poll()
-    poll.register(connection, select.POLLRDHUP)
-    return bool(poll.poll(0))
 
 
 async def _wait_for_bytes(connection: socket.socket) -> None:
