@@ -210,10 +210,12 @@ async def wait_ready(file: Path) -> float:
             await asyncio.sleep(0.2)
 
 
-async def keep_alive(nodes: Sequence[FakeNode]) -> None:
-    """Heartbeats, spread evenly."""
-    while True:
+async def keep_alive(nodes: Sequence[FakeNode], ended: asyncio.Event) -> None:
+    """Heartbeats, spread evenly. None is cut off: the next request on its connection would read its answer."""
+    while not ended.is_set():
         for node in nodes:
+            if ended.is_set():
+                break
             await asyncio.gather(node.report(about=False), asyncio.sleep(HEARTBEAT_SECONDS / len(nodes)))
 
 
@@ -228,7 +230,8 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
         status, body = await admin.request("PATCH", f"/v1/nodes/{name}", {"spec": {"autonomy_seconds": AUTONOMY}})
         if status != 200:
             raise SystemExit(f"PATCH: {status} {body[:300]!r}")
-    beating = asyncio.ensure_future(keep_alive(nodes))
+    ended = asyncio.Event()
+    beating = asyncio.ensure_future(keep_alive(nodes, ended))
     await wait_until("nodes", admin, "/v1/nodes?fields=status.phase=Ready")
     await wait_until("image", admin, "/v1/projects/default/images?fields=status.phase=Available", 1)
     spec = {"image": "none", "cpu": 1, "memory": "256M", "networks": []}
@@ -236,8 +239,8 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
         objects = [{"name": f"vm-{name}", "spec": {**spec, "node": name}} for name in names[start : start + BATCH]]
         await post(admin, "/v1/projects/default/vms:batch", {"objects": objects}, 200)
     await wait_until("allocations", admin, "/v1/allocations?")
-    beating.cancel()
-    await asyncio.gather(beating, return_exceptions=True)
+    ended.set()
+    await beating
     await do_all(nodes, FakeNode.read_own)
     await do_all(nodes, FakeNode.report)
     await wait_until("VMs", admin, "/v1/projects/default/vms?fields=status.phase=Running")
