@@ -1,9 +1,10 @@
 """A disk in Ceph, beside QEMU by hand.
 
 fio runs in a guest that weft starts, and in one of a plain QEMU, each with an RBD image as its disk, in turn: 4 KiB at random and
-1 MiB in order, past the guest's caches. Both run all the time, with one vCPU and as many cores as the machine has: QEMU's own work
-for a disk in Ceph counts as the VM's. The cluster is one machine's, of two OSDs, so it and the guests share the processors.
-Snapshots of a disk of 256 MiB are taken while its guest runs, and cloned.
+1 MiB in order, past the guest's caches. Both run all the time, with one vCPU, in control groups with the same limits (as many
+cores as the machine has) and weight: QEMU's own work for a disk in Ceph counts as the VM's, and where CPUs are short, its threads
+together count as much as the VM's cores. The cluster is one machine's, of two OSDs, so it and the guests share the processors.
+Each is first run once without counting. Snapshots of a disk of 256 MiB are taken while its guest runs, and cloned.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ async def _measure(rig: Rig) -> Measurement:
     found: dict[str, dict[str, list[float]]] = {who: {job: [] for job in JOBS} for who in ("weft", "qemu")}
     await rig.begin_guests()
     for job in JOBS:
+        for ask in (rig.ask_weft, rig.ask_qemu):
+            await ask(command(job))
         for number in range(ROUNDS):
             for who in ("weft", "qemu") if number % 2 else ("qemu", "weft"):
                 ask = rig.ask_weft if who == "weft" else rig.ask_qemu

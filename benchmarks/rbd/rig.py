@@ -24,6 +24,9 @@ from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.contracts.driver.runtime import GuestDisk, GuestPlan
 from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.contracts.driver.volume import VolumeFacts
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import limit_guest
+from weft.drivers.runtime.qemu.start import CPU_HEADROOM
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 
@@ -34,6 +37,7 @@ from guest_lab import GuestLab, unpack_tiny
 
 MIB = 1 << 20
 SIZE = 256 * MIB
+OTHER_BYTES = 2048 * MIB  # far more than it needs
 SECONDS = 3
 VOLUME, OTHER = "bench", "by-hand"
 JOBS = {
@@ -68,7 +72,7 @@ class Rig:
         self.folder, self.lab = folder, GuestLab(unpack_tiny(folder))
         self.volumes = RbdVolumes(self.lab.host, SystemClock(), "ceph", place_of(ceph))
         self.ceph, self.driver, self.tools = ceph, self.lab.driver(), _make_tools(folder)
-        self._guest, self._asked = "", 0
+        self._guest, self._asked, self._groups = "", 0, ControlGroups(self.lab.host.cgroup)
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
 
@@ -107,7 +111,10 @@ class Rig:
         await self.ask_weft(MOUNT)
         other = self.plan("by-hand", await self.fill(OTHER))
         console = self.folder / "console"
-        self._process = subprocess.Popen(self._words(other, console, accelerator), stdout=subprocess.DEVNULL)
+        words = self._words(other, console, accelerator)
+        for file in self._groups.create(OTHER, limit_guest(other.cpu * CPU_HEADROOM, OTHER_BYTES)):
+            words = ["sh", "-c", f'echo $$ >{file} && exec "$@"', "sh", *words]
+        self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         self._line = await asyncio.to_thread(_connect, console)
         await self.ask_qemu(f"stty -echo; {MOUNT}")
 
@@ -133,6 +140,7 @@ class Rig:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._groups.remove(OTHER)
         self._line = self._process = None
 
     def _words(self, plan: GuestPlan, console: Path, accelerator: str) -> list[str]:
