@@ -21,10 +21,7 @@ BEGIN_SHARE = 1 / 3  # of the RPO: at that age of the newest point, the next one
 ALARM_SHARE = 0.8  # of the RPO: at that age the replication is Behind
 ASK_SECONDS = 30.0  # a replica that gets no point for longer is asked after meanwhile
 LEAST_RETRY_SECONDS, MOST_RETRY_SECONDS, SLOW_RETRY_SECONDS = 2.0, 30.0, 300.0
-FIRST_RETRIES, FIRST_RETRY_SHARE = (
-    4,
-    1 / 12,
-)  # so many pauses are no longer than this share of the RPO: a third of it together
+RETRY_SHARE = 1 / 12  # of the RPO: no pause is longer while the newest point isn't older than the RPO
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
@@ -345,8 +342,8 @@ def _fail(facts: ReplicationFacts, reason: str, message: str, now: float) -> Rep
     status = facts.status
     stuck = reason in _STUCK
     pause = SLOW_RETRY_SECONDS if stuck else min(MOST_RETRY_SECONDS, LEAST_RETRY_SECONDS * 2 ** min(status.failures, 8))
-    if not stuck and status.failures < FIRST_RETRIES:  # a line that drops for a moment doesn't break a short RPO
-        pause = min(pause, facts.spec.rpo * FIRST_RETRY_SHARE)
+    if not stuck and status.point is not None and now - status.point.begun_at < facts.spec.rpo:
+        pause = min(pause, facts.spec.rpo * RETRY_SHARE)  # a line that drops for a moment doesn't break a short RPO
     failed = replace(
         status,
         next=None,

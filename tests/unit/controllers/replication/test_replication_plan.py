@@ -9,7 +9,6 @@ import pytest
 
 from weft.controllers.replication.controller import list_events
 from weft.controllers.replication.plan import (
-    FIRST_RETRIES,
     MOST_RETRY_SECONDS,
     ReplicationFacts,
     ReplicationPlan,
@@ -127,31 +126,36 @@ def test_a_point_that_is_there_takes_the_place_of_the_one_before_whose_snapshot_
 
 
 def test_a_failure_takes_a_new_snapshot_after_a_pause_that_grows_and_keeps_the_newest_point() -> None:
-    facts, pauses = order_next(), []
+    facts, pauses, late = order_next(), [], NOW + 60  # its newest point is older than its RPO
     for _ in range(8):
         report = SendReport(uid="r", attempt=1, phase="failed", reason="streamLost", message="cut")
-        plan = plan_replication(msgspec.structs.replace(facts, report=report), NOW)
+        plan = plan_replication(msgspec.structs.replace(facts, report=report), late)
         assert (plan.drop, plan.status.next, plan.status.point) == (["b"], None, POINT)
         assert (plan.status.phase, plan.status.reason) == ("Interrupted", "streamLost")
-        pauses.append(plan.status.retry_at - NOW)
+        pauses.append(plan.status.retry_at - late)
         facts = msgspec.structs.replace(
             facts, status=msgspec.structs.replace(facts.status, failures=plan.status.failures)
         )
     assert pauses == sorted(pauses) and pauses[0] < pauses[-1] == MOST_RETRY_SECONDS
-    assert not plan_replication(make_facts(plan.status, point=take("a")), NOW + 1).begin
-    assert plan_replication(make_facts(plan.status, point=take("a")), NOW + 60).begin
+    assert not plan_replication(make_facts(plan.status, point=take("a")), late + 1).begin
+    assert plan_replication(make_facts(plan.status, point=take("a")), late + 60).begin
 
 
 @pytest.mark.parametrize("rpo", [10.0, 60.0])
-def test_the_first_pauses_after_failures_are_a_third_of_the_rpo_together(rpo: float) -> None:
-    facts, pauses = order_next(), []
+def test_pauses_are_short_while_the_newest_point_is_younger_than_the_rpo(rpo: float) -> None:
+    facts = order_next()
     facts = msgspec.structs.replace(facts, spec=msgspec.structs.replace(facts.spec, rpo=rpo))
     report = SendReport(uid="r", attempt=1, phase="failed", reason="streamLost", message="cut")
-    for failures in range(FIRST_RETRIES):
+    now, failures, pauses = POINT.begun_at + rpo / 3, 0, list[float]()
+    while now < POINT.begun_at + rpo:
         tried = msgspec.structs.replace(facts.status, failures=failures)
-        plan = plan_replication(msgspec.structs.replace(facts, status=tried, report=report), NOW)
-        pauses.append(plan.status.retry_at - NOW)
-    assert 0 < sum(pauses) < rpo / 3 + 0.01 and pauses[0] == pytest.approx(min(rpo / 12, 2.0))
+        plan = plan_replication(msgspec.structs.replace(facts, status=tried, report=report), now)
+        pauses.append(plan.status.retry_at - now)
+        now, failures = plan.status.retry_at, plan.status.failures
+    assert max(pauses) <= rpo / 12 + 0.01 and len(pauses) >= 8 and pauses[0] == pytest.approx(min(rpo / 12, 2.0))
+    tried = msgspec.structs.replace(facts.status, failures=failures)
+    plan = plan_replication(msgspec.structs.replace(facts, status=tried, report=report), now)
+    assert plan.status.retry_at - now == MOST_RETRY_SECONDS
 
 
 def test_one_whose_replica_was_promoted_stops_its_vm_for_good_and_tries_no_more() -> None:
