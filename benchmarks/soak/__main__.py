@@ -7,6 +7,7 @@ import sys
 from benchmarks import soak
 from benchmarks.measurement import write_section
 from benchmarks.soak import (
+    alone,
     autonomy,
     copies,
     department,
@@ -27,6 +28,7 @@ PROOFS = {
     "simulation": simulation.measure,
     "failovers": failovers.measure,
     "autonomy": autonomy.measure,
+    "alone": alone.measure,
     "sites": sites.measure,
     "placement": placement.measure,
     "storm": storm.measure,
@@ -40,7 +42,8 @@ PROOFS = {
     "functions": functions.measure,
     "department": department.measure,
 }
-TOGETHER = {"failovers": ("failovers", "sites")}  # one name for both: simulated, then with processes
+# One name for both: simulated, then with processes.
+TOGETHER = {"failovers": ("failovers", "sites"), "autonomy": ("autonomy", "alone")}
 
 
 def main(names: list[str]) -> int:
