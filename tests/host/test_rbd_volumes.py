@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ceph_lab import needs_ceph, place_of, run_ceph
 from tests.conformance.layers import SIZE, LayerPromises
+from tests.conformance.points import PointPromises
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
 from weft.contracts.clock import SystemClock
@@ -62,7 +63,7 @@ def base(tmp_path: Path) -> str:
     return str(path)
 
 
-class TestRbd(VolumePromises, LayerPromises):
+class TestRbd(VolumePromises, LayerPromises, PointPromises):
     @pytest.fixture
     def reborn(self, ceph: CephPlan) -> Callable[[], VolumeDriver]:
         return lambda: make_driver(ceph)

@@ -18,6 +18,7 @@ from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
 from weft.drivers.volume.rbd.disk_copies import RbdDiskCopies
 from weft.drivers.volume.rbd.fence import cut_off
+from weft.drivers.volume.rbd.heads import Heads
 from weft.drivers.volume.rbd.images import Images, choose_generation, name_disk
 from weft.drivers.volume.rbd.layer_changes import LayerChanges, find_needed
 from weft.drivers.volume.rbd.layers import RbdLayers, describe_volume
@@ -50,7 +51,8 @@ class RbdVolumes:
         self._changes = LayerChanges(self._records, self._images, self._names, self._where)
         self.layers = RbdLayers(self._records, self._changes, self._images, self._names, self._where, self._refuse_full)
         self.taking = RbdTaking(self.layers, self._images, self._names, self._where)
-        self.copies = RbdDiskCopies(self._records, self._changes, self._images, self._client, self._refuse_full)
+        heads = Heads(self._records, self._images, self._client, self._where)
+        self.copies = RbdDiskCopies(self._records, self._changes, self._images, heads, self._where, self._refuse_full)
         self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}
         self._asking = threading.Lock()

@@ -44,7 +44,13 @@ class LayerChanges:
                 if layer not in known:
                     raise NotFound(f"layer {layer} of snapshot {snapshot.id} is not in {self._where}")
             disks[name] = StoredDisk(tuple(known[layer] for layer in disk.layers), disk.size_bytes, disk.name)
-        stored = StoredSnapshot(snapshot.uid, disks, snapshot.workload, snapshot.taken_at)
+        stored = StoredSnapshot(
+            *(snapshot.uid, disks, snapshot.workload, snapshot.taken_at),
+            source=snapshot.source,
+            consistency=snapshot.consistency,
+            final=snapshot.final,
+            came=snapshot.came,
+        )
         await self._records.keep(check_id(snapshot.id), stored)
 
     def find_disk(self, records: Records, snapshot_id: str, disk: str) -> StoredDisk:
@@ -63,16 +69,36 @@ class LayerChanges:
         """Those of ``layers`` that nothing in ``records`` needs, and images of no volume of which nothing is needed."""
         unneeded = set(layers) - records.list_kept_layers()
         for image in {name_image(layer) for layer in unneeded} - volumes - find_needed(records):
-            await self._images.drop(image)
-            await self._records.write_chain(image, Chain())
+            await self._drop_points(image, records)
         for volume in volumes & records.chains.keys():
             free = records.list_unneeded(volume, volumes)
             unneeded -= {layer for layer in records.chains[volume].layers if layer not in free}
         for layer in sorted(unneeded):
             await self.drop_layer(layer, records)
 
+    async def unite(self, layer: str, records: Records) -> None:
+        """Drop a layer that only stands below others. Its image goes with its last one."""
+        image = name_image(layer)
+        others = {one for one in records.list_kept_layers() if name_image(one) == image} - {layer}
+        if others or image in (await self._names.read()).values():
+            await self._images.drop_snapshot(layer)
+        else:
+            await self._drop_points(image, records)
+        await self._forget(layer, await self._records.read())  # another node may have dropped a snapshot meanwhile
+
+    async def _drop_points(self, image: str, records: Records) -> None:
+        """All of an image that no volume has, and nothing needs."""
+        await self._images.drop(image)
+        await self._records.write_chain(image, Chain())
+        for one in records.claims:
+            if one.image == image:
+                await self._records.drop_claim(one)
+
     async def drop_layer(self, layer: str, records: Records) -> None:
         await self._images.drop_snapshot(layer)
+        await self._forget(layer, records)
+
+    async def _forget(self, layer: str, records: Records) -> None:
         for id_, kept in records.kept.items():
             if layer in kept.list_layers():
                 disks = {name: replace(disk, layers=_drop(disk.layers, layer)) for name, disk in kept.disks.items()}

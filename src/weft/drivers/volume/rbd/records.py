@@ -16,7 +16,7 @@ from weft.drivers.linux.ceph.programs import CephClient
 from weft.objects.errors import DriverFailed, NotFound
 
 OBJECT = "weft-snapshots"
-_CHAIN, _KEPT = "chain/", "kept/"
+_CHAIN, _KEPT, _CLAIM = "chain/", "kept/", "claim/"
 
 
 class Chain(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,6 +37,10 @@ class StoredSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     disks: dict[str, StoredDisk]
     workload: str = ""
     taken_at: float = 0.0
+    source: str = ""
+    consistency: str = ""
+    final: bool = False
+    came: bool = False
 
     def list_layers(self) -> Iterator[str]:
         return (layer for disk in self.disks.values() for layer in disk.layers)
@@ -46,7 +50,27 @@ class StoredSnapshot(msgspec.Struct, frozen=True, omit_defaults=True):
             name: KeptDisk(tuple(map(name_layer, disk.layers)), disk.size_bytes, disk.name)
             for name, disk in self.disks.items()
         }
-        return KeptSnapshot(id_, self.uid, disks, used_bytes=used_bytes, workload=self.workload, taken_at=self.taken_at)
+        return KeptSnapshot(
+            *(id_, self.uid, disks),
+            used_bytes=used_bytes,
+            workload=self.workload,
+            taken_at=self.taken_at,
+            source=self.source,
+            consistency=self.consistency,
+            final=self.final,
+            came=self.came,
+        )
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Somebody writes into an image that holds points, for a layer to come."""
+
+    image: str
+    writer: str
+    layer: str
+
+    def name(self) -> str:
+        return f"{_CLAIM}{self.image}/{self.writer}"
 
 
 class Records(msgspec.Struct, frozen=True):
@@ -54,6 +78,7 @@ class Records(msgspec.Struct, frozen=True):
 
     chains: dict[str, Chain]  # by image
     kept: dict[str, StoredSnapshot]  # by id
+    claims: tuple[Claim, ...] = ()
 
     def list_kept_layers(self, *, but: str = "") -> set[str]:
         return {layer for id_, one in self.kept.items() if id_ != but for layer in one.list_layers()}
@@ -67,31 +92,45 @@ class Records(msgspec.Struct, frozen=True):
         tips = {disk.layers[-1] for one in self.kept.values() for disk in one.disks.values()}
         return [layer for layer in chain.layers if layer not in others and layer not in tips]
 
+    def list_mergeable(self) -> list[str]:
+        """See ``DiskCopies``. Ceph itself unites what snapshots hold, so it doesn't matter what is above."""
+        needed = {layer for chain in self.chains.values() for layer in chain.layers}
+        needed |= {disk.layers[-1] for one in self.kept.values() for disk in one.disks.values()}
+        came = (layer for one in self.kept.values() if one.came for layer in one.list_layers())
+        return [layer for layer in dict.fromkeys(came) if layer not in needed]
+
 
 class RecordStore:
+    """``has_points``: whether anything was taken in, as far as the last look tells."""
+
     def __init__(self, client: CephClient, pool: str) -> None:
         self._client, self._pool = client, pool
+        self.has_points = True
 
     async def read(self) -> Records:
         """Raises DriverFailed."""
         try:
             found = read_values(await self._rados("listomapvals", OBJECT))
         except NotFound:
+            self.has_points = False
             return Records({}, {})
-        chains, kept = {}, {}
+        chains, kept, claims = {}, {}, list[Claim]()
         try:
             for key, value in found.items():
                 if key.startswith(_CHAIN):
                     chains[key.removeprefix(_CHAIN)] = msgspec.json.decode(value, type=Chain)
                 elif key.startswith(_KEPT):
                     kept[key.removeprefix(_KEPT)] = msgspec.json.decode(value, type=StoredSnapshot)
+                elif key.startswith(_CLAIM):
+                    claims.append(msgspec.json.decode(value, type=Claim))
         except msgspec.DecodeError as problem:
             raise DriverFailed(
                 f"a record of the Ceph pool {self._pool} can't be read: {key}: {problem}",
                 hint=f"see rados -p {self._pool} listomapvals {OBJECT}; until then its snapshots stay as they are",
                 details={"step": "snapshot"},
             ) from problem
-        return Records(chains, kept)
+        self.has_points = any(one.came for one in kept.values())
+        return Records(chains, kept, tuple(claims))
 
     async def write_chain(self, image: str, chain: Chain) -> None:
         if chain == Chain():
@@ -104,6 +143,12 @@ class RecordStore:
 
     async def drop(self, id_: str) -> None:
         await self._forget(f"{_KEPT}{id_}")
+
+    async def write_claim(self, claim: Claim) -> None:
+        await self._write(claim.name(), claim)
+
+    async def drop_claim(self, claim: Claim) -> None:
+        await self._forget(claim.name())
 
     async def _write(self, key: str, value: msgspec.Struct) -> None:
         text = json.dumps(msgspec.to_builtins(value), separators=(",", ":"))  # ASCII
