@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ceph_lab import needs_ceph, place_of, run_ceph
+from ceph_lab import needs_ceph, run_ceph
+from rbd_lab import Cut, io, list_images, make_driver, rbd
 from tests.conformance.layers import SIZE, LayerPromises
-from tests.conformance.points import PointPromises
 from tests.conformance.volume import BASE_BYTES, ID, MIB, VolumePromises
 
 from weft.contracts.clock import SystemClock
@@ -30,11 +29,6 @@ from weft.objects.identity import short_id
 pytestmark = [needs_ceph, pytest.mark.host]
 
 OBJECT = 4 * MIB  # what Ceph counts in
-
-
-def make_driver(ceph: CephPlan, node: str = "n1") -> RbdVolumes:
-    host = Host(node, f"uid-{node}", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
-    return RbdVolumes(host, SystemClock(), "ceph", place_of(ceph))
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +57,10 @@ def base(tmp_path: Path) -> str:
     return str(path)
 
 
-class TestRbd(VolumePromises, LayerPromises, PointPromises):
+class TestRbd(VolumePromises, LayerPromises):
     @pytest.fixture
     def reborn(self, ceph: CephPlan) -> Callable[[], VolumeDriver]:
         return lambda: make_driver(ceph)
-
-
-def rbd(ceph: CephPlan, *words: str) -> str:
-    argv = ["rbd", "-c", str(ceph.conf), "--id", "weft", *words]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
-def io(ceph: CephPlan, image: str, *commands: str) -> subprocess.CompletedProcess[str]:
-    words = [word for command in commands for word in ("-c", command)]
-    options = f"driver=rbd,pool={ceph.pool},image={image},conf={ceph.conf},user=weft"
-    argv = ["qemu-io", *words, "--image-opts", options]
-    return subprocess.run(argv, check=False, capture_output=True, text=True, timeout=60)
 
 
 async def test_two_nodes_are_the_same_storage_and_see_each_others_volumes(ceph: CephPlan, driver: RbdVolumes) -> None:
@@ -227,13 +209,6 @@ async def take(driver: RbdVolumes, *layers: str) -> None:
     await driver.layers.keep(snapshot_of(layers[-1], *layers))
 
 
-async def list_images(ceph: CephPlan, driver: RbdVolumes) -> list[str]:
-    while driver._images.purging:
-        await asyncio.gather(*driver._images.purging)
-    trashed = [one["name"] for one in json.loads(rbd(ceph, "trash", "ls", ceph.pool, "--format", "json"))]
-    return sorted([one for one in rbd(ceph, "ls", ceph.pool).split() if not one.startswith("weft-image-")] + trashed)
-
-
 async def test_a_disk_goes_back_and_forth_and_its_snapshots_are_deleted_anywhere(
     ceph: CephPlan, driver: RbdVolumes, base: str
 ) -> None:
@@ -262,10 +237,6 @@ async def test_a_disk_goes_back_and_forth_and_its_snapshots_are_deleted_anywhere
     assert holds(ceph, twin, 1)
     await driver.remove("twin")
     assert await list_images(ceph, driver) == [], "nothing is left of any of it"
-
-
-class Cut(BaseException):
-    """The agent's process ends here."""
 
 
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from tests.unit.drivers.volume.test_points import add_three, list_layers, show
+from tests.conformance.points import add_three, list_layers, show
 from tests.unit.drivers.volume.test_volume_layers import make_driver
 
 from weft.agent.replication.merging import Merging
@@ -28,4 +28,4 @@ async def test_layers_of_points_that_are_gone_are_merged_but_not_beside_steps_th
         await merging.merge_all()
         assert await list_layers(driver) == {"p3": ("in1", "in2", "in3")}
     await merging.merge_all()
-    assert (await list_layers(driver), await show(driver, 3)) == ({"p3": ("in3",)}, "ab.c.c")
+    assert (await list_layers(driver), await show(driver, "p3")) == ({"p3": ("in3",)}, "ab.c.c")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.conformance.points import PointsDriver
 from tests.unit.drivers.volume.test_volume_layers import ID as VOLUME
 from tests.unit.drivers.volume.test_volume_layers import list_files, make_driver, write, write_volume
 
@@ -37,9 +38,10 @@ CLAIMS = Claims(node_uid="n1", verb="receive", guest_id="replica-1")
 
 
 class Node:
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, driver: PointsDriver | None = None) -> None:
+        """Its one pool is a folder, unless it is given."""
         place.mkdir()
-        self.driver = make_driver(place)
+        self.driver: Any = driver or make_driver(place)
         pools = Pools(self.driver, {}, SystemClock(), asyncio.Event())
         self.receiver = Receiver(pools, SystemClock(), lambda: None, lambda: None)
         server = cast(Server, _Server())

@@ -73,8 +73,8 @@ class Heads:
             raise self.describe_missing(layer_id)
 
     def find(self, layer_id: str, records: Records) -> str:
-        """The image whose head this process writes for the layer; "": none, or another has claimed it since. What an earlier process
-        wrote may be half of it."""
+        """The image whose head this process writes for the layer; "": none, or another has claimed it since. What an earlier
+        process wrote may be half of it."""
         found = [one.image for one in self._list_mine(layer_id, records)]
         return found[0] if found else ""
 
