@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.unit.agent.replication.test_there_and_back import Node, connect, orde
 
 from weft.contracts.driver.volume import VolumeFacts
 from weft.drivers.linux.ceph.programs import CephClient
-from weft.drivers.volume.rbd import disk_copies
+from weft.drivers.volume.rbd import disk_copies, heads
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
@@ -68,6 +69,11 @@ def rados(ceph: CephPlan, *words: str) -> str:
     return subprocess.run(argv, check=False, capture_output=True, text=True).stdout
 
 
+def list_snapshots(ceph: CephPlan, image: str) -> list[str]:
+    found = json.loads(rbd(ceph, "snap", "ls", f"{ceph.pool}/{image}", "--format", "json"))
+    return [one["name"] for one in found]
+
+
 class TestPointsInCeph(PointPromises):
     @pytest.fixture
     def reborn(self, ceph: CephPlan) -> Callable[[], PointsDriver]:
@@ -86,7 +92,7 @@ async def test_a_point_takes_what_changed_inside_the_image_of_the_one_before(
     assert second.used_bytes <= 4 << 20
     await driver.layers.drop("p1")
     await driver.copies.merge("in1")
-    assert [one.split()[1] for one in rbd(ceph, "snap", "ls", f"{ceph.pool}/weft-kept-in1").splitlines()[1:]] == ["in2"]
+    assert list_snapshots(ceph, "weft-kept-in1") == ["in2"]
 
 
 async def test_a_writer_that_was_lost_is_cut_off_and_is_in_no_point(ceph: CephPlan, driver: RbdVolumes) -> None:
@@ -196,6 +202,25 @@ async def test_an_agent_killed_at_any_command_spoils_no_point_and_the_next_one_g
         if not killed:
             break
     assert not killed
+
+
+async def test_what_an_agent_had_begun_that_was_killed_goes_with_the_next_one(
+    ceph: CephPlan, driver: RbdVolumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add(driver, 1, {0: "a"})
+    with monkeypatch.context() as patch:
+        patch.setattr(heads, "RUN", "earlier")
+        killed, elsewhere = make_driver(ceph), make_driver(ceph, "n2")
+        for layer, on in (("in2", "p1"), ("one", "")):
+            await write(killed, layer, {1: "x"}, on=on)
+        rbd(ceph, "snap", "create", "--no-progress", f"{ceph.pool}/weft-kept-in1@in2")  # it was being taken in
+        await write(elsewhere, "other", {1: "x"})
+    assert await make_driver(ceph).copies.list_mergeable() == []
+    assert await list_images(ceph, driver) == ["weft-kept-in1", "weft-kept-other"]
+    assert list_snapshots(ceph, "weft-kept-in1") == ["in1"]
+    await elsewhere.copies.discard(["other"])
+    await add(driver, 2, {2: "b"}, on="p1")
+    assert await show(driver, "p2") == "a.b"
 
 
 def stamp(ceph: CephPlan, facts: VolumeFacts | None, letter: str, block: int) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
+from weft.contracts.driver.layers import KeptDisk, KeptSnapshot
 from weft.drivers.linux.ceph.conf import write_client_conf
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.base_images import BaseImages
@@ -129,6 +131,25 @@ def test_a_layer_is_needed_by_a_snapshot_that_ends_with_it_and_by_another_volume
     assert records.list_unneeded("a", ["a", "b"]) == ["a@3"]
     assert records.list_kept_layers() == {"a@1", "a@2"}
     assert Records({"a": Chain(("a@1",), "2")}, {}).list_unneeded("a", ["a"]) == []
+
+
+def test_layers_of_points_are_mergeable_that_no_snapshot_ends_with_and_no_volume_stands_on() -> None:
+    points = {
+        "p3": StoredSnapshot("u", {"root": StoredDisk(("a@1", "a@2", "a@3"), 1)}, came=True),
+        "p5": StoredSnapshot("u", {"root": StoredDisk(("a@1", "a@2", "a@3", "a@4", "b@5"), 1)}, came=True),
+    }
+    taken = {"s": StoredSnapshot("u", {"root": StoredDisk(("v@1", "v@2"), 1)})}
+    assert Records({}, points | taken).list_mergeable() == ["a@1", "a@2", "a@4"]
+    assert Records({"w": Chain(("a@1", "a@2"))}, points).list_mergeable() == ["a@4"]
+
+
+def test_a_record_of_an_earlier_version_is_read_and_a_point_keeps_what_it_is_a_copy_of() -> None:
+    old = b'{"uid":"u","disks":{"root":{"layers":["a@1"],"size_bytes":8}},"workload":"w","taken_at":1.5}'
+    kept = msgspec.json.decode(old, type=StoredSnapshot)
+    assert kept.describe("s") == KeptSnapshot("s", "u", {"root": KeptDisk(("1",), 8)}, workload="w", taken_at=1.5)
+    point = StoredSnapshot("u", kept.disks, source="there", consistency="crash", final=True, came=True)
+    again = msgspec.json.decode(msgspec.json.encode(point), type=StoredSnapshot).describe("p")
+    assert (again.source, again.consistency, again.final, again.came) == ("there", "crash", True, True)
 
 
 def put_program(folder: Path, name: str, script: str) -> None:

@@ -89,6 +89,8 @@ class RbdDiskCopies:
             if on:
                 tip = self._find_tip(records, on, disk, size_bytes)
             is_head = bool(tip) and await self._heads.claim(tip, layer_id, records)
+            if not is_head:
+                await self._heads.claim_whole(image, layer_id)
         if is_head:
             await self._heads.empty(tip, size)
             return name_image(tip), True
@@ -133,7 +135,7 @@ class RbdDiskCopies:
                 await self._images.take_snapshot(one.layer)
             records = await self._records.read()
             for one in found.values():
-                if one.in_head and not self._heads.find(name_layer(one.layer), records):
+                if one.in_head and self._heads.find(name_layer(one.layer), records) != name_image(one.layer):
                     raise self._heads.describe_missing(name_layer(one.layer))  # another may have written there too
             former, disks = self._list_former(on, records), dict(snapshot.disks)  # layers below may be united by now
             for name in [name for name, one in found.items() if one.continues]:
@@ -164,15 +166,18 @@ class RbdDiskCopies:
         wanted = set(layer_ids)
         async with self._changes.changing:
             records = await self._records.read()
+            await self._heads.release(wanted, records)
             written = {f"{KEPT}{layer_id}{mark}" for layer_id in wanted for mark in ("", _AGAIN)}
             for image in (written & await self._images.list_all()) - find_needed(records):
                 await self._images.drop(image)
-            await self._heads.release(wanted, records)
 
     async def list_mergeable(self) -> list[str]:
-        if not self._records.has_points:
+        if self._heads.is_tidy and not self._records.has_points:
             return []  # this is asked again and again
-        return list(map(name_layer, (await self._records.read()).list_mergeable()))
+        async with self._changes.changing:
+            records = await self._records.read()
+            await self._heads.tidy(records)
+        return list(map(name_layer, records.list_mergeable()))
 
     async def merge(self, layer_id: str) -> None:
         """Ceph keeps what the snapshots above need."""

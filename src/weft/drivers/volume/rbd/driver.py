@@ -51,7 +51,7 @@ class RbdVolumes:
         self._changes = LayerChanges(self._records, self._images, self._names, self._where)
         self.layers = RbdLayers(self._records, self._changes, self._images, self._names, self._where, self._refuse_full)
         self.taking = RbdTaking(self.layers, self._images, self._names, self._where)
-        heads = Heads(self._records, self._images, self._client, self._where)
+        heads = Heads(self._records, self._images, self._client, host.node_uid, self._where)
         self.copies = RbdDiskCopies(self._records, self._changes, self._images, heads, self._where, self._refuse_full)
         self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}

@@ -1,7 +1,9 @@
-"""Heads of images that hold points of replicas: the next point is written over the newest one, and becomes a snapshot beside it.
+"""Who writes into which image of a disk that comes, and the heads of images that hold points of replicas: the next point is written
+over the newest one there, and becomes a snapshot beside it.
 
-Who writes to a head has a claim to it in the pool's records, set before the first byte and dropped once what came is a snapshot or
-counts no more. Who finds another's claim takes it away and cuts that one off: it was killed, or is on a node that the server lost.
+Who writes has a claim in the pool's records, set before the first byte and dropped once what came is a snapshot or counts no more.
+Who finds another's claim to a head takes it away and cuts that one off: it was killed, or is on a node that the server lost. What
+an earlier process of this node left is dropped once.
 """
 
 from __future__ import annotations
@@ -12,16 +14,31 @@ from collections.abc import Iterable
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.fence import cut_off
 from weft.drivers.volume.rbd.images import KEPT, Images
+from weft.drivers.volume.rbd.layer_changes import find_needed
 from weft.drivers.volume.rbd.records import Claim, Records, RecordStore, name_image, name_layer
 from weft.objects.errors import NotFound
+from weft.objects.identity import short_id
+
+RUN = uuid.uuid4().hex  # this process
 
 
 class Heads:
-    """``claim``, ``find`` and ``release`` are called with the records' lock held."""
+    """All but ``empty`` and ``check`` are called with the records' lock held."""
 
-    def __init__(self, records: RecordStore, images: Images, client: CephClient, where: str) -> None:
+    def __init__(self, records: RecordStore, images: Images, client: CephClient, node_uid: str, where: str) -> None:
         self._records, self._images, self._client, self._where = records, images, client, where
-        self._writers: dict[str, str] = {}  # by layer: this process, as its claim calls it
+        self._node, self.is_tidy = short_id(node_uid), False
+        self._writers: dict[str, str] = {}  # by layer: as its claim calls it
+
+    async def claim_whole(self, image: str, layer_id: str) -> None:
+        """The layer is written into an image of its own."""
+        await self._claim(image, layer_id)
+
+    async def _claim(self, image: str, layer_id: str) -> Claim:
+        mine = Claim(image, f"{self._node}-{RUN}-{uuid.uuid4().hex}", layer_id)
+        self._writers[layer_id] = mine.writer
+        await self._records.write_claim(mine)
+        return mine
 
     async def claim(self, tip: str, layer_id: str, records: Records) -> bool:
         """Whether the layer may be written into the head of the tip's image, of which the tip is the newest snapshot then. Raises
@@ -29,9 +46,7 @@ class Heads:
         image = name_image(tip)
         if not image.startswith(KEPT) or await self._find_above(tip, records) is None:
             return False
-        mine = Claim(image, uuid.uuid4().hex, layer_id)
-        self._writers[layer_id] = mine.writer
-        await self._records.write_claim(mine)
+        mine = await self._claim(image, layer_id)
         records = await self._records.read()
         others = [one for one in records.claims if one.image == image and one != mine]
         for one in others:  # first, so that who opens the image after that sees that it has no claim
@@ -40,9 +55,12 @@ class Heads:
             await cut_off(self._client, self._images.at(image))
             records = await self._records.read()  # it may have been quicker
         left = await self._find_above(tip, records)
-        for name in reversed(left or []):
+        if left is None:
+            await self._records.drop_claim(mine)
+            return False
+        for name in reversed(left):
             await self._images.drop_snapshot(f"{image}@{name}")
-        return left is not None
+        return True
 
     async def _find_above(self, tip: str, records: Records) -> list[str] | None:
         """The snapshots above the tip, which no record names; None if one does."""
@@ -83,13 +101,28 @@ class Heads:
 
     async def release(self, layer_ids: Iterable[str], records: Records) -> None:
         """What this process wrote for these layers counts no more, but for those that a snapshot needs."""
-        needed = records.list_kept_layers()
         for layer_id in layer_ids:
             for one in self._list_mine(layer_id, records):
-                if f"{one.image}@{layer_id}" not in needed:
-                    await self._images.drop_snapshot(f"{one.image}@{layer_id}")
-                await self._records.drop_claim(one)
+                await self._release(one, records)
             self._writers.pop(layer_id, None)
+
+    async def _release(self, claim: Claim, records: Records) -> None:
+        """Its content before the claim, by which it is found when this is cut off."""
+        if claim.image not in find_needed(records):
+            await self._images.drop(claim.image)
+        elif (layer := f"{claim.image}@{claim.layer}") not in records.list_kept_layers():
+            await self._images.drop_snapshot(layer)
+        await self._records.drop_claim(claim)
+
+    async def tidy(self, records: Records) -> None:
+        """Drop what an earlier process of this node was writing."""
+        if self.is_tidy:
+            return
+        mine, now = f"{self._node}-", f"{self._node}-{RUN}-"
+        for one in records.claims:
+            if one.writer.startswith(mine) and not one.writer.startswith(now):
+                await self._release(one, records)
+        self.is_tidy = True
 
     def describe_missing(self, layer_id: str) -> NotFound:
         return NotFound(f"disk {layer_id} has not come to {self._where}", hint="send it again")
