@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from weft.contracts.driver.layers import MOST_LAYERS, KeptSnapshot, ServedDisk
 from weft.drivers.volume.disk_server import serve_disk
+from weft.drivers.volume.rbd.contents import Contents
 from weft.drivers.volume.rbd.heads import Heads
 from weft.drivers.volume.rbd.images import KEPT, Images
 from weft.drivers.volume.rbd.layer_changes import LayerChanges, find_needed
@@ -39,12 +40,13 @@ class RbdDiskCopies:
         records: RecordStore,
         changes: LayerChanges,
         images: Images,
+        contents: Contents,
         heads: Heads,
         where: str,
         check_space: Callable[[], Awaitable[None]],
     ) -> None:
-        self._records, self._changes, self._images, self._heads = records, changes, images, heads
-        self._where, self._check_space = where, check_space
+        self._records, self._changes, self._images, self._contents = records, changes, images, contents
+        self._heads, self._where, self._check_space = heads, where, check_space
 
     @contextlib.asynccontextmanager
     async def read(
@@ -60,7 +62,7 @@ class RbdDiskCopies:
         present = await self._images.list_snapshots(name_image(tip))
         if former not in [f"{name_image(tip)}@{name}" for name in present[: present.index(name_layer(tip))]]:
             former = ""
-        extents = await self._images.list_changes(tip, name_layer(former))
+        extents = await self._contents.list_changes(tip, name_layer(former))
         async with serve_disk(self._name(*tip.split("@")), read_only=True) as socket:
             yield ServedDisk(socket, kept.size_bytes, extents, not former)
 
@@ -156,7 +158,7 @@ class RbdDiskCopies:
         """Where a disk came to. One that came whole continues nothing, whatever came before it. Raises NotFound."""
         image, tip = _choose_image(layer_id, records), former.layers[-1] if former is not None else ""
         if image in present:
-            is_clone = bool(tip) and await self._images.find_parent(image) == tip
+            is_clone = bool(tip) and await self._contents.find_parent(image) == tip
             return _Written(f"{image}@{layer_id}", is_clone, in_head=False)
         if tip and self._heads.find(layer_id, records) == name_image(tip):
             return _Written(f"{name_image(tip)}@{layer_id}", True, in_head=True)

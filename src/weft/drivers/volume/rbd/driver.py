@@ -16,6 +16,7 @@ from weft.contracts.driver.volume import OsdFacts, PoolFacts, VolumeFacts
 from weft.drivers.linux.ceph.conf import find_setting, read_parts, write_client_conf
 from weft.drivers.linux.ceph.programs import CephClient
 from weft.drivers.volume.rbd.base_images import SNAPSHOT, BaseImages, find_size
+from weft.drivers.volume.rbd.contents import Contents
 from weft.drivers.volume.rbd.disk_copies import RbdDiskCopies
 from weft.drivers.volume.rbd.fence import cut_off
 from weft.drivers.volume.rbd.heads import Heads
@@ -51,8 +52,11 @@ class RbdVolumes:
         self._changes = LayerChanges(self._records, self._images, self._names, self._where)
         self.layers = RbdLayers(self._records, self._changes, self._images, self._names, self._where, self._refuse_full)
         self.taking = RbdTaking(self.layers, self._images, self._names, self._where)
-        heads = Heads(self._records, self._images, self._client, host.node_uid, self._where)
-        self.copies = RbdDiskCopies(self._records, self._changes, self._images, heads, self._where, self._refuse_full)
+        contents = Contents(self._client, self._images.at)
+        heads = Heads(self._records, self._images, contents, self._client, host.node_uid, self._where)
+        self.copies = RbdDiskCopies(
+            *(self._records, self._changes, self._images, contents, heads, self._where, self._refuse_full)
+        )
         self._osds = LocalOsds(clock)
         self._making: dict[str, asyncio.Lock] = {}
         self._asking = threading.Lock()

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable
 
 from weft.drivers.linux.ceph.programs import CephClient
+from weft.drivers.volume.rbd.contents import Contents
 from weft.drivers.volume.rbd.fence import cut_off
 from weft.drivers.volume.rbd.images import KEPT, Images
 from weft.drivers.volume.rbd.layer_changes import find_needed
@@ -25,8 +26,17 @@ RUN = uuid.uuid4().hex  # this process
 class Heads:
     """All but ``empty`` and ``check`` are called with the records' lock held."""
 
-    def __init__(self, records: RecordStore, images: Images, client: CephClient, node_uid: str, where: str) -> None:
-        self._records, self._images, self._client, self._where = records, images, client, where
+    def __init__(
+        self,
+        records: RecordStore,
+        images: Images,
+        contents: Contents,
+        client: CephClient,
+        node_uid: str,
+        where: str,
+    ) -> None:
+        self._records, self._images, self._contents = records, images, contents
+        self._client, self._where = client, where
         self._node, self.is_tidy = short_id(node_uid), False
         self._writers: dict[str, str] = {}  # by layer: as its claim calls it
 
@@ -77,9 +87,9 @@ class Heads:
         """Make the head as the tip is, at least so large. Raises NotFound (``snapshotGone``), DriverFailed."""
         image = name_image(tip)
         try:
-            size = await self._images.measure_snapshot(tip)
-            if await self._images.is_changed(tip) or await self._images.find_size(image) != size:
-                await self._images.roll_back(tip)
+            size = await self._contents.measure_snapshot(tip)
+            if await self._contents.is_changed(tip) or await self._contents.find_size(image) != size:
+                await self._contents.roll_back(tip)
         except NotFound:
             raise self._gone(tip) from None
         if size_bytes > size:

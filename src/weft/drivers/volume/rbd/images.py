@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Collection
 from typing import Any
@@ -20,7 +19,6 @@ from weft.drivers.volume.rbd.place import RbdPlace
 from weft.objects.errors import DriverFailed, NotFound, WeftError
 
 DISK, KEPT = "weft-disk-", "weft-kept-"  # of a volume; of a disk that came from a backup, and no volume had
-LOOK_SECONDS, COPY_SECONDS = 600.0, 3600.0
 MOST_LOOKS = 5  # at all images, while others remove some
 _GENERATION, _LAYER = "~", "."
 log = logging.getLogger("weft.agent")
@@ -82,39 +80,6 @@ class Images:
 
     async def list_all(self) -> set[str]:
         return {str(one) for one in await self._client.ask("rbd", "ls", "-p", self._place.pool)}
-
-    async def find_size(self, image: str) -> int:
-        """Raises NotFound."""
-        return int((await self._client.ask("rbd", "info", self.at(image)))["size"])
-
-    async def find_parent(self, image: str) -> str:
-        """The layer that it is a clone of; "". Raises NotFound."""
-        found = (await self._client.ask("rbd", "info", self.at(image))).get("parent")
-        return f"{found['image']}@{found['snapshot']}" if found else ""
-
-    async def measure_snapshot(self, layer: str) -> int:
-        """How large the disk was. Raises NotFound."""
-        image, _, name = layer.partition("@")
-        for one in await self._client.ask("rbd", "snap", "ls", self.at(image)):
-            if one["name"] == name:
-                return int(one["size"])
-        raise NotFound(f"{self._where} has no layer {layer}")
-
-    async def list_changes(self, at: str, since: str = "") -> list[tuple[int, int, bool]]:
-        """Offset, length and whether it is zero, of what differs between a layer, or an image as it is, and its earlier snapshot
-        ``since``; "": of all that it holds. Raises NotFound."""
-        words = ["diff", self.at(at), *(["--from-snap", since] if since else [])]
-        found = json.loads(await self._client.run("rbd", *words, "--format", "json", seconds=LOOK_SECONDS))
-        return [(int(one["offset"]), int(one["length"]), str(one["exists"]) != "true") for one in found]
-
-    async def is_changed(self, layer: str) -> bool:
-        """Whether its image may hold something else now. Raises NotFound."""
-        image, _, name = layer.partition("@")
-        return bool(await self.list_changes(image, name))
-
-    async def roll_back(self, layer: str) -> None:
-        """Make its image as it was; if cut off, it is half of both. Raises NotFound."""
-        await self._client.run("rbd", "snap", "rollback", self.at(layer), "--no-progress", seconds=COPY_SECONDS)
 
     async def is_written(self, image: str) -> bool:
         """Whether somebody has it open and has written to it, who may write more. Raises NotFound."""
