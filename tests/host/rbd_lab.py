@@ -13,6 +13,8 @@ from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.volume.rbd.driver import RbdVolumes
 from weft.launch.local.ceph.layout import CephPlan
 
+LOOKS = 50
+
 
 def make_driver(ceph: CephPlan, node: str = "n1") -> RbdVolumes:
     host = Host(node, f"uid-{node}", "/nowhere", "/nowhere", "wtst", "10.99.0.1", "lo", "weft/t", Capacity(1, 1, 1))
@@ -32,9 +34,15 @@ def io(ceph: CephPlan, image: str, *commands: str) -> subprocess.CompletedProces
 
 
 async def list_images(ceph: CephPlan, driver: RbdVolumes) -> list[str]:
-    while driver._images.purging:
-        await asyncio.gather(*driver._images.purging)
-    trashed = [one["name"] for one in json.loads(rbd(ceph, "trash", "ls", ceph.pool, "--format", "json"))]
+    """Also what is in the trash, once no driver of the test empties it any more: each tries what it finds there once."""
+    trashed: list[str] = []
+    for _ in range(LOOKS):
+        while driver._images.purging:
+            await asyncio.gather(*driver._images.purging)
+        trashed = [one["name"] for one in json.loads(rbd(ceph, "trash", "ls", ceph.pool, "--format", "json"))]
+        if not trashed:
+            break
+        await asyncio.sleep(0.2)
     return sorted([one for one in rbd(ceph, "ls", ceph.pool).split() if not one.startswith("weft-image-")] + trashed)
 
 

@@ -215,8 +215,9 @@ async def test_what_an_agent_had_begun_that_was_killed_goes_with_the_next_one(
             await write(killed, layer, {1: "x"}, on=on)
         rbd(ceph, "snap", "create", "--no-progress", f"{ceph.pool}/weft-kept-in1@in2")  # it was being taken in
         await write(elsewhere, "other", {1: "x"})
-    assert await make_driver(ceph).copies.list_mergeable() == []
-    assert await list_images(ceph, driver) == ["weft-kept-in1", "weft-kept-other"]
+    now = make_driver(ceph)
+    assert await now.copies.list_mergeable() == []
+    assert await list_images(ceph, now) == ["weft-kept-in1", "weft-kept-other"]
     assert list_snapshots(ceph, "weft-kept-in1") == ["in1"]
     await elsewhere.copies.discard(["other"])
     await add(driver, 2, {2: "b"}, on="p1")
