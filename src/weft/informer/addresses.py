@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Container, Iterable, Sequence, Set
 from heapq import heappop, heappush
 
 import msgspec
@@ -95,19 +95,28 @@ class _Pool:
     __slots__ = ("macs", "next_free", "returned", "taken")
 
     def __init__(self) -> None:
-        self.taken: set[int] = set()
-        self.macs: set[str] = set()
+        self.taken: dict[int, str] = {}  # with the MAC of each
+        # By how many addresses: a VM may arrive with one that is reserved here for a commit, which fails then.
+        self.macs: Counter[str] = Counter()
         self.next_free = 0
         self.returned: list[int] = []  # a heap; an address that is taken again stays in it until it comes up
 
     def add(self, spec: EndpointSpec) -> None:
-        self.taken.add(_number(spec.address))
-        self.macs.add(spec.mac)
+        self._forget(_number(spec.address))
+        self.taken[_number(spec.address)] = spec.mac
+        self.macs[spec.mac] += 1
 
     def drop(self, spec: EndpointSpec) -> None:
-        self.taken.discard(_number(spec.address))
-        self.macs.discard(spec.mac)
+        self._forget(_number(spec.address))
         self.free(_number(spec.address))
+
+    def _forget(self, number: int) -> None:
+        mac = self.taken.pop(number, None)
+        if mac is None:
+            return
+        self.macs[mac] -= 1
+        if not self.macs[mac]:
+            del self.macs[mac]
 
     def free(self, number: int) -> None:
         if number < self.next_free:
@@ -208,7 +217,7 @@ def _number(address: str) -> int:
     return int(ipaddress.IPv4Address(address))
 
 
-def choose_mac(network_uid: str, address: str, taken: Sequence[set[str]]) -> str:
+def choose_mac(network_uid: str, address: str, taken: Sequence[Container[str]]) -> str:
     """A MAC of QEMU's range, derived from network and address, that is in none of ``taken``."""
     attempt = 0
     while True:

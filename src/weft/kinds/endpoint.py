@@ -63,6 +63,21 @@ def is_egress(spec: EndpointSpec) -> bool:
     return spec.workload.kind == "node"
 
 
+def describe_holder(spec: EndpointSpec, project: str | None) -> str:
+    """Who has it, for people of ``project``: other projects' names are their own."""
+    holder = spec.workload
+    if holder.project in (None, project):
+        return f"{holder.kind}/{holder.name}"
+    return "another project's workload"
+
+
+def describe_taken_mac(spec: EndpointSpec, project: str | None) -> str:
+    """Why nothing may come to that network with the MAC that this endpoint has."""
+    return (
+        f"MAC {spec.mac} in network {spec.network} is taken here by {describe_holder(spec, project)} ({spec.address})"
+    )
+
+
 def endpoint_name(network_uid: str, address: str) -> str:
     """Network first, so that a node can watch one network's endpoints by prefix."""
     return f"{network_uid}.{address}"

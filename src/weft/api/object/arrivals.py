@@ -24,7 +24,14 @@ from weft.kinds.arrival import (
     make_arriving_volumes,
     name_source,
 )
-from weft.kinds.endpoint import ENDPOINT, EndpointSpec, EndpointStatus, endpoint_name
+from weft.kinds.endpoint import (
+    ENDPOINT,
+    EndpointSpec,
+    EndpointStatus,
+    describe_holder,
+    describe_taken_mac,
+    endpoint_name,
+)
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.nic import check_address
@@ -171,13 +178,14 @@ async def _find_network_lack(view: View, project: str | None, nic: ArrivalNic) -
         check_address(nic.address, network, "spec.nics")
     except InvalidInput as problem:
         return problem.message
-    if await view.get(ENDPOINT, None, endpoint_name(network.uid, nic.address)) is not None:
-        return f"{nic.address} in network {nic.network} is taken here"
+    holder = await view.get(ENDPOINT, None, endpoint_name(network.uid, nic.address))
+    if holder is not None:
+        by = describe_holder(decode_part(holder.spec, EndpointSpec), project)
+        return f"{nic.address} in network {nic.network} is taken here by {by}"
     page = await view.store.list(object_key(ENDPOINT.name, None, f"{network.uid}."))
     endpoints = (decode_part(decode_envelope(entry.value, entry.revision).spec, EndpointSpec) for entry in page.entries)
-    if any(one.mac == nic.mac for one in endpoints):
-        return f"MAC {nic.mac} in network {nic.network} is taken here"
-    return ""
+    same = next((one for one in endpoints if one.mac == nic.mac), None)
+    return describe_taken_mac(same, project) if same is not None else ""
 
 
 async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: ArrivalSpec) -> None:
@@ -194,7 +202,8 @@ async def _hold_addresses(context: ApiContext, view: View, draft: Draft, spec: A
         draft.preconditions.append(Absent(endpoint.key))  # the VM names the network, which so stays as it is
         guarded[network.key] = network
     # Written as it is, at the revision on which the reference to it relies: of two arrivals that bring the same MAC, both found
-    # free, one fails and looks again.
+    # free, one fails and looks again. So does the scheduler, which draws MACs for VMs of this cluster; where its commit was first,
+    # the arrivals controller finds that.
     draft.writes += [Put(network.key, encode_envelope(network)) for network in guarded.values()]
 
 

@@ -33,6 +33,7 @@ from weft.kinds.arrival import (
     workload_key,
 )
 from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, describe_taken_mac
 from weft.kinds.fields.cluster.link import MIGRATE
 from weft.kinds.node import NODES_BY_ORPHAN, NodeStatus
 from weft.kinds.vm import VmSpec
@@ -159,8 +160,21 @@ def read_facts(
         allocation=place.uid if place is not None else "",
         active=read_endpoint(view, active),
         unsure=", ".join(dict.fromkeys((*silent, *orphaned))),
+        taken=_find_taken(view, arrival, workload) if workload is not None else "",
         now=now,
     )
+
+
+def _find_taken(view: View, arrival: Item, workload: Item) -> str:
+    """Which MAC of the VM another workload has, that got it at the same moment. ``view`` has all that was committed before the
+    Arrival; what is committed later sees its MACs. So this is certain before the source learns where to send."""
+    if arrival.status(ArrivalStatus).address:
+        return ""
+    for own in (item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)):
+        for other in (item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_NETWORK, own.network_uid)):
+            if other.mac == own.mac and other.workload.uid != workload.uid:
+                return describe_taken_mac(other, arrival.envelope.project)
+    return ""
 
 
 def _find_why_unlinked(link: Item | None, source: str, project: str) -> str:

@@ -19,6 +19,7 @@ from weft.objects.envelope import Condition
 
 FOR_GOOD = ("invalidInput", "unsupported", "noSpace")  # a target that can't get ready for such a reason never will
 _PHASES = {"preparing": "Preparing", "waiting": "Waiting", "migrating": "Migrating", "switching": "Switching"}
+ADDRESS_TAKEN = "addressTaken"
 KEPT_SECONDS = 30 * 86_400.0  # from its end, if the other cluster never takes note of that
 DAY_SECONDS = 86_400.0
 Ending = Literal["Failed", "Cancelled"]
@@ -39,6 +40,7 @@ class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     allocation: str = ""  # uid of the target, or of that place
     active: MigrationEndpoint | None = None  # where its guest was found here after a restore of the store
     unsure: str = ""  # nodes that may have its guest, though the store knows of no target
+    taken: str = ""  # which of its MACs another workload of its networks has, and who that is
     now: float = 0.0
 
 
@@ -110,6 +112,8 @@ def _find_ending(facts: ArrivalFacts) -> tuple[Ending, str, str] | None:
         return FAILED, "notLinked", facts.unlinked
     if not facts.workload or facts.leaving:
         return CANCELLED, "workloadDeleted", f"{facts.spec.of} was deleted here"
+    if facts.taken:
+        return FAILED, ADDRESS_TAKEN, f"{facts.taken}; a guest that runs keeps its MAC"
     report = target.migration_report if target is not None else None
     if target is not None and report is not None and report.phase in ("failed", "abandoned"):
         return FAILED, report.reason or "failed", f"{target.spec.node}: {report.message or report.reason or 'failed'}"

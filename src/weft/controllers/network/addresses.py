@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.contracts.journal import Event
-from weft.contracts.store import Absent, Precondition, Present, Write
+from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.function.egress_endpoints import plan_egress_endpoint, route_egress_endpoints
 from weft.controllers.loop import Plan
@@ -118,7 +118,8 @@ class Addresses:
             if nic.reserved is not None:
                 made = make_endpoint(workload, nic.reserved, place, now)
                 writes.append(put(made.envelope))
-                preconditions += [unchanged(workload), Absent(made.key), Present(nic.network.key)]
+                # A VM that arrives with a MAC of its own writes its network: then the free MACs are looked at again.
+                preconditions += [unchanged(workload), Absent(made.key), unchanged(nic.network)]
         wanted = {nic.endpoint.uid for nic in nics if nic.endpoint is not None}
         in_use = {nic.uid for nic in allocation.spec(AllocationSpec).nics} if allocation is not None else set()
         for endpoint in endpoints:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from weft.contracts.store import Absent, Precondition, Present, Write
+from weft.contracts.store import Absent, Precondition, Write
 from weft.controllers.loop import Plan
 from weft.controllers.service.facts import (
     find_network,
@@ -156,7 +156,7 @@ class Services:
             made = msgspec.structs.replace(got.reserved, served=served)
             endpoint = make_endpoint(service, made, EndpointStatus(), now)
             writes.append(put(endpoint.envelope))
-            preconditions += [Absent(endpoint.key), Present(network.key)]
+            preconditions += [Absent(endpoint.key), unchanged(network)]
         elif endpoint.spec(EndpointSpec).served != served:
             envelope = edit(endpoint)
             spec = endpoint.spec(EndpointSpec)

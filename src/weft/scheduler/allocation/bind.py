@@ -101,7 +101,8 @@ def plan_placement(
             unchanged(node),
             Absent(allocation.key),
             *(Absent(endpoint.key) for endpoint in endpoints.values()),
-            *dict.fromkeys(Present(nic.network.key) for nic, _ in reserved),
+            # A VM that arrives with a MAC of its own writes its network: then the MACs that are free are looked at again.
+            *dict.fromkeys(unchanged(nic.network) for nic, _ in reserved),
             *(AtRevision(item.key, item.envelope.revision) for item in candidate.volume_items),
             *([unchanged(candidate.begins.snapshot)] if candidate.begins is not None else []),
             *([Present(candidate.slot)] if candidate.slot is not None else []),
@@ -152,7 +153,7 @@ def plan_addresses(candidate: Candidate, now: float) -> Commit:
         preconditions=[
             unchanged(workload),
             *(Absent(item.key) for item in made[:-1]),
-            *(Present(nic.network.key) for nic in candidate.nics),
+            *dict.fromkeys(unchanged(nic.network) for nic in candidate.nics),
         ],
         made=made,
     )

@@ -78,6 +78,11 @@ ENDINGS: list[tuple[dict[str, Any], str, str]] = [
     ({"deleting": True}, "Cancelled", "cancelled"),
     ({"leaving": True}, "Cancelled", "workloadDeleted"),
     ({"unlinked": "the link with cluster east was ended"}, "Failed", "notLinked"),
+    (
+        {"taken": "MAC 52:54:00:00:00:01 in network default is taken here by vm/own (10.0.0.2)"},
+        "Failed",
+        "addressTaken",
+    ),
     ({"now": NOW + 600}, "Failed", "timedOut"),
 ]
 

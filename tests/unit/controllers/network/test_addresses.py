@@ -137,3 +137,22 @@ def test_the_address_that_a_guest_has_is_told_before_the_one_that_it_is_to_have(
 def _envelope(kind: str, name: str, uid: str, spec: msgspec.Struct) -> Envelope:
     project = "default" if kind == "vm" else None
     return Envelope(kind=kind, name=name, uid=uid, project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))
+
+
+def test_a_drawn_mac_that_a_vm_arrived_with_meanwhile_stays_taken_once_the_draw_is_given_back() -> None:
+    view, book, blue = make_view(), AddressBook(), network("10.9.0.0/28")
+    vm = Item(_envelope("vm", "web", "v", VmSpec(image="tiny", networks=["blue"])))
+    drawn = book.reserve(view, vm, WorkloadNic(0, Nic("blue"), blue, None), set())
+    assert isinstance(drawn, WorkloadNic) and drawn.reserved is not None
+    arrived = make_endpoint_item(endpoint("10.9.0.9", drawn.reserved.mac))
+    book.notice_endpoint(view.put_item(arrived.key, arrived))
+    book.give_back(view, [drawn.reserved])  # its commit failed
+    again = book.reserve(view, vm, WorkloadNic(0, Nic("blue"), blue, None), set())
+    assert isinstance(again, WorkloadNic) and again.reserved is not None
+    assert (again.reserved.address, again.reserved.mac == drawn.reserved.mac) == (drawn.reserved.address, False)
+    change = view.drop(arrived.key)
+    assert change is not None
+    book.notice_endpoint(change)
+    book.give_back(view, [again.reserved])
+    last = book.reserve(view, vm, WorkloadNic(0, Nic("blue"), blue, None), set())
+    assert isinstance(last, WorkloadNic) and last.reserved == drawn.reserved, "nobody has it any more"
