@@ -36,6 +36,10 @@ class MigratingNode(PretendNode):
 
     lab: MovingLab
 
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.sent: dict[str, AllocatedMigration] = {}  # by key: what it was told of them
+
     async def act(self, key: str) -> None:
         entry = await self.lab.store.get(key)
         if entry is None or self.slow or not self.alive:
@@ -43,12 +47,17 @@ class MigratingNode(PretendNode):
         envelope = decode_envelope(entry.value, entry.revision)
         spec = decode_part(envelope.spec, AllocationSpec)
         deleting = envelope.deleting_since is not None
-        if spec.migration is None or spec.role in ("active", "reserved"):
+        old = self.running.get(envelope.uid, AllocationReport())
+        if spec.migration is None and (lost := self._find_lost(spec, old)) is not None:
+            new = msgspec.structs.replace(old, state="running", reason="illegalTransition", migration=lost)
+        elif spec.migration is None or spec.role in ("active", "reserved"):
             await super().act(key)
             return
-        old = self.running.get(envelope.uid, AllocationReport())
-        new = self.lab.step_move(spec, spec.migration, old, deleting)
+        else:
+            new = self.lab.step_move(spec, spec.migration, old, deleting)
         self.running[envelope.uid], self.specs[envelope.uid] = new, spec
+        if spec.migration is not None:
+            self.sent[spec.migration.key] = spec.migration
         if new != decode_part(envelope.report, AllocationReport):
 
             def change(target: Envelope) -> None:
@@ -56,7 +65,8 @@ class MigratingNode(PretendNode):
 
             await self.lab.change(key, change)
         if (
-            new.migration is not None
+            spec.migration is not None
+            and new.migration is not None
             and new.migration.phase == "handedOver"
             and not self.lab.world(spec.migration.key).deaf
         ):
@@ -64,6 +74,22 @@ class MigratingNode(PretendNode):
             for uid, there in list(peer.specs.items()):
                 if there.migration is not None and there.migration.key == spec.migration.key and peer.alive:
                     await peer.act(object_key("allocation", None, f"{peer.uid}.{uid}"))
+
+    def _find_lost(self, spec: AllocationSpec, old: AllocationReport) -> MigrationReport | None:
+        """What it keeps saying of a guest that it has handed over, if the allocation, of an older store, has no such migration:
+        until it learns that the guest goes on here."""
+        said = old.migration
+        if said is None or said.phase != "handedOver":
+            return None
+        if said.key in spec.back_from:
+            assert not self.lab.world(said.key).taken_over, "the guest goes on here though it runs at the target"
+            return None
+        former = self.sent.get(said.key)
+        return (
+            said
+            if former is None
+            else msgspec.structs.replace(said, peer=former.peer, peer_allocation=former.peer_allocation)
+        )
 
 
 class MovingLab(Lab):

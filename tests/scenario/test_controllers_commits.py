@@ -55,6 +55,7 @@ from tests.scenario.controllers_lab import Lab
 from tests.scenario.test_placement_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
+from weft.controllers.departure.controller import Departures
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.accounting_record import AccountingStatus
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -71,13 +72,12 @@ from weft.objects.identity import Ref, new_uid
 # one stands.
 RELIES_ON = {
     "controllers/network/addresses.py _plan_workload": (
-        "workload at, endpoint absent, endpoint at, endpoint at and goes, network present, publishedport at"
+        "workload at, endpoint absent, endpoint at, endpoint at and goes, network at, publishedport at"
     ),
     "controllers/workload/adoption.py plan_adoption": (
         "workload at, node at, allocation absent, endpoint absent, endpoint at and goes"
     ),
     "controllers/workload/departed.py _leave": "allocation at, workload at, volume at, publishedport at and goes",
-    "controllers/workload/departed.py _reclaim": "workload at, allocation at",
     "controllers/workload/stale_allocation.py _plan_leaving": "workload at, allocation at",
     "controllers/workload/stale_allocation.py _plan_never_ran": "workload at, allocation at",
     "controllers/alert/controller.py _change": "alertrule at",
@@ -86,6 +86,7 @@ RELIES_ON = {
     "controllers/cluster/controller.py _note": "cluster at",
     "controllers/arrival/controller.py plan_one 1": "arrival at and goes",
     "controllers/arrival/controller.py plan_one 2": "allocation at, arrival at, volume at, workload at",
+    "controllers/departure/reclaim.py plan_commit": "workload at, allocation at",
     "controllers/departure/controller.py plan_commit": (
         "migration at, allocation at, workload at, volume at, publishedport at and goes"
     ),
@@ -181,7 +182,7 @@ RELIES_ON = {
     "controllers/network/security_groups.py plan_count": "securitygroup at",
     "controllers/network/security_groups.py plan_rules": "workload at, allocation at",
     "controllers/service/controller.py plan_status": (
-        "service at, endpoint absent, endpoint at, network present, publishedport at"
+        "service at, endpoint absent, endpoint at, network at, publishedport at"
     ),
     "controllers/snapshot/controller.py _plan_fetched": "snapshot at",
     "controllers/snapshot/controller.py _plan_of_volumes": "snapshot at, volume at, workload at, allocation at, quota at",
@@ -204,17 +205,17 @@ RELIES_ON = {
     "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
     "controllers/workload/controller.py plan_removal 3": "workload at and goes | decision, endpoint, publishedport",
     "controllers/workload/controller.py plan_workload": "workload at, allocation at, allocation at and goes",
-    "scheduler/allocation/bind.py plan_addresses": "workload at, endpoint absent, network present",
+    "scheduler/allocation/bind.py plan_addresses": "workload at, endpoint absent, network at",
     "scheduler/allocation/bind.py plan_adopted": "workload at",
     "scheduler/allocation/bind.py plan_placement": (
         "workload at, node at, volume at, snapshot at, allocation absent, allocation present, endpoint absent, "
-        "network present | decision"
+        "network at | decision"
     ),
     "scheduler/allocation/bind.py plan_refusal": "workload at | decision",
     "scheduler/allocation/bind.py plan_regrouped": "workload at, allocation at",
     "scheduler/allocation/bind.py plan_waiting": "workload at",
     "scheduler/own_policies/status.py _plan_one": "placementpolicy at",
-    "scheduler/gang/commit.py join": "workload at, node at, allocation absent, endpoint absent, network present | decision",
+    "scheduler/gang/commit.py join": "workload at, node at, allocation absent, endpoint absent, network at | decision",
     "scheduler/migration/elsewhere.py plan_resume_elsewhere": "migration absent, workload at, allocation at",
     "scheduler/migration/plan.py _plan_condition": "migration at",
     "scheduler/migration/plan.py _plan_refusal": "migration at | decision",
@@ -225,7 +226,7 @@ RELIES_ON = {
         "migration at, workload at, node at, volume at, allocation absent, allocation at, allocation at and goes | decision"
     ),
     "scheduler/allocation/preempt.py join_victims": (
-        "workload at, node at, disruptionbudget at, allocation absent, allocation at, endpoint absent, network present | decision"
+        "workload at, node at, disruptionbudget at, allocation absent, allocation at, endpoint absent, network at | decision"
     ),
     "scheduler/recommendation/plan.py plan_recommendation": "recommendation at",
     "scheduler/allocation/lease.py _plan_conflict": "workload at",
@@ -385,6 +386,8 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
 
 async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
+        await lab.kill_deciders()
+        lab.start_deciders(make_departures=lambda lease: Departures(lease, None))  # there is no link to ask over
         node = await lab.add_node("n1")
         await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
         await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])
@@ -415,7 +418,6 @@ async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_los
             spec = decode_part(envelope.spec, AllocationSpec)
             envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, back_from=[]))
 
-        await lab.wish("web", reclaimed="")
         await lab.change(place.key, forget)
         await tell(state="stopped", reason="leftCluster")
 

@@ -9,7 +9,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.informer.view import Item
-from weft.objects.envelope import Envelope, encode_envelope, merge_part
+from weft.objects.envelope import Condition, Envelope, encode_envelope, merge_part, set_condition
 
 
 class Commit(msgspec.Struct, frozen=True):
@@ -43,6 +43,7 @@ class Draft:
         spec: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         deleting_since: float | None = None,
+        condition: Condition | None = None,
     ) -> Envelope:
         """Write these parts of it, with the spec its next generation. One that is being deleted is so since it was."""
         envelope = edit(item)
@@ -53,6 +54,8 @@ class Draft:
             envelope.status = merge_part(envelope.status, status)
         if envelope.deleting_since is None:
             envelope.deleting_since = deleting_since
+        if condition is not None:
+            set_condition(envelope, condition)
         self.writes.append(put(envelope))
         self.preconditions.append(unchanged(item))
         return envelope

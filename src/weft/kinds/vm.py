@@ -20,7 +20,7 @@ from weft.kinds.parts.convert_verb import (
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
-from weft.kinds.parts.migration.departing import reclaim_lost
+from weft.kinds.parts.migration.departing import RECLAIMED, ReclaimInput, find_not_reclaimed, is_reclaimed, reclaim_lost
 from weft.kinds.parts.migration.verb import MigrateInput, make_migration
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
@@ -151,11 +151,16 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     reclaimed: Annotated[
         str,
         field(
-            "Key of the migration that handed it over to another cluster, where people say that it doesn't run; "
-            "the verb reclaim sets it",
+            "Key of the migration that handed it over to another cluster, from which people take it back; the verb reclaim sets it",
             max_length=80,
         ),
     ] = ""
+    reclaim_forced: Annotated[
+        bool,
+        field(
+            "Take it back whatever that cluster says, since people say that it doesn't run there; the verb reclaim sets it"
+        ),
+    ] = False
     guard: Annotated[
         Literal["", "begin", "hold"],
         field(
@@ -278,7 +283,9 @@ VERBS = (
     Verb("resume", "Resume the VM where it was suspended", change=set_fields("resume", run="run"), needs="operate"),
     Verb(
         "reclaim",
-        "Let a VM go on here that was handed over to a cluster by a migration which a restore lost: only if it runs nowhere there",
+        "Let a VM go on here that was handed over to a cluster by a migration which a restore lost, once that cluster says that it "
+        "never ran there",
+        input=ReclaimInput,
         change=reclaim_lost,
         needs="write",
     ),
@@ -394,8 +401,20 @@ def _is_restored(obj: Object | None) -> bool:
 _RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False, asked=f"condition={RESTORED}")
 
 
+_RECLAIMED = Goal(
+    is_reclaimed,
+    "taken back",
+    ends_failed=False,
+    ends_refused=False,
+    asked=f"condition={RECLAIMED}",
+    answer=lambda obj: f"goes on here: {(find_condition(obj, RECLAIMED) or {}).get('message', '')}",
+)
+
+
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """A restore in place ends the wait for it only if it is given up."""
+    if goal.asked == _RECLAIMED.asked:
+        return find_not_reclaimed(obj, what)
     if goal.asked != _RESTORED.asked:
         return find_workload_failure(obj, what, goal)
     told = find_condition(obj, RESTORED)
@@ -413,6 +432,7 @@ def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
     spec.restore, spec.fenced, spec.guard, spec.departed, spec.reclaimed = None, "", "", "", ""
+    spec.reclaim_forced = False
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -444,6 +464,8 @@ def _check_new(spec: VmSpec) -> None:
 
 VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
 VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
+VMS_RECLAIMED = Index("vms that people take back from another cluster")
+RECLAIM_FIELDS = ("reclaimed", "reclaim_forced")
 
 
 def origin_keys(item: Stored) -> list[str]:
@@ -481,7 +503,12 @@ VM = Kind(
     summary="A virtual machine",
     spec=VmSpec,
     status=WorkloadStatus,
-    indexes=index_workload(VmSpec, WORKLOAD) | {VMS_BY_ORIGIN: origin_keys, VMS_BY_RESTORE: _restore_keys},
+    indexes=index_workload(VmSpec, WORKLOAD)
+    | {
+        VMS_BY_ORIGIN: origin_keys,
+        VMS_BY_RESTORE: _restore_keys,
+        VMS_RECLAIMED: lambda item: ("",) if item.spec(VmSpec).reclaimed else (),
+    },
     references=(
         Reference(
             "image",
@@ -504,7 +531,8 @@ VM = Kind(
     access=Access(
         readers="project",
         status_writer="workload",
-        condition_writers=CONDITIONS | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots"},
+        condition_writers=CONDITIONS
+        | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots", RECLAIMED: "departures"},
     ),
     admission=Admission(
         check=check_vm,
@@ -513,8 +541,8 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_workload,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaimed"),
-        made_fields=("arrives", "reclaimed"),
+        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", *RECLAIM_FIELDS),
+        made_fields=("arrives", *RECLAIM_FIELDS),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,
@@ -527,7 +555,7 @@ VM = Kind(
     ),
     lifetime=Lifetime(
         initial_conditions=born,
-        goals=WORKLOAD_GOALS | {"restore": _RESTORED},
+        goals=WORKLOAD_GOALS | {"restore": _RESTORED, "reclaim": _RECLAIMED},
         find_failure=_find_failure,
         finalizers=("workload",),
     ),

@@ -76,7 +76,11 @@ class MigrationExecutor:
         astray = migration is not None and (allocated is None or migration.key != allocated.key) and not local.deleting
         if migration is not None and astray and migration.role == "source":  # an older store doesn't have it
             return MigrationReport(
-                key=migration.key, phase="handedOver", message=f"to node {migration.node}", peer=migration.node
+                key=migration.key,
+                phase="handedOver",
+                message=f"to node {migration.node}",
+                peer=migration.node,
+                peer_allocation=migration.peer,
             )
         if allocated is None:
             return None

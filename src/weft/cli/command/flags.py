@@ -36,7 +36,7 @@ _OF_SNAPSHOTS = (
     *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
     *(f"spec.origin.test.{name}" for name in VmTest.__struct_fields__),
     *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
-    *("spec.fenced", "spec.guard", "spec.arrives", "spec.departed", "spec.reclaimed"),
+    *("spec.fenced", "spec.guard", "spec.arrives", "spec.departed", "spec.reclaimed", "spec.reclaim_forced"),
 )
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),

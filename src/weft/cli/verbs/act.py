@@ -77,7 +77,7 @@ def _input_options(verb: Verb) -> list[click.Parameter]:
 def _run(session: Session, verb: str, targets: list[Target], given: dict[str, Any]) -> int:
     done: list[Done] = []
     waits: list[Wait] = []
-    body = {key: value for key, value in given.items() if value not in (None, ())}
+    body = {key: value for key, value in given.items() if value not in (None, (), False)}
 
     def act(target: Target) -> None:
         kind, name = target

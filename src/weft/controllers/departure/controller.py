@@ -1,8 +1,9 @@
 """Leads Migrations to linked clusters on: one task for each cluster, so that one which hangs delays no other.
 
 Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role
-and what it desires, and of one that has left its spec; deletes its volumes and published ports. Woken by the clock, and by
-Migrations and their allocations. All that it keeps is which requests had no answer."""
+and what it desires, and of one that has left its spec; deletes its volumes and published ports. Of VMs that people take back after
+a restore it asks, too, and writes their condition Reclaimed. Woken by the clock, and by Migrations, VMs that are taken back, and
+the allocations of both. All that it keeps is which requests had no answer."""
 
 from __future__ import annotations
 
@@ -19,8 +20,10 @@ from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.cluster.turns import Turns
 from weft.controllers.departure.facts import Departure, read_departure
-from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, list_seen, perform_acts
+from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, find_seen, list_seen, perform_acts
 from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
+from weft.controllers.departure.reclaim import Reclaim, ReclaimPlan, list_reclaims, plan_reclaim
+from weft.controllers.departure.reclaim import plan_commit as plan_reclaim_commit
 from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.migration.controller import SOURCE, list_events
@@ -30,7 +33,9 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.cluster import CLUSTER
+from weft.kinds.fields.allocated_migration import names_other_cluster
 from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
@@ -45,9 +50,15 @@ class Departures:
     name = "departures"
 
     def __init__(
-        self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, perform: Perform | None = None
+        self,
+        leadership: LeaderLease,
+        unseal: Unseal | None,
+        ask: Ask | None = None,
+        perform: Perform | None = None,
+        find: Ask | None = None,
     ) -> None:
         self._leadership, self._unseal = leadership, unseal
+        self._find = find or find_in_thread
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
         self._clock = leadership.clock
         self._wake = Wake(self._clock)
@@ -63,7 +74,7 @@ class Departures:
             if any(_concerns(change) for change in changes):
                 wake.ring()
 
-        unsubscribe = self._leadership.cache.subscribe(notice, (MIGRATION.name, "allocation"))
+        unsubscribe = self._leadership.cache.subscribe(notice, (MIGRATION.name, "allocation", VM.name))
         try:
             while True:
                 begun = self._begin()
@@ -76,12 +87,46 @@ class Departures:
         """Begin the turn of each cluster that has none now; whether there is one. Raises LeadershipLost."""
         self._turns.collect()
         view = self._leadership.cache.view
-        clusters = sorted({item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)})
+        departing = {item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)}
+        clusters = sorted(departing | {one.facts.cluster for one in list_reclaims(view)})
         for name in clusters:
             self._turns.begin(name, name, partial(self._serve, name))
         return bool(clusters) or bool(self._turns)
 
     async def _serve(self, name: str) -> None:
+        await self._lead(name)
+        await self._take_back(name)
+
+    async def _take_back(self, name: str) -> None:
+        """The VMs that people take back from cluster ``name``."""
+        view = self._leadership.cache.view
+        found = [one for one in list_reclaims(view) if one.facts.cluster == name]
+        if not found:
+            return
+        link, problem = self._read_link(view, name)
+        asked = [index for index, one in enumerate(found) if one.facts.asks]
+        seen: dict[int, Seen] = dict.fromkeys(asked, problem)
+        if link is not None and asked:
+            places = [(found[index].facts.project, found[index].facts.found.key) for index in asked]
+            seen = dict(zip(asked, await self._find(link, places), strict=True))
+        plans: list[tuple[Reclaim, ReclaimPlan]] = []
+        for index, one in enumerate(found):
+            plans.append((one, plan_reclaim(msgspec.structs.replace(one.facts, seen=seen.get(index)))))
+        cancelled = [plan.act for _, plan in plans if plan.act is not None and plan.waits]
+        if link is not None and cancelled:
+            await self._perform(link, cancelled)
+            self._turns.repeat(name)
+        now = self._clock.now()
+        commits = [commit for one, plan in plans if (commit := plan_reclaim_commit(one, plan, now)) is not None]
+        failed = {commit.key for commit in await self._leadership.perform(commits)} if commits else set()
+        # Only once it is stored that it goes on here, the other cluster may forget that it never ran there.
+        ended = [plan for one, plan in plans if plan.goes_on and one.workload.key not in failed]
+        over = [plan.act for plan in ended if plan.act is not None]
+        if link is not None and over:
+            await self._perform(link, over)
+
+    async def _lead(self, name: str) -> None:
+        """The migrations to cluster ``name``."""
         view, now = self._leadership.cache.view, self._clock.now()
         found = {item.key: read_departure(view, item, now) for item in view.find(DEPARTURES, name)}
         link, problem = self._read_link(view, name)
@@ -150,8 +195,11 @@ def _concerns(change: Changed) -> bool:
         return bool(change.item.spec(MigrationSpec).cluster) and has_changed(
             change, lambda item: (item.envelope.spec, item.deleting)
         )
-    migration = change.item.spec(AllocationSpec).migration
-    return migration is not None and bool(migration.peer_ca)
+    if change.kind == VM.name:
+        return bool(change.item.spec(VmSpec).reclaimed)
+    migration, report = change.item.spec(AllocationSpec).migration, change.item.report(AllocationReport)
+    lost = migration is None and report.migration is not None and names_other_cluster(report.migration.peer)
+    return lost or (migration is not None and bool(migration.peer_ca))
 
 
 def plan_commit(view: View, read: Departure, plan: DeparturePlan, now: float) -> Commit | None:
@@ -194,6 +242,11 @@ def _read_phase(place: Item) -> tuple[str, str]:
 async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
     """As ``list_seen``, in a thread of its own."""
     return await in_thread(lambda: list_seen(link, places, SystemClock()))
+
+
+async def find_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+    """As ``find_seen``, in a thread of its own."""
+    return await in_thread(lambda: find_seen(link, places, SystemClock()))
 
 
 async def perform_in_thread(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:

@@ -10,6 +10,7 @@ from weft.client.cluster.peer import PeerLink, connect_peer
 from weft.contracts.clock import Clock
 from weft.controllers.departure.seen import ArrivalAct, SeenArrival, read_absence, read_seen
 from weft.kinds.arrival import ARRIVAL
+from weft.kinds.fields.cells import dig
 from weft.objects.errors import Unavailable, WeftError
 
 ROUND_SECONDS = 20.0  # what doesn't begin within this is left to the next turn
@@ -40,6 +41,30 @@ def _read_one(client: Client, project: str, name: str) -> Seen:
         return read_seen(client.get(ARRIVAL.name, name, project=project))
     except WeftError as problem:
         return read_absence(problem)
+
+
+def find_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
+    """How the Arrival with each key of a migration is, in order; ``places`` are projects there, with keys. Blocks."""
+    client, begun, found = connect_peer(link), clock.elapsed(), list[Seen]()
+    try:
+        for project, key in places:
+            if found and isinstance(found[-1], Unavailable):
+                found.append(found[-1])
+            elif clock.elapsed() - begun > ROUND_SECONDS:
+                found.append(NOT_BEGUN)
+            else:
+                found.append(_find_one(client, project, key))
+    finally:
+        client.close()
+    return found
+
+
+def _find_one(client: Client, project: str, key: str) -> Seen:
+    try:
+        items = client.list(ARRIVAL.name, project=project, fields=f"spec.key={key}").items
+    except WeftError as problem:
+        return problem
+    return next((read_seen(one) for one in items if dig(one, "spec.key") == key), None)
 
 
 def perform_acts(link: PeerLink, acts: Sequence[ArrivalAct], clock: Clock) -> list[SeenArrival | WeftError]:

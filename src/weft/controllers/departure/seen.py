@@ -31,6 +31,7 @@ class SeenArrival(msgspec.Struct, frozen=True):
     never_ran: bool = False
     reason: str = ""
     message: str = ""
+    name: str = ""
 
 
 class ArrivalAct(msgspec.Struct, frozen=True):
@@ -61,6 +62,7 @@ def read_seen(obj: Mapping[str, Any]) -> SeenArrival:
         never_ran=dig(obj, "status.never_ran") is True,
         reason=read("status.reason"),
         message=read("status.message", MOST_TEXT),
+        name=read("name"),
     )
 
 

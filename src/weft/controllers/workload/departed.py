@@ -1,7 +1,7 @@
 """A VM whose guest was handed over to another cluster by a migration that the store, which was restored, doesn't know of. Pure.
 
-Its node says which: one that the other cluster has taken over leaves only its name here. Of one that was handed over, and no more,
-only people know whether it runs there; it goes on here once they say that it runs nowhere else."""
+Its node says which: one that the other cluster has taken over leaves only its name here. One that was handed over, and no more, may
+run there: people take it back (``controllers/departure/reclaim.py``)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from weft.kinds.allocation import (
     AllocatedVolume,
     AllocationReport,
     AllocationSpec,
-    come_back,
     find_unknown_departure,
     has_left_cluster,
     set_desired,
@@ -46,8 +45,6 @@ def plan_departed(view: View, workload: Item, allocations: Sequence[Item], silen
         if has_left_cluster(report):
             waits = silent or _is_led(view, workload) or _is_here(view, workload)
             return None if waits else _leave(view, workload, place, found, now)
-        if wanted.reclaimed == found.key:
-            return _reclaim(workload, place, found)
     return None
 
 
@@ -66,6 +63,7 @@ def leave_name(
         snapshots=None,
         guard="",
         reclaimed="",
+        reclaim_forced=False,
         departed=where,
     )
     draft.change(workload, spec=left)
@@ -102,11 +100,3 @@ def _leave(view: View, workload: Item, place: Item, found: MigrationReport, now:
     leave_name(view, draft, workload, spec.volumes, where, now)
     message = f"the guest left {spec.node} for {found.peer} in a migration that the store doesn't know of: its name is left here"
     return draft.commit(workload.key, [Event("Warning", "LeftCluster", message, workload.envelope.ref, "workload")])
-
-
-def _reclaim(workload: Item, place: Item, found: MigrationReport) -> Commit | None:
-    spec = place.spec(AllocationSpec)
-    draft = Draft(workload, place)
-    draft.change(place, spec=come_back(spec, found.key))
-    message = f"people let it go on at {spec.node}, which had handed it over to {found.peer}"
-    return draft.commit(workload.key, [Event("Warning", "Reclaimed", message, workload.envelope.ref, "workload")])

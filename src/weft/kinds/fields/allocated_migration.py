@@ -128,3 +128,4 @@ class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
     peer: str = (
         ""  # the other end's node, of a guest that was handed over by a migration that the allocation doesn't have
     )
+    peer_allocation: str = ""  # of the same: the uid of the allocation there that it was handed over to

@@ -13,7 +13,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.migration import MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODE, NodeReport, NodeStatus
-from weft.kinds.parts.migration.departing import reclaim_lost
+from weft.kinds.parts.migration.departing import ReclaimInput, reclaim_lost
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VM, VmSpec
@@ -110,22 +110,18 @@ def test_it_stays_as_it_is_while_its_guest_may_be_here_or_somebody_else_ends_it(
     assert vm is None or not decode_part(vm.spec, VmSpec).departed
 
 
-def test_one_that_was_handed_over_and_no_more_goes_on_only_once_people_say_so() -> None:
+def test_one_that_was_handed_over_and_no_more_stays_as_it_is_until_people_take_it_back() -> None:
     view, item = make_world(HANDED)
     written = write_all(view, item)
+    assert "allocation" not in written
     status = decode_part(written["vm"].status, WorkloadStatus)
     assert (status.phase, status.reason, status.handed_over) == ("Unknown", "handedOver", "lost")
     assert "weft vm reclaim web" in status.message and "west" in status.message
     shown = {"kind": "vm", "name": "web", "spec": {}, "status": msgspec.to_builtins(status)}
-    assert reclaim_lost(shown, None) == {"reclaimed": "lost"}
+    assert reclaim_lost(shown, ReclaimInput()) == {"reclaimed": "lost", "reclaim_forced": False}
+    assert reclaim_lost(shown, ReclaimInput(force=True))["reclaim_forced"]
     with pytest.raises(IllegalTransition, match="nothing is missing"):
-        reclaim_lost({**shown, "status": {}}, None)
-
-    view, item = make_world(HANDED, reclaimed="an earlier one")
-    assert list_back(write_all(view, item)) == []
-    view, item = make_world(HANDED, reclaimed="lost")
-    back = decode_part(write_all(view, item)["allocation"].spec, AllocationSpec)
-    assert (back.back_from, back.role, back.desired) == (["lost"], "active", "run")
+        reclaim_lost({**shown, "status": {}}, ReclaimInput())
 
 
 def test_people_take_nothing_back_that_the_other_cluster_has_taken_over() -> None:

@@ -31,7 +31,7 @@ GRANTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "replicate": {"replica": ("get", "create", "update", "receive", "renew", "arm")},
     "run": dict.fromkeys(("vm", "container", "job"), ("list", "get", "create", "update", "delete")),
     TAKE_OVER: {},
-    MIGRATE: {"arrival": ("get", "create", "cancel", "settle")},
+    MIGRATE: {"arrival": ("list", "get", "create", "cancel", "settle")},
 }
 VALUE = "witness"  # the key of the sealed token among a link's values
 AUTOMATIC = "Automatic"  # the condition of a replication whose replica takes over automatically, or shall

@@ -4,11 +4,15 @@ a restored store doesn't have."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.goal import find_condition, is_settled
 from weft.kinds.record import Object
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, WeftError
+from weft.objects.schema import field
 
 HANDED_OVER = "handedOver"
 
@@ -47,13 +51,21 @@ def describe_lost(what: str, peer: str) -> str:
     """What people see of a VM whose guest was handed over by a migration that a restored store doesn't have."""
     cluster, name = peer.partition("/")[0], what.partition("/")[2]
     return (
-        f"its guest was handed over to {peer} by a migration that the restored store doesn't know of. Look at {cluster}: "
-        f"if {what} runs there, weft vm delete {name} here; if not, cancel its arrival there, and once that is over without it: "
-        f"weft vm reclaim {name}"
+        f"its guest was handed over to {peer} by a migration that the restored store doesn't know of. If {what} runs at {cluster}, "
+        f"weft vm delete {name} here; if not, weft vm reclaim {name}: it goes on here once {cluster} says that it never ran there"
     )
 
 
-def reclaim_lost(obj: Object, _: Any) -> dict[str, Any]:
+RECLAIMED = "Reclaimed"  # the condition that says whether it goes on here, and why
+
+
+class ReclaimInput(msgspec.Struct, kw_only=True):
+    force: Annotated[
+        bool, field("Take it back whatever the other cluster says: you know that it runs nowhere else")
+    ] = False
+
+
+def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
     """The change of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
     what, key = f"{obj['kind']}/{obj['name']}", dig(obj, "status.handed_over", "")
     if not key:
@@ -61,4 +73,23 @@ def reclaim_lost(obj: Object, _: Any) -> dict[str, Any]:
             f"{what}: nothing is missing: no node says that it handed it over by a migration which isn't here",
             hint=f"weft vm describe {obj['name']}; of a migration that is here: weft migration reclaim NAME",
         )
-    return {**obj["spec"], "reclaimed": key}
+    return {**obj["spec"], "reclaimed": key, "reclaim_forced": given.force}
+
+
+def is_reclaimed(obj: Object | None) -> bool:
+    """Whether its node lets it go on."""
+    absent = [dig(obj, path, "") for path in ("spec.reclaimed", "spec.departed", "status.handed_over")]
+    return obj is not None and not any(absent) and is_settled(obj)
+
+
+def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
+    """Why a VM that people asked to take back stays as it is."""
+    if where := dig(obj, "spec.departed", ""):
+        return IllegalTransition(
+            f"{what} is not taken back: its node says that it migrated to {where}", reason="notReclaimed"
+        )
+    told = find_condition(obj, RECLAIMED)
+    if told is None or told["status"] != "False" or dig(obj, "spec.reclaimed", ""):
+        return None
+    hint = f"if it surely runs nowhere: weft vm reclaim {what.partition('/')[2]} --force"
+    return IllegalTransition(f"{what} is not taken back: {told.get('message', '')}", reason="notReclaimed", hint=hint)
