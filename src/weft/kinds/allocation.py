@@ -267,13 +267,15 @@ def has_left_cluster(report: AllocationReport) -> bool:
     return (report.reason, report.state) == (LEFT_CLUSTER, "stopped")
 
 
-def find_unknown_departure(spec: AllocationSpec, report: AllocationReport) -> MigrationReport | None:
+def find_unknown_departure(spec: AllocationSpec, report: AllocationReport, known: str = "") -> MigrationReport | None:
     """The report of the migration by which its guest was handed over to another cluster, though the store, which was restored,
-    knows of none; None for all others. While its node still breaks that off it says no reason."""
+    knows of none; None for all others. While its node tries to break that off it says no reason; once it has said that it can't,
+    of the migration ``known``, that holds."""
     found = report.migration
     if spec.role != "active" or spec.migration is not None or found is None or not names_other_cluster(found.peer):
         return None
-    return found if report.reason and found.phase == "handedOver" and found.key not in spec.back_from else None
+    said = bool(report.reason) or found.key == known
+    return found if said and found.phase == "handedOver" and found.key not in spec.back_from else None
 
 
 def allocation_name(node_uid: str, uid: str) -> str:

@@ -36,7 +36,7 @@ SERVER_FIELDS = ("cancel", "settled")
 # Fields of a VM's spec that stay at its old cluster: what is of its place there, and what only its server sets.
 LEFT_OUT = (
     *("node", "reservation", "lease", "gang", "hold", "boot", "origin", "restore"),
-    *("fenced", "guard", "departed", "arrives", "reclaimed", "reclaim_forced", "disk", "networks", "run"),
+    *("fenced", "guard", "departed", "arrives", "reclaim", "disk", "networks", "run"),
 )
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 Uid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9.-]+$")]

@@ -20,7 +20,14 @@ from weft.kinds.parts.convert_verb import (
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
-from weft.kinds.parts.migration.departing import RECLAIMED, ReclaimInput, find_not_reclaimed, is_reclaimed, reclaim_lost
+from weft.kinds.parts.migration.departing import (
+    RECLAIMED,
+    ReclaimInput,
+    VmReclaim,
+    find_not_reclaimed,
+    is_reclaimed,
+    reclaim_lost,
+)
 from weft.kinds.parts.migration.verb import MigrateInput, make_migration
 from weft.kinds.parts.placement_spec import MIB, Name
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
@@ -148,19 +155,10 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
             "Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200
         ),
     ] = ""
-    reclaimed: Annotated[
-        str,
-        field(
-            "Key of the migration that handed it over to another cluster, from which people take it back; the verb reclaim sets it",
-            max_length=80,
-        ),
-    ] = ""
-    reclaim_forced: Annotated[
-        bool,
-        field(
-            "Take it back whatever that cluster says, since people say that it doesn't run there; the verb reclaim sets it"
-        ),
-    ] = False
+    reclaim: Annotated[
+        VmReclaim | None,
+        field("Take it back from another cluster, to which a lost migration handed it over; the verb reclaim sets it"),
+    ] = None
     guard: Annotated[
         Literal["", "begin", "hold"],
         field(
@@ -431,8 +429,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.fenced, spec.guard, spec.departed, spec.reclaimed = None, "", "", "", ""
-    spec.reclaim_forced = False
+    spec.restore, spec.fenced, spec.guard, spec.departed, spec.reclaim = None, "", "", "", None
     if spec.origin is not None and spec.origin.test is not None:
         raise InvalidInput(
             "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
@@ -465,7 +462,6 @@ def _check_new(spec: VmSpec) -> None:
 VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
 VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
 VMS_RECLAIMED = Index("vms that people take back from another cluster")
-RECLAIM_FIELDS = ("reclaimed", "reclaim_forced")
 
 
 def origin_keys(item: Stored) -> list[str]:
@@ -507,7 +503,7 @@ VM = Kind(
     | {
         VMS_BY_ORIGIN: origin_keys,
         VMS_BY_RESTORE: _restore_keys,
-        VMS_RECLAIMED: lambda item: ("",) if item.spec(VmSpec).reclaimed else (),
+        VMS_RECLAIMED: lambda item: ("",) if item.spec(VmSpec).reclaim else (),
     },
     references=(
         Reference(
@@ -541,8 +537,8 @@ VM = Kind(
         check_change=check_growth,
         write_guard=guard_workload,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", *RECLAIM_FIELDS),
-        made_fields=("arrives", *RECLAIM_FIELDS),
+        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaim"),
+        made_fields=("arrives", "reclaim"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

@@ -22,6 +22,7 @@ from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
+from weft.kinds.parts.migration.departing import VmReclaim
 from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VmTest, VolumeOrigin, VolumeRestore
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
@@ -36,7 +37,8 @@ _OF_SNAPSHOTS = (
     *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
     *(f"spec.origin.test.{name}" for name in VmTest.__struct_fields__),
     *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
-    *("spec.fenced", "spec.guard", "spec.arrives", "spec.departed", "spec.reclaimed", "spec.reclaim_forced"),
+    *("spec.fenced", "spec.guard", "spec.arrives", "spec.departed"),
+    *(f"spec.reclaim.{name}" for name in VmReclaim.__struct_fields__),
 )
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),

@@ -196,7 +196,7 @@ def _concerns(change: Changed) -> bool:
             change, lambda item: (item.envelope.spec, item.deleting)
         )
     if change.kind == VM.name:
-        return bool(change.item.spec(VmSpec).reclaimed)
+        return bool(change.item.spec(VmSpec).reclaim)
     migration, report = change.item.spec(AllocationSpec).migration, change.item.report(AllocationReport)
     lost = migration is None and report.migration is not None and names_other_cluster(report.migration.peer)
     return lost or (migration is not None and bool(migration.peer_ca))

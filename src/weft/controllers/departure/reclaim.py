@@ -29,6 +29,7 @@ from weft.kinds.arrival import ARRIVED, OVER
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.migration.departing import RECLAIMED
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VMS_RECLAIMED, VmSpec
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import Unavailable, WeftError
@@ -76,17 +77,17 @@ class Reclaim(msgspec.Struct, frozen=True):
 def list_reclaims(view: View) -> Iterator[Reclaim]:
     """Those whose node still says that it handed them over by the very migration that people mean."""
     for workload in view.find(VMS_RECLAIMED, ""):
-        wanted = workload.spec(VmSpec)
+        asked, known = workload.spec(VmSpec).reclaim, workload.status(WorkloadStatus).handed_over
         for place in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
             report = place.report(AllocationReport)
-            found = find_unknown_departure(place.spec(AllocationSpec), report)
-            if found is None or found.key != wanted.reclaimed or workload.deleting or place.deleting:
+            found = find_unknown_departure(place.spec(AllocationSpec), report, known)
+            if asked is None or found is None or found.key != asked.key or workload.deleting or place.deleting:
                 continue
             if not has_left_cluster(report):  # of that its name stays here, which the workload controller sees to
-                yield Reclaim(workload, place, _read_facts(view, workload, found))
+                yield Reclaim(workload, place, _read_facts(view, workload, found, forced=asked.force))
 
 
-def _read_facts(view: View, workload: Item, found: MigrationReport) -> ReclaimFacts:
+def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: bool) -> ReclaimFacts:
     cluster = found.peer.partition("/")[0]
     link = view.get(object_key(CLUSTER.name, None, cluster))
     cut_, barred, project = "", "", ""
@@ -108,7 +109,7 @@ def _read_facts(view: View, workload: Item, found: MigrationReport) -> ReclaimFa
         what=f"vm/{workload.envelope.name}",
         found=found,
         cluster=cluster,
-        forced=workload.spec(VmSpec).reclaim_forced,
+        forced=forced,
         cut=cut_,
         barred=barred,
         project=project,
@@ -167,7 +168,7 @@ def plan_commit(read: Reclaim, plan: ReclaimPlan, now: float) -> Commit | None:
     draft, events = Draft(place), list[Event]()
     spec = None
     if not plan.waits:
-        spec = msgspec.structs.replace(workload.spec(VmSpec), reclaimed="", reclaim_forced=False)
+        spec = msgspec.structs.replace(workload.spec(VmSpec), reclaim=None)
     draft.change(workload, spec=spec, condition=condition)
     if plan.goes_on:
         draft.change(place, spec=come_back(place.spec(AllocationSpec), found.key))

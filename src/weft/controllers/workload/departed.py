@@ -62,8 +62,7 @@ def leave_name(
         volumes=[],
         snapshots=None,
         guard="",
-        reclaimed="",
-        reclaim_forced=False,
+        reclaim=None,
         departed=where,
     )
     draft.change(workload, spec=left)

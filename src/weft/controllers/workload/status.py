@@ -169,7 +169,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         status.reason = doing
     elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
         status.reason, status.message = report.health, report.health_message
-    departure = find_unknown_departure(spec, report)
+    departure = find_unknown_departure(spec, report, former.handed_over)
     if departure is not None and not has_left_cluster(report):
         status.phase, status.reason, status.handed_over = Phase.UNKNOWN, HANDED_OVER, departure.key
         status.message = describe_lost(f"{spec.workload.kind}/{spec.workload.name}", departure.peer)

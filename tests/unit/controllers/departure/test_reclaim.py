@@ -28,7 +28,7 @@ from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
-from weft.kinds.parts.migration.departing import RECLAIMED, find_not_reclaimed, is_reclaimed
+from weft.kinds.parts.migration.departing import RECLAIMED, VmReclaim, find_not_reclaimed, is_reclaimed
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, Unavailable
@@ -95,7 +95,7 @@ def test_people_may_force_it_and_their_word_is_all_there_is_while_the_line_is_cu
 
 def make_world(phase: str = "Linked", reason: str = "illegalTransition", **spec: Any) -> View:
     view = make_view()
-    given = {"image": "tiny", "reclaimed": "k", **spec}
+    given = {"image": "tiny", "reclaim": VmReclaim(key="k"), **spec}
     vm = VM.make("web", VmSpec(**given), 1.0, uid="vm-1", project="default")
     allocation = AllocationSpec(
         node="n1",
@@ -133,8 +133,8 @@ def test_the_link_says_whether_it_can_be_asked(phase: str, cut: str, barred: str
 
 
 def test_only_the_hand_over_that_people_meant_is_taken_back_and_nothing_that_was_taken_over() -> None:
-    assert list(list_reclaims(make_world(reclaimed="an earlier one"))) == []
-    assert list(list_reclaims(make_world(reclaimed=""))) == []
+    assert list(list_reclaims(make_world(reclaim=VmReclaim(key="an earlier one")))) == []
+    assert list(list_reclaims(make_world(reclaim=None))) == []
     assert list(list_reclaims(make_world(reason="leftCluster"))) == []
 
 
@@ -156,22 +156,22 @@ def show(envelope: Envelope, handed_over: str = "k") -> dict[str, Any]:
 def test_what_comes_of_it_is_written_with_its_reason_and_ends_the_request() -> None:
     view = make_world()
     asking = write(view, plan(Unavailable("no answer")))
-    assert decode_part(asking["vm"].spec, VmSpec).reclaimed == "k" and "allocation" not in asking
+    assert decode_part(asking["vm"].spec, VmSpec).reclaim == VmReclaim(key="k") and "allocation" not in asking
     assert find_not_reclaimed(show(asking["vm"]), "vm/web") is None
     assert write(view, plan(Unavailable("no answer"))) == {}, "nothing new"
 
     refused = write(view, plan(None))
-    assert decode_part(refused["vm"].spec, VmSpec).reclaimed == "" and "allocation" not in refused
+    assert decode_part(refused["vm"].spec, VmSpec).reclaim is None and "allocation" not in refused
     problem = find_not_reclaimed(show(refused["vm"]), "vm/web")
     assert problem is not None and "no arrival of it" in problem.message
     assert "weft vm reclaim web --force" in (problem.hint or "")
     assert not is_reclaimed(show(refused["vm"]))
 
-    view = make_world(reclaim_forced=True)
+    view = make_world(reclaim=VmReclaim(key="k", force=True))
     back = write(view, plan(None, forced=True))
     place, vm = decode_part(back["allocation"].spec, AllocationSpec), decode_part(back["vm"].spec, VmSpec)
     assert (place.back_from, place.role, place.desired) == (["k"], "active", "run")
-    assert (vm.reclaimed, vm.reclaim_forced) == ("", False)
+    assert vm.reclaim is None
     told = back["vm"].condition(RECLAIMED)
     assert told is not None and (told.status, told.reason) == ("True", FORCED)
     assert is_reclaimed(show(back["vm"], "")) and not is_reclaimed(show(back["vm"]))
@@ -182,7 +182,7 @@ def test_a_vm_that_turns_out_to_have_left_is_not_taken_back() -> None:
     (read,) = list_reclaims(view)
     left = replace(read.workload.envelope)
     left.spec = msgspec.Raw(
-        msgspec.json.encode(replace(read.workload.spec(VmSpec), departed="west/lab/web", reclaimed=""))
+        msgspec.json.encode(replace(read.workload.spec(VmSpec), departed="west/lab/web", reclaim=None))
     )
     shown = show(left, "")
     assert not is_reclaimed(shown)

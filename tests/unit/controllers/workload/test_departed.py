@@ -13,7 +13,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.migration import MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODE, NodeReport, NodeStatus
-from weft.kinds.parts.migration.departing import ReclaimInput, reclaim_lost
+from weft.kinds.parts.migration.departing import ReclaimInput, VmReclaim, reclaim_lost
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VM, VmSpec
@@ -118,14 +118,31 @@ def test_one_that_was_handed_over_and_no_more_stays_as_it_is_until_people_take_i
     assert (status.phase, status.reason, status.handed_over) == ("Unknown", "handedOver", "lost")
     assert "weft vm reclaim web" in status.message and "west" in status.message
     shown = {"kind": "vm", "name": "web", "spec": {}, "status": msgspec.to_builtins(status)}
-    assert reclaim_lost(shown, ReclaimInput()) == {"reclaimed": "lost", "reclaim_forced": False}
-    assert reclaim_lost(shown, ReclaimInput(force=True))["reclaim_forced"]
+    assert reclaim_lost(shown, ReclaimInput()) == {"reclaim": {"key": "lost"}}
+    assert reclaim_lost(shown, ReclaimInput(force=True))["reclaim"]["force"]
     with pytest.raises(IllegalTransition, match="nothing is missing"):
         reclaim_lost({**shown, "status": {}}, ReclaimInput())
+    with pytest.raises(IllegalTransition, match="migrated to cluster west, where it is lab/web"):
+        reclaim_lost({**shown, "spec": {"departed": "west/lab/web"}}, ReclaimInput())
+
+
+def test_what_its_node_has_said_holds_while_that_tries_again_to_break_the_migration_off() -> None:
+    tries = msgspec.structs.replace(HANDED, reason="")
+    view, item = make_world(tries)
+    assert decode_part(write_all(view, item)["vm"].status, WorkloadStatus).handed_over == "", (
+        "it may still be broken off"
+    )
+    for known, phase in (("lost", "Unknown"), ("an earlier one", "Running")):
+        view, item = make_world(tries)
+        former = WorkloadStatus(handed_over=known)
+        envelope = msgspec.structs.replace(item.envelope, status=msgspec.Raw(msgspec.json.encode(former)))
+        view.put_item(item.key, Item(envelope))
+        written = write_all(view, Item(envelope))
+        assert decode_part(written["vm"].status, WorkloadStatus).phase == phase
 
 
 def test_people_take_nothing_back_that_the_other_cluster_has_taken_over() -> None:
-    view, item = make_world(LEFT, reclaimed="lost")
+    view, item = make_world(LEFT, reclaim=VmReclaim(key="lost"))
     written = write_all(view, item)
     assert list_back(written) == []
     assert decode_part(written["vm"].spec, VmSpec).departed == "west/lab/web"
@@ -134,7 +151,7 @@ def test_people_take_nothing_back_that_the_other_cluster_has_taken_over() -> Non
 def test_a_hand_over_within_the_cluster_or_one_that_is_known_is_nothing_lost() -> None:
     within = msgspec.structs.replace(HANDED, migration=MigrationReport(key="k", phase="handedOver", peer="n2"))
     for report in (within, msgspec.structs.replace(HANDED, reason=""), msgspec.structs.replace(HANDED, migration=None)):
-        view, item = make_world(report, reclaimed="k")
+        view, item = make_world(report, reclaim=VmReclaim(key="k"))
         written = write_all(view, item)
         assert decode_part(written["vm"].status, WorkloadStatus).handed_over == ""
         assert list_back(written) == []

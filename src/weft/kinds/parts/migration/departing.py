@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import find_condition, is_settled
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition, WeftError
@@ -59,6 +60,13 @@ def describe_lost(what: str, peer: str) -> str:
 RECLAIMED = "Reclaimed"  # the condition that says whether it goes on here, and why
 
 
+class VmReclaim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What people ask for of a VM whose guest was handed over."""
+
+    key: Annotated[str, field("Key of the migration that handed it over", max_length=80)]
+    force: Annotated[bool, field("Whatever the other cluster says, since people say that it doesn't run there")] = False
+
+
 class ReclaimInput(msgspec.Struct, kw_only=True):
     force: Annotated[
         bool, field("Take it back whatever the other cluster says: you know that it runs nowhere else")
@@ -68,17 +76,19 @@ class ReclaimInput(msgspec.Struct, kw_only=True):
 def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
     """The change of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
     what, key = f"{obj['kind']}/{obj['name']}", dig(obj, "status.handed_over", "")
+    if where := dig(obj, "spec.departed", ""):
+        raise describe_departure(what, where)
     if not key:
         raise IllegalTransition(
             f"{what}: nothing is missing: no node says that it handed it over by a migration which isn't here",
             hint=f"weft vm describe {obj['name']}; of a migration that is here: weft migration reclaim NAME",
         )
-    return {**obj["spec"], "reclaimed": key, "reclaim_forced": given.force}
+    return {**obj["spec"], "reclaim": msgspec.to_builtins(VmReclaim(key=key, force=given.force))}
 
 
 def is_reclaimed(obj: Object | None) -> bool:
     """Whether its node lets it go on."""
-    absent = [dig(obj, path, "") for path in ("spec.reclaimed", "spec.departed", "status.handed_over")]
+    absent = [dig(obj, path, "") for path in ("spec.reclaim", "spec.departed", "status.handed_over")]
     return obj is not None and not any(absent) and is_settled(obj)
 
 
@@ -89,7 +99,7 @@ def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
             f"{what} is not taken back: its node says that it migrated to {where}", reason="notReclaimed"
         )
     told = find_condition(obj, RECLAIMED)
-    if told is None or told["status"] != "False" or dig(obj, "spec.reclaimed", ""):
+    if told is None or told["status"] != "False" or dig(obj, "spec.reclaim"):
         return None
     hint = f"if it surely runs nowhere: weft vm reclaim {what.partition('/')[2]} --force"
     return IllegalTransition(f"{what} is not taken back: {told.get('message', '')}", reason="notReclaimed", hint=hint)

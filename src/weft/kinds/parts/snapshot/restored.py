@@ -17,7 +17,7 @@ ROOT = "root"
 LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
     *("user_data", "run", "hold", "restart_generation", "origin", "restore", "snapshots", "boot"),
-    *("fenced", "guard", "arrives", "departed", "reclaimed", "reclaim_forced"),
+    *("fenced", "guard", "arrives", "departed", "reclaim"),
 )
 # Beside these, of a VM that is only there to test: what would give it a part in what the original does: groups, its choice of
 # nodes, GPUs, names for logins.
