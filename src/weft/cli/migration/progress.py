@@ -39,16 +39,21 @@ def describe_plan(obj: Object) -> str:
     return text
 
 
-def find_share(obj: Object) -> float:
-    """How much of it is over, 0 to 1: what was sent, to that and what is left."""
-    sent, left = dig(obj, "status.progress.sent_bytes", 0), dig(obj, "status.progress.remaining_bytes", 0)
+def find_share(obj: Object, before: int = 0) -> float:
+    """How much of its disks, or then of its memory, is over, 0 to 1: what was sent, to that and what is left. ``before``: the bytes
+    that were sent before that began."""
+    progress = dig(obj, "status.progress") or {}
+    sent, left = max(0, progress.get("sent_bytes", 0) - before), progress.get("remaining_bytes", 0)
+    total = progress.get("total_bytes", 0)
+    if not left and not progress.get("passes") and sent < total:  # what is left isn't counted yet
+        return sent / total
     return sent / (sent + left) if sent else 0.0
 
 
-def describe_progress(obj: Object) -> str:
+def describe_progress(obj: Object, before: int = 0) -> str:
     """``81 %   96 MB/s   dirty 3.1 MB/s   left 48 MB``"""
     progress = dig(obj, "status.progress") or {}
-    parts = [f"{find_share(obj):3.0%}"]
+    parts = [f"{find_share(obj, before):3.0%}"]
     if progress.get("bytes_per_second"):
         parts.append(f"{format_bytes(progress['bytes_per_second'])}/s")
     if progress.get("dirty_bytes_per_second"):
@@ -78,6 +83,7 @@ class MigrationProgress(Progress):
     """Shows a Migration: its plan once, then on a terminal a bar, off it a line now and then."""
 
     _last = ""
+    _sent = 0  # before its memory began, with its disks
 
     def show(self, target: Target, obj: Object | None, over: bool = False) -> None:
         if obj is None or over or dig(obj, "status.phase") in ENDED:
@@ -89,11 +95,15 @@ class MigrationProgress(Progress):
             self.notify(f"plan      {plan}")
         phase, note = dig(obj, "status.phase", "Pending"), dig(obj, "status.message", "")
         if phase == "Migrating" and dig(obj, "status.progress.total_bytes"):
-            share = find_share(obj)
+            passes = dig(obj, "status.progress.passes", 0)
+            before = self._sent if passes else 0
+            if not passes:
+                self._sent = dig(obj, "status.progress.sent_bytes", 0)
+            share = find_share(obj, before)
             filled = int(share * _BAR)
             bar = f"{'█' * filled}{'░' * (_BAR - filled)}  " if self.animated else ""
-            what = "memory" if dig(obj, "status.progress.passes", 0) else "disks"  # these go over first
-            text = f"{what:<9} {bar}{describe_progress(obj)}"
+            what = "memory" if passes else "disks"  # these go over first
+            text = f"{what:<9} {bar}{describe_progress(obj, before)}"
             self.draw(target, text, f"{what} {int(share * 100) // _REPORT_SECONDS}")
         else:
             text = f"{phase.lower():<9} {describe_way(obj)}" + (f"   {note}" if note else "")
