@@ -405,7 +405,7 @@ _RECLAIMED = Goal(
     ends_failed=False,
     ends_refused=False,
     asked=f"condition={RECLAIMED}",
-    answer=lambda obj: f"goes on here: {(find_condition(obj, RECLAIMED) or {}).get('message', '')}",
+    answer=lambda obj: f"goes on here ({(find_condition(obj, RECLAIMED) or {}).get('message', '')})",
 )
 
 
