@@ -142,8 +142,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
-    # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked; what arms a
-    # replica those of its replication, VM and allocations, which nodes guard; device rollouts set devices' values;
+    # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked, or
+    # taken back; what arms a replica those of its replication, VM and allocations, which nodes guard; device rollouts set devices' values;
     # devices take away desired values whose time is over, and approve
     # what a model accepts.
     assert set(find_writes("spec")) == {
@@ -152,6 +152,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/backup/policy",
         "controllers/conversion/controller",
         "controllers/departure/controller",
+        "controllers/departure/reclaim",
         "controllers/deployment/controller",
         "controllers/device/controller",
         "controllers/device/rollout",

@@ -528,7 +528,7 @@ VM = Kind(
         readers="project",
         status_writer="workload",
         condition_writers=CONDITIONS
-        | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots", RECLAIMED: "departures"},
+        | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots", RECLAIMED: "migrations"},
     ),
     admission=Admission(
         check=check_vm,

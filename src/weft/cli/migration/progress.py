@@ -43,8 +43,9 @@ def find_share(obj: Object, before: int = 0) -> float:
     """How much of its disks, or then of its memory, is over, 0 to 1: what was sent, to that and what is left. ``before``: the bytes
     that were sent before that began."""
     progress = dig(obj, "status.progress") or {}
-    sent, left = max(0, progress.get("sent_bytes", 0) - before), progress.get("remaining_bytes", 0)
-    total = progress.get("total_bytes", 0)
+    sent: int = max(0, progress.get("sent_bytes", 0) - before)
+    left: int = progress.get("remaining_bytes", 0)
+    total: int = progress.get("total_bytes", 0)
     if not left and not progress.get("passes") and sent < total:  # what is left isn't counted yet
         return sent / total
     return sent / (sent + left) if sent else 0.0

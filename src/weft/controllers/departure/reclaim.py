@@ -28,7 +28,6 @@ from weft.kinds.allocation import (
 from weft.kinds.arrival import ARRIVED, OVER
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
-from weft.kinds.parts.migration.departing import RECLAIMED
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VMS_RECLAIMED, VmSpec
 from weft.objects.envelope import Condition, set_condition
@@ -162,7 +161,7 @@ def plan_commit(read: Reclaim, plan: ReclaimPlan, now: float) -> Commit | None:
     """None if nothing changes."""
     workload, place, found = read.workload, read.place, read.facts.found
     status: Literal["True", "False"] = "True" if plan.goes_on else "False"
-    condition = Condition(RECLAIMED, status, plan.reason, plan.message, now, workload.envelope.generation)
+    condition = Condition("Reclaimed", status, plan.reason, plan.message, now, workload.envelope.generation)
     if plan.waits and not set_condition(edit(workload), condition):
         return None
     draft, events = Draft(place), list[Event]()

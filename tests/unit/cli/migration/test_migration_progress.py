@@ -26,7 +26,7 @@ def test_the_shares_of_its_disks_and_then_of_its_memory_only_grow() -> None:
     progress = MigrationProgress(lambda: 0.0, stream=stream)
     target = Target(BY_NAME["migration"], "web-1")
     shown: list[tuple[str, int]] = []
-    progress.draw = lambda target, text, mark: shown.append((text.split()[0], int(text.split()[1].rstrip("%"))))  # type: ignore[method-assign]
+    progress.draw = lambda target, live, key: shown.append((live.split()[0], int(live.split()[1].rstrip("%"))))  # type: ignore[method-assign]
     for sent, total, left, passes in SEEN:
         figures: dict[str, Any] = {
             "sent_bytes": sent * MIB,
@@ -44,7 +44,7 @@ def test_the_shares_of_its_disks_and_then_of_its_memory_only_grow() -> None:
 def test_a_disk_that_is_copied_whole_ends_at_all_of_it() -> None:
     shown: list[str] = []
     progress = MigrationProgress(lambda: 0.0, stream=io.StringIO())
-    progress.draw = lambda target, text, mark: shown.append(text)  # type: ignore[method-assign]
+    progress.draw = lambda target, live, key: shown.append(live)  # type: ignore[method-assign]
     figures = {"sent_bytes": 64 * MIB, "total_bytes": 64 * MIB, "remaining_bytes": 0}
     progress.show(Target(BY_NAME["migration"], "m"), {"status": {"phase": "Migrating", "progress": figures}})
     assert "100%" in shown[0]

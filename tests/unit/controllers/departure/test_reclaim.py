@@ -90,7 +90,7 @@ def test_people_may_force_it_and_their_word_is_all_there_is_while_the_line_is_cu
     assert (cut.goes_on, cut.reason) == (True, NOT_ASKED) and "west was not asked" in cut.message
     barred = plan(barred="cluster west is Refused")
     assert (barred.goes_on, barred.waits, barred.reason) == (False, False, CANT_ASK)
-    assert not any(replace(FACTS, **one).asks for one in ({"forced": True}, {"cut": "x"}, {"barred": "x"}))  # type: ignore[arg-type]
+    assert not any(replace(FACTS, **one).asks for one in ({"forced": True}, {"cut": "x"}, {"barred": "x"}))
 
 
 def make_world(phase: str = "Linked", reason: str = "illegalTransition", **spec: Any) -> View:
@@ -114,7 +114,7 @@ def make_world(phase: str = "Linked", reason: str = "illegalTransition", **spec:
     link = ClusterSpec(url="https://x", ca="", projects={"default": "lab"})
     made = [vm, place]
     if phase:
-        made.append(CLUSTER.make("west", link, 1.0, uid="w", status=ClusterStatus(phase=phase)))  # type: ignore[arg-type]
+        made.append(CLUSTER.make("west", link, 1.0, uid="w", status=ClusterStatus(phase=phase)))
     for envelope in made:
         view.put_item(envelope.key, Item(envelope))
     return view

@@ -88,8 +88,9 @@ def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
 
 def is_reclaimed(obj: Object | None) -> bool:
     """Whether its node lets it go on."""
-    absent = [dig(obj, path, "") for path in ("spec.reclaim", "spec.departed", "status.handed_over")]
-    return obj is not None and not any(absent) and is_settled(obj)
+    if obj is None or not is_settled(obj):
+        return False
+    return not any(dig(obj, path, "") for path in ("spec.reclaim", "spec.departed", "status.handed_over"))
 
 
 def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
