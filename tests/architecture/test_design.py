@@ -143,9 +143,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
     # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked, or
-    # taken back; what arms a replica those of its replication, VM and allocations, which nodes guard; device rollouts set devices' values;
-    # devices take away desired values whose time is over, and approve
-    # what a model accepts.
+    # taken back; what arms a replica those of its replication, VM and allocations, which nodes guard; device rollouts set
+    # devices' values; devices take away desired values whose time is over, and approve what a model accepts.
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/arrival/controller",
