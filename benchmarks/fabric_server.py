@@ -15,11 +15,14 @@ from pathlib import Path
 from benchmarks.measurement import ROOT
 from weft.client.context import Context, read_context
 from weft.contracts.store import MAX_WRITES, Put
+from weft.drivers.cgroup.groups import ControlGroups
+from weft.drivers.cgroup.limits import Limits
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.store.sqlite import SqliteStore
 
 WEFT = str(Path(sys.executable).parent / "weft")
 _PATIENCE_SECONDS = 20.0
+_GROUP = "server"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -28,6 +31,7 @@ class FabricServer:
 
     def __init__(self, folder: Path, context: Context, process: subprocess.Popen[bytes]) -> None:
         self.folder, self.context, self._process = folder, context, process
+        self._groups: ControlGroups | None = None
 
     @property
     def pids(self) -> list[int]:
@@ -42,6 +46,20 @@ class FabricServer:
     def cpu_seconds(self) -> float:
         """Used since the start, of all processes together."""
         return sum(cpu_seconds(pid) for pid in self.pids)
+
+    def limit(self, cores: float) -> None:
+        """From now on all processes together get no more. Raises DriverFailed, OSError where there is no such control group."""
+        self._groups = ControlGroups(f"weft-bench-{os.getpid()}", controllers=("cpu",))
+        for procs in self._groups.create(_GROUP, Limits(cpu=cores)):
+            for pid in self.pids:
+                procs.write_text(str(pid))
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+        if self._groups is not None:
+            self._groups.remove(_GROUP)
+            self._groups.remove_parents()
 
 
 @contextlib.contextmanager
@@ -71,6 +89,7 @@ def running_server(
         ]
         if command:
             words = [*command, name]
+        server: FabricServer | None = None
         running = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
             begun = time.monotonic()
@@ -78,10 +97,14 @@ def running_server(
                 if running.poll() is not None or time.monotonic() - begun > _PATIENCE_SECONDS:
                     raise SystemExit((folder / "log").read_text()[-2000:])
                 time.sleep(0.05)
-            yield FabricServer(folder, read_context(file), running)
+            server = FabricServer(folder, read_context(file), running)
+            yield server
         finally:
-            running.terminate()
-            running.wait(20)
+            if server is not None:
+                server.end()
+            else:
+                running.kill()
+                running.wait(20)
 
 
 async def _fill(file: Path, objects: Sequence[Envelope]) -> None:
