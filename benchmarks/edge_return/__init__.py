@@ -49,7 +49,6 @@ GOAL_SECONDS = 60.0
 PATIENCE_SECONDS = 240.0
 SETTLE_SECONDS = 10.0
 HEARTBEAT_SECONDS = 8.0
-REPORT_SECONDS = 10.0  # after which an agent tries again
 AT_ONCE = 20
 BATCH = 500
 AUTONOMY = 259_200.0
@@ -120,19 +119,28 @@ class FakeNode:
         if events and told.through != events:
             raise ConnectionError(f"report: of {events} events the server has {told.through}")
 
-    async def come_back(self) -> None:
-        async with asyncio.timeout(REPORT_SECONDS):
+    async def come_back(self, line: Line) -> None:
+        async with asyncio.timeout(line.connect_seconds):
             await self.open()
-            await self.report(EVENTS)
+        await self._report_within(line, line.answer_seconds, EVENTS)
 
-    async def beat(self) -> None:
-        """A heartbeat, on another connection if the last one was closed."""
-        async with asyncio.timeout(REPORT_SECONDS):
-            try:
-                await self.report(about=False)
-            except ConnectionError:
+    async def beat(self, line: Line) -> None:
+        """A heartbeat, on another connection if the last one was closed or silent."""
+        try:
+            await self._report_within(line, line.connect_seconds, about=False)
+        except (ConnectionError, TimeoutError):
+            async with asyncio.timeout(line.connect_seconds):
                 await self.open()
-                raise
+            raise
+
+    async def _report_within(self, line: Line, seconds: float, events: int = 0, *, about: bool = True) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.report(events, about=about)
+        except TimeoutError:
+            line.note_failure(unanswered=True)
+            raise
+        line.note_answer()
 
     async def read_own(self) -> None:
         """Take each of its allocations for running."""
@@ -281,7 +289,7 @@ async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
         nonlocal slowest
         await asyncio.sleep(draw.uniform(0.0, WITHIN_SECONDS))
         sent, line = time.monotonic(), Line(clock, node.name)
-        again = await try_until(line, node.come_back)
+        again = await try_until(line, lambda: node.come_back(line))
         reported.append(time.monotonic())
         slowest = max(slowest, reported[-1] - sent)
         again += await try_until(line, node.follow)
@@ -289,7 +297,7 @@ async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
         followed.append(time.monotonic())
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            await try_until(line, node.beat)
+            await try_until(line, lambda: node.beat(line))
 
     coming = [asyncio.ensure_future(come(node)) for node in nodes]
     ready = await wait_ready(server.folder / "store.db")

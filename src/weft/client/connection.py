@@ -39,11 +39,16 @@ class Lost(Exception):
         self.sent = sent
 
 
+class Unanswered(Unavailable):
+    """The server was connected and asked, and nothing came from it in time."""
+
+
 BROKEN = (OSError, http.client.HTTPException)
 
 
 def make_lost(problem: BaseException) -> Lost:
-    return Lost(Unavailable(f"the connection to the server was lost: {describe_failure(problem)}"), sent=True)
+    kind = Unanswered if isinstance(problem, TimeoutError) else Unavailable
+    return Lost(kind(f"the connection to the server was lost: {describe_failure(problem)}"), sent=True)
 
 
 class Connection(http.client.HTTPConnection):

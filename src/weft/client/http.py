@@ -79,13 +79,16 @@ class Http:
         *,
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
+        answer_seconds: float | None = None,
     ) -> Answer:
-        """Send ``body`` (bytes, or data for JSON) to ``path`` and return the answer, whatever its status.
+        """Send ``body`` (bytes, or data for JSON) to ``path`` and return the answer, whatever its status. ``answer_seconds`` is
+        the bound instead of ``timeout_seconds`` on a connection just made: a kept one may lead nowhere.
 
-        Raises Unavailable when the server can't be reached, NotAuthenticated when its certificate isn't trusted."""
+        Raises Unavailable when the server can't be reached (Unanswered: it was, and is silent), NotAuthenticated when its
+        certificate isn't trusted."""
         sent = Request(method, path, body, {**self._headers, **(headers or {})})
         self.on_request(sent)
-        return self._carry_out(sent, timeout_seconds or self._timeout_seconds)
+        return self._carry_out(sent, timeout_seconds or self._timeout_seconds, answer_seconds)
 
     def begin(self, path: str) -> Callable[[], Answer]:
         """Request ``path`` over a kept connection; the returned function waits for the answer, as ``request`` does. In between,
@@ -108,7 +111,7 @@ class Http:
         self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
         return answer if _find_wait(answer) is None else self._carry_out(sent, self._timeout_seconds)
 
-    def _carry_out(self, sent: Request, timeout_seconds: float) -> Answer:
+    def _carry_out(self, sent: Request, timeout_seconds: float, answer_seconds: float | None = None) -> Answer:
         deadline = self._clock.elapsed() + self._patience_seconds
         throttled_until = self._clock.elapsed() + MOST_THROTTLED_SECONDS
         pause = _FIRST_PAUSE_SECONDS
@@ -116,7 +119,7 @@ class Http:
             try:
                 began = self._clock.elapsed()
                 with self._bounded():
-                    answer = self._exchange(sent, timeout_seconds)
+                    answer = self._exchange(sent, timeout_seconds, answer_seconds or timeout_seconds)
                 self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
                 wait = _find_wait(answer)
                 if wait is None or self._clock.elapsed() + wait > throttled_until or self._closed.wait(wait):
@@ -186,7 +189,7 @@ class Http:
             connection.hang_up()
             raise
 
-    def _exchange(self, request: Request, timeout_seconds: float) -> Answer:
+    def _exchange(self, request: Request, timeout_seconds: float, answer_seconds: float) -> Answer:
         connection = self._take_idle(timeout_seconds)
         if connection is not None:
             try:
@@ -194,7 +197,7 @@ class Http:
             except Lost as lost:
                 if lost.sent and not request.repeatable:
                     raise
-        return self._converse(self._dial(timeout_seconds), request)
+        return self._converse(self._dial(timeout_seconds, answer_seconds), request)
 
     def _converse(self, connection: Connection, request: Request) -> Answer:
         try:
@@ -252,7 +255,7 @@ class Http:
                 return connection
             connection.hang_up()
 
-    def _dial(self, timeout_seconds: float) -> Connection:
+    def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> Connection:
         if self._closed.is_set():
             raise Unavailable("the client is closed")
         connection = Connection(self._host, self._port, self._name, self.tls, timeout_seconds, self._forget)
@@ -260,6 +263,7 @@ class Http:
             self._open.add(connection)
         try:
             connection.connect()
+            connection.sock.settimeout(answer_seconds or timeout_seconds)
         except ssl.SSLCertVerificationError as problem:
             connection.hang_up()
             raise explain_distrust(self.server, problem, self._clock.now()) from problem

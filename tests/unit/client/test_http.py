@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from weft.client.answer import Answer, raise_problem
+from weft.client.connection import Unanswered
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
@@ -35,7 +36,8 @@ def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> No
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late."""
+    """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late. Is
+    silent to a POST until ``asked`` is set."""
 
     protocol_version = "HTTP/1.1"
     asked: Event
@@ -58,6 +60,10 @@ class Answers(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "5")
             self.end_headers()
             self.wfile.write(b"line\n")
+
+    def do_POST(self) -> None:
+        self.asked.wait(30)
+        self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -123,6 +129,17 @@ def test_what_was_begun_reaches_the_server_at_once_and_is_answered_although_its_
         assert asked.wait(10)
         assert late().body == b"line\n"
         assert client.begin("/")().body == b"line\n"
+        client.close()
+
+
+def test_a_kept_connection_has_no_longer_for_its_answer_since_it_may_have_been_cut(tmp_path: Path) -> None:
+    asked = Event()
+    with serving(tmp_path, asked) as context:
+        client = Http(context, timeout_seconds=10)
+        client.request("GET", "/")
+        with pytest.raises(Unanswered):  # later the server hangs up, which is another error
+            client.request("POST", "/", b"{}", timeout_seconds=0.1, answer_seconds=60.0)
+        asked.set()
         client.close()
 
 

@@ -16,6 +16,7 @@ import msgspec
 from weft.agent.server.line import Line
 from weft.client.answer import raise_problem
 from weft.client.api import Client
+from weft.client.connection import Unanswered
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import ALLOCATION, AllocatedNic
 from weft.kinds.endpoint import ENDPOINT
@@ -97,9 +98,15 @@ class RemoteServer:
     def report(self, node: str, body: ReportBody) -> ReportAnswer:
         sent = msgspec.json.encode(body)
         try:
-            answer = self._client.http.request("POST", f"/v1/nodes/{node}:report", sent, timeout_seconds=10.0)
-        except WeftError:
-            self.line.note_failure()
+            answer = self._client.http.request(
+                "POST",
+                f"/v1/nodes/{node}:report",
+                sent,
+                timeout_seconds=self.line.connect_seconds,
+                answer_seconds=self.line.answer_seconds,
+            )
+        except WeftError as problem:
+            self.line.note_failure(unanswered=isinstance(problem, Unanswered))
             raise
         self.line.note_answer()  # also a refusal is one
         raise_problem(answer)

@@ -1,6 +1,9 @@
 """The line to the server: whether it works, and who tries again when. While it doesn't, the reports alone try, and what the agent
 follows waits until one is answered: so a node that comes back reports before it reads, and few tries are made for nothing.
 
+A report that a connected server doesn't answer in time has longer the next time: the server may have too many at once, and what it
+did for one that was given up was for nothing.
+
 Pauses are drawn between nothing and a bound that grows ("full jitter"), so nodes that were cut off together don't come back in
 the same instant. Threads note answers and wait here.
 """
@@ -9,11 +12,13 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 
 from weft.contracts.clock import Clock
 
+REPORT_SECONDS = (10.0, 20.0, 30.0)  # for the answer to a report; the next one each time the server was silent
 SHORT_CEILING_SECONDS = 5.0
-LONG_CEILING_SECONDS = 8.0  # with the 10 s of a report that is lost, a node is back within 20 s
+LONG_CEILING_SECONDS = 8.0  # with the 10 s of a report on a line that is cut, a node is back within 20 s
 LONG_AFTER_SECONDS = 600.0
 LEAST_SECONDS = 0.05
 WATCH_CEILING_SECONDS = 2.0  # of what is followed, while reports are answered
@@ -24,8 +29,9 @@ _MOST_DOUBLINGS = 10
 class Line:
     """``seed`` makes the pauses those of an earlier run, for tests."""
 
-    def __init__(self, clock: Clock, seed: str | None = None) -> None:
+    def __init__(self, clock: Clock, seed: str | None = None, report_seconds: Sequence[float] = REPORT_SECONDS) -> None:
         self._clock = clock
+        self._report_seconds, self._unanswered = report_seconds, 0
         self._draw = random.Random(seed)  # noqa: S311 (spreads load)
         self._works = threading.Event()
         self._works.set()
@@ -37,11 +43,23 @@ class Line:
         """Whether the newest report was answered, or none was made yet."""
         return self._works.is_set()
 
+    @property
+    def connect_seconds(self) -> float:
+        """How long a report waits for a connection, and for an answer on a kept one: that may have been cut."""
+        return self._report_seconds[0]
+
+    @property
+    def answer_seconds(self) -> float:
+        """How long it waits for its answer on a connection just made."""
+        return self._report_seconds[min(self._unanswered, len(self._report_seconds) - 1)]
+
     def note_answer(self) -> None:
-        self._failed_at = None
+        self._failed_at, self._unanswered = None, 0
         self._works.set()
 
-    def note_failure(self) -> None:
+    def note_failure(self, *, unanswered: bool = False) -> None:
+        """``unanswered``: the server was connected, and didn't answer in time."""
+        self._unanswered += unanswered
         if self._failed_at is None:
             self._failed_at = self._clock.elapsed()
         self._works.clear()
