@@ -17,9 +17,10 @@ from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Write, epoch_of
+from weft.controllers.node.controller import fold_node
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import AllocatedLease
-from weft.kinds.node import NodeReport
+from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
@@ -36,6 +37,7 @@ from weft.objects.errors import (
     Unavailable,
     UnknownField,
 )
+from weft.objects.quantity import format_time
 from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority, read_csr
 from weft.trust.enrolment import enrolment_key
@@ -717,6 +719,25 @@ def test_a_node_that_comes_back_without_its_settings_is_said_to_with_what_they_w
     told = {one["reason"]: one["message"] for one in lab.client.events(about="node/n1")}
     assert told["GivenUp"].endswith("set again: label site=west, taints=till, autonomy_seconds=60.0")
     assert "people had given the node up" in told["TakenBack"] and "set again" in told["TakenBack"]
+
+
+def test_who_gives_a_node_up_within_its_autonomy_is_named_with_when_it_would_have_ended(lab: DoorsLab) -> None:
+    now = SystemClock().now()
+    for name, lost_at, until in (("n1", now - 60.0, now + 3540.0), ("n2", now - 7200.0, None)):
+        node = lab.join(name)
+        node.report(node={"cpu": 4})
+        status = NodeStatus(phase="Ready")
+        for at, autonomy in ((lost_at, 3600.0), (now, 3600.0), (now, 0.0)):  # lost, and then people end its autonomy
+            status = fold_node(status, NodeReport(cpu=4.0), NodeStatus(), False, at, autonomy)
+        envelope = lab.stored(f"/node/-/{name}")
+        assert envelope is not None
+        envelope.status = merge_part(envelope.status, status)
+        lab.put(envelope)
+        lab.client.delete("node", name, force=True)
+        lab.journal.flush()
+        told = {one["reason"]: one["message"] for one in lab.client.events(about=f"node/{name}")}
+        said = f"; its autonomy would have lasted until {format_time(until)}" if until is not None else ""
+        assert told["GivenUp"].partition(", ")[2] == f"with the allocations of no workload{said}"
 
 
 def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsLab) -> None:

@@ -120,6 +120,7 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     cpu_model: str = ""  # best one of all nodes that it can exchange guests with
     lost_contact: str = ""  # ``report.contact`` when it was lost: while they are equal, it hasn't been back
     lost_at: float | None = None  # when its heartbeats were missed first; None while it sends them
+    autonomous_until: float | None = None  # of a silent node; if people ended its autonomy: when it would have ended
 
 
 class Gpu(msgspec.Struct, frozen=True):

@@ -46,6 +46,8 @@ async def give_up(context: ApiContext, call: Call, kind: Kind, envelope: Envelop
     while (found := await retry(context, lambda: _forget_some(context, envelope))) is not None:
         lost += found
     said = f"by {call.actor.name}, with the allocations of {', '.join(lost) or 'no workload'}"
+    if (until := status.autonomous_until) is not None and until > context.clock.now():
+        said = f"{said}; its autonomy would have lasted until {format_time(until)}"
     if settings := describe_settings(envelope):
         said = f"{said}; if it comes back, set again: {settings}"
     context.add_event(envelope.ref, "GivenUp", said)

@@ -217,8 +217,9 @@ def fold_node(
     """A node's status from its heartbeat, its report, and what is allocated there (in ``sums``). A silent node is Autonomous for
     ``autonomy`` seconds, then NotReady."""
     phase, message, lost_at, lost_contact = former.phase, former.message, former.lost_at, former.lost_contact
+    until = former.autonomous_until
     if live and report.cpu > 0:
-        phase, message, lost_at, lost_contact = "Ready", "", None, ""
+        phase, message, lost_at, lost_contact, until = "Ready", "", None, "", None
     elif live is False and former.phase != "Joining":
         if former.phase == "Ready":
             lost_at, lost_contact = now, report.contact
@@ -228,6 +229,8 @@ def fold_node(
         phase, message = ("Autonomous", f"no heartbeat; autonomous until {format_time(ends)}")
         if now >= ends:
             phase, message = "NotReady", "no heartbeat"
+        else:
+            until = ends
     return msgspec.structs.replace(
         sums,
         phase=phase,
@@ -235,6 +238,7 @@ def fold_node(
         since=former.since if phase == former.phase else now,
         lost_contact=lost_contact,
         lost_at=lost_at,
+        autonomous_until=until,
     )
 
 

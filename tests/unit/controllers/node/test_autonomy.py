@@ -43,7 +43,8 @@ def test_a_node_without_autonomy_is_lost_at_once_and_one_that_never_came_is_join
 def test_people_end_or_prolong_the_autonomy_of_a_silent_node() -> None:
     away = fold(NodeStatus(phase="Ready"), False, 200.0)
     ended = fold(away, False, 300.0, 0.0)
-    assert (ended.phase, ended.lost_at) == ("NotReady", 200.0)
+    assert (ended.phase, ended.lost_at, ended.autonomous_until) == ("NotReady", 200.0, 200.0 + HOUR)
+    assert fold(ended, True, 400.0).autonomous_until is None
     assert fold(ended, False, 400.0, 2 * HOUR).phase == "Autonomous"
     assert fold(NodeStatus(phase="NotReady", since=200.0), False, 400.0).lost_at == 200.0, "an older weft wrote it"
 
