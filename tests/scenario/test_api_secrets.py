@@ -15,7 +15,7 @@ from tests.scenario.test_api_egress_endpoints import make_function
 
 from weft.client.answer import raise_problem
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec
-from weft.kinds.function import FunctionSpec
+from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.objects.envelope import decode_part, merge_part
 from weft.objects.errors import (
     Forbidden,
@@ -315,5 +315,20 @@ def test_a_node_reads_the_token_of_a_function_that_names_it_and_tells_of_that_al
         assert (
             node.report(events=[event, {**event, "object": {**about, "uid": "no"}, "n": 2}], outbox="b")["through"] == 2
         )
-    told = [one for one in lab.client.events(about="function") if one["reason"] == "InvokedAtNode"]
-    assert [(one["source"], one["object"]["name"]) for one in told] == [("node/n1", "f")]
+
+    def read_told() -> list[tuple[str, str, int]]:
+        lab.journal.flush()
+        told = [one for one in lab.client.events(about="function") if one["reason"] == "InvokedAtNode"]
+        return [(one["source"], one["object"]["name"], one["count"]) for one in told]
+
+    assert read_told() == [("node/n1", "f", 1)]
+    function = lab.stored(function.key) or function
+    spec.local_nodes, spec.local_secret = [], None
+    function.spec, function.status = (
+        merge_part(function.spec, spec),
+        merge_part(function.status, FunctionStatus(named_nodes=["n1"])),
+    )
+    lab.put(function)
+    for node in (other, here):  # what ran before the function stopped naming the node
+        assert node.report(events=[{**event, "n": 3}], outbox="b")["through"] == 3
+    assert read_told() == [("node/n1", "f", 2)]

@@ -674,6 +674,14 @@ async def test_a_node_gets_the_functions_that_name_it_and_keeps_one_whose_code_i
         await lab.until(lambda: here.listed[-1] == ServeLocally([], [made.uid], {made.uid: "door"}))
         await lab.change("label", local_nodes=[], local_secret=None)
         await lab.until(lambda: here.listed[-1] == ServeLocally())
+        await lab.change("label", local_nodes=["n3"], local_secret="door")
+        await lab._until_status("label", lambda status: status.named_nodes == ["n1", "n3"])
+        await lab.change("label", local_nodes=["n1"])
+        await lab._until_status("label", lambda status: status.named_nodes == ["n3", "n1"])
+        await lab.change("label", local_nodes=[], local_secret=None)
+        await lab.image("python3-11")
+        await lab._until_status("label", lambda status: status.phase == "Ready" and not status.reason)
+        assert (await lab.status("label")).named_nodes == ["n3", "n1"]
         assert all(one == ServeLocally() for one in other.listed)
 
 

@@ -51,6 +51,7 @@ AUTO = "auto"
 MOST_ALIASES = 32
 MOST_SCHEDULES = 16
 MOST_LOCAL_NODES = 16
+MOST_NAMED_NODES = 64
 MOST_READY = 1000
 MOST_INPUT_BYTES = 32 * 1024
 LONGEST_NAME = MAX_NAME - 7  # leaves seven characters for -123456, the name of a version
@@ -124,6 +125,9 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     image: str = ""  # its image, with the digest that the tag had then
     version: int = 0  # the last published version
     nodes: list[str] = []  # nodes that have it prepared
+    named_nodes: list[
+        str
+    ] = []  # the last MOST_NAMED_NODES that local_nodes has named: these may still report what ran there
     observed_generation: int = 0
 
 
@@ -213,6 +217,12 @@ def weights_of(spec: FunctionSpec, alias: str) -> Weights | None:
     """The versions behind an alias, by number, with shares that come to 1; None if there is no such alias."""
     target = spec.aliases.get(alias)
     return target if isinstance(target, dict) else None
+
+
+def note_named(status: FunctionStatus, spec: FunctionSpec) -> list[str]:
+    """``status.named_nodes`` with those that ``spec`` names."""
+    former = [name for name in status.named_nodes if name not in spec.local_nodes]
+    return [*former, *spec.local_nodes][-MOST_NAMED_NODES:]
 
 
 def version_name(function: str, number: int | str) -> str:

@@ -32,7 +32,7 @@ from weft.contracts.store import (
     revision_of,
 )
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
-from weft.kinds.function import FUNCTION, FunctionSpec
+from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
 from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, Unavailable
@@ -345,7 +345,8 @@ def _name_own(node: Envelope, owned: Sequence[Envelope]) -> dict[str, Ref]:
 async def _find_local_functions(
     context: ApiContext, node: Envelope, own: Mapping[str, Ref], events: Sequence[NodeEvent]
 ) -> dict[str, Ref]:
-    """The functions among the events' objects that the node serves at its own address, by uid."""
+    """The functions among the events' objects that the node serves at its own address, or has served there before they ceased to
+    name it, by uid."""
     found: dict[str, Ref] = {}
     for ref in {event.object for event in events[:MOST_EVENTS] if event.object.uid not in own}:
         if not ref.project:
@@ -354,7 +355,8 @@ async def _find_local_functions(
         envelope = decode_envelope(entry.value) if entry is not None else None
         if envelope is None or envelope.uid != ref.uid:
             continue
-        if node.name in decode_part(envelope.spec, FunctionSpec).local_nodes:
+        spec, status = decode_part(envelope.spec, FunctionSpec), decode_part(envelope.status, FunctionStatus)
+        if node.name in spec.local_nodes or node.name in status.named_nodes:
             found[envelope.uid] = envelope.ref
     return found
 

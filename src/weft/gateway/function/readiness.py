@@ -23,7 +23,7 @@ from weft.gateway.function.instance.agents import Agents
 from weft.informer.cache import Cache
 from weft.informer.commit import edit, put, unchanged
 from weft.informer.view import Changed, Item, has_changed
-from weft.kinds.function import FunctionSpec, FunctionStatus
+from weft.kinds.function import FunctionSpec, FunctionStatus, note_named
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.image import ImageStatus
 from weft.kinds.parts.function_code import base_of, code_of
@@ -155,6 +155,10 @@ class Readiness:
         """Whether nothing is left to do until something changes. Raises PreconditionFailed, StoreUnavailable."""
         function = self._catalogue.find(item.envelope.project or "", item.envelope.name)
         old, generation, spec = function.status, item.envelope.generation, function.spec
+        if (named := note_named(old, spec)) != old.named_nodes:
+            await self._write(item, old, msgspec.structs.replace(old, named_nodes=named))
+            latest = self._cache.view.get(item.key)
+            return latest is None or latest.deleting or await self._settle(latest)
         version = self._catalogue.specified(function)
         if isinstance(version, Missing):
             await self._write(item, old, _wait(old, version.reason, version.message))
@@ -211,6 +215,7 @@ class Readiness:
                         image=version.recipe.image,
                         version=function.spec.published,
                         nodes=sorted({name_of(node), *self._prepared(version)}),
+                        named_nodes=before.named_nodes,
                         observed_generation=generation,
                     )
                     await self._write(latest, before, ready)

@@ -191,6 +191,8 @@ class LocalFunctions:
             for task in gone.tasks:
                 task.cancel()
             self._sealed.drop(gone.function.uid)
+        if known:
+            self.report_usage()  # what these did, while the node is still there
         for ref in listed.beyond:
             if ref.uid not in self._beyond:
                 message = f"node {self._node} serves at most {MOST_FUNCTIONS} functions itself, the oldest ones: this one waits"
