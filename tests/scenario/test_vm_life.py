@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from tests.scenario.controllers_lab import GIB, MIB, Lab
 
-from weft.kinds.allocation import AllocatedGroup, AllocatedRule
+from weft.kinds.allocation import AllocatedGroup, AllocatedRule, AllocationReport, Resources
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.network import NetworkStatus
@@ -315,6 +315,64 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
             return [e.network for e in await lab.endpoints()] == ["blue"]
 
         await lab.until(only_blue)
+
+
+async def test_a_new_size_is_said_once_to_be_there_when_its_node_was_away_however_often_the_server_dies(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        vm = await lab.put_vm("web", cpu=1.0)
+        await lab.until_phase("web", "Running")
+        node.slow = True
+        [place] = await lab.every("allocation")
+
+        async def report(cpu: float, fitted: int | None = None) -> None:
+            def change(envelope: Envelope) -> None:
+                old, has = decode_part(envelope.report, AllocationReport), Resources(cpu=cpu, memory=256 * MIB)
+                generation = fitted if fitted is not None else envelope.generation
+                new = msgspec.structs.replace(old, has=has, fitted=generation, resize_limits={"cpu": 4})
+                envelope.report = merge_part(envelope.report, new)
+
+            await lab.change(place.key, change)
+
+        async def restart() -> None:
+            await lab.kill_deciders()
+            lab.start_deciders()
+            await lab.pass_time(5)
+
+        def count() -> list[str]:
+            return [one for one in lab.journal.reasons("web") if one in ("ResizeWaits", "Resized")]
+
+        await report(1.0)
+        await lab.pass_time(2)
+        await node.die()
+        await lab.until_phase("web", "Unknown", 90)
+        await lab.wish("web", cpu=3.0)
+
+        async def waits() -> bool:
+            current = (await lab.vm("web")).condition("Current")
+            return current is not None and current.reason == "ResizeWaits" and count() == ["ResizeWaits"]
+
+        await lab.until(waits)
+        await restart()
+        await node.start()
+        await lab.until_phase("web", "Running")
+        await report(1.0, fitted=place.generation)  # it is back, and hasn't heard of it yet
+        await restart()
+        assert await waits()
+        await lab.kill_deciders()
+        await report(3.0)
+        lab.start_deciders()
+
+        async def told() -> bool:
+            current = (await lab.vm("web")).condition("Current")
+            return current is not None and current.status == "True" and count() == ["ResizeWaits", "Resized"]
+
+        await lab.until(told)
+        await restart()
+        assert await told()
+        assert (await lab.vm("web")).uid == vm.uid
 
 
 async def test_rules_of_security_groups_come_with_the_place_and_follow_every_change(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from weft.controllers.workload.status import (
     fold_lease,
     fold_ready,
     fold_status,
+    has_been_resized,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -279,16 +280,18 @@ def render_status(
     if desired.departed and not places and desired.placed is not None:  # its place went with it
         envelope.conditions = [one for one in envelope.conditions if one != desired.placed]
         changed = True
-    current = fold_current(desired, places, now)
-    if current is not None and (current.status == "False" or envelope.condition("Current") is not None):
+    current, place = fold_current(desired, places, now), active_place(places)
+    if current is not None and (current.status == "False" or desired.current is not None):
         changed = set_condition(envelope, current) or changed
-    report = place.report if (place := active_place(places)) is not None else AllocationReport()
+    report = place.report if place is not None else AllocationReport()
     if report.health or envelope.condition("Healthy") is not None:
         changed = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or changed
     if not changed and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)
     told = _announce_end(status, former, envelope, spec_of(workload).reservation)
+    if has_been_resized(desired.current, current, place):
+        told.append(Event("Normal", "Resized", f"on {status.node}, which is back", envelope.ref, SOURCE))
     if status.phase == former.phase:
         return told
     where = f" on {status.node}" if status.node else ""
@@ -359,6 +362,7 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
         *_find_conversion(view, workload),
         arrives=record_of(workload).arrives(spec_of(workload)),
         departed=record_of(workload).departed(spec_of(workload)),
+        current=envelope.condition("Current"),
     )
 
 

@@ -39,6 +39,8 @@ from weft.objects.lifecycle import Phase
 
 # ``status.reason`` while a spec is being carried out.
 STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
+# Reasons of the condition Current: the node does it now; the node was away when it was told to, until it has done it.
+CHANGING, RESIZE_WAITS = "Changing", "ResizeWaits"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -65,6 +67,7 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
     converts_to: str = ""  # what it becomes by that, if it is the old one
     arrives: str = ""  # the Arrival that it comes by from another cluster
     departed: str = ""  # where it migrated to
+    current: Condition | None = None  # until now
 
 
 def fold_status(
@@ -333,11 +336,21 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)
     if len(behind) < len(changes) or (place.report.has is not None and place.report.fitted < place.generation):
-        return replace(condition, status="False", reason="Changing", message="the running guest is being updated")
+        was = desired.current.reason if desired.current is not None else ""
+        is_away = place.node_phase in ("Autonomous", "NotReady")
+        if was == RESIZE_WAITS or (is_away and was != CHANGING):
+            return replace(condition, status="False", reason=RESIZE_WAITS, message=f"waits for node {place.spec.node}")
+        return replace(condition, status="False", reason=CHANGING, message="the running guest is being updated")
     if behind and place.report.resize_limits is not None:
         what = ", ".join(describe_change(change) for change in behind)
         return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: takes effect at a restart")
     return condition
+
+
+def has_been_resized(former: Condition | None, current: Condition | None, place: Place | None) -> bool:
+    """Whether its node, which was away when the new size came, has now reported that the guest has it."""
+    waited = former is not None and former.reason == RESIZE_WAITS and current is not None
+    return waited and place is not None and place.report.has is not None and place.report.fitted >= place.generation
 
 
 def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: int, now: float) -> Condition:

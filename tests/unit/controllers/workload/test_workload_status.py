@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from tests.long import examples
 from tests.scenario.controllers_lab import step
 
-from weft.controllers.workload.status import DesiredWorkload, Place, fold_current, fold_ready, fold_status
+from weft.controllers.workload.status import (
+    DesiredWorkload,
+    Place,
+    fold_current,
+    fold_ready,
+    fold_status,
+    has_been_resized,
+)
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
@@ -219,6 +226,28 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     )
     assert current(other, resize_limits=ROOM) == ("False", "RestartNeeded")
     assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start
+
+
+def test_a_new_size_waits_for_a_node_that_is_away_until_that_has_it_and_then_it_is_resized() -> None:
+    same = wish(cpu=0.0, memory=0, networks=[])
+
+    def fold_next(was: str, node: str, **report: object) -> tuple[str, bool]:
+        former = Condition("Current", "False", was, "", 0.0, 3) if was else None
+        has = msgspec.structs.replace(place(node=node, resize_limits=ROOM, **report), generation=2)  # type: ignore[arg-type]
+        told = fold_current(msgspec.structs.replace(wished(same), current=former), [has], 1.0)
+        assert told is not None
+        return told.reason, has_been_resized(former, told, has)
+
+    old, new = {"has": Resources(), "fitted": 1}, {"has": Resources(), "fitted": 2}
+    for phase in ("Autonomous", "NotReady"):
+        assert fold_next("", phase, **old) == fold_next("ResizeWaits", phase, **old) == ("ResizeWaits", False)
+    assert fold_next("ResizeWaits", "Ready", **old) == ("ResizeWaits", False), "it is back, and hasn't done it"
+    assert fold_next("ResizeWaits", "Ready", **new) == ("Current", True)
+    assert fold_next("Current", "Ready", **new) == ("Current", False)
+    assert fold_next("ResizeWaits", "Ready", fitted=2) == ("Current", False), "nothing runs there"
+    for phase in ("Ready", "NotReady"):  # of one that a node was told in time the scheduler has said so
+        assert fold_next("Changing", phase, **old) == ("Changing", False)
+    assert fold_next("Changing", "Ready", **new) == ("Current", False)
 
 
 def test_of_a_vm_that_has_left_nothing_waits_for_its_migration_to_end() -> None:
