@@ -12,7 +12,7 @@ import msgspec
 from weft.cli.backup.adoption import adopt, read_stream
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.command.errors import complain
-from weft.cli.command.exit_codes import ERROR, OK, partial_code
+from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, partial_code
 from weft.cli.command.target import Target
 from weft.cli.output.local_time import render_time
 from weft.cli.session import Session
@@ -134,6 +134,11 @@ def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, backu
             problem.message = f"{step.what}: {problem.message}"
             codes.append(complain(problem, session.output, session.color, session.debug))
             continue
+        except KeyboardInterrupt:
+            session.notify(
+                f"interrupted at {step.what}: what was created before stays; the same command with --keep-existing goes on"
+            )
+            return INTERRUPTED
         if made is None:
             session.notify(describe(step))
             codes += [ERROR] if step.how == "leave" and BY_NAME[step.kind].in_backups != "named" else []

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from weft.cli.backup import project_restore
 from weft.cli.backup.adoption import name_new, plan_import
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.backup.project import name_images
 from weft.cli.backup.project_restore import list_data_waits
+from weft.cli.command.exit_codes import INTERRUPTED
 from weft.kinds.backup import SET
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
 from weft.objects.errors import AlreadyExists
@@ -108,6 +110,25 @@ def test_a_backup_names_the_images_that_nobody_could_fetch_or_build_again() -> N
     images = [{"name": name, "spec": {"url": url}} for name, url in urls.items()]
     assert name_images(images) == [
         "image/base: no backup has the content of images; keep a copy of file:///srv/base.qcow2"
+    ]
+
+
+def test_who_interrupts_a_restore_is_told_what_stays_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, steps = (
+        list[str](),
+        [Step("keep", "network", "blue", "blue", "it is there"), Step("create", "vm", "new", "new")],
+    )
+
+    def do(session: object, step: Step, *_: object) -> None:
+        if step.how == "create":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(project_restore, "_do", do)
+    session: Any = type("Session", (), {"notify": staticmethod(told.append)})()
+    code = project_restore._carry_out(session, steps, SHOP, backup("project/shop"), "shop")
+    assert (code, told[0]) == (INTERRUPTED, "network/blue  kept: it is there")
+    assert told[1:] == [
+        "interrupted at vm/new: what was created before stays; the same command with --keep-existing goes on"
     ]
 
 
