@@ -280,6 +280,12 @@ async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
             await asyncio.sleep(line.choose_pause(tries))
 
 
+async def keep_beating(node: FakeNode, line: Line) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        await try_until(line, lambda: node.beat(line))
+
+
 async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
     draw, reported, followed, tries, clock = random.Random(1), list[float](), list[float](), list[int](), SystemClock()
     cpu, begun = [cpu_seconds(pid) for pid in server.pids], time.monotonic()
@@ -292,12 +298,11 @@ async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
         again = await try_until(line, lambda: node.come_back(line))
         reported.append(time.monotonic())
         slowest = max(slowest, reported[-1] - sent)
-        again += await try_until(line, node.follow)
-        tries.append(again)
-        followed.append(time.monotonic())
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            await try_until(line, lambda: node.beat(line))
+        async with asyncio.TaskGroup() as group:  # it reports while it reads, for ever
+            group.create_task(keep_beating(node, line))
+            again += await try_until(line, node.follow)
+            tries.append(again)
+            followed.append(time.monotonic())
 
     coming = [asyncio.ensure_future(come(node)) for node in nodes]
     ready = await wait_ready(server.folder / "store.db")
