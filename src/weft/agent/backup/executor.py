@@ -12,7 +12,6 @@ import contextlib
 import logging
 import shutil
 import sys
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -217,6 +216,8 @@ class BackupWork:
 
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
         if not order.disks:  # of a project
+            import tempfile  # noqa: PLC0415 - for this alone
+
             with tempfile.TemporaryDirectory(dir=self._uploads) as folder:
                 full, lacks = await self._add_objects(order, job, Path(folder))
                 line = await self._run(order, full)

@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.agent.function.egress_endpoints import EgressEndpoints
-from weft.agent.function.unpack import lay_out_code, lay_out_root
 from weft.agent.image.cache import ImageCache, copy_member
 from weft.agent.image.oci import take_in
 from weft.agent.problem import refuse_file
@@ -284,12 +283,16 @@ def read_env(image: OciImage) -> dict[str, str]:
 
 
 def _unpack_code(archive: Path, folder: Path) -> None:
+    from weft.agent.function.unpack import lay_out_code  # noqa: PLC0415 - zipfile and tarfile are large
+
     (folder / "task").mkdir(mode=0o755)
     lay_out_code(archive, folder / "task")
 
 
 def _unpack_base(archive: Path, folder: Path) -> None:
     """``root``, and beside it the bundle's kernel and initrd."""
+    from weft.agent.function.unpack import lay_out_root  # noqa: PLC0415 - zipfile and tarfile are large
+
     with archive.open("rb") as file:
         bundle = read_bundle(file, archive.stat().st_size)
         manifest: BundleManifest = bundle.manifest

@@ -10,19 +10,21 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.failures import EXITED, RECLAIMED, Failure, fail, fail_with, is_own_fault
-from weft.agent.function.instance import RunningInstance
 from weft.agent.function.pool import FreeCapacity, Lack, Need, Pool, measure_left
 from weft.agent.function.prewarm import Prewarmer, Send
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import HasTemplates, InstanceDriver, Isolation, Recipe
 from weft.objects.errors import WeftError
 from weft.protocol.invocations import Answer, Invoke, Prepared, Printed, Refused
+
+if TYPE_CHECKING:  # loaded once an instance runs
+    from weft.agent.function.instance import RunningInstance
 
 log = logging.getLogger("weft.agent")
 INIT_SECONDS = 30.0  # from an instance's start to its first call
@@ -181,6 +183,8 @@ class Instances:
         return None
 
     async def _bring_up(self, id: str, recipe: Recipe) -> None:
+        from weft.agent.function.instance import RunningInstance  # noqa: PLC0415 - see above
+
         began = self._clock.elapsed()
         try:
             roots = await self._parts.ensure(recipe, lambda word: self._report_step(id, word))

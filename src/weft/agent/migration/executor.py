@@ -13,7 +13,6 @@ from weft.agent.migration.cold import ColdSource, ColdTarget, list_disks
 from weft.agent.migration.disk_relocation import DiskRelocator, report_relocation
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext, Role
-from weft.agent.migration.source import Source
 from weft.agent.migration.target import Target, Waiter
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
@@ -125,6 +124,8 @@ class MigrationExecutor:
     async def send(self, state: AllocationState, local: LocalAllocation, migration: MigrationState) -> None:
         """Begin or continue to send the guest, or its disks."""
         await self.drop(local.uid)
+        from weft.agent.migration.source import Source  # noqa: PLC0415 - with all that plans a transfer
+
         context = self._begin(state, local, migration)
         source = ColdSource(context) if _is_cold(local) else Source(context, self._driver_of(local))
         self._led[local.uid] = source

@@ -12,11 +12,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from weft.agent.image.cache import ImageCache
-from weft.agent.replication.peer import Peer, count_data
 from weft.agent.replication.watching import Watching
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
@@ -26,6 +26,9 @@ from weft.contracts.driver.layers import HasLayers, ServedDisk
 from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport, find_send
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
+
+if TYPE_CHECKING:  # a node that replicates nothing loads none of this
+    from weft.agent.replication.peer import Peer
 
 AT_ONCE = 4
 PROGRESS_SECONDS = 2.0
@@ -110,6 +113,8 @@ class Sender:
         if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
             age = max(age, link.now - order.begun_at)
         order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
+        from weft.agent.replication.peer import Peer  # noqa: PLC0415 - see above
+
         peer = Peer(link, order.project)
         try:
             await asyncio.to_thread(peer.put_replica, order.replica, order.manifest, has_points=order.has_points)
@@ -156,6 +161,8 @@ class Sender:
     def _describe(
         self, order: SendOrder, parent: str, disks: Mapping[str, ServedDisk], given_at: float
     ) -> ReceiveInput:
+        from weft.agent.replication.peer import count_data  # noqa: PLC0415 - see above
+
         return ReceiveInput(
             origin=order.uid,
             generation=order.generation,

@@ -10,7 +10,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
-from weft.agent.replication.peer import Peer
 from weft.agent.server.client import Server
 from weft.contracts.clock import Clock
 from weft.kinds.fields.replication.work import AskOrder
@@ -76,6 +75,8 @@ class Watching:
     async def _ask(self, orders: Sequence[AskOrder], done: set[tuple[str, int]]) -> None:
         """Raises WeftError, OSError, at the first one that gets no answer."""
         link = await asyncio.to_thread(self._server.read_link, self._node, orders[0].cluster)
+        from weft.agent.replication.peer import Peer  # noqa: PLC0415 - a node that replicates nothing loads none of this
+
         peer = Peer(link, orders[0].project)
         try:
             for order in orders:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 
 from weft.contracts.clock import SystemClock
@@ -23,6 +22,8 @@ MAP_SECONDS = 600.0
 @contextlib.asynccontextmanager
 async def serve_disk(name: str, *, read_only: bool) -> AsyncIterator[str]:
     """The socket of a server of this disk, named as qemu-img names it; the server ends with the context. Raises DriverFailed."""
+    import tempfile  # noqa: PLC0415 - for this alone
+
     folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="weft-disk-")
     try:
         path = f"{folder}/disk"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-import zstandard
 
 from weft.objects.errors import InvalidInput
 
@@ -82,6 +81,8 @@ def join_lines(lines: Iterable[Lines]) -> list[Lines]:
 def encode_segment(lines: Iterable[Lines]) -> tuple[Head, bytes]:
     """The file of these lines, and its head."""
     parts, frames = [], []
+    import zstandard  # noqa: PLC0415 - an agent that keeps no lines never needs it
+
     compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
     for one in join_lines(lines):
         frames.append(frame := compressor.compress(one.times.tobytes() + one.text))
@@ -168,6 +169,8 @@ def read_parts(path: Path, kept: Iterable[Part]) -> list[Lines]:
 
 
 def _decode_part(part: Part, frame: bytes) -> Lines:
+    import zstandard  # noqa: PLC0415 - as above
+
     size = 8 * part.count + part.text_bytes
     try:
         if part.count < 1 or part.text_bytes < part.count or zstandard.frame_content_size(frame) != size:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from weft.contracts.clock import Clock
 from weft.drivers.cgroup.groups import ControlGroups
-from weft.drivers.runtime.oci.conmon.holder import Conmon
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.record import ContainerRecord
@@ -29,6 +28,8 @@ class Holders:
     def find(self, record: ContainerRecord, runtime: Runtime) -> Holder[Container]:
         """Raises DriverFailed as ``engine`` does."""
         if not record.held_by:
+            from weft.drivers.runtime.oci.conmon.holder import Conmon  # noqa: PLC0415 - once there is a container
+
             return Conmon(runtime, self._groups, self._clock)
         return self.engine(record.held_by).hold(runtime)
 

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -96,6 +95,8 @@ class ImageDisks:
 
     async def make(self, path: Path, layers: Sequence[str], shape: DiskShape) -> None:
         """Raises DriverFailed; then nothing is left of it."""
+        import tempfile  # noqa: PLC0415 - for this alone
+
         async with self._places:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))

@@ -8,7 +8,6 @@ import errno
 import socket
 import struct
 
-from weft.drivers.network.bridge.capture.program import compile_filter
 from weft.drivers.network.bridge.names import Names
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
@@ -31,6 +30,8 @@ class Taps:
 
 def open_tap(link: str, filter: str, most_bytes: int) -> socket.socket:
     """See ``PacketTaps``."""
+    from weft.drivers.network.bridge.capture.program import compile_filter  # noqa: PLC0415 - for a capture alone
+
     program = compile_filter(filter, most_bytes)
     try:
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)

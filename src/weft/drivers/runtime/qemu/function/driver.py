@@ -11,23 +11,25 @@ import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.function import EgressEndpoint, Isolation, Ready, Recipe, Roots
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.runtime.qemu.devices.ids import fdset
-from weft.drivers.runtime.qemu.function.clone import Clone
 from weft.drivers.runtime.qemu.function.machine import Qemu, choose_limits, end_leftovers, entitle, spawn_qemu
 from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.record import Template
-from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_clone
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.translate import Facts
 from weft.objects.errors import DriverFailed, Unavailable
 from weft.objects.identity import short_id
+
+if TYPE_CHECKING:  # an agent without functions loads none of this
+    from weft.drivers.runtime.qemu.function.clone import Clone
+    from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore
 
 MOST_READY = 32  # paused copies on a node, of all recipes
 READY_SHARE = 0.1  # of the node's memory, at most, at
@@ -180,6 +182,8 @@ class SnapshotInstances:
         if await self.probe() or self._facts is None:
             raise DriverFailed(f"this node can't run functions in microVMs: {self._problem}", details={"step": "probe"})
         if self._templates is None:
+            from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore  # noqa: PLC0415 - see above
+
             self._templates = SnapshotStore(
                 self._folder, self._facts, self._cgroups, self._clock, self._prefix, lambda: self._changed()
             )
@@ -219,6 +223,8 @@ class SnapshotInstances:
         park: bool = False,
     ) -> Clone:
         net = await make_net(egress_endpoint)
+        from weft.drivers.runtime.qemu.function.clone import Clone  # noqa: PLC0415 - see above
+
         clone: Clone | None = None
         qemu: Qemu | None = None
         try:
