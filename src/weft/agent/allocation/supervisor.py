@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.fencing import relate
 from weft.agent.allocation.orphans import recover_guests, review_unexplained
-from weft.agent.allocation.worker import Worker
 from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.state.allocation_state import AllocationState
@@ -26,6 +26,9 @@ from weft.contracts.clock import Clock
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import short_id
+
+if TYPE_CHECKING:  # loaded with the first allocation
+    from weft.agent.allocation.worker import Worker
 
 LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from their checkpoints
 
@@ -158,6 +161,8 @@ class Allocations:
 
     def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> Worker:
         state = self._table.states[envelope.uid] = AllocationState(envelope, checkpoint, self._store)
+        from weft.agent.allocation.worker import Worker  # noqa: PLC0415 - see above
+
         worker = self._workers[envelope.uid] = Worker(state, self._executor, self._clock, self._reporter, self)
         return worker
 

@@ -11,6 +11,7 @@ import logging
 import threading
 from array import array
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,16 +19,18 @@ from weft.agent.logs.assemble import Assembled, assemble, end_rests
 from weft.agent.logs.inbox import Inbox
 from weft.agent.logs.own import OwnLog
 from weft.agent.logs.source import read_source
-from weft.agent.logs.syslog import LineSender
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.objects.errors import WeftError
-from weft.telemetry.logs.export import LogExporter
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.segment import Lines
 from weft.telemetry.logs.store import LogStore
+
+if TYPE_CHECKING:  # most agents send their lines nowhere
+    from weft.agent.logs.syslog import LineSender
+    from weft.telemetry.logs.export import LogExporter
 
 log = logging.getLogger("weft.agent")
 STEP_SECONDS = 0.2

@@ -14,6 +14,7 @@ import os
 import signal
 import ssl
 import sys
+from asyncio import sslproto
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,6 @@ from urllib.parse import urlsplit
 
 from weft.agent.agent import Agent
 from weft.agent.backup.files import BackupFiles
-from weft.agent.logs.syslog import LineSender
 from weft.agent.metrics.own import add_own
 from weft.agent.node.enrolment import (
     Enrolment,
@@ -57,12 +57,10 @@ from weft.launch.agent.options import parse_join
 from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.telemetry.audit.target import read_target
-from weft.telemetry.collector import read_collector
-from weft.telemetry.logs.export import PATH, LogExporter
 
 RENEWAL_SECONDS = 6 * 3600.0
 TIME_SECONDS = 10.0  # between two looks at whether the clock is right
+TLS_BYTES = 64 << 10  # that each of its connections keeps to read into; by itself asyncio takes 256 KiB
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -116,6 +114,7 @@ def _run(options: argparse.Namespace) -> int:
 
 async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) -> bool:
     """Be the node's agent until SIGTERM or SIGINT; or until it has a new certificate, then True: start it anew."""
+    sslproto.SSLProtocol.max_size = TLS_BYTES
     clock = SystemClock()
     host = make_host(options, state, enrolment)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -146,12 +145,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         proxies=proxies,
         guard=guard,
     )
-    if options.log_syslog:
-        agent.logs.syslog = LineSender(read_target(options.log_syslog), host.node, clock)
-    if options.log_otlp:
-        url = read_collector(options.log_otlp, "--log-otlp", PATH)
-        kept = state / "logs" / "exported.json"
-        agent.logs.exporter = LogExporter(agent.logs.store, url, kept, f"node/{host.node}", clock)
+    _send_lines(options, agent, clock)
     functions = None
     if offers_functions(options.functions, options.runtime):
         scheme = "https" if options.local_functions_tls else "http"
@@ -227,6 +221,20 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         await agent.close()
         if images is not None:
             await images.close()
+
+
+def _send_lines(options: argparse.Namespace, agent: Agent, clock: Clock) -> None:
+    """To a syslog and a collector, if they are named. Raises InvalidInput for what can't be one."""
+    if options.log_syslog:
+        sender = importlib.import_module("weft.agent.logs.syslog").LineSender
+        target = importlib.import_module("weft.telemetry.audit.target").read_target(options.log_syslog)
+        agent.logs.syslog = sender(target, agent.host.node, clock)
+    if options.log_otlp:
+        export = importlib.import_module("weft.telemetry.logs.export")
+        collector = importlib.import_module("weft.telemetry.collector")
+        url = collector.read_collector(options.log_otlp, "--log-otlp", export.PATH)
+        kept = options.state.absolute() / "logs" / "exported.json"
+        agent.logs.exporter = export.LogExporter(agent.logs.store, url, kept, f"node/{agent.host.node}", clock)
 
 
 def _make_listener(host: Host, agent: Agent, clock: Clock) -> Any:

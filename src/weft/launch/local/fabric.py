@@ -35,6 +35,7 @@ from weft.launch.local.up import Fabric, Work
 from weft.objects.errors import DriverFailed, NotFound, TimedOut, Unavailable, WeftError
 
 READY_SECONDS = 90.0
+LEAN = ("-X", "no_debug_ranges")  # without the columns of each instruction, which tracebacks alone show: half a MB
 POLL_SECONDS = 0.1
 STORES = {SQLITE: "SQLite", ETCD: "etcd"}
 HELLO = "hello"
@@ -120,7 +121,7 @@ async def prepare_agent(topology: Topology, node: Node) -> AgentCommand:
     beside = prepare_containerd(topology, node) if holds or isolates else ()
     socket = containerd_socket(topology, node)
     argv = (
-        *weft("agent", node.name, "--state", str(state)),
+        *(sys.executable, *LEAN, *weft("agent", node.name, "--state", str(state))),
         *("--server", f"https://{topology.gateway_address}:{topology.api_port}"),
         *("--gateway", f"{topology.gateway_address}:{topology.gateway_port}"),
         *("--run-dir", topology.node_run_dir(node)),

@@ -14,7 +14,7 @@ from tests.unit.drivers.volume.test_volume_layers import ID as VOLUME
 from tests.unit.drivers.volume.test_volume_layers import list_files, make_driver, write, write_volume
 
 from weft.agent.image.cache import ImageCache
-from weft.agent.replication import sender
+from weft.agent.replication import peer, sender
 from weft.agent.replication.peer import list_pieces
 from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
@@ -122,7 +122,7 @@ def connect(patch: pytest.MonkeyPatch, there: Node) -> None:
             stream = b"".join(head + data for head, data in pieces)
             return asyncio.run_coroutine_threadsafe(take_in(there.receiver, point, stream), loop).result()
 
-    patch.setattr(sender, "Peer", Line)
+    patch.setattr(peer, "Peer", Line)
 
 
 async def take_in(receiver: Receiver, point: ReceiveInput, stream: bytes) -> int:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from weft.agent.image.cache import ImageCache
+from weft.agent.replication import peer
 from weft.agent.replication import watching as module
 from weft.agent.replication.sender import Sender
 from weft.agent.server.client import Server
@@ -53,7 +54,7 @@ class There:
             def close(self) -> None:
                 there.closed += 1
 
-        patch.setattr(module, "Peer", Line)
+        patch.setattr(peer, "Peer", Line)
         patch.setattr(module, "ASK_EVERY_SECONDS", 0.001)
 
 

@@ -13,7 +13,7 @@ import shutil
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.migration import MigrationEvent
@@ -21,7 +21,6 @@ from weft.contracts.driver.runtime import GuestFacts, GuestState
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill_process, wait_for_end
 from weft.drivers.runtime.qemu.devices.full_disk import IO_ERROR, wait_for_space
-from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.guest_reports import GuestReports
 from weft.drivers.runtime.qemu.machine_shape import describe_shape
@@ -39,6 +38,9 @@ from weft.drivers.runtime.qemu.record import (
 from weft.drivers.runtime.qemu.snapshot.hold import Hold
 from weft.drivers.runtime.qemu.translate import GuestPaths
 from weft.objects.errors import DriverFailed, Unavailable
+
+if TYPE_CHECKING:  # loaded with the first guest
+    from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 
 RETRY_SECONDS = 0.2
 ADOPT_SECONDS = 5.0
@@ -260,6 +262,8 @@ class Guest:
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
     def _make_agents(self) -> GuestAgents:
+        from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents  # noqa: PLC0415 - see above
+
         return GuestAgents(
             self.record.plan, self.paths, self.clock, self._take_hello, self._reports.take_process, self._unread
         )
