@@ -29,6 +29,9 @@ LATE = (
     "weft.drivers.runtime.qemu.function.clone",
     "weft.drivers.runtime.qemu.function.snapshots",
     "weft.drivers.runtime.qemu.guest_agent.connections",
+    "weft.agent.stream.collected_log",
+    "weft.telemetry.logs.export",
+    "weft.telemetry.logs.query",
     "weft.transfer.plan",
 )
 NEVER = (

@@ -21,7 +21,6 @@ from weft.agent.replication.receiver import Receiver
 from weft.agent.samples.sampler import Sampler
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.capture import Captures
-from weft.agent.stream.collected_log import Collected, follow_collected
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
 from weft.agent.stream.exec_session import ResumableExec, place_of_target, serve_kept
@@ -247,6 +246,8 @@ class Streams:
     async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         given, runtime = _read_input(claims, LogsInput), self._runtimes.of(local)
         if given.aggregate:
+            from weft.agent.stream.collected_log import Collected, follow_collected  # noqa: PLC0415 - with all that searches
+
             where = self._watch(local)
             workload = local.spec.workload
             what = f"{workload.kind}/{workload.name}"
@@ -261,6 +262,8 @@ class Streams:
 
     async def _show_left_log(self, stream: Stream, claims: Claims) -> None:
         """Of what has no allocation here: the node itself, or a workload that was deleted."""
+        from weft.agent.stream.collected_log import Collected, follow_collected  # noqa: PLC0415 - with all that searches
+
         logs, of_gone = self._with_collected(), claims.log
         of = Collected(logs, self._node_uid, f"node/{logs.node}")
         if of_gone is not None:

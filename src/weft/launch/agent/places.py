@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 from weft.launch.agent.drivers import read_pools
 from weft.objects.errors import InvalidInput
 from weft.telemetry.audit.target import read_target
-from weft.telemetry.collector import read_collector
-from weft.telemetry.logs.export import PATH
 
 SOCKET = "agent.sock"  # in the run folder
 _MOST_SOCKET_BYTES = 107  # of a unix socket's path
@@ -29,6 +27,9 @@ def check_places(find: Callable[[str], Any]) -> None:
     if target := find("log_syslog"):
         _name("log_syslog", lambda: read_target(target))
     if url := find("log_otlp"):
+        from weft.telemetry.collector import read_collector  # noqa: PLC0415 - few agents have one
+        from weft.telemetry.logs.export import PATH  # noqa: PLC0415 - few agents have one
+
         _name("log_otlp", lambda: read_collector(url, "log_otlp", PATH))
     if place := find("local_functions"):
         read_place(place, find("local_functions_tls") is not None)
