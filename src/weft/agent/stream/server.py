@@ -7,6 +7,7 @@ per stream.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -246,13 +247,14 @@ class Streams:
     async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         given, runtime = _read_input(claims, LogsInput), self._runtimes.of(local)
         if given.aggregate:
-            from weft.agent.stream.collected_log import Collected, follow_collected  # noqa: PLC0415 - with all that searches
-
+            late = importlib.import_module("weft.agent.stream.collected_log")  # with all that searches
             where = self._watch(local)
             workload = local.spec.workload
             what = f"{workload.kind}/{workload.name}"
-            of = Collected(self._with_collected(), workload.uid, what, local, where, ends=isinstance(runtime, HasLog))
-            await follow_collected(stream, of, given, claims.printed, self._clock)
+            of = late.Collected(
+                self._with_collected(), workload.uid, what, local, where, ends=isinstance(runtime, HasLog)
+            )
+            await late.follow_collected(stream, of, given, claims.printed, self._clock)
             return
         if isinstance(runtime, HasLog):
             await follow_lines(stream, runtime, local.id, given, self._watch(local), self._clock)
@@ -262,16 +264,15 @@ class Streams:
 
     async def _show_left_log(self, stream: Stream, claims: Claims) -> None:
         """Of what has no allocation here: the node itself, or a workload that was deleted."""
-        from weft.agent.stream.collected_log import Collected, follow_collected  # noqa: PLC0415 - with all that searches
-
+        late = importlib.import_module("weft.agent.stream.collected_log")  # with all that searches
         logs, of_gone = self._with_collected(), claims.log
-        of = Collected(logs, self._node_uid, f"node/{logs.node}")
+        of = late.Collected(logs, self._node_uid, f"node/{logs.node}")
         if of_gone is not None:
             if logs.store.sources().get(of_gone.uid) != of_gone.what:
                 raise NotFound("what it printed is no longer kept", hint="weft agent --log-age says how long it is")
             kind, _, rest = of_gone.what.partition("/")
-            of = Collected(logs, of_gone.uid, f"{kind}/{rest.rpartition('/')[2]}")
-        await follow_collected(stream, of, _read_input(claims, LogsInput), claims.printed, self._clock)
+            of = late.Collected(logs, of_gone.uid, f"{kind}/{rest.rpartition('/')[2]}")
+        await late.follow_collected(stream, of, _read_input(claims, LogsInput), claims.printed, self._clock)
 
     def _with_collected(self) -> LogCollector:
         if self._collected is None:

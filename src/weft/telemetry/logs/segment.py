@@ -7,6 +7,7 @@ each), then their text, each line with its newline.
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import struct
@@ -81,9 +82,8 @@ def join_lines(lines: Iterable[Lines]) -> list[Lines]:
 def encode_segment(lines: Iterable[Lines]) -> tuple[Head, bytes]:
     """The file of these lines, and its head."""
     parts, frames = [], []
-    import zstandard  # noqa: PLC0415 - an agent that keeps no lines never needs it
-
-    compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=True)
+    late = importlib.import_module("zstandard")  # an agent that keeps no lines never needs it
+    compressor = late.ZstdCompressor(level=LEVEL, write_checksum=True)
     for one in join_lines(lines):
         frames.append(frame := compressor.compress(one.times.tobytes() + one.text))
         since, until = min(one.times), max(one.times)
@@ -169,14 +169,13 @@ def read_parts(path: Path, kept: Iterable[Part]) -> list[Lines]:
 
 
 def _decode_part(part: Part, frame: bytes) -> Lines:
-    import zstandard  # noqa: PLC0415 - as above
-
+    late = importlib.import_module("zstandard")  # as above
     size = 8 * part.count + part.text_bytes
     try:
-        if part.count < 1 or part.text_bytes < part.count or zstandard.frame_content_size(frame) != size:
+        if part.count < 1 or part.text_bytes < part.count or late.frame_content_size(frame) != size:
             raise InvalidInput("this is not a segment of a log: a part of it has another size")
-        body = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size)
-    except zstandard.ZstdError as problem:
+        body = late.ZstdDecompressor().decompress(frame, max_output_size=size)
+    except late.ZstdError as problem:
         raise InvalidInput(f"this is not a segment of a log: {problem}") from None
     times = array("q")
     times.frombytes(body[: 8 * part.count])

