@@ -41,6 +41,8 @@ def test_a_vm_goes_to_the_other_cluster_and_comes_back(pair: Cluster) -> None:
     east.ok("vm", "create", "till", "--image", "tiny", "--memory", "128M")
     east.ok("vm", "exec", "till", "--", "sh", "-c", f"({WRITE}) >/dev/null 2>&1 &")
     east.ok("cluster", "replicate", "vm/till", "--destination", WEST, "--rpo", "10s")
+    east.ok("cluster", "replicate", "vm/till", "--destination", WEST)  # what isn't given stays
+    assert east.object("replication", "till")["spec"]["rpo"] == 10.0
     whole = see(east)["bytes"]
 
     with cut(east):

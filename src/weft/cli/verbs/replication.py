@@ -20,6 +20,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.replica import LEAST_RPO, MOST_RPO, REPLICA
 from weft.kinds.replication import REPLICATION
+from weft.objects.errors import NotFound
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_duration
 
@@ -89,14 +90,19 @@ def _replicate(
         )
     given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool, "automatic": automatic or None}
     spec = {"cluster": destination, "mode": replication_mode, **{k: v for k, v in given.items() if v is not None}}
-    made = []
-    for name in names:
-        manifest: dict[str, Any] = {"kind": "replication", "name": name, "spec": {"of": f"vm/{name}", **spec}}
-        if session.project:
-            manifest["project"] = session.project
-        made.append(session.client.put(manifest))
+    made = [_put(session, name, {"of": f"vm/{name}", **spec}) for name in names]
     codes = [finish_one(session, Target(REPLICATION, one["name"]), one, "create") for one in made]
     return max(codes, default=OK)
+
+
+def _put(session: Session, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """Create the replication, or change what ``spec`` names of the one that is there: the rest of it stays."""
+    project = session.project or None
+    try:
+        return session.client.patch(REPLICATION.name, name, {"spec": spec}, project=project)
+    except NotFound:
+        manifest = {"kind": REPLICATION.name, "name": name, "spec": spec}
+        return session.client.put({**manifest, **({"project": project} if project else {})})
 
 
 def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

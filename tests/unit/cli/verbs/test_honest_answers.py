@@ -124,7 +124,7 @@ def test_an_apply_that_changes_nothing_tells_what_failed_but_beside_a_change_it_
     ("line", "sent"),
     [
         ("cluster delegate {} --destination west", 'POST /v1/apply {"objects": [{"project": "lab"'),
-        ("cluster replicate vm/a --destination west", "PUT /v1/projects/lab/replications/a"),
+        ("cluster replicate vm/a --destination west", "PATCH /v1/projects/lab/replications/a"),
     ],
 )
 def test_what_runs_at_a_linked_cluster_belongs_to_the_project_that_is_given(
