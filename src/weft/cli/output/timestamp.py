@@ -27,6 +27,7 @@ _NAMES = (
     "last_seen",
     "last_fired",
     "desired_until",
+    "autonomous_until",
 )
 _ENDINGS = ("_at", "_since", "not_before", "not_after")
 _REST = rb"\d?\d?(?:\.\d+)?(?=[,}])"
