@@ -128,7 +128,7 @@ async def _until_linked(topology: Topology, name: str, clock: Clock) -> None:
         except WeftError as problem:
             trouble = problem.message
         await clock.sleep(POLL_SECONDS)
-    raise TimedOut(f"the clusters are not linked. {trouble}", hint=f"weft cluster describe {name}; make down, make up")
+    raise TimedOut(f"the clusters are not linked. {trouble}", hint=f"weft cluster describe {name}; then make up again")
 
 
 def _ask(topology: Topology, question: Callable[[Client], Any]) -> Any:
