@@ -42,7 +42,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.replica import Keep, Rpo
-from weft.objects.errors import IllegalTransition
+from weft.objects.errors import IllegalTransition, WeftError
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
@@ -122,6 +122,7 @@ class ReplicationStatus(msgspec.Struct, kw_only=True):
                 "Paused",
                 "HandingOver",
                 "HandedOver",
+                "TakingBack",
                 "Stale",
             ),
             *("Failed", "Deleting"),
@@ -229,6 +230,14 @@ def _take_back(obj: Object, _: Any) -> dict[str, Any]:
             hint=f"at {dig(obj, 'spec.cluster')}: weft cluster replicate vm/NAME, then weft replication hand-over NAME",
         )
     return {**obj["spec"], "handover": False}
+
+
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """One whose replica was promoted never replicates again."""
+    if goal.ends_failed and read_phase(obj) in ("Stale", "Failed"):
+        reason = str(dig(obj, "status.reason", "") or "driverFailed")
+        return IllegalTransition(f"{what}: {dig(obj, 'status.message')}", reason=reason)
+    return None
 
 
 def check_replication(spec: ReplicationSpec) -> None:
@@ -360,6 +369,7 @@ REPLICATION = Kind(
             "resume": _REPLICATING,
             "take-back": reaches("Replicating", "Behind"),
         },
+        find_failure=_find_failure,
         finalizers=("replication",),
     ),
 )

@@ -364,6 +364,8 @@ def _show(facts: ReplicationFacts, plan: ReplicationPlan, now: float) -> Replica
     lag = max(0.0, now - status.point.begun_at) if status.point is not None else None
     if status.failures and status.reason:
         phase = "Stale" if status.reason == _STALE else "Interrupted"
+    elif facts.fenced and status.told_final:  # until the replica has confirmed that it is still one
+        phase = "TakingBack"
     elif lag is None:
         phase = "Seeding" if status.next is not None or plan.begin else "Pending"
     else:

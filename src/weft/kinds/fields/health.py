@@ -47,6 +47,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
             "Finishing",
             "Stopping",
             "HandingOver",
+            "TakingBack",
             "Starting",
             "Undoing",
             "Progressing",

@@ -456,3 +456,12 @@ def test_an_older_cluster_is_not_told_of_the_guard() -> None:
     taken = take("b", workload_spec={"image": "tiny", "guard": "hold"})
     plan = plan_replication(make_facts(steady(next=NEXT), point=take("a"), next=taken), NOW)
     assert plan.status.order is not None and plan.status.order.manifest["workload"] == {"image": "tiny"}
+
+
+def test_one_that_is_taken_back_replicates_only_once_the_replica_has_confirmed_it() -> None:
+    waits = plan_replication(
+        make_facts(steady(told_final=True), point=take("a"), next=take("b", "Creating"), fenced="w"), NOW
+    )
+    assert waits.status.phase == "TakingBack"
+    done = plan_replication(make_facts(steady(told_final=False), point=take("a"), fenced="w"), NOW)
+    assert (done.status.phase, done.fence) == ("Replicating", False)
