@@ -35,8 +35,8 @@ def read_notes(decision: Object | None) -> list[str]:
     return list(dig(decision or {}, "spec.notes", None) or [])
 
 
-def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> Unplaceable:
-    """``error`` with what each node lacks, the nearest fit, and what to type next."""
+def explain_refusal(error: Unplaceable, decision: Object | None, what: str, where: str = "") -> Unplaceable:
+    """``error`` with what each node lacks, the nearest fit, and what to type next, which ends with ``where``: `` -p trial``."""
     decision = decision or {}
     verdicts = [v for v in _verdicts(decision) if v["outcome"] == "refused"]
     width = max((len(v["node"]) for v in verdicts), default=0)
@@ -59,10 +59,8 @@ def explain_refusal(error: Unplaceable, decision: Object | None, what: str) -> U
     nearest = dig(decision, "spec.nearest", "")
     nearest_node = dig(decision, "spec.nearest_node", "")
     hints = [f"nearest: {nearest}"] if nearest else []
-    hints.append(
-        error.hint
-        or f"It stays Pending and starts when capacity appears.  weft wait {what} | weft explain {what} | weft delete {what}"
-    )
+    ways = " | ".join(f"weft {verb} {what}{where}" for verb in ("wait", "explain", "delete"))
+    hints.append(error.hint or f"It stays Pending and starts when capacity appears.  {ways}")
     refusal = Unplaceable("\n".join([first, *lines]), reason=error.token)
     refusal.hint = "\n".join(hints)
     refusal.details = {

@@ -36,8 +36,9 @@ def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
         raise
 
 
-def show_last_lines(session: Session, target: Target) -> None:
-    """The end of its log, on standard error, beside a failure; nothing if the log is empty or not available."""
+def show_last_lines(session: Session, target: Target, project: str | None = None) -> None:
+    """The end of its log, on standard error, beside a failure; nothing if the log is empty or not available. ``project``: which
+    it is in, None: the session's."""
     kept = bytearray()
 
     def keep(_: int, piece: bytes) -> None:
@@ -45,7 +46,8 @@ def show_last_lines(session: Session, target: Target) -> None:
         del kept[:-_LAST_BYTES]
 
     try:
-        ticket = session.client.verb(target.kind.name, target.name, "logs", {"follow": False, "tail": _LAST_LINES})
+        asked = {"follow": False, "tail": _LAST_LINES}
+        ticket = session.client.verb(target.kind.name, target.name, "logs", asked, project=project)
         with dial(session.client.context, ticket) as sock:
             Stream(sock, forward_end=False, write=keep).run(None)
     except WeftError:

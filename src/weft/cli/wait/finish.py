@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import INTERRUPTED, OK, join_codes
@@ -118,8 +118,9 @@ def _report(session: Session, result: Result, verb: str) -> int:
         if target.kind.display.shows_output and result.obj is not None and session.output != "json":
             if dig(result.obj, "status.phase") == "Failed":
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
-                printed.show_last_lines(session, target)
-        return complain(explain(session, target, result.error), session.output, session.color, session.debug)
+                printed.show_last_lines(session, target, result.wait.project)
+        error = explain(session, target, result.error, result.wait.project)
+        return complain(error, session.output, session.color, session.debug)
     if not session.is_data:
         print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)
     return OK
@@ -146,25 +147,28 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
     return " ".join([str(phase or goal.words), *where])
 
 
-def explain(session: Session, target: Target, error: WeftError) -> WeftError:
-    """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision."""
+def explain(session: Session, target: Target, error: WeftError, project: str | None = None) -> WeftError:
+    """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision. ``project``: as of
+    ``find_decision``."""
     if isinstance(error, Unplaceable) and error.token in UNPLACEABLE and is_workload(target.kind.name):
-        return explain_refusal(error, find_decision(session, target), target.what)
+        where = in_project_of(session, project)
+        return explain_refusal(error, find_decision(session, target, project), target.what, where)
     return error
 
 
-def find_decision(session: Session, target: Target) -> Object | None:
-    """Why the workload is where it is; None when nothing was decided yet."""
+def find_decision(session: Session, target: Target, project: str | None = None) -> Object | None:
+    """Why the workload is where it is; None when nothing was decided yet. ``project``: which it is in, None: the session's. A
+    restore makes workloads in others, and one of the same name may be in the session's."""
     try:
-        return session.client.get("decision", f"{target.kind.name}.{target.name}")
+        return session.client.get("decision", f"{target.kind.name}.{target.name}", project=project)
     except NotFound:
         return None
 
 
-def _decision_finder(session: Session) -> Any:
-    def find(target: Target) -> Object | None:
+def _decision_finder(session: Session) -> Callable[[Target, str | None], Object | None]:
+    def find(target: Target, project: str | None) -> Object | None:
         try:
-            return find_decision(session, target)
+            return find_decision(session, target, project)
         except WeftError:
             return None  # the line is a courtesy; what matters comes over the watch
 

@@ -36,12 +36,12 @@ _SIGNS = {"done": "✓", "failed": "✗"}
 
 
 class Progress:
-    """Shows the progress of objects. Once a VM has a node, ``find_decision(target)`` tells why it is there."""
+    """Shows the progress of objects. Once a VM has a node, ``find_decision(target, project)`` tells why it is there."""
 
     def __init__(
         self,
         elapsed: Callable[[], float],
-        find_decision: Callable[[Target], Object | None] | None = None,
+        find_decision: Callable[[Target, str | None], Object | None] | None = None,
         stream: TextIO | None = None,
         color: bool = True,
         only_live: bool = False,
@@ -149,7 +149,7 @@ class Progress:
         node = dig(obj, "status.node")
         if node and self._placed.get(target.what) != node and self._find_decision is not None:
             self._placed[target.what] = node
-            decision = self._find_decision(target)
+            decision = self._find_decision(target, obj.get("project"))
             self._print(f"{target.what}  {describe_choice(decision, node)}")
             for note in read_notes(decision):
                 self._print(f"{target.what}  note: {note}")
