@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, count
 from typing import Any
 
@@ -66,7 +66,7 @@ def import_all(session: Session, repository: str, *, of: str, into: str, dry_run
     if len(new) < len(entries):
         session.notify(f"{len(entries) - len(new)} of {len(entries)} backups are known already")
     taken = {(str(one["project"]), str(one["name"])) for one in session.client.list("backup", all_projects=True).items}
-    return adopt(session, repository, new, lambda one: into or str(one["project"]), taken)[0]
+    return adopt(session, repository, new, lambda one: into or str(one["project"]), taken)
 
 
 def plan_import(entries: Iterable[Entry], known: Iterable[Entry], into: str) -> tuple[list[Entry], list[Entry]]:
@@ -107,13 +107,27 @@ def adopt(
     entries: Iterable[Entry],
     project_of: Callable[[Entry], str],
     taken: set[tuple[str, str]],
-) -> tuple[int, list[Mapping[str, Any]]]:
-    """Make a Backup for each, and wait for them: the exit code, and the Backups. ``taken``: projects and names that are in use."""
-    done, waits = [], []
+) -> int:
+    """Make a Backup for each, and wait for them: the exit code. ``taken``: projects and names that are in use."""
+    done = list(begin_adoption(session, repository, entries, project_of, taken))
+    return finish(session, done, list_waits(done)) if done else OK
+
+
+def begin_adoption(
+    session: Session,
+    repository: str,
+    entries: Iterable[Entry],
+    project_of: Callable[[Entry], str],
+    taken: set[tuple[str, str]],
+    note: Callable[[str], object] = lambda what: None,
+) -> Iterator[Done]:
+    """A Backup for each, as it is made. ``note`` is told which comes next. ``taken``: as of ``adopt``."""
     for one in entries:
         project = project_of(one)
         name = name_new(one, project, taken)
         taken.add((project, name))
+        target = Target(BACKUP, name)
+        note(target.what)
         made = session.client.create(
             {
                 "kind": BACKUP.name,
@@ -123,10 +137,11 @@ def adopt(
                 "spec": {"of": one["of"], "to": repository, "adopts": one["uid"]},
             }
         )
-        target = Target(BACKUP, name)
-        done.append(Done(target, made, "create"))
-        waits += [wait] if (wait := plan_wait(made, target, "create")) else []
-    return (finish(session, done, waits) if done else OK), [one.obj for one in done]
+        yield Done(target, made, "create")
+
+
+def list_waits(done: Iterable[Done]) -> list[Wait]:
+    return [wait for one in done if (wait := plan_wait(one.obj, one.target, one.verb))]
 
 
 def _list_known(session: Session, repository: str) -> list[Mapping[str, Any]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from weft.cli.backup.adoption import adopt, read_stream
+from weft.cli.backup.adoption import begin_adoption, list_waits, read_stream
+from weft.cli.backup.interruption import Made, describe_end, describe_stop
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, partial_code
@@ -19,6 +20,7 @@ from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.client.function_code import has_code, upload_code
+from weft.kinds.backup import BACKUP
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.snapshot.backed_up import BackedUpProject
 from weft.kinds.registry import BY_NAME
@@ -50,12 +52,18 @@ def restore_project(
         for step in steps:
             print(describe(step, "would be "), flush=True)
         return OK
-    if not is_there:
-        session.client.create({"kind": "project", "name": project, "spec": {}})
-        session.notify(f"project/{project}  created")
-    if project != source:
-        steps = _bring(session, steps, project)
-    return _carry_out(session, steps, held, backup, project)
+    made, waits = Made(project, [f"{kind}/{name}" for kind, name in existing]), list[Wait]()
+    try:
+        if not is_there:
+            _create_project(session, made)
+        if project != source:
+            steps = _bring(session, steps, made)
+        return _carry_out(session, steps, held, backup, made, waits)
+    except KeyboardInterrupt:
+        told = describe_end(session, made, waits) if waits else describe_stop(made, made.look(session), session.typed)
+        for line in told:
+            session.notify(line)
+        return INTERRUPTED
 
 
 def describe(step: Step, would: str = "") -> str:
@@ -100,8 +108,16 @@ def _list_lent(session: Session, held: BackedUpProject, source: str) -> list[tup
     ]
 
 
-def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
-    """The steps with backups of the project ``project``: adopted there, as what they restore begins from one of its own."""
+def _create_project(session: Session, made: Made) -> None:
+    made.ask(what := f"project/{made.project}")
+    session.client.create({"kind": "project", "name": made.project, "spec": {}})
+    made.add(what)
+    session.notify(f"{what}  created")
+
+
+def _bring(session: Session, steps: list[Step], made: Made) -> list[Step]:
+    """The steps with backups of its project: adopted there, as what they restore begins from one of its own."""
+    project = made.project
     named = {str(one.backup["uid"]): one.backup for one in steps if one.backup is not None}
     own = session.client.list("backup", project=project).items
     there: dict[str, Object] = {str(dig(one, "spec.adopts", "")): one for one in own if not one.get("deleting_since")}
@@ -111,12 +127,18 @@ def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
     }
     missing = {uid: one for uid, one in entries.items() if one["uid"] not in there}
     to = {str(dig(one, "spec.to")) for one in named.values()}
-    made: list[Object] = []
+    taken = {(project, str(one["name"])) for one in own}
+    begun = [there[one["uid"]] for one in entries.values() if one["uid"] in there]  # of an earlier restore
+    waits = [wait for one in begun if (wait := _plan_wait_for(one))]
     for repository in to:
         part = [one for uid, one in missing.items() if dig(named[uid], "spec.to") == repository]
-        _, adopted = adopt(session, repository, part, lambda _: project, {(project, str(one["name"])) for one in own})
-        made += adopted
-    there |= {str(dig(one, "spec.adopts")): one for one in made}
+        done = list[Done]()
+        for one in begin_adoption(session, repository, part, lambda _: project, taken, made.ask):
+            made.add(one.target.what)
+            done.append(one)
+            there[str(dig(one.obj, "spec.adopts"))] = one.obj
+        finish(session, done, [*waits, *list_waits(done)], is_last=False)
+        waits = []
     return [
         msgspec.structs.replace(one, backup=there[entries[str(one.backup["uid"])]["uid"]])
         if one.backup is not None
@@ -125,29 +147,39 @@ def _bring(session: Session, steps: list[Step], project: str) -> list[Step]:
     ]
 
 
-def _carry_out(session: Session, steps: list[Step], held: BackedUpProject, backup: Object, project: str) -> int:
+def _plan_wait_for(backup: Object) -> Wait | None:
+    """For one that is still being adopted: nothing can be restored from it before."""
+    if dig(backup, "status.phase") in ("Ready", "Failed"):
+        return None
+    return plan_wait(backup, Target(BACKUP, str(backup["name"])), "create")
+
+
+def _carry_out(
+    session: Session, steps: list[Step], held: BackedUpProject, backup: Object, so_far: Made, ends: list[Wait]
+) -> int:
+    """``ends`` gets what is waited for once all is created. Raises KeyboardInterrupt."""
     done, waits, codes = list[Done](), list[Wait](), list[int]()
     for step in steps:
+        volumes = [f"volume/{one}" for one in step.volumes.values()]
         try:
-            made = _do(session, step, held, backup, project)
+            so_far.ask(*([step.what, *volumes] if step.how in ("create", "restore") else []))
+            made = _do(session, step, held, backup, so_far.project)
         except WeftError as problem:
             problem.message = f"{step.what}: {problem.message}"
             codes.append(complain(problem, session.output, session.color, session.debug))
             continue
-        except KeyboardInterrupt:
-            session.notify(
-                f"interrupted at {step.what}: what was created before stays; the same command with --keep-existing goes on"
-            )
-            return INTERRUPTED
         if made is None:
             session.notify(describe(step))
             codes += [ERROR] if step.how == "leave" and BY_NAME[step.kind].in_backups != "named" else []
             continue
         target = Target(BY_NAME[made["kind"]], made["name"])
+        so_far.add(target.what, *volumes)
         done.append(Done(target, made, "create"))
         waits += [wait] if (wait := plan_wait(made, target, "create")) else []
         waits += list_data_waits(made)
-    return partial_code([*codes, *([finish(session, done, waits)] if done else [])])
+    so_far.ask()
+    ends += waits
+    return partial_code([*codes, *([finish(session, done, waits, is_last=False)] if done else [])])
 
 
 def list_data_waits(made: Object) -> list[Wait]:

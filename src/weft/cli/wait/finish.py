@@ -77,8 +77,9 @@ def finish_one(session: Session, target: Target, obj: Object, verb: str, line: s
     return finish(session, [Done(target, obj, verb, line)], [wait] if wait else [])
 
 
-def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int:
-    """Print the results of ``done``, and, unless detached, how each of ``waits`` ended."""
+def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_last: bool = True) -> int:
+    """Print the results of ``done``, and, unless detached, how each of ``waits`` ended. Without ``is_last`` the wait is only a part
+    of what the command does, and who interrupts it means the whole: raises KeyboardInterrupt."""
     going_on = {wait.target.what for wait in waits} if session.detach else set()
     going_on -= {one.target.what for one in done if _ends_operation(one)}  # which can't be attached to: it has failed
     waits = () if session.detach else waits
@@ -105,6 +106,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait]) -> int
     try:
         results = follow(session, waits, progress)
     except KeyboardInterrupt:
+        if not is_last:
+            raise
         session.notify(describe_parting(waits, verbs, partial(in_project_of, session)))
         return INTERRUPTED
     session.unfinished = False

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from weft.cli.backup import project_restore
 from weft.cli.backup.adoption import name_new, plan_import
+from weft.cli.backup.interruption import Made
 from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
 from weft.cli.backup.project import name_images
 from weft.cli.backup.project_restore import list_data_waits
 from weft.cli.command.exit_codes import INTERRUPTED
+from weft.cli.wait import finish
+from weft.cli.wait.watch import Result
 from weft.kinds.backup import SET
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
-from weft.objects.errors import AlreadyExists
+from weft.objects.errors import AlreadyExists, NotFound
 
 NETWORK: dict[str, Any] = {"cidr": "10.7.0.0/24"}
 
@@ -113,23 +118,142 @@ def test_a_backup_names_the_images_that_nobody_could_fetch_or_build_again() -> N
     ]
 
 
-def test_who_interrupts_a_restore_is_told_what_stays_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    told, steps = (
-        list[str](),
-        [Step("keep", "network", "blue", "blue", "it is there"), Step("create", "vm", "new", "new")],
-    )
+OF_WEB = {**backup("vm/web", "root"), "uid": "u1"}
 
-    def do(session: object, step: Step, *_: object) -> None:
-        if step.how == "create":
+
+class Fabric:
+    """A session with a server that has the backups of ``shop``. Ctrl-C comes at the call that is to create ``interrupted``, which
+    the server carries out or, unless ``late``, doesn't."""
+
+    def __init__(self, interrupted: str = "", *, late: bool = False) -> None:
+        self.told: list[str] = []
+        self.made: list[str] = []
+        self.interrupted, self.late = interrupted, late
+        self.typed = ["backup", "restore", "all", "--into", "trial"]
+        self.client = self
+        self.project, self.in_project, self.detach, self.is_data, self.color = "shop", "", False, False, False
+        self.output, self.debug, self.wait_seconds = "table", False, 1.0
+        self.clock = SimpleNamespace(elapsed=lambda: 0.0)
+        self.adopting: list[dict[str, Any]] = []  # in the project that is restored into
+
+    def notify(self, line: str) -> None:
+        self.told.append(line)
+
+    def list(self, kind: str, *, project: str | None = None) -> Any:
+        backups = self.adopting if project == "trial" else [OF_WEB]
+        found = {"project": [{"name": "shop"}], "backup": backups}
+        return SimpleNamespace(items=found.get(kind, []))
+
+    def get(self, kind: str, name: str, *, project: str | None = None) -> dict[str, Any]:
+        if f"{kind}/{name}" not in self.made:
+            raise NotFound(f"no {kind}/{name}")
+        return {}
+
+    def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        what = f"{manifest['kind']}/{manifest['name']}"
+        if what != self.interrupted or self.late:
+            self.made.append(what)
+        if what == self.interrupted:
             raise KeyboardInterrupt
+        return {**manifest, "uid": what, "status": {}}
 
-    monkeypatch.setattr(project_restore, "_do", do)
-    session: Any = type("Session", (), {"notify": staticmethod(told.append)})()
-    code = project_restore._carry_out(session, steps, SHOP, backup("project/shop"), "shop")
-    assert (code, told[0]) == (INTERRUPTED, "network/blue  kept: it is there")
-    assert told[1:] == [
-        "interrupted at vm/new: what was created before stays; the same command with --keep-existing goes on"
+    def verb(self, kind: str, name: str, verb: str, given: dict[str, Any], *, project: str) -> dict[str, Any]:
+        return self.create({**given, "kind": "vm", "name": given["new_name"], "project": project})
+
+
+def restore_into_trial(fabric: Any, monkeypatch: pytest.MonkeyPatch, at_wait: int) -> int:
+    """``at_wait``: Ctrl-C comes in this wait, of the adopted backups or of all that was created."""
+    waits = []
+
+    def follow(_: Any, waited: Any, __: Any) -> list[Result]:
+        waits.append(sorted(one.target.what for one in waited))
+        if len(waits) == at_wait:
+            raise KeyboardInterrupt
+        return [Result(one, {"kind": one.target.kind.name, "status": {"phase": "Ready"}}) for one in waited]
+
+    objects = [one("network", "blue", **NETWORK), one("vm", "web", True, image="tiny", networks=["blue"])]
+    held = msgspec.json.encode(BackedUpProject(project="shop", taken_at=9.0, objects=objects))
+    monkeypatch.setattr(project_restore, "read_stream", lambda *_: held)
+    monkeypatch.setattr(finish, "follow", follow)
+    code = project_restore.restore_project(
+        fabric,
+        {**backup("project/shop"), "project": "shop"},
+        into="trial",
+        prefix="",
+        pool="",
+        keep=False,
+        dry_run=False,
+    )
+    fabric.waits = waits
+    return code
+
+
+GO_ON = "go on: weft backup restore all --into trial --keep-existing"
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "late", "at_wait", "made", "undo"),
+    [
+        ("project/trial", False, 0, [], ""),
+        ("backup/web-9", False, 0, ["project/trial"], "weft delete project/trial"),
+        (
+            "",
+            False,
+            1,
+            ["project/trial", "backup/web-9"],
+            "weft delete backup/web-9 -p trial && weft delete project/trial",
+        ),
+        (
+            "vm/web",
+            True,
+            0,
+            ["project/trial", "backup/web-9", "network/blue", "vm/web"],
+            "weft delete vm/web -p trial && weft delete network/blue backup/web-9 -p trial && weft delete project/trial",
+        ),
+    ],
+    ids=["at the project", "at a backup", "while a backup is adopted", "at a VM that was created nevertheless"],
+)
+def test_who_interrupts_a_restore_of_a_project_ends_it_and_is_told_what_is_there(
+    interrupted: str, late: bool, at_wait: int, made: list[str], undo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fabric: Any = Fabric(interrupted, late=late)
+    assert restore_into_trial(fabric, monkeypatch, at_wait) == INTERRUPTED
+    assert fabric.made == made
+    told = [line for line in fabric.told if not line.endswith("  created")]
+    if not made:
+        assert told == ["interrupted: nothing was created"]
+        return
+    assert told == [
+        f"interrupted: nothing more is created; created so far, and it stays: {', '.join(made)}",
+        GO_ON,
+        f"undo: {undo}",
     ]
+
+
+def test_who_interrupts_the_wait_after_the_last_step_is_told_how_to_watch_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    fabric: Any = Fabric()
+    assert restore_into_trial(fabric, monkeypatch, 2) == INTERRUPTED
+    assert fabric.told[-2:] == [
+        "interrupted: nothing is left to create, and the work goes on; watch: weft wait network/blue vm/web -p trial",
+        "undo: weft delete vm/web -p trial && weft delete network/blue backup/web-9 -p trial && weft delete project/trial",
+    ]
+
+
+def test_a_restore_that_goes_on_waits_for_the_backups_that_the_interrupted_one_had_begun_to_adopt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fabric: Any = Fabric()
+    begun = {**OF_WEB["spec"], "adopts": "u1"}
+    fabric.adopting = [{**OF_WEB, "uid": "u2", "spec": begun, "status": {"phase": "Copying"}}]
+    assert restore_into_trial(fabric, monkeypatch, 0) == 0
+    assert fabric.waits[0] == ["backup/web-9"] and "backup/web-9" not in fabric.made
+
+
+def test_what_was_there_before_a_restore_is_not_in_the_undo_of_an_interrupted_one() -> None:
+    made, fabric = Made("trial", ["volume/orders"]), Fabric()
+    fabric.made = ["vm/shop", "volume/orders"]
+    made.ask("vm/shop", "volume/orders")
+    assert made.look(fabric) == [] and made.whats == ["vm/shop"]  # type: ignore[arg-type]
 
 
 def test_a_restore_waits_for_the_data_of_what_is_stopped() -> None:
