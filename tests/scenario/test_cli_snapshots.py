@@ -181,6 +181,12 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
     planned = weft("backup", "restore", "all", "-p", "shop", "--dry-run", "--into", "new")
     assert planned.code == 0 and "secret/login  would be created" in planned.out, planned.err
     assert weft("project", "get", "new").code == 3
+    for flag, name in (("--new-name", "UPPER"), ("--into", "new_one"), ("--new-name", "copy-")):
+        for more in ([], ["--dry-run"]):
+            wrong = weft("backup", "restore", "all", "-p", "shop", flag, name, *more)
+            assert (wrong.code, wrong.out) == (2, ""), wrong
+            assert wrong.err.startswith(f"error: {flag} {name!r} is not a valid name"), wrong.err
+            assert wrong.err.count("error: ") == 1 and "use a-z, 0-9 and -" in wrong.err, wrong.err
     restored = weft("backup", "restore", "all", "-p", "shop", "--into", "new")
     assert restored.code == 6 and "network/blue  Ready" in restored.out, restored.err
     assert "function/echo fits on no node" in restored.err  # it has its code: without, it could not be created

@@ -30,6 +30,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound
+from weft.objects.identity import check_name
 
 RESTORED_FROM = ("backup",)
 _MOST_FILE_BYTES = 1 << 20
@@ -134,6 +135,9 @@ def _restore(
             raise usage("--instant goes with a backup of a VM", "leave it out")
         if image:
             raise usage("--image goes with a backup of a VM", "restore its parts: weft backup list")
+        for name, flag in ((new_name, "--new-name"), (into, "--into")):
+            if name is not None:  # before anything is made: as a part of each name, it would be refused once for each
+                check_name(name, flag)
         return restore_project(
             session,
             found,
