@@ -118,7 +118,7 @@ def test_a_backup_names_the_images_that_nobody_could_fetch_or_build_again() -> N
     ]
 
 
-OF_WEB = {**backup("vm/web", "root"), "uid": "u1"}
+OF_WEB: dict[str, Any] = {**backup("vm/web", "root"), "uid": "u1"}
 
 
 class Fabric:
@@ -243,7 +243,7 @@ def test_a_restore_that_goes_on_waits_for_the_backups_that_the_interrupted_one_h
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fabric: Any = Fabric()
-    begun = {**OF_WEB["spec"], "adopts": "u1"}
+    begun = {"of": "vm/web", "to": "safe", "adopts": "u1"}
     fabric.adopting = [{**OF_WEB, "uid": "u2", "spec": begun, "status": {"phase": "Copying"}}]
     assert restore_into_trial(fabric, monkeypatch, 0) == 0
     assert fabric.waits[0] == ["backup/web-9"] and "backup/web-9" not in fabric.made
@@ -302,3 +302,10 @@ def test_a_backup_that_is_taken_in_has_its_name_or_one_that_is_free() -> None:
         taken.add(("p", name))
     long = {**entry, "name": "k" * 63}
     assert len(name_new(long, "p", {("p", "k" * 63)})) == 63
+
+
+def test_long_new_names_that_begin_alike_differ() -> None:
+    objects = [one("vm", name, image="tiny") for name in ("web-1", "web-2")]
+    held = BackedUpProject(project="shop", taken_at=9.0, objects=objects)
+    names = [step.name for step in plan_restore(held, {}, {}, prefix="c" * 60, keep=False)]
+    assert len(set(names)) == 2 and all(len(name) <= 63 for name in names)
