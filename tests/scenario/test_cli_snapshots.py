@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.scenario.cli_lab import Fabric, start_fabric
+from tests.scenario.cli_lab import Fabric, Said, start_fabric
 
+from weft.cli.backup import project_restore
 from weft.trust.seal import unseal
 
 # Typed wrongly: exit code, what is said, and what to do in its place.
@@ -151,7 +153,7 @@ def test_a_pool_that_no_node_offers_is_named(fabric: Fabric) -> None:
 
 
 def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_by_its_key(
-    fabric: Fabric, tmp_path: Path
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weft, key = fabric.weft, tmp_path / "safe.key"
     (tmp_path / "code").mkdir()
@@ -187,6 +189,7 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
             assert (wrong.code, wrong.out) == (2, ""), wrong
             assert wrong.err.startswith(f"error: {flag} {name!r} is not a valid name"), wrong.err
             assert wrong.err.count("error: ") == 1 and "use a-z, 0-9 and -" in wrong.err, wrong.err
+    _interrupt_and_take_back(weft, monkeypatch)
     restored = weft("backup", "restore", "all", "-p", "shop", "--into", "new")
     assert restored.code == 6 and "network/blue  Ready" in restored.out, restored.err
     assert "function/echo fits on no node" in restored.err  # it has its code: without, it could not be created
@@ -212,6 +215,30 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
     assert verified.code == 0 and "backup/all  read" in verified.out, verified.err
     boots = weft("backup", "verify", "all", "-p", "shop", "--boot")
     assert boots.code != 0 and "is of project/shop, which doesn't boot" in boots.err
+
+
+def _interrupt_and_take_back(weft: Callable[..., Said], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the restore of `shop`, in its last request: the printed undo removes all that was created."""
+    create = project_restore._do
+
+    def interrupt(session: Any, step: Any, *more: Any) -> Any:
+        made = create(session, step, *more)
+        if step.what == "volume/fresh":
+            raise KeyboardInterrupt
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(project_restore, "_do", interrupt)
+        stopped = weft("backup", "restore", "all", "-p", "shop", "--into", "cut")
+    assert stopped.code == 130 and "created so far, and it stays: project/cut" in stopped.err, stopped.err
+    assert "backup restore all -p shop --into cut --keep-existing" in stopped.err, stopped.err
+    assert weft("volume", "get", "fresh", "-p", "cut").code == 0
+    undo = stopped.err.rpartition("undo: ")[2].strip()
+    assert "function/echo" in undo and "network/blue" in undo, undo
+    for command in undo.split(" && "):
+        done = weft(*shlex.split(command)[1:], "--yes")
+        assert done.code == 0, (command, done.err)
+    assert weft("project", "get", "cut").code == 3
 
 
 def test_an_image_that_can_not_be_fetched_is_not_waited_for(fabric: Fabric) -> None:
