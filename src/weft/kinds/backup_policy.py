@@ -36,7 +36,7 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
     ] = False
     every: Annotated[
         float,
-        field("Time between two backups, which is how much may be lost; 24h without a schedule", quantity="duration"),
+        field("Time between two backups, which is how much may be lost; 24h without a schedule", quantity="period"),
     ] = 0.0
     schedule: Annotated[
         str, field("When backups are made, instead of every: hourly, daily, weekly, or cron's five fields")

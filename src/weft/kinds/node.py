@@ -88,7 +88,7 @@ class NodeSpec(msgspec.Struct, kw_only=True):
         field(
             "How long the node may send no heartbeat before it counts as lost; until then nothing of it is replaced, freed or "
             "planned elsewhere",
-            quantity="duration",
+            quantity="period",
             ge=0,
             le=LONGEST_AUTONOMY_SECONDS,
         ),

@@ -46,7 +46,7 @@ class ReservationSpec(msgspec.Struct, kw_only=True):
     )
     duration: Annotated[
         float | None,
-        field("How long it lasts; instead of end. It can become longer", change="live", quantity="duration"),
+        field("How long it lasts; instead of end. It can become longer", change="live", quantity="period"),
     ] = None
     end: Annotated[
         float | None, field("When it ends; instead of duration. It can become later", change="live", quantity="moment")
@@ -131,7 +131,7 @@ def find_wanted_end(spec: ReservationSpec, start: float) -> float:
 
 
 class ExtendInput(msgspec.Struct, kw_only=True):
-    by: Annotated[float, field("How much longer it lasts", quantity="duration")]
+    by: Annotated[float, field("How much longer it lasts", quantity="period")]
 
 
 def _extend(obj: Object, given: ExtendInput) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from weft.kinds.backup import BACKUP, BackupSpec, check_backup
-from weft.kinds.backup_policy import BACKUP_POLICY
+from weft.kinds.backup_policy import BACKUP_POLICY, BackupPolicySpec
 from weft.kinds.backup_repository import BackupRepositorySpec, check_repository
+from weft.kinds.node import NodeSpec
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.kinds.volume import VolumeStatus
@@ -130,3 +131,12 @@ def test_a_time_to_be_kept_names_its_unit_and_programs_give_seconds(kind: Kind) 
         assert f"or {text.strip()}d" in str(refused.value.hint)
     kept = [read_strict({**spec, "keep": value}, kind.spec).keep for value in ("30d", 2592000, 2592000.0, "0")]
     assert kept == [2592000.0] * 3 + [0.0]
+
+
+def test_the_time_between_two_backups_and_a_nodes_autonomy_name_their_unit_too() -> None:
+    of_web = {"to": "safe", "of": ["vm/web"]}
+    for given, spec, name in ((of_web, BackupPolicySpec, "every"), ({}, NodeSpec, "autonomy_seconds")):
+        with pytest.raises(InvalidInput, match=f"{name}: 300 has no unit"):
+            read_strict({**given, name: "300"}, spec)
+        read = [getattr(read_strict({**given, name: value}, spec), name) for value in ("5m", 300, "0")]
+        assert read == [300.0, 300.0, 0.0], "0 is none, and programs give seconds"

@@ -91,7 +91,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             help="Only alerts with this label; may be repeated.",
         ),
         click.Option(
-            ["--for", "seconds"], type=options.Duration(least=1.0), help="With silence: how long it holds, like 2h."
+            ["--for", "seconds"],
+            type=options.Duration(least=1.0, unit=True),
+            help="With silence: how long it holds, like 2h.",
         ),
         click.Option(["--comment"], default="", metavar="TEXT", help="With silence: why."),
         *options.table(),

@@ -21,7 +21,7 @@ from weft.kinds.fields.cluster.link import GRANTS, VALUE
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.identity import check_name
-from weft.objects.quantity import parse_duration
+from weft.objects.quantity import parse_period
 
 LIFE = "1h"
 LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
@@ -110,7 +110,7 @@ def _make_token(
 ) -> None:
     if len(words) > 1:
         raise usage(f"more than one name given: {' '.join(words)}", "give one name, or none")
-    seconds = parse_duration(life, "--expires")
+    seconds = parse_period(life, "--expires")
     if seconds < 1.0:
         raise usage(f"--expires: {life} is less than a second", "give a duration like 1h")
     name = check_name(words[0].removeprefix("cluster/")) if words else ""

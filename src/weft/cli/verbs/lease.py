@@ -35,7 +35,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(_ACTS), default="list", metavar=f"[{'|'.join(_ACTS)}]"),
         click.Argument(["words"], nargs=-1, metavar="[KIND/NAME...]", shell_complete=complete_target),
-        click.Option(["--by"], type=options.Duration(), metavar="DURATION", help="How much longer, for extend."),
+        click.Option(
+            ["--by"], type=options.Duration(unit=True), metavar="DURATION", help="How much longer, for extend."
+        ),
         click.Option(["-a", "--all", "every"], is_flag=True, help="Include leases that are over."),
         options.all_projects(),
         *options.table(),

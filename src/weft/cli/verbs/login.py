@@ -26,7 +26,7 @@ from weft.client.tls import fetch_ca
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import check_name
-from weft.objects.quantity import format_age, parse_duration
+from weft.objects.quantity import format_age, parse_period
 from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
 
 
@@ -111,7 +111,7 @@ def _begin(server: Context, given: dict[str, Any]) -> LoginBegun:
 def ask_login(server: Context, given: dict[str, Any], life: str | None) -> LoginAnswer:
     """The server's answer to a login. Raises NotAuthenticated, Throttled."""
     if life is not None:
-        given["expires_seconds"] = parse_duration(life, "--expires")
+        given["expires_seconds"] = parse_period(life, "--expires")
     http = Http(server)
     try:
         while True:

@@ -66,7 +66,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--bandwidth"], metavar="SIZE", help="Limit on the transfer rate, in bytes per second, like 50M."
         ),
         click.Option(["--at"], metavar="TIME", help="Earliest start: 22:00, 2026-12-24T22:00, or 2h from now."),
-        click.Option(["--within"], type=options.Duration(), help="With --at: begin within this time, or not at all."),
+        click.Option(
+            ["--within"], type=options.Duration(unit=True), help="With --at: begin within this time, or not at all."
+        ),
         click.Option(["--reason"], metavar="TEXT", help="Reason for the migration, for people."),
         click.Option(["--dry-run"], is_flag=True, help="Only show the target, and why the scheduler chooses it."),
         click.Option(["--detach"], is_flag=True, help="Don't wait."),

@@ -43,7 +43,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             shell_complete=complete_name("node"),
         ),
         click.Option(["--at"], metavar="TIME", help="Earliest start: 22:00, 2026-12-24T22:00, or 2h from now."),
-        click.Option(["--within"], type=options.Duration(), help="With --at: begin within this time. [30m]"),
+        click.Option(["--within"], type=options.Duration(unit=True), help="With --at: begin within this time. [30m]"),
         click.Option(
             ["--window"], type=click.Choice(["auto"]), help="Choose when within a day the workload does least."
         ),

@@ -42,10 +42,12 @@ def drain_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--reason"], metavar="TEXT", default="", help="Reason for the drain, for people."),
         click.Option(
             ["--in", "begins"],
-            type=options.Duration(),
+            type=options.Duration(unit=True),
             help="Begin after this time; nothing new is placed there from now on.",
         ),
-        click.Option(["--for", "lasts"], type=options.Duration(), help="Begin no more migrations after this time."),
+        click.Option(
+            ["--for", "lasts"], type=options.Duration(unit=True), help="Begin no more migrations after this time."
+        ),
         click.Option(["--force"], is_flag=True, help="Wait for no disruption budget."),
         click.Option(["--dry-run"], is_flag=True, help="Only show what would leave, and where to."),
         *options.waits(),

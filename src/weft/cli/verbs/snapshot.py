@@ -36,7 +36,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ["--name"], metavar="NAME", help=f"The snapshot's name. [the {what}'s, with date and time in UTC]"
     )
     every = [
-        click.Option(["--every"], type=options.Duration(), help="Take one now and then again, so often; 0 ends that."),
+        click.Option(
+            ["--every"], type=options.Duration(unit=True), help="Take one now and then again, so often; 0 ends that."
+        ),
         click.Option(["--keep"], type=int, metavar="N", help="How many of those to keep. [7]"),
     ]
     if of_others:

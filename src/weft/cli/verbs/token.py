@@ -17,7 +17,7 @@ from weft.cli.verbs.version import ask_time
 from weft.client.context import hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
-from weft.objects.quantity import format_age, parse_duration
+from weft.objects.quantity import format_age, parse_period
 
 ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
@@ -72,7 +72,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
     life = given["life"] or (_JOIN_LIFE if join else None)
     if life is not None:
-        seconds = parse_duration(life, "--expires")
+        seconds = parse_period(life, "--expires")
         if seconds < 1.0:
             raise usage(f"--expires: {life} is less than a second", "give a duration like 1h")
         spec["expires_at"] = ask_time(session) + seconds

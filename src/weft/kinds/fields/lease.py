@@ -40,7 +40,7 @@ class LeaseRequest(msgspec.Struct, kw_only=True):
     start: Annotated[float | None, field("When a reservation begins", change="replace", quantity="moment")] = None
     duration: Annotated[
         float | None,
-        field("How long it has its place; unset: until it is deleted", change="live", quantity="duration"),
+        field("How long it has its place; unset: until it is deleted", change="live", quantity="period"),
     ] = None
     deadline_at: Annotated[float | None, field("When it must be over", change="replace", quantity="moment")] = None
     preemptible: Annotated[

@@ -17,7 +17,7 @@ _OVER = ("Done", "Rejected", "Cancelled")
 
 
 class ExtendLeaseInput(msgspec.Struct, kw_only=True):
-    by: Annotated[float, field("How much longer it has its place", quantity="duration")]
+    by: Annotated[float, field("How much longer it has its place", quantity="period")]
 
 
 def _read_lease(obj: Object, act: str) -> dict[str, Any]:

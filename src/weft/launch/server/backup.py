@@ -30,7 +30,7 @@ from weft.launch.server.backup_repository import ServerBackups, is_repository
 from weft.launch.server.lock import hold_server
 from weft.launch.store.engine import SQLITE, make_store, recall_store, refill_store, remember_store, running
 from weft.objects.errors import InvalidInput, NotFound, WeftError
-from weft.objects.quantity import format_bytes, parse_duration
+from weft.objects.quantity import format_bytes, parse_period
 from weft.store.backup import Backup, read_backup, write_backup
 from weft.store.remote import RemoteStore
 
@@ -106,7 +106,7 @@ def _back_up(options: argparse.Namespace, clock: Clock) -> int:
         print("The file holds the authority's key: anyone who reads it can act as this server.", file=sys.stderr)
         return code
     place = ServerBackups(options.file, options.key_file, clock)
-    keep = parse_duration(options.keep, "--keep") if options.keep else 0.0
+    keep = parse_period(options.keep, "--keep") if options.keep else 0.0
     name = f"server-{datetime.datetime.fromtimestamp(clock.now(), datetime.UTC):%Y%m%d-%H%M%S}"
     with tempfile.TemporaryDirectory() as folder:  # readable by this user only
         options.file = Path(folder) / name

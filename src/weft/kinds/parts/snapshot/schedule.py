@@ -17,7 +17,7 @@ DEFAULT_KEPT = 7
 
 
 class SnapshotSchedule(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    every: Annotated[float, field("Time between two snapshots", quantity="duration")]
+    every: Annotated[float, field("Time between two snapshots", quantity="period")]
     keep: Annotated[int, field("Number of them to keep", ge=1, le=MOST_KEPT)] = DEFAULT_KEPT
     memory: Annotated[bool, field("Keep the memory too, while the VM runs")] = False
 
