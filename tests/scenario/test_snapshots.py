@@ -13,7 +13,7 @@ from tests.scenario.snapshot_lab import join
 
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeSnapshot
+from weft.kinds.node import NodeSnapshot, NodeSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
@@ -89,6 +89,28 @@ async def test_of_two_snapshots_of_a_vm_one_waits_for_the_other_and_says_so(tmp_
         await node.act((await lab.every("allocation"))[0].key)
         await until(lab, "a", "Ready")
         await until(lab, "b", "Ready")
+
+
+async def test_a_snapshot_of_a_vm_whose_node_is_away_says_so_and_is_taken_once_it_is_back(tmp_path: Path) -> None:
+    def be_autonomous(node: Envelope) -> None:
+        node.spec = merge_part(node.spec, NodeSpec(autonomy_seconds=3600.0))
+
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.change("/node/n1", be_autonomous)
+        await node.die()
+        await lab.pass_time(60.0)
+        for name in ("a", "b"):
+            await take(lab, name)
+        await lab.pass_time(3.0)
+        first, second = await snapshot(lab, "a"), await snapshot(lab, "b")
+        assert (first.phase, first.message) == ("Taking", "waits: node n1 sends no heartbeat")
+        assert second.message.endswith("first; node n1 sends no heartbeat")
+        await node.start()
+        await node.act((await lab.every("allocation"))[0].key)
+        assert [(await until(lab, name, "Ready")).message for name in ("a", "b")] == ["", ""]
 
 
 async def test_the_snapshots_of_a_group_are_ordered_of_their_nodes_together(tmp_path: Path) -> None:

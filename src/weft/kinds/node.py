@@ -366,6 +366,9 @@ def _autonomy(obj: Object) -> str:
     return format_duration(seconds) if seconds else "–"
 
 
+SILENT_PHASES = ("Autonomous", "NotReady")  # of a node that sends no heartbeat
+
+
 def find_autonomy_end(spec: NodeSpec, status: NodeStatus) -> float | None:
     """When a silent node's autonomy ends (seconds since 1970); None for a node that sends heartbeats, or has no autonomy."""
     lost_at = status.since if status.lost_at is None and status.phase == "NotReady" else status.lost_at

@@ -18,7 +18,7 @@ from weft.controllers.snapshot.facts import SnapshotFacts, is_on_the_way, list_d
 from weft.controllers.snapshot.fetch import is_fetched, plan_fetch
 from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.lineage import find_parent, list_children
-from weft.controllers.snapshot.plan import SnapshotPlan, plan_snapshot
+from weft.controllers.snapshot.plan import NODE_SILENT, SnapshotPlan, plan_snapshot
 from weft.controllers.snapshot.volumes import is_taken_of_volumes, plan_of_volumes
 from weft.informer.commit import Commit, Draft, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
@@ -108,11 +108,15 @@ def _asks_nodes(item: Item) -> bool:
 def _route_snapshot(view: View, change: Changed) -> Iterable[str]:
     """Those that wait for it, too: one of a workload is taken at a time."""
     keys = [change.key]
-    if has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase)):
+    if has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase, _is_node_silent(item))):
         keys += [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload_key(change.item))]
     if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
         keys += [item.key for item in find_members(view, change.item)]
     return keys
+
+
+def _is_node_silent(snapshot: Item) -> bool:
+    return snapshot.status(SnapshotStatus).reason == NODE_SILENT
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:

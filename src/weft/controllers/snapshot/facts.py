@@ -17,7 +17,7 @@ from weft.kinds.allocation import (
     list_snapshots_to_take,
 )
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, GroupTurn, SnapshotReport
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSnapshot, NodeStatus
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, SILENT_PHASES, NodeReport, NodeSnapshot, NodeStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, read_workload, workload_key
 
 
@@ -47,6 +47,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
     home_exists: bool = False  # the node where it lies is in the fabric
     home_reports: bool = False  # and Ready
+    silent: str = ""  # the node of the workload, or of the order, that sends no heartbeat
     on_the_way: bool = False  # a copy of it may be on its way to another node or pool
 
 
@@ -63,6 +64,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
     ordered = next((item for item in places if any(one.uid == snapshot.uid for one in list_orders(item))), None)
     orders = list_orders(ordered) if ordered is not None else []
     order = next((one for one in orders if one.uid == snapshot.uid), None)
+    place = active_allocation(view, workload_uid) if workload_uid else None
     return SnapshotFacts(
         name=snapshot.envelope.name,
         uid=snapshot.uid,
@@ -71,7 +73,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         status=status,
         what="/".join(read_workload(spec)),
         workload=workload,
-        place=active_allocation(view, workload_uid) if workload_uid else None,
+        place=place,
         ordered=ordered,
         turn=order.turn if order is not None else "",
         turn_at=order.turn_at if order is not None else 0.0,
@@ -87,7 +89,16 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         home_exists=bool(homes),
         home_reports=bool(homes) and homes[0].status(NodeStatus).phase == "Ready",
         on_the_way=is_on_the_way(view, snapshot),
+        silent=_find_silent_node(view, ordered or place),
     )
+
+
+def _find_silent_node(view: View, allocation: Item | None) -> str:
+    if allocation is None:
+        return ""
+    spec = allocation.spec(AllocationSpec)
+    nodes = view.find(NODES_BY_UID, spec.node_uid)
+    return spec.node if nodes and nodes[0].status(NodeStatus).phase in SILENT_PHASES else ""
 
 
 def is_on_the_way(view: View, snapshot: Item) -> bool:

@@ -21,6 +21,7 @@ from weft.objects.quantity import format_bytes
 PLACE_LOST = "placeLost"
 VM_GONE = "vmGone"
 NO_MEMORY = "noMemory"
+NODE_SILENT = "nodeNotReady"  # of a phase in which it waits
 
 
 class SnapshotPlan(msgspec.Struct, frozen=True):
@@ -49,6 +50,8 @@ def plan_snapshot(
     if facts.ordered is not None:
         message = facts.report.message if facts.report is not None else ""
         reason = facts.report.reason if facts.report is not None else ""
+        if facts.silent:
+            reason, message = NODE_SILENT, f"waits: {_describe_silence(facts)}"
         return SnapshotPlan(msgspec.structs.replace(status, phase="Taking", reason=reason, message=message))
     if status.phase == "Taking":
         return SnapshotPlan(_lose_place(facts, status))
@@ -195,15 +198,22 @@ def _find_obstacle(facts: SnapshotFacts) -> tuple[str, str] | None:
         return "isRestoring", f"{facts.what} is being restored: the snapshot waits"
     others = [one.name for one in list_orders(place) if one.uid != facts.uid]
     if others:
-        return "isTaking", f"snapshot/{others[0]} of {facts.what} is being taken first"
+        silence = f"; {_describe_silence(facts)}" if facts.silent else ""
+        return "isTaking", f"snapshot/{others[0]} of {facts.what} is being taken first{silence}"
     return None
+
+
+def _describe_silence(facts: SnapshotFacts) -> str:
+    return f"node {facts.silent} sends no heartbeat"
 
 
 def _plan_removal(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
     """Its node first takes it to the end, if that is its order: otherwise it might keep a snapshot that nobody knows."""
     report = facts.report
     if facts.ordered is not None and (report is None or report.phase == "taking") and not facts.ordered.deleting:
-        taking = msgspec.structs.replace(status, message="removed as soon as its node has ended taking it")
+        silence = f"; {_describe_silence(facts)}" if facts.silent else ""
+        message = f"removed as soon as its node has ended taking it{silence}"
+        taking = msgspec.structs.replace(status, message=message)
         return end_turn(facts, taking) if facts.turn else SnapshotPlan(taking)
     if facts.ordered is not None and not facts.ordered.deleting:
         return SnapshotPlan(msgspec.structs.replace(status, message=""), "take back")

@@ -163,3 +163,17 @@ def test_what_a_restore_kept_is_awaited_until_its_node_lists_it() -> None:
     assert plan(make_facts(taking, place=place)).status.phase == "Taking"
     assert not plan(make_facts(taking, place=place, deleting=True)).release
     assert plan(make_facts(taking, place=place, kept=[("n1", "u1")])).status.phase == "Ready"
+
+
+def test_one_whose_node_is_away_says_that_it_waits_for_the_node_until_that_is_back() -> None:
+    taking = SnapshotStatus(phase="Taking", workload_uid="w1", disks=DISKS, **HOME)
+    working = SnapshotReport(uid="s1", phase="taking", message="freezes")
+    facts = make_facts(taking, ordered=make_place(snapshots=[ORDER]), report=working, silent="n1", home_reports=False)
+    waits = plan(facts).status
+    assert (waits.phase, waits.reason) == ("Taking", "nodeNotReady")
+    assert waits.message == "waits: node n1 sends no heartbeat"
+    back = plan(msgspec.structs.replace(facts, status=waits, silent="", home_reports=True)).status
+    assert (back.reason, back.message) == ("", "freezes")
+    other = make_place(snapshots=[AllocatedSnapshot(uid="s0", name="first")])
+    second = plan(make_facts(place=other, silent="n1")).status
+    assert second.message == "snapshot/first of vm/web is being taken first; node n1 sends no heartbeat"
