@@ -16,7 +16,10 @@ from weft.contracts.store import Page
 from weft.gateway.function.dispatcher import ALL_SECONDS, CHECK_SECONDS
 from weft.gateway.function.instance import local_functions, snapshots
 from weft.gateway.function.record.counts_file import CountsFile
+from weft.kinds.function import FunctionStatus
+from weft.objects.envelope import decode_envelope, merge_part
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
+from weft.objects.identity import object_key
 from weft.protocol.function_counts import LEASE_PREFIX, read_counts
 from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused, ServeLocally
 from weft.store.memory import MemoryStore
@@ -683,6 +686,42 @@ async def test_a_node_gets_the_functions_that_name_it_and_keeps_one_whose_code_i
         await lab._until_status("label", lambda status: status.phase == "Ready" and not status.reason)
         assert (await lab.status("label")).named_nodes == ["n3", "n1"]
         assert all(one == ServeLocally() for one in other.listed)
+
+
+async def test_a_function_says_which_of_its_own_nodes_are_away_until_they_are_back(tmp_path: Path) -> None:
+    async with functions_lab(tmp_path) as lab:
+        await lab.base()
+        for name in ("n1", "n2"):
+            await lab.agent(name)
+        own = {"local_nodes": ["n2"], "local_secret": "door"}
+        assert not (await _get_ready(lab, "before", **own)).away_nodes
+        await _set_phase(lab, "n2", "Autonomous")
+        assert (await _get_ready(lab, "label", **own)).away_nodes == ["n2"]
+        assert not (await _get_ready(lab, "far")).away_nodes
+        assert not (await lab.status("before")).away_nodes, "the node has it, and serves it"
+        await lab.change("before", description="newer")
+        await lab._until_status("before", lambda status: status.away_nodes == ["n2"])
+        await _set_phase(lab, "n2", "NotReady")
+        await lab.restart()
+        await lab.until(lambda: bool(lab.functions.cache.epoch))
+        assert (await lab.status("label")).away_nodes == ["n2"]
+        await _set_phase(lab, "n2", "Ready")
+        for name in ("label", "before"):
+            await lab._until_status(name, lambda status: status.phase == "Ready" and not status.away_nodes)
+
+
+async def _get_ready(lab: FunctionsLab, name: str, **spec: Any) -> FunctionStatus:
+    await lab.function(name, **spec)
+    return await lab.status(name)
+
+
+async def _set_phase(lab: FunctionsLab, node: str, phase: str) -> None:
+    entry = await lab.store.get(object_key("node", None, node))
+    assert entry is not None
+    envelope = decode_envelope(entry.value, entry.revision)
+    envelope.status = merge_part(envelope.status, {"phase": phase})
+    revision = await lab.put(envelope)
+    await lab.functions.cache.reached(revision)
 
 
 def test_a_tainted_node_keeps_only_functions_that_tolerate_its_taints() -> None:

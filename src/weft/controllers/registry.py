@@ -14,6 +14,7 @@ from weft.controllers.backup.repository import BackupRepositories
 from weft.controllers.conversion.controller import Conversions
 from weft.controllers.device.controller import Devices
 from weft.controllers.device.rollout import DeviceRollouts
+from weft.controllers.function.away import FunctionsAway
 from weft.controllers.garbage_collector import Garbage
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
@@ -68,6 +69,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: NetworkTopologies(),
     lambda _: Devices(),
     lambda _: DeviceRollouts(),
+    lambda _: FunctionsAway(),
     lambda _: Migrations(),
     lambda lease: Arrivals(partial(find_silent, lease.cache)),
     lambda _: PlansAhead(),

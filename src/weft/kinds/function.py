@@ -4,7 +4,7 @@ workload: the gateway finds a node for each, and its status shows whether an inv
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -128,6 +128,7 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     named_nodes: list[
         str
     ] = []  # the last MOST_NAMED_NODES that local_nodes has named: these may still report what ran there
+    away_nodes: list[str] = []  # those of local_nodes that sent no heartbeat when this got ready, and still don't
     observed_generation: int = 0
 
 
@@ -352,7 +353,20 @@ def _serves(obj: Object | None) -> bool:
     return read_phase(obj) == "Ready" and is_settled(obj) and not dig(obj or {}, "status.reason")
 
 
-_SERVES = Goal(_serves, "Ready")
+def describe_away(names: Sequence[str]) -> str:
+    """That nodes of its own serve it later; "": none does."""
+    if not names:
+        return ""
+    if len(names) == 1:
+        return f"node {names[0]} sends no heartbeat: it serves this as it is now once it is back"
+    return f"nodes {', '.join(names)} send no heartbeat: they serve this as it is now once they are back"
+
+
+def _remark(obj: Object) -> str:
+    return describe_away(dig(obj, "status.away_nodes", []))
+
+
+_SERVES = Goal(_serves, "Ready", remark=_remark)
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
@@ -379,9 +393,9 @@ def _invoked_in(item: Stored) -> Iterable[str]:
 
 
 def _note(obj: Object) -> str:
-    """Its status' words; else why no device invokes it."""
+    """Its status' words; else which of its nodes are away; else why no device invokes it."""
     unfit = (one for one in obj.get("conditions") or () if one["type"] == TOPICS_FIT and one["status"] == "False")
-    return note(obj) or next((f"{one['reason']}: {one['message']}" for one in unfit), "")
+    return note(obj) or _remark(obj) or next((f"{one['reason']}: {one['message']}" for one in unfit), "")
 
 
 FUNCTION = Kind(

@@ -125,7 +125,10 @@ def _report(session: Session, result: Result, verb: str) -> int:
         error = explain(session, target, result.error, result.wait.project)
         return complain(error, session.output, session.color, session.debug)
     if not session.is_data:
-        print(f"{target.what}  {_ending(result.wait.goal, result.obj, verb)} after {result.seconds:.1f} s", flush=True)
+        goal, obj = result.wait.goal, result.obj
+        remark = goal.remark(obj) if goal.remark is not None and obj is not None else ""
+        besides = f"; {remark}" if remark else ""
+        print(f"{target.what}  {_ending(goal, obj, verb)} after {result.seconds:.1f} s{besides}", flush=True)
     return OK
 
 

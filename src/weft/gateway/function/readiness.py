@@ -26,10 +26,11 @@ from weft.informer.view import Changed, Item, has_changed
 from weft.kinds.function import FunctionSpec, FunctionStatus, note_named
 from weft.kinds.function_version import FunctionVersionStatus
 from weft.kinds.image import ImageStatus
+from weft.kinds.node import SILENT_PHASES, NodeStatus
 from weft.kinds.parts.function_code import base_of, code_of
 from weft.objects.envelope import merge_part
 from weft.objects.errors import NotFound, StoreUnavailable
-from weft.objects.identity import named_key
+from weft.objects.identity import named_key, object_key
 from weft.objects.image.reference import held_name
 from weft.protocol.invocations import Prepare, Prepared, Refused
 
@@ -70,12 +71,21 @@ class Readiness:
             if change.kind in ("function", "functionversion"):
                 if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     self._offer(change.key)
+            elif change.kind == "node":
+                if has_changed(change, _is_silent):
+                    self._offer_awaiting(change.item.envelope.name)
             elif change.kind == "image" and change.new is not None and has_changed(change, _content):
                 for item in self._cache.view.of_kind("function").values():
                     spec = item.spec(FunctionSpec)
                     held = named_key("image", item.envelope.project, held_name(spec.image))
                     if change.new.envelope.name == base_of(spec) or change.key == held:
                         self._offer(item.key)
+
+    def _offer_awaiting(self, node: str) -> None:
+        """The functions whose status says that the node is away."""
+        for item in self._cache.view.of_kind("function").values():
+            if node in item.status(FunctionStatus).away_nodes:
+                self._offer(item.key)
 
     def on_prepared(self, node: str, message: Prepared | Refused) -> None:
         preparation = self._preparations.get(message.id)
@@ -172,6 +182,7 @@ class Readiness:
                 trace=[],
                 digest=version.recipe.digest,
                 version=spec.published,
+                away_nodes=self._find_away(spec, old if old.observed_generation == generation else None),
                 observed_generation=generation,
             )
             await self._write(item, old, ready)
@@ -180,6 +191,12 @@ class Readiness:
             return True  # this spec was tried, and it failed
         async with self._at_once:
             return await self._prepare(item, function, version)
+
+    def _find_away(self, spec: FunctionSpec, same: FunctionStatus | None) -> list[str]:
+        """The silent ones of its own nodes; only those that were it before if nothing changed since ``same``, which others know."""
+        nodes = ((name, self._cache.view.get(object_key("node", None, name))) for name in spec.local_nodes)
+        silent = [name for name, node in nodes if node is not None and _is_silent(node)]
+        return silent if same is None else [name for name in silent if name in same.away_nodes]
 
     async def _prepare(self, item: Item, function: Function, version: Version) -> bool:
         old, generation = function.status, item.envelope.generation
@@ -216,6 +233,7 @@ class Readiness:
                         version=function.spec.published,
                         nodes=sorted({name_of(node), *self._prepared(version)}),
                         named_nodes=before.named_nodes,
+                        away_nodes=self._find_away(function.spec, None),
                         observed_generation=generation,
                     )
                     await self._write(latest, before, ready)
@@ -312,6 +330,10 @@ class Readiness:
 def key_changed(item: Item | None, generation: int) -> bool:
     """Whether the object's spec is newer than ``generation``, or the object is gone."""
     return item is None or item.deleting or item.envelope.generation != generation
+
+
+def _is_silent(node: Item) -> bool:
+    return node.status(NodeStatus).phase in SILENT_PHASES
 
 
 def _is_of_code(error_type: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -14,9 +15,9 @@ import pytest
 from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
 from weft.cli.session import Session, in_project_of
-from weft.cli.wait.finish import describe_parting
+from weft.cli.wait.finish import _report, describe_parting
 from weft.cli.wait.goal import read_goal
-from weft.cli.wait.watch import Wait, describe_wait
+from weft.cli.wait.watch import Result, Wait, describe_wait
 from weft.contracts.clock import SystemClock
 from weft.kinds.operation import find_cancel, find_failure, kinds_with_operations, list_running, plan_goal
 from weft.kinds.registry import BY_NAME
@@ -380,3 +381,22 @@ def test_a_creation_that_was_refused_is_a_failed_operation_and_no_running_one() 
     for obj in (machine, slots):
         [one] = list_running(obj["kind"], [obj])
         assert (one.state, one.phase, one.message) == ("failed", "Rejected", "no node has 9 cores"), one
+
+
+def test_a_function_whose_node_is_away_is_ready_and_the_end_of_the_wait_says_that(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kind = BY_NAME["function"]
+    target, goal = Target(kind, "price"), plan_goal("function", "create", None)
+    assert goal is not None
+    obj = {"kind": "function", "name": "price", "generation": 1}
+    session: Any = SimpleNamespace(is_data=False)
+    for away, ends in (
+        ([], "Ready after 0.0 s"),
+        (["n3"], "Ready after 0.0 s; node n3 sends no heartbeat: it serves this as it is now once it is back"),
+        (["a", "b"], "nodes a, b send no heartbeat: they serve this as it is now once they are back"),
+    ):
+        obj["status"] = {"phase": "Ready", "observed_generation": 1, "away_nodes": away}
+        assert goal.reached(obj)
+        _report(session, Result(Wait(target, goal, "u", "default"), obj), "create")
+        assert capsys.readouterr().out.rstrip("\n").endswith(ends)
