@@ -36,7 +36,7 @@ class Made:
     def _leave_out_known(self, whats: Iterable[str]) -> list[str]:
         return [one for one in dict.fromkeys(whats) if one not in self.whats and one not in self._before]
 
-    def ask_again(self, session: Session) -> list[str]:
+    def inspect(self, session: Session) -> list[str]:
         """Find out what of ``asked`` was created; of what is returned that isn't known."""
         unknown, found = list[str](), list[str]()
         for what in self.asked:

@@ -60,7 +60,9 @@ def restore_project(
             steps = _bring(session, steps, made)
         return _carry_out(session, steps, held, backup, made, waits)
     except KeyboardInterrupt:
-        told = describe_end(session, made, waits) if waits else describe_stop(made, made.ask_again(session), session.typed)
+        told = (
+            describe_end(session, made, waits) if waits else describe_stop(made, made.inspect(session), session.typed)
+        )
         for line in told:
             session.notify(line)
         return INTERRUPTED

@@ -253,7 +253,7 @@ def test_what_was_there_before_a_restore_is_not_in_the_undo_of_an_interrupted_on
     made, fabric = Made("trial", ["volume/orders"]), Fabric()
     fabric.made = ["vm/shop", "volume/orders"]
     made.ask("vm/shop", "volume/orders")
-    assert made.look(fabric) == [] and made.whats == ["vm/shop"]  # type: ignore[arg-type]
+    assert made.inspect(fabric) == [] and made.whats == ["vm/shop"]  # type: ignore[arg-type]
 
 
 def test_a_restore_waits_for_the_data_of_what_is_stopped() -> None:
