@@ -264,3 +264,28 @@ async def test_a_policy_of_a_whole_project_backs_up_what_has_data_and_what_comes
         made = [decode_part(one.spec, BackupSpec) for one in await lab.every("backup")]
         assert sorted(one.of for one in made) == ["vm/late", "vm/web", "volume/lone"]
         assert {one.keep for one in made} == {30 * 86400.0}
+
+
+async def test_a_backup_is_fetched_where_its_vm_finds_room(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        first = await join(lab)
+        made = await make_monday(lab, first)  # of a VM with one core; the node has eight
+
+        def grow(envelope: Envelope) -> None:
+            status = decode_part(envelope.status, BackupStatus)
+            envelope.status = merge_part(
+                envelope.status,
+                msgspec.structs.replace(status, workload_spec={**status.workload_spec, "cpu": 5.0}),
+            )
+
+        await lab.change(made, grow)
+        others = [await join(lab, name) for name in ("n2", "n3")]
+        for other in others:
+            await other.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
+        chosen = []
+        for name in ("a", "b", "c", "d"):
+            spec = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
+            fetched = await lab.put("snapshot", name, spec, finalizers=("snapshot",))
+            chosen.append((await until_phase(lab, fetched.key, "Taking", SnapshotStatus)).node)
+        # Each beside what is fetched for the others; the last one finds room nowhere, and waits where its VM was.
+        assert chosen == ["n1", "n2", "n3", "n1"]

@@ -5,6 +5,9 @@ Called by the controller of snapshots for those that are on no node yet. Once a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from weft.controllers.backup.facts import find_asked, list_nodes, read_repository
@@ -12,7 +15,7 @@ from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
 from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
-from weft.kinds.node import NODES_BY_SNAPSHOT
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
 from weft.objects.identity import object_key
 
@@ -49,7 +52,34 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
         return msgspec.structs.replace(
             status, order=None, reason="nodeNotReady", message=f"waits for a ready node with storage pool {pool}"
         )
-    return _give(status, snapshot, backup, repository, nodes[0])
+    return _give(status, snapshot, backup, repository, _choose(view, nodes, made.workload_spec))
+
+
+def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> Node:
+    """The first on which the VM finds room beside what is fetched for others now: the VM is placed where its disks are. The first
+    of all if none has room."""
+    asked = _find_size(workload_spec)
+    under_way = dict[str, tuple[float, float]]()
+    for other in view.of_kind("snapshot").values():
+        status = other.status(SnapshotStatus)
+        if is_fetched(other) and status.order is not None:
+            cpu, memory = under_way.get(status.order.node_uid, (0.0, 0.0))
+            more = _find_size(status.workload_spec)
+            under_way[status.order.node_uid] = (cpu + more[0], memory + more[1])
+    for node in nodes:
+        cpu, memory = under_way.get(node.uid, (0.0, 0.0))
+        for item in view.find(NODES_BY_UID, node.uid):
+            spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
+            free_cpu = report.cpu * spec.overcommit.get("cpu", 1.0) - status.allocated_cpu - cpu
+            free_memory = report.memory * spec.overcommit.get("memory", 1.0) - status.allocated_memory - memory
+            if not (spec.cordoned or spec.maintenance) and free_cpu >= asked[0] and free_memory >= asked[1]:
+                return node
+    return nodes[0]
+
+
+def _find_size(workload_spec: Mapping[str, Any]) -> tuple[float, float]:
+    """Cores and bytes of memory; a volume has none."""
+    return float(workload_spec.get("cpu") or 0.0), float(workload_spec.get("memory") or 0.0)
 
 
 def _follow_serving(
