@@ -25,6 +25,7 @@ RETRY_SHARE = 1 / 12  # of the RPO: no pause is longer while the newest point is
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
+_REFUSED = "linkRefused"
 RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
 _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
 
@@ -132,6 +133,10 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
+    if facts.cluster == "Refused":  # a try would be refused too, and the next one would come late once this is over
+        message = f"{spec.cluster} refuses this cluster; weft cluster describe {spec.cluster} says why"
+        failed = replace(status, failures=max(1, status.failures), retry_at=0.0, reason=_REFUSED, message=message)
+        return _show(facts, ReplicationPlan(replace(failed, ask=None)), now)
     if facts.fenced and not status.told_final:
         return replace(_show(facts, _begin_if_due(facts, now), now), fence=False)  # the replica has heard of it
     return _show(facts, _begin_if_due(facts, now), now)

@@ -465,3 +465,11 @@ def test_one_that_is_taken_back_replicates_only_once_the_replica_has_confirmed_i
     assert waits.status.phase == "TakingBack"
     done = plan_replication(make_facts(steady(told_final=False), point=take("a"), fenced="w"), NOW)
     assert (done.status.phase, done.fence) == ("Replicating", False)
+
+
+def test_nothing_is_tried_while_the_other_cluster_refuses_this_one_and_the_next_point_comes_once_that_is_over() -> None:
+    failed = steady(failures=3, reason="forbidden", retry_at=NOW + 280)
+    refused = plan_replication(make_facts(failed, point=take("a"), cluster="Refused"), NOW)
+    assert not refused.begin and (refused.status.phase, refused.status.reason) == ("Interrupted", "linkRefused")
+    assert "weft cluster describe west" in refused.status.message
+    assert plan_replication(make_facts(refused.status, point=take("a")), NOW + 60).begin
