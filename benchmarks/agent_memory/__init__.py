@@ -1,5 +1,5 @@
-"""An agent's memory: resident set of each local agent, idle and with 20 guests, private memory beside it; and of all that an edge
-node runs beside its workloads: agent, device gateway and broker."""
+"""An agent's memory: resident set of each local agent, idle, with 20 guests and with 50 containers, private memory beside it; and
+of all that an edge node runs beside its workloads: agent, device gateway and broker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from weft.client import Client
 from weft.client.context import read_context
 from weft.objects.errors import NotFound
 
-IDLE_MB = 40.0
+IDLE_MB = 45.0
 BUSY_MB = 50.0
 GUESTS = 20
+CROWDED_MB = 60.0
+CONTAINERS = 50
 EDGE_MB = 90.0
 PATIENCE_SECONDS = 120.0
 CALM_SECONDS = 5.0  # after which a gateway has what it needs
@@ -68,21 +70,41 @@ def weigh(pid: int, what: str, goal_mb: float) -> Figure:
 @contextlib.contextmanager
 def guests_on(node: str) -> Iterator[None]:
     """GUESTS small guests on ``node`` that have all answered; gone at the end."""
-    client = Client(read_context(ROOT / ".weft" / "context.json"))
-    names = [f"weight-{n}" for n in range(GUESTS)]
     spec = {"image": "tiny", "cpu": 0.1, "memory": "128M", "machine": "microvm", "node": node, "networks": ["default"]}
+    with _made("vm", GUESTS, spec, _answers):
+        yield
+
+
+@contextlib.contextmanager
+def containers_on(node: str) -> Iterator[None]:
+    """CONTAINERS small containers on ``node`` that all run, without a network; gone at the end."""
+    weft = str(ROOT / ".venv" / "bin" / "weft")
+    subprocess.run([weft, "image", "build", "busybox"], cwd=ROOT, check=True, capture_output=True)
+    command = ["sleep", "1000000"]
+    spec = {"image": "busybox", "cpu": 0.02, "memory": "16M", "node": node, "networks": [], "command": command}
+    with _made("container", CONTAINERS, spec, _runs):
+        time.sleep(CALM_SECONDS)
+        yield
+
+
+@contextlib.contextmanager
+def _made(
+    kind: str, count: int, spec: Mapping[str, Any], is_there: Callable[[dict[str, Any] | None], bool]
+) -> Iterator[None]:
+    client = Client(read_context(ROOT / ".weft" / "context.json"))
+    names = [f"weight-{n}" for n in range(count)]
     try:
         for name in names:
-            client.create({"kind": "vm", "name": name, "spec": spec})
+            client.create({"kind": kind, "name": name, "spec": dict(spec)})
         for name in names:
-            client.wait("vm", name, _answers, timeout_seconds=PATIENCE_SECONDS)
+            client.wait(kind, name, is_there, timeout_seconds=PATIENCE_SECONDS)
         yield
     finally:
         for name in names:
             with contextlib.suppress(NotFound):
-                client.delete("vm", name)
+                client.delete(kind, name)
         for name in names:
-            client.wait("vm", name, lambda vm: vm is None, timeout_seconds=PATIENCE_SECONDS)
+            client.wait(kind, name, lambda one: one is None, timeout_seconds=PATIENCE_SECONDS)
         client.close()
 
 
@@ -128,6 +150,13 @@ def weigh_edge(agent: int) -> Figure:
     )
 
 
+def _runs(container: dict[str, Any] | None) -> bool:
+    status = {} if container is None else container["status"]
+    if status.get("phase") == "Failed":
+        raise SystemExit(f"a container failed: {status.get('message')}")
+    return status.get("phase") == "Running"
+
+
 def _answers(vm: dict[str, Any] | None) -> bool:
     status = {} if vm is None else vm["status"]
     if status.get("phase") == "Failed":
@@ -143,9 +172,12 @@ def measure() -> Measurement:
     figures.append(weigh_edge(pids[-1]))  # a node without a guest
     with guests_on(node_of(pids[0])):
         figures.append(weigh(pids[0], f"with {GUESTS} guests more", BUSY_MB))
+    with containers_on(node_of(pids[-1])):
+        figures.append(weigh(pids[-1], f"with {CONTAINERS} containers", CROWDED_MB))
     return Measurement(
         "agent_memory",
-        f"Agents of the local cluster as `make up` leaves it (one guest on one of them); then {GUESTS} guests on one of them."
+        f"Agents of the local cluster as `make up` leaves it (one guest on one of them); then {GUESTS} guests on one of them,"
+        f" {CONTAINERS} containers on another. Agents were once to keep below 40 MB, without functions, devices and replicas."
         " The edge node's gateway has no devices.",
         figures,
     )
