@@ -7,8 +7,21 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.node.drain_plan import AHEAD_SECONDS, AT_ONCE, Evictee, choose_next, describe_drain, find_end
+from weft.contracts.store import Put
+from weft.controllers.node.drain_controller import plan_condition
+from weft.controllers.node.drain_plan import (
+    AHEAD_SECONDS,
+    AT_ONCE,
+    Evictee,
+    Window,
+    choose_next,
+    describe_drain,
+    find_end,
+)
+from weft.informer.view import Item
 from weft.kinds.migration import MigrationProgress, MigrationStatus
+from weft.kinds.node import NODE, NodeSpec
+from weft.objects.envelope import decode_envelope, merge_part
 
 MIB = 1 << 20
 ANY = Evictee(key="/vm/default/a", name="vm/a", uid="a", project="default", way="live", phase="Running", cost=128 * MIB)
@@ -122,6 +135,25 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"
     assert message == "1 left; vm/s can't leave: it is Suspended; it can migrate once it runs or is stopped"
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Autonomous", "NotReady"])
+def test_a_drain_of_a_silent_node_says_that_it_is_silent(phase: str) -> None:
+    envelope = NODE.make("n3", NodeSpec(drain=True), 1.0, uid="u3")
+    envelope.status = merge_part(envelope.status, {"phase": phase})
+    node = Item(envelope)
+
+    def describe(*left: Evictee) -> str:
+        commit = plan_condition(node, left, [], Window(), 2.0)
+        assert commit is not None and isinstance(commit.writes[0], Put)
+        told = decode_envelope(commit.writes[0].value).condition("Drained")
+        assert told is not None
+        return told.message
+
+    told = describe(leaver("a", migration="m"))
+    silence = "the node sends no heartbeat, so nothing migrates before it is back; "
+    assert told == f"{'' if phase == 'Ready' else silence}1 left; migrating: vm/a"
+    assert describe() == "nothing is left on the node"
 
 
 def test_budgets_hold_some_back_and_delay_nobody_else() -> None:
