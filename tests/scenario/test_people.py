@@ -84,9 +84,13 @@ def test_a_user_has_the_rights_of_all_bindings_together(lab: DoorsLab) -> None:
     create(lab, "rolebinding", "staff-other", role="viewer", project="other", groups=["staff"])
     ann.apply([{**make_vm("mine", networks=[]), "project": "lab"}])
     assert ann.list("vm", project="other").items == []
-    with pytest.raises(Forbidden, match="ann has only role viewer in other: ann can't apply a VM in other") as refused:
+    with pytest.raises(
+        Forbidden, match="ann has only role viewer in other: ann can't create or change a VM in other"
+    ) as refused:
         ann.apply([{**make_vm("theirs", networks=[]), "project": "other"}])
     assert refused.value.hint and "weft whoami" in refused.value.hint
+    with pytest.raises(Forbidden, match="ann can't list the backups in a backup repository"):
+        ann.verb("backuprepository", "safe", "contents", {})
     with pytest.raises(Forbidden):
         ann.list("vm", all_projects=True)
     me = ann.http.request("GET", "/v1/whoami").json()

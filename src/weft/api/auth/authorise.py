@@ -27,8 +27,9 @@ ADMINISTERED = ("create", "delete")  # what those who administer a project do wi
 _VERBS = {"change": "update", "apply": "update"}  # of permissions, where people say it otherwise
 
 
-# Verbs whose names are nouns, as sentences have them.
+# Verbs whose names are nouns, or need not say what is done, as sentences have them.
 _ACTS = {
+    "apply": "create or change",
     "capture": "capture packets of",
     "contents": "list the backups in",
     "console": "open the console of",

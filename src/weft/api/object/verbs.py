@@ -54,6 +54,7 @@ _STARTABLE = ("Stopped", "Suspended", "Failed")
 _NOT_VERBS = {  # verbs of the API that are no English ones, as an error says them
     "capture": "capture packets of",
     "console": "open the console of",
+    "contents": "list the backups in",
     "extend-lease": "extend the lease of",
     "cancel-lease": "cancel the lease of",
     "files": "see the files of",
