@@ -17,7 +17,7 @@ from weft.cli.verbs.version import ask_time
 from weft.cli.wait.finish import finish_one
 from weft.client.answer import raise_problem
 from weft.kinds.cluster import CLUSTER
-from weft.kinds.fields.cluster.link import GRANTS, VALUE
+from weft.kinds.fields.cluster.link import GRANTS, VALUE, read_witness_token
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
 from weft.objects.identity import check_name
@@ -142,12 +142,19 @@ def _set_witness(session: Session, kind: Kind, words: tuple[str, ...], **given: 
         if bool(given["token"]) == given["token_stdin"]:
             raise usage("give the token once", "with --token TOKEN, or by stdin and --token-stdin")
         token = given["token"] or sys.stdin.readline(1000).strip()
-        changes = {"witness": {"url": words[1], "peer": given["peer"] or name}, "values": {VALUE: token}}
+        peer, own = given["peer"] or name, read_witness_token(token)
+        if own is not None and own.site == peer:
+            raise usage(
+                f"--token is that of {peer}, the other cluster",
+                "give this cluster's own: weft witness add-site prints one for each",
+            )
+        changes = {"witness": {"url": words[1], "peer": peer}, "values": {VALUE: token}}
     made = session.client.patch(CLUSTER.name, name, {"spec": changes})
     if session.is_data:
         print_object(session, made)
     else:
-        print(f"cluster/{name} {'asks no witness any more' if given['off'] else 'asks the witness'}")
+        asks = "asks the witness from now on; its answers: weft replication list -o wide, column WITNESS"
+        print(f"cluster/{name} {'asks no witness any more' if given['off'] else asks}")
 
 
 def _link(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:

@@ -265,3 +265,16 @@ def test_volumes_that_stay_are_named_and_those_of_an_arrival_or_without_data_go_
     session: Any = SimpleNamespace(notify=said.append, in_project="", client=client)
     delete._name_volumes_left(session, [Done(Target(BY_NAME[kind], "web"), obj, "deleted")])
     assert ("1 volume of vm/web, a copy, stays: weft volume delete data" in said) is is_said and bool(said) is is_said
+
+
+def test_the_other_cluster_s_token_for_the_witness_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = tmp_path / "context.json"
+    context.write_text(json.dumps({"server": "https://127.0.0.1:1", "token": "weft_limited"}))
+    line = ["--context", str(context), "cluster", "witness", "west", "https://192.0.2.7:7443", "--explain", "--token"]
+    west, east = (f"{site}.{'a' * 64}.{'b' * 64}" for site in ("west", "east"))
+    assert run([*line, west], SystemClock) == 2
+    said = capsys.readouterr().err
+    assert "--token is that of west" in said and "a" * 64 not in said
+    assert run([*line, east], SystemClock) == 0
