@@ -23,7 +23,7 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import check_name
 from weft.objects.quantity import parse_period
 
-LIFE = "1h"
+LIFE, LONGEST_LIFE_SECONDS = "1h", 7 * 86400.0
 LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
 
 
@@ -113,6 +113,10 @@ def _make_token(
     seconds = parse_period(life, "--expires")
     if seconds < 1.0:
         raise usage(f"--expires: {life} is less than a second", "give a duration like 1h")
+    if seconds > LONGEST_LIFE_SECONDS:
+        raise usage(
+            f"--expires: {life} is more than a week", "give a shorter time: the link lasts, the token is for making it"
+        )
     name = check_name(words[0].removeprefix("cluster/")) if words else ""
     spec = {
         "use": "link",

@@ -278,3 +278,10 @@ def test_the_other_cluster_s_token_for_the_witness_is_refused(
     said = capsys.readouterr().err
     assert "--token is that of west" in said and "a" * 64 not in said
     assert run([*line, east], SystemClock) == 0
+
+
+def test_a_link_token_is_valid_for_a_week_at_most(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context = tmp_path / "context.json"
+    context.write_text(json.dumps({"server": "https://127.0.0.1:1", "token": "weft_limited"}))
+    assert run(["--context", str(context), "cluster", "link-token", "east", "--expires", "8d"], SystemClock) == 2
+    assert "8d is more than a week" in capsys.readouterr().err
