@@ -63,6 +63,7 @@ from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
+from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.parts.orphan import OrphanCopy
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
@@ -135,6 +136,7 @@ RELIES_ON = {
     "controllers/node/drain_controller.py plan_migration": "migration absent, disruptionbudget at",
     "controllers/node/drain_controller.py plan_return 1": "migration at",
     "controllers/node/drain_controller.py plan_return 2": "node at",
+    "controllers/function/away.py plan": "function at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 1": "endpoint at and goes",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 2": "endpoint at and goes, node at",
     "controllers/function/egress_endpoints.py plan_egress_endpoint 3": "endpoint at",
@@ -274,6 +276,25 @@ async def egress_endpoints_come_and_go(tmp_path: Path) -> None:
         async def told() -> bool:
             endpoint = await lab.get(kept)
             return endpoint is not None and decode_part(endpoint.status, EndpointStatus).node == "n1"
+
+        await lab.until(told)
+
+
+async def a_function_s_node_is_away(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        made = await lab.put("function", "label", FunctionSpec(code="c"))
+
+        def be(*away: str) -> Callable[[Envelope], None]:
+            def write(envelope: Envelope) -> None:
+                status = decode_part(envelope.status, FunctionStatus)
+                envelope.status = merge_part(envelope.status, msgspec.structs.replace(status, away_nodes=list(away)))
+
+            return write
+
+        async def told() -> bool:
+            await lab.change(made.key, be())  # the controllers may not have known of it
+            await lab.change(made.key, be("n3"))
+            return "NotServedAtNode" in lab.journal.reasons("label")
 
         await lab.until(told)
 
@@ -598,6 +619,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_backups.test_volumes_of_a_restore_that_never_began_go_with_its_vm,
     test_storage_pools.test_a_pool_comes_with_its_nodes_counts_what_is_promised_and_goes_with_them,
     egress_endpoints_come_and_go,
+    a_function_s_node_is_away,
     others_let_go_of_what_is_deleted_later,
     a_guest_went_on_by_a_move_that_the_store_has_lost,
     a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost,
