@@ -74,11 +74,13 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
             assert is_automatic(west)
             with pytest.raises(IllegalTransition, match="takes over automatically"):
                 west.client.verb("replica", "web", "promote")
+            place.kill()  # its word would end the hold, too
             west.proxy.cut()
             east.client.verb("replication", "web", "pause")
             wait_until(lambda: said(east)["reason"] == "Releasing" and "run-alone" in said(east)["message"])
             assert guards(east) == ("release", "hold", "hold") and is_automatic(west)
             west.proxy.mend()
+            place.start()
             wait_until(lambda: guards(east) == ("", "", ""))
             wait_until(lambda: "n1 doesn't let the VM go yet" in said(east)["message"])
             report_guard(east, "")
