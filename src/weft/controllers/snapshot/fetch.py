@@ -56,16 +56,16 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
 
 
 def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> Node:
-    """The first on which the VM finds room beside what is fetched for others now: the VM is placed where its disks are. The first
-    of all if none has room."""
+    """The first with enough free for the VM beside what is fetched for others now: the VM is placed where its disks are. The first
+    of all if none has."""
     asked = _find_size(workload_spec)
     under_way = dict[str, tuple[float, float]]()
     for other in view.of_kind("snapshot").values():
-        status = other.status(SnapshotStatus)
-        if is_fetched(other) and status.order is not None:
-            cpu, memory = under_way.get(status.order.node_uid, (0.0, 0.0))
-            more = _find_size(status.workload_spec)
-            under_way[status.order.node_uid] = (cpu + more[0], memory + more[1])
+        one = other.status(SnapshotStatus)
+        if is_fetched(other) and one.order is not None:
+            cpu, memory = under_way.get(one.order.node_uid, (0.0, 0.0))
+            more = _find_size(one.workload_spec)
+            under_way[one.order.node_uid] = (cpu + more[0], memory + more[1])
     for node in nodes:
         cpu, memory = under_way.get(node.uid, (0.0, 0.0))
         for item in view.find(NODES_BY_UID, node.uid):
