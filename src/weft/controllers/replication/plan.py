@@ -135,8 +135,9 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return _show(facts, _follow(facts, now), now)
     if facts.cluster == "Refused":  # a try would be refused too, and the next one would come late once this is over
         message = f"{spec.cluster} refuses this cluster; weft cluster describe {spec.cluster} says why"
-        failed = replace(status, failures=max(1, status.failures), retry_at=0.0, reason=_REFUSED, message=message)
-        return _show(facts, ReplicationPlan(replace(failed, ask=None)), now)
+        failures = max(1, status.failures)
+        waits = replace(status, failures=failures, retry_at=0.0, reason=_REFUSED, message=message, ask=None)
+        return _show(facts, ReplicationPlan(waits), now)
     if facts.fenced and not status.told_final:
         return replace(_show(facts, _begin_if_due(facts, now), now), fence=False)  # the replica has heard of it
     return _show(facts, _begin_if_due(facts, now), now)
