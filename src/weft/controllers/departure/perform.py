@@ -3,7 +3,7 @@ them and forgets them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from weft.client.api import Client
 from weft.client.cluster.peer import PeerLink, connect_peer
@@ -22,15 +22,26 @@ Seen = SeenArrival | WeftError | None  # None: there surely is none
 
 def list_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
     """How each Arrival is, in order; once the cluster doesn't answer, the others have that, too. Blocks."""
+    return _ask_each(link, places, clock, _read_one)
+
+
+def find_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
+    """How the Arrival with each key of a migration is, in order; ``places`` are projects there, with keys. Blocks."""
+    return _ask_each(link, places, clock, _find_one)
+
+
+def _ask_each(
+    link: PeerLink, places: Sequence[Place], clock: Clock, ask: Callable[[Client, str, str], Seen]
+) -> list[Seen]:
     client, begun, found = connect_peer(link), clock.elapsed(), list[Seen]()
     try:
-        for project, name in places:
+        for project, what in places:
             if found and isinstance(found[-1], Unavailable):
                 found.append(found[-1])
             elif clock.elapsed() - begun > ROUND_SECONDS:
                 found.append(NOT_BEGUN)
             else:
-                found.append(_read_one(client, project, name))
+                found.append(ask(client, project, what))
     finally:
         client.close()
     return found
@@ -41,22 +52,6 @@ def _read_one(client: Client, project: str, name: str) -> Seen:
         return read_seen(client.get(ARRIVAL.name, name, project=project))
     except WeftError as problem:
         return read_absence(problem)
-
-
-def find_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
-    """How the Arrival with each key of a migration is, in order; ``places`` are projects there, with keys. Blocks."""
-    client, begun, found = connect_peer(link), clock.elapsed(), list[Seen]()
-    try:
-        for project, key in places:
-            if found and isinstance(found[-1], Unavailable):
-                found.append(found[-1])
-            elif clock.elapsed() - begun > ROUND_SECONDS:
-                found.append(NOT_BEGUN)
-            else:
-                found.append(_find_one(client, project, key))
-    finally:
-        client.close()
-    return found
 
 
 def _find_one(client: Client, project: str, key: str) -> Seen:

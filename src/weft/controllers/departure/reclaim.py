@@ -89,15 +89,15 @@ def list_reclaims(view: View) -> Iterator[Reclaim]:
 def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: bool) -> ReclaimFacts:
     cluster = found.peer.partition("/")[0]
     link = view.get(object_key(CLUSTER.name, None, cluster))
-    cut_, barred, project = "", "", ""
+    unreachable, barred, project = "", "", ""
     if link is None or link.deleting:
-        cut_ = f"there is no link with cluster {cluster}"
+        unreachable = f"there is no link with cluster {cluster}"
     else:
         status = link.status(ClusterStatus)
         project = link.spec(ClusterSpec).projects.get(workload.envelope.project or "", "")
         why = f"cluster {cluster} is {status.phase}" + (f": {status.message}" if status.message else "")
         if status.phase == UNREACHABLE:
-            cut_ = why
+            unreachable = why
         elif status.phase != LINKED:
             barred = why
         elif not project:
@@ -109,7 +109,7 @@ def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: b
         found=found,
         cluster=cluster,
         forced=forced,
-        cut=cut_,
+        cut=unreachable,
         barred=barred,
         project=project,
     )
