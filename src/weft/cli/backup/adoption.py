@@ -121,7 +121,7 @@ def begin_adoption(
     taken: set[tuple[str, str]],
     note: Callable[[str], object] = lambda what: None,
 ) -> Iterator[Done]:
-    """A Backup for each, as it is made. ``note`` is told which comes next. ``taken``: as of ``adopt``."""
+    """Make a Backup for each, in order. ``note`` is called with each one's name before that; ``taken``: see ``adopt``."""
     for one in entries:
         project = project_of(one)
         name = name_new(one, project, taken)
