@@ -16,16 +16,16 @@ def test_one_that_starts_one_program_after_another_is_never_missed(
 ) -> None:
     """Between two programs a process has no command line for a moment."""
     script = tmp_path / "chain"
-    script.write_text('[ "$1" -gt 0 ] && exec sh "$0" $(($1 - 1)) marked\n')
-    with subprocess.Popen(["sh", str(script), "150", "marked"]) as process:
+    script.write_text('[ "$1" -eq 0 ] && read -r _ || exec sh "$0" $(($1 - 1)) marked\n')
+    with subprocess.Popen(["sh", str(script), "150", "marked"], stdin=subprocess.PIPE) as process:
         monkeypatch.setattr(os, "listdir", lambda _: [str(process.pid)])  # looks at nobody else meanwhile
-        looks = 0
-        while True:
-            found = [pid for pid, words in processes.list_arguments() if "marked" in words]
-            if process.poll() is not None:
-                break
-            assert found == [process.pid]
+        looks, words = 0, []
+        while words[2:] != ["0", "marked"]:  # the last one waits: a process that is just ending has no command line either
+            found = dict(processes.list_arguments())
+            assert list(found) == [process.pid]
+            words = found[process.pid]
             looks += 1
+        process.communicate(b"\n")
     assert looks > 100
 
 
