@@ -92,7 +92,7 @@ class Poller:
             began = self._clock.elapsed()
             wake.clear()
             try:
-                values = await self._read(thing)
+                values = await self._ask(thing)
             except WeftError as problem:
                 failures += 1
                 pause = max(poll, min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(failures - 1, 10)))
@@ -108,6 +108,17 @@ class Poller:
                 if self._listener is not None:
                     self._listener.note_values(thing.uid, values)
             await self._wait(wake, max(LEAST_SECONDS, pause - (self._clock.elapsed() - began)))
+
+    async def _ask(self, thing: Thing) -> Mapping[str, Value]:
+        """Its values. Raises CancelledError also where a package swallows a cancellation: asyncio.wait_for of Python 3.11 does so
+        when an answer comes in the same moment."""
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            return await self._read(thing)
+        finally:
+            if task.cancelling():
+                raise asyncio.CancelledError
 
     async def _wait(self, wake: asyncio.Event, seconds: float) -> None:
         waking = asyncio.create_task(wake.wait())
