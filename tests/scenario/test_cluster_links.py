@@ -13,7 +13,7 @@ import pytest
 from tests.scenario.link_lab import Side, two_sides
 from tests.scenario.test_api_requests import every_route
 
-from weft.api.admission import link_names
+from weft.api.cluster import link_names
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import ask_hello

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.api.admission.admit import keep_own_labels
+from weft.api.admission.refusals import keep_own_labels
 from weft.objects.errors import InvalidInput
 
 OWN = {"weft/deployment": "web", "weft/revision": "2"}

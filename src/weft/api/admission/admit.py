@@ -18,6 +18,18 @@ from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
 from weft.api.admission.quota import plan_quota
+from weft.api.admission.refusals import (
+    guard,
+    keep_own_labels,
+    not_found,
+    refuse_another,
+    refuse_deleting,
+    refuse_impossible,
+    refuse_made_changes,
+    refuse_made_fields,
+    refuse_nodes_range,
+    taken,
+)
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
@@ -31,21 +43,16 @@ from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TOKEN
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
-    AlreadyExists,
     Forbidden,
-    IllegalTransition,
     InvalidInput,
-    NotFound,
     StaleRevision,
 )
-from weft.objects.identity import OWN_LABELS, new_uids
-from weft.objects.quantity import format_age
+from weft.objects.identity import new_uids
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_change
 from weft.trust.credentials import Actor
 
 _encoder = msgspec.json.Encoder()
-_NOT_YET_PLACED = ("Pending", "Hold", "Rejected")
 
 
 class Draft(msgspec.Struct):
@@ -155,7 +162,7 @@ async def plan_create(
     manifest = await sealing.open_backed_up(context, manifest)
     given = sealing.take_in(context, manifest, None)
     if actor is not None and not by_verb:
-        _refuse_made_fields(kind, given)
+        refuse_made_fields(kind, given)
         keep_own_labels(manifest.labels or {}, {})
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
@@ -163,7 +170,7 @@ async def plan_create(
         kind.admission.check_times(spec, context.clock.now())
     relied = await require_permissions(context, view, kind, manifest.project, manifest.name, actor, None, spec)
     if isinstance(spec, NetworkSpec):
-        _refuse_nodes_range(context, spec.cidr)
+        refuse_nodes_range(context, spec.cidr)
     await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
     if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
@@ -239,9 +246,9 @@ async def plan_update(
     if find_lease(kind, spec) is not None:
         ceiling = await settle_priority(view, kind, current.project, old, spec)
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
-    _refuse_impossible(kind, current, changes)
+    refuse_impossible(kind, current, changes)
     if actor is not None:
-        _refuse_made_changes(kind, old, spec)
+        refuse_made_changes(kind, old, spec)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
     await check_certificate(context, view, kind, current.project, current.name, old, spec)
@@ -263,30 +270,6 @@ async def plan_update(
     await charge(context, view, draft, old, spec)
     view.plan(draft.writes[0].key, draft.envelope)
     return draft
-
-
-def keep_own_labels(given: dict[str, str], current: dict[str, str]) -> dict[str, str]:
-    """Pure. The ``given`` labels with the ``current`` ones that only weft sets, also where those aren't given. Raises
-    InvalidInput for one of these that is new or has another value."""
-    for key, value in given.items():
-        if key.startswith(OWN_LABELS) and current.get(key) != value:
-            raise InvalidInput(
-                f"labels.{key}: only weft sets labels that begin with {OWN_LABELS}",
-                field=f"labels.{key}",
-                hint=f"leave labels.{key} out",
-            )
-    return given | {key: value for key, value in current.items() if key.startswith(OWN_LABELS)}
-
-
-def refuse_another(kind: Kind, current: Envelope, uid: str) -> None:
-    """Raise StaleRevision if ``current`` is another object than ``uid``: a later one of its name."""
-    if current.uid != uid:
-        raise StaleRevision(
-            f'{kind.title} "{current.name}" is another object now: uid {current.uid}, not {uid[:40]}',
-            field="uid",
-            hint="leave uid out to address the object that has the name now",
-            details={"uid": current.uid},
-        )
 
 
 async def plan_spec(
@@ -365,92 +348,6 @@ def read_limits(kind: Kind, current: Envelope) -> Limits | None:
     )
 
 
-def refuse_deleting(kind: Kind, current: Envelope) -> None:
-    """Raise IllegalTransition if ``current`` is being deleted."""
-    if current.deleting_since is not None:
-        raise IllegalTransition(
-            f'{kind.title} "{current.name}" is being deleted',
-            reason="beingDeleted",
-            hint=f"wait for that: weft wait {kind.name}/{current.name} --for=delete",
-        )
-
-
-def guard(kind: Kind, current: Envelope) -> None:
-    """Raise IllegalTransition if people may neither change nor delete the object now."""
-    if kind.admission.write_guard is not None:
-        kind.admission.write_guard(current)
-
-
-def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
-    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted."""
-    what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", context.clock.now()
-    if current.deleting_since is not None:
-        return AlreadyExists(
-            f"{what} is still being deleted (requested {format_age(now - current.deleting_since)} ago)",
-            reason="beingDeleted",
-            field="name",
-            hint=f"wait for that, or use another name: weft wait {name} --for=delete",
-        )
-    where = f" in project {current.project}" if current.project else ""
-    return AlreadyExists(
-        f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
-        field="name",
-        hint=f"use another name, or: weft delete {name}",
-    )
-
-
-def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
-    """The error for an object that isn't there."""
-    option = f" --project {project}" if project not in (None, "default") else ""
-    return NotFound(
-        f'{kind.title} "{name[:80]}" not found',
-        hint=f"weft {kind.name} list{option}",
-        details={"kind": kind.name, "name": name[:80], **({"project": project} if project else {})},
-    )
-
-
-def is_live(envelope: Envelope) -> bool:
-    """Whether a workload has, or may have by now, an allocation that runs its spec."""
-    status = msgspec.json.decode(envelope.status)
-    phase = status.get("phase") if isinstance(status, dict) else None
-    placed = envelope.condition("Placed")
-    return phase not in _NOT_YET_PLACED or (placed is not None and placed.status == "True")
-
-
-def _refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange]) -> None:
-    was_refused = kind.admission.was_refused
-    for change in changes:
-        if change.mode == "never" and was_refused is not None and was_refused(current):
-            raise InvalidInput(
-                f'{kind.title} "{current.name}" was refused, and its {change.path} can\'t change',
-                field=change.path,
-                hint=f"weft {kind.name} create {current.name} … replaces it; or weft delete {kind.name}/{current.name} --yes,"
-                " then apply it again",
-                details={"change": change.mode, "old": change.old},
-            )
-        if change.mode == "never":
-            raise InvalidInput(
-                f'{change.path} of {kind.title} "{current.name}" can never change',
-                field=change.path,
-                hint=_describe_other(kind, change),
-                details={"change": change.mode, "old": change.old},
-            )
-        if change.mode == "replace" and is_live(current):
-            raise InvalidInput(
-                f'{change.path} of {kind.title} "{current.name}" can\'t change while it lives',
-                field=change.path,
-                hint=f"weft delete {kind.name}/{current.name} --yes, then create it again",
-                details={"change": change.mode, "old": change.old},
-            )
-
-
-def _describe_other(kind: Kind, change: FieldChange) -> str:
-    keeps = f"this one keeps {_shown(change.old)}"
-    if isinstance(change.new, bool):
-        return f"create a new {kind.title} with {change.path.removeprefix('spec.')}: {str(change.new).lower()}; {keeps.lower()}"
-    return f"create a new {kind.title}; {keeps}"
-
-
 def _takes_more(kind: Kind, spec: Any) -> bool:
     """Whether a change may take permissions beside that to write."""
     access = kind.access
@@ -488,16 +385,6 @@ async def require_permissions(
     return await plan_gift(context, view, kind, name, actor, old, new)
 
 
-def _refuse_nodes_range(context: ApiContext, cidr: str) -> None:
-    """A guest with a node's address would get that node's traffic."""
-    if node := context.ranges.find_node(cidr):
-        raise InvalidInput(
-            f"spec.cidr: {cidr} contains {node}, which is a node's own address",
-            field="spec.cidr",
-            hint="choose a range without nodes; weft node list -o wide shows their addresses",
-        )
-
-
 async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
     project = await references.plan_project(view, envelope.project)
     return project + await references.plan_references(view, kind, envelope, None, spec)
@@ -515,30 +402,6 @@ def _check_size(draft: Draft) -> None:
         raise InvalidInput(
             f"spec: {claimed} claims are too many", field="spec", hint=f"at most {references.MOST_CLAIMS}"
         )
-
-
-def _refuse_made_fields(kind: Kind, given: dict[str, Any]) -> None:
-    """Raise InvalidInput for a field that only the server sets; an empty one may be given."""
-    for name in kind.admission.made_fields:
-        if given.get(name):
-            raise InvalidInput(
-                f"spec.{name}: only the server sets it, and {_shown(given[name])} is given",
-                field=f"spec.{name}",
-                hint=f"leave spec.{name} out",
-            )
-
-
-def _refuse_made_changes(kind: Kind, old: Any, new: Any) -> None:
-    """Raise InvalidInput for a change of such a field, which takes the right to the verb; it may be given as it is."""
-    for name in kind.admission.made_fields:
-        if getattr(new, name) != getattr(old, name):
-            verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.change is not None]
-            instead = " or ".join(f"weft {kind.name} {verb}" for verb in verbs)
-            raise InvalidInput(
-                f"spec.{name}: only the server changes it, and it is {_shown(getattr(old, name))} now",
-                field=f"spec.{name}",
-                hint=f"leave spec.{name} out" + (f", and use {instead}" if instead else ""),
-            )
 
 
 async def _derive(view: View, kind: Kind, project: str | None, spec: Any) -> None:
@@ -563,9 +426,3 @@ async def _read_new(view: View, kind: Kind, project: str | None, given: dict[str
 
 def _raw(part: msgspec.Struct) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(part))
-
-
-def _shown(value: Any) -> str:
-    """As it stands in JSON, at most 60 characters; text without quotes."""
-    text = value if isinstance(value, str) else msgspec.json.encode(value).decode() if value is not None else ""
-    return (text[:59] + "…" if len(text) > 60 else text) or "none"

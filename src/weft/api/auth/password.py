@@ -9,6 +9,7 @@ from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import read_again, settle
 from weft.api.admission.escalation import refuse_excess
+from weft.api.admission.refusals import not_found
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_person
 from weft.api.auth.tokens import find_logins
@@ -72,7 +73,7 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
     async def plan(view: View) -> Draft:
         user = await view.get(USER, None, name)
         if user is None:
-            raise admit.not_found(USER, name, None)
+            raise not_found(USER, name, None)
         old = decode_part(user.spec, UserSpec)
         sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
         new = msgspec.structs.replace(old, password=sealed)

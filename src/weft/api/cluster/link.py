@@ -7,10 +7,10 @@ import asyncio
 
 from weft import __version__
 from weft.api.admission.commit import retry
-from weft.api.admission.link_names import plan_name
 from weft.api.auth.authorise import require_permission
 from weft.api.cluster.accept import check_word
 from weft.api.cluster.hello import read_epoch
+from weft.api.cluster.link_names import plan_name
 from weft.api.cluster.members import Other, merge_terms, plan_link, read_members, refuse_itself
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change, object_answer

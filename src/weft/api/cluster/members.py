@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.api.admission.link_names import plan_name
+from weft.api.cluster.link_names import plan_name
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus

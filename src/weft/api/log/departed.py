@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from weft.api.admission.admit import not_found
+from weft.api.admission.refusals import not_found
 from weft.api.context import ApiContext
 from weft.api.request.target import Target
 from weft.objects.envelope import decode_envelope

@@ -8,11 +8,11 @@ from __future__ import annotations
 import msgspec
 
 from weft.api.admission import references
-from weft.api.admission.admit import guard, not_found, refuse_another
 from weft.api.admission.commit import read_again, retry, was_done
 from weft.api.admission.departing import refuse_unlinking
-from weft.api.admission.link_names import plan_leaving
+from weft.api.admission.refusals import guard, not_found, refuse_another
 from weft.api.auth.ownership import owns
+from weft.api.cluster.link_names import plan_leaving
 from weft.api.context import ApiContext
 from weft.api.node.force_delete import give_up, refuse_autonomous
 from weft.api.request.call import Call, Change, object_answer, read_flag

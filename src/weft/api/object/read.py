@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from weft.api.admission.admit import not_found
+from weft.api.admission.refusals import not_found
 from weft.api.auth.authorise import authorise_read
 from weft.api.auth.ownership import find_own
 from weft.api.auth.served_devices import find_served

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from weft.api.admission import admit
-from weft.api.admission.admit import Draft, not_found, refuse_deleting
+from weft.api.admission.admit import Draft
 from weft.api.admission.commit import read_again, record_change, settle, was_done
+from weft.api.admission.refusals import not_found, refuse_deleting, taken
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
@@ -221,7 +222,7 @@ def add_drafts(draft: Draft, needed: list[Draft]) -> None:
 def _taken(context: ApiContext, kind: Kind, other: Envelope, why: str = "") -> AlreadyExists:
     """The error for a name that is taken; ``why``: what another one follows from. Of a copy it doesn't propose to delete what has
     that name: it may be the original."""
-    error = admit.taken(context, kind, other)
+    error = taken(context, kind, other)
     if other.deleting_since is None and kind is not SNAPSHOT:
         error.hint = f"use another name{why}"
     return error

@@ -10,6 +10,7 @@ import msgspec
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle, was_done
+from weft.api.admission.refusals import not_found
 from weft.api.admission.view import View
 from weft.api.auth import tokens
 from weft.api.auth.authorise import require_own
@@ -102,7 +103,7 @@ async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
         current = await view.get(target.kind, target.project, target.require_name())
         expected.check(target.kind, target.require_name(), current)
         if current is None:
-            raise admit.not_found(target.kind, target.require_name(), target.project)
+            raise not_found(target.kind, target.require_name(), target.project)
         manifest = read_manifest(
             _patched(current, raw, target), kind=target.kind, project=target.project, name=target.name
         )
