@@ -20,7 +20,7 @@ def test_one_that_starts_one_program_after_another_is_never_missed(
     with subprocess.Popen(["sh", str(script), "150", "marked"], stdin=subprocess.PIPE) as process:
         monkeypatch.setattr(os, "listdir", lambda _: [str(process.pid)])  # looks at nobody else meanwhile
         looks, words = 0, []
-        while words[2:] != ["0", "marked"]:  # the last one waits: a process that is just ending has no command line either
+        while words[2:] != ["0", "marked"]:  # the last one waits: one that is just ending has no command line, either
             found = dict(processes.list_arguments())
             assert list(found) == [process.pid]
             words = found[process.pid]
