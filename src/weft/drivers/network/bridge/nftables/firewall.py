@@ -6,14 +6,16 @@ Writes the tables that ``rules`` and ``filters`` render; ends open connections t
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
 from weft.drivers.network.bridge import kernel
+from weft.drivers.network.bridge.flow.ctnetlink import Tracked, forget_tracked
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.nftables import rules
-from weft.drivers.network.bridge.nftables.flows import find_closed, find_revoked, read_flows
+from weft.drivers.network.bridge.nftables.flows import find_closed, may_open, name_flow
 from weft.drivers.network.bridge.nftables.security_groups import (
     CALL_IPTABLES,
     COUNTED,
@@ -64,7 +66,11 @@ class Firewall:
         self._filters = None
         await self._apply_filters(filters)
         self._filters = filters
-        await self._cut_revoked(filters)
+        try:
+            await self._cut_revoked(filters)
+        except DriverFailed:
+            self._filters = None  # so that the next call tries again
+            raise
 
     async def follow(self, segments: frozenset[str]) -> None:
         """Follow the connections of exactly these segments, beside those with filters, once the filters are known; none on a node
@@ -145,15 +151,13 @@ class Firewall:
             await kernel.attempt("cut flows", ["conntrack", "-D", *ends, *ports])
 
     async def _cut_revoked(self, filters: list[Filter]) -> None:
-        """End open connections that may no longer be opened."""
-        filtered = {f.segment_id for f in filters}
-        for segment_id, zone in self.zones.items():
-            if segment_id not in filtered:
-                continue
-            of = ["conntrack", "-L", "--zone", str(zone)]
-            _, listing, _ = await kernel.attempt("read flows", of)
-            here = {f.address: f for f in filters if f.segment_id == segment_id}
-            for flow in find_revoked(read_flows(listing), here):
-                ends = ["-p", flow.protocol, "-s", flow.source, "-d", flow.target]
-                ports = ["--sport", str(flow.source_port), "--dport", str(flow.port)] if flow.port else []
-                await kernel.attempt("cut flows", ["conntrack", "-D", "--zone", str(zone), *ends, *ports])
+        """End open connections that may no longer be opened. Raises DriverFailed."""
+        here: dict[int, dict[str, Filter]] = {}
+        for one in filters:
+            here.setdefault(self.zones[one.segment_id], {})[one.address] = one
+        if here:
+
+            def may_stay(one: Tracked) -> bool:
+                return may_open(name_flow(one), here[one.zone])
+
+            await asyncio.to_thread(forget_tracked, lambda zone, *_: zone in here, but=may_stay)

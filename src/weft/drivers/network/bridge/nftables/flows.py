@@ -1,24 +1,27 @@
-"""Finds open connections that are no longer allowed, in what ``conntrack -L`` prints. Pure."""
+"""Finds open connections that are no longer allowed. Pure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
 
 import msgspec
 
 from weft.contracts.driver.network import Allowed, Filter
+from weft.drivers.network.bridge.flow.ctnetlink import Tracked
 from weft.drivers.network.bridge.nftables.rules import Opened, Refused
 
 _FLOW = re.compile(
     r"^(?P<protocol>\w+) .*?\bsrc=(?P<source>[\d.]+) dst=(?P<target>[\d.]+)"
     r"(?: sport=(?P<source_port>\d+) dport=(?P<port>\d+))?"
 )
+_NAMES = {1: "icmp", 6: "tcp", 17: "udp"}
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """A connection that conntrack follows, as it was opened; ports 0 where there are none."""
+    """A tracked connection, as it was opened; ports 0 where there are none."""
 
     protocol: str
     source: str
@@ -27,20 +30,14 @@ class Flow(msgspec.Struct, frozen=True):
     port: int
 
 
-def read_flows(listing: str) -> list[Flow]:
-    """The flows in what ``conntrack -L`` prints."""
-    found = [match for line in listing.splitlines() if (match := _FLOW.match(line))]
-    return [
-        Flow(m["protocol"], m["source"], m["target"], int(m["source_port"] or 0), int(m["port"] or 0)) for m in found
-    ]
+def name_flow(one: Tracked) -> Flow:
+    """A connection that was read from the kernel."""
+    source, target = socket.inet_ntoa(one.source), socket.inet_ntoa(one.destination)
+    return Flow(_NAMES.get(one.protocol, str(one.protocol)), source, target, one.source_port, one.destination_port)
 
 
-def find_revoked(flows: Iterable[Flow], filters: Mapping[str, Filter]) -> list[Flow]:
-    """The flows of a segment that its ``filters``, by address, would not let open now."""
-    return [flow for flow in flows if not _may_open(flow, filters)]
-
-
-def _may_open(flow: Flow, filters: Mapping[str, Filter]) -> bool:
+def may_open(flow: Flow, filters: Mapping[str, Filter]) -> bool:
+    """Whether the ``filters`` of its segment, by address, would let it open now."""
     if flow.protocol == "udp" and {flow.source_port, flow.port} == {67, 68}:
         return True
     source, target = filters.get(flow.source), filters.get(flow.target)
@@ -65,8 +62,9 @@ def _matches(rule: Allowed, flow: Flow, far_end: str) -> bool:
 
 
 def find_closed(listing: str, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> list[Flow]:
-    """Guests' flows to services of hosts that are closed to their segment, each service once, without source ports; ``routers``
-    are the segments by their routers' addresses. Flows through published ports are led elsewhere and stay."""
+    """In what ``conntrack -L`` prints, guests' flows to services of hosts that are closed to their segment, each service once,
+    without source ports; ``routers`` are the segments by their routers' addresses. Flows through published ports are led elsewhere
+    and stay."""
     hosts = [IPv4Network(cidr) for cidr in refused.hosts]
     found: dict[Flow, None] = {}
     for line in listing.splitlines():
