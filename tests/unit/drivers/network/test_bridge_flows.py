@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import struct
 
-from weft.drivers.network.bridge.flow.ctnetlink import parse_tracked
 from weft.drivers.network.bridge.flow.reader import parse_refused
+from weft.drivers.network.bridge.netlink.ctnetlink import parse_tracked
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -12,9 +12,9 @@ from socket import inet_aton
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Port, Segment
 from weft.drivers.network.bridge import kernel
-from weft.drivers.network.bridge.flow.ctnetlink import forget_tracked
 from weft.drivers.network.bridge.kernel import Link
 from weft.drivers.network.bridge.names import Names
+from weft.drivers.network.bridge.netlink.ctnetlink import forget_tracked
 from weft.drivers.network.bridge.nftables.connection_limits import name_limits, render_limits
 from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES
 from weft.drivers.network.bridge.nftables.tables import Tables

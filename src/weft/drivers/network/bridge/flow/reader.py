@@ -16,8 +16,8 @@ import msgspec
 
 from weft.contracts.driver.network import SeenFlow
 from weft.drivers.network.bridge import kernel
-from weft.drivers.network.bridge.flow.ctnetlink import Forgotten, Tracked, Wanted, read_tracked
 from weft.drivers.network.bridge.names import Names
+from weft.drivers.network.bridge.netlink.ctnetlink import Forgotten, Tracked, Wanted, read_tracked
 from weft.drivers.network.bridge.nftables.firewall import Firewall
 from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES, refused_set
 from weft.objects.errors import Unavailable

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
 from weft.drivers.network.bridge import kernel
-from weft.drivers.network.bridge.flow.ctnetlink import Tracked, forget_tracked
 from weft.drivers.network.bridge.names import Names
+from weft.drivers.network.bridge.netlink.ctnetlink import Tracked, forget_tracked
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.flows import find_closed, may_open, name_flow
 from weft.drivers.network.bridge.nftables.security_groups import (

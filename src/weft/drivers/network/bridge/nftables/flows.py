@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Network
 import msgspec
 
 from weft.contracts.driver.network import Allowed, Filter
-from weft.drivers.network.bridge.flow.ctnetlink import Tracked
+from weft.drivers.network.bridge.netlink.ctnetlink import Tracked
 from weft.drivers.network.bridge.nftables.rules import Opened, Refused
 
 _FLOW = re.compile(
