@@ -422,9 +422,10 @@ async def _run(act: Act, driver: DirectoryVolumes) -> None:
     await act(driver)
 
 
+@pytest.mark.parametrize("stride", mark_long([2, 1], 1), ids=["every other step", "every step"])
 @pytest.mark.parametrize("name", mark_long(list(ACTS), "undo", "share", "drop", "remove another", "forget", "begin"))
 def test_a_driver_that_is_killed_at_any_step_loses_nothing_and_the_act_is_done_when_it_is_repeated(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, stride: int
 ) -> None:
     before, act, done, cut = ACTS[name]
     origin = tmp_path / "origin"
@@ -436,9 +437,9 @@ def test_a_driver_that_is_killed_at_any_step_loses_nothing_and_the_act_is_done_w
     copy(origin, whole)
     asyncio.run(_run(act, make_driver(whole)))
     wanted = asyncio.run(read_everything(make_driver(whole)))
-    steps = 0
+    steps = 1 - stride
     while True:
-        steps += 1
+        steps += stride
         place = tmp_path / "place"
         copy(origin, place)
         was_done = run_until(place, act, steps)
