@@ -101,7 +101,8 @@ def test_a_guest_that_eats_memory_is_found(cluster: Cluster, gone: Gone, gone_co
     assert list(kills.values()) == [1.0]
     assert "outOfMemory" in cluster.ok("container", "list") and "outOfMemory" in cluster.ok("events", "container/eater")
     # A VM has its own kernel, which says on its console what it did.
-    cluster.run("vm", "exec", "hungry", "--", "dd", "if=/dev/zero", "of=/dev/null", "bs=400M", "count=1")
+    eat = "echo 1 >/proc/sys/vm/overcommit_memory; dd if=/dev/zero of=/dev/null bs=400M count=1"
+    cluster.run("vm", "exec", "hungry", "--", "sh", "-c", eat)
     began = time.monotonic()
     until(lambda: cluster.ok("logs", "--vm", "hungry", "--since", "2m", "--filter", "Out of memory"))
     print(f"log: found after {time.monotonic() - began:.1f} s")
