@@ -16,7 +16,7 @@ import msgspec
 from weft.agent.node.enrolment import default_node_name, read_enrolment
 from weft.launch.agent.options import STATE, make_agent_parser
 from weft.launch.agent.places import check_places
-from weft.launch.process.settings_file import read_settings_file
+from weft.launch.process.settings_file import ONE_VALUE, read_settings_file
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.schema import suggest
 
@@ -156,6 +156,12 @@ def _read_file(actions: Mapping[str, argparse.Action], path: Path, named_by: str
         where = find_place(written)
         shown = ".".join(map(str, written)) if isinstance(written, tuple) else str(written)
         name = known.get(str(key).replace("-", "_"))
+        if key in _PLACES:
+            raise InvalidInput(
+                f"{where}: {key} can't be set in the file: the agent finds the file by it",
+                field=key,
+                hint=f"give --{key}, or set {PREFIX}{key.upper()}",
+            )
         if name is None:
             raise _refuse(f"{where}: {key}", list(known), "setting", str(key))
         if name in found:
@@ -217,7 +223,9 @@ def _convert(action: argparse.Action, raw: Any, where: str) -> Any:
 
 def _convert_one(action: argparse.Action, raw: Any, where: str) -> Any:
     if isinstance(raw, bool) or not isinstance(raw, (str, int, float)):
-        raise InvalidInput(f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest)
+        raise InvalidInput(
+            f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest, hint=ONE_VALUE
+        )
     read: Any = action.type or str
     try:
         value = read(str(raw))

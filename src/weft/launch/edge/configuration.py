@@ -16,7 +16,7 @@ from weft.drivers.device.address import split_place
 from weft.drivers.device.opcua.words import read_address
 from weft.launch.process.address import take_address
 from weft.launch.process.amounts import Parser, count
-from weft.launch.process.settings_file import read_settings_file
+from weft.launch.process.settings_file import ONE_VALUE, read_settings_file
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
 
@@ -304,7 +304,9 @@ def _convert(action: argparse.Action, raw: Any, where: str) -> Any:
     if isinstance(raw, list) and all(isinstance(one, str) for one in raw):
         raw = ",".join(raw)
     if not isinstance(raw, (bool, str, int, float)):
-        raise InvalidInput(f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest)
+        raise InvalidInput(
+            f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest, hint=ONE_VALUE
+        )
     read: Any = action.type or str
     try:
         return read(str(raw))

@@ -10,6 +10,8 @@ from typing import Any
 from weft.objects.errors import InvalidInput
 
 MOST_BYTES = 1 << 20
+# What to do about a list, a map, nothing, or what YAML takes for true or false, where one text or number goes.
+ONE_VALUE = "write one value there, in quotes if YAML reads it as something else; or leave the setting out"
 
 
 def read_settings_file(path: Path, example: str) -> tuple[dict[Any, Any], Callable[[Any], str]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from weft.launch.process.address import take_address
 from weft.launch.process.amounts import Parser, count
-from weft.launch.process.settings_file import read_settings_file
+from weft.launch.process.settings_file import ONE_VALUE, read_settings_file
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import suggest
 
@@ -114,7 +114,9 @@ def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, 
             hint = f"did you mean {meant}?" if meant else "weft witness --help lists the settings"
             raise InvalidInput(f"{where}: {str(key)[:60]} is not a known setting of the witness", field=name, hint=hint)
         if not isinstance(value, (str, int)) or isinstance(value, bool):
-            raise InvalidInput(f"{where}: {key}: must be a text or a number, not {str(value)[:60]!r}", field=name)
+            raise InvalidInput(
+                f"{where}: {key}: must be a text or a number, not {str(value)[:60]!r}", field=name, hint=ONE_VALUE
+            )
         read: Any = actions[name].type or str
         try:
             found[name] = read(str(value))
