@@ -15,7 +15,12 @@ REPORT = NodeReport(cpu=4.0, memory=8 * GIB, disk=100 * GIB, machines=["q35"], h
 
 
 def make_node(
-    name: str, report: NodeReport = REPORT, labels: dict[str, str] | None = None, uid: str = "", **spec: Any
+    name: str,
+    report: NodeReport = REPORT,
+    labels: dict[str, str] | None = None,
+    uid: str = "",
+    phase: str = "Ready",
+    **spec: Any,
 ) -> Item:
     envelope = Envelope(
         kind="node",
@@ -24,7 +29,7 @@ def make_node(
         project=None,
         labels=labels or {},
         spec=msgspec.Raw(msgspec.json.encode(NodeSpec(**spec))),
-        status=msgspec.Raw(msgspec.json.encode(NodeStatus(phase="Ready"))),
+        status=msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(NodeStatus()), "phase": phase})),
         report=msgspec.Raw(msgspec.json.encode(report)),
     )
     return Item(envelope)

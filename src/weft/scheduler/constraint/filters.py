@@ -17,7 +17,7 @@ from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint.match import Meets
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, name_cpu, name_pool, name_runtime, name_shut
+from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, NOT_READY, name_cpu, name_pool, name_runtime, name_shut
 
 
 class Online:
@@ -31,7 +31,10 @@ class Online:
         return table.online
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
-        return "not ready", []
+        texts = table.text(NOT_READY)
+        if texts is None or texts.codes[index] < 0:
+            return "not ready", []
+        return texts.words[texts.codes[index]], []
 
 
 class Cordon:

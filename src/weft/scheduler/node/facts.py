@@ -15,6 +15,7 @@ from weft.kinds.record import GUARD
 from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
+    NOT_READY,
     Gpu,
     NodeFacts,
     name_alarm,
@@ -27,6 +28,7 @@ from weft.scheduler.table.pools import UNBOUND, Bound
 
 SAVED, CAN = "saved", "yes"  # the isolation of restored containers, and the report of a node that can restore them
 NONE_SHUT: Mapping[str, str] = {}
+_SILENCES = {"Autonomous": "autonomous, sends no heartbeat", "NotReady": "sends no heartbeat"}  # by phase
 MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow every decision
 
 
@@ -53,6 +55,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
             **read_texts(spec, report, item.envelope.labels),
             **{name_pool(pool.name): pool.id for pool in report.pools if pool.id and pool.name != LOCAL},
             **shut,
+            **({NOT_READY: _SILENCES[status.phase]} if status.phase in _SILENCES else {}),
         },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},

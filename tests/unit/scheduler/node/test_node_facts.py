@@ -89,6 +89,25 @@ def test_maintenance_has_a_verdict_of_its_own_that_tells_its_reason() -> None:
     assert verdicts(snapshot, ask())["n1"] == "chosen"
 
 
+def test_a_silent_node_has_a_verdict_that_tells_whether_it_is_autonomous() -> None:
+    nodes = {name: make_node(name, phase=name.capitalize()) for name in ("autonomous", "joining", "ready")}
+    snapshot = table_of(*nodes.values(), make_node("silent", phase="NotReady"))
+
+    def tell() -> dict[str, str]:
+        engine = Engine(snapshot, seed=0)
+        found = explain(engine, ask(), "w", engine.choose(ask(), "w"))
+        return {verdict.node: verdict.reason for verdict in found.verdicts if verdict.filter == "online"}
+
+    assert tell() == {
+        "autonomous": "autonomous, sends no heartbeat",
+        "joining": "not ready",
+        "silent": "sends no heartbeat",
+    }
+    for name in ("autonomous", "joining", "silent"):
+        snapshot.put_node(read_node(make_node(name)))
+    assert tell() == {}
+
+
 def test_overcommitment_gives_a_node_away_more_than_once_and_lowered_it_takes_nothing_new_until_it_fits() -> None:
     snapshot = table_of(make_node("n1", overcommit={"cpu": 4.0}))
     assert verdicts(snapshot, ask(cpu=16)) == {"n1": "chosen"}
