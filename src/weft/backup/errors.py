@@ -25,7 +25,8 @@ def repository_full(url: str, cause: object) -> Unavailable:
     return Unavailable(
         f"the backup repository {url} is full: {cause}",
         reason="repositoryFull",
-        hint="free space there or delete old backups; what was written stays and the next backup uses it",
+        hint="free space there or delete old backups; a backup within a day uses the packs (64 MiB each) that were written "
+        "whole, and the one that didn't fit is removed",
     )
 
 

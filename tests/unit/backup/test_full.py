@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 from tests.unit.backup.lab import DAY, Full, Lab, load, random_chunks, store
 
 from weft.backup.repository import Repository
+from weft.backup.storage.contract import Upload
+from weft.backup.storage.directory import DirectoryStorage
 from weft.objects.errors import Unavailable
 
 RESERVE = "clean-up/reserve"
@@ -79,3 +82,26 @@ def test_without_a_reserve_each_backup_that_is_deleted_makes_space(lab: Lab, rep
     condemned += repo.prune().condemned_packs
     assert condemned == 11
     assert load(repo, made[-1]) == random_chunks(1, 11)
+
+
+class Narrow(DirectoryStorage):
+    """Has space for one pack."""
+
+    def begin(self, key: str, owner: str) -> Upload:
+        upload = super().begin(key, owner)
+        if any((self.root / "packs").iterdir()):
+            upload.abandon()
+            raise self.explain(OSError(errno.ENOSPC, "No space left on device"))
+        return upload
+
+
+def test_what_a_full_repository_says_of_what_stays_is_true(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("weft.backup.packs.PACK_CHUNKS", 16)
+    data = random_chunks(32, 1)
+    with pytest.raises(Unavailable, match="is full") as refused:
+        store(lab.open("full", Narrow(lab.place)), data)
+    assert "a backup within a day uses the packs (64 MiB each) that were written whole" in (refused.value.hint or "")
+    assert len(lab.packs()) == 1 and not list((lab.place / "tmp").iterdir()), "and the one that didn't fit is removed"
+    made = store(lab.repo, data)
+    assert made.stored_bytes < 1.5 * (1 << 20), "one of two packs was there"
+    assert load(lab.repo, made) == data
