@@ -219,6 +219,23 @@ async def test_a_node_that_returns_keeps_what_has_not_left_and_says_no_more_of_i
         assert (await lab.status("vm-0")).phase == "Running"
 
 
+async def test_a_drain_of_a_silent_node_begins_nothing_before_it_is_back(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await fill(lab, 2)
+        await lab.add_node("n2")
+        node = lab.nodes["n1"]
+        await node.die()
+        await lab.until_phase("vm-0", "Unknown", 90)
+        await drain(lab, "n1")
+        silence = "the node sends no heartbeat, so nothing migrates before it is back; 2 left"
+        assert await until_told(lab, "n1", "Waiting") == silence
+        await lab.pass_time(30)
+        assert await lab.every("migration") == []
+        await node.start()
+        await until_told(lab, "n1", "Drained")
+        assert set((await places(lab)).values()) == {"n2"}
+
+
 async def test_a_drain_after_a_return_begins_at_once(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await fill(lab, 1)

@@ -25,6 +25,7 @@ from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
 from weft.kinds.fields.cells import dig
+from weft.kinds.node import SILENT_PHASES
 from weft.kinds.operation import name_operation
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
@@ -77,7 +78,10 @@ def _drain(
     body |= {"not_after": begin + lasts} if lasts else {}
     node = session.client.verb("node", target.name, "drain", body)
     if session.detach:
-        print_one(session, node, f"{target.what}  is draining; watch: weft operation attach {name_operation(node)}")
+        silent = dig(node, "status.phase") in SILENT_PHASES
+        note = "; it sends no heartbeat, so nothing leaves before it is back" if silent else ""
+        watch = f"watch: weft operation attach {name_operation(node)}"
+        print_one(session, node, f"{target.what}  is draining{note}; {watch}")
         return OK
     if session.timeout_seconds is None:
         session.timeout_seconds = DEFAULT_TIMEOUT_SECONDS + (begins or 0.0)

@@ -96,7 +96,8 @@ class Drain:
             evictees = find_evictees(view, node, begun_at, now, budgets)
             window = Window.of(node.spec(NodeSpec), now)
             left = {one.budget.key: one.left for one in budgets.allowances.values()}
-            begun = choose_next(evictees, _count_free(view, node), left) if window.open else []
+            begins = window.open and not _is_silent(node)
+            begun = choose_next(evictees, _count_free(view, node), left) if begins else []
             plan.commits += [plan_migration(node, evictee, now, budgets) for evictee in begun]
             commit = plan_condition(node, evictees, begun, window, now)
             plan.commits += [commit] if commit is not None else []
@@ -235,9 +236,10 @@ def plan_condition(
 ) -> Commit | None:
     """Write the condition Drained, if it changes."""
     reason, message = describe_drain(evictees, {evictee.key for evictee in begun})
-    if evictees and not window.open and not any(evictee.migration for evictee in evictees):
-        reason, message = "Waiting", f"{len(evictees)} left; {window.note}"
-    if evictees and node.status(NodeStatus).phase in SILENT_PHASES:
+    silent = _is_silent(node)
+    if evictees and (silent or not window.open) and not any(evictee.migration for evictee in evictees):
+        reason, message = "Waiting", f"{len(evictees)} left" + (f"; {window.note}" if not window.open else "")
+    if evictees and silent:
         message = f"the node sends no heartbeat, so nothing migrates before it is back; {message}"
     status: Literal["True", "False"] = "False" if evictees else "True"
     envelope = edit(node)
@@ -249,6 +251,11 @@ def plan_condition(
         kind: Literal["Warning", "Normal"] = "Warning" if reason == "Blocked" else "Normal"
         events.append(Event(kind, reason, message, node.envelope.ref, SOURCE))
     return Commit(node.key, [put(envelope)], [unchanged(node)], events)
+
+
+def _is_silent(node: Item) -> bool:
+    """Whether no migration from it can begin: each would fail, for a reason that isn't the guest's."""
+    return node.status(NodeStatus).phase in SILENT_PHASES
 
 
 def plan_return(view: View, node: Item) -> list[Commit]:

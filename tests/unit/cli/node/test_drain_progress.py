@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from weft.cli.verbs import node as verbs
 from weft.cli.verbs.node import _drained
+from weft.kinds.registry import BY_NAME
 
 
 def test_a_condition_from_before_the_drain_is_passed_over() -> None:
@@ -12,3 +19,17 @@ def test_a_condition_from_before_the_drain_is_passed_over() -> None:
     condition["generation"] = 3
     assert _drained(node) == condition
     assert _drained(None) is None and _drained({"generation": 3}) is None
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Autonomous", "NotReady"])
+def test_a_drain_of_a_silent_node_that_nobody_watches_says_that_nothing_leaves_yet(
+    phase: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = {"kind": "node", "name": "n3", "generation": 4, "status": {"phase": phase}}
+    client = SimpleNamespace(verb=lambda *_: node)
+    clock = SimpleNamespace(now=lambda: 1.0)
+    session: Any = SimpleNamespace(client=client, clock=clock, detach=True, output="", is_data=False, given_project="")
+    assert verbs._drain(session, BY_NAME["node"], ("n3",), "", None, None, False, False) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("node/n3  is draining") and said.endswith("; watch: weft operation attach node/n3@4\n")
+    assert ("sends no heartbeat, so nothing leaves before it is back" in said) is (phase != "Ready")

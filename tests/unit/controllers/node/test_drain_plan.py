@@ -153,6 +153,8 @@ def test_a_drain_of_a_silent_node_says_that_it_is_silent(phase: str) -> None:
     told = describe(leaver("a", migration="m"))
     silence = "the node sends no heartbeat, so nothing migrates before it is back; "
     assert told == f"{'' if phase == 'Ready' else silence}1 left; migrating: vm/a"
+    stuck = describe(leaver("a", way="never", phase="Unknown"), leaver("b", verdict="notRunning: start it"))
+    assert (stuck == f"{silence}2 left") is (phase != "Ready"), "whatever else is true of them isn't the reason"
     assert describe() == "nothing is left on the node"
 
 
