@@ -33,6 +33,7 @@ from weft.kinds.backup import BACKUP
 from weft.kinds.backup_repository import BACKUP_REPOSITORY
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.stream_verbs import STREAM_VERBS, refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
@@ -364,6 +365,9 @@ async def _find_place(
     phase = Phase(status.get("phase", "Pending"))
     what = f"{kind.name}/{envelope.name}"
     allocation = await _find_allocation(context, envelope, status.get("node"))
+    where = kind.workload.departed(decode_part(envelope.spec, kind.spec)) if kind.workload is not None else ""
+    if where and (allocation is None or verb.name in ALLOWED):
+        raise describe_departure(what, where)
     if allocation is not None:
         refuse_early(verb.name, allocation[1].lease, what, context.clock.now())
     if verb.name in ALLOWED:
