@@ -7,7 +7,16 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from weft.cli.command.target import Target, find_noun, join_words, one_target, read_targets, refuse_project, usage
+from weft.cli.command.target import (
+    Target,
+    find_noun,
+    is_guess,
+    join_words,
+    one_target,
+    read_targets,
+    refuse_project,
+    usage,
+)
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
@@ -162,7 +171,7 @@ def _is_like_a_noun(word: str) -> bool:
     try:
         find_noun(word)
     except NotFound as unknown:
-        return (unknown.hint or "").startswith("did you mean")
+        return is_guess(unknown)
     return True
 
 

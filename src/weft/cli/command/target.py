@@ -37,7 +37,14 @@ def find_noun(word: str) -> Kind:
             unknown.hint = f"did you mean {BY_NAME[meant].plural}?"
         elif command := find_command_meant(word, None, ()):
             unknown.hint = f"did you mean {command}?"
+        elif not is_guess(unknown):
+            unknown.hint = "weft --help lists the kinds"  # the API's hint has them all
         raise
+
+
+def is_guess(unknown: NotFound) -> bool:
+    """Whether the error for a word that names no kind has one that is meant."""
+    return (unknown.hint or "").startswith("did you mean")
 
 
 def is_noun(word: str) -> bool:
@@ -138,7 +145,13 @@ def _read_target(kind: Kind | None, word: str) -> Target:
     before, slash, name = word.partition("/")
     if not slash:
         before, name = "", word
-    named = find_noun(before) if before else kind
+    try:
+        named = find_noun(before) if before else kind
+    except NotFound as unknown:
+        if kind is None or is_guess(unknown):
+            raise
+        other = "; of another project: -p PROJECT" if kind.scope == "project" else ""
+        raise usage(f"{word!r} is not {kind.a_title}'s name", f"give NAME or {kind.name}/NAME{other}") from None
     if named is None:
         raise usage(f"{word!r}: give KIND/NAME, like vm/{word.strip('/') or 'web'}")
     if kind is not None and named.name != kind.name:

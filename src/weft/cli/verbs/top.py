@@ -11,7 +11,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.completion import Completer
 from weft.cli.command.grammar import Entry
-from weft.cli.command.target import find_noun, usage
+from weft.cli.command.target import find_noun, is_guess, usage
 from weft.cli.migration.description import PROGRESS_COLUMNS, describe_progress, draw_progress
 from weft.cli.node.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.output.formats import list_names, print_items
@@ -90,7 +90,7 @@ def _find(word: str) -> Kind:
     try:
         return find_noun(word)
     except NotFound as unknown:
-        if (unknown.hint or "").startswith("did you mean"):
+        if is_guess(unknown):
             raise
         raise usage(f"no metrics for {word!r}", "weft top nodes|vms|containers|migrations") from None
 
