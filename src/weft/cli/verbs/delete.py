@@ -229,6 +229,8 @@ def _warn_of_loss(session: Session, target: Target) -> None:
         ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
         session.notify(f"{title}: {', '.join(sorted(names)) or 'none'}")
+    if functions := _find_functions(session, target.name):
+        session.notify(f"functions that no other node serves at an address of its own: {', '.join(functions)}")
 
 
 def _waits(place: dict[str, Any]) -> bool:
@@ -242,6 +244,12 @@ def _find_pinned(session: Session, node: str, places: list[dict[str, Any]]) -> s
         for one in session.client.list(kind, all_projects=True, fields=f"spec.node={node}").items:
             pinned.add((kind, one["project"], one["name"]))
     return pinned
+
+
+def _find_functions(session: Session, node: str) -> list[str]:
+    """The functions that name this node alone."""
+    items = session.client.list("function", all_projects=True).items
+    return sorted(f"function/{one['name']}" for one in items if dig(one, "spec.local_nodes") == [node])
 
 
 def _ref(place: dict[str, Any]) -> tuple[str, ...]:

@@ -252,6 +252,23 @@ def test_workloads_that_name_a_lost_node_are_not_said_to_be_placed_again() -> No
     ]
 
 
+def test_functions_that_a_lost_node_alone_serves_are_named() -> None:
+    nodes = {"price": ["n1"], "both": ["n1", "n2"], "other": ["n2"], "plain": []}
+
+    class Client:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return {"uid": "u", "status": {"phase": "NotReady"}}
+
+        def list(self, kind: str, **query: Any) -> Any:
+            found = [{"name": name, "spec": {"local_nodes": named}} for name, named in nodes.items()]
+            return SimpleNamespace(items=found if kind == "function" and query == {"all_projects": True} else [])
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(client=Client(), notify=said.append)
+    delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
+    assert said[-1] == "functions that no other node serves at an address of its own: function/price"
+
+
 @pytest.mark.parametrize(
     ("kind", "node_uid", "is_said"), [("vm", "u", True), ("vm", None, False), ("arrival", "u", False)]
 )
