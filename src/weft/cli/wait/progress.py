@@ -28,7 +28,7 @@ _DOING = (
     "restarting",
 )  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
-_OUT_OF_REACH = ("nodeAutonomous", "nodeLost")  # nothing ends there until the node is back
+OUT_OF_REACH = ("nodeAutonomous", "nodeLost")  # nothing ends there until the node is back
 _ENDING = "ending"
 _STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal, the steps of these are printed instead
 _PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
@@ -100,7 +100,7 @@ class Progress:
 
     def _note_ending(self, target: Target, obj: Object, word: str) -> None:
         grace = dig(obj, "spec.grace")
-        reached = dig(obj, "status.reason") not in _OUT_OF_REACH
+        reached = dig(obj, "status.reason") not in OUT_OF_REACH
         if grace and reached and (word in _ENDS or (word == "Deleting" and dig(obj, "status.phase") == "Shutdown")):
             self._ending.setdefault(target.what, (self._elapsed(), float(grace)))
         else:
@@ -194,7 +194,7 @@ def describe_standing(obj: Object) -> tuple[str, str]:
     status = obj.get("status") or {}
     reason, message = str(status.get("reason") or ""), clean(str(status.get("message") or ""))
     if obj.get("deleting_since"):
-        return "Deleting", message if reason in _OUT_OF_REACH else ""
+        return "Deleting", message if reason in OUT_OF_REACH else ""
     phase = str(status.get("phase") or "Pending")
     if status.get("observed_generation", obj.get("generation", 0)) < obj.get("generation", 0):
         return phase, ""  # that is of the generation before

@@ -18,6 +18,7 @@ from weft.cli.command.grammar import load, verbs_of
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.verbs import apply, delegation, delete
+from weft.cli.verbs import set as set_verb
 from weft.cli.wait import finish
 from weft.cli.wait.finish import Done
 from weft.cli.wait.watch import Wait, judge
@@ -267,6 +268,30 @@ def test_functions_that_a_lost_node_alone_serves_are_named() -> None:
     session: Any = SimpleNamespace(client=Client(), notify=said.append)
     delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
     assert said[-1] == "functions that no other node serves at an address of its own: function/price"
+
+
+@pytest.mark.parametrize(
+    ("reason", "detach", "told"),
+    [
+        ("nodeAutonomous", True, "changed; node n3 sends no heartbeat, so what changes there waits until it is back"),
+        ("nodeLost", True, "changed; node n3 sends no heartbeat, so what changes there waits until it is back"),
+        ("", True, ""),
+        ("nodeAutonomous", False, ""),
+    ],
+)
+def test_a_change_that_nobody_waits_for_says_that_a_silent_node_does_not_hear_of_it_yet(
+    reason: str, detach: bool, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {"image": "tiny", "memory": 128 << 20}
+    vm = {"kind": "vm", "name": "web", "uid": "u", "spec": spec, "status": {"node": "n3", "reason": reason}}
+    plan = {"changes": [{"path": "spec.memory", "old": 128 << 20, "new": 256 << 20, "mode": "live"}], "object": vm}
+    client = SimpleNamespace(get=lambda *_: vm, apply=lambda *_, **__: [plan])
+    session: Any = SimpleNamespace(client=client, notify=lambda _: None, recorder=None, detach=detach)
+    waiting = Waiting()
+    monkeypatch.setattr(set_verb, "finish", waiting.finish)
+    given = {"spec__memory": 256 << 20}
+    assert set_verb.change(session, Target(BY_NAME["vm"], "web"), given, dry_run=False, restart=False) == 0
+    assert waiting.lines == [told]
 
 
 @pytest.mark.parametrize(
