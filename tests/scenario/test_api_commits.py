@@ -27,6 +27,7 @@ from tests.scenario.test_api_conversions import IMAGE, make_container
 from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
 from tests.scenario.test_api_nodes import place_vm
 from tests.scenario.test_api_quotas import grant
+from tests.scenario.test_project_history import migrated
 from tests.unit.kinds.test_upgrades import KIND, stored
 
 from weft.api.bootstrap import bootstrap
@@ -81,6 +82,11 @@ RELIES_ON = {
     },
     "delete_a_vm": {"api/object/delete.py _write": "workload at"},
     "delete_a_volume": {"api/object/delete.py _write": "volume at"},
+    "delete_a_project_with_history": {
+        "api/object/delete.py _write": "project at",
+        "api/object/delete.py _remove_past": "decision at and goes, migration at and goes, project at",
+        "api/object/delete.py _finish 2": "project at and goes",
+    },
     "delete_a_network": {
         "api/object/delete.py _write": "network at",
         "api/object/delete.py _finish 2": "network at and goes",
@@ -338,6 +344,15 @@ def delete_a_volume(lab: DoorsLab, number: int) -> None:
     assert lab.client.get("volume", f"t{number}")["deleting_since"]
 
 
+def delete_a_project_with_history(lab: DoorsLab, number: int) -> None:
+    name = f"past{number}"
+    quietly(lab, lambda: lab.client.create({"kind": "project", "name": name}))
+    kept = migrated("web-1", project=name)
+    lab.put(*kept)
+    lab.client.delete("project", name)
+    assert not any(lab.stored(one.key) for one in kept)
+
+
 def join_a_new_node(lab: DoorsLab, number: int) -> None:
     lab.join(f"j{number}").report(node={"cpu": 4})
 
@@ -591,6 +606,7 @@ REQUESTS: tuple[Request, ...] = (
     delete_a_vm,
     delete_a_network,
     delete_a_volume,
+    delete_a_project_with_history,
     join_a_new_node,
     join_a_node_anew_twice,
     renew_and_use_another_key,

@@ -510,7 +510,7 @@ MIGRATION = Kind(
         history=History(
             index=MIGRATIONS_BY_WORKLOAD,
             word=workload_key,
-            has_ended=lambda item: item.status(MigrationStatus).phase in ENDED,
+            has_ended=lambda item: is_settled(item.status(MigrationStatus)),
             ended_at=lambda item: item.status(MigrationStatus).ended_at,
         ),
     ),

@@ -98,7 +98,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
     index: Index  # finds those of one workload
     word: Callable[[Stored], str]  # by this
-    has_ended: Callable[[Stored], bool]
+    has_ended: Callable[[Stored], bool]  # and no controller has anything left to do or to say about it
     ended_at: Callable[[Stored], float | None]  # seconds since 1970; None while it goes on
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from weft.api.admission.content import read_content
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
@@ -141,7 +142,7 @@ async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
     """A few of the objects that keep ``envelope`` from being deleted, like ``vm/web``."""
     if kind.lifetime.runs_workloads:
         return await _find_allocations(store, envelope.uid)
-    users = await _find_content(store, envelope.name) if kind.lifetime.holds_objects else []
+    users = (await read_content(store, envelope.name, _SHOWN)).users if kind.lifetime.holds_objects else []
     for other in KINDS:
         for reference in other.references:
             if reference.blocks and reference.kind == kind.name:
@@ -330,15 +331,6 @@ def _read_entries(entries: Sequence[Entry]) -> list[Envelope]:
 async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
     page = await store.list(object_key(kind.name, project, ""), limit=_SUGGEST_AMONG)
     return [entry.key.rpartition("/")[2] for entry in page.entries]
-
-
-async def _find_content(store: Store, project: str) -> list[str]:
-    users: list[str] = []
-    for kind in KINDS:
-        if kind.scope == "project":
-            page = await store.list(kind_prefix(kind.name, project), limit=_SHOWN + 1)
-            users += [f"{kind.name}/{entry.key.rpartition('/')[2]}" for entry in page.entries]
-    return users
 
 
 async def _find_allocations(store: Store, node_uid: str) -> list[str]:

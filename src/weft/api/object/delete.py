@@ -1,6 +1,7 @@
 """Deletion: refused while others need the object; at once if it has no finalizers, else it is marked for its controllers.
 
-An object that others may refer to is marked first, and its references are searched after that: see ``references``.
+An object that others may refer to is marked first, and its references are searched after that: see ``references``. What has ended
+in a project is removed once the project is marked and nothing else is in it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import msgspec
 
 from weft.api.admission import references
 from weft.api.admission.commit import read_again, retry, was_done
+from weft.api.admission.content import read_content
 from weft.api.admission.departing import refuse_unlinking
 from weft.api.admission.refusals import guard, not_found, refuse_another
 from weft.api.auth.ownership import owns
@@ -18,12 +20,13 @@ from weft.api.node.force_delete import give_up, refuse_autonomous
 from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.target import Target
-from weft.contracts.store import AtRevision, Delete, Put, Write
+from weft.contracts.store import MAX_WRITES, AtRevision, Delete, Put, Write
 from weft.contracts.trace.context import mark
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
+from weft.objects.errors import Unavailable
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
@@ -58,7 +61,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
     if kind is CLUSTER:
         await refuse_unlinking(context, envelope)
     if references.is_referred_to(kind):
-        await _refuse_used(context, kind, envelope)
+        if envelope.deleting_since is None:  # a mark that a killed request left is taken back, if it is in use
+            await _refuse_used(context, kind, envelope)
         envelope = await _mark(context, call.actor, target, envelope.uid, expected)
         expected = Match()  # it matched; our own mark changes the revision
         try:
@@ -66,6 +70,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         except BaseException:
             await _unmark(context, call.actor, target, envelope.uid)
             raise
+        if kind.lifetime.holds_objects:
+            await retry(context, lambda: _remove_past(context, target, envelope))
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     call.changed.append(Change(gone, "deleting" if gone.finalizers else "deleted"))
     if gone.finalizers:
@@ -132,6 +138,31 @@ async def _write(context: ApiContext, envelope: Envelope, deleting_since: float 
     )
 
 
+async def _remove_past(context: ApiContext, target: Target, marked: Envelope) -> None:
+    """Remove what has ended in a project, with its finalizers. A request that is killed meanwhile leaves the mark: a repeat of it
+    goes on from there."""
+    project = await read_again(context, target.key)
+    if project is None or project.uid != marked.uid:
+        return  # another request has deleted it
+    _refuse_unmarked(target.kind, marked, project)
+    past = (await read_content(context.store, project.name, MAX_WRITES)).past
+    for end in range(len(past), 0, -MAX_WRITES):  # from the end: nothing outlives what it goes with
+        some = past[max(0, end - MAX_WRITES) : end]
+        await context.store.commit(
+            [Delete(one.key) for one in some], [AtRevision(project.key, project.revision), *some]
+        )
+
+
+def _refuse_unmarked(kind: Kind, marked: Envelope, current: Envelope) -> None:
+    """Raise Unavailable if another request has taken the mark back: something may refer to the object again."""
+    if marked.deleting_since is not None and current.deleting_since is None:
+        raise Unavailable(
+            f'another deletion of {kind.title} "{current.name}" was refused: it may be in use again',
+            hint="try again",
+            retry_after_seconds=1,
+        )
+
+
 async def _finish(context: ApiContext, target: Target, last: Envelope, key: str | None, expected: Match) -> Envelope:
     """One commit with the request's ``key``: the mark, if finalizers hold the object; else the object's and its claims' end."""
     kind = target.kind
@@ -141,6 +172,7 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
             last  # its controllers have removed the last finalizer meanwhile; a later one of the name may be another's
         )
     expected.check(kind, envelope.name, envelope)
+    _refuse_unmarked(kind, last, envelope)
     if envelope.finalizers:
         if envelope.deleting_since is None:
             await _write(context, envelope, context.clock.now(), key)
