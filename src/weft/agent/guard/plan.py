@@ -57,7 +57,8 @@ def explain_unheld(held: Held | None, now: float) -> str:
         return ""
     return (
         "neither the witness nor the other cluster has confirmed that this cluster is primary for it: it starts once one of them "
-        "does, unless the other cluster took over; if both are gone for good and it runs nowhere else: weft replication run-alone"
+        "does, unless the other cluster took over; if both are gone for good and it runs nowhere else: weft replication run-alone "
+        "NAME"
     )
 
 

@@ -83,7 +83,7 @@ def test_a_guest_that_is_not_to_be_held_yet_is_left_alone_and_one_that_is_gone_i
 def test_nothing_starts_in_the_last_seconds_of_a_lease() -> None:
     assert explain_unheld(Held(100.0), 100.0 - START_SECONDS - 0.1) == ""
     assert "has confirmed" in explain_unheld(Held(100.0), 100.0 - START_SECONDS)
-    assert explain_unheld(None, 1.0)
+    assert "weft replication run-alone NAME" in explain_unheld(None, 1.0)
 
 
 def test_a_node_says_that_it_can_hold_a_guest_once_it_was_confirmed() -> None:
