@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from weft.kinds.fields.cluster.link import read_automatic
 from weft.kinds.parts.convert_verb import refuse_guarded
 from weft.kinds.record import GUARD
 from weft.kinds.replica import REPLICA, ArmInput, HoldInput, PromoteInput
@@ -139,3 +140,19 @@ def test_who_is_alone_says_so_only_where_somebody_could_take_over() -> None:
         verb.change({"name": "web", "spec": {"guard": ""}}, None)
     after = verb.change({"name": "web", "spec": {"guard": "release", "automatic": True}}, None)
     assert (after["automatic"], after["alone"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "guard", "shown"),
+    [
+        ("NotTaken", "hold", "Releasing"),
+        ("NotTaken", "", "Alone"),
+        ("", "", "Alone"),
+        ("Granted", "release", "Granted"),
+        ("Alone", "", "Alone"),
+    ],
+)
+def test_who_runs_alone_is_shown_so_before_the_condition_says_it(said: str, guard: str, shown: str) -> None:
+    conditions = [{"type": "Automatic", "reason": said}] if said else []
+    assert read_automatic({"spec": {"alone": True, "guard": guard}, "conditions": conditions}) == shown
+    assert read_automatic({"spec": {"guard": guard}, "conditions": conditions}) == (said or "–")

@@ -151,8 +151,13 @@ def read_witnessed(obj: Mapping[str, Any]) -> str:
 
 
 def read_automatic(obj: Mapping[str, Any]) -> str:
-    """A table's cell: the reason of the object's condition Automatic."""
-    return next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == AUTOMATIC), "–")
+    """A table's cell: the reason of a replication's condition Automatic. What ``run-alone`` changes is shown before the condition
+    says it, since what that says is of the time before."""
+    said = next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == AUTOMATIC), "–")
+    spec = obj.get("spec") or {}
+    if spec.get("alone") and said not in (ALONE, RELEASING, GRANTED, LEFT):
+        return RELEASING if spec.get("guard") else ALONE
+    return said
 
 
 def write_witness_token(site: str, secret: str, ca_sha256: str) -> str:
