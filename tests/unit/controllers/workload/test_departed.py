@@ -120,10 +120,12 @@ def test_one_that_was_handed_over_and_no_more_stays_as_it_is_until_people_take_i
     shown = {"kind": "vm", "name": "web", "spec": {}, "status": msgspec.to_builtins(status)}
     assert reclaim_lost(shown, ReclaimInput()) == {"reclaim": {"key": "lost"}}
     assert reclaim_lost(shown, ReclaimInput(force=True))["reclaim"]["force"]
-    with pytest.raises(IllegalTransition, match="nothing is missing"):
+    with pytest.raises(IllegalTransition, match="isn't missing: no node has handed it over"):
         reclaim_lost({**shown, "status": {}}, ReclaimInput())
     with pytest.raises(IllegalTransition, match="migrated to cluster west, where it is lab/web"):
         reclaim_lost({**shown, "spec": {"departed": "west/lab/web"}}, ReclaimInput())
+    with pytest.raises(IllegalTransition, match="left to another cluster by replication/web"):
+        reclaim_lost({**shown, "spec": {"fenced": "web"}, "status": {}}, ReclaimInput())
 
 
 def test_what_its_node_has_said_holds_while_that_tries_again_to_break_the_migration_off() -> None:

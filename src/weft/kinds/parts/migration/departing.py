@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.convert_verb import describe_departure
+from weft.kinds.parts.convert_verb import describe_departure, refuse_fenced
 from weft.kinds.parts.goal import find_condition, is_settled
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition, WeftError
@@ -79,9 +79,10 @@ def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
     if where := dig(obj, "spec.departed", ""):
         raise describe_departure(what, where)
     if not key:
+        refuse_fenced(obj)  # it was left to another cluster by a replication, which says where it is
         raise IllegalTransition(
-            f"{what}: nothing is missing: no node says that it handed it over by a migration which isn't here",
-            hint=f"weft vm describe {obj['name']}; of a migration that is here: weft migration reclaim NAME",
+            f"{what} isn't missing: no node has handed it over to another cluster by a migration that this one doesn't know",
+            hint=f"weft vm describe {obj['name']} says how it is; by a migration that it knows: weft migration reclaim NAME",
         )
     return {**obj["spec"], "reclaim": msgspec.to_builtins(VmReclaim(key=key, force=given.force))}
 
