@@ -191,6 +191,17 @@ def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) ->
     lab.client.create({"kind": "replication", "name": "own", "spec": {"of": "vm/own", "cluster": "west"}})
 
 
+def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated(lab: DoorsLab) -> None:
+    """It would be a Failed replication that people have to delete."""
+    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca=""), 1.0))
+    lab.put(VM.make("gone", VmSpec(image="tiny", run="stop", departed="west/lab/gone"), 1.0, project="default"))
+    spec = {"of": "vm/gone", "cluster": "west"}
+    with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is lab/gone") as told:
+        lab.client.create({"kind": "replication", "name": "gone", "spec": spec})
+    assert (told.value.token, told.value.field) == ("departed", "spec.of")
+    assert lab.client.list("replication").items == []
+
+
 def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(lab: DoorsLab) -> None:
     for name in ("west", "south"):
         lab.put(CLUSTER.make(name, ClusterSpec(url="https://10.0.0.1", ca="c"), 1.0, uid=name))

@@ -7,6 +7,7 @@ is measured by this cluster's clock alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ from weft.kinds.fields.cluster.link import (
 )
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import find_condition, reaches, read_phase
 from weft.kinds.record import (
     Access,
@@ -245,6 +247,15 @@ def check_replication(spec: ReplicationSpec) -> None:
     check_subject(spec.of, "spec.of", ("vm",), "can be replicated")
 
 
+def _refuse_departed(_: ReplicationSpec, named: Mapping[str, Any]) -> None:
+    """Raise IllegalTransition for what is left of a VM that migrated to another cluster."""
+    for name, vm in named.items():
+        if vm.departed:
+            refusal = describe_departure(f"vm/{name}", vm.departed)
+            refusal.field, refusal.hint = "spec.of", f"there: weft cluster replicate vm/{name} --destination CLUSTER"
+            raise refusal
+
+
 def _name_taken_over(spec: ReplicationSpec) -> str:
     """Whose replica takes over automatically; "": none does. Two of one VM would both take over."""
     return spec.of if spec.automatic else ""
@@ -302,6 +313,8 @@ REPLICATION = Kind(
             "spec.of",
             lambda spec: list_named("vm", [spec.of]),
             blocks=False,
+            agree=_refuse_departed,
+            agrees_once=True,
             alone="starts and replaces it, also while a copy of it runs at the other cluster",
         ),
         Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),
