@@ -201,6 +201,7 @@ def test_a_line_that_is_cut_before_the_hand_over_and_a_source_that_fails_leave_i
     name = east.migrate("web")
     east.until_phase("migration", name, "Migrating")
     west.side.proxy.cut()
+    east.until("migration", name, lambda obj: "waits for the answer of west" in obj["status"].get("message", ""))
     next(iter(east.lab.worlds.values())).stops_at = ""
     (key,) = [one.key for one in east.side.run(east.lab.every("allocation"))]
     east.side.run(east.node.act(key))

@@ -9,7 +9,7 @@ from weft.cli.command.target import Target
 from weft.cli.migration.description import format_pause
 from weft.cli.wait.progress import Progress
 from weft.kinds.fields.cells import dig
-from weft.kinds.migration import ENDED
+from weft.kinds.migration import CLUSTER_UNREACHABLE, ENDED
 from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
@@ -105,7 +105,9 @@ class MigrationProgress(Progress):
             bar = f"{'█' * filled}{'░' * (_BAR - filled)}  " if self.animated else ""
             what = "memory" if passes else "disks"  # these go over first
             text = f"{what:<9} {bar}{describe_progress(obj, before)}"
-            self.draw(target, text, f"{what} {int(share * 100) // _REPORT_SECONDS}")
+            waits = note if dig(obj, "status.reason") == CLUSTER_UNREACHABLE else ""
+            text += f"   {waits}" if waits else ""
+            self.draw(target, text, f"{what} {int(share * 100) // _REPORT_SECONDS} {'waits' if waits else ''}")
         else:
             text = f"{phase.lower():<9} {describe_way(obj)}" + (f"   {note}" if note else "")
             if phase not in ("Pending", "Migrating") or note:  # printed anyway a moment later

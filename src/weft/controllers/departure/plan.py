@@ -31,7 +31,7 @@ from weft.kinds.migration import (
     MigrationStatus,
 )
 from weft.kinds.vm import VmSpec
-from weft.objects.errors import Forbidden, NotFound, WeftError
+from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 
 NOT_GRANTED, REFUSED = "notGranted", "refused"
 Ending = Literal["Failed", "Cancelled"]
@@ -269,7 +269,9 @@ def _find_trouble(
             ending: Ending = "Cancelled" if seen.reason == "cancelled" else "Failed"
             return ending, seen.reason, f"{spec.cluster}: {seen.message or seen.reason}"
         why = report.message or report.reason or "failed"
-        return "Failed", report.reason or "failed", f"source {source.spec.node}: {why}"
+        silent = f"; {spec.cluster} doesn't answer" if isinstance(seen, Unavailable) else ""
+        way = "" if f"{spec.cluster}/" in why else f" couldn't send it to {spec.cluster}"
+        return "Failed", report.reason or "failed", f"source {source.spec.node}{way}: {why}{silent}"
     if workload.guard and not source.reports("handedOver"):
         return "Failed", "cantLeave", f"{spec.workload}: an automatic failover of it was prepared since"
     if facts.gone and not source.reports("handedOver"):
@@ -384,11 +386,16 @@ def _show(facts: DepartureFacts, source: MigrationEndpoint) -> MigrationStatus:
         status.reason = status.message = ""
     if report is None:
         status.phase = "Preparing" if status.phase == "Pending" else status.phase
-        return status
-    status = record_progress(status, report, facts.now)
-    if report.phase != "handedOver" or status.ending or not isinstance(facts.seen, WeftError):
+    else:
+        status = record_progress(status, report, facts.now)
+    handed = report is not None and report.phase == "handedOver"
+    if status.ending or not isinstance(facts.seen, WeftError) or (status.handed_over_at is not None and not handed):
         return status
     why = facts.unlinked or cut(facts.seen.message, MOST_TEXT)
+    if not handed:
+        return replace(
+            status, reason=CLUSTER_UNREACHABLE, message=f"waits for the answer of {facts.spec.cluster}: {why}"
+        )
     message = (
         f"handed over; {facts.spec.cluster} can't be asked ({why}), so it isn't known yet whether the guest runs there. It goes on "
         f"here only once that cluster says that it never did. {_explain_reclaim(facts)}"

@@ -48,3 +48,15 @@ def test_a_disk_that_is_copied_whole_ends_at_all_of_it() -> None:
     figures = {"sent_bytes": 64 * MIB, "total_bytes": 64 * MIB, "remaining_bytes": 0}
     progress.show(Target(BY_NAME["migration"], "m"), {"status": {"phase": "Migrating", "progress": figures}})
     assert "100%" in shown[0]
+
+
+def test_a_migration_that_waits_for_the_other_cluster_says_so_once() -> None:
+    stream = io.StringIO()
+    progress = MigrationProgress(lambda: 0.0, stream=stream)
+    figures = {"sent_bytes": 20 * MIB, "total_bytes": 160 * MIB, "remaining_bytes": 140 * MIB}
+    waits = {"reason": "clusterUnreachable", "message": "waits for the answer of west: no answer in time"}
+    for told in ({}, waits, waits, {"reason": "slow down", "message": "slowed down"}):
+        status = {"phase": "Migrating", "progress": figures, **told}
+        progress.show(Target(BY_NAME["migration"], "m"), {"kind": "migration", "status": status})
+    first, second = stream.getvalue().splitlines()
+    assert "waits for" not in first and second.endswith("waits for the answer of west: no answer in time")

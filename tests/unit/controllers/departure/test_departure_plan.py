@@ -230,7 +230,23 @@ def test_what_ended_it_there_is_said_and_not_that_the_line_broke_off_then() -> N
     stopped = replace(WAITING, phase="Migrating", reason="cancelled", message="cancelled on request")
     status = plan(stopped, place("failed"), UNDER_WAY).status
     assert (status.ending, status.reason, status.message) == ("Cancelled", "cancelled", "west: cancelled on request")
-    assert plan(WAITING, place("failed"), UNDER_WAY).status.message.startswith("source n1")
+    broke = plan(WAITING, place("failed"), UNDER_WAY).status.message
+    assert broke.startswith("source n1 couldn't send it to west: ") and "doesn't answer" not in broke
+    assert plan(SILENT, place("failed"), UNDER_WAY).status.message.endswith("; west doesn't answer")
+
+
+def test_while_the_line_is_cut_a_migration_under_way_says_whose_answer_it_waits_for() -> None:
+    for says in ("migrating", "switching"):
+        waits = plan(SILENT, place(says), UNDER_WAY).status
+        assert waits.phase in ("Migrating", "Switching") and waits.handed_over_at is None
+        assert (waits.reason, waits.message) == (
+            "clusterUnreachable",
+            "waits for the answer of west: no answer in time",
+        )
+        assert plan(WAITING, place(says), waits).status.message == ""
+    # It was handed over: that its node says something else now is no reason to take it back.
+    handed = replace(UNDER_WAY, handed_over_at=NOW)
+    assert plan(SILENT, place("migrating"), handed).status.reason == ""
 
 
 @pytest.mark.parametrize("seen", [SILENT, None])
