@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from weft.client.context import Context, locate_context, write_context
+from weft.contracts.clock import Clock
 from weft.launch.local.down import find_second, place_second
+from weft.launch.local.second import cluster
 from weft.launch.local.second.cluster import CIDR, find_url, prepare_home, read_count
 from weft.launch.local.topology import Taken, plan_topology
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import IllegalTransition, InvalidInput
 
 
 def test_one_is_there_once_it_is_wanted_and_until_it_is_taken_away(tmp_path: Path) -> None:
@@ -43,3 +47,39 @@ def test_both_have_names_networks_and_ports_of_their_own() -> None:
         assert getattr(first, part) != getattr(second, part), part
     assert find_url(second) == f"https://{second.gateway_address}:{second.api_port}"
     assert CIDR != "10.214.0.0/20"
+
+
+def show(name: str, phase: str, epoch: str, trusted: int = 0) -> dict[str, Any]:
+    """The link with cluster ``name``, which trusts this history of that one's store."""
+    status = {"phase": phase, "epoch": epoch, "clock_offset_seconds": 0.0, "trusted": 0}
+    return {"name": name, "spec": {"trusted": trusted}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("restored", "remedy"),
+    [("east", "weft --context west cluster trust east"), ("west", "weft cluster trust west")],
+)
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_link_with_a_cluster_that_was_restored_is_waited_for_by_nobody_and_its_remedy_named(
+    restored: str, remedy: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``known``: the other cluster has asked it since; until then it shows what it was told before."""
+    first, second = plan_topology("/srv/weft", Taken()), plan_topology(place_second("/srv/weft"), Taken(), 1)
+    found = {name: show(name, "Linked", f"{name} 1") for name in ("east", "west")}
+    if known:
+        found = {name: show(name, "Suspect" if name == restored else "Refused", f"{name} 1") for name in found}
+    epochs = {name: f"{name} {2 if name == restored else 1}" for name in found}
+    monkeypatch.setattr(
+        cluster, "_inspect", lambda topology, name: (found[name], epochs["east" if topology is first else "west"])
+    )
+
+    async def sleep(_: float) -> None:
+        assert found[restored]["spec"]["trusted"] == 1, "it waits though nobody trusts it again"
+        found.update({name: show(name, "Linked", epochs[name]) for name in found})
+
+    clock = cast(Clock, SimpleNamespace(elapsed=lambda: 0.0, sleep=sleep))
+    with pytest.raises(IllegalTransition, match=f"since the store of {restored} was restored") as refused:
+        await cluster._until_linked(first, second, clock)
+    assert str(refused.value.hint).endswith(f": {remedy}")
+    found = {name: show(name, "Refused" if name != restored else "Suspect", f"{name} 1", 1) for name in found}
+    await cluster._until_linked(first, second, clock)  # people trust it, which the status doesn't say yet

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,13 +18,14 @@ from weft.client.answer import raise_problem
 from weft.client.context import FILE as CONTEXT_FILE
 from weft.client.context import NAMED, read_context
 from weft.contracts.clock import Clock
+from weft.contracts.store import epoch_of
 from weft.kinds.cluster import CLUSTER
 from weft.launch.local.down import CACHE, WEST, find_second, place_second
 from weft.launch.local.fabric import POLL_SECONDS, READY_SECONDS, ensure_image, weft_fabric
 from weft.launch.local.progress import Progress
 from weft.launch.local.topology import Topology
 from weft.launch.local.up import up
-from weft.objects.errors import InvalidInput, NotFound, TimedOut, WeftError
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, TimedOut, WeftError
 
 EAST = "east"
 CIDR = "10.215.0.0/20"  # of its network default: the first one's guests have other addresses
@@ -73,8 +74,7 @@ def prepare_home(clone: Path, home: Path) -> None:
 async def ensure_link(first: Topology, second: Topology, clock: Clock) -> str:
     """Both clusters linked with each other, at addresses that the nodes of both reach."""
     await asyncio.to_thread(link, first, second)
-    for topology, name in ((first, WEST), (second, EAST)):
-        await _until_linked(topology, name, clock)
+    await _until_linked(first, second, clock)
     return f"{WEST} here, {EAST} there; each may replicate and migrate into project default of the other"
 
 
@@ -115,22 +115,50 @@ class _Asking:
         self._client.close()
 
 
-async def _until_linked(topology: Topology, name: str, clock: Clock) -> None:
-    """Until that cluster has answered since. Raises TimedOut with what is the matter."""
-    ends = clock.elapsed() + READY_SECONDS
-    trouble = ""
+async def _until_linked(first: Topology, second: Topology, clock: Clock) -> None:
+    """Until each cluster has heard of the other. Raises IllegalTransition immediately if the store of one was restored, and
+    TimedOut with what is the matter."""
+    ends, name, trouble = clock.elapsed() + READY_SECONDS, WEST, ""
     while clock.elapsed() < ends:
         try:
-            status = await asyncio.to_thread(_ask, topology, lambda client: client.get(CLUSTER.name, name)["status"])
-            if status.get("phase") == "Linked" and status.get("clock_offset_seconds") is not None:
-                return
-            trouble = f"{name} is {status.get('phase')}: {status.get('message') or 'not asked yet'}"
+            west, epoch_here = await asyncio.to_thread(_inspect, first, WEST)
+            east, epoch_there = await asyncio.to_thread(_inspect, second, EAST)
         except WeftError as problem:
             trouble = problem.message
+        else:
+            refuse_restored(west, epoch_there)
+            refuse_restored(east, epoch_here)
+            if (waits := next((one for one in (west, east) if not _is_linked(one)), None)) is None:
+                return
+            name, status = waits["name"], waits["status"]
+            trouble = f"{name} is {status.get('phase')}: {status.get('message') or 'not asked yet'}"
         await clock.sleep(POLL_SECONDS)
-    raise TimedOut(f"the clusters are not linked. {trouble}", hint=f"weft cluster describe {name}; then make up again")
+    hint = f"{_weft(name)} cluster describe {name}; then make up again"
+    raise TimedOut(f"the clusters are not linked. {trouble}", hint=hint)
 
 
-def _ask(topology: Topology, question: Callable[[Client], Any]) -> Any:
+def _is_linked(link: Mapping[str, Any]) -> bool:
+    return link["status"].get("phase") == "Linked" and link["status"].get("clock_offset_seconds") is not None
+
+
+def refuse_restored(link: Mapping[str, Any], epoch: str) -> None:
+    """Raise IllegalTransition for a cluster whose store has another history than the one that ``link`` trusts: only people end
+    that. ``epoch``: its history now, which the other cluster may not have heard of yet."""
+    name, spec, status = link["name"], link["spec"], link["status"]
+    if status.get("epoch") and status["epoch"] != epoch and spec.get("trusted", 0) <= status.get("trusted", 0):
+        by = EAST if name == WEST else WEST
+        raise IllegalTransition(
+            f"both clusters run, but {by} lets {name} do nothing since the store of {name} was restored",
+            hint=f"if you restored it: {_weft(name)} cluster trust {name}",
+        )
+
+
+def _weft(name: str) -> str:
+    """The command at the cluster that calls the other one by this name."""
+    return "weft" if name == WEST else f"weft --context {WEST}"
+
+
+def _inspect(topology: Topology, name: str) -> tuple[dict[str, Any], str]:
+    """Its link with cluster ``name``, and the history of its own store."""
     with _Asking(topology) as client:
-        return question(client)
+        return client.get(CLUSTER.name, name), epoch_of(client.list(CLUSTER.name).cursor)
