@@ -25,6 +25,7 @@ _BY_VERBS = {
     "spec__autoscale__target": "target",
     "spec__autoscale__cooldown": "cooldown",
     "cluster": "to_cluster",
+    "spec__cluster": "destination",
     "bytes_per_second": "bandwidth",
     "pause_ms": "pause",
     "spec__values__witness": "token",

@@ -81,6 +81,21 @@ def resolve_one(session: Session, kind: Kind | None, words: Sequence[str], able:
     return one_target(resolve(session, kind, words, able), alone)
 
 
+def refuse_unlinked(session: Session, name: str, field: str) -> None:
+    """Raise NotFound, of ``field``, if no cluster ``name`` is linked. Where nobody answers it may be."""
+    try:
+        session.client.get("cluster", name)
+    except NotFound as missing:
+        raise NotFound(
+            f'no cluster "{name}" is linked',
+            field=field,
+            hint="weft cluster list shows those that are",
+            details=missing.details,
+        ) from None
+    except WeftError:
+        return
+
+
 def is_image(session: Session, word: str) -> bool:
     """Whether ``word`` names an image: one in a registry, by its form, or one that weft holds. False if the server doesn't
     answer."""

@@ -12,8 +12,8 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import OK, UNPLACEABLE, exit_code
 from weft.cli.command.grammar import Entry, able
-from weft.cli.command.lookup import find_one
-from weft.cli.command.target import Target
+from weft.cli.command.lookup import find_one, refuse_unlinked
+from weft.cli.command.target import Target, usage
 from weft.cli.migration.description import describe_forecast
 from weft.cli.migration.progress import MigrationProgress, describe_end
 from weft.cli.output.formats import print_object
@@ -32,7 +32,7 @@ from weft.kinds.operation import name_operation, plan_goal
 from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import DriverFailed, IllegalTransition, Unplaceable, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
 
@@ -155,7 +155,12 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
     body |= _read_window(session, given["at"], given["within"])
     rests = given["mode"] in ("cold", "best") and _rests(session, target)
-    migration = session.client.verb(target.kind.name, target.name, "migrate", body)
+    try:
+        migration = session.client.verb(target.kind.name, target.name, "migrate", body)
+    except (IllegalTransition, InvalidInput):
+        if given["to_cluster"]:  # said before what keeps the VM here
+            refuse_unlinked(session, given["to_cluster"], "input.cluster")
+        raise
     if given["at"] is not None:
         when = render_time(body["not_before"])
         name = migration["name"]
@@ -186,6 +191,8 @@ def _read_mode(kind: str, *, live: bool, cold: bool) -> str:
 
 
 def _check_cluster(target: Target, given: dict[str, Any]) -> None:
+    if not given["to_cluster"]:
+        raise usage("--to-cluster is empty", "name a linked cluster: weft cluster list shows them")
     if target.kind is not BY_NAME["vm"]:
         raise click.UsageError("--to-cluster: only a VM that runs migrates to another cluster")
     for name in ("to", "storage", "dry_run", "at", "within"):

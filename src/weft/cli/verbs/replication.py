@@ -11,8 +11,8 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
-from weft.cli.command.lookup import find_one
-from weft.cli.command.target import Target, usage
+from weft.cli.command.lookup import find_one, refuse_unlinked
+from weft.cli.command.target import Target, find_noun, usage
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one
 from weft.kinds.fields.cells import dig
@@ -20,7 +20,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.replica import LEAST_RPO, MOST_RPO, REPLICA
 from weft.kinds.replication import REPLICATION
-from weft.objects.errors import NotFound
+from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_duration
 
@@ -79,10 +79,11 @@ def _replicate(
             f"--rpo: {format_duration(rpo)} is out of range",
             f"give {format_duration(LEAST_RPO)} to {format_duration(MOST_RPO)}",
         )
-    names = [check_name(word.removeprefix("vm/")) for word in words] or [
+    names = [_read_vm(word) for word in words] or [
         str(vm["name"])
         for vm in session.client.list("vm", project=session.project or None).items
-        if not vm.get("owner")  # a deployment's are refused
+        if not vm.get("owner")
+        and not dig(vm, "spec.departed")  # a deployment's are refused, and what left but its name
     ]
     if not names:
         raise usage(
@@ -95,6 +96,16 @@ def _replicate(
     return max(codes, default=OK)
 
 
+def _read_vm(word: str) -> str:
+    """The name. Raises UsageError for another kind."""
+    kind, slash, name = word.rpartition("/")
+    if slash and find_noun(kind) is not BY_NAME["vm"]:
+        raise usage(
+            f"{word}: only VMs are replicated", "name one: weft cluster replicate vm/NAME --destination CLUSTER"
+        )
+    return check_name(name)
+
+
 def _put(session: Session, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Create the replication, or change what ``spec`` names of the one that is there: the rest of it stays."""
     project = session.project or None
@@ -103,6 +114,31 @@ def _put(session: Session, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     except NotFound:
         manifest = {"kind": REPLICATION.name, "name": name, "spec": spec}
         return session.client.put({**manifest, **({"project": project} if project else {})})
+    except InvalidInput as refusal:
+        if refusal.field not in ("spec.cluster", "spec.pool", "spec.project_there"):
+            raise
+        raise _explain_kept(session, name, spec, refusal.field) from None
+
+
+def _explain_kept(session: Session, name: str, spec: dict[str, Any], field: str) -> InvalidInput:
+    """The refusal of a ``field`` that stays as it was when the replication was made. Raises NotFound for a cluster that isn't
+    linked."""
+    if field == "spec.cluster":
+        refuse_unlinked(session, spec["cluster"], field)
+    there = session.client.get(REPLICATION.name, name, project=session.project or None)
+    west, kept = dig(there, "spec.cluster"), dig(there, field) or "as it is"
+    where = session.in_project
+    if field == "spec.cluster":
+        message = f"vm/{name} is replicated to {west} already"
+        hint = f"for a second replica: weft replication create NAME --of vm/{name} --cluster {spec['cluster']}{where}"
+    else:
+        message = f"vm/{name} is replicated to {west} already, and {field} stays {kept}"
+        replica = dig(there, "spec.replica") or name
+        hint = (
+            f"to send all of it again: weft replication delete {name}{where}, at {west} weft replica delete {replica}, then this "
+            "again"
+        )
+    return InvalidInput(message, field=field, hint=hint)
 
 
 def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

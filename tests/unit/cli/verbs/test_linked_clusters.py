@@ -1,0 +1,126 @@
+"""What is said of links with other clusters: what isn't linked, what stays as it is, and what hangs on a link that is deleted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import click
+import pytest
+
+from weft.cli.command.flag_names import name_flags
+from weft.cli.command.grammar import load, verbs_of
+from weft.cli.verbs import migrate, replication
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, WeftError
+
+
+class Server:
+    """It has vm/shop, which is replicated to west, and links with west and south. ``kept``: the field that it refuses to change."""
+
+    project = "default"
+
+    def __init__(self, kept: str = "", **lists: list[dict[str, Any]]) -> None:
+        self.kept, self.lists, self.changed = kept, lists, list[str]()
+
+    def get(self, kind: str, name: str, **_: Any) -> dict[str, Any]:
+        if kind == "cluster" and name not in ("west", "south"):
+            raise NotFound(f'cluster "{name}" not found', details={"kind": "cluster", "name": name})
+        return {"name": name, "spec": {"cluster": "west", "pool": "local", "project_there": "", "replica": ""}}
+
+    def list(self, kind: str, **_: Any) -> Any:
+        return SimpleNamespace(items=self.lists[kind])
+
+    def patch(self, kind: str, name: str, changes: dict[str, Any], **_: Any) -> dict[str, Any]:
+        if self.kept:
+            raise InvalidInput(f"{self.kept} can never change", field=self.kept, details={"change": "never"})
+        self.changed.append(name)
+        return {"name": name}
+
+    def verb(self, kind: str, name: str, verb: str, given: Any) -> dict[str, Any]:
+        raise IllegalTransition(f"vm/{name} can't migrate to another cluster: spec.guard")
+
+    def delete(self, kind: str, name: str, **_: Any) -> dict[str, Any]:
+        return {"kind": kind, "name": name, "uid": "u", "spec": {}, "status": {}}
+
+
+def make_session(server: Server) -> Any:
+    said: list[str] = []
+    return SimpleNamespace(
+        client=server,
+        project=None,
+        given_project=None,
+        in_project="",
+        is_data=False,
+        recorder=None,
+        said=said,
+        notify=said.append,
+    )
+
+
+def replicate(server: Server, *words: str, destination: str = "west") -> int:
+    return replication._replicate(
+        make_session(server), None, words, destination, None, "async", None, None, None, False
+    )
+
+
+@pytest.mark.parametrize(
+    ("kept", "destination", "said", "remedy"),
+    [
+        ("spec.cluster", "nope", '--destination: no cluster "nope" is linked', "weft cluster list"),
+        ("spec.cluster", "south", "vm/shop is replicated to west already", "create NAME --of vm/shop --cluster south"),
+        ("spec.pool", "west", "to west already, and --pool stays local", "weft replication delete shop, at west weft"),
+        (
+            "spec.project_there",
+            "west",
+            "to west already, and --project-there stays as it is",
+            "weft replica delete shop",
+        ),
+    ],
+)
+def test_what_stays_as_it_is_of_a_replication_is_said_in_the_words_of_who_typed_it(
+    kept: str, destination: str, said: str, remedy: str
+) -> None:
+    context = click.Context(load("replicate", verbs_of("cluster")["replicate"], BY_NAME["cluster"]))
+    with pytest.raises(WeftError) as refused:
+        replicate(Server(kept), "vm/shop", destination=destination)
+    told = name_flags(context, refused.value)
+    assert said in told.message and remedy in str(told.hint), (told.message, told.hint)
+
+
+def test_the_remedy_for_a_second_replica_is_a_command_that_exists() -> None:
+    command = load("create", verbs_of("replication")["create"], BY_NAME["replication"])
+    flags = {name for param in command.params for name in param.opts}
+    assert {"--of", "--cluster"} <= flags
+
+
+def test_only_vms_are_replicated_and_of_a_project_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replication, "finish_one", lambda *_: 0)
+    with pytest.raises(click.UsageError, match="container/x: only VMs are replicated"):
+        replicate(Server(), "container/x")
+    vms = [
+        {"name": "shop", "spec": {}},
+        {"name": "gone", "spec": {"departed": "west/default/gone"}},
+        {"name": "shop-1", "spec": {}, "owner": {"kind": "deployment"}},
+    ]
+    server = Server(vm=vms)
+    assert replicate(server) == 0 and server.changed == ["shop"]
+    assert replicate(server, "vms/shop") == 0  # any word for the kind
+
+
+@pytest.mark.parametrize(
+    ("cluster", "error", "said"),
+    [
+        ("nope", NotFound, 'no cluster "nope" is linked'),
+        ("west", IllegalTransition, "spec.guard"),
+        ("", click.UsageError, "--to-cluster is empty"),
+    ],
+)
+def test_a_cluster_that_is_not_linked_is_named_before_what_keeps_a_vm_here(
+    cluster: str, error: type[Exception], said: str
+) -> None:
+    given: dict[str, Any] = dict.fromkeys(("to", "bandwidth", "at", "within", "reason", "timeout"))
+    with pytest.raises(error, match=said):
+        migrate._run(
+            make_session(Server()), BY_NAME["vm"], ("web",), to_cluster=cluster, dry_run=False, detach=False, **given
+        )
