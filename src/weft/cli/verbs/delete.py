@@ -13,6 +13,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_sure_targets
 from weft.cli.command.target import Target, find_noun, usage
 from weft.cli.preview.deletion import ask_to_delete, check_person
+from weft.cli.preview.unlinking import warn_of_unlinking
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_stay
 from weft.cli.snapshot.listing import group_snapshots, has_snapshots, is_of
@@ -21,6 +22,7 @@ from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.kinds.allocation import LOCAL
+from weft.kinds.cluster import CLUSTER
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
@@ -85,6 +87,9 @@ def _run(
     if force:
         for target in targets:
             _warn_of_loss(session, target)
+    for target in targets:
+        if target.kind is CLUSTER:
+            warn_of_unlinking(session, target.name)
     if not yes and not _ask(session, targets, uids):
         session.notify("nothing was deleted")
         return ERROR

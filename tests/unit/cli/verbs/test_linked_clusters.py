@@ -10,7 +10,8 @@ import pytest
 
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.grammar import load, verbs_of
-from weft.cli.verbs import migrate, replication
+from weft.cli.preview.unlinking import describe_unlinking
+from weft.cli.verbs import delete, migrate, replication
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, WeftError
 
@@ -124,3 +125,23 @@ def test_a_cluster_that_is_not_linked_is_named_before_what_keeps_a_vm_here(
         migrate._run(
             make_session(Server()), BY_NAME["vm"], ("web",), to_cluster=cluster, dry_run=False, detach=False, **given
         )
+
+
+def replica(name: str, creator: str = "cluster:east", **spec: Any) -> dict[str, Any]:
+    return {"name": name, "project": spec.pop("project", "default"), "created_by": creator, "spec": spec}
+
+
+def test_what_hangs_on_a_link_is_said_before_it_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delete, "finish_each", lambda *_: 0)
+    replicas = [replica("web", automatic=True), replica("db", project="lab"), replica("old", role="primary")]
+    server = Server(replica=[*replicas, replica("other", "cluster:south", automatic=True)])
+    session = make_session(server)
+    assert delete._run(session, BY_NAME["cluster"], ("east",), True, (), ()) == 0
+    assert session.said == [
+        "replicas from east that stay, and get no points any more: lab/db, web",
+        "replicas that take over no more: web; while the witness doesn't answer east, the VMs of these end there within half a "
+        "minute",
+    ]
+    assert describe_unlinking("east", [], "default") == []
+    (line,) = describe_unlinking("east", [replica(f"r{count:02}") for count in range(12)], "default")
+    assert line.endswith("r09 and 2 more")
