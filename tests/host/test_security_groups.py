@@ -62,6 +62,33 @@ while True:
     link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     held.append(link)
 """
+ANSWER_LATE = """
+import socket, time
+door = socket.socket(type=socket.SOCK_DGRAM)
+door.bind(("", 84))
+print("ready", flush=True)
+while True:
+    said, who = door.recvfrom(9)
+    time.sleep(0.1)
+    door.sendto(said, who)
+"""
+ASK_ON = """
+import select, socket, sys, time
+link = socket.socket(type=socket.SOCK_DGRAM)
+link.connect((sys.argv[1], 84))
+print("ready", flush=True)
+while True:
+    link.send(b"x")
+    done, _, _ = select.select([link, sys.stdin], [], [], 0.3)
+    if link in done: link.recv(9)
+    if sys.stdin in done:
+        sys.stdin.readline()
+        heard, until = 0, time.monotonic() + 0.8
+        while (left := until - time.monotonic()) > 0:
+            link.send(b"x")
+            if select.select([link], [], [], min(left, 0.3))[0]: heard += len(link.recv(9))
+        print("heard" if heard else "silence", flush=True)
+"""
 OPEN_MANY = """
 import select, socket, sys
 links = [socket.socket() for _ in range(int(sys.argv[2]))]
@@ -224,6 +251,22 @@ async def test_a_change_holds_at_once_and_ends_what_it_forbids_and_nothing_else(
         await street.n1.ensure_filters([street.filter("b", [both], [])])
         with running(a, TALK, "10.20.0.12") as again:
             assert talks(again) == "heard"
+
+
+async def test_an_answer_on_its_way_keeps_no_connection_open_and_what_is_allowed_again_goes_on(street: Street) -> None:
+    everywhere, nothing = [ANYONE], [Allowed("tcp", 1, 1, None)]
+    await street.n1.ensure_filters([street.filter("b", everywhere, everywhere)])
+    with running(street.guests["b"], ANSWER_LATE), running(street.guests["a"], ASK_ON, "10.20.0.12") as asks:
+        assert talks(asks) == "heard"
+        for _ in range(3):
+            await street.n1.ensure_filters([street.filter("b", nothing, everywhere)])
+            assert talks(asks) == "silence"
+            await street.n1.ensure_filters([street.filter("b", everywhere, everywhere)])
+            assert talks(asks) == "heard"
+        await street.n1.ensure_filters([street.filter("b", nothing, everywhere)])
+        assert talks(asks) == "silence"
+        await street.n1.ensure_filters([])
+        assert talks(asks) == "heard"
 
 
 async def test_nothing_gets_around_a_filter(street: Street) -> None:

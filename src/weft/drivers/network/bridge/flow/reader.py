@@ -19,7 +19,7 @@ from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.netlink.ctnetlink import Forgotten, Tracked, Wanted, read_tracked
 from weft.drivers.network.bridge.nftables.firewall import Firewall
-from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES, refused_set
+from weft.drivers.network.bridge.nftables.security_groups import CALL_IPTABLES, REVOKED, refused_set
 from weft.objects.errors import Unavailable
 
 ETHERNET_BYTES = 14  # before each IP packet; a NIC counts them, connection tracking doesn't
@@ -38,7 +38,8 @@ class SeenFlows:
         segments = self._segments()
         self._forgotten.listen()
         wanted = _want(segments, at)
-        return [_describe(one, segments) for one in await asyncio.to_thread(read_tracked, wanted)]
+        found = await asyncio.to_thread(read_tracked, wanted)
+        return [_describe(one, segments) for one in found if not one.mark & REVOKED]  # what those try is in the refused
 
     async def read_ended(self) -> tuple[list[SeenFlow], bool]:
         """See contracts.driver.network."""

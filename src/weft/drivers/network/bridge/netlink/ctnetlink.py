@@ -1,4 +1,5 @@
-"""Reads the kernel's connection tracking over ctnetlink: what it follows now, and what it has just forgotten; makes it forget.
+"""Reads the kernel's connection tracking over ctnetlink: what it follows now, and what it has just forgotten; makes it forget, and
+sets marks.
 
 Layouts: linux/netfilter/nfnetlink_conntrack.h. A program would print megabytes of text for what is read here in milliseconds.
 """
@@ -18,6 +19,7 @@ from weft.drivers.network.bridge.dial import enter_namespace
 from weft.objects.errors import DriverFailed
 
 _NETFILTER = 12
+_CHANGE = 1 << 8  # IPCTNL_MSG_CT_NEW, of one that is there
 _DUMP = 1 << 8 | 1  # IPCTNL_MSG_CT_GET
 _FORGOTTEN = _FORGET = 1 << 8 | 2  # IPCTNL_MSG_CT_DELETE
 _REQUEST, _REQUEST_DUMP = 1, 0x301
@@ -27,9 +29,10 @@ _SOL_NETLINK, _ADD_MEMBERSHIP, _RCVBUFFORCE = 270, 1, 33
 _RECEIVE_BYTES = 1 << 18
 _EVENT_BYTES = 8 << 20  # what ended between two reads; what doesn't fit is lost, and counted
 _DUMP_SECONDS = 10.0
-_FORGET_AT_ONCE = 256  # in one message to the kernel
+_MOST_ORDERS = 256  # in one message to the kernel
 
-_ORIGINAL, _REPLY, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _ZONE, _TIMESTAMP = 1, 2, 9, 10, 12, 18, 20
+_ORIGINAL, _REPLY, _MARK, _COUNTERS_ORIGINAL, _COUNTERS_REPLY, _ID, _ZONE, _TIMESTAMP = 1, 2, 8, 9, 10, 12, 18, 20
+_MARK_MASK = 21
 _TYPE = 0x3FFF
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -57,6 +60,7 @@ class Tracked(msgspec.Struct, frozen=True):
     received_bytes: int
     started: float  # unix seconds; 0: unknown
     answer_port: int = 0  # where answers to it go: another one than ``source_port`` where it is masqueraded
+    mark: int = 0
 
 
 Wanted = Callable[[int, bytes, bytes], bool]  # zone, source, destination
@@ -72,15 +76,29 @@ def forget_tracked(
 ) -> list[Tracked]:
     """Make the kernel forget these connections ``but`` for some, and say which they were; one that has ended meanwhile is fine.
     Blocks as ``read_tracked``. Raises DriverFailed."""
+    return _order("forget flows", _FORGET, wanted, namespace, but)
+
+
+def mark_tracked(
+    wanted: Wanted, bit: int, namespace: str = "", *, but: Callable[[Tracked], bool] = lambda one: False
+) -> list[Tracked]:
+    """Set ``bit`` in the marks of these connections ``but`` for some, as ``forget_tracked``."""
+    mark = b"".join(_ATTRIBUTE.pack(8, kind) + bit.to_bytes(4, "big") for kind in (_MARK, _MARK_MASK))
+    return _order("mark flows", _CHANGE, wanted, namespace, but, mark)
+
+
+def _order(
+    step: str, kind: int, wanted: Wanted, namespace: str, but: Callable[[Tracked], bool], more: bytes = b""
+) -> list[Tracked]:
     found = [(one, attributes) for one, attributes in _read(wanted, namespace) if not but(one)]
     family = struct.pack("=BBH", socket.AF_INET, 0, 0)
     orders = [
-        _HEADER.pack(_BODY + len(names), _FORGET, _REQUEST, 1, 0) + family + names
-        for names in (_pick_names(attributes) for _, attributes in found)
+        _HEADER.pack(_BODY + len(names), kind, _REQUEST, 1, 0) + family + names
+        for names in (_pick_names(attributes) + more for _, attributes in found)
     ]
-    with _reporting("forget flows"), _open(namespace) as kernel:
-        for at in range(0, len(orders), _FORGET_AT_ONCE):
-            kernel.send(b"".join(orders[at : at + _FORGET_AT_ONCE]))
+    with _reporting(step), _open(namespace) as kernel:
+        for at in range(0, len(orders), _MOST_ORDERS):
+            kernel.send(b"".join(orders[at : at + _MOST_ORDERS]))
     return [one for one, _ in found]
 
 
@@ -243,7 +261,7 @@ def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | N
         source_port, destination_port = _PORTS.unpack_from(data, tuple_ + 4)
         if (reply := places.get(_REPLY)) is not None:
             _, answer_port = _PORTS.unpack_from(data, reply + 4)
-    id_, started = places.get(_ID), places.get(_TIMESTAMP)
+    id_, started, mark = places.get(_ID), places.get(_TIMESTAMP), places.get(_MARK)
     return Tracked(
         number,
         0 if id_ is None else int.from_bytes(data[id_ + 4 : id_ + 8], "big"),
@@ -256,6 +274,7 @@ def parse_tracked(data: bytes, at: int, end: int, wanted: Wanted) -> Tracked | N
         *_count(data, places.get(_COUNTERS_REPLY)),
         0.0 if started is None else int.from_bytes(data[started + 8 : started + 16], "big") / 1e9,
         answer_port,
+        0 if mark is None else int.from_bytes(data[mark + 4 : mark + 8], "big"),
     )
 
 

@@ -13,12 +13,13 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.names import Names
-from weft.drivers.network.bridge.netlink.ctnetlink import Tracked, forget_tracked
+from weft.drivers.network.bridge.netlink.ctnetlink import Tracked, forget_tracked, mark_tracked
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.flows import find_closed, may_open, name_flow
 from weft.drivers.network.bridge.nftables.security_groups import (
     CALL_IPTABLES,
     COUNTED,
+    REVOKED,
     choose_zones,
     render_filters,
 )
@@ -151,13 +152,20 @@ class Firewall:
             await kernel.attempt("cut flows", ["conntrack", "-D", *ends, *ports])
 
     async def _cut_revoked(self, filters: list[Filter]) -> None:
-        """End open connections that may no longer be opened. Raises DriverFailed."""
-        here: dict[int, dict[str, Filter]] = {}
+        """End open connections that may no longer be open, and let those begin again that may be. Raises DriverFailed."""
+        here: dict[int, dict[str, Filter]] = {zone: {} for zone in self.zones.values()}
         for one in filters:
-            here.setdefault(self.zones[one.segment_id], {})[one.address] = one
+            here[self.zones[one.segment_id]][one.address] = one
+
+        def is_known(zone: int, *_: bytes) -> bool:
+            return zone in here
+
+        def may_stay(one: Tracked) -> bool:
+            return may_open(name_flow(one), here[one.zone])
+
+        def cut() -> None:
+            forget_tracked(is_known, but=lambda one: not one.mark & REVOKED or not may_stay(one))
+            mark_tracked(is_known, REVOKED, but=lambda one: bool(one.mark & REVOKED) or may_stay(one))
+
         if here:
-
-            def may_stay(one: Tracked) -> bool:
-                return may_open(name_flow(one), here[one.zone])
-
-            await asyncio.to_thread(forget_tracked, lambda zone, *_: zone in here, but=may_stay)
+            await asyncio.to_thread(cut)

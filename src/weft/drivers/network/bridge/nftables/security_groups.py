@@ -17,6 +17,9 @@ from weft.drivers.network.bridge.nftables.rules import Table, elements, render_r
 CALL_IPTABLES = "net/bridge/bridge-nf-call-iptables"
 # Connections made from here on have counters, and the time they began.
 COUNTED = ("net/netfilter/nf_conntrack_acct", "net/netfilter/nf_conntrack_timestamp")
+# In the mark of a connection that may no longer be open. It stays known: if it were forgotten, an answer that is on its way would
+# open it the other way round.
+REVOKED = 0x80000000
 _LAST_ZONE = 65535
 # What was refused is counted in the kernel, at no cost to the agent; a guest that fills its set hides only what is its own.
 _REFUSED_SIZE, REFUSED_SECONDS = 256, 600
@@ -68,7 +71,8 @@ map egress {{
 chain between_ports {{
   type filter hook forward priority filter
   iifname != {bridges} accept
-  ct state established,related accept
+  ct mark and {REVOKED:#x} != 0 ct direction reply drop
+  ct mark and {REVOKED:#x} == 0 ct state established,related accept
   udp sport . udp dport {{ 67 . 68, 68 . 67 }} accept
   iifname . ip saddr vmap @egress
   iifname . ip daddr vmap @ingress
