@@ -37,6 +37,7 @@ from weft.objects.errors import (
     Unavailable,
     UnknownField,
 )
+from weft.objects.identity import Ref
 from weft.objects.quantity import format_time
 from weft.store.memory import MemoryStore
 from weft.trust.ca import Authority, read_csr
@@ -425,6 +426,18 @@ def test_a_name_that_is_taken_meanwhile_is_not_taken_back(lab: DoorsLab) -> None
     lab.join("n1")
     with pytest.raises(AlreadyExists, match="another identity"):
         node.report()
+
+
+def test_a_node_names_the_project_of_a_workload_that_keeps_it(lab: DoorsLab) -> None:
+    node = lab.join("n1")
+    allocation = make_allocation(node, {"name": "far-off", "uid": "u"})
+    workload = Ref("vm", "far-off", "u", "far")
+    spec = msgspec.structs.replace(decode_part(allocation.spec, AllocationSpec), workload=workload)
+    allocation.spec = merge_part(allocation.spec, spec)
+    lab.put(allocation)
+    with pytest.raises(InUse, match='node "n1" is in use by vm/far-off -p far') as used:
+        lab.client.delete("node", "n1")
+    assert used.value.hint == "delete or change that first: weft describe vm/far-off -p far"
 
 
 def test_a_node_that_was_removed_stays_out(lab: DoorsLab) -> None:

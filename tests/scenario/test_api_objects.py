@@ -15,6 +15,7 @@ from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm, take_
 
 from weft.client.answer import Answer
 from weft.kinds.image import ImageStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition
 from weft.objects.errors import (
@@ -510,6 +511,19 @@ def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: Door
         assert "vm/web" in caught.value.details["by"] or kind == "project"
     assert vms.revision() == before
     assert vms.client.get("image", "tiny")["deleting_since"] is None
+
+
+def test_the_hint_for_what_others_need_is_about_their_project(vms: DoorsLab) -> None:
+    vms.client.create({"kind": "project", "name": "far"})
+    vms.client.create({"kind": "network", "name": "lan", "project": "far", "spec": {"cidr": "10.77.0.0/24"}})
+    vms.put(VM.make("web", VmSpec(image="tiny", networks=["lan"]), 1.0, project="far"))
+    for kind, name in (("network", "lan"), ("project", "far")):
+        with pytest.raises(InUse) as used:
+            vms.client.delete(kind, name, project="far" if kind == "network" else None)
+        assert re.fullmatch(r"delete or change that first: weft describe \w+/\w+ --project far", str(used.value.hint))
+    with pytest.raises(NotFound, match="not found in project far") as missing:
+        vms.client.create(make_vm("b", networks=["lan"]) | {"project": "far"})
+    assert missing.value.hint == "weft image build tiny --project far"
 
 
 def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: DoorsLab) -> None:

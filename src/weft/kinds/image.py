@@ -300,7 +300,7 @@ IMAGE = Kind(
             Column("URL", text("spec.url"), wide=True),
             Column("NOTE", text("status.message", ""), flexible=True),
         ),
-        find_hint=lambda name: f"weft image build {name}" if name in OWN else None,
+        find_hint=lambda name, option: f"weft image build {name}{option}" if name in OWN else None,
     ),
     lifetime=Lifetime(
         goals={

@@ -337,7 +337,8 @@ class Display(msgspec.Struct, frozen=True, kw_only=True):
     over: Callable[[Object], bool] | None = None  # whether it has ended: lists leave it out
     progress: Callable[[Object], str] | None = None  # the text beside its phase; None: its reason and message
     shows_output: bool = False  # of a failed one, people see its last output
-    find_hint: Callable[[str], str | None] = lambda _: None  # of a name that no object has: what would make it
+    # Of a name that no object has, and the option for its project: what would make it.
+    find_hint: Callable[[str, str], str | None] = lambda *_: None
 
 
 class Lifetime(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,7 +55,7 @@ ROLE_REFERENCE = Reference(
 )
 
 
-def _find_hint(name: str) -> str | None:
+def _find_hint(name: str, _: str) -> str | None:
     meant = suggest(name, list(RIGHTS))
     return f"did you mean {meant}?" if meant else None
 

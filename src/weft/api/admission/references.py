@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from weft.api.admission.content import read_content
+from weft.api.admission.refusals import give_project
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
@@ -183,13 +184,15 @@ def is_referred_to(kind: Kind) -> bool:
     )
 
 
-def in_use(kind: Kind, name: str, users: list[str]) -> InUse:
+def in_use(kind: Kind, envelope: Envelope, users: list[str]) -> InUse:
     """The error for deleting an object that others need."""
     users = list(dict.fromkeys(users))
     shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
     own = next((user for user in users if not user.startswith(_OTHERS)), "")
+    if own and " " not in own and BY_NAME[own.partition("/")[0]].scope == "project":
+        own += give_project(envelope.name if kind.lifetime.holds_objects else envelope.project)
     return InUse(
-        f'{kind.title} "{name}" is in use by {shown}',
+        f'{kind.title} "{envelope.name}" is in use by {shown}',
         hint=f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first",
         details={"by": users[:_SHOWN]},
     )
@@ -270,8 +273,8 @@ async def _plan_one(
     if found is None:
         meant = suggest(name, await _names(view.store, kind, scope)) if field != SHARED_WITH else None
         where = f" in project {scope}" if scope else ""
-        hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list"
-        hint = kind.display.find_hint(name) or (f"{hint}; {else_.format(name)}" if else_ else hint)
+        hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list{give_project(scope)}"
+        hint = kind.display.find_hint(name, give_project(scope)) or (f"{hint}; {else_.format(name)}" if else_ else hint)
         raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
@@ -338,7 +341,8 @@ async def _find_allocations(store: Store, node_uid: str) -> list[str]:
     found = []
     for entry in page.entries:
         workload = decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload
-        found.append(f"{workload.kind}/{workload.name}")
+        where = f" -p {workload.project}" if workload.project not in (None, "default") else ""
+        found.append(f"{workload.kind}/{workload.name}{where}")
     return found
 
 

@@ -75,12 +75,16 @@ def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
     )
 
 
+def give_project(project: str | None) -> str:
+    """What a command in a hint needs to be about ``project``; "" if it is about that anyway."""
+    return f" --project {project}" if project not in (None, "default") else ""
+
+
 def not_found(kind: Kind, name: str, project: str | None) -> NotFound:
     """The error for an object that isn't there."""
-    option = f" --project {project}" if project not in (None, "default") else ""
     return NotFound(
         f'{kind.title} "{name[:80]}" not found',
-        hint=f"weft {kind.name} list{option}",
+        hint=f"weft {kind.name} list{give_project(project)}",
         details={"kind": kind.name, "name": name[:80], **({"project": project} if project else {})},
     )
 

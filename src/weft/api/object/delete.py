@@ -107,7 +107,7 @@ async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> N
         if status.phase == "Autonomous":
             raise refuse_autonomous(envelope.name, spec, status)
     if users:
-        raise references.in_use(kind, envelope.name, users)
+        raise references.in_use(kind, envelope, users)
 
 
 async def _mark(context: ApiContext, actor: Actor, target: Target, uid: str, expected: Match) -> Envelope:
