@@ -16,6 +16,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Condition, decode_part, set_condition
 from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, NotFound, WeftError
 
@@ -137,6 +138,19 @@ def test_a_snapshot_that_makes_no_sense_is_refused_with_the_reason(
     tell(lab, "/vm/default/web", status)
     with pytest.raises(IllegalTransition, match=why):
         act(lab, "vm/web", "snapshot", name="a", **given)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"), [("snapshot", {}), ("clone", {"new_name": "b"}), ("restore", {"snapshot": "a"})]
+)
+def test_of_a_vm_that_migrated_to_another_cluster_every_verb_says_where_it_is(
+    lab: DoorsLab, verb: str, given: dict[str, Any]
+) -> None:
+    left = VmSpec(image="tiny", run="stop", departed="west/default/gone")
+    lab.put(VM.make("gone", left, 1.0, project="default", status=WorkloadStatus(phase="Stopped")))
+    with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is default/gone") as told:
+        act(lab, "vm/gone", verb, **given)
+    assert told.value.token == "departed"
 
 
 def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_turn(lab: DoorsLab) -> None:

@@ -124,6 +124,12 @@ def describe_departure(what: str, where: str) -> IllegalTransition:
     )
 
 
+def refuse_departed(obj: Object) -> None:
+    """Raises IllegalTransition for what is left of a VM that migrated to another cluster."""
+    if where := dig(obj, "spec.departed", ""):
+        raise describe_departure(f"{obj['kind']}/{obj['name']}", where)
+
+
 def describe_fence(what: str, replication: str) -> IllegalTransition:
     """The refusal for a VM whose copy at another cluster is, or may be, the one that writes."""
     return IllegalTransition(
@@ -139,8 +145,7 @@ def refuse_fenced(obj: Object) -> None:
     what = f"{obj['kind']}/{obj['name']}"
     if fenced := dig(obj, "spec.fenced", ""):
         raise describe_fence(what, fenced)
-    if departed := dig(obj, "spec.departed", ""):
-        raise describe_departure(what, departed)
+    refuse_departed(obj)
     if arrives := dig(obj, "spec.arrives", ""):
         raise describe_arrival(what, arrives)
 

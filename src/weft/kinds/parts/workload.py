@@ -15,7 +15,7 @@ from weft.kinds.fields.affinity import TALKERS, device_of
 from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, check_new_lease
-from weft.kinds.parts.convert_verb import describe_departure, refuse_replaced
+from weft.kinds.parts.convert_verb import refuse_departed, refuse_replaced
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
 from weft.kinds.published_port import claim_published_port
@@ -218,8 +218,7 @@ def what_is(obj: Object) -> str:
 def check_act(verb: str, obj: Object) -> None:
     """Raises IllegalTransition unless ``verb`` is legal in the phase of ``obj``, and for what migrated to another cluster, whose
     phase is as if it could be started."""
-    if where := dig(obj, "spec.departed", ""):
-        raise describe_departure(what_is(obj), where)
+    refuse_departed(obj)
     over = dig(obj, "status.reason") == LEASE_ENDED  # an ended lease is never restarted
     check_verb(verb, phase_of(obj), what_is(obj), ("start", "restart") if over else ())
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.convert_verb import describe_departure, refuse_fenced
+from weft.kinds.parts.convert_verb import refuse_departed, refuse_fenced
 from weft.kinds.parts.goal import find_condition, is_settled
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition, WeftError
@@ -76,8 +76,7 @@ class ReclaimInput(msgspec.Struct, kw_only=True):
 def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
     """The change of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
     what, key = f"{obj['kind']}/{obj['name']}", dig(obj, "status.handed_over", "")
-    if where := dig(obj, "spec.departed", ""):
-        raise describe_departure(what, where)
+    refuse_departed(obj)
     if not key:
         refuse_fenced(obj)  # it was left to another cluster by a replication, which says where it is
         raise IllegalTransition(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
+from weft.kinds.parts.convert_verb import refuse_converting, refuse_departed, refuse_fenced
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
@@ -75,8 +75,9 @@ def has_memory(phase: str, gpus: int) -> bool:
 
 
 def _require_disks(verb: str, obj: Object) -> None:
-    """Raises IllegalTransition for a VM without disks, or whose disks go elsewhere or back."""
+    """Raises IllegalTransition for a VM without disks, or whose disks went elsewhere, or go elsewhere or back."""
     what, phase = f"vm/{obj['name']}", dig(obj, "status.phase", "Pending")
+    refuse_departed(obj)
     refuse_converting(obj)
     if not has_disks(phase, dig(obj, "status.node")):
         raise IllegalTransition(
