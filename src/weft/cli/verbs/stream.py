@@ -22,6 +22,7 @@ from weft.cli.output.terminal import is_terminal, raw_mode
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial, send_resizes
 from weft.cli.stream.port_forward import carry, listen_here, relay
+from weft.kinds.parts.convert_verb import refuse_departed
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
 
@@ -112,6 +113,7 @@ def _ssh(session: Session, kind: Kind | None, words: tuple[str, ...], identity: 
     if shutil.which("ssh") is None:
         raise NotFound("this machine has no ssh", hint="apt-get install openssh-client")
     vm = session.client.get("vm", target.name)
+    refuse_departed(vm)
     spec = vm["spec"]
     if not spec.get("ssh_keys") and not spec.get("user_data"):
         raise InvalidInput(

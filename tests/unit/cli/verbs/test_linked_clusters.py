@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.grammar import load, verbs_of
 from weft.cli.preview.unlinking import describe_unlinking
-from weft.cli.verbs import delete, migrate, replication
+from weft.cli.verbs import delete, migrate, replication, stream
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, WeftError
 
@@ -93,6 +94,17 @@ def test_the_remedy_for_a_second_replica_is_a_command_that_exists() -> None:
     command = load("create", verbs_of("replication")["create"], BY_NAME["replication"])
     flags = {name for param in command.params for name in param.opts}
     assert {"--of", "--cluster"} <= flags
+
+
+def test_ssh_of_a_vm_that_migrated_to_another_cluster_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/ssh")
+    monkeypatch.setattr(stream.options, "read_argv", lambda: ["true"])
+    server = Server()
+    monkeypatch.setattr(
+        server, "get", lambda kind, name: {"kind": kind, "name": name, "spec": {"departed": "west/default/gone"}}
+    )
+    with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is default/gone"):
+        stream._ssh(make_session(server), BY_NAME["vm"], ("root@gone",), "")
 
 
 def test_only_vms_are_replicated_and_of_a_project_those_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
