@@ -173,7 +173,7 @@ class Departures:
         """How that cluster is asked, or why it can't be."""
         cluster = view.get(object_key(CLUSTER.name, None, name))
         if cluster is None:
-            return None, Unavailable(f"there is no link with cluster {name}")
+            return None, Unavailable(f"cluster {name} isn't linked")
         try:
             return read_link(cluster, self._unseal), Unavailable("it wasn't asked")
         except WeftError as problem:

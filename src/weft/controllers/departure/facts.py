@@ -82,7 +82,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
 
 def _find_why_unlinked(link: Item | None, name: str) -> str:
     if link is None or link.deleting:
-        return f"there is no link with cluster {name} any more"
+        return f"cluster {name} isn't linked any more"
     status = link.status(ClusterStatus)
     if status.phase == LINKED:
         return ""

@@ -91,7 +91,7 @@ def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: b
     link = view.get(object_key(CLUSTER.name, None, cluster))
     unreachable, barred, project = "", "", ""
     if link is None or link.deleting:
-        unreachable = f"there is no link with cluster {cluster}"
+        unreachable = f"cluster {cluster} isn't linked"
     else:
         status = link.status(ClusterStatus)
         project = link.spec(ClusterSpec).projects.get(workload.envelope.project or "", "")

@@ -43,7 +43,7 @@ def read_arriving(view: View, workload: Item) -> ArrivingGuest | Lacking | None:
     source = name_source(item.envelope.creator)
     link = view.get(object_key(CLUSTER.name, None, source))
     if link is None or link.deleting:
-        return Lacking("notLinked", f"there is no link with cluster {source} any more")
+        return Lacking("notLinked", f"cluster {source} isn't linked any more")
     migration = AllocatedMigration(
         key=spec.key,
         peer=f"{source}/{spec.node}",

@@ -122,7 +122,12 @@ def make_world(phase: str = "Linked", reason: str = "illegalTransition", **spec:
 
 @pytest.mark.parametrize(
     ("phase", "cut", "barred"),
-    [("Linked", "", ""), ("Unreachable", "is Unreachable", ""), ("", "no link", ""), ("Refused", "", "is Refused")],
+    [
+        ("Linked", "", ""),
+        ("Unreachable", "is Unreachable", ""),
+        ("", "isn't linked", ""),
+        ("Refused", "", "is Refused"),
+    ],
 )
 def test_the_link_says_whether_it_can_be_asked(phase: str, cut: str, barred: str) -> None:
     (read,) = list_reclaims(make_world(phase))

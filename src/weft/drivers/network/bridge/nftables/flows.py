@@ -1,4 +1,4 @@
-"""Finds open connections that are no longer allowed. Pure."""
+"""Decides which open connections the rules no longer allow. Pure."""
 
 from __future__ import annotations
 
