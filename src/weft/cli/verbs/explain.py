@@ -21,11 +21,13 @@ from weft.cli.output.terminal import find_width
 from weft.cli.placement.answer import explain_node, render_capacity, render_recommendation
 from weft.cli.placement.decision import explain_absence, explain_decision
 from weft.cli.placement.question import ask
+from weft.cli.placement.whereabouts import explain_whereabouts
 from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.lease import PREEMPTED
+from weft.kinds.parts.convert_verb import refuse_departed
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
 
@@ -119,6 +121,8 @@ def _explain(
     obj = session.client.get(target.kind.name, target.name)
     if what_if and target.kind.workload is None:
         raise click.UsageError("--what-if needs a workload")
+    if what_if or why_not is not None:
+        refuse_departed(obj)
     if what_if:
         asked_for = ", ".join(what_if)
         spec = read_assignments(target.kind, what_if)
@@ -129,10 +133,7 @@ def _explain(
         if target.kind.workload is not None and (decision is None or not _has_verdict(decision, why_not)):
             return _explain_now(session, target, why_not)
     if decision is None:
-        undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
-        if session.is_data:
-            raise NotFound(undecided)
-        print(localize(undecided))
+        _explain_undecided(session, target, obj)
     elif session.is_data:
         print_object(session, decision)
     elif why_not is not None:
@@ -140,11 +141,28 @@ def _explain(
         if target.kind.workload is not None:
             _add_present(session, target, why_not)
     else:
-        if suspension := _explain_suspension(session, target, obj):
-            print(localize(suspension))
-        when = _render_time(decision)
-        print(localize(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint)))
+        _explain_place(session, target, obj, decision)
     return OK
+
+
+def _explain_undecided(session: Session, target: Target, obj: dict[str, Any]) -> None:
+    undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
+    if session.is_data:
+        refuse_departed(obj)
+        raise NotFound(undecided)
+    print(localize(explain_whereabouts(session, target.what, obj) or undecided))
+
+
+def _explain_place(session: Session, target: Target, obj: dict[str, Any], decision: Mapping[str, Any]) -> None:
+    """Where it is now, if it can't be used there, and why it was placed on its node."""
+    if whereabouts := explain_whereabouts(session, target.what, obj):
+        print(localize(whereabouts))
+    if dig(obj, "spec.departed"):
+        return  # the decision is about a node that it has left
+    if suspension := _explain_suspension(session, target, obj):
+        print(localize(suspension))
+    when = _render_time(decision)
+    print(localize(explain_decision(decision, target.what, when, find_width(sys.stdout), session.paint)))
 
 
 def _explain_suspension(session: Session, target: Target, obj: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.apply import SHOWN_WITH_OTHERS, show_value
 from weft.cli.wait.finish import Done, finish, plan_wait
-from weft.cli.wait.progress import OUT_OF_REACH
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
 

@@ -12,6 +12,7 @@ from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import Paint, clean, find_width, is_terminal, plan_paint
 from weft.cli.placement.decision import describe_choice, read_notes
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Object
 from weft.kinds.registry import BY_NAME
 
@@ -28,7 +29,6 @@ _DOING = (
     "restarting",
 )  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
-OUT_OF_REACH = ("nodeAutonomous", "nodeLost")  # nothing ends there until the node is back
 _ENDING = "ending"
 _STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal, the steps of these are printed instead
 _PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word

@@ -48,6 +48,7 @@ _PUBLISH = re.compile(r"(\d{1,5}):(\d{1,5})(?:/(tcp|udp))?")
 WITHOUT_NETWORKS = Condition(
     "Addressed", "True", "Addressed", "no networks"
 )  # a workload without any waits for no address
+OUT_OF_REACH = ("nodeAutonomous", "nodeLost")  # nothing changes there until its node is back
 CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
 KEPT = ("run", "hold", "restart_generation")
 
