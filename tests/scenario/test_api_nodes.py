@@ -878,13 +878,20 @@ def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
     raise AssertionError(told)
 
 
-def test_what_is_refused_of_a_workload_out_of_reach_is_not_remedied_by_its_console(lab: DoorsLab) -> None:
-    node = lab.join("n1")
+@pytest.mark.parametrize(
+    ("verb", "given"), [("exec", {"argv": ["true"]}), ("start", {}), ("restart", {}), ("suspend", {})]
+)
+def test_what_is_refused_of_a_workload_out_of_reach_says_why_and_is_not_remedied_by_its_console(
+    lab: DoorsLab, verb: str, given: dict[str, Any]
+) -> None:
+    node, lost = lab.join("n1"), "node n1 sends no heartbeat; the workload may still run there; waiting for the node"
     start_vm(lab, node)
     envelope = lab.stored("/vm/default/web")
     assert envelope is not None
-    envelope.status = msgspec.Raw(msgspec.json.encode({"phase": "Unknown", "node": "n1"}))
+    envelope.status = msgspec.Raw(msgspec.json.encode({"phase": "Unknown", "node": "n1", "message": lost}))
     lab.put(envelope)
-    with pytest.raises(IllegalTransition, match="is Unknown") as refused:
-        lab.client.verb("vm", "web", "exec", {"argv": ["true"]})
+    with pytest.raises(IllegalTransition, match=f"vm/web is Unknown: {verb} is not possible now: {lost}") as refused:
+        lab.client.verb("vm", "web", verb, given)
     assert refused.value.hint == "possible now: stop, delete"
+    lab.client.verb("vm", "web", "stop")
+    lab.client.delete("vm", "web")

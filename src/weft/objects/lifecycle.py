@@ -75,6 +75,8 @@ ALLOWED: dict[str, frozenset[Phase]] = {
     "console": frozenset({_P.RUNNING, _P.BOOT, _P.MIGRATE, _P.UNKNOWN}),
 }
 
+_SELDOM = {(Phase.UNKNOWN, "console")}  # legal, but refused unless its node is connected all the same: no remedy
+
 # The phases in which the verb is done already, or under way: repeating it changes nothing.
 SO_ALREADY: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.HOLD}),
@@ -95,14 +97,14 @@ def legal_verbs(phase: Phase) -> list[str]:
     return [*sorted(verb for verb, phases in ALLOWED.items() if phase in phases), "delete"]
 
 
-def check_verb(verb: str, phase: Phase, what: str, barred: Collection[str] = ()) -> None:
+def check_verb(verb: str, phase: Phase, what: str, barred: Collection[str] = (), why: str = "") -> None:
     """Raise IllegalTransition naming the legal verbs unless ``verb`` is legal while ``what`` is in ``phase``. ``barred``: verbs
-    that are refused for another reason, so they are no remedy."""
+    that are refused for another reason, so they are no remedy. ``why``: why it is in that phase, if it doesn't say so itself."""
     if phase in ALLOWED[verb] or phase in SO_ALREADY.get(verb, ()):
         return
     legal = [one for one in legal_verbs(phase) if one not in barred]
     raise IllegalTransition(
-        f"{what} is {phase}: {verb} is not possible now",
-        hint="possible now: " + ", ".join(legal),
+        f"{what} is {phase}: {verb} is not possible now" + (f": {why}" if why else ""),
+        hint="possible now: " + ", ".join(one for one in legal if (phase, one) not in _SELDOM),
         details={"phase": str(phase), "verb": verb, "legal": legal},
     )

@@ -51,7 +51,6 @@ from weft.trust.tickets import LIFETIME_SECONDS, sign_ticket
 _MOST_INPUT_BYTES = 40_000  # the ticket that contains it must fit into one frame
 PLACE_SECONDS = 10.0  # exec waits so long for a workload that is about to be placed; then the node waits for the guest
 _POLL_SECONDS = 0.1
-_OUT_OF_REACH = ("console",)  # legal while a workload is Unknown, but its node is seldom connected then
 _STARTABLE = ("Stopped", "Suspended", "Failed")
 _NOT_VERBS = {  # verbs of the API that are no English ones, as an error says them
     "capture": "capture packets of",
@@ -371,7 +370,7 @@ async def _find_place(
     if allocation is not None:
         refuse_early(verb.name, allocation[1].lease, what, context.clock.now())
     if verb.name in ALLOWED:
-        check_verb(verb.name, phase, what, barred=_OUT_OF_REACH if phase is Phase.UNKNOWN else ())
+        check_verb(verb.name, phase, what, why=status.get("message", "") if phase is Phase.UNKNOWN else "")
     if allocation is not None:
         return allocation
     raise IllegalTransition(

@@ -221,7 +221,9 @@ def check_act(verb: str, obj: Object) -> None:
     phase is as if it could be started."""
     refuse_departed(obj)
     over = dig(obj, "status.reason") == LEASE_ENDED  # an ended lease is never restarted
-    check_verb(verb, phase_of(obj), what_is(obj), ("start", "restart") if over else ())
+    phase = phase_of(obj)
+    why = dig(obj, "status.message", "") if phase is Phase.UNKNOWN else ""
+    check_verb(verb, phase, what_is(obj), ("start", "restart") if over else (), why)
 
 
 def set_fields(verb: str, **fields: Any) -> Callable[[Object, Any], dict[str, Any]]:
