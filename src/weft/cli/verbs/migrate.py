@@ -22,6 +22,7 @@ from weft.cli.output.terminal import find_width
 from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
+from weft.cli.wait.finish import describe_silence
 from weft.cli.wait.follow import follow_to_end, print_one
 from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait
@@ -173,7 +174,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return OK
     if given["detach"]:
         watch = f"weft operation attach {name_operation(migration)}{session.in_project}"
-        print_one(session, migration, f"{target.what}  migrating; watch: {watch}")
+        silence = describe_silence(session.client.get(target.kind.name, target.name))
+        print_one(session, migration, f"{target.what}  migrating{silence}; watch: {watch}")
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)

@@ -20,8 +20,6 @@ from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.apply import SHOWN_WITH_OTHERS, show_value
 from weft.cli.wait.finish import Done, finish, plan_wait
-from weft.kinds.fields.cells import dig
-from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
 
@@ -106,17 +104,7 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
         wait = plan_wait(obj, target, "restart", before)
         return finish(session, [Done(target, obj, "restart")], [wait] if wait else [])
     wait = plan_wait(result["object"], target, "update") if changes else None
-    done = Done(target, result["object"], "set" if changes else "unchanged", _note_silence(session, before, changes))
-    return finish(session, [done], [wait] if wait else [])
-
-
-def _note_silence(session: Session, before: dict[str, Any], changes: Sequence[Any]) -> str:
-    """What to say of a change that its node doesn't hear of yet, where nobody waits for it and would see that; else ""."""
-    if not (session.detach and changes and dig(before, "status.reason") in OUT_OF_REACH):
-        return ""
-    return (
-        f"changed; node {dig(before, 'status.node')} sends no heartbeat, so what changes there waits until it is back"
-    )
+    return finish(session, [Done(target, result["object"], "set" if changes else "unchanged")], [wait] if wait else [])
 
 
 def _describe(change: dict[str, Any], types: dict[str, str]) -> str:

@@ -21,6 +21,7 @@ from weft.cli.wait.watch import Result, Wait, describe_wait, follow
 from weft.kinds.fields.cells import dig
 from weft.kinds.operation import name_operation, plan_goal
 from weft.kinds.parts.goal import UNPLACEABLE
+from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Goal, Object
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.objects.errors import NotFound, Unplaceable, WeftError
@@ -91,7 +92,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_
             if one.target.what not in waited or one.line:
                 where = in_project_of(session, one.obj.get("project"))
                 goes_on = f"; operation {name_operation(one.obj)}{where}" if one.target.what in going_on else ""
-                print(f"{one.target.what}  {one.line or _word(session, one.verb)}{goes_on}", flush=True)
+                silence = describe_silence(one.obj) if session.detach and one.verb != "unchanged" else ""
+                print(f"{one.target.what}  {one.line or _word(session, one.verb)}{silence}{goes_on}", flush=True)
     if not waits:
         _print_all(session, [one.obj for one in at_once])
         return OK
@@ -113,6 +115,13 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_
     session.unfinished = False
     _print_all(session, [one.obj for one in at_once] + [r.obj for r in results if r.obj is not None])
     return join_codes(_report(session, result, verbs.get(result.wait.target.what, "")) for result in results)
+
+
+def describe_silence(obj: Object) -> str:
+    """What to say of a change to a workload whose node doesn't hear of it yet, where nobody waits and would see that; else ""."""
+    if dig(obj, "status.reason") not in OUT_OF_REACH:
+        return ""
+    return f"; node {dig(obj, 'status.node')} sends no heartbeat, so nothing changes there before it is back"
 
 
 def _report(session: Session, result: Result, verb: str) -> int:

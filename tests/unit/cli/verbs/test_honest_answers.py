@@ -17,8 +17,7 @@ from weft.cli.command.flag_names import name_flags
 from weft.cli.command.grammar import load, verbs_of
 from weft.cli.command.target import Target
 from weft.cli.session import Session
-from weft.cli.verbs import apply, delegation, delete
-from weft.cli.verbs import set as set_verb
+from weft.cli.verbs import apply, delegation, delete, migrate
 from weft.cli.wait import finish
 from weft.cli.wait.finish import Done
 from weft.cli.wait.watch import Wait, judge
@@ -270,28 +269,41 @@ def test_functions_that_a_lost_node_alone_serves_are_named() -> None:
     assert said[-1] == "functions that no other node serves at an address of its own: function/price"
 
 
+SILENCE = "; node n3 sends no heartbeat, so nothing changes there before it is back"
+
+
 @pytest.mark.parametrize(
-    ("reason", "detach", "told"),
-    [
-        ("nodeAutonomous", True, "changed; node n3 sends no heartbeat, so what changes there waits until it is back"),
-        ("nodeLost", True, "changed; node n3 sends no heartbeat, so what changes there waits until it is back"),
-        ("", True, ""),
-        ("nodeAutonomous", False, ""),
-    ],
+    ("verb", "said"), [("set", "changed"), ("stop", "stop requested"), ("delete", "delete requested")]
 )
-def test_a_change_that_nobody_waits_for_says_that_a_silent_node_does_not_hear_of_it_yet(
-    reason: str, detach: bool, told: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reason", ["nodeAutonomous", "nodeLost", ""])
+def test_what_nobody_waits_for_says_that_a_silent_node_does_not_hear_of_it_yet(
+    verb: str, said: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec = {"image": "tiny", "memory": 128 << 20}
-    vm = {"kind": "vm", "name": "web", "uid": "u", "spec": spec, "status": {"node": "n3", "reason": reason}}
-    plan = {"changes": [{"path": "spec.memory", "old": 128 << 20, "new": 256 << 20, "mode": "live"}], "object": vm}
-    client = SimpleNamespace(get=lambda *_: vm, apply=lambda *_, **__: [plan])
-    session: Any = SimpleNamespace(client=client, notify=lambda _: None, recorder=None, detach=detach)
-    waiting = Waiting()
-    monkeypatch.setattr(set_verb, "finish", waiting.finish)
-    given = {"spec__memory": 256 << 20}
-    assert set_verb.change(session, Target(BY_NAME["vm"], "web"), given, dry_run=False, restart=False) == 0
-    assert waiting.lines == [told]
+    target = Target(BY_NAME["vm"], "web")
+    vm = {"kind": "vm", "name": "web", "uid": "u", "generation": 2, "status": {"node": "n3", "reason": reason}}
+    session: Any = SimpleNamespace(detach=True, is_data=False, in_project="", unfinished=False)
+    wait = finish.plan_wait(vm, target, "update" if verb == "set" else verb)
+    assert finish.finish(session, [Done(target, vm, verb)], [wait] if wait else []) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"vm/web  {said}{SILENCE if reason else ''}; operation vm/web@2"), told
+    finish.finish(session, [Done(target, vm, "unchanged")], [])
+    assert capsys.readouterr().out == "vm/web  unchanged\n"
+
+
+@pytest.mark.parametrize("reason", ["nodeAutonomous", ""])
+def test_a_migration_that_nobody_watches_says_that_it_does_not_begin_before_the_node_is_back(
+    reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vm = {"kind": "vm", "name": "web", "status": {"node": "n3", "reason": reason}}
+    migration = {"kind": "migration", "name": "web-1", "generation": 1}
+    client = SimpleNamespace(get=lambda *_: vm, verb=lambda *_: migration)
+    session: Any = SimpleNamespace(
+        client=client, detach=True, is_data=False, output="", in_project="", given_project=""
+    )
+    given: dict[str, Any] = dict.fromkeys(("to", "bandwidth", "at", "within", "reason", "timeout"))
+    assert migrate._run(session, BY_NAME["vm"], ("web",), **given, dry_run=False, detach=True) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"vm/web  migrating{SILENCE if reason else ''}; watch: weft operation attach"), told
 
 
 @pytest.mark.parametrize(
