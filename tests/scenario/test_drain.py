@@ -52,6 +52,10 @@ async def until_told(lab: MovingLab, node: str, reason: str, seconds: float = 20
 
 
 async def rehearse(lab: MovingLab, node: str, **spec: object) -> list[Leaving]:
+    return (await preview(lab, node, **spec)).leaving
+
+
+async def preview(lab: MovingLab, node: str, **spec: object) -> ReportStatus:
     name = f"ask-{len(await lab.every('report'))}"
     await lab.put("report", name, {"subject": "drain", "node": node, **spec}, project=None)
 
@@ -62,7 +66,7 @@ async def rehearse(lab: MovingLab, node: str, **spec: object) -> list[Leaving]:
     await lab.until(done)
     envelope = await lab.get(f"/report/-/{name}")
     assert envelope is not None
-    return decode_part(envelope.status, ReportStatus).leaving
+    return decode_part(envelope.status, ReportStatus)
 
 
 async def fill(lab: MovingLab, count: int, **spec: object) -> None:
@@ -226,13 +230,16 @@ async def test_a_drain_of_a_silent_node_begins_nothing_before_it_is_back(tmp_pat
         node = lab.nodes["n1"]
         await node.die()
         await lab.until_phase("vm-0", "Unknown", 90)
+        silence = "the node sends no heartbeat, so nothing migrates before it is back"
+        shown = await preview(lab, "n1")
+        assert (shown.message, [one.to for one in shown.leaving]) == (silence, ["n2", "n2"])
         await drain(lab, "n1")
-        silence = "the node sends no heartbeat, so nothing migrates before it is back; 2 left"
-        assert await until_told(lab, "n1", "Waiting") == silence
+        assert await until_told(lab, "n1", "Waiting") == f"{silence}; 2 left"
         await lab.pass_time(30)
         assert await lab.every("migration") == []
         await node.start()
         await until_told(lab, "n1", "Drained")
+        assert (await preview(lab, "n1")).message == ""
         assert set((await places(lab)).values()) == {"n2"}
 
 

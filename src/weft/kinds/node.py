@@ -367,6 +367,7 @@ def _autonomy(obj: Object) -> str:
 
 
 SILENT_PHASES = ("Autonomous", "NotReady")  # of a node that sends no heartbeat
+NOTHING_LEAVES = "the node sends no heartbeat, so nothing migrates before it is back"  # of its drain
 
 
 def find_autonomy_end(spec: NodeSpec, status: NodeStatus) -> float | None:

@@ -142,9 +142,9 @@ def _preview(session: Session, target: Target, force: bool) -> int:
     else:
         columns = [Column(title) for title in ("WORKLOAD", "PROJECT", "MEMORY", "TO")] + [Column("NOTE", flexible=True)]
         print(draw_table(columns, [_draw(one) for one in leaving], find_width(sys.stdout), session.paint))
-        print(
-            f"{len(leaving) - stay} of {len(leaving)} can leave" + (f"; {stay} can't, and would stay" if stay else "")
-        )
+        ends = f"; {stay} can't, and would stay" if stay else ""
+        waits = f"; {silence}" if (silence := dig(answered, "status.message")) else ""
+        print(f"{len(leaving) - stay} of {len(leaving)} can leave{ends}{waits}")
     return UNPLACEABLE if stay else OK
 
 

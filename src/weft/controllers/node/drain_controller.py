@@ -30,7 +30,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
-from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NOTHING_LEAVES, SILENT_PHASES, NodeSpec, NodeStatus
 from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -240,7 +240,7 @@ def plan_condition(
     if evictees and (silent or not window.open) and not any(evictee.migration for evictee in evictees):
         reason, message = "Waiting", f"{len(evictees)} left" + (f"; {window.note}" if not window.open else "")
     if evictees and silent:
-        message = f"the node sends no heartbeat, so nothing migrates before it is back; {message}"
+        message = f"{NOTHING_LEAVES}; {message}"
     status: Literal["True", "False"] = "False" if evictees else "True"
     envelope = edit(node)
     if not set_condition(envelope, Condition("Drained", status, reason, message, now, node.envelope.generation)):

@@ -9,7 +9,7 @@ from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationReport, AllocationSpec, has_nothing_to_migrate
 from weft.kinds.migration import MigrationSpec, stands_still
-from weft.kinds.node import NODES_BY_UID
+from weft.kinds.node import NODES_BY_UID, NOTHING_LEAVES, SILENT_PHASES, NodeStatus
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.report import Leaving, ReportStatus
 from weft.objects.identity import object_key
@@ -21,7 +21,8 @@ from weft.scheduler.workload.request import Waiting
 
 
 def preview_drain(view: View, engine: Engine, name: str, strategy: str, *, force: bool = False) -> ReportStatus:
-    """Where each would migrate to, the cheapest first, as in a drain; with ``force`` whatever disruption budgets say."""
+    """Where each would migrate to, the cheapest first, as in a drain; with ``force`` whatever disruption budgets say. From a
+    silent node nothing migrates: the answer holds once it is back."""
     node = view.get(object_key("node", None, name))
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} not found")
@@ -33,7 +34,8 @@ def preview_drain(view: View, engine: Engine, name: str, strategy: str, *, force
     budgets = None if force else Budgets(view)
     with engine.snapshot.trial() as trial:
         leaving = [_find_target(view, engine, place, strategy, trial, budgets) for place in places]
-    return ReportStatus(phase="Done", strategy=strategy, leaving=leaving)
+    silent = leaving and node.status(NodeStatus).phase in SILENT_PHASES
+    return ReportStatus(phase="Done", strategy=strategy, leaving=leaving, message=NOTHING_LEAVES if silent else "")
 
 
 def _has_nothing_to_migrate(place: Item) -> bool:

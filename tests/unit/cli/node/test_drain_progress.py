@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from weft.cli.command.target import Target
+from weft.cli.output.terminal import Paint
 from weft.cli.verbs import node as verbs
 from weft.cli.verbs.node import _drained
 from weft.kinds.registry import BY_NAME
@@ -33,3 +35,16 @@ def test_a_drain_of_a_silent_node_that_nobody_watches_says_that_nothing_leaves_y
     said = capsys.readouterr().out
     assert said.startswith("node/n3  is draining") and said.endswith("; watch: weft operation attach node/n3@4\n")
     assert ("sends no heartbeat, so nothing leaves before it is back" in said) is (phase != "Ready")
+
+
+@pytest.mark.parametrize("silence", ["", "the node sends no heartbeat, so nothing migrates before it is back"])
+def test_a_preview_of_a_silent_node_says_that_nothing_leaves_yet(
+    silence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaving = [{"workload": "vm/web", "project": "default", "to": "n2", "mode": "live"}]
+    answer = {"status": {"phase": "Done", "leaving": leaving, "message": silence}}
+    monkeypatch.setattr(verbs, "ask", lambda *_: answer)
+    session: Any = SimpleNamespace(client=SimpleNamespace(get=lambda *_: {}), is_data=False, paint=Paint(False))
+    assert verbs._preview(session, Target(BY_NAME["node"], "n3"), False) == 0
+    ends = f"; {silence}" if silence else ""
+    assert capsys.readouterr().out.splitlines()[-1] == f"1 of 1 can leave{ends}"
