@@ -17,7 +17,15 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
 from weft.controllers.loop import Plan
-from weft.controllers.node.drain_plan import Evictee, Way, Window, choose_next, describe_drain, find_end
+from weft.controllers.node.drain_plan import (
+    Evictee,
+    Way,
+    Window,
+    choose_next,
+    describe_drain,
+    describe_silence,
+    find_end,
+)
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.disruption.budgets import Budgets, guard
 from weft.informer.view import Changed, Item, View, has_changed
@@ -30,7 +38,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
-from weft.kinds.node import NODES_BY_UID, NOTHING_LEAVES, SILENT_PHASES, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus
 from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -236,11 +244,10 @@ def plan_condition(
 ) -> Commit | None:
     """Write the condition Drained, if it changes."""
     reason, message = describe_drain(evictees, {evictee.key for evictee in begun})
-    silent = _is_silent(node)
-    if evictees and (silent or not window.open) and not any(evictee.migration for evictee in evictees):
-        reason, message = "Waiting", f"{len(evictees)} left" + (f"; {window.note}" if not window.open else "")
-    if evictees and silent:
-        message = f"{NOTHING_LEAVES}; {message}"
+    if evictees and _is_silent(node):
+        reason, message = describe_silence(evictees, window)
+    elif evictees and not window.open and not any(evictee.migration for evictee in evictees):
+        reason, message = "Waiting", f"{len(evictees)} left; {window.note}"
     status: Literal["True", "False"] = "False" if evictees else "True"
     envelope = edit(node)
     if not set_condition(envelope, Condition("Drained", status, reason, message, now, node.envelope.generation)):

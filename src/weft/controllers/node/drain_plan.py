@@ -9,11 +9,11 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.migration import MigrationStatus
-from weft.kinds.node import NodeSpec
+from weft.kinds.node import NOTHING_LEAVES, NodeSpec
 
 AT_ONCE = 2  # migrations from one node: more than one, so that the link isn't idle while one prepares
 AHEAD_SECONDS = 3.0  # before a migration frees the link the next one begins: about as long as it takes to get ready
-_NAMED = 5  # most workloads that a message names
+_NAMED, _REASONS = 5, 3  # most workloads that a message names, and most reasons for which they can't leave
 
 Way = Literal["live", "cold", "runsOut", "notYet", "never"]  # runsOut: the drain waits for its end
 
@@ -130,23 +130,39 @@ def describe_drain(evictees: Sequence[Evictee], begun: set[str]) -> tuple[str, s
             held.setdefault(evictee.held, []).append(evictee.name)
     waiting = len(evictees) - len(stuck) - len(migrating) - ending - sum(map(len, held.values()))
     parts = [f"{len(evictees)} left"]
-    if migrating:
-        parts.append(
-            "migrating: "
-            + ", ".join(f"{one.name} → {one.target}" if one.target else one.name for one in migrating[:_NAMED])
-        )
+    parts += _list_migrating(migrating)
     if waiting:
         parts.append(f"{waiting} wait{'s' if waiting == 1 else ''} for {'its' if waiting == 1 else 'their'} turn")
     if ending:
         parts.append(f"{ending} run{'s' if ending == 1 else ''} once, and end{'s' if ending == 1 else ''} here")
-    for why, names in held.items():
-        shown = ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")
-        parts.append(f"{shown} wait{'s' if len(names) == 1 else ''}: {why}")
-    parts += [f"{evictee.name} can't leave: {_describe_stuck(evictee)}" for evictee in stuck[:_NAMED]]
-    if len(stuck) > _NAMED:
-        parts.append(f"and {len(stuck) - _NAMED} more can't")
-    return "Blocked" if len(stuck) == len(evictees) else "Draining", "; ".join(parts)
+    parts += [f"{_name(names)} wait{'s' if len(names) == 1 else ''}: {why}" for why, names in held.items()]
+    return "Blocked" if len(stuck) == len(evictees) else "Draining", "; ".join([*parts, *_list_stuck(stuck)])
 
 
-def _describe_stuck(evictee: Evictee) -> str:
-    return evictee.verdict or f"it is {evictee.phase}; it can migrate once it runs or is stopped"
+def describe_silence(evictees: Sequence[Evictee], window: Window) -> tuple[str, str]:
+    """The same of a silent node: whatever else keeps workloads there isn't the reason."""
+    migrating = [evictee for evictee in evictees if not evictee.stuck and evictee.migration]
+    notes = [*_list_migrating(migrating), *([] if window.open else [window.note])]
+    return "Draining" if migrating else "Waiting", "; ".join([NOTHING_LEAVES, f"{len(evictees)} left", *notes])
+
+
+def _list_migrating(migrating: Sequence[Evictee]) -> list[str]:
+    names = [f"{one.name} → {one.target}" if one.target else one.name for one in migrating]
+    return [f"migrating: {_name(names)}"] if names else []
+
+
+def _list_stuck(stuck: Sequence[Evictee]) -> list[str]:
+    """What can't leave, by what keeps it; each of a few reasons once."""
+    by_reason: dict[str, list[str]] = {}
+    for one in sorted(stuck, key=lambda one: one.key):
+        why = one.verdict or f"phase {one.phase}; it can migrate once it runs or is stopped"
+        by_reason.setdefault(why, []).append(one.name)
+    shown = list(by_reason.items())[:_REASONS]
+    more = len(stuck) - sum(len(names) for _, names in shown)
+    parts = [f"{_name(names)} can't leave: {why}" for why, names in shown]
+    return [*parts, f"and {more} more can't"] if more else parts
+
+
+def _name(names: Sequence[str]) -> str:
+    """Not all of many."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -134,7 +134,17 @@ def test_how_far_it_is_names_what_moves_and_what_cant() -> None:
     )
     reason, message = describe_drain([leaver("s", way="never", phase="Suspended")], set())
     assert reason == "Blocked"
-    assert message == "1 left; vm/s can't leave: it is Suspended; it can migrate once it runs or is stopped"
+    assert message == "1 left; vm/s can't leave: phase Suspended; it can migrate once it runs or is stopped"
+
+
+def test_many_that_cant_leave_are_told_by_what_keeps_them_each_reason_once() -> None:
+    stuck = [leaver(f"{reason}{at}", verdict=f"{reason}: why") for reason in "abcde" for at in range(7)]
+    _, message = describe_drain(stuck, set())
+    assert message == (
+        "35 left; vm/a0, vm/a1, vm/a2, vm/a3, vm/a4 and 2 more can't leave: a: why; "
+        "vm/b0, vm/b1, vm/b2, vm/b3, vm/b4 and 2 more can't leave: b: why; "
+        "vm/c0, vm/c1, vm/c2, vm/c3, vm/c4 and 2 more can't leave: c: why; and 14 more can't"
+    )
 
 
 @pytest.mark.parametrize("phase", ["Ready", "Autonomous", "NotReady"])
@@ -153,8 +163,12 @@ def test_a_drain_of_a_silent_node_says_that_it_is_silent(phase: str) -> None:
     told = describe(leaver("a", migration="m"))
     silence = "the node sends no heartbeat, so nothing migrates before it is back; "
     assert told == f"{'' if phase == 'Ready' else silence}1 left; migrating: vm/a"
-    stuck = describe(leaver("a", way="never", phase="Unknown"), leaver("b", verdict="notRunning: start it"))
-    assert (stuck == f"{silence}2 left") is (phase != "Ready"), "whatever else is true of them isn't the reason"
+    stuck = leaver("a", way="never", phase="Unknown"), leaver("b", verdict="notRunning: start it")
+    assert (describe(*stuck) == f"{silence}2 left") is (phase != "Ready"), (
+        "whatever else is true of them isn't the reason"
+    )
+    both = describe(*stuck, leaver("c", migration="m", target="n2"))
+    assert (both == f"{silence}3 left; migrating: vm/c → n2") is (phase != "Ready")
     assert describe() == "nothing is left on the node"
 
 
