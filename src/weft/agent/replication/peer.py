@@ -79,11 +79,7 @@ class Peer:
             self._client.create({"kind": "replica", "name": name, "spec": dict(spec)})
             return
         if there.get("origin") != spec["origin"]:
-            raise AlreadyExists(
-                f"the other cluster has a replica {name} of something else",
-                reason="nameTaken",
-                hint="give this replication another name there, or delete that replica",
-            )
+            raise _taken(name, self._client.project, is_same=there.get("of") == spec.get("of"))
         if there.get("role") == PRIMARY:
             raise _promoted(name)
         differs = {key: spec[key] for key in OWN_FIELDS if key in spec and there.get(key) != spec[key]}
@@ -228,6 +224,16 @@ def _promoted(name: str) -> IllegalTransition:
         f"replica {name} was promoted: it takes no more points",
         reason="staleGeneration",
         hint="its VM runs there now; at that cluster, weft cluster replicate sends back what changed",
+    )
+
+
+def _taken(name: str, project: str, *, is_same: bool) -> AlreadyExists:
+    """``is_same``: the one that is there is of a VM of this name."""
+    whose = "an earlier replication of this VM" if is_same else "another replication"
+    return AlreadyExists(
+        f"the other cluster has replica/{name} of {whose} already, with that one's points",
+        reason="nameTaken",
+        hint=f"weft replica delete {name} -p {project}, at the other cluster, frees the name; all is sent automatically then",
     )
 
 

@@ -10,11 +10,15 @@ import pytest
 
 from weft.agent.replication import peer as module
 from weft.agent.replication.peer import Peer
-from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.cli.command.grammar import load, verbs_of
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable
 
 
 class Answers:
     """What the other cluster says of its replica, question after question; the last again and again."""
+
+    project = "lab"
 
     def __init__(self, *points: list[dict[str, Any]], role: str = "standby") -> None:
         self.left, self.asked, self.role, self.made = list(points), 0, role, list[dict[str, Any]]()
@@ -24,7 +28,7 @@ class Answers:
         self.asked += 1
         if not self.left:
             raise NotFound("there is no replica till")
-        spec = {"origin": "r", "role": self.role}
+        spec = {"origin": "r", "of": "vm/till", "role": self.role}
         return {"spec": spec, "status": {"points": self.left.pop(0) if len(self.left) > 1 else self.left[0]}}
 
     def create(self, manifest: dict[str, Any]) -> None:
@@ -70,6 +74,19 @@ def test_a_replica_that_had_points_and_is_gone_is_not_made_again() -> None:
     assert (told.value.token, answers.made) == ("replicaGone", []) and "delete this replication" in str(told.value.hint)
     make_peer(answers).put_replica("till", {"origin": "r"}, has_points=False)
     assert [one["name"] for one in answers.made] == ["till"]
+
+
+@pytest.mark.parametrize(
+    ("of", "whose"), [("vm/till", "an earlier replication of this VM"), ("vm/shop", "another replication")]
+)
+def test_a_name_that_another_replica_has_is_said_with_how_to_free_it(of: str, whose: str) -> None:
+    with pytest.raises(AlreadyExists, match=f"replica/till of {whose} already") as told:
+        make_peer(Answers([])).put_replica("till", {"origin": "new", "of": of}, has_points=False)
+    assert told.value.token == "nameTaken"
+    hint = str(told.value.hint)
+    assert hint.startswith("weft replica delete till -p lab, at the other cluster, frees the name")
+    command = load("delete", verbs_of("replica")["delete"], BY_NAME["replica"])
+    assert command.name == "delete", "the remedy exists"
 
 
 @pytest.mark.parametrize(
