@@ -26,7 +26,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, ServedDisk
 from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport, find_send
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
-from weft.objects.errors import IllegalTransition, Unavailable, WeftError
+from weft.objects.errors import IllegalTransition, NotFound, Unavailable, WeftError
 
 if TYPE_CHECKING:  # a node that replicates nothing loads none of this
     from weft.agent.replication.peer import Peer
@@ -117,7 +117,7 @@ class Sender:
         late = importlib.import_module("weft.agent.replication.peer")  # see above
         peer = late.Peer(link, order.project)
         try:
-            await asyncio.to_thread(peer.put_replica, order.replica, order.manifest, has_points=order.has_points)
+            await asyncio.to_thread(put_replica, peer, order)
             since = parent = order.since
             for _ in range(OTHER_PARENTS):
                 try:
@@ -216,6 +216,15 @@ class Sender:
             await asyncio.to_thread(peer.await_point, order.replica, order.snapshot, as_standby=order.confirms)
         seconds = self._clock.elapsed() - began
         return msgspec.structs.replace(report, phase="done", number=number, bytes=total[0], seconds=seconds)
+
+
+def put_replica(peer: Peer, order: SendOrder) -> None:
+    """Raises WeftError. What isn't there for it is named with the other cluster: here it may be."""
+    try:
+        peer.put_replica(order.replica, order.manifest, has_points=order.has_points)
+    except NotFound as missing:
+        hint = f"there: {missing.hint}" if missing.hint else None
+        raise NotFound(f"{missing.message} at {order.cluster}", reason=missing.token, hint=hint) from missing
 
 
 def make_failure(order: ReplicationOrder, problem: Exception) -> SendReport:

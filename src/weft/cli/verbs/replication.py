@@ -133,12 +133,21 @@ def _explain_kept(session: Session, name: str, spec: dict[str, Any], field: str)
         hint = f"for a second replica: weft replication create NAME --of vm/{name} --cluster {spec['cluster']}{where}"
     else:
         message = f"vm/{name} is replicated to {west} already, and {field} stays {kept}"
-        replica = dig(there, "spec.replica") or name
-        hint = (
-            f"to send all of it again: weft replication delete {name}{where}, at {west} weft replica delete {replica}, then this "
-            "again"
-        )
+        freed = f", at {west} weft replica delete {_name_replica(there)}" if _may_be_made(there) else ""
+        hint = f"to send all of it again: weft replication delete {name}{where}{freed}, then this again"
     return InvalidInput(message, field=field, hint=hint)
+
+
+def _name_replica(replication: dict[str, Any]) -> str:
+    """As it is typed at the other cluster."""
+    project = dig(replication, "spec.project_there")
+    return str(dig(replication, "spec.replica") or replication["name"]) + (f" -p {project}" if project else "")
+
+
+def _may_be_made(replication: dict[str, Any]) -> bool:
+    """Whether the other cluster may have its replica: it has points, or nothing that it was refused for."""
+    refused = dig(replication, "status.reason") in ("notFound", "forbidden")
+    return bool(dig(replication, "status.point") or (dig(replication, "status.attempt") and not refused))
 
 
 def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -10,7 +10,9 @@ import pytest
 
 from weft.agent.replication import peer as module
 from weft.agent.replication.peer import Peer
+from weft.agent.replication.sender import put_replica
 from weft.cli.command.grammar import load, verbs_of
+from weft.kinds.fields.replication.work import SendOrder
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable
 
@@ -87,6 +89,20 @@ def test_a_name_that_another_replica_has_is_said_with_how_to_free_it(of: str, wh
     assert hint.startswith("weft replica delete till -p lab, at the other cluster, frees the name")
     command = load("delete", verbs_of("replica")["delete"], BY_NAME["replica"])
     assert command.name == "delete", "the remedy exists"
+
+
+def test_what_is_not_there_for_a_replica_is_said_with_the_cluster_that_lacks_it() -> None:
+    class Lacking(Answers):
+        def create(self, manifest: dict[str, Any]) -> None:
+            raise NotFound('pool "nope" not found', hint="weft pool list")
+
+    order = SendOrder(
+        uid="r", node_uid="n", attempt=1, cluster="west", project="lab", replica="till", manifest={}, snapshot="s"
+    )
+    with pytest.raises(NotFound) as told:
+        put_replica(make_peer(Lacking()), order)
+    assert (told.value.message, told.value.hint) == ('pool "nope" not found at west', "there: weft pool list")
+    assert told.value.token == "notFound", "people must act, so it is tried again late"
 
 
 @pytest.mark.parametrize(

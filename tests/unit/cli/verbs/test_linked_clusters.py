@@ -21,14 +21,17 @@ class Server:
     """It has vm/shop, which is replicated to west, and links with west and south. ``kept``: the field that it refuses to change."""
 
     project = "default"
+    there = ""
 
     def __init__(self, kept: str = "", **lists: list[dict[str, Any]]) -> None:
         self.kept, self.lists, self.changed = kept, lists, list[str]()
+        self.status: dict[str, Any] = {"attempt": 1}
 
     def get(self, kind: str, name: str, **_: Any) -> dict[str, Any]:
         if kind == "cluster" and name not in ("west", "south"):
             raise NotFound(f'cluster "{name}" not found', details={"kind": "cluster", "name": name})
-        return {"name": name, "spec": {"cluster": "west", "pool": "local", "project_there": "", "replica": ""}}
+        spec = {"cluster": "west", "pool": "local", "project_there": self.there, "replica": ""}
+        return {"name": name, "spec": spec, "status": self.status}
 
     def list(self, kind: str, **_: Any) -> Any:
         return SimpleNamespace(items=self.lists[kind])
@@ -88,6 +91,26 @@ def test_what_stays_as_it_is_of_a_replication_is_said_in_the_words_of_who_typed_
         replicate(Server(kept), "vm/shop", destination=destination)
     told = name_flags(context, refused.value)
     assert said in told.message and remedy in str(told.hint), (told.message, told.hint)
+
+
+@pytest.mark.parametrize(
+    ("status", "there", "freed"),
+    [
+        ({"attempt": 3, "reason": "notFound"}, "", ""),  # it was refused, so there is nothing to delete
+        ({"attempt": 0}, "", ""),
+        ({"attempt": 3}, "", ", at west weft replica delete shop"),
+        ({"attempt": 3, "reason": "notFound", "point": {"number": 1}}, "", ", at west weft replica delete shop"),
+        ({"attempt": 3}, "lab", ", at west weft replica delete shop -p lab"),
+    ],
+)
+def test_a_replica_that_was_never_made_is_not_said_to_be_deleted(
+    status: dict[str, Any], there: str, freed: str
+) -> None:
+    server = Server("spec.pool")
+    server.status, server.there = status, there
+    with pytest.raises(InvalidInput) as refused:
+        replicate(server, "vm/shop")
+    assert refused.value.hint == f"to send all of it again: weft replication delete shop{freed}, then this again"
 
 
 def test_the_remedy_for_a_second_replica_is_a_command_that_exists() -> None:
