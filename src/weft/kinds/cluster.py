@@ -71,6 +71,17 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+def describe_unlinked(name: str) -> str:
+    return f"cluster {name} isn't linked"
+
+
+def describe_link(name: str, status: ClusterStatus) -> str:
+    """Why that cluster can't be asked as the link is; "" if it can."""
+    if status.phase == "Linked":
+        return ""
+    return f"cluster {name} is {status.phase}" + (f": {status.message}" if status.message else "")
+
+
 def check_cluster(spec: ClusterSpec) -> None:
     """Raises InvalidInput, which never contains a value."""
     spec.url = check_url(spec.url, "spec.url")

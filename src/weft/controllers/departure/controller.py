@@ -32,7 +32,7 @@ from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport, AllocationSpec
-from weft.kinds.cluster import CLUSTER
+from weft.kinds.cluster import CLUSTER, describe_unlinked
 from weft.kinds.fields.allocated_migration import names_other_cluster
 from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.vm import VM, VmSpec
@@ -173,7 +173,7 @@ class Departures:
         """How that cluster is asked, or why it can't be."""
         cluster = view.get(object_key(CLUSTER.name, None, name))
         if cluster is None:
-            return None, Unavailable(f"cluster {name} isn't linked")
+            return None, Unavailable(describe_unlinked(name))
         try:
             return read_link(cluster, self._unseal), Unavailable("it wasn't asked")
         except WeftError as problem:

@@ -19,7 +19,7 @@ from weft.kinds.allocation import (
     is_restoring,
 )
 from weft.kinds.arrival import FROM_UID, LEFT_OUT
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
@@ -82,11 +82,8 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
 
 def _find_why_unlinked(link: Item | None, name: str) -> str:
     if link is None or link.deleting:
-        return f"cluster {name} isn't linked any more"
-    status = link.status(ClusterStatus)
-    if status.phase == LINKED:
-        return ""
-    return f"cluster {name} is {status.phase}" + (f": {status.message}" if status.message else "")
+        return describe_unlinked(name)
+    return describe_link(name, link.status(ClusterStatus))
 
 
 def list_lacks(view: View, workload: Item, place: Item) -> list[str]:

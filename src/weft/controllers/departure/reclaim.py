@@ -26,7 +26,7 @@ from weft.kinds.allocation import (
     has_left_cluster,
 )
 from weft.kinds.arrival import ARRIVED, OVER
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VMS_RECLAIMED, VmSpec
@@ -91,11 +91,11 @@ def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: b
     link = view.get(object_key(CLUSTER.name, None, cluster))
     unreachable, barred, project = "", "", ""
     if link is None or link.deleting:
-        unreachable = f"cluster {cluster} isn't linked"
+        unreachable = describe_unlinked(cluster)
     else:
         status = link.status(ClusterStatus)
         project = link.spec(ClusterSpec).projects.get(workload.envelope.project or "", "")
-        why = f"cluster {cluster} is {status.phase}" + (f": {status.message}" if status.message else "")
+        why = describe_link(cluster, status)
         if status.phase == UNREACHABLE:
             unreachable = why
         elif status.phase != LINKED:

@@ -7,7 +7,7 @@ import msgspec
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.arrival import OVER, ArrivalSpec, ArrivalStatus, name_source
-from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.cluster import CLUSTER, ClusterSpec, describe_unlinked
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.identity import object_key
 
@@ -43,7 +43,7 @@ def read_arriving(view: View, workload: Item) -> ArrivingGuest | Lacking | None:
     source = name_source(item.envelope.creator)
     link = view.get(object_key(CLUSTER.name, None, source))
     if link is None or link.deleting:
-        return Lacking("notLinked", f"cluster {source} isn't linked any more")
+        return Lacking("notLinked", describe_unlinked(source))
     migration = AllocatedMigration(
         key=spec.key,
         peer=f"{source}/{spec.node}",
