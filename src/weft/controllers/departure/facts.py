@@ -28,7 +28,8 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import MAX_NAME, OWN_LABELS, object_key
 
-LINKED = "Linked"
+LINKED, LINK_REFUSED = "Linked", "linkRefused"
+_BARRED = ("Refused", "Suspect", "Failed")  # phases of a link that waiting doesn't end
 
 
 class Departure(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         manifest=make_arrival(view, item, workload, place, key) if workload is not None and place is not None else {},
         lacks=tuple(list_lacks(view, workload, place)) if workload is not None and place is not None else (),
         project=projects.get(item.envelope.project or "", ""),
+        barred=_find_bar(link, spec.cluster or ""),
         unlinked=_find_why_unlinked(None if another else link, spec.cluster or ""),
         gone=gone or another,
         peer_uid=peer_uid,
@@ -84,6 +86,16 @@ def _find_why_unlinked(link: Item | None, name: str) -> str:
     if link is None or link.deleting:
         return describe_unlinked(name)
     return describe_link(name, link.status(ClusterStatus))
+
+
+def _find_bar(link: Item | None, name: str) -> tuple[str, str]:
+    """Reason and message, with the remedy, of a link that only people mend; empty for another."""
+    if link is None or link.deleting or (status := link.status(ClusterStatus)).phase not in _BARRED:
+        return "", ""
+    why, url = describe_link(name, status), link.spec(ClusterSpec).url
+    if status.reason == LINK_REFUSED:
+        why += f"; link it again: weft cluster link {name} {url} --token TOKEN, which weft cluster link-token draws at {name}"
+    return status.reason or LINK_REFUSED, why
 
 
 def list_lacks(view: View, workload: Item, place: Item) -> list[str]:

@@ -52,6 +52,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     lacks: tuple[str, ...] = ()  # what the VM has that another cluster can't have
     project: str = ""  # the link's, there; "": it has none for this one
     unlinked: str = ""  # why the other cluster can't be asked
+    barred: tuple[str, str] = ("", "")  # reason and message, if only people mend the link
     gone: bool = False  # there is no link with it at all
     peer_ca: str = ""
     peer_uid: str = ""  # of that cluster
@@ -115,6 +116,8 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
                 f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
             )
             return DeparturePlan(status=_end(status, "Failed", "noProject", message, now))
+        if facts.barred[0]:
+            return DeparturePlan(status=_end(status, "Failed", *facts.barred, now))
         status = replace(
             status, arrival=MigrationArrival(name=facts.arrival, project=facts.project, cluster_uid=facts.peer_uid)
         )

@@ -309,6 +309,32 @@ def test_another_cluster_that_has_the_name_since_is_not_asked() -> None:
         assert (facts.gone, bool(facts.unlinked)) == (gone, gone)
 
 
+@pytest.mark.parametrize(
+    ("phase", "reason", "said"),
+    [
+        ("Refused", "linkRefused", "is Refused: why; link it again: weft cluster link west https://x --token TOKEN"),
+        ("Refused", "suspectedThere", "cluster west is Refused: why"),
+        ("Suspect", "restored", "cluster west is Suspect: why"),
+        ("Unreachable", "unreachable", ""),
+        ("Pending", "", ""),
+        ("Linked", "oneWay", ""),
+    ],
+)
+def test_over_a_link_that_only_people_mend_nothing_begins_and_the_remedy_is_said(
+    phase: str, reason: str, said: str
+) -> None:
+    item = Item(MIGRATION.make("web-1", SPEC, NOW, uid="u", project="default"))
+    link = CLUSTER.make("west", ClusterSpec(url="https://x", ca=""), NOW, uid="w")
+    link.status = merge_part(link.status, ClusterStatus(phase=phase, reason=reason, message="why"))
+    view = make_view()
+    view.put_item(link.key, Item(link))
+    given = read_departure(view, item, NOW).facts
+    new = plan(SILENT, status=MigrationStatus(), barred=given.barred, unlinked=given.unlinked).status
+    assert (new.phase, new.reason) == (("Failed", reason) if said else ("Pending", "")) and said in new.message
+    noted = plan(SILENT, barred=given.barred, unlinked=given.unlinked).status
+    assert noted.phase == "Pending", "the other cluster may know of it already"
+
+
 @pytest.mark.parametrize(("driver", "copied"), [("directory", True), ("rbd", False)])
 def test_disks_in_a_folder_are_copied_though_their_pool_has_an_id(driver: str, copied: bool) -> None:
     report = NodeReport(pools=[NodePool("local", "id-of-local", driver=driver)])
