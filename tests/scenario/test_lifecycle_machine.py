@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from tests.scenario.api_lab import DoorsLab, make_image, make_vm
 
 from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, NotFound, WeftError
-from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, legal_verbs
+from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, describe_phase, legal_verbs
 
 VERBS = sorted(verb for verb in ALLOWED if verb not in ("exec", "console"))
 WISHES = ("run", "hold", "restart_generation")
@@ -62,7 +62,10 @@ class OneVm(RuleBasedStateMachine):
         except IllegalTransition as refusal:
             assert self.deleting or not legal, refusal.message
             if not self.deleting:
-                assert refusal.details["legal"] == legal_verbs(self.phase) and self.phase in refusal.message
+                assert (
+                    refusal.details["legal"] == legal_verbs(self.phase)
+                    and describe_phase(self.phase) in refusal.message
+                )
             return
         except (InUse, NotFound) as refusal:
             assert self.deleting, refusal.message

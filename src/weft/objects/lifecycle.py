@@ -62,6 +62,16 @@ TRANSITIONS: dict[Phase, frozenset[Phase]] = {
     _P.UNKNOWN: frozenset(_P) - {_P.PENDING, _P.HOLD, _P.REJECTED},
 }
 
+# What a workload is in each phase, where the phase's own name isn't what a sentence needs.
+_IN_WORDS = {
+    _P.HOLD: "held",
+    _P.PROLOG: "being prepared",
+    _P.BOOT: "booting",
+    _P.MIGRATE: "migrating",
+    _P.SHUTDOWN: "shutting down",
+    _P.EPILOG: "being cleaned up",
+}
+
 # The phases in which each verb is legal.
 ALLOWED: dict[str, frozenset[Phase]] = {
     "hold": frozenset({_P.PENDING, _P.REJECTED}),
@@ -88,6 +98,11 @@ SO_ALREADY: dict[str, frozenset[Phase]] = {
 }
 
 
+def describe_phase(phase: str) -> str:
+    """What it is, after ``vm/web is``: ``migrating`` for Migrate, and ``Stopped`` for itself."""
+    return {str(one): words for one, words in _IN_WORDS.items()}.get(phase, phase)
+
+
 def may_change(old: Phase, new: Phase) -> bool:
     return old == new or new in TRANSITIONS[old]
 
@@ -104,7 +119,7 @@ def check_verb(verb: str, phase: Phase, what: str, barred: Collection[str] = (),
         return
     legal = [one for one in legal_verbs(phase) if one not in barred]
     raise IllegalTransition(
-        f"{what} is {phase}: {verb} is not possible now" + (f": {why}" if why else ""),
+        f"{what} is {describe_phase(phase)}: {verb} is not possible now" + (f": {why}" if why else ""),
         hint="possible now: " + ", ".join(one for one in legal if (phase, one) not in _SELDOM),
         details={"phase": str(phase), "verb": verb, "legal": legal},
     )

@@ -9,6 +9,7 @@ import pytest
 from weft.kinds.migration import MIGRATION, MigrationSpec, check_migration
 from weft.kinds.parts.migration.verb import MigrateContainerInput, MigrateInput, make_migration
 from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.lifecycle import describe_phase
 from weft.objects.schema import read_strict
 
 
@@ -82,7 +83,7 @@ def test_only_what_runs_moves_and_cold_what_is_stopped(phase: str, mode: str) ->
     if (phase, mode) == ("Suspended", "cold"):
         assert make_migration(vm, MigrateInput(mode="cold"), "abc")["spec"]["mode"] == "saved"
         return
-    with pytest.raises(IllegalTransition, match=f"is {phase}: it can't migrate") as refused:
+    with pytest.raises(IllegalTransition, match=f"is {describe_phase(phase)}: it can't migrate") as refused:
         make_migration(vm, MigrateInput(mode=mode), "abc")  # type: ignore[arg-type]
     assert ("--cold" in refused.value.hint) is (phase in ("Stopped", "Suspended"))
 

@@ -5,7 +5,16 @@ import itertools
 import pytest
 
 from weft.objects.errors import IllegalTransition
-from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, check_verb, legal_verbs, may_change
+from weft.objects.lifecycle import (
+    ALLOWED,
+    SO_ALREADY,
+    TRANSITIONS,
+    Phase,
+    check_verb,
+    describe_phase,
+    legal_verbs,
+    may_change,
+)
 
 
 def test_the_table_knows_every_phase() -> None:
@@ -51,6 +60,16 @@ def test_an_illegal_verb_names_the_legal_ones(verb: str, phase: Phase) -> None:
     remedies = [word for word in legal_verbs(phase) if (phase, word) != (Phase.UNKNOWN, "console")]
     assert caught.value.hint == "possible now: " + ", ".join(remedies)
     assert caught.value.details["legal"] == legal_verbs(phase) and verb not in legal_verbs(phase)
+
+
+def test_a_sentence_has_a_word_for_each_phase_whose_name_is_none() -> None:
+    with pytest.raises(IllegalTransition, match="vm/x is migrating: resume is not possible now") as told:
+        check_verb("resume", Phase.MIGRATE, "vm/x")
+    assert told.value.details["phase"] == "Migrate", "programs get the phase itself"
+    assert [describe_phase(phase) for phase in Phase if describe_phase(phase) == phase] == [
+        *("Pending", "Rejected", "Running", "Suspended", "Stopped", "Done", "Failed", "Unknown")
+    ]
+    assert describe_phase("Starting") == "Starting", "of another kind"
 
 
 def test_the_legal_verbs_are_those_that_lead_on() -> None:

@@ -30,7 +30,7 @@ def describe_way(obj: Object) -> str:
 
 
 def describe_step(obj: Object) -> str:
-    """``starting      container/web → vm/web   vm/web is Boot``"""
+    """``starting      container/web → vm/web   vm/web is booting``"""
     phase, note = str(dig(obj, "status.phase", "Pending")), dig(obj, "status.message", "")
     return f"{_WORDS.get(phase, phase):<{_WIDTH}}  {describe_way(obj)}" + (f"   {note}" if note else "")
 

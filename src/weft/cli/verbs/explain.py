@@ -30,6 +30,7 @@ from weft.kinds.fields.lease import PREEMPTED
 from weft.kinds.parts.convert_verb import refuse_departed
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
+from weft.objects.lifecycle import describe_phase
 
 
 def recommend_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -146,7 +147,9 @@ def _explain(
 
 
 def _explain_undecided(session: Session, target: Target, obj: dict[str, Any]) -> None:
-    undecided = f"{target.what} is {dig(obj, 'status.phase', 'Pending')}: no placement decided yet{_why(obj)}"
+    undecided = (
+        f"{target.what} is {describe_phase(dig(obj, 'status.phase', 'Pending'))}: no placement decided yet{_why(obj)}"
+    )
     if session.is_data:
         refuse_departed(obj)
         raise NotFound(undecided)

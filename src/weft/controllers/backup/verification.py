@@ -23,7 +23,7 @@ from weft.kinds.fields.backup_verification import (
 )
 from weft.kinds.fields.backup_work import BackupReport
 from weft.objects.identity import MAX_NAME
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.quantity import format_duration
 
 READ, BOOTED = "read", "booted"
@@ -132,7 +132,7 @@ def _plan_test(facts: BackupFacts, test: BackupTest, now: float) -> BackupPlan:
     verdict = _judge(facts, now)
     if verdict is None:
         workload = found.workload if found is not None else None
-        phase = f" is {workload.phase}" if workload is not None else ""
+        phase = f" is {describe_phase(workload.phase)}" if workload is not None else ""
         why = f": {workload.message}" if workload is not None and workload.message else ""
         return BackupPlan(replace(facts.status, order=None, message=f"vm/{test.name}{phase}{why}"))
     return BackupPlan(_end(facts, verdict.pop("result"), "boot", now, **verdict))

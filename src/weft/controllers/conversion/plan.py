@@ -24,7 +24,7 @@ from weft.controllers.conversion.rollback import (
     why,
 )
 from weft.kinds.conversion import ENDED, read_new
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 
 STEADY_SECONDS = 2.0  # for which it runs before it counts as running: what fails at once has failed by then
 
@@ -104,7 +104,7 @@ def _watch(facts: Facts) -> Outcome:
     assert new is not None
     if not is_well(new):
         detail = new.status.message or new.status.reason
-        message = f"{status.new} is {new.status.phase}" + (f": {detail}" if detail else "")
+        message = f"{status.new} is {describe_phase(new.status.phase)}" + (f": {detail}" if detail else "")
         return Outcome(status=replace(status, running_at=None, message=message))
     since = min(status.running_at or facts.now, facts.now)
     if new.status.restarts != status.restarts:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from weft.controllers.conversion.facts import Facts, Outcome, WorkloadFacts, end, is_well, strip
 from weft.controllers.workload.status import STARTING
 from weft.kinds.parts.placement_spec import REFUSALS
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 
 PLACE_PATIENCE_SECONDS = 20.0
 RETURN_SECONDS = 60.0  # for the old one to run again
@@ -106,7 +106,10 @@ def _await_old(facts: Facts) -> Outcome:
     if not failed and left > 0:
         return Outcome(status=status, requeue_after=left)
     detail = old.status.message or old.status.reason
-    return _end(facts, f"{old.what} has not recovered: it is {old.status.phase}" + (f": {detail}" if detail else ""))
+    return _end(
+        facts,
+        f"{old.what} has not recovered: it is {describe_phase(old.status.phase)}" + (f": {detail}" if detail else ""),
+    )
 
 
 def _end(facts: Facts, also: str = "") -> Outcome:

@@ -28,7 +28,7 @@ from weft.kinds.fields.recovery.run import (
     VmResult,
 )
 from weft.kinds.recovery_plan import MOST_MEMBERS, RecoveryPlanStatus
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.quantity import format_duration
 
 _ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
@@ -157,7 +157,11 @@ def _refresh_check(facts: RecoveryFacts, member: RunMember, check: RunCheck, now
     runs = vm is not None and vm.phase == Phase.RUNNING
     if check.type == "running":
         message = (
-            "" if runs else f"it is {vm.phase}{': ' * bool(vm.message)}{vm.message}" if vm is not None else "it is gone"
+            ""
+            if runs
+            else f"it is {describe_phase(vm.phase)}{': ' * bool(vm.message)}{vm.message}"
+            if vm is not None
+            else "it is gone"
         )
         return replace(check, passed_at=now if runs else 0.0, message=shorten(message, MOST_SAID))
     found = facts.ready.get(check.service)

@@ -29,6 +29,7 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, is_of_volumes, read_workload, workload_key
 from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming, pool_of
+from weft.objects.lifecycle import describe_phase
 
 SOURCE_GONE, IN_USE, NO_DATA, NO_VOLUMES = "sourceGone", "inUse", "noData", "noVolumes"
 
@@ -189,7 +190,9 @@ def _find_container(view: View, container: Item) -> Place | Waits:
         return Waits(NO_VOLUMES, f"container/{name} mounts no volumes", fails=True)
     if allocation.report(AllocationReport).state in ("pending", "preparing", "starting"):
         status = container.status(WorkloadStatus)
-        return Waits("notStarted", f"container/{name} is {status.phase}: the snapshot waits until it runs")
+        return Waits(
+            "notStarted", f"container/{name} is {describe_phase(status.phase)}: the snapshot waits until it runs"
+        )
     disks = {one.name: SnapshotDisk(key=one.uid, size=one.size, pool=one.pool) for one in place.volumes}
     ordered = [OrderedVolume(uid=one.uid, name=one.name, pool=one.pool, pool_id=one.pool_id) for one in place.volumes]
     return Place(place.node, place.node_uid, disks, ordered, [container, allocation])

@@ -11,7 +11,7 @@ from weft.kinds.record import Object, Verb
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import MAX_NAME
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -52,7 +52,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
         )
     if phase not in _CAN:
         raise IllegalTransition(
-            f"{what} is {phase}: it can't be converted",
+            f"{what} is {describe_phase(phase)}: it can't be converted",
             hint=f"weft stop {what}" if phase == Phase.SUSPENDED else "convert it while it runs or is stopped",
             details={"phase": str(phase), "verb": "convert"},
         )

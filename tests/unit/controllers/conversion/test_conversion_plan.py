@@ -258,7 +258,7 @@ def test_it_has_gone_back_when_the_old_one_runs_again_or_clearly_does_not() -> N
     for status, why in (
         (failed, "it is Failed: imageFailed"),
         (told, "it is Failed: no such image"),
-        (late, "it is Boot: starting"),
+        (late, "it is booting: starting"),
     ):
         assert status.phase == "Undone" and f"container/web has not recovered: {why}" in status.message
 

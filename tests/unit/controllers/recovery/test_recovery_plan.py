@@ -89,7 +89,7 @@ def test_a_group_begins_once_the_checks_of_the_one_before_have_passed() -> None:
     world.step()
     assert world.acts == ["begin", "make db"]
     world.step()
-    assert world.acts == ["begin", "make db"] and world.status.message == "vm/run-db: it is Boot"
+    assert world.acts == ["begin", "make db"] and world.status.message == "vm/run-db: it is booting"
     world.let_run("run-db")
     world.step()
     assert world.acts[-1] == "make web"
@@ -128,8 +128,8 @@ def test_the_deadline_ends_a_run_and_names_what_was_waited_for() -> None:
     world.step()
     result = world.status.rehearsal
     assert result is not None and (result.phase, result.reason, result.rto_seconds) == ("Failed", "deadline", None)
-    assert result.message == "not done within 1m: vm/run-db: it is Boot"
-    assert [one.message for one in result.checks] == ["it is Boot", "the VM was not made", "the VM was not made"]
+    assert result.message == "not done within 1m: vm/run-db: it is booting"
+    assert [one.message for one in result.checks] == ["it is booting", "the VM was not made", "the VM was not made"]
     assert world.acts[-1] == "drop"
 
 

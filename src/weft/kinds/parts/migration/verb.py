@@ -12,7 +12,7 @@ from weft.kinds.parts.migration.departing import refuse_kept_here
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import MAX_NAME
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
@@ -96,7 +96,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
             Phase.SUSPENDED: "resume it, or migrate it with --cold: its memory goes with it",
         }
         raise IllegalTransition(
-            f"{what} is {phase}: it can't migrate",
+            f"{what} is {describe_phase(phase)}: it can't migrate",
             hint=hints.get(Phase(phase), "migrate it while it runs"),
             details={"phase": str(phase), "verb": "migrate"},
         )

@@ -15,7 +15,7 @@ from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_rest
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.identity import MAX_NAME
-from weft.objects.lifecycle import Phase
+from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
 RESTORED = "Restored"  # the condition that tells how the last restore in place goes
@@ -81,7 +81,7 @@ def _require_disks(verb: str, obj: Object) -> None:
     refuse_converting(obj)
     if not has_disks(phase, dig(obj, "status.node")):
         raise IllegalTransition(
-            f"{what} is {phase}: its disks {_describe_disks(phase, obj)}, so {verb} is not possible now",
+            f"{what} is {describe_phase(phase)}: its disks {_describe_disks(phase, obj)}, so {verb} is not possible now",
             hint=f"wait until it runs: weft wait {what}",
             details={"phase": str(phase), "verb": verb},
         )
@@ -127,7 +127,7 @@ def _refuse_memory(obj: Object) -> None:
     refuse_lost_memory(what, phase)
     if phase not in (Phase.RUNNING, Phase.BOOT, Phase.MIGRATE):
         raise IllegalTransition(
-            f"{what} is {phase}: it has no memory to keep now",
+            f"{what} is {describe_phase(phase)}: it has no memory to keep now",
             field="memory",
             hint="take the snapshot without memory, or start the VM first",
             details={"phase": str(phase), "verb": "snapshot"},

@@ -14,6 +14,7 @@ from weft.kinds.parts.snapshot.verbs import has_disks
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.identity import MAX_NAME
+from weft.objects.lifecycle import describe_phase
 from weft.objects.schema import field
 
 
@@ -101,7 +102,7 @@ def _take_of_container(obj: Object, given: TakeInput, mark: str) -> dict[str, An
         )
     if not has_disks(phase, dig(obj, "status.node")):
         raise IllegalTransition(
-            f"{what} is {phase}: its volumes have no place yet, so snapshot is not possible",
+            f"{what} is {describe_phase(phase)}: its volumes have no place yet, so snapshot is not possible",
             hint=f"wait until it runs: weft wait {what}, or take snapshots of its volumes: weft volume snapshot NAME",
             details={"phase": str(phase), "verb": "snapshot"},
         )
