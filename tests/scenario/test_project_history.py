@@ -93,9 +93,9 @@ def test_a_project_goes_with_what_has_ended_in_it(lab: Lab) -> None:
 
 SETTLING = MigrationArrival(name="a", project="p", cluster_uid="c")
 UNDER_WAY = {
-    "pending": (migrated("m", "Pending"), "migration/m, decision/migration.m"),
-    "finishing": (migrated("m", "Finishing"), "migration/m, decision/migration.m"),
-    "unsettled": (migrated("m", arrival=SETTLING), "migration/m, decision/migration.m"),
+    "pending": (migrated("m", "Pending"), "migration/m"),
+    "finishing": (migrated("m", "Finishing"), "migration/m"),
+    "unsettled": (migrated("m", arrival=SETTLING), "migration/m"),
     "conversion": ((converted("web", "AwaitingConfirmation"),), "conversion/web"),
 }
 
@@ -113,6 +113,13 @@ def test_what_goes_on_keeps_its_project_and_then_nothing_is_lost(lab: Lab, what:
     with pytest.raises(InUse, match=f'^project "physics" is in use by {named}$'):
         lab.client.delete("project", "physics")
     assert lab.left() == before and lab.client.get("project", "physics")["deleting_since"] is None
+
+
+def test_a_decision_whose_owner_has_just_gone_is_named_with_when_it_goes(lab: Lab) -> None:
+    lab.keep(migrated("m")[1])
+    with pytest.raises(InUse, match="is in use by decision") as refused:
+        lab.client.delete("project", "physics")
+    assert refused.value.hint == "what it belongs to was deleted, and it goes with that: try again in a moment"
 
 
 def test_what_goes_on_is_found_beyond_the_first_page_and_all_pages_go(lab: Lab) -> None:

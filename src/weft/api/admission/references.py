@@ -185,17 +185,28 @@ def is_referred_to(kind: Kind) -> bool:
 
 
 def in_use(kind: Kind, envelope: Envelope, users: list[str]) -> InUse:
-    """The error for deleting an object that others need."""
+    """The error for deleting an object that others need. What goes with its owner isn't named of the content of a project: nobody
+    deletes it alone."""
     users = list(dict.fromkeys(users))
+    if kind.lifetime.holds_objects:
+        users = [user for user in users if not _goes_with_owner(user)] or users
     shown = ", ".join(users[:_SHOWN]) + (" and more" if len(users) > _SHOWN else "")
     own = next((user for user in users if not user.startswith(_OTHERS)), "")
     if own and " " not in own and BY_NAME[own.partition("/")[0]].scope == "project":
         own += give_project(envelope.name if kind.lifetime.holds_objects else envelope.project)
+    hint = f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first"
+    if kind.lifetime.holds_objects and own and _goes_with_owner(own):
+        hint = "what it belongs to was deleted, and it goes with that: try again in a moment"
     return InUse(
         f'{kind.title} "{envelope.name}" is in use by {shown}',
-        hint=f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first",
+        hint=hint,
         details={"by": users[:_SHOWN]},
     )
+
+
+def _goes_with_owner(user: str) -> bool:
+    kind = BY_NAME.get(user.partition("/")[0])
+    return kind is not None and kind.lifetime.goes_with_owner and kind.access.writer == "fabric"
 
 
 async def _plan_shared(
