@@ -6,6 +6,7 @@ another program in between, it is never seen in the node's own namespace, and it
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Collection, Iterable, Sequence
 from typing import IO
@@ -69,10 +70,20 @@ async def spawn_in_mount_namespace(
     stdout: int | IO[bytes] = subprocess.DEVNULL,
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Start a program that runs on. Raises OSError."""
+    """Start a program that runs on; cancelled, it doesn't. Raises OSError."""
+    started: list[subprocess.Popen[bytes]] = []
 
-    def work() -> subprocess.Popen[bytes]:
+    def work() -> None:
         leave_mounts(hidden)
-        return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True)
+        started.append(
+            subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, cwd="/", start_new_session=True)
+        )
 
-    return await run_in_own_thread(work)
+    try:
+        await run_in_own_thread(work)
+    except asyncio.CancelledError:
+        for process in started:
+            process.kill()
+            process.wait()
+        raise
+    return started[0]
