@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 import signal
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ def read_parent(pid: int) -> int | None:
     """The number of its parent; None if it has gone."""
     fields = _stat_fields(pid)
     return int(fields[1]) if fields else None
+
+
+def has_children(pid: int) -> bool:
+    """Whether it has child processes; one that has ended counts until it is waited for. False on a kernel that doesn't say."""
+    for children in glob.iglob(f"/proc/{pid}/task/*/children"):  # of each thread those that it started
+        with contextlib.suppress(OSError):
+            if Path(children).read_bytes():
+                return True
+    return False
 
 
 def is_alive(process: ProcessId) -> bool:

@@ -33,3 +33,15 @@ def test_the_kernels_own_and_one_that_has_ended_have_no_command_line() -> None:
     with subprocess.Popen(["true"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert process.pid not in dict(processes.list_arguments())
+
+
+def test_a_child_counts_until_it_is_waited_for() -> None:
+    script = "sleep 60 & echo up; read -r _; kill $!; wait; echo alone; read -r _"
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"up\n" and processes.has_children(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == b"alone\n" and not processes.has_children(process.pid)
+        process.communicate(b"\n")
+    assert not processes.has_children(process.pid)

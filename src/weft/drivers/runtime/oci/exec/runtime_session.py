@@ -87,8 +87,7 @@ class OciSession(ChannelSession):
                     os.kill(pid, signal.SIGHUP)
             await self._clock.sleep(HANG_UP_SECONDS)
         await _reap(self._process)
-        for suffix in (".json", ".pid"):
-            self._marks.with_suffix(suffix).unlink(missing_ok=True)
+        _drop(self._marks)
 
     def _find_command(self) -> int | None:
         try:
@@ -105,16 +104,26 @@ async def start_exec(
     container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest
 ) -> OciSession:
     """Raises InvalidInput, DriverFailed."""
-    plan, runtime = container.record.plan, container.runtime
     if container.record.process is not None:
-        await wait_for_program(container.record.process.pid, runtime.program, clock)
+        await wait_for_program(container.record.process.pid, container.runtime.program, clock)
     marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
+    try:
+        return await _start(container, facts, groups, clock, request, marks)
+    except BaseException:
+        _drop(marks)
+        raise
+
+
+async def _start(
+    container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest, marks: Path
+) -> OciSession:
+    plan, runtime = container.record.plan, container.runtime
     spec = marks.with_suffix(".json")
     with os.fdopen(os.open(spec, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
     words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
     if request.tty:
-        terminal = await open_terminal(runtime, words, plan.id, marks.with_suffix(".terminal"))
+        terminal = await open_terminal(runtime, words, plan.id, marks, clock)
         stdin = terminal.channel or Channel(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         channels = {"stdout": terminal.channel, "errors": terminal.errors}
         outputs = {name: channel for name, channel in channels.items() if channel is not None}
@@ -132,6 +141,12 @@ async def start_exec(
         pipe.close()
     outputs = {"stdout": stdout, "stderr": stderr}
     return OciSession(process, marks, groups, clock, plan.id, stdin, outputs)
+
+
+def _drop(marks: Path) -> None:
+    unfinished = marks.with_name(f".{marks.name}.pid")  # of a runc that was ended as it wrote it
+    for mark in (marks.with_suffix(".json"), marks.with_suffix(".pid"), unfinished):
+        mark.unlink(missing_ok=True)
 
 
 async def wait_for_program(pid: int, runtime: str, clock: Clock) -> None:

@@ -3,6 +3,10 @@
 crun hands over the container's own terminal: when it carries the bytes itself it never passes a later size on, it only reads
 one as it starts (1.8.1). runc carries the bytes between the container's terminal and one of ours, and passes sizes on; where
 it hands its terminal over, it doesn't wait for the command.
+
+runc may hang for good, without a word, while it starts a command (1.1.5; its issue 3334): if the start fails before runc has set
+our terminal, or that terminal hangs up before, runc waits for the end of output that it never notices. So our end stays open until
+the command has begun, and a runc that hangs is ended and started again.
 """
 
 from __future__ import annotations
@@ -17,15 +21,18 @@ import struct
 import subprocess
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from weft.contracts.clock import Clock
+from weft.drivers.linux.processes import has_children
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed
 
 HAND_OVER_SECONDS = 30.0
+LOOK_SECONDS, HUNG_LOOKS = 0.01, 200
 
 
 class Terminal:
@@ -47,26 +54,71 @@ class Terminal:
             self.process.send_signal(signal.SIGWINCH)
 
 
-async def open_terminal(runtime: Runtime, words: list[str], container_id: str, socket_path: Path) -> Terminal:
-    """Start ``words``, an exec of the runtime, with a terminal; ``socket_path`` is free. Raises DriverFailed, OSError."""
+async def open_terminal(runtime: Runtime, words: list[str], container_id: str, marks: Path, clock: Clock) -> Terminal:
+    """Start ``words``, an exec of the runtime, with a terminal; ``marks`` with a suffix are its files, the pid file one of them.
+    Cancelled or failed, it leaves no process. Raises DriverFailed, OSError."""
     if runtime.name == "crun":
-        return await _receive_terminal(runtime, words, container_id, socket_path)
-    return await _relay_terminal(runtime, words, container_id)
+        return await _receive_terminal(runtime, words, container_id, marks.with_suffix(".terminal"))
+    return await _relay_terminal(runtime, [*words, "--tty", container_id], marks.with_suffix(".pid"), clock)
 
 
-async def _relay_terminal(runtime: Runtime, words: list[str], container_id: str) -> Terminal:
+async def _relay_terminal(runtime: Runtime, words: list[str], pid_file: Path, clock: Clock) -> Terminal:
     ours, theirs = os.openpty()
     try:
-        tty.setraw(theirs)
-        process = await spawn_in_mount_namespace(
-            [*words, "--tty", container_id], runtime.hidden, stdin=theirs, stdout=theirs, stderr=theirs
-        )
+        async with _within_limit():
+            while (process := await _start_relay(runtime, words, theirs, pid_file, clock)) is None:
+                pass
     except BaseException:
         os.close(ours)
         raise
     finally:
         os.close(theirs)
     return Terminal(process, Channel(ours), relayed=True)
+
+
+async def _start_relay(
+    runtime: Runtime, words: list[str], theirs: int, pid_file: Path, clock: Clock
+) -> subprocess.Popen[bytes] | None:
+    """None if it hung, and was ended."""
+    tty.setraw(theirs)  # one that hung may have left it otherwise
+    process = await spawn_in_mount_namespace(words, runtime.hidden, stdin=theirs, stdout=theirs, stderr=theirs)
+    goes_on = False
+    try:
+        goes_on = await _goes_on(process, pid_file, clock)
+    finally:
+        if not goes_on:
+            process.kill()  # a command that it has just begun is hung up: it held that one's terminal
+            process.wait()
+    return process if goes_on else None
+
+
+async def _goes_on(process: subprocess.Popen[bytes], pid_file: Path, clock: Clock) -> bool:
+    """True once the command has begun or the runtime has ended. False if it hangs: its child, which was to become the command, has
+    failed if it is gone before there is a pid file, and then the runtime should end at once."""
+    forked, looks = False, 0
+    while looks < HUNG_LOOKS:
+        has_child = has_children(process.pid)  # first: a command that has begun and ended isn't run again
+        if _has_ended_or_begun(process, pid_file):
+            return True
+        forked = forked or has_child
+        looks = looks + 1 if forked and not has_child else 0
+        await clock.sleep(LOOK_SECONDS)
+    return False
+
+
+def _has_ended_or_begun(process: subprocess.Popen[bytes], pid_file: Path) -> bool:
+    return process.poll() is not None or pid_file.exists()
+
+
+@contextlib.asynccontextmanager
+async def _within_limit() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(HAND_OVER_SECONDS):
+            yield
+    except TimeoutError:
+        raise DriverFailed(
+            f"the command's terminal wasn't there within {HAND_OVER_SECONDS:.0f} s", details={"step": "exec"}
+        ) from None
 
 
 async def _receive_terminal(runtime: Runtime, words: list[str], container_id: str, socket_path: Path) -> Terminal:
@@ -102,7 +154,7 @@ async def _receive_descriptor(listener: socket.socket, process: subprocess.Popen
     """None if the process ended without handing one over. Raises DriverFailed."""
     ends = os.pidfd_open(process.pid)
     try:
-        async with asyncio.timeout(HAND_OVER_SECONDS):
+        async with _within_limit():
             await _wait_for_either(listener.fileno(), ends)
             try:
                 connection, _ = listener.accept()
@@ -115,10 +167,6 @@ async def _receive_descriptor(listener: socket.socket, process: subprocess.Popen
                     _, descriptors, _, _ = socket.recv_fds(connection, 4096, 1, socket.MSG_CMSG_CLOEXEC)
                 except BlockingIOError:
                     return None
-    except TimeoutError:
-        raise DriverFailed(
-            f"the command's terminal wasn't there within {HAND_OVER_SECONDS:.0f} s", details={"step": "exec"}
-        ) from None
     finally:
         os.close(ends)
     return descriptors[0] if descriptors else None
