@@ -48,7 +48,7 @@ def open_dashboard(server: FabricServer) -> Iterator[tuple[BrowserContext, str]]
         link = relay.stdout.readline().strip()
         with sync_playwright() as playwright:
             flags = ["--no-sandbox", "--disable-gpu"]
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium-headless-shell"), args=flags)
             context = browser.new_context(viewport={"width": 1280, "height": 800})
             page = context.new_page()
             page.goto(link)
@@ -86,8 +86,8 @@ def see(page: Page, client: Client, number: int) -> float:
 
 
 def measure() -> Measurement:
-    if shutil.which("chromium") is None:
-        raise SystemExit("dashboard_page needs Debian's chromium: tools/install tests")
+    if shutil.which("chromium-headless-shell") is None:
+        raise SystemExit("dashboard_page needs chromium-headless-shell: tools/install tests")
     loads, seen, frames = [], [], []
     with (
         running_server("api", [make_vm(n) for n in range(VMS)]) as server,
