@@ -111,12 +111,18 @@ def digest(words: list[str], line: str, files: list[str]) -> str:
     return seen.hexdigest()[:20]
 
 
-def ask(folder: str, key: str, words: list[str], line: str, files: list[str]) -> None:
-    """A note to the keeper, unless there is one."""
-    note = os.path.join(folder, "wanted", key)
+def create(path: str) -> int:
+    """A descriptor that writes it; -1: it is there."""
     try:
-        number = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
+        return -1
+
+
+def ask(folder: str, key: str, words: list[str], line: str, files: list[str]) -> None:
+    """A note to the keeper by the second of its kind, unless there is one: more than half of the kinds have one guest only."""
+    note = os.path.join(folder, "wanted", key)
+    if create(f"{note}.once") >= 0 or (number := create(note)) < 0:
         return
     paths = [os.readlink(path) if path.startswith("/proc/") else path for path in files]
     with open(number, "w") as file:
