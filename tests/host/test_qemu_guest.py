@@ -160,9 +160,16 @@ async def test_it_runs_inside_its_limits(driver: QemuDriver, lab: GuestLab, plan
     assert line[0].endswith(b"qemu-system-x86_64") and line[1:3] == [b"-name", b"guest=guest"]
 
 
-async def test_a_seed_disk_runs_once_per_instance(driver: QemuDriver, lab: GuestLab) -> None:
+async def test_a_seed_disk_runs_once_per_instance_and_what_it_left_to_be_started_at_each_boot(
+    driver: QemuDriver, lab: GuestLab
+) -> None:
     seed = lab.folder / "seed.tar"
-    script = b"#!/bin/sh\necho seeded >> /root/seeded\n"
+    script = b"""#!/bin/sh
+echo seeded >> /root/seeded
+mkdir -p /etc/weft/start.d
+printf '#!/bin/sh\\necho started >> /root/started\\n' > /etc/weft/start.d/one
+chmod +x /etc/weft/start.d/one
+"""
     header = bytearray(512)
     for at, text in (
         (0, b"user-data"),
@@ -177,12 +184,13 @@ async def test_a_seed_disk_runs_once_per_instance(driver: QemuDriver, lab: Guest
     seed.write_bytes((bytes(header) + script.ljust(512, b"\0")).ljust(MIB, b"\0"))
     plan = lab.plan("seeded", machine="microvm")
     plan = msgspec.structs.replace(plan, disks=[*plan.disks, GuestDisk(str(seed), "raw", "weft-seed", read_only=True)])
-    for _ in range(2):
+    for boot in range(1, 4):
         await ready(driver, plan)
-        await shell(driver, plan, "while [ ! -f /root/seeded ] || pidof rc; do sleep 0.1; done")
-        await driver.stop(plan.id, grace_seconds=20)
-    await ready(driver, plan)
-    assert await shell(driver, plan, "sleep 1; cat /root/seeded") == "seeded"
+        started = f'[ "$(xargs < /root/started)" = "{" ".join(["started"] * boot)}" ]'
+        await shell(driver, plan, f"for n in $(seq 200); do {started} && exit 0; sleep 0.1; done; exit 1")
+        assert await shell(driver, plan, "sync; cat /root/seeded") == "seeded"
+        if boot < 3:
+            await driver.stop(plan.id, grace_seconds=20)
     await driver.stop(plan.id, grace_seconds=0)
     await driver.remove(plan.id)
 

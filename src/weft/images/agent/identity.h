@@ -83,7 +83,8 @@ static void run_renewal_script(void) {
         setsid();
         int nowhere = open("/dev/null", O_RDWR);
         for (int i = 0; nowhere >= 0 && i < 3; i++) dup2(nowhere, i);
-        execl("/bin/sh", "sh", renewal_script, NULL);
+        execl(renewal_script, renewal_script, NULL);
+        execl("/bin/sh", "sh", renewal_script, NULL); /* it may lack the mark of a program */
         _exit(127);
     }
 }

@@ -1,7 +1,7 @@
 """Builds the tiny image: a bundle tar with a root disk, a kernel and an initial RAM file system.
 
 Reads Debian's package archive (one kernel package, kept in the cache and only unpacked, never installed) and the local
-busybox, compiles ``init.c`` and ``agent.c`` with the local compiler, and writes the bundle in one rename. The same
+busybox, compiles ``init.c``, ``devices.c`` and ``agent.c`` with the local compiler, and writes the bundle in one rename. The same
 inputs give the same bytes: every time stamp, UUID and hash seed is fixed.
 """
 
@@ -70,7 +70,7 @@ def build_tiny(out_path: Path, cache_dir: Path, report: Callable[[str], None] = 
         programs = compile_programs(work)
         write_kernel(kernel_tree, members["kernel"])
         write_initrd(kernel_tree, programs["init"], members["initrd"], work)
-        write_disk(kernel_tree, programs["agent"], members["disk.qcow2"], work)
+        write_disk(kernel_tree, programs["agent"], programs["devices"], members["disk.qcow2"], work)
         manifest = BundleManifest(
             disk="disk.qcow2",
             disk_format="qcow2",
@@ -86,9 +86,9 @@ def build_tiny(out_path: Path, cache_dir: Path, report: Callable[[str], None] = 
 
 
 def compile_programs(work: Path) -> dict[str, Path]:
-    """Static ``init`` and ``agent``; the agent has no loader to wait for and no library to miss."""
+    """Static ``init``, ``devices`` and ``agent``; they have no loader to wait for and no library to miss."""
     programs = {}
-    for source in (SOURCES / "init.c", AGENT):
+    for source in (SOURCES / "init.c", SOURCES / "devices.c", AGENT):
         programs[source.stem] = compile_program(source, work / source.stem)
     return programs
 
@@ -102,10 +102,10 @@ def write_initrd(tree: Path, init: Path, target: Path, work: Path) -> None:
     target.write_bytes(pack_cpio(entries))
 
 
-def write_disk(tree: Path, agent: Path, target: Path, work: Path) -> None:
+def write_disk(tree: Path, agent: Path, devices: Path, target: Path, work: Path) -> None:
     """The root file system as qcow2, made without mounting anything."""
     root = work / "root"
-    lay_out_root(root, agent)
+    lay_out_root(root, agent, devices)
     copy_modules(tree, LATE_MODULES, root / "lib/modules")
     copy_modules(tree, OPTIONAL_MODULES, root / "lib/modules", required=False)
     raw = work / "disk.raw"
@@ -124,7 +124,7 @@ def write_disk(tree: Path, agent: Path, target: Path, work: Path) -> None:
     raw.unlink()
 
 
-def lay_out_root(root: Path, agent: Path) -> None:
+def lay_out_root(root: Path, agent: Path, devices: Path) -> None:
     """The files of the root, except kernel modules."""
     for folder in ("bin", "dev", "etc", "lib/modules", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "usr",
                    "usr/local/bin", "usr/local/lib/weft", "var/lib/weft", "var/log", "var/tmp", "www"):  # fmt: skip
@@ -136,6 +136,7 @@ def lay_out_root(root: Path, agent: Path) -> None:
     busybox = Path(shutil.which("busybox") or "/bin/busybox").resolve()
     shutil.copy(busybox, root / "bin/busybox")
     shutil.copy(agent, root / "bin/weft-agent")
+    shutil.copy(devices, root / "bin/weft-devices")
     applets = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True).stdout.split()
     for applet in applets:
         if not (root / "bin" / applet).exists():
@@ -151,12 +152,11 @@ def lay_out_root(root: Path, agent: Path) -> None:
     }
     for name, text in files.items():
         (root / name).write_text(text)
-    for name in ("rc", "hotplug", "udhcpc.script"):
-        shutil.copy(SOURCES / name, root / "etc" / name)
-    shutil.copy(SOURCES / "renewed", root / "usr/local/lib/weft/renewed")
+    shutil.copy(SOURCES / "rc", root / "etc/rc")
+    (root / "usr/local/lib/weft/renewed").symlink_to("/bin/weft-devices")
     for path in root.rglob("*"):
         if path.is_file() and not path.is_symlink():
-            program = path.parent.name == "bin" or path.name in ("rc", "hotplug", "udhcpc.script", "renewed")
+            program = path.parent.name == "bin" or path.name == "rc"
             path.chmod(0o755 if program else 0o644)
 
 

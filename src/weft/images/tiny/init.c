@@ -2,8 +2,8 @@
  *
  * Loads the virtio modules that the root disk and the agent's port need, mounts the root (found by its label, so the
  * order of disks doesn't matter), starts the agent first because readiness waits for it, then a shell on the serial
- * line and /etc/rc in the background. Afterwards it reaps orphans, starts agent and shell again when they end, and
- * takes busybox's signals for the ends: SIGUSR1 and SIGUSR2 power off, SIGTERM reboots.
+ * line and, in the background, weft-devices, which gets the network. Afterwards it reaps orphans, starts agent and shell
+ * again when they end, and takes busybox's signals for the ends: SIGUSR1 and SIGUSR2 power off, SIGTERM reboots.
  *
  * It never leaves: where a step fails it says so on the console and goes on, because a kernel without PID 1 panics.
  */
@@ -12,8 +12,8 @@
 #define ROOT_LABEL "tiny-root"
 
 static const char *const disk_modules[] = {"virtio_blk", "virtio_console", NULL};
-static const char *const late_modules[] = {"failover", "net_failover", "virtio_net", "virtio-rng", "virtio_balloon",
-                                           "virtio_mem", NULL};
+static const char *const nic_modules[] = {"failover", "net_failover", "virtio_net", NULL};
+static const char *const late_modules[] = {"virtio-rng", "virtio_balloon", "virtio_mem", NULL};
 
 static char root_device[64];
 
@@ -48,15 +48,24 @@ static void start(struct service *service) {
     if (service->pid < 0) service->pid = 0; /* no memory just now: tried again soon */
 }
 
-static pid_t start_background(void) {
-    pid_t pid = fork();
-    if (pid != 0) return pid;
-    for (const char *const *name = late_modules; *name; name++) load_module("/lib/modules", *name);
+static void load_installed(const char *const *names) {
+    for (; *names; names++) load_module("/lib/modules", *names);
+}
+
+/* The network first: its answers take time in which the rest is done. */
+static void start_background(void) {
+    if (fork() != 0) return;
+    load_installed(nic_modules);
+    if (fork() != 0) {
+        allow_signals();
+        setsid();
+        execl("/bin/weft-devices", "weft-devices", NULL);
+        log_failure("program", "weft-devices");
+        _exit(127);
+    }
+    load_installed(late_modules);
     grow(open(root_device, O_RDONLY | O_CLOEXEC), open("/", O_RDONLY | O_CLOEXEC), root_device);
-    allow_signals();
-    setsid();
-    execl("/bin/sh", "sh", "/etc/rc", NULL);
-    _exit(127);
+    _exit(0);
 }
 
 static void end_machine(int how) {
