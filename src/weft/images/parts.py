@@ -123,7 +123,7 @@ def pack_cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
 
 
 def copy_modules(tree: Path, names: Sequence[str], target: Path, *, required: bool = True) -> list[Path]:
-    """Copies without signature and debug parts: checking a signature costs an emulated CPU milliseconds per module."""
+    """Copies without signature, types and debug parts: checking those costs an emulated CPU milliseconds per module."""
     found = {path.name: path for path in (tree / "lib/modules").rglob("*.ko")}
     target.mkdir(parents=True, exist_ok=True)
     copies = []
@@ -133,7 +133,7 @@ def copy_modules(tree: Path, names: Sequence[str], target: Path, *, required: bo
             if required:
                 raise DriverFailed(f"an image can't be built: kernel {tree.name} has no module {name}")
             continue
-        run(["strip", "--strip-debug", "-o", str(target / source.name), str(source)], f"strip {name}")
+        run(["strip", "--strip-debug", "-R", ".BTF", "-o", str(target / source.name), str(source)], f"strip {name}")
         copies.append(target / source.name)
     return copies
 
