@@ -79,8 +79,9 @@ def test_all_of_the_server_s_processes_and_a_node_are_read_together_by_time(fabr
     assert fabric.weft("logs", "server/api", "--tail", "2").out.count("\n") == 2
 
 
-def test_a_collector_gets_what_nodes_log(fabric: Fabric) -> None:
-    until(lambda: {"node/n1", "node/n2"} <= {service for service, _ in COLLECTOR.lines})
+def test_a_collector_gets_what_nodes_log_from_their_start_on(fabric: Fabric) -> None:
+    wanted = {(f"node/{node}", f"INFO node {node} has 0 allocations and 0 running guests") for node in ("n1", "n2")}
+    until(lambda: wanted <= set(COLLECTOR.lines))
 
 
 def test_a_killed_process_s_last_words_and_its_end_are_there(fabric: Fabric) -> None:

@@ -218,6 +218,7 @@ class Agent:
 
     async def start(self) -> None:
         """Find the guests that are here, then follow the server. Returns once all guests are known."""
+        self.logs.own.begin()  # also what is said of the guests that it finds
         await self._templates.begin()
         run = await self.allocations.take_up()
         log.info("node %s has %d allocations and %d running guests", self.host.node, len(self.table.states), run)
@@ -275,6 +276,7 @@ class Agent:
         await self._container_images.close()
         self.images.close()
         self._reporter.close()
+        self.logs.own.close()
         await self.runtimes.close()
         await self._network_driver.close()
 
