@@ -21,6 +21,8 @@ from tests.scenario.test_gateway_logs import OTHER_UID, THERE, WEB, Node
 from weft.agent.logs import collector
 from weft.agent.logs.carry import Arriving, Carried, pack_log
 from weft.agent.logs.collector import LogCollector
+from weft.agent.migration import history
+from weft.agent.migration.history import LogTaker, mark_log
 from weft.agent.state.allocation import LocalAllocation, read_allocation
 from weft.agent.stream.collected_log import Collected, follow_collected
 from weft.agent.workload.runtimes import Runtimes
@@ -279,3 +281,33 @@ def test_a_hostile_node_gives_no_log_of_another_workload_nor_one_without_bounds(
     with pytest.raises(InvalidInput):
         Arriving(store, UID).take(msgspec.msgpack.encode(Carried(b"", last=True, next=1 << 63)))
     assert store.find(UID) == (None, [], [])
+
+
+async def test_a_followed_log_repeats_nothing_where_what_was_before_comes_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with one_node(tmp_path) as (lab, here, logs):
+        there = Node(tmp_path / "n2", Lab(tmp_path / "lab-n2").host)
+        there_logs = make_collector(tmp_path / "n2", there, {}, OTHER_UID)
+        async with gathering(there_logs), lab.node(OTHER_UID, there, [THERE], there_logs) as known:
+            there.hold(short_id(THERE.uid), known)
+            await here.listen()
+            here.say(b"".join(b"line %d\n" % n for n in range(1000)))
+            await until_gathered(logs, "line 999")
+            client = await lab.connect(lab.ticket(WEB, "logs", {"aggregate": True, "follow": True, "tail": 1}))
+            assert await follow(client, "line 999") == ["line 999"]
+            monkeypatch.setattr(history, "LOG_SECONDS", 0.5)
+            web, node = read_allocation(WEB), SimpleNamespace(logs=there_logs, clock=SystemClock())
+            taker = LogTaker(node, web)  # type: ignore[arg-type]
+            taker.mark = await mark_log(SimpleNamespace(logs=logs), web)  # type: ignore[arg-type]
+            taker.begin()
+            there_logs._table.known = known  # type: ignore[attr-defined]
+            await here.give_to(there)
+            there.say(b"line 1000\n")
+            assert await follow(client, "line 1000") == ["<on its way>", "line 1000"]
+            client.close()
+            with pytest.raises(InvalidInput, match="too late"):
+                await taker.take(pack_log(logs.store, UID)[0])
+            whole = [line["message"] for line in await ask(lab, THERE)]
+            assert whole == [*(f"line {number}" for number in range(1000)), "<on its way>", "line 1000"]
+        await there.close()

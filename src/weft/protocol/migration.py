@@ -9,7 +9,7 @@ import socket
 import ssl
 import struct
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -35,6 +35,16 @@ class Hello(msgspec.Struct, frozen=True):
     form: str = "qcow2"  # the disk file's format
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]  # a log's own numbers are less, too
+
+
+class LogMark(msgspec.Struct, frozen=True):
+    """How far a guest's log has come at the source: the number of its next line, and so many bytes of its console before that."""
+
+    next: Count
+    position: Count
+
+
 class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
     the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``samples``: what was
@@ -51,6 +61,7 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     passes: int = 0
     elapsed_ms: int = 0
     printed: Printed | None = None  # with ``expect`` and ``takeOver``: the part of its console log that migrates
+    log: LogMark | None = None  # with that part: the log's own lines may come too late, or never
     samples: bytes = b""
     logs: bytes = b""
     traffic: bytes = b""

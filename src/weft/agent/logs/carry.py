@@ -30,7 +30,7 @@ class Carried(msgspec.Struct, frozen=True):
 
 def pack_log(store: LogStore, uid: str, *, named: bool = True) -> list[bytes]:
     """Its lines are ``named`` by the uid, or by "" for a cluster where the workload has another one. Raises OSError."""
-    cursor, number = store.cursor(uid), store.next_number(uid)
+    number, cursor = store.standing(uid)
     if cursor is None and not number:
         return []
     late = importlib.import_module("weft.telemetry.logs.query")  # once a workload leaves

@@ -18,7 +18,7 @@ import msgspec
 from weft.agent.logs.assemble import Assembled, assemble, end_rests
 from weft.agent.logs.inbox import Inbox
 from weft.agent.logs.own import OwnLog
-from weft.agent.logs.source import read_source
+from weft.agent.logs.source import count_lines, read_source
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
@@ -30,6 +30,7 @@ from weft.telemetry.logs.store import LogStore
 
 if TYPE_CHECKING:  # most agents send their lines nowhere
     from weft.agent.logs.syslog import LineSender
+    from weft.protocol.migration import LogMark
     from weft.telemetry.logs.export import LogExporter
 
 log = logging.getLogger("weft.agent")
@@ -65,6 +66,7 @@ class LogCollector:
         self.inbox = Inbox(clock)  # what guests send
         self.exporter: LogExporter | None = None  # to a collector
         self._expected: dict[str, float] = {}  # by uid: lines of another node may come until then (elapsed seconds)
+        self._marks: dict[str, LogMark] = {}  # by uid: how far the other node had come with them
         self._begun: dict[str, float] = {}  # by uid, since when a line has waited for its end (elapsed seconds)
         self._failed: dict[str, float] = {}  # by uid, when it couldn't be read (elapsed seconds)
         self._rests: dict[
@@ -105,12 +107,16 @@ class LogCollector:
         if driver is not None:
             await asyncio.to_thread(self._drain, Workload(local.spec.workload.uid, local.what, local.id, driver))
 
-    def expect(self, uid: str, seconds: float) -> None:
-        """Lines that this workload printed on another node are on their way: its own wait for them, for so long at most."""
+    def expect(self, uid: str, seconds: float, mark: LogMark | None = None) -> None:
+        """Lines that this workload printed on another node are on their way: its own wait for them, for so long at most. ``mark``:
+        how far the other node had come."""
+        if mark is not None:
+            self._marks[uid] = mark
         self._expected[uid] = self._clock.elapsed() + seconds
 
     def expect_no_more(self, uid: str) -> None:
         self._expected.pop(uid, None)
+        self._marks.pop(uid, None)
 
     def _find_workloads(self) -> list[Workload]:
         found: dict[str, Workload] = {}
@@ -179,6 +185,8 @@ class LogCollector:
     def _read(self, workload: Workload) -> None:
         """Raises WeftError, OSError."""
         uid, now = workload.uid, self._clock.now()
+        if (came_to := self._marks.get(uid)) is not None:
+            self._go_on_from(came_to, workload)
         before = self.store.cursor(uid) or Cursor()
         piece = read_source(workload.driver, workload.guest_id, before.position, now)
         if piece.missed:
@@ -196,6 +204,15 @@ class LogCollector:
             if self._clock.elapsed() - since >= REST_SECONDS:
                 self._put(workload, end_rests(before, int(now * 1e6)))
                 del self._begun[uid]
+
+    def _go_on_from(self, mark: LogMark, workload: Workload) -> None:
+        """Its lines of another node haven't come, and those in the part of its console that has come stand for them: they get the
+        numbers that they have there, or who follows the log would get them once more. Raises OSError."""
+        if self.store.cursor(workload.uid) is None:
+            count = count_lines(workload.driver, workload.guest_id, mark.position)
+            if count is not None and mark.next > count:
+                self.store.set_next(workload.uid, mark.next - count, Cursor())
+        self._marks.pop(workload.uid, None)
 
     def _put(self, workload: Workload, lines: Assembled) -> None:
         self._append(workload.uid, workload.what, lines.times, lines.text, lines.cursor)
@@ -226,7 +243,7 @@ class LogCollector:
 
     def _forget_all_but(self, here: set[str] | None) -> None:
         if here is not None:
-            for known in (self._expected, self._begun, self._failed, self._rests):
+            for known in (self._expected, self._marks, self._begun, self._failed, self._rests):
                 for uid in [uid for uid in known if uid not in here]:
                     del known[uid]
 

@@ -32,6 +32,18 @@ def read_source(driver: object, guest_id: str, position: str, now: float) -> Pie
     return Piece([], position)
 
 
+def count_lines(driver: object, guest_id: str, position: int) -> int | None:
+    """How many lines the kept part of its console has before ``position``; None if it doesn't reach to there. Raises OSError."""
+    if not isinstance(driver, HasConsole):
+        return None
+    log = PrintedLog(driver, guest_id)
+    start, end = log.start, log.end
+    if end is None or not start <= position <= end:
+        return None
+    printed = log.read(start, position - start)
+    return printed.data.count(b"\n") if printed.start == start else None  # else it was shortened meanwhile
+
+
 def _read_container(driver: HasLog, guest_id: str, position: str, now: float) -> Piece:
     """Times may be of the container's own machine, and one that lies far ahead is not believed."""
     piece = driver.read_log_after(guest_id, position)

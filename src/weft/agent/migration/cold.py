@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.history import finish_carrying, send_history
+from weft.agent.migration.history import finish_carrying, mark_log, send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
@@ -185,8 +185,9 @@ class ColdSource(Role):
             for disk, (path, form) in files.items():
                 await connection.carry_file(disk, path, form)
             spent = round((self._node.clock.elapsed() - began) * 1000)
-            printed = read_console(self._runtime, self._local.id)
-            ask = MigrationRequest("takeOver", sent_bytes=connection.meter.sent, elapsed_ms=spent, printed=printed)
+            mark = await mark_log(self._node, self._local)
+            printed, sent = read_console(self._runtime, self._local.id), connection.meter.sent
+            ask = MigrationRequest("takeOver", sent_bytes=sent, elapsed_ms=spent, printed=printed, log=mark)
             await connection.order(ask)
             self._carrying = asyncio.ensure_future(
                 send_history(connection, self._node, self._local, between_clusters=self._between_clusters)

@@ -17,11 +17,20 @@ from weft.agent.samples.carry import MOST_PIECES
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, WeftError
-from weft.protocol.migration import MigrationRequest
+from weft.protocol.migration import LogMark, MigrationRequest
 
 log = logging.getLogger("weft.agent")
 SAMPLES_SECONDS = 5.0  # after the guest was taken over; what hasn't come by then stays behind
 LOG_SECONDS = 10.0  # it comes after the samples
+
+
+async def mark_log(node: NodeContext, local: LocalAllocation) -> LogMark | None:
+    """How far the log of its console has come here; None: it has none."""
+    if node.logs is None:
+        return None
+    number, cursor = await asyncio.to_thread(node.logs.store.standing, local.spec.workload.uid)
+    position = cursor.position if cursor is not None else ""
+    return LogMark(number, int(position)) if position.isdecimal() else None
 
 
 async def send_history(
@@ -138,13 +147,14 @@ class LogTaker:
         self._arriving: Arriving | None = None
         self._pieces = 0
         self._until: float | None = None  # elapsed seconds, once the guest was taken over
+        self.mark: LogMark | None = None
 
     def begin(self) -> None:
         """The guest was taken over."""
         if self._logs is not None and self._until is None:
             self._until = self._clock.elapsed() + LOG_SECONDS
             self._arriving = Arriving(self._logs.store, self._uid, named=self._named)
-            self._logs.expect(self._uid, LOG_SECONDS)
+            self._logs.expect(self._uid, LOG_SECONDS, self.mark)
 
     async def take(self, piece: bytes) -> None:
         """Raises InvalidInput, OSError."""

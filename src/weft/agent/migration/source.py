@@ -16,7 +16,7 @@ import msgspec
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.cold import list_disks
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.history import finish_carrying, send_history
+from weft.agent.migration.history import finish_carrying, mark_log, send_history
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.transport import Connection
@@ -137,8 +137,9 @@ class Source(Role):
             }
             self._report(plan=msgspec.structs.replace(planned, **made_from))
             self._flows = await self._list_flows()
+            mark = await mark_log(self._node, self._local)  # before the console, which reaches to it then
             printed = read_console(self._runtime, guest_id)
-            await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed))
+            await self._order(MigrationRequest("expect", guest, settings, self._flows, printed=printed, log=mark))
             if printed is not None:
                 self._printed = printed.start + len(printed.data)
             connection = self._connect()

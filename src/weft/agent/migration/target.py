@@ -54,6 +54,7 @@ class Waiter(Role, ABC):
         if ask.do == "logs":
             await self._logs.take(ask.logs)
             return MigrationAnswer(message=self.report.phase)
+        self._logs.mark = ask.log or self._logs.mark
         answer = await self._respond(ask)
         if ask.do == "takeOver":
             self._samples.begin()

@@ -147,6 +147,11 @@ class LogStore:
         """Of the next line of a source; 0: it has none."""
         return self._next.get(uid, 0)
 
+    def standing(self, uid: str) -> tuple[int, Cursor | None]:
+        """The number of a source's next line, and how far the source was read when that was its number."""
+        with self._lock:
+            return self._next.get(uid, 0), self._cursors.get(uid)
+
     def find(self, uid: str) -> tuple[Segment | None, list[Segment], list[Lines]]:
         """The lines of a source from another node, the segments that have lines of it, oldest first, and its newest lines."""
         with self._lock:

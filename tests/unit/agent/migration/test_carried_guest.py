@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from array import array
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -31,7 +33,9 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.envelope import Envelope
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import Ref, short_id
-from weft.protocol.migration import MigrationRequest
+from weft.protocol.migration import LogMark, MigrationRequest
+from weft.telemetry.logs.journal import Cursor
+from weft.telemetry.logs.store import LogStore
 from weft.trust.ca import Authority, read_csr
 
 CLOCK = SystemClock()
@@ -137,3 +141,44 @@ async def test_its_memory_is_there_before_it_is_taken_over_and_without_it_nothin
     else:
         assert source.report.phase == "failed" and "not suspended any more" in source.report.message
         assert (target.report.phase, came.state) == ("waiting", "absent")
+
+
+class Logs:
+    """The logs of one node, as a migration asks for them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = LogStore(folder, CLOCK)
+        self.store.open()
+        self.marks: list[LogMark | None] = []
+
+    async def drain(self, local: object) -> None: ...
+
+    def expect(self, uid: str, seconds: float, mark: LogMark | None = None) -> None:
+        self.marks.append(mark)
+
+    def expect_no_more(self, uid: str) -> None: ...
+
+
+def gathering(context: MigrationContext, logs: Logs) -> MigrationContext:
+    return msgspec.structs.replace(context, node=msgspec.structs.replace(context.node, logs=cast(Any, logs)))
+
+
+async def test_how_far_its_log_had_come_is_known_before_the_log_comes(ends: Ends, tmp_path: Path) -> None:
+    here, there = (Logs(tmp_path / f"logs-{side}") for side in (1, 2))
+    here.store.append("web-1", array("q", [1, 2]), b"one\ntwo\n", Cursor("8"))
+    before = await ends.drivers[0].start(ends.plan(0))
+    await ends.drivers[0].suspend(before.id)
+    target = ColdTarget(gathering(ends.context(1, MOVE), there), Prepared())
+    await target.open()
+    sent = msgspec.structs.replace(MOVE, peer_uid="node-2", address=target.report.address)
+    source = ColdSource(gathering(ends.context(0, sent), here))
+    source.start()
+    try:
+        async with asyncio.timeout(60):
+            while source.report.phase not in ("handedOver", "failed"):
+                await asyncio.sleep(0.02)
+    finally:
+        await source.close()
+        await target.close()
+    assert there.marks == [LogMark(here.store.next_number("web-1"), 8)]
+    assert there.store.next_number("web-1") == here.store.next_number("web-1")
