@@ -81,6 +81,7 @@ class ColdTarget(Waiter):
                 self._keep(taken=False)
                 raise
             spent = ask.elapsed_ms
+            self._await_history()
             self._report(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
         if ask.do == "layers" and not self.migration.taken:
             await self._layers.expect(ask.layers)

@@ -57,10 +57,14 @@ class Waiter(Role, ABC):
         self._logs.mark = ask.log or self._logs.mark
         answer = await self._respond(ask)
         if ask.do == "takeOver":
-            self._samples.begin()
-            self._traffic.begin()
-            self._logs.begin()
+            self._await_history()  # of one that an earlier agent took over
         return answer
+
+    def _await_history(self) -> None:
+        """The guest is taken over. Called before that is reported, for then the server may have its console read here."""
+        self._samples.begin()
+        self._traffic.begin()
+        self._logs.begin()
 
     async def _recall(self) -> None:
         """Continue from the state of an earlier agent."""
@@ -141,6 +145,7 @@ class Target(Waiter):
         now = self._node.clock.elapsed()
         pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
         elapsed = ask.elapsed_ms + round((now - asked_at) * 1000) if ask.elapsed_ms else 0
+        self._await_history()
         self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
         await self._layers.settle()  # before the answer: the source then forgets the snapshots
 

@@ -163,13 +163,23 @@ def gathering(context: MigrationContext, logs: Logs) -> MigrationContext:
     return msgspec.structs.replace(context, node=msgspec.structs.replace(context.node, logs=cast(Any, logs)))
 
 
-async def test_how_far_its_log_had_come_is_known_before_the_log_comes(ends: Ends, tmp_path: Path) -> None:
+async def test_how_far_its_log_had_come_is_known_before_the_log_comes(
+    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, there = (Logs(tmp_path / f"logs-{side}") for side in (1, 2))
     here.store.append("web-1", array("q", [1, 2]), b"one\ntwo\n", Cursor("8"))
     before = await ends.drivers[0].start(ends.plan(0))
     await ends.drivers[0].suspend(before.id)
     target = ColdTarget(gathering(ends.context(1, MOVE), there), Prepared())
     await target.open()
+    waits: list[bool] = []
+
+    async def settle() -> None:
+        waits.append(target.report.phase == "takenOver" and bool(there.marks))
+
+    monkeypatch.setattr(
+        target._layers, "settle", settle
+    )  # meanwhile the server may let the guest's agent read its console
     sent = msgspec.structs.replace(MOVE, peer_uid="node-2", address=target.report.address)
     source = ColdSource(gathering(ends.context(0, sent), here))
     source.start()
@@ -180,5 +190,5 @@ async def test_how_far_its_log_had_come_is_known_before_the_log_comes(ends: Ends
     finally:
         await source.close()
         await target.close()
-    assert there.marks == [LogMark(here.store.next_number("web-1"), 8)]
+    assert waits == [True] and there.marks == [LogMark(here.store.next_number("web-1"), 8)]
     assert there.store.next_number("web-1") == here.store.next_number("web-1")
