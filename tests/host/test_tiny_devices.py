@@ -34,6 +34,7 @@ class Tiny:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._started: list[subprocess.Popen[str]] = []
         (root / "dev/null").touch()
         (root / "dev/console").touch()
         walls = ["unshare", "--mount", "--net", "--uts", "--pid", "--fork", "--kill-child"]
@@ -52,7 +53,9 @@ class Tiny:
 
     def start(self, *words: str, **variables: str) -> subprocess.Popen[str]:
         inside = [*self._enter, "chroot", str(self.root), *words]
-        return subprocess.Popen(inside, env={"PATH": PATH, **variables}, text=True, stdout=subprocess.PIPE)
+        process = subprocess.Popen(inside, env={"PATH": PATH, **variables}, text=True, stdout=subprocess.PIPE)
+        self._started.append(process)
+        return process
 
     def run(self, *words: str, **variables: str) -> tuple[str, int]:
         process = self.start(*words, **variables)
@@ -111,8 +114,11 @@ class Tiny:
         return sum("udhcpc" in line for line in self.run("ps")[0].splitlines())
 
     def close(self) -> None:
-        self._holder.kill()
-        self._holder.communicate()
+        for process in (self._holder, *self._started):  # nsenter stands still for ever once what it started was stopped
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 @pytest.fixture(scope="module")
