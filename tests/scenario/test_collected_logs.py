@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -215,7 +215,12 @@ async def test_a_log_that_was_followed_before_anything_was_printed_is_taken_up_a
         following.cancel()
 
 
-async def test_a_followed_log_goes_on_at_the_next_node_with_all_that_was_before(tmp_path: Path) -> None:
+@asynccontextmanager
+async def followed_to_another_node(
+    tmp_path: Path,
+) -> AsyncIterator[tuple[LogCollector, LogCollector, Callable[[], Awaitable[None]]]]:
+    """The logs here and there of a guest that has printed a thousand lines and is followed, and what lets it go there and print
+    one more. At the end each line has come once, and there is each line."""
     async with one_node(tmp_path) as (lab, here, logs):
         there = Node(tmp_path / "n2", Lab(tmp_path / "lab-n2").host)
         there_logs = make_collector(tmp_path / "n2", there, {}, OTHER_UID)
@@ -226,19 +231,28 @@ async def test_a_followed_log_goes_on_at_the_next_node_with_all_that_was_before(
             await until_gathered(logs, "line 999")
             client = await lab.connect(lab.ticket(WEB, "logs", {"aggregate": True, "follow": True, "tail": 1}))
             assert await follow(client, "line 999") == ["line 999"]
-            there_logs.expect(UID, 10.0)
-            there_logs._table.known = known  # type: ignore[attr-defined]
-            await here.give_to(there)
-            there.say(b"line 1000\n")
-            await logs.drain(read_allocation(WEB))
-            arriving = Arriving(there_logs.store, UID)
-            assert [arriving.take(piece) for piece in pack_log(logs.store, UID)][-1]
-            there_logs.expect_no_more(UID)
+
+            async def go() -> None:
+                there_logs._table.known = known  # type: ignore[attr-defined]
+                await here.give_to(there)
+                there.say(b"line 1000\n")
+
+            yield logs, there_logs, go
             assert await follow(client, "line 1000") == ["<on its way>", "line 1000"]
             client.close()
             whole = [line["message"] for line in await ask(lab, THERE)]
             assert whole == [*(f"line {number}" for number in range(1000)), "<on its way>", "line 1000"]
         await there.close()
+
+
+async def test_a_followed_log_goes_on_at_the_next_node_with_all_that_was_before(tmp_path: Path) -> None:
+    async with followed_to_another_node(tmp_path) as (logs, there_logs, go):
+        there_logs.expect(UID, 10.0)
+        await go()
+        await logs.drain(read_allocation(WEB))
+        arriving = Arriving(there_logs.store, UID)
+        assert [arriving.take(piece) for piece in pack_log(logs.store, UID)][-1]
+        there_logs.expect_no_more(UID)
 
 
 async def test_a_node_s_own_log_is_there_as_well(tmp_path: Path) -> None:
@@ -286,28 +300,13 @@ def test_a_hostile_node_gives_no_log_of_another_workload_nor_one_without_bounds(
 async def test_a_followed_log_repeats_nothing_where_what_was_before_comes_too_late(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with one_node(tmp_path) as (lab, here, logs):
-        there = Node(tmp_path / "n2", Lab(tmp_path / "lab-n2").host)
-        there_logs = make_collector(tmp_path / "n2", there, {}, OTHER_UID)
-        async with gathering(there_logs), lab.node(OTHER_UID, there, [THERE], there_logs) as known:
-            there.hold(short_id(THERE.uid), known)
-            await here.listen()
-            here.say(b"".join(b"line %d\n" % n for n in range(1000)))
-            await until_gathered(logs, "line 999")
-            client = await lab.connect(lab.ticket(WEB, "logs", {"aggregate": True, "follow": True, "tail": 1}))
-            assert await follow(client, "line 999") == ["line 999"]
-            monkeypatch.setattr(history, "LOG_SECONDS", 0.5)
-            web, node = read_allocation(WEB), SimpleNamespace(logs=there_logs, clock=SystemClock())
-            taker = LogTaker(node, web)  # type: ignore[arg-type]
-            taker.mark = await mark_log(SimpleNamespace(logs=logs), web)  # type: ignore[arg-type]
-            taker.begin()
-            there_logs._table.known = known  # type: ignore[attr-defined]
-            await here.give_to(there)
-            there.say(b"line 1000\n")
-            assert await follow(client, "line 1000") == ["<on its way>", "line 1000"]
-            client.close()
-            with pytest.raises(InvalidInput, match="too late"):
-                await taker.take(pack_log(logs.store, UID)[0])
-            whole = [line["message"] for line in await ask(lab, THERE)]
-            assert whole == [*(f"line {number}" for number in range(1000)), "<on its way>", "line 1000"]
-        await there.close()
+    async with followed_to_another_node(tmp_path) as (logs, there_logs, go):
+        monkeypatch.setattr(history, "LOG_SECONDS", 0.5)
+        web, node = read_allocation(WEB), SimpleNamespace(logs=there_logs, clock=SystemClock())
+        taker = LogTaker(node, web)  # type: ignore[arg-type]
+        taker.mark = await mark_log(SimpleNamespace(logs=logs), web)  # type: ignore[arg-type]
+        taker.begin()
+        await go()
+        await until_gathered(there_logs, "line 1000")
+        with pytest.raises(InvalidInput, match="too late"):
+            await taker.take(pack_log(logs.store, UID)[0])

@@ -114,7 +114,8 @@ def legal_verbs(phase: Phase) -> list[str]:
 
 def check_verb(verb: str, phase: Phase, what: str, barred: Collection[str] = (), why: str = "") -> None:
     """Raise IllegalTransition naming the legal verbs unless ``verb`` is legal while ``what`` is in ``phase``. ``barred``: verbs
-    that are refused for another reason, so they are no remedy. ``why``: why it is in that phase, if it doesn't say so itself."""
+    that are refused for another reason, so the hint leaves them out. ``why``: what brought it into that phase,
+    where the phase alone doesn't tell."""
     if phase in ALLOWED[verb] or phase in SO_ALREADY.get(verb, ()):
         return
     legal = [one for one in legal_verbs(phase) if one not in barred]

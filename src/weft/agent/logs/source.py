@@ -41,7 +41,9 @@ def count_lines(driver: object, guest_id: str, position: int) -> int | None:
     if end is None or not start <= position <= end:
         return None
     printed = log.read(start, position - start)
-    return printed.data.count(b"\n") if printed.start == start else None  # else it was shortened meanwhile
+    return (
+        printed.data.count(b"\n") if printed.start == start else None
+    )  # None: its beginning was dropped as it was read
 
 
 def _read_container(driver: HasLog, guest_id: str, position: str, now: float) -> Piece:

@@ -139,8 +139,8 @@ async def _write(context: ApiContext, envelope: Envelope, deleting_since: float 
 
 
 async def _remove_past(context: ApiContext, target: Target, marked: Envelope) -> None:
-    """Remove what has ended in a project, with its finalizers. If the request is killed meanwhile, the mark stays, and the next
-    request continues."""
+    """Remove what has ended in a project, with its finalizers. If the server is killed before all is removed, the mark stays, and
+    the next request continues."""
     project = await read_again(context, target.key)
     if project is None or project.uid != marked.uid:
         return  # another request has deleted it

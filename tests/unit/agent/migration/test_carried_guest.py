@@ -112,6 +112,18 @@ def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ends:
     return Ends(tmp_path, monkeypatch)
 
 
+async def migrate(source: ColdSource, target: ColdTarget) -> None:
+    """To its end, good or bad."""
+    source.start()
+    try:
+        async with asyncio.timeout(60):
+            while source.report.phase not in ("handedOver", "failed"):
+                await asyncio.sleep(0.02)
+    finally:
+        await source.close()
+        await target.close()
+
+
 @pytest.mark.parametrize("suspended", [True, False])
 async def test_its_memory_is_there_before_it_is_taken_over_and_without_it_nothing_is(
     ends: Ends, suspended: bool
@@ -126,14 +138,7 @@ async def test_its_memory_is_there_before_it_is_taken_over_and_without_it_nothin
     source = ColdSource(
         ends.context(0, msgspec.structs.replace(MOVE, peer_uid="node-2", address=target.report.address))
     )
-    source.start()
-    try:
-        async with asyncio.timeout(60):
-            while source.report.phase not in ("handedOver", "failed"):
-                await asyncio.sleep(0.02)
-    finally:
-        await source.close()
-        await target.close()
+    await migrate(source, target)
     came = await there.inspect(short_id(ends.uids[1]))
     if suspended:
         assert (source.report.phase, target.report.phase) == ("handedOver", "takenOver"), source.report.message
@@ -182,13 +187,6 @@ async def test_how_far_its_log_had_come_is_known_before_the_log_comes(
     )  # meanwhile the server may let the guest's agent read its console
     sent = msgspec.structs.replace(MOVE, peer_uid="node-2", address=target.report.address)
     source = ColdSource(gathering(ends.context(0, sent), here))
-    source.start()
-    try:
-        async with asyncio.timeout(60):
-            while source.report.phase not in ("handedOver", "failed"):
-                await asyncio.sleep(0.02)
-    finally:
-        await source.close()
-        await target.close()
+    await migrate(source, target)
     assert waits == [True] and there.marks == [LogMark(here.store.next_number("web-1"), 8)]
     assert there.store.next_number("web-1") == here.store.next_number("web-1")
