@@ -31,6 +31,7 @@ from weft.drivers.runtime.oci.checkpoint.criu import begin_resuming, drop_saved,
 from weft.drivers.runtime.oci.checkpoint.migration import Carrying
 from weft.drivers.runtime.oci.conmon.logs import read_lines
 from weft.drivers.runtime.oci.container import Container, open_counters, read_log_after
+from weft.drivers.runtime.oci.exec.begin import wait_for_program
 from weft.drivers.runtime.oci.holder import CanCheckpoint
 from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -216,6 +217,8 @@ class OciDriver:
         """``mark`` is ignored: a command ends with the agent."""
         facts = await self._read_facts()
         container = await self._get_running(guest_id)
+        if container.record.process is not None:
+            await wait_for_program(container.record.process.pid, container.runtime.program, self._clock)
         return await container.holder.exec(container, facts, request)
 
     async def stats(self, guest_id: str, *, disks: bool = True) -> GuestStats:

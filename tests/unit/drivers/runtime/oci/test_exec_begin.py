@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.runtime.oci.exec.runtime_session import wait_for_program
+from weft.drivers.runtime.oci.exec.begin import wait_for_program
 
 
 async def test_a_first_process_that_is_the_runtime_still_is_waited_for(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
-BEGIN_SECONDS, BEGIN_PAUSE_SECONDS = 5.0, 0.005
 
 
 class OciSession(ChannelSession):
@@ -104,8 +103,6 @@ async def start_exec(
     container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest
 ) -> OciSession:
     """Raises InvalidInput, DriverFailed."""
-    if container.record.process is not None:
-        await wait_for_program(container.record.process.pid, container.runtime.program, clock)
     marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
     try:
         return await _start(container, facts, groups, clock, request, marks)
@@ -147,23 +144,6 @@ def _drop(marks: Path) -> None:
     unfinished = marks.with_name(f".{marks.name}.pid")  # of a runc that was ended as it wrote it
     for mark in (marks.with_suffix(".json"), marks.with_suffix(".pid"), unfinished):
         mark.unlink(missing_ok=True)
-
-
-async def wait_for_program(pid: int, runtime: str, clock: Clock) -> None:
-    """Return when ``pid``, a container's first process, is no longer the runtime on its way to the container's program, or after
-    BEGIN_SECONDS. Until then crun 1.8 can't join its namespaces: setns fails with EPERM (crun's issue 1264)."""
-    deadline = clock.elapsed() + BEGIN_SECONDS
-    while _is_runtime(pid, runtime) and clock.elapsed() < deadline:
-        await clock.sleep(BEGIN_PAUSE_SECONDS)
-
-
-def _is_runtime(pid: int, runtime: str) -> bool:
-    try:
-        if os.readlink(f"/proc/{pid}/exe").startswith(f"/memfd:{Path(runtime).name}_cloned:"):
-            return True  # it runs from a copy of itself, which the container can't write to
-        return os.path.samestat(os.stat(f"/proc/{pid}/exe"), os.stat(runtime))
-    except OSError:
-        return False
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> int:
