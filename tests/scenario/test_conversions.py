@@ -247,6 +247,7 @@ async def test_the_digest_is_what_the_container_runs_whatever_its_tag_means_by_n
 
 async def test_an_image_that_is_not_there_yet_is_made_of_the_very_digest(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
+        lab.has_threads = True  # images are kept by them
         await begin(lab)
         await lab.convert("container/web", "vm")
 
