@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
 
+from tests import logs
 from tests.again import Again
 from tests.long import ALL_EXAMPLES, examples
 from tests.warm.snapshots import lay_out
@@ -120,6 +121,7 @@ _building: list[subprocess.Popen[bytes]] = []
 def pytest_configure(config: pytest.Config) -> None:
     """Guests start from a kernel that has booted, those of all workers: see tests/warm."""
     config.pluginmanager.register(Again(1 + config.option.again))
+    config.pluginmanager.register(logs)
     if hasattr(config, "workerinput") or os.geteuid() != 0 or os.environ.get("WEFT_COLD"):
         return
     if shutil.which("qemu-system-x86_64") is None or shutil.which("gcc") is None:

@@ -182,6 +182,11 @@ class Cluster:
         (pid,) = [each for each in found if read_parent(each) not in found]
         return pid
 
+    @property
+    def log_folders(self) -> list[Path]:
+        run = Path(f"/run/weft-{self.run_mark()}")
+        return [self.state / "server", self.state / "nodes", self.state / "log", run]
+
     def appended(self) -> list[tuple[str, int]]:
         """The files that the cluster's processes have open to append to, and whatever is called a log, as files.md names them:
         by what they lie in, and their sizes."""
@@ -190,7 +195,7 @@ class Cluster:
         for node in sorted((self.state / "nodes").iterdir()):
             places = [(node, "AGENT"), (run / node.name, "RUN"), *places]
         found: dict[Path, int] = {}
-        for top in (self.state / "server", self.state / "nodes", self.state / "log", run):
+        for top in self.log_folders:
             for path in top.rglob("*.log*"):
                 if path.is_file() and not {"root", "rootfs", "layers", "cache"} & set(path.parts):
                     found[path] = path.stat().st_size
