@@ -360,3 +360,21 @@ async def test_each_stream_leaves_one_audit_line(
     lines = [r.getMessage() for r in caplog.records if r.name == "weft.audit"]
     assert len(lines) == 1
     assert "subject=ann" in lines[0] and "verb=exec" in lines[0] and "result=done" in lines[0] and "in=5" in lines[0]
+
+
+async def test_a_command_at_a_node_that_does_not_dial_is_refused_and_read_by_nobody_after_that(
+    gateway: GatewayLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weft.gateway.gateway.DIAL_SECONDS", 0.2)
+    agent = await gateway.dial(gateway.node_context(NODE_UID))
+    agent.writer.write(encode_hello(role="agent", node_uid=NODE_UID, keeps_sessions=True))
+    await gateway.until_connected(NODE_UID)
+    others = set(gateway.gateway._tasks)
+    client = await gateway.connect(gateway.ticket(WEB, "exec", {"argv": ["true"]}))
+    while not (serving := set(gateway.gateway._tasks) - others):
+        await asyncio.sleep(0.001)
+    problem = await refused(client)
+    assert problem.token == "agentServiceUnavailable" and "did not answer" in problem.message
+    client.close()
+    await asyncio.gather(*serving)
+    agent.close()

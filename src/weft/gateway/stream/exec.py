@@ -46,11 +46,12 @@ class ExecStream:
         self._carried = Carried()
         self._news, self._acknowledged = asyncio.Event(), asyncio.Event()
         self._begun = asyncio.Event()  # the agent has reported the guest's position
-        self._hung_up = asyncio.ensure_future(self._listen())
+        self._hung_up: asyncio.Future[None]
 
     async def carry(self, place: WorkloadLocation) -> Carried:
         """Carry to the session's end; the client always gets a last frame. Raises WeftError if no stream can be opened."""
         stream = await self._pursuit.open(place)
+        self._hung_up = asyncio.ensure_future(self._listen())
         try:
             while (end := await self._serve(stream)) is not None:
                 stream.writer.close()
