@@ -58,7 +58,7 @@ def _recommend(session: Session, kind: Kind | None, words: tuple[str, ...], **gi
             f"such a {kind.title if kind else 'workload'}",
         )
     target = resolve_one(session, kind, words, PLACED, "give one workload")
-    session.client.get(target.kind.name, target.name)
+    refuse_departed(session.client.get(target.kind.name, target.name))
     return answer_question(session, {"workload": target.what, "changes": spec}, target.what)
 
 
@@ -82,7 +82,7 @@ def _create(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) 
     if len(words) != 1 or "/" not in words[0] or given["dry_run"]:
         return create_one(session, kind, words, **given)[0]
     target = resolve_one(session, None, words, PLACED, "give one workload")
-    session.client.get(target.kind.name, target.name)
+    refuse_departed(session.client.get(target.kind.name, target.name))
     return answer_question(session, {"workload": target.what, "suggest": True}, target.what, keep=True)
 
 

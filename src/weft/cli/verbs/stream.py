@@ -58,7 +58,7 @@ def _exec(
         words, argv = split_words(kind, words)
     target = find_one(session, kind, words, able("exec"), "give one guest, and -- before the command")
     if not argv:
-        raise click.UsageError(f"the command is missing: weft vm exec {target.name} -- CMD")
+        raise click.UsageError(f"the command is missing: weft {target.kind.name} exec {target.name} -- CMD")
     given = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}
     return run_command(session, target, given)
 

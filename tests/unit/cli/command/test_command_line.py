@@ -113,6 +113,7 @@ def test_no_word_means_two_things() -> None:
         ("image add x ssh://host/x", "no scheme weft can fetch", "file:///"),
         ("vm delete web", "--yes", ""),
         ("vm exec web", "the command is missing", "weft vm exec web -- CMD"),
+        ("container exec web", "the command is missing", "weft container exec web -- CMD"),
         ("apply", "no file given", "weft apply FILE, or - for standard input"),
         ("vm get web -l a=b", "not both", ""),
         ("vm stop network/blue", "network/blue is not a VM", ""),

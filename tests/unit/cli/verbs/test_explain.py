@@ -65,6 +65,8 @@ def test_what_is_asked_of_a_departed_vm_besides_is_refused_with_where_it_is() ->
         run(make_session(departed, {}), what_if=("cpu=2",))
     with pytest.raises(IllegalTransition, match="migrated to cluster west"):
         run(make_session(departed, {}, None, data=True))
+    with pytest.raises(IllegalTransition, match="migrated to cluster west"):
+        explain._recommend(make_session(departed, {}), BY_NAME["vm"], ("web",))
 
 
 def test_of_a_vm_on_a_silent_node_it_says_since_when_and_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
