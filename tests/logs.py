@@ -1,5 +1,5 @@
-"""The plugin that shows, of a test that failed, the ends of the logs that processes wrote meanwhile: all that lie in the folders
-of the labs and clusters that it used."""
+"""A plugin: a failed test prints the ends of the logs that were written while it ran, in the folders of the labs and clusters that
+it used."""
 
 from __future__ import annotations
 

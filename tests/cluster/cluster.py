@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from tests.commands import WEFT, run_command
+from tests.logs import CONTENT
 from weft.client import Client
 from weft.client.context import find_context
 
@@ -197,7 +198,7 @@ class Cluster:
         found: dict[Path, int] = {}
         for top in self.log_folders:
             for path in top.rglob("*.log*"):
-                if path.is_file() and not {"root", "rootfs", "layers", "cache"} & set(path.parts):
+                if path.is_file() and not CONTENT & set(path.parts):
                     found[path] = path.stat().st_size
         for pid in self.pids():
             for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -11,8 +11,8 @@ BEGIN_SECONDS, BEGIN_PAUSE_SECONDS = 5.0, 0.005
 
 
 async def wait_for_program(pid: int, runtime: str, clock: Clock) -> None:
-    """Return when ``pid``, a container's first process, is no longer the runtime on its way to the container's program, or after
-    BEGIN_SECONDS. Until then crun 1.8 can't join its namespaces: setns fails with EPERM (crun's issue 1264)."""
+    """Wait until ``pid``, a container's first process, runs the container's program in place of the runtime; BEGIN_SECONDS at most.
+    Before that, crun 1.8 can't join its namespaces: setns fails with EPERM (crun's issue 1264)."""
     deadline = clock.elapsed() + BEGIN_SECONDS
     while _is_runtime(pid, runtime) and clock.elapsed() < deadline:
         await clock.sleep(BEGIN_PAUSE_SECONDS)
