@@ -104,10 +104,10 @@ async def says(driver: Driver, plan: ContainerPlan, word: str) -> None:
 
 
 async def output_of(
-    driver: Driver, plan: ContainerPlan, *argv: str, stdin: bytes = b"", tty: bool = False
+    driver: Driver, plan: ContainerPlan, *argv: str, stdin: bytes = b"", **terminal: Any
 ) -> tuple[str, int | None]:
-    session = await driver.exec(plan.id, ExecRequest(list(argv), tty=tty))
-    if not tty:
+    session = await driver.exec(plan.id, ExecRequest(list(argv), **terminal))
+    if not terminal:
         await session.write(stdin)
         await session.close_stdin()
     out = b""

@@ -137,6 +137,15 @@ async def test_a_runtime_that_fails_before_there_is_a_terminal_is_reported(
     assert (out.replace("\r\r", "\r"), code) == ("fine\r\n", 0)
 
 
+async def test_a_terminal_gets_its_size_with_the_command(lab: ContainerLab, driver: OciDriver) -> None:
+    """The runtimes of Debian 12 set it beside the command that they start, which may look a moment earlier."""
+    plan = lab.plan("sized")
+    await driver.start(plan)
+    text = "until stty size | grep .; do sleep 0.01; done"
+    out, code = await output_of(driver, plan, "sh", "-c", text, tty=True, rows=33, columns=101)
+    assert (out.strip(), code) == ("33 101", 0)
+
+
 def count_members(lab: ContainerLab, plan: ContainerPlan) -> int:
     found = list(Path("/sys/fs/cgroup").glob(f"*/{lab.host.cgroup}/{plan.id}/cgroup.procs"))
     found += list(Path("/sys/fs/cgroup").glob(f"{lab.host.cgroup}/{plan.id}/cgroup.procs"))

@@ -20,7 +20,7 @@ export function Terminal({ row, verb }) {
     let socket = null;
     let isOver = false;
     setEnded('');
-    const input = verb === 'exec' ? { argv: ['/bin/sh', '-i'], tty: true, env: { TERM: 'xterm-256color', COLUMNS: String(terminal.cols), LINES: String(terminal.rows) } } : {};
+    const input = verb === 'exec' ? { argv: ['/bin/sh', '-i'], tty: true, rows: terminal.rows, columns: terminal.cols, env: { TERM: 'xterm-256color' } } : {};
     connect(row, verb, input).then((opened) => {
       if (isOver) { opened.close(); return; }
       socket = opened;

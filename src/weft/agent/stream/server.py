@@ -168,7 +168,7 @@ class Streams:
         given = _read_input(claims, ExecInput)
         if not given.argv:
             raise InvalidInput("exec needs a command", field="argv", hint="weft vm exec NAME -- COMMAND …")
-        request = ExecRequest(given.argv, given.env, given.cwd, given.tty)
+        request = ExecRequest(given.argv, given.env, given.cwd, given.tty, given.rows, given.columns)
         try:
             session = await self._open(local, request, claims.session)
             if isinstance(session, KeptSession) and session.standing.run:

@@ -18,7 +18,7 @@ from weft.cli.command.flags import read_pairs
 from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target, is_noun
-from weft.cli.output.terminal import is_terminal, raw_mode
+from weft.cli.output.terminal import find_size, is_terminal, raw_mode
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial, send_resizes
 from weft.cli.stream.port_forward import carry, listen_here, relay
@@ -59,7 +59,9 @@ def _exec(
     target = find_one(session, kind, words, able("exec"), "give one guest, and -- before the command")
     if not argv:
         raise click.UsageError(f"the command is missing: weft {target.kind.name} exec {target.name} -- CMD")
-    given = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}
+    given: dict[str, object] = {"argv": list(argv), "env": read_pairs(env, "env"), "cwd": cwd, "tty": tty}
+    if tty and sys.stdin is not None and is_terminal(sys.stdin):
+        given["rows"], given["columns"] = find_size()
     return run_command(session, target, given)
 
 

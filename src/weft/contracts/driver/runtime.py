@@ -249,6 +249,12 @@ class ExecRequest(msgspec.Struct, frozen=True):
     env: dict[str, str] = {}
     cwd: str = ""
     tty: bool = False
+    rows: int = 0  # of the terminal as the command begins; 0: unknown
+    columns: int = 0
+
+    @property
+    def has_size(self) -> bool:
+        return self.tty and self.rows > 0 and self.columns > 0
 
 
 class ExecChunk(msgspec.Struct, frozen=True):

@@ -28,6 +28,9 @@ class ExecInput(msgspec.Struct):
     env: dict[str, str] = {}
     cwd: str = ""
     tty: bool = False
+    # The terminal's size as the command begins; 0: unknown. Later sizes come by the stream.
+    rows: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    columns: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
 
 
 class ConsoleInput(msgspec.Struct):

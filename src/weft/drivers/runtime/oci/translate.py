@@ -170,6 +170,7 @@ def translate_exec(plan: ContainerPlan, facts: Facts, request: ExecRequest) -> d
         "args": request.argv,
         "env": [f"{name}={value}" for name, value in env.items()],
         "cwd": request.cwd or process["cwd"],
+        **({"consoleSize": {"height": request.rows, "width": request.columns}} if request.has_size else {}),
     }
 
 

@@ -236,6 +236,10 @@ def test_a_command_runs_as_the_container_does_with_its_own_words() -> None:
     assert process["args"] == ["sh"] and process["cwd"] == "/x" and process["terminal"] is True
     assert {"A=2", "B=3", "TERM=xterm"} <= set(process["env"]) and "A=1" not in process["env"]
     assert process["capabilities"]["bounding"] == ["CAP_CHOWN"] and process["noNewPrivileges"] is True
+    assert "consoleSize" not in process
+    sized = translate_exec(PLAN, FACTS, ExecRequest(["sh"], tty=True, rows=33, columns=101))
+    assert sized["consoleSize"] == {"height": 33, "width": 101}
+    assert "consoleSize" not in translate_exec(PLAN, FACTS, ExecRequest(["sh"], rows=33, columns=101)), "no terminal"
     with pytest.raises(InvalidInput):
         translate_exec(PLAN, FACTS, ExecRequest([]))
 

@@ -160,6 +160,11 @@ async def test_a_terminal_is_one(channel: GuestChannel) -> None:
     assert (out.strip().splitlines()[-1], code) == (b"tty", 0)
 
 
+async def test_a_terminal_has_its_size_as_the_command_begins(channel: GuestChannel) -> None:
+    out, _, code, _ = await run(channel, "stty", "size", tty=True, rows=33, columns=101)
+    assert (out.strip(), code) == (b"33 101", 0)
+
+
 async def test_a_terminal_takes_its_size(channel: GuestChannel) -> None:
     session = await channel.exec(ExecRequest(argv=["sh", "-c", "read x; stty size"], tty=True))
     await session.resize(33, 101)

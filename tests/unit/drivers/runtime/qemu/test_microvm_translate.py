@@ -117,10 +117,10 @@ def test_a_read_only_root_has_folders_to_write_in_unless_something_is_mounted_th
 
 
 def test_a_command_runs_as_the_container_would() -> None:
-    request = translate_exec(PLAN, ExecRequest(["id", "-u"], {"A": "other"}, tty=True))
+    request = translate_exec(PLAN, ExecRequest(["id", "-u"], {"A": "other"}, tty=True, rows=33, columns=101))
     assert request.argv == ["/bin/enter", "/srv", "id", "-u"]
     assert request.env == {"PATH": "/bin", "A": "other", "TERM": "xterm"}
-    assert (request.cwd, request.tty) == ("/", True)
+    assert (request.cwd, request.tty, request.rows, request.columns) == ("/", True, 33, 101)
     assert translate_exec(PLAN, ExecRequest(["id"], cwd="/etc")).argv[1] == "/etc"
     with pytest.raises(InvalidInput):
         translate_exec(PLAN, ExecRequest([]))

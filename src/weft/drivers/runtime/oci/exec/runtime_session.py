@@ -120,7 +120,7 @@ async def _start(
         file.write(msgspec.json.encode(translate_exec(plan, facts, request)))
     words = runtime.words("exec", "--process", str(spec), "--pid-file", str(marks.with_suffix(".pid")))
     if request.tty:
-        terminal = await open_terminal(runtime, words, plan.id, marks, clock)
+        terminal = await open_terminal(runtime, words, plan.id, marks, clock, request)
         stdin = terminal.channel or Channel(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC))
         channels = {"stdout": terminal.channel, "errors": terminal.errors}
         outputs = {name: channel for name, channel in channels.items() if channel is not None}

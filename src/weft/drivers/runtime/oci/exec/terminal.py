@@ -7,6 +7,9 @@ it hands its terminal over, it doesn't wait for the command.
 runc may hang for good, without a word, while it starts a command (1.1.5; its issue 3334): if the start fails before runc has set
 our terminal, or that terminal hangs up before, runc waits for the end of output that it never notices. So our end stays open until
 the command has begun, and a runc that hangs is ended and started again.
+
+The first size is the runtime's to set. crun 1.8.1 and runc 1.1.5 do so beside the command, which may look a moment earlier; it gets
+SIGWINCH then.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.linux.processes import has_children
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
@@ -49,21 +53,27 @@ class Terminal:
         descriptor = self.channel.descriptor if self.channel is not None else None
         if descriptor is None:
             return
-        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        _set_size(descriptor, rows, columns)
         if self._relayed and self.process.poll() is None:
             self.process.send_signal(signal.SIGWINCH)
 
 
-async def open_terminal(runtime: Runtime, words: list[str], container_id: str, marks: Path, clock: Clock) -> Terminal:
+async def open_terminal(
+    runtime: Runtime, words: list[str], container_id: str, marks: Path, clock: Clock, request: ExecRequest
+) -> Terminal:
     """Start ``words``, an exec of the runtime, with a terminal; ``marks`` with a suffix are its files, the pid file one of them.
     Cancelled or failed, it leaves no process. Raises DriverFailed, OSError."""
     if runtime.name == "crun":
         return await _receive_terminal(runtime, words, container_id, marks.with_suffix(".terminal"))
-    return await _relay_terminal(runtime, [*words, "--tty", container_id], marks.with_suffix(".pid"), clock)
+    return await _relay_terminal(runtime, [*words, "--tty", container_id], marks.with_suffix(".pid"), clock, request)
 
 
-async def _relay_terminal(runtime: Runtime, words: list[str], pid_file: Path, clock: Clock) -> Terminal:
+async def _relay_terminal(
+    runtime: Runtime, words: list[str], pid_file: Path, clock: Clock, request: ExecRequest
+) -> Terminal:
     ours, theirs = os.openpty()
+    if request.has_size:
+        _set_size(ours, request.rows, request.columns)
     try:
         async with _within_limit():
             while (process := await _start_relay(runtime, words, theirs, pid_file, clock)) is None:
@@ -104,6 +114,10 @@ async def _goes_on(process: subprocess.Popen[bytes], pid_file: Path, clock: Cloc
         looks = looks + 1 if forked and not has_child else 0
         await clock.sleep(LOOK_SECONDS)
     return False
+
+
+def _set_size(descriptor: int, rows: int, columns: int) -> None:
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
 
 def _has_ended_or_begun(process: subprocess.Popen[bytes], pid_file: Path) -> bool:

@@ -28,6 +28,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     encode_hello,
     encode_name,
     encode_request,
+    encode_size,
 )
 from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSION, Question
 from weft.drivers.runtime.qemu.guest_agent.session import STANDING_SECONDS, GuestSession, session_lost
@@ -262,4 +263,6 @@ def _encode(number: int, request: ExecRequest) -> list[bytes]:
         raise InvalidInput(f"this command can't be run: {error}", field="argv") from None
     if sum(map(len, frames)) > REQUEST_BYTES:
         raise TooLarge(f"arguments and environment are longer than {REQUEST_BYTES >> 20} MiB", field="argv")
+    if request.has_size:
+        frames.append(encode_size(number, request.rows, request.columns))
     return frames

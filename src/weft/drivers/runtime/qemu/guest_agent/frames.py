@@ -129,6 +129,11 @@ def encode_request(session: int, argv: list[str], env: dict[str, str], folder: s
     return [*frames, encode_frame("X", channel=int(tty), session=session)]
 
 
+def encode_size(session: int, rows: int, columns: int) -> bytes:
+    """The size of a command's terminal, for one that has begun."""
+    return encode_frame("R", session=session, payload=rows.to_bytes(2, "little") + columns.to_bytes(2, "little"))
+
+
 def decode_hello(payload: bytes, nonce: bytes) -> Hello | None:
     """None if it doesn't answer this nonce."""
     head = MAGIC + nonce

@@ -25,6 +25,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     decode_number,
     decode_standing,
     encode_frame,
+    encode_size,
 )
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.objects.errors import Unavailable
@@ -124,8 +125,7 @@ class GuestSession:
 
     async def resize(self, rows: int, columns: int) -> None:
         """Tell the command's terminal its new size."""
-        payload = rows.to_bytes(2, "little") + columns.to_bytes(2, "little")
-        self._channel.send(encode_frame("R", session=self._number, payload=payload))
+        self._channel.send(encode_size(self._number, rows, columns))
 
     async def output(self) -> AsyncIterator[ExecChunk]:
         """Chunks in order per channel; ends after ``exit``. Raises Unavailable if the guest was lost before that."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from msgspec.structs import replace
+
 from weft.contracts.driver.container import ContainerMount, ContainerPlan
 from weft.contracts.driver.host import Capacity
 from weft.contracts.driver.runtime import BootKernel, ExecRequest, GuestDisk, GuestNic, GuestPlan
@@ -119,7 +121,7 @@ def translate_exec(plan: ContainerPlan, request: ExecRequest) -> ExecRequest:
     if request.tty:
         env.setdefault("TERM", "xterm")
     cwd = request.cwd or plan.process.cwd or "/"
-    return ExecRequest([ENTER, cwd, *request.argv], env | request.env, "/", request.tty)
+    return replace(request, argv=[ENTER, cwd, *request.argv], env=env | request.env, cwd="/")
 
 
 def read_rights(capabilities: list[str]) -> int:
