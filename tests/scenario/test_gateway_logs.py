@@ -31,6 +31,7 @@ THERE = msgspec.structs.replace(
     change(WEB, node_uid=OTHER_UID), uid="alloc-there", name=allocation_name(OTHER_UID, "alloc-there")
 )
 MOVE = AllocatedMigration(key="k", peer="n2", peer_uid=OTHER_UID, peer_allocation=THERE.name)
+FOLLOW = {"follow": True}
 GOING = change(WEB, role="source", migration=MOVE)
 
 
@@ -163,6 +164,26 @@ async def test_a_guest_that_powers_off_ends_its_console_and_one_that_is_deleted_
         here.known.clear()
         out, _, end = await logs.rest()
         assert (out, end and end.type) == (b"last\n", FrameType.EXIT)
+
+
+@pytest.mark.parametrize("taken_over", [False, True], ids=["handed over", "taken over"])
+async def test_a_guest_that_leaves_for_another_cluster_ends_its_streams_with_where_it_went(
+    tmp_path: Path, taken_over: bool
+) -> None:
+    async with two_nodes(tmp_path) as (lab, here, _):
+        here.say(b"here\n")
+        streams = [
+            await lab.connect(lab.ticket(WEB, verb, given)) for verb, given in (("console", {}), ("logs", FOLLOW))
+        ]
+        for stream in streams:
+            await until(stream, b"here\n")
+        move = msgspec.structs.replace(MOVE, peer="west/w1", peer_ca="PEM", taken_over=taken_over)
+        here.known[WEB.name] = read_allocation(change(WEB, role="source", migration=move))
+        here.end()
+        for stream in streams:
+            _, _, end = await asyncio.wait_for(stream.rest(), 30)
+            assert end is not None and end.type == FrameType.ERROR and end.error().token == "departed"
+            assert end.error().message == "vm/web migrated to cluster west: nothing of it is left here"
 
 
 async def test_a_console_that_nobody_has_any_more_ends_with_a_reason(

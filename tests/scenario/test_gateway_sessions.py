@@ -14,6 +14,7 @@ from tests.guest_program import Guest
 from tests.scenario.agent_lab import NODE_UID, change, make_allocation
 from tests.scenario.gateway_lab import Client, GatewayLab
 
+from weft.agent.state.allocation import read_allocation
 from weft.agent.stream import server
 from weft.contracts.driver.runtime import ExecRequest, ExecSession, GuestFacts, GuestState, SessionMark
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
@@ -21,6 +22,7 @@ from weft.gateway.stream import reconnect
 from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.kinds.allocation import allocation_name
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.objects.errors import Unavailable
 from weft.objects.identity import short_id
 from weft.protocol.frames import FrameType
@@ -187,6 +189,41 @@ async def test_a_guest_that_ends_is_told_at_once(gateway: GatewayLab, guest: Gue
         runtime.lose()
         _, _, end = await asyncio.wait_for(client.rest(), 30)
         assert end is not None and end.error().token == "guestEnded"
+
+
+async def test_a_guest_that_leaves_for_another_cluster_is_told_with_where_it_went(
+    gateway: GatewayLab, guest: Guest
+) -> None:
+    runtime = Program()
+    await runtime.take(guest)
+    async with gateway.node(NODE_UID, runtime, [WEB]) as known:
+        client = await begin(gateway, "sh", "-c", "echo on; sleep 50")
+        await until_says(client, b"on\n")
+        move = msgspec.structs.replace(MOVE, peer="west/w1", peer_ca="PEM", taken_over=True)
+        known[WEB.name] = read_allocation(change(WEB, role="source", migration=move, desired="stop"))
+        runtime.lose()
+        _, _, end = await asyncio.wait_for(client.rest(), 30)
+        assert end is not None and end.error().token == "departed"
+        assert end.error().message == "vm/web migrated to cluster west: nothing of it is left here"
+
+
+async def test_the_server_says_that_a_guest_left_for_another_cluster_while_its_agent_was_away(
+    gateway: GatewayLab, guest: Guest
+) -> None:
+    runtime = Program()
+    await runtime.take(guest)
+    gateway.gateway._find_place = find_departed
+    async with gateway.node(NODE_UID, runtime, [WEB]):
+        client = await begin(gateway, "sh", "-c", "echo on; sleep 50")
+        await until_says(client, b"on\n")
+    async with gateway.node(NODE_UID, runtime, []):
+        _, _, end = await asyncio.wait_for(client.rest(), 30)
+        assert end is not None and end.error().token == "departed"
+        assert end.error().message.startswith("vm/web migrated to cluster west, where it is lab/web")
+
+
+async def find_departed(claims: dict[str, object]) -> WorkloadLocation:
+    raise describe_departure("vm/web", "west/lab/web")
 
 
 async def test_an_agent_of_the_guest_that_began_anew_is_told(gateway: GatewayLab, agent_program: Path) -> None:

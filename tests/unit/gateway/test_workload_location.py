@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Put
 from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.errors import IllegalTransition
 from weft.objects.identity import Ref, short_id
 from weft.store.memory import MemoryStore
 
@@ -55,3 +57,11 @@ async def test_a_workload_is_where_its_active_or_source_allocation_is() -> None:
     assert await find(CLAIMS) == WorkloadLocation("uid-n2", "uid-n2.a3", short_id("a3"), "n2")
     await store.close()
     assert await find(CLAIMS) is None
+
+
+async def test_one_that_another_cluster_has_is_refused_with_its_name_there() -> None:
+    store = MemoryStore(SystemClock())
+    await store.open()
+    await store.commit([stored("vm", "web", WEB.uid, spec={"departed": "west/lab/web"}, status={"phase": "Stopped"})])
+    with pytest.raises(IllegalTransition, match="vm/web migrated to cluster west, where it is lab/web"):
+        await WorkloadLocator(store).find(CLAIMS)

@@ -135,6 +135,11 @@ class LocalAllocation(msgspec.Struct, frozen=True):
         return f"{ref.kind}/{ref.project or '-'}/{ref.name}"
 
     @property
+    def short_name(self) -> str:
+        """``vm/web``, for people who have named its project themselves."""
+        return f"{self.spec.workload.kind}/{self.spec.workload.name}"
+
+    @property
     def shares_kernel(self) -> bool:
         """Whether it runs on the node's own kernel."""
         container = self.spec.container

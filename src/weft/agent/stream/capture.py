@@ -18,7 +18,7 @@ import msgspec
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.stream.capture_worker import DATA, HEAD, PIECE_BYTES
 from weft.agent.stream.connection import Stream
-from weft.agent.stream.guest_location import GuestLocator
+from weft.agent.stream.guest_location import Departed, GuestLocator
 from weft.agent.stream.wait import run_until_first_ends
 from weft.contracts.clock import Clock
 from weft.contracts.driver.network import CapturesPackets, NetworkDriver
@@ -71,7 +71,7 @@ class Captures:
         nics = local.spec.nics
         if given.nic >= len(nics):
             has = f"NICs 0 to {len(nics) - 1}" if len(nics) > 1 else "only NIC 0" if nics else "no NIC"
-            raise InvalidInput(f"{local.what} has {has}, and no NIC {given.nic}", field="nic")
+            raise InvalidInput(f"{local.short_name} has {has}, and no NIC {given.nic}", field="nic")
         return network.taps.open(port_id(local.uid, nics[given.nic].uid), given.filter, given.snaplen)
 
     async def _serve(
@@ -91,11 +91,11 @@ class Captures:
             limit=2 * PIECE_BYTES,
         )
         source.close()
-        departures: list[str] = []
+        departures: list[Departed] = []
         watching = asyncio.ensure_future(self._end_with_the_guest(worker, where, departures))
         try:
             await run_until_first_ends(
-                _send(stream, worker, departures, local.what),
+                _send(stream, worker, departures, local.short_name),
                 _until_gone(stream, worker),
                 self._end_late(given.seconds),
             )
@@ -107,11 +107,11 @@ class Captures:
             await worker.wait()
 
     async def _end_with_the_guest(
-        self, worker: asyncio.subprocess.Process, where: GuestLocator, departures: list[str]
+        self, worker: asyncio.subprocess.Process, where: GuestLocator, departures: list[Departed]
     ) -> None:
         while (gone := await where.inspect()) is None:
             await self._clock.sleep(CHECK_SECONDS)
-        departures.append("migrated" if gone.place is not None else "gone")
+        departures.append(gone)
         _ask_to_end(worker)
 
     async def _end_late(self, seconds: float) -> None:
@@ -119,7 +119,7 @@ class Captures:
         raise TimedOut("the capture ended: its packets were not read in time", hint="write them to a file")
 
 
-async def _send(stream: Stream, worker: asyncio.subprocess.Process, departures: list[str], what: str) -> None:
+async def _send(stream: Stream, worker: asyncio.subprocess.Process, departures: list[Departed], what: str) -> None:
     assert worker.stdout is not None
     try:
         while True:
@@ -134,8 +134,10 @@ async def _send(stream: Stream, worker: asyncio.subprocess.Process, departures: 
         ) from None
     end: dict[str, Any] = msgspec.json.decode(body)
     if departures and end["ended"] in ("asked", "gone"):
-        end["ended"] = departures[0]
+        end["ended"] = "migrated" if departures[0].place or departures[0].refusal else "gone"
     await stream.send_data(FrameType.STDERR, msgspec.json.encode(end))
+    if departures and departures[0].refusal is not None:
+        raise departures[0].refusal
     if end["ended"] == "migrated":
         raise Unavailable(
             f"{what} has migrated: the capture ended there", reason="guestMigrated", hint="start it again"

@@ -32,7 +32,7 @@ class Consoles:
         holder = self._held.get(local.id)
         if holder is not None:
             raise InUse(
-                f"the console of {local.what} is in use by {holder or 'someone else'}",
+                f"the console of {local.short_name} is in use by {holder or 'someone else'}",
                 hint="weft vm logs -f shows what it prints",
             )
         self._held[local.id] = subject

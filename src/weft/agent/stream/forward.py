@@ -29,7 +29,7 @@ async def serve_port(
     """Relay bytes to and from ``given.port`` of the guest; a closed port is tried for ``given.patience`` seconds. Raises
     Unavailable."""
     if not local.spec.nics:
-        raise Unavailable(f"{local.what} has no network, so none of its ports can be reached", reason="noNetwork")
+        raise Unavailable(f"{local.short_name} has no network, so none of its ports can be reached", reason="noNetwork")
     if not isinstance(network, CanDial):
         raise Unavailable(f"network driver {network.name} can't reach the ports of workloads", reason="unsupported")
     nic = local.spec.nics[0]
@@ -41,7 +41,7 @@ async def serve_port(
         except OSError as problem:
             if clock.elapsed() >= deadline:
                 raise Unavailable(
-                    f"{local.what}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
+                    f"{local.short_name}: nothing answers at {nic.address}:{given.port}: {problem.strerror or problem}",
                     reason="portUnreachable",
                     hint="check that it runs and listens on that port; weft vm logs shows its output",
                 ) from problem
@@ -52,7 +52,7 @@ async def serve_port(
 
 async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, where: GuestLocator) -> None:
     """Relay RFB (VNC) to and from the guest's screen. Raises Unavailable for a guest without one, and (``guestMigrated``) when it
-    has migrated: RFB begins with a greeting, so a viewer must reconnect."""
+    has migrated: RFB begins with a greeting, so a viewer must reconnect; IllegalTransition if another cluster has it."""
     if not isinstance(runtime, HasScreen):
         raise Unavailable(f"runtime {runtime.name} has no screens", reason="unsupported")
     path = await runtime.screen_socket(local.id)
@@ -60,12 +60,14 @@ async def serve_screen(stream: Stream, runtime: Driver, local: LocalAllocation, 
         reader, writer = await asyncio.open_unix_connection(path)
     except OSError as problem:
         raise Unavailable(
-            f"{local.what}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
+            f"{local.short_name}: its screen can't be reached: {problem.strerror}", hint="check that it runs"
         ) from None
     with contextlib.suppress(ConnectionResetError):
         await stream.carry(reader, writer)
     if reader.at_eof() or reader.exception() is not None:  # it may hang up with bytes unread
         gone = await where.settle()
+        if gone is not None and gone.refusal is not None:
+            raise gone.refusal
         if gone is not None and gone.place is not None:
             raise Unavailable(
                 f"it migrated to node {gone.place['node']}: reconnect the viewer",

@@ -8,10 +8,11 @@ import msgspec
 
 from weft.agent.allocation.facts import is_alive
 from weft.agent.state.allocation import LocalAllocation
-from weft.agent.stream.exec_session import place_of_target
+from weft.agent.stream.exec_session import find_departure, place_of_target
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
 from weft.kinds.allocation import has_ended_for_good, is_at_rest
+from weft.objects.errors import IllegalTransition
 
 SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
 CHECK_SECONDS = 0.05
@@ -21,6 +22,7 @@ class Departed(msgspec.Struct, frozen=True):
     """The guest isn't here any more."""
 
     place: dict[str, str] | None = None  # where it went, in the gateway's form; None: unknown
+    refusal: IllegalTransition | None = None  # of one that another cluster has taken over
 
 
 class GuestLocator:
@@ -41,6 +43,9 @@ class GuestLocator:
         if current is not None and not current.deleting and role != "source":
             return None
         facts = await self._runtimes.inspect(self._last)
+        refusal = find_departure(self._last, facts)
+        if refusal is not None:
+            return Departed(refusal=refusal)
         if current is not None and not current.deleting:
             return Departed(place_of_target(current, facts)) if facts.reason == "migrated" else None
         if role == "source":
@@ -60,5 +65,7 @@ class GuestLocator:
             await self._clock.sleep(CHECK_SECONDS)
             facts = await self._runtimes.inspect(self._last)
         self._last = self._find_guest(self._last.uid) or self._last
-        place = place_of_target(self._last, facts)
+        place, refusal = place_of_target(self._last, facts), find_departure(self._last, facts)
+        if refusal is not None:
+            return Departed(refusal=refusal)
         return None if place is None else Departed(place)

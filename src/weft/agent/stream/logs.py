@@ -66,7 +66,9 @@ def _find_begin(log: PrintedLog, tail: int, oldest: float | None) -> int:
 
 async def send_gone(stream: Stream, gone: Departed, position: int | None, came_to: int | None) -> None:
     """Send that the guest has gone: to a gateway that can continue with where it is, and from what position (None: the
-    gateway's)."""
+    gateway's). Raises IllegalTransition for one that another cluster has."""
+    if gone.refusal is not None:
+        raise gone.refusal
     if gone.place is None or came_to is None:
         await stream.send(encode_exit(0))
     else:

@@ -24,7 +24,7 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.capture import Captures
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
-from weft.agent.stream.exec_session import ResumableExec, place_of_target, serve_kept
+from weft.agent.stream.exec_session import ResumableExec, find_departure, place_of_target, serve_kept
 from weft.agent.stream.forward import serve_port, serve_screen
 from weft.agent.stream.guest_location import GuestLocator
 from weft.agent.stream.invocations import serve_invocations
@@ -161,7 +161,7 @@ class Streams:
         verb = verbs.get(claims.verb)
         if verb is None:
             raise InvalidInput(f"this node has no verb {claims.verb[:40]!r}")
-        refuse_early(claims.verb, local.spec.lease, local.what, self._clock.now())
+        refuse_early(claims.verb, local.spec.lease, local.short_name, self._clock.now())
         await verb(stream, claims, local)
 
     async def _exec(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
@@ -193,6 +193,8 @@ class Streams:
                 raise
             facts, current = await self._runtimes.inspect(local), self._find_guest(local.uid)
             place = place_of_target(current or local, facts)
+            if departure := find_departure(current or local):
+                raise departure from None
             if place is None and (current is None or current.deleting or facts.state not in _ALIVE):
                 raise Unavailable(
                     "the command was cut off: its guest or its agent ended", reason="guestEnded"
@@ -213,13 +215,15 @@ class Streams:
             current = self._find_guest(local.uid)
             if mark is not None and current is not None and (place := place_of_target(current, facts)) is not None:
                 raise _Elsewhere(place)
+            if departure := find_departure(current or local):
+                raise departure
             if current is None or current.deleting or (current.spec.desired != "run" and facts.state != "running"):
-                raise IllegalTransition(f"{local.what} is not running", hint="start it first")
+                raise IllegalTransition(f"{local.short_name} is not running", hint="start it first")
             if resumes and facts.state not in _ALIVE and current.spec.role == "active":
                 raise Unavailable("the command was cut off: its guest has ended", reason="guestEnded")
             if facts.state == "running" and facts.ready is None and kind_of(local.spec).needs_guest_agent:
                 raise Unavailable(
-                    f"{local.what}: no agent in it has answered, so no command can run in it",
+                    f"{local.short_name}: no agent in it has answered, so no command can run in it",
                     reason="noGuestAgent",
                     hint="install qemu-guest-agent in it, or use weft vm console",
                 )
@@ -229,10 +233,10 @@ class Streams:
                 except Unavailable as problem:
                     if problem.token == SESSION_LOST:
                         raise
-                    log.debug("exec in %s: %s", local.what, problem.message)
+                    log.debug("exec in %s: %s", local.short_name, problem.message)
             if self._clock.elapsed() >= deadline:
                 raise Unavailable(
-                    f"{local.what}: its agent did not answer within {patience:g} s",
+                    f"{local.short_name}: its agent did not answer within {patience:g} s",
                     reason="guestNotReady",
                     hint="weft vm logs shows its output",
                 )
@@ -242,17 +246,20 @@ class Streams:
         runtime = self._with_console(local)
         with self._consoles.hold(local, claims.subject):
             log, where = PrintedLog(runtime, local.id), self._watch(local)
-            await serve_console(stream, runtime.console_socket(local.id), log, claims.printed, where, local.what)
+            await serve_console(stream, runtime.console_socket(local.id), log, claims.printed, where, local.short_name)
 
     async def _logs(self, stream: Stream, claims: Claims, local: LocalAllocation) -> None:
         given, runtime = _read_input(claims, LogsInput), self._runtimes.of(local)
         if given.aggregate:
             late = importlib.import_module("weft.agent.stream.collected_log")  # with all that searches
             where = self._watch(local)
-            workload = local.spec.workload
-            what = f"{workload.kind}/{workload.name}"
             of = late.Collected(
-                self._with_collected(), workload.uid, what, local, where, ends=isinstance(runtime, HasLog)
+                self._with_collected(),
+                local.spec.workload.uid,
+                local.short_name,
+                local,
+                where,
+                ends=isinstance(runtime, HasLog),
             )
             await late.follow_collected(stream, of, given, claims.printed, self._clock)
             return

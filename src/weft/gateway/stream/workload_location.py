@@ -9,7 +9,8 @@ import msgspec
 
 from weft.contracts.store import Store
 from weft.gateway.stream.reconnect import WorkloadLocation
-from weft.objects.envelope import decode_envelope, decode_part
+from weft.kinds.parts.convert_verb import describe_departure
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, object_key, short_id
 
@@ -29,6 +30,12 @@ class _Allocated(msgspec.Struct, frozen=True):
     role: str = ""
 
 
+class _Departed(msgspec.Struct, frozen=True):
+    """The part of a workload's spec that names the other cluster which has it."""
+
+    departed: str = ""
+
+
 class WorkloadLocator:
     """Reads ``store``."""
 
@@ -36,22 +43,29 @@ class WorkloadLocator:
         self._store = store
 
     async def find(self, claims: dict[str, Any]) -> WorkloadLocation | None:
-        """Where the workload of a ticket's ``claims`` is; None when it is on no node, or the store doesn't answer."""
+        """Where the workload of a ticket's ``claims`` is; None when it is on no node, or the store doesn't answer. Raises
+        IllegalTransition for one that migrated to another cluster."""
         try:
-            return await self._find(msgspec.convert(claims.get("workload"), Ref))
+            workload = msgspec.convert(claims.get("workload"), Ref)
+            entry = await self._store.get(object_key(workload.kind, workload.project, workload.name))
+            found = None if entry is None else decode_envelope(entry.value)
+            place = None if found is None else await self._find(workload, found)
         except (WeftError, msgspec.ValidationError) as problem:
             log.debug("where a guest is: %s", problem)
             return None
+        where = decode_part(found.spec, _Departed).departed if found is not None else ""
+        if place is None and where:
+            raise describe_departure(f"{workload.kind}/{workload.name}", where)
+        return place
 
-    async def _find(self, workload: Ref) -> WorkloadLocation | None:
-        entry = await self._store.get(object_key(workload.kind, workload.project, workload.name))
-        name = None if entry is None else decode_part(decode_envelope(entry.value).status, _Placed).node
+    async def _find(self, workload: Ref, found: Envelope) -> WorkloadLocation | None:
+        name = decode_part(found.status, _Placed).node
         node = None if not name else await self._store.get(object_key("node", None, name))
         if node is None or not name:
             return None
         node_uid = decode_envelope(node.value).uid
-        for found in (await self._store.list(object_key("allocation", None, f"{node_uid}."))).entries:
-            envelope = decode_envelope(found.value)
+        for entry in (await self._store.list(object_key("allocation", None, f"{node_uid}."))).entries:
+            envelope = decode_envelope(entry.value)
             spec = decode_part(envelope.spec, _Allocated)
             if spec.workload.uid == workload.uid and spec.role in ("active", "source"):
                 return WorkloadLocation(node_uid, envelope.name, short_id(envelope.uid), name)

@@ -114,12 +114,12 @@ def describe_arrival(what: str, arrival: str) -> IllegalTransition:
 
 
 def describe_departure(what: str, where: str) -> IllegalTransition:
-    """The refusal for what is left of a VM that migrated to another cluster."""
+    """The refusal for what is left of a VM that migrated to another cluster: CLUSTER/PROJECT/NAME, or the cluster alone."""
     cluster, _, rest = where.partition("/")
     return IllegalTransition(
-        f"{what} migrated to cluster {cluster}, where it is {rest}: nothing of it is left here",
+        f"{what} migrated to cluster {cluster}{rest and f', where it is {rest}'}: nothing of it is left here",
         reason="departed",
-        hint="use it there; deleting this one frees its name",
+        hint=f"use it there; weft delete {what} frees its name here",
         details={"departed": where},
     )
 
