@@ -93,7 +93,10 @@ def begin_migration(facts: Facts) -> Outcome:
         message = "the migration could not start within its window" + (f": {why}" if why else "")
         return Outcome(status=end_migration(status, "Failed", "tooLate", message, now))
     if spec.mode == "live" and facts.workload.run != "run":
-        message = f"{spec.workload} is not running (run: {facts.workload.run}); start it, or migrate it with --cold"
+        remedy = "start it, or migrate it with --cold"
+        if facts.place is not None and facts.place.node_phase not in READY:
+            remedy = f"its node {facts.place.spec.node} sends no heartbeat: migrate it once that is back"
+        message = f"{spec.workload} is not running (run: {facts.workload.run}); {remedy}"
         return Outcome(status=end_migration(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")

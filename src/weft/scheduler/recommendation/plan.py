@@ -16,8 +16,8 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.decision import Verdict
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationWindow
-from weft.kinds.node import NODES_BY_UID
-from weft.kinds.parts.workload import WORKLOADS_BY_GANG
+from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeStatus
+from weft.kinds.parts.workload import OUT_OF_REACH, WORKLOADS_BY_GANG
 from weft.kinds.profile import ProfileStatus, name_profile
 from weft.kinds.recommendation import GangPlace, MigrationQuery, RecommendationSpec, RecommendationStatus
 from weft.kinds.record import Kind
@@ -171,8 +171,14 @@ def _answer_migration(
     migrating = read_migration_candidate(view, found or workload, spec, strategy, [])
     if isinstance(migrating, Waiting):
         return RecommendationStatus(phase="Failed", reason=migrating.reason, message=migrating.message)
+    at = migrating.source.spec(AllocationSpec)
+    phase = next((node.status(NodeStatus).phase for node in view.find(NODES_BY_UID, at.node_uid)), "NotReady")
+    if phase in SILENT_PHASES:
+        message = f"{at.node} sends no heartbeat, so {what} can't leave it before it is back"
+        reason = OUT_OF_REACH[0] if phase == "Autonomous" else OUT_OF_REACH[1]
+        return RecommendationStatus(phase="Failed", reason=reason, message=message)
     candidate, row, explanation = decide(engine, migrating)
-    at, best = migrating.source.spec(AllocationSpec), "" if row is None else engine.snapshot.names[row]
+    best = "" if row is None else engine.snapshot.names[row]
     forecast = foresee(
         view,
         workload.key,

@@ -104,6 +104,20 @@ def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so
         assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
 
 
+@pytest.mark.parametrize(
+    ("phase", "remedy"),
+    [
+        ("Ready", "start it, or migrate it with --cold"),
+        ("NotReady", "its node n1 sends no heartbeat: migrate it once that is back"),
+    ],
+)
+def test_of_one_that_is_to_stop_it_says_what_can_be_done(phase: str, remedy: str) -> None:
+    place, stopped = side("source", node=phase), VmSpec(image="i", run="stop")
+    outcome = plan(None, None, MigrationStatus(phase="Pending"), place=place, workload=stopped)
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", "notRunning")
+    assert outcome.status.message == f"vm/web is not running (run: stop); {remedy}"
+
+
 def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
     finishing = replace(UNDER_WAY, phase="Finishing")
     assert plan(side("source", "handedOver", deleting=True), None, finishing).status.phase == "Finishing"
