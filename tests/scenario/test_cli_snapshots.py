@@ -121,6 +121,15 @@ def test_what_cannot_be_names_what_is_wrong_and_what_to_type(
     assert done.err.startswith("error: ") and said in done.err and hint in done.err, done.err
 
 
+def test_snapshots_without_a_name_may_be_taken_in_one_second(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "often", "--image", "tiny").code == 0
+    done = [fabric.weft("vm", "snapshot", "often", "--detach") for _ in range(4)]
+    assert [one.code for one in done] == [0] * 4, done[-1].err
+    names = fabric.weft("snapshot", "list", "-o", "name").out
+    assert names.count("snapshot/often-") == 4, names
+    assert fabric.weft("vm", "delete", "often", "--snapshots", "--yes").code == 0
+
+
 def test_snapshots_of_an_earlier_vm_stay_when_those_of_the_present_one_go(fabric: Fabric) -> None:
     for name in ("first", "second"):
         assert fabric.weft("vm", "create", "twice", "--image", "tiny").code == 0

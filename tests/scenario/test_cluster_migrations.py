@@ -57,7 +57,7 @@ def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its
     for verb, given in {"start": {}, "suspend": {}, "exec": {"argv": ["true"]}, "console": {}, "logs": {}}.items():
         with pytest.raises(WeftError, match="vm/web migrated to cluster west, where it is default/web") as refused:
             east.client.verb("vm", "web", verb, given, project="default")
-        assert refused.value.hint == "use it there; weft delete vm/web frees its name here", "no other verb would work"
+        assert refused.value.hint == "use it there; weft vm delete frees its name here", "no other verb would work"
     east.until("volume", "data", lambda obj: obj is None)
     assert east.side.run(east.lab.every("allocation")) == []
     until_empty(east, "endpoint")

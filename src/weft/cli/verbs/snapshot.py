@@ -24,9 +24,11 @@ from weft.kinds.parts.snapshot.schedule import DEFAULT_KEPT, MOST_KEPT
 from weft.kinds.parts.snapshot.verbs import name_member
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import AlreadyExists
 from weft.objects.quantity import format_duration
 
 ABLE = ("vm", "volume", "container")
+_SAME_SECOND = 9  # so many more without a name may be taken in one second
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -86,8 +88,20 @@ def _check_schedule(name: str | None, every: float | None, keep: int | None) -> 
 
 
 def _take(session: Session, target: Target, name: str | None, more: dict[str, Any]) -> int:
-    body = {"name": name or name_snapshot(target.name, session.clock.now()), **more}
-    return _finish(session, target, session.client.verb(target.kind.name, target.name, "snapshot", body))
+    return _finish(session, target, _create(session, target, name, more))
+
+
+def _create(session: Session, target: Target, name: str | None, more: dict[str, Any]) -> dict[str, Any]:
+    """Without a name it gets that of this second, or of the next one that no other snapshot has."""
+    now, later = session.clock.now(), 0
+    while True:
+        body = {"name": name or name_snapshot(target.name, now + later), **more}
+        try:
+            return session.client.verb(target.kind.name, target.name, "snapshot", body)
+        except AlreadyExists:
+            if name or later == _SAME_SECOND:
+                raise
+            later += 1
 
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: Any) -> int:

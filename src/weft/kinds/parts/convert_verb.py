@@ -119,7 +119,7 @@ def describe_departure(what: str, where: str) -> IllegalTransition:
     return IllegalTransition(
         f"{what} migrated to cluster {cluster}{rest and f', where it is {rest}'}: nothing of it is left here",
         reason="departed",
-        hint=f"use it there; weft delete {what} frees its name here",
+        hint="use it there; weft vm delete frees its name here",
         details={"departed": where},
     )
 

@@ -53,7 +53,7 @@ def test_of_a_vm_that_migrated_to_another_cluster_it_says_where_it_is(
     assert run(make_session(departed, {}, decision)) == 0
     assert capsys.readouterr().out.splitlines() == [
         "vm/web migrated to cluster west, where it is lab/web: nothing of it is left here",
-        "use it there; weft delete vm/web frees its name here",
+        "use it there; weft vm delete frees its name here",
     ]
 
 
