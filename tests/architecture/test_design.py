@@ -152,7 +152,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/conversion/controller",
         "controllers/departure/controller",
         "controllers/departure/reclaim",
-        "controllers/deployment/controller",
+        "controllers/deployment/writes",
         "controllers/device/controller",
         "controllers/device/rollout",
         "controllers/failover/arming",

@@ -146,11 +146,11 @@ RELIES_ON = {
     "controllers/device/controller.py _plan_rule": "rule at",
     "controllers/device/rollout.py _plan_one 1": "devicerollout at",
     "controllers/device/rollout.py _plan_one 2": "devicerollout at, device at",
-    "controllers/deployment/controller.py plan_adoption": "deployment at, workload at",
-    "controllers/deployment/controller.py plan_blocked": "deployment at",
-    "controllers/deployment/controller.py plan_removal 1": "deployment at and goes",
-    "controllers/deployment/controller.py plan_removal 2": "deployment at, workload at",
-    "controllers/deployment/controller.py plan_writes": (
+    "controllers/deployment/writes.py plan_adoption": "deployment at, workload at",
+    "controllers/deployment/writes.py plan_blocked": "deployment at",
+    "controllers/deployment/writes.py plan_removal 1": "deployment at and goes",
+    "controllers/deployment/writes.py plan_removal 2": "deployment at, workload at",
+    "controllers/deployment/writes.py plan_writes": (
         "deployment at, workload absent, workload at, quota at, disruptionbudget at"
     ),
     "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from weft.controllers.deployment.controller import find_departed, find_unready
+from weft.controllers.deployment.instance_state import find_departed, find_unready
 from weft.controllers.service.controller import Services, make_served
 from weft.controllers.service.facts import note_departures, read_member
 from weft.controllers.service.plan import DRAINING, MOST_LEAVING, Member, plan_endpoints
