@@ -6,6 +6,9 @@ import asyncio
 import base64
 import json
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     WORD_LETTERS,
     FrameReader,
     encode_frame,
+    encode_hello,
 )
 from weft.drivers.runtime.qemu.guest_agent.qemu_agent import LINE_BYTES, QemuAgent, connect_agent
 from weft.drivers.runtime.qemu.guest_agent.session import MOST_PIECES, PIECE_BYTES, GuestSession
@@ -331,6 +335,41 @@ async def test_a_guest_that_never_introduces_itself_is_connected_to_anew(
     both.close()
     for server in servers:
         server.close()
+
+
+async def test_an_answer_that_a_busy_loop_reads_together_with_the_deadline_keeps_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "SILENT_SECONDS", (0.3, 0.6))
+    paths, heard = GuestPaths(run=tmp_path, state=tmp_path), list[str]()
+    came, server = list[socket.socket](), socket.socket(socket.AF_UNIX)
+    server.bind(str(paths.agent))
+    server.listen()
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        came.append(connection)
+        held = b""
+        while len(held) < len(encode_hello(bytes(16))):
+            held += connection.recv(65536)
+        nonce = held[held.index(MAGIC) + len(MAGIC) :][:16]
+        connection.sendall(encode_frame("H", payload=MAGIC + nonce + b"\x03boot\0name\0run\0"))
+
+    guest = threading.Thread(target=answer)
+    agents = GuestAgents(PLAN, paths, SystemClock(), heard.append, lambda told: None, Unread())
+    keeping = [asyncio.ensure_future(loop) for loop in agents.connect_loops()]
+    while agents._weft is None:
+        await asyncio.sleep(0.001)
+    guest.start()
+    time.sleep(0.5)
+    guest.join()
+    await asyncio.sleep(0.1)
+    assert agents.answer and heard == ["boot"]
+    for keeper in keeping:
+        keeper.cancel()
+    agents.close()
+    for one in (*came, server):
+        one.close()
 
 
 async def test_what_a_guest_says_of_its_process_a_million_times_is_written_down_a_few_times(

@@ -31,7 +31,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     encode_size,
 )
 from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSION, Question
-from weft.drivers.runtime.qemu.guest_agent.session import STANDING_SECONDS, GuestSession, session_lost
+from weft.drivers.runtime.qemu.guest_agent.session import BROKEN, STANDING_SECONDS, GuestSession, session_lost
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
 
@@ -70,6 +70,7 @@ class GuestChannel(asyncio.Protocol):
         self._may_write.set()
         self._points, self._counted_at = 0.0, 0.0  # those it owes, as of this second of the loop's
         self._resting: asyncio.TimerHandle | None = None
+        self._why_closed = BROKEN
 
     @property
     def ready(self) -> bool:
@@ -157,8 +158,10 @@ class GuestChannel(asyncio.Protocol):
         """Set the guest's clock."""
         self.send(encode_frame("T", payload=int(unix_seconds * 1e9).to_bytes(8, "little")))
 
-    def close(self) -> None:
+    def close(self, why: str = "the connection to the guest's agent was closed") -> None:
+        """``why``: for commands that run."""
         if self._transport is not None:
+            self._why_closed = why
             self._transport.abort()
 
     # What sessions use.
@@ -167,7 +170,7 @@ class GuestChannel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(frame)
             if self._transport.get_write_buffer_size() > UNTAKEN_BYTES:
-                self._transport.abort()
+                self.close("the guest's agent doesn't take what it is sent")
 
     async def drained(self) -> None:
         """Wait until the socket takes more."""
@@ -188,7 +191,7 @@ class GuestChannel(asyncio.Protocol):
         try:
             frames = self._reader.feed(data)
         except OutOfStep:
-            self._introduce()
+            self._introduce("the guest's agent sent what is no frame")
             self._rest(BEGINNING_POINTS)
             return
         if known is None and self._reader.hello is not None:
@@ -196,8 +199,8 @@ class GuestChannel(asyncio.Protocol):
         points, held = 0, 0
         for frame in frames:
             if frame.kind == "B":  # a new agent: it knows nothing of us
-                self._end_sessions(for_good=True)
-                self._introduce()
+                self._end_sessions(again := "the guest's agent started again", for_good=True)
+                self._introduce(again)
                 points += BEGINNING_POINTS
                 break
             asked, small = self._take(frame), len(frame.payload) < SMALL_BYTES
@@ -241,18 +244,18 @@ class GuestChannel(asyncio.Protocol):
             self._resting = None
         self._transport = None
         self._may_write.set()
-        self._end_sessions()
+        self._end_sessions(self._why_closed)
         self._on_lost()
 
-    def _introduce(self) -> None:
-        self._end_sessions()
+    def _introduce(self, why: str = BROKEN) -> None:
+        self._end_sessions(why)
         nonce = os.urandom(NONCE_BYTES)
         self._reader = FrameReader(nonce)
         self.send(encode_hello(nonce))
 
-    def _end_sessions(self, *, for_good: bool = False) -> None:
+    def _end_sessions(self, why: str, *, for_good: bool = False) -> None:
         for session in list(self._sessions.values()):
-            session.lose(for_good=for_good)
+            session.lose(why, for_good=for_good)
         self._sessions.clear()
 
 

@@ -171,7 +171,7 @@ class GuestAgents:
     def take_port_change(self, port: str, is_open: bool) -> None:
         """QEMU tells that the guest opened or closed an agent's port: one that ended knows nothing of us any more."""
         if not is_open and port == WEFT_AGENT_ID and self._weft is not None:
-            self._weft.close()
+            self._weft.close("the guest's agent closed its port")
         if not is_open and port == QEMU_AGENT_ID and self._qemu is not None and self._qemu_answers:
             self._qemu.close()
 
@@ -195,12 +195,13 @@ class GuestAgents:
             make_channel = functools.partial(self._make_channel, answered, lost)
             with contextlib.suppress(OSError):
                 _, self._weft = await loop.create_unix_connection(make_channel, str(self._paths.agent))
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(patience):
                         await answered.wait()
+                if answered.is_set():  # also where a busy loop hears of its answer and of the deadline together
                     patience = SILENT_SECONDS[0]
-                except TimeoutError:
-                    self._weft.close()
+                else:
+                    self._weft.close("the guest's agent was silent for too long")
                     patience = min(longest, patience * 2)
                 await lost.wait()
             await self._clock.sleep(RETRY_SECONDS)

@@ -34,7 +34,7 @@ class Question:
             except OutOfStep:
                 self.answer.set_result((False, 0))
 
-    def lose(self, *, for_good: bool = False) -> None:
+    def lose(self, why: str = "", *, for_good: bool = False) -> None:
         if not self.answer.done():
             self.answer.set_result(None)
 

@@ -35,7 +35,8 @@ STANDING_SECONDS = 5.0
 PIECE_BYTES = 64 << 10  # so much of what waits is put together
 MOST_PIECES = 32  # where there are more, also what of one channel came before and after something of the other
 _HANG_UP, _LET_GO = 0, 1
-_BROKEN = "the connection to the guest's agent broke; the command's fate is unknown"
+BROKEN = "the connection to the guest's agent broke"
+UNKNOWN = "the command's fate is unknown"
 _BEYOND = "the guest's agent sent unrequested data; the command was hung up"
 _UNREAD = "the command's output was not read, and its node keeps no more of it; the command was hung up"
 
@@ -75,7 +76,7 @@ class GuestSession:
         self._arrived = {STDOUT: arrived[0], STDERR: arrived[1]}
         self._taken = 0
         self._parted = False
-        self._lost, self._detached = _BROKEN, True
+        self._lost, self._detached = f"{BROKEN}; {UNKNOWN}", True
         self._credit = WINDOW_BYTES
         self._has_credit = asyncio.Event()
         self._has_credit.set()
@@ -236,8 +237,10 @@ class GuestSession:
             self._has_credit.clear()
         self._answer.set_result(answer)
 
-    def lose(self, *, for_good: bool = False) -> None:
+    def lose(self, why: str = BROKEN, *, for_good: bool = False) -> None:
         """The guest's agent has gone; ``for_good``: and whatever it kept."""
+        if not self._over:
+            self._lost = f"{why}; {UNKNOWN}"
         self._detached, self._parted = not for_good, True
         if not self._answer.done():
             self._answer.set_result(None)
@@ -272,6 +275,4 @@ class GuestSession:
 
 
 def session_lost() -> Unavailable:
-    return Unavailable(
-        "the guest no longer has this command's session; the command's fate is unknown", reason="sessionLost"
-    )
+    return Unavailable(f"the guest no longer has this command's session; {UNKNOWN}", reason="sessionLost")
