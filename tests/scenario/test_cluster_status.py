@@ -184,6 +184,48 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
         assert there == {} and lab.journal.reasons("web") == ["Running", "Deleting"]
 
 
+async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_path: Path) -> None:
+    there: dict[str, Seen] = {}
+    done: list[str] = []
+
+    async with Lab(tmp_path) as lab:
+        await lab.kill_deciders()
+
+        async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
+            listed = dict(there)
+            envelope = await lab.get(web.key)
+            if envelope is not None and envelope.deleting_since is not None and "late" not in done:
+                done.append("late")
+                there["web"] = Seen("w", "Running", "w1")
+                await lab.clock.sleep(SETTLED_SECONDS)  # the answer is on its way so long
+            return {places[0]: listed}
+
+        async def perform(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
+            done.extend(act.what for act in acts)
+            for act in acts:
+                if act.what == "delete":
+                    there.pop(act.name)
+            return [Unavailable("no answer in time")] * len(acts)
+
+        spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
+        await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
+        web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
+        lab.start_deciders(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+
+        async def was_sent() -> bool:
+            return "put" in done
+
+        async def is_gone() -> bool:
+            return await lab.get(web.key) is None
+
+        await lab.until(was_sent)
+        await lab.delete(web.key)
+        for _ in range(4):
+            await lab.pass_time(SETTLED_SECONDS)
+        await lab.until(is_gone)
+        assert there == {} and done[-1] == "delete", done
+
+
 async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.kill_deciders()

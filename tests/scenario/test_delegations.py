@@ -250,6 +250,6 @@ def test_a_request_without_an_answer_may_still_arrive_after_the_deletion(
     assert east.client.get("delegation", "web", project="default")["deleting_since"]
     monkeypatch.setattr(controller, "perform_acts", real)
     real(*late[0], SystemClock())  # it arrives
-    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
     end(west, "web")
+    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
     until_gone(east, "delegation", "web")

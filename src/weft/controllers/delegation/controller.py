@@ -94,7 +94,7 @@ class Delegations:
         by_key = {item.key: item for item in view.find(DELEGATIONS_BY_CLUSTER, name)}
         ones = list_delegated(by_key.values(), cluster)
         listed: Listed = {}
-        link = None
+        link, asked_at = None, self._clock.elapsed()
         if cluster is not None and cluster.status(ClusterStatus).phase == LINKED:
             places = sorted({(one.spec.workload, one.project) for one in ones if one.project})
             try:
@@ -115,8 +115,9 @@ class Delegations:
         turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.attempt))
         acting = [one for one in turn if one.act is not None][:MOST_ACTS]
         answers = dict(zip([one.key for one in acting], await self._act(link, acting), strict=True))
-        now = self._clock.elapsed()
-        planned = [(by_key[one.key], *one.end(answers.get(one.key), sure=self._is_sure(one.key, now))) for one in turn]
+        planned = [
+            (by_key[one.key], *one.end(answers.get(one.key), sure=self._is_sure(one.key, asked_at))) for one in turn
+        ]
         if any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned):
             self._turns.repeat(name)  # what is noted as begun is sent now
         await self._note(planned)
@@ -131,9 +132,9 @@ class Delegations:
                 self._stuck[one.key] = self._clock.elapsed()
         return answers
 
-    def _is_sure(self, key: str, now: float) -> bool:
-        """Whether no request about it, of this leader's or of the one before, can still arrive there."""
-        return now - max(self._began, self._stuck.get(key, 0.0)) >= SETTLED_SECONDS
+    def _is_sure(self, key: str, asked_at: float) -> bool:
+        """Whether no request about it, of this leader's or of the one before, can have arrived there since ``asked_at``."""
+        return asked_at - max(self._began, self._stuck.get(key, 0.0)) >= SETTLED_SECONDS
 
     async def _note(self, planned: Sequence[tuple[Item, DelegationStatus, bool]]) -> None:
         commits = [commit for item, status, over in planned if (commit := plan_commit(item, status, over)) is not None]
