@@ -64,7 +64,7 @@ from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.function import FunctionSpec, FunctionStatus
-from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid

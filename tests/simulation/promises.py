@@ -12,7 +12,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.parts.in_place_update import plan_fit
-from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec

@@ -22,7 +22,7 @@ from weft.kinds.endpoint import ENDPOINT, ENDPOINTS_BY_WORKLOAD, EndpointSpec, E
 from weft.kinds.network import NetworkSpec, NetworkStatus, read_cidr
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.nic import DRAWN_MACS, Nic, choose_endpoint, mac_of, make_nic, read_nic
-from weft.kinds.parts.orphan import read_copies
+from weft.kinds.parts.node.orphan import read_copies
 from weft.kinds.parts.workload import WITHOUT_NETWORKS
 from weft.objects.envelope import Condition
 from weft.objects.identity import object_key

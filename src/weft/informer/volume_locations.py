@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from weft.informer.view import Item, View
 from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
-from weft.kinds.parts.orphan import read_copies
+from weft.kinds.parts.node.orphan import read_copies
 
 
 def find_data(view: View, volume: str) -> Sequence[Item]:

@@ -4,22 +4,19 @@ rest. Its place (zone, rack, location) is in labels; a label wins over a fact of
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 import msgspec
 
 from weft.kinds.fields.backup_work import BackupReport
-from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.fields.replication.work import ReceiveReport, SendReport
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.goal import find_condition
+from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
 from weft.kinds.parts.snapshot.volume_work import VolumeReport
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
     Access,
     Admission,
-    Column,
     Display,
     Goal,
     Index,
@@ -34,7 +31,6 @@ from weft.kinds.record import (
 )
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
-from weft.objects.quantity import format_bytes, format_cpu, format_duration
 from weft.objects.schema import field, suggest, words
 
 OVERCOMMITTED = ("cpu", "memory", "disk")
@@ -45,8 +41,6 @@ _DATUM = re.compile(r"[^\s,;]{1,100}")
 _MOST_DECLARED = 64
 LONGEST_AUTONOMY_SECONDS = 29 * 86400.0  # a certificate is renewed 30 days before its end
 
-NodeType = Literal["cloud", "edge", "hybrid", "gpu", "storage"]
-NODE_TYPES: tuple[str, ...] = get_args(NodeType)
 Amount = Annotated[int, field("", quantity="amount")]
 Ratio = Annotated[float, field("", quantity="ratio")]
 Cost = Annotated[float, field("", ge=0, le=1e9)]
@@ -334,38 +328,6 @@ def check_node(spec: NodeSpec) -> None:
         raise InvalidInput(f"spec: at most {_MOST_DECLARED} resources and as many data", field="spec.resources")
 
 
-def _status(obj: Object) -> str:
-    phase = str(dig(obj, "status.phase", "Joining"))
-    if phase == "Ready" and dig(obj, "spec.maintenance"):
-        return "Maintenance"
-    if phase == "Ready" and dig(obj, "spec.drain"):
-        return "Drained" if _is_drained(obj) else "Draining"
-    if phase == "Ready" and dig(obj, "spec.cordoned"):
-        return "Cordoned"
-    fit = find_condition(obj, "ConnectionsFit")
-    return "Ready,ConnectionsHigh" if phase == "Ready" and fit is not None and fit["status"] == "False" else phase
-
-
-def _type(obj: Object) -> str:
-    return read_type(dig(obj, "spec.type"), bool(dig(obj, "report.gpus")))
-
-
-def _pools(obj: Object) -> str:
-    """Each with the beginning of its id, by which shared ones are known."""
-    pools = dig(obj, "report.pools") or []
-    return ",".join(f"{pool['name']}({pool['id'][:4] or '!'})" for pool in pools) or "–"
-
-
-def read_type(given: NodeType | None, has_gpus: bool) -> NodeType:
-    """A node's type: as given, else by what it has."""
-    return given or ("gpu" if has_gpus else "cloud")
-
-
-def _autonomy(obj: Object) -> str:
-    seconds = float(dig(obj, "spec.autonomy_seconds", 0.0))
-    return format_duration(seconds) if seconds else "–"
-
-
 SILENT_PHASES = ("Autonomous", "NotReady")  # of a node that sends no heartbeat
 NOTHING_LEAVES = "the node sends no heartbeat, so nothing migrates before it is back"  # of its drain
 
@@ -374,43 +336,6 @@ def find_autonomy_end(spec: NodeSpec, status: NodeStatus) -> float | None:
     """When a silent node's autonomy ends (seconds since 1970); None for a node that sends heartbeats, or has no autonomy."""
     lost_at = status.since if status.lost_at is None and status.phase == "NotReady" else status.lost_at
     return lost_at + spec.autonomy_seconds if lost_at is not None and spec.autonomy_seconds else None
-
-
-def _ratio(obj: Object, resource: str) -> float:
-    return float(dig(obj, f"spec.overcommit.{resource}", 1.0))
-
-
-def bar(used: float, total: float, width: int = 4) -> str:
-    """A small bar in eighths of a block; empty when nothing is used."""
-    if total <= 0 or used <= 0:
-        return ""
-    eighths = max(1, round(min(1.0, used / total) * width * 8))
-    return "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
-
-
-def _cpu(obj: Object) -> str:
-    used, total = dig(obj, "status.allocated_cpu", 0), dig(obj, "report.cpu", 0) * _ratio(obj, "cpu")
-    later = dig(obj, "status.allocations_later", 0)
-    more = f" +{later} later" if later else ""
-    return f"{format_cpu(used)}/{format_cpu(total)} {bar(used, total)}".rstrip() + more
-
-
-def _bytes(part: str) -> Any:
-    def cell(obj: Object) -> str:
-        used, total = dig(obj, f"status.allocated_{part}", 0), dig(obj, f"report.{part}", 0) * _ratio(obj, part)
-        return f"{used / 2**30:.1f}/{total / 2**30:.1f} GiB {bar(used, total)}".rstrip()
-
-    return cell
-
-
-def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
-    """What its guests really use, if the command has fetched it: no object has it."""
-
-    def cell(obj: Object) -> str:
-        use = dig(obj, f"use.{part}")
-        return "–" if use is None else show(use)
-
-    return cell
 
 
 NODES_BY_UID = Index("nodes by uid")
@@ -422,11 +347,6 @@ NODES_BY_POOL = Index("nodes by id of a storage pool")
 
 def _orphans(item: Stored) -> list[str]:
     return [orphan.key for text_ in item.report(NodeReport).orphans if (orphan := read_orphan(text_)) is not None]
-
-
-def _is_drained(obj: Object | None) -> bool:
-    drained = find_condition(obj, "Drained")
-    return not dig(obj or {}, "spec.drain") or (drained is not None and drained["status"] == "True")
 
 
 NODE = Kind(
@@ -511,30 +431,10 @@ NODE = Kind(
     ),
     display=Display(
         topic="Placement",
-        columns=(
-            NAME,
-            Column("STATUS", _status, keep=True),
-            Column("CPU", _cpu),
-            Column("MEMORY", _bytes("memory")),
-            Column("DISK", _bytes("disk")),
-            Column("WORKLOADS", text("status.allocations", "0"), align="right"),
-            Column("VERSION", text("report.version")),
-            Column("CPU USED", _used("cpu", "{:.2f}".format), align="right", wide=True),
-            Column("MEMORY USED", _used("memory", format_bytes), align="right", wide=True),
-            Column("DISK USED", _used("disk", format_bytes), align="right", wide=True),
-            Column("ADDRESS", text("report.address"), wide=True),
-            Column("TYPE", _type, wide=True),
-            Column("ZONE", text("labels.zone"), wide=True),
-            Column("POOLS", _pools, wide=True),
-            Column("TAINTS", joined("spec.taints"), wide=True),
-            Column("AUTONOMY", _autonomy, wide=True),
-            Column("ACCEL", text("report.accelerator"), wide=True),
-            Column("HYPERVISOR", text("report.hypervisor"), wide=True),
-            Column("AGE", AGE.value, wide=True),
-        ),
+        columns=NODE_COLUMNS,
     ),
     lifetime=Lifetime(
-        goals={"drain": Goal(_is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
+        goals={"drain": Goal(is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
         operation=Operation(act="drain", cancel="uncordon", while_="spec.drain", condition="Drained"),
         runs_workloads=True,
     ),

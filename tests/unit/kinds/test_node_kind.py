@@ -8,7 +8,8 @@ import pytest
 
 from weft.controllers.node.controller import describe_over
 from weft.kinds.fields.taint import is_tolerated
-from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus, check_node, read_type
+from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus, check_node
+from weft.kinds.parts.node.columns import read_type
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import read_strict
 

@@ -12,7 +12,7 @@ from weft.agent.state.departure import last_migration, locate_guest
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.parts.node.orphan import OrphanCopy
 
 MOST_ORPHAN_BYTES = 200_000
 

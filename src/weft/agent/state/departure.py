@@ -7,7 +7,7 @@ import msgspec
 
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.kinds.allocation import AllocationSpec
-from weft.kinds.parts.orphan import GuestLocation
+from weft.kinds.parts.node.orphan import GuestLocation
 
 
 def find_departed(checkpoint: Checkpoint) -> MigrationState | None:

@@ -13,7 +13,7 @@ from weft.api.context import ApiContext
 from weft.contracts.store import epoch_of
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part

@@ -9,7 +9,7 @@ from typing import Any
 
 from weft.cli.node.usage import RESOURCES, describe_used
 from weft.kinds.fields.cells import dig
-from weft.kinds.node import bar, read_type
+from weft.kinds.parts.node.columns import bar, read_type
 from weft.objects.quantity import format_bytes, format_cpu
 
 Object = Mapping[str, Any]

@@ -21,7 +21,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MIGRATED_ON, MIGRATIONS_BY_UID, MigrationStatus
 from weft.kinds.node import NODES_BY_ORPHAN, NodeReport, read_orphan
 from weft.kinds.parts.nic import are_plugged
-from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, merge_part

@@ -17,7 +17,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.node import NODES_BY_ORPHAN
-from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
 
 Found = list[tuple[Item, OrphanCopy]]

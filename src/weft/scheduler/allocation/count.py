@@ -22,7 +22,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fields.lease import AllocatedLease, find_next_turn
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.lease.slots import SlotFacts

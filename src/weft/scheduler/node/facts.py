@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, read_type
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.kinds.parts.node.columns import read_type
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
 from weft.kinds.record import GUARD
 from weft.scheduler.table.facts import (

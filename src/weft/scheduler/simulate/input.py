@@ -15,7 +15,8 @@ from weft.kinds.constraint import read_plain, read_plain_preference
 from weft.kinds.fields.affinity import check_affinity
 from weft.kinds.fields.strategy import read_plain_strategy
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.node import NODE_TYPES, OVERCOMMITTED
+from weft.kinds.node import OVERCOMMITTED
+from weft.kinds.parts.node.columns import NODE_TYPES
 from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_amount, parse_bytes, parse_cpu, parse_ratio
 from weft.scheduler.constraint.affinity import NO_AFFINITY, Affinity, read_affinity

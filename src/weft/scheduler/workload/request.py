@@ -40,7 +40,7 @@ from weft.kinds.node import (
     read_orphan,
 )
 from weft.kinds.parts.nic import read_nic
-from weft.kinds.parts.orphan import find_given_up
+from weft.kinds.parts.node.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus

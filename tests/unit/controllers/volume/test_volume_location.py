@@ -13,7 +13,7 @@ from weft.informer.commit import Commit
 from weft.informer.view import Changed, Item, View, make_view
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.snapshot import SnapshotSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part

@@ -11,7 +11,7 @@ from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.migration import MIGRATED_ON, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.orphan import GuestLocation, OrphanCopy, read_copies
+from weft.kinds.parts.node.orphan import GuestLocation, OrphanCopy, read_copies
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.identity import Ref

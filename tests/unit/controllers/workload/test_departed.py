@@ -14,7 +14,7 @@ from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.migration import MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODE, NodeReport, NodeStatus
 from weft.kinds.parts.migration.departing import ReclaimInput, VmReclaim, reclaim_lost
-from weft.kinds.parts.orphan import OrphanCopy
+from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec

@@ -10,7 +10,7 @@ from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _pl
 from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
-from weft.kinds.parts.orphan import GuestLocation, OrphanCopy
+from weft.kinds.parts.node.orphan import GuestLocation, OrphanCopy
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.identity import Ref
 

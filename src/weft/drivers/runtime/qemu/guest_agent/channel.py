@@ -191,7 +191,7 @@ class GuestChannel(asyncio.Protocol):
         try:
             frames = self._reader.feed(data)
         except OutOfStep:
-            self._introduce("the guest's agent sent what is no frame")
+            self._introduce("the guest's agent sent something that isn't a frame")
             self._rest(BEGINNING_POINTS)
             return
         if known is None and self._reader.hello is not None:
