@@ -137,6 +137,27 @@ async def test_a_runtime_that_fails_before_there_is_a_terminal_is_reported(
     assert (out.replace("\r\r", "\r"), code) == ("fine\r\n", 0)
 
 
+@pytest.mark.parametrize("tty", [False, True], ids=["without a terminal", "on a terminal"])
+async def test_a_command_that_never_begins_has_plain_words_and_a_shell_s_exit_code(
+    lab: ContainerLab, driver: OciDriver, tty: bool
+) -> None:
+    plan = lab.plan(f"refused-{int(tty)}")
+    await driver.start(plan)
+    refused = (
+        (ExecRequest(["no-such-program"], tty=tty), 127, "not found"),
+        (ExecRequest(["/no/such/program"], tty=tty), 127, "/no/such/program"),
+        (ExecRequest(["/etc"], tty=tty), 126, ""),
+        (ExecRequest(["pwd"], cwd="/no/such/folder", tty=tty), 126, "/no/such/folder"),
+    )
+    for request, expected, word in refused:
+        session = await driver.exec(plan.id, request)
+        chunks = [chunk async for chunk in session.output()]
+        await session.close()
+        said = b"".join(chunk.data for chunk in chunks).decode()
+        assert chunks[-1].code == expected and word in said, said
+        assert not any(noise in said for noise in ("\x1b", "level=", "ERRO", "T1", "T0", "T2")), said
+
+
 async def test_a_terminal_gets_its_size_with_the_command(lab: ContainerLab, driver: OciDriver) -> None:
     """The runtimes of Debian 12 set it beside the command that they start, which may look a moment earlier."""
     plan = lab.plan("sized")

@@ -17,6 +17,12 @@ PROGRAMS = ("crun", "runc")
 ANSWER_SECONDS = 30.0
 _RUNC_MESSAGE = re.compile(r'level=error msg="((?:[^"\\]|\\.)*)"')
 
+# How they print an error of ``exec``, among a command's own output: crun on a terminal, runc without one, and on one.
+_EXEC_REFUSED = re.compile(
+    rb"\x1b\[1;31m[\dT:.-]+Z: (?P<crun>[^\x1b\r\n]*)\x1b\[0m"
+    rb'|time="[^"\n]*" level=error msg="exec failed: (?P<quoted>(?:[^"\\\n]|\\.)*)"'
+    rb"|\x1b\[31mERRO\x1b\[0m\[\d+\] exec failed: (?P<runc>[^\x1b\r\n]*?) *(?=\r|\n|$)"
+)
 # crun's words, then runc's.
 _NEVER_BEGAN = {
     NOT_FOUND: re.compile(
@@ -86,6 +92,16 @@ def read_error(text: str) -> str:
         return str(found[-1]).replace('\\"', '"').replace("\\\\", "\\")
     lines = [line for line in text.splitlines() if line.strip()]
     return re.sub(r"^\S+Z: ", "", lines[-1]).strip() if lines else "it printed no error"
+
+
+def shorten_refusal(output: bytes) -> bytes:
+    """``output`` of an ``exec`` that didn't begin, with the runtime's words alone: no times, levels, colours."""
+
+    def shorten(found: re.Match[bytes]) -> bytes:
+        words = found["crun"] or found["runc"] or re.sub(rb"\\(.)", rb"\1", found["quoted"] or b"")
+        return words.removeprefix(b"unable to start container process: ")
+
+    return _EXEC_REFUSED.sub(shorten, output)
 
 
 def read_never_began(words: str) -> str | None:

@@ -36,7 +36,7 @@ from weft.drivers.runtime.oci.record import (
     write_record,
 )
 from weft.drivers.runtime.oci.resize import list_frozen
-from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began
+from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began, shorten_refusal
 from weft.drivers.runtime.oci.translate import Device, Facts, Users, translate_container, translate_exec
 from weft.drivers.runtime.oci.user_namespace import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -229,6 +229,24 @@ def test_namespaces_mounts_and_keys_are_kept_back_from_who_has_no_right_to_them(
     assert {"unshare", "mount", "setns", "keyctl"} <= set(rules[-1]["names"])
     whole = translate_seccomp(profile, "x86_64", ["CAP_SYS_ADMIN"])["syscalls"]
     assert whole == [{"names": rule.names, "action": "SCMP_ACT_ALLOW"}]
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (b"\x1b[1;31m2026-11-28T19:45:56.33Z: chdir `/x`: No such file\x1b[0m\r\n", b"chdir `/x`: No such file\r\n"),
+        (
+            b'time="2026-11-28T19:45:58Z" level=error msg="exec failed: unable to start container process: exec: \\"x\\": no"\n',
+            b'exec: "x": no\n',
+        ),
+        (b"\x1b[31mERRO\x1b[0m[0000] exec failed: unable to start container process: no \r\n", b"no\r\n"),
+        (b"a program's own \x1b[1;31mred\x1b[0m\n", b"a program's own \x1b[1;31mred\x1b[0m\n"),
+        (b'time="' * 20_000, b'time="' * 20_000),
+        (b"\x1b[31mERRO\x1b[0m[1] exec failed:" + b" " * 50_000, b""),
+    ],
+)
+def test_of_a_refused_command_the_runtimes_words_are_left(output: bytes, words: bytes) -> None:
+    assert shorten_refusal(output) == words
 
 
 def test_a_command_runs_as_the_container_does_with_its_own_words() -> None:

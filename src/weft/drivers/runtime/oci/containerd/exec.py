@@ -15,12 +15,14 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.container import NEVER_BEGAN
 from weft.contracts.driver.runtime import ExecChunk, ExecRequest
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.messages import PROCESS, messages
 from weft.drivers.runtime.oci.exec.channel import Channel
-from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.exec.channel_session import NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.runtime import read_never_began
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
@@ -123,8 +125,8 @@ class Refused:
 
     async def output(self) -> AsyncIterator[ExecChunk]:
         yield ExecChunk("stderr", f"{self._words}\n".encode())
-        missing = "not found" in self._words or "no such file" in self._words.lower()
-        yield ExecChunk("exit", code=NOT_FOUND if missing else NOT_STARTED)
+        reason = read_never_began(self._words)
+        yield ExecChunk("exit", code=NOT_STARTED if reason is None else NEVER_BEGAN[reason])
 
 
 async def start_exec(

@@ -11,7 +11,7 @@ from weft.contracts.driver.runtime import ExecChunk
 from weft.drivers.runtime.oci.exec.channel import Channel
 
 LINGER_SECONDS = 0.5  # for output of what the command left behind
-NOT_FOUND, NOT_STARTED = 127, 126
+NOT_STARTED = 126  # the exit code of a command that couldn't be started, as shells have it
 QUEUE_CHUNKS = 8
 _END_OF_INPUT = b"\x04"  # as a person at a terminal says it
 

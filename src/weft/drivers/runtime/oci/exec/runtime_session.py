@@ -15,14 +15,16 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.driver.container import NEVER_BEGAN
 from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.processes import inspect_process, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.channel import Channel
-from weft.drivers.runtime.oci.exec.channel_session import NOT_FOUND, NOT_STARTED, ChannelSession
+from weft.drivers.runtime.oci.exec.channel_session import NOT_STARTED, ChannelSession
 from weft.drivers.runtime.oci.exec.terminal import Terminal, open_terminal
 from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
+from weft.drivers.runtime.oci.runtime import read_never_began, shorten_refusal
 from weft.drivers.runtime.oci.translate import Facts, translate_exec
 
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
@@ -68,12 +70,20 @@ class OciSession(ChannelSession):
         return await _reap(self._process)
 
     def read_exit(self, code: int) -> int:
-        return code if self._marks.with_suffix(".pid").exists() else self._unbegun
+        return code if self._has_begun else self._unbegun
 
     def on_output(self, data: bytes) -> bytes:
-        if b"not found" in data or b"No such file" in data:
-            self._unbegun = NOT_FOUND  # counts only if the runtime reported it, before anything began
-        return data
+        if self._has_begun:
+            return data
+        words = shorten_refusal(data)
+        reason = read_never_began(words.decode(errors="replace"))
+        if reason is not None:
+            self._unbegun = NEVER_BEGAN[reason]  # counts only if the runtime reported it, before anything began
+        return words
+
+    @property
+    def _has_begun(self) -> bool:
+        return self._marks.with_suffix(".pid").exists()
 
     async def _hang_up(self) -> None:
         """Send SIGHUP to a command that runs or is about to; more than once, because the process that becomes it may not have
