@@ -31,7 +31,7 @@ from weft.protocol.frames import FrameDecoder, FrameType, encode_frame
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make links")]
 
 LINK, PEER = f"wc{os.getpid()}", f"wp{os.getpid()}"
-LOCAL: Any = SimpleNamespace(uid="u", what="vm/web", spec=SimpleNamespace(nics=[SimpleNamespace(uid="n")]))
+LOCAL: Any = SimpleNamespace(uid="u", short_name="vm/web", spec=SimpleNamespace(nics=[SimpleNamespace(uid="n")]))
 FRAME = bytes.fromhex("020000000001020000000002") + b"\x08\0" + struct.pack(
     "!BBHHHBBH4s4s", 0x45, 0, 48, 1, 0, 64, 17, 0, bytes([10, 0, 0, 2]), bytes([10, 0, 0, 3])
 ) + struct.pack("!HHHH", 5000, 9, 28, 0) + bytes(20)  # fmt: skip
