@@ -88,7 +88,8 @@ def answer(
         return RecommendationStatus(phase="Failed", reason=candidate.reason, message=candidate.message)
     snapshot, preempts = engine.snapshot, list[str]()
     rows = _read_nodes(engine, spec.nodes)
-    here = places[0].spec(AllocationSpec).node if places and not kept else ""
+    at = places[0].spec(AllocationSpec) if places and not kept else None
+    here, silence = (at.node, _find_silence(view, at, spec.workload)[1]) if at is not None else ("", "")
     fabric = cache.read(view, snapshot, now) if spec.suggest and here and not spec.changes else None
     with snapshot.trial() as trial:
         keys = [place.key for place in places]
@@ -138,7 +139,7 @@ def answer(
             refused_by=explanation.refused_by,
             advice=[] if chosen is not None else advise(engine, request),
             gang=with_it,
-            notes=[*preempts, *given_up, *explanation.warnings, *explanation.notes],
+            notes=[*([silence] if silence else []), *preempts, *given_up, *explanation.warnings, *explanation.notes],
             suggestions=suggest(view, snapshot, fabric, workload, here, engine.fits(request), now) if fabric else [],
         )
 
@@ -172,10 +173,8 @@ def _answer_migration(
     if isinstance(migrating, Waiting):
         return RecommendationStatus(phase="Failed", reason=migrating.reason, message=migrating.message)
     at = migrating.source.spec(AllocationSpec)
-    phase = next((node.status(NodeStatus).phase for node in view.find(NODES_BY_UID, at.node_uid)), "NotReady")
-    if phase in SILENT_PHASES:
-        message = f"{at.node} sends no heartbeat, so {what} can't leave it before it is back"
-        reason = OUT_OF_REACH[0] if phase == "Autonomous" else OUT_OF_REACH[1]
+    reason, message = _find_silence(view, at, what)
+    if message:
         return RecommendationStatus(phase="Failed", reason=reason, message=message)
     candidate, row, explanation = decide(engine, migrating)
     best = "" if row is None else engine.snapshot.names[row]
@@ -201,6 +200,16 @@ def _answer_migration(
         window=_choose_window(view, workload, forecast, now) if query.window else None,
         notes=_describe_way(view, migrating, spec, row, engine) if migrating.carried or has_choice(at) else [],
     )
+
+
+def _find_silence(view: View, at: AllocationSpec, what: str) -> tuple[str, str]:
+    """Why nothing migrates from its node, as reason and sentence; both empty if that sends heartbeats."""
+    phase = next((node.status(NodeStatus).phase for node in view.find(NODES_BY_UID, at.node_uid)), "NotReady")
+    if phase not in SILENT_PHASES:
+        return "", ""
+    autonomous, lost = OUT_OF_REACH
+    message = f"{at.node} sends no heartbeat, so {what} can't leave it before it is back"
+    return autonomous if phase == "Autonomous" else lost, message
 
 
 def _choose_window(view: View, workload: Item, forecast: MigrationForecast, now: float) -> MigrationWindow:
