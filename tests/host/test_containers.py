@@ -137,6 +137,21 @@ async def test_a_runtime_that_fails_before_there_is_a_terminal_is_reported(
     assert (out.replace("\r\r", "\r"), code) == ("fine\r\n", 0)
 
 
+async def test_commands_of_an_agent_that_is_gone_are_hung_up(lab: ContainerLab, driver: OciDriver) -> None:
+    plan = lab.plan("left-behind")
+    await driver.start(plan)
+    for tty in (False, True):
+        await driver.exec(plan.id, ExecRequest(["sleep", "999"], tty=tty))
+    await until_true(lambda: count_members(lab, plan) == 3)
+    await driver.close()  # which leaves commands as they are
+    again = lab.driver()
+    assert [facts.state for facts in await again.recover() if facts.id == plan.id] == ["running"]
+    await until_true(lambda: count_members(lab, plan) == 1)
+    folder = Path(lab.host.run_dir, "containers", plan.id)
+    await until_true(lambda: not list(folder.glob("exec-*.json")))
+    assert await output_of(again, plan, "echo", "on") == ("on\n", 0)
+
+
 @pytest.mark.parametrize("tty", [False, True], ids=["without a terminal", "on a terminal"])
 async def test_a_command_that_never_begins_has_plain_words_and_a_shell_s_exit_code(
     lab: ContainerLab, driver: OciDriver, tty: bool

@@ -526,6 +526,19 @@ async def test_who_follows_a_log_over_many_turns_keeps_no_old_file_open(tmp_path
     await lines.aclose()
 
 
+async def test_who_follows_too_slowly_is_told_that_lines_are_missing(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(entry(0))
+    lines = read_lines(log, SystemClock(), tail=-1, follow=True, has_ended=lambda: False)
+    assert int((await anext(lines)).data) == 0
+    for number in range(1, 4):  # a turn between the first two would not be one too many
+        log.replace(turned(log))
+        log.write_bytes(entry(number))
+    seen = [await asyncio.wait_for(anext(lines), 60) for _ in range(2)]
+    assert [line.data for line in seen] == [logs.GAP, b"3\n"] and seen[0].channel == "stderr"
+    await lines.aclose()
+
+
 async def test_who_follows_a_container_that_is_only_being_started_hears_its_first_words(tmp_path: Path) -> None:
     here = Host(
         "n1", "u", str(tmp_path), str(tmp_path), "w", "127.0.0.1", "lo", "weft/none", Capacity(1, 1 << 30, 1 << 30)

@@ -32,7 +32,7 @@ from weft.drivers.runtime.oci.conmon.shim import (
     shorten_complaints,
 )
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.exec.runtime_session import start_exec
+from weft.drivers.runtime.oci.exec.runtime_session import end_commands, start_exec
 from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, failed, make_ready, prepare_config, write_config
 from weft.drivers.runtime.oci.process_holder import NodeProcess
 from weft.drivers.runtime.oci.rootfs.overlay import Root, mount_root
@@ -115,6 +115,7 @@ class Conmon(NodeProcess):
                 record.started = await self._runtime.status(record.plan.id) in RUNTIME_STARTED
         elif record.process is not None and read_exit_code(paths, record.plan.id) is not None:
             record.started = True  # it ran, however shortly
+        end_commands(container, self._groups, self._clock)
         return self.runs(container)
 
     async def exit_code(self, container: Container) -> int | None:

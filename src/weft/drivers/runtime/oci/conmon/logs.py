@@ -19,6 +19,7 @@ TURN_BYTES = 8 << 20
 LOOK_SECONDS = 0.1
 READ_BYTES = 256 << 10
 MARK_BYTES = 30  # of a line's time
+GAP = b"[weft: lines are missing here: the container prints faster than they are read]\n"
 
 
 def parse_line(line: bytes) -> LogLine | None:
@@ -59,7 +60,8 @@ async def read_lines(
     log: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], bool]
 ) -> AsyncGenerator[LogLine, None]:
     """As HasLog has it. With ``follow``, on until the container had ended and nothing more came. A piece at a time, in a thread: a
-    whole log takes a second to read, and a container may print faster than this reads, for ever."""
+    whole log takes a second to read, and a container may print faster than this reads, for ever: then files are dropped that
+    nobody has read, and a line says so."""
     files = _open_both(log)
     try:
         ends = [os.fstat(file.fileno()).st_size for file in files]  # what comes meanwhile is for those who follow
@@ -80,6 +82,8 @@ async def read_lines(
                     await asyncio.to_thread(_read_piece, files[-1]) if files else []
                 )  # between the look and the turn
                 if not lines:
+                    if files and not any(_is_file(turned(log), file) for file in (files[-1], fresh)):
+                        yield LogLine(clock.now(), "stderr", GAP)
                     for file in files:
                         file.close()
                     files = [fresh]
@@ -160,8 +164,17 @@ def _open_other(log: Path, current: BinaryIO | None) -> BinaryIO | None:
         found = log.stat()
     except FileNotFoundError:
         return None
-    if current is not None:
-        now = os.fstat(current.fileno())
-        if (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino):
-            return None
+    if current is not None and _is_same(found, current):
+        return None
     return open(log, "rb")
+
+
+def _is_file(path: Path, file: BinaryIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return _is_same(path.stat(), file)
+    return False
+
+
+def _is_same(found: os.stat_result, file: BinaryIO) -> bool:
+    now = os.fstat(file.fileno())
+    return (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino)

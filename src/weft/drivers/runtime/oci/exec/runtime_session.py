@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.container import NEVER_BEGAN
 from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.cgroup.groups import ControlGroups
-from weft.drivers.linux.processes import inspect_process, wait_for_end
+from weft.drivers.linux.processes import find_by_argument, inspect_process, is_alive, read_parent, wait_for_end
 from weft.drivers.runtime.oci.container import Container
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.exec.channel_session import NOT_STARTED, ChannelSession
@@ -148,6 +148,29 @@ async def _start(
         pipe.close()
     outputs = {"stdout": stdout, "stderr": stderr}
     return OciSession(process, marks, groups, clock, plan.id, stdin, outputs)
+
+
+def end_commands(container: Container, groups: ControlGroups, clock: Clock) -> None:
+    """Hang up commands that an agent before this one began: nobody waits for them any more."""
+    for spec in container.paths.run.glob("exec-*.json"):
+        _hanging_up.add(ending := asyncio.create_task(_end_left(container.record.plan.id, spec, groups, clock)))
+        ending.add_done_callback(_hanging_up.discard)
+
+
+async def _end_left(container_id: str, spec: Path, groups: ControlGroups, clock: Clock) -> None:
+    """The runtime that began the command has the file among its words, and is its parent for as long as it runs."""
+    runtimes = {one.pid: one for one in await asyncio.to_thread(find_by_argument, str(spec))}
+    for _ in range(HANG_UPS):
+        for pid in groups.processes(container_id):
+            if read_parent(pid) in runtimes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
+        if not any(map(is_alive, runtimes.values())):
+            break
+        await clock.sleep(HANG_UP_SECONDS)
+    for runtime in runtimes.values():
+        await wait_for_end(runtime)
+    _drop(spec.with_suffix(""))
 
 
 def _drop(marks: Path) -> None:
