@@ -137,6 +137,13 @@ async def test_a_runtime_that_fails_before_there_is_a_terminal_is_reported(
     assert (out.replace("\r\r", "\r"), code) == ("fine\r\n", 0)
 
 
+async def test_a_user_beyond_its_own_is_refused_with_the_field(lab: ContainerLab, driver: OciDriver) -> None:
+    for user in (User(65536, 0), User(0, 99_999_999)):
+        with pytest.raises(InvalidInput, match="must be below 65536") as refused:
+            await driver.start(lab.plan("far-user", user=user))
+        assert refused.value.field == "spec.user"
+
+
 async def test_commands_of_an_agent_that_is_gone_are_hung_up(lab: ContainerLab, driver: OciDriver) -> None:
     plan = lab.plan("left-behind")
     await driver.start(plan)

@@ -43,3 +43,10 @@ def test_a_container_is_made_and_waits_with_the_reason_where_no_node_runs_contai
     assert fabric.weft("container", "migrate", "web").code == 5
     assert fabric.weft("container", "delete", "web", "--yes").code == 0
     assert json.loads(fabric.weft("container", "list", "-o", "json").out)["items"] == []
+
+
+def test_an_empty_word_is_no_command(fabric: Fabric) -> None:
+    said = fabric.weft("container", "create", "wordless", "--image", "busybox", "--", "")
+    assert said.code == 2 and "the command after -- is an empty word" in said.err, said.err
+    assert "the image's command runs" in said.err
+    assert fabric.weft("container", "get", "wordless").code == 3

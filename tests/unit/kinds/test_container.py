@@ -144,6 +144,9 @@ def test_a_mount_is_read_as_it_was_written() -> None:
     mount = read_mount("data:/srv/a:ro")
     assert (mount.volume, mount.path, mount.read_only) == ("data", "/srv/a", True)
     assert not read_mount("data:/srv:rw").read_only
+    with pytest.raises(InvalidInput, match="can't be mounted over the container's root") as refused:
+        read_mount("data:/")
+    assert refused.value.hint == "name a folder, like data:/var/lib/data"
 
 
 def test_what_admission_wrote_out_can_be_sent_back() -> None:

@@ -188,6 +188,10 @@ def read_words(
     flags: tuple[str, ...] = given[f"{place}__command"] or ()
     if flags and argv:
         raise usage("the command is given twice: use --command or --, not both")
+    if argv and not argv[0]:
+        raise usage(
+            "the command after -- is an empty word", "name a program, or leave out --: the image's command runs"
+        )
     given[f"{place}__command"] = tuple(shlex.split(flags[0])) if len(flags) == 1 else (*flags, *(argv or ()))
     return names
 

@@ -176,7 +176,7 @@ def _console(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: b
         if not is_terminal(sys.stdin):
             return Stream(sock).run(sys.stdin.fileno()) or 0
         session.notify(f"console of {target.what}; Ctrl-] leaves it")
-        stream = Stream(sock, escape=ESCAPE, forward_end=False)
+        stream = Stream(sock, escape=ESCAPE, forward_end=False, cut_hint="open it again: the guest runs on")
         with raw_mode(sys.stdin.fileno()), send_resizes(stream):
             code = stream.run(sys.stdin.fileno())
         session.notify("")

@@ -56,7 +56,10 @@ class ExecStream:
             while (end := await self._serve(stream)) is not None:
                 stream.writer.close()
                 if not self._ledger.is_kept and end.hint is None:
-                    raise Unavailable("the connection to its node was lost; the workload goes on", reason="streamLost")
+                    raise Unavailable(
+                        "the connection to its node was lost, and the command is hung up; the workload goes on",
+                        reason="streamLost",
+                    )
                 stream, place = await self._take_up(end.hint or place)
         except WeftError as problem:
             self._carried.result = problem.token

@@ -24,6 +24,9 @@ def read_mount(text_: str, field_: str = "spec.mounts") -> Mount:
     if not volume or not path or (sign and mode not in ("ro", "rw")):
         raise InvalidInput(f"{field_}: {text_[:60]!r} is not a mount", field=field_, hint=hint)
     check_name(volume, field_)
+    if path == "/":
+        what = "a volume can't be mounted over the container's root"
+        raise InvalidInput(f"{field_}: {what}", field=field_, hint="name a folder, like data:/var/lib/data")
     parts = path.split("/")
     if parts[0] or len(parts) < 2 or not all(parts[1:]) or {".", ".."} & set(parts) or "\0" in path:
         raise InvalidInput(f"{field_}: {path[:60]!r} is not an absolute path in a container", field=field_, hint=hint)

@@ -21,7 +21,7 @@ from weft.drivers.runtime.oci.probe import PROBE
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS, make_folders
 from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, translate_container
-from weft.drivers.runtime.oci.user_namespace import belongs_to, open_mapping_aside
+from weft.drivers.runtime.oci.user_namespace import USERS_EACH, belongs_to, open_mapping_aside
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
 ENDED_ALREADY = ProcessId(0, 0)  # no process
@@ -107,6 +107,12 @@ def check_plan(plan: ContainerPlan, facts: Facts) -> None:
         raise InvalidInput(
             f"container/{plan.name}: this node can't give it a user namespace of its own", field="user_namespace",
             hint="place it on a node that has the capability user-namespace",
+        )  # fmt: skip
+    user = plan.process.user
+    if plan.user_namespace and max(user.uid, user.gid) >= USERS_EACH:
+        raise InvalidInput(
+            f"container/{plan.name}: its user and group must be below {USERS_EACH}: it has so many of its own", field="spec.user",
+            hint=f"weft container set {plan.name} --user 1000",
         )  # fmt: skip
 
 
