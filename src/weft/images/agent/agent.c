@@ -26,7 +26,7 @@
  *   'W' WINDOW   u32: so many bytes have arrived and so many more may be sent on that channel; it begins with WINDOW
  *   'K' HANG_UP  to the guest: SIGHUP to the command's process group, and forget the session; channel 1: its host lets go
  *                of it, another one may come
- *   'R' RESIZE   to the guest: rows u16, columns u16 of the session's terminal
+ *   'R' RESIZE   to the guest: rows u16, columns u16 of the session's terminal, also before its EXECUTE
  *   'Q' EXITED   to the host: channel 0: exit code u32; channel 1: signal u32. The session's last frame
  *   'P' PROCESS  to the host: how the one process is that this machine is there for, after HELLO and when it changes: channel 0
  *                it runs, 1 it doesn't; u32 each of how often it has ended by itself and of its last exit code (128 + signal).
@@ -142,6 +142,14 @@ static void obey(const unsigned char *frame, size_t length) {
     case 'I':
         if (id) renew(id, payload, length);
         return;
+    case 'R':
+        if (!s || length != 4) return;
+        s->size = number;
+        if (s->terminal && s->fd[0] >= 0) {
+            struct winsize size = read_size(s);
+            ioctl(s->fd[0], TIOCSWINSZ, &size);
+        }
+        return;
     }
     if (!s || !(s->pid || s->ended)) return;
     switch (frame[0]) {
@@ -163,11 +171,6 @@ static void obey(const unsigned char *frame, size_t length) {
         if (channel == 1 || channel == 2) drop_output(s, channel, s->output[channel].first + number);
         return;
     case 'K': return channel == 1 && s->named ? let_go(s) : hang_up(s);
-    case 'R':
-        if (s->terminal && s->fd[0] >= 0) {
-            struct winsize size = {.ws_row = number & 0xffff, .ws_col = number >> 16};
-            ioctl(s->fd[0], TIOCSWINSZ, &size);
-        }
     }
 }
 

@@ -47,13 +47,18 @@ static char **split_request(struct session *s, char ***env) {
     return list;
 }
 
+static struct winsize read_size(const struct session *s) {
+    return (struct winsize){.ws_row = s->size & 0xffff, .ws_col = s->size >> 16};
+}
+
 static const char *start_command(struct session *s, int terminal) {
     char **env, **argv = split_request(s, &env);
     if (!argv) return "the request is not well formed";
     int theirs[3] = {-1, -1, -1}, pair[2];
     const char *trouble = NULL;
     if (terminal) {
-        if (openpty(&s->fd[0], &theirs[0], NULL, NULL, NULL) != 0) trouble = "no terminal is free";
+        struct winsize size = read_size(s);
+        if (openpty(&s->fd[0], &theirs[0], NULL, NULL, &size) != 0) trouble = "no terminal is free";
         else s->fd[1] = fcntl(s->fd[0], F_DUPFD_CLOEXEC, 0), theirs[1] = theirs[2] = theirs[0];
     } else
         for (int channel = 0; channel < 3 && !trouble; channel++) {

@@ -26,6 +26,7 @@ struct session {
     int fd[3];      /* ours: stdin to write, stdout and stderr to read; -1 closed */
     long left[3];   /* -1 while the command runs, then what its pipe still held */
     int terminal, ended, status;
+    uint32_t size; /* of its terminal: rows in the lower half, columns in the upper one; may come before the command */
     long ended_at;  /* milliseconds; a terminal hands its last output over a little late */
     char *request;  /* until it starts; afterwards the stdin that waits */
     size_t start, length; /* the stdin that waits is request[start … start + length] */

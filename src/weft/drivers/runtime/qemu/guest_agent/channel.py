@@ -267,5 +267,6 @@ def _encode(number: int, request: ExecRequest) -> list[bytes]:
     if sum(map(len, frames)) > REQUEST_BYTES:
         raise TooLarge(f"arguments and environment are longer than {REQUEST_BYTES >> 20} MiB", field="argv")
     if request.has_size:
-        frames.append(encode_size(number, request.rows, request.columns))
+        size = encode_size(number, request.rows, request.columns)
+        frames = [*frames[:-1], size, frames[-1], size]  # an agent from before takes it only after EXECUTE
     return frames
