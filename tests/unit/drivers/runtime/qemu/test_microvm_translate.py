@@ -313,6 +313,28 @@ def test_one_that_runs_has_what_it_was_given_and_cant_grow() -> None:
     assert (facts.shape.memory_bytes, facts.shape.most_memory_bytes) == (PLAN.memory_bytes, PLAN.memory_bytes)
 
 
+def test_one_whose_machine_has_written_nothing_yet_starts() -> None:
+    guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, "running", ready=False, pid=7)
+    assert describe_container(MicrovmRecord(PLAN, "run1", "/base"), guest, None).state == "starting"
+
+
+@pytest.mark.parametrize(
+    ("begun", "state"),
+    [
+        (head(state=exchange_disk.BOOTING), "starting"),
+        (head(run="before"), "starting"),
+        (head(state=exchange_disk.RUNNING), "running"),
+        (head(state=exchange_disk.ENDED), "running"),
+        (head(exchange_disk.NO_PROGRAM, 127), "starting"),
+        (None, "running"),
+    ],
+)
+def test_one_whose_machine_answers_runs_once_its_program_does(begun: Head | None, state: str) -> None:
+    guest = GuestFacts(PLAN.id, PLAN.uid, PLAN.name, 2, "running", ready=True, boot_id="b", pid=7)
+    facts = describe_container(MicrovmRecord(PLAN, "run1", "/base"), guest, begun)
+    assert (facts.state, facts.ready) == (state, state == "running")
+
+
 @pytest.mark.parametrize(
     ("state", "reason", "told", "expected"),
     [

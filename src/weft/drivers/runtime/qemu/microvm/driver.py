@@ -125,7 +125,7 @@ class MicrovmDriver:
                 await self._clock.sleep(ENDING_SECONDS)
                 guest = await self._machines.inspect(plan.id)
             if before is not None and guest.state in _ALIVE:
-                return describe_container(before, guest, None)
+                return await self.inspect(plan.id)
             await self._begin(plan, before)
             return await self.inspect(plan.id)
 
@@ -173,9 +173,7 @@ class MicrovmDriver:
         if record is None:
             return GuestFacts(guest_id, "", "", 0, "absent")
         guest = await self._machines.inspect(guest_id)
-        return describe_container(
-            record, guest, None if guest.state in _ALIVE else read_head(self._paths(guest_id).exchange_disk)
-        )
+        return describe_container(record, guest, read_head(self._paths(guest_id).exchange_disk))
 
     async def recover(self) -> list[GuestFacts]:
         await asyncio.to_thread(self._disks.sweep)

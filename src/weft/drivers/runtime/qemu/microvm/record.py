@@ -17,6 +17,7 @@ from weft.drivers.runtime.qemu.microvm import exchange_disk
 from weft.drivers.runtime.qemu.microvm.exchange_disk import Head
 
 _STOPPED, _NEVER_RAN = "stopRequested", "startInterrupted"
+_NEVER_BEGUN = exchange_disk.UNSTARTED | exchange_disk.AGAIN | exchange_disk.NO_PROGRAM
 
 
 class MicrovmPaths(msgspec.Struct, frozen=True):
@@ -59,6 +60,10 @@ def describe_container(record: MicrovmRecord, guest: GuestFacts, head: Head | No
     """Pure. The container's facts from its machine's, and from what that wrote to the exchange disk."""
     plan = record.plan
     alive = guest.state in ("starting", "running", "paused")
+    # A machine whose program can't be started answers, too, before it ends.
+    begun = bool(guest.ready) if head is None else head.run == record.run and _has_begun(head)
+    if guest.state == "running" and not begun:
+        guest = msgspec.structs.replace(guest, state="starting", ready=False, boot_id=None)
     end = None if alive else decide_end(record, guest, head)
     # What it has can't change while it runs.
     shape = GuestShape(plan.cpu, plan.memory_bytes, {}, [], plan.cpu, plan.memory_bytes) if alive else None
@@ -78,6 +83,11 @@ def describe_container(record: MicrovmRecord, guest: GuestFacts, head: Head | No
         shape=shape,
         exit_code=end.exit_code if end is not None else None,
     )
+
+
+def _has_begun(head: Head) -> bool:
+    """Whether its program runs, or ran."""
+    return head.state == exchange_disk.RUNNING or (head.state == exchange_disk.ENDED and not head.how & _NEVER_BEGUN)
 
 
 def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> ContainerEnd:
