@@ -10,15 +10,11 @@ from typing import Protocol
 
 import msgspec
 
-from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.wait import run_until_first_ends, within
 from weft.contracts.clock import Clock
-from weft.contracts.driver.runtime import DETACHED, CanResize, ExecSession, GuestFacts, KeptSession
-from weft.kinds.fields.allocated_migration import is_between_clusters, names_other_cluster
-from weft.kinds.parts.convert_verb import describe_departure
-from weft.objects.errors import IllegalTransition, Unavailable, WeftError
-from weft.objects.identity import short_id
+from weft.contracts.driver.runtime import DETACHED, CanResize, ExecSession, KeptSession
+from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.frames import FrameType, encode_error, encode_exit, encode_json
 
 GOODBYE_SECONDS = 5.0
@@ -54,31 +50,6 @@ async def serve_kept(stream: Stream, session: ResumableExec, clock: Clock) -> No
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         await session.let_go()  # has no effect after a close
-
-
-def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
-    """The target of a guest that migrates or migrated and doesn't run here, in the gateway's form; None without one, or if it is
-    another cluster's, where no stream goes on."""
-    migration = local.spec.migration
-    if local.spec.role != "source" or migration is None or facts.state == "running" or is_between_clusters(migration):
-        return None
-    uid = migration.peer_allocation.rpartition(".")[2]
-    return {
-        "node_uid": migration.peer_uid,
-        "allocation": migration.peer_allocation,
-        "guest_id": short_id(uid),
-        "node": migration.peer,
-    }
-
-
-def find_departure(local: LocalAllocation, facts: GuestFacts | None = None) -> IllegalTransition | None:
-    """The refusal for a guest that another cluster has taken over, or that by its ``facts`` was handed over to it."""
-    migration = local.spec.migration
-    if local.spec.role != "source" or migration is None or not names_other_cluster(migration.peer):
-        return None
-    if not migration.taken_over and (facts is None or facts.reason != "migrated"):
-        return None
-    return describe_departure(local.short_name, migration.peer.partition("/")[0])
 
 
 async def _wait(listening: asyncio.Future[None]) -> None:

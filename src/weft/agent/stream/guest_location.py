@@ -8,11 +8,14 @@ import msgspec
 
 from weft.agent.allocation.facts import is_alive
 from weft.agent.state.allocation import LocalAllocation
-from weft.agent.stream.exec_session import find_departure, place_of_target
 from weft.agent.workload.runtimes import Runtimes
 from weft.contracts.clock import Clock
+from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import has_ended_for_good, is_at_rest
+from weft.kinds.fields.allocated_migration import is_between_clusters, names_other_cluster
+from weft.kinds.parts.convert_verb import describe_departure
 from weft.objects.errors import IllegalTransition
+from weft.objects.identity import short_id
 
 SETTLE_SECONDS = 2.0  # from the end of a machine's socket until its driver knows that it ended
 CHECK_SECONDS = 0.05
@@ -69,3 +72,28 @@ class GuestLocator:
         if refusal is not None:
             return Departed(refusal=refusal)
         return None if place is None else Departed(place)
+
+
+def place_of_target(local: LocalAllocation, facts: GuestFacts) -> dict[str, str] | None:
+    """The target of a guest that migrates or migrated and doesn't run here, in the gateway's form; None without one, or if it is
+    another cluster's, where no stream goes on."""
+    migration = local.spec.migration
+    if local.spec.role != "source" or migration is None or facts.state == "running" or is_between_clusters(migration):
+        return None
+    uid = migration.peer_allocation.rpartition(".")[2]
+    return {
+        "node_uid": migration.peer_uid,
+        "allocation": migration.peer_allocation,
+        "guest_id": short_id(uid),
+        "node": migration.peer,
+    }
+
+
+def find_departure(local: LocalAllocation, facts: GuestFacts | None = None) -> IllegalTransition | None:
+    """The refusal for a guest that another cluster has taken over, or that by its ``facts`` was handed over to it."""
+    migration = local.spec.migration
+    if local.spec.role != "source" or migration is None or not names_other_cluster(migration.peer):
+        return None
+    if not migration.taken_over and (facts is None or facts.reason != "migrated"):
+        return None
+    return describe_departure(local.short_name, migration.peer.partition("/")[0])

@@ -24,9 +24,9 @@ from weft.agent.state.allocation import LocalAllocation
 from weft.agent.stream.capture import Captures
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.console import Consoles, serve_console
-from weft.agent.stream.exec_session import ResumableExec, find_departure, place_of_target, serve_kept
+from weft.agent.stream.exec_session import ResumableExec, serve_kept
 from weft.agent.stream.forward import serve_port, serve_screen
-from weft.agent.stream.guest_location import GuestLocator
+from weft.agent.stream.guest_location import GuestLocator, find_departure, place_of_target
 from weft.agent.stream.invocations import serve_invocations
 from weft.agent.stream.logs import follow_lines, follow_log
 from weft.agent.stream.wait import run_until_first_ends, within

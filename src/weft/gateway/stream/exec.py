@@ -57,8 +57,9 @@ class ExecStream:
                 stream.writer.close()
                 if not self._ledger.is_kept and end.hint is None:
                     raise Unavailable(
-                        "the connection to its node was lost, and the command is hung up; the workload goes on",
+                        "the connection to its node was lost; the workload goes on",
                         reason="streamLost",
+                        hint="the command may still be running",
                     )
                 stream, place = await self._take_up(end.hint or place)
         except WeftError as problem:
