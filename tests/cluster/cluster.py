@@ -178,9 +178,10 @@ class Cluster:
         return found
 
     def pid(self, *words: str) -> int:
-        """The one process that ``pids`` finds; not a child of it that has just been forked and will be another program."""
+        """The one process that ``pids`` finds; not a child of it that was forked a moment ago: that will be another program,
+        or has ended since."""
         found = self.pids(*words)
-        (pid,) = [each for each in found if read_parent(each) not in found]
+        (pid,) = [each for each in found if read_parent(each) not in (0, *found)]
         return pid
 
     @property
