@@ -201,12 +201,10 @@ def check_container(spec: ContainerSpec) -> None:
             field="spec.health_check.command",
             hint="give a program of the image",
         )
-    if check is not None and not (check.interval > 0 and check.timeout > 0):
-        raise InvalidInput(
-            "spec.health_check: interval and timeout must be more than 0",
-            field="spec.health_check",
-            hint="interval: 30s, timeout: 5s",
-        )
+    for name, usual in (("interval", "30s"), ("timeout", "5s")) if check is not None else ():
+        if not getattr(check, name) > 0:
+            field = f"spec.health_check.{name}"
+            raise InvalidInput(f"{field} must be more than 0", field=field, hint=f"a usual one is {usual}")
     if spec.run == "suspend":
         raise InvalidInput("spec.run: a container can't be suspended", field="spec.run", hint="run or stop")
 

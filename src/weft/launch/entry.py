@@ -41,7 +41,11 @@ def main() -> None:
             if isinstance(stream, io.TextIOWrapper):
                 signs.show_plainly(stream)  # a terminal that can't show a sign gets another, not an error
         gc.set_threshold(400_000)  # a command makes many objects (a list of 10,000 VMs 200,000) and ends soon
-        code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
+        try:
+            code = importlib.import_module("weft.cli.app").run(argv, _make_clock)
+        except KeyboardInterrupt:  # while modules were loaded
+            print("interrupted", file=sys.stderr)
+            code = importlib.import_module("weft.cli.command.exit_codes").INTERRUPTED
         _flush()
         os._exit(code)  # nothing is left to do: the interpreter's shutdown would keep a person waiting
     if argv[0] in STAY:

@@ -12,7 +12,7 @@ from weft.cli.command.exit_codes import OK, USAGE, exit_code
 from weft.cli.command.synonyms import find_option_meant
 from weft.cli.output.local_time import localize
 from weft.cli.output.terminal import clean, plan_paint
-from weft.cli.session import NotSent
+from weft.cli.session import NotSent, Session
 from weft.language.complaint import draw_caret
 from weft.objects.errors import WeftError
 from weft.objects.schema import suggest
@@ -73,7 +73,7 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
         and isinstance(error.param.type, click.IntRange)
     ):
         given = error.message.partition(" is not ")[0]
-        message = f"{error.param.opts[0]}: {given} is not a whole number{_describe_range(error.param.type)}"
+        message = f"{_find_typed(error)}: {given} is not a whole number{_describe_range(error.param.type)}"
     context = getattr(error, "ctx", None)
     if context is not None:
         if isinstance(error, click.NoSuchOption) and (rule := getattr(context.command, "where_options_go", "")):
@@ -83,6 +83,14 @@ def complain_of_usage(error: click.ClickException, output: str, color: bool) -> 
     complaint = WeftError(message, reason="usage", hint=hint or None)
     complain(complaint, output, color)
     return USAGE
+
+
+def _find_typed(error: click.BadParameter) -> str:
+    """The option as it was typed, of those that mean the same."""
+    assert error.param is not None
+    session = error.ctx.find_object(Session) if error.ctx is not None else None
+    typed = {word.partition("=")[0] for word in session.typed} if session is not None else set()
+    return next((name for name in error.param.opts if name in typed), error.param.opts[0])
 
 
 def _describe_range(numbers: click.IntRange) -> str:

@@ -30,14 +30,17 @@ _UNSEEN = re.compile(
 
 def show_aggregate(session: Session, targets: Sequence[Named], asked: dict[str, Any], *, prefix: bool) -> int:
     """Print the lines that are ``asked`` for as the verb takes it; with its ``follow``, until Ctrl-C or until all have ended. The
-    exit code; a failure of one workload is reported and doesn't end the others. Raises UsageError."""
+    exit code; a failure of one of several is reported and doesn't end the others. Raises UsageError, and WeftError of a
+    single one."""
     refuse_what_does_not_go_together(session, asked)
     if len(targets) > MOST_TARGETS:
         raise usage(
             f"{len(targets)} workloads are too many to show together", f"name at most {MOST_TARGETS}, or use -l"
         )
     readers = [
-        (ServerReader if isinstance(target, ServerProcess) else Reader)(session, target, {**asked, "aggregate": True})
+        (ServerReader if isinstance(target, ServerProcess) else Reader)(
+            session, target, {**asked, "aggregate": True}, alone=len(targets) == 1
+        )
         for target in targets
     ]
     for reader in readers:
@@ -52,6 +55,9 @@ def show_aggregate(session: Session, targets: Sequence[Named], asked: dict[str, 
         return INTERRUPTED  # enough was seen
     finally:
         sys.stdout.flush()
+    for reader in readers:
+        if reader.problem is not None:
+            raise reader.problem
     return partial_code([reader.code for reader in readers if reader.code is not None])
 
 

@@ -32,12 +32,14 @@ class Named(Protocol):
 
 
 class Reader:
-    """One workload's lines, read by a thread of its own; iterated by the one that prints. ``code``: how it ended."""
+    """One workload's lines, read by a thread of its own; iterated by the one that prints. ``code``: how it ended.
+    ``alone``: nothing else is read, so what ends it is left in ``problem``; else it is printed."""
 
-    def __init__(self, session: Session, target: Named, asked: dict[str, Any]) -> None:
-        self.session, self.target, self.asked = session, target, asked
+    def __init__(self, session: Session, target: Named, asked: dict[str, Any], *, alone: bool) -> None:
+        self.session, self.target, self.asked, self.alone = session, target, asked, alone
         self.lines: queue.Queue[Line | None] = queue.Queue(MOST_WAITING)
         self.code: int | None = None
+        self.problem: WeftError | None = None
         self.ended = False
         self._rest = b""
         self._latest: deque[tuple[str, str]] = deque(maxlen=OVERLAP_LINES)
@@ -54,8 +56,13 @@ class Reader:
             pass  # it is printed with the rest of the explanation
         except WeftError as problem:
             self.code = exit_code(problem)
-            hint = f"\n  {problem.hint}" if problem.hint else ""
-            self.session.notify(f"{self.target.what}: {problem.message}{hint}")  # at once: other readers notify, too
+            if self.alone:
+                self.problem = problem
+            else:
+                hint = f"\n  {problem.hint}" if problem.hint else ""
+                self.session.notify(
+                    f"{self.target.what}: {problem.message}{hint}"
+                )  # at once: other readers notify, too
         finally:
             self.lines.put(None)
 

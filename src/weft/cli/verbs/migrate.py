@@ -109,7 +109,9 @@ def _of_machines() -> list[click.Parameter]:
         ),
         click.Option(["--pool"], metavar="POOL", help="With --storage: the target pool."),
         click.Option(["--volume"], metavar="VOLUME", help="With --storage: relocate this volume, not the root disk."),
-        click.Option(["--pause"], type=options.Duration(unit=True), help="Longest downtime to aim for. [300ms]"),
+        click.Option(
+            ["--pause"], type=options.Duration(most=60.0, unit=True), help="Longest downtime to aim for. [300ms]"
+        ),
     ]
 
 
@@ -143,6 +145,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         _check_storage(given)
     elif given["pool"] or given["volume"]:
         raise click.UsageError("--pool and --volume need --storage: give it too")
+    window = _read_window(session, given["at"], given["within"])
     if given["dry_run"] and given["storage"]:
         return _preview_relocation(session, target, given)
     if given["dry_run"]:
@@ -154,7 +157,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
     body |= {name: value for name, value in named.items() if value is not None}
     if given["pause"] is not None:
         body["pause_ms"] = max(1, round(given["pause"] * 1000))
-    body |= _read_window(session, given["at"], given["within"])
+    body |= window
     rests = given["mode"] in ("cold", "best") and _rests(session, target)
     try:
         migration = session.client.verb(target.kind.name, target.name, "migrate", body)

@@ -152,6 +152,7 @@ def ssh_settings(session: Session, name: str, uid: str, identity: str) -> list[s
 
 
 ESCAPE = b"\x1d"
+_PORT = click.IntRange(0, 65_535)
 
 
 def console_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -161,7 +162,7 @@ def console_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         click.Option(["--vnc"], is_flag=True, help="Open the screen instead, at a local port for a VNC viewer."),
         click.Option(["--url"], is_flag=True, help="With --vnc: print a web socket's URL instead, valid once."),
         click.Option(
-            ["--port"], type=int, default=0, metavar="PORT", help="With --vnc: the local port. [any free one]"
+            ["--port"], type=_PORT, default=0, metavar="PORT", help="With --vnc: the local port. [any free one]"
         ),
     ]
     return options.build(verb, "Show the guest's serial console and type on it; Ctrl-] leaves.", _console, kind, params)
@@ -171,6 +172,8 @@ def _console(session: Session, kind: Kind | None, words: tuple[str, ...], vnc: b
     target = find_one(session, kind, words, able("console"), "give one VM: consoles open one at a time")
     if vnc:
         return show_screen(session, target, url, port)
+    if url or port:
+        raise click.UsageError(f"{'--url' if url else '--port'} needs --vnc: give it too")
     ticket = session.client.verb(target.kind.name, target.name, "console", {})
     with dial(session.client.context, ticket) as sock:
         if not is_terminal(sys.stdin):
@@ -189,7 +192,7 @@ def screen_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         options.targets(kind, many=False, able=entry.kinds),
         click.Option(["--url"], is_flag=True, help="Print a web socket's URL instead, valid once."),
-        click.Option(["--port"], type=int, default=0, metavar="PORT", help="The local port. [any free one]"),
+        click.Option(["--port"], type=_PORT, default=0, metavar="PORT", help="The local port. [any free one]"),
     ]
     return options.build(verb, "Show the guest's screen to a VNC viewer, or to a browser.", _screen, kind, params)
 

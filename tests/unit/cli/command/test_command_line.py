@@ -148,6 +148,17 @@ def test_no_word_means_two_things() -> None:
             "--concurrent: 0 is not a whole number from 1 to 16",
             "weft rebalance --help",
         ),
+        ("vm logs web --tail x", "--tail: 'x' is not a whole number from -1 on", "--help"),
+        ("vm logs web -n x", "-n: 'x' is not a whole number from -1 on", "--help"),
+        ("vm console web --port 80", "--port needs --vnc: give it too", "--help"),
+        ("vm screen web --port 70000", "--port: 70000 is not a whole number from 0 to 65535", "--help"),
+        ("vm migrate web --dry-run --at yesterday", "--at: 'yesterday' is not a time", ""),
+        ("vm migrate web --pause 2m", "2m is too long; give at most 1m", "--help"),
+        (
+            "container create c --image y --health-check-command true --health-check-interval 0s",
+            "--health-check-interval must be more than 0",
+            "a usual one is 30s",
+        ),
         ("rollout status a --to -3", "--to: -3 is not a whole number from 1 on", "--help"),
     ],
 )

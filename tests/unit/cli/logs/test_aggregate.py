@@ -107,6 +107,11 @@ def test_a_guest_that_is_not_there_keeps_the_others_from_nothing(
     assert said.out.endswith("vm/a  one\n") and "vm/b: vm/b is not there" in said.err
 
 
+def test_what_ends_the_only_one_is_the_commands_error(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotFound, match="vm/b is not there"):
+        show(session, Guests(a=[(1, "one")]), monkeypatch, "b")
+
+
 @pytest.mark.parametrize(
     ("follow", "form", "given", "said"),
     [
