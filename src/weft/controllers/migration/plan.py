@@ -25,6 +25,7 @@ from weft.kinds.allocation import AllocationSpec, account, come_back, set_desire
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.fields.lease import end_suspension
 from weft.kinds.migration import ENDED, HAS_LEFT, MIGRATED_ON, NOT_ACCEPTED, WORKLOAD_DELETED, MigrationStatus
+from weft.kinds.parts.workload import OUT_OF_REACH
 
 
 def plan_migration(facts: Facts) -> Outcome:
@@ -92,11 +93,12 @@ def begin_migration(facts: Facts) -> Outcome:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
         message = "the migration could not start within its window" + (f": {why}" if why else "")
         return Outcome(status=end_migration(status, "Failed", "tooLate", message, now))
+    if facts.place is not None and facts.place.node_phase not in READY and spec.not_after is None:
+        reason = OUT_OF_REACH[0 if facts.place.node_phase == "Autonomous" else 1]
+        message = f"{status.source} sends no heartbeat, so {spec.workload} can't leave it before it is back"
+        return Outcome(status=end_migration(status, "Failed", reason, message, now))
     if spec.mode == "live" and facts.workload.run != "run":
-        remedy = "start it, or migrate it with --cold"
-        if facts.place is not None and facts.place.node_phase not in READY:
-            remedy = f"its node {facts.place.spec.node} sends no heartbeat: migrate it once that is back"
-        message = f"{spec.workload} is not running (run: {facts.workload.run}); {remedy}"
+        message = f"{spec.workload} is not running (run: {facts.workload.run}); start it, or migrate it with --cold"
         return Outcome(status=end_migration(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")

@@ -104,18 +104,28 @@ def test_the_targets_word_that_it_took_over_swaps_the_places_whatever_else_is_so
         assert (outcome.status.phase, outcome.status.ending) == ("Finishing", "")
 
 
-@pytest.mark.parametrize(
-    ("phase", "remedy"),
-    [
-        ("Ready", "start it, or migrate it with --cold"),
-        ("NotReady", "its node n1 sends no heartbeat: migrate it once that is back"),
-    ],
-)
-def test_of_one_that_is_to_stop_it_says_what_can_be_done(phase: str, remedy: str) -> None:
-    place, stopped = side("source", node=phase), VmSpec(image="i", run="stop")
-    outcome = plan(None, None, MigrationStatus(phase="Pending"), place=place, workload=stopped)
+def test_of_one_that_is_to_stop_it_says_what_can_be_done() -> None:
+    stopped = VmSpec(image="i", run="stop")
+    outcome = plan(None, None, MigrationStatus(phase="Pending"), place=side("source"), workload=stopped)
     assert (outcome.status.phase, outcome.status.reason) == ("Failed", "notRunning")
-    assert outcome.status.message == f"vm/web is not running (run: stop); {remedy}"
+    assert outcome.status.message == "vm/web is not running (run: stop); start it, or migrate it with --cold"
+
+
+@pytest.mark.parametrize(("phase", "reason"), [("NotReady", "nodeLost"), ("Autonomous", "nodeAutonomous")])
+@pytest.mark.parametrize("run", ["run", "stop"])
+def test_nothing_is_tried_while_its_node_is_silent_unless_it_has_a_window_to_wait_in(
+    phase: str, reason: str, run: str
+) -> None:
+    place, vm = side("source", node=phase), VmSpec(image="i", run=run)  # type: ignore[arg-type]
+    outcome = plan(None, None, MigrationStatus(phase="Pending"), place=place, workload=vm)
+    assert (outcome.status.phase, outcome.status.reason) == ("Failed", reason)
+    assert outcome.status.message == "n1 sends no heartbeat, so vm/web can't leave it before it is back"
+
+
+def test_one_with_a_window_waits_for_its_node() -> None:
+    at = MigrationStatus(phase="Planned")
+    outcome = plan(None, None, at, place=side("source", node="NotReady"), wish={"not_before": 0.0, "not_after": 1e12})
+    assert outcome.status.phase == "Pending"
 
 
 def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
