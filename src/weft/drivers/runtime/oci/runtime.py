@@ -15,6 +15,7 @@ from weft.objects.errors import DriverFailed
 
 PROGRAMS = ("crun", "runc")
 ANSWER_SECONDS = 30.0
+HAS_ENDED = b"the container has ended"
 _RUNC_MESSAGE = re.compile(r'level=error msg="((?:[^"\\]|\\.)*)"')
 
 # How they print an error of ``exec``, among a command's own output: crun on a terminal, runc without one, and on one.
@@ -22,6 +23,10 @@ _EXEC_REFUSED = re.compile(
     rb"\x1b\[1;31m[\dT:.-]+Z: (?P<crun>[^\x1b\r\n]*)\x1b\[0m"
     rb'|time="[^"\n]*" level=error msg="exec failed: (?P<quoted>(?:[^"\\\n]|\\.)*)"'
     rb"|\x1b\[31mERRO\x1b\[0m\[\d+\] exec failed: (?P<runc>[^\x1b\r\n]*?) *(?=\r|\n|$)"
+)
+_STOPPED = re.compile(
+    rb"(?:the )?container `[^`\n]*` is not running|error opening file `[^`\n]*/status`: No such file or directory"
+    rb"|cannot exec in a stopped container|container does not exist|container not running"
 )
 # crun's words, then runc's.
 _NEVER_BEGAN = {
@@ -95,13 +100,14 @@ def read_error(text: str) -> str:
 
 
 def shorten_refusal(output: bytes) -> bytes:
-    """``output`` of an ``exec`` that didn't begin, with the runtime's words alone: no times, levels, colours."""
+    """``output`` of an ``exec`` that didn't begin, with the runtime's words alone: no times, levels, colours, nor the id of a
+    container that ended meanwhile."""
 
     def shorten(found: re.Match[bytes]) -> bytes:
         words = found["crun"] or found["runc"] or re.sub(rb"\\(.)", rb"\1", found["quoted"] or b"")
         return words.removeprefix(b"unable to start container process: ")
 
-    return _EXEC_REFUSED.sub(shorten, output)
+    return _STOPPED.sub(HAS_ENDED, _EXEC_REFUSED.sub(shorten, output))
 
 
 def read_never_began(words: str) -> str | None:

@@ -240,6 +240,12 @@ def test_namespaces_mounts_and_keys_are_kept_back_from_who_has_no_right_to_them(
             b'exec: "x": no\n',
         ),
         (b"\x1b[31mERRO\x1b[0m[0000] exec failed: unable to start container process: no \r\n", b"no\r\n"),
+        (b"the container `85fe3f94f6` is not running\n", b"the container has ended\n"),
+        (b"error opening file `/run/x/85fe/status`: No such file or directory\n", b"the container has ended\n"),
+        (
+            b'time="2026-11-28T19:45:58Z" level=error msg="exec failed: container does not exist"\n',
+            b"the container has ended\n",
+        ),
         (b"a program's own \x1b[1;31mred\x1b[0m\n", b"a program's own \x1b[1;31mred\x1b[0m\n"),
         (b'time="' * 20_000, b'time="' * 20_000),
         (b"\x1b[31mERRO\x1b[0m[1] exec failed:" + b" " * 50_000, b""),
