@@ -55,6 +55,7 @@ def test_a_longer_timeout_than_ours_becomes_ours() -> None:
         'label_replace(up, "a", "with (x)", "b", "label_join(label_join(label_join(label_join(")',
         "sum(rate(x[5m])) by (with)  # with (label_join( \\",
         "a{b=`\\x`}",
+        'up{node=~"(n[0-9]{1,3}|m{2,}){4}", path="/v1/{name}", b=~"\\\\{9000\\\\}x"}  # "{9000}"',
         "x" * 4096,
     ],
 )
@@ -74,6 +75,15 @@ def test_what_only_looks_like_a_bomb_passes(text: str) -> None:
         "l\\abel_join(x)",
         "\n\t ",
         '# "\nwith (a=b) a',
+        '{__name__=~"x{1,800}y"}',
+        '{__name__!~"x{101}"}',
+        "{__name__=~'(x{1,60}){41,}'}",
+        "{__name__=~`x{ 101 }`}",
+        '{__name__=~"x\\x7b1,800}"}',
+        '{__name__=~"x\\u007b1,8\\60\\x30\\175"}',
+        'label_replace(up, "a", "b", "c", "x{1,800}")',
+        "up{a=~`" + "(" * 51 + "x" + ")?" * 51 + "`}",
+        'up{a=~"\\x28' + "(" * 50 + '"}',
     ],
 )
 def test_a_bomb_is_found_however_it_is_written(text: str) -> None:

@@ -1,7 +1,9 @@
 """Bounds on a PromQL expression, checked before the database sees it. Pure.
 
-They keep out functions that make a label longer at each call, which no time limit ends, and functions that make many series of
-one. Only Prometheus' own functions may be called: the database has a hundred more, and each release of it may bring others.
+They keep out regular expressions that end the database (VictoriaMetrics 1.79.5 writes ``x{1,800}`` out as 800 groups, one in
+another, and panics where it can't read that again), functions that make a label longer at each call, which no time limit ends, and
+functions that make many series of one. Only Prometheus' own functions may be called: the database has a hundred more, and each
+release of it may bring others.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ from weft.objects.schema import suggest
 MOST_QUERY = 4096  # characters
 MOST_LABEL_CALLS = 3
 MOST_LABEL_WORDS = 48  # strings, and $1 in them, where labels are made
+MOST_REPEATS = 100  # a count in braces in a regular expression, and all of a query's together
+MOST_NESTED = 50  # parentheses in a regular expression
+_REPEATS = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
+_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)  # of Go
 _STRING = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`""")
 _WITH = re.compile(r"\bwith\s*\(", re.IGNORECASE)
 _LABEL_CALL = re.compile(r"\blabel_\w+\s*\(", re.IGNORECASE)
@@ -61,6 +67,7 @@ def check_query(text: str, field: str, what: str = "") -> str:
                 field=field,
                 hint=f"did you mean {meant}?" if meant else "use Prometheus' functions, but for count_values",
             )
+    _check_expressions(strings, field)
     calls = len(_LABEL_CALL.findall(bare))
     if calls > MOST_LABEL_CALLS or (calls and len(strings) + text.count("$") > MOST_LABEL_WORDS):
         raise InvalidInput(
@@ -69,6 +76,40 @@ def check_query(text: str, field: str, what: str = "") -> str:
             hint="rename the labels where the answer is shown",
         )
     return text
+
+
+def _check_expressions(strings: list[str], field: str) -> None:
+    """Any of ``strings`` may be a regular expression. Raises InvalidInput for one that would get large or deep."""
+    repeats = 0
+    for whole in strings:
+        if whole.startswith("#"):
+            continue
+        text = whole[1:-1] if whole[0] == "`" else _ESCAPE.sub(_unescape, whole[1:-1])
+        repeats += sum(int(most or least) for least, most in _REPEATS.findall(text))
+        depth = deepest = 0
+        for char in text:
+            depth = max(0, depth + (char == "(") - (char == ")"))
+            deepest = max(deepest, depth)
+        if deepest > MOST_NESTED:
+            raise InvalidInput(
+                f"{field}: a string in it has {deepest} parentheses inside each other; at most {MOST_NESTED} may be",
+                field=field,
+                hint="write a simpler regular expression",
+            )
+    if repeats > MOST_REPEATS:
+        raise InvalidInput(
+            f"{field}: the repetitions in its regular expressions add up to {repeats}; at most {MOST_REPEATS} are allowed",
+            field=field,
+            hint="write a smaller {n,m}, or * or +",
+        )
+
+
+def _unescape(found: re.Match[str]) -> str:
+    code = found[1] or found[2] or found[3]
+    number = int(code, 16) if code else int(found[4], 8) if found[4] else -1
+    if number < 0:
+        return found[0] if found[5] in "abfnrtv\\" else str(found[5])  # what matters here stays what it is
+    return chr(number) if number < 0x110000 else ""
 
 
 def check_balanced(text: str, field: str) -> None:
