@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -21,7 +22,15 @@ from weft.client.answer import Answer, raise_problem
 from weft.client.context import Context, read_context, write_context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import Forbidden, InUse, InvalidInput, NotAuthenticated, NotFound, Throttled, WeftError
+from weft.objects.errors import (
+    Forbidden,
+    InUse,
+    InvalidInput,
+    NotAuthenticated,
+    NotFound,
+    Throttled,
+    WeftError,
+)
 
 PASSWORD = "correct horse"
 
@@ -492,6 +501,29 @@ def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
     mila = log_in(lab, "mila")
     assert is_refused(lambda: mila.get("project", "other"))
     assert [one["name"] for one in mila.list("project", fields="name=other").items] == []
+
+
+def test_a_page_and_its_continuation_name_nothing_that_the_reader_may_not_see(lab: DoorsLab) -> None:
+    add_user(lab, "reader")
+    for number in range(6):
+        create(lab, "project", f"paged{number}")
+    for number in (1, 3, 4):
+        create(lab, "rolebinding", f"reader-{number}", role="viewer", project=f"paged{number}", users=["reader"])
+    reader = log_in(lab, "reader")
+    for limit in (4, 3, 2, 1):
+        found, follow = list[str](), ""
+        while True:
+            page = reader.http.request("GET", f"/v1/projects?limit={limit}&continue={quote(follow)}").json()
+            names = [one["name"] for one in page["items"]]
+            found += names
+            if page["continue"] is None:
+                break
+            follow = page["continue"]
+            assert len(names) == limit and follow.endswith(f"/{names[-1]}")
+        assert found == ["paged1", "paged3", "paged4"]
+    with pytest.raises(InvalidInput) as wrong:
+        raise_problem(reader.http.request("GET", f"/v1/tokens?limit=1&continue={quote(follow)}"))
+    assert wrong.value.field == "continue"
 
 
 def test_a_token_of_another_cluster_is_refused(lab: DoorsLab, tmp_path: Path) -> None:

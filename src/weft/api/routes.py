@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from weft.api import about, accounting, description, topology
 from weft.api.audit import pages as audit
@@ -22,7 +25,7 @@ from weft.api.log import pages as log
 from weft.api.metrics import own, query
 from weft.api.node import devices, egress_endpoints, invocations, join, report, secrets, service_certificates, usage
 from weft.api.object import bulk, delete, read, repository_key, verbs, write
-from weft.api.request.call import Call, json_answer, read_segments
+from weft.api.request.call import JSON, Call, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.route import Handler, Route, Topic, list_names
 from weft.api.trace import pages as trace
@@ -142,7 +145,21 @@ async def _describe_api(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/openapi.json``."""
     require_person(call.actor, "read the API's description")
     call.query()
-    return json_answer(await asyncio.to_thread(description.describe_api, ROUTES))
+    return Answer(200, await asyncio.to_thread(_render_description), JSON)
+
+
+def _render_description() -> bytes:
+    """It takes a third of a second of processor time, and is the same for as long as the process lives."""
+    with _rendering:
+        return _render_once()
+
+
+_rendering = threading.Lock()
+
+
+@functools.cache
+def _render_once() -> bytes:
+    return msgspec.json.encode(description.describe_api(ROUTES))
 
 
 ROUTES: tuple[Route, ...] = (

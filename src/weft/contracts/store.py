@@ -80,6 +80,10 @@ class Page(msgspec.Struct, frozen=True):
     cursor: str
     next: str | None = None
 
+    def continue_after(self, key: str) -> str:
+        """``next`` of a page of the same list and instant that ends with ``key``."""
+        return f"{self.cursor}:{key}"
+
 
 class Change(msgspec.Struct, frozen=True):
     """One key's change. ``value`` None means deleted; ``previous`` is the value before, None if the key was absent."""

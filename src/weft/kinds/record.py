@@ -394,7 +394,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def a_title(self) -> str:
-        return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
+        return f"{'an' if self.title[0] in 'aeio' else 'a'} {self.title}"
 
     @property
     def selectors(self) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 from weft.objects.errors import InvalidInput
 
-_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 _SIZE = re.compile(rf"({_NUMBER})\s*([A-Za-z]*)")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|m|h|d|w)")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(ms|s|m|h|d|w)")
 _POWERS = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 MAX_BYTES = 2**60
@@ -115,6 +115,8 @@ def parse_duration(text: object, field: str = "duration") -> float:
     if isinstance(text, bool) or not isinstance(text, (int, float, str)):
         raise _bad(text, field, "a duration", hint)
     stripped = str(text).strip()
+    if not stripped.isascii():
+        raise _bad(text, field, "a duration", hint)
     try:
         seconds = float(stripped)
     except ValueError:

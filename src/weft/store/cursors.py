@@ -11,6 +11,7 @@ import secrets
 from weft.contracts.store import Compacted
 from weft.objects.errors import InvalidInput
 
+_FROM_THE_START = "give the continue of a page of the same list, or none"
 _AGAIN = "list again, and watch from the cursor of that list"
 
 
@@ -49,7 +50,9 @@ def parse_continuation(after: str, epoch: str, prefix: str) -> tuple[int, str]:
         raise gone(f"continuation {after!r} belongs to another history (epoch {epoch} now)")
     revision, _, last_key = rest.partition(":")
     if not last_key.startswith(prefix):
-        raise InvalidInput(f"continuation {after!r} is not of the list {prefix!r}", field="after")
+        raise InvalidInput(
+            f"continuation {after!r} is not of the list {prefix!r}", field="continue", hint=_FROM_THE_START
+        )
     return _parse_revision(revision, after), last_key
 
 

@@ -33,7 +33,16 @@ async def test_pages_join_up_to_the_whole_list(store: Store) -> None:
             after = page.next
             if after is None:
                 break
+            assert after == page.continue_after(page.entries[-1].key)
         assert found == [f"/k/{n:02}" for n in range(23)]
+
+
+async def test_a_list_continues_after_any_key_of_a_page_at_its_instant(store: Store) -> None:
+    await store.commit([Put(f"/k/{n}", b"") for n in range(9)])
+    first = await store.list("/k/", limit=4)
+    await store.commit([Delete("/k/1"), Delete("/k/7")])
+    rest = await store.list("/k/", after=first.continue_after("/k/1"))
+    assert keys_of(rest) == [f"/k/{n}" for n in range(2, 9)] and rest.cursor == first.cursor
 
 
 async def test_all_pages_show_the_instant_of_the_first(store: Store) -> None:

@@ -114,7 +114,7 @@ def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
         ({"drop_capabilities": ["NOTHING"]}, "spec.drop_capabilities"),
         ({"pids": 0}, "spec.pids"),
         ({"health_check": {"command": []}}, "spec.health_check.command"),
-        ({"health_check": {"command": ["true"], "interval": 0}}, "spec.health_check"),
+        ({"health_check": {"command": ["true"], "interval": 0}}, "spec.health_check.interval"),
         ({"run": "suspend"}, "spec.run"),
         ({"machine": "q35"}, "spec.machine"),
         ({"publish": ["80:80"], "networks": []}, "spec.publish"),

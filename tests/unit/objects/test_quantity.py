@@ -29,7 +29,7 @@ def test_sizes_are_read_as_people_mean_them(text: object, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-5G", "5X", "G", "1.5", "1e400", "nan", True, None, [], "99999P", "5 5G", "0x10"]
+    "text", ["", "-5G", "5X", "G", "1.5", "1e400", "nan", True, None, [], "99999P", "5 5G", "0x10", "１２８M"]
 )
 def test_what_is_no_size_is_refused_naming_the_field(text: object) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -72,7 +72,7 @@ def test_durations(text: object, value: float) -> None:
     assert parse_duration(text) == value
 
 
-@pytest.mark.parametrize("text", ["-5s", "-1", "5x", "s", "", "nan", "inf", "1h 30", "300y"])
+@pytest.mark.parametrize("text", ["-5s", "-1", "5x", "s", "", "nan", "inf", "1h 30", "300y", "٣", "٣s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput):
         parse_duration(text)

@@ -400,7 +400,9 @@ def _check_size(draft: Draft) -> None:
     claimed = len(draft.writes) - 1
     if claimed > references.MOST_CLAIMS:
         raise InvalidInput(
-            f"spec: {claimed} claims are too many", field="spec", hint=f"at most {references.MOST_CLAIMS}"
+            f"spec: {claimed} ports, addresses and other claims are too many",
+            field="spec",
+            hint=f"at most {references.MOST_CLAIMS} in one object",
         )
 
 

@@ -18,7 +18,7 @@ from weft.api.object.narrowing import find_narrowing, pick_shared
 from weft.api.request.call import JSON, Call, read_count, read_flag, stored_answer
 from weft.api.request.if_match import is_known
 from weft.api.request.target import Target
-from weft.contracts.store import Entry
+from weft.contracts.store import Entry, Page, Store
 from weft.kinds.fields.path import read_path
 from weft.kinds.parts.sharing import is_shared, read_shares
 from weft.kinds.record import Kind
@@ -75,7 +75,11 @@ async def _list(context: ApiContext, call: Call, target: Target, query: dict[str
     own = await find_served(context, call.actor, target.kind) or find_own(call.actor, target.kind, "list")
     prefix, match = read_selection(target, names, query, own)
     limit = read_count(query, "limit", 0, _MOST)
-    page = await context.store.list(prefix, limit=limit, after=query.get("continue") or None)
+    after = query.get("continue") or None
+    if own is not None and limit and call.actor.kind == "person":
+        page = await _list_own(context.store, prefix, limit, after, own)
+    else:
+        page = await context.store.list(prefix, limit=limit, after=after)
     if not page.entries:
         await refuse_unknown_project(context, target.project)
     entries, narrow = page.entries, find_narrowing(target.kind, call.actor, "list")
@@ -86,6 +90,19 @@ async def _list(context: ApiContext, call: Call, target: Target, query: dict[str
     else:
         body = _encode(entries, match, page.cursor, page.next)
     return Answer(200, body, JSON)
+
+
+async def _list_own(store: Store, prefix: str, limit: int, after: str | None, own: Match) -> Page:
+    """A page of what is the reader's own. It ends with such an object, since the key that it ends with is in its continuation."""
+    found: list[Entry] = []
+    while True:
+        page = await store.list(prefix, limit=_PAGE, after=after)
+        found += await asyncio.to_thread(lambda entries: [one for one in entries if own(one.value)], page.entries)
+        if len(found) > limit:
+            return Page(found[:limit], page.cursor, page.continue_after(found[limit - 1].key))
+        if page.next is None:
+            return Page(found, page.cursor)
+        after = page.next
 
 
 async def _list_shared(context: ApiContext, target: Target, query: dict[str, str]) -> Answer:

@@ -130,7 +130,8 @@ def _check_server(session: Session) -> Iterator[Finding]:
         )
     for node in nodes:
         yield _check_node(node)
-    yield from _check_volumes(session, {str(dig(node, "uid")): dig(node, "report.volumes") or [] for node in nodes})
+    has = {str(dig(node, "uid")): dig(node, "report.volumes") for node in nodes}  # which only the fabric's readers see
+    yield from _check_volumes(session, {uid: volumes for uid, volumes in has.items() if volumes is not None})
 
 
 def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Finding]:
@@ -144,7 +145,7 @@ def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Find
 
 def judge_volume(volume: dict[str, Any], has: dict[str, list[str]]) -> Finding | None:
     """Data that an older store, or an abandoned node, brought back beside the data in use, or with none in use. ``has`` as above;
-    nodes that don't exist any more are unknown."""
+    other nodes are unknown."""
     copies = dig(volume, "status.copies") or []
     if not copies:
         return None
