@@ -100,8 +100,8 @@ def read_error(text: str) -> str:
 
 
 def shorten_refusal(output: bytes) -> bytes:
-    """``output`` of an ``exec`` that didn't begin, with the runtime's words alone: no times, levels, colours, nor the id of a
-    container that ended meanwhile."""
+    """``output`` of an ``exec`` that didn't begin, reduced to the words of the runtime. Times, levels, colours and the id of a
+    container that has ended are left out."""
 
     def shorten(found: re.Match[bytes]) -> bytes:
         words = found["crun"] or found["runc"] or re.sub(rb"\\(.)", rb"\1", found["quoted"] or b"")
