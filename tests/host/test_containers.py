@@ -118,6 +118,22 @@ async def test_commands_run_beside_it(lab: ContainerLab, driver: OciDriver) -> N
         await driver.exec(plan.id, ExecRequest(["true"]))
 
 
+async def test_it_can_use_the_null_device_and_never_owns_the_node_s(lab: ContainerLab, driver: OciDriver) -> None:
+    """crun gives standard streams to the container's user; the owner of the node's device could close it to the whole node."""
+    plan = lab.script(
+        "null", "cat; echo lost >/dev/null && echo $(stat -L -c %t,%T /proc/self/fd/0) up; exec sleep 999"
+    )
+    pid = (await driver.start(plan)).pid
+    await says(driver, plan, "1,3 up")
+    for tty in (False, True):
+        command = "stat -L -c %t,%T /dev/null && echo lost >/dev/null && ! chmod 666 /dev/null 2>/dev/null && echo fine"
+        out, code = await output_of(driver, plan, "sh", "-c", command, tty=tty)
+        assert (out.split(), code) == (["1,3", "fine"], 0)
+    (users,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid:")]
+    root_inside = int(users.split()[1])
+    assert root_inside != 0 and os.stat(os.devnull).st_uid != root_inside
+
+
 async def test_a_runtime_that_fails_before_there_is_a_terminal_is_reported(
     lab: ContainerLab, driver: OciDriver
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from weft.drivers.linux.syscalls import CLONE_NEWNS, MS_REC, MS_SLAVE, mount, unmount, unshare
+from weft.drivers.linux.syscalls import CLONE_NEWNS, MS_BIND, MS_REC, MS_SLAVE, mount, set_read_only, unmount, unshare
 
 T = TypeVar("T")
 
@@ -44,8 +45,12 @@ async def run_in_own_thread(work: Callable[[], T]) -> T:
 
 
 def leave_mounts(hidden: Collection[str]) -> None:
-    """This thread sees mounts of its own from here on, without those ``hidden``."""
+    """This thread sees mounts of its own from here on, without those ``hidden``. /dev/null can be read and written there, but not
+    given away: crun gives a container's standard input to the container's user, and the device's owner may close it to all others.
+    """
     unshare(CLONE_NEWNS)
     mount("", "/", "", MS_REC | MS_SLAVE)
     for point in hidden:
         unmount(point)
+    mount(os.devnull, os.devnull, "", MS_BIND)
+    set_read_only(os.devnull)

@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x0002_0000, 0x1000_0000, 0x4000_0000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_SLAVE = 1, 2, 4, 8, 1 << 14, 1 << 19
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_SLAVE = 1, 2, 4, 8, 1 << 12, 1 << 14, 1 << 19
 MNT_DETACH = 2
 
 _MOUNT_SETATTR, _OPEN_TREE, _MOVE_MOUNT = 442, 428, 429
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH = 1, 4
-_MOUNT_ATTR_IDMAP = 0x0010_0000
+_MOUNT_ATTR_RDONLY, _MOUNT_ATTR_IDMAP = 1, 0x0010_0000
 _PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP = 28, 1 << 2
 
 _PR_SET_THP_DISABLE, _PR_GET_THP_DISABLE = 41, 42
@@ -46,6 +46,12 @@ def mount(source: str, target: Path | str, kind: str, flags: int = 0, options: s
 
 def unmount(target: Path | str) -> None:
     _check(_libc.umount2(os.fsencode(target), MNT_DETACH), str(target))
+
+
+def set_read_only(target: Path | str) -> None:
+    """Nothing at the mount ``target`` can be changed any more; a device there still takes what is written to it. Raises OSError."""
+    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    _check(_libc.syscall(_MOUNT_SETATTR, _AT_FDCWD, os.fsencode(target), 0, attributes, len(attributes)), str(target))
 
 
 def mount_shifted(source: Path | str, target: Path | str, user_namespace: int) -> None:

@@ -47,9 +47,11 @@ async def stand_in_mounts(hidden: Collection[str], prepare: Callable[[], None]) 
 
 
 def write_entrance(path: Path, runtime: Sequence[str], hidden: Sequence[str], place: str) -> None:
-    """A program that is ``runtime``, and creates containers in the mounts at ``place``; all else without the mounts ``hidden``."""
+    """A program that is ``runtime``, and creates containers in the mounts at ``place``, their standard input being the null device
+    that ``leave_mounts`` protects; all else without the mounts ``hidden``."""
     words = shlex.join(runtime)
-    text = f'for word; do if [ "$word" = create ]; then exec nsenter --mount={shlex.quote(place)} -- {words} "$@"; fi; done\n'
+    create = f"nsenter --mount={shlex.quote(place)} -- sh -c 'exec \"$@\" </dev/null' sh {words}"
+    text = f'for word; do if [ "$word" = create ]; then exec {create} "$@"; fi; done\n'
     if hidden:
         hide = f'umount -l {shlex.join(hidden)}; exec "$@"'
         words = f"unshare --mount --propagation slave -- sh -c {shlex.quote(hide)} sh {words}"
