@@ -118,6 +118,22 @@ async def test_commands_run_beside_it(lab: ContainerLab, driver: OciDriver) -> N
         await driver.exec(plan.id, ExecRequest(["true"]))
 
 
+async def test_a_command_whose_caller_is_lost_is_hung_up_before_its_input_ends(
+    lab: ContainerLab, driver: OciDriver
+) -> None:
+    """Otherwise it takes half a file for a whole one."""
+    plan = lab.plan("half")
+    await driver.start(plan)
+    for number in range(4):
+        lost = await driver.exec(plan.id, ExecRequest(["sh", "-c", f"cat >/part && mv /part /whole-{number}"]))
+        await lost.write(b"half")
+        if number % 2:
+            await until_true(lambda: count_members(lab, plan) == 3)
+        await lost.close()
+    await until_true(lambda: count_members(lab, plan) == 1)
+    assert await output_of(driver, plan, "sh", "-c", "ls -d /whole* 2>/dev/null") == ("", 1)
+
+
 async def test_it_can_use_the_null_device_and_never_owns_the_node_s(lab: ContainerLab, driver: OciDriver) -> None:
     """crun gives standard streams to the container's user; the owner of the node's device could close it to the whole node."""
     plan = lab.script(

@@ -101,3 +101,5 @@ async def _feed(process: subprocess.Popen[bytes], frames: AsyncIterator[Frame]) 
                 stdin.close()
             if frame.type == FrameType.DATA_IN:
                 await asyncio.to_thread(lambda data=frame.payload: (stdin.write(data), stdin.flush()))
+    with suppress(BrokenPipeError):  # the connection is lost, or its end was told: so the input ends, as with conmon
+        stdin.close()

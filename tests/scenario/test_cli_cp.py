@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -102,6 +104,34 @@ def test_a_file_goes_there_and_back(here: Here, tmp_path: Path) -> None:
     assert (tmp_path / "into/there").read_bytes() == data
     with pytest.raises(NotFound, match="no readable file"):
         here.get(tmp_path / "none", tmp_path / "into")
+
+
+def test_a_file_that_was_not_sent_whole_does_not_get_its_name(here: Here, tmp_path: Path) -> None:
+    """The far end can't tell a lost connection from the end of the file."""
+    there = tmp_path / "there"
+    there.write_text("as it was")
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb") as typed, os.fdopen(ours, "rb") as reading:
+        typed.write(b"half")
+        typed.flush()
+        interrupt = threading.Timer(0.5, signal.raise_signal, [signal.SIGINT])
+        interrupt.start()
+        with pytest.raises(KeyboardInterrupt):
+            cp._put_file(cast(Session, here), WEB, str(there), "stdin", 0o644, reading.fileno())
+    here.close()  # once the far end has ended
+    assert there.read_text() == "as it was"
+
+
+def test_a_part_is_written_through_no_link_that_a_guest_may_have_left(here: Here, tmp_path: Path) -> None:
+    into, victim = tmp_path / "into", tmp_path / "victim"
+    into.mkdir()
+    victim.write_text("mine")
+    (into / ".part.weft-part").symlink_to(victim)
+    (tmp_path / "file").write_text("new")
+    with (tmp_path / "file").open("rb") as file:
+        argv = ["sh", "-c", cp._PUT, str(into), "file", "part", "644"]
+        assert cp._send(cast(Session, here), WEB, argv, file.fileno()) != 0
+    assert victim.read_text() == "mine" and list(into.iterdir()) == []
 
 
 def test_a_file_is_written_through_no_link_that_a_guest_may_have_left(here: Here, tmp_path: Path) -> None:

@@ -26,8 +26,14 @@ from weft.cli.stream.untar import Unpacker
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
-# $0 the wanted place, $1 the name to have in a folder, $2 the mode.
-_PUT = 'to="$0"; [ -d "$to" ] && to="${to%/}/$1"; cat >"$to.weft-part" && chmod "$2" "$to.weft-part" && mv -f "$to.weft-part" "$to"'
+# $0 the wanted place, $1 the name to have in a folder, $2 what the part's name begins with, $3 the mode.
+_PLACES = 'to="$0"; [ -d "$to" ] && to="${to%/}/$1"; part="${to%"${to##*/}"}.$2.weft-part"; '
+# A lost connection ends its input too: only who sends it knows whether all was sent, so it gets its name by a command of its own.
+_PUT = _PLACES + (
+    """trap 'rm -f "$part"; exit 129' HUP; set -C; """
+    '{ cat >"$part" && chmod "$3" "$part"; } || { code=$?; rm -f "$part"; exit $code; }'
+)
+_PUT_NAME = _PLACES + 'mv -f "$part" "$to" || { rm -f "$part"; exit 1; }'
 _PUT_FOLDER = 'mkdir -p "$0" && exec tar -x -f - -C "$0"'
 _GET = 'if [ -d "$0" ]; then echo folder; elif [ -r "$0" ]; then echo file; else echo none; fi'
 _GET_FOLDER = 'exec tar -c -f - -C "$0" .'
@@ -71,7 +77,7 @@ def _read_place(session: Session, kind: Kind | None, text: str) -> _Place:
 
 def _put(session: Session, source: str, target: Target, path: str) -> int:
     if source == "-":
-        return _send(session, target, ["sh", "-c", _PUT, path, "stdin", "644"], sys.stdin.fileno())
+        return _put_file(session, target, path, "stdin", 0o644, sys.stdin.fileno())
     here = Path(source)
     if here.is_dir():
         into = f"{path.rstrip('/')}/{here.resolve().name}" if path.endswith("/") else path
@@ -81,10 +87,15 @@ def _put(session: Session, source: str, target: Target, path: str) -> int:
         return code or packing.returncode
     try:
         with here.open("rb") as file:
-            mode = f"{os.fstat(file.fileno()).st_mode & 0o777:o}"
-            return _send(session, target, ["sh", "-c", _PUT, path, here.name, mode], file.fileno())
+            return _put_file(session, target, path, here.name, os.fstat(file.fileno()).st_mode & 0o777, file.fileno())
     except OSError as problem:
         raise InvalidInput(f"{source}: {problem.strerror}", field="FROM") from None
+
+
+def _put_file(session: Session, target: Target, path: str, name: str, mode: int, content: int) -> int:
+    words = [path, name, secrets.token_hex(4)]
+    code = _send(session, target, ["sh", "-c", _PUT, *words, f"{mode:o}"], content)
+    return code or _send(session, target, ["sh", "-c", _PUT_NAME, *words], None)
 
 
 def _get(session: Session, target: Target, path: str, goal: str) -> int:
@@ -128,7 +139,7 @@ def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
     return code
 
 
-def _send(session: Session, target: Target, argv: list[str], stdin: int) -> int:
+def _send(session: Session, target: Target, argv: list[str], stdin: int | None) -> int:
     return carry(session, target, "exec", {"argv": argv}, stdin, 1)
 
 

@@ -55,7 +55,6 @@ class OciSession(ChannelSession):
             self._resizable.resize(rows, columns)
 
     async def close(self) -> None:
-        await self.let_go()
         _hanging_up.add(hanging_up := asyncio.create_task(self._hang_up()))
         hanging_up.add_done_callback(_hanging_up.discard)
 
@@ -87,14 +86,18 @@ class OciSession(ChannelSession):
 
     async def _hang_up(self) -> None:
         """Send SIGHUP to a command that runs or is about to; more than once, because the process that becomes it may not have
-        received the first."""
+        received the first. Its input is closed after that: a command must not take a lost caller for the end of what it reads."""
         signals_sent = 0
         while self._process.poll() is None and signals_sent < HANG_UPS:
-            if (pid := self._find_command()) is not None:
+            has_begun, pid = self._has_begun, self._find_command()
+            if has_begun and pid is None:
+                break  # what it started may still hold its output, and so the runtime
+            if pid is not None:
                 signals_sent += 1
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGHUP)
             await self._clock.sleep(HANG_UP_SECONDS)
+        await self.let_go()
         await _reap(self._process)
         _drop(self._marks)
 
