@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -22,14 +25,20 @@ _PAUSE_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.05
 _TRIES = 60
 _LONGEST_LINE = 1 << 20
+_LINE_END = re.compile(r"\r+\n")
 Write = Callable[[int, bytes], None]
 
 
 def show_log(session: Session, target: Target, asked: dict[str, Any]) -> int:
     """Print a guest's log, its standard error on ours; ends when all is read, or, if followed, when the guest ends, or with
     Ctrl-C."""
+    screens = {descriptor: Screen() for descriptor in (1, 2) if os.isatty(descriptor)}
+
+    def write(descriptor: int, data: bytes) -> None:
+        (screens[descriptor].put if descriptor in screens else write_bytes)(descriptor, data)
+
     try:
-        return _carry(session, target, asked, write_bytes)
+        return _carry(session, target, asked, write)
     except KeyboardInterrupt:
         if asked["follow"]:
             return INTERRUPTED  # enough was seen
@@ -99,6 +108,20 @@ def show_logs(
     if lost:
         raise lost[0]
     return partial_code(codes)
+
+
+class Screen:
+    """Prints what a guest printed on a terminal, which it must not steer: control characters show as ``?``."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._kept = ""
+
+    def put(self, descriptor: int, data: bytes) -> None:
+        text = _LINE_END.sub("\n", self._kept + self._decoder.decode(data))
+        self._kept = "\r" if text.endswith("\r") else ""  # perhaps before a newline
+        text = text.rstrip("\r")
+        write_bytes(descriptor, "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text).encode())
 
 
 class Lines:

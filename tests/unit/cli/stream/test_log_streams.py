@@ -137,3 +137,26 @@ def test_a_reader_that_has_seen_enough_ends_the_following_of_all_without_a_word(
             with contextlib.suppress(BrokenPipeError):
                 out.close()
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1000])
+def test_nothing_of_one_guest_s_log_acts_on_a_terminal(
+    session: Session, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    said = "\x1b[31mred\x1b[0m\ttab\r\r\nzw\u00f6lf \u202e\r\n50%\r100%\n".encode() + b"\xff\x07no end\r"
+
+    def run(session: Session, target: Target, asked: dict[str, object], write: logs.Write) -> int:
+        for at in range(0, len(said), piece):
+            write(1, said[at : at + piece])
+        return 0
+
+    monkeypatch.setattr(logs, "run_stream", run)
+    kept = bytearray()
+    monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: kept.extend(data))
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 1)
+    assert show_log(session, vm("a"), ask_log(False, -1, None)) == 0
+    assert kept.decode() == "?[31mred?[0m\ttab\nzw\u00f6lf ?\n50%?100%\n\ufffd?no end"
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+    kept.clear()
+    assert show_log(session, vm("a"), ask_log(False, -1, None)) == 0
+    assert kept == said, "a file or another program gets what was printed"
