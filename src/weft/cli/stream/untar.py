@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from weft.cli.stream.sparse import end_sparse, write_sparse
 from weft.objects.errors import DriverFailed
 from weft.objects.tar import (
     BLOCK,
@@ -111,8 +112,8 @@ class Unpacker:
         size = len(piece)
         if self._kept is not None:
             self._kept += piece
-        while self._file >= 0 and piece:
-            piece = piece[os.write(self._file, piece) :]
+        if self._file >= 0:
+            write_sparse(self._file, piece)
         piece.release()
         del self._bytes[:size]
         self._left -= size
@@ -136,6 +137,7 @@ class Unpacker:
     def _end(self) -> None:
         """All of a member is there."""
         if self._file >= 0:
+            end_sparse(self._file)
             os.utime(self._file, (self._mtime, self._mtime))
             os.close(self._file)
             self._file = -1

@@ -22,6 +22,7 @@ from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.stream.port_forward import carry
+from weft.cli.stream.sparse import end_sparse, write_sparse
 from weft.cli.stream.untar import Unpacker
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
@@ -115,7 +116,9 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
     part = into.with_name(f".{into.name[:200]}.{secrets.token_hex(4)}.weft-part")
     try:
         with part.open("xb") as file:
-            code = _receive(session, target, ["cat", path], file.write)
+            descriptor = file.fileno()
+            code = _receive(session, target, ["cat", path], lambda data: write_sparse(descriptor, data))
+            end_sparse(descriptor)
         if code == 0:
             part.replace(into)
         return code

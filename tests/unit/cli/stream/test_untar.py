@@ -217,3 +217,13 @@ def test_an_archive_with_any_bytes_changed_makes_nothing_outside(
     assert [path.name for path in top.iterdir()] == ["into"]
     for path in (top / "into").rglob("*"):
         assert not path.lstat().st_mode & 0o7000
+
+
+@pytest.mark.parametrize("piece", [100, 5000, 1 << 16])
+def test_zeros_take_no_disk_and_come_as_they_were(into: Path, piece: int) -> None:
+    """A guest's holes come as zeros, any number of them."""
+    content = b"start" + bytes(3 << 20) + b"middle" + bytes(5000) + b"more" + bytes(1 << 20)
+    unpack(into, pack((member("holes"), content), (member("zeros"), bytes(2 << 20)), (member("after"), b"x")), piece)
+    assert (into / "holes").read_bytes() == content and (into / "zeros").read_bytes() == bytes(2 << 20)
+    assert (into / "after").read_bytes() == b"x"
+    assert (into / "holes").stat().st_blocks * 512 < 1 << 20 and (into / "zeros").stat().st_blocks == 0
