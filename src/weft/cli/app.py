@@ -16,7 +16,7 @@ from weft.cli.command.errors import complain, complain_of_usage
 from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, SIGPIPE
 from weft.cli.command.lookup import clarify
 from weft.cli.session import Clock, Session
-from weft.objects.errors import WeftError
+from weft.objects.errors import InvalidInput, WeftError
 
 _HELP = "Place, run and watch virtual machines, containers, functions and jobs on a cluster."
 
@@ -76,6 +76,12 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         _drop_output()
         return code
+    except UnicodeEncodeError as problem:
+        _show_trace(session)
+        wrong = [number for number, word in enumerate(argv, 1) if not _is_utf8(word)]
+        what = f"argument {wrong[0]} of the command line is not valid UTF-8" if wrong else str(problem)
+        hint = "give it in UTF-8; only paths of this machine may be other bytes"
+        return complain(InvalidInput(what, hint=hint), _find_output(session), session.color)
     except Exception as problem:  # a defect is reported as one; only --debug shows where
         _show_trace(session)
         bug = WeftError(
@@ -84,6 +90,14 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         complain(bug, _find_output(session), session.color)
         return ERROR
+
+
+def _is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _find_remedy(problem: OSError) -> str | None:

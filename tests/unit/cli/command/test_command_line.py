@@ -54,6 +54,12 @@ def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
         assert out.startswith(f"Usage: weft {' '.join(line)} "), line
 
 
+def test_an_argument_that_is_not_utf8_is_refused_with_its_place(weft: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEFT_SERVER", "https://127.0.0.1:9")
+    code, out, err = weft("container exec caf\udce9 -- true")
+    assert code == 2 and out == "" and "argument 3 of the command line is not valid UTF-8" in err and "bug" not in err
+
+
 def test_no_command_has_a_word_for_two_things_and_each_can_be_explained() -> None:
     for kind in [*KINDS, None]:
         for verb, entry in verbs_of(kind.name if kind else None).items():
