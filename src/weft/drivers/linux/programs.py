@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -50,7 +51,10 @@ async def run_on_disk(
     done = await run_program(argv, what, packages, seconds=seconds)
     if 0 <= done.code <= highest:
         return
-    output = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())[-400:]
+    output = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())
+    for path in sorted((word for word in argv if word.startswith("/")), key=len, reverse=True):
+        output = output.replace(path, os.path.basename(path))  # those who read it know nothing of the node's folders
+    output = output[-400:]
     raise DriverFailed(
         f"{what} failed: {output or f'exit code {done.code}'}",
         reason="noSpace" if "No space left" in output else None,

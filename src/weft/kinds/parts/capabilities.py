@@ -48,7 +48,7 @@ def read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> lis
             raise InvalidInput(
                 f"spec.{name}: {word[:60]!r} is not a capability that a container can have",
                 field=f"spec.{name}",
-                hint=f"one of {', '.join(sorted(known))}",
+                hint=f"one of {', '.join(sorted(set(known)))}",
             )
     return sorted(set(read))
 

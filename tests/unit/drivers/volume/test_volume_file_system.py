@@ -162,8 +162,9 @@ async def test_a_damaged_one_is_mended_or_refused_and_stays(driver: DirectoryVol
     with open(facts.path, "r+b") as file:
         file.seek(2048)
         file.write(b"\xff" * 2048)  # its group descriptors
-    with pytest.raises(DriverFailed, match="e2fsck failed"):
+    with pytest.raises(DriverFailed, match="e2fsck failed") as refused:
         await driver.ensure_files(ID, size_bytes=8 * MIB)
+    assert str(Path(facts.path).parent) not in refused.value.message, "users know nothing of the node's folders"
     assert Path(facts.path).exists()
 
 
