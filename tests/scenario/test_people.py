@@ -23,6 +23,7 @@ from weft.client.context import Context, read_context, write_context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import (
+    AlreadyExists,
     Forbidden,
     InUse,
     InvalidInput,
@@ -386,6 +387,11 @@ def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: Doo
     gina.create({"kind": "token", "name": "lab-ci", "spec": {"use": "access", "role": "editor", "project": "lab"}})
     assert {one["spec"]["project"] for one in gina.list("rolebinding").items} == {"lab"}
     create(lab, "rolebinding", "of-other", role="viewer", project="other", users=["hugo"])
+    with pytest.raises(AlreadyExists) as taken:
+        gina.create(
+            {"kind": "rolebinding", "name": "of-other", "spec": {"role": "viewer", "project": "lab", "users": ["hugo"]}}
+        )
+    assert "created" not in str(taken.value) and "delete" not in str(taken.value.hint), "it is another project's"
     more = {"role": "viewer", "project": "other", "users": ["gina"]}
     for refused in (
         lambda: gina.create({"kind": "rolebinding", "name": "x", "spec": more}),

@@ -26,6 +26,7 @@ A user has the permissions of all role bindings that name the user, a group of t
 for the user. A user's own token (`weft login`, `weft token create`) has the user's permissions as they are at each request, and at
 most its own role in its own project. Users see, create and delete their own tokens, and set their own password, without any
 permission; a token with a role or a project of its own deletes no other token of its user. The subject of a token is a description.
+A token that belongs to no user, but to a project, keeps its role until it ends or is deleted, whatever becomes of who created it.
 
 People whose roles are in projects only see a node without what tells of others: no digests of its images, no orphans.
 

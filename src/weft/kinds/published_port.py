@@ -50,7 +50,7 @@ def claim_published_port(
         field=f"spec.publish[{index}]",
         reason="portInUse",
         taken=f"port {port}/{protocol} is published already",
-        hint="choose another port; weft get ports lists them",
+        hint="choose another port; administrators of the fabric see them all: weft get ports",
         forced=bool(force),
         forcible=force is not None,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import re
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -24,6 +25,7 @@ _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+_LONG_STEP = re.compile(r"/\d{5}")
 _HINT = "write MINUTE HOUR DAY MONTH WEEKDAY, like '30 2 * * 1-5', or hourly, daily, weekly, monthly"
 
 
@@ -65,6 +67,8 @@ def _read_fields(text: str) -> str:
         raise _cron().CronSimError(f"longer than {LONGEST} characters")
     if len(fields.split()) != 5:
         raise _cron().CronSimError("it doesn't have five fields")
+    if _LONG_STEP.search(fields):
+        raise _cron().CronSimError("a step has more than four digits")
     return fields
 
 

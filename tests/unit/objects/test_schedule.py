@@ -76,6 +76,7 @@ def test_what_runs_every_few_minutes_runs_so_through_both_changes() -> None:
         "@reboot",
         "a b c d e",
         "*/0 * * * *",
+        "0-59/99999999999 * * * *",
         "0 " * 500,
     ],
 )

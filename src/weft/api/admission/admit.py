@@ -129,7 +129,7 @@ async def plan_create(
     if not known_absent:
         former = await view.get(kind, manifest.project, manifest.name)
         if former is not None and not _gives_its_name(kind, former, actor):
-            raise taken(context, kind, former)
+            raise taken(context, kind, former, actor)
     if manifest.generation not in (None, 0):
         raise StaleRevision(
             f'{kind.title} "{manifest.name}" does not exist, so its generation {manifest.generation} can\'t be changed',

@@ -13,6 +13,7 @@ from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, 
 from weft.objects.identity import OWN_LABELS
 from weft.objects.quantity import format_age
 from weft.objects.spec_change import FieldChange
+from weft.trust.credentials import Actor
 
 _NOT_YET_PLACED = ("Pending", "Hold", "Rejected")
 
@@ -57,8 +58,15 @@ def guard(kind: Kind, current: Envelope) -> None:
         kind.admission.write_guard(current)
 
 
-def taken(context: ApiContext, kind: Kind, current: Envelope) -> AlreadyExists:
-    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted."""
+def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | None) -> AlreadyExists:
+    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted. ``actor`` is told no
+    more of an object that may be another project's."""
+    if kind.access.readers == "administered" and actor is not None and not actor.permits(f"{kind.name}:get", None):
+        return AlreadyExists(
+            f'the name of {kind.title} "{current.name}" is taken',
+            field="name",
+            hint="use another name: all projects share these names",
+        )
     what, name, now = f'{kind.title} "{current.name}"', f"{kind.name}/{current.name}", context.clock.now()
     if current.deleting_since is not None:
         return AlreadyExists(

@@ -171,7 +171,7 @@ async def _make(
         if key is not None and there is not None and (there.name.endswith(mark) or await was_done(context, key)):
             return Draft(manifest.kind, there, "unchanged")
         if there is not None:  # said before what it needs, whose names follow from this one
-            raise _taken(context, manifest.kind, there)
+            raise _taken(context, call, manifest.kind, there)
         needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
         draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
         add_drafts(draft, needed)
@@ -206,7 +206,7 @@ async def _plan_before(
     for made in verb.make_before(whole, given, mark) if verb.make_before is not None else ():
         part = read_manifest(made, project=target.project)
         if (other := await view.get(part.kind, part.project, part.name)) is not None:
-            raise _taken(context, part.kind, other, "; the names of its volumes follow from it")
+            raise _taken(context, call, part.kind, other, "; the names of its volumes follow from it")
         needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
     return needed
 
@@ -219,10 +219,10 @@ def add_drafts(draft: Draft, needed: list[Draft]) -> None:
         draft.guards = [*{guard.key: guard for guard in [*draft.guards, *each.guards]}.values()]
 
 
-def _taken(context: ApiContext, kind: Kind, other: Envelope, why: str = "") -> AlreadyExists:
+def _taken(context: ApiContext, call: Call, kind: Kind, other: Envelope, why: str = "") -> AlreadyExists:
     """The error for a name that is taken; ``why``: what another one follows from. Of a copy it doesn't propose to delete what has
     that name: it may be the original."""
-    error = taken(context, kind, other)
+    error = taken(context, kind, other, call.actor)
     if other.deleting_since is None and kind is not SNAPSHOT:
         error.hint = f"use another name{why}"
     return error

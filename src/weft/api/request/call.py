@@ -216,7 +216,11 @@ def read_count(query: Mapping[str, str], name: str, default: int, most: int) -> 
     if not text:
         return default
     if not (text.isascii() and text.isdecimal() and len(text) < 16 and int(text) <= most):
-        raise InvalidInput(f"query parameter {name}: {text[:20]!r} is not a number from 0 to {most}", field=name)
+        raise InvalidInput(
+            f"query parameter {name}: {text[:20]!r} is not a number from 0 to {most}",
+            field=name,
+            hint="give a whole number, or leave it out",
+        )
     return int(text)
 
 

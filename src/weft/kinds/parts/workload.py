@@ -39,6 +39,7 @@ from weft.kinds.reservation import count_gpus, refuse_larger, refuse_over
 from weft.objects.envelope import Condition, Envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
+from weft.objects.quantity import format_bytes
 from weft.objects.schema import words
 
 MOST_MEMORY_BYTES = 64 * 2**40
@@ -117,7 +118,7 @@ def check_workload(spec: WorkloadSpec, *, least_memory: int) -> None:
     """Checks what types can't; fields with several spellings get their one. Raises InvalidInput."""
     if spec.memory < least_memory:
         raise InvalidInput(
-            f"spec.memory: {spec.memory} bytes is too little for a workload",
+            f"spec.memory: {format_bytes(spec.memory)} is too little for a workload",
             field="spec.memory",
             hint=f"give at least {least_memory // MIB}M",
         )
