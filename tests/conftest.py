@@ -19,6 +19,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests import logs
 from tests.again import Again
 from tests.long import ALL_EXAMPLES, examples
+from tests.rewriting import rewrite_part
 from tests.warm.snapshots import lay_out
 from weft.images.parts import AGENT, compile_program
 
@@ -68,8 +69,9 @@ def name_cluster(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell the worker that it runs whole files only."""
+    """Tell the worker that it runs whole files only, and all of them."""
     node.workerinput["whole_files"] = node.config.getvalue("dist") == "loadfile"
+    node.workerinput["whole_suite"] = node.config.args_source == pytest.Config.ArgsSource.TESTPATHS
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -98,9 +100,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection() -> Generator[None, object, object]:
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
     """What was loaded stays until the end: to look through all of it again and again finds nothing to free."""
     gc.disable()
+    worker = getattr(session.config, "workerinput", {})
+    if worker.get("whole_suite"):
+        rewrite_part(session.config, int(worker["workerid"].removeprefix("gw")), worker["workercount"])
     try:
         return (yield)
     finally:
