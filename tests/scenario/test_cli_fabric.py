@@ -1426,7 +1426,7 @@ def test_a_service_is_created_listed_changed_and_deleted(fabric: Fabric) -> None
         "service", "create", "shop", "--selector", "app=shop", "--port", "80:8080", "--publish", "8088:80"
     )
     assert said.code == 0, said.err
-    assert fabric.weft("wait", "service/shop", "--for=phase=Ready", "--timeout", "30s").code in (0, 7)
+    assert fabric.weft("wait", "service/shop", "--for=phase=Ready", "--timeout", "2s").code in (0, 7)
     assert fabric.weft("service", "set", "shop", "--readiness-type", "none").code == 0
     assert fabric.weft("wait", "service/shop", "--for=phase=Ready", "--timeout", "30s").code == 0
     [one] = listed(fabric, "service", "list")

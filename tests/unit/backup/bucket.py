@@ -54,6 +54,7 @@ class Bucket(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is two writes
     server: Bucket
 
     def log_message(self, format: str, *args: object) -> None:
