@@ -76,14 +76,13 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         )
         _drop_output()
         return code
-    except UnicodeEncodeError as problem:
-        _show_trace(session)
-        wrong = [number for number, word in enumerate(argv, 1) if not _is_utf8(word)]
-        what = f"argument {wrong[0]} of the command line is not valid UTF-8" if wrong else str(problem)
-        hint = "give it in UTF-8; only paths of this machine may be other bytes"
-        return complain(InvalidInput(what, hint=hint), _find_output(session), session.color)
     except Exception as problem:  # a defect is reported as one; only --debug shows where
         _show_trace(session)
+        wrong = [number for number, word in enumerate(argv, 1) if not _is_utf8(word)]
+        if wrong and isinstance(problem, UnicodeEncodeError):
+            what = f"argument {wrong[0]} of the command line is not valid UTF-8"
+            hint = "give it in UTF-8; only paths of this machine may be other bytes"
+            return complain(InvalidInput(what, hint=hint), _find_output(session), session.color)
         bug = WeftError(
             f"{type(problem).__name__}: {problem}",
             hint="this is a bug in weft; run the command again with --debug to see where",

@@ -59,8 +59,8 @@ def guard(kind: Kind, current: Envelope) -> None:
 
 
 def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | None) -> AlreadyExists:
-    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted. ``actor`` is told no
-    more of an object that may be another project's."""
+    """The error for a name that ``current`` has; its reason is ``beingDeleted`` while that is being deleted. If it may be another
+    project's, ``actor`` learns nothing more about it."""
     if kind.access.readers == "administered" and actor is not None and not actor.permits(f"{kind.name}:get", None):
         return AlreadyExists(
             f'the name of {kind.title} "{current.name}" is taken',

@@ -88,6 +88,11 @@ def raw_mode(descriptor: int) -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
+def clean_lines(text: str) -> str:
+    """``text`` as ``clean`` has it, with its newlines and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def clean(text: str) -> str:
     """``text`` on one line and without control characters, which could move the cursor or change colours."""
     if text.isprintable():

@@ -12,7 +12,7 @@ from typing import Any
 
 from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.command.target import Target
-from weft.cli.output.terminal import clean, is_terminal
+from weft.cli.output.terminal import clean, clean_lines, is_terminal
 from weft.cli.session import NotSent, Session
 from weft.cli.stream.client import Stream, dial, write_bytes
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
@@ -121,7 +121,7 @@ class Screen:
         text = _LINE_END.sub("\n", self._kept + self._decoder.decode(data))
         self._kept = "\r" if text.endswith("\r") else ""  # perhaps before a newline
         text = text.rstrip("\r")
-        write_bytes(descriptor, "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text).encode())
+        write_bytes(descriptor, clean_lines(text).encode())
 
 
 class Lines:

@@ -20,6 +20,7 @@ from weft.cli.command import options
 from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_targets
 from weft.cli.command.target import Target
+from weft.cli.output.terminal import clean_lines
 from weft.cli.session import Session
 from weft.cli.stream.port_forward import carry
 from weft.cli.stream.sparse import end_sparse, write_sparse
@@ -186,6 +187,5 @@ def _print(data: bytes) -> None:
 
 def _complain(data: bytes) -> None:
     """On our own terminal, which a guest doesn't steer."""
-    text = data.decode(errors="replace")
-    sys.stderr.write("".join(letter if letter.isprintable() or letter in "\n\t" else "?" for letter in text))
+    sys.stderr.write(clean_lines(data.decode(errors="replace")))
     sys.stderr.flush()

@@ -69,9 +69,8 @@ class ContainerdSession(ChannelSession):
     async def close(self) -> None:
         """Waits until the end is requested, not for the end itself."""
         if not self._ended.is_set():
-            await self._kill(
-                signal.SIGHUP
-            )  # first: the command must not take a lost caller for the end of what it reads
+            # First, since a command must not take a lost caller for the end of what it reads.
+            await self._kill(signal.SIGHUP)
         await self.let_go()
         _clearing.add(clearing := asyncio.create_task(self._forget()))
         clearing.add_done_callback(_clearing.discard)
