@@ -113,7 +113,7 @@ def describe(name: str, commit: str, rows: Sequence[Compared], missing: Sequence
             f"| {row.what} | {_shown(row.now, row.unit)} | {_shown(row.then, row.unit)} | {spread} | {verdict} |"
         )
     if missing:
-        lines += ["", "Not in both: " + "; ".join(missing) + "."]
+        lines += ["", "Measured in one of the two trees only: " + "; ".join(missing) + "."]
     return "\n".join(lines) + "\n"
 
 
