@@ -111,7 +111,9 @@ def test_both_trees_run_their_own_benchmark_in_turn_and_the_page_says_what_came_
     text, commit = page.read_text(), git(clone, "rev-parse", "HEAD")[:7]
     assert "Old." not in text and "## other\n\nKept." in text
     assert "| writes | 1,000/s | 2,000/s | 0.50× (0.50–0.50) | **worse** |\n| answers | 10 ms | 10 ms | 1.00×" in text
-    assert f"## toy against {commit}\n" in text and "Measured in one of the two trees only: now alone; then alone." in text
+    assert (
+        f"## toy against {commit}\n" in text and "Measured in one of the two trees only: now alone; then alone." in text
+    )
     assert text[text.index("## toy") :].startswith(capfd.readouterr().out.rstrip())
     before = git(clone, "worktree", "list")
     run_against(commit, ["toy"], 1, clone, page)
