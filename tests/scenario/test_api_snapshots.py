@@ -239,6 +239,17 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> No
     assert {"twin", "twin-data", source["name"]} <= created
 
 
+def test_copies_of_volumes_with_one_beginning_have_names_of_their_own_under_a_long_new_name(lab: DoorsLab) -> None:
+    volumes = ["payroll-ledger-current", "payroll-ledger-archive"]
+    for name in volumes:
+        lab.client.create({"kind": "volume", "name": name, "spec": {"size": 5 << 20}})
+    lab.client.create(make_vm("src", volumes=volumes))
+    tell(lab, "/vm/default/src", WorkloadStatus(phase="Running", node="n1"))
+    twin = act(lab, "vm/src", "clone", new_name="payroll-production-europe-west-application-server-number")
+    copies = {one: lab.client.get("volume", one)["spec"]["origin"]["disk"] for one in twin["spec"]["volumes"]}
+    assert list(copies.values()) == volumes and len(copies) == 2
+
+
 @pytest.mark.parametrize("new_name", ["web", "twin"])
 def test_a_twin_whose_name_is_taken_is_refused_by_that_name_and_nothing_is_to_be_deleted(
     lab: DoorsLab, new_name: str

@@ -33,7 +33,7 @@ from weft.kinds.record import (
     uid_of_owner,
 )
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
-from weft.objects.identity import MAX_NAME, check_name
+from weft.objects.identity import check_name, cut_name
 from weft.objects.index_ranges import format_indexes, parse_indexes
 from weft.objects.schedule import check_schedule
 from weft.objects.schema import field
@@ -162,7 +162,7 @@ def list_array(spec: JobSpec) -> list[int]:
 def task_name(job: str, index: int, attempt: int) -> str:
     """The name of the container that is the ``attempt``-th try of a task: ``thumbs-3``, then ``thumbs-3-r2``."""
     suffix = f"-{index}" + (f"-r{attempt}" if attempt > 1 else "")
-    return f"{job[: MAX_NAME - len(suffix)]}{suffix}"
+    return cut_name(job, suffix)
 
 
 def read_task_name(job: str, name: str) -> tuple[int, int] | None:

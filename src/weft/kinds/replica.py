@@ -36,7 +36,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import CLUSTER_PREFIX
+from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, cut_name
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
@@ -185,7 +185,7 @@ def _check_change(old: ReplicaSpec, new: ReplicaSpec) -> None:
 
 def name_points(replica: str) -> str:
     """What the names of its points' snapshots begin with."""
-    return f"{replica[:40]}-point-"
+    return cut_name(replica, "-point-", most=MAX_NAME - 12)
 
 
 class HoldInput(msgspec.Struct, kw_only=True):

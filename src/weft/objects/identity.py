@@ -64,6 +64,15 @@ def check_name(name: object, field: str = "name") -> str:
     return name
 
 
+def cut_name(head: str, tail: str = "", *, most: int = MAX_NAME) -> str:
+    """``head`` and ``tail`` as one name of at most ``most`` characters, for names that weft makes. A head that is too long is cut
+    and ends in eight digits of its SHA-256, so that names differ wherever their heads or tails do; a tail is never cut."""
+    if len(head) + len(tail) <= most:
+        return head + tail
+    digits = hashlib.sha256(head.encode()).hexdigest()[:8]
+    return f"{head[: most - len(tail) - 9].rstrip('-')}-{digits}{tail}"
+
+
 def check_shared_name(text: object, field: str = "name") -> str:
     """``check_name`` for NAME, or PROJECT/NAME of an object that another project shares. Raises InvalidInput."""
     if not isinstance(text, str) or "/" not in text:

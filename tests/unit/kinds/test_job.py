@@ -11,6 +11,7 @@ import pytest
 from weft.cli.command.flags import flag_fields, flag_name
 from weft.contracts.store import MAX_VALUE_BYTES
 from weft.controllers.job.plan import TaskLedger
+from weft.controllers.job.schedule import run_name
 from weft.kinds.job import (
     FIXED,
     JOB,
@@ -168,3 +169,11 @@ def test_the_lease_of_a_job_s_tasks_has_the_flags_of_a_vm_s_and_its_timeouts_hav
             assert flags[doc.path.replace("spec.", "spec.task.")] == flag_name(doc)
     assert (flags["spec.job_timeout"], flags["spec.task_timeout"]) == ("job-timeout", "task-timeout")
     assert len(set(flags.values())) == len(flags)
+
+
+@pytest.mark.parametrize("length", range(40, 64))
+def test_containers_of_a_schedule_s_runs_never_share_a_name_however_long_the_job_s_is(length: int) -> None:
+    job = "weekly-rollup-of-all-sensors-in-building-number-17-on-the-east-side"[:length].rstrip("-")
+    runs = [run_name(job, 1796000000.0 + 60 * minute) for minute in range(120)]
+    made = [task_name(run, index, attempt) for run in runs for index in (0, 9, 10, 999) for attempt in (1, 2, 11)]
+    assert len({*runs, *made}) == len(runs) + len(made)

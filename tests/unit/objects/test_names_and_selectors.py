@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import check_labels, check_name
+from weft.objects.identity import check_labels, check_name, cut_name
 from weft.objects.quantity import format_bytes, parse_bytes, parse_duration
 from weft.objects.selector import parse_selector
 
@@ -25,6 +25,25 @@ def test_a_name_is_a_dns_label_or_refused(text: str) -> None:
         assert LABEL.fullmatch(text) and len(text.encode()) == len(text) <= 63
     except InvalidInput as error:
         assert not LABEL.fullmatch(text) and error.field == "name" and error.hint and len(error.message) < 200
+
+
+heads = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+tails = st.sampled_from(["", "-0", "-12", "-r2", "-20261129-063100", "-202611290631", "-clone-1a2b3c"])
+
+
+@example(
+    "weekly-rollup-of-all-sensors-in-building-number-17-x-202611290631",
+    "weekly-rollup-of-all-sensors-in-building-number-17-x-202611290632",
+    "-0",
+    "-0",
+)
+@given(heads, heads, tails, tails)
+def test_names_that_weft_makes_are_names_and_differ_where_their_heads_or_tails_do(
+    one: str, other: str, end: str, last: str
+) -> None:
+    first, second = cut_name(one, end), cut_name(other, last)
+    assert check_name(first) == first and first.endswith(end) and first[0] == one[0]
+    assert (first == second) == (one + end == other + last)
 
 
 @given(st.none() | st.integers() | st.lists(st.text()) | st.binary())

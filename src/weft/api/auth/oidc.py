@@ -24,7 +24,7 @@ from weft.kinds.token import TOKEN
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotAuthenticated, Unavailable
-from weft.objects.identity import MAX_NAME, kind_prefix, object_key
+from weft.objects.identity import cut_name, kind_prefix, object_key
 from weft.protocol.login import LoginBegun, LoginInput
 from weft.serving.shares import who_is
 from weft.trust.id_tokens import Identity
@@ -198,5 +198,5 @@ async def _find_user(context: ApiContext, call: Call, issuer: str, identity: Ide
 def make_user_name(name: str) -> str:
     """The name of a person at the provider as an object's: ``Ann@school.example`` is ``ann-school-example``, and not ``ann``, who
     is at another school. Pure."""
-    made = _NOT_IN_NAMES.sub("-", name.lower()).strip("-")[:MAX_NAME].strip("-")
-    return made or "user"
+    made = _NOT_IN_NAMES.sub("-", name.lower()).strip("-")
+    return cut_name(made) or "user"

@@ -23,7 +23,7 @@ from weft.kinds.backup import BACKUP, SET
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.goal import GONE
 from weft.objects.errors import NotFound
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.quantity import format_bytes
 
 Entry = Mapping[str, Any]
@@ -82,7 +82,7 @@ def plan_import(entries: Iterable[Entry], known: Iterable[Entry], into: str) -> 
 def name_new(entry: Entry, project: str, taken: Collection[tuple[str, str]]) -> str:
     """The backup's name, or one that is free and begins with it. Pure."""
     name, ends = str(entry["name"]), [f"-{str(entry['uid'])[:8]}"]
-    names = (f"{name[: MAX_NAME - len(end)]}{end}" for end in chain(("", *ends), (f"{ends[0]}-{n}" for n in count(2))))
+    names = (cut_name(name, end) for end in chain(("", *ends), (f"{ends[0]}-{n}" for n in count(2))))
     return next(one for one in names if (project, one) not in taken)
 
 

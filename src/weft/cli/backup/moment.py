@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from weft.kinds.backup import SET
 from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import AlreadyExists, NotFound
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.quantity import format_duration
 
 Object = Mapping[str, Any]
@@ -81,17 +80,8 @@ def name_restored(choice: Choice, given: str, existing: Collection[str], *, is_a
     the backup's time if something ``existing`` has that, as KIND/NAME."""
     name = choice.of.partition("/")[2]
     if given:
-        return given if is_alone else join_names(given, name)
+        return given if is_alone else cut_name(f"{given}-{name}")
     return name if choice.of not in existing else name_snapshot(name, _taken(choice.backup))
-
-
-def join_names(first: str, second: str) -> str:
-    """One that is too long is cut, and ends in some digits that tell it from others with the same beginning."""
-    joined = f"{first}-{second}"
-    if len(joined) <= MAX_NAME:
-        return joined
-    digits = hashlib.sha256(joined.encode()).hexdigest()[:8]
-    return f"{joined[: MAX_NAME - 9].rstrip('-')}-{digits}"
 
 
 def name_all(choices: Sequence[Choice], given: str, existing: Collection[str]) -> dict[str, str]:

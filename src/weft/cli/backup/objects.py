@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.cli.backup.moment import join_names
 from weft.kinds.backup import SET
 from weft.kinds.fields.backup_verification import DAMAGED, FAILED
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.snapshot.backed_up import BackedUpObject, BackedUpProject
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import AlreadyExists
+from weft.objects.identity import cut_name
 from weft.objects.schema import read_strict
 
 Object = Mapping[str, Any]
@@ -176,7 +176,7 @@ def _is_renamed(kind: str) -> bool:
 
 
 def _name(one: BackedUpObject, prefix: str) -> str:
-    return join_names(prefix, one.name) if prefix and _is_renamed(one.kind) else one.name
+    return cut_name(f"{prefix}-{one.name}") if prefix and _is_renamed(one.kind) else one.name
 
 
 def _find(objects: Sequence[BackedUpObject], key: Key) -> BackedUpObject:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from weft.cli.backup.moment import join_names
 from weft.cli.backup.objects import is_fetched
 from weft.cli.command.target import Target, usage
 from weft.cli.session import Session
@@ -16,6 +15,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.image import OWN
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import AlreadyExists
+from weft.objects.identity import cut_name
 
 _OF = ("vm", "container", "volume")
 
@@ -105,4 +105,4 @@ def name_all(whole: str, subjects: Iterable[tuple[str, str]], existing: Collecti
 def name_part(whole: str, kind: str, subject: str) -> str:
     """The name of one of its backups."""
     part = subject if BY_NAME[kind].snapshots == "machine" else f"{kind}-{subject}"
-    return join_names(whole, part)
+    return cut_name(f"{whole}-{part}")

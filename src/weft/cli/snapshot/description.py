@@ -9,7 +9,7 @@ from typing import Any
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.registry import BY_NAME
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.quantity import format_bytes
 
 Object = Mapping[str, Any]
@@ -41,8 +41,7 @@ _KNOWN_BY = ("cpu", "memory", "image", "disk", "networks", "volumes", "gpus")
 
 def name_snapshot(vm: str, now: float) -> str:
     """``web-20261125-100000``: the second in UTC, so that names sort by time whatever a clock's zone is."""
-    mark = f"-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}"
-    return vm[: MAX_NAME - len(mark)] + mark
+    return cut_name(vm, f"-{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}")
 
 
 def _is_of_machine(snapshot: Object) -> bool:

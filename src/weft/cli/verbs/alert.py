@@ -20,7 +20,7 @@ from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.record import Kind, Object
 from weft.kinds.silence import SILENCE
 from weft.objects.errors import Forbidden, NotFound
-from weft.objects.identity import MAX_NAME, new_uid
+from weft.objects.identity import cut_name, new_uid
 from weft.objects.quantity import format_time
 
 _ACTS = ("list", "silence", "silences", "unsilence")
@@ -166,7 +166,7 @@ def _silence(session: Session, words: list[str], labels: dict[str, str], given: 
     rule = words[0] if words else ""
     project = _find_project(session, rule) if rule else session.given_project
     until = session.clock.now() + given["seconds"]
-    name = f"{(rule or 'labels')[: MAX_NAME - 9]}-{new_uid()[:8]}"
+    name = cut_name(rule or "labels", f"-{new_uid()[:8]}")
     spec = {"rule": rule, "labels": labels, "until": until, "comment": given["comment"]}
     manifest = {"kind": SILENCE.name, "name": name, "spec": spec} | ({"project": project} if project else {})
     made = session.client.create(manifest)

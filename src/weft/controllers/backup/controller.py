@@ -36,7 +36,7 @@ from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_verification import BackupVerification
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec
-from weft.objects.identity import MAX_NAME, new_uid
+from weft.objects.identity import cut_name, new_uid
 from weft.objects.quantity import format_bytes
 
 FINALIZER, SOURCE = "backup", "backups"
@@ -130,7 +130,7 @@ def plan_one(view: View, backup: Item, now: float) -> Commit | None:
 def _make_snapshot(draft: Draft, backup: Item, status: BackupStatus, now: float) -> BackupStatus:
     """A snapshot of what the backup is of; its name tells whose it is."""
     uid, envelope = new_uid(), backup.envelope
-    name = f"{envelope.name[: MAX_NAME - 13]}-{uid[:12]}"
+    name = cut_name(envelope.name, f"-{uid[:12]}")
     spec = SnapshotSpec(of=backup.spec(BackupSpec).of, automatic="backup", image=status.image)
     made = SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator)
     draft.make(made)

@@ -30,7 +30,7 @@ from weft.kinds.fields.backup_verification import DAMAGED
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope
-from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.identity import cut_name, new_uid, object_key
 
 LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
 MOST_NAMED = 3
@@ -147,7 +147,7 @@ def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec) -> Non
 def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:
     """A backup; its name has those of the policy and of what it is of."""
     uid, envelope = new_uid(), policy.envelope
-    name = f"{envelope.name}-{of.partition('/')[2]}"[: MAX_NAME - 9].rstrip("-") + f"-{uid[:8]}"
+    name = cut_name(f"{envelope.name}-{of.partition('/')[2]}", f"-{uid[:8]}")
     made = BackupSpec(
         of=of, to=spec.to, keep=read_keep(spec), policy=envelope.name, verify_generation=1 if spec.verify else 0
     )

@@ -22,7 +22,7 @@ from weft.kinds.fields.backup_verification import (
     How,
 )
 from weft.kinds.fields.backup_work import BackupReport
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.quantity import format_duration
 
@@ -103,7 +103,7 @@ def _keep_boot(state: str) -> str:
 
 def name_test(name: str, uid: str) -> str:
     """Of the VM, the snapshot and the network that test the backup ``name``; ``uid`` is a new one."""
-    return f"{f'test-{name}'[: MAX_NAME - 9].rstrip('-')}-{uid[:8]}"
+    return cut_name(f"test-{name}", f"-{uid[:8]}")
 
 
 def _begin_test(facts: BackupFacts, now: float) -> BackupPlan:

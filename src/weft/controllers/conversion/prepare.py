@@ -18,7 +18,7 @@ from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.quota import REASON
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import InvalidInput
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.image.reference import read_source
 
 
@@ -114,7 +114,7 @@ def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSp
     if image is None:
         pinned = reference.place == "registry" and digest
         source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
-        name = f"{old.what.partition('/')[2][: MAX_NAME - 1 - len(facts.mark)]}-{facts.mark}"
+        name = cut_name(old.what.partition("/")[2], f"-{facts.mark}")
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being created")
         return Outcome(
             status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=spec.registry_secret))

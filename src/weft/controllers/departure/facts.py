@@ -26,7 +26,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.migration.departing import list_kept_here
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
-from weft.objects.identity import MAX_NAME, OWN_LABELS, object_key
+from weft.objects.identity import OWN_LABELS, cut_name, object_key
 
 LINKED, LINK_REFUSED = "Linked", "linkRefused"
 _BARRED = ("Refused", "Suspect", "Failed")  # phases of a link that waiting doesn't end
@@ -56,7 +56,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
     peer_uid = link.spec(ClusterSpec).peer_uid if link is not None else ""
     another = not gone and status.arrival is not None and status.arrival.cluster_uid not in ("", peer_uid)
     lives = workload is not None and not workload.deleting
-    name = f"{item.envelope.name[: MAX_NAME - 9].rstrip('-')}-{item.uid[:8].lower()}"
+    name = cut_name(item.envelope.name, f"-{item.uid[:8].lower()}")
     projects = link.spec(ClusterSpec).projects if link is not None else {}
     facts = DepartureFacts(
         name=item.envelope.name,

@@ -30,7 +30,7 @@ from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadStatus
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT
 from weft.objects.envelope import Envelope
-from weft.objects.identity import MAX_NAME, object_key, short_id
+from weft.objects.identity import cut_name, object_key, short_id
 from weft.objects.spec_change import plan_spec_change
 
 SOURCE = "deployments"
@@ -115,7 +115,7 @@ def make_migration(deployment: Item, status: DeploymentStatus, item: Item, now: 
     is_new = of.labels.get(REVISION_LABEL) == str(status.revision) and status.stage == "roll"
     migrates = deployment.spec(DeploymentSpec).strategy.live_migrate and MIGRATION_MODES[of.kind][0] == "live"
     mark = short_id(f"{of.uid}/{of.generation}")[:6]
-    name = f"{of.name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    name = cut_name(of.name, f"-{mark}")
     if not (lacks and is_new and migrates) or item.status(WorkloadStatus).migration or name in status.migrated:
         return None
     status.migrated = [*status.migrated, name]

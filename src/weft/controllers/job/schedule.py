@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.job import ENDED, JobSpec, JobStatus
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.schedule import next_run
 
 LONGEST_WAIT_SECONDS = 600.0  # a clock may be set
@@ -38,7 +38,7 @@ class Outcome(msgspec.Struct):
 def run_name(job: str, due: float) -> str:
     """``nightly-202611210230``: the minute in UTC."""
     suffix = f"-{datetime.fromtimestamp(due, UTC):%Y%m%d%H%M}"
-    return f"{job[: MAX_NAME - len(suffix)]}{suffix}"
+    return cut_name(job, suffix)
 
 
 def plan_runs(

@@ -35,7 +35,7 @@ from weft.kinds.profile import NodeProfileSpec, ProfileStatus
 from weft.kinds.project import ProjectSpec
 from weft.kinds.rebalance_plan import PlannedStep
 from weft.kinds.report import REPORT, ReportSpec, ReportStatus
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.identity import cut_name, object_key
 
 LOOK_SECONDS = 600.0
 HOURS = 24  # of the forecast
@@ -214,7 +214,7 @@ def make_migrations(view: View, report: Item, node: str, made: Sequence[Item], n
 def name_migration(report: Item, step: PlannedStep, number: int) -> str:
     mark = hashlib.sha256(f"{report.uid}/{number}".encode()).hexdigest()[:8]
     name = step.workload.partition("/")[2]
-    return f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    return cut_name(name, f"-{mark}")
 
 
 def name_group(report: Item, number: int) -> str:

@@ -43,7 +43,7 @@ from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Condition, merge_part, set_condition
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.identity import cut_name, object_key
 from weft.objects.lifecycle import Phase
 
 SOURCE = "drain"
@@ -224,7 +224,7 @@ def plan_migration(node: Item, evictee: Evictee, now: float, budgets: Budgets) -
     rests: Mode = "saved" if evictee.phase == Phase.SUSPENDED else "cold"
     mode = rests if evictee.way == "cold" and best == "live" else best
     spec = MigrationSpec(workload=evictee.name, mode=mode, reason=why[:200])
-    name = f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    name = cut_name(name, f"-{mark}")
     envelope = MIGRATION.make(
         name, spec, now, project=evictee.project, creator=evictee.creator, labels={LABEL: node.envelope.name}
     )

@@ -9,7 +9,7 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NodePool
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, FULL, MOST_NAMED, PoolSpec, PoolStatus
-from weft.objects.identity import MAX_NAME, is_name
+from weft.objects.identity import cut_name, is_name
 
 SLACK = 0.01  # of the capacity: so much less must be in use before an alarm ends
 
@@ -56,7 +56,7 @@ def _judge(former: str, spec: PoolSpec, status: PoolStatus) -> tuple[str, str]:
 def choose_name(pool: str, storage: str, node: str, is_taken: Callable[[str], bool]) -> str:
     """The name of a new object: of a node's own pool NODE-local, of others the name that nodes use. Where another storage has that,
     NODE-NAME; the id settles what is left."""
-    names = [f"{node}-{pool}", f"{pool[: MAX_NAME - len(storage) - 1]}-{storage}"]
+    names = [f"{node}-{pool}", cut_name(pool, f"-{storage}")]
     if pool != LOCAL:
         names.insert(0, pool)
     return next(name for name in names if is_name(name) and not is_taken(name))

@@ -28,7 +28,7 @@ from weft.kinds.rebalance_plan import (
     RebalancePlanSpec,
     RebalancePlanStatus,
 )
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.identity import cut_name, object_key
 
 SOURCE = "rebalance"
 AGAIN_SECONDS = 5.0  # until workloads that migrate for others are read again
@@ -107,7 +107,7 @@ def key_of(step: PlannedStep) -> str:
 def name_migration(plan: Item, step: PlannedStep, *, back: bool) -> str:
     mark = hashlib.sha256(f"{plan.uid}/{step.uid}/{'back' if back else 'there'}".encode()).hexdigest()[:8]
     name = step.workload.partition("/")[2]
-    return f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}"
+    return cut_name(name, f"-{mark}")
 
 
 def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int) -> Situation:

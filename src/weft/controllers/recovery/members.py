@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +32,7 @@ from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VM, VMS_BY_ORIGIN, VmSpec
 from weft.kinds.volume import VolumeSpec
 from weft.objects.errors import WeftError
-from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, check_name, named_key, object_key
+from weft.objects.identity import CLUSTER_PREFIX, check_name, cut_name, named_key, object_key
 from weft.objects.schema import read_strict
 
 # What the spec of a VM names that a run makes, too, or that is checked where it is used.
@@ -95,18 +94,13 @@ def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: M
 def _name_vm(spec: ReplicaSpec, member: RunMember, run: str, mode: Mode | None) -> str:
     if mode != REHEARSE:
         return split_subject(spec.of)[1]
-    name = f"{run}-{member.replica}"
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9].rstrip('-')}-{_digest(member.replica)}"
+    return cut_name(f"{run}-{member.replica}")
 
 
 def name_original(view: View, plan: Item, member: RunMember) -> str:
     """The name of the VM at its source, by which others in a rehearsal find it. Raises InvalidInput."""
     replica = find_replica(view, plan, member.replica)
     return check_name(split_subject(replica.spec(ReplicaSpec).of)[1], "spec.of") if replica is not None else ""
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def list_checks(plan: Item, member: RunMember, run: str) -> list[RunCheck]:

@@ -37,7 +37,7 @@ from weft.kinds.replication import (
 )
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
-from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.identity import cut_name, new_uid, object_key
 from weft.objects.lifecycle import Phase
 
 FINALIZER, SOURCE = "replication", "replications"
@@ -207,7 +207,7 @@ def _make_snapshot(
 ) -> ReplicationStatus:
     uid, envelope = new_uid(), replication.envelope
     subject = view.get(subject_of(replication))
-    name = f"{envelope.name[: MAX_NAME - 13]}-{uid[:12]}"
+    name = cut_name(envelope.name, f"-{uid[:12]}")
     image = subject.spec(VmSpec).image if subject is not None else ""
     spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of, automatic="replication", image=image)
     draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator))

@@ -31,7 +31,7 @@ from weft.kinds.replica import REPLICA, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
 from weft.objects.envelope import Condition, Envelope, set_condition
-from weft.objects.identity import MAX_NAME, new_uid, object_key
+from weft.objects.identity import cut_name, new_uid, object_key
 
 SOURCE = "restores"
 
@@ -208,7 +208,7 @@ def _name_kept(view: View, workload: Item, asked: VmRestore) -> str:
     """A free name for it."""
     for count in range(100):
         mark = hashlib.sha256(f"{workload.uid}/{asked.generation}/{count}".encode()).hexdigest()[:5]
-        name = f"{workload.envelope.name[: MAX_NAME - 8 - len(mark)]}-before-{mark}"
+        name = cut_name(workload.envelope.name, f"-before-{mark}")
         if view.get(object_key("snapshot", workload.envelope.project, name)) is None:
             break
     return name

@@ -22,7 +22,7 @@ from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_WORKLOAD, SnapshotSpec, S
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming
 from weft.objects.envelope import Condition, Envelope, set_condition
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.identity import cut_name, object_key
 
 SOURCE = "scheduled snapshots"
 RETRY_SECONDS = 60.0  # while the quota is full
@@ -133,7 +133,7 @@ def _name(view: View, workload: Item, now: float) -> str:
     of = workload.envelope
     for seconds in range(60):
         at = f"{datetime.fromtimestamp(now + seconds, UTC):%Y%m%d-%H%M%S}"
-        name = f"{of.name[: MAX_NAME - 1 - len(at)]}-{at}"
+        name = cut_name(of.name, f"-{at}")
         if view.get(object_key(SNAPSHOT.name, of.project, name)) is None:
             break
     return name

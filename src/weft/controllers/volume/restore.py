@@ -21,7 +21,7 @@ from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, Vo
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
 from weft.objects.envelope import Envelope
-from weft.objects.identity import MAX_NAME, object_key
+from weft.objects.identity import cut_name, object_key
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -199,7 +199,7 @@ def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, 
 def name_kept(volume: Item, asked: VolumeRestore) -> str:
     """The name of the snapshot that keeps what stood there before this restore."""
     mark = hashlib.sha256(f"{volume.uid}/{asked.generation}".encode()).hexdigest()[:5]
-    return f"{volume.envelope.name[: MAX_NAME - 8 - len(mark)]}-before-{mark}"
+    return cut_name(volume.envelope.name, f"-before-{mark}")
 
 
 def _give_up(status: VolumeStatus, asked: VolumeRestore, reason: str, message: str) -> Step:

@@ -10,7 +10,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.record import Object, Verb
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
@@ -58,7 +58,7 @@ def make_conversion(obj: Object, given: ConvertInput, mark: str) -> dict[str, An
         )
     return {
         "kind": "conversion",
-        "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
+        "name": cut_name(name, f"-{mark}"),
         "spec": {**msgspec.to_builtins(given), "workload": what},
     }
 

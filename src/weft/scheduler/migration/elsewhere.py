@@ -13,7 +13,7 @@ from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_given_way
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.quantity import format_bytes, format_duration
 from weft.scheduler.allocation.bind import SOURCE
 from weft.scheduler.engine.cycle import Engine
@@ -49,9 +49,9 @@ def plan_resume_elsewhere(
         return None
     last = max((item.uid for item in before), default="")
     mark = hashlib.sha256(f"{workload.uid}/{lease.suspensions}/{len(before)}/{last}".encode()).hexdigest()[:6]
-    name = workload.envelope.name[: MAX_NAME - 1 - len(mark)]
+    name = cut_name(workload.envelope.name, f"-{mark}")
     made = MIGRATION.make(
-        f"{name}-{mark}",
+        name,
         migration,
         now,
         project=workload.envelope.project,

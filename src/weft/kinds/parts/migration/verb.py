@@ -11,7 +11,7 @@ from weft.kinds.parts.convert_verb import refuse_converting, refuse_fenced
 from weft.kinds.parts.migration.departing import refuse_kept_here
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
@@ -106,7 +106,7 @@ def make_migration(obj: Object, given: MigrateInput | MigrateContainerInput, mar
         refuse_kept_here(obj)
     return {
         "kind": "migration",
-        "name": f"{name[: MAX_NAME - 1 - len(mark)]}-{mark}",
+        "name": cut_name(name, f"-{mark}"),
         "spec": {**msgspec.to_builtins(given), "workload": what, **({"mode": "saved"} if saved else {})},
     }
 

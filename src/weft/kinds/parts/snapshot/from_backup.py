@@ -12,7 +12,7 @@ from weft.kinds.fields.subject import split_subject
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes, name_volume
 from weft.kinds.record import Object
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.schema import field
 
 # What nobody says of a VM that is restored: where its disks come from, and its volumes, which have a field of their own.
@@ -139,4 +139,4 @@ def _make_volumes(obj: Object, given: RestoreBackupInput) -> list[dict[str, Any]
 
 def _name_snapshot(obj: Object, new_name: str) -> str:
     """Of the snapshot that what is made begins from; it goes once that has begun."""
-    return f"{new_name[: MAX_NAME - 14]}-{obj['uid'][:8]}-back"
+    return cut_name(new_name, f"-{obj['uid'][:8]}-back")

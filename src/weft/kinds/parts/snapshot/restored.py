@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.parts.nic import read_nic
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.schema import field
 
 ROOT = "root"
@@ -77,7 +77,7 @@ class VolumeRestore(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
 
 def name_volume(vm: str, volume: str) -> str:
     """The name of a new VM's copy of a volume."""
-    return f"{vm}-{volume}"[:MAX_NAME].rstrip("-")
+    return cut_name(f"{vm}-{volume}")
 
 
 def make_restored_vm(

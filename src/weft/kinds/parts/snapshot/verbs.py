@@ -14,7 +14,7 @@ from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import MAX_NAME, cut_name
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.schema import field
 
@@ -180,7 +180,7 @@ def make_snapshot(obj: Object, given: SnapshotInput, mark: str) -> dict[str, Any
         members = sorted({obj["name"], *given.others})
         check_group(obj["name"], given.group, members)
         return {**made, "spec": {**made["spec"], "group": given.group, "members": members}}
-    name = given.name or f"{obj['name'][: MAX_NAME - 1 - len(mark)]}-{mark}"
+    name = given.name or cut_name(obj["name"], f"-{mark}")
     return _snapshot(obj, name, memory=given.memory)
 
 
@@ -281,7 +281,7 @@ def _make_source(obj: Object, given: CloneInput, mark: str) -> list[dict[str, An
 
 
 def _name_source(obj: Object, mark: str) -> str:
-    return f"{obj['name'][: MAX_NAME - 7 - len(mark)]}-clone-{mark}"
+    return cut_name(obj["name"], f"-clone-{mark}")
 
 
 def _has_memory(obj: Object) -> bool:

@@ -13,7 +13,7 @@ from weft.kinds.parts.convert_verb import refuse_converting
 from weft.kinds.parts.snapshot.verbs import has_disks
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
-from weft.objects.identity import MAX_NAME
+from weft.objects.identity import cut_name
 from weft.objects.lifecycle import describe_phase
 from weft.objects.schema import field
 
@@ -75,7 +75,7 @@ def _refuse_going_back(volume: Object) -> None:
 
 
 def _make(obj: Object, given: TakeInput, mark: str) -> dict[str, Any]:
-    name = given.name or f"{obj['name'][: MAX_NAME - 1 - len(mark)]}-{mark}"
+    name = given.name or cut_name(obj["name"], f"-{mark}")
     return {"kind": "snapshot", "name": name, "spec": {"of": f"{obj['kind']}/{obj['name']}"}}
 
 
