@@ -106,6 +106,14 @@ def test_a_range_has_the_values_that_were_sent(history: History) -> None:
     assert [value for _, value in series["values"]] == ["2.5", "2.5", "2.5"]
 
 
+@pytest.mark.parametrize("count", [30, 151])
+def test_the_points_of_a_range_begin_at_its_start_however_many_they_are(history: History, count: int) -> None:
+    start = (history.now - 200_000) // 60 * 60 + 21
+    given = {"start": start, "end": start + (count - 1) * 60 + 59, "step": 60}
+    (series,) = ask(history.lab.client, "query_range", query="vector(1)", **given)["data"]["result"]
+    assert [moment for moment, _ in series["values"]] == [start + 60 * number for number in range(count)]
+
+
 OWN = {"a1", "a2", "a3"}
 QUERIES = [  # each an attempt to see more than project a
     'weft_guest_cpu_cores{project="b"}',
