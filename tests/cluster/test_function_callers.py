@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
@@ -35,7 +36,8 @@ def handler(event, context):
     print("RUN", began, event["n"], flush=True)
     time.sleep(event.get("seconds", 0))
     print("END", began, event["n"], flush=True)
-    return {"n": event["n"], "id": context.aws_request_id, "arn": context.invoked_function_arn, "began": began}
+    custom = context.client_context and context.client_context.custom
+    return {"n": event["n"], "custom": custom, "id": context.aws_request_id, "arn": context.invoked_function_arn, "began": began}
 """
 NUMBERS = itertools.count(100)
 
@@ -86,8 +88,12 @@ def new_numbers(many: int = 1) -> range:
 def test_boto3_invokes_with_a_key_until_that_is_deleted(called: Cluster) -> None:
     key = variables(called.ok("token", "create", "ci", "--access-key"))
     client = connect(called, key)
-    told = client.invoke(FunctionName="called", Payload=b'{"n": 1}', LogType="Tail")
+    context = base64.b64encode('{"custom": {"k": "Zoë"}}'.encode()).decode()
+    told = client.invoke(FunctionName="called", Payload=b'{"n": 1}', LogType="Tail", ClientContext=context)
     answer = json.loads(told["Payload"].read())
+    assert answer["custom"] == {"k": "Zoë"}
+    typed = called.ok("function", "invoke", "called", "-d", '{"n": 3}', "--client-context", '{"custom": {"k": "ö"}}')
+    assert json.loads(typed)["custom"] == {"k": "ö"}
     assert answer["n"] == 1 and answer["id"] == told["ResponseMetadata"]["RequestId"] and told["LogResult"]
     assert answer["arn"] == "arn:weft:lambda:weft:default:function:called"
     failed = client.invoke(FunctionName="called", Payload=b"{}")

@@ -48,7 +48,7 @@ async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(doors: 
     client = await make(doors)
     agent = doors.lab.agents["n1"]
     agent.says = lambda agent, invoke: Answer(invoke.id, invoke.payload, tail=b"x" * 5000 + b"\nlast line\n")
-    context = base64.b64encode(b'{"custom":{"a":"b"}}').decode()
+    context = base64.b64encode('{"custom": {"a": "b", "name": "Zoë"}}\n'.encode()).decode()
     told = await do(
         lambda: client.invoke(
             FunctionName="thumb", Payload=b'{"n": 1}', LogType="Tail", ClientContext=context, Qualifier="$LATEST"
@@ -57,8 +57,12 @@ async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(doors: 
     assert (told["StatusCode"], read(told), told["ExecutedVersion"]) == (200, {"n": 1}, "$LATEST")
     assert base64.b64decode(told["LogResult"]).endswith(b"x\nlast line\n") and len(told["LogResult"]) < 5500
     asked = agent.invoked[0]
-    assert asked.id == told["ResponseMetadata"]["RequestId"] and asked.client_context == context and asked.tail
+    assert asked.id == told["ResponseMetadata"]["RequestId"] and asked.tail
+    assert asked.client_context == '{"custom":{"a":"b","name":"Zo\\u00eb"}}'
     assert "FunctionError" not in told
+    longest = b'{"a":"' + b"x" * (2687 - 8) + b'"}'
+    await do(lambda: client.invoke(FunctionName="thumb", ClientContext=base64.b64encode(longest).decode()))
+    assert agent.invoked[1].client_context == longest.decode()
     assert read(await do(lambda: client.invoke(FunctionName="thumb"))) == {}
 
 
@@ -97,8 +101,20 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> 
     for bad in (b"{", b"\xff", b"{} {}"):
         with pytest.raises(client.exceptions.InvalidRequestContentException):
             await do(lambda bad=bad: client.invoke(FunctionName="thumb", Payload=bad))
-    with pytest.raises(client.exceptions.InvalidRequestContentException):
-        await do(lambda: client.invoke(FunctionName="thumb", ClientContext="!!"))
+    longest = b'{"a":"' + b"x" * (2687 - 8) + b'"}'
+    for bad in (
+        b"",
+        b"{",
+        b"[]",
+        b'"a"',
+        b'{"a":"\xff"}',
+        b" " + longest,
+        b'{"a":' * 400 + b"1" + b"}" * 400 + b"x",
+        b"[" * 2600,
+    ):
+        context = base64.b64encode(bad).decode() or "!!"
+        with pytest.raises(client.exceptions.InvalidRequestContentException):
+            await do(lambda context=context: client.invoke(FunctionName="thumb", ClientContext=context))
     with pytest.raises(ClientError) as raised:
         await do(lambda: client.invoke(FunctionName="thumb", Payload=b'"' + b"x" * 6 * 2**20 + b'"'))
     assert refusal(raised)[0] == 413

@@ -140,7 +140,7 @@ class InvokeInput(msgspec.Struct):
     """The event comes over the stream."""
 
     qualifier: str = ""  # a version or an alias; "": the newest
-    client_context: str = ""  # passed to the code unchanged
+    client_context: str = ""  # a JSON object for the code
     tail: bool = False  # also return the end of its log
     timeout: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 0.0  # seconds that the caller waits; 0: the function's own
     later: bool = False  # only queue it; it runs when there is capacity

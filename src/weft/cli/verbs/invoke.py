@@ -34,7 +34,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--async", "later"], is_flag=True, help="Queue the invocation, and print the request's id."),
         click.Option(["--tail-logs"], is_flag=True, help="Print the last lines of its log to standard error."),
         click.Option(
-            ["--client-context"], metavar="JSON", default="", help="Client context to pass to the code, unchanged."
+            ["--client-context"], metavar="JSON", default="", help="Client context to pass to the code: a JSON object."
         ),
         click.Option(
             ["--timeout", "patience"], type=options.Duration(), default=0.0, help="How long to wait for the answer."

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome
+from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome, read_client_context
 from weft.gateway.function.record.aggregated_log import AggregatedLog
 from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import Connection
@@ -85,7 +85,7 @@ class FunctionStreams:
             payload=payload or b"{}",
             seconds=asked.timeout or None,
             tail=asked.tail,
-            client_context=asked.client_context,
+            client_context=read_client_context(asked.client_context, "client_context") if asked.client_context else "",
             traceparent=traceparent,
         )
         if asked.later:

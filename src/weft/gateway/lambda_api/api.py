@@ -15,7 +15,7 @@ import msgspec
 
 from weft.gateway.function.definition.catalogue import Catalogue, Function
 from weft.gateway.function.definition.names import Named, read_name
-from weft.gateway.function.invocation.call import AcceptsEvents, Call, Dispatches
+from weft.gateway.function.invocation.call import AcceptsEvents, Call, Dispatches, read_client_context
 from weft.gateway.lambda_api.answers import JSON, answer_json
 from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
 from weft.gateway.lambda_api.http import Request
@@ -27,7 +27,6 @@ from weft.trust.credentials import Actor
 PREFIX = "/2015-03-31/functions"
 DEFAULT_PROJECT = "default"
 MOST_LISTED = 50
-MOST_CONTEXT_BYTES = 3583
 MOST_ATTEMPTED = 100  # characters of an SDK's id
 _SPACE = uuid.UUID("0c9cf4f0-4e0b-4c52-9d3e-0b7cf1a8b2d6")  # of the ids of invocations that SDKs name
 _FIRST = re.compile(r"attempt=1(?:;|$)")
@@ -153,18 +152,6 @@ def _read_call(request: Request, project: str, named: Named, request_id: str) ->
             raise InvalidInput(
                 f"the request's body is not JSON: {problem}", reason="invalidPayload", hint="send one JSON document"
             ) from None
-    context = request.header("x-amz-client-context")
-    if context:
-        try:
-            if len(context) > MOST_CONTEXT_BYTES:
-                raise ValueError("too long")
-            _JSON.decode(base64.b64decode(context, validate=True))
-        except (ValueError, msgspec.DecodeError):
-            raise InvalidInput(
-                "X-Amz-Client-Context is not base64 of a JSON document of at most 3583 bytes",
-                reason="invalidPayload",
-                field="ClientContext",
-            ) from None
     log_type = request.header("x-amz-log-type")
     if log_type not in ("", "None", "Tail"):
         raise InvalidInput(f"X-Amz-Log-Type: {log_type[:40]!r} is neither None nor Tail", field="LogType")
@@ -175,10 +162,19 @@ def _read_call(request: Request, project: str, named: Named, request_id: str) ->
         qualifier=named.qualifier,
         payload=payload or b"{}",
         tail=log_type == "Tail",
-        client_context=context,
+        client_context=_read_context(request.header("x-amz-client-context")),
         traceparent=request.header("traceparent"),
         again=bool(request.header("amz-sdk-invocation-id")) and not _FIRST.match(request.header("amz-sdk-request")),
     )
+
+
+def _read_context(encoded: str) -> str:
+    try:
+        return read_client_context(base64.b64decode(encoded, validate=True), "ClientContext") if encoded else ""
+    except ValueError:
+        raise InvalidInput(
+            "ClientContext must be base64 of a JSON object", reason="invalidPayload", field="ClientContext"
+        ) from None
 
 
 def _require(request: Request, *methods: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+from typing import Any, Protocol
 
 import msgspec
 
 from weft.gateway.function.definition.catalogue import Function
+from weft.objects.errors import InvalidInput
 from weft.protocol.invocations import Answer
+
+MOST_CONTEXT_BYTES = 3583 * 3 // 4  # Lambda bounds its base64 text
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +28,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None = None  # the caller waits so long at most; None: as long as the function may take
     node: str = ""  # where the caller is, if that is known
     tail: bool = False  # the answer includes the end of the output
-    client_context: str = ""  # base64, for the code as it came
+    client_context: str = ""  # a JSON object, as read_client_context returns it
     again: bool = False
     traceparent: str = ""  # the caller's, as it came
 
@@ -55,3 +59,21 @@ class AcceptsEvents(Protocol):
 
     async def accept(self, call: Call) -> None:
         """Keep the event until it has run; durable when this returns. Raises TooLarge, Throttled, Unavailable."""
+
+
+def read_client_context(text: str | bytes, field: str) -> str:
+    """A caller's context as the JSON object, in one line of ASCII, that the Runtime API hands to the code: runtimes parse the
+    header ``Lambda-Runtime-Client-Context`` as JSON. Raises InvalidInput."""
+    try:
+        context = msgspec.json.decode(text, type=dict[str, Any]) if len(text) <= MOST_CONTEXT_BYTES else None
+        written = json.dumps(context, separators=(",", ":"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        context, written = None, ""
+    if context is None:
+        raise InvalidInput(
+            f"{field} must be a JSON object of at most {MOST_CONTEXT_BYTES} bytes",
+            reason="invalidPayload",
+            field=field,
+            hint='write, for example, {"custom": {"tenant": "lab"}}',
+        )
+    return written
