@@ -205,6 +205,8 @@ async def test_one_that_follows_waits_and_fails_with_what_it_follows(tmp_path: P
         await lab.put_job("after-good", after=["good"])
         await lab.put_job("after-bad", after=["bad"])
         await lab.put_job("after-end", after=["bad:ended", "good"])
+        await lab.put_job("tick", schedule="0 0 1 1 *")
+        await lab.put_job("after-tick", after=["tick:ended"])  # as an older weft took it
 
         async def said() -> bool:
             status = await lab.job("after-good")
@@ -216,6 +218,8 @@ async def test_one_that_follows_waits_and_fails_with_what_it_follows(tmp_path: P
         failed = await lab.until_job("after-bad", "Failed")
         assert failed.reason == "dependencyFailed"
         assert "after-bad-0" not in began(nodes)
+        failed = await lab.until_job("after-tick", "Failed")
+        assert "has a schedule and never ends" in failed.message
 
 
 async def test_a_gang_is_placed_whole_or_not_at_all(tmp_path: Path) -> None:

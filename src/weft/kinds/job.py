@@ -4,7 +4,7 @@ jobs instead of running tasks. Its tasks are containers that it owns; their resu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -215,6 +215,17 @@ def check_job(spec: JobSpec) -> None:
             )
 
 
+def _refuse_endless(_: JobSpec, named: Mapping[str, JobSpec]) -> None:
+    """A job with a schedule never ends; its runs do. Raises InvalidInput."""
+    for name, other in named.items():
+        if other.schedule:
+            raise InvalidInput(
+                f"spec.after: job/{name} has a schedule, so it never ends",
+                field="spec.after",
+                hint=f"name one of its runs: weft job list -l job={name}",
+            )
+
+
 def _check_task(check: Callable[..., None], spec: JobSpec, *more: Any) -> None:
     """``check`` of its task. Raises InvalidInput that names the job's field."""
     try:
@@ -356,7 +367,14 @@ JOB = Kind(
     indexes={JOBS_BY_SCHEDULE: uid_of_owner, JOBS_BY_AFTER: _jobs_before},
     references=(
         *(_of_task(one) for one in CONTAINER.references),
-        Reference("job", "spec.after", lambda s: [read_dependency(one).name for one in s.after], blocks=False),
+        Reference(
+            "job",
+            "spec.after",
+            lambda s: [read_dependency(one).name for one in s.after],
+            blocks=False,
+            agree=_refuse_endless,
+            agrees_once=True,
+        ),
     ),
     verbs=(
         Verb("cancel", "End the job's tasks and start no more", change=_cancel, needs="operate"),

@@ -162,6 +162,8 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
         phase = other.status(JobStatus).phase if other is not None else None
         if phase is None and job.status(JobStatus).started_at is None:
             return "", f"job {needed.name}, which this job runs after, was deleted"
+        if other is not None and other.spec(JobSpec).schedule:
+            return "", f"job {needed.name}, which this job runs after, has a schedule and never ends"
         if phase in ENDED and phase != "Succeeded" and needed.condition == "succeeded":
             return "", f"job {needed.name}, which this job runs after, has ended as {phase}"
         if phase is not None and phase not in ENDED:
