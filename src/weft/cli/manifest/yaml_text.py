@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -13,11 +14,21 @@ MAX_PARTS = 500_000  # fields and items of a document with its aliases written o
 MAX_BRACKETS = 200  # in each other
 
 
+# Decimal numbers alone. What YAML 1.1 takes for numbers, too, means something else to people: 1:30 (90), 010 (8), 0x1f, 1_000.
+_NUMBERS = {
+    "tag:yaml.org,2002:int": re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"),
+    "tag:yaml.org,2002:float": re.compile(
+        r"[-+]?(?:(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+    ),
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that leaves dates and times as the text they were written as: no manifest field is a date."""
+    """SafeLoader that leaves dates, times and odd numbers as the text they were written as: a field that takes such text reads
+    it as the command line does, and any other one refuses it."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012 — the base class has it so
-        key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        key: [(tag, _NUMBERS.get(tag, pattern)) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
         for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 

@@ -172,6 +172,33 @@ def test_dates_and_yes_stay_what_they_were_written_as(tmp_path: Path) -> None:
     assert manifest.data["labels"] == {"since": "2024-01-01"}
 
 
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("job_timeout: 1:30", "spec.job_timeout: '1:30' is not a duration"),
+        ("task: {image: a, lease: {duration: 10:00}}", "spec.task.lease.duration: '10:00' is not a duration"),
+        ("task: {image: a, lease: {start: 22:00}}", "spec.task.lease.start: '22:00' is not a time"),
+        ("parallelism: 010", "spec.parallelism: "),
+        ("parallelism: 1_000", "spec.parallelism: "),
+        ("parallelism: 0x1f", "spec.parallelism: "),
+        ("task: {image: a, memory: 1:30}", "spec.task.memory: '1:30' is not a size"),
+        ("task: {image: a, cpu: 1:30}", "spec.task.cpu: '1:30' is not a number"),
+    ],
+)
+def test_what_yaml_alone_takes_for_a_number_is_the_text_that_stands_there_and_is_refused_at_its_place(
+    tmp_path: Path, field: str, message: str
+) -> None:
+    task = "" if field.startswith("task") else "  task: {image: a}\n"
+    problem = complaint(tmp_path, "a.yaml", f"kind: job\nname: x\nspec:\n  {field}\n{task}")
+    assert problem.message.startswith("a.yaml:4:") and message in problem.message
+
+
+def test_a_text_of_digits_needs_no_quotes_in_a_label(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: project\nname: x\nlabels: {zip: 01234, sum: 12_3}\n")
+    (manifest,) = read_manifests(read_documents([str(tmp_path / "a.yaml")]))
+    assert manifest.data["labels"] == {"zip": "01234", "sum": "12_3"}
+
+
 def test_a_label_that_is_no_text_is_refused_at_its_place(tmp_path: Path) -> None:
     problem = complaint(tmp_path, "a.yaml", "kind: project\nname: x\nlabels:\n  app: web\n  count: 3\n")
     assert problem.message == 'a.yaml:5:3: project "x": labels.count: the value must be text'
