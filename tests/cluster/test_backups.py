@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
     out = tmp_path / "data"
     cluster.ok("backup", "get", "tuesday", "/root/data", "-o", str(out))
     assert hashlib.sha256(out.read_bytes()).hexdigest() in sums[0]
+    listed = cluster.json("backup", "ls", "tuesday", "/root/data")["items"]
+    assert stat.S_IMODE(out.stat().st_mode) == listed[0]["mode"] == 0o644
     missing = cluster.run("backup", "get", "tuesday", "/root/nothing", "-o", str(tmp_path / "nothing"))
     assert missing.returncode != 0 and b"/root/nothing is not there" in missing.stderr
     unread = cluster.run("backup", "ls", "tuesday", "--disk", "orders")

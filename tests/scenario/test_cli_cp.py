@@ -106,6 +106,50 @@ def test_a_file_goes_there_and_back(here: Here, tmp_path: Path) -> None:
         here.get(tmp_path / "none", tmp_path / "into")
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o755, 0o444, 0o4755, 0o000])
+def test_a_file_from_a_guest_has_its_mode_there_less_the_umask_and_one_that_is_here_keeps_its_own(
+    here: Here, tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "file").write_text("#!/bin/sh\n")
+    (tmp_path / "file").chmod(mode)
+    former = os.umask(0o027)
+    try:
+        assert here.get(tmp_path / "file", tmp_path / "new") == 0
+        (tmp_path / "own").write_text("older")
+        (tmp_path / "own").chmod(0o640)
+        assert here.get(tmp_path / "file", tmp_path / "own") == 0
+    finally:
+        os.umask(former)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == mode & 0o750
+    assert stat.S_IMODE((tmp_path / "own").stat().st_mode) == 0o640
+    assert (tmp_path / "own").read_text() == (tmp_path / "new").read_text() == "#!/bin/sh\n"
+
+
+def test_a_file_whose_mode_the_guest_does_not_tell_is_its_new_owner_s_alone(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("secret")
+    here.instead["echo folder"] = ["echo", "file 9; rm -rf /"]
+    assert here.get(tmp_path / "file", tmp_path / "new") == 0
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def test_while_a_file_goes_to_a_guest_nobody_else_there_reads_its_part(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("secret")
+    with (tmp_path / "file").open("rb") as file:
+        argv = ["sh", "-c", cp._PUT.replace("chmod", ": chmod"), str(tmp_path / "to"), "file", "part", "644"]
+        assert cp._send(cast(Session, here), WEB, argv, file.fileno()) == 0
+    assert stat.S_IMODE((tmp_path / ".part.weft-part").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("name", ["日" * 80 + "1", "x" * 255])
+def test_a_file_with_the_longest_name_goes_both_ways(here: Here, tmp_path: Path, name: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / name).write_text("a")
+    assert here.put(tmp_path / name, f"{tmp_path}/there/") == 0
+    (tmp_path / "back").mkdir()
+    assert here.get(tmp_path / "there" / name, tmp_path / "back") == 0
+    assert [one.name for one in (tmp_path / "back").iterdir()] == [name]
+
+
 def test_a_file_that_was_not_sent_whole_does_not_get_its_name(here: Here, tmp_path: Path) -> None:
     """The far end can't tell a lost connection from the end of the file."""
     there = tmp_path / "there"

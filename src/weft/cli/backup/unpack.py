@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tarfile
 import threading
@@ -31,7 +32,7 @@ def unpacked(path: Path) -> Iterator[Callable[[bytes], None]]:
     DriverFailed."""
     if path.exists() or path.is_symlink():
         raise usage(f"-o: {path} is there already", "give the name of a new folder, or of a file that ends in .tar")
-    work = path.with_name(f".{path.name}.{os.getpid()}")
+    work = path.with_name(f".{secrets.token_hex(8)}.weft-part")
     try:
         work.mkdir(0o700)
     except OSError as problem:

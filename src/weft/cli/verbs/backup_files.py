@@ -25,6 +25,7 @@ from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.cli.stream.whole_file import written_whole
 from weft.cli.verbs.get import show_objects
 from weft.cli.verbs.list import list_kind
 from weft.kinds.record import Kind
@@ -145,7 +146,9 @@ def _get(
 
             _run(session, words[0], asked, unpack)
         return OK
-    with _written(Path(str(out))) as descriptor:
+    with _written(
+        Path(str(out)), 0o600 if recursive else _find_mode(session, words[0], {**asked, "act": "list"})
+    ) as descriptor:
         _run(session, words[0], asked, lambda to, data: _take(session, to, data, descriptor))
     return OK
 
@@ -168,8 +171,16 @@ def _explain_path(session: Session, words: tuple[str, ...]) -> None:
         )
 
 
+def _find_mode(session: Session, backup: str, asked: dict[str, Any]) -> int:
+    """The mode of the one file; that of a folder, which isn't written, is not needed."""
+    lines = bytearray()
+    _run(session, backup, asked, lambda to, data: lines.extend(data) if to == 1 else None)
+    entries = lines.splitlines()
+    return int(msgspec.json.decode(entries[0]).get("mode", 0o600)) if len(entries) == 1 else 0o600
+
+
 @contextlib.contextmanager
-def _written(path: Path) -> Iterator[int]:
+def _written(path: Path, mode: int) -> Iterator[int]:
     """A descriptor to write to; a file at ``path`` is replaced only once all is written, a pipe or a device is written to."""
     if path.is_dir():
         raise usage(f"-o: {path} is a folder", "give the file to write")
@@ -181,18 +192,11 @@ def _written(path: Path) -> Iterator[int]:
             os.close(descriptor)
         return
     path = Path(os.path.realpath(path))  # a link stays, as with cp
-    work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with written_whole(path, mode) as descriptor:
+            yield descriptor
     except OSError as problem:
         raise OSError(problem.errno, problem.strerror, str(path)) from None  # not the name of our own file
-    try:
-        yield descriptor
-        os.close(descriptor)
-        work.rename(path)
-    except BaseException:
-        work.unlink(missing_ok=True)
-        raise
 
 
 def _ask(act: str, path: str, disk: str, partition: int | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ A guest's data is not trusted: see ``untar`` for folders; its answers and errors
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from weft.cli.session import Session
 from weft.cli.stream.port_forward import carry
 from weft.cli.stream.sparse import end_sparse, write_sparse
 from weft.cli.stream.untar import Unpacker
+from weft.cli.stream.whole_file import written_whole
 from weft.kinds.record import Kind
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
@@ -32,12 +34,12 @@ from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 _PLACES = 'to="$0"; [ -d "$to" ] && to="${to%/}/$1"; part="${to%"${to##*/}"}.$2.weft-part"; '
 # A lost connection ends its input too: only who sends it knows whether all was sent, so it gets its name by a command of its own.
 _PUT = _PLACES + (
-    """trap 'rm -f "$part"; exit 129' HUP; set -C; """
+    """trap 'rm -f "$part"; exit 129' HUP; set -C; umask 077; """
     '{ cat >"$part" && chmod "$3" "$part"; } || { code=$?; rm -f "$part"; exit $code; }'
 )
 _PUT_NAME = _PLACES + 'mv -f "$part" "$to" || { rm -f "$part"; exit 1; }'
 _PUT_FOLDER = 'mkdir -p "$0" && exec tar -x -f - -C "$0"'
-_GET = 'if [ -d "$0" ]; then echo folder; elif [ -r "$0" ]; then echo file; else echo none; fi'
+_GET = 'if [ -d "$0" ]; then echo folder; elif [ -r "$0" ]; then echo file $(stat -L -c %a "$0" 2>/dev/null); else echo none; fi'
 _GET_FOLDER = 'exec tar -c -f - -C "$0" .'
 ANSWER_BYTES = 4096  # of a guest's shell's answer about a path
 COMPLAINTS_BYTES = 64 << 10  # of its cat's or tar's errors
@@ -103,7 +105,7 @@ def _put_file(session: Session, target: Target, path: str, name: str, mode: int,
 def _get(session: Session, target: Target, path: str, goal: str) -> int:
     if goal == "-":
         return _receive(session, target, ["cat", path], _print)
-    what = _ask(session, target, ["sh", "-c", _GET, path])
+    what, _, mode = _ask(session, target, ["sh", "-c", _GET, path]).partition(" ")
     if what == "none":
         raise NotFound(f"{target.what} has no readable file {path}")
     here = Path(goal)
@@ -114,19 +116,30 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
             raise InvalidInput(f"{into} is a link", field="TO", hint="to use it, name the folder that it leads to")
         return _get_folder(session, target, path, into)
     into = here / name if here.is_dir() or goal.endswith("/") else here
-    part = into.with_name(f".{into.name[:200]}.{secrets.token_hex(4)}.weft-part")
     try:
-        with part.open("xb") as file:
-            descriptor = file.fileno()
+        with written_whole(into, _read_mode(mode)) as descriptor:
             code = _receive(session, target, ["cat", path], lambda data: write_sparse(descriptor, data))
             end_sparse(descriptor)
-        if code == 0:
-            part.replace(into)
-        return code
+            if code:
+                raise _Unfinished(code)
     except OSError as problem:
         raise DriverFailed(f"{into}: {problem.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    except _Unfinished as problem:
+        return problem.code
+    return 0
+
+
+class _Unfinished(Exception):
+    """The guest's cat ended early, with an exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _read_mode(text: str) -> int:
+    """The mode of a guest's file; its owner's alone where the guest doesn't tell."""
+    return int(text, 8) if re.fullmatch("[0-7]{1,4}", text, re.ASCII) else 0o600
 
 
 def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
