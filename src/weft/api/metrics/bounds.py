@@ -131,5 +131,5 @@ def _read_range(one: dict[str, str]) -> list[tuple[str, str]]:
             field="step",
             hint=f"use a step of {math.ceil((end - start) / (MOST_POINTS - 1))}s or more, or a shorter range",
         )
-    # Of more than 50 points that it may cache, VictoriaMetrics moves each to a multiple of the step; Prometheus begins at start.
+    # VictoriaMetrics rounds more than 50 points that it may cache to multiples of the step; Prometheus begins at start.
     return [("start", f"{start:.3f}"), ("end", f"{end:.3f}"), ("step", f"{step:.3f}"), ("nocache", "1")]
