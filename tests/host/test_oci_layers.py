@@ -109,6 +109,70 @@ async def test_deletions_hide_what_lower_layers_have(place: Path) -> None:
     ]
 
 
+async def test_a_folder_that_upper_layers_have_no_entry_for_stays_as_the_nearest_lower_layer_has_it(
+    place: Path,
+) -> None:
+    lower = tar(
+        [
+            entry("tmp/", DIR, mode=0o1777, mtime=1000),
+            entry("home/", DIR),
+            entry("home/app/", DIR, uid=1000, gid=1000, mode=0o750),
+            entry("home/app/cache/", DIR, uid=1000, gid=1000, mode=0o700, pax_headers={"SCHILY.xattr.user.a": "b"}),
+            (entry("home/app/cache/old"), b"old"),
+            entry("var/spool/", DIR, gid=50, mode=0o2775),
+            entry("gone/", DIR, uid=5, mode=0o700),
+            entry("emptied/", DIR, uid=6, mode=0o700),
+            entry("changed/", DIR, uid=7, mode=0o700),
+            entry("linked/", DIR, uid=8, mode=0o700),
+            entry("usr/", DIR, uid=9, mode=0o711),
+        ]
+    )
+    middle = tar([(entry(name), b"a") for name in ("tmp/a", "home/app/cache/b", "var/spool/c", "changed/d")])
+    upper = tar(
+        [
+            *((entry(name), b"a") for name in ("tmp/b", "new/e", "gone/.wh.x", "emptied/.wh..wh..opq", "emptied/f")),
+            entry("changed/", DIR, uid=70, mode=0o770),
+            entry("to", LINK, linkname="usr"),
+            entry("usr/", DIR, uid=90, mode=0o755),
+            (entry("to/inner/g"), b"a"),
+            entry(".wh.linked", mode=0),
+        ]
+    )
+    roots = await pull(place, [lower, middle, upper])
+    names = "tmp home/app home/app/cache var/spool gone emptied changed new usr usr/inner"
+    attribute = f'{sys.executable} -c \'import os; print(os.getxattr("home/app/cache", "user.a"))\''
+    look = f"stat -c '%n %a %u:%g' {names}; stat -c %Y tmp; {attribute}; ls home/app/cache; ! ls linked"
+    seen = merged(place, roots, look)
+    assert seen.splitlines()[:11] == [
+        "tmp 1777 0:0",
+        "home/app 750 1000:1000",
+        "home/app/cache 700 1000:1000",
+        "var/spool 2775 0:50",
+        "gone 700 5:0",
+        "emptied 755 0:0",
+        "changed 770 70:0",
+        "new 755 0:0",
+        "usr 755 90:0",
+        "usr/inner 755 0:0",
+        "1000",
+    ]
+    assert seen.endswith("b'b'\nb\nold\n") and len(roots) == 4
+    again = node(place / "state")
+    layout = write_layout(place / "again", {"t": Made([lower, middle, upper], "plain")})
+    assert [Path(path) for path in again.root(await again.pull(f"oci:{layout}:t"))] == roots
+
+
+async def test_an_image_whose_layers_have_entries_for_all_their_folders_gets_no_layer_more(place: Path) -> None:
+    layers = [files(etc__a="a"), tar([entry("etc/", DIR), (entry("etc/b"), b"b"), (entry("opt/c"), b"c")])]
+    assert len(await pull(place, layers)) == 2
+
+
+async def test_a_folder_is_not_looked_for_behind_a_link_of_another_layer(place: Path) -> None:
+    lower, upper = tar([entry("a", LINK, linkname="/etc")]), tar([(entry("a/ssl/x"), b"x")])
+    roots = await pull(place, [lower, upper])
+    assert len(roots) == 2 and merged(place, roots, "stat -c '%a %u' a/ssl") == "755 0\n"
+
+
 async def test_of_a_layer_that_comes_twice_the_uppermost_counts(place: Path) -> None:
     one, other = files(a="one", b="one"), files(a="other")
     roots = await pull(place, [one, other, one])

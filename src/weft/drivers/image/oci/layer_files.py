@@ -45,7 +45,7 @@ def _find(layers: list[Path], parts: list[str]) -> tuple[Path, int] | None:
     for root in layers:
         place, hidden = root, False
         for position, part in enumerate(parts):
-            hidden = hidden or _is_opaque(place)
+            hidden = hidden or is_opaque(place)
             place = place / part
             try:
                 facts = place.lstat()
@@ -62,7 +62,7 @@ def _find(layers: list[Path], parts: list[str]) -> tuple[Path, int] | None:
     return None
 
 
-def _is_opaque(folder: Path) -> bool:
+def is_opaque(folder: Path) -> bool:
     try:
         return os.getxattr(folder, "trusted.overlay.opaque", follow_symlinks=False) == b"y"
     except OSError:

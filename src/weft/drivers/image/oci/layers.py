@@ -1,7 +1,7 @@
 """Unpacked layers of one node, ``<state>/oci/layers/<diff id>/fs``: each is there whole, or not at all.
 
 A folder's name is the beginning of its layer's diff id, short because overlayfs takes all of them in one page of options; the
-whole id stands in ``layer.json`` beside it.
+whole id stands in ``layer.json`` beside it, and in ``implied.json`` the folders that the layer has no entry for, if there are any.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ import msgspec
 
 from weft.contracts.durable_file import sync_folder, write_durably
 from weft.drivers.image.oci.documents import Descriptor
+from weft.drivers.image.oci.folders import find_folders, make_folders, name_folders
 from weft.drivers.image.oci.unpack.process import Limits, unpack
 from weft.objects.errors import DriverFailed
 
 UNPACKED_AT_ONCE = 2
 _NAME_DIGITS = 24
+_IMPLIED = "implied.json"
 _WORK, _GONE = ".making-", ".gone-"
 _RESERVE_BYTES = 1 << 30
 
@@ -99,12 +101,50 @@ class Layers:
                     details={"step": "image"},
                 )
             layer = Layer(diff_id, unpacked.bytes, unpacked.entries, unpacked.dropped)
-            await asyncio.to_thread(self._keep, work, layer)
+            await asyncio.to_thread(self._keep, work, layer, unpacked.implied)
         finally:
             if work.exists():  # it failed, or another has made the same meanwhile
                 await remove_trees([work])
         self._known[diff_id] = layer
         return layer
+
+    async def make_folders(self, diff_ids: Sequence[str]) -> str | None:
+        """The layer of folders to put over these layers, the uppermost first, made unless it is here (see ``folders.py``).
+        None: they need none. Raises DriverFailed."""
+        while True:
+            work = self.work()
+            try:
+                layer = await asyncio.to_thread(self._make_folders, diff_ids, work)
+            finally:
+                if work.exists():
+                    await remove_trees([work])
+            if layer is None:
+                return None
+            if self._place(layer.diff_id).exists():  # it was there, and might have been taken away meanwhile
+                self._known[layer.diff_id] = layer
+                return layer.diff_id
+
+    def _make_folders(self, diff_ids: Sequence[str], work: Path) -> Layer | None:
+        implied = [self._read_implied(one) for one in diff_ids]
+        folders = find_folders([self.path(one) for one in diff_ids], implied) if any(implied) else []
+        if not folders:
+            return None
+        layer = Layer(name_folders(folders), 0, len(folders))
+        if layer.diff_id not in self._known:
+            work.mkdir(mode=0o700)
+            (work / "fs").mkdir(mode=0o755)
+            try:
+                make_folders(work / "fs", folders)
+            except OSError as problem:
+                raise _failed(str(problem.strerror)) from problem
+            self._keep(work, layer, [])
+        return layer
+
+    def _read_implied(self, diff_id: str) -> list[str]:
+        try:
+            return msgspec.json.decode((self._place(diff_id) / _IMPLIED).read_bytes(), type=list[str])
+        except FileNotFoundError:
+            return []
 
     def take_away(self, diff_id: str) -> Path:
         """Drop the layer; returns the path where its files still have to be removed."""
@@ -113,8 +153,10 @@ class Layers:
         self._place(diff_id).rename(gone)
         return gone
 
-    def _keep(self, work: Path, layer: Layer) -> None:
+    def _keep(self, work: Path, layer: Layer, implied: list[str]) -> None:
         place = self._place(layer.diff_id)
+        if implied:
+            write_durably(work / _IMPLIED, msgspec.json.encode(implied))
         write_durably(work / "layer.json", msgspec.json.encode(layer))
         descriptor = os.open(work, os.O_RDONLY | os.O_DIRECTORY)
         try:

@@ -172,11 +172,12 @@ class OciImages:
                 parts = list(zip(resolved.manifest.layers, configuration.diff_ids, strict=True))
                 with self._needing(configuration.diff_ids):
                     layers = await self._fetch(source, parts, holder, on_progress)
+                    folders = await self._layers.make_folders(list(dict.fromkeys(reversed(configuration.diff_ids))))
                     image = OciImage(
                         str(reference),
                         resolved.digest,
                         configuration.run,
-                        configuration.diff_ids,
+                        [*configuration.diff_ids, *([folders] if folders is not None else [])],
                         sum({layer.diff_id: layer.bytes for layer in layers}.values()),
                     )
                     known = self._known(resolved.digest) or Record(image)

@@ -39,6 +39,7 @@ class Tree:
         self._folders: set[str] = {""}
         self._times: dict[str, float] = {"": 0.0}
         self.opaque: set[str] = set()
+        self.implied: set[str] = set()  # folders without an entry of their own
         self.dropped = 0  # device nodes: a container's runtime makes those it may have
 
     def add(self, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
@@ -109,11 +110,11 @@ class Tree:
                 self._mark_opaque(path)
 
     def _mark_opaque(self, folder: str) -> None:
-        real = os.path.realpath(f"/{folder}").strip("/")  # links in it lead nowhere but into this root
-        self.opaque.add(real)
+        self.opaque.add(_resolve(folder))
 
     def _enter(self, folder: str) -> None:
-        """Make ``folder`` a directory if it isn't one; parents that the layer leaves out are owned by root."""
+        """Make ``folder`` a directory if it isn't one; parents that the layer leaves out are owned by root (see
+        ``folders.py`` for what an image shows of them)."""
         if folder in self._folders:
             return
         self._enter(folder.rpartition("/")[0])
@@ -123,6 +124,7 @@ class Tree:
             if os.path.islink(folder):
                 raise Refused(f"{_shown(folder)} is a dangling link, but has entries") from None
             os.mkdir(folder, 0o755)
+            self.implied.add(_resolve(folder))
         else:
             if _is_whiteout(folder):
                 os.unlink(folder)
@@ -133,6 +135,8 @@ class Tree:
         self._folders.add(folder)
 
     def _make_folder(self, path: str) -> None:
+        if self.implied:
+            self.implied.discard(_resolve(path))
         try:
             found = os.lstat(path)
         except FileNotFoundError:
@@ -228,6 +232,11 @@ def _set_attribute(where: str, path: str, name: str, text: str) -> None:
             errno.E2BIG,
         ):
             raise
+
+
+def _resolve(folder: str) -> str:
+    """The folder's own path: links in it lead nowhere but into this root."""
+    return os.path.realpath(f"/{folder}").strip("/")
 
 
 def _is_whiteout(path: str) -> bool:

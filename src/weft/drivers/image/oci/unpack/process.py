@@ -40,13 +40,15 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Unpacked(msgspec.Struct, frozen=True):
-    """``diff_id``: digest of the layer's tar; ``bytes`` of its files, ``dropped`` device nodes."""
+    """``diff_id``: digest of the layer's tar; ``bytes`` of its files, ``dropped`` device nodes; ``opaque`` folders, which hide what
+    lower layers have in them, and those ``implied`` by what lies in them."""
 
     diff_id: str
     bytes: int
     entries: int
     dropped: int
     opaque: list[str]
+    implied: list[str]
 
 
 async def unpack(blob: Path, packing: Packing, folder: Path, limits: Limits, free_bytes: int) -> Unpacked:

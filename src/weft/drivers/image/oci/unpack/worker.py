@@ -141,6 +141,7 @@ def unpack(source: _Reads, packed: int, limits: dict[str, int]) -> dict[str, Any
         "entries": entries,
         "dropped": tree.dropped,
         "opaque": sorted(tree.opaque),
+        "implied": sorted(tree.implied),
     }
 
 
