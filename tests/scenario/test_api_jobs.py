@@ -18,7 +18,7 @@ def test_a_job_that_would_wait_for_a_job_with_a_schedule_is_refused_with_what_to
     try:
         task = {"image": "registry.example.org/work:1"}
         lab.client.create({"kind": "job", "name": "tick", "spec": {"task": task, "schedule": "@hourly"}})
-        with pytest.raises(InvalidInput, match="spec.after: job/tick has a schedule, so it never ends") as refused:
+        with pytest.raises(InvalidInput, match=r"spec\.after: job/tick has a schedule, so it never ends") as refused:
             lab.client.create({"kind": "job", "name": "follow", "spec": {"task": task, "after": [after]}})
         assert refused.value.hint == "name one of its runs: weft job list -l job=tick"
         assert [one["name"] for one in lab.client.list("job").items] == ["tick"]

@@ -24,11 +24,12 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import msgspec
 
-from weft.contracts.unprivileged import NOBODY
 from weft.controllers.image.download import FULL, PIECE_BYTES
+from weft.controllers.image.qcow2_check import WHOLE, check_qcow2
 from weft.kinds.image import OCI_FORMAT
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
+from weft.objects.image.claimed_size import read_claimed_size
 from weft.objects.image.oci_archive import read_archive
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
@@ -37,7 +38,6 @@ MAX_BYTES = 256 * 1024**3
 MOST_VIRTUAL_BYTES = 16 * 1024**4
 RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
 PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for
-INSPECT_SECONDS = 30.0
 _CHUNK_BYTES = 1024 * 1024
 _NOTICE_SECONDS = 0.5
 _EXT_MAGIC_AT = 1080
@@ -45,10 +45,9 @@ _ISO_MAGIC_AT = 32769
 _BEGINNING_BYTES = 36864
 _PACKED = {b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"(\xb5/\xfd": "zstd", b"PK\x03\x04": "zip"}
 _FOR_DOWNLOADS = re.compile(r"\w+_proxy|SSL_CERT_\w+|PATH|LANG|LD_LIBRARY_PATH", re.IGNORECASE)  # what it may know
-_BOUNDS = ["prlimit", "--cpu=20", "--as=2147483648", "--fsize=0", "--core=0"]
 _AT = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC  # a place, not opened yet
 _MOST_LINKS = 40
-_WHOLE = "qemu-img convert -O qcow2 makes it self-contained"
+_AGAIN = "fetch it again, and compare its sha256"
 
 
 class ImageFacts(msgspec.Struct, frozen=True):
@@ -108,7 +107,7 @@ def inspect(path: Path, *, known: bool = False) -> ImageFacts:
         if packed and facts.format != "qcow2":
             raise not_an_image(f"{name} is not qcow2, although the bundle says so")
         if facts.format == "qcow2" and not known:
-            _check_qcow2(file, at, size, name)
+            check_qcow2(file, at, size, name)
     return ImageFacts("bundle", facts.virtual_size, agent, digest, memory) if packed else facts
 
 
@@ -236,7 +235,7 @@ def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
     header = read_qcow2_header(beginning[:HEADER_BYTES])
     if header is not None:
         if header.has_backing or header.has_external_data:
-            raise not_an_image(f"{what} is a qcow2 that depends on another file", _WHOLE)
+            raise not_an_image(f"{what} is a qcow2 that depends on another file", WHOLE)
         if not 0 < header.virtual_size <= MOST_VIRTUAL_BYTES:
             raise not_an_image(
                 f"{what} claims a disk of {header.virtual_size} bytes",
@@ -249,50 +248,17 @@ def _inspect_disk(beginning: bytes, size: int, what: str) -> ImageFacts:
     boots = beginning[510:512] == b"\x55\xaa"
     is_ext = beginning[_EXT_MAGIC_AT : _EXT_MAGIC_AT + 2] == b"\x53\xef"
     is_iso = beginning[_ISO_MAGIC_AT : _ISO_MAGIC_AT + 5] == b"CD001"
-    if size % 512 == 0 and (boots or is_ext or is_iso):
+    if boots or is_ext or is_iso:
+        if size % 512:
+            raise not_an_image(
+                f"{what} has {size} bytes, not a whole number of sectors of 512: it may have been cut", _AGAIN
+            )
+        if size < (claimed := read_claimed_size(beginning)):
+            raise not_an_image(
+                f"{what} has {size} bytes, and its disk {claimed}: the file ends before its data", _AGAIN
+            )
         return ImageFacts("iso" if is_iso else "raw", size, False)
     raise not_an_image(f"{what} is neither qcow2, nor a raw disk, nor a bundle", "check what the URL returns")
-
-
-def _check_qcow2(file: BinaryIO, offset: int, size: int, what: str) -> None:
-    """Have qemu-img, where there is one, read the header of the qcow2 at ``offset``: as nobody, bounded in time and memory."""
-    place = {
-        "driver": "raw",
-        "offset": offset,
-        "size": -(-size // 512) * 512,
-        "file": {"driver": "file", "filename": "/dev/stdin"},
-    }
-    name = msgspec.json.encode({"driver": "qcow2", "file": place if offset else place["file"]}).decode()
-    rights = {"user": NOBODY, "group": NOBODY, "extra_groups": ()} if os.geteuid() == 0 else {}
-    file.seek(0)
-    try:
-        done = subprocess.run(
-            [*_BOUNDS, "qemu-img", "info", "-U", "--output=json", f"json:{name}"],
-            stdin=file,
-            capture_output=True,
-            text=True,
-            timeout=INSPECT_SECONDS,
-            check=False,
-            cwd="/",
-            **rights,  # type: ignore[call-overload]
-        )
-    except FileNotFoundError:
-        return
-    except subprocess.TimeoutExpired as problem:
-        raise not_an_image(f"qemu-img could not read {what} in time") from problem
-    if done.returncode == 127:  # prlimit found no qemu-img
-        return
-    if done.returncode != 0:
-        reason = done.stderr.strip().removeprefix("qemu-img: ").replace(f"Could not open 'json:{name}': ", "")[-200:]
-        raise not_an_image(f"{what} is a damaged qcow2: {reason or 'it needs too much time or memory'}")
-    try:
-        info = msgspec.json.decode(done.stdout, type=dict[str, object])
-    except msgspec.DecodeError as problem:
-        raise not_an_image(f"qemu-img could not read {what}") from problem
-    if "backing-filename" in info or "full-backing-filename" in info:
-        raise not_an_image(f"{what} is a qcow2 that depends on another file", _WHOLE)
-    if info.get("encrypted"):
-        raise not_an_image(f"{what} is encrypted", "qemu-img convert makes an unencrypted one")
 
 
 def _failed(message: str, hint: str | None = None) -> DriverFailed:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import random
 import shutil
+import struct
 import subprocess
 import tarfile
 import threading
@@ -130,7 +132,7 @@ def test_a_raw_disk_is_known_by_its_boot_mark(tmp_path: Path) -> None:
         (b"", "neither qcow2"),
         (b"\x1f\x8b" + bytes(1000), "gzip"),
         (b"\xfd7zXZ" + bytes(1000), "xz"),
-        (RAW + b"cut", "neither qcow2"),
+        (RAW + b"cut", "2051 bytes, not a whole number of sectors of 512: it may have been cut"),
     ],
 )
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path, content: bytes, word: str) -> None:
@@ -149,6 +151,71 @@ def make_qcow2(path: Path, *options: str, size: str = "8M") -> None:
 def test_a_qcow2_tells_the_disk_a_guest_sees(tmp_path: Path) -> None:
     make_qcow2(tmp_path / "x")
     assert inspect(tmp_path / "x") == ImageFacts("qcow2", 8 * 1024**2, False)
+
+
+def make_disk(path: Path) -> None:
+    """A disk of 8 MiB with a GPT, and something in each of its mebibytes."""
+    with path.open("wb") as file:
+        for number in range(8):
+            file.seek(number << 20)
+            file.write(random.Random(number).randbytes(65536))
+        header = struct.pack("<8s24xQ52x", b"EFI PART", (8 << 20) // 512 - 1)
+        file.seek(0)
+        file.write(bytes(510) + b"\x55\xaa" + header)
+        file.truncate(8 << 20)
+
+
+@needs_qemu_img
+@pytest.mark.parametrize("form", ["qcow2", "compressed"])
+def test_a_qcow2_whose_end_is_missing_is_refused(tmp_path: Path, form: str) -> None:
+    make_disk(tmp_path / "raw")
+    words = ["-c"] if form == "compressed" else []
+    subprocess.run(["qemu-img", "convert", *words, "-O", "qcow2", tmp_path / "raw", tmp_path / "x"], check=True)
+    assert inspect(tmp_path / "x") == ImageFacts("qcow2", 8 << 20, False)
+    whole = (tmp_path / "x").read_bytes()
+    pack(tmp_path / "bundle", manifest(disk_format="qcow2"), ("disk", whole))
+    assert inspect(tmp_path / "bundle").virtual_size == 8 << 20
+    cut = whole[: (len(whole) // 65536 - 2) * 65536]
+    (tmp_path / "x").write_bytes(cut)
+    assert "the file ends before its data" in no_image(tmp_path / "x")
+    pack(tmp_path / "bundle", manifest(disk_format="qcow2"), ("disk", cut))
+    assert "the bundle's disk is a damaged qcow2: the file ends before its data" in no_image(tmp_path / "bundle")
+
+
+@needs_qemu_img
+def test_a_qcow2_that_is_marked_as_corrupt_is_refused(tmp_path: Path) -> None:
+    make_qcow2(tmp_path / "x")
+    with (tmp_path / "x").open("r+b") as file:
+        file.seek(79)  # the last byte of the incompatible features
+        file.write(b"\x02")
+    assert "marked as corrupt" in no_image(tmp_path / "x")
+
+
+def test_a_raw_disk_whose_end_is_missing_is_refused(tmp_path: Path) -> None:
+    make_disk(tmp_path / "x")
+    assert inspect(tmp_path / "x") == ImageFacts("raw", 8 << 20, False)
+    with (tmp_path / "x").open("r+b") as file:
+        file.truncate((8 << 20) - 512)
+    assert "its disk 8388608: the file ends before its data" in no_image(tmp_path / "x")
+
+
+@pytest.mark.parametrize(("inode_bytes", "options"), [(256, []), (128, ["-O", "^64bit", "-b", "1024"])])
+def test_a_file_system_whose_end_is_missing_is_refused(tmp_path: Path, inode_bytes: int, options: list[str]) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    subprocess.run(["mkfs.ext4", "-q", "-I", str(inode_bytes), *options, path, "8M"], check=True)
+    assert inspect(path) == ImageFacts("raw", 8 << 20, False)
+    with path.open("r+b") as file:
+        file.truncate(4 << 20)
+    assert "the file ends before its data" in no_image(path)
+
+
+def test_an_iso_image_whose_end_is_missing_is_refused(tmp_path: Path) -> None:
+    descriptor = bytes(32768) + b"\x01CD001" + bytes(74) + struct.pack("<I", 20) + bytes(44) + struct.pack("<H", 2048)
+    (tmp_path / "x").write_bytes(descriptor.ljust(20 * 2048, b"\0"))
+    assert inspect(tmp_path / "x") == ImageFacts("iso", 20 * 2048, False)
+    (tmp_path / "x").write_bytes(descriptor.ljust(19 * 2048, b"\0"))
+    assert "the file ends before its data" in no_image(tmp_path / "x")
 
 
 @needs_qemu_img
