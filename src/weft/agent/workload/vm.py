@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from weft.agent.image.cache import CachedImage
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.template.copied import note_copy, write_wait
-from weft.agent.template.fit import Template, shrink
+from weft.agent.template.fit import shrink
 from weft.agent.template.setup import write_setup
 from weft.agent.volume.encrypted import ensure_volume, grow_volume
 from weft.agent.volume.origin import begins_from_memory, clone_missing
@@ -25,6 +25,7 @@ from weft.agent.workload.shape import (
     has_resources,
     name_serial,
 )
+from weft.agent.workload.user_data import refuse_unread_user_data
 from weft.contracts.driver.identity import Identity
 from weft.contracts.driver.runtime import BootDisk, BootKernel, GuestDisk, GuestNic, GuestPlan, GuestShape
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec, HealthCheck
@@ -46,7 +47,11 @@ class Vm:
         if local.spec.iso is not None:
             prepared.iso, iso_detail = await _fetch(node, local.spec.iso, show)
             detail = f"{detail}, iso {iso_detail}"
-        prepared.template = await _find_template(node, local, prepared.image, show)
+        prepared.template = None
+        if await _is_new(node, local):
+            refuse_unread_user_data(local, prepared.image)
+            if local.spec.boot != "cold":
+                prepared.template = await node.templates.choose(local.spec, prepared.image, show)
         return detail
 
     async def prepare_volumes(self, node: NodeParts, local: LocalAllocation, prepared: Prepared) -> None:
@@ -105,14 +110,12 @@ class Vm:
         return spec.health_check
 
 
-async def _find_template(node: NodeParts, local: LocalAllocation, image: CachedImage, show: Show) -> Template | None:
-    """The template from which it begins, if it has never run and may. Raises InvalidInput, DriverFailed for one that must."""
+async def _is_new(node: NodeParts, local: LocalAllocation) -> bool:
+    """Whether it has never run, and begins from its image alone."""
     spec = local.spec
-    if spec.role != "active" or spec.origin is not None or spec.boot == "cold":
-        return None
-    if await node.pools.inspect(spec, local.id) is not None:
-        return None
-    return await node.templates.choose(spec, image, show)
+    if spec.role != "active" or spec.origin is not None:
+        return False
+    return await node.pools.inspect(spec, local.id) is None
 
 
 async def _fetch(node: NodeParts, image: AllocatedImage, show: Show) -> tuple[CachedImage, str]:

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
 from weft.agent.workload.seed import build_nocloud, build_tar, pack_iso
+from weft.agent.workload.user_data import refuse_unread_user_data
 from weft.agent.workload.vm import choose_seed, plan_guest
 from weft.contracts.driver.runtime import BootDisk, BootKernel
 from weft.objects.errors import InvalidInput
@@ -79,6 +80,40 @@ def test_keys_for_an_image_that_can_not_take_them_are_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="image tiny has no cloud-init") as caught:
         choose_seed(wanted(ssh_keys=[KEY]), prepared(TINY))
     assert caught.value.field == "spec.ssh_keys"
+
+
+@pytest.mark.parametrize("text", ["#cloud-config\nusers: [ann]\n", "\n#!/bin/sh\n", "packages: [nginx]\n"])
+def test_user_data_that_an_image_without_cloud_init_does_not_run_is_refused(text: str) -> None:
+    with pytest.raises(
+        InvalidInput, match="image tiny has no cloud-init, and runs user data only if it begins"
+    ) as caught:
+        refuse_unread_user_data(wanted(user_data=text), prepared(TINY).image)
+    assert (caught.value.token, caught.value.field) == ("noCloudInit", "spec.user_data")
+    refuse_unread_user_data(wanted(user_data="#!/bin/sh\n"), prepared(TINY).image)
+    refuse_unread_user_data(wanted(), prepared(TINY).image)
+
+
+@pytest.mark.parametrize("text", ["users: [ann]\n", "# cloud-config\nusers: [ann]\n", "{}", "hello"])
+def test_user_data_in_no_form_of_cloud_init_is_refused(text: str) -> None:
+    for manifest in (DEBIAN, CLOUD):
+        with pytest.raises(InvalidInput, match="no form that cloud-init knows") as caught:
+            refuse_unread_user_data(wanted(user_data=text), prepared(manifest).image)
+        assert (caught.value.token, caught.value.field) == ("unknownUserData", "spec.user_data")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n #cloud-config\n",
+        "#!/bin/sh",
+        "#Include-once\nhttps://a",
+        "Content-Type: multipart/mixed;",
+        "## template: jinja\n",
+        "#ps1_sysnative\n",
+    ],
+)
+def test_every_form_that_cloud_init_knows_is_taken(text: str) -> None:
+    refuse_unread_user_data(wanted(user_data=text), prepared(DEBIAN).image)
 
 
 def test_firmware_is_what_was_asked_for_and_has_a_screen() -> None:
