@@ -20,11 +20,11 @@ from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, 
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
-from weft.drivers.device.mqtt.client import MqttClient
+from weft.drivers.device.mqtt.client import Entry, MqttClient
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.device.mqtt.packets import Publish
 from weft.edge.broker.broker import Broker
-from weft.edge.broker.config import GATEWAY, Bounds, Listening
+from weft.edge.broker.config import GATEWAY, STRANGERS, Bounds, Listening
 
 pytestmark = pytest.mark.host
 clock = SystemClock()
@@ -38,9 +38,7 @@ class MqttDevice:
         self.root, self.values, self.done, self.got = root, dict[str, Value](), set[str](), list[bytes]()
         self.client = MqttClient(
             thing.name,
-            f"{thing.project}.{thing.name}",
-            password,
-            lambda: ("127.0.0.1", port),
+            lambda: Entry(("127.0.0.1", port), f"{thing.project}.{thing.name}", password),
             [f"{root}/command"],
             self._take,
             clock,
@@ -74,6 +72,10 @@ class MqttDevice:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+def enter(broker: Broker) -> Entry:
+    return Entry(broker.path, GATEWAY, broker.password)
+
+
 class MosquittoPeer:
     one, other, announces = ONE, OTHER, True
 
@@ -84,8 +86,11 @@ class MosquittoPeer:
         self.broker = Broker(folder, Listening(port=self.port), Bounds(), clock)
         hashes = {f"default.{one.name}": self.broker.renew_hash("", "pw-" + one.name) for one in (ONE, OTHER)}
         self.broker.put_devices([("default", one.name) for one in (ONE, OTHER)], hashes)
-        self.driver = MqttDriver(lambda: ("127.0.0.1", self.port), GATEWAY, self.broker.password, clock)
-        self.keeping = asyncio.create_task(self.broker.keep())
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.open_port = probe.getsockname()[1]
+        self.strangers = Broker(folder / "open", Listening(port=self.open_port), STRANGERS, clock, is_open=True)
+        self.driver = MqttDriver(lambda: enter(self.broker), clock, lambda: enter(self.strangers))
+        self.keeping = [asyncio.create_task(one.keep()) for one in (self.broker, self.strangers)]
         self.devices: dict[str, MqttDevice] = {}
 
     def find(self, thing: Thing) -> MqttDevice:
@@ -103,28 +108,31 @@ class MosquittoPeer:
             "manufacturer": found.manufacturer,
             "model": found.model,
         }
-        one = self.find(ONE)
-        await until(lambda: one.client.is_connected)
         birth = msgspec.json.encode({"unique_id": found.address, "device": device})
-        await one.client.publish(f"homeassistant/sensor/{found.address}/config", birth, retain=True)
+        stranger = MqttClient("s", lambda: Entry(("127.0.0.1", self.open_port), "", ""), [], print, clock)
+        keeping = asyncio.create_task(stranger.keep())
+        await until(lambda: stranger.is_connected)
+        await stranger.publish(f"homeassistant/sensor/{found.address}/config", birth, retain=True)
+        keeping.cancel()
 
     async def cut(self) -> None:
         """The broker is killed, and can't come back: nobody keeps it."""
-        self.keeping.cancel()
         pid = self.broker.pid
+        self.keeping[0].cancel()
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        await asyncio.gather(self.keeping, return_exceptions=True)
+        await asyncio.gather(self.keeping[0], return_exceptions=True)
 
     async def mend(self) -> None:
-        self.keeping = asyncio.create_task(self.broker.keep())
+        self.keeping[0] = asyncio.create_task(self.broker.keep())
 
     async def close(self) -> None:
         for device in self.devices.values():
             await device.close()
         await self.driver.close()
-        self.keeping.cancel()
-        await asyncio.gather(self.keeping, return_exceptions=True)
+        for task in self.keeping:
+            task.cancel()
+        await asyncio.gather(*self.keeping, return_exceptions=True)
 
 
 @pytest.fixture

@@ -40,3 +40,19 @@ def test_a_node_that_never_joined_is_refused_and_nothing_is_made(
     assert main(["gateway", "--node-state", str(tmp_path / "n1")]) == 3
     assert "weft token create --join" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_strangers_announce_themselves_nowhere_unless_an_address_of_their_own_is_given(tmp_path: Path) -> None:
+    file = tmp_path / "edge.yaml"
+    for text, address in (("", ""), ("births: false\n", ""), ("births: 127.0.0.1:1884\n", "127.0.0.1:1884")):
+        file.write_text(f"node_state: /n\n{text}")
+        settings, _, _ = read_settings(["--config", str(file)], {})
+        assert settings.births == address
+    for text, words in (
+        ("true", "strangers announce themselves at a broker of their own: give its ADDRESS:PORT"),
+        ("127.0.0.1:1883", "births: 127.0.0.1:1883 is where listen already is"),
+    ):
+        file.write_text(f"node_state: /n\nbirths: {text}\n")
+        with pytest.raises(InvalidInput, match=words) as refused:
+            read_settings(["--config", str(file)], {})
+        assert refused.value.field == "births"

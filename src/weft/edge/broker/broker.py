@@ -11,9 +11,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
-import ssl
-import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -21,9 +18,12 @@ from weft.contracts.clock import Clock
 from weft.edge.broker.config import (
     CONFIG,
     DATA,
+    DATABASE,
     GATEWAY,
+    OWN,
     PASSWORDS,
     RIGHTS,
+    SOCKET,
     Bounds,
     Listening,
     hash_password,
@@ -32,17 +32,23 @@ from weft.edge.broker.config import (
     write_passwords,
     write_rights,
 )
+from weft.edge.broker.ownership import find_user, give, is_there
+from weft.edge.broker.pair import CERTIFICATE, KEY, read_pems, require_usable
+from weft.edge.broker.subscription import SubscriptionWatch, read_subscription
 from weft.objects.errors import Unavailable
 
 PROGRAM, PID = "mosquitto", "broker.pid"
 LOOK_SECONDS = 1.0
+MOST_FAILURES = 2
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, WELL_AFTER_SECONDS = 0.2, 5.0, 10.0
 END_SECONDS = 10.0
 _LINES = 20  # of its complaints that are kept
 _PR_SET_PDEATHSIG = 1
 _SALT_BYTES = 12
-CERTIFICATE, KEY = "certificate.pem", "key.pem"
-_MOST_PEM_BYTES = 1 << 20
+_MOST_LINE_BYTES = 4 << 10
+_OF_ITS_SOCKET = "Warning: Unable to set TCP_NODELAY."  # for the gateway's own line, which isn't TCP
+_FAILED = 1  # its exit status where it can't start: with a socket already there a port is to blame, not its database
+ASIDE = "mosquitto.broken"
 
 log = logging.getLogger("weft.edge.broker")
 
@@ -56,7 +62,8 @@ def require_program() -> str:
 
 
 class Broker:
-    """``folder`` is its own, and made when it is missing. ``password`` is the gateway's, another at each start."""
+    """``folder`` is its own, and made when it is missing. ``password`` is the gateway's, another at each start of the broker, for
+    the Unix socket ``path``. ``is_open``: it is that of announcements, which need no password and are kept in memory."""
 
     def __init__(
         self, folder: Path, listening: Listening, bounds: Bounds, clock: Clock, *, is_open: bool = False
@@ -69,9 +76,13 @@ class Broker:
         self._hashes: dict[str, str] = {}  # by username, without the gateway's
         self._written: dict[str, bytes] = {}
         self._pair_problem = ""
-        self.password = secrets.token_hex(16)
-        self._own_hash = hash_password(self.password, secrets.token_bytes(_SALT_BYTES))
-        self.own = self._find_own()
+        self._words = "the broker of announcements" if is_open else "the broker"
+        self._subscriptions = SubscriptionWatch()
+        self._flooders: dict[str, str] = {}  # usernames with the hashes that don't let them in any more
+        self._look = asyncio.Event()
+        self.path = folder / SOCKET
+        self.password = self._own_hash = ""
+        self._renew_password()
         self.problem = ""
         self.starts = 0
 
@@ -83,6 +94,16 @@ class Broker:
     def put_devices(self, devices: Iterable[tuple[str, str]], hashes: Mapping[str, str]) -> None:
         """Let in the devices (project, name) whose usernames have a hash; all others are put out, within a second."""
         self._devices, self._hashes = set(devices), dict(hashes)
+        self._flooders = {user: hashed for user, hashed in self._flooders.items() if hashes.get(user) == hashed}
+        self._subscriptions.keep(self._hashes)
+
+    def is_put_out(self, user: str) -> bool:
+        """Whether it may not log in before it has another password: it subscribed to too much that isn't its own."""
+        return user in self._flooders
+
+    def _renew_password(self) -> None:
+        self.password = secrets.token_hex(16)
+        self._own_hash = hash_password(self.password, secrets.token_bytes(_SALT_BYTES))
 
     @staticmethod
     def renew_hash(hashed: str, password: str) -> str:
@@ -93,32 +114,52 @@ class Broker:
 
     async def keep(self) -> None:
         """Run it until this is cancelled."""
-        pause = FIRST_PAUSE_SECONDS
+        pause, failures = FIRST_PAUSE_SECONDS, 0
         try:
             while True:
                 began = self._clock.elapsed()
                 try:
                     await self._end_former()
+                    self._renew_password()
+                    self._check_database(failures)
                     self._write(anew=True)
-                    await self._run_once()
+                    failures = failures + 1 if await self._run_once() else 0
                 except (OSError, ValueError) as problem:
                     self.problem = f"can't be started: {problem}"
                     await self._end()
                 if self._clock.elapsed() - began > WELL_AFTER_SECONDS:
-                    pause = FIRST_PAUSE_SECONDS
-                log.warning("the broker %s; it starts again in %g s", self.problem, pause)
+                    pause, failures = FIRST_PAUSE_SECONDS, 0
+                log.warning("%s %s; it starts again in %g s", self._words, self.problem, pause)
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
         finally:
             await self._end()
 
-    async def _run_once(self) -> None:
-        """Start it, and watch its files until it ends; a folder that is gone ends it, too: it has lost what it would keep."""
+    def _check_database(self, failures: int) -> None:
+        """Put aside what it could never read again: a database that would fill its memory, or with which it ended twice."""
+        database = self._folder / DATABASE
+        try:
+            size = database.lstat().st_size
+        except FileNotFoundError:
+            return
+        most = self._bounds.memory_bytes // 2
+        if size <= most and failures < MOST_FAILURES:
+            return
+        why = f"is larger than {most >> 20} MiB" if size > most else f"ended it {failures} times"
+        database.replace(self._folder / ASIDE)
+        log.error("%s %s; it is kept as %s, and the broker begins without it", database, why, self._folder / ASIDE)
+
+    async def _run_once(self) -> bool:
+        """Start it, and watch its files until it ends; a folder that is gone ends it, too: it has lost what it would keep.
+        Returns whether its database may be to blame for its end."""
+        self.path.unlink(missing_ok=True)
         process = await asyncio.create_subprocess_exec(
             *(self._program, "-c", str(self._folder / CONFIG)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            cwd=self._folder,  # the path of a socket has 107 bytes at most, so it is given from here on
+            limit=_MOST_LINE_BYTES,
             preexec_fn=_die_with_parent,
         )
         self._process, self.problem = process, self._pair_problem
@@ -127,17 +168,21 @@ class Broker:
         complaints: list[str] = []
         reading = asyncio.create_task(self._read_complaints(process, complaints))
         waiting = asyncio.create_task(process.wait())
-        gone = False
+        why = ""
         try:
             while not waiting.done():
                 looking = asyncio.create_task(self._clock.sleep(LOOK_SECONDS))
-                await asyncio.wait((waiting, looking), return_when=asyncio.FIRST_COMPLETED)
+                called = asyncio.create_task(self._look.wait())
+                await asyncio.wait((waiting, looking, called), return_when=asyncio.FIRST_COMPLETED)
                 looking.cancel()
+                called.cancel()
+                self._look.clear()
                 if waiting.done():
                     break
-                if not (self._folder / CONFIG).exists() or not (self._folder / DATA).exists():
-                    gone = True
+                why = self._find_end(process.pid)
+                if why:
                     process.kill()
+                    await process.wait()
                     continue
                 noted = noted or self._note(process.pid)
                 if self._renew(noted):
@@ -146,9 +191,17 @@ class Broker:
             waiting.cancel()
             reading.cancel()
         words = "; ".join(complaints)[-300:]
-        self.problem = (
-            "lost its folder" if gone else f"ended with {process.returncode}" + (f": {words}" if words else "")
-        )
+        self.problem = why or f"ended with {process.returncode}" + (f": {words}" if words else "")
+        return not why and not (process.returncode == _FAILED and self.path.exists())
+
+    def _find_end(self, pid: int) -> str:
+        """Why it has to end now; "" while it may go on."""
+        if not (self._folder / CONFIG).exists() or not (self._folder / DATA).exists():
+            return "lost its folder"
+        most = self._bounds.memory_bytes // 2
+        if self._is_open and _measure_memory(pid) > most:
+            return f"held more than {most >> 20} MiB of what strangers sent and begins without it"
+        return ""
 
     async def _read_complaints(self, process: asyncio.subprocess.Process, into: list[str]) -> None:
         assert process.stderr is not None
@@ -159,9 +212,23 @@ class Broker:
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace").strip()[:200]
+            text = line.decode(errors="replace").strip()
+            if subscribed := read_subscription(text):
+                if self._subscriptions.note(*subscribed):
+                    self._put_out(subscribed[0])
+                continue
+            if text == _OF_ITS_SOCKET:
+                continue
+            text = text[:200]
             into[:] = [*into[-_LINES + 1 :], text]
             log.debug("%s", text)
+
+    def _put_out(self, user: str) -> None:
+        if user in self._hashes and user not in self._flooders:
+            self._flooders[user] = self._hashes[user]
+            self._subscriptions.forget(user)
+            self._look.set()
+            log.warning("%s subscribes to too many topics that aren't its own; it needs another password now", user)
 
     def _note(self, pid: int) -> bool:
         """Write down, for a gateway that comes after a killed one, which process it is. Returns whether that could be done."""
@@ -180,20 +247,21 @@ class Broker:
         except OSError as error:
             problem = f"runs on with its former files, new ones can't be written: {error}"
         if problem and problem != self.problem:
-            log.warning("the broker %s", problem)
+            log.warning("%s %s", self._words, problem)
         self.problem = problem or self._pair_problem
         return changed
 
     def _write(self, *, anew: bool = False) -> bool:
         """Write the files that differ from what was written last; if ``anew``, from what lies in the folder. All of them
         are written, or all stay as they were. Returns whether one was. Raises OSError; ValueError if ``anew``."""
-        user = _find_user()
-        hashes = {**self._hashes, GATEWAY: self._own_hash}
+        user = find_user()
+        hashes = {user: hashed for user, hashed in self._hashes.items() if user not in self._flooders}
+        hashes[GATEWAY] = self._own_hash
         tls, listening = self._read_pair(), self._listening
         if tls:
             names = str(self._folder / CERTIFICATE), str(self._folder / KEY)
             listening = Listening(listening.address, listening.port, *names)
-        config = write_config(self._folder, listening, self.own, self._bounds, user.pw_name, is_open=self._is_open)
+        config = write_config(self._folder, listening, self._bounds, user.pw_name, is_open=self._is_open)
         files = {
             **tls,
             CONFIG: config.encode(),
@@ -209,12 +277,15 @@ class Broker:
                     raise PermissionError(
                         f"{path} isn't open to user {user.pw_name}: chmod o+x {path}, or give another state"
                     )
-            _give(data, user)
+            give(data, user)
+            own = self._folder / OWN
+            own.mkdir(exist_ok=True)
+            give(own, user)
             if not tls:  # it was taken out: its key shall not stay behind
                 for name in (CERTIFICATE, KEY):
                     (self._folder / name).unlink(missing_ok=True)
                     self._name_fresh(name).unlink(missing_ok=True)
-            changed = {name: text for name, text in files.items() if not _is_there(self._folder / name, text, user)}
+            changed = {name: text for name, text in files.items() if not is_there(self._folder / name, text, user)}
         else:
             changed = {name: text for name, text in files.items() if self._written.get(name) != text}
         self._write_all(changed, user)
@@ -230,9 +301,9 @@ class Broker:
             return {}
         former = {name: self._written[name] for name in (CERTIFICATE, KEY) if name in self._written}
         try:
-            pair = _read_pems(given.certificate, given.key)
+            pair = read_pems(given.certificate, given.key)
             if pair != former:
-                _require_usable(pair, given.certificate, given.key)
+                require_usable(pair, given.certificate, given.key)
         except (OSError, ValueError) as problem:
             if not former:
                 former = self._read_copies()
@@ -240,7 +311,7 @@ class Broker:
                 raise
             words = f"keeps the former certificate: {given.certificate} with {given.key} can't be used: {problem}"
             if words != self._pair_problem:
-                log.warning("the broker %s", words)
+                log.warning("%s %s", self._words, words)
             self._pair_problem = words
             return former
         self._pair_problem = ""
@@ -250,8 +321,8 @@ class Broker:
         """The pair in the folder; {} if that can't be used."""
         certificate, key = str(self._folder / CERTIFICATE), str(self._folder / KEY)
         try:
-            pair = _read_pems(certificate, key)
-            _require_usable(pair, certificate, key)
+            pair = read_pems(certificate, key)
+            require_usable(pair, certificate, key)
         except (OSError, ValueError):
             return {}
         return pair
@@ -275,14 +346,6 @@ class Broker:
                 for name in files:
                     self._name_fresh(name).unlink(missing_ok=True)
             raise
-
-    def _find_own(self) -> Listening:
-        """Where the gateway connects: the devices' listener if it is plain and on loopback, else a free port of loopback."""
-        given = self._listening
-        if not given.certificate and given.address in ("127.0.0.1", "::1"):
-            return given
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            return Listening("127.0.0.1", int(probe.getsockname()[1]))
 
     async def _end_former(self) -> None:
         """End the broker of a gateway that was killed: it has that gateway's password, and the port. (That it becomes another user
@@ -315,76 +378,21 @@ class Broker:
             await process.wait()
 
 
-def _find_user() -> pwd.struct_passwd:
-    """Whose the broker's files are: the package's user; this process's own where that isn't root."""
-    if os.geteuid() == 0:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(PROGRAM)
-    return pwd.getpwuid(os.geteuid())
-
-
-def _give(folder: Path, user: pwd.struct_passwd) -> None:
-    """Make ``folder``, and the files in it, the user's. Links in it are left alone, as is all that isn't a plain file with one
-    name: who has taken over that user may have put them there, and would own what they lead to."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fchown(descriptor, user.pw_uid, user.pw_gid)
-        os.fchmod(descriptor, 0o700)
-        for name in os.listdir(descriptor):
-            with contextlib.suppress(FileNotFoundError):
-                _give_one(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=descriptor), user)
-    finally:
-        os.close(descriptor)
-
-
-def _give_one(opened: int, user: pwd.struct_passwd) -> None:
-    """Takes the descriptor over."""
-    try:
-        about = os.fstat(opened)
-        if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:
-            os.chown(f"/proc/self/fd/{opened}", user.pw_uid, user.pw_gid)  # fchown refuses O_PATH
-    finally:
-        os.close(opened)
-
-
-def _is_there(path: Path, data: bytes, user: pwd.struct_passwd) -> bool:
-    """Whether the file is the user's, and has just this."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-            about = os.fstat(file.fileno())
-            is_right = about.st_uid == user.pw_uid and stat.S_IMODE(about.st_mode) == 0o600
-            return is_right and file.read(len(data) + 1) == data
-    except OSError:
-        return False
-
-
-def _read_pems(certificate: str, key: str) -> dict[str, bytes]:
-    """Raises OSError, ValueError."""
-    return {CERTIFICATE: _read_pem(certificate), KEY: _read_pem(key)}
-
-
-def _require_usable(pair: Mapping[str, bytes], certificate: str, key: str) -> None:
-    """Raises OSError, ValueError unless ``pair``, which was read from these paths, belongs together."""
-    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=bytes)
-    if _read_pems(certificate, key) != pair:
-        raise ValueError("they are being replaced just now")
-
-
-def _read_pem(path: str) -> bytes:
-    """Raises OSError, ValueError."""
-    with open(path, "rb") as file:
-        data = file.read(_MOST_PEM_BYTES + 1)
-    if len(data) > _MOST_PEM_BYTES:
-        raise ValueError(f"{path} is larger than {_MOST_PEM_BYTES >> 20} MiB")
-    return data
-
-
 def _read_words(pid: int) -> list[bytes]:
     """The command line of a process; empty if there is none, or it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def _measure_memory(pid: int) -> int:
+    """Bytes that are its alone; 0 once it has ended."""
+    try:
+        _, resident, shared = map(int, Path(f"/proc/{pid}/statm").read_text().split()[:3])
+    except (OSError, ValueError):
+        return 0
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _die_with_parent() -> None:

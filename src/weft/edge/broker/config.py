@@ -1,7 +1,11 @@
 """Mosquitto's files: its configuration, the devices' passwords as hashes, and who may use which topic. Pure.
 
-A device writes only its own ``reported`` and ``event``, and reads only its own ``desired`` and ``command``. The gateway reads
-and writes all. Where devices may announce themselves without a password, they may write announcements and nothing else.
+A device writes only its own ``reported`` and ``event``, and reads only its own ``desired`` and ``command``; its username is its
+client id, so no device takes another's place. The gateway reads and writes all. Announcements have a broker of their own: nobody
+has a password there, and everybody may write announcements and nothing else. It keeps nothing on disk.
+
+The gateway logs in over a Unix socket in a folder that only root and the broker's user enter: a program that has the devices'
+port first gets no password of the gateway.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from pathlib import Path
 import msgspec
 
 CONFIG, PASSWORDS, RIGHTS, DATA = "mosquitto.conf", "passwords", "rights", "data"
+OWN, SOCKET = "own", "own/socket"  # where the gateway logs in
+DATABASE = f"{DATA}/mosquitto.db"
 GATEWAY = "weft-gateway"  # no device is called so: its name has a dot
 ROOT = "weft"
 WRITES, READS = ("reported", "event"), ("desired", "command")
@@ -29,8 +35,18 @@ class Bounds(msgspec.Struct, frozen=True):
     connections: int = 5000
     queued_messages: int = 10_000  # of one client that is away or slow
     queued_bytes: int = 8 << 20  # the same
-    memory_bytes: int = 256 << 20
+    memory_bytes: int = 256 << 20  # what is kept on disk is read again up to half of it
     session_days: int = 2  # a client that is away longer is forgotten
+
+
+STRANGERS = Bounds(
+    message_bytes=16 << 10,
+    connections=200,
+    queued_messages=500,
+    queued_bytes=1 << 20,
+    memory_bytes=64 << 20,
+    session_days=1,
+)
 
 
 class Listening(msgspec.Struct, frozen=True):
@@ -66,29 +82,27 @@ def is_of_password(hashed: str, password: str) -> bool:
     return hash_password(password, salt) == hashed
 
 
-def write_config(
-    folder: Path, listening: Listening, own: Listening, bounds: Bounds, user: str, *, is_open: bool
-) -> str:
-    """``own`` is where the gateway connects, on loopback. ``is_open``: devices may announce themselves without a password."""
-    lines = [
-        "per_listener_settings false",
-        f"listener {own.port} {own.address}",
-        "socket_domain ipv4" if ":" not in own.address else "socket_domain ipv6",
-    ]
-    if (listening.address, listening.port) != (own.address, own.port):
-        lines += [f"listener {listening.port} {listening.address}"]
-        if listening.certificate:
-            lines += [f"certfile {listening.certificate}", f"keyfile {listening.key}", "tls_version tlsv1.2"]
+def write_config(folder: Path, listening: Listening, bounds: Bounds, user: str, *, is_open: bool) -> str:
+    """``is_open``: the broker of announcements. Its working folder is ``folder``."""
+    each = [
+        "max_qos 1",
+        f"max_connections {bounds.connections}",
+    ]  # of what is sent with QoS 2 a client could pile up 160 MB
+    if not is_open:
+        each.append("use_username_as_clientid true")
+    lines = ["per_listener_settings false", f"listener 0 {SOCKET}", *each]
+    lines += [f"listener {listening.port} {listening.address}", *each]
+    if listening.certificate:
+        lines += [f"certfile {listening.certificate}", f"keyfile {listening.key}", "tls_version tlsv1.2"]
     lines += [
         f"user {user}",
         f"allow_anonymous {'true' if is_open else 'false'}",
         f"password_file {folder / PASSWORDS}",
         f"acl_file {folder / RIGHTS}",
-        "persistence true",
+        f"persistence {'false' if is_open else 'true'}",
         f"persistence_location {folder / DATA}/",
         "autosave_interval 30",
         f"persistent_client_expiration {bounds.session_days}d",
-        f"max_connections {bounds.connections}",
         f"max_packet_size {bounds.message_bytes + 1024}",
         f"max_queued_messages {bounds.queued_messages}",
         f"max_queued_bytes {bounds.queued_bytes}",
@@ -101,6 +115,7 @@ def write_config(
         "log_dest stderr",
         "log_type error",
         "log_type warning",
+        *([] if is_open else ["log_type subscribe"]),
         "log_timestamp false",
         "connection_messages false",
     ]
@@ -114,12 +129,12 @@ def write_passwords(hashes: Mapping[str, str]) -> str:
 
 def write_rights(devices: Iterable[tuple[str, str]], *, is_open: bool) -> str:
     """``devices``: their projects and names. Names have no spaces, + or #: they are names of objects."""
-    lines = [f"topic write {topic}" for topic in BIRTHS] if is_open else []
-    lines += ["", f"user {GATEWAY}", f"topic readwrite {ROOT}/#"]
-    lines += [f"topic read {topic}" for topic in BIRTHS]
+    if is_open:
+        writes, reads = ([f"topic {right} {topic}" for topic in BIRTHS] for right in ("write", "read"))
+        return "\n".join([*writes, "", f"user {GATEWAY}", *reads]) + "\n"
+    lines = [f"user {GATEWAY}", f"topic readwrite {ROOT}/#"]
     for project, name in sorted(devices):
         lines += ["", f"user {make_username(project, name)}"]
         lines += [f"topic write {make_topic(project, name, leaf)}" for leaf in WRITES]
         lines += [f"topic read {make_topic(project, name, leaf)}" for leaf in READS]
-        lines += [f"topic write {topic}" for topic in BIRTHS]
     return "\n".join(lines) + "\n"

@@ -47,6 +47,9 @@ PASSWORD = "password"
 _DEVICES, _MODELS = KINDS[0], KINDS[-1]
 _OFFSET, _PROJECT = "offset", "project"
 _NO_CREDENTIALS = "it has no credentials, so it can't log in to the broker"
+_FLOODS = (
+    "it was put out of the broker: it subscribes to topics that aren't its own; mend it, and give it another password"
+)
 
 log = logging.getLogger("weft.edge.server")
 
@@ -244,8 +247,10 @@ class ServerLink:
         if self._broker is None:
             return {}
         mqtt = {uid: one for uid, one in wanted.devices.items() if one.protocol == "mqtt"}
+        flooding = {uid for uid, one in mqtt.items() if self._broker.is_put_out(make_username(one.project, one.name))}
         self._unopened = {uid: why for uid, why in self._unopened.items() if uid in mqtt and mqtt[uid].credentials}
-        return {uid: _NO_CREDENTIALS for uid, one in mqtt.items() if not one.credentials} | self._unopened
+        without = {uid: _NO_CREDENTIALS for uid, one in mqtt.items() if not one.credentials}
+        return without | dict.fromkeys(flooding, _FLOODS) | self._unopened
 
     def _admit(self, wanted: GatewayObjects) -> None:
         """Let the devices with a password use the broker."""

@@ -37,8 +37,8 @@ class Setting(NamedTuple):
 
 class Settings(NamedTuple):
     """``node_state``: the folder of the node's agent, with its certificate. ``state``: the gateway's own. ``listen``: where devices
-    reach the broker. ``births``: devices may announce themselves without a password. ``rate``: messages a second of one device.
-    ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones.
+    reach the broker. ``births``: where they announce themselves without a password, "": nowhere. ``rate``: messages a second of
+    one device. ``local_devices``: devices that the gateway calls may be at addresses of this machine, and link-local ones.
     ``coap_hosts``: places that are asked which CoAP device they are,
     ``opcua_hosts``: which OPC UA server. ``cache``: "off", "sqlite" or the address of a Redis; ``cache_password``: file with its
     password, "": none; ``cache_authority``: PEM file of who signed its certificate, "": as the machine trusts."""
@@ -48,7 +48,7 @@ class Settings(NamedTuple):
     listen: str
     certificate: str
     key: str
-    births: bool
+    births: str
     rate: int
     connections: int
     local_devices: bool
@@ -64,6 +64,17 @@ def _take_switch(text: str) -> bool:
     if text.lower() not in _WORDS:
         raise argparse.ArgumentTypeError(f"give true or false, not {text[:60]!r}")
     return _WORDS[text.lower()]
+
+
+def _take_births(text: str) -> str:
+    word = _WORDS.get(text.lower())
+    if word is None and text:
+        return take_address(text)
+    if word:
+        raise argparse.ArgumentTypeError(
+            "strangers announce themselves at a broker of their own: give its ADDRESS:PORT, like 192.168.7.1:1884"
+        )
+    return ""
 
 
 def _take_cache(text: str) -> str:
@@ -118,7 +129,10 @@ def make_edge_parser() -> argparse.ArgumentParser:
     parser.add_argument("--certificate", help="PEM file: the broker speaks TLS with it")
     parser.add_argument("--key", help="PEM file: the key of --certificate")
     parser.add_argument(
-        "--births", type=_take_switch, help="let devices announce themselves without a password (default false)"
+        "--births",
+        type=_take_births,
+        metavar="ADDRESS:PORT",
+        help="where devices announce themselves without a password, at a broker of its own (default: nowhere)",
     )
     parser.add_argument("--rate", type=count(1, MOST_RATE), help="messages a second of one device (default 100)")
     parser.add_argument(
@@ -163,7 +177,7 @@ _DEFAULTS = {
     "listen": "127.0.0.1:1883",
     "certificate": "",
     "key": "",
-    "births": False,
+    "births": "",
     "rate": 100,
     "connections": 5000,
     "local_devices": False,
@@ -213,6 +227,12 @@ def read_settings(
         path = found[name].value
         if path and not Path(path).is_file():
             raise InvalidInput(f"{name}: {path} must be a file", field=name, hint="give the path of a PEM file")
+    if found["births"].value == found["listen"].value:
+        raise InvalidInput(
+            f"births: {found['listen'].value} is where listen already is",
+            field="births",
+            hint="give another port: strangers get a broker of their own",
+        )
     if found["certificate"].value:
         _check_pair(found["certificate"].value, found["key"].value)
     _check_cache({name: found[name].value for name in ("cache", "cache_password", "cache_authority")})

@@ -13,16 +13,18 @@ import resource
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from weft.agent.node.enrolment import Enrolment, make_context, read_enrolment
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
+from weft.drivers.device.mqtt.client import Entry
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.broker.broker import Broker
-from weft.edge.broker.config import GATEWAY, Bounds, Listening
+from weft.edge.broker.config import GATEWAY, STRANGERS, Bounds, Listening
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
 from weft.edge.server.files import ModelFiles
@@ -85,17 +87,19 @@ async def serve(settings: Settings, enrolment: Enrolment) -> None:
     """Be the gateway until SIGTERM or SIGINT."""
     clock = SystemClock()
     client = Client(make_context(settings.node_state.absolute(), enrolment))
-    host, port = split_address(settings.listen)
-    listening = Listening(host, port, settings.certificate, settings.key)
     store = TwinStore(settings.state)
     broker = Broker(
         settings.state.absolute() / "broker",
-        listening,
+        _find_listening(settings, settings.listen),
         Bounds(connections=settings.connections),
         clock,
-        is_open=settings.births,
     )
-    mqtt = MqttDriver(lambda: (broker.own.address, broker.own.port), GATEWAY, broker.password, clock)
+    announcements = None
+    if settings.births:
+        listening = _find_listening(settings, settings.births)
+        announcements = Broker(settings.state.absolute() / "announcements", listening, STRANGERS, clock, is_open=True)
+    find_births = partial(_find_entry, announcements) if announcements is not None else None
+    mqtt = MqttDriver(partial(_find_entry, broker), clock, find_births)
     drivers = make_drivers(mqtt, settings, clock)
     cache = make_cache(settings, clock)
     links: list[ServerLink] = []
@@ -117,6 +121,8 @@ async def serve(settings: Settings, enrolment: Enrolment) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
     works = [asyncio.ensure_future(one) for one in (broker.keep(), gateway.run(), link.keep(), _wait(asked))]
+    if announcements is not None:
+        works.append(asyncio.ensure_future(announcements.keep()))
     try:
         done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
         for one in done:
@@ -131,6 +137,15 @@ async def serve(settings: Settings, enrolment: Enrolment) -> None:
         if cache is not None:
             await cache.close()
         store.close()
+
+
+def _find_listening(settings: Settings, address: str) -> Listening:
+    host, port = split_address(address)
+    return Listening(host, port, settings.certificate, settings.key)
+
+
+def _find_entry(broker: Broker) -> Entry:
+    return Entry(broker.path, GATEWAY, broker.password)
 
 
 async def _wait(asked: asyncio.Event) -> None:

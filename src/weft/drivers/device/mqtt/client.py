@@ -6,8 +6,12 @@ The server keeps its session: what came for it while it was away comes after it,
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import struct
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from weft.contracts.clock import Clock
 from weft.drivers.device.mqtt.packets import (
@@ -40,6 +44,14 @@ MOST_WAITING = 1000  # messages that the server hasn't acknowledged
 BUSY_MESSAGES, BUSY_SECONDS = 200, 0.1
 REST_SECONDS = 0.003  # between two reads then: the longest that a message waits for it
 _MOST_IDS = 65_535
+
+
+class Entry(NamedTuple):
+    """Where the server listens (host and port, or a Unix socket), and the login there."""
+
+    place: tuple[str, int] | Path
+    user: str
+    password: str
 
 
 class Pace:
@@ -102,11 +114,14 @@ class Login(asyncio.Protocol):
             self.end(f"it doesn't speak MQTT: {problem}")
         if answers and self.transport is not None:
             self.transport.write(b"".join(answers))
-        if messages:
+        if messages and self.transport is not None:
             self._pace.note(messages, self._client.find_elapsed())
-            if self._pace.is_busy and self.transport is not None:
+            rest = REST_SECONDS if self._pace.is_busy else 0.0
+            if self._client.most_in_second:
+                rest = max(rest, messages / self._client.most_in_second)
+            if rest:
                 self.transport.pause_reading()
-                asyncio.get_running_loop().call_later(REST_SECONDS, self.transport.resume_reading)
+                asyncio.get_running_loop().call_later(rest, self.transport.resume_reading)
 
     def _note_login(self, reason: int) -> None:
         if reason >= 0x80:
@@ -127,21 +142,21 @@ class Login(asyncio.Protocol):
 
 class MqttClient:
     """``on_message`` is called in the loop for each message, and the message is acknowledged after it; ``on_line`` hears "" when a
-    connection stands, and why it doesn't. ``find_place`` says where the server is: host, port."""
+    connection stands, and why it doesn't. ``find_entry`` is asked before each connection. Without ``session_seconds`` the server
+    keeps nothing for it, and sends each message once at most. ``most_in_second``: messages that are taken; 0: all."""
 
     def __init__(
         self,
         name: str,
-        user: str,
-        password: str,
-        find_place: Callable[[], tuple[str, int]],
+        find_entry: Callable[[], Entry],
         topics: Sequence[str],
         on_message: Callable[[Publish], None],
         clock: Clock,
         on_line: Callable[[str], None] = lambda _: None,
         session_seconds: int = 3600,
+        most_in_second: int = 0,
     ) -> None:
-        self._name, self._user, self._password, self._find_place = name, user, password, find_place
+        self._name, self._find_entry, self.most_in_second = name, find_entry, most_in_second
         self._topics, self.on_message, self._clock, self._on_line = list(topics), on_message, clock, on_line
         self._session_seconds = session_seconds
         self._login: Login | None = None
@@ -201,11 +216,11 @@ class MqttClient:
         if reason >= 0x80:
             raise Unavailable(f"the broker refuses it: {REFUSALS.get(reason, hex(reason))}")
 
-    def publish_unasked(self, topic: str, payload: bytes) -> bool:
+    def publish_unasked(self, topic: str | bytes, payload: bytes, *, retain: bool = False) -> bool:
         """QoS 0: sent if there is a connection."""
         if not self.is_connected or self._login is None or self._login.transport is None:
             return False
-        self._login.transport.write(write_publish(topic, payload))
+        self._login.transport.write(write_publish(topic, payload, retain=retain))
         return True
 
     def note_acknowledged(self, id: int, reason: int) -> None:
@@ -220,9 +235,9 @@ class MqttClient:
 
     async def _serve_once(self) -> str:
         """One connection until it ends; why it did."""
-        host, port = self._find_place()
+        entry = self._find_entry()
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, login = await asyncio.get_running_loop().create_connection(lambda: Login(self), host, port)
+            login = await _connect(entry.place, lambda: Login(self))
         assert login.transport is not None
         self._login = login
         try:
@@ -230,17 +245,20 @@ class MqttClient:
                 login.transport.write(
                     write_connect(
                         self._name,
-                        self._user,
-                        self._password,
+                        entry.user,
+                        entry.password,
                         keep_alive=2 * KEEP_ALIVE_SECONDS,
                         session_seconds=self._session_seconds,
+                        clean=not self._session_seconds,
                     )
                 )
                 if refused := await login.is_in:
                     return str(refused)
                 if self._topics:
                     id, future = self._begin()
-                    login.transport.write(write_subscribe(id, self._topics))
+                    login.transport.write(
+                        write_subscribe(id, self._topics, qos=1 if self._session_seconds else 0, own=False)
+                    )
                     if await future >= 0x80:
                         return "it refuses the subscription"
             self._set_problem("")
@@ -282,3 +300,25 @@ class MqttClient:
         if problem != self.problem:
             self.problem = problem
             self._on_line(problem)
+
+
+async def _connect(place: tuple[str, int] | Path, make: Callable[[], Login]) -> Login:
+    loop = asyncio.get_running_loop()
+    if not isinstance(place, Path):
+        _, login = await loop.create_connection(make, *place)
+        return login
+    folder = os.open(place.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        await loop.sock_connect(
+            line, f"/proc/self/fd/{folder}/{place.name}"
+        )  # its whole path may be too long for a socket
+        _, login = await loop.create_unix_connection(make, sock=line)
+    except BaseException as problem:
+        line.close()
+        if isinstance(problem, (FileNotFoundError, ConnectionRefusedError)):
+            raise Unavailable("the broker isn't running") from None
+        raise
+    finally:
+        os.close(folder)
+    return login

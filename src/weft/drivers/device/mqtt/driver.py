@@ -2,12 +2,12 @@
 
 A device publishes ``reported`` ({property: value}) and ``event``; it gets ``command`` ({id, set, expires}) while it is connected or
 keeps a session, and finds ``desired`` (retained) when it comes. Both end by MQTT's own expiry, so no command is delivered late.
+What devices announce comes from another broker, which strangers use; it is heard as far as its bounds go.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,30 +16,45 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
-from weft.drivers.device.mqtt.client import MqttClient
+from weft.drivers.device.mqtt.client import Entry, MqttClient
 from weft.drivers.device.mqtt.packets import Publish
 from weft.objects.errors import NotFound, TimedOut, Unavailable
 from weft.objects.identity import new_uid
 
-CLIENT = "weft-gateway"
+CLIENT = "weft-gateway"  # as the user is called: the broker lets nobody else have this id
 MOST_FOUND = 500
 MOST_BYTES = 64 << 10  # of a message
 MOST_PROPERTIES = 200  # of a message
 READ_SECONDS = 5.0
+MOST_BIRTHS = 100  # announcements that are read in a second
+KEPT_SECONDS = 120  # of a command that waits for a device: it is sent again sooner than that
 _ROOT = "weft"
 _decoder = msgspec.json.Decoder(dict[str, bool | int | float | str])
 
 
 class MqttDriver:
-    """``find_place``: the broker's host and port."""
+    """``find_entry``: of the devices' broker; ``find_births``: of that of announcements, None: there is none."""
 
     protocol = "mqtt"
 
-    def __init__(self, find_place: Callable[[], tuple[str, int]], user: str, password: str, clock: Clock) -> None:
-        topics = [f"{_ROOT}/+/+/reported", f"{_ROOT}/+/+/event", *TOPICS]
-        self._client = MqttClient(CLIENT, user, password, find_place, topics, self._take, clock, self._note_line)
+    def __init__(
+        self, find_entry: Callable[[], Entry], clock: Clock, find_births: Callable[[], Entry] | None = None
+    ) -> None:
+        topics = [f"{_ROOT}/+/+/reported", f"{_ROOT}/+/+/event"]
+        self._client = MqttClient(CLIENT, find_entry, topics, self._take, clock, self._note_line)
+        self._births: MqttClient | None = None
+        if find_births is not None:  # an id that strangers can't know, or they could take it
+            self._births = MqttClient(
+                new_uid(),
+                find_births,
+                TOPICS,
+                self._take_birth,
+                clock,
+                session_seconds=0,
+                most_in_second=MOST_BIRTHS,
+            )
         self._listener: Listener | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._things: dict[str, Thing] = {}
         self._reports: dict[bytes, str] = {}  # topic to uid
         self._events: dict[bytes, str] = {}
@@ -72,6 +87,8 @@ class MqttDriver:
         for future in self._reading.pop(uid, []):
             if not future.done():
                 future.cancel()
+        for leaf in ("reported", "event", "desired"):
+            self._client.publish_unasked(f"{root}/{leaf}", b"", retain=True)  # nothing of it stays in the broker
 
     async def read(self, uid: str, names: Sequence[str]) -> dict[str, Value]:
         """Asks the device for what it has; its next report is the answer."""
@@ -103,20 +120,22 @@ class MqttDriver:
         topic = self._find_topic(uid, "command")
         desired = self._find_topic(uid, "desired")
         await self._client.publish(desired, msgspec.json.encode(dict(values)), retain=True, expiry_seconds=whole)
-        await self._client.publish(topic, command, expiry_seconds=whole)
+        await self._client.publish(topic, command, expiry_seconds=min(whole, KEPT_SECONDS))
 
     def observe(self, listener: Listener) -> None:
         self._listener = listener
-        if self._task is None:
-            self._task = asyncio.create_task(self._client.keep())
+        if not self._tasks:
+            clients = [self._client] if self._births is None else [self._client, self._births]
+            self._tasks = [asyncio.create_task(one.keep()) for one in clients]
 
     async def close(self) -> None:
         self._client.close()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        if self._births is not None:
+            self._births.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
 
     def _find_topic(self, uid: str, leaf: str) -> str:
         thing = self._things.get(uid)
@@ -136,11 +155,12 @@ class MqttDriver:
         is_event = uid is None
         if uid is None:
             uid = self._events.get(message.topic)
-        if uid is None:
-            self._take_birth(message, listener)
+        if message.retained:  # what it once said isn't what it says now: its twin knows that
+            self._client.publish_unasked(message.topic, b"", retain=True)
             return
-        if message.retained:
-            return  # what it once said isn't what it says now: its twin knows that
+        if uid is None:
+            listener.note_refused("", "stranger")  # of a device that isn't connected here, or is no more
+            return
         if len(message.payload) > MOST_BYTES:
             listener.note_refused(uid, "size")
             return
@@ -160,15 +180,14 @@ class MqttDriver:
                     if not future.done():
                         future.set_result(dict(values))
 
-    def _take_birth(self, message: Publish, listener: Listener) -> None:
-        try:
-            topic = message.topic.decode()
-        except UnicodeDecodeError:
-            topic = ""
-        if topic.startswith(f"{_ROOT}/"):
-            listener.note_refused("", "stranger")  # of a device that isn't connected here, or is no more
+    def _take_birth(self, message: Publish) -> None:
+        listener = self._listener
+        if listener is None:
             return
-        found = read_birth(topic, message.payload) if topic else None
+        try:
+            found = read_birth(message.topic.decode(), message.payload)
+        except UnicodeDecodeError:
+            found = None
         if found is None:
             listener.note_refused("", "birth")
         elif found.address in self._found or len(self._found) < MOST_FOUND:

@@ -14,6 +14,7 @@ PING = b"\xc0\x00"
 GOODBYE = b"\xe0\x00"
 MOST_BYTES = 128 << 10  # of a packet that comes: the broker takes smaller messages only
 _SESSION_EXPIRY, _RECEIVE_MAXIMUM, _MESSAGE_EXPIRY, _MOST_PACKET = 0x11, 0x21, 0x02, 0x27
+_NO_LOCAL = 0x04
 REFUSALS = {
     0x80: "unspecified error", 0x84: "it doesn't speak MQTT 5", 0x85: "client id refused", 0x86: "wrong user or password",
     0x87: "not authorised", 0x88: "the server is unavailable", 0x89: "the server is busy", 0x8A: "banned",
@@ -75,11 +76,15 @@ def write_connect(
     return _frame(0x10, body)
 
 
-def write_subscribe(id: int, topics: list[str], qos: int = 1) -> bytes:
-    return _frame(0x82, struct.pack("!HB", id, 0) + b"".join(_text(topic) + bytes((qos,)) for topic in topics))
+def write_subscribe(id: int, topics: list[str], qos: int = 1, *, own: bool = True) -> bytes:
+    """Without ``own`` what the client itself publishes doesn't come back to it."""
+    options = bytes((qos if own else qos | _NO_LOCAL,))
+    return _frame(0x82, struct.pack("!HB", id, 0) + b"".join(_text(topic) + options for topic in topics))
 
 
-def write_publish(topic: str, payload: bytes, *, id: int = 0, retain: bool = False, expiry_seconds: int = 0) -> bytes:
+def write_publish(
+    topic: str | bytes, payload: bytes, *, id: int = 0, retain: bool = False, expiry_seconds: int = 0
+) -> bytes:
     """QoS 1 with an ``id``, else 0. ``expiry_seconds``: the server drops it when it couldn't be delivered for so long; 0: never."""
     properties = struct.pack("!BI", _MESSAGE_EXPIRY, expiry_seconds) if expiry_seconds else b""
     body = _text(topic) + (struct.pack("!H", id) if id else b"") + bytes((len(properties),)) + properties + payload
