@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 NOBODY = 65534
 _PARENT_DIES, _NO_NEW_PRIVILEGES = 1, 38  # prctl(2)
+_NEW_NET = 0x4000_0000
 
 
 def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) -> None:
@@ -27,6 +28,16 @@ def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) 
         _, hard = resource.getrlimit(what)
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (least, least))
+
+
+def leave_network() -> None:
+    """As root, go on in an empty network namespace; a root that may not have one, as in a container, stays where it is. Raises
+    OSError."""
+    if os.geteuid() == 0:
+        try:
+            _must(ctypes.CDLL(None, use_errno=True).unshare(_NEW_NET))
+        except PermissionError:
+            return
 
 
 def end_with(parent: int) -> None:

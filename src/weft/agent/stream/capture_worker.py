@@ -17,6 +17,7 @@ import socket
 import struct
 import sys
 
+from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
 
 HEAD = struct.Struct("<BI")
@@ -116,6 +117,7 @@ def main() -> None:
     source = socket.socket(fileno=0)
     os.nice(_NICE)
     drop_privileges(agent, {resource.RLIMIT_AS: MOST_MEMORY, resource.RLIMIT_NOFILE: 16, resource.RLIMIT_CORE: 0})
+    refuse_calls(FILES, NETWORK, OTHERS)
     recorder = Recorder(source, order)
 
     def stop(number: int, _: object) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import socket
@@ -16,6 +15,8 @@ from functools import lru_cache
 import msgspec
 
 from weft.backup.files.browse import Question, answer
+from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.unprivileged import leave_network
 from weft.objects.errors import DriverFailed, WeftError, error_from_dict
 
 NOBODY = 65534
@@ -23,7 +24,6 @@ MEMORY_BYTES = 512 << 20
 CPU_SECONDS = 600
 MOST_BYTES = 4 << 20  # of one message
 _BLOCK, _CACHED = 1 << 16, 256
-_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS
 _HEAD = struct.Struct(">cQI")  # what it is, an offset, a length
 _ASK, _READ, _DATA, _DONE, _ERROR = b"Q", b"R", b"D", b"E", b"X"
 
@@ -105,8 +105,7 @@ def _live(given: socket.socket) -> None:
 
 
 def _give_up_rights(given: socket.socket) -> socket.socket:
-    """All but the connection, which becomes descriptor 0: there can be no other one."""
-    library = ctypes.CDLL(None, use_errno=True)
+    """All but the connection, which becomes descriptor 0: there can be no other one, not even in its place."""
     os.dup2(given.detach(), 0)
     os.closerange(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     connection = socket.socket(fileno=0)
@@ -114,16 +113,17 @@ def _give_up_rights(given: socket.socket) -> socket.socket:
         (resource.RLIMIT_AS, MEMORY_BYTES),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 1),
+        (resource.RLIMIT_NOFILE, 0),
         (resource.RLIMIT_NPROC, 0),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(limit, (value, value))
+    leave_network()
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+    refuse_calls(FILES, NETWORK, OTHERS)
     return connection
 
 

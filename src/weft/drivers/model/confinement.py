@@ -1,7 +1,8 @@
 """What the process that runs models gives up before it reads one: rights, files, network, processes, memory.
 
 Models come from strangers. The libraries are loaded by then; the only descriptors are the socket to the gateway, the one for
-errors, and the models' own files, and no other can be opened: so there is no file, no socket and no thread to have.
+errors, and the models' own files. No other can be opened, also after one of these is closed: the limit is 0, and the kernel
+refuses the calls. So there is no file, no socket and no thread to have, and as root no network.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import os
 import resource
 from collections.abc import Sequence
 
-from weft.contracts.unprivileged import drop_privileges
+from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.unprivileged import drop_privileges, leave_network
 
 MEMORY_BYTES = 1 << 30  # of addresses; the libraries take about 280 MB of them
 # Beyond the users of policies (scheduler/own_policies/confine.py); each process has its own, so that none can touch another.
@@ -35,8 +37,10 @@ def confine(parent: int, connection: int, files: Sequence[int]) -> list[int]:
     limits = {
         resource.RLIMIT_AS: MEMORY_BYTES,
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: end,
+        resource.RLIMIT_NOFILE: 0,
         resource.RLIMIT_NPROC: 0,
     }
+    leave_network()
     drop_privileges(parent, limits, FIRST_USER + os.getpid() % USERS)
+    refuse_calls(FILES, NETWORK, OTHERS)
     return list(range(FIRST_FILE, end))

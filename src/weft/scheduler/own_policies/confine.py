@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 
+from weft.contracts.system_calls import OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
 
 # Beyond the users of guests (drivers/runtime/qemu/process/confinement.py); each worker has its own, so that none can touch another.
@@ -37,6 +38,7 @@ def confine(parent: int) -> None:
         resource.RLIMIT_NPROC: 0,
     }
     drop_privileges(parent, limits, FIRST_USER + os.getpid() % USERS)
+    refuse_calls(OTHERS, unix_sockets=True)
 
 
 def _must(result: int) -> None:

@@ -267,6 +267,11 @@ def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
         assert said["NoNewPrivs"].strip() == "1"
         assert said["Uid"].split()[0] == ("65534" if os.geteuid() == 0 else str(os.geteuid()))
         assert [one.name for one in (process / "fd").iterdir()] == ["0"]
+        limits = (process / "limits").read_text().splitlines()
+        assert next(line for line in limits if line.startswith("Max open files")).split()[3:5] == ["0", "0"]
+        assert said["Seccomp"].strip() == "2"
+        if os.geteuid() == 0:
+            assert (process / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
         return data[offset : offset + length]
 
     try:

@@ -1,0 +1,90 @@
+"""Calls that a process gives up: by the kernel of this machine, and their numbers by libseccomp."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+
+
+def in_a_child(work: Callable[[], str]) -> str:
+    """What ``work`` says in a process of its own."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, work().encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as said:
+        words = said.read().decode()
+    os.waitpid(child, 0)
+    return words
+
+
+def attempt(what: Callable[[], object]) -> str:
+    try:
+        what()
+    except OSError as problem:
+        return errno.errorcode[problem.errno or 0]
+    return "done"
+
+
+def test_a_process_that_gave_them_up_opens_no_file_and_no_socket_and_starts_no_program() -> None:
+    ours, theirs = socket.socketpair()
+
+    def work() -> str:
+        os.close(0)  # makes a number free
+        refuse_calls(FILES, NETWORK, OTHERS)
+        theirs.sendall(b"still there")
+        return " ".join(
+            (
+                attempt(lambda: os.open("/etc/passwd", os.O_RDONLY)),
+                attempt(lambda: os.memfd_create("x")),
+                attempt(lambda: socket.socket(socket.AF_UNIX)),
+                attempt(lambda: socket.socket(socket.AF_INET)),
+                attempt(lambda: os.execv("/bin/true", ["true"])),
+                attempt(lambda: os.unlink("/nowhere")),
+                attempt(lambda: os.stat("/etc/passwd")),
+            )
+        )
+
+    assert in_a_child(work) == "EPERM EPERM EPERM EPERM EPERM EPERM done"
+    assert ours.recv(100) == b"still there"
+    ours.close()
+    theirs.close()
+
+
+def test_without_sockets_of_a_machine_s_own_others_can_be_made() -> None:
+    def work() -> str:
+        refuse_calls(unix_sockets=True)
+        return " ".join(
+            (
+                attempt(lambda: socket.socket(socket.AF_UNIX)),
+                attempt(socket.socketpair),
+                attempt(lambda: socket.socket(socket.AF_INET)),
+                attempt(lambda: os.open("/etc/passwd", os.O_RDONLY)),
+            )
+        )
+
+    assert in_a_child(work) == "EPERM EPERM done done"
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)])
+@pytest.mark.parametrize("group", [FILES, NETWORK, OTHERS])
+def test_the_numbers_are_those_that_libseccomp_knows(
+    machine: str, number: int, group: Mapping[str, Mapping[str, int]]
+) -> None:
+    try:
+        library = ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        pytest.skip("libseccomp2 isn't installed")
+    given = group[machine]
+    assert {name: library.seccomp_syscall_resolve_name_arch(number, name.encode()) for name in given} == given
