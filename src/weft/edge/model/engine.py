@@ -171,6 +171,8 @@ class ModelEngine:
                 entry = self._entries[uid] = _Entry(model)
                 self.ran.setdefault(uid, Ran())
             entry.wanted, entry.devices = model, frozenset(devices)
+            for gone in entry.decided.keys() - entry.devices:
+                del entry.decided[gone]
             asked = {one.model.fallback.when for one in self._questions.values() if one.entry is entry}
             used = {model.fallback.when, entry.running.fallback.when if entry.running is not None else "", *asked}
             entry.condition = {when: one for when, one in entry.condition.items() if when in used}

@@ -52,12 +52,13 @@ class ModelTracker:
         self, models: Mapping[str, tuple[DecisionModel, Iterable[str]]], problems: Mapping[str, str] | None = None
     ) -> None:
         """These are all models now, by uid, each with the devices (uids) that it is for. ``problems``: why files aren't there."""
-        taken = dict(list(models.items())[:MOST_MODELS])
+        taken = {uid: (model, frozenset(devices)) for uid, (model, devices) in list(models.items())[:MOST_MODELS]}
         more = f"the gateway runs {MOST_MODELS} models, and this is one more"
         self._refused = {**(problems or {}), **dict.fromkeys(models.keys() - taken.keys(), more)}
         at = self._clock.elapsed()
         self._refused.update(self._engine.put(taken, at))
-        self._told = {key: was for key, was in self._told.items() if key[0] in taken}
+        known = {(uid, device) for uid, (_, devices) in taken.items() for device in devices}
+        self._told = {key: was for key, was in self._told.items() if key in known}
         if self._runner is not None:
             self._runner.put({uid: model.file for uid, (model, _) in taken.items()})
         self._act(at)

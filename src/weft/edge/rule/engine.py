@@ -61,7 +61,7 @@ class Firing(msgspec.Struct, frozen=True):
 class _Watch:
     """One rule for one device."""
 
-    __slots__ = ("fired", "fired_at", "has_fired", "rule", "since")
+    __slots__ = ("fired", "fired_at", "has_fired", "is_queued", "rule", "since")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -69,6 +69,9 @@ class _Watch:
         self.fired = False  # in this time that it holds
         self.has_fired = False
         self.fired_at = 0.0
+        self.is_queued = (
+            False  # it has its one entry in the heap, which may be earlier than it is due, and is never later
+        )
 
     def find_due(self) -> float | None:
         if self.since is None or self.fired:
@@ -96,8 +99,8 @@ class RuleEngine:
         if before is not None and before[0] != rule:
             self.remove(rule.uid)
             before = None
-        for gone in before[1] - chosen if before else ():
-            self._forget(gone, rule.uid)
+        if before is not None:
+            self._forget(before[1] - chosen, rule.uid)
         self._conditions[rule.uid] = condition, frozenset(attributes_of(tree))
         self._rules[rule.uid] = rule, chosen
         for device in chosen:
@@ -106,8 +109,7 @@ class RuleEngine:
     def remove(self, uid: str) -> None:
         _, devices = self._rules.pop(uid, (None, frozenset[str]()))
         self._conditions.pop(uid, None)
-        for device in devices:
-            self._forget(device, uid)
+        self._forget(devices, uid)
 
     def list_rules(self) -> set[str]:
         return set(self._rules)
@@ -131,7 +133,8 @@ class RuleEngine:
                 continue
             if due <= at:
                 firings.append(self._fire(watch, device, at))
-            elif watch.since == at:
+            elif not watch.is_queued:
+                watch.is_queued = True
                 heapq.heappush(self._due, (due, device, uid))
         return firings
 
@@ -140,13 +143,15 @@ class RuleEngine:
         firings = []
         while self._due and self._due[0][0] <= at:
             _, device, uid = heapq.heappop(self._due)
-            watch = self._watches.get(device, {}).get(uid)
-            due = watch.find_due() if watch is not None else None
-            if watch is None or due is None:
+            watch = self._watches[device][uid]
+            watch.is_queued = False
+            due = watch.find_due()
+            if due is None:
                 continue
             if due <= at:
                 firings.append(self._fire(watch, device, at))
             else:
+                watch.is_queued = True
                 heapq.heappush(self._due, (due, device, uid))
         return firings
 
@@ -159,8 +164,15 @@ class RuleEngine:
         watch.fired_at = at
         return Firing(watch.rule, device, at)
 
-    def _forget(self, device: str, uid: str) -> None:
-        watches = self._watches.get(device, {})
-        watches.pop(uid, None)
-        if not watches:
-            self._watches.pop(device, None)
+    def _forget(self, devices: Iterable[str], uid: str) -> None:
+        """Nothing of the rule stays for these devices."""
+        is_queued = False
+        for device in devices:
+            watches = self._watches[device]
+            is_queued |= watches.pop(uid).is_queued
+            if not watches:
+                del self._watches[device]
+        if is_queued:
+            gone = set(devices)
+            self._due = [one for one in self._due if one[2] != uid or one[1] not in gone]
+            heapq.heapify(self._due)

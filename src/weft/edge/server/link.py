@@ -259,6 +259,7 @@ class ServerLink:
         mqtt = [one for one in wanted.devices.values() if one.protocol == "mqtt"]
         names = {make_username(one.project, one.name): one for one in mqtt if one.credentials}
         self._hashes = {user: hashed for user, hashed in self._hashes.items() if user in names}
+        self._asked = {user: one for user, one in self._asked.items() if user in names}
         self._broker.put_devices([(one.project, one.name) for one in mqtt], self._hashes)
 
     async def _ask_passwords(self) -> None:

@@ -106,3 +106,38 @@ def test_the_same_rule_again_keeps_what_it_waits_for() -> None:
     engine.put(Rule("r", "default", "warm", "t > 8", for_seconds=10, then=(Effect(event="warm"),)), ["d", "e"])
     assert [one.device for one in engine.tick(10.0)] == ["d"]
     assert engine.watches("e")
+
+
+@pytest.mark.parametrize("given", [{"cooldown_seconds": 86400.0}, {"for_seconds": 3600.0}, {"for_seconds": 0.4}])
+def test_a_value_that_flaps_leaves_one_entry_for_each_rule_and_device(given: dict[str, float]) -> None:
+    engine = make(**given)
+    engine.put(Rule("s", "default", "hot", "t > 8", **given), ["d", "e"])
+    for second in range(1, 2001):
+        for device in ("d", "e"):
+            engine.note(device, {"t": 9 if second % 2 else 7}, float(second))
+            engine.note(device, {"t": 7}, second + 0.1)
+            engine.note(device, {"t": 9}, second + 0.2)
+        engine.tick(second + 0.3)
+        assert len(engine._due) <= 3
+
+
+def test_a_value_that_flaps_delays_a_rule_no_longer_than_its_time() -> None:
+    assert run(make(for_seconds=10), (0, 9), (5, 7), (6, 9), (7, 7), (8, 9), (10, None), (17.9, None), (18, None)) == [
+        18
+    ]
+    steps = [(float(at), 9 if at % 2 else 7) for at in range(1, 60)]
+    assert run(make(cooldown_seconds=60), *steps, (60.9, None), (61, None), (122, 7)) == [1, 61]
+
+
+def test_nothing_stays_of_rules_that_are_replaced_and_of_devices_that_go() -> None:
+    engine = make(for_seconds=3600)
+    for number in range(100):
+        engine.note("d", {"t": 9}, float(number))
+        engine.put(Rule("r", "default", "warm", f"t > {number / 100}", for_seconds=3600), ["d", f"d{number}"])
+        engine.note(f"d{number}", {"t": 9}, float(number))
+        engine.note("d", {"t": 9}, float(number))
+        assert len(engine._due) <= 2
+    engine.put(Rule("r", "default", "warm", "t > 0.99", for_seconds=3600), ["d"])
+    assert [device for _, device, _ in engine._due] == ["d"]
+    engine.remove("r")
+    assert engine._due == []
