@@ -14,6 +14,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.fields.cluster.link import (
     MOST_CA,
     MOST_URL,
+    TAKE_OVER,
     VALUE,
     ClusterWitness,
     Word,
@@ -71,6 +72,11 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+def may_take_over(link: ClusterSpec, project: str | None) -> bool:
+    """Whether replicas of that cluster in ``project`` may become VMs here without people."""
+    return TAKE_OVER in link.grants and project in link.projects
+
+
 def describe_unlinked(name: str) -> str:
     return f"cluster {name} isn't linked"
 
@@ -124,7 +130,7 @@ def _find_rights(old: ClusterSpec | None, new: ClusterSpec) -> Iterable[tuple[st
     if old is None:
         more = bool(new.grants)
     else:
-        more = not set(new.grants) <= set(old.grants) or not new.projects.keys() <= old.projects.keys()
+        more = not set(new.grants) <= set(old.grants) or not new.projects.items() <= old.projects.items()
     if more:
         yield GRANTS_TAKE, "let another cluster do more here"
 

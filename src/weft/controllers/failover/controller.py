@@ -45,8 +45,8 @@ from weft.failover.standby import Question, Silence, find_taken, follow_renewals
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED, TAKE_OVER
+from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, may_take_over
+from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
 from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER
 from weft.objects.envelope import Condition, set_condition
@@ -236,7 +236,8 @@ class Witnesses:
                 continue
             known = self._silences.get(group.item.uid)
             silence = self._silences[group.item.uid] = follow_renewals(known, spec.renewals, facts.PROMISE_SECONDS, now)
-            if may_be_lost and may_ask(silence, now) and TAKE_OVER in cluster.spec(ClusterSpec).grants:
+            granted = may_take_over(cluster.spec(ClusterSpec), group.item.envelope.project)
+            if may_be_lost and may_ask(silence, now) and granted:
                 found[group.name] = Question(spec.renewals, group.claim, site)
         return found
 
@@ -247,7 +248,7 @@ class Witnesses:
         failed = dict[str, str]()
         view, now = self._leadership.cache.view, self._leadership.clock.now()
         link = view.get(cluster.key)
-        if link is None or link.uid != cluster.uid or TAKE_OVER not in link.spec(ClusterSpec).grants:
+        if link is None or link.uid != cluster.uid:
             return failed
         for group, said in zip(groups, answers, strict=True):
             asked, item = questions.get(group.name), view.get(group.item.key)
@@ -256,6 +257,8 @@ class Witnesses:
             spec = item.spec(ReplicaSpec)
             claim = find_taken(asked, spec.renewals, said.answer, spec.returned)
             if claim is None or spec.role == PRIMARY or not spec.automatic or item.deleting:
+                continue
+            if not may_take_over(link.spec(ClusterSpec), item.envelope.project):
                 continue
             try:
                 await self._leadership.perform([plan_take_over(view, item, link, claim, now, self.name)])

@@ -17,7 +17,7 @@ from weft.failover.standby import find_unused, was_not_promoted
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
-from weft.kinds.cluster import ClusterSpec
+from weft.kinds.cluster import ClusterSpec, may_take_over
 from weft.kinds.fields.cluster.link import TAKE_OVER
 from weft.kinds.fields.recovery.run import RunMember
 from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, is_stopped_there
@@ -61,15 +61,16 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
 
 
 def plan_disarming(view: View, link: Item, groups: Sequence[Group], source: str) -> list[Commit]:
-    """Of the replicas that may take over no more, since people here took the grant away from the cluster of ``link``."""
+    """Of the replicas that may take over no more, since people here took the grant, or their project, away from the cluster of
+    ``link``."""
     commits = list[Commit]()
-    if TAKE_OVER in link.spec(ClusterSpec).grants:
-        return commits
     for group in groups:
         item = view.get(group.item.key) if group.is_standby else None
         if item is None or not (spec := item.spec(ReplicaSpec)).automatic or spec.role == PRIMARY:
             continue
-        message = f"cluster/{link.envelope.name} isn't granted {TAKE_OVER} any more: nothing takes over from it"
+        if may_take_over(link.spec(ClusterSpec), item.envelope.project):
+            continue
+        message = f"cluster/{link.envelope.name} isn't granted {TAKE_OVER} in this project any more: nothing takes over from it"
         draft = Draft()
         draft.change(item, spec=replace(spec, automatic=False))
         made = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, source)])

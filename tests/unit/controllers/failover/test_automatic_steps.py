@@ -32,8 +32,8 @@ class Leadership:
             self.view.put_item(envelope.key, Item(envelope))
 
 
-def make_cluster(name: str, phase: str, grant: Word = "take-over") -> Item:
-    spec = ClusterSpec(url="https://x", ca="", grants=["replicate", grant])
+def make_cluster(name: str, phase: str, grant: Word = "take-over", project: str = "default") -> Item:
+    spec = ClusterSpec(url="https://x", ca="", grants=["replicate", grant], projects={project: project})
     return Item(CLUSTER.make(name, spec, 1.0, uid=name, status=ClusterStatus(phase=phase)))
 
 
@@ -62,10 +62,11 @@ def test_what_people_grant_no_more_is_disarmed() -> None:
     view = Leadership(make_replica()).view
     groups = list_groups(view, "east", "west", "east")
     assert not plan_disarming(view, make_cluster("east", "Linked"), groups, "w")
-    (commit,) = plan_disarming(view, make_cluster("east", "Linked", "run"), groups, "w")
-    assert [event.reason for event in commit.events] == ["Disarmed"]
-    (write,) = commit.writes
-    assert not decode_part(decode_envelope(write.value, 1).spec, ReplicaSpec).automatic  # type: ignore[union-attr]
+    for link in (make_cluster("east", "Linked", "run"), make_cluster("east", "Linked", project="other")):
+        (commit,) = plan_disarming(view, link, groups, "w")
+        assert [event.reason for event in commit.events] == ["Disarmed"]
+        (write,) = commit.writes
+        assert not decode_part(decode_envelope(write.value, 1).spec, ReplicaSpec).automatic  # type: ignore[union-attr]
 
 
 async def test_a_word_that_is_refused_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
