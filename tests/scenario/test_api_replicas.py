@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -179,7 +180,7 @@ def test_who_may_not_promote_fails_nothing_over(lab: DoorsLab) -> None:
 
 def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) -> None:
     """What a deployment keeps running would run again beside its copy."""
-    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca=""), 1.0))
+    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca="", projects={"default": "lab"}), 1.0))
     owner = Ref("deployment", "shop", "d", "default")
     lab.put(VM.make("shop-1", VmSpec(image="tiny"), 1.0, project="default", owner=owner))
     lab.put(VM.make("own", VmSpec(image="tiny"), 1.0, project="default"))
@@ -193,7 +194,7 @@ def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) ->
 
 def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated(lab: DoorsLab) -> None:
     """It would be a Failed replication that people have to delete."""
-    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca=""), 1.0))
+    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca="", projects={"default": "lab"}), 1.0))
     lab.put(VM.make("gone", VmSpec(image="tiny", run="stop", departed="west/lab/gone"), 1.0, project="default"))
     spec = {"of": "vm/gone", "cluster": "west"}
     with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is lab/gone") as told:
@@ -202,9 +203,33 @@ def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated
     assert lab.client.list("replication").items == []
 
 
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_replication_is_refused_of_a_project_that_the_link_is_not_for(lab: DoorsLab, automatic: bool) -> None:
+    """Whatever project there its people name: the administrators of the link say where it leads."""
+    lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1", ca="", projects={"default": "lab"}), 1.0))
+    lab.client.create({"kind": "project", "name": "atk", "spec": {}})
+    for project in ("default", "atk"):
+        lab.put(VM.make("web", VmSpec(image="tiny"), 1.0, project=project))
+
+    def make(project: str, **spec: Any) -> dict[str, Any]:
+        given = {"of": "vm/web", "cluster": "west", "automatic": automatic, **spec}
+        return lab.client.create({"kind": "replication", "name": "web", "project": project, "spec": given})
+
+    for there in ({}, {"project_there": "lab"}, {"project_there": "default"}, {"project_there": "atk"}):
+        with pytest.raises(Forbidden, match="the link with cluster west is not for project atk") as refused:
+            make("atk", **there)
+        assert (refused.value.token, refused.value.field) == ("projectNotLinked", "spec.cluster")
+    with pytest.raises(InvalidInput, match="leads from project default to lab, and to no other") as wrong:
+        make("default", project_there="default")
+    assert wrong.value.field == "spec.project_there"
+    assert make("default", project_there="lab")["spec"]["project_there"] == "lab"
+
+
 def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(lab: DoorsLab) -> None:
     for name in ("west", "south"):
-        lab.put(CLUSTER.make(name, ClusterSpec(url="https://10.0.0.1", ca="c"), 1.0, uid=name))
+        lab.put(
+            CLUSTER.make(name, ClusterSpec(url="https://10.0.0.1", ca="c", projects={"default": "lab"}), 1.0, uid=name)
+        )
     lab.put(VM.make("shop", VmSpec(image="tiny"), 1.0, uid="v", project="default"))
 
     def make(name: str, *, automatic: bool) -> None:

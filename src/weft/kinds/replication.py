@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import LOCAL
+from weft.kinds.cluster import ClusterSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.cluster.link import (
     ARMED,
@@ -44,7 +45,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.replica import Keep, Rpo
-from weft.objects.errors import IllegalTransition, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
@@ -60,7 +61,7 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
     ] = "async"
     keep: Keep = 3
     project_there: Annotated[
-        str, field("Project there; unset: as the link says, else the same name", change="never", name=True)
+        str, field("Project there, which the link's ``projects`` say; another is refused", change="never", name=True)
     ] = ""
     pool: Annotated[str, field("Storage pool there", change="never", name=True)] = LOCAL
     replica: Annotated[str, field("Name of the replica; unset: that of this object", change="never", name=True)] = ""
@@ -256,6 +257,25 @@ def _refuse_departed(_: ReplicationSpec, named: Mapping[str, Any]) -> None:
             raise refusal
 
 
+def _refuse_other_project(spec: ReplicationSpec, cluster: ClusterSpec, project: str | None) -> None:
+    """Raise Forbidden unless the link is for ``project``, InvalidInput unless it leads to the project that people name."""
+    there = cluster.projects.get(project or "")
+    if there is None:
+        raise Forbidden(
+            f"spec.cluster: the link with cluster {spec.cluster} is not for project {project}",
+            reason="projectNotLinked",
+            field="spec.cluster",
+            hint=f"ask an administrator of the fabric: weft cluster set {spec.cluster} --projects {project}=THERE, with those "
+            "that it has",
+        )
+    if spec.project_there not in ("", there):
+        raise InvalidInput(
+            f"spec.project_there: the link with cluster {spec.cluster} leads from project {project} to {there}, and to no other",
+            field="spec.project_there",
+            hint="leave it out",
+        )
+
+
 def _name_taken_over(spec: ReplicationSpec) -> str:
     """Whose replica takes over automatically; "": none does. Two of one VM would both take over."""
     return spec.of if spec.automatic else ""
@@ -317,7 +337,7 @@ REPLICATION = Kind(
             agrees_once=True,
             alone="starts and replaces it, also while a copy of it runs at the other cluster",
         ),
-        Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),
+        Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True, fits=_refuse_other_project),
     ),
     verbs=(
         Verb(
