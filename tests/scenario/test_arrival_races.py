@@ -81,7 +81,7 @@ class Arriving:
             "node_uid": "n",
             "allocation": f"s-{name}",
         }
-        client = connect_peer(self._link)
+        client = connect_peer(self._link).ask_for("default")
         try:
             return client.create({"kind": "arrival", "name": f"{name}-m", "project": "default", "spec": spec})
         finally:

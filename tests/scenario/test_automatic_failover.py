@@ -56,6 +56,7 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
                 "west",
                 west,
                 west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"}),
+                projects={"default": "default"},
             )
             put_pair(east, west)
             put_guarded(east, guard="")
@@ -88,7 +89,7 @@ def test_a_replica_takes_over_only_while_the_vm_is_held(tmp_path: Path, monkeypa
             assert not is_automatic(west)
             # A word of before that comes late counts nothing.
             late = {"origin": "a" * 32, "automatic": True, "arming": 1}
-            client = connect_peer(east.peer("west"))
+            client = connect_peer(east.peer("west")).ask_for("default")
             with pytest.raises(IllegalTransition, match="a later turn"):
                 client.verb("replica", "web", "arm", late, project="default")
             client.close()

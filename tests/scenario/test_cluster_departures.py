@@ -49,7 +49,7 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
                 if world is not None and world.handed_over:
                     world.taken_over = True
                     there[name] = msgspec.structs.replace(seen, phase="Arrived", pause_ms=21)
-            return [there.get(name) for _, name in places]
+            return [there.get(name) for _, name, _ in places]
 
         async def perform(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
             answers: list[SeenArrival | WeftError] = []
@@ -103,7 +103,7 @@ async def test_a_guest_is_not_let_go_on_here_by_an_old_report_that_it_stays(tmp_
 
         async def ask(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
             if not cut.is_set():
-                return [there.get(name) for _, name in places]
+                return [there.get(name) for _, name, _ in places]
             asked.set()
             await answers.wait()
             return [Unavailable("no answer in time") for _ in places]

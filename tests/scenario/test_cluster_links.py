@@ -32,6 +32,7 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.objects.identity import SERVER_NAME
+from weft.protocol.link import PROJECT_HEADER
 
 
 @pytest.fixture
@@ -40,10 +41,14 @@ def sides(tmp_path: Path) -> Iterator[tuple[Side, Side]]:
         yield both
 
 
-def as_peer(asker: Side, name: str, asked: Side) -> Client:
-    """What anyone can do at ``asked`` with the token that ``asker`` has for it."""
+def as_peer(asker: Side, name: str, asked: Side, own_project: str = "default") -> Client:
+    """What anyone can do at ``asked`` with the token that ``asker`` has for it, who says that it is for ``own_project`` of its own;
+    "": and says of none."""
     context = msgspec.structs.replace(asked.context, token=asker.bearer(name), server_name=SERVER_NAME)
-    return asked.connect(context)
+    client = asked.connect(context)
+    if own_project:
+        client.http.on_request = lambda request: request.headers.update({PROJECT_HEADER: own_project})
+    return client
 
 
 def test_one_token_links_both_ways_and_works_once(sides: tuple[Side, Side]) -> None:
@@ -186,6 +191,45 @@ def test_grants_are_for_the_link_s_projects_and_taken_at_once(sides: tuple[Side,
         west.client.patch("cluster", "east", {"spec": {"ca": "x"}})
     with pytest.raises(InvalidInput, match="only a link sets it"):
         west.client.patch("cluster", "east", {"spec": {"sealed": {"token": None}}})
+
+
+def test_a_cluster_has_rights_only_for_the_project_of_its_own_that_the_link_here_leads_to(
+    sides: tuple[Side, Side],
+) -> None:
+    """What it says is compared with this side's own map: an older cluster, which says nothing, and one whose map is another, or
+    which took the word of its people for it, reach nobody here."""
+    east, west = sides
+    for name in ("lab", "till"):
+        west.client.create({"kind": "project", "name": name, "spec": {}})
+    terms = {"grants": ["replicate", "run", "migrate"], "projects": {"lab": "default", "till": "shop"}}
+    east.link("west", west, west.link_token("east", **terms))
+    west.put(VM.make("own", VmSpec(image="tiny"), 1.0, project="lab", creator="cluster:east"))
+    replica = {"of": "vm/web", "origin": "o", "disks": {"root": 1}}
+
+    def list_answers(own_project: str, project: str) -> list[int]:
+        peer = as_peer(east, "west", west, own_project).http
+        asked = [
+            peer.request("GET", f"/v1/projects/{project}/vms/own"),
+            peer.request("GET", f"/v1/projects/{project}/vms"),
+            peer.request(
+                "POST", f"/v1/projects/{project}/replicas", {"kind": "replica", "name": "web", "spec": replica}
+            ),
+            peer.request("POST", f"/v1/projects/{project}/arrivals", {"kind": "arrival", "name": "web", "spec": {}}),
+            peer.request("PATCH", f"/v1/projects/{project}/vms/own", {"labels": {"a": "b"}}),
+            peer.request("DELETE", f"/v1/projects/{project}/vms/own"),
+        ]
+        return [answer.status for answer in asked]
+
+    for own_project in ("", "shop", "lab", "atk", "default, shop"):
+        assert list_answers(own_project, "lab") == [403] * 6, own_project
+    assert list_answers("default", "till") == [403] * 6
+    with pytest.raises(Forbidden, match="doesn't say which of its own projects it asks for") as told:
+        as_peer(east, "west", west, "").get("vm", "own", project="lab")
+    assert "update that cluster" in str(told.value.hint)
+    with pytest.raises(Forbidden, match="for its project atk"):
+        as_peer(east, "west", west, "atk").get("vm", "own", project="lab")
+    answered = list_answers("default", "lab")
+    assert 403 not in answered and answered[2] == 201, answered
 
 
 def test_a_cluster_that_runs_workloads_deletes_only_what_it_made(sides: tuple[Side, Side]) -> None:

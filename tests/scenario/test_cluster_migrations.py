@@ -136,7 +136,7 @@ def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_o
     assert over["status"]["phase"] == "Cancelled", over["status"]
     west_arrivals(west, 0)
     west.create_vm("own")
-    link = connect_peer(east.side.peer("west"))
+    link = connect_peer(east.side.peer("west")).ask_for("default")
     (own,) = west.side.run(west.lab.endpoints())
     kept = {"kind": "arrival", "name": "a", "project": "default"}
     for change, said in (

@@ -151,7 +151,7 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
     there: dict[str, Seen] = {}
 
     async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
-        assert places == [("vm", "lab")]
+        assert places == [("vm", "lab", "default")]
         return {places[0]: dict(there)}
 
     async def perform(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:

@@ -156,6 +156,7 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
                 "west",
                 west,
                 west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"}),
+                projects={"default": "default"},
             )
             for side, name, site in ((east, "west", "east"), (west, "east", "west")):
                 set_witness(side, name, place, site)
@@ -196,7 +197,10 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
 def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
     with two_sides(tmp_path) as (east, west):
         east.link(
-            "west", west, west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"})
+            "west",
+            west,
+            west.link_token("east", grants=["replicate", "take-over"], projects={"default": "default"}),
+            projects={"default": "default"},
         )
         put_pair(east, west)
         renew(east, "web")
@@ -216,7 +220,7 @@ def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
 
 
 def renew(east: Side, name: str, origin: str = "a" * 32) -> None:
-    client = connect_peer(east.peer("west"))
+    client = connect_peer(east.peer("west")).ask_for("default")
     try:
         client.verb("replica", name, "renew", {"origin": origin}, project="default")
     finally:

@@ -66,7 +66,8 @@ async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)
         context.busy += 1
         try:
-            call.known_actor = find_known(context, call.bearer) or await authenticate(context, call)
+            actor = find_known(context, call.bearer) or await authenticate(context, call)
+            call.known_actor = actor.ask_for(call.asked_for) if actor.is_cluster else actor
             if found.topic.when == "always":
                 context.audit.require_space()
             if found.project and context.rates.has_limits:

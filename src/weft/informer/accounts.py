@@ -122,7 +122,7 @@ def _read_linked(envelope: Envelope) -> Linked | None:
         return None
     spec, phase = decode_part(envelope.spec, ClusterSpec), decode_part(envelope.status, ClusterStatus).phase
     grants = () if phase == "Suspect" else tuple(spec.grants)
-    return Linked(envelope.uid, grants, tuple(spec.projects))
+    return Linked(envelope.uid, grants, tuple(spec.projects.items()))
 
 
 def _read_binding(envelope: Envelope) -> RoleBindingSpec:

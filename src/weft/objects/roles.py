@@ -29,11 +29,13 @@ ALL: Final = "fabric-admin"  # the role with all rights
 
 
 class Grant(NamedTuple):
-    """A role in a project, or in all of them, and the permissions that it gives there."""
+    """A role in a project, or in all of them, and the permissions that it gives there. ``peer_project``: of a linked cluster, the
+    project there that this one is linked with."""
 
     role: str
     project: str | None = None
     permissions: frozenset[str] = frozenset()
+    peer_project: str = ""
 
     def gives(self, permission: str, where: str | None) -> bool:
         """Whether it gives ``permission`` in the project ``where`` (None: in no project, or in all of them)."""

@@ -9,6 +9,7 @@ import msgspec
 
 # Of links: which messages there are, and what they mean. A cluster speaks all from the first to the second.
 OLDEST, NEWEST = 1, 1
+PROJECT_HEADER = "weft-project"  # of a request over a link: the project of the cluster that asks, for which it does
 PATH = "/v1/link"  # POST with a link token: link; GET with the token of a link: hello
 _TEXT = re.compile(r"(weft_[a-z0-9][-a-z0-9]{0,62}_[0-9a-f]{64})\.([0-9a-f]{64})")
 

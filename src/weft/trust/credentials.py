@@ -43,6 +43,7 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
     limit: Grant | None = None  # of a user's token: what it may do at most
     user: Ref | None = None  # whose token it is
     peer: Peer | None = None  # the node's certificate
+    own_project: str = ""  # of a linked cluster: which of its own projects it asks for
 
     @property
     def creator(self) -> str:
@@ -73,6 +74,13 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
     def is_cluster(self) -> bool:
         """Whether it is a linked cluster, which has rights only on what it has made itself."""
         return self.kind == "person" and self.name.startswith(CLUSTER_PREFIX)
+
+    def ask_for(self, own_project: str) -> Actor:
+        """The same actor; as a linked cluster with its rights for ``own_project``, a project there, alone."""
+        if not self.is_cluster:
+            return self
+        kept = tuple(grant for grant in self.grants if grant.peer_project in ("", own_project))
+        return msgspec.structs.replace(self, grants=kept, own_project=own_project)
 
     def is_kept_from(self, creator: str) -> bool:
         """Whether objects that ``creator`` made are not there for it."""
@@ -139,6 +147,8 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
             )
         if self.user is not None:
             return self._refuse_user(takes, project, what)
+        if self.is_cluster:
+            return self._refuse_cluster(permission, project, what)
         if self.project is not None and self.project != project:
             where = f"in {project[:80]}" if project else "outside it"
             known = PERMISSIONS.get(permission)
@@ -149,6 +159,19 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
             )
         hint = f"{takes}: weft token create NAME --role ROLE, or ask an administrator"
         return Forbidden(f"{self.name} has role {self.role}: it can't {what}", hint=hint)
+
+    def _refuse_cluster(self, permission: str, project: str | None, what: str) -> Forbidden:
+        where = f" in {project[:80]}" if project else ""
+        if project and not self.own_project:
+            return Forbidden(
+                f"{self.name} can't {what}{where}: it doesn't say which of its own projects it asks for",
+                hint="update that cluster: older releases don't say it",
+            )
+        whose = f" for its project {self.own_project[:80]}" if self.own_project else ""
+        return Forbidden(
+            f"{self.name} can't {what}{where}: the link doesn't grant {permission}{whose} there",
+            hint="compare grants and projects of the link at both clusters: weft cluster list -o yaml",
+        )
 
     def _refuse_user(self, takes: str, project: str | None, what: str) -> Forbidden:
         where = f" in {project[:80]}" if project else ""

@@ -34,7 +34,7 @@ class Linked(NamedTuple):
 
     uid: str  # of its object here
     grants: tuple[str, ...]
-    projects: tuple[str, ...]  # the link's, here
+    projects: tuple[tuple[str, str], ...]  # the link's: each one here with the one there
 
 
 class Directory:
@@ -98,7 +98,7 @@ class Directory:
         found = [Grant(_LINK, None, _GREETS)]
         given = frozenset[str]().union(*(find_permissions(GRANTS.get(word, {})) for word in linked.grants))
         if given:
-            found += [Grant(_LINK, project, given) for project in linked.projects]
+            found += [Grant(_LINK, here, given, there) for here, there in linked.projects]
         return tuple(found)
 
     def list_grants(self, user: str | None, groups: Sequence[str], claims: Sequence[str] = ()) -> Grants:

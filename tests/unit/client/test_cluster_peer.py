@@ -107,6 +107,22 @@ def test_a_good_answer_is_taken_with_fields_that_this_release_does_not_know(tmp_
         assert ask_hello(link).epoch == "e"
 
 
+def test_a_request_says_which_project_here_it_is_for(tmp_path: Path) -> None:
+    said = []
+
+    def respond(handler: http.server.BaseHTTPRequestHandler) -> None:
+        said.append((handler.path, handler.headers.get("weft-project")))
+        reply(200, b"{}")(handler)
+
+    with far(tmp_path, respond) as link, contextlib.closing(connect_peer(link)) as client:
+        client.ask_for("shop").get("replica", "web", project="mall")
+        hold.renew_holds(link, [hold.Hold("mall", "web", "o", "till"), hold.Hold("", "web", "o", "atk")])
+    assert said == [
+        ("/v1/projects/mall/replicas/web", "shop"),
+        ("/v1/projects/mall/replicas/web:renew", "till"),
+    ]
+
+
 BAD: dict[str, tuple[Respond, type[WeftError], str]] = {
     "a token that counts no more": (reply(401, b"{}"), NotAuthenticated, "linkRefused"),
     "a right that was taken": (reply(403, b"{}"), NotAuthenticated, "linkRefused"),
@@ -192,8 +208,8 @@ def test_a_word_about_a_hold_takes_no_longer_than_its_time_however_slowly_the_an
     asked = threading.Event()
 
     def ask(link: PeerLink) -> None:
-        assert hold.read_arming(link, hold.Hold("p", "web", "o")).outcome == "silent"
-        assert hold.renew_holds(link, [hold.Hold("p", "web", "o")]) == [False]
+        assert hold.read_arming(link, hold.Hold("p", "web", "o", "own")).outcome == "silent"
+        assert hold.renew_holds(link, [hold.Hold("p", "web", "o", "own")]) == [False]
         asked.set()
 
     with far(tmp_path, respond) as link:

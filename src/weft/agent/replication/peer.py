@@ -15,8 +15,7 @@ from typing import Any
 import msgspec
 
 from weft.backup.process.nbd import NbdClient
-from weft.client.api import Client
-from weft.client.cluster.peer import MOST_ANSWER_BYTES, MOST_SECONDS
+from weft.client.cluster.peer import MOST_ANSWER_BYTES, MOST_SECONDS, PeerClient
 from weft.client.context import Context
 from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
@@ -55,11 +54,15 @@ class _Replica(msgspec.Struct):
 class Peer:
     """``stopped``: set to end what another thread does here."""
 
-    def __init__(self, link: OpenedLink, project: str) -> None:
+    def __init__(self, link: OpenedLink, project: str, own_project: str) -> None:
         self.stopped = threading.Event()
         context = Context(server=link.url, ca=link.ca, token=link.token, server_name=SERVER_NAME, project=project)
-        self._client = Client(
-            context, timeout_seconds=ASK_SECONDS, most_answer_bytes=MOST_ANSWER_BYTES, most_seconds=MOST_SECONDS
+        self._client = PeerClient(
+            context,
+            own_project,
+            timeout_seconds=ASK_SECONDS,
+            most_answer_bytes=MOST_ANSWER_BYTES,
+            most_seconds=MOST_SECONDS,
         )
         self._tls = make_tls(context)
 

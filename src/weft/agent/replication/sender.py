@@ -115,7 +115,7 @@ class Sender:
             age = max(age, link.now - order.begun_at)
         order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
         late = importlib.import_module("weft.agent.replication.peer")  # see above
-        peer = late.Peer(link, order.project)
+        peer = late.Peer(link, order.project, order.own_project)
         try:
             await asyncio.to_thread(put_replica, peer, order)
             since = parent = order.since

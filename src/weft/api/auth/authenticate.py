@@ -58,7 +58,7 @@ async def identify_again(context: ApiContext, actor: Actor) -> Actor | None:
             await require_enrolled(context, actor)
             return actor
         facts = await _find(context, actor.id)
-        return None if facts is None else await _make_actor(context, facts)
+        return None if facts is None else (await _make_actor(context, facts)).ask_for(actor.own_project)
     except (Forbidden, NotAuthenticated):
         return None
 

@@ -17,6 +17,7 @@ from weft.objects.envelope import Envelope, show_revision
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField, WeftError
 from weft.objects.schema import suggest
 from weft.objects.spec_change import FieldChange
+from weft.protocol.link import PROJECT_HEADER
 from weft.serving.answer import Answer
 from weft.serving.request import BodyLost, Request
 from weft.trust.credentials import Actor
@@ -87,6 +88,11 @@ class Call:
     def bearer(self) -> str:
         """The Authorization header; "" if there is none."""
         return self.request.header(b"authorization")
+
+    @property
+    def asked_for(self) -> str:
+        """Of a linked cluster, the project there that it asks for; "" if it doesn't say."""
+        return self.request.header(PROJECT_HEADER.encode())
 
     @property
     def peer(self) -> Peer | None:

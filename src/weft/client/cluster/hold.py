@@ -4,25 +4,25 @@ Blocking; usable from threads."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.client.api import Client
-from weft.client.cluster.peer import MOST_TEXT, PeerLink, connect_peer
+from weft.client.cluster.peer import MOST_TEXT, PeerClient, PeerLink, connect_peer
 from weft.contracts.clock import read_boot_time
-from weft.objects.errors import NotFound, Unavailable, WeftError
+from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 
 REQUEST_SECONDS = 3.0  # for all of one, however slowly its answer comes
 ROUND_SECONDS = 8.0  # after which it begins no request more
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """Of one VM: its replica there, and the uid of the replication here."""
+    """Of one VM: its replica there, in ``project``, and the uid of the replication here, in ``own_project``."""
 
-    project: str
+    project: str  # "": the link has none for ``own_project``, so nothing can be asked
     replica: str
     origin: str
+    own_project: str
 
 
 def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
@@ -34,7 +34,7 @@ def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
             if read_boot_time() - begun > ROUND_SECONDS:
                 break
             try:
-                client.verb("replica", one.replica, "renew", {"origin": one.origin}, project=one.project)
+                _ask(client, one, "renew", {"origin": one.origin})
                 renewed.append(True)
             except WeftError:
                 renewed.append(False)
@@ -43,8 +43,18 @@ def renew_holds(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
     return [*renewed, *[None] * (len(holds) - len(renewed))]
 
 
-def _connect(link: PeerLink) -> Client:
+def _connect(link: PeerLink) -> PeerClient:
     return connect_peer(link, timeout_seconds=REQUEST_SECONDS, most_seconds=REQUEST_SECONDS)
+
+
+def _ask(client: PeerClient, hold: Hold, verb: str, given: dict[str, Any]) -> None:
+    _check_linked(hold)
+    client.ask_for(hold.own_project).verb("replica", hold.replica, verb, given, project=hold.project)
+
+
+def _check_linked(hold: Hold) -> None:
+    if not hold.project:
+        raise Forbidden(f"the link is not for project {hold.own_project}", reason="projectNotLinked")
 
 
 class ArmingAnswer(msgspec.Struct, frozen=True):
@@ -64,7 +74,7 @@ def arm_replica(link: PeerLink, hold: Hold, *, automatic: bool, arming: int) -> 
     client = _connect(link)
     given = {"origin": hold.origin, "automatic": automatic, "arming": arming}
     try:
-        client.verb("replica", hold.replica, "arm", given, project=hold.project)
+        _ask(client, hold, "arm", given)
         return ArmingAnswer("done", automatic=automatic, arming=arming)
     except Unavailable as problem:
         return ArmingAnswer("silent", problem.message[:MOST_TEXT])
@@ -92,7 +102,9 @@ def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
     """What the replica at the other cluster knows: ``done``, with its fields."""
     client = _connect(link)
     try:
-        there = msgspec.convert(client.get("replica", hold.replica, project=hold.project), _Replica).spec
+        _check_linked(hold)
+        found = client.ask_for(hold.own_project).get("replica", hold.replica, project=hold.project)
+        there = msgspec.convert(found, _Replica).spec
     except Unavailable as problem:
         return ArmingAnswer("silent", problem.message[:MOST_TEXT])
     except NotFound:

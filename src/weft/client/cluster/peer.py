@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from weft.client.answer import Answer
 from weft.client.api import Client
+from weft.client.connection import Request
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.objects.errors import AlreadyExists, InvalidInput, NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.protocol.link import PATH, AcceptAnswer, AcceptInput, HelloAnswer
+from weft.protocol.link import PATH, PROJECT_HEADER, AcceptAnswer, AcceptInput, HelloAnswer
 from weft.trust.redaction import hide_in_text
 
 MOST_ANSWER_BYTES = 1 << 20
@@ -45,16 +46,34 @@ class PeerLink(msgspec.Struct, frozen=True):
         return Context(server=self.url, ca=self.ca, token=self.token, server_name=SERVER_NAME)
 
 
+class PeerClient(Client):
+    """The API of another cluster, for one thread. It says of each request which project of this cluster it is for, which the
+    other one compares with its own link."""
+
+    def __init__(self, context: Context, own_project: str = "", **given: Any) -> None:
+        super().__init__(context, **given)
+        self._own_project = own_project
+        self.http.on_request = self._name_project
+
+    def ask_for(self, own_project: str) -> PeerClient:
+        """The same client, whose next requests are for this project here."""
+        self._own_project = own_project
+        return self
+
+    def _name_project(self, request: Request) -> None:
+        request.headers[PROJECT_HEADER] = self._own_project
+
+
 def connect_peer(
     link: PeerLink,
     *,
     timeout_seconds: float = SILENCE_SECONDS,
     most_answer_bytes: int = MOST_ANSWER_BYTES,
     most_seconds: float = MOST_SECONDS,
-) -> Client:
+) -> PeerClient:
     """The other cluster's API, with the rights that the link has there. Its methods raise as ``Client``'s do; an answer of more
     than ``most_answer_bytes``, or a request that takes longer than ``most_seconds``, raises Unavailable. Close it."""
-    return Client(
+    return PeerClient(
         link.context,
         timeout_seconds=timeout_seconds,
         most_answer_bytes=most_answer_bytes,

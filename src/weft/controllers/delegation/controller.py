@@ -33,6 +33,7 @@ from weft.kinds.delegation import (
     DelegationSpec,
     DelegationStatus,
 )
+from weft.kinds.fields.cluster.link import find_project_there
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import object_key
 
@@ -96,7 +97,7 @@ class Delegations:
         listed: Listed = {}
         link, asked_at = None, self._clock.elapsed()
         if cluster is not None and cluster.status(ClusterStatus).phase == LINKED:
-            places = sorted({(one.spec.workload, one.project) for one in ones if one.project})
+            places = sorted({_place_of(one) for one in ones if one.project})
             try:
                 link = read_link(cluster, self._unseal)
                 listed = await self._ask(link, places) if places else {}
@@ -110,7 +111,7 @@ class Delegations:
             status = cluster.status(ClusterStatus) if cluster is not None else None
             await self._note([(by_key[one.key], plan_unreachable(one, status), one.is_over) for one in ones])
             return
-        turn = [plan_turn(one, listed.get((one.spec.workload, one.project))) for one in ones]
+        turn = [plan_turn(one, listed.get(_place_of(one))) for one in ones]
         # What was refused, or had no answer, is tried again last.
         turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.attempt))
         acting = [one for one in turn if one.act is not None][:MOST_ACTS]
@@ -156,10 +157,15 @@ def list_delegated(items: Iterable[Item], cluster: Item | None) -> list[Delegate
     return found
 
 
+def _place_of(one: Delegated) -> Place:
+    return one.spec.workload, one.project, one.own_project
+
+
 def read_delegated(item: Item, cluster: Item | None) -> Delegated:
     """A delegation with what its link makes of it."""
     spec, status = item.spec(DelegationSpec), item.status(DelegationStatus)
-    projects = cluster.spec(ClusterSpec).projects if cluster is not None else {}
+    own = item.envelope.project or ""
+    linked = find_project_there(cluster.spec(ClusterSpec).projects, own) if cluster is not None else ""
     return Delegated(
         key=item.key,
         uid=item.uid,
@@ -168,7 +174,8 @@ def read_delegated(item: Item, cluster: Item | None) -> Delegated:
         labels=item.envelope.labels,
         spec=spec,
         status=status,
-        project=status.project or projects.get(item.envelope.project or "", ""),
+        project=linked and (status.project or linked),
+        own_project=own,
     )
 
 

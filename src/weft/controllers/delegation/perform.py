@@ -22,7 +22,7 @@ LIST_SECONDS, ACT_SECONDS = 60.0, 30.0  # what doesn't begin within this is left
 SETTLED_SECONDS = 100.0
 TOO_LONG = "answerTooLong"
 NOT_BEGUN = Unavailable("it is left to the next turn")
-Place = tuple[str, str]  # kind and project
+Place = tuple[str, str, str]  # kind, project there, and project here
 
 
 class _Page(msgspec.Struct):
@@ -38,13 +38,14 @@ def list_seen(link: PeerLink, places: Iterable[Place], clock: Clock) -> dict[Pla
     found: dict[Place, dict[str, Seen] | WeftError] = {}
     client = connect_peer(link, most_answer_bytes=MOST_PAGE_BYTES)
     try:
-        for kind, project in places:
+        for place in places:
+            kind, project, own = place
             try:
-                found[kind, project] = _list(client, kind, project, clock)
+                found[place] = _list(client.ask_for(own), kind, project, clock)
             except WeftError as problem:
                 if isinstance(problem, Unavailable) and problem.token != TOO_LONG:
                     raise
-                found[kind, project] = problem
+                found[place] = problem
     finally:
         client.close()
     return found
@@ -83,7 +84,7 @@ def perform_acts(link: PeerLink, acts: Sequence[Act], clock: Clock) -> list[Seen
                 answers.append(NOT_BEGUN)
                 continue
             try:
-                answers.append(_perform(client, act))
+                answers.append(_perform(client.ask_for(act.own_project), act))
             except WeftError as problem:
                 answers.append(problem)
     finally:

@@ -43,7 +43,7 @@ _PHASES = {
 
 class Delegated(msgspec.Struct, frozen=True):
     """A delegation as it is here, and the project at the other cluster: the one in which it began, else that of the link;
-    "": it has none. ``rival``: another delegation that has this name there."""
+    "": the link has none for its own. ``rival``: another delegation that has this name there."""
 
     key: str
     uid: str
@@ -53,6 +53,7 @@ class Delegated(msgspec.Struct, frozen=True):
     spec: DelegationSpec
     status: DelegationStatus
     project: str
+    own_project: str = ""
     rival: str = ""
 
     @property
@@ -89,6 +90,7 @@ class Act(msgspec.Struct, frozen=True, eq=False):
     kind: str
     name: str
     project: str
+    own_project: str
     manifest: dict[str, Any] = {}
     uid: str = ""
 
@@ -134,7 +136,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     if one.deleting:
         if seen is None or seen.deleting or not status.begun:  # what is there without our doing goes on
             return None
-        return Act("delete", spec.workload, one.name, one.project, uid=seen.uid)
+        return Act("delete", spec.workload, one.name, one.project, one.own_project, uid=seen.uid)
     if seen is None:
         if status.uid and spec.resends <= status.resent:
             return None
@@ -147,7 +149,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
         "labels": dict(one.labels),
         "spec": spec.template,
     }
-    return Act("put", spec.workload, one.name, one.project, manifest)
+    return Act("put", spec.workload, one.name, one.project, one.own_project, manifest)
 
 
 class Turn(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ class Departures:
         asked = [index for index, one in enumerate(found) if one.facts.asks]
         seen: dict[int, Seen] = dict.fromkeys(asked, problem)
         if link is not None and asked:
-            places = [(found[index].facts.project, found[index].facts.found.key) for index in asked]
+            places = [(one.project, one.found.key, one.own_project) for one in (found[index].facts for index in asked)]
             seen = dict(zip(asked, await self._find(link, places), strict=True))
         plans: list[tuple[Reclaim, ReclaimPlan]] = []
         for index, one in enumerate(found):
@@ -131,7 +131,7 @@ class Departures:
         found = {item.key: read_departure(view, item, now) for item in view.find(DEPARTURES, name)}
         link, problem = self._read_link(view, name)
         places = {
-            key: (arrival.project, arrival.name)
+            key: (arrival.project, arrival.name, one.facts.own_project)
             for key, one in found.items()
             if (arrival := one.facts.status.arrival) is not None and not arrival.settled
         }

@@ -71,6 +71,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         arrival=name,
         manifest=make_arrival(view, item, workload, place, key) if workload is not None and place is not None else {},
         lacks=tuple(list_lacks(view, workload, place)) if workload is not None and place is not None else (),
+        own_project=item.envelope.project or "",
         project=projects.get(item.envelope.project or "", ""),
         barred=_find_bar(link, spec.cluster or ""),
         unlinked=_find_why_unlinked(None if another else link, spec.cluster or ""),

@@ -16,7 +16,7 @@ from weft.objects.errors import Unavailable, WeftError
 ROUND_SECONDS = 20.0  # what doesn't begin within this is left to the next turn
 SETTLED_SECONDS = 100.0  # so long a request that had no answer may still arrive there
 NOT_BEGUN = Unavailable("it is left to the next turn")
-Place = tuple[str, str]  # project there, and name
+Place = tuple[str, str, str]  # project there, name, and project here
 Seen = SeenArrival | WeftError | None  # None: there surely is none
 
 
@@ -35,13 +35,13 @@ def _ask_each(
 ) -> list[Seen]:
     client, begun, found = connect_peer(link), clock.elapsed(), list[Seen]()
     try:
-        for project, what in places:
+        for project, what, own in places:
             if found and isinstance(found[-1], Unavailable):
                 found.append(found[-1])
             elif clock.elapsed() - begun > ROUND_SECONDS:
                 found.append(NOT_BEGUN)
             else:
-                found.append(ask(client, project, what))
+                found.append(ask(client.ask_for(own), project, what))
     finally:
         client.close()
     return found
@@ -71,7 +71,7 @@ def perform_acts(link: PeerLink, acts: Sequence[ArrivalAct], clock: Clock) -> li
                 answers.append(NOT_BEGUN)
                 continue
             try:
-                answers.append(_perform(client, act))
+                answers.append(_perform(client.ask_for(act.own_project), act))
             except WeftError as problem:
                 answers.append(problem)
     finally:

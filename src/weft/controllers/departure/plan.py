@@ -50,6 +50,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     arrival: str = ""  # what its Arrival is called there
     manifest: dict[str, Any] = {}  # of the Arrival
     lacks: tuple[str, ...] = ()  # what the VM has that another cluster can't have
+    own_project: str = ""
     project: str = ""  # the link's, there; "": it has none for this one
     unlinked: str = ""  # why the other cluster can't be asked
     barred: tuple[str, str] = ("", "")  # reason and message, if only people mend the link
@@ -136,7 +137,7 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
         message = f"{cluster} knows nothing of it any more; {spec.workload} runs on here"
         return DeparturePlan(status=_end(status, "Failed", "arrivalGone", message, now))
     if seen is None:
-        act = ArrivalAct("create", status.arrival.name, status.arrival.project, facts.manifest)
+        act = ArrivalAct("create", status.arrival.name, status.arrival.project, facts.own_project, facts.manifest)
         return DeparturePlan(status=status, act=act)
     status = replace(status, arrival=replace(status.arrival, uid=seen.uid), target=_name_node(facts, seen))
     if seen.phase in OVER:
@@ -296,7 +297,9 @@ def _abort(facts: DepartureFacts, source: MigrationEndpoint, status: MigrationSt
     if stays and not (isinstance(seen, SeenArrival) and seen.phase not in OVER and not facts.gone):
         return _return(facts, source, status, certain=False)
     if isinstance(seen, SeenArrival) and status.arrival is not None and seen.phase not in OVER:
-        return DeparturePlan(status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project))
+        return DeparturePlan(
+            status=status, act=ArrivalAct("cancel", status.arrival.name, status.arrival.project, facts.own_project)
+        )
     what = "the guest runs there, or nowhere"
     if not source.reports("handedOver"):
         sent = source.spec.migration is not None and source.spec.migration.address and not source.reports("failed")
@@ -372,7 +375,7 @@ def _settle(facts: DepartureFacts) -> DeparturePlan:
     if isinstance(seen, SeenArrival) and arrival.uid in ("", seen.uid):
         what: Literal["settle", "cancel"] = "settle" if seen.phase in OVER else "cancel"
         known = replace(status, arrival=replace(arrival, uid=seen.uid))
-        return DeparturePlan(status=known, act=ArrivalAct(what, arrival.name, arrival.project))
+        return DeparturePlan(status=known, act=ArrivalAct(what, arrival.name, arrival.project, facts.own_project))
     never_there = isinstance(seen, WeftError) and (seen.token == OLDER or _is_ungranted(seen)) and not arrival.uid
     if (seen is None or isinstance(seen, SeenArrival) or never_there) and (facts.sure or arrival.uid):
         return DeparturePlan(status=replace(status, arrival=replace(arrival, settled=True)))

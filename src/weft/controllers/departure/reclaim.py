@@ -49,6 +49,7 @@ class ReclaimFacts(msgspec.Struct, frozen=True, kw_only=True):
     cut: str = ""  # why nobody can be asked, while the line is cut or the link is gone
     barred: str = ""  # why that cluster can't be asked though there is a line
     project: str = ""  # the link's, there
+    own_project: str = ""
     seen: SeenArrival | WeftError | None = None  # None: that cluster has no Arrival of this migration
 
     @property
@@ -112,6 +113,7 @@ def _read_facts(view: View, workload: Item, found: MigrationReport, *, forced: b
         cut=unreachable,
         barred=barred,
         project=project,
+        own_project=workload.envelope.project or "",
     )
 
 
@@ -146,12 +148,15 @@ def plan_reclaim(facts: ReclaimFacts) -> ReclaimPlan:
     if seen.phase not in OVER:
         message = f"{cluster} says {seen.phase}, and is asked to take nothing in"
         return ReclaimPlan(
-            reason=ASKING, message=message, waits=True, act=ArrivalAct("cancel", seen.name, facts.project)
+            reason=ASKING,
+            message=message,
+            waits=True,
+            act=ArrivalAct("cancel", seen.name, facts.project, facts.own_project),
         )
     here = bool(facts.found.peer_allocation) and seen.allocation == facts.found.peer_allocation
     if here and seen.never_ran:
         message = f"{cluster} says that it never ran there"
-        act = ArrivalAct("settle", seen.name, facts.project)
+        act = ArrivalAct("settle", seen.name, facts.project, facts.own_project)
         return ReclaimPlan(reason=NEVER_RAN, message=message, goes_on=True, act=act)
     message = f"{cluster} says {seen.phase}, but not of the place that {facts.found.peer} had for it: it may run there"
     return ReclaimPlan(reason=NOT_KNOWN_THERE, message=message)

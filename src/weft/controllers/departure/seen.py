@@ -40,6 +40,7 @@ class ArrivalAct(msgspec.Struct, frozen=True):
     what: Literal["create", "cancel", "settle"]
     name: str
     project: str
+    own_project: str
     manifest: dict[str, Any] = {}
 
 

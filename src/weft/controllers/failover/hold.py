@@ -12,6 +12,7 @@ from weft.failover.primary import is_confirmed
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import ClusterSpec
+from weft.kinds.fields.cluster.link import find_project_there
 from weft.kinds.replication import ReplicationSpec, subject_of
 from weft.objects.errors import WeftError
 from weft.protocol.failover.witness import WitnessAnswer
@@ -55,8 +56,8 @@ def list_held(
 def read_hold(cluster: Item, replication: Item) -> Hold:
     """How the other cluster finds the replica."""
     spec, own = replication.spec(ReplicationSpec), replication.envelope.project or ""
-    maps = cluster.spec(ClusterSpec).projects
-    return Hold(spec.project_there or maps.get(own, own), spec.replica or replication.envelope.name, replication.uid)
+    there = find_project_there(cluster.spec(ClusterSpec).projects, own, spec.project_there)
+    return Hold(there, spec.replica or replication.envelope.name, replication.uid, own)
 
 
 def list_unconfirmed(

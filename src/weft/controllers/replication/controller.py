@@ -18,7 +18,7 @@ from weft.controllers.replication.plan import RESTING, ReplicationFacts, Replica
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
-from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED
+from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED, find_project_there
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
@@ -52,7 +52,7 @@ class Replications:
             case "replication":
                 return (change.key,)
             case "cluster":
-                if has_changed(change, lambda item: (item.uid, item.deleting, item.status(ClusterStatus).phase)):
+                if has_changed(change, _read_link):
                     return [item.key for item in view.find(REPLICATIONS_BY_CLUSTER, change.item.envelope.name)]
             case "vm":
                 if has_changed(change, _stand_of):
@@ -75,6 +75,10 @@ class Replications:
             if later:
                 plan.later[key] = later
         return plan
+
+
+def _read_link(cluster: Item) -> object:
+    return cluster.uid, cluster.deleting, cluster.status(ClusterStatus).phase, cluster.spec(ClusterSpec).projects
 
 
 def _stand_of(workload: Item) -> object:
@@ -102,7 +106,11 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
     spec, status = replication.spec(ReplicationSpec), replication.status(ReplicationStatus)
     subject, project = view.get(subject_of(replication)), replication.envelope.project or ""
     cluster = view.get(object_key(CLUSTER.name, None, spec.cluster))
-    there = cluster.spec(ClusterSpec).projects.get(project, project) if cluster is not None else project
+    there = (
+        find_project_there(cluster.spec(ClusterSpec).projects, project, spec.project_there)
+        if cluster is not None
+        else ""
+    )
     following, returns, base = _read_snapshot(view, status.next), "", ""
     if subject is not None and status.point is None and (former := find_promoted(view, subject)) is not None:
         returns, base = former[0].spec(ReplicaSpec).origin, former[1].uid
@@ -113,7 +121,8 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         deleting=replication.deleting,
         spec=spec,
         status=status,
-        project=spec.project_there or there,
+        own_project=project,
+        project=there,
         subject=subject.uid if subject is not None and not subject.deleting else "",
         cluster=cluster.status(ClusterStatus).phase if cluster is not None and not cluster.deleting else None,
         point=_read_snapshot(view, status.point),

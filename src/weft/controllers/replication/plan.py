@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.fields.replication.work import AskOrder, SendOrder, SendReport
+from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport
 from weft.kinds.replication import AgeSpan, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus
 from weft.objects.quantity import format_bytes, format_duration
@@ -25,6 +25,7 @@ RETRY_SHARE = 1 / 12  # of the RPO: no pause is longer while the newest point is
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
+NOT_LINKED = "projectNotLinked"
 _REFUSED = "linkRefused"
 RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
 _STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
@@ -52,7 +53,8 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     deleting: bool
     spec: ReplicationSpec
     status: ReplicationStatus
-    project: str  # there
+    own_project: str = ""
+    project: str = ""  # there; "": the link has none for this one, and nothing is sent
     subject: str = ""  # uid of the VM; "": it is gone
     cluster: str | None = None  # the linked cluster's phase; None: there is no such cluster
     point: Taken | None = None  # the snapshot of the replica's newest point
@@ -116,10 +118,14 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         if status.phase in RESTING and facts.heard.reason != _STALE:  # it sends nothing, so nothing is interrupted
             return replace(failed, status=replace(failed.status, phase=status.phase))
         return _show(facts, failed, now)
-    if (facts.cluster is None or spec.paused) and (came := _find_arrived(facts)) is not None:
+    if (facts.cluster is None or not facts.project or spec.paused) and (came := _find_arrived(facts)) is not None:
         return _show(facts, _finish(facts, came, now), now)
     if facts.cluster is None:
         waits = replace(status, phase="Pending", reason="clusterMissing", message=f"there is no cluster/{spec.cluster}")
+        return ReplicationPlan(replace(waits, next=None, order=None, ask=None), drop=_of(facts.next))
+    if not facts.project:
+        phase = status.phase if facts.fenced else "Pending"
+        waits = replace(status, phase=phase, reason=NOT_LINKED, message=_explain_not_linked(facts))
         return ReplicationPlan(replace(waits, next=None, order=None, ask=None), drop=_of(facts.next))
     if spec.paused:
         rest = _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
@@ -141,6 +147,15 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     if facts.fenced and not status.told_final:
         return replace(_show(facts, _begin_if_due(facts, now), now), fence=False)  # the replica has heard of it
     return _show(facts, _begin_if_due(facts, now), now)
+
+
+def _explain_not_linked(facts: ReplicationFacts) -> str:
+    west, there = facts.spec.cluster, facts.spec.project_there
+    wanted = f"project {there} there for project {facts.own_project}" if there else f"project {facts.own_project}"
+    return (
+        f"the link with cluster {west} is not for {wanted}, so nothing is sent; an administrator gives a link its projects: "
+        f"weft cluster set {west} --projects HERE=THERE"
+    )
 
 
 def _hand_over(facts: ReplicationFacts, now: float) -> ReplicationPlan:
@@ -191,7 +206,7 @@ def _ask_after(facts: ReplicationFacts, status: ReplicationStatus) -> Replicatio
     node_uid = (facts.point.status.node_uid or "") if facts.point is not None and not facts.point.deleting else ""
     if status.point is None or not node_uid:
         return replace(status, ask=None)
-    if status.ask is not None and status.ask.node_uid == node_uid:
+    if status.ask is not None and status.ask.node_uid == node_uid and _leads_there(facts, status.ask):
         return status
     attempt = status.attempt + 1
     return replace(status, attempt=attempt, ask=AskOrder(**_address(facts, node_uid, attempt)))
@@ -232,7 +247,8 @@ def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     if taken.status.phase != "Ready":
         return ReplicationPlan(status)
     order = status.order
-    if order is None or order.snapshot != taken.uid or order.node_uid != (taken.status.node_uid or ""):
+    is_same = order is not None and order.snapshot == taken.uid and order.node_uid == (taken.status.node_uid or "")
+    if order is None or not is_same or not _leads_there(facts, order):
         if not facts.node_ready:
             return ReplicationPlan(replace(status, order=None))
         attempt = status.attempt + 1
@@ -242,6 +258,11 @@ def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     return ReplicationPlan(replace(status, progress=round(min(share, 1.0), 2)))
 
 
+def _leads_there(facts: ReplicationFacts, order: ReplicationOrder) -> bool:
+    """Whether the order is for the project that the link has now."""
+    return (order.own_project, order.project) == (facts.own_project, facts.project)
+
+
 def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> dict[str, Any]:
     """Of an order: which it is, for whom, and the replica that it names."""
     return {
@@ -249,6 +270,7 @@ def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> dict[str, 
         "node_uid": node_uid,
         "attempt": attempt,
         "cluster": facts.spec.cluster,
+        "own_project": facts.own_project,
         "project": facts.project,
         "replica": facts.spec.replica or facts.name,
     }

@@ -46,7 +46,7 @@ def plan(seen: Any = None, **more: Any) -> ReclaimPlan:
 def test_it_goes_on_here_once_the_other_cluster_says_that_it_never_ran_there() -> None:
     back = plan(NEVER)
     assert (back.goes_on, back.reason, back.message) == (True, NEVER_RAN, "west says that it never ran there")
-    assert back.act == ArrivalAct("settle", "web-m", "lab")
+    assert back.act == ArrivalAct("settle", "web-m", "lab", "")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_arrival_that_is_still_open_is_cancelled_there_first() -> None:
     for phase in ("Pending", "Waiting", "Switching"):
         asked = plan(SeenArrival("a", phase, "n7", "x", "t", name="web-m"))
         assert (asked.goes_on, asked.waits, asked.reason) == (False, True, ASKING)
-        assert asked.act == ArrivalAct("cancel", "web-m", "lab")
+        assert asked.act == ArrivalAct("cancel", "web-m", "lab", "")
 
 
 def test_no_answer_over_a_line_that_works_is_waited_for() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from weft.client.cluster.hold import Hold
+from weft.client.cluster.hold import Hold, arm_replica, read_arming, renew_holds
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.failover import controller
 from weft.controllers.failover.facts import Group
@@ -17,6 +17,7 @@ from weft.controllers.failover.hold import (
     list_unconfirmed,
     merge_stamps,
     note_asked,
+    read_hold,
     sort_by_turn,
 )
 from weft.informer.view import Item
@@ -28,8 +29,8 @@ from weft.protocol.failover.confirmed import read_confirmed, write_confirmed
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST = Claim(Generation(1, "a"), "east")
-WEB = HeldGuest("g-web", "vm-web", Hold("default", "web", "g-web"), {"n1": "boot/1", "n2": "boot/2"})
-DB = HeldGuest("g-db", "vm-db", Hold("default", "db", "g-db"), {"n1": "boot/1"})
+WEB = HeldGuest("g-web", "vm-web", Hold("default", "web", "g-web", "shop"), {"n1": "boot/1", "n2": "boot/2"})
+DB = HeldGuest("g-db", "vm-db", Hold("default", "db", "g-db", "shop"), {"n1": "boot/1"})
 
 
 def make_group(name: str, replica: str = "", project_there: str = "") -> Group:
@@ -42,14 +43,28 @@ def test_a_guest_is_held_at_its_nodes_that_have_sent_a_stamp() -> None:
     cluster = Item(CLUSTER.make("west", ClusterSpec(url="https://x", ca="", projects={"shop": "mall"}), 1.0, uid="c"))
     guarded = [
         (make_group("web"), "vm-web", ["n1", "n2"]),
-        (make_group("db", replica="copy", project_there="own"), "vm-db", ["n1"]),
+        (make_group("db", replica="copy", project_there="mall"), "vm-db", ["n1"]),
+        (make_group("app", project_there="other"), "vm-app", ["n1"]),
         (make_group("new"), "vm-new", ["n3"]),
     ]
     found = list_held(cluster, guarded, {"n1": "boot/1", "n9": "boot/9"})
     assert [(one.workload, one.hold, one.stamps) for one in found] == [
-        ("vm-web", Hold("mall", "web", "g-web"), {"n1": "boot/1"}),
-        ("vm-db", Hold("own", "copy", "g-db"), {"n1": "boot/1"}),
+        ("vm-web", Hold("mall", "web", "g-web", "shop"), {"n1": "boot/1"}),
+        ("vm-db", Hold("mall", "copy", "g-db", "shop"), {"n1": "boot/1"}),
+        ("vm-app", Hold("", "app", "g-app", "shop"), {"n1": "boot/1"}),
     ]
+
+
+def test_a_hold_of_a_project_that_the_link_is_not_for_asks_nobody() -> None:
+    """Neither by its own name, nor by a name that people gave."""
+    cluster = Item(CLUSTER.make("west", ClusterSpec(url="https://x", ca="", projects={"lab": "lab"}), 1.0, uid="c"))
+    holds = [read_hold(cluster, make_group("web", project_there=there).item) for there in ("", "lab", "shop")]
+    assert {one.project for one in holds} == {""}
+    link = PeerLink("west", "https://127.0.0.1:1", "", "")
+    assert renew_holds(link, holds) == [False] * 3
+    assert read_arming(link, holds[0]).outcome == "refused"
+    told = arm_replica(link, holds[0], automatic=True, arming=1)
+    assert told.outcome == "refused" and "not for project shop" in told.message
 
 
 def test_what_an_armed_witness_does_not_promise_is_asked_for_at_the_other_cluster() -> None:
@@ -90,7 +105,7 @@ async def test_many_holds_are_renewed_by_several_threads_at_once(monkeypatch: py
         return [int(one.replica) % 3 == 0 for one in holds]
 
     monkeypatch.setattr(controller, "renew_holds", renew)
-    holds = [Hold("default", str(number), "o") for number in range(1001)]
+    holds = [Hold("default", str(number), "o", "default") for number in range(1001)]
     link = PeerLink("west", "https://x", "", "")
     assert await controller.renew_in_thread(link, holds) == [number % 3 == 0 for number in range(1001)]
     assert await controller.renew_in_thread(link, []) == []

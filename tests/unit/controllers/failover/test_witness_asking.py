@@ -153,7 +153,8 @@ async def test_what_the_witness_confirmed_waits_for_nobody_else() -> None:
     leadership.store = Store()  # type: ignore[attr-defined]
     witnesses = controller.Witnesses(cast(LeaderLease, leadership), None)
     web, db = (
-        HeldGuest(name, name, hold.Hold("p", name, name), {f"n{at}": "boot/1"}) for at, name in ((1, "a"), (2, "b"))
+        HeldGuest(name, name, hold.Hold("p", name, name, "p"), {f"n{at}": "boot/1"})
+        for at, name in ((1, "a"), (2, "b"))
     )
     silent: asyncio.Task[list[bool]] = asyncio.create_task(asyncio.sleep(3600.0, [True, True]))
     confirming = asyncio.create_task(witnesses._confirm(leadership.clusters["west"], [web, db], [db], silent))

@@ -67,6 +67,27 @@ def order_next() -> ReplicationFacts:
     return msgspec.structs.replace(facts, status=plan.status)
 
 
+def test_nothing_is_sent_for_a_project_that_the_link_is_not_for() -> None:
+    """Neither what was under way when an administrator took it from the link, nor a question."""
+    facts = msgspec.structs.replace(order_next(), project="", own_project="shop")
+    plan = plan_replication(facts, NOW)
+    assert (plan.status.order, plan.status.ask, plan.status.next, list(plan.drop)) == (None, None, None, ["b"])
+    assert (plan.status.phase, plan.status.reason) == ("Pending", "projectNotLinked")
+    assert "not for project shop" in plan.status.message
+    rests = make_facts(steady(phase="HandedOver"), project="", own_project="shop", fenced="web", point=take("a"))
+    plan = plan_replication(rests, NOW)
+    assert (plan.status.phase, plan.status.ask, plan.fence) == ("HandedOver", None, None)
+
+
+def test_an_order_follows_the_projects_of_the_link() -> None:
+    facts = msgspec.structs.replace(order_next(), own_project="shop")
+    first = plan_replication(facts, NOW).status
+    assert first.order is not None and (first.order.own_project, first.order.project) == ("shop", "lab")
+    again = plan_replication(msgspec.structs.replace(facts, status=first, project="mall"), NOW).status
+    assert again.order is not None and again.order.project == "mall" and again.order.attempt == first.attempt + 1
+    assert plan_replication(msgspec.structs.replace(facts, status=first), NOW).status.order == first.order
+
+
 def test_a_vm_that_migrated_to_another_cluster_is_replicated_from_there_not_from_what_is_left_here() -> None:
     facts = msgspec.structs.replace(order_next(), departed="west/default/web")
     plan = plan_replication(facts, NOW)

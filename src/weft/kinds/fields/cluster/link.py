@@ -94,6 +94,12 @@ def check_terms(grants: Sequence[str], projects: Mapping[str, str], path: str = 
         )
 
 
+def find_project_there(projects: Mapping[str, str], own: str, given: str = "") -> str:
+    """The project at the other cluster that the link has for ``own``; "": none, or another than ``given``."""
+    there = projects.get(own, "")
+    return there if given in ("", there) else ""
+
+
 def check_url(url: str, path: str) -> str:
     """``url`` without a slash at its end, if it can be a server's. Raises InvalidInput, without it if it may hold credentials."""
     try:

@@ -22,6 +22,7 @@ class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     cluster: str  # name of the Cluster that the replica is at
     project: str  # of the replica, there
     replica: str  # its name
+    own_project: str = ""  # of the Replication
 
 
 class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True):
