@@ -324,6 +324,24 @@ def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side
         west.client.create({"kind": "token", "spec": {"use": "cluster"}})
 
 
+def test_who_has_roles_in_projects_only_sees_of_a_link_that_it_is_there_and_how_it_is(sides: tuple[Side, Side]) -> None:
+    """Its projects are the names of other people's, and its address and grants are the administrators' matter."""
+    east, west = sides
+    west.client.create({"kind": "project", "name": "shopfloor", "spec": {}})
+    east.link("west", west, west.link_token("east", grants=["replicate"], projects={"shopfloor": "default"}))
+    west.wait_for("east", lambda status: status["phase"] == "Linked")
+    whole = west.cluster("east")
+    viewer = west.with_token(use="access", role="viewer", project="default")
+    asked = viewer.http.request("GET", "/v1/clusters?watch=1&timeout=1").body
+    for one in (viewer.get("cluster", "east"), *viewer.list("cluster").items):
+        assert (one["name"], one["status"]["phase"]) == ("east", "Linked")
+        assert not one["spec"].keys() & {"url", "ca", "grants", "projects", "sealed", "peer_uid"}
+        assert not one["status"].keys() & {"peer_uid", "message"}
+        assert whole["spec"]["url"] not in str(one) and "shopfloor" not in str(one)
+    assert b"shopfloor" not in asked and whole["spec"]["url"].encode() not in asked
+    assert not viewer.list("cluster", fields=f"spec.url={whole['spec']['url']}").items, "nor by a selector"
+
+
 def test_a_link_token_is_for_projects_that_exist(sides: tuple[Side, Side]) -> None:
     west = sides[1]
     west.client.create({"kind": "project", "name": "lab", "spec": {}})

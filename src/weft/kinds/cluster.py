@@ -164,7 +164,16 @@ CLUSTER = Kind(
     status=ClusterStatus,
     indexes={CLUSTERS_BY_PEER: lambda item: (item.spec(ClusterSpec).peer_uid,)},
     verbs=(Verb("trust", "Trust it again after its store was restored from a backup", change=_trust, needs="fabric"),),
-    access=Access(readers="shared", status_writer="clusters", further_rights=_find_rights),
+    access=Access(
+        readers="shared",
+        status_writer="clusters",
+        further_rights=_find_rights,
+        # How it is reached, what it may do, and the names of projects here and there: its name and its phase are for everyone.
+        fabric_fields=(
+            *("spec.url", "spec.ca", "spec.peer_uid", "spec.grants", "spec.projects", "spec.witness", "spec.sealed"),
+            *("status.peer_uid", "status.epoch", "status.message"),
+        ),
+    ),
     admission=Admission(
         check=check_cluster,
         check_new=_refuse_new,
