@@ -179,7 +179,7 @@ class Bench:
         return done, time.monotonic() - back
 
     def _promote(self, name: str, rounds: Rounds, fault: float) -> Failover:
-        promoted = self.cluster.run(*THERE, "replica", "promote", name)
+        promoted = self.cluster.run(*THERE, "replica", "promote", name, "--force")
         stated = re.search(r"from point \d+, which is (?:(\d+)m ?)?([0-9.]+)s old", promoted.stderr.decode())
         if promoted.returncode or stated is None:
             raise SystemExit(f"{name} was not promoted: {promoted.stderr.decode()}")

@@ -53,7 +53,8 @@ def test_a_vm_goes_to_the_other_cluster_and_comes_back(pair: Cluster) -> None:
     assert (link["phase"], link["rpo_seconds"]) == ("Linked", 10.0) and link["lag_seconds"] is not None
 
     written, up = read(east), float(east.ok("vm", "exec", "till", "--", "cat", "/proc/uptime").split()[0])
-    promoted = east.run(*THERE, "replica", "promote", "till")  # without a word to the first cluster
+    assert "both would write" in east.fails(5, *THERE, "replica", "promote", "till")
+    promoted = east.run(*THERE, "replica", "promote", "till", "--force")  # without a word to the first cluster
     told = re.search(r"from point \d+, which is ([0-9.]+)s old", promoted.stderr.decode())
     assert promoted.returncode == 0 and told is not None, promoted.stderr
     there = read(east, *THERE)

@@ -30,6 +30,7 @@ from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
 
 TOKEN = "token"  # the key of the sealed value: with it this cluster asks the other
+ANSWERING = ("Linked", "Suspect", "Refused")  # phases of clusters that were heard of, whatever they may do
 GRANTS_TAKE = "rolebinding:create"  # what it takes to let another cluster do more
 _HINT = "weft cluster link-token at the other cluster, then here: weft cluster link NAME URL --token TOKEN"
 

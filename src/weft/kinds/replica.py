@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import LOCAL
+from weft.kinds.cluster import ANSWERING
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, TAKE_OVER, WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
@@ -205,7 +206,13 @@ class ArmInput(msgspec.Struct, kw_only=True):
 class PromoteInput(msgspec.Struct, kw_only=True):
     new_name: Annotated[str, field("Name of the VM here; unset: as at its source", name=True)] = ""
     point: Annotated[int, field("Number of the point; unset: the newest", ge=0)] = 0
-    force: Annotated[bool, field("Do it even if the witness gets word from the cluster that its VM runs at")] = False
+    force: Annotated[
+        bool,
+        field(
+            "Do it even if its source answers, or the witness gets word from it: if its VM runs there still, there are two that "
+            "write, and what it writes after the point is lost"
+        ),
+    ] = False
 
 
 def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
@@ -374,34 +381,44 @@ def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
 
 
 def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
-    """Raises IllegalTransition while the witness gets word from the cluster that the VM runs at: both would write."""
+    """Raises IllegalTransition while its VM may still run at its source: both would write."""
     after = _promote(obj, given)
-    said = find_condition(obj, WITNESSED)
-    if dig(obj, "spec.automatic") and not (given.force or _find_point(obj, given).get("final")):
-        raise IllegalTransition(
-            f"replica/{obj['name']} takes over automatically once the witness grants it; until then its VM may run elsewhere",
-            reason="primaryAnswers",
-            hint=f"if it surely runs nowhere: weft replica promote {obj['name']} --force",
+    if given.force or _is_handed_over(obj):
+        return after
+    what, source, said = f"replica/{obj['name']}", _name_source(obj), find_condition(obj, WITNESSED)
+    if dig(obj, "spec.automatic"):
+        raise _may_run_there(
+            f"{what} takes over automatically once the witness grants it; until then its VM may run elsewhere",
+            f"if it surely runs nowhere: weft replica promote {obj['name']} --force",
         )
-    link = dig(obj, "others", {}).get(f"cluster/{_name_source(obj)}") or {}
+    link = dig(obj, "others", {}).get(f"cluster/{source}") or {}
     if dig(link, "spec.witness") and (said is None or said.get("reason") == NO_WITNESS):
-        if not (given.force or _find_point(obj, given).get("final")):
-            raise IllegalTransition(
-                f"replica/{obj['name']}: the witness hasn't answered yet whether it gets word from {_name_source(obj)}",
-                reason="primaryAnswers",
-                hint="try again in some seconds, or with --force if its VM surely runs nowhere",
-            )
-    if (
-        said is not None
-        and said.get("reason") == PRIMARY_SPEAKS
-        and not (given.force or _find_point(obj, given).get("final"))
-    ):
-        raise IllegalTransition(
-            f"replica/{obj['name']}: {said['message']}, so its VM may still run there, and both would write",
-            reason="primaryAnswers",
-            hint=f"stop it there, or hand it over; then: weft replica promote {obj['name']} --force",
+        raise _may_run_there(
+            f"{what}: the witness hasn't answered yet whether it gets word from {source}",
+            "try again in some seconds, or with --force if its VM surely runs nowhere",
+        )
+    speaks = f"cluster {source} answers" if dig(link, "status.phase") in ANSWERING else ""
+    if said is not None and said.get("reason") == PRIMARY_SPEAKS:
+        speaks = str(said["message"])
+    if speaks:
+        _, vm = split_subject(str(obj["spec"]["of"]))
+        raise _may_run_there(
+            f"{what}: {speaks}, so vm/{vm} may still run there, and both would write; what it wrote after point "
+            f"{_find_point(obj, given)['number']} would be lost",
+            f"at {source}: weft replication hand-over NAME, then nothing is lost; or stop it there, and: "
+            f"weft replica promote {obj['name']} --force",
         )
     return after
+
+
+def _is_handed_over(obj: Object) -> bool:
+    """Whether its VM was stopped at its source before its newest point, and can't be started there."""
+    points: list[dict[str, Any]] = dig(obj, "status.points") or []
+    return bool(points and points[-1].get("final"))
+
+
+def _may_run_there(message: str, hint: str) -> IllegalTransition:
+    return IllegalTransition(message, reason="primaryAnswers", hint=hint)
 
 
 def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:

@@ -124,6 +124,45 @@ def test_people_promote_once_the_witness_was_asked() -> None:
         assert verb.change(there, PromoteInput())["role"] == "primary"
 
 
+@pytest.mark.parametrize(
+    ("phase", "refused"),
+    [("Linked", True), ("Suspect", True), ("Refused", True), ("Unreachable", False), ("Pending", False), ("", False)],
+)
+def test_people_promote_beside_a_source_that_answers_only_once_it_handed_over_or_by_force(
+    phase: str, refused: bool
+) -> None:
+    """The refusal says both what would write twice, and what would be lost."""
+    verb = REPLICA.verb("promote")
+    assert verb is not None and verb.change is not None
+    points = [{"number": number, "snapshot": "p", "snapshot_uid": "u"} for number in (61, 62)]
+    snapshot = {"name": "p", "uid": "u", "status": {"phase": "Ready", "workload_spec": {}, "disks": {}}}
+    link = {"cluster/east": {"spec": {}, "status": {"phase": phase}}} if phase else {}
+    obj: dict[str, Any] = {
+        "name": "shop-copy",
+        "created_by": "cluster:east",
+        "spec": {"of": "vm/shop", "origin": "o", "role": "standby"},
+        "status": {"points": points},
+        "others": {"snapshot/p": snapshot, **link},
+    }
+    if refused:
+        with pytest.raises(IllegalTransition) as told:
+            verb.change(obj, PromoteInput())
+        assert told.value.token == "primaryAnswers"
+        assert "vm/shop may still run there, and both would write" in told.value.message
+        assert "after point 62 would be lost" in told.value.message
+        assert "hand-over" in str(told.value.hint) and "promote shop-copy --force" in str(told.value.hint)
+    else:
+        assert verb.change(obj, PromoteInput())["role"] == "primary"
+    assert verb.change(obj, PromoteInput(force=True))["role"] == "primary"
+    handed_over = {**obj, "status": {"points": [points[0], {**points[1], "final": True}]}}
+    for point in (0, 61):
+        assert verb.change(handed_over, PromoteInput(point=point))["role"] == "primary"
+    taken_back = {**obj, "status": {"points": [{**points[0], "final": True}, points[1]]}}
+    if refused:
+        with pytest.raises(IllegalTransition):
+            verb.change(taken_back, PromoteInput(point=61))
+
+
 def test_a_vm_that_was_left_there_is_no_obstacle_since_it_goes_back() -> None:
     there = {"vm/web": {"uid": "u", "spec": {"fenced": "web"}}}
     assert arm({}, 5, status={"vm": "web", "vm_uid": "u"}, others=there)["automatic"] is True

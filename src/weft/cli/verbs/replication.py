@@ -156,7 +156,10 @@ def promote_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         click.Option(["--new-name"], metavar="NAME", help="The name of the VM here. [as at its source]"),
         click.Option(["--point"], type=click.IntRange(1), help="The number of the point. [the newest]"),
         click.Option(
-            ["--force"], is_flag=True, help="Do it even if the witness gets word from the cluster that it runs at."
+            ["--force"],
+            is_flag=True,
+            help="Do it even if the cluster that the VM runs at answers, or its witness gets word from it. If the VM runs there "
+            "still, two of it write, and what it writes after the point is lost.",
         ),
         *options.waits(),
         options.output(),

@@ -11,7 +11,7 @@ from weft.controllers.recovery.facts import Candidate
 from weft.controllers.recovery.plan import list_order
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
-from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.kinds.cluster import ANSWERING, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
 from weft.kinds.fields.subject import split_subject
@@ -37,8 +37,6 @@ from weft.objects.schema import read_strict
 
 # What the spec of a VM names that a run makes, too, or that is checked where it is used.
 _MADE = ("volume", "snapshot", "node", "priorityclass", "reservation")
-
-_ANSWERING = ("Linked", "Suspect", "Refused")  # phases of clusters that were heard of, whatever they may do
 
 
 def find_replica(view: View, plan: Item, name: str) -> Item | None:
@@ -293,7 +291,7 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
             if cluster is None:
                 found.add(f"cluster/{name} is not linked any more")
             elif (phase := cluster.status(ClusterStatus).phase) != "Unreachable":
-                found.add(f"cluster/{name} {'answers' if phase in _ANSWERING else f'is {phase}'}")
+                found.add(f"cluster/{name} {'answers' if phase in ANSWERING else f'is {phase}'}")
             elif replica is not None:
                 said = replica.envelope.condition(WITNESSED)
                 if said is not None and said.reason == PRIMARY_SPEAKS:
