@@ -40,6 +40,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 class DecisionSpec(msgspec.Struct, kw_only=True):
     workload: Ref
+    generation: int = 0  # of the workload's spec that was decided on; 0: by an older weft
     policy: str  # the strategy
     named: str = ""  # the @NAME of the placement policy with that strategy, if any
     basis: Literal["allocation", "used"] = "allocation"  # what counted as a node's load

@@ -20,7 +20,7 @@ from weft.cli.wait.progress import Progress
 from weft.cli.wait.watch import Result, Wait, describe_wait, follow
 from weft.kinds.fields.cells import dig
 from weft.kinds.operation import name_operation, plan_goal
-from weft.kinds.parts.goal import UNPLACEABLE
+from weft.kinds.parts.goal import UNPLACEABLE, find_condition
 from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Goal, Object
 from weft.kinds.registry import BY_NAME, is_workload
@@ -131,7 +131,7 @@ def _report(session: Session, result: Result, verb: str) -> int:
             if dig(result.obj, "status.phase") == "Failed":
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
                 printed.show_last_lines(session, target, result.wait.project)
-        error = explain(session, target, result.error, result.wait.project)
+        error = explain(session, result, result.error)
         return complain(error, session.output, session.color, session.debug)
     if not session.is_data:
         goal, obj = result.wait.goal, result.obj
@@ -162,13 +162,18 @@ def _ending(goal: Goal, obj: Object | None, verb: str) -> str:
     return " ".join([str(phase or goal.words), *where])
 
 
-def explain(session: Session, target: Target, error: WeftError, project: str | None = None) -> WeftError:
-    """``error``; for a VM that no node takes with each node's reason, read from the scheduler's decision. ``project``: as of
-    ``find_decision``."""
-    if isinstance(error, Unplaceable) and error.token in UNPLACEABLE and is_workload(target.kind.name):
-        where = in_project_of(session, project)
-        return explain_refusal(error, find_decision(session, target, project), target.what, where)
-    return error
+def explain(session: Session, result: Result, error: WeftError) -> WeftError:
+    """``error``; for a VM that no node takes with each node's reason, from the scheduler's decision on this very spec. One that has
+    its place, and only can't be changed there, says so itself."""
+    target, project, placed = result.wait.target, result.wait.project, find_condition(result.obj, "Placed")
+    if not (isinstance(error, Unplaceable) and error.token in UNPLACEABLE and is_workload(target.kind.name)):
+        return error
+    if placed is not None and placed["status"] == "True":
+        return error
+    decision = find_decision(session, target, project)
+    if dig(decision or {}, "spec.generation", 0) not in (0, (result.obj or {}).get("generation", 0)):
+        decision = {"spec": {"message": placed["message"]}} if placed is not None else None
+    return explain_refusal(error, decision, target.what, in_project_of(session, project))
 
 
 def find_decision(session: Session, target: Target, project: str | None = None) -> Object | None:

@@ -264,6 +264,7 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     of = about.envelope
     spec = DecisionSpec(
         workload=candidate.workload.envelope.ref,
+        generation=candidate.workload.envelope.generation,
         policy=candidate.request.strategy,
         named=candidate.named,
         basis=candidate.request.basis,

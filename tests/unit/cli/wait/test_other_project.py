@@ -29,11 +29,12 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str | None]] = []
+        self.generation = 1  # of the spec that was decided on
 
     def get(self, kind: str, name: str, *, project: str | None = None) -> dict[str, Any]:
         self.asked.append((f"{kind}/{name}", project))
         verdict = VERDICTS[project or self.project]
-        return {"kind": kind, "name": name, "spec": {"reason": "insufficientResources", "verdicts": [verdict]}}
+        return {"kind": kind, "name": name, "spec": {"generation": self.generation, "verdicts": [verdict]}}
 
     def verb(self, kind: str, name: str, verb: str, given: Any, *, project: str | None = None) -> dict[str, Any]:
         self.asked.append((f"{kind}/{name} {verb}", project))
@@ -86,6 +87,30 @@ def test_why_nothing_takes_a_vm_is_read_from_the_decision_in_its_own_project(
         f"weft wait vm/web{where} | weft explain vm/web{where} | weft delete vm/web{where}\n"
     )
     assert server.asked == [("decision/vm.web", project)] * 2  # of the node that it got first, and of the refusal
+
+
+@pytest.mark.parametrize(
+    ("placed", "generation", "said"),
+    [
+        ("True", 1, "vm/web is not changed for now: not enough capacity on n1"),
+        ("False", 9, "fits on no node"),
+        ("False", 1, "cpu 2 wanted, 0 free"),
+    ],
+)
+def test_only_a_decision_on_this_very_spec_explains_why_a_vm_has_no_place_and_one_that_has_it_is_not_said_to_have_none(
+    placed: str, generation: int, said: str
+) -> None:
+    server, target = Server(), Target(BY_NAME["vm"], "web")
+    server.generation = generation
+    condition = {"type": "Placed", "status": placed, "reason": "insufficientResources", "message": "needs 9 cores"}
+    obj = {**made("vm", "trial", phase="Running"), "conditions": [condition]}
+    error = Unplaceable("vm/web is not changed for now: not enough capacity on n1", reason="insufficientResources")
+    wait = plan_wait(obj, target, "create")
+    assert wait is not None
+    told = finish.explain(make_session(server), Result(wait, obj, error), error).message
+    assert said in told
+    assert ("cpu 2 wanted" in told) == ((placed, generation) == ("False", 1))
+    assert ("fits on no node" in told) == (placed == "False")
 
 
 def test_the_last_output_beside_a_failure_is_of_the_one_in_its_own_project() -> None:
