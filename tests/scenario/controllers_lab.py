@@ -237,6 +237,7 @@ class PretendNode:
         if refused and old.state == "failed":
             return  # an agent would try again after a while, and the same would come of it
         new = step(spec, old, envelope.deleting_since is not None, stage)
+        new.generation = envelope.generation
         if spec.once and old.ended and envelope.deleting_since is None:
             return  # it rests
         if spec.once and spec.desired == "stop":

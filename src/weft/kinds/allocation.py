@@ -207,6 +207,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     incarnation: int = 0
     state: AllocationPhase = "pending"
     desired_count: int | None = None  # of the spec that this reports on; None from an older agent
+    generation: int | None = None  # the allocation's generation that this reports on; None from an older agent
     restart_generation: int = 0  # the counter of starts of the present run
     ready: bool | None = None
     boot_id: str | None = None

@@ -119,6 +119,7 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""  # why the present spec is not ready
     message: str = ""
+    waiting_generation: int = 0  # of the spec that waits for that reason; 0: none, or by an older weft
     trace: list[str] = []  # first lines of what its code printed when it failed to start
     digest: str = ""  # digest of the ready recipe
     serving: FunctionCode | None = None  # what that recipe was made of
@@ -373,6 +374,9 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     reason, message, phase = dig(obj, "status.reason", ""), dig(obj, "status.message", ""), read_phase(obj)
     if not reason or not goal.ends_failed:
         return None
+    waits_for_this = dig(obj, "status.waiting_generation", 0) in (0, obj.get("generation", 0))
+    if not waits_for_this and not is_settled(obj):
+        return None  # what kept an earlier spec says nothing of this one
     if reason in STUCK or (phase == "Pending" and reason in UNPLACEABLE):
         why = "can't be prepared yet" if reason in STUCK else "fits on no node"
         hint = f"It is prepared when that is resolved.  weft wait {what} | weft delete {what}"

@@ -14,7 +14,7 @@ import msgspec
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.fields.service.readiness import Readiness, check_readiness
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import is_settled, read_phase
 from weft.kinds.parts.workload import parse_publish, refuse_twice
 from weft.kinds.published_port import claim_published_port
 from weft.kinds.record import (
@@ -24,6 +24,7 @@ from weft.kinds.record import (
     Column,
     Counted,
     Display,
+    Goal,
     Index,
     Kind,
     Lifetime,
@@ -332,6 +333,10 @@ def _ready(obj: Object) -> str:
     return f"{sum(bool(one.get('ready')) for one in endpoints)}/{len(endpoints) + dig(obj, 'status.more', 0)}"
 
 
+def _is_served(obj: Object | None) -> bool:
+    return is_settled(obj) and read_phase(obj) in ("Ready", "NoEndpoints")
+
+
 SERVICE = Kind(
     name="service",
     plural="services",
@@ -376,5 +381,5 @@ SERVICE = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Ready", "NoEndpoints")}),
+    lifetime=Lifetime(goals={"create": Goal(_is_served, "Ready")}),
 )

@@ -105,13 +105,14 @@ def test_stop_wishes_and_start_wishes_back() -> None:
     stopped = stop.change(vm(), None)
     assert stopped["run"] == "stop"
     again = start.change(vm("Stopped", run="stop"), None)
-    assert (again["run"], again["restart_generation"]) == ("run", 0)
+    assert again["run"] == "run"
 
 
 def test_starting_a_guest_that_ended_by_itself_asks_for_a_fresh_boot() -> None:
     start = VM.verb("start")
     assert start and start.change
-    assert start.change(vm("Stopped", run="run"), None)["restart_generation"] == 1
+    for run in ("run", "stop"):  # people may have told it to stop after that
+        assert start.change(vm("Stopped", run=run), None)["restart_generation"] == 1
     assert start.change(vm("Running", run="run"), None)["restart_generation"] == 0
 
 

@@ -51,6 +51,7 @@ def make_report(
         incarnation=spec.incarnation,
         state=state,
         desired_count=spec.desired_count,
+        generation=facts.local.generation,
         restart_generation=checkpoint.restart_generation,
         ready=alive.ready if alive is not None else None,
         boot_id=kept.boot_id if kept is not None else None,

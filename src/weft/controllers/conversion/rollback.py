@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.conversion.facts import Facts, Outcome, WorkloadFacts, end, is_well, strip
-from weft.controllers.workload.status import STARTING
+from weft.kinds.parts.goal import STARTING
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.objects.lifecycle import Phase, describe_phase
 

@@ -20,7 +20,7 @@ from weft.kinds.fields.deployment.instance import (
 )
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision
-from weft.kinds.parts.goal import UNPLACEABLE
+from weft.kinds.parts.goal import RESTARTING, STARTING, UNPLACEABLE
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, ServiceStatus, is_matched
@@ -135,7 +135,8 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
         return "lost", now if status.reason == "nodeAutonomous" else since, trouble
     if spec_of(workload).run != "run":
         return "rests", since, "people stopped it"
-    if status.phase == "Failed" or (status.phase == "Stopped" and status.reason not in ("", "starting")):
+    is_to_start = status.reason in (STARTING, RESTARTING)
+    if (status.phase == "Failed" or (status.phase == "Stopped" and status.reason)) and not is_to_start:
         code = f"exit code {status.exit_code}" if status.exit_code is not None else ""
         return "failed", since, trouble or code
     if status.phase not in ("Running", "Migrate") or status.ready is False:

@@ -29,7 +29,7 @@ from weft.kinds.fields.lease import (
     LeaseRequest,
     LeaseStatus,
 )
-from weft.kinds.parts.goal import NOT_STARTED
+from weft.kinds.parts.goal import NOT_STARTED, RESTARTING, STARTING
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.migration.departing import HANDED_OVER, describe_lost
 from weft.kinds.parts.placement_spec import REFUSALS
@@ -37,8 +37,9 @@ from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
 
-# ``status.reason`` while a spec is being carried out.
-STARTING, STOPPING, SUSPENDING, RESTARTING = "starting", "stopping", "suspending", "restarting"
+# ``status.reason`` while a spec is being carried out, beside STARTING and RESTARTING.
+STOPPING, SUSPENDING = "stopping", "suspending"
+_GIVEN = ("Placed", "Adopted")  # reasons of the condition Placed of a workload that has all that its place can give
 # Reasons of the condition Current: the node does it now; the node was away when it was told to, until it has done it.
 CHANGING, RESIZE_WAITS = "Changing", "ResizeWaits"
 
@@ -168,7 +169,9 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
     if spec.role == "source" and _is_migrating(desired.spec, status.phase, spec):
         status.phase = Phase.MIGRATE
     status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
-    if doing and not report.reason:
+    if doing in (STARTING, RESTARTING) and not _has_taken_up(desired.spec, place):
+        status.reason, status.message = doing, ""  # what its node says is of the run before
+    elif doing and not report.reason:
         status.reason = doing
     elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
         status.reason, status.message = report.health, report.health_message
@@ -176,6 +179,12 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
     if departure is not None and not has_left_cluster(report):
         status.phase, status.reason, status.handed_over = Phase.UNKNOWN, HANDED_OVER, departure.key
         status.message = describe_lost(f"{spec.workload.kind}/{spec.workload.name}", departure.peer)
+
+
+def _has_taken_up(workload_spec: WorkloadSpec, place: Place) -> bool:
+    """Whether its node has reported on the last start. An older agent doesn't say so."""
+    passed_on = place.spec.restart_generation >= workload_spec.restart_generation and place.spec.desired == "run"
+    return place.report.generation is None or (passed_on and place.report.generation >= place.generation)
 
 
 def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
@@ -328,7 +337,8 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
         return Condition(
             "Current", "False", "Migrating", f"{what}: waits for the migration to end", now, desired.generation
         )
-    trouble = place.report.state == "running" and place.report.reason
+    is_of_now = place.report.generation is None or place.report.generation >= place.generation
+    trouble = place.report.state == "running" and place.report.reason and is_of_now
     condition = Condition("Current", "True", "Current", "", now, desired.generation)
     placed = desired.placed
     if len(behind) < len(changes) and placed and placed.reason != "Placed" and placed.generation >= desired.generation:

@@ -171,7 +171,7 @@ class Readiness:
             return latest is None or latest.deleting or await self._settle(latest)
         version = self._catalogue.specified(function)
         if isinstance(version, Missing):
-            await self._write(item, old, _wait(old, version.reason, version.message))
+            await self._write(item, old, _wait(old, generation, version.reason, version.message))
             return True
         if old.serving == version.code and not version.recipe.is_open:
             ready = msgspec.structs.replace(
@@ -203,7 +203,7 @@ class Readiness:
         ranking = self._agents.rank(version)
         if not ranking.nodes:
             nearest = f"; nearest fit: {ranking.nearest}" if ranking.nearest else ""
-            await self._write(item, old, _wait(old, ranking.reason, ranking.message + nearest))
+            await self._write(item, old, _wait(old, generation, ranking.reason, ranking.message + nearest))
             return False
         fleet, name_of = self._agents.fleet, self._agents.name_of
         reasons: list[str] = []
@@ -252,7 +252,7 @@ class Readiness:
         latest = self._cache.view.get(item.key)
         if latest is not None:
             before = latest.status(FunctionStatus)
-            await self._write(latest, before, _wait(before, "noAvailableAgents", message))
+            await self._write(latest, before, _wait(before, generation, "noAvailableAgents", message))
         return False
 
     async def _try(self, item: Item, node: str, version: Version) -> Outcome:
@@ -346,8 +346,11 @@ def _content(image: Item) -> object:
     return status.phase, status.sha256
 
 
-def _wait(old: FunctionStatus, reason: str, message: str) -> FunctionStatus:
-    return msgspec.structs.replace(old, phase=_while(old, "Pending"), reason=reason, message=message, trace=[])
+def _wait(old: FunctionStatus, generation: int, reason: str, message: str) -> FunctionStatus:
+    phase = _while(old, "Pending")
+    return msgspec.structs.replace(
+        old, phase=phase, reason=reason, message=message, trace=[], waiting_generation=generation
+    )
 
 
 def _while(old: FunctionStatus, phase: str) -> str:

@@ -17,6 +17,8 @@ UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavai
 COMPLETED = "completed"  # the first process of a container has ended with exit code 0
 NOT_STARTED = "stopped"  # it shall not run, and has no node
 POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unless it always starts again
+# Reasons of a workload whose node hasn't taken up its last start: whatever else its status says is of the run before.
+STARTING, RESTARTING = "starting", "restarting"
 FAILED_SOURCE = "snapshotFailed"  # what it begins from will never be there
 # Reasons that don't depend on which nodes there are.
 STUCK = (
@@ -36,6 +38,7 @@ STUCK = (
 )
 _ALONE = "gangIncomplete"  # the other members may be part of the same wait
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now
+_ON_THE_WAY = ("Prolog", "Boot", "Stopped", "Failed")
 _REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor by this spec
 
 
@@ -131,6 +134,18 @@ def _settles(phase: str, **more: Any) -> Goal:
     return Goal(lambda obj: is_settled(obj) and read_phase(obj) == phase, phase, **more)
 
 
+def _has_restarted(obj: Object | None) -> bool:
+    """Whether it runs as its spec says: a restart is there to bring what needs one."""
+    return is_settled(obj) and read_phase(obj) == "Running" and not _find_unchanged(obj or {}, "")
+
+
+def _describe_unchanged(obj: Object) -> str:
+    """What the spec of a workload that was started asks for, and it didn't get."""
+    current = find_condition(obj, "Current")
+    is_refused = current is not None and current["status"] == "False" and is_stuck(current.get("reason", ""))
+    return str(current["message"]) if current is not None and is_refused else ""
+
+
 def _rests(phase: str) -> Goal:
     return Goal(lambda obj: is_settled(obj) and (read_phase(obj) == phase or _was_never_started(obj)), phase)
 
@@ -141,8 +156,8 @@ def _boot(obj: Object) -> tuple[Any, ...]:
 
 WORKLOAD_GOALS = {
     "create": Goal(_is_as_specified, "Running"),
-    "start": _settles("Running"),
-    "restart": _settles("Running", changes=_boot),
+    "start": _settles("Running", remark=_describe_unchanged),
+    "restart": Goal(_has_restarted, "Running", changes=_boot),
     "resume": _settles("Running"),
     "release": _settles("Running"),
     "stop": _rests("Stopped"),
@@ -154,7 +169,7 @@ WORKLOAD_GOALS = {
 def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """Why a workload won't get there by itself: it failed, or no node fits."""
     serverless = dig(obj, "spec.type") == "serverless"
-    failed = find_failed(obj, what, goal)
+    failed = find_failed(obj, what, goal) if not _is_to_start(obj) else None
     if failed is not None:
         return _no_node(what, failed.token, serverless) if serverless and failed.token in UNPLACEABLE else failed
     rests = read_phase(obj) == "Stopped" and dig(obj, "status.reason") == POWERED_OFF
@@ -166,9 +181,16 @@ def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | Non
     return _find_unchanged(obj, what) or _find_unplaced(obj, what, goal, serverless)
 
 
+def _is_to_start(obj: Object) -> bool:
+    return dig(obj, "status.reason") in (STARTING, RESTARTING)
+
+
 def _find_unchanged(obj: Object, what: str) -> WeftError | None:
+    """What keeps a workload that runs from having what its spec says; of one on its way there, nobody knows yet."""
     current = find_condition(obj, "Current")
     if current is None or not is_settled(obj) or current["status"] != "False":
+        return None
+    if _is_to_start(obj) or read_phase(obj) in _ON_THE_WAY or current.get("generation", 0) < obj.get("generation", 0):
         return None
     reason, message = current.get("reason", ""), f"{what} is not changed for now: {current.get('message', '')}"
     if reason in (*UNPLACEABLE, *STUCK):

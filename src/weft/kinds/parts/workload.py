@@ -252,8 +252,8 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     _refuse_again(obj)
     _refuse_over(obj)
     spec = dict(obj["spec"])
-    if spec["run"] == "run" and phase in (Phase.STOPPED, Phase.FAILED):
-        spec["restart_generation"] += 1
+    if phase in (Phase.STOPPED, Phase.FAILED):
+        spec["restart_generation"] += 1  # it may have ended by itself, and been told to stop after that
     spec["run"] = "run"
     return spec
 

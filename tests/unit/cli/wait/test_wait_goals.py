@@ -215,6 +215,56 @@ def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
 
 
+def test_a_start_is_not_answered_with_how_the_run_before_it_ended() -> None:
+    for verb in ("create", "start", "restart"):
+        goal = plan_goal("vm", verb)
+        assert goal is not None
+        for phase, reason in (("Stopped", "starting"), ("Failed", "starting"), ("Failed", "restarting")):
+            assert find_failure(vm(phase, status={"reason": reason}), "vm/web", goal) is None
+        error = find_failure(vm("Failed", status={"reason": "noSpace", "message": "full"}), "vm/web", goal)
+        assert error is not None and error.message == "vm/web failed: noSpace: full", "it has taken up the start"
+
+
+UNCHANGED = {
+    "type": "Current",
+    "status": "False",
+    "reason": "insufficientResources",
+    "message": "on n1, unchanged: not enough capacity on n1 for the new size",
+    "generation": 2,
+}
+
+
+def test_a_restart_that_could_not_give_the_new_size_fails_with_the_reason_once_it_runs_again() -> None:
+    goal = plan_goal("vm", "restart", vm("Running", status={"boot_id": "a"}))
+    assert goal is not None
+    for phase, reason in (("Running", "restarting"), ("Boot", "")):
+        on_its_way = vm(phase, status={"boot_id": "a", "reason": reason}, conditions=[UNCHANGED])
+        assert not goal.reached(on_its_way) and find_failure(on_its_way, "vm/web", goal) is None
+    runs = vm("Running", status={"boot_id": "b"}, conditions=[UNCHANGED])
+    error = find_failure(runs, "vm/web", goal)
+    assert not goal.reached(runs) and isinstance(error, Unplaceable)
+    assert "not enough capacity on n1 for the new size" in error.message and exit_code(error) == UNPLACEABLE
+    assert goal.reached(vm("Running", status={"boot_id": "b"}, conditions=[{**UNCHANGED, "reason": "RestartNeeded"}]))
+
+
+def test_a_start_that_could_not_give_a_new_size_is_done_and_says_so() -> None:
+    goal = plan_goal("vm", "start")
+    assert goal is not None and goal.remark is not None
+    runs = vm("Running", conditions=[UNCHANGED])
+    assert goal.reached(runs) and goal.remark(runs) == UNCHANGED["message"]
+    assert find_failure(vm("Boot", conditions=[UNCHANGED]), "vm/web", goal) is None
+    assert goal.remark(vm("Running")) == ""
+
+
+def test_what_kept_an_earlier_size_from_a_vm_is_not_said_of_a_new_one() -> None:
+    goal = plan_goal("vm", "create")
+    assert goal is not None
+    for reason in ("insufficientResources", "guestHolds", "driverFailed"):
+        told = {**UNCHANGED, "reason": reason}
+        assert find_failure(vm("Running", conditions=[told]), "vm/web", goal) is not None
+        assert find_failure(vm("Running", conditions=[{**told, "generation": 1}]), "vm/web", goal) is None
+
+
 def test_one_of_a_gang_is_not_waited_for_unless_the_others_are_too() -> None:
     goal = plan_goal("vm", "create")
     assert goal is not None
@@ -400,3 +450,22 @@ def test_a_function_whose_node_is_away_is_ready_and_the_end_of_the_wait_says_tha
         assert goal.reached(obj)
         _report(session, Result(Wait(target, goal, "u", "default"), obj), "create")
         assert capsys.readouterr().out.rstrip("\n").endswith(ends)
+
+
+def test_an_old_state_is_no_answer_to_a_new_spec() -> None:
+    """Each pair: what is waited for, and the state of generation 1 that generation 2 was asked for in."""
+    for kind, status in (
+        ("service", {"phase": "Ready"}),
+        ("function", {"phase": "Pending", "reason": "imageFailed", "waiting_generation": 1}),
+        ("function", {"phase": "Failed", "reason": "Runtime.ExitError", "waiting_generation": 1}),
+    ):
+        goal = plan_goal(kind, "update")
+        assert goal is not None
+        obj = {"kind": kind, "name": "x", "generation": 2, "spec": {}, "status": {**status, "observed_generation": 1}}
+        assert not goal.reached(obj) and find_failure(obj, f"{kind}/x", goal) is None
+    drain = plan_goal("node", "drain")
+    assert drain is not None
+    node = {"kind": "node", "name": "n1", "generation": 4, "spec": {"drain": True}, "status": {}}
+    for generation, is_done in ((2, False), (4, True)):
+        drained = {"type": "Drained", "status": "True", "reason": "Drained", "generation": generation}
+        assert drain.reached({**node, "conditions": [drained]}) == is_done

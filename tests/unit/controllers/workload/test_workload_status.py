@@ -199,9 +199,16 @@ ROOM = {"cpu": 4, "memory": 2**40}
 
 
 def current(
-    want: VmSpec, *, placed: str = "Placed", said: int = 3, generation: int = 0, **report: object
+    want: VmSpec,
+    *,
+    placed: str = "Placed",
+    said: int = 3,
+    generation: int = 0,
+    report_generation: int | None = None,
+    **report: object,
 ) -> tuple[str, str]:
     has = place(**report)  # type: ignore[arg-type]
+    has = msgspec.structs.replace(has, report=msgspec.structs.replace(has.report, generation=report_generation))
     has = msgspec.structs.replace(has, generation=generation)
     told = fold_current(wished(want, placed=Condition("Placed", "True", placed, "why", 0.0, said)), [has], 1.0)
     assert told is not None
@@ -226,6 +233,29 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     )
     assert current(other, resize_limits=ROOM) == ("False", "RestartNeeded")
     assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start
+
+
+def test_of_the_run_before_a_start_nothing_is_said_until_the_node_has_taken_up_the_start() -> None:
+    start = wished(wish(restart_generation=1))
+    for state, reason in (("stopped", "guestPoweredOff"), ("failed", "exited"), ("failed", "noSpace")):
+        ended = place(state, reason=reason, message="as it ended")
+        passed_on = msgspec.structs.replace(
+            ended, spec=msgspec.structs.replace(ended.spec, restart_generation=1), generation=2
+        )
+        for before in (ended, passed_on):  # the spec was passed on to its node, or wasn't yet
+            report = msgspec.structs.replace(before.report, generation=1)
+            status = fold(start, msgspec.structs.replace(before, report=report))
+            assert (status.reason, status.message) == ("starting", "")
+        report = msgspec.structs.replace(passed_on.report, generation=2)
+        status = fold(start, msgspec.structs.replace(passed_on, report=report))
+        assert (status.reason, status.message) == (reason, "as it ended"), "a new failure"
+
+
+def test_trouble_of_the_size_before_is_not_that_of_a_new_one() -> None:
+    same = wish(cpu=0.0, memory=0, networks=[])
+    here = {"resize_limits": ROOM, "has": Resources(), "reason": "guestHolds", "fitted": 1}
+    assert current(same, generation=2, **here, report_generation=1) == ("False", "Changing")
+    assert current(same, generation=2, **here, report_generation=2) == ("False", "guestHolds")
 
 
 def test_a_new_size_waits_for_a_node_that_is_away_until_that_has_it_and_then_it_is_resized() -> None:

@@ -84,8 +84,9 @@ def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
 
 
 def is_drained(obj: Object | None) -> bool:
-    drained = find_condition(obj, "Drained")
-    return not dig(obj or {}, "spec.drain") or (drained is not None and drained["status"] == "True")
+    drained, generation = find_condition(obj, "Drained"), dig(obj or {}, "generation", 0)
+    is_so = drained is not None and drained["status"] == "True" and drained.get("generation", generation) >= generation
+    return not dig(obj or {}, "spec.drain") or is_so  # what an earlier drain came to says nothing of this one
 
 
 NODE_COLUMNS = (
