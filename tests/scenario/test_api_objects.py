@@ -607,6 +607,10 @@ def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: Doo
 
 def test_a_volume_grows_and_never_shrinks(lab: DoorsLab) -> None:
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
+    used = lab.stored("/volume/default/data")
+    assert used is not None
+    used.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(node="n1", node_uid="n", size=2**30)))
+    lab.put(used)
     with pytest.raises(InvalidInput, match=r"can't shrink from 1\.0 GiB to 512 MiB") as caught:
         lab.client.patch("volume", "data", {"spec": {"size": "512M"}})
     assert caught.value.field == "spec.size"

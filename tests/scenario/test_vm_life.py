@@ -13,7 +13,7 @@ from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.node import NodeStatus
 from weft.kinds.published_port import PublishedPortStatus
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
 
 async def test_a_new_vm_is_placed_and_runs(tmp_path: Path) -> None:
@@ -479,6 +479,81 @@ async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_
             return [a.resources.cpu for a in await lab.allocations()] == [3.0]
 
         await lab.until(grown)
+
+
+async def test_a_volume_whose_growth_its_pool_cannot_give_keeps_its_size_and_others_their_capacity(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+        await lab.put_vm("db", volumes=["data"])
+        await lab.until_phase("db", "Running")
+
+        async def resize(size: int, told: str) -> Condition:
+            def change(envelope: Envelope) -> None:
+                envelope.spec = merge_part(envelope.spec, {"size": size})
+                envelope.generation += 1
+
+            await lab.change("/volume/default/data", change)
+
+            async def answered() -> bool:
+                volume = await lab.get("/volume/default/data")
+                grown = volume.condition("Grown") if volume is not None else None
+                return (
+                    volume is not None
+                    and grown is not None
+                    and (grown.status, grown.generation)
+                    == (
+                        told,
+                        volume.generation,
+                    )
+                )
+
+            await lab.until(answered)
+            volume = await lab.get("/volume/default/data")
+            assert volume is not None
+            return next(one for one in volume.conditions if one.type == "Grown")
+
+        refused = await resize(900 * 1024 * GIB, "False")
+        assert refused.reason == "insufficientResources" and "more disk requested" in refused.message
+        assert (await lab.allocations())[0].volumes[0].size == GIB
+        await lab.put_vm("other")
+        await lab.until_phase("other", "Running")
+        await resize(GIB, "True")
+        placed = (await lab.vm("db")).condition("Placed")
+        assert placed is not None and (placed.status, placed.reason) == ("True", "Placed")
+        await resize(2 * GIB, "True")
+        sizes = [one.size for spec in await lab.allocations() for one in spec.volumes]
+        assert sizes == [2 * GIB]
+
+
+async def test_a_restart_that_cannot_give_a_new_size_says_so_and_a_size_that_is_taken_back_is_not_missing(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web")
+        await lab.until_phase("web", "Running")
+        await lab.wish("web", memory=64 * GIB, restart_generation=1)
+
+        async def restarted() -> bool:
+            status = await lab.status("web")
+            return status.phase == "Running" and status.boot_id == "web-1-1" and not status.reason
+
+        await lab.until(restarted)
+        vm, status = await lab.vm("web"), await lab.status("web")
+        current = vm.condition("Current")
+        assert current is not None and (current.status, current.reason) == ("False", "insufficientResources")
+        assert "not enough capacity on n1" in current.message
+        assert status.resources is not None and status.resources.memory == 256 * MIB
+        await lab.wish("web", memory=256 * MIB)
+
+        async def settled() -> bool:
+            found = [(await lab.vm("web")).condition(name) for name in ("Placed", "Current")]
+            return [(one.status, one.message) for one in found if one] == [("True", "on n1"), ("True", "")]
+
+        await lab.until(settled)
 
 
 async def test_a_volume_that_grows_grows_in_its_place(tmp_path: Path) -> None:

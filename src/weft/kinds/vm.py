@@ -75,6 +75,7 @@ from weft.kinds.record import (
     Workload,
     keys_of,
 )
+from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
@@ -225,9 +226,8 @@ def _suspend(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "run": "suspend"}
 
 
-def check_growth(old: VmSpec, new: VmSpec) -> None:
-    """A root disk never shrinks: the file system on it would lose its end. Nor do people write a restore by hand. Raises
-    InvalidInput."""
+def check_change(old: VmSpec, new: VmSpec) -> None:
+    """Raises InvalidInput for what only verbs and the server write."""
     if new.restore != old.restore:
         raise InvalidInput(
             "spec.restore: only the verb restore changes it",
@@ -247,17 +247,35 @@ def check_growth(old: VmSpec, new: VmSpec) -> None:
         raise describe_departure("the VM", new.departed)
     if new.fenced and new.run != old.run:
         raise describe_fence("the VM", new.fenced)
-    if new.disk < old.disk:
+
+
+def refuse_shrinking(vm: Envelope, new: VmSpec, now: float) -> None:
+    """Raises InvalidInput for a root disk that would be smaller than it is. A growth that hasn't happened can be taken back; 0 is
+    the size that the image has, which the disk keeps at least."""
+    old, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, WorkloadStatus)
+    if status.resources is not None:
+        least = min(old.disk, status.resources.disk)
+        is_taken_back = not new.disk and least < old.disk
+    else:
+        least, is_taken_back = old.disk, status.node is None and old.origin is None
+    if new.disk < least and not is_taken_back:
         raise InvalidInput(
-            f"spec.disk: a disk can't shrink from {format_bytes(old.disk)} to {format_bytes(new.disk)}",
+            f"spec.disk: a disk can't shrink from {format_bytes(least)} to {format_bytes(new.disk)}",
             field="spec.disk",
             hint="create a new VM with a smaller disk",
         )
 
 
-def _refuse_little_memory(new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
+def _refuse_too_little(new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
     """Raises InvalidInput."""
     for name, status in images.items():
+        if 0 < new.disk < status.virtual_size and new.origin is None:
+            raise InvalidInput(
+                f"spec.disk: {format_bytes(new.disk)} is less than image {name} takes: {format_bytes(status.virtual_size)}",
+                reason="tooLittleDisk",
+                field="spec.disk",
+                hint=f"give at least {-(-status.virtual_size // MIB)}M, or 0 for the image's own size",
+            )
         if new.memory < status.min_memory:
             raise InvalidInput(
                 f"spec.memory: {format_bytes(new.memory)} is too little for image {name}: "
@@ -511,8 +529,8 @@ VM = Kind(
             "spec.image",
             lambda s: [s.image],
             blocks=True,
-            suffices=_refuse_little_memory,
-            asks=lambda s: (s.image, s.memory),  # what has too little already may be changed otherwise
+            suffices=_refuse_too_little,
+            asks=lambda s: (s.image, s.memory, s.disk),  # what has too little already may be changed otherwise
         ),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
@@ -534,7 +552,8 @@ VM = Kind(
         check=check_vm,
         check_new=_check_new,
         check_times=check_times,
-        check_change=check_growth,
+        check_change=check_change,
+        change_guard=refuse_shrinking,
         write_guard=guard_workload,
         resize_limits=lambda status: status.resize_limits,
         server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaim"),

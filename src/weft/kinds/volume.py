@@ -11,8 +11,8 @@ from typing import Annotated
 import msgspec
 
 from weft.kinds.allocation import LOCAL
-from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
-from weft.kinds.parts.goal import reaches
+from weft.kinds.fields.cells import AGE, NAME, dig, note, text
+from weft.kinds.parts.goal import find_condition, read_phase
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
 from weft.kinds.parts.snapshot.volume_verbs import VOLUME_VERBS, is_going_back, is_made_alone
@@ -34,12 +34,14 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.secret import SealedSpec, check_values
-from weft.objects.errors import DriverFailed, InvalidInput, WeftError
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import DriverFailed, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import Ref
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
 MOST_BYTES = 2**50
+GROWN = "Grown"  # the condition that says whether it could get the larger size of its spec, where it is
 KEY = "key"  # 32 bytes in hexadecimal digits
 _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
 
@@ -117,17 +119,29 @@ def _check_given(values: Mapping[str, str]) -> None:
         )
 
 
-def check_growth(old: VolumeSpec, new: VolumeSpec) -> None:
-    """A file system on it would lose its end. Nor do people write a restore by hand. Raises InvalidInput."""
+def check_restore(old: VolumeSpec, new: VolumeSpec) -> None:
+    """Raises InvalidInput for a restore that people wrote by hand."""
     if new.restore != old.restore:
         raise InvalidInput(
             "spec.restore: only the verb restore changes it",
             field="spec.restore",
             hint="leave spec.restore out; weft volume restore NAME --snapshot SNAPSHOT",
         )
-    if new.size < old.size:
+
+
+def has_size(spec: VolumeSpec, status: VolumeStatus) -> int:
+    """How large its disk is at most: what placement has given it, not a growth that nothing was given for; 0: it has none yet."""
+    if status.node_uid is None:
+        return spec.size if spec.origin is not None else 0  # which the data of the snapshot needs
+    return min(spec.size, status.size) if status.size else spec.size
+
+
+def refuse_shrinking(volume: Envelope, new: VolumeSpec, now: float) -> None:
+    """Raises InvalidInput: a file system on it would lose its end. A growth that hasn't happened can be taken back."""
+    least = has_size(decode_part(volume.spec, VolumeSpec), decode_part(volume.status, VolumeStatus))
+    if new.size < least:
         raise InvalidInput(
-            f"spec.size: a volume can't shrink from {format_bytes(old.size)} to {format_bytes(new.size)}",
+            f"spec.size: a volume can't shrink from {format_bytes(least)} to {format_bytes(new.size)}",
             field="spec.size",
             hint="create a smaller volume and copy what is needed",
         )
@@ -149,7 +163,7 @@ def count(spec: VolumeSpec, _: VolumeStatus) -> Counted:
 
 
 def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
-    check_growth(old, new)
+    check_restore(old, new)
     if new.values or new.sealed != old.sealed:
         raise InvalidInput(
             "spec.values: what lies on a volume is encrypted with the key that it was created with",
@@ -191,13 +205,46 @@ def _is_restored(obj: Object | None) -> bool:
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """What keeps its data from coming for good. What may pass has a message and no reason."""
+    if goal is not _RESTORED and (refusal := _find_refusal(obj, what)) is not None:
+        return refusal
     reason, message = str(dig(obj, "status.reason", "")), dig(obj, "status.message", "")
     if not reason or is_going_back(obj) or not (goal is _RESTORED or is_made_alone(obj)):
         return None
     return DriverFailed(f"{what} is not restored: {message}", reason=reason, hint=f"weft describe {what}")
 
 
+def _is_as_asked(obj: Object | None) -> bool:
+    """Whether it is there, and as large as its spec says; one that nothing has attached grows with its next place."""
+    size = dig(obj, "status.size", 0) if obj is not None else 0
+    grows = dig(obj or {}, "status.phase") == "Attached" and 0 < size < dig(obj or {}, "spec.size", 0)
+    return read_phase(obj) in ("Available", "Attached") and not grows
+
+
+def _find_refusal(obj: Object, what: str) -> WeftError | None:
+    """Why it can't grow where it is."""
+    grown = find_condition(obj, GROWN)
+    if grown is None or grown["status"] != "False" or grown.get("generation", 0) != obj.get("generation", 0):
+        return None
+    has = format_bytes(dig(obj, "status.size", 0))
+    return Unplaceable(
+        f"{what} does not grow for now: {grown.get('message', '')}",
+        reason=grown.get("reason", ""),
+        hint=f"It grows when there is capacity.  To take that back: weft volume resize {obj['name']} {has.replace(' ', '')}",
+    )
+
+
 _RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False)
+
+
+def _find_size(obj: Object) -> int:
+    """What it has; what it shall have, before it has a place."""
+    size, has = int(dig(obj, "spec.size", 0)), int(dig(obj, "status.size", 0))
+    return min(size, has) if has else size
+
+
+def _find_note(obj: Object) -> str:
+    asked = int(dig(obj, "spec.size", 0))
+    return note(obj) or (f"{format_bytes(asked)} requested" if _find_size(obj) < asked else "")
 
 
 VOLUME = Kind(
@@ -215,12 +262,15 @@ VOLUME = Kind(
     verbs=VOLUME_VERBS,
     snapshots="volume",
     in_backups="renamed",
-    access=Access(readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots"}),
+    access=Access(
+        readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots", GROWN: "scheduler"}
+    ),
     admission=Admission(
         check=check_volume,
         server_fields=("origin", "restore", "sealed"),
         check_new=check_new,
         check_change=_check_change,
+        change_guard=refuse_shrinking,
         check_values=_check_given,
         seals=True,
         makes_values=lambda spec: {KEY: secrets.token_hex(32)} if spec.get("encrypted") is True else {},
@@ -231,18 +281,18 @@ VOLUME = Kind(
         columns=(
             NAME,
             Column("PHASE", text("status.phase", "Available"), keep=True),
-            Column("SIZE", size("spec.size"), align="right"),
+            Column("SIZE", lambda obj: format_bytes(_find_size(obj)), align="right"),
             Column("POOL", lambda obj: dig(obj, "status.pool") or dig(obj, "spec.pool", LOCAL), wide=True),
             Column("ENCRYPTED", lambda obj: "yes" if dig(obj, "spec.encrypted") else "no", wide=True),
             Column("NODE", text("status.node")),
             Column("ATTACHED", text("status.attached_to.name")),
             Column("COPIES", lambda obj: ",".join(dig(obj, "status.copies") or []) or "–", wide=True),
             AGE,
-            Column("NOTE", note, flexible=True),
+            Column("NOTE", _find_note, flexible=True),
         ),
     ),
     lifetime=Lifetime(
-        goals={"create": reaches("Available", "Attached"), "restore": _RESTORED},
+        goals={"create": Goal(_is_as_asked, "Available"), "restore": _RESTORED},
         find_failure=_find_failure,
         finalizers=("volume",),
     ),

@@ -56,6 +56,7 @@ from weft.scheduler.allocation.count import count_allocation, count_booting, cou
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.allocation.promise import find_trouble, is_at_risk
+from weft.scheduler.allocation.resize import clear_refused, find_growing
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.plan import MigrationQueue
@@ -456,7 +457,8 @@ class Intake:
             not is_placed
             or find_trouble(self._view, item, now)
             or is_suspended(item)
-            or needs_resize(item, spec)
+            or needs_resize(self._view, item, spec)
+            or clear_refused(self._view, workload, item, now) is not None
             or is_regrouped(item, workload)
             or has_other_end(self._view, item, spec)
             for item in allocations
@@ -509,10 +511,12 @@ class Intake:
             self.wake.ring()
 
 
-def needs_resize(allocation: Item, workload_spec: WorkloadSpec) -> bool:
-    """Whether the allocation has other amounts than its workload requests by now."""
+def needs_resize(view: View, allocation: Item, workload_spec: WorkloadSpec) -> bool:
+    """Whether the allocation has other amounts than its workload, or a volume of it, requests by now."""
     spec = allocation.spec(AllocationSpec)
-    return spec.migration is None and bool(find_fit(spec, workload_spec, allocation.report(AllocationReport)))
+    return spec.migration is None and bool(
+        find_fit(spec, workload_spec, allocation.report(AllocationReport)) or find_growing(view, spec.volumes)
+    )
 
 
 def _stand_of(allocation: Item) -> object:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from weft.kinds.parts.workload import MIB
-from weft.kinds.vm import VmSpec, check_growth
+from weft.kinds.vm import VmSpec, refuse_shrinking
+from weft.kinds.volume import VolumeSpec
+from weft.kinds.volume import refuse_shrinking as refuse_smaller_volume
+from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.spec_change import plan_change
 
@@ -50,6 +54,37 @@ def test_what_does_not_run_gets_everything_with_its_start() -> None:
     assert cost(None, cpu=(1, 99), machine=("q35", "microvm")) == {"cpu": "start", "machine": "start"}
 
 
-def test_a_root_disk_never_shrinks() -> None:
+GIB = 2**30
+
+
+def stored(kind: str, spec: object, status: dict[str, object]) -> Envelope:
+    raw = [msgspec.Raw(msgspec.json.encode(part)) for part in (spec, status)]
+    return Envelope(kind=kind, name="web", uid="u", project="default", spec=raw[0], status=raw[1])
+
+
+def placed(disk: int, has: int) -> Envelope:
+    """A VM that asks for ``disk``, and whose allocation has a disk of ``has`` bytes."""
+    return stored("vm", VmSpec(image="tiny", disk=disk), {"node": "n1", "resources": {"disk": has}})
+
+
+def test_a_root_disk_never_becomes_smaller_than_it_is() -> None:
+    for disk in (GIB, 0):
+        with pytest.raises(InvalidInput, match=r"can't shrink from 2\.0 GiB to"):
+            refuse_shrinking(placed(2 * GIB, 2 * GIB), VmSpec(image="tiny", disk=disk), 0.0)
     with pytest.raises(InvalidInput, match=r"can't shrink from 2\.0 GiB to 1\.0 GiB"):
-        check_growth(VmSpec(image="tiny", disk=2**31), VmSpec(image="tiny", disk=2**30))
+        refuse_shrinking(placed(900 * GIB, 2 * GIB), VmSpec(image="tiny", disk=GIB), 0.0)
+
+
+def test_a_growth_of_a_root_disk_that_has_not_happened_can_be_taken_back() -> None:
+    for disk in (2 * GIB, 3 * GIB, 0):
+        refuse_shrinking(placed(900 * GIB, 2 * GIB), VmSpec(image="tiny", disk=disk), 0.0)
+    without_place = stored("vm", VmSpec(image="tiny", disk=900 * GIB), {})
+    refuse_shrinking(without_place, VmSpec(image="tiny", disk=GIB), 0.0)
+
+
+def test_a_volume_never_becomes_smaller_than_it_is_and_a_growth_that_has_not_happened_can_be_taken_back() -> None:
+    used = stored("volume", VolumeSpec(size=900 * GIB), {"node": "n1", "node_uid": "n", "size": 2 * GIB})
+    refuse_smaller_volume(used, VolumeSpec(size=2 * GIB), 0.0)
+    with pytest.raises(InvalidInput, match=r"can't shrink from 2\.0 GiB to 1\.0 GiB"):
+        refuse_smaller_volume(used, VolumeSpec(size=GIB), 0.0)
+    refuse_smaller_volume(stored("volume", VolumeSpec(size=900 * GIB), {}), VolumeSpec(size=GIB), 0.0)

@@ -15,6 +15,7 @@ from weft.api.admission import references, sealing, uploads
 from weft.api.admission.certificates import check_certificate
 from weft.api.admission.departing import refuse_departing, refuse_late_snapshot
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
+from weft.api.admission.growth import refuse_growth
 from weft.api.admission.limits import limit_objects, limit_warm_images
 from weft.api.admission.priority import find_lease, settle_priority
 from weft.api.admission.quota import plan_quota
@@ -295,6 +296,7 @@ async def plan_spec(
         draft.labels = current.labels
     if changes:
         await refuse_departing(view, kind, current, changes)
+        await refuse_growth(view, kind, current, old, new)
         limit_warm_images(context, current, old, new)
         if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)

@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from weft.api.admission.usage import Usage
-from weft.api.admission.view import View
+from weft.api.admission.view import Usage, View
 from weft.api.context import ApiContext
 from weft.contracts.store import AtRevision, Precondition, Put
 from weft.kinds.image import IMAGE, ImageStatus

@@ -27,6 +27,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, All
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.verbs import name_member
+from weft.kinds.parts.workload import WorkloadStatus, sizes_of
 from weft.kinds.quota import quota_key
 from weft.kinds.snapshot import (
     SNAPSHOTS_BY_NODE,
@@ -307,6 +308,7 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
     if workload is None:
         return {}
     spec: dict[str, Any] = msgspec.to_builtins(spec_of(workload))
+    spec |= sizes_of(workload.status(WorkloadStatus), spec)
     return {name: value for name, value in spec.items() if name not in ("user_data", "origin", "restore")}
 
 

@@ -56,10 +56,9 @@ from weft.kinds.migration import MIGRATIONS_BY_WORKLOAD, MigrationSpec, Migratio
 from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
-from weft.kinds.parts.workload import WORKLOADS_BY_UID, WORKLOADS_BY_VOLUME, WorkloadStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
-from weft.kinds.volume import VOLUMES_BY_UID, VolumeSpec
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
@@ -74,7 +73,7 @@ class Workloads:
     """``find_silent`` names the nodes that have not reported since a restore."""
 
     name = "workload"
-    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "volume", "migration", "conversion")
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "migration", "conversion")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -93,9 +92,6 @@ class Workloads:
             case "publishedport":
                 if change.new is None:
                     return _workloads(view, change.item.spec(PublishedPortSpec).workload.uid)
-            case "volume":
-                if has_changed(change, lambda item: item.spec(VolumeSpec).size):
-                    return [item.key for item in view.find(WORKLOADS_BY_VOLUME, change.key)]
             case "migration":
                 if has_changed(
                     change, lambda item: is_under_way(item.spec(MigrationSpec), item.status(MigrationStatus))
@@ -209,10 +205,6 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
     volumes and networks that its workload doesn't name any more."""
     workload_spec = spec_of(workload)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
-    kept = [volume for volume in spec.volumes if not rests or volume.name in named]
-    sizes = {
-        volume.uid: item.spec(VolumeSpec).size for volume in kept for item in view.find(VOLUMES_BY_UID, volume.uid)
-    }
     return msgspec.structs.replace(
         set_desired(spec, workload_spec.run),
         workload_generation=workload.envelope.generation,
@@ -221,7 +213,7 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
         grace_seconds=workload_spec.grace,
         waits_for=find_waited(view, spec),
         nics=[nic for nic in spec.nics if not rests or nic.network in joined],
-        volumes=[msgspec.structs.replace(v, size=max(v.size, sizes.get(v.uid, 0))) for v in kept],
+        volumes=[volume for volume in spec.volumes if not rests or volume.name in named],
         lease=_follow_lease(spec.lease, workload_spec.lease),
     )
 

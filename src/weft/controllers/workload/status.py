@@ -136,7 +136,7 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
 
 def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, former: WorkloadStatus) -> None:
     spec, report = place.spec, place.report
-    status.node, status.pool = spec.node, spec.pool
+    status.node, status.pool, status.resources = spec.node, spec.pool, spec.resources
     status.boot_id = report.boot_id
     status.accelerator = report.accelerator
     status.resize_limits = report.resize_limits
@@ -341,7 +341,8 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
     trouble = place.report.state == "running" and place.report.reason and is_of_now
     condition = Condition("Current", "True", "Current", "", now, desired.generation)
     placed = desired.placed
-    if len(behind) < len(changes) and placed and placed.reason != "Placed" and placed.generation >= desired.generation:
+    refused = placed is not None and placed.reason not in _GIVEN and placed.generation >= desired.generation
+    if changes and placed and refused:
         return replace(condition, status="False", reason=placed.reason, message=placed.message)
     if trouble and place.report.reason not in ("changing", "paused"):
         return replace(condition, status="False", reason=place.report.reason, message=place.report.message)

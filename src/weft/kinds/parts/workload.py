@@ -4,18 +4,20 @@ verbs; and what a kind declares, so that they need not know the kinds."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from weft.kinds.allocation import Resources
 from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.affinity import TALKERS, device_of
-from weft.kinds.fields.cells import AGE, NAME, cores, dig, joined, note, size, text
+from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, check_new_lease
 from weft.kinds.parts.convert_verb import refuse_departed, refuse_replaced
+from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
 from weft.kinds.published_port import claim_published_port
@@ -39,7 +41,7 @@ from weft.kinds.reservation import count_gpus, refuse_larger, refuse_over
 from weft.objects.envelope import Condition, Envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import words
 
 MOST_MEMORY_BYTES = 64 * 2**40
@@ -88,6 +90,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     resize_limits: dict[str, int] | None = (
         None  # limits of the running machine, by field of the spec (``objects/spec_change.py``); None: none runs
     )
+    resources: Resources | None = None  # what its allocation has of its node; None: it has no allocation
     started_at: float | None = None
     migration: str = ""  # name of the Migration under way
     pool: str = ""  # pool of its root disk
@@ -305,16 +308,39 @@ def workload_columns(image: Column) -> tuple[Column, ...]:
         Column("PHASE", text("status.phase", "Pending"), keep=True),
         Column("NODE", text("status.node")),
         Column("ADDRESS", text("status.address"), keep=True),
-        Column("CPU", cores("spec.cpu"), align="right"),
-        Column("MEMORY", size("spec.memory"), align="right"),
+        Column("CPU", lambda obj: format_cpu(_find_size(obj, "cpu")), align="right"),
+        Column("MEMORY", lambda obj: format_bytes(_find_size(obj, "memory")), align="right"),
         image,
         AGE,
         Column("NETWORKS", joined("spec.networks"), wide=True),
         Column("GROUPS", joined("spec.security_groups"), wide=True),
         Column("PUBLISH", joined("spec.publish"), wide=True),
         Column("RESTARTS", text("status.restarts", "0"), align="right", wide=True),
-        Column("NOTE", note, flexible=True),
+        Column("NOTE", _find_note, flexible=True),
     )
+
+
+def _find_size(obj: Object, name: str) -> Any:
+    """What the running machine has; of one that doesn't run, what its next start is to give it."""
+    runs = dig(obj, "status.resize_limits") is not None
+    return (dig(obj, f"status.resources.{name}") if runs else None) or dig(obj, f"spec.{name}", 0)
+
+
+def _find_note(obj: Object) -> str:
+    """What its status says beside the phase; else what of its spec it doesn't have, and why."""
+    current = find_condition(obj, "Current")
+    behind = current is not None and current["status"] == "False"
+    return note(obj) or (str(current["message"]) if current is not None and behind else "")
+
+
+def sizes_of(status: WorkloadStatus, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of ``spec`` that haven't been carried out, as the workload has them: a root disk that hasn't grown, cores and
+    memory of a machine that runs."""
+    has = status.resources
+    if has is None:
+        return {}
+    found: dict[str, Any] = {"disk": min(spec["disk"], has.disk)} if "disk" in spec else {}
+    return found if status.resize_limits is None else {**found, "cpu": has.cpu, "memory": has.memory}
 
 
 def name_gang(project: str | None, spec: WorkloadSpec) -> str:
@@ -360,7 +386,8 @@ def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counte
         if (status.ended and workload.runs_once(spec)) or workload.is_test(spec) or workload.departed(spec):
             return Counted({})
         needs = workload.needs(spec)
-        amounts: dict[str, float] = {"disk": needs.disk, "published_ports": len(spec.publish)}
+        disk = max(needs.disk, status.resources.disk if status.resources is not None else 0)
+        amounts: dict[str, float] = {"disk": disk, "published_ports": len(spec.publish)}
         if status.reason != LEASE_ENDED:
             amounts["instances"] = 1
             if spec.reservation is None:  # else its reservation counts

@@ -1,18 +1,20 @@
 """Gives a placed workload its new size, NICs and volumes on its node: at once what its machine can take while it runs, the rest
-with its next fresh start.
+with its next fresh start; and the volumes that it has their larger size.
 
-If its node lacks capacity, or a volume isn't available, it keeps what it has, and its condition Placed has the reason. Pure
-but for the snapshot, which counts a larger size at once.
+If its node lacks capacity, or a volume isn't available, it keeps what it has, and its condition Placed has the reason; of a volume
+that can't grow, that volume's condition Grown. Pure but for the snapshot, which counts a larger size at once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.policy import RESOURCES
 from weft.contracts.trace.context import pass_on
-from weft.informer.commit import Commit, edit, put, unchanged
+from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.pool.claims import Claim
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
@@ -28,8 +30,8 @@ from weft.kinds.allocation import (
     set_desired,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
-from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
-from weft.kinds.volume import VolumeSpec
+from weft.kinds.parts.in_place_update import find_fit, is_as_asked, wants_fresh_start
+from weft.kinds.volume import GROWN, VOLUMES_BY_UID, VolumeSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_cpu
@@ -48,6 +50,8 @@ from weft.scheduler.workload.request import (
     read_volumes,
 )
 
+_UNCHANGED = "unchanged: "
+
 
 def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item, now: float) -> Commit | None:
     """Bring the allocation to what its spec requests, as far as possible: all of it if the spec has a fresh start, else only what
@@ -61,29 +65,32 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     preconditions = [unchanged(workload), unchanged(allocation)]
     fields = find_fit(spec, workload_spec, allocation.report(AllocationReport))
     parts = _read_parts(view, snapshot, workload, allocation, fields)
+    had = parts if isinstance(parts, _Parts) else _Parts(spec.resources, spec.volumes, [], spec.nics, spec.iso)
+    growth = _grow_volumes(view, snapshot, spec, had)
     where, fresh = f"on {spec.node}", wants_fresh_start(spec, workload_spec)
     if isinstance(parts, Waiting) and parts.reason == "addressPending" and not fresh:
         return None  # the address is being made, and wakes the scheduler
+    new.volumes = growth.volumes
     if isinstance(parts, Waiting):
-        placed = Condition("Placed", "True", parts.reason, f"{where}, unchanged: {parts.message}", now)
+        placed = Condition("Placed", "True", parts.reason, f"{where}, {_UNCHANGED}{parts.message}", now)
     else:
         record_of(workload).resize(new, workload_spec, fields)
         if "cpu_model" in fields:
             asked = record_of(workload).needs(workload_spec).cpu_model
             new.cpu_model = next((choose_cpu(n, asked) for n in view.find(NODES_BY_UID, spec.node_uid)), "")
-        new.resources, new.nics, new.iso, new.volumes = parts.resources, parts.nics, parts.iso, parts.volumes
+        new.resources, new.nics, new.iso = parts.resources, parts.nics, parts.iso
         preconditions += [unchanged(volume) for volume in parts.volume_items]
+        placed = Condition("Placed", "True", "Placed", where, now)
+    writes, is_new = [], fresh or not isinstance(parts, Waiting) or growth.is_given
+    if is_new:
         # Until it is stored the larger of old and new counts: what a smaller size frees is not free yet.
-        both, load = _join(_find_held(allocation), amounts_on(spec, parts.resources)), load_of(spec)
-        if new_claims := _find_growth(snapshot, spec, parts):
+        both, load = _join(_find_held(allocation), amounts_on(spec, new.resources)), load_of(spec)
+        if new_claims := _find_growth(snapshot, spec, msgspec.structs.replace(had, volumes=new.volumes)):
             load = msgspec.structs.replace(load, claims=(*load.claims, *new_claims))
         if spec.slot is not None:
             snapshot.put_slotted(allocation.key, spec.node_uid, _slot_key(spec.slot), both, load)
         else:
             snapshot.put_allocation(allocation.key, spec.node_uid, both, load)
-        placed = Condition("Placed", "True", "Placed", where, now)
-    writes = []
-    if fresh or not isinstance(parts, Waiting):
         place = edit(allocation)
         pass_on(workload.envelope, place)
         place.spec = merge_part(place.spec, new)
@@ -92,15 +99,80 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     envelope = edit(workload)
     if set_condition(envelope, msgspec.structs.replace(placed, generation=workload.envelope.generation)):
         writes.append(put(envelope))
+    for volume in growth.items:
+        grown = edit(volume)
+        if set_condition(grown, growth.condition(volume, now)):
+            writes.append(put(grown))
+            preconditions.append(unchanged(volume))
     if not writes:
         return None
-    if isinstance(parts, Waiting):
+    if growth.lack:
+        event = Event("Warning", "insufficientResources", growth.lack, growth.items[0].envelope.ref, "scheduler")
+    elif isinstance(parts, Waiting):
         event = Event("Warning", parts.reason, placed.message, workload.envelope.ref, "scheduler")
     elif _is_away(view, spec):
         event = Event("Normal", "ResizeWaits", f"{where}, once the node is back", workload.envelope.ref, "scheduler")
     else:
         event = Event("Normal", "Resized", where, workload.envelope.ref, "scheduler")
     return Commit(workload.key, writes, preconditions, [event])
+
+
+def clear_refused(view: View, workload: Item, allocation: Item, now: float) -> Commit | None:
+    """Take back what was said of a size that couldn't be given, once nobody asks for that any more; None: nothing was."""
+    spec, about, draft = allocation.spec(AllocationSpec), workload.envelope, Draft()
+    where, placed = f"on {spec.node}", about.condition("Placed")
+    if (
+        placed is not None
+        and placed.message.startswith(f"{where}, {_UNCHANGED}")
+        and (placed.generation < about.generation or is_as_asked(spec, spec_of(workload)))
+    ):
+        draft.change(workload, condition=Condition("Placed", "True", "Placed", where, now, about.generation))
+    for one in spec.volumes:
+        for volume in view.find(VOLUMES_BY_UID, one.uid):
+            grown = volume.envelope.condition(GROWN)
+            if grown is not None and grown.status == "False":
+                told = Condition("Grown", "True", GROWN, "", now, volume.envelope.generation)
+                draft.change(volume, condition=told)
+    return draft.commit(workload.key)
+
+
+class _Growth(msgspec.Struct, frozen=True):
+    """``volumes`` as the allocation has them from now on; ``items`` were to grow, and ``lack`` says why they can't."""
+
+    volumes: list[AllocatedVolume]
+    items: list[Item]
+    lack: str = ""
+
+    @property
+    def is_given(self) -> bool:
+        return bool(self.items) and not self.lack
+
+    def condition(self, volume: Item, now: float) -> Condition:
+        condition = Condition("Grown", "True", GROWN, "", now, volume.envelope.generation)
+        if not self.lack:
+            return condition
+        return msgspec.structs.replace(condition, status="False", reason="insufficientResources", message=self.lack)
+
+
+def find_growing(view: View, volumes: Sequence[AllocatedVolume]) -> list[Item]:
+    """Those of an allocation's volumes that have less than their spec requests."""
+    found = ((volume.size, item) for volume in volumes for item in view.find(VOLUMES_BY_UID, volume.uid))
+    return [item for size, item in found if not item.deleting and item.spec(VolumeSpec).size > size]
+
+
+def _grow_volumes(view: View, snapshot: Snapshot, spec: AllocationSpec, parts: _Parts) -> _Growth:
+    """The growth of the volumes that the allocation has had and keeps, together, beside all else that it gets."""
+    has = {volume.uid for volume in spec.volumes}
+    items = find_growing(view, [volume for volume in parts.volumes if volume.uid in has])
+    if not items:
+        return _Growth(parts.volumes, [])
+    sizes = {item.uid: item.spec(VolumeSpec).size for item in items}
+    volumes = [msgspec.structs.replace(one, size=sizes.get(one.uid, one.size)) for one in parts.volumes]
+    row = snapshot.index_of(spec.node_uid)
+    if row is None:
+        return _Growth(parts.volumes, items, f"node {spec.node} is not in the fabric")
+    lack = _find_excess(snapshot, row, spec, msgspec.structs.replace(parts, volumes=volumes))
+    return _Growth(parts.volumes if lack else volumes, items, lack)
 
 
 def _is_away(view: View, spec: AllocationSpec) -> bool:
@@ -148,12 +220,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
                 return Waiting("volumesApart", f"{what}, which {spec.node} does not have")
         report = view.find(NODES_BY_UID, spec.node_uid)[0].report(NodeReport)
         has = {volume.uid: volume for volume in spec.volumes}
-        found = [
-            msgspec.structs.replace(has[v.uid], size=v.spec(VolumeSpec).size)
-            if v.uid in has
-            else locate_volume(v, report)
-            for v in volumes
-        ]
+        found = [has[v.uid] if v.uid in has else locate_volume(v, report) for v in volumes]
         parts = msgspec.structs.replace(parts, volumes=found, volume_items=volumes)
     if lack := _find_excess(snapshot, row, spec, parts):
         return Waiting("insufficientResources", lack)

@@ -13,7 +13,7 @@ from weft.kinds.fields.lease import LEASE_AT_RISK
 from weft.scheduler.allocation.bind import Timing, plan_adopted, plan_regrouped, put_decision
 from weft.scheduler.allocation.lease import Conflict, has_other_end, plan_extension, plan_within
 from weft.scheduler.allocation.promise import clear_risk, find_trouble, is_at_risk, plan_at_risk, withdraw
-from weft.scheduler.allocation.resize import plan_resize
+from weft.scheduler.allocation.resize import clear_refused, find_growing, plan_resize
 from weft.scheduler.allocation.resume import plan_resume
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.intake import Intake, is_regrouped, needs_resize
@@ -48,10 +48,11 @@ class Placed:
                 return self._plan_resume(search, workload, allocation, now)
             if trouble := find_trouble(view, allocation, now):
                 return self._plan_again(search, workload, allocation, trouble, now)
-            if not allocation.deleting and needs_resize(allocation, spec_of(workload)):
+            if not allocation.deleting and needs_resize(view, allocation, spec_of(workload)):
                 batch.resized.append(allocation.key)
                 commit = plan_resize(view, engine.snapshot, workload, allocation, now)
-                if commit is None or allocation.key not in {write.key for write in commit.writes}:
+                is_given = commit is not None and allocation.key in {write.key for write in commit.writes}
+                if not is_given or find_growing(view, allocation.spec(AllocationSpec).volumes):
                     self._intake.cramped.add(workload.key)
                 return commit
             if not allocation.deleting and has_other_end(view, allocation, spec_of(workload)):
@@ -65,6 +66,8 @@ class Placed:
                 return plan_regrouped(workload, allocation, read_memberships(workload))
         if is_at_risk(workload) and len(allocations) == 1:
             return clear_risk(workload, allocations[0], now)
+        if len(allocations) == 1 and (commit := clear_refused(view, workload, allocations[0], now)) is not None:
+            return commit
         return plan_adopted(workload, allocations, now)
 
     def _plan_again(self, search: Search, workload: Item, allocation: Item, trouble: str, now: float) -> Commit | None:

@@ -265,6 +265,28 @@ def test_what_kept_an_earlier_size_from_a_vm_is_not_said_of_a_new_one() -> None:
         assert find_failure(vm("Running", conditions=[{**told, "generation": 1}]), "vm/web", goal) is None
 
 
+def test_a_volume_is_waited_for_until_it_is_as_large_or_its_pool_refuses_this_very_growth() -> None:
+    goal = plan_goal("volume", "update")
+    assert goal is not None
+
+    def volume(size: int, **refused: Any) -> dict[str, Any]:
+        conditions = (
+            [{"type": "Grown", "status": "False", "reason": "insufficientResources", **refused}] if refused else []
+        )
+        spec, status = {"size": 9 << 20}, {"phase": "Attached", "size": size << 20}
+        return {
+            "kind": "volume", "name": "v", "generation": 2, "spec": spec, "status": status, "conditions": conditions,
+        }  # fmt: skip
+
+    assert goal.reached(volume(9)) and not goal.reached(volume(8))
+    assert find_failure(volume(8), "volume/v", goal) is None
+    assert find_failure(volume(8, generation=1, message="of another size"), "volume/v", goal) is None
+    error = find_failure(volume(8, generation=2, message="1 MiB more are too much"), "volume/v", goal)
+    assert isinstance(error, Unplaceable) and exit_code(error) == UNPLACEABLE
+    assert "1 MiB more are too much" in error.message
+    assert error.hint is not None and error.hint.endswith("weft volume resize v 8MiB")
+
+
 def test_one_of_a_gang_is_not_waited_for_unless_the_others_are_too() -> None:
     goal = plan_goal("vm", "create")
     assert goal is not None

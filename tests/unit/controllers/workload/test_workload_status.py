@@ -235,6 +235,12 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start
 
 
+def test_what_a_restart_could_not_give_is_said_and_no_other_restart_is_asked_for() -> None:
+    larger = wish(cpu=0.0, memory=2**41, networks=[])
+    assert current(larger, resize_limits=ROOM, said=2) == ("False", "RestartNeeded")
+    assert current(larger, resize_limits=ROOM, placed="insufficientResources") == ("False", "insufficientResources")
+
+
 def test_of_the_run_before_a_start_nothing_is_said_until_the_node_has_taken_up_the_start() -> None:
     start = wished(wish(restart_generation=1))
     for state, reason in (("stopped", "guestPoweredOff"), ("failed", "exited"), ("failed", "noSpace")):
@@ -256,6 +262,11 @@ def test_trouble_of_the_size_before_is_not_that_of_a_new_one() -> None:
     here = {"resize_limits": ROOM, "has": Resources(), "reason": "guestHolds", "fitted": 1}
     assert current(same, generation=2, **here, report_generation=1) == ("False", "Changing")
     assert current(same, generation=2, **here, report_generation=2) == ("False", "guestHolds")
+
+
+def test_a_workload_says_what_its_place_has() -> None:
+    assert fold(wished(wish(memory=2**40)), place("running")).resources == place("running").spec.resources
+    assert fold(wished(wish(memory=2**40))).resources is None
 
 
 def test_a_new_size_waits_for_a_node_that_is_away_until_that_has_it_and_then_it_is_resized() -> None:

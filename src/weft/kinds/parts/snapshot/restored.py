@@ -91,7 +91,7 @@ def make_restored_vm(
         "name": name,
         "spec": {
             **kept,
-            "disk": max(int(kept.get("disk", 0)), disks.get(ROOT, 0)),
+            "disk": disks.get(ROOT, 0) or int(kept.get("disk", 0)),
             "networks": [read_nic(nic).network for nic in kept.get("networks", [])],
             "volumes": [name_volume(name, disk) for disk in disks if disk != ROOT],
             "origin": {"snapshot": snapshot, "memory": memory},

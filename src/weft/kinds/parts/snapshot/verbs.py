@@ -12,6 +12,7 @@ from weft.kinds.parts.convert_verb import refuse_converting, refuse_departed, re
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes
+from weft.kinds.parts.workload import WorkloadStatus, sizes_of
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.identity import MAX_NAME, cut_name
@@ -265,19 +266,26 @@ def _find_memory_bar(obj: Object, snapshot: Object) -> str:
 def _make_twin(obj: Object, given: CloneInput, mark: str) -> dict[str, Any]:
     _require_disks("clone", obj)
     disks = {ROOT: 0, **dict.fromkeys(dig(obj, "spec.volumes", []), 0)}
-    return make_restored_vm(obj["spec"], given.new_name, _name_source(obj, mark), disks, memory=_has_memory(obj))
+    former = {**obj["spec"], **sizes_of(msgspec.convert(obj.get("status") or {}, WorkloadStatus), obj["spec"])}
+    return make_restored_vm(former, given.new_name, _name_source(obj, mark), disks, memory=_has_memory(obj))
 
 
 def _make_source(obj: Object, given: CloneInput, mark: str) -> list[dict[str, Any]]:
     """The snapshot that a twin begins from, and the twin's volumes."""
     source = _name_source(obj, mark)
     volumes = {
-        name: (dig(volume, "spec.size", 0), dig(volume, "status.pool", "") or dig(volume, "spec.pool", ""))
+        name: (_find_size(volume), dig(volume, "status.pool", "") or dig(volume, "spec.pool", ""))
         for name in dig(obj, "spec.volumes", [])
         if (volume := obj["others"].get(f"volume/{name}")) is not None
     }
     made = make_restored_volumes(volumes, given.new_name, source)
     return [_snapshot(obj, source, memory=_has_memory(obj), automatic="clone"), *made]
+
+
+def _find_size(volume: Object) -> int:
+    """How large it is, not what it was to grow to."""
+    size, has = dig(volume, "spec.size", 0), dig(volume, "status.size", 0)
+    return min(size, has) if has else int(size)
 
 
 def _name_source(obj: Object, mark: str) -> str:
