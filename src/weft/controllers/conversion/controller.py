@@ -14,24 +14,22 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.allocation.active import find_active
-from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, Place, WorkloadFacts
+from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
-from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
+from weft.controllers.workload.handover import plan_claims, read_place
+from weft.informer.commit import Commit, Draft, delete, let_go, unchanged
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import name_of, record_of, spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, is_at_rest
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
 from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
-from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec, EndpointStatus
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.parts.sharing import is_own_or_shared
-from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus, claim_places
-from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec, PublishedPortStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus
 from weft.kinds.recommendation import RECOMMENDATION, RecommendationSpec, RecommendationStatus
-from weft.kinds.record import Claim
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
-from weft.objects.envelope import Envelope, merge_part
+from weft.objects.envelope import Envelope
 from weft.objects.identity import new_uid, object_key, short_id
 
 FINALIZER = "conversion"
@@ -120,12 +118,14 @@ def plan_writes(
     # The plan depends on both workloads.
     draft = Draft(item, *(workload for workload in (old, new) if workload is not None))
     if outcome.claims == "old" and old is not None and outcome.old is not None:
-        publish, lost = _plan_claims(draft, view, new.uid if new is not None else status.new_uid, old, outcome.old, now)
+        publish, lost = plan_claims(
+            draft, view, new.uid if new is not None else status.new_uid, old.envelope, outcome.old, now
+        )
         if lost:
             outcome.old = msgspec.structs.replace(outcome.old, publish=publish)
             status = msgspec.structs.replace(status, message=f"{status.message}; {lost}")
     elif outcome.claims == "new" and old is not None and new is not None and outcome.new is not None:
-        _plan_claims(draft, view, old.uid, new, outcome.new, now)
+        plan_claims(draft, view, old.uid, new.envelope, outcome.new, now)
     for workload, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
         if workload is not None and (spec is not None or goes):
             draft.change(workload, spec=spec, deleting_since=now if goes else None)
@@ -171,47 +171,6 @@ def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float
     return RECOMMENDATION.make(item.envelope.name, spec, now, project=item.envelope.project, owner=item.envelope)
 
 
-def _plan_claims(
-    draft: Draft, view: View, giver_uid: str, taker: Item, workload_spec: WorkloadSpec, now: float
-) -> tuple[list[str], str]:
-    """Give one workload's endpoints and published ports to another, with the same network, address, MAC and port; ports of the
-    taker that no workload has are made. What ports are left, and a sentence on ports that others have taken."""
-    publish, lost, ref = list(workload_spec.publish), "", taker.envelope.ref
-    for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
-        envelope = edit(endpoint)
-        # This is another NIC: what nodes reported of the former isn't true of it.
-        envelope.uid, envelope.owner, envelope.created_at = new_uid(), ref, now
-        envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(endpoint.spec(EndpointSpec), workload=ref))
-        envelope.status = msgspec.Raw(msgspec.json.encode(EndpointStatus()))
-        draft.writes.append(put(envelope))
-        draft.preconditions.append(unchanged(endpoint))
-    held = {item.key: item for item in view.find(PUBLISHED_PORTS_BY_WORKLOAD, giver_uid)}
-    for claim, text in zip(_list_ports(taker.envelope, workload_spec), workload_spec.publish, strict=True):
-        key = object_key(claim.kind, None, claim.name)
-        current = held.get(key) or view.get(key)
-        spec = claim.spec
-        assert isinstance(spec, PublishedPortSpec)
-        if current is None:
-            draft.make(BY_NAME[claim.kind].make(claim.name, spec, now, owner=taker.envelope))
-        elif key in held:
-            envelope = edit(current)
-            envelope.owner, envelope.generation = ref, envelope.generation + 1
-            envelope.spec = merge_part(envelope.spec, spec)
-            envelope.status = msgspec.Raw(msgspec.json.encode(PublishedPortStatus()))
-            draft.writes.append(put(envelope))
-            draft.preconditions.append(unchanged(current))
-        elif current.envelope.owner != ref:
-            by = current.envelope.owner
-            publish.remove(text)
-            lost = f"port {spec.port}/{spec.protocol} is now published by {f'{by.kind}/{by.name}' if by else 'another'}"
-    return publish, lost
-
-
-def _list_ports(taker: Envelope, spec: WorkloadSpec) -> list[Claim]:
-    claims = claim_places(taker, spec)
-    return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publishedport"]
-
-
 def _events(item: Item, former: ConversionStatus, status: ConversionStatus) -> list[Event]:
     if status.phase == former.phase:
         return []
@@ -236,7 +195,7 @@ def _read_workload(view: View, item: Item | None) -> WorkloadFacts | None:
         spec=spec,
         status=item.status(WorkloadStatus),
         generation=item.envelope.generation,
-        places=tuple(map(_read_place, allocations)),
+        places=tuple(map(read_place, allocations)),
         deleting=item.deleting,
         user=item.envelope.creator,
         image=place.report(AllocationReport).image if place is not None else "",
@@ -257,12 +216,6 @@ def _read_answer(view: View, item: Item) -> Answer | None:
         return Answer(True, "unknown")  # without an answer the new workload may wait for a place while nothing runs
     answer = question.status(RecommendationStatus)
     return Answer(answer.phase != "Pending", answer.best, answer.reason, answer.message)
-
-
-def _read_place(allocation: Item) -> Place:
-    spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
-    rests = is_at_rest(spec, report) and spec.role == "active" and spec.migration is None and not allocation.deleting
-    return Place(rests, bool(spec.volumes or spec.nics))
 
 
 def _read_image(item: Item, project: str | None) -> KnownImage:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
+from weft.controllers.workload.handover import Place
 from weft.informer.quotas import ProjectQuota
 from weft.kinds.conversion import ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageSpec
@@ -17,13 +18,6 @@ from weft.objects.lifecycle import Phase
 # Fields that only one of both workloads can have at a time.
 _SHARED = ("networks", "publish", "affinity_groups", "anti_affinity_groups", "spread")
 _VOLUMES_FIELDS = {BY_NAME[kind].spec: record.volumes_field for kind, record in WORKLOADS.items()}
-
-
-class Place(msgspec.Struct, frozen=True):
-    """One allocation."""
-
-    rests: bool  # its node reports it stopped, as its spec desires
-    holds: bool  # volumes or NICs
 
 
 class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
