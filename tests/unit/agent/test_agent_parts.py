@@ -45,6 +45,16 @@ def test_a_nic_here_is_here_whatever_the_list_still_says() -> None:
     assert (segment.id, segment.vni, segment.nat) == (short_id("uid-of-blue"), 4001, True)
 
 
+def test_a_nic_here_has_the_name_that_its_network_calls_it_by_now() -> None:
+    """A VM that took another one's place is called as that one was, though its allocation doesn't know."""
+    nic = make_nic()
+    called = Endpoint(nic.mac, nic.address, "shop", ADDRESS, uid=nic.uid)
+    others = msgspec.structs.replace(called, uid="of another NIC that had the address")
+    for known, name in ((called, "shop"), (others, "web")):
+        (endpoint,) = fold_segments([wanted()], {"uid-of-blue": [known]}, ADDRESS)["uid-of-blue"].endpoints
+        assert endpoint.name == name
+
+
 def test_one_fold_makes_one_segment_of_many_allocations() -> None:
     here = [wanted(f"w{n}", nics=[make_nic(f"10.20.0.{n}"), make_nic("10.30.0.9", "red")]) for n in (11, 12)]
     segments = fold_segments(here, {}, ADDRESS)

@@ -54,9 +54,12 @@ def fold_segments(
     for local in here:
         for nic in local.spec.nics:
             nics.setdefault(nic.network_uid, nic)
-            if _has_here(local, known=_find(neighbours, nic)):
+            known = _find(neighbours, nic)
+            if _has_here(local, known=known):
                 groups = tuple(sorted(group.uid for group in local.spec.groups))
                 name = name_inside(local.spec.workload, nic.network, local.spec.hostname)
+                if known is not None and known.uid == nic.uid:  # its network may call it otherwise by now
+                    name = known.name
                 endpoint = Endpoint(nic.mac, nic.address, name, own_address, groups, nic.uid)
                 own.setdefault(nic.network_uid, {})[nic.address] = endpoint
     migrated: dict[str, list[Migrated]] = {}

@@ -183,6 +183,11 @@ def test_every_endpoint_has_a_name_and_only_guests_here_a_lease() -> None:
     assert render_hosts([PORT], SEGMENT) == "52:54:00:00:00:0b,10.20.0.11,a,12h\n"
 
 
+def test_a_lease_gives_a_guest_no_name_that_its_network_calls_another_by() -> None:
+    renamed = msgspec.structs.replace(SEGMENT, endpoints=[msgspec.structs.replace(A, name="a-1-0"), B, C])
+    assert render_hosts([PORT], renamed) == "52:54:00:00:00:0b,10.20.0.11,12h\n"
+
+
 def test_a_guest_of_another_project_takes_no_name_that_a_guest_of_the_network_s_own_may_have() -> None:
     """Whatever the projects are called: four parts with the domain, which no own name has; its lease gives none either."""
     endpoints = [msgspec.structs.replace(A, name=name) for name in ("www.com", "b.blue", "b.weft")]

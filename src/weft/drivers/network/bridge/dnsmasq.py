@@ -133,10 +133,16 @@ def shorten_log(files: Files) -> None:
 
 def render_hosts(ports: Iterable[Port], segment: Segment) -> str:
     """Who gets which lease: this node's ports only, so that each guest is answered by its own node. A lease makes its name resolve:
-    that of a guest of another project has none, nor has one that is a service's."""
+    that of a guest of another project has none, nor has one that is a service's, or that the network calls otherwise."""
     taken = {name for service in segment.services for name in service.names}
+    called = {endpoint.address: endpoint.name for endpoint in segment.endpoints if endpoint.name}
+
+    def has_name(port: Port) -> bool:
+        is_called = called.get(port.address, port.hostname) == port.hostname
+        return is_called and "." not in port.hostname and port.hostname not in taken
+
     return "".join(
-        f"{p.mac},{p.address},{'' if '.' in p.hostname or p.hostname in taken else f'{p.hostname},'}{LEASE}\n"
+        f"{p.mac},{p.address},{f'{p.hostname},' if has_name(p) else ''}{LEASE}\n"
         for p in sorted(ports, key=lambda p: p.mac)
     )
 
