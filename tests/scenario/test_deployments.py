@@ -365,7 +365,7 @@ async def test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_
         await act(lab, "undo", UndoInput())
         await until(lab, "RolledBack", 1)
         await lab.until_phase("web", "Running")
-        await lab.until_gone("/vm/default/fresh")
+        await lab.until_phase("fresh", "Stopped")
 
 
 async def test_an_adopted_vm_that_people_stop_stays_stopped(tmp_path: Path) -> None:
@@ -402,5 +402,5 @@ async def test_a_vm_runs_beside_the_one_that_had_its_template_before_or_has_it_n
         await until(lab, "Promoted", 3)
         await act(lab, "undo", UndoInput())
         await until(lab, "RolledBack", 2)
-        await lab.until_gone("/vm/default/fresh")
+        await lab.until_phase("fresh", "Stopped")
         assert decode_part((await lab.vm("web")).spec, VmSpec).run == "run"

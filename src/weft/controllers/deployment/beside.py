@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from weft.controllers.deployment.instances import LATE_SECONDS, LOOK_SECONDS, MOST_DELETED
-from weft.controllers.deployment.outcome import Outcomes, split_requests
+from weft.controllers.deployment.outcome import Outcomes
 from weft.kinds.fields.deployment.instance import count_instances
 from weft.objects.quantity import format_duration
+
+_UNSERVED = "gets no requests until it is promoted, as no service leads to it"
 
 
 class Beside(Outcomes):
@@ -45,8 +47,9 @@ class Beside(Outcomes):
         if status.step_since is None or status.step_since > self._now:
             status.step_since = self._now
             text = f"revision {status.revision} is healthy on {count_instances(len(found))} beside the old ones"
-            self._note("Normal", "StepStarted", f"{text}, and gets {per_mille / 10:g} % of the requests")
-        status.split = split_requests({status.stable: 1000 - per_mille, status.revision: per_mille})
+            gets = f"gets {per_mille / 10:g} % of the requests" if self._facts.served else _UNSERVED
+            self._note("Normal", "StepStarted", f"{text}, and {gets}")
+        status.split = self._split({status.stable: 1000 - per_mille, status.revision: per_mille})
         if self._granted:
             more = status.strategy == "canary" and status.step + 1 < len(self._spec.strategy.canary_steps)
             why = f"a person promoted revision {status.revision}" + (f" ({status.verdict})" if status.verdict else "")
@@ -122,7 +125,7 @@ class Beside(Outcomes):
         status.verdict, status.progressed_at = why, self._now
         if status.strategy == "blue-green":
             old, status.slots = status.stable, [status.revision] * len(status.slots)
-            status.stage, status.split = "keep", split_requests({status.revision: 1000, old: 0})
+            status.stage, status.split = "keep", self._split({status.revision: 1000, old: 0})
             self._end("Promoted", why)
         else:
             status.stage, status.split = "roll", []

@@ -12,6 +12,7 @@ import msgspec
 
 from weft.contracts.history import History
 from weft.controllers.deployment.facts import Facts, Outcome
+from weft.controllers.deployment.handover import describe_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
 from weft.controllers.deployment.plan import plan_deployment
@@ -103,6 +104,7 @@ def plan_one(
         ]
         fitting, excess = min(fits)
     scaled, scaling = _scale(spec, status, observed, now)
+    holder = find_holder(item, found) if spec.adopt else None
     facts = Facts(
         name=of.name,
         spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
@@ -110,7 +112,7 @@ def plan_one(
         instances=[
             read_instance(item, one, allowances[one.key], services, now)
             for one in found.values()
-            if not (one.envelope.name == spec.adopt and spec_of(one).run == "stop" and is_parked(one))
+            if not (spec_of(one).run == "stop" and is_parked(one))
         ],
         now=now,
         generation=of.generation,
@@ -122,6 +124,8 @@ def plan_one(
         judged=observed.judged,
         answered=observed.since is not None,
         trouble=observed.trouble,
+        served=bool(services),
+        alone=describe_alone(spec_of(holder)) if holder is not None else "",
     )
     outcome = plan_deployment(facts)
     if scaled is None:
@@ -131,7 +135,7 @@ def plan_one(
             outcome.events.append(("Normal", "Scaled", f"{count_instances(scaled)} wanted: {scaling}"))
             outcome.status.scaled_at = now
         outcome.status.scaled, outcome.status.scaling = scaled, scaling
-    outcome.make = [find_free_name(view, item, outcome.status, one) for one in outcome.make]
+    outcome.make = [find_free_name(view, item, outcome.status, found, one) for one in outcome.make]
     if quota is not None:
         fit_changes(quota, item, found, outcome)
     touched = {
@@ -140,10 +144,11 @@ def plan_one(
     touched |= {
         allowance.budget.key: allowance for one in outcome.drain for allowance in allowances[found[one.name].key]
     }
+    commit = plan_writes(view, item, found, outcome, now, quota, list(touched.values()))
     after = outcome.requeue_after
     if needs_history(item):
         after = find_pause(item) if after is None else min(after, find_pause(item))
-    return plan_writes(item, found, outcome, now, quota, list(touched.values())), after
+    return commit, after
 
 
 def list_templates(spec: DeploymentSpec, status: DeploymentStatus) -> list[WorkloadSpec]:

@@ -35,7 +35,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     silent: bool = False
     budgets: tuple[str, ...] = ()  # keys of the disruption budgets that count it
     held: str = ""  # what one of them says, if it may not go down now
-    adopted: bool = False  # people made it: it is never replaced by another
+    kept: bool = (
+        False  # people made it, or rely on its disk: it is stopped instead of deleted, and not replaced when it fails
+    )
     in_place: bool = False  # it can take the template of the wanted revision while it runs
 
     @property
@@ -75,6 +77,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     judged: bool = False  # requests to the instances are counted
     answered: bool = True  # the history of metrics has an answer about this step
     trouble: str = ""  # why the history can't be read; "" if it can
+    served: bool = True  # a service sends requests to the instances
+    alone: str = ""  # why its only instance can't run beside another; "" if it can
 
 
 class NewInstance(msgspec.Struct, frozen=True):

@@ -27,7 +27,7 @@ from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, Serv
 from weft.kinds.vm import VmSpec
 from weft.objects.spec_change import plan_spec_change
 
-_KEPT = (*FIXED, "snapshots")  # of a running instance, in an update in place
+_OWN = (*FIXED, "snapshots", "boot")  # of a running instance, in an update in place
 UNCHECKED_SECONDS = (
     10.0  # after which a running instance that no node has checked counts: its node may be an older weft
 )
@@ -94,8 +94,8 @@ def read_instance(
     envelope, status = workload.envelope, workload.status(WorkloadStatus)
     named = read_instance_name(deployment.envelope.name, envelope.name) or (0, MOST_REPLICAS, 1)
     label = envelope.labels.get(REVISION_LABEL, "")
-    kept = deployment.status(DeploymentStatus).revisions
-    if envelope.name in (deployment.spec(DeploymentSpec).adopt, *(one.instance for one in kept if one.instance)):
+    kept = is_kept(deployment, workload)
+    if kept:
         named = (named[0], 0, 1)
     state, since, trouble = read_state(workload, deployment.spec(DeploymentSpec).min_healthy, now)
     unready, silent = find_unready(workload, services, now) if state == "healthy" else ("", False)
@@ -120,7 +120,7 @@ def read_instance(
         budgets=tuple(one.budget.key for one in allowances),
         held=next((one.text for one in allowances if not one.left), ""),
         in_place=_is_in_place(deployment, workload),
-        adopted=envelope.name == deployment.spec(DeploymentSpec).adopt,
+        kept=kept,
     )
 
 
@@ -157,20 +157,20 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
 def _is_in_place(deployment: Item, workload: Item) -> bool:
     """Whether it can have the template of the deployment's spec while it runs."""
     spec, status = deployment.spec(DeploymentSpec), workload.status(WorkloadStatus)
-    is_adopted = workload.envelope.name == spec.adopt
-    if status.phase != "Running" and not is_adopted:
+    kept = is_kept(deployment, workload)
+    if status.phase != "Running" and not kept:
         return False
     revision = _find_revision(deployment, deployment.status(DeploymentStatus).revision)
     if revision is None:
         return False
     old, new = spec_of(workload), merge_template(spec_of(workload), decode_template(spec.workload, revision.template))
     modes = {change.mode for change in plan_spec_change(old, new, lambda: status.resize_limits)}
-    return modes <= ({"live", "restart", "start"} if is_adopted else {"live"})
+    return modes <= ({"live", "restart", "start"} if kept else {"live"})
 
 
 def merge_template(running: WorkloadSpec, template: WorkloadSpec) -> WorkloadSpec:
     """The template, with what an instance that runs has of its own: addresses, and a disk that never shrinks."""
-    own = {name: getattr(running, name) for name in _KEPT if hasattr(running, name)}
+    own = {name: getattr(running, name) for name in _OWN if hasattr(running, name)}
     if networks_of(running.networks) == networks_of(template.networks):
         own["networks"] = running.networks
     if isinstance(running, VmSpec) and isinstance(template, VmSpec):
@@ -185,3 +185,9 @@ def _find_revision(deployment: Item, number: int) -> Revision | None:
 def is_parked(workload: Item) -> bool:
     """Whether its deployment has stopped it, and not people."""
     return PARKED_LABEL in workload.envelope.labels
+
+
+def is_kept(deployment: Item, workload: Item) -> bool:
+    """Whether no rollout deletes it: it was there before, people named it, or it was promoted in the place of such a VM."""
+    names = {one.instance for one in deployment.status(DeploymentStatus).revisions}
+    return workload.envelope.name in {deployment.spec(DeploymentSpec).adopt, *names}

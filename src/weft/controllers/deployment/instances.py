@@ -151,9 +151,13 @@ class Instances:
     def _make(self, key: Key) -> None:
         is_planned = key in self._taken or any((one.revision, one.slot) == key for one in self._out.make)
         if is_planned or len(self._out.make) >= self._most:
-            return
-        attempts = [one.attempt for one in self._facts.instances if one.key == key]
+            return None
+        same = [one for one in self._facts.instances if one.key == key]
+        if any(one.kept for one in same):  # it starts again once it has stopped
+            return self._requeue(0.1)
+        attempts = [one.attempt for one in same]
         self._out.make.append(NewInstance(*key, max(attempts, default=0) + 1))
+        return None
 
     def _delete(self, one: Instance) -> None:
         if one.name not in self._gone:

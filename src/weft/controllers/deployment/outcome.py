@@ -21,6 +21,7 @@ class Outcomes(Instances):
         status, spec = self._status, self._spec
         is_same = number == status.revision == status.stable and status.stage in ("", "keep")
         leaves, self._retries, self._has_begun = status.revision, True, True
+        is_tested = not back and status.stable and spec.strategy.type != "rolling"
         status.strategy, status.revision, status.back = spec.strategy.type, number, back and not is_same
         status.started_at = status.progressed_at = self._now
         status.step, status.step_since, status.ended_at, status.migrated = 0, None, None, []
@@ -30,18 +31,23 @@ class Outcomes(Instances):
             status.stage = ""
             self._end("Promoted", f"revision {number} is what runs already: nothing changes")
             return
+        if is_tested and self._facts.alone:
+            self._mark_outcome(number, "RolledBack")
+            status.revision, status.stage, status.split = status.stable, "", []
+            self._end("RolledBack", f"revision {number} can't be tried beside the old one: {self._facts.alone}")
+            return
         if status.back:
             self._mark_outcome(leaves, "RolledBack")
             known = {number, status.stable} - {leaves}  # those with a share that are ready have the requests
             spared = bool(status.split) or (self._facts.verdict.word == "bad" and self._can_spare(leaves))
-            status.split = split_requests({**{one: 1000 // len(known) for one in known}, leaves: 0}) if spared else []
+            shares = {**{one: 1000 // len(known) for one in known}, leaves: 0}
+            status.split = self._split(shares) if spared else []
             self._give_up_broken()
         else:
             self._mark_outcome(number, "")
-        is_tested = not back and status.stable and spec.strategy.type != "rolling"
         status.stage = "test" if is_tested else "roll"
         if is_tested:
-            status.split = split_requests({status.stable: 1000, number: 0})
+            status.split = self._split({status.stable: 1000, number: 0})
         doing = "rolling back to" if back else "rolling out"
         self._note(
             "Normal", "RolloutStarted", f"{doing} revision {number} ({status.strategy})" + (f": {why}" if why else "")
@@ -80,7 +86,7 @@ class Outcomes(Instances):
         for one in [one for one in self._live if one.revision == status.revision]:
             is_broken = one.state == "failed" or self._count_restarts(one) >= CRASHES
             status.restarts = {**status.restarts, one.name: one.restarts}
-            if is_broken and not (one.adopted or one.serves):
+            if is_broken and not one.serves:
                 self._delete(one)
 
     def _check_deadline(self) -> None:
@@ -139,6 +145,8 @@ class Outcomes(Instances):
         status.phase, status.verdict, status.ended_at, status.awaits = phase, why[:1000], self._now, False
         if phase == "Promoted" and status.stage == "keep":
             status.stable = status.revision
+        if phase == "Promoted" and self._spec.adopt and (one := self._find((status.revision, 0))) is not None:
+            self._keep_instance(status.revision, one.name)
         self._mark_outcome(status.revision, "Undecided" if phase == "Undecided" else "Promoted")
         self._note("Warning" if phase == "Undecided" else "Normal", phase, f"revision {status.revision}: {why}")
         if phase != "Undecided":
@@ -149,6 +157,17 @@ class Outcomes(Instances):
         for place, one in enumerate(revisions):
             if one.number == number and one.outcome != outcome:
                 revisions[place] = replace(one, outcome=outcome)
+
+    def _keep_instance(self, number: int, name: str) -> None:
+        """Have an undo to the revision find this instance again."""
+        revisions = self._status.revisions
+        for place, one in enumerate(revisions):
+            if one.number == number and one.instance != name:
+                revisions[place] = replace(one, instance=name)
+
+    def _split(self, shares: dict[int, int]) -> list[TrafficShare]:
+        """No revision has a share of what no service sends."""
+        return split_requests(shares) if self._facts.served else []
 
     def _trim(self) -> None:
         """Drop the oldest revisions beyond the limit, in number or in bytes."""

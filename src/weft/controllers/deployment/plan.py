@@ -96,8 +96,9 @@ class _Planner(Rolling, Beside):
         elif spec.rollout > status.rollout and spec.instance:
             same = [one for one in same if one.instance == spec.instance]
         elif spec.rollout > status.rollout and spec.adopt and spec.strategy.type != "rolling":
-            # The adopted VM has changed since: it can't run beside itself as it was.
-            same = [one for one in same if one.instance != spec.adopt or one.number in status.slots]
+            # The VM has changed since: it can't run beside itself as it was.
+            busy = {one.instance for one in status.revisions if one.number in status.slots}
+            same = [one for one in same if one.instance not in busy or one.number in status.slots]
         return max(same, key=lambda one: (one.number == status.stable, one.number), default=None)
 
     def _resume(self) -> None:
@@ -123,7 +124,7 @@ class _Planner(Rolling, Beside):
         self._forget_calm()
         for key in self._wanted():
             one = self._find(key)
-            if one is None or one.adopted or (is_judged and key[0] == status.revision and one.state == "failed"):
+            if one is None or one.kept or (is_judged and key[0] == status.revision and one.state == "failed"):
                 continue
             if one.state not in ("failed", "lost"):
                 continue

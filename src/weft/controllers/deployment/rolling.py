@@ -62,6 +62,7 @@ class Rolling(Outcomes):
         fits = [slot for slot in old if (one := self._find((status.slots[slot], slot))) is not None and one.in_place]
         if fits:
             return self._change_in_place(fits)
+        status.no_surge = status.no_surge or self._facts.alone
         beside = [slot for slot in old if self._find((target, slot)) is not None]
         unplaced = next((one for slot in beside if (one := self._find((target, slot))) and one.unplaced), None)
         if unplaced is not None and not status.no_surge and not self._frees_capacity():
@@ -102,6 +103,8 @@ class Rolling(Outcomes):
             self._taken.add((target, slot))
             status.restarts = {**status.restarts, one.name: one.restarts}
             status.slots[slot] = target
+            if one.kept:
+                self._keep_instance(target, one.name)
 
     def _take_down(self, old: Sequence[int]) -> None:
         """Free slots for the new revision: those that serve nobody first, then as many as may be missing."""

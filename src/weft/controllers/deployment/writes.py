@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.deployment.facts import NewInstance, Outcome
-from weft.controllers.deployment.instance_state import merge_template
+from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, plan_handover
+from weft.controllers.deployment.instance_state import is_kept, is_parked, merge_template
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
 from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
 from weft.kinds.deployment import TEMPLATES, DeploymentSpec, decode_template
 from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
@@ -29,7 +29,7 @@ from weft.kinds.parts.goal import UNPLACEABLE
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadStatus
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import cut_name, object_key, short_id
 from weft.objects.spec_change import plan_spec_change
 
@@ -38,15 +38,19 @@ FINALIZER = "deployment"
 MOST_AT_ONCE = 80  # instances of a deleted deployment in one commit
 
 
-def find_free_name(view: View, deployment: Item, status: DeploymentStatus, new: NewInstance) -> NewInstance:
-    """The first try of an instance from ``new`` on whose name no other workload has."""
-    adopted = deployment.spec(DeploymentSpec).adopt
-    while (name := _name(status, deployment.envelope.name, new)) != adopted and view.get(_key(deployment, name)):
+def find_free_name(
+    view: View, deployment: Item, status: DeploymentStatus, found: Mapping[str, Item], new: NewInstance
+) -> NewInstance:
+    """The first try of an instance from ``new`` on whose name no other workload has; one that is kept starts again."""
+    while (item := view.get(_key(deployment, name := _name(status, deployment.envelope.name, new)))) is not None:
+        if name in found and is_parked(item) and not item.deleting:
+            break
         new = msgspec.structs.replace(new, attempt=new.attempt + 1)
     return new
 
 
 def plan_writes(
+    view: View,
     deployment: Item,
     found: dict[str, Item],
     outcome: Outcome,
@@ -55,57 +59,72 @@ def plan_writes(
     budgets: Sequence[Allowance],
 ) -> Commit | None:
     """One commit for the whole ``outcome``, None if nothing changes."""
-    draft, status = Draft(deployment), outcome.status
+    draft, status, writes = Draft(deployment), outcome.status, Writes(found)
     for item in found.values():
         if migration := make_migration(deployment, status, item, now):
             draft.make(migration)
-    if status != deployment.status(DeploymentStatus):
-        draft.change(deployment, status=status)
     revisions = {one.number: one for one in status.revisions}
-    adopted = deployment.spec(DeploymentSpec).adopt
     for new in outcome.make:
         name = _name(status, deployment.envelope.name, new)
-        if name == adopted and name in found:
-            own: dict[str, str | None] = {DRAINING_LABEL: None, PARKED_LABEL: None}
-            _label(draft, found[name], own, msgspec.structs.replace(spec_of(found[name]), run="run"))
+        if name in found:
+            _start(deployment, writes.of(name), revisions[new.revision])
         else:
-            draft.make(make_instance(deployment, revisions[new.revision], name, now))
+            writes.by_name[name] = make_instance(deployment, revisions[new.revision], name, now)
+    for one, number in outcome.change:
+        _change(deployment, writes.of(one.name), revisions[number])
+    for one in outcome.delete:
+        if one.kept:
+            writes.of(one.name).park()
+        else:
+            writes.of(one.name).deletes = True
+    for one in outcome.drain:
+        writes.of(one.name).labels[DRAINING_LABEL] = str(int(now))
+    for one in outcome.undrain:
+        writes.of(one.name).labels[DRAINING_LABEL] = None
+    if deployment.spec(DeploymentSpec).adopt and plan_handover(draft, view, deployment, status, writes, now):
+        outcome.requeue_after = min(LOOK_SECONDS, outcome.requeue_after or LOOK_SECONDS)
+    if status != deployment.status(DeploymentStatus):
+        draft.change(deployment, status=status)
+    for write in writes.by_name.values():
+        _write(draft, write, now)
     if (outcome.make or outcome.change) and quota is not None:
         quota.guard(draft)
-    for one, number in outcome.change:
-        _change(draft, deployment, found[one.name], revisions[number])
-    for one in outcome.delete:
-        if one.name == adopted:
-            parked = msgspec.structs.replace(spec_of(found[one.name]), run="stop")
-            _label(draft, found[one.name], {PARKED_LABEL: "true"}, parked)
-        else:
-            draft.change(found[one.name], deleting_since=now)
-    for one in outcome.drain:
-        _label(draft, found[one.name], {DRAINING_LABEL: str(int(now))})
-    for one in outcome.undrain:
-        _label(draft, found[one.name], {DRAINING_LABEL: None})
-    writes, preconditions = guard(budgets)
-    draft.writes += writes
+    more, preconditions = guard(budgets)
+    draft.writes += more
     draft.preconditions += preconditions
     events = [Event(kind, reason, text, deployment.envelope.ref, SOURCE) for kind, reason, text in outcome.events[:20]]
     return draft.commit(deployment.key, events)
 
 
-def _label(draft: Draft, item: Item, labels: dict[str, str | None], spec: msgspec.Struct | None = None) -> None:
-    """Write these labels of an instance; None takes one away."""
-    kept = {key: value for key, value in item.envelope.labels.items() if key not in labels}
-    new = kept | {key: value for key, value in labels.items() if value is not None}
-    edited = Item(msgspec.structs.replace(item.envelope, labels=new))
-    draft.change(edited, spec=spec)
+def _write(draft: Draft, write: InstanceWrite, now: float) -> None:
+    labels = {**write.envelope.labels, **write.labels}
+    envelope = msgspec.structs.replace(
+        write.envelope, labels={key: value for key, value in labels.items() if value is not None}
+    )
+    if write.item is None:
+        envelope.spec = merge_part(envelope.spec, write.spec)
+        draft.make(envelope)
+        return
+    spec = write.spec if write.changes_spec else None
+    if spec is not None or write.deletes or envelope.labels != write.envelope.labels:
+        draft.change(Item(envelope), spec=spec, deleting_since=now if write.deletes else None)
 
 
-def _change(draft: Draft, deployment: Item, item: Item, revision: Revision) -> None:
-    workload = deployment.spec(DeploymentSpec).workload
-    old, limits = spec_of(item), item.status(WorkloadStatus).resize_limits
-    spec = merge_template(old, decode_template(workload, revision.template))
+def _start(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
+    """Let one that is kept run again, in this revision."""
+    spec = merge_template(write.spec, decode_template(deployment.spec(DeploymentSpec).workload, revision.template))
+    write.set_spec(msgspec.structs.replace(spec, run="run"))
+    write.labels = {DRAINING_LABEL: None, PARKED_LABEL: None, REVISION_LABEL: str(revision.number)}
+
+
+def _change(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
+    assert write.item is not None
+    old, limits = write.spec, write.item.status(WorkloadStatus).resize_limits
+    spec = merge_template(old, decode_template(deployment.spec(DeploymentSpec).workload, revision.template))
     if any(change.mode in ("restart", "start") for change in plan_spec_change(old, spec, lambda: limits)):
         spec.restart_generation += 1
-    _label(draft, item, {REVISION_LABEL: str(revision.number), DRAINING_LABEL: None, **revision.labels}, spec)
+    write.set_spec(spec)
+    write.labels = {REVISION_LABEL: str(revision.number), DRAINING_LABEL: None, **revision.labels}
 
 
 def make_migration(deployment: Item, status: DeploymentStatus, item: Item, now: float) -> Envelope | None:
@@ -123,12 +142,16 @@ def make_migration(deployment: Item, status: DeploymentStatus, item: Item, now: 
     return MIGRATION.make(name, spec, now, project=of.project, creator=of.creator)
 
 
-def make_instance(deployment: Item, revision: Revision, name: str, now: float) -> Envelope:
-    """The VM or container, as the API server would make it."""
-    of, kind = deployment.envelope, TEMPLATES[deployment.spec(DeploymentSpec).workload]
+def make_instance(deployment: Item, revision: Revision, name: str, now: float) -> InstanceWrite:
+    """The VM or container, as the API server would make it. What only one VM can have, another one hands over to it."""
+    of, spec = deployment.envelope, deployment.spec(DeploymentSpec)
+    kind = TEMPLATES[spec.workload]
     labels = {**revision.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: str(revision.number)}
-    spec = decode_template(kind.name, revision.template)
-    return kind.make(name, spec, now, project=of.project, labels=labels, owner=of)
+    template = decode_template(kind.name, revision.template)
+    if spec.adopt:
+        template = msgspec.structs.replace(template, volumes=[])
+    envelope = kind.make(name, template, now, project=of.project, labels=labels, owner=of)
+    return InstanceWrite(None, envelope, template)
 
 
 def plan_adoption(view: View, deployment: Item) -> Commit | None:
@@ -164,14 +187,14 @@ def plan_blocked(deployment: Item, why: str, reason: str = "nameTaken") -> Commi
 
 
 def plan_removal(view: View, deployment: Item, now: float) -> Commit | None:
-    """Delete the instances of a deleted deployment, then release it."""
+    """Delete the instances of a deleted deployment but the VMs that are kept, then release it."""
     own = view.find(WORKLOADS_BY_OWNER, deployment.uid)
     if not own:
         event = Event("Normal", "Deleted", f"{deployment.envelope.name} was deleted", deployment.envelope.ref, SOURCE)
         return Commit(deployment.key, [let_go(deployment, FINALIZER)], [unchanged(deployment)], [event])
     draft = Draft(deployment)
     for item in [item for item in own if not item.deleting][:MOST_AT_ONCE]:
-        if item.envelope.name == deployment.spec(DeploymentSpec).adopt:  # it goes on without
+        if is_kept(deployment, item) or is_parked(item):  # it goes on without
             kept = {key: value for key, value in item.envelope.labels.items() if not key.startswith(OWN_LABELS)}
             draft.change(Item(msgspec.structs.replace(item.envelope, labels=kept, owner=None)))
         else:

@@ -23,7 +23,9 @@ class Revision(msgspec.Struct, kw_only=True):
     labels: dict[str, str] = {}
     created_at: float = 0.0
     outcome: str = ""  # how its last rollout ended; "": it goes on
-    instance: str = ""  # name of its instance in slot 0, if that is none that was made up
+    # Name of its instance in slot 0, which is kept when another revision takes its place: people gave it, or it is a VM that was
+    # promoted in the place of an adopted one.
+    instance: str = ""
 
 
 class TrafficShare(msgspec.Struct, frozen=True):
@@ -53,6 +55,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     revisions: list[Revision] = []
     split: list[TrafficShare] = []  # of the requests; empty: all ready instances alike
     slots: list[int] = []  # the revision of each slot
+    holder: str = ""  # VM that has what only one can have; "": the adopted one
     step: int = 0  # of a canary; of a rolling update 1 once requests to its first new instances were judged
     awaits: bool = False  # a person's word: weft rollout resume
     no_surge: str = ""  # why there can be no further instance

@@ -1,0 +1,239 @@
+"""A deployment that replaces a VM people use: its ports, volumes, address and name go along, and come back; no disk is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.scenario.controllers_lab import GIB, MIB, Lab
+from tests.scenario.test_deployments import act, add_nodes, instances, put_deployment, status_of, until
+
+from weft.kinds.endpoint import EndpointSpec
+from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
+from weft.kinds.published_port import PublishedPortSpec
+from weft.kinds.vm import VmSpec
+from weft.objects.envelope import decode_part
+
+NEWER = UpdateInput(template={"image": "newer"})
+
+
+async def adopt(lab: Lab, vm: dict[str, Any], **strategy: Any) -> None:
+    """A deployment of one, which is a VM that there was before."""
+    await add_nodes(lab)
+    await lab.put_image("newer")
+    await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
+    await lab.put_vm("web", memory=256 * MIB, **vm)
+    await lab.until_phase("web", "Running")
+    template = msgspec.to_builtins(VmSpec(image="tiny", memory=256 * MIB))
+    fields: dict[str, Any] = {"workload": "vm", "adopt": "web", "replicas": 1, "strategy": strategy}
+    await put_deployment(lab, template={"cpu": 1.0, **template}, **fields)
+    await until(lab, "Promoted", 1)
+
+
+async def spec_of(lab: Lab, name: str) -> VmSpec:
+    return decode_part((await lab.vm(name)).spec, VmSpec)
+
+
+async def ports(lab: Lab) -> dict[int, str]:
+    """Which VM each published port leads to."""
+    every = [decode_part(one.spec, PublishedPortSpec) for one in await lab.every("publishedport")]
+    return {one.port: one.workload.name for one in every}
+
+
+async def names(lab: Lab) -> dict[str, str]:
+    """Which address each name leads to."""
+    every = [decode_part(one.spec, EndpointSpec) for one in await lab.every("endpoint")]
+    return {one.hostname or one.workload.name: one.address for one in every}
+
+
+async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an_undo(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"], "force_publish": True})
+        await act(lab, "update", NEWER)
+
+        async def is_promoted() -> bool:
+            status = await status_of(lab)
+            if status.phase == "Promoted" and status.revision == 2:
+                assert await ports(lab) == {8091: "web-2-0"}
+                return True
+            return False
+
+        await lab.until(is_promoted, 200)
+        new, old = await spec_of(lab, "web-2-0"), await spec_of(lab, "web")
+        assert (new.publish, new.force_publish, new.run) == (["8091:80"], True, "run")
+        assert (old.publish, old.run) == ([], "stop")
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        assert await ports(lab) == {8091: "web"}
+        assert (await spec_of(lab, "web")).publish == ["8091:80"]
+
+
+async def test_the_name_in_its_networks_leads_to_the_vm_that_is_promoted(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {})
+        before = (await names(lab))["web"]
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        (new,) = [one for one in await lab.endpoints() if one.workload.name == "web-2-0"]
+        assert (await names(lab))["web"] == new.address != before
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        assert (await names(lab))["web"] == before
+
+
+async def test_volumes_and_a_chosen_address_go_along_once_the_old_vm_has_stopped(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"volumes": ["data"], "networks": ["default:10.0.7.7"], "publish": ["8091:80"]})
+        (before,) = [one for one in await lab.endpoints() if one.workload.name == "web"]
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        new, old = await spec_of(lab, "web-2-0"), await spec_of(lab, "web")
+        assert (new.volumes, new.networks, new.publish) == (["data"], ["default:10.0.7.7"], ["8091:80"])
+        assert (old.volumes, old.networks, old.publish, old.run) == ([], [], [], "stop")
+        (after,) = await lab.endpoints()
+        assert (after.address, after.mac, after.workload.name) == (before.address, before.mac, "web-2-0")
+        assert await names(lab) == {"web": "10.0.7.7"}
+        (place,) = [one for one in await lab.allocations() if one.workload.name == "web-2-0"]
+        assert [one.name for one in place.volumes] == ["data"]
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        await lab.until_phase("web", "Running")
+        back = await spec_of(lab, "web")
+        assert (back.volumes, back.networks, back.publish) == (["data"], ["default:10.0.7.7"], ["8091:80"])
+        assert (await spec_of(lab, "web-2-0")).run == "stop"
+
+
+async def test_a_new_version_that_fails_gives_the_volumes_back_and_goes(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"volumes": ["data"], "publish": ["8091:80"]}, rollback_on_failure=True)
+        for node in lab.nodes.values():
+            node.refuses = {"bios": "image newer has no boot loader for bios"}
+        await act(lab, "update", UpdateInput(template={"image": "newer", "firmware": "bios"}))
+        await until(lab, "RolledBack", 1)
+        await lab.until_phase("web", "Running")
+        assert (await spec_of(lab, "web")).volumes == ["data"]
+        assert await ports(lab) == {8091: "web"}
+        await lab.until_gone("/vm/default/web-2-0")
+
+
+@pytest.mark.parametrize("kind", ["blue-green", "canary"])
+async def test_a_vm_with_a_volume_is_not_tried_beside_itself(tmp_path: Path, kind: str) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"volumes": ["data"]})
+        await act(lab, "update", UpdateInput(template={"image": "newer"}, strategy={"type": kind}))
+        status = await until(lab, "RolledBack", 1)
+        assert "volume data can be attached to one VM at a time" in status.verdict
+        await lab.pass_time(5)
+        assert set(await instances(lab, "vm")) == {"web"}
+        assert (await spec_of(lab, "web")).run == "run"
+
+
+async def test_an_undo_after_a_change_in_place_starts_the_kept_vm(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"]})
+        uid = (await lab.vm("web")).uid
+        await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
+        await until(lab, "Promoted", 2)
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 3)
+        await lab.until_phase("web", "Stopped")
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 2)
+        await lab.until_phase("web", "Running")
+        vm = await lab.vm("web")
+        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware) == (uid, "bios")
+        assert await ports(lab) == {8091: "web"}
+        assert set(await instances(lab, "vm")) == {"web", "web-3-0"}
+        await act(lab, "undo", UndoInput(revision=1))
+        await until(lab, "RolledBack", 1)
+        assert (await spec_of(lab, "web")).firmware == "auto"
+
+
+async def test_a_vm_that_was_promoted_is_kept_with_its_disk_and_changed_in_its_place(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {})
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        uid = (await lab.vm("web-2-0")).uid
+        await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
+        await until(lab, "Promoted", 3)
+        vm = await lab.vm("web-2-0")
+        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware) == (uid, "bios")
+        await act(lab, "update", UpdateInput(template={"image": "tiny", "cpu": 2.0}))
+        await until(lab, "Promoted", 4)
+        await lab.until_phase("web-2-0", "Stopped")
+        assert (await lab.vm("web-2-0")).uid == uid
+
+
+async def test_deleting_a_deployment_leaves_every_vm_that_people_named_or_promoted(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"]}, keep_old=5.0)
+        given = UpdateInput(template={"image": "newer"}, strategy={"type": "blue-green"}, instance="fresh")
+        await act(lab, "update", given)
+        await until(lab, "Paused", 2)
+        await act(lab, "resume")
+        await until(lab, "Promoted", 2)
+        await lab.until_phase("web", "Stopped")
+        await act(lab, "update", UpdateInput(template={"image": "tiny", "cpu": 2.0}, strategy={"type": "canary"}))
+
+        async def tried() -> bool:
+            return "web-3-0" in await instances(lab, "vm")
+
+        await lab.until(tried)
+        await lab.delete("/deployment/default/web")
+        await lab.until_gone("/deployment/default/web")
+        await lab.until_gone("/vm/default/web-3-0")
+        left = {one.name: (one.owner, one.labels, one.deleting_since) for one in await lab.every("vm")}
+        assert left == {"web": (None, {}, None), "fresh": (None, {}, None)}
+        assert await ports(lab) == {8091: "fresh"}
+        assert (await lab.status("fresh")).phase == "Running"
+
+
+async def test_a_share_of_the_requests_is_named_only_where_a_service_sends_some(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"]})
+        strategy = {"type": "blue-green", "traffic_split": 0.1}
+        await act(lab, "update", UpdateInput(template={"image": "newer"}, strategy=strategy))
+        assert (await until(lab, "Paused", 2)).split == []
+        said = [event.message for event in lab.journal.events if event.reason == "StepStarted"]
+        assert said == [
+            "revision 2 is healthy on 1 instance beside the old ones, and gets no requests until it is promoted, "
+            "as no service leads to it"
+        ]
+        assert await ports(lab) == {8091: "web"}
+        await act(lab, "resume")
+        await until(lab, "Promoted", 2)
+        assert await ports(lab) == {8091: "web-2-0"}
+        await act(lab, "undo", UndoInput())
+        await until(lab, "RolledBack", 1)
+        assert await ports(lab) == {8091: "web"}
+
+
+async def test_controllers_that_die_at_any_moment_leave_volume_and_port_with_one_vm(tmp_path: Path) -> None:
+    async with Lab(tmp_path, slow=5) as lab:
+        await adopt(lab, {"volumes": ["data"], "networks": ["default:10.0.7.7"], "publish": ["8091:80"]})
+        await act(lab, "update", NEWER)
+        turns, undone = 0, False
+
+        async def over() -> bool:
+            nonlocal turns, undone
+            turns += 1
+            if turns % 5 == 0:
+                await lab.kill_deciders()
+                lab.start_deciders(f"holder-{turns}")
+            every = [decode_part(one.spec, VmSpec) for one in await lab.every("vm")]
+            assert sum(one.volumes == ["data"] for one in every) == 1
+            assert sum(one.publish == ["8091:80"] for one in every) == 1
+            having = [one for one in await lab.allocations() if one.volumes and one.desired == "run"]
+            assert len(having) <= 1
+            status: DeploymentStatus = await status_of(lab)
+            if (status.phase, status.revision) == ("Promoted", 2) and not undone:
+                undone = True
+                await act(lab, "undo", UndoInput())
+            return (status.phase, status.revision) == ("RolledBack", 1)
+
+        await lab.until(over, 3000)
+        assert (await spec_of(lab, "web")).volumes == ["data"]
