@@ -299,6 +299,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     check_change: Callable[[Any, Any], None] | None = None
     # Of an object, its new spec and now; raises IllegalTransition for a change that its state rules out.
     change_guard: Callable[[Envelope, Any, float], None] | None = None
+    # How a field changes that one object can never change, with {} for its name; "": people create another object.
+    other_version: str = ""
     # Raises IllegalTransition for an object that people may not change or delete now.
     write_guard: Callable[[Envelope], None] | None = None
     # Of now, too; raises it for one that people may change, but not delete now.

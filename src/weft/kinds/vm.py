@@ -555,6 +555,7 @@ VM = Kind(
         check_change=check_change,
         change_guard=refuse_shrinking,
         write_guard=guard_workload,
+        other_version="weft vm update {} --config FILE lets another VM take its place, and keeps this one, stopped",
         resize_limits=lambda status: status.resize_limits,
         server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaim"),
         made_fields=("arrives", "reclaim"),

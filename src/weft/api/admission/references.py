@@ -314,7 +314,7 @@ async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, referenc
         raise InUse(
             f'{kind.title} "{name}" is attached to {what}',
             field=reference.field,
-            hint=f"{let_go} and stop it, or: weft delete {what}",
+            hint=f"{let_go}, and stop {what}",
             details={"by": [what]},
         )
 

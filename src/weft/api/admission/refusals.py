@@ -79,7 +79,9 @@ def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | Non
     return AlreadyExists(
         f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
         field="name",
-        hint=f"use another name, or: weft delete {name}",
+        hint=f"use another name; weft describe {name} shows this one"
+        if kind.snapshots
+        else f"use another name, or: weft delete {name}",
     )
 
 
@@ -127,7 +129,7 @@ def refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange])
             raise InvalidInput(
                 f'{change.path} of {kind.title} "{current.name}" can\'t change while it lives',
                 field=change.path,
-                hint=f"weft delete {kind.name}/{current.name} --yes, then create it again",
+                hint=kind.admission.other_version.format(current.name) or _describe_other(kind, change),
                 details={"change": change.mode, "old": change.old},
             )
 

@@ -27,9 +27,7 @@ def _read_lease(obj: Object, act: str) -> dict[str, Any]:
         raise IllegalTransition(
             f"{what} is in reservation/{reservation} and ends with that: its lease can't be {act} alone",
             reason="noLease",
-            hint=f"weft reservation extend {reservation} --by 30m"
-            if act == "extended"
-            else f"weft stop {what}, or: weft delete {what}",
+            hint=f"weft reservation extend {reservation} --by 30m" if act == "extended" else f"weft stop {what}",
         )
     if lease is None:
         raise IllegalTransition(
@@ -42,7 +40,7 @@ def _read_lease(obj: Object, act: str) -> dict[str, Any]:
         raise IllegalTransition(
             f"the lease of {what} is {state.lower()}: it can't be {act}",
             reason="leaseOver",
-            hint=f"create another workload, or: weft delete {what}",
+            hint=f"create another workload; {what} keeps its disks until it is deleted",
         )
     return dict(lease)
 
