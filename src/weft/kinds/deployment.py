@@ -213,6 +213,23 @@ def _has_ended(obj: Object | None) -> bool:
     return obj is not None and _is_settled(obj) and read_phase(obj) == "Promoted" and not dig(obj, "status.awaits")
 
 
+def _awaits_word(obj: Object | None) -> bool:
+    """Whether it has come as far as people asked for, and waits for them."""
+    if obj is None or not _is_settled(obj) or read_phase(obj) != "Paused":
+        return False
+    return bool(dig(obj, "status.awaits")) and not dig(obj, "spec.strategy.auto_promote", False)
+
+
+def _describe_word(obj: Object) -> str:
+    if read_phase(obj) != "Paused":
+        return ""
+    name = obj["name"]
+    return (
+        f"{dig(obj, 'status.verdict', '')}. Nothing is promoted yet: weft rollout resume {name} goes on, "
+        f"weft rollout undo {name} goes back"
+    )
+
+
 def _is_back(obj: Object | None) -> bool:
     return obj is not None and _is_settled(obj) and read_phase(obj) == "RolledBack"
 
@@ -258,6 +275,9 @@ def describe_progress(obj: Object) -> str:
 
 
 _PROMOTED = Goal(_has_ended, "promoted", asked="phase=Promoted")
+_ROLLED_OUT = Goal(
+    lambda obj: _has_ended(obj) or _awaits_word(obj), "promoted", asked="phase=Promoted", remark=_describe_word
+)
 
 
 def _check_times(spec: DeploymentSpec, now: float) -> None:
@@ -303,8 +323,8 @@ DEPLOYMENT = Kind(
     lifetime=Lifetime(
         goals={
             "create": _PROMOTED,
-            "update": _PROMOTED,
-            "resume": _PROMOTED,
+            "update": _ROLLED_OUT,
+            "resume": _ROLLED_OUT,
             "wait": _PROMOTED,
             "scale": Goal(
                 _scaled,

@@ -45,6 +45,19 @@ def test_a_rollout_that_is_not_promoted_by_itself_ends_the_wait(
         assert "it waits for a word" in failure.message and "weft rollout resume web" in (failure.hint or "")
 
 
+@pytest.mark.parametrize("promotes", [False, True])
+def test_a_rollout_that_waits_for_a_word_as_people_asked_is_no_failure(promotes: bool) -> None:
+    obj = deployment("Paused")
+    obj["status"] |= {"awaits": True, "verdict": "revision 2 is healthy on its instance"}
+    obj["spec"]["strategy"] = {"type": "blue-green", "auto_promote": promotes}
+    for verb in ("update", "resume"):
+        goal = DEPLOYMENT.lifetime.goals[verb]
+        assert goal.reached(obj) == (not promotes)
+        assert goal.remark is not None
+        assert "weft rollout resume web goes on, weft rollout undo web goes back" in goal.remark(obj)
+    assert not DEPLOYMENT.lifetime.goals["wait"].reached(obj)
+
+
 @pytest.mark.parametrize(("phase", "next_command"), [("Progressing", "status web --watch"), ("Paused", "resume web")])
 def test_a_second_update_is_refused_with_what_ends_the_first(phase: str, next_command: str) -> None:
     update = next(one for one in DEPLOYMENT.verbs if one.name == "update").change

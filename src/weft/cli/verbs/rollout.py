@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ from weft.cli.wait.progress import Progress
 from weft.kinds.deployment import DEPLOYMENT, describe_progress
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
+from weft.kinds.vm import VM
+from weft.objects.errors import NotFound
 
 _ACTS = ("status", "pause", "resume", "undo", "history", "explain")
 _NOT_PROMOTED = 1
@@ -74,7 +77,7 @@ def _run(
     kind_name, _, name = names[0].rpartition("/")
     if kind_name not in ("", DEPLOYMENT.name):
         raise usage(f"{names[0]} is not a deployment", "weft deployment list shows them")
-    target = Target(DEPLOYMENT, name)
+    target = Target(DEPLOYMENT, _find_name(session, name))
     if act in ("pause", "resume", "undo"):
         body = {"revision": to} if to is not None else {}
         obj = session.client.verb(DEPLOYMENT.name, target.name, act, body)
@@ -93,6 +96,18 @@ def _run(
     else:
         print(explain_rollout(obj, instances))
     return OK
+
+
+def _find_name(session: Session, name: str) -> str:
+    """The deployment's: of one of its VMs, as ``vm deploy`` names it, that of the deployment that has it."""
+    try:
+        return str(session.client.get(DEPLOYMENT.name, name)["name"])
+    except NotFound:
+        with contextlib.suppress(NotFound):
+            owner = session.client.get(VM.name, name).get("owner") or {}
+            if owner.get("kind") == DEPLOYMENT.name:
+                return str(owner["name"])
+        raise
 
 
 def read_status(obj: Mapping[str, Any]) -> dict[str, Any]:
