@@ -138,7 +138,8 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
     # the specs of allocations, which are theirs; drain, rebalancing and plans ahead those of the Migrations that they
     # make, jobs those of their
-    # tasks and runs, deployments those of their instances;
+    # tasks and runs, deployments those of their instances, and whose the endpoints and published ports
+    # of those are;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
     # ports are; backup policies those of the backups that they make, to be verified anew at night; services
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
@@ -152,6 +153,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/conversion/controller",
         "controllers/departure/controller",
         "controllers/departure/reclaim",
+        "controllers/deployment/handover",
         "controllers/deployment/writes",
         "controllers/device/controller",
         "controllers/device/rollout",
@@ -171,6 +173,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/snapshot/restore",
         "controllers/workload/controller",
         "controllers/workload/departed",
+        "controllers/workload/handover",
         "controllers/workload/stale_allocation",
         "scheduler/allocation/bind",
         "scheduler/allocation/lease",

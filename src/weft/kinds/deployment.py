@@ -58,6 +58,7 @@ FIXED: Mapping[str, Any] = {
     "fenced": "",
     "guard": "",
 }
+OWN = (*FIXED, "snapshots", "boot")  # fields that an instance keeps in an update in place
 _INSTEAD = {
     "publish": "a Service publishes ports for all instances",
     "mounts": "a volume belongs to one workload, not to all replicas",

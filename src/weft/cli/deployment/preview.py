@@ -10,12 +10,20 @@ import msgspec
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
-from weft.kinds.deployment import FIXED, TEMPLATES, decode_template
+from weft.kinds.deployment import OWN, TEMPLATES, decode_template
 from weft.kinds.fields.cells import dig
-from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, instance_name, read_instance_name
+from weft.kinds.fields.deployment.instance import (
+    DEPLOYMENT_LABEL,
+    PARKED_LABEL,
+    instance_name,
+    list_kept,
+    read_instance_name,
+)
+from weft.kinds.parts.nic import networks_of
 from weft.objects.spec_change import FieldChange, plan_change
 
 Object = Mapping[str, Any]
+_MOST_NAMED = 10
 _TITLES = ("INSTANCE!", "NODE", "WHAT", "WHY~")
 
 
@@ -29,61 +37,87 @@ def list_instances(session: Session, deployment: Object) -> list[dict[str, Any]]
     return [one for one in found.items if (one.get("owner") or {}).get("uid") == deployment["uid"]]
 
 
-def foresee(deployment: Object, instances: Sequence[Object], template: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What becomes of each instance if the deployment gets ``template``. Pure."""
+def describe_end(session: Session, deployment: Object) -> list[str]:
+    """What a deletion of the deployment does with its instances, as sentences."""
+    revisions = dig(deployment, "status.revisions", [])
+    kept = list_kept(dig(deployment, "spec.adopt", ""), (one.get("instance", "") for one in revisions))
+    there = list_instances(session, deployment)
+    stay = [one for one in there if one["name"] in kept or PARKED_LABEL in (one.get("labels") or {})]
+    goes = [f"{one['kind']}/{one['name']}" for one in there if one not in stay]
+    lines = [f"{_list(goes)} {'goes' if len(goes) == 1 else 'go'} with deployment/{deployment['name']}"] if goes else []
+    stays = [f"{one['kind']}/{one['name']} ({dig(one, 'status.phase', 'Pending')})" for one in stay]
+    return [*lines, *([f"{_list(stays)} {'stays' if len(stays) == 1 else 'stay'}"] if stays else [])]
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def list_serving(session: Session, deployment: Object) -> list[dict[str, Any]]:
+    """Those that aren't only kept, stopped, for an undo."""
+    return [one for one in list_instances(session, deployment) if PARKED_LABEL not in (one.get("labels") or {})]
+
+
+def foresee(
+    deployment: Object,
+    instances: Sequence[Object],
+    template: Mapping[str, Any],
+    strategy: str = "rolling",
+    instance: str = "",
+) -> list[dict[str, str]]:
+    """What becomes of each instance if the deployment gets ``template``; ``new`` is what takes its place, "" if it stays.
+    ``instance``: the name of the next one. Pure."""
     kind = TEMPLATES[dig(deployment, "spec.workload")]
     new = msgspec.to_builtins(decode_template(kind.name, template))
-    known = {one["number"]: one["template"] for one in dig(deployment, "status.revisions", [])}
-    same = next((number for number, kept in known.items() if kept == new), None)
-    revision = same if same is not None else max(known, default=0) + 1
+    revisions = dig(deployment, "status.revisions", [])
+    same = next((one for one in revisions if one["template"] == new and instance in ("", one.get("instance"))), None)
+    number = same["number"] if same else max((one["number"] for one in revisions), default=0) + 1
+    kept = list_kept(dig(deployment, "spec.adopt", ""), (one.get("instance", "") for one in revisions))
     rows = []
     for one in instances:
-        changes = list(_find_changes(kind.spec, one, new))
+        changes = find_changes(kind.spec, one, new)
+        modes = {"live", "restart", "start"} if one["name"] in kept else {"live"}
         costly = [change for change in changes if change.mode != "live"]
         slot = (read_instance_name(deployment["name"], one["name"]) or (0, 0, 1))[1]
-        what = "stays" if not changes else "changes while it runs"
-        if (
-            costly
-            and one["name"] == dig(deployment, "spec.adopt")
-            and {change.mode for change in costly} <= {"restart", "start"}
-        ):
-            what = "restarts"
+        what, successor = "stays" if not changes else "changes while it runs", ""
+        if {change.mode for change in costly} - modes or (strategy != "rolling" and (changes or instance)):
+            known = (same or {}).get("instance") if slot == 0 else ""
+            successor = instance or known or instance_name(deployment["name"], max(number, 2), slot)
+            what = f"is replaced by {successor}"
         elif costly:
-            what = f"is replaced by {instance_name(deployment['name'], max(revision, 2), slot)}"
+            what = "restarts"
         fields = ", ".join(f"{change.path.partition('.')[2]} ({change.mode})" for change in (costly or changes)[:4])
         more = len(costly or changes) - 4
         why = fields + (f" and {more} more" if more > 0 else "")
-        rows.append({"instance": one["name"], "node": dig(one, "status.node") or "–", "what": what, "why": why})
+        where = dig(one, "status.node") or "–"
+        rows.append({"instance": one["name"], "node": where, "what": what, "why": why, "new": successor})
     return rows
 
 
-def _find_changes(type_: Any, instance: Object, new: Mapping[str, Any]) -> list[FieldChange]:
-    kept = (*FIXED, "snapshots")
-    old = {name: value for name, value in instance["spec"].items() if name not in kept}
-    asked = {name: value for name, value in new.items() if name not in kept}
+def find_changes(type_: Any, instance: Object, new: Mapping[str, Any]) -> list[FieldChange]:
+    """The fields of an instance that ``new``, a template, changes."""
+    old = {name: value for name, value in instance["spec"].items() if name not in OWN}
+    asked = {name: value for name, value in new.items() if name not in OWN}
+    old["networks"] = networks_of(old.get("networks", []))  # the addresses stay
+    if "disk" in asked:
+        asked["disk"] = max(asked["disk"], old.get("disk", 0))  # a disk never shrinks
     return plan_change(old, asked, type_, dig(instance, "status.resize_limits"))
 
 
-def preview_update(
-    session: Session,
-    deployment: Object,
-    template: Mapping[str, Any],
-    strategy: Mapping[str, Any],
-    adopted: Object | None = None,
+def print_preview(
+    session: Session, rows: Sequence[dict[str, str]], strategy: Mapping[str, Any], more: Sequence[str] = ()
 ) -> int:
-    """Print it; nothing is changed. ``adopted``: the VM of which there would be a deployment."""
-    instances = [adopted] if adopted is not None else list_instances(session, deployment)
-    rows = foresee(deployment, instances, template)
-    chosen = {**dig(deployment, "spec.strategy", {}), **strategy}
+    """``more``: sentences on what is replaced."""
+    chosen = strategy.get("type", "rolling")
     if session.is_document:
-        print_data(session, {"strategy": chosen.get("type", "rolling"), "instances": rows})
+        print_data(session, {"strategy": chosen, "instances": rows, "notes": [line.strip() for line in more]})
         return 0
     cells = [[row["instance"], row["node"], row["what"], row["why"]] for row in rows]
     names = [row["instance"] for row in rows]
     print_items(session, rows, names, (make_columns(*_TITLES), cells), "there are no instances")
     if not session.is_data:
-        replaced = sum(row["what"].startswith("is replaced") for row in rows)
-        print(
-            f"\n{chosen.get('type', 'rolling')}: {replaced} replaced, {len(rows) - replaced} stay; nothing was changed"
-        )
+        replaced = sum(bool(row["new"]) for row in rows)
+        print("".join(f"\n{line}" for line in more))
+        print(f"{chosen}: {replaced} replaced, {len(rows) - replaced} stay; nothing was changed")
     return 0

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
@@ -26,7 +27,8 @@ from weft.cli.deployment.flags import (
     read_template,
     read_workload_config,
 )
-from weft.cli.deployment.preview import preview_update
+from weft.cli.deployment.preview import foresee, list_serving, print_preview
+from weft.cli.deployment.replacement import REPLACE, ask_to_replace, describe_replaced, find_current
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
 from weft.cli.verbs.create import read_words
@@ -132,6 +134,7 @@ def update_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="KEY=VALUE",
             help="A label of the instances; may be repeated.",
         ),
+        click.Option(["--replace-root-disk"], is_flag=True, help=REPLACE),
         click.Option(
             ["--dry-run"], is_flag=True, help="Show which instances would restart, change or stay; change nothing."
         ),
@@ -175,8 +178,16 @@ def update(
     merged = {**find_base(deployment), **changes}
     check_template(workload, merged)
     check_update(deployment, merged, strategy, {**dig(deployment, "spec.labels", {}), **labels})
+    chosen = {**dig(deployment, "spec.strategy", {}), **strategy}
+    rows = foresee(deployment, list_serving(session, deployment), merged, chosen.get("type", "rolling"))
+    replaced: list[str] = []
+    if rows and dig(deployment, "spec.adopt"):
+        replaced = describe_replaced(session, deployment, find_current(session, deployment), merged, chosen, rows)
     if dry_run:
-        return preview_update(session, deployment, merged, strategy)
+        return print_preview(session, rows, chosen, replaced)
+    if replaced and not ask_to_replace(session, replaced, rows[0]["new"], replaces=given["replace_root_disk"]):
+        session.notify("nothing was changed")
+        return ERROR
     body: dict[str, Any] = {"template": changes, "strategy": strategy}
     if labels:
         body["labels"] = {**dig(deployment, "spec.labels", {}), **labels}

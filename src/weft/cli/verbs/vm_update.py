@@ -6,29 +6,33 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
 from weft.cli.command import options
+from weft.cli.command.exit_codes import ERROR
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.flags import check_update, make_strategy_flags, read_strategy, read_workload_config
-from weft.cli.deployment.preview import preview_update
+from weft.cli.deployment.preview import find_changes, foresee, print_preview
+from weft.cli.deployment.replacement import (
+    REPLACE,
+    ask_to_replace,
+    describe_replaced,
+    find_current,
+    make_template,
+)
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one, plan_wait
 from weft.cli.wait.follow import follow_to_end
 from weft.cli.wait.progress import Progress
-from weft.kinds.deployment import DEPLOYMENT, FIXED
+from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.nic import networks_of
 from weft.kinds.record import Kind
+from weft.kinds.replication import REPLICATION
 from weft.kinds.snapshot import SNAPSHOT
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound
 from weft.objects.identity import check_name
-from weft.objects.schema import read_strict
-
-_LEFT_OUT = (*(name for name in FIXED if name != "volumes"), "snapshots", "boot", "node")
 
 
 def update_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -72,6 +76,7 @@ def _params(name: str, *, chooses: bool = True) -> list[click.Parameter]:
             help="A file with the VM's whole spec, in YAML, JSON, TOML or nix.",
         ),
         *(flag for flag in make_strategy_flags() if chooses or flag.name != "strategy__type"),
+        click.Option(["--replace-root-disk"], is_flag=True, help=REPLACE),
         click.Option(
             ["--dry-run"], is_flag=True, help="Show whether the VM would restart, change or stay; change nothing."
         ),
@@ -98,9 +103,7 @@ def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: st
         )
     check_name(words[0], "NEW")
     if _is_there(session, words[0]):
-        raise AlreadyExists(
-            f'vm "{words[0]}" exists already', hint=f"choose another name, or weft vm delete {words[0]}"
-        )
+        raise AlreadyExists(f'vm "{words[0]}" exists already', hint="choose another name for the new VM")
     return _roll_out(session, old, given, {"type": "blue-green"}, instance=words[0])
 
 
@@ -126,32 +129,39 @@ def _roll_out(
     live: bool = False,
 ) -> int:
     """Have a deployment roll out the file's spec; the exit code."""
-    asked = read_strict(read_workload_config(given["config"], VM), VmSpec)
-    template = {key: value for key, value in msgspec.to_builtins(asked).items() if key not in _LEFT_OUT}
-    template["networks"] = networks_of(asked.networks)
+    file = read_workload_config(given["config"], VM)
+    deployment, vm = _find_deployment(session, name), None
+    if deployment is None:
+        current = vm = session.client.get(VM.name, name)
+        _check_adoption(session, vm)
+    else:
+        current = find_current(session, deployment)
+    template = make_template(file, current)
     chooses = "type" not in strategy
     strategy = {**read_strategy(given), **strategy}
-    dry_run = bool(given["dry_run"])
-    deployment = _find_deployment(session, name)
-    vm = session.client.get(VM.name, name) if deployment is None else None
-    if vm is not None:
-        _check_adoption(vm)
-    check_update(deployment or _make_manifest(vm or {}, name), template, strategy, instance=instance, chooses=chooses)
-    if dry_run:
-        return preview_update(session, deployment or _make_manifest(vm or {}, name), template, strategy, vm)
+    shown = deployment or _make_manifest(current, name)
+    check_update(shown, template, strategy, instance=instance, chooses=chooses)
+    chosen = {**dig(shown, "spec.strategy", {}), **strategy}
+    rows = foresee(shown, [current], template, chosen.get("type", "rolling"), instance)
+    replaced = describe_replaced(session, shown, current, template, chosen, rows)
+    if given["dry_run"]:
+        return print_preview(session, rows, chosen, replaced)
     if live:
-        _refuse_restarts(session, name, template, vm)
+        _refuse_restarts(current, template)
         strategy["live_migrate"] = True
     body = {"template": template, "strategy": strategy, "instance": instance}
     _try_update(session, deployment, vm, template, body)
+    if replaced and not ask_to_replace(session, replaced, rows[0]["new"], replaces=given["replace_root_disk"]):
+        session.notify("nothing was changed")
+        return ERROR
     if deployment is None:
         assert vm is not None
         adopted = _adopt(session, vm)
         if isinstance(adopted, int):
             return adopted
         deployment = adopted
-    if not live and dig(deployment, "spec.adopt") == name and strategy.get("type", "rolling") == "rolling":
-        interrupted = _take_snapshot(session, name)
+    if not live and dig(deployment, "spec.adopt") and chosen.get("type", "rolling") == "rolling":
+        interrupted = _take_snapshot(session, current["name"])
         if interrupted is not None:
             return interrupted
     target = Target(DEPLOYMENT, deployment["name"])
@@ -192,7 +202,7 @@ def _find_deployment(session: Session, name: str) -> dict[str, Any] | None:
             raise missing from None
 
 
-def _check_adoption(vm: dict[str, Any]) -> None:
+def _check_adoption(session: Session, vm: dict[str, Any]) -> None:
     """Raises IllegalTransition if it can't be the first instance of a deployment."""
     what, owner = f"vm/{vm['name']}", vm.get("owner") or {}
     if owner:
@@ -205,11 +215,16 @@ def _check_adoption(vm: dict[str, Any]) -> None:
             f"{what} is stopped: whether a new version is healthy shows only while it runs",
             hint=f"weft vm start {vm['name']}, or change the stopped VM with weft apply",
         )
+    copies = [one["name"] for one in session.client.list(REPLICATION.name).items if dig(one, "spec.of") == what]
+    if copies:
+        raise IllegalTransition(
+            f"{what} is replicated by replication/{copies[0]}, which an update would break",
+            hint=f"weft apply changes the VM itself; weft delete replication/{copies[0]} ends the replication",
+        )
 
 
 def _make_manifest(vm: dict[str, Any], name: str) -> dict[str, Any]:
-    template = {key: value for key, value in vm["spec"].items() if key not in _LEFT_OUT}
-    template["networks"] = networks_of(vm["spec"].get("networks", []))
+    template = make_template(vm["spec"], vm)
     labels = dict(vm.get("labels") or {})
     spec = {"workload": VM.name, "template": template, "labels": labels, "replicas": 1, "adopt": name}
     return {"kind": DEPLOYMENT.name, "name": name, "uid": "", "labels": labels, "spec": spec, "status": {}}
@@ -246,15 +261,12 @@ def _take_snapshot(session: Session, name: str) -> int | None:
     return None
 
 
-def _refuse_restarts(session: Session, name: str, template: dict[str, Any], vm: dict[str, Any] | None) -> None:
+def _refuse_restarts(vm: dict[str, Any], template: dict[str, Any]) -> None:
     """Raises IllegalTransition if the VM can't take the changes while it runs."""
-    spec = {**(vm or session.client.get(VM.name, name))["spec"], **template}
-    manifest = {"kind": VM.name, "name": name, "spec": spec}
-    (plan,) = session.client.apply([manifest], dry_run=True)
-    costly = [change for change in plan.get("changes") or [] if change["mode"] != "live"]
+    costly = [change for change in find_changes(VmSpec, vm, template) if change.mode != "live"]
     if costly:
-        fields = ", ".join(f"{one['path'].partition('.')[2]} ({one['mode']})" for one in costly)
+        fields = ", ".join(f"{one.path.partition('.')[2]} ({one.mode})" for one in costly)
         raise IllegalTransition(
-            f"--live-migrate: vm/{name} can't take these changes while it runs: {fields}",
+            f"--live-migrate: vm/{vm['name']} can't take these changes while it runs: {fields}",
             hint="leave out --live-migrate, or those changes",
         )

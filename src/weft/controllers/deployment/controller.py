@@ -12,7 +12,7 @@ import msgspec
 
 from weft.contracts.history import History
 from weft.controllers.deployment.facts import Facts, Outcome
-from weft.controllers.deployment.handover import describe_alone, find_holder
+from weft.controllers.deployment.handover import find_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
 from weft.controllers.deployment.plan import plan_deployment
@@ -125,7 +125,7 @@ def plan_one(
         answered=observed.since is not None,
         trouble=observed.trouble,
         served=bool(services),
-        alone=describe_alone(spec_of(holder)) if holder is not None else "",
+        alone=find_alone(holder),
     )
     outcome = plan_deployment(facts)
     if scaled is None:

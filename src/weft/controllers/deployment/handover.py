@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.deployment.instance_state import is_kept, is_parked
-from weft.controllers.workload.handover import move_endpoints, move_ports, read_place
+from weft.controllers.workload.handover import give_endpoints, give_ports, read_place
 from weft.informer.commit import Draft, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.informer.workloads import name_of, spec_of
@@ -19,7 +19,8 @@ from weft.kinds.deployment import DeploymentSpec
 from weft.kinds.endpoint import ENDPOINTS_BY_WORKLOAD, EndpointSpec
 from weft.kinds.fields.deployment.instance import PARKED_LABEL, REVISION_LABEL, instance_name
 from weft.kinds.fields.deployment.status import DeploymentStatus
-from weft.kinds.parts.nic import networks_of, read_nic
+from weft.kinds.parts.deployment.alone import describe_alone
+from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, merge_part
@@ -81,15 +82,10 @@ def find_holder(deployment: Item, found: Mapping[str, Item]) -> Item | None:
     return found.get(deployment.status(DeploymentStatus).holder or deployment.spec(DeploymentSpec).adopt)
 
 
-def describe_alone(spec: WorkloadSpec) -> str:
-    """Why a VM can't run beside the one that takes its place; "" if it can."""
-    volumes = spec.volumes if isinstance(spec, VmSpec) else []
-    if volumes:
-        return (
-            f"{'volume' if len(volumes) == 1 else 'volumes'} {', '.join(volumes)} can be attached to one VM at a time"
-        )
-    addresses = [nic.address for nic in map(read_nic, spec.networks) if nic.address is not None]
-    return f"address {addresses[0]} can belong to one VM at a time" if addresses else ""
+def find_alone(holder: Item | None) -> str:
+    """Why the VM that takes its place can't run beside it; "" if it can."""
+    spec = spec_of(holder) if holder is not None else None
+    return describe_alone(spec.volumes, spec.networks) if isinstance(spec, VmSpec) else ""
 
 
 def plan_handover(
@@ -109,7 +105,7 @@ def plan_handover(
             return _defer(status, writes, name, f"waits for {other} to release its volumes and addresses")
         return False
     starts = taker.item is None or is_parked(taker.item)
-    whole = starts and bool(describe_alone(spec_of(holder)))
+    whole = starts and bool(find_alone(holder))
     if whole and not _rests(view, holder):
         giver = writes.by_name.get(holder.envelope.name)
         if giver is not None and giver.deletes:
@@ -171,8 +167,8 @@ def _give(
         new = replace(new, networks=networks, volumes=old.volumes)
         giver.set_spec(replace(old, publish=[], force_publish=False, snapshots=None, networks=[], volumes=[]))
         hostname = "" if taker.envelope.name == adopt else adopt
-        move_endpoints(draft, view, giver.item.uid, taker.envelope, now, hostname=hostname)
-    publish, _ = move_ports(draft, view, giver.item.uid, taker.envelope, new, now)
+        give_endpoints(draft, view, giver.item.uid, taker.envelope, now, hostname=hostname)
+    publish, _ = give_ports(draft, view, giver.item.uid, taker.envelope, new, now)
     taker.set_spec(replace(new, publish=publish))
     if whole:
         taker.park()

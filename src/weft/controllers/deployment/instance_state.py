@@ -10,12 +10,13 @@ from weft.controllers.deployment.facts import Instance, State
 from weft.informer.disruption.budgets import Allowance
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
-from weft.kinds.deployment import FIXED, DeploymentSpec, decode_template
+from weft.kinds.deployment import OWN, DeploymentSpec, decode_template
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.deployment.instance import (
     DRAINING_LABEL,
     PARKED_LABEL,
     REVISION_LABEL,
+    list_kept,
     read_instance_name,
 )
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
@@ -27,7 +28,6 @@ from weft.kinds.service import NOT_CHECKED, SERVICES_BY_LABEL, ServiceSpec, Serv
 from weft.kinds.vm import VmSpec
 from weft.objects.spec_change import plan_spec_change
 
-_OWN = (*FIXED, "snapshots", "boot")  # of a running instance, in an update in place
 UNCHECKED_SECONDS = (
     10.0  # after which a running instance that no node has checked counts: its node may be an older weft
 )
@@ -170,7 +170,7 @@ def _is_in_place(deployment: Item, workload: Item) -> bool:
 
 def merge_template(running: WorkloadSpec, template: WorkloadSpec) -> WorkloadSpec:
     """The template, with what an instance that runs has of its own: addresses, and a disk that never shrinks."""
-    own = {name: getattr(running, name) for name in _OWN if hasattr(running, name)}
+    own = {name: getattr(running, name) for name in OWN if hasattr(running, name)}
     if networks_of(running.networks) == networks_of(template.networks):
         own["networks"] = running.networks
     if isinstance(running, VmSpec) and isinstance(template, VmSpec):
@@ -189,5 +189,5 @@ def is_parked(workload: Item) -> bool:
 
 def is_kept(deployment: Item, workload: Item) -> bool:
     """Whether no rollout deletes it: it was there before, people named it, or it was promoted in the place of such a VM."""
-    names = {one.instance for one in deployment.status(DeploymentStatus).revisions}
-    return workload.envelope.name in {deployment.spec(DeploymentSpec).adopt, *names}
+    instances = (one.instance for one in deployment.status(DeploymentStatus).revisions)
+    return workload.envelope.name in list_kept(deployment.spec(DeploymentSpec).adopt, instances)

@@ -34,11 +34,11 @@ def plan_claims(
 ) -> tuple[list[str], str]:
     """Give one workload's endpoints and published ports to another, with the same network, address, MAC and port; ports of the
     taker that no workload has are made. What ports are left, and a sentence on ports that others have taken."""
-    move_endpoints(draft, view, giver_uid, taker, now)
-    return move_ports(draft, view, giver_uid, taker, workload_spec, now)
+    give_endpoints(draft, view, giver_uid, taker, now)
+    return give_ports(draft, view, giver_uid, taker, workload_spec, now)
 
 
-def move_endpoints(draft: Draft, view: View, giver_uid: str, taker: Envelope, now: float, **changes: str) -> None:
+def give_endpoints(draft: Draft, view: View, giver_uid: str, taker: Envelope, now: float, **changes: str) -> None:
     """``changes``: fields of the endpoints' specs that change besides."""
     for endpoint in view.find(ENDPOINTS_BY_WORKLOAD, giver_uid):
         envelope, spec = edit(endpoint), endpoint.spec(EndpointSpec)
@@ -51,7 +51,7 @@ def move_endpoints(draft: Draft, view: View, giver_uid: str, taker: Envelope, no
         draft.preconditions.append(unchanged(endpoint))
 
 
-def move_ports(
+def give_ports(
     draft: Draft, view: View, giver_uid: str, taker: Envelope, workload_spec: WorkloadSpec, now: float
 ) -> tuple[list[str], str]:
     """As ``plan_claims``, of the ports alone."""
@@ -80,4 +80,4 @@ def move_ports(
 
 def _list_ports(taker: Envelope, spec: WorkloadSpec) -> list[Claim]:
     claims = claim_places(taker, spec)
-    return [claim for claim in claims if isinstance(claim, Claim) and claim.kind == "publishedport"]
+    return [claim for claim in claims if isinstance(claim, Claim) and isinstance(claim.spec, PublishedPortSpec)]

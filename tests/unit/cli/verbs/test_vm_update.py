@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
 from weft.cli.deployment.flags import check_strategy_flags
 from weft.cli.verbs import vm_update
 from weft.cli.wait.follow import INTERRUPTED
+from weft.kinds.vm import VmSpec
 from weft.objects.errors import AlreadyExists, IllegalTransition, NotFound, WeftError
 
 
@@ -20,13 +23,24 @@ class _Client:
         self.verbs: list[str] = []
         self.missing: set[str] = set()
         self.is_adopted = True
+        self.others: list[dict[str, Any]] = []
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
-        owner = {"kind": "deployment", "name": "old"} if self.is_adopted else None
         if name in self.missing:
             raise NotFound(f'{kind} "{name}" does not exist')
-        spec = {"adopt": "old", "workload": "vm", "template": {"image": "tiny"}}
-        return {"kind": kind, "name": name, "owner": owner, "spec": spec}
+        if kind == "deployment":
+            spec: dict[str, Any] = {
+                "adopt": "old",
+                "workload": "vm",
+                "template": msgspec.to_builtins(VmSpec(image="tiny")),
+            }
+            return {"kind": kind, "name": name, "uid": "d", "spec": spec}
+        owner = {"kind": "deployment", "name": "old", "uid": "d"} if self.is_adopted else None
+        return {"kind": kind, "name": name, "owner": owner, "spec": msgspec.to_builtins(VmSpec(image="tiny"))}
+
+    def list(self, kind: str, **_: Any) -> Any:
+        found = [self.get("vm", "old")] if kind == "vm" else []
+        return SimpleNamespace(items=[*found, *(one for one in self.others if one["kind"] == kind)])
 
     def create(self, manifest: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
         self._change("create", manifest["spec"]["template"], dry_run=dry_run)
@@ -46,7 +60,7 @@ class _Client:
 
 class _Session:
     def __init__(self) -> None:
-        self.client, self.said = _Client(), list[str]()
+        self.client, self.said, self.recorder = _Client(), list[str](), None
 
     def notify(self, text: str) -> None:
         self.said.append(text)
@@ -58,7 +72,7 @@ def test_an_update_ends_with_the_wait_for_its_snapshot(monkeypatch: pytest.Monke
     monkeypatch.setattr(vm_update, "read_strategy", lambda *_: {})
     monkeypatch.setattr(vm_update, "plan_wait", lambda *_: object())
     monkeypatch.setattr(vm_update, "follow_to_end", lambda *_: INTERRUPTED)
-    given = {"config": "f", "dry_run": False}
+    given = {"config": "f", "dry_run": False, "replace_root_disk": False}
     assert vm_update._roll_out(session, "old", given, {}) == INTERRUPTED
     assert (session.client.verbs, session.said) == (["snapshot"], [])
 
@@ -101,15 +115,19 @@ def test_an_image_that_is_missing_leaves_neither_a_deployment_nor_a_snapshot(
     monkeypatch.setattr(vm_update, "read_workload_config", lambda *_: {"image": "gone"})
     monkeypatch.setattr(vm_update, "read_strategy", lambda *_: {})
     with pytest.raises(NotFound, match='image "gone" not found'):
-        vm_update._roll_out(session, "old", {"config": "f", "dry_run": False}, {})
+        vm_update._roll_out(session, "old", {"config": "f", "dry_run": False, "replace_root_disk": True}, {})
     assert session.client.verbs == []
 
 
 def test_a_vm_that_cannot_be_adopted_is_refused_with_the_reason() -> None:
+    session: Any = _Session()
     with pytest.raises(IllegalTransition, match="vm/web belongs to lease/l, which decides what it runs"):
-        vm_update._check_adoption({"name": "web", "owner": {"kind": "lease", "name": "l"}, "spec": {}})
+        vm_update._check_adoption(session, {"name": "web", "owner": {"kind": "lease", "name": "l"}, "spec": {}})
     with pytest.raises(IllegalTransition, match="vm/web is stopped"):
-        vm_update._check_adoption({"name": "web", "spec": {"run": "stop"}})
+        vm_update._check_adoption(session, {"name": "web", "spec": {"run": "stop"}})
+    session.client.others = [{"kind": "replication", "name": "copy", "spec": {"of": "vm/web"}}]
+    with pytest.raises(IllegalTransition, match="vm/web is replicated by replication/copy"):
+        vm_update._check_adoption(session, {"name": "web", "spec": {"run": "run"}})
 
 
 def test_a_name_that_nothing_has_is_that_of_a_vm() -> None:

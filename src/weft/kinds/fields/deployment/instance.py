@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 LONGEST_NAME = 45  # so that NAME-REVISION-SLOT-TRY is a name
 DEPLOYMENT_LABEL, REVISION_LABEL, DRAINING_LABEL = "weft/deployment", "weft/revision", "weft/draining"
@@ -25,6 +26,11 @@ def read_instance_name(deployment: str, name: str) -> tuple[int, int, int] | Non
         return None
     found = int(match[1]), int(match[2]), int(match[3] or 1)
     return found if instance_name(deployment, *found) == name else None
+
+
+def list_kept(adopt: str, instances: Iterable[str]) -> set[str]:
+    """The names of VMs that no rollout deletes, nor the deployment's end: the adopted one, and those that revisions name."""
+    return {adopt, *instances} - {""}
 
 
 def count_instances(number: int) -> str:

@@ -1,0 +1,78 @@
+"""`weft vm update` and `vm deploy` against a real server and agents: what a person is told of
+the VM that is replaced, and asked before its root disk stays behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.scenario.cli_lab import Fabric, start_fabric
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    with start_fabric() as fabric:
+        yield fabric
+
+
+def write(fabric: Fabric, **spec: Any) -> str:
+    """A file with a VM's spec; its name."""
+    path = fabric.folder / "vm.json"
+    path.write_text(json.dumps({"image": "tiny", "memory": "128M", "cpu": 0.5, **spec}))
+    return str(path)
+
+
+def names(fabric: Fabric) -> dict[str, str]:
+    listed = json.loads(fabric.weft("vm", "list", "-o", "json").out)["items"]
+    return {one["name"]: one["status"]["phase"] for one in listed}
+
+
+def port_of(fabric: Fabric, port: int) -> str:
+    found = json.loads(fabric.weft("get", f"publishedport/tcp-{port}", "-o", "json").out)
+    return str(found["spec"]["workload"]["name"])
+
+
+NEW = "#!/bin/sh\necho two"
+
+
+def test_a_vm_that_is_replaced_takes_its_port_along_and_leaves_its_disk_only_if_people_say_so(fabric: Fabric) -> None:
+    file = write(fabric, publish=["18091:80"], node="n1")
+    assert fabric.weft("vm", "create", "pet", "--config", file).code == 0
+    file = write(fabric, publish=["18091:80"], node="n1", user_data=NEW)
+    update = ["vm", "update", "pet", "--config", file, "--health-check-timeout", "60s"]
+    preview = fabric.weft(*update, "--dry-run")
+    assert preview.code == 0, preview.err
+    assert "is replaced by pet-2-0" in preview.out
+    for words in ("goes along: port 18091:80", "stays with vm/pet: its root disk", "is stopped and kept"):
+        assert words in preview.out
+    refused = fabric.weft(*update)
+    assert (refused.code, names(fabric)) == (2, {"pet": "Running"})
+    assert "--replace-root-disk" in refused.err
+    assert "its root disk" in refused.err
+    assert "weft delete" not in refused.err
+    assert fabric.weft("get", "deployment/pet").code == 3
+    done = fabric.weft(*update, "--replace-root-disk")
+    assert done.code == 0, done.err
+    assert "stays with vm/pet: its root disk" in done.err
+    assert port_of(fabric, 18091) == "pet-2-0"
+    assert fabric.weft("wait", "vm/pet", "--for=phase=Stopped").code == 0
+    new = json.loads(fabric.weft("get", "vm/pet-2-0", "-o", "json").out)["spec"]
+    assert (new["publish"], new["node"], new["user_data"]) == (["18091:80"], "n1", NEW)
+    assert fabric.weft("rollout", "undo", "pet").code == 0
+    assert port_of(fabric, 18091) == "pet"
+    assert fabric.weft("wait", "vm/pet", "--for=phase=Running").code == 0
+
+
+def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "cat", "--config", write(fabric)).code == 0
+    said = fabric.weft("vm", "update", "cat", "--config", write(fabric, publish=["18092:80"], user_data=NEW))
+    assert said.code == 2
+    assert "spec.publish: an update doesn't change it: vm/cat has none" in said.err
+    said = fabric.weft("vm", "update", "cat", "--config", write(fabric, user_data=NEW), "--live-migrate")
+    assert "vm/cat can't take these changes while it runs: user_data (replace)" in said.err
+    assert "leave out --live-migrate, or those changes" in said.err
+    said = fabric.weft("vm", "set", "cat", "--user-data", NEW)
+    assert "weft vm update cat --config FILE lets another VM take its place" in said.err
+    assert fabric.weft("get", "deployment/cat").code == 3
