@@ -1,10 +1,11 @@
-"""`weft vm update` and `vm deploy` against a real server and agents: what a person is told of
+"""`weft vm update`, `vm deploy` and the deletion of what they made, against a real server and agents: what a person is told of
 the VM that is replaced, and asked before its root disk stays behind."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +77,28 @@ def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: 
     said = fabric.weft("vm", "set", "cat", "--user-data", NEW)
     assert "weft vm update cat --config FILE lets another VM take its place" in said.err
     assert fabric.weft("get", "deployment/cat").code == 3
+
+
+def test_a_deletion_of_the_deployment_names_what_stays_and_leaves_the_vm_that_people_named(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "old", "--config", write(fabric)).code == 0
+    deploy = ["vm", "deploy", "fresh", "--config", write(fabric, user_data=NEW), "--parallel-to", "old"]
+    said = fabric.weft(*deploy, "--keep-old", "0s", "--replace-root-disk", "--health-check-timeout", "60s")
+    assert said.code == 0, said.err
+    assert fabric.weft("rollout", "resume", "fresh").code == 0
+    assert fabric.weft("wait", "vm/old", "--for=phase=Stopped").code == 0
+    refused = fabric.weft("delete", "deployment/old")
+    assert refused.code == 2
+    assert "vm/fresh" in refused.err
+    assert fabric.weft("delete", "deployment/old", "--yes").code == 0
+    there = names(fabric)
+    assert (there["old"], there["fresh"]) == ("Stopped", "Running")
+
+
+def test_a_deployment_of_its_own_instances_names_them_before_it_is_deleted(fabric: Fabric, tmp_path: Path) -> None:
+    create = ["deployment", "create", "many", "--vm", "--image", "tiny", "--memory", "64M", "--cpu", "0.1"]
+    assert fabric.weft(*create, "--replicas", "2", "--health-check-timeout", "60s").code == 0
+    refused = fabric.weft("delete", "deployment/many")
+    assert refused.code == 2
+    assert "vm/many-1-0" in refused.err
+    assert "vm/many-1-1" in refused.err
+    assert fabric.weft("delete", "deployment/many", "--yes").code == 0

@@ -15,10 +15,13 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
 
 
-def check_person(session: Session, names: list[str]) -> None:
-    """Raises UsageError without a terminal to ask at, unless the command is only explained."""
+def check_person(session: Session, names: list[str], told: Sequence[str] = ()) -> None:
+    """Raises UsageError without a terminal to ask at, unless the command is only explained. ``told``: sentences on what goes with
+    the objects."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        raise click.UsageError(f"deleting {', '.join(names[:5])} without a terminal needs --yes")
+        raise click.UsageError(
+            f"deleting {', '.join(names[:5])} without a terminal needs --yes{': ' if told else ''}{'; '.join(told)}"
+        )
 
 
 def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:

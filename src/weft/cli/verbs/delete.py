@@ -12,6 +12,7 @@ from weft.cli.command.exit_codes import ERROR, OK, join_codes
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_sure_targets
 from weft.cli.command.target import Target, find_noun, usage
+from weft.cli.deployment.preview import describe_end
 from weft.cli.preview.deletion import ask_to_delete, check_person
 from weft.cli.preview.unlinking import warn_of_unlinking
 from weft.cli.session import Session
@@ -23,6 +24,7 @@ from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.kinds.allocation import LOCAL
 from weft.kinds.cluster import CLUSTER
+from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
@@ -78,8 +80,11 @@ def _run(
     if not targets:
         session.notify("no object matches")
         return 0
+    told = [line for target in targets if target.kind is DEPLOYMENT for line in _find_end(session, target)]
     if not yes:
-        check_person(session, [target.what for target in targets])
+        check_person(session, [target.what for target in targets], told)
+    for line in told:
+        session.notify(line)
     of_vms = _list_snapshots(session, targets)
     if snapshots:
         own = _leave_out_earlier(session, of_vms, uids)
@@ -102,6 +107,14 @@ def _run(
         _name_left(session, targets, of_vms, "earlier " if snapshots else "")
         _name_volumes_left(session, gone)
     return code
+
+
+def _find_end(session: Session, deployment: Target) -> list[str]:
+    """What goes with a deployment, and what stays."""
+    try:
+        return describe_end(session, session.client.get(deployment.kind.name, deployment.name))
+    except NotFound:
+        return []  # the deletion says so
 
 
 def _list_snapshots(session: Session, targets: list[Target]) -> dict[str, list[dict[str, Any]]]:
