@@ -10,6 +10,7 @@ import pytest
 from tests.scenario.api_lab import DoorsLab, make_image
 from tests.scenario.dashboard_lab import COOKIE, PASSWORD, Browser, add_user
 
+from weft.api.auth.login import MOST_BY_TOKEN
 from weft.api.state.login_limits import USER_TRIES
 
 FOREIGN = "https://evil.example"
@@ -185,6 +186,21 @@ def test_a_token_of_a_user_begins_a_session_that_may_do_no_more_and_lasts_no_lon
     assert who["token"] not in ("vic-reads", vic.get("/v1/whoami")["token"])
     assert who["limit"] == {"role": "viewer", "project": "red"}
     assert "vm:delete" not in who["permissions"]["projects"]["red"]
+
+
+def test_sessions_that_a_limited_token_begins_end_no_login_of_its_user(lab: DoorsLab) -> None:
+    zoe = Browser(lab).login(add_user(lab, "zoe", "editor", "red"))
+    spec = {"use": "access", "role": "viewer", "project": "red", "expires_at": lab.clock.now() + 600}
+    secret = zoe.send("POST", "/v1/tokens", {"kind": "token", "name": "zoe-reads", "spec": spec}).json()["secret"]
+    begun = []
+    for number in range(2 * MOST_BY_TOKEN):
+        begun.append(Browser(lab))
+        # what one begins by the token, and what a session of it begins, counts under the token
+        text = secret if number % 2 == 0 else begun[-2].cookie + begun[-2].page_key
+        assert begun[-1].send("POST", "/v1/session", {"token": text}).status == 201
+    assert zoe.get("/v1/whoami")["user"] == "zoe"
+    alive = [one.send("GET", "/v1/whoami").status == 200 for one in begun]
+    assert alive == [False] * MOST_BY_TOKEN + [True] * MOST_BY_TOKEN
 
 
 def test_a_token_without_a_user_begins_no_session(lab: DoorsLab) -> None:

@@ -31,7 +31,9 @@ from weft.trust.tokens import make_token, make_token_id
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 60.0, 30 * 86_400.0
 MOST_LOGINS = 100  # tokens from logins that a user has at once: the oldest ones go
+MOST_BY_TOKEN = 10  # sessions that one token has begun: of these, too, the oldest go, and never a login
 MOST_DELETED = 50  # in one login
+BY_PASSWORD = "user"  # what the label of a login has; that of a session that a token began has the token's uid
 
 
 async def login(context: ApiContext, call: Call) -> Answer:
@@ -70,9 +72,11 @@ async def make_login(
     *,
     name: str = "login",
     limit: tuple[str, str | None] = ("", None),
+    begun_by: str = BY_PASSWORD,
 ) -> LoginAnswer:
     """A new token of ``user``, who is in the groups ``claims`` at the OIDC provider, called ``name`` and a number; ``limit`` is the
-    role and the project that it allows at most. Expired ones of the user are deleted."""
+    role and the project that it allows at most. Expired ones of the user are deleted, and the oldest of too many that were begun
+    in the same way: what a limited token begins ends none of its user's logins."""
     now = context.clock.now()
     text, sha256 = make_token(name := make_token_id(name))
     role, project = limit
@@ -81,7 +85,7 @@ async def make_login(
         kind=TOKEN,
         name=name,
         project=None,
-        labels={LOGIN_LABEL: "user"},
+        labels={LOGIN_LABEL: begun_by},
         spec={**spec, "sha256": sha256, "claims": claims},
     )
 
@@ -92,7 +96,10 @@ async def make_login(
         draft = await admit.plan_create(context, view, manifest, None)
         draft.envelope.owner = user.ref
         draft.preconditions.append(AtRevision(user.key, now_user.revision))
-        draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *_plan_clearance(context, user, now)]
+        draft.writes = [
+            Put(draft.envelope.key, encode_envelope(draft.envelope)),
+            *_plan_clearance(context, user, begun_by, now),
+        ]
         return draft
 
     draft = await settle(context, plan)
@@ -100,10 +107,12 @@ async def make_login(
     return LoginAnswer(secret=text, token=draft.envelope.name, user=user.name, expires_at=now + seconds)
 
 
-def _plan_clearance(context: ApiContext, user: Envelope, now: float) -> list[Delete]:
+def _plan_clearance(context: ApiContext, user: Envelope, begun_by: str, now: float) -> list[Delete]:
     logins = find_logins(context, user)
-    over = len(logins) - MOST_LOGINS + 1
-    gone = [facts for place, facts in enumerate(logins) if place < over or has_expired(facts.spec, now)]
+    alike = [facts for facts in logins if facts.envelope.labels[LOGIN_LABEL] == begun_by]
+    over = len(alike) - (MOST_LOGINS if begun_by == BY_PASSWORD else MOST_BY_TOKEN) + 1
+    oldest = {facts.key for facts in alike[: max(0, over)]}
+    gone = [facts for facts in logins if facts.key in oldest or has_expired(facts.spec, now)]
     return [Delete(facts.key) for facts in gone[:MOST_DELETED]]
 
 

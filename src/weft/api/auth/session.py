@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import msgspec
 
+from weft.api.admission.limits import LOGIN_LABEL
 from weft.api.auth import oidc
 from weft.api.auth.authenticate import identify
 from weft.api.auth.authorise import require_person
 from weft.api.auth.cookie import check_origin, own_origin, split_token, write_cookie
-from weft.api.auth.login import check_seconds, find_user, make_login
+from weft.api.auth.login import BY_PASSWORD, check_seconds, find_user, make_login
 from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import JSON, Call, Change, json_answer
 from weft.api.route import Route, Topic
@@ -41,11 +42,14 @@ async def begin(context: ApiContext, call: Call) -> Answer:
         user, made_by = await _find_by_token(context, call, given.token)
         claims, seconds = made_by.spec.claims, _shorten(context, made_by, given.expires_seconds)
         limit = (made_by.spec.role, made_by.spec.project)
+        begun_by = made_by.envelope.labels.get(LOGIN_LABEL, BY_PASSWORD)
+        if begun_by == BY_PASSWORD:  # else it is such a session itself, and counts where that does
+            begun_by = made_by.envelope.uid
     else:
         user, claims = await find_user(context, call, given)
-        seconds, limit = given.expires_seconds, ("", None)
+        seconds, limit, begun_by = given.expires_seconds, ("", None), BY_PASSWORD
     call.changed.append(Change(user, ""))
-    made = await make_login(context, user, seconds, claims, name="session", limit=limit)
+    made = await make_login(context, user, seconds, claims, name="session", limit=limit, begun_by=begun_by)
     cookie, page_key = split_token(made.secret)
     body = _encoder.encode(SessionAnswer(user=made.user, expires_at=made.expires_at, page_key=page_key))
     return Answer(201, body, (*JSON, write_cookie(cookie, seconds)))
