@@ -1,9 +1,10 @@
 """HTTP clients and targets of a service, fast enough to measure a proxy: run inside a namespace.
 
 ``serve NAME PORT [FAILS]``: answers each request with NAME, the X-Forwarded-For that came with it, and the peer's address; every
-FAILS-th with 500. ``ask HOST:PORT TIMES [CONNECTIONS] [fresh]``: that many requests over so many connections, with ``fresh`` each
-over a new one; prints how often which status came, what was answered, and how long it took. ``load HOST:PORT CONNECTIONS [fresh]``:
-the same until a line comes. ``raw HOST:PORT``: sends what comes on standard input, prints the first line of the answer."""
+FAILS-th with 500; ``/head`` with the request's head, and an upgrade to WebSocket with its answer. ``ask HOST:PORT TIMES
+[CONNECTIONS] [fresh]``: that many requests over so many connections, with ``fresh`` each over a new one; prints how often which
+status came, what was answered, and how long it took. ``load HOST:PORT CONNECTIONS [fresh]``: the same until a line comes. ``raw
+HOST:PORT``: sends what comes on standard input, prints the answer."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ import json
 import socket
 import sys
 import time
+
+# Source: RFC 6455, 1.3, its example: the answer to the key dGhlIHNhbXBsZSBub25jZQ==
+_UPGRADED = (
+    b"101 Upgraded\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+)
 
 
 class Target(asyncio.Protocol):
@@ -34,6 +40,10 @@ class Target(asyncio.Protocol):
             Target.asked += 1
             status = b"500 Bad" if self._fails and Target.asked % self._fails == 0 else b"200 OK"
             body = f"{self._name} {client} {self._peer} {head.count(b'x-forwarded-for')}".encode()
+            if head.startswith(b"get /head "):
+                body, status = head, b"200 OK"
+            elif b"\r\nupgrade: " in head:
+                body, status = b"", _UPGRADED
             self._out.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))  # type: ignore[attr-defined]
 
 
@@ -114,7 +124,7 @@ async def raw(place: str) -> None:
     host, _, port = place.partition(":")
     with socket.create_connection((host, int(port)), 20) as link:
         link.sendall(sys.stdin.buffer.read())
-        print(link.recv(4096).decode(errors="replace").partition("\r\n")[0], flush=True)
+        print(link.recv(4096).decode(errors="replace"), flush=True)
 
 
 if __name__ == "__main__":

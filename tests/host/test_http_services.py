@@ -175,6 +175,43 @@ def test_what_is_not_http_is_refused(shop: WebShop, sent: bytes, status: str) ->
     assert done.stdout.split()[1:2] == [status.encode()], done
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Connection: close, X-Forwarded-For",
+        "Connection: X-Forwarded-For, X-Forwarded-Proto",
+        "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA",
+        "Connection: upgrade\r\nUpgrade: h2c, foo",
+        "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: TLS/1.0",
+    ],
+)
+def test_a_client_takes_no_header_of_the_proxy_away_and_gets_no_tunnel(shop: WebShop, said: str) -> None:
+    shop.serve(a=1)
+    sent = f"GET /head HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 6.6.6.6\r\n{said}\r\n\r\n".encode()
+    done = subprocess.run(
+        [*shop.enter("d"), *CLIENTS, "raw", f"{SHOP}:80"], input=sent, capture_output=True, timeout=30, check=True
+    )
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].split()[1] == "200" and f"x-forwarded-for: {CLIENT}" in lines
+    assert not [line for line in lines if line.startswith(("upgrade:", "http2-settings:"))]
+    assert {line for line in lines if line.startswith("connection:")} <= {"connection: close"}  # the proxy's own
+
+
+def test_a_web_socket_is_let_through_with_nothing_else_called_hop_by_hop(shop: WebShop) -> None:
+    shop.serve(a=1)
+    said = "Connection: X-Forwarded-For, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    for path, status in (("/head", "200"), ("/", "101")):
+        sent = f"GET {path} HTTP/1.1\r\nHost: x\r\n{said}\r\n\r\n".encode()
+        done = subprocess.run(
+            [*shop.enter("d"), *CLIENTS, "raw", f"{SHOP}:80"], input=sent, capture_output=True, timeout=30, check=True
+        )
+        assert done.stdout.split()[1] == status.encode()
+        if path == "/head":
+            assert {"connection: upgrade", "upgrade: websocket", f"x-forwarded-for: {CLIENT}"} <= {
+                *done.stdout.decode().splitlines()
+            }
+
+
 def test_it_goes_with_its_files(shop: WebShop) -> None:
     shop.serve(a=1)
     folder = f"{shop.n1.host.run_dir}/proxies/{ID}"

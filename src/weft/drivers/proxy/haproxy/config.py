@@ -91,6 +91,12 @@ frontend {name}
   tcp-request connection track-sc0 src
   tcp-request connection reject if {{ sc0_conn_cur gt {MOST_OF_CLIENT} }}
   http-request disable-l7-retry if !{{ method GET HEAD OPTIONS }}
+  http-request set-var(txn.upgrade) req.fhdr(upgrade),lower
+  http-request del-header Connection
+  http-request del-header Upgrade
+  http-request del-header HTTP2-Settings
+  http-request set-header Connection upgrade if {{ var(txn.upgrade) -m str websocket }}
+  http-request set-header Upgrade websocket if {{ var(txn.upgrade) -m str websocket }}
   http-request del-header Forwarded
   http-request set-header X-Forwarded-For %[src]
   http-request set-header X-Forwarded-Proto {"https" if listener.certificate else "http"}
