@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from weft.backup.errors import ObjectMissing, refused, spool_full
 from weft.backup.storage.contract import Storage, Stored, Upload
 from weft.backup.storage.patience import Patience
+from weft.backup.storage.s3_bounds import MOST_OBJECT_BYTES, Progress, bound_answers, read_object
 from weft.backup.storage.s3_problems import EXISTS, code_of, explain_answer, explain_silence
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import WeftError
@@ -29,6 +30,7 @@ _NEXT = {  # what the next page is asked for with, by what a page says of it
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
     "list_object_versions": {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
 }
+_NAMED = ("Contents", "Versions", "DeleteMarkers")  # what a page lists
 T = TypeVar("T")
 
 
@@ -69,6 +71,7 @@ class S3Storage(Storage):
                 response_checksum_validation="when_required",
             ),
         )
+        bound_answers(self._s3, url)
         self.locks = self._find_lock()
 
     def _keep_ca(self, ca: str) -> str:
@@ -110,7 +113,7 @@ class S3Storage(Storage):
         def read() -> bytes:
             try:
                 answer = self._s3.get_object(Bucket=self._bucket, Key=self._prefix + key, **words)
-                return bytes(answer["Body"].read())
+                return read_object(answer["Body"], key, MOST_OBJECT_BYTES if length is None else length, self.url)
             except ClientError as error:
                 if code_of(error) == "InvalidRange":
                     return b""
@@ -229,13 +232,14 @@ class S3Storage(Storage):
 
     def _pages(self, call: str, prefix: str) -> Iterator[dict[str, Any]]:
         """Asked for one by one: a paginator of the library that met an outage takes its listing for ended."""
-        ask, after = getattr(self._s3, call), dict[str, str]()
+        ask, after, progress = getattr(self._s3, call), dict[str, str](), Progress(self.url)
 
         def read() -> dict[str, Any]:
             return dict(ask(Bucket=self._bucket, Prefix=self._prefix + prefix, **after))
 
         while True:
             page = self._ask(read, prefix)
+            progress.note(one["Key"] for named in _NAMED for one in page.get(named, []))
             yield page
             after = {name: page[given] for name, given in _NEXT[call].items() if given in page}
             if not page.get("IsTruncated"):
@@ -255,6 +259,8 @@ class S3Storage(Storage):
                 cause: Exception = error
             except BotoCoreError as error:
                 problem, cause = explain_silence(self.url, error), error
+            except RecursionError:  # boto3 asks again where it is sent to, which asks again
+                raise refused(self.url, "a redirect that leads back to it") from None
             else:
                 self._patience.end()
                 return answer
