@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,12 +102,20 @@ def test_who_has_a_link_s_token_gets_nothing_but_what_the_api_says_of_itself(sid
         answer = peer.http.request(method, path, None if method == "GET" else {}, headers={"Idempotency-Key": path})
         if answer.status < 400:
             answered.append((method, path, answer.body))
-    # Its own name and rights, what every client may know of the API, an empty summary, and where streams connect.
+    # Its own name and rights, what every client may know of the API, and where streams connect.
     own = ("/v1/whoami", "/v1/link", "/v1/gateway")
-    api = ("/", "/v1/healthz", "/v1/kinds", "/v1/openapi.json", "/v1/dashboard/summary")
+    api = ("/", "/v1/healthz", "/v1/kinds", "/v1/openapi.json")
     assert {path: method for method, path, _ in answered} == dict.fromkeys((*own, *api), "GET")
-    summary = next(json.loads(body) for _, path, body in answered if path.endswith("/summary"))
-    assert not any(summary[part] for part in ("nodes", "phases", "problems", "operations"))
+
+
+def test_a_linked_cluster_with_every_grant_is_shown_no_dashboard(sides: tuple[Side, Side]) -> None:
+    east, west = sides
+    terms = {"grants": ["replicate", "run", "migrate"], "projects": {"default": "default"}}
+    east.link("west", west, west.link_token("east", **terms), **terms)
+    peer = as_peer(east, "west", west)
+    for path in ("search?q=a", "table?kinds=vm&project=default", "summary", "stream?show={}"):
+        answer = peer.http.request("GET", f"/v1/dashboard/{path}")
+        assert answer.status == 403 and "cluster:east may not use the dashboard" in answer.body.decode(), path
 
 
 def test_a_deleted_link_ends_the_others_rights_at_once(sides: tuple[Side, Side]) -> None:

@@ -65,6 +65,14 @@ def require_person(actor: Actor, what: str) -> None:
         raise Forbidden(f"{_who(actor)} may not {what}")
 
 
+def require_own_person(actor: Actor, what: str) -> None:
+    """Raise Forbidden unless ``actor`` is a person of this cluster: no node, and no linked cluster, whose token reads single
+    objects and nothing that is put together for people."""
+    require_person(actor, what)
+    if actor.is_cluster:
+        raise Forbidden(f"{_who(actor)} may not {what}")
+
+
 def require_permission(actor: Actor, permission: str, project: str | None, what: str) -> None:
     """Raise Forbidden unless ``actor`` is a person with ``permission`` in ``project`` (None: in no project, or in all of them)."""
     require_person(actor, what)
@@ -197,6 +205,8 @@ async def _own_allocations(context: ApiContext, node_uid: str) -> list[Allocatio
 
 
 def _who(actor: Actor) -> str:
+    if actor.is_cluster:
+        return actor.name
     return {"node": "a node", "joiner": "a join token", "linker": "a link token"}.get(
         actor.kind, "someone who isn't logged in"
     )

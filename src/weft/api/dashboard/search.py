@@ -6,7 +6,7 @@ import heapq
 
 import msgspec
 
-from weft.api.auth.authorise import require_person
+from weft.api.auth.authorise import require_own_person
 from weft.api.context import ApiContext
 from weft.api.dashboard.row import Row, ShownRow
 from weft.api.dashboard.table import encode_row, find_sights, note_topic, read_words
@@ -29,7 +29,7 @@ class SearchAnswer(msgspec.Struct, frozen=True):
 
 async def search(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/dashboard/search?q=TEXT``."""
-    require_person(call.actor, "use the dashboard")
+    require_own_person(call.actor, "use the dashboard")
     words = read_words(call.query("q").get("q", ""), "q")
     if not words:
         raise InvalidInput("q is missing", field="q", hint="write some letters of a name, or an address")

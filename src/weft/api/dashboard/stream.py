@@ -13,7 +13,7 @@ import msgspec
 
 from weft import __version__
 from weft.api.auth.authenticate import identify_again
-from weft.api.auth.authorise import require_person
+from weft.api.auth.authorise import require_own_person
 from weft.api.context import ApiContext
 from weft.api.dashboard.part import Part, TablePart, open_events, open_object, open_summary
 from weft.api.dashboard.selection import find_newest
@@ -75,7 +75,7 @@ class Show(msgspec.Struct, frozen=True, kw_only=True):
 
 async def stream(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/dashboard/stream?show=JSON``. Raises InvalidInput, Forbidden, Throttled for too many of one token."""
-    require_person(call.actor, "use the dashboard")
+    require_own_person(call.actor, "use the dashboard")
     show = _read_show(call.query("show").get("show", ""))
     with ExitStack() as opened:
         opened.enter_context(context.boards.count_stream(call.actor))

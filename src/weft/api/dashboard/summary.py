@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import msgspec
 
-from weft.api.auth.authorise import require_person
+from weft.api.auth.authorise import require_own_person
 from weft.api.context import ApiContext
 from weft.api.dashboard.row import Amount, Row
 from weft.api.dashboard.selection import Query, Selection, find_newest
@@ -118,7 +118,7 @@ class Summary:
 
 async def summary(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/dashboard/summary``."""
-    require_person(call.actor, "use the dashboard")
+    require_own_person(call.actor, "use the dashboard")
     project = read_project(call.query("project").get("project"))
     async with context.lists.take(call.actor):
         found = await find_summary(context, call.actor, project)

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from weft.api.audit.topic import topic_of
-from weft.api.auth.authorise import authorise_read, require_person
+from weft.api.auth.authorise import authorise_read, require_own_person
 from weft.api.auth.ownership import find_own
 from weft.api.context import ApiContext
 from weft.api.dashboard.row import AGE, KIND, ColumnHead, Row, ShownRow, find_phase_title
@@ -63,7 +63,7 @@ class TableAnswer(msgspec.Struct):
 
 async def table(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/dashboard/table``. Raises Forbidden for one kind that the actor may not list."""
-    require_person(call.actor, "use the dashboard")
+    require_own_person(call.actor, "use the dashboard")
     asked = read_asked(call.query(*PARAMETERS))
     async with context.lists.take(call.actor):
         selection, layout = await select(context, call.actor, asked)

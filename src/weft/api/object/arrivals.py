@@ -163,7 +163,9 @@ async def _list_image_lacks(view: View, project: str | None, name: str, spec: Ar
     if status.phase != "Available":
         return [f"image/{name} is {status.phase} here, not Available"]
     if status.sha256 != spec.image:
-        return [f"image/{name} has other content here ({status.sha256[:12]}…, not {spec.image[:12]}…)"]
+        return [
+            f"image/{name} has other content here: it is not {spec.image[:12]}…"
+        ]  # whose it is, only its project learns
     return []
 
 
