@@ -383,7 +383,7 @@ def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
 def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
     """Raises IllegalTransition while its VM may still run at its source: both would write."""
     after = _promote(obj, given)
-    if given.force or _is_handed_over(obj):
+    if given.force or _has_final_point(obj):
         return after
     what, source, said = f"replica/{obj['name']}", _name_source(obj), find_condition(obj, WITNESSED)
     if dig(obj, "spec.automatic"):
@@ -411,7 +411,7 @@ def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
     return after
 
 
-def _is_handed_over(obj: Object) -> bool:
+def _has_final_point(obj: Object) -> bool:
     """Whether its VM was stopped at its source before its newest point, and can't be started there."""
     points: list[dict[str, Any]] = dig(obj, "status.points") or []
     return bool(points and points[-1].get("final"))

@@ -84,10 +84,10 @@ def test_how_long_a_backup_is_kept_takes_a_unit(given: str) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="absent/note'") as failed, _written(tmp_path / "absent" / "note"):
+    with pytest.raises(OSError, match="absent/note'") as failed, _written(tmp_path / "absent" / "note", 0o644):
         pass
     assert failed.value.filename == str(tmp_path / "absent" / "note")
-    with pytest.raises(click.UsageError, match="is a folder"), _written(tmp_path):
+    with pytest.raises(click.UsageError, match="is a folder"), _written(tmp_path, 0o644):
         pass
     assert os.listdir(tmp_path) == []
 
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path: Path) 
 def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     for text in (b"one", b"two"):
-        with _written(tmp_path / "link") as descriptor:
+        with _written(tmp_path / "link", 0o644) as descriptor:
             os.write(descriptor, text)
         assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_bytes() == text
     assert sorted(os.listdir(tmp_path)) == ["file", "link"]
@@ -114,7 +114,7 @@ def test_a_pool_that_no_node_has_is_refused_before_anything_is_made() -> None:
 def test_a_note_of_what_was_left_out_is_a_line_of_its_own(tmp_path: Path) -> None:
     said: list[str] = []
     session: Any = SimpleNamespace(notify=said.append)
-    with _written(tmp_path / "note") as descriptor:
+    with _written(tmp_path / "note", 0o644) as descriptor:
         _take(session, 2, b"left out 1 device", descriptor)
         _take(session, 1, b"text", descriptor)
     assert (said, (tmp_path / "note").read_bytes()) == (["left out 1 device"], b"text")
@@ -125,7 +125,7 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        with _written(pipe) as descriptor:
+        with _written(pipe, 0o644) as descriptor:
             os.write(descriptor, b"shop")
         assert os.read(reader, 9) == b"shop" and stat.S_ISFIFO(pipe.stat().st_mode)
     finally:
