@@ -23,6 +23,19 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
     sync_folder(path.parent)
 
 
+def make_private(database: Path) -> None:
+    """Make the file of an SQLite database for its owner alone, before anything is in it; one that is there, and the files beside
+    it, which have its mode, lose the rights of others. Raises OSError."""
+    descriptor = os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            database.with_name(database.name + suffix).chmod(0o600)
+
+
 def keep_file(work: Path, path: Path) -> None:
     """Give the finished file ``work`` its name, durably; what bore the name before is replaced."""
     descriptor = os.open(work, os.O_RDONLY)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.durable_file import make_private
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref, new_uid
 from weft.telemetry.taking import Batch, GroupedTaking
@@ -251,6 +252,7 @@ class SqliteJournal:
             return self._open()
 
     def _open(self) -> sqlite3.Connection:
+        make_private(self._path)
         connection = sqlite3.connect(self._path, timeout=10, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA journal_mode=WAL")

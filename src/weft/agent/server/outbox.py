@@ -21,6 +21,7 @@ import msgspec
 
 from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
+from weft.contracts.durable_file import make_private
 from weft.objects.identity import Ref, new_uid
 from weft.protocol.report import EventType, NodeEvent
 
@@ -244,10 +245,10 @@ class Outbox:
     def _connect(self) -> None:
         try:
             self._open()
-        except (sqlite3.DatabaseError, ValueError, TypeError) as problem:
+        except (sqlite3.DatabaseError, OSError, ValueError, TypeError) as problem:
             if self._path is None:
                 raise
-            if isinstance(problem, sqlite3.OperationalError):
+            if isinstance(problem, (sqlite3.OperationalError, OSError)):
                 log.warning("the outbox can't be opened, events wait in memory: %s", problem)
                 self._path = None
             else:
@@ -262,6 +263,8 @@ class Outbox:
 
     def _open(self) -> None:
         """Open the file and read its bounds. Raises sqlite3.DatabaseError, ValueError or TypeError if it is damaged."""
+        if self._path is not None:
+            make_private(self._path)
         connection = self._connection = sqlite3.connect(
             self._path or ":memory:", timeout=1.0, isolation_level=None, check_same_thread=False
         )

@@ -23,6 +23,7 @@ from weft.backup.format import (
 )
 from weft.backup.key import Keys
 from weft.backup.storage.contract import Storage, Stored, list_own
+from weft.contracts.durable_file import make_private
 from weft.objects.errors import BackupAltered, DriverFailed, Unavailable
 
 T = TypeVar("T")
@@ -289,6 +290,7 @@ def walk_pack(storage: Storage, pack: Stored) -> Iterator[Frame]:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    make_private(path)
     db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode = WAL")

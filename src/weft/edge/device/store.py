@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from weft.contracts.durable_file import make_private
 from weft.edge.device.twin import Kept
 from weft.edge.model.engine import Ran
 from weft.edge.rule.engine import Fired
@@ -111,9 +112,9 @@ class TwinStore:
 
 
 def _open(path: Path) -> sqlite3.Connection:
+    make_private(path)
     base = sqlite3.connect(path, check_same_thread=False)
     try:
-        path.chmod(0o600)
         base.execute("pragma journal_mode = wal")
         base.execute("pragma synchronous = normal")
         base.execute("pragma journal_size_limit = 8388608")

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weft.contracts.durable_file import make_private
 from weft.objects.errors import Unavailable
 
 T = TypeVar("T")
@@ -119,8 +120,8 @@ class EventFile:
 def open_file(path: Path) -> sqlite3.Connection:
     """The file, created if it isn't there; its transactions are durable. Raises sqlite3.Error."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(path)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    path.chmod(0o600)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     db.execute(f"PRAGMA journal_size_limit={_LOG_FILE_BYTES}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,19 @@ def test_a_killed_agent_loses_nothing_that_was_put(tmp_path: Path) -> None:
     last = int(written.split(b"\n")[-2])
     kept = [int(one) for one in messages(open_outbox(tmp_path, SetClock()), 10**6)]
     assert kept == list(range(len(kept))) and kept[-1] in (last, last + 1)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_only_root_reads_what_a_node_has_not_sent_yet(tmp_path: Path, older: bool) -> None:
+    if older:  # as one that an earlier weft made
+        for name in ("outbox.db", "outbox.db-wal"):
+            (tmp_path / name).touch(0o644)
+            (tmp_path / name).chmod(0o644)
+    former = os.umask(0o022)
+    try:
+        outbox = open_outbox(tmp_path, SetClock())
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("outbox.db*")}
+        assert "outbox.db-wal" in modes and {*modes.values()} == {0o600}, modes
+        outbox.close()
+    finally:
+        os.umask(former)
