@@ -14,6 +14,7 @@ from tests.scenario.dashboard_lab import Browser, add_user
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Delete, Put
+from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
@@ -105,11 +106,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
             own.report, own.conditions = (
                 getattr(make(kind, "red", MARK, None), part) for part in ("report", "conditions")
             )
+            if not any(field.startswith("conditions.") for field in kind.access.fabric_fields):
+                own.conditions = []
+            if kind is BACKUP_REPOSITORY:
+                place = BackupRepositorySpec(url=f"s3://{MARK}")
+                kept = BackupRepositoryStatus(phase="Ready", id=MARK, backups=3, message=MARK)
+                own.spec, own.status = (msgspec.Raw(msgspec.json.encode(part)) for part in (place, kept))
             if kind is CLUSTER:
                 link = ClusterSpec(
                     url=f"https://{MARK}", ca=MARK, peer_uid=MARK, projects={MARK: MARK}, sealed={MARK: MARK}
                 )
-                own.spec, own.conditions = msgspec.Raw(msgspec.json.encode(link)), []
+                own.spec = msgspec.Raw(msgspec.json.encode(link))
         lab.put(own)
         if kind.scope == "project":
             lab.put(make(kind, f"x{MARK}", MARK, "blue"))

@@ -204,7 +204,13 @@ BACKUP_REPOSITORY = Kind(
     status=BackupRepositoryStatus,
     indexes={REPOSITORIES_BY_UID: uid_of},
     verbs=(CONTENTS,),
-    access=Access(readers="shared", status_writer="backup repositories", further_rights=_find_rights),
+    access=Access(
+        readers="shared",
+        status_writer="backup repositories",
+        further_rights=_find_rights,
+        # Where it is, which its messages say too, and what everybody keeps in it: its name and phase are for everyone.
+        fabric_fields=("spec.url", "status.id", "status.bytes", "status.backups", "status.message"),
+    ),
     admission=Admission(
         check=check_repository,
         server_fields=("sealed",),
@@ -217,8 +223,8 @@ BACKUP_REPOSITORY = Kind(
         columns=(
             NAME,
             Column("PHASE", text("status.phase", "Pending"), keep=True),
-            Column("URL", text("spec.url"), flexible=True),
-            Column("BACKUPS", text("status.backups", "0"), align="right"),
+            Column("URL", text("spec.url", "–"), flexible=True),
+            Column("BACKUPS", text("status.backups", "–"), align="right"),
             Column("SIZE", size("status.bytes"), align="right"),
             Column("FREE", _free, align="right"),
             AGE,

@@ -404,6 +404,7 @@ NODE = Kind(
         reported_by_node=True,
         node_reads="itself",
         fabric_fields=(
+            "spec.devices_project",
             "report.images",
             "report.warm",
             "report.warm_orders",
