@@ -12,12 +12,14 @@ import ipaddress
 import socket
 import sys
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+from weft.objects.address import Address, find_embedded, is_link_local, is_public
+
+CLOSED = "!"  # what a closed address begins with, among allowed ones
+PUBLIC_ONLY = "public-only"  # among allowed addresses: private ones are closed, too
 _THIS_HOST = ipaddress.IPv4Network("0.0.0.0/8")
 
 
@@ -27,10 +29,14 @@ class NotAllowed(OSError):
 
 def guard_connections(allowed: Sequence[str]) -> None:
     """From now on this process connects nowhere else than strangers' addresses and those of ``allowed``: networks
-    (``127.0.0.0/8``), addresses, or host names, which are looked up now. Proxies that the environment names are allowed.
-    Connecting elsewhere raises NotAllowed."""
+    (``127.0.0.0/8``), addresses, or host names, which are looked up now. ``!ADDRESS`` is a node of the fabric, which is closed, and
+    ``public-only`` closes private addresses. Proxies that the environment names are allowed. Connecting elsewhere raises
+    NotAllowed."""
     networks, places = [], set[tuple[Address, int]]()
+    nodes = {text.removeprefix(CLOSED) for text in allowed if text.startswith(CLOSED)}
     for text in allowed:
+        if text.startswith(CLOSED) or text == PUBLIC_ONLY:
+            continue
         try:
             networks.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
@@ -45,7 +51,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
         address = ipaddress.ip_address(str(args[1][0]).partition("%")[0])
         if (address, args[1][1]) in places or any(address in network for network in networks):
             return
-        if what := describe_near(address):
+        if what := describe_near(address) or _describe_closed(address, nodes, public_only=PUBLIC_ONLY in allowed):
             raise NotAllowed(
                 f"{address} is {what}: to fetch images from there, start the server with --allow-fetch {address}"
             )
@@ -60,20 +66,18 @@ def describe_near(address: Address) -> str:
         return describe_near(inner)
     if address.is_loopback or address.is_unspecified or address in _THIS_HOST:
         return "this machine itself"
-    if address.is_link_local:
+    if is_link_local(address):
         return "link-local"
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         return "a multicast or broadcast address"
     return "an address of this machine" if _is_own(address) else ""
 
 
-def find_embedded(address: Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that an IPv6 one leads to."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return None
-    if address in _NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
+def _describe_closed(address: Address, nodes: Collection[str], *, public_only: bool) -> str:
+    inner = find_embedded(address) or address
+    if str(inner) in nodes:
+        return "a node of this fabric"
+    return "a private address" if public_only and not is_public(inner) else ""
 
 
 def _is_own(address: Address) -> bool:

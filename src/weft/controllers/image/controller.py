@@ -20,9 +20,11 @@ import msgspec
 from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file
 from weft.contracts.journal import Event
+from weft.contracts.public_address import CLOSED
 from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.loop import Queue
+from weft.controllers.node.addresses import list_addresses
 from weft.informer.cache import whole
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease
@@ -208,7 +210,8 @@ class Images:
             nonlocal fetched
             fetched = length
 
-        get = partial(fetch, url, allowed=self._allowed)
+        nodes = list_addresses(self._leadership.cache.view)
+        get = partial(fetch, url, allowed=(*self._allowed, *(f"{CLOSED}{address}" for address in sorted(nodes))))
         if url.startswith(OCI):
             if self._make_bundle is None:
                 raise DriverFailed("this server can't make images from container images", reason="fetchFailed")

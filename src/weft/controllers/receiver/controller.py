@@ -15,6 +15,7 @@ from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
 from weft.controllers.alert.due import note_sent
 from weft.controllers.image.credentials import Unseal
+from weft.controllers.node.addresses import list_addresses
 from weft.controllers.receiver.alerts import (
     REPEAT_SECONDS,
     address,
@@ -34,7 +35,6 @@ from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item
 from weft.kinds.alert_rule import ALERT_RULE
-from weft.kinds.node import NodeReport
 from weft.kinds.receiver import RECEIVER, JournalPosition, ReceiverSpec, ReceiverStatus
 from weft.kinds.silence import SILENCE
 from weft.objects.errors import WeftError
@@ -196,9 +196,7 @@ class Receivers:
             secrets = open_secret(view, receiver, self._unseal)
         except WeftError as problem:
             return Outcome(False, 0, str(problem))
-        reports = [node.report(NodeReport) for node in view.of_kind("node").values()]
-        nodes = {address for report in reports for address in (report.address, *report.addresses) if address}
-        return await self._send(receiver.envelope.project or "", spec, secrets, message, nodes)
+        return await self._send(receiver.envelope.project or "", spec, secrets, message, list_addresses(view))
 
     async def _test(self, receiver: Item) -> None:
         asked, now = receiver.spec(ReceiverSpec).test_generation, self._clock.now()

@@ -12,7 +12,8 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from weft.contracts.public_address import Address, describe_near, find_embedded
+from weft.contracts.public_address import describe_near
+from weft.objects.address import Address, find_embedded, is_public
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Place = tuple[socket.AddressFamily, Any]  # as a socket takes it
@@ -54,4 +55,4 @@ def describe_closed(address: Address, nodes: Collection[str] = ()) -> str:
         return near
     if str(address) in nodes:
         return "a node of this fabric"
-    return "" if address.is_global else "a private address"
+    return "" if is_public(address) else "a private address"

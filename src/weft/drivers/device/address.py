@@ -12,6 +12,7 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+from weft.objects.address import Address, find_embedded, is_link_local
 from weft.objects.errors import InvalidInput, Unavailable
 
 LOOKUP_SECONDS = 5.0
@@ -21,9 +22,6 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9])?")
 _METADATA = {ipaddress.ip_address(one) for one in ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")}
 # Threads of their own: names whose servers don't answer would otherwise take those that save twins and send reports.
 _lookups = ThreadPoolExecutor(4, thread_name_prefix="weft-lookup")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def split_place(text: str, port: int, example: str) -> tuple[str, int]:
@@ -60,17 +58,14 @@ def _is_ipv6(text: str) -> bool:
 
 def find_refusal(address: Address) -> str:
     """Why a device can't be at ``address`` unless the gateway's settings allow it; "" when it can."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if address in _NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return find_refusal(inner)
+    inner = find_embedded(address)
+    if inner is not None:
+        return find_refusal(inner)
     if address.is_loopback or address.is_unspecified:
         return "it is this machine's own address"
     if address in _METADATA:
         return "it is an address of a cloud's metadata"
-    if address.is_link_local:
+    if is_link_local(address):
         return "it is a link-local address, where clouds keep their metadata"
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         return "it is an address of many"

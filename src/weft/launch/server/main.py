@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
+from weft.contracts.public_address import PUBLIC_ONLY
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.network import read_cidr
 from weft.launch.process.address import take_address, take_networks, take_origin, take_source
@@ -102,6 +103,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=take_source,
         help="addresses of this machine, or link-local ones, to allow fetching images from, like 127.0.0.0/8,"
         " or a folder that not every user can read (repeatable; default none)",
+    )
+    parser.add_argument(
+        "--fetch-public-only",
+        dest="allow_fetch",
+        action="append_const",
+        const=PUBLIC_ONLY,
+        help="fetch images from no private address (10.0.0.0/8, fd00::/8 …) that --allow-fetch doesn't name",
     )
     parser.add_argument(
         "--receivers-allow",

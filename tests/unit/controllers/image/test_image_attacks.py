@@ -244,6 +244,33 @@ def test_images_are_not_fetched_from_the_server_s_own_machine_or_links(tmp_path:
             server.accept()
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed", "what"),
+    [
+        ("[fec0::1]", [], "link-local"),
+        ("[::127.0.0.1]", [], "this machine itself"),
+        ("10.9.9.9", ["!10.9.9.9"], "a node of this fabric"),
+        ("[::ffff:10.9.9.9]", ["!10.9.9.9"], "a node of this fabric"),
+        ("10.9.9.9", ["public-only"], "a private address"),
+        ("100.64.0.1", ["public-only"], "a private address"),
+        ("[fd00::1]", ["public-only"], "a private address"),
+    ],
+)
+def test_nor_from_nodes_of_the_fabric_nor_where_that_is_wished_from_private_addresses(
+    tmp_path: Path, host: str, allowed: list[str], what: str
+) -> None:
+    with pytest.raises(DriverFailed, match=f"is {what}: to fetch images from there"):
+        fetch(f"http://{host}:9/x", tmp_path / "x", lambda _: None, threading.Event(), allowed)
+
+
+def test_an_address_that_was_allowed_is_open_though_it_is_a_node_s_and_private(tmp_path: Path) -> None:
+    closed = socket.socket()
+    with closed, pytest.raises(DriverFailed, match="refused"):
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
+        fetch(url, tmp_path / "x", lambda _: None, threading.Event(), ["127.0.0.1", "!127.0.0.1", "public-only"])
+
+
 def test_nor_by_a_redirect_nor_by_an_address_of_another_interface(site: HostileSite, tmp_path: Path) -> None:
     """What counts is where a connection goes, however it was named."""
 

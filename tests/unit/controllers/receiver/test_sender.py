@@ -146,6 +146,12 @@ def test_this_machine_links_and_private_addresses_are_refused_unless_allowed() -
             ("100.64.0.1", "a private address"),
             ("[fd00::1]", "a private address"),
             ("[64:ff9b::a00:1]", "a private address"),
+            ("[64:ff9b:1::1]", "a private address"),
+            ("[fec0::1]", "link-local"),
+            ("[::127.0.0.1]", "this machine itself"),
+            ("[::ffff:0:127.0.0.1]", "this machine itself"),
+            ("[::ffff:0:10.0.0.7]", "a private address"),
+            ("[64:ff9b::808:808]", "a node of this fabric"),
             ("8.8.8.8", "a node of this fabric"),
         ):
             outcome = send(hook(f"http://{host}/"), allowed=[], nodes=frozenset({"8.8.8.8"}))
