@@ -21,6 +21,7 @@ class Heard:
         self.values: list[tuple[str, dict[str, Value]]] = []
         self.events: list[tuple[str, dict[str, Value]]] = []
         self.refused: list[tuple[str, str]] = []
+        self.named: list[str] = []  # the members that were refused, "" for a whole message
         self.lines: list[str] = []
         self.reach: dict[str, str] = {}
         self._last: dict[str, dict[str, Value]] = {}
@@ -36,8 +37,9 @@ class Heard:
     def note_event(self, uid: str, event: Mapping[str, Value]) -> None:
         self.events.append((uid, dict(event)))
 
-    def note_refused(self, uid: str, reason: str) -> None:
+    def note_refused(self, uid: str, reason: str, name: str = "") -> None:
         self.refused.append((uid, reason))
+        self.named.append(name)
 
     def note_reach(self, uid: str, problem: str) -> None:
         self.reach[uid] = problem

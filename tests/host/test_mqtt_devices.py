@@ -192,24 +192,15 @@ async def test_what_is_no_message_is_refused_with_its_reason(peer: MosquittoPeer
     peer.driver.observe(heard)
     await until_works(peer.driver)
     device = peer.find(ONE)
-    for payload in (
-        b"",
-        b"[1]",
-        b'{"t": null}',
-        b'{"t": {"deep": 1}}',
-        b"\xff\xfe",
-        b'{"t": NaN}',
-        b"[" * 5000,
-        b'{"t":1e999}',
-    ):
+    for payload in (b"", b"[1]", b"null", b"\xff\xfe", b'{"t": NaN}', b"[" * 5000):
         await device.publish(payload)
     await device.publish(msgspec.json.encode({f"p{number}": 1 for number in range(201)}))
-    await device.say({"t": 1.0})
-    await until(lambda: bool(heard.values))
-    reasons = [reason for _, reason in heard.refused]
-    assert reasons.count("size") == 1
-    assert reasons.count("payload") >= 7
-    assert heard.values[-1] == (ONE.uid, {"t": 1.0})
+    await device.publish(b'{"t": 1.0, "power": null, "update": {"state": "idle"}}')
+    await device.publish(b'{"alarm": "door", "of": [1, 2]}', "event")
+    await until(lambda: len(heard.named) == 9)
+    assert heard.refused == [(ONE.uid, one) for one in (*["payload"] * 6, "size", "type", "type")]
+    assert heard.named == [*[""] * 7, "update", "of"]
+    assert heard.values == [(ONE.uid, {"t": 1.0})] and heard.events == [(ONE.uid, {"alarm": "door"})]
 
 
 async def test_ten_megabytes_are_refused_by_the_broker_and_the_others_go_on(peer: MosquittoPeer) -> None:

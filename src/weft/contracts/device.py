@@ -40,8 +40,9 @@ class Listener(Protocol):
 
     def note_event(self, uid: str, event: Mapping[str, Value]) -> None: ...
 
-    def note_refused(self, uid: str, reason: str) -> None:
-        """Something of device ``uid`` ("" when it isn't known which) was no message: ``reason`` is one of few words."""
+    def note_refused(self, uid: str, reason: str, name: str = "") -> None:
+        """Something of device ``uid`` ("" when it isn't known which) was no message: ``reason`` is one of few words. With ``name``
+        it was the member of that name, and the rest of the message has been noted before."""
 
     def note_reach(self, uid: str, problem: str) -> None:
         """Whether a device can be reached: "" if it can, else why not. Drivers whose devices connect to them don't call it."""

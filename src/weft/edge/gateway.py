@@ -19,7 +19,7 @@ from weft.contracts.edge.model_runner import ModelRunner
 from weft.edge.device.command import LONGEST_LIFE_SECONDS, Command, Sending, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model
 from weft.edge.device.store import TwinStore
-from weft.edge.device.twin import Twin, plan_desired
+from weft.edge.device.twin import Twin, plan_desired, refuse_member
 from weft.edge.model.engine import Decision, DecisionModel
 from weft.edge.model.tracker import ModelTracker
 from weft.edge.rule.engine import Fired, Firing, Rule, RuleEngine
@@ -115,10 +115,10 @@ class DeviceGateway:
                 if self.publisher is not None:
                     self.publisher.note(uid)
             why = problems.get(uid, "") or twin.unreached
-            twin.problem = why if model is not None else f"its model {device.model!r} isn't there"
+            twin.obstacle = why if model is not None else f"its model {device.model!r} isn't there"
             driver = self._drivers.get(device.protocol)
             if driver is None:
-                twin.problem = f"this gateway has no driver for {device.protocol[:40]!r}"
+                twin.obstacle = f"this gateway has no driver for {device.protocol[:40]!r}"
             else:
                 hrefs = {name: one.href for name, one in twin.model.properties.items() if one.href}
                 poll = device.poll_seconds
@@ -203,9 +203,11 @@ class DeviceGateway:
         if twin is not None:
             twin.note_reach(problem[:300])
 
-    def note_refused(self, uid: str, reason: str) -> None:
+    def note_refused(self, uid: str, reason: str, name: str = "") -> None:
         twin = self.twins.get(uid)
-        if twin is not None:
+        if twin is not None and name:  # of a message that counts already
+            refuse_member(twin, name, reason)
+        elif twin is not None:
             self.messages += 1
             if twin.allowance.takes(self._clock.elapsed()):
                 twin.refuse(reason, f"a message is refused: {reason}")

@@ -102,6 +102,18 @@ async def test_events_and_values_that_changed_wait_for_the_functions_that_they_i
         assert gateway.triggers.count <= 210 and gateway.twins["u1"].refused["rate"] >= 290
 
 
+async def test_what_was_refused_of_a_device_is_still_said_when_the_devices_are_listed_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as (gateway, driver):
+        devices = {"u1": make_device(1)}
+        await gateway.put_devices(devices, MODELS)
+        gateway.note_values("u1", {"t": 9})
+        gateway.note_refused("u1", "type", "fan")
+        await gateway.put_devices(devices, MODELS)
+        assert gateway.twins["u1"].problem == "fan: its value is refused: type" and gateway.messages == 1
+        driver.report("u1", {"t": 9})
+        assert gateway.twins["u1"].problem == ""
+
+
 async def test_a_rule_that_names_a_device_of_another_gateway_says_so(tmp_path: Path) -> None:
     async with running(tmp_path) as (gateway, driver):
         await gateway.put_devices({"u1": make_device(1)}, MODELS)

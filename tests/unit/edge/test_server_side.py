@@ -102,9 +102,9 @@ def test_a_phase_and_the_end_of_a_command_are_told_at_once() -> None:
 
 def test_a_problem_that_changes_while_a_report_is_on_its_way_is_told_with_the_next_one() -> None:
     twin, sent = make(), Sent()
-    twins, twin.problem = {"u1": twin}, "it has no credentials"
+    twins, twin.obstacle = {"u1": twin}, "it has no credentials"
     report = plan_report(twins, [], {}, {}, sent, 0.0, 0.0, 0.0)
-    twin.problem = ""
+    twin.obstacle = ""
     note_sent(report, twins, sent, 0.0)
     assert [one.problem for one in plan_report(twins, [], {}, {}, sent, 1.0, 1.0, 1.0).devices] == [""]
 

@@ -32,6 +32,7 @@ class Poller:
         self._things: dict[str, Thing] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._problems: dict[str, str] = {}
+        self._refused: dict[str, list[tuple[str, str]]] = {}  # reasons and names, of devices that are being asked
         self._line: str | None = None
 
     def put(self, thing: Thing) -> None:
@@ -48,6 +49,7 @@ class Poller:
         self._things.pop(uid, None)
         self._problems.pop(uid, None)
         self._wakes.pop(uid, None)
+        self._refused.pop(uid, None)
         if (task := self._tasks.pop(uid, None)) is not None:
             task.cancel()
 
@@ -59,9 +61,12 @@ class Poller:
         if (wake := self._wakes.get(uid)) is not None:
             wake.set()
 
-    def note_refused(self, uid: str, reason: str) -> None:
-        if self._listener is not None:
-            self._listener.note_refused(uid, reason)
+    def note_refused(self, uid: str, reason: str, name: str) -> None:
+        """A value isn't one. While the device is being asked the listener hears it after the others of the same time."""
+        if (refused := self._refused.get(uid)) is not None:
+            refused.append((reason, name))
+        elif self._listener is not None:
+            self._listener.note_refused(uid, reason, name)
 
     def find_problem(self) -> str:
         """Why no device can be reached; "" when one can, or there is none."""
@@ -91,6 +96,7 @@ class Poller:
         while True:
             began = self._clock.elapsed()
             wake.clear()
+            refused = self._refused[thing.uid] = []
             try:
                 values = await self._ask(thing)
             except WeftError as problem:
@@ -107,6 +113,9 @@ class Poller:
                 self._note(thing.uid, "")
                 if self._listener is not None:
                     self._listener.note_values(thing.uid, values)
+            self._refused.pop(thing.uid, None)
+            for reason, name in refused:
+                self.note_refused(thing.uid, reason, name)
             await self._wait(wake, max(LEAST_SECONDS, pause - (self._clock.elapsed() - began)))
 
     async def _ask(self, thing: Thing) -> Mapping[str, Value]:

@@ -40,7 +40,8 @@ class Twin:
         "is_dirty",
         "is_echo_due",
         "model",
-        "problem",
+        "obstacle",
+        "refusal",
         "refused",
         "reported",
         "seen",
@@ -62,7 +63,8 @@ class Twin:
         self.seen = kept.seen  # what of the spec's desired has become commands
         self.ended: list[Command] = kept.ended
         self.refused: dict[str, int] = {}
-        self.problem = ""
+        self.obstacle = ""  # why it can't be heard, or not be served
+        self.refusal = ""  # what was wrong with its last message
         self.unreached = ""  # why its driver can't reach it
         self.echoed: dict[str, Value] = {}
         self.echoed_at: float | None = None
@@ -74,6 +76,11 @@ class Twin:
         for command in self.commands.values():
             command.next_at = 0.0
         self.take_model(model)
+
+    @property
+    def problem(self) -> str:
+        """What people should know of it; "" when all is well."""
+        return "; ".join(one for one in (self.obstacle, self.refusal) if one)
 
     def take_model(self, model: Model) -> None:
         """From now on the device is of ``model``; values that it doesn't allow are forgotten."""
@@ -99,6 +106,7 @@ class Twin:
         if len(values) > MOST_PROPERTIES:
             self.refuse("size", f"a message with more than {MOST_PROPERTIES} properties")
             return False
+        before_refusal, self.refusal = self.refusal, ""
         intakes, reported, commands = self.model.intakes, self.reported, self.commands
         changed, taken = False, not values
         for name, value in values.items():
@@ -129,6 +137,7 @@ class Twin:
                 changed = True
             self.heard_at = at
             self.is_dirty = True
+        self.is_echo_due |= self.refusal != before_refusal
         return changed
 
     def close_windows(self, at: float) -> bool:
@@ -139,16 +148,18 @@ class Twin:
         return changed
 
     def refuse(self, reason: str, problem: str) -> None:
+        """``problem``: what people should know of it, until a message comes with which all is well."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
-        if problem:
-            self.problem = problem
+        if problem and problem != self.refusal:
+            self.refusal = problem
+            self.is_echo_due = True
 
     def note_reach(self, problem: str) -> None:
         """Its driver can't reach it, or can again ("")."""
         if problem == self.unreached:
             return
-        if problem or self.problem == self.unreached:
-            self.problem = problem
+        if problem or self.obstacle == self.unreached:
+            self.obstacle = problem
         self.unreached = problem
         self.is_echo_due = True
 
@@ -198,7 +209,7 @@ class Twin:
             problem = f"the value is refused: {reason}"
         self.commands[command.name] = command
         if problem:
-            self.problem = f"{command.name}: {problem}"
+            self.obstacle = f"{command.name}: {problem}"
             command.problem = problem
             self.end(command, "Refused", 0.0)
 
@@ -243,3 +254,11 @@ def plan_desired(twin: Twin, make_id: Callable[[], str]) -> list[Command]:
                 del twin.commands[gone]  # people took it back
         twin.seen, twin.is_dirty = desired, True
     return made
+
+
+def refuse_member(twin: Twin, name: str, reason: str) -> None:
+    """A member of the device's message, the rest of which was taken, is not a value."""
+    if name in twin.model.intakes:
+        twin.refuse(reason, f"{name}: its value is refused: {reason}")
+    else:
+        twin.refuse("unknown", f"{name[:40]!r} is not a property of its model")

@@ -280,7 +280,7 @@ class ServerLink:
             try:
                 password = await asyncio.to_thread(self._open_password, device)
             except NotFound as problem:
-                self._unopened[uid] = twin.problem = f"its password can't be read: {problem.message}"[:300]
+                self._unopened[uid] = twin.obstacle = f"its password can't be read: {problem.message}"[:300]
                 twin.is_echo_due = True
                 changed |= self._hashes.pop(user, None) is not None
                 continue
@@ -288,8 +288,8 @@ class ServerLink:
                 self.problem = problem.message
                 return
             self._asked[user] = device, at
-            if twin.problem and twin.problem == self._unopened.pop(uid, ""):
-                twin.problem, twin.is_echo_due = "", True
+            if twin.obstacle and twin.obstacle == self._unopened.pop(uid, ""):
+                twin.obstacle, twin.is_echo_due = "", True
             hashed = await asyncio.to_thread(self._broker.renew_hash, self._hashes.get(user, ""), password)
             changed |= self._hashes.get(user) != hashed
             self._hashes[user] = hashed

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.drivers.device.coap.words import JSON, TEXT, read_birth, read_href, read_links, read_value, write_value
+from weft.drivers.device.coap.words import (
+    JSON,
+    TEXT,
+    is_unknown,
+    read_birth,
+    read_href,
+    read_links,
+    read_value,
+    write_value,
+)
 from weft.objects.errors import InvalidInput
 
 
@@ -64,3 +73,8 @@ def test_a_path_whose_percent_signs_make_no_text_is_refused() -> None:
     for wrong in ("/%ff", "/a?b=%C3"):
         with pytest.raises(InvalidInput, match=r"properties\.t\.href"):
             read_href(wrong, "t")
+
+
+def test_null_says_that_the_device_does_not_know_the_value_now() -> None:
+    assert is_unknown(b" null ", JSON)
+    assert not is_unknown(b"null", TEXT) and not is_unknown(b"[null]", JSON) and not is_unknown(b"", JSON)

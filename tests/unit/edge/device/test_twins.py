@@ -12,7 +12,7 @@ from weft.contracts.device import Value
 from weft.edge.device.check import check_value
 from weft.edge.device.command import Command, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model, Property, Window
-from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_desired
+from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_desired, refuse_member
 
 MODEL = Model(
     {
@@ -195,3 +195,30 @@ def test_what_is_taken_quickly_is_what_the_check_allows(
     reason = check_value(known, value)
     assert twin.refused == ({reason: 1} if reason else {})
     assert ("p" in twin.reported) is not bool(reason)
+
+
+def test_what_was_refused_is_said_until_a_message_comes_with_which_all_is_well() -> None:
+    twin = make()
+    twin.take_values({"temperature": 4.0}, 1.0, 0)
+    for say, words in (
+        (lambda: refuse_member(twin, "door", "type"), "door: its value is refused: type"),
+        (lambda: refuse_member(twin, "update", "type"), "'update' is not a property of its model"),
+        (lambda: twin.refuse("payload", "a message is refused: payload"), "a message is refused: payload"),
+        (lambda: twin.take_values({"temperature": 400.0}, 2.0, 0), "temperature: '400.0' is refused: range"),
+    ):
+        twin.is_echo_due = False
+        say()
+        assert twin.problem == words and twin.is_echo_due
+        twin.obstacle = "it has no credentials"
+        assert twin.problem == f"it has no credentials; {words}"
+        twin.obstacle, twin.is_echo_due = "", False
+        twin.take_values({"temperature": 4.0}, 3.0, 0)
+        assert twin.problem == "" and twin.is_echo_due
+    assert twin.refused == {"type": 1, "unknown": 1, "payload": 1, "range": 1}
+
+
+def test_a_device_that_knows_none_of_its_values_is_heard() -> None:
+    twin = make()
+    twin.take_values({"temperature": 4.0}, 1.0, 0)
+    twin.take_values({}, 30.0, 0)  # each of its members was null
+    assert twin.find_phase(59.0) == "Online" and twin.reported == {"temperature": 4.0} and twin.problem == ""

@@ -24,6 +24,7 @@ from weft.drivers.device.coap.words import (
     MOST_BYTES,
     MOST_LIST_BYTES,
     TEXT,
+    is_unknown,
     read_birth,
     read_href,
     read_value,
@@ -199,14 +200,15 @@ class CoapDriver:
         return values
 
     def _take(self, device: _Device, name: str, answer: Any) -> Value | None:
-        """The value in an answer; None, and refused, if there is none."""
+        """The value in an answer; None if the device knows none now, or if it is none, which is refused."""
         content_format = int(answer.opt.content_format) if answer.opt.content_format is not None else TEXT
         more = answer.opt.block2 is not None and answer.opt.block2.more
+        if not more and is_unknown(answer.payload, content_format):
+            return None
         value = None if more else read_value(answer.payload, content_format)
         if value is None:
-            self._poller.note_refused(
-                device.thing.uid, "size" if more or len(answer.payload) > MOST_BYTES else "payload"
-            )
+            reason = "size" if more or len(answer.payload) > MOST_BYTES else "payload"
+            self._poller.note_refused(device.thing.uid, reason, name)
         else:
             device.formats[name] = JSON if content_format == JSON else TEXT
         return value

@@ -56,6 +56,11 @@ def read_value(payload: bytes, content_format: int | None) -> Value | None:
         return None  # OverflowError: an integer of hundreds of digits
 
 
+def is_unknown(payload: bytes, content_format: int | None) -> bool:
+    """Whether the device says that it doesn't know the value now."""
+    return content_format == JSON and payload.strip() == b"null"
+
+
 def _read_text(text: str) -> Value:
     if text in ("true", "false"):
         return text == "true"

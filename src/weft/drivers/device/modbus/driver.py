@@ -155,7 +155,7 @@ class ModbusDriver:
             words = found[point.address - block.address :][: point.size]
             value = bool(words[0]) if point.table in BITS else decode(point, words)
             if value is None:
-                self._poller.note_refused(uid, "payload")
+                self._poller.note_refused(uid, "payload", name)
             else:
                 values[name] = value
         return values

@@ -17,6 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
 from weft.drivers.device.mqtt.client import Entry, MqttClient
+from weft.drivers.device.mqtt.message import Refused, read_message
 from weft.drivers.device.mqtt.packets import Publish
 from weft.objects.errors import NotFound, TimedOut, Unavailable
 from weft.objects.identity import new_uid
@@ -24,12 +25,10 @@ from weft.objects.identity import new_uid
 CLIENT = "weft-gateway"  # as the user is called: the broker lets nobody else have this id
 MOST_FOUND = 500
 MOST_BYTES = 64 << 10  # of a message
-MOST_PROPERTIES = 200  # of a message
 READ_SECONDS = 5.0
 MOST_BIRTHS = 100  # announcements that are read in a second
 KEPT_SECONDS = 120  # of a command that waits for a device: it is sent again sooner than that
 _ROOT = "weft"
-_decoder = msgspec.json.Decoder(dict[str, bool | int | float | str])
 
 
 class MqttDriver:
@@ -165,13 +164,11 @@ class MqttDriver:
             listener.note_refused(uid, "size")
             return
         try:
-            values = _decoder.decode(message.payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            listener.note_refused(uid, "payload")
+            values, wrong = read_message(message.payload)
+        except Refused as problem:
+            listener.note_refused(uid, problem.reason)
             return
-        if len(values) > MOST_PROPERTIES:
-            listener.note_refused(uid, "size")
-        elif is_event:
+        if is_event:
             listener.note_event(uid, values)
         else:
             listener.note_values(uid, values)
@@ -179,6 +176,8 @@ class MqttDriver:
                 for future in self._reading.pop(uid, []):
                     if not future.done():
                         future.set_result(dict(values))
+        for name in wrong:
+            listener.note_refused(uid, "type", name)
 
     def _take_birth(self, message: Publish) -> None:
         listener = self._listener

@@ -258,7 +258,7 @@ class OpcuaDriver:
         type_ = str(data.Value.VariantType.name)
         value = read_value(type_, data.Value.Value)
         if value is None:
-            self._poller.note_refused(device.thing.uid, "payload")
+            self._poller.note_refused(device.thing.uid, "payload", name)
         else:
             device.types[name] = type_
         return value

@@ -226,7 +226,7 @@ class ProcessDriver:
         elif message.about == "reach":
             listener.note_reach(message.uid, message.words[:300])
         elif message.about == "refused":
-            listener.note_refused(message.uid, message.words[:40])
+            listener.note_refused(message.uid, message.words[:40], message.name[:100])
         elif len(message.values) > MOST_VALUES:
             listener.note_refused(message.uid, "size")
         elif message.about == "event":

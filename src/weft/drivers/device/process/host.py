@@ -47,8 +47,8 @@ class _Listener:
     def note_event(self, uid: str, event: Mapping[str, Value]) -> None:
         self._send(Note("event", uid, dict(event)))
 
-    def note_refused(self, uid: str, reason: str) -> None:
-        self._send(Note("refused", uid, words=reason))
+    def note_refused(self, uid: str, reason: str, name: str = "") -> None:
+        self._send(Note("refused", uid, words=reason, name=name))
 
     def note_reach(self, uid: str, problem: str) -> None:
         self._send(Note("reach", uid, words=problem))

@@ -40,12 +40,13 @@ class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
 
 
 class Note(msgspec.Struct, tag="note", omit_defaults=True):
-    """To the gateway: ``about`` which of its listener's methods."""
+    """To the gateway: ``about`` which of its listener's methods; ``name``: of what is refused."""
 
     about: str
     uid: str = ""
     values: dict[str, Value] = {}
     words: str = ""
+    name: str = ""
 
 
 FromDriver = Answer | Note
