@@ -7,6 +7,7 @@ from typing import Any
 
 from weft.contracts.device import Value
 from weft.edge.device.model import Property
+from weft.kinds.fields.device.register import list_held
 
 MOST_CHARACTERS = 1024  # of a text, whatever its model says
 MOST_INTEGER = 1 << 53  # beyond it JSON readers disagree
@@ -43,11 +44,17 @@ def check_value(model: Property, value: Any) -> str:
 
 
 def is_same(model: Property | None, one: Value, other: Value) -> bool:
-    """Whether both are the same setting: numbers within the deadband, anything else exactly (True is not 1)."""
+    """Whether both are the same: numbers within the deadband, anything else exactly (True is not 1)."""
     if isinstance(one, bool) or isinstance(other, bool) or isinstance(one, str) or isinstance(other, str):
         return type(one) is type(other) and one == other
     near = model.deadband if model is not None and model.deadband else 0.0
     return math.isclose(one, other, rel_tol=1e-9, abs_tol=near)
+
+
+def is_held(model: Property | None, reported: Value, wanted: Value) -> bool:
+    """Whether ``reported`` is what the device can hold of ``wanted``."""
+    href = model.href if model is not None else ""
+    return any(is_same(model, reported, held) for held in list_held(href, wanted))
 
 
 class Allowance:

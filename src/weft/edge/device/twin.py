@@ -8,10 +8,11 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.device import Value
-from weft.edge.device.check import Allowance, check_value, is_same
+from weft.edge.device.check import Allowance, check_value, is_held, is_same
 from weft.edge.device.command import Command
 from weft.edge.device.model import MOST_PROPERTIES, MOST_WINDOWS, Device, Model
 from weft.edge.device.window import OpenWindow
+from weft.kinds.fields.device.register import find_held
 
 Phase = Literal["Online", "Stale", "Offline"]
 ECHO_SECONDS = 10.0  # between two reports of a device's values
@@ -130,7 +131,7 @@ class Twin:
                 self.is_echo_due = True
             if commands:
                 command = commands.get(name)
-                if command is not None and command.is_open and is_same(intake.known, value, command.value):
+                if command is not None and command.is_open and is_held(intake.known, value, command.value):
                     self.end(command, "Confirmed", now)
         if taken:
             if self.heard_at is None:
@@ -185,7 +186,7 @@ class Twin:
             if command is not None and command.source == "spec" and command.outcome == "Expired":
                 continue
             reported = self.reported.get(name)
-            if reported is None or not is_same(self.model.properties.get(name), reported, wanted):
+            if reported is None or not is_held(self.model.properties.get(name), reported, wanted):
                 drift.append(name)
         return sorted(drift)
 
@@ -193,8 +194,9 @@ class Twin:
         """Whether the property has that value, or the newest command on its way gives it."""
         known, command = self.model.properties.get(name), self.commands.get(name)
         if command is not None and command.is_open:
-            return is_same(known, command.value, value)
-        return name in self.reported and is_same(known, self.reported[name], value)
+            held = find_held(known.href, command.value) if known is not None else command.value
+            return is_held(known, held, value)
+        return name in self.reported and is_held(known, self.reported[name], value)
 
     def begin(self, command: Command) -> None:
         """A new command; it replaces the one before of its property."""
@@ -207,6 +209,8 @@ class Twin:
             problem = "it is read-only"
         elif reason := check_value(known, command.value):
             problem = f"the value is refused: {reason}"
+        elif reason := check_value(known, held := find_held(known.href, command.value)):
+            problem = f"the device would hold {held}, which is refused: {reason}"
         self.commands[command.name] = command
         if problem:
             self.obstacle = f"{command.name}: {problem}"

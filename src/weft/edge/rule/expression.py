@@ -7,6 +7,7 @@ from operator import ge, gt, le, lt
 from typing import TypeAlias
 
 from weft.contracts.device import Value
+from weft.kinds.fields.device.register import list_held
 from weft.language.amount import read_amount
 from weft.language.parse import read_expression
 from weft.language.tree import Compare, Either, Every, Exists, Expression, Named, Not, Within
@@ -63,13 +64,14 @@ def _compile_comparison(tree: Compare) -> Condition:
 
 def _make_equal(text: str) -> Callable[[Value], bool]:
     number = read_amount(text)
+    held = () if number is None else (*list_held("", number),)  # 229.01 of a device with 32 bits is 229.00999450683594
 
     def equal(value: Value) -> bool:
         if isinstance(value, bool):
             return text.lower() == ("true" if value else "false")
         if isinstance(value, str) and value == text:
             return True
-        return number is not None and _read_number(value) == number
+        return number is not None and _read_number(value) in held
 
     return equal
 

@@ -40,6 +40,7 @@ def test_registers_are_the_numbers_that_manuals_mean() -> None:
     assert decode(Point("holding", 0, "uint32", 2, swapped=True), [2, 1]) == 65538
     assert decode(Point("holding", 0, "float32", 2), [0x4090, 0]) == 4.5
     assert decode(Point("holding", 0, "text", 2), [0x6F6B, 0]) == "ok"
+    assert decode(Point("holding", 0, "float32", 2), encode(Point("holding", 0, "float32", 2), 21.7, "t")) == 21.7
     assert decode(Point("holding", 0, "float32", 2), [0x7FC0, 0]) is None
     assert decode(Point("holding", 0, "float64", 4, 1e300), [0x7FE0, 0, 0, 0]) is None
     assert decode(Point("holding", 0, "text", 1), [0xFF00]) is None

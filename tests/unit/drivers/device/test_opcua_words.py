@@ -36,6 +36,9 @@ def test_a_value_is_written_as_the_type_that_is_there_or_refused() -> None:
     ):
         with pytest.raises(InvalidInput, match="level"):
             write_value(type_, value, "level")
+    with pytest.raises(InvalidInput, match="it is a Int16 there; the nearest it can hold is 22"):
+        write_value("Int16", 21.7, "level")
+    assert read_value("Float", 21.700000762939453) == 21.7 and read_value("Double", 0.1 + 0.2) == 0.1 + 0.2
 
 
 def test_addresses_and_node_ids() -> None:

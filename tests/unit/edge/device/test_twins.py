@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,3 +223,43 @@ def test_a_device_that_knows_none_of_its_values_is_heard() -> None:
     twin.take_values({"temperature": 4.0}, 1.0, 0)
     twin.take_values({}, 30.0, 0)  # each of its members was null
     assert twin.find_phase(59.0) == "Online" and twin.reported == {"temperature": 4.0} and twin.problem == ""
+
+
+@pytest.mark.parametrize(
+    ("href", "wanted", "reported"),
+    [
+        ("holding/50?type=float32", 21.7, 21.7),
+        ("holding/50?type=int16&scale=0.1", -1.74, -1.7),
+        ("holding/50?scale=0.5", 21.7, 21.5),
+        ("holding/50", 21.7, 22),
+        ("", 21.7, 21.700000762939453),  # of a device with floats of 32 bits
+    ],
+)
+def test_a_command_is_confirmed_by_what_the_device_can_hold_of_it(href: str, wanted: float, reported: float) -> None:
+    model = Model({"setf": Property("number", href=href)}, 30.0, 100.0)
+    twin = Twin(Device("u1", "default", "cold-1", "cold", desired={"setf": wanted}), model, 1000.0, 0.0)
+    twin.begin(Command("c", "setf", wanted))
+    assert twin.find_drift() == ["setf"] and twin.is_becoming("setf", wanted)
+    twin.take_values({"setf": reported + 1}, 1.0, 0)
+    assert twin.find_drift() == ["setf"] and twin.commands["setf"].is_open
+    twin.take_values({"setf": reported}, 2.0, 0)
+    assert twin.find_drift() == [] and twin.commands["setf"].outcome == "Confirmed"
+    assert twin.is_becoming("setf", wanted) and not twin.is_becoming("setf", reported + 1)
+
+
+def test_a_value_of_which_the_device_would_hold_one_that_is_not_allowed_is_refused_with_that() -> None:
+    model = Model({"setf": Property("number", maximum=21.8, href="holding/50")}, 30.0, 100.0)
+    twin = Twin(Device("u1", "default", "cold-1", "cold"), model, 1000.0, 0.0)
+    twin.begin(Command("c", "setf", 21.7))
+    assert twin.commands["setf"].problem == "the device would hold 22, which is refused: range"
+    twin.begin(Command("d", "setf", 21.4))
+    assert twin.commands["setf"].is_open
+
+
+def test_a_small_change_of_a_large_number_is_told() -> None:
+    model = Model({"energy": Property("number")}, 30.0, 100.0)
+    twin = Twin(Device("u1", "default", "cold-1", "cold"), model, 1000.0, 0.0)
+    twin.take_values({"energy": 123456789.12}, 1.0, 0)
+    twin.echoed = dict(twin.reported)
+    twin.take_values({"energy": 123456790.12}, 2.0, 0)
+    assert twin.differs()

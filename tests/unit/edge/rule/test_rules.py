@@ -38,6 +38,16 @@ def test_a_condition_over_a_devices_values(text: str, holds: bool) -> None:
     assert compile_condition(text)[0](VALUES) is holds
 
 
+def test_a_number_of_32_bits_is_the_one_that_people_wrote() -> None:
+    for text, holds in (
+        ("volts = 229.01", True),
+        ("volts != 229.01", False),
+        ("volts in (1, 229.01)", True),
+        ("volts = 229.02", False),
+    ):
+        assert compile_condition(text)[0]({"volts": 229.00999450683594}) is holds
+
+
 @pytest.mark.parametrize(
     ("text", "word"), [("temperature >", "missing"), ("@gold", "can't name"), ("a = 1 )", "spec.when")]
 )

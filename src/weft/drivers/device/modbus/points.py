@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from weft.contracts.device import Value
+from weft.kinds.fields.device.register import DEFAULT_TYPE, FORMATS, read_number, write_number
 from weft.objects.errors import InvalidInput
 
 BITS = ("coil", "discrete")
@@ -23,10 +24,7 @@ MOST_REGISTERS, MOST_BITS = 125, 2000  # of one request, by the protocol
 MOST_TEXT_REGISTERS = 64
 MOST_GAP = 8  # registers that are read between two points rather than in another request
 EXAMPLE = "holding/0?type=int16&scale=0.1"
-_FORMATS = {
-    "int16": ">h", "uint16": ">H", "int32": ">i", "uint32": ">I", "int64": ">q", "uint64": ">Q", "float32": ">f", "float64": ">d",
-}  # fmt: skip
-TYPES = (*_FORMATS, "text")
+TYPES = (*FORMATS, "text")
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -34,7 +32,7 @@ class Point(msgspec.Struct, frozen=True):
 
     table: str
     address: int
-    type: str = "uint16"
+    type: str = DEFAULT_TYPE
     size: int = 1
     scale: float = 1.0
     swapped: bool = False
@@ -79,7 +77,7 @@ def read_href(href: str, name: str) -> Point:
         if given:
             raise _refuse(name, f"a {table} is true or false", f"write {table}/{address}")
         return Point(table, address, "bool")
-    type_ = given.get("type", "uint16")
+    type_ = given.get("type", DEFAULT_TYPE)
     if type_ not in TYPES:
         raise _refuse(name, f"{type_[:40]!r} is not a type", f"give one of {', '.join(TYPES)}")
     words = given.get("words", "big")
@@ -96,7 +94,7 @@ def _find_size(given: Mapping[str, str], type_: str, name: str) -> int:
     if type_ != "text":
         if registers is not None:
             raise _refuse(name, "only a text says how many registers it has", "leave registers out")
-        return struct.calcsize(_FORMATS[type_]) // 2
+        return struct.calcsize(FORMATS[type_]) // 2
     if registers is None or not re.fullmatch(r"[0-9]{1,3}", registers) or not 0 < int(registers) <= MOST_TEXT_REGISTERS:
         raise _refuse(
             name, "a text says how many registers it has", f"write type=text&registers=8, at most {MOST_TEXT_REGISTERS}"
@@ -141,9 +139,7 @@ def decode(point: Point, words: Sequence[int]) -> Value | None:
         except UnicodeDecodeError:
             return None
         return text if text.isprintable() else None
-    number: int | float = struct.unpack(_FORMATS[point.type], raw)[0]
-    if point.scale != 1:
-        number = _trim(number * point.scale)
+    number = read_number(point.type, point.scale, raw)
     return number if math.isfinite(number) else None
 
 
@@ -159,18 +155,12 @@ def encode(point: Point, value: Value, name: str) -> list[int]:
     else:
         if isinstance(value, (bool, str)):
             raise _refuse_value(name, value, "it is a number there")
-        number = value / point.scale if point.scale != 1 else value
         try:
-            raw = struct.pack(_FORMATS[point.type], float(number) if point.type.startswith("float") else round(number))
-        except (struct.error, OverflowError, ValueError):
+            raw = write_number(point.type, point.scale, value)
+        except ValueError:
             raise _refuse_value(name, value, f"its registers hold {point.type}") from None
     words = list(struct.unpack(f">{len(raw) // 2}H", raw))
     return words[::-1] if point.swapped and point.type != "text" else words
-
-
-def _trim(number: float) -> float:
-    """Without what a product of binary fractions adds at its end: 45 · 0.1 is 4.5."""
-    return float(f"{number:.12g}")
 
 
 def _refuse(name: str, what: str, hint: str) -> InvalidInput:

@@ -8,6 +8,7 @@ from typing import Any
 
 from weft.contracts.device import Value
 from weft.drivers.device.address import split_place
+from weft.kinds.fields.device.register import shorten_single
 from weft.objects.errors import InvalidInput
 
 PORT = 4840
@@ -48,7 +49,7 @@ def read_value(type_: str, value: Any) -> Value | None:
     if type_ in _INTEGERS and isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     if type_ in ("Float", "Double") and isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
+        return shorten_single(value) if type_ == "Float" else float(value)
     if type_ == "String" and isinstance(value, str) and len(value) <= MOST_CHARACTERS and value.isprintable():
         return value
     return None
@@ -69,6 +70,9 @@ def write_value(type_: str, value: Value, name: str) -> Value:
             least, most = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
             if least <= value <= most:
                 return int(value)
+    nearest = ""
+    if isinstance(value, float) and type_ in _INTEGERS and math.isfinite(value):
+        nearest = f"; the nearest it can hold is {round(value)}"
     raise InvalidInput(
-        f"{name[:63]}: {str(value)[:40]!r} can't be written: it is a {type_[:40]} there", field=name[:63]
+        f"{name[:63]}: {str(value)[:40]!r} can't be written: it is a {type_[:40]} there{nearest}", field=name[:63]
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from weft.kinds.fields.device.register import list_held
 from weft.language.parse import read_expression
 from weft.language.tree import attributes_of
 from weft.objects.errors import InvalidInput
@@ -203,13 +204,15 @@ def check_desired(properties: Mapping[str, Property], desired: Mapping[str, obje
 
 
 def are_equal(one: Property | None, left: object, right: object) -> bool:
-    """Whether a reported value is the desired one: numbers within the deadband, and 1 is 1.0 but not true."""
+    """Whether ``right``, which is reported, is the desired value ``left``: numbers within the deadband, also of what the device
+    can hold of it, and 1 is 1.0 but not true."""
     if isinstance(left, bool) or isinstance(right, bool) or isinstance(left, str) or isinstance(right, str):
         return type(left) is type(right) and left == right
     if isinstance(left, int | float) and isinstance(right, int | float):
         if max(abs(left), abs(right)) >= 2**63:  # a reported int may be more than a float holds
             return left == right
-        return abs(left - right) <= (one.deadband if one is not None else 0.0)
+        near, href = (one.deadband, one.href) if one is not None else (0.0, "")
+        return any(abs(held - right) <= near for held in list_held(href, left) if not isinstance(held, str))
     return left == right
 
 
