@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
-from tests.scenario.test_replication import LOCAL, put_cluster, receive, until
+from tests.scenario.test_replication import LOCAL, SPEC, put_cluster, receive, replicate_vm, send, until
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
@@ -195,3 +196,59 @@ async def test_a_failover_is_refused_while_the_source_answers_unless_its_vms_wer
         await ask(lab, plan.key, "failover")
         ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 2)
         assert (ended.failover.phase, ended.failover.rpo_seconds) == ("Passed", 0.0)
+
+
+async def test_a_plan_brings_back_a_vm_that_was_left_here_as_its_replica_s_promotion_does(tmp_path: Path) -> None:
+    """It was at the other cluster and its points came back: the disaster there is what the plan is for."""
+    async with MovingLab(tmp_path) as lab:
+        node, vm, made = await replicate_vm(lab)
+        await send(lab, node, made.key, 1, phase="done", number=4, bytes=100, seconds=0.5, is_whole=True)
+        await send(lab, node, made.key, 2, phase="failed", reason="staleGeneration", message="promoted")
+        await lab.until_phase("web", "Stopped")
+        back = {**SPEC, "disks": {"root": GIB}, "origin": "back", "returns": made.uid}
+        lab.creator = "cluster:west"
+        replica = await lab.put("replica", "web", back, finalizers=("replica",))
+        order = await receive(lab, node, replica.key, 5, data=False)
+        await until(lab, replica.key, ReplicaStatus, lambda status: len(status.points) == 2 and status.vm)
+
+        def lose(envelope: Envelope) -> None:
+            envelope.status = merge_part(envelope.status, msgspec.defstruct("S", [("phase", str, "Unreachable")])())
+
+        await lab.change("/cluster/-/west", lose)
+        plan = await lab.put("recoveryplan", "shop", {"groups": ["web"]}, finalizers=("recoveryplan",))
+        await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.phase == "Ready")
+        await ask(lab, plan.key, "failover")
+        ended = await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.ended_generation == 1)
+        assert (ended.failover.phase, ended.failover.message) == ("Passed", "")
+        assert [(one.vm, one.point) for one in ended.failover.vms] == [("web", 5)]
+        there, spec = await read_vm(lab, "web")
+        assert (there.uid, spec.run, spec.fenced) == (vm.uid, "run", "")
+        assert node.begun_from["web"].snapshot == order.snapshot
+        await until(lab, replica.key, ReplicaStatus, lambda status: status.phase == "Promoted")
+        assert len(await lab.every("vm")) == 1
+
+
+@pytest.mark.parametrize("taken", ["vm", "volume"])
+async def test_a_rehearsal_is_refused_where_a_failover_would_be_and_says_what_could_be_recovered(
+    tmp_path: Path, taken: str
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await node.write_report(pools=[LOCAL])
+        for name in ("db", "web"):
+            await seed(lab, node, name, networks=[])
+        if taken == "vm":
+            await lab.put_vm("web")
+        else:
+            await lab.put("volume", "web-data", {"size": GIB})
+        plan = await lab.put("recoveryplan", "shop", {"groups": ["db", "web"]}, finalizers=("recoveryplan",))
+        problem = f"replica/web: {'vm/web' if taken == 'vm' else 'volume/web-data'} exists here already"
+        await until(lab, plan.key, RecoveryPlanStatus, lambda status: status.message == problem)
+        for generation, mode in ((1, "rehearse"), (2, "failover")):
+            await ask(lab, plan.key, mode)
+            ended = await until(
+                lab, plan.key, RecoveryPlanStatus, lambda status, to=generation: status.ended_generation == to
+            )
+            result = ended.rehearsal if mode == "rehearse" else ended.failover
+            assert (result.phase, result.reason) == ("Refused", "notRecoverable")
+            assert result.message == f"{problem}; so nothing is begun, also not replica/db, which could be recovered"

@@ -428,8 +428,8 @@ def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], lis
     made = _make_vm(obj, given, "")
     if made is None or dig(obj, "status.vm", ""):
         raise IllegalTransition(
-            f"replica/{obj['name']} continues vm/{dig(obj, 'status.vm')}, which is stopped here: a plan makes VMs, and starts none",
-            hint=f"weft replica promote {obj['name']} brings that VM back",
+            f"replica/{obj['name']} continues vm/{dig(obj, 'status.vm')}, which isn't as it was left here, so it can't go back",
+            hint=f"weft replica promote {obj['name']} --new-name NAME makes another one",
         )
     return made, list(_make_volumes(obj, given, "")), after
 

@@ -18,7 +18,13 @@ from weft.contracts.store import MAX_PRECONDITIONS, MAX_WRITES
 from weft.controllers.loop import Plan
 from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
-from weft.controllers.recovery.members import find_excess, list_answering, list_members, list_networks
+from weft.controllers.recovery.members import (
+    find_excess,
+    find_replica,
+    list_answering,
+    list_members,
+    list_networks,
+)
 from weft.controllers.recovery.plan import (
     RecoveryStep,
     is_rehearsing,
@@ -29,13 +35,15 @@ from weft.controllers.recovery.plan import (
 )
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunResult
+from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunMember, RunResult
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaSpec, ReplicaStatus
 from weft.kinds.service import ServiceStatus
+from weft.kinds.vm import VmSpec
 from weft.objects.errors import WeftError
 from weft.objects.identity import new_uid, object_key
+from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_duration
 
 FINALIZER, SOURCE = "recoveryplan", "recovery plans"
@@ -109,7 +117,7 @@ def read_facts(view: View, item: Item, begins: Mapping[str | None, Item], now: f
         leftovers=bool(made if item.deleting else made.select(run)),
         stale=bool(made.select(run, stale=True)),
         answering=list_answering(view, item, candidates) if asked == FAILOVER else (),
-        excess=find_excess(view, item, candidates) if begins_now and asked == FAILOVER else "",
+        excess=find_excess(view, item, candidates) if begins_now else "",
         networks=len(list_networks(view, item, [one.member for one in candidates]))
         if begins_now and asked == REHEARSE
         else 0,
@@ -124,9 +132,19 @@ def _read_vms(view: View, item: Item, run: RecoveryRun) -> dict[str, VmFacts]:
     for member in run.members:
         vm = view.get(object_key("vm", item.envelope.project, member.vm))
         if vm is not None and not vm.deleting:
-            status = vm.status(WorkloadStatus)
-            found[member.vm] = VmFacts(status.phase, status.message or status.reason)
+            found[member.vm] = _read_workload(view, item, member, vm)
     return found
+
+
+def _read_workload(view: View, item: Item, member: RunMember, workload: Item) -> VmFacts:
+    status = workload.status(WorkloadStatus)
+    if workload.spec(VmSpec).fenced:  # it comes back once its disks are as they were in the point
+        replica = find_replica(view, item, member.replica)
+        why = replica.status(ReplicaStatus).message if replica is not None else ""
+        return VmFacts(Phase.PENDING, why or "its disks go back to the point")
+    if status.observed_generation < workload.envelope.generation and workload.spec(VmSpec).run == "run":
+        return VmFacts(Phase.PENDING, "it starts")  # what is known of it is of before that
+    return VmFacts(status.phase, status.message or status.reason)
 
 
 def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness]:

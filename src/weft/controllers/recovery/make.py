@@ -14,6 +14,7 @@ from weft.controllers.recovery.members import (
     name_original,
     read_promoted,
     read_rehearsed,
+    read_returned,
     read_vm,
     renew_point,
 )
@@ -129,11 +130,15 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
 
 
 def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: RunMember, now: float) -> str:
-    """As the verb of the replica does; of one that was promoted before, the VM is checked. Returns the network of its first NIC."""
+    """As the verb of the replica does: where one continues a VM here, that VM comes back; what was promoted before is only checked.
+    Returns the network of its first NIC."""
     project, creator = plan.envelope.project, plan.envelope.creator
     replica = find_replica(view, plan, member.replica)
     assert replica is not None, member.replica
     there = find_promoted(view, replica) if replica.spec(ReplicaSpec).role == PRIMARY else None
+    if there is None and (returned := read_returned(view, replica, member)) is not None:
+        there, after = returned
+        draft.change(replica, spec=after)
     if there is not None:
         envelope = edit(there)
         envelope.labels = {**envelope.labels, **_labels(run, member)}

@@ -86,7 +86,14 @@ def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: M
     if point is None:
         return Candidate(member, f"{what} has no point that can be used yet")
     member = _with_point(member, point, now)
+    if mode != REHEARSE and (name := name_returned(replica)):
+        member = msgspec.structs.replace(member, vm=name)
     return Candidate(member, _find_problem(view, plan, replica, member, mode), is_handed_over=point.final)
+
+
+def name_returned(replica: Item) -> str:
+    """The name of the VM here that it continues, which is stopped, and which its promotion brings back; "": none."""
+    return replica.status(ReplicaStatus).vm
 
 
 def _name_vm(spec: ReplicaSpec, member: RunMember, run: str, mode: Mode | None) -> str:
@@ -227,12 +234,21 @@ def read_vm(manifest: dict[str, Any]) -> VmSpec:
 
 
 def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode: Mode | None) -> str:
-    """Why no VM can be made from its point; "": one can."""
+    """Why a failover couldn't recover it, or a rehearsal not try it; "": it can. A rehearsal is refused for either."""
+    if mode == REHEARSE and (problem := _find_problem_of(view, plan, replica, member, mode)):
+        return problem
+    return _find_problem_of(view, plan, replica, member, FAILOVER)
+
+
+def _find_problem_of(view: View, plan: Item, replica: Item, member: RunMember, mode: Mode) -> str:
     what = f"replica/{member.replica}"
+    project = plan.envelope.project
     try:
         name_original(view, plan, member)
         if mode == REHEARSE:
             manifest, volumes = read_rehearsed(view, plan, member)
+        elif read_returned(view, replica, member) is not None:
+            return ""
         else:
             manifest, volumes, _ = read_promoted(view, replica, member)
         spec = read_vm(manifest)
@@ -240,7 +256,6 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
             check_name(one["name"], f"the name of a {one['kind']}")
     except WeftError as problem:
         return f"{what}: {problem.message}"
-    project = plan.envelope.project
     for reference in VM.references:
         if reference.kind in _MADE:
             continue
@@ -251,9 +266,8 @@ def _find_problem(view: View, plan: Item, replica: Item, member: RunMember, mode
         return f"{what}: its workload has no network, so no port of it can be asked"
     if mode != FAILOVER:
         return ""
-    if view.get(object_key("vm", project, manifest["name"])) is not None:
-        return f"{what}: vm/{manifest['name']} exists here already"
-    return ""
+    taken = [one for one in (manifest, *volumes) if view.get(object_key(one["kind"], project, one["name"])) is not None]
+    return f"{what}: {taken[0]['kind']}/{taken[0]['name']} exists here already" if taken else ""
 
 
 def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
@@ -266,6 +280,9 @@ def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
     for candidate in members:
         replica = find_replica(view, plan, candidate.member.replica)
         if replica is None or candidate.problem or candidate.is_promoted:
+            continue
+        if (returned := read_returned(view, replica, candidate.member)) is not None:
+            changed.append((replica, returned[1]))
             continue
         manifest, volumes, after = read_promoted(view, replica, candidate.member)
         made.append(("vm", read_vm(manifest), creator))

@@ -89,6 +89,15 @@ def _find_problem(facts: RecoveryFacts) -> str:
     return "; ".join(shorten(problem, MOST_REASON // 4) for problem in problems[:_PROBLEMS_SHOWN]) + more
 
 
+def _name_recoverable(facts: RecoveryFacts) -> str:
+    """What the problems of others keep from being recovered."""
+    able = [one.member.replica for one in facts.candidates if not one.problem and not one.is_promoted]
+    if not able or len(facts.candidates) > MOST_MEMBERS:
+        return ""
+    more = f" and {len(able) - _PROBLEMS_SHOWN} more" if len(able) > _PROBLEMS_SHOWN else ""
+    return f"; so nothing is begun, also not replica/{', replica/'.join(able[:_PROBLEMS_SHOWN])}{more}, which could be recovered"
+
+
 def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
     spec, status = facts.spec, facts.status
     if status.asked_generation != spec.run_generation:
@@ -105,7 +114,8 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
         members=[one.member for one in facts.candidates],
     )
     if problem := _find_problem(facts):
-        return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", problem)
+        message = f"{problem}{_name_recoverable(facts)}"
+        return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", message)
     if facts.excess:
         message = f"the VMs together need more than the quota leaves: {facts.excess}"
         return _end(replace(facts, status=status), run, now, REFUSED, "quotaExceeded", message)

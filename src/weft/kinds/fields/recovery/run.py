@@ -150,4 +150,6 @@ def find_run_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     hint = f"weft recovery describe {obj['name']}"
     if result.get("reason") == "primaryAnswers":
         hint = f"stop them there, then: weft recovery failover {obj['name']} --force"
+    elif result.get("reason") == "notRecoverable":
+        hint = f"mend that, or leave those replicas out: weft edit recoveryplan/{obj['name']}; one alone: weft replica promote NAME"
     return DriverFailed(f"{what}: {did} {word}: {result.get('message')}", reason=result.get("reason"), hint=hint)
