@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab, World
-from tests.scenario.snapshot_lab import join
+from tests.scenario.snapshot_lab import SnapshotNode, join
 
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
@@ -683,6 +683,59 @@ async def test_a_schedule_takes_snapshots_and_keeps_the_newest_and_everybodys_ow
         specs = [decode_part(one.spec, SnapshotSpec) for one in made]
         assert {(one.automatic, one.memory, one.image) for one in specs} == {("schedule", True, "tiny")}
         assert await lab.get("/snapshot/default/mine") is not None
+
+
+async def list_taken(lab: MovingLab, node: SnapshotNode) -> list[str]:
+    """The names of those that the schedule has made and that stay, oldest first; what is deleted goes from the node, too."""
+    found = await lab.every("snapshot")
+    gone = [one.uid for one in found if one.deleting_since is not None]
+    await node.write_report(snapshots=[one for one in node.report.snapshots if one.uid not in gone])
+    return [one.name for one in sorted(found, key=lambda one: one.created_at) if one.uid not in gone]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_snapshot_of_a_clock_that_was_ahead_makes_a_schedule_neither_run_wild_nor_rest(
+    tmp_path: Path, restarts: bool
+) -> None:
+    """One from the day after tomorrow: the next comes an interval after that was seen, then one each interval; of those that a
+    right clock dated, no more go than without it."""
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await lab.put_vm("web", snapshots=SnapshotSchedule(every=3600.0, keep=3))
+        await lab.until_phase("web", "Running")
+        for _ in range(2):
+            await lab.pass_time(1810.0)
+            await lab.pass_time(1810.0)
+        (*earlier, wrong) = await list_taken(lab, node)
+        assert earlier
+
+        def set_ahead(envelope: Envelope) -> None:
+            envelope.created_at += 2 * 86400.0
+
+        await lab.change(f"/snapshot/default/{wrong}", set_ahead)
+        await lab.pass_time(60.0)
+        told = (await lab.vm("web")).condition("Snapshots")
+        assert told is not None and (told.reason, told.status) == ("clockSetBack", "Unknown")
+        assert wrong in told.message
+        if restarts:
+            await lab.kill_deciders()
+            lab.start_deciders()
+        for _ in range(3):
+            await lab.pass_time(1100.0)
+            assert set(await list_taken(lab, node)) == {*earlier, wrong}
+        await lab.pass_time(400.0)
+        first = set(await list_taken(lab, node)) - {*earlier, wrong}
+        assert len(first) == 1
+        for _ in range(3):
+            await lab.pass_time(1100.0)
+        assert not set(await list_taken(lab, node)) - {*earlier, wrong, *first}
+        for _ in range(2):
+            await lab.pass_time(2000.0)
+        left = await list_taken(lab, node)
+        assert len(left) == 3 and wrong not in left and first <= set(left)
+        await lab.pass_time(60.0)
+        told = (await lab.vm("web")).condition("Snapshots")
+        assert told is not None and (told.reason, told.status) == ("Scheduled", "True")
 
 
 async def test_a_schedule_waits_for_a_full_quota_and_says_so(tmp_path: Path) -> None:

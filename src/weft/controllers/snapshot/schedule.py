@@ -26,6 +26,8 @@ from weft.objects.identity import cut_name, object_key
 
 SOURCE = "scheduled snapshots"
 RETRY_SECONDS = 60.0  # while the quota is full
+LOOK_LEAST_SECONDS, LOOK_MOST_SECONDS = 60.0, 600.0  # the clock may be set meanwhile
+EXCEEDED, CLOCK_SET_BACK = "quotaExceeded", "clockSetBack"  # reasons of the condition Snapshots
 
 
 class ScheduledSnapshots:
@@ -51,7 +53,7 @@ class ScheduledSnapshots:
             if workload is None or schedule is None or workload.deleting:
                 continue
             commit, wait = plan_schedule(view, workload, schedule, now)
-            plan.later[key] = wait
+            plan.later[key] = min(wait, LOOK_MOST_SECONDS, max(LOOK_LEAST_SECONDS, schedule.every / 60))
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -59,14 +61,16 @@ class ScheduledSnapshots:
 
 def plan_schedule(view: View, workload: Item, schedule: SnapshotSchedule, now: float) -> tuple[Commit | None, float]:
     """The deletion of those that are too many, or else the next snapshot if it is due; and in how many seconds to look again."""
-    own = sorted(list_scheduled(view, workload), key=lambda item: item.envelope.created_at, reverse=True)
+    own = sorted(list_scheduled(view, workload), key=lambda item: _find_rank(item, now), reverse=True)
     draft = Draft()
     if surplus := find_surplus(own, schedule.keep):
         for item in surplus:
             draft.change(item, deleting_since=now)
         return draft.commit(workload.key), 1.0
-    last = own[0].envelope.created_at if own else None
-    wait = 0.0 if last is None or last > now else last + schedule.every - now
+    if _note_clock(draft, workload, own, now):
+        return draft.commit(workload.key), schedule.every
+    last = _find_last(workload, own, now)
+    wait = 0.0 if last is None else last + schedule.every - now
     busy = any(item.status(SnapshotStatus).phase in ("Pending", "Taking") and not item.deleting for item in own)
     if wait > 0 or busy or not _is_able(workload):
         return None, wait if wait > 0 else RETRY_SECONDS
@@ -85,14 +89,52 @@ def plan_schedule(view: View, workload: Item, schedule: SnapshotSchedule, now: f
     return draft.commit(workload.key), schedule.every
 
 
+def _find_rank(item: Item, now: float) -> tuple[bool, float]:
+    """The order of snapshots, the newest highest. One that has a time ahead was taken before the clock was set back."""
+    at = item.envelope.created_at
+    return at <= now, at
+
+
+def _note_clock(draft: Draft, workload: Item, own: Sequence[Item], now: float) -> bool:
+    """Note when it was first seen that a snapshot has a time ahead: the next one is taken an interval after that, since nobody
+    knows when that one was taken. Forget it once none has. Whether there was something to note."""
+    ahead = next((item for item in own if item.envelope.created_at > now), None)
+    said = workload.envelope.condition("Snapshots")
+    is_noted = said is not None and said.reason == CLOCK_SET_BACK
+    if ahead is None and not is_noted:
+        return False
+    if ahead is not None and said is not None and (said.reason == EXCEEDED or (is_noted and said.since <= now)):
+        return False
+    message = (
+        f"snapshot/{ahead.envelope.name} has a time ahead of the clock, which was set back: the next is taken an interval later"
+        if ahead is not None
+        else ""
+    )
+    status, reason = ("Unknown", CLOCK_SET_BACK) if ahead is not None else ("True", "Scheduled")
+    envelope = edit(workload)
+    noted = Condition("Snapshots", status, reason, message, now, workload.envelope.generation)  # type: ignore[arg-type]
+    envelope.conditions = [*(one for one in envelope.conditions if one.type != noted.type), noted]
+    draft.writes.append(put(envelope))
+    draft.preconditions.append(unchanged(workload))
+    return True
+
+
+def _find_last(workload: Item, own: Sequence[Item], now: float) -> float | None:
+    """When the newest one was taken, or it was noticed that the clock had been set back; None: neither was."""
+    said = workload.envelope.condition("Snapshots")
+    noticed = [said.since] if said is not None and said.reason == CLOCK_SET_BACK else []
+    return max([*noticed, *(at for item in own if (at := item.envelope.created_at) <= now)], default=None)
+
+
 def _note_excess(draft: Draft, workload: Item, excess: str, now: float) -> None:
     """Write the condition Snapshots if the quota refuses one, and once it refuses none any more."""
-    if not excess and workload.envelope.condition("Snapshots") is None:
+    said = workload.envelope.condition("Snapshots")
+    if not excess and (said is None or said.reason == CLOCK_SET_BACK):
         return
     generation, envelope = workload.envelope.generation, edit(workload)
     condition = Condition("Snapshots", "True", "Scheduled", "", now, generation)
     if excess:
-        condition = Condition("Snapshots", "False", "quotaExceeded", f"no snapshot is taken: {excess}", now, generation)
+        condition = Condition("Snapshots", "False", EXCEEDED, f"no snapshot is taken: {excess}", now, generation)
     if set_condition(envelope, condition):
         draft.writes.append(put(envelope))
         draft.preconditions.append(unchanged(workload))
@@ -110,7 +152,8 @@ def list_scheduled(view: View, workload: Item) -> list[Item]:
 
 
 def find_surplus(newest_first: Sequence[Item], keep: int) -> list[Item]:
-    """Those that go: all but the newest ready ones, and failed ones that are older than the newest ready one."""
+    """Those that go: all but the newest ready ones, and failed ones that are older than the newest ready one. Those with a time
+    ahead are the oldest: none of them pushes out one that was taken by a clock that is right."""
     ready = [item for item in newest_first if item.status(SnapshotStatus).phase == "Ready"]
     failed = [item for item in newest_first if item.status(SnapshotStatus).phase == "Failed"]
     since = ready[0].envelope.created_at if ready else 0.0
