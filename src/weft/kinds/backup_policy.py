@@ -68,7 +68,9 @@ class BackupPolicySpec(msgspec.Struct, kw_only=True):
 
 class PolicySubject(msgspec.Struct, kw_only=True, frozen=True):
     of: str
-    last_run: float  # when its newest backup was begun, or it was first seen, in seconds since 1970
+    # When its newest backup was begun, it was first seen, or the schedule came into force, in seconds since 1970.
+    last_run: float
+    schedule: str = ""  # in force then, with its time zone; "every": an interval; "": not known
 
 
 class BackupPolicyStatus(msgspec.Struct, kw_only=True):
@@ -121,6 +123,11 @@ def _check_times(spec: BackupPolicySpec) -> None:
 def read_keep(spec: BackupPolicySpec) -> float:
     """How long every backup is kept, in seconds; 0: only the newest of days, weeks or months are."""
     return spec.keep or (0.0 if spec.keep_daily or spec.keep_weekly or spec.keep_monthly else USUAL_KEEP)
+
+
+def name_schedule(spec: BackupPolicySpec) -> str:
+    """What says when its backups are due, to be compared with what said so before."""
+    return f"{spec.schedule} {spec.time_zone}" if spec.schedule else "every"
 
 
 def find_due(spec: BackupPolicySpec, last: float, now: float) -> float:

@@ -136,6 +136,8 @@ class JobStatus(msgspec.Struct, kw_only=True):
     ended_at: float | None = None
     last_run: float | None = None  # when a schedule's newest run was due
     next_run: float | None = None
+    schedule: str = ""  # schedule and time zone that were in force when runs were last planned
+    schedule_since: float | None = None  # since when: what would have been due before is no missed run
     observed_generation: int = 0
 
 

@@ -24,6 +24,7 @@ from weft.kinds.backup_policy import (
     PolicySubject,
     find_due,
     is_quiet,
+    name_schedule,
     read_keep,
 )
 from weft.kinds.fields.backup_verification import DAMAGED
@@ -80,7 +81,8 @@ def _stand_of(backup: Item) -> object:
 def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, float]:
     """What is due, and in how many seconds to look again."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
-    before = {one.of: one.last_run for one in status.subjects}
+    schedule = name_schedule(spec)
+    before = {one.of: _find_last(one, spec, now) for one in status.subjects}
     subjects, left_out = list_subjects(view, policy)
     last, next_runs = {of: before[of] for of in subjects if of in before}, list[float]()
     own: dict[str, list[Item]] = {of: [] for of in subjects}
@@ -107,7 +109,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
             last[of] = now
             due = find_due(spec, now, now)
         next_runs.append(due)
-    noted = [PolicySubject(of=of, last_run=last[of]) for of in subjects if of in last]
+    noted = [PolicySubject(of=of, last_run=last[of], schedule=schedule) for of in subjects if of in last]
     planned = msgspec.structs.replace(
         status,
         subjects=noted,
@@ -118,6 +120,14 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
     if planned != status:
         draft.change(policy, status=planned)
     return draft.commit(policy.key), min([LONGEST_WAIT_SECONDS, *(due - now for due in next_runs)])
+
+
+def _find_last(subject: PolicySubject, spec: BackupPolicySpec, now: float) -> float:
+    """What its next backup is due after. Nothing was missed under a schedule before that was in force, and no time that lies ahead,
+    since the clock was set back, keeps it from being due."""
+    if spec.schedule and subject.schedule not in ("", name_schedule(spec)):
+        return now
+    return min(subject.last_run, now)
 
 
 def _list_left_out(left_out: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """When a job with a schedule runs next, and what becomes of its runs. Pure.
 
 A run's name follows from the minute it was due in, and the run is made in the commit that records that minute: so each is made
-once. Of several runs that were missed only one is made.
+once. Of several runs that were missed only one is made, and none that the schedule of the time didn't ask for.
 """
 
 from __future__ import annotations
@@ -41,14 +41,27 @@ def run_name(job: str, due: float) -> str:
     return cut_name(job, suffix)
 
 
+def _find_base(spec: JobSpec, former: JobStatus, status: JobStatus, created_at: float, now: float) -> float:
+    """What the next run is due after: the newest one, or since when the schedule is in force, which ``status`` is told. Neither
+    lies ahead, however the clock was set."""
+    last = former.last_run if former.last_run is not None else created_at
+    since = former.schedule_since
+    status.schedule = f"{spec.schedule} {spec.time_zone}"
+    is_changed = former.schedule not in ("", status.schedule)  # "": of a release that didn't note it, or a new job
+    if is_changed or (since or 0.0) > now or (since is None and last > now):
+        since = status.schedule_since = now
+    if former.last_run is not None and former.last_run > now:
+        last = status.last_run = now
+    return max(one for one in (last, since) if one is not None and one <= now)
+
+
 def plan_runs(
     name: str, spec: JobSpec, former: JobStatus, runs: Sequence[Run], created_at: float, generation: int, now: float
 ) -> Outcome:
     """What is due at ``now`` (unix seconds)."""
     status = replace(former, phase="Scheduled", observed_generation=generation)
     out = Outcome(status)
-    last = former.last_run if former.last_run is not None else created_at
-    due = next_run(spec.schedule, spec.time_zone, last)
+    due = next_run(spec.schedule, spec.time_zone, _find_base(spec, former, status, created_at, now))
     under_way = [run.name for run in runs if run.phase not in ENDED]
     if due <= now:
         later = next_run(spec.schedule, spec.time_zone, now)
