@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from weft.contracts.driver.volume import VolumeDriver
+from weft.contracts.driver.volume import KeepsDisks, VolumeDriver
 from weft.objects.errors import InvalidInput, NotFound
 
 MIB = 1 << 20
@@ -47,6 +48,21 @@ class VolumePromises:
         with pytest.raises(InvalidInput):
             await driver.ensure(ID, size_bytes=MIB, base=base)
         assert await driver.list() == []
+
+    async def test_a_disk_that_is_kept_as_a_volume_outlives_its_name_and_its_base(
+        self, driver: VolumeDriver, base: str
+    ) -> None:
+        if not isinstance(driver, KeepsDisks):
+            pytest.skip("it keeps no disks")
+        await driver.ensure("root", size_bytes=9 * MIB, base=base)
+        for _ in range(2):  # what is cut off is done again
+            assert (await driver.keep("root", ID)).size_bytes == 9 * MIB
+        await driver.remove("root")
+        Path(base).unlink(missing_ok=True)
+        kept = await driver.inspect(ID)
+        assert kept is not None and kept.size_bytes == 9 * MIB
+        assert await driver.list() == [kept]
+        assert (await driver.grow(ID, 16 * MIB)).size_bytes == 16 * MIB
 
     async def test_an_empty_volume_without_a_size_is_refused(self, driver: VolumeDriver) -> None:
         with pytest.raises(InvalidInput):

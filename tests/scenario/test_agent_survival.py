@@ -223,6 +223,21 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
         assert lab.server.node_report.orphans == [f"{web.uid} vm/default/web 1"]
 
 
+async def test_the_root_disk_of_a_guest_that_was_placed_elsewhere_stays_as_a_volume(lab: Lab) -> None:
+    web = make_allocation()
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+        lab.server.restore("e2")
+        await lab.until(lambda: lab.server.node_report and lab.server.node_report.orphans, "an orphan")
+        lab.server.superseded = [web.uid]
+        await lab.until(lambda: lab.server.node_report.volumes == [web.uid], "its disk as a volume")
+        await lab.until(lambda: not lab.server.node_report.orphans, "no orphan")
+        assert lab.guest(web) is None or lab.guest(web).state == "absent"
+        assert web.uid in lab.shelf.volumes and short_id(web.uid) not in lab.shelf.volumes
+        assert "kept-disks" in lab.server.node_report.capabilities
+
+
 async def test_an_orphan_stays_one_over_an_agents_death_and_is_not_started_again(lab: Lab) -> None:
     web = make_allocation()
     async with lab.agent():

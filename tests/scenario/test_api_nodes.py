@@ -18,13 +18,14 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Write, epoch_of
 from weft.controllers.node.controller import fold_node
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import AllocationSpec, Resources
+from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Condition, decode_part, merge_part
+from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 from weft.objects.errors import (
     AlreadyExists,
     Forbidden,
@@ -680,6 +681,62 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
     assert back["superseded"] == [places["web"].uid]
     assert lab.client.get("node", "n1")["uid"] == node.uid
     assert node.report()["superseded"] == [places["web"].uid]
+
+
+def test_the_root_disk_of_a_vm_that_was_placed_elsewhere_is_kept_as_a_volume_when_its_node_is_back(
+    lab: DoorsLab,
+) -> None:
+    node = lab.join("n1")
+    node.report(node={"cpu": 4})
+    vm, _ = start_vm(lab, node)
+    place = make_allocation(node, vm)
+    spec = msgspec.structs.replace(decode_part(place.spec, AllocationSpec), resources=Resources(cpu=1, disk=5 << 30))
+    place.spec = msgspec.Raw(msgspec.json.encode(spec))
+    lab.put(place)
+    status = BackupStatus(phase="Ready", workload_uid=vm["uid"], taken_at=0.0)
+    backup = Envelope(kind="backup", name="nightly", uid="b", project="default")
+    backup.spec = msgspec.Raw(msgspec.json.encode(BackupSpec(of="vm/web", to="store")))
+    backup.status = msgspec.Raw(msgspec.json.encode(status))
+    lab.put(backup)
+    set_phase(lab, "NotReady")
+    lab.client.delete("node", "n1", force=True)
+    lab.journal.flush()
+    told = {one["reason"]: one["message"] for one in lab.client.events(about="vm/web")}
+    assert told["RootDiskLost"] == (
+        "node n1, which has its root disk, was given up: it gets a new one from its image; backup/nightly has it as of "
+        "1970-01-01 00:00 UTC: weft backup restore nightly --new-name NAME"
+    )
+
+    envelope = lab.stored("/vm/default/web")
+    assert envelope is not None
+    envelope.status = msgspec.Raw(msgspec.json.encode({"incarnation": 2, "active_incarnation": 2}))
+    lab.put(envelope)
+    copy = msgspec.json.encode({"uid": place.uid, "spec": spec}).decode()
+    node.report(node={"cpu": 4, "orphan_allocations": [copy]})
+    assert lab.client.list("volume").items == [], "an older agent removes the disk"
+    for _ in range(2):
+        back = node.report(node={"cpu": 4, "orphan_allocations": [copy], "capabilities": ["kept-disks"]})
+        assert back["superseded"] == [place.uid] and back["remove_volumes"] == []
+    [volume] = lab.client.list("volume").items
+    name = volume["name"]
+    assert (volume["uid"], volume["spec"]["size"], name.rpartition("-")[0]) == (place.uid, 5 << 30, "web-root")
+    assert (volume["spec"]["orphan"]["of"], volume["spec"]["orphan"]["node"]) == ("vm/web", "n1")
+    lab.journal.flush()
+    told = {one["reason"]: one["message"] for one in lab.client.events(about="vm/web")}
+    assert told["DiskKept"].endswith(f"weft volume reclaim {name}")
+
+    other = {**volume["spec"]["orphan"], "of": "vm/other"}
+    with pytest.raises(InvalidInput, match="only the server"):
+        lab.client.patch("volume", name, {"spec": {"orphan": other}})
+    with pytest.raises(IllegalTransition, match="has not made"):
+        lab.client.verb("volume", name, "reclaim")
+    there = lab.stored(f"/volume/default/{name}")
+    assert there is not None
+    there.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(phase="Orphaned", node="n1", node_uid=node.uid)))
+    lab.put(there)
+    assert lab.client.verb("volume", name, "reclaim")["spec"]["orphan"] is None
+    with pytest.raises(IllegalTransition, match="is not an orphan"):
+        lab.client.verb("volume", name, "reclaim")
 
 
 def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: DoorsLab) -> None:

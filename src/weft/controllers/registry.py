@@ -40,6 +40,7 @@ from weft.controllers.snapshot.schedule import ScheduledSnapshots
 from weft.controllers.snapshot.unexplained import UnexplainedSnapshots
 from weft.controllers.topology.controller import NetworkTopologies
 from weft.controllers.volume.controller import Volumes
+from weft.controllers.volume.orphans import OrphanedVolumes
 from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
@@ -55,6 +56,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda lease: Volumes(partial(find_silent, lease.cache)),
     lambda lease: Snapshots(partial(find_silent, lease.cache)),
     lambda _: UnbegunVolumes(),
+    lambda _: OrphanedVolumes(),
     lambda _: Restores(),
     lambda _: ScheduledSnapshots(),
     lambda _: Backups(),

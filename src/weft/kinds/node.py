@@ -33,6 +33,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, suggest, words
 
+KEEPS_DISKS = "kept-disks"  # capability: of a guest that was placed elsewhere while it was away, it keeps the root disk
 OVERCOMMITTED = ("cpu", "memory", "disk")
 # Names with a meaning in expressions about nodes; a declared resource of that name would hide it.
 _TAKEN = ("gpu", "gpus", "cost", "name", "uid", "type", "zone", "rack", "arch", "storage", "location", "hypervisor")

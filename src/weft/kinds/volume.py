@@ -3,10 +3,11 @@ nodes share can be used there too."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,20 +31,32 @@ from weft.kinds.record import (
     Object,
     Reference,
     Stored,
+    Verb,
     keys_of,
     uid_of,
 )
 from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.envelope import Envelope, decode_part
-from weft.objects.errors import DriverFailed, InvalidInput, Unplaceable, WeftError
-from weft.objects.identity import Ref
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
+from weft.objects.identity import MAX_NAME, Ref
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
 MOST_BYTES = 2**50
+NODE_DELETED = "nodeDeleted"  # reason of one that is Unavailable: the node with its data was deleted, and may come back
 GROWN = "Grown"  # the condition that says whether it could get the larger size of its spec, where it is
 KEY = "key"  # 32 bytes in hexadecimal digits
 _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
+
+
+class VolumeOrphan(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """That a volume is the root disk of a VM that was placed elsewhere while its node was away."""
+
+    of: Annotated[str, field("VM whose root disk it was, as vm/NAME")]
+    workload_uid: Annotated[str, field("Uid of that VM")]
+    node: Annotated[str, field("Node that kept it", name=True)]
+    since: Annotated[float, field("When the node came back, in seconds since 1970")]
+    lost_at: Annotated[float, field("When the node was given up, in seconds since 1970; 0: not known")] = 0.0
 
 
 class VolumeSpec(SealedSpec, kw_only=True):
@@ -59,10 +72,15 @@ class VolumeSpec(SealedSpec, kw_only=True):
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
     restore: Annotated[VolumeRestore | None, field("Last restore in place; the verb restore sets it")] = None
+    orphan: Annotated[
+        VolumeOrphan | None, field("What it was the root disk of; set by the server, and ended by the verb reclaim")
+    ] = None
 
 
 class VolumeStatus(msgspec.Struct, kw_only=True):
-    phase: Annotated[str, words("Available", "Attached", "Restoring", "Deleting")] = "Available"
+    phase: Annotated[str, words("Available", "Attached", "Restoring", "Orphaned", "Unavailable", "Deleting")] = (
+        "Available"
+    )
     node: str | None = None  # node with its data, once it has any
     node_uid: str | None = None
     pool: str = ""  # pool with its data
@@ -158,8 +176,32 @@ def check_new(spec: VolumeSpec) -> None:
 
 
 def count(spec: VolumeSpec, _: VolumeStatus) -> Counted:
-    """What tests a backup is weft's own."""
-    return Counted({} if spec.origin is not None and spec.origin.test else {"disk": spec.size})
+    """What tests a backup is weft's own, and so is a disk that a node kept, until people reclaim it."""
+    is_own = spec.orphan is not None or (spec.origin is not None and spec.origin.test)
+    return Counted({} if is_own else {"disk": spec.size})
+
+
+def name_orphan(vm: str, uid: str) -> str:
+    """The name of the volume that the root disk of a VM becomes, from the uid of its allocation."""
+    mark = hashlib.sha256(uid.encode()).hexdigest()[:6]
+    return f"{vm[: MAX_NAME - len(mark) - 6].rstrip('-')}-root-{mark}"
+
+
+def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
+    what = f"volume/{obj['name']}"
+    if dig(obj, "spec.orphan") is None:
+        raise IllegalTransition(f"{what} is not an orphan", hint="weft volume list --orphans")
+    if dig(obj, "status.node_uid") is None:
+        raise IllegalTransition(
+            f"node {dig(obj, 'spec.orphan.node')} has not made {what} of the root disk yet",
+            hint="try again in a moment",
+        )
+    return {**obj["spec"], "orphan": None}
+
+
+RECLAIM = Verb(
+    "reclaim", "Keep the root disk that a returned node had as an ordinary volume", change=_reclaim, needs="write"
+)
 
 
 def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
@@ -243,7 +285,9 @@ def _find_size(obj: Object) -> int:
 
 
 def _find_note(obj: Object) -> str:
-    asked = int(dig(obj, "spec.size", 0))
+    asked, orphan = int(dig(obj, "spec.size", 0)), dig(obj, "spec.orphan")
+    if orphan is not None and not note(obj):
+        return f"root disk of {dig(orphan, 'of')}, kept by {dig(orphan, 'node')}: weft volume reclaim {obj['name']}"
     return note(obj) or (f"{format_bytes(asked)} requested" if _find_size(obj) < asked else "")
 
 
@@ -259,7 +303,7 @@ VOLUME = Kind(
         Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
         Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
     ),
-    verbs=VOLUME_VERBS,
+    verbs=(*VOLUME_VERBS, RECLAIM),
     snapshots="volume",
     in_backups="renamed",
     access=Access(
@@ -267,7 +311,8 @@ VOLUME = Kind(
     ),
     admission=Admission(
         check=check_volume,
-        server_fields=("origin", "restore", "sealed"),
+        server_fields=("origin", "restore", "orphan", "sealed"),
+        made_fields=("orphan",),
         check_new=check_new,
         check_change=_check_change,
         change_guard=refuse_shrinking,

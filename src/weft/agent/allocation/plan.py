@@ -13,13 +13,13 @@ from weft.agent.allocation.facts import Plan, PlanInput, is_alive
 from weft.agent.allocation.snapshots import plan_snapshots
 from weft.agent.allocation.steps.names import Step
 from weft.agent.state.allocation import Checkpoint, MigrationState, Run, StepFailure
-from weft.agent.state.departure import is_back
+from weft.agent.state.departure import is_back, locate_guest
 from weft.agent.state.snapshots import find_restore
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import lacks_devices
 from weft.contracts.driver.container import COMPLETED, NEVER_BEGAN
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, AllocationPhase
+from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, AllocationPhase, AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
@@ -39,7 +39,7 @@ BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.S
 ADJUST = (*BRING_UP[:-1], Step.ADJUST)
 RECEIVE = (*BRING_UP[:-1], Step.OPEN)
 TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
-_ROOT_DISK = (Step.DISK, Step.SEED, Step.REMOVE_DISKS)
+_ROOT_DISK = (Step.DISK, Step.SEED, Step.KEEP_DISK, Step.REMOVE_DISKS)
 
 
 def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False, lacks: bool = False) -> Checkpoint:
@@ -167,7 +167,15 @@ def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...
     if breaking:
         return Plan(breaking, "stopping", "superseded", why)
     volumes = (Step.REMOVE_VOLUMES,) if facts.stale_volumes else ()
-    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", "superseded", why)
+    keep = (Step.KEEP_DISK,) if keeps_disk(facts.checkpoint, facts.local.spec) else ()
+    away = (Step.REMOVE, Step.UNPLUG, *keep, Step.REMOVE_DISKS, *volumes, Step.FORGET)
+    return Plan((*stop, *tidy, *away), "stopping", "superseded", why)
+
+
+def keeps_disk(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
+    """Whether the root disk of an orphan that is ended is the only one with its data: its guest was here, and didn't migrate on."""
+    here = spec.role == "active" and locate_guest(checkpoint, spec) == "here"
+    return here and checkpoint.made
 
 
 def _break_off(facts: PlanInput) -> tuple[Step, ...]:

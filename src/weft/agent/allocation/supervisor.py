@@ -99,7 +99,8 @@ class Allocations:
         return True
 
     def supersede(self, uids: Iterable[str], stale_volumes: Iterable[str]) -> None:
-        """End these, and remove their root disks: a later incarnation was placed elsewhere, or they were deleted."""
+        """End these: a later incarnation was placed elsewhere, or they were deleted. A root disk that no migration took along is
+        kept as a volume."""
         found = [state for state in self._table.orphans() if state.local.uid in {*uids} and not state.replaced]
         for state in found:
             state.note_replaced(stale_volumes)
@@ -107,7 +108,8 @@ class Allocations:
                 state.local.spec.workload,
                 "Warning",
                 "Superseded",
-                "removed from this node: it was placed elsewhere or deleted in the meantime",
+                "removed from this node: it was placed elsewhere or deleted in the meantime; a root disk that didn't migrate "
+                "with it is kept as a volume: weft volume list --orphans",
             )
         if found:
             self.relate()

@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import CountsConnections, NetworkDriver, NetworkProbe
 from weft.contracts.driver.runtime import RuntimeProbe
-from weft.kinds.node import NodeReport, NodeRuntime
+from weft.kinds.node import KEEPS_DISKS, NodeReport, NodeRuntime
 
 log = logging.getLogger("weft.agent")
 PROBE_SECONDS = 15.0
@@ -79,7 +79,9 @@ class Capabilities:
             hypervisor=f"{runtime.driver} {runtime.version}".strip(),
             kernel=self.machine.kernel,
             machines=runtime.machines,
-            capabilities=sorted({*self.network.capabilities}.union(*(probe.capabilities for probe in self.runtimes))),
+            capabilities=sorted(
+                {KEEPS_DISKS, *self.network.capabilities}.union(*(probe.capabilities for probe in self.runtimes))
+            ),
             problems=[*(problem for probe in self.runtimes for problem in probe.problems), *self.network.problems],
             boot_id=self.machine.boot_id,
             arch=self.hardware.arch,

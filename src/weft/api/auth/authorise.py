@@ -52,6 +52,7 @@ class GivenUp(msgspec.Struct):
 
     name: str
     places: list[str] = []  # uids of the allocations that were deleted with the node
+    at: float = 0.0  # when, in seconds since 1970; 0: by an older weft
 
 
 def given_up_key(uid: str) -> str:

@@ -19,10 +19,11 @@ from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
+from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import object_key
+from weft.objects.identity import kind_prefix, object_key
 from weft.objects.quantity import format_duration, format_time
 
 _AT_ONCE = 50
@@ -95,8 +96,28 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
         former = await context.store.get(key)
         known = msgspec.json.decode(former.value, type=GivenUp).places if former is not None else []
         uids = [*known, *(place.uid for place in places)][-_MOST_PLACES:]
-        writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids))))
+        writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids, context.clock.now()))))
         preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
     await context.store.commit(writes, preconditions)
-    workloads = [decode_part(place.spec, AllocationSpec).workload for place in places]
-    return [f"{workload.kind}/{workload.name}" for workload in workloads]
+    specs = [decode_part(place.spec, AllocationSpec) for place in places]
+    for spec in specs:
+        await _report_loss(context, node.name, spec)
+    return [f"{spec.workload.kind}/{spec.workload.name}" for spec in specs]
+
+
+async def _report_loss(context: ApiContext, node: str, spec: AllocationSpec) -> None:
+    """Say of a workload that lost its root disk with the node, and what there is instead."""
+    if not has_root_disk(msgspec.to_builtins(spec)):
+        return
+    copies = describe_copies(await _read_objects(context, spec.workload.project), spec.workload, node)
+    said = f"node {node}, which has its root disk, was given up: it gets a new one from its image; {copies}"
+    context.add_event(spec.workload, "RootDiskLost", said, "Warning")
+
+
+async def _read_objects(context: ApiContext, project: str | None) -> list[dict[str, Any]]:
+    """The objects of the project among which a copy of a disk may be."""
+    found: list[dict[str, Any]] = []
+    for kind in KINDS_WITH_COPIES:
+        page = await context.store.list(kind_prefix(kind, project))
+        found += [msgspec.json.decode(entry.value) for entry in page.entries]
+    return found

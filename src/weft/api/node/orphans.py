@@ -6,17 +6,21 @@ deleted when the node was given up. Called with each report of the node.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
-from weft.contracts.store import epoch_of
+from weft.contracts.store import Absent, PreconditionFailed, Put, epoch_of
 from weft.kinds.allocation import LOCAL, AllocationSpec, allocation_name
-from weft.kinds.node import NodeReport
+from weft.kinds.node import KEEPS_DISKS, NodeReport
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
+from weft.kinds.parts.snapshot.copies import has_root_disk
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.kinds.project import PROJECT
+from weft.kinds.volume import VOLUME, VolumeOrphan, VolumeSpec, VolumeStatus, name_orphan
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.identity import object_key
 
 
@@ -38,6 +42,42 @@ async def find_superseded(context: ApiContext, node: Envelope) -> tuple[list[str
             superseded.append(orphan.uid)
             stale |= await _find_stale(context, node, orphan)
     return superseded, sorted(stale)
+
+
+async def keep_disks(context: ApiContext, node: Envelope, superseded: Collection[str]) -> None:
+    """Make a Volume of each root disk that the node keeps of these orphans, where people find it. The node gives the disk the
+    volume's uid, which is that of the former allocation."""
+    report = decode_part(node.report, NodeReport)
+    if not superseded or KEEPS_DISKS not in report.capabilities:
+        return
+    entry = await context.store.get(given_up_key(node.uid))
+    lost_at = msgspec.json.decode(entry.value, type=GivenUp).at if entry is not None else 0.0
+    for orphan in read_copies(report):
+        spec, workload = orphan.spec, orphan.spec.workload
+        stays = spec.role == "active" and orphan.standing == "here" and has_root_disk(msgspec.to_builtins(spec))
+        if not stays or orphan.uid not in superseded:
+            continue
+        key = object_key(VOLUME.name, workload.project, name_orphan(workload.name, orphan.uid))
+        project = await context.store.get(object_key(PROJECT.name, None, workload.project or ""))
+        if project is not None and await context.store.get(key) is None:
+            await _make_volume(context, node.name, orphan, key, lost_at)
+
+
+async def _make_volume(context: ApiContext, node: str, orphan: OrphanCopy, key: str, lost_at: float) -> None:
+    spec, workload, now = orphan.spec, orphan.spec.workload, context.clock.now()
+    of = f"{workload.kind}/{workload.name}"
+    about = VolumeOrphan(of=of, workload_uid=workload.uid, node=node, since=now, lost_at=lost_at)
+    wanted = VolumeSpec(size=spec.resources.disk, pool=spec.pool, orphan=about)
+    name = name_orphan(workload.name, orphan.uid)
+    volume = VOLUME.make(name, wanted, now, project=workload.project)
+    volume.uid = orphan.uid
+    try:
+        await context.store.commit([Put(key, encode_envelope(volume))], [Absent(key)])
+    except PreconditionFailed:
+        return  # another report has made it
+    said = f"node {node} is back and keeps the root disk that {of} had there: weft volume reclaim {name}"
+    for ref in (volume.ref, workload):
+        context.add_event(ref, "DiskKept", said)
 
 
 async def _is_superseded(context: ApiContext, orphan: OrphanCopy, *, given_up: bool) -> bool:

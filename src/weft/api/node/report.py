@@ -15,7 +15,7 @@ from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import given_up_key
 from weft.api.context import ApiContext
 from weft.api.node.join import make_node, require_own
-from weft.api.node.orphans import find_superseded
+from weft.api.node.orphans import find_superseded, keep_disks
 from weft.api.request.call import Call, json_answer
 from weft.api.request.trace import name_owner
 from weft.api.route import Route, Topic
@@ -86,7 +86,10 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.networks = context.ranges.find_rules(given.networks)
     answer.peers = context.peers.newer_than(given.peers_version, uid)
     answer.gone_networks = context.ranges.find_gone(given.idle_networks)
+    if not decode_part(node.report, NodeReport).orphan_allocations:  # as it was before this report
+        node = await read_again(context, node.key) or node
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
+    await keep_disks(context, node, answer.superseded)
     answer.warm = list(context.orders.warm_images.found.values())
     answer.never_often = list(context.orders.never_often.found.values())
     answer.backups = context.orders.find_backup_orders(uid)

@@ -28,6 +28,7 @@ from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
+from weft.kinds.volume import VolumeOrphan
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
@@ -62,6 +63,7 @@ _NO_FLAG = {
         "spec.sealed",
         *(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
         *(f"spec.restore.{name}" for name in VolumeRestore.__struct_fields__),
+        *(f"spec.orphan.{name}" for name in VolumeOrphan.__struct_fields__),
     ),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "model": ("spec.file", "spec.fallback.value"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import msgspec
 
 from weft.cli.command import options
 from weft.cli.command.exit_codes import ERROR, OK, join_codes
@@ -26,9 +27,11 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
 from weft.objects.errors import NotFound
+from weft.objects.identity import Ref
 
 _USERS = (*WORKLOADS, "job", "function", "migration", "conversion")  # deleted first: they use other objects
 _SNAPSHOTS = "Delete the snapshots of these objects, too; otherwise they stay."
@@ -247,8 +250,23 @@ def _warn_of_loss(session: Session, target: Target) -> None:
         ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
         session.notify(f"{title}: {', '.join(sorted(names)) or 'none'}")
+    _name_copies(session, target.name, places)
     if functions := _find_functions(session, target.name):
         session.notify(f"functions that no other node serves at an address of its own: {', '.join(functions)}")
+
+
+def _name_copies(session: Session, node: str, places: list[dict[str, Any]]) -> None:
+    """Say of each VM that loses its root disk what there is of it elsewhere."""
+    lost = [place for place in places if has_root_disk(place)]
+    found = (
+        [one for kind in KINDS_WITH_COPIES for one in session.client.list(kind, all_projects=True).items]
+        if lost
+        else []
+    )
+    for place in sorted(lost, key=_name):
+        ref = msgspec.convert(place["workload"], Ref)
+        own = [one for one in found if one.get("project") == ref.project]
+        session.notify(f"root disk of {_name(place)}: {describe_copies(own, ref, node)}")
 
 
 def _waits(place: dict[str, Any]) -> bool:

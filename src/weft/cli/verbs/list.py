@@ -36,6 +36,7 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.job import ENDED
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
+from weft.kinds.volume import VOLUME
 from weft.objects.errors import Forbidden, WeftError
 
 Object = dict[str, Any]
@@ -52,6 +53,8 @@ def list_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.table(),
         options.output(MANIFEST),
     ]
+    if kind is VOLUME:
+        params.insert(0, click.Option(["--orphans"], is_flag=True, help="Root disks that returned nodes kept."))
     if kind is None:
         params.insert(0, click.Argument(["word"], metavar="KIND", shell_complete=complete_kind))
     return options.build(verb, f"List {kind.plural if kind else 'objects'}.", _list, kind, params)
@@ -66,7 +69,9 @@ def _list(
     watch: bool,
     word: str = "",
     shared: bool = False,
+    orphans: bool = False,
 ) -> None:
+    fields = (*fields, "phase=Orphaned") if orphans else fields
     if shared:
         kind = kind or find_noun(word)
         if watch or session.all_projects:

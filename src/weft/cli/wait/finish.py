@@ -49,6 +49,7 @@ _DONE = {
     "take-back": "taken back",
     "reclaim": "goes on here: make sure that it never runs at the other cluster",
 }
+_DONE_OF = {("volume", "reclaim"): "is an ordinary volume now"}
 _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may get its node
 
 
@@ -93,7 +94,10 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_
                 where = in_project_of(session, one.obj.get("project"))
                 goes_on = f"; operation {name_operation(one.obj)}{where}" if one.target.what in going_on else ""
                 silence = describe_silence(one.obj) if session.detach and one.verb != "unchanged" else ""
-                print(f"{one.target.what}  {one.line or _word(session, one.verb)}{silence}{goes_on}", flush=True)
+                print(
+                    f"{one.target.what}  {one.line or _word(session, one.verb, one.target.kind.name)}{silence}{goes_on}",
+                    flush=True,
+                )
     if not waits:
         _print_all(session, [one.obj for one in at_once])
         return OK
@@ -195,10 +199,11 @@ def _decision_finder(session: Session) -> Callable[[Target, str | None], Object 
     return find
 
 
-def _word(session: Session, verb: str) -> str:
+def _word(session: Session, verb: str, kind: str = "") -> str:
     if session.detach and verb in ("delete", "start", "stop", "restart", "suspend", "resume"):
         return f"{verb} requested"
-    return _DONE.get(verb) or verb + ("d" if verb.endswith("e") else "ed")
+    own = _DONE_OF.get((kind, verb))
+    return own or _DONE.get(verb) or verb + ("d" if verb.endswith("e") else "ed")
 
 
 def _print_all(session: Session, objects: Sequence[Object]) -> None:

@@ -133,3 +133,12 @@ class HasPool(Protocol):
     async def share(self, volume_id: str, other_id: str) -> VolumeFacts:
         """Give volume ``volume_id`` another name too; ``remove`` takes one name, and the data with the last. Raises
         DriverFailed."""
+
+
+@runtime_checkable
+class KeepsDisks(Protocol):
+    """A disk may become a volume that needs nothing else of this node."""
+
+    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
+        """Give disk ``volume_id`` the name of a volume too, which stands on no image and no layers any more; ``remove`` takes the
+        former name. It may be repeated. No guest has the disk. Raises DriverFailed."""

@@ -22,6 +22,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport
 from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
 from weft.kinds.snapshot import SNAPSHOTS_BY_UID, SnapshotStatus, workload_key
 from weft.kinds.volume import (
+    NODE_DELETED,
     VOLUMES_BY_HOME,
     VOLUMES_BY_SOURCE,
     VOLUMES_BY_UID,
@@ -126,6 +127,9 @@ def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | 
     step = plan_data(view, volume, status, now)
     if status.phase == "Available" and is_coming(volume.spec(VolumeSpec), status):
         status.phase = "Restoring"
+    if status.phase == "Available" and volume.spec(VolumeSpec).orphan is not None:
+        status.phase = "Orphaned"
+    _note_home(status, is_there=status.node_uid is None or _is_there(view, volume, status))
     is_free = not allocations and status.order is None
     if volume.deleting and is_free and not silent and not _has_data(view, volume, status):
         envelope = edit(volume)
@@ -147,6 +151,15 @@ def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | 
         if (quota := read_quota(view, volume.envelope.project)) is not None:
             quota.guard(draft)
     return draft.commit(volume.key, _make_events(volume, former, status, undecided))
+
+
+def _note_home(status: VolumeStatus, *, is_there: bool) -> None:
+    """Whether its data can be had: not while the node that has it was deleted."""
+    if not is_there and status.phase in ("Available", "Orphaned"):
+        status.phase, status.reason = "Unavailable", NODE_DELETED
+        status.message = f"its data is on node {status.node}, which was deleted; it is available once that node is back"
+    elif status.reason == NODE_DELETED:
+        status.reason = status.message = ""
 
 
 def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
@@ -173,7 +186,8 @@ def _make_restore_events(volume: Item, former: VolumeStatus, status: VolumeStatu
             return [Event("Warning", "NotRestored", status.message, about, SOURCE)]
         return [Event("Normal", "Restored", f"its data is that of snapshot/{asked.snapshot}", about, SOURCE)]
     if status.reason and status.reason != former.reason:
-        return [Event("Warning", "NotMade", status.message, about, SOURCE)]
+        told = "Unavailable" if status.reason == NODE_DELETED else "NotMade"
+        return [Event("Warning", told, status.message, about, SOURCE)]
     return []
 
 

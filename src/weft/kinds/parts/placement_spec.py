@@ -79,9 +79,10 @@ class RunSpec(msgspec.Struct, kw_only=True):
         Literal["always", "on-failure", "never"],
         field("When to restart a workload that has ended on its own", change="live"),
     ] = "on-failure"
-    on_node_loss: Annotated[Literal["wait", "restart"], field("What to do when the node is lost", change="live")] = (
-        "wait"
-    )
+    on_node_loss: Annotated[
+        Literal["wait", "restart"],
+        field("What to do when the node is lost; restart is not carried out yet: weft waits", change="live"),
+    ] = "wait"
     grace: Annotated[float, field("Time that the workload has to shut down", change="live", quantity="duration")] = 20.0
     run: Annotated[
         Literal["run", "stop", "suspend"], field("Desired state; the verbs start, stop and suspend set it")

@@ -31,6 +31,7 @@ from weft.kinds.arrival import FROM_UID
 from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
+from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
@@ -278,7 +279,14 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
         nearest=explanation.nearest,
         nearest_node=explanation.nearest_node,
         gang=explanation.gang,
-        notes=[*candidate.preempts, *candidate.given_up, *candidate.skipped, *explanation.warnings, *explanation.notes],
+        notes=[
+            *candidate.preempts,
+            *candidate.given_up,
+            *candidate.skipped,
+            *explanation.warnings,
+            *explanation.notes,
+            *_note_unused(spec_of(candidate.workload)),
+        ],
     )
     name = f"{of.kind}.{of.name}"
     former = view.get(object_key("decision", of.project, name))
@@ -288,6 +296,13 @@ def make_decision(view: View, about: Item, candidate: Candidate, explanation: Ex
     envelope.generation += 1
     envelope.spec = merge_part(envelope.spec, spec)
     return envelope
+
+
+def _note_unused(spec: WorkloadSpec) -> list[str]:
+    """Sentences on what the spec asks for and nobody carries out."""
+    if spec.on_node_loss != "restart":
+        return []
+    return ["on_node_loss: restart is not carried out: if its node is lost, the workload waits for it"]
 
 
 def _put_condition(workload: Item, condition: Condition) -> Put | None:

@@ -46,7 +46,7 @@ from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
 from weft.kinds.record import Needs
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming, pool_of
+from weft.kinds.volume import NODE_DELETED, VolumeSpec, VolumeStatus, is_coming, pool_of
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.constraint.affinity import read_affinity
@@ -396,6 +396,10 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
         if is_coming(spec, status):
             message = status.message or "its data comes from a snapshot"
             return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
+        if spec.orphan is not None:
+            return Waiting("volumeNotReady", f"volume {name} is an orphan: weft volume reclaim {name}")
+        if status.reason == NODE_DELETED:
+            return Waiting("volumesApart", f"volume {name}: {status.message}")
         if spec.encrypted and not record_of(placed_workload).needs(spec_of(placed_workload)).machine:
             what = f"volume {name} is encrypted, and {placed_workload.envelope.kind}s can't read encrypted volumes"
             return Waiting("volumeNotReady", f"{what}; give it to a VM")

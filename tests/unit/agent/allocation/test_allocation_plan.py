@@ -21,7 +21,7 @@ from weft.agent.allocation.plan import (
     pause_after,
     plan_allocation,
 )
-from weft.agent.state.allocation import Checkpoint, LocalAllocation, StepFailure
+from weft.agent.state.allocation import Checkpoint, LocalAllocation, MigrationState, StepFailure
 from weft.agent.state.lease import find_stage
 from weft.contracts.driver.runtime import GuestFacts, GuestShape
 from weft.kinds.allocation import (
@@ -211,8 +211,23 @@ def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
 
 def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
     orphan = msgspec.structs.replace(known(Checkpoint(run="up", made=True, orphan=True)), superseded=True)
-    assert plan_for(orphan, guest("running"), 0).steps == (Step.STOP, *TAKE_AWAY)
-    assert plan_for(orphan, guest("absent"), 0).steps == TAKE_AWAY
+    away = (Step.REMOVE, Step.UNPLUG, Step.KEEP_DISK, Step.REMOVE_DISKS, Step.FORGET)
+    assert plan_for(orphan, guest("running"), 0).steps == (Step.STOP, *away)
+    assert plan_for(orphan, guest("absent"), 0).steps == away
+
+
+def test_of_an_orphan_that_is_ended_the_root_disk_is_kept_unless_it_is_elsewhere_or_was_never_made() -> None:
+    def keeps(checkpoint: Checkpoint, **spec: Any) -> bool:
+        facts = msgspec.structs.replace(known(checkpoint, **spec), superseded=True)
+        return Step.KEEP_DISK in plan_for(facts, guest("absent"), 0).steps
+
+    here = Checkpoint(run="up", made=True, orphan=True)
+    gone = MigrationState(key="m", role="source", peer="p", taken=True, over=True)
+    came = MigrationState(key="m", role="target", peer="p", taken=True)
+    assert keeps(here)
+    assert keeps(msgspec.structs.replace(here, migration=came))
+    assert not keeps(msgspec.structs.replace(here, migration=gone))
+    assert not keeps(msgspec.structs.replace(here, made=False))
 
 
 def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:

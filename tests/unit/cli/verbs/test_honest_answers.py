@@ -214,6 +214,7 @@ def test_what_was_done_is_said_in_words() -> None:
         "promote": "promoted",
         "reclaim": "goes on here: make sure that it never runs at the other cluster",
     }
+    assert finish._word(session, "reclaim", "volume") == "is an ordinary volume now"
 
 
 @pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 4)])
@@ -249,6 +250,41 @@ def test_workloads_that_name_a_lost_node_are_not_said_to_be_placed_again() -> No
     assert said[:2] == [
         "workloads placed again, without their root disks: vm/v2",
         "workloads that wait for the node, because they name it: vm/v1",
+    ]
+
+
+def test_of_each_root_disk_that_goes_with_a_node_the_copies_elsewhere_are_named() -> None:
+    def made(kind: str, name: str, of: str, **status: Any) -> dict[str, Any]:
+        spec = {"of": f"vm/{of}", "cluster": "west"}
+        status = {"phase": "Ready", "workload_uid": of, "taken_at": 0.0, **status}
+        return {"kind": kind, "name": name, "project": "default", "spec": spec, "status": status}
+
+    objects = {
+        "backup": [
+            made("backup", "old", "v1", taken_at=-60.0),
+            made("backup", "new", "v1"),
+            made("backup", "no", "v2", phase="Failed"),
+        ],
+        "snapshot": [made("snapshot", "gone", "v2", node="n1", disks={"root": {"pool": "local"}})],
+        "replication": [made("replication", "v1", "v1", point={"taken_at": 60.0})],
+    }
+
+    class Client:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return {"uid": "u", "status": {"phase": "NotReady"}}
+
+        def list(self, kind: str, **_: Any) -> Any:
+            refs = [{"kind": "vm", "project": "default", "name": name, "uid": name} for name in ("v1", "v2")]
+            places = [{"spec": {"workload": ref, "volumes": [], "resources": {"disk": 1}}} for ref in refs]
+            return SimpleNamespace(items=places if kind == "allocation" else objects.get(kind, []))
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(client=Client(), notify=said.append)
+    delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
+    assert said[4:] == [
+        "root disk of vm/v1: backup/new has it as of 1970-01-01 00:00 UTC: weft backup restore new --new-name NAME; "
+        "cluster west has a replica of 1970-01-01 00:01 UTC",
+        "root disk of vm/v2: there is no backup, snapshot or replica of it",
     ]
 
 

@@ -14,7 +14,7 @@ from weft.agent.workload.kind import Show, shared_with_source
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import ROOT_SERIAL
 from weft.contracts.driver.layers import HasLayers
-from weft.contracts.driver.volume import HasPool, VolumeDriver, VolumeFacts
+from weft.contracts.driver.volume import HasPool, KeepsDisks, VolumeDriver, VolumeFacts
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import ROOT
 from weft.objects.errors import DriverFailed
@@ -88,6 +88,18 @@ async def _remove_disks(parts: StepParts, work: Work, show: Show) -> None:
         _seed_path(parts, local, form).unlink(missing_ok=True)
 
 
+async def _keep_disk(parts: StepParts, work: Work, show: Show) -> None:
+    local, node = work.local, parts.node
+    await parts.migrations.drop_relocation(local.uid)
+    disks = await node.pools.of(local.spec, ROOT)
+    if await disks.inspect(local.id) is None:
+        return  # it was never made, or is a volume already
+    if not isinstance(disks, KeepsDisks):
+        raise DriverFailed(f"{local.what}: its root disk can't be kept on this node", details={"step": "disk"})
+    await disks.keep(local.id, local.uid)
+    node.volumes.uids.add(local.uid)
+
+
 async def _check_volumes(parts: StepParts, work: Work, show: Show) -> None:
     local = work.local
     for volume in local.spec.volumes:
@@ -130,6 +142,7 @@ DISK_STEPS = (
     StepRecord(step=Step.DISK, perform=_make_root, durable=True, makes=True, stage="disk"),
     StepRecord(step=Step.VOLUMES, perform=_make_volumes, durable=True, makes=True, stage="disk", ends_stage=True),
     StepRecord(step=Step.SEED, perform=_make_seed, durable=True, makes=True, stage="disk", ends_stage=True),
+    StepRecord(step=Step.KEEP_DISK, perform=_keep_disk),
     StepRecord(step=Step.REMOVE_DISKS, perform=_remove_disks),
     StepRecord(step=Step.CHECK_VOLUMES, perform=_check_volumes),
     StepRecord(step=Step.REMOVE_VOLUMES, perform=_remove_volumes),

@@ -25,6 +25,7 @@ class Step(StrEnum):
     SAVE = "save"  # suspend a guest that resumes on another node
     REMOVE = "remove"  # the runtime forgets the guest and its saved memory
     UNPLUG = "unplug"  # taps, and segments that nothing here uses any more
+    KEEP_DISK = "keep-disk"  # the root disk of a guest that was placed elsewhere, as a volume
     REMOVE_DISKS = "remove-disks"  # root disk and seed; volumes stay
     CHECK_VOLUMES = "check-volumes"  # of a target: none of their data may be here
     OPEN = "open"  # the target's listener

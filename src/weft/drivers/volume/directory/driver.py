@@ -111,6 +111,18 @@ class DirectoryVolumes:
         assert facts is not None
         return facts
 
+    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
+        facts = await self.share(volume_id, other_id)
+        if facts.format == "qcow2":
+            await run_qemu_img("rebase", "-q", "-f", "qcow2", "-b", "", str(self._path(other_id)))
+        if self._records.is_used():
+            await asyncio.to_thread(self._stand_alone, other_id)
+        return facts
+
+    def _stand_alone(self, volume_id: str) -> None:
+        with self._records.locked():
+            self._records.write(volume_id, Chain())
+
     def _share(self, volume_id: str, other_id: str) -> None:
         if not self._records.is_used():
             with contextlib.suppress(FileExistsError):

@@ -85,6 +85,14 @@ class FakeVolumes:
         self.shelf.volumes[volume_id] = grown = msgspec.structs.replace(facts, size_bytes=size_bytes)
         return grown
 
+    async def keep(self, volume_id: str, other_id: str) -> VolumeFacts:
+        await self._meet("keep", volume_id)
+        facts = self.shelf.volumes.get(volume_id)
+        if facts is None:
+            raise NotFound(f"volume {volume_id} is not on node {self._host.node}")
+        self.shelf.volumes[other_id] = kept = self._describe(other_id, facts.size_bytes)
+        return kept
+
     async def remove(self, volume_id: str) -> None:
         await self._meet("remove", volume_id)
         self.shelf.volumes.pop(volume_id, None)
