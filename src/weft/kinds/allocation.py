@@ -216,6 +216,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     restarts: int = 0  # also of a VM's process, counted by the VM since its boot
     has: Resources | None = None  # what the running machine has; None: nothing runs, or it is unknown
     resize_limits: dict[str, int] | None = None  # see WorkloadStatus
+    live_bar: str = ""  # why the running guest can migrate only while it stands still; "" if it can do so live
     image: str = ""  # the digest of a container's image, once it has had one
     fitted: int = 0  # the allocation's generation that the machine matches
     health: Literal["", "starting", "healthy", "unhealthy"] = (

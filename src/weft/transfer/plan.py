@@ -59,6 +59,7 @@ class Leeway(msgspec.Struct, frozen=True):
     pause_seconds: float = 0.3  # the longest
     modes: tuple[MigrationMode, ...] = ("plain", "xbzrle", "multifd-zstd", "auto-converge", "stop-and-copy")
     spare_cores: bool = True  # to compress with
+    live_bar: str = ""  # why only stop-and-copy is in ``modes``
     copied_disks: tuple[str, ...] = ()  # by serial; they are copied before the memory
     limit: int = 0  # bytes a second; 0: as many as the path carries
 
@@ -125,7 +126,7 @@ def _choose(load: Load, leeway: Leeway) -> tuple[MigrationMode, str]:
     rate = f"dirty rate {format_bytes(int(load.dirty_bytes_per_second))}/s, link {format_bytes(int(usable))}/s"
     pressure = load.dirty_bytes_per_second / usable
     if set(leeway.modes) == {"stop-and-copy"}:
-        return "stop-and-copy", "this guest can migrate in no other mode"
+        return "stop-and-copy", leeway.live_bar or "this guest can migrate in no other mode"
     if "plain" in leeway.modes and once <= leeway.pause_seconds:
         return "plain", f"all of its memory is sent within {once:.2f} s"
     if pressure <= CONVERGES:

@@ -48,6 +48,12 @@ STILL = msgspec.structs.replace(HUNDRED, modes=("plain", "stop-and-copy"))
         ),
         (RANDOM, msgspec.structs.replace(HUNDRED, modes=("plain",)), "plain", "no allowed mode"),
         (IDLE, msgspec.structs.replace(FAST, modes=("stop-and-copy",)), "stop-and-copy", "in no other mode"),
+        (
+            IDLE,
+            msgspec.structs.replace(FAST, modes=("stop-and-copy",), live_bar="it has hot-plugged memory"),
+            "stop-and-copy",
+            "it has hot-plugged memory",
+        ),
     ],
 )
 def test_each_load_gets_the_mode_that_was_best_for_it(load: Load, leeway: Leeway, mode: str, why: str) -> None:

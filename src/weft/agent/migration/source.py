@@ -125,8 +125,8 @@ class Source(Role):
         if not self._between_clusters:  # else the networks and the snapshots are others
             await self._network.prepare_migration(self._local, self._target_address)
             await self._send_layers()
-        for modes in (leeway.modes, ("stop-and-copy",)):
-            plan = self._plan = choose_mode(load, msgspec.structs.replace(leeway, modes=modes))
+        while True:
+            plan = self._plan = choose_mode(load, leeway)
             planned = correct_plan(plan.planned, self._lesson)
             settings = self._choose(plan.settings)
             rate = load.dirty_bytes_per_second
@@ -152,8 +152,10 @@ class Source(Role):
             try:
                 await self._driver.send(guest_id, key, to, settings)
             except InvalidInput as problem:
-                if problem.field != "mode" or modes == ("stop-and-copy",):
+                if problem.field != "mode" or leeway.modes == ("stop-and-copy",):
                     raise
+                bar = problem.message.partition(": ")[2]
+                leeway = msgspec.structs.replace(leeway, modes=("stop-and-copy",), live_bar=bar)
                 self._disconnect()
             else:
                 break

@@ -10,7 +10,7 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
-from weft.cli.command.exit_codes import OK, UNPLACEABLE, exit_code
+from weft.cli.command.exit_codes import ERROR, OK, UNPLACEABLE, exit_code
 from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_one, refuse_unlinked
 from weft.cli.command.target import Target, usage
@@ -18,7 +18,7 @@ from weft.cli.migration.description import describe_forecast
 from weft.cli.migration.progress import MigrationProgress, describe_end
 from weft.cli.output.formats import print_object
 from weft.cli.output.local_time import read_moment, render_time
-from weft.cli.output.terminal import find_width
+from weft.cli.output.terminal import find_width, is_terminal
 from weft.cli.placement.answer import render_recommendation
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
@@ -71,6 +71,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--within"], type=options.Duration(unit=True), help="With --at: begin within this time, or not at all."
         ),
         click.Option(["--reason"], metavar="TEXT", help="Reason for the migration, for people."),
+        click.Option(["--allow-pause"], is_flag=True, help="Migrate also a guest that must stand still throughout."),
         click.Option(["--dry-run"], is_flag=True, help="Only show the target, and why the scheduler chooses it."),
         click.Option(["--detach"], is_flag=True, help="Don't wait."),
         click.Option(
@@ -132,6 +133,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         "pool": None,
         "volume": None,
         "pause": None,
+        "allow_pause": False,
         **given,
     }
     given["mode"] = _read_mode(target.kind.name, live=given.pop("live"), cold=given.pop("cold"))
@@ -150,6 +152,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return _preview_relocation(session, target, given)
     if given["dry_run"]:
         return _preview(session, target, given)
+    if not given["allow_pause"] and not _ask_to_pause(session, target, given["mode"]):
+        session.notify("nothing was migrated")
+        return ERROR
     timeout: float = given["timeout"] if given["timeout"] is not None else DEFAULT_TIMEOUT_SECONDS
     body: dict[str, Any] = {"mode": given["mode"], "timeout_seconds": timeout}
     named = {"to": given["to"], "cluster": given["to_cluster"], "pool": given["pool"], "volume": given["volume"]}
@@ -182,6 +187,28 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], **given: A
         return OK
     session.timeout_seconds = timeout + CLEARING_SECONDS
     return _watch(session, target, migration, rests)
+
+
+def _find_live_bar(session: Session, target: Target, mode: str) -> str:
+    """Why the guest would stand still while its memory is sent; "" if it wouldn't."""
+    if mode not in ("live", "best"):
+        return ""
+    vm = session.client.get(target.kind.name, target.name)
+    return str(dig(vm, "status.live_bar", "")) if dig(vm, "status.phase") == Phase.RUNNING else ""
+
+
+def _ask_to_pause(session: Session, target: Target, mode: str) -> bool:
+    """Ask whether the guest may stand still, if it must; the answer. Raises UsageError where nobody can answer."""
+    bar = _find_live_bar(session, target, mode)
+    if not bar or session.recorder is not None:
+        return True
+    session.notify(f"{target.what}  pauses until its memory is sent: {bar}")
+    if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise usage(
+            f"{target.what} can't migrate live: {bar}",
+            "give --allow-pause to migrate it while it stands still, or restart it first",
+        )
+    return click.confirm("Migrate it now?", err=True)
 
 
 def _rests(session: Session, target: Target) -> bool:
@@ -293,7 +320,9 @@ def _preview(session: Session, target: Target, given: dict[str, Any]) -> int:
         raise Unplaceable(f"{target.what} can't be migrated now: {status['message']}", reason=status["reason"])
     else:
         print(render_recommendation(answered, target.what, find_width(sys.stdout), session.paint))
-        if status.get("forecast"):
+        if bar := _find_live_bar(session, target, given["mode"]):
+            print(f"it pauses until its memory is sent: {bar}")
+        elif status.get("forecast"):
             print(f"{given['mode']}: {describe_forecast(status['forecast'])}")
     return OK if status.get("best") else UNPLACEABLE
 

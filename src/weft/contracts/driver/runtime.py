@@ -139,6 +139,7 @@ class GuestFacts(msgspec.Struct, frozen=True):
     held: bool = False  # its machine stands still, and continues where it was
     accelerator: str | None = None
     shape: GuestShape | None = None  # of a machine that runs; None: unknown
+    live_bar: str = ""  # why it can migrate only while it stands still, and what ends that; "" if it can do so live
     exit_code: int | None = None  # of a container's process, or the one that its machine existed for, once it has ended
     process: ProcessFacts | None = (
         None  # of a machine that runs; None: it doesn't exist for one, or hasn't reported yet

@@ -139,7 +139,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
     status.node, status.pool, status.resources = spec.node, spec.pool, spec.resources
     status.boot_id = report.boot_id
     status.accelerator = report.accelerator
-    status.resize_limits = report.resize_limits
+    status.resize_limits, status.live_bar = report.resize_limits, report.live_bar
     status.started_at = report.started_at
     status.restarts = report.restarts
     status.ended, status.exit_code = report.ended, report.exit_code

@@ -91,6 +91,7 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
         None  # limits of the running machine, by field of the spec (``objects/spec_change.py``); None: none runs
     )
     resources: Resources | None = None  # what its allocation has of its node; None: it has no allocation
+    live_bar: str = ""  # why the running guest can migrate only while it stands still; "" if it can do so live
     started_at: float | None = None
     migration: str = ""  # name of the Migration under way
     pool: str = ""  # pool of its root disk

@@ -342,6 +342,58 @@ def test_a_migration_that_nobody_watches_says_that_it_does_not_begin_before_the_
     assert told.startswith(f"vm/web  migrating{SILENCE if reason else ''}; watch: weft operation attach"), told
 
 
+BAR = "an emulated guest with hot-plugged memory can't migrate live; after a restart it can"
+
+
+@pytest.mark.parametrize(
+    ("more", "bar", "answer", "outcome"),
+    [
+        ({}, "", None, 0),
+        ({}, BAR, None, "give --allow-pause"),  # nobody can be asked
+        ({}, BAR, True, 0),
+        ({}, BAR, False, 1),
+        ({"allow_pause": True}, BAR, None, 0),
+        ({"cold": True}, BAR, None, 0),
+    ],
+)
+def test_a_guest_that_can_only_migrate_standing_still_is_asked_about_with_the_reason(
+    more: dict[str, Any], bar: str, answer: bool | None, outcome: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vm = {"kind": "vm", "name": "web", "status": {"phase": "Running", "node": "n3", "live_bar": bar}}
+    sent: list[str] = []
+
+    def act(*words: Any) -> dict[str, Any]:
+        sent.append(words[2])
+        return {"kind": "migration", "name": "web-1", "generation": 1}
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(
+        client=SimpleNamespace(get=lambda *_: vm, verb=act),
+        detach=True,
+        is_data=False,
+        output="",
+        in_project="",
+        given_project="",
+        recorder=None,
+        notify=said.append,
+    )
+    monkeypatch.setattr(migrate, "is_terminal", lambda _: answer is not None)
+    monkeypatch.setattr(migrate.click, "confirm", lambda *_, **__: answer)
+    given: dict[str, Any] = dict.fromkeys(("to", "bandwidth", "at", "within", "reason", "timeout")) | more
+
+    def run() -> int:
+        return migrate._run(session, BY_NAME["vm"], ("web",), **given, dry_run=False, detach=True)
+
+    if isinstance(outcome, str):
+        with pytest.raises(click.UsageError) as refused:
+            run()
+        assert BAR in refused.value.message and outcome in str(vars(refused.value).get("hint"))
+    else:
+        assert run() == outcome
+    assert sent == (["migrate"] if outcome == 0 else [])
+    assert any(BAR in line for line in said) == (bool(bar) and not more)
+
+
 @pytest.mark.parametrize(
     ("kind", "node_uid", "is_said"), [("vm", "u", True), ("vm", None, False), ("arrival", "u", False)]
 )

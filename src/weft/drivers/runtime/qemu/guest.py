@@ -24,7 +24,7 @@ from weft.drivers.linux.processes import ProcessId, host_boot_id, is_alive, kill
 from weft.drivers.runtime.qemu.devices.full_disk import IO_ERROR, wait_for_space
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.guest_reports import GuestReports
-from weft.drivers.runtime.qemu.machine_shape import describe_shape
+from weft.drivers.runtime.qemu.machine_shape import describe_shape, find_live_bar
 from weft.drivers.runtime.qemu.process.lookup import find_guest_process, search_guest_process
 from weft.drivers.runtime.qemu.qmp import ANSWER_SECONDS, Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.record import (
@@ -148,6 +148,7 @@ class Guest:
             held=state == "running" and self.status == "paused" and not (self.migrating or self.hold.is_on),
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame and not self._becomes_another else None,
+            live_bar=find_live_bar(record.frame, record.accelerator) if alive and record.frame else "",
             exit_code=code,
             process=record.process_report if alive else None,
         )

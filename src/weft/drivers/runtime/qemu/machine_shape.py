@@ -72,6 +72,13 @@ def describe_present(plan: GuestPlan, next_: GuestPlan | None, frame: Frame) -> 
     )
 
 
+def find_live_bar(frame: Frame, accelerator: str | None) -> str:
+    """Why a guest can migrate only while it stands still: QEMU would lose what it writes meanwhile, see translate."""
+    if accelerator == "tcg" and frame.plugged_bytes:
+        return "an emulated guest with hot-plugged memory can't migrate live; after a restart it can"
+    return ""
+
+
 def describe_shape(plan: GuestPlan, frame: Frame) -> GuestShape:
     """The shape of a guest that was brought to ``plan`` inside ``frame``."""
     movable = [disk for disk in plan.disks if is_movable(plan, disk)]

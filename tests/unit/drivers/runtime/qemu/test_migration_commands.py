@@ -9,7 +9,7 @@ import pytest
 
 from weft.contracts.driver.migration import MigrationSettings
 from weft.contracts.driver.runtime import BootKernel, GuestDisk, GuestPlan
-from weft.drivers.runtime.qemu.machine_shape import plan_frame
+from weft.drivers.runtime.qemu.machine_shape import find_live_bar, plan_frame
 from weft.drivers.runtime.qemu.migration.arrival import read_frame
 from weft.drivers.runtime.qemu.migration.commands import check_mode, check_same, describe_migration
 from weft.drivers.runtime.qemu.record import MigrationRecord
@@ -26,8 +26,11 @@ FRAME = plan_frame(PLAN, 4, 4 * GIB)
 def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing_still() -> None:
     check_mode(PLAN, FRAME, "tcg", MigrationSettings())
     frame = msgspec.structs.replace(FRAME, plugged_bytes=GIB)
-    with pytest.raises(InvalidInput, match="can't migrate live"):
+    bar = "an emulated guest with hot-plugged memory can't migrate live; after a restart it can"
+    with pytest.raises(InvalidInput, match=bar):
         check_mode(PLAN, frame, "tcg", MigrationSettings())
+    bars = [find_live_bar(*one) for one in ((frame, "tcg"), (frame, "kvm"), (FRAME, "tcg"))]
+    assert bars == [bar, "", ""]
     check_mode(PLAN, frame, "kvm", MigrationSettings())
     check_mode(PLAN, frame, "tcg", MigrationSettings(mode="stop-and-copy"))
 

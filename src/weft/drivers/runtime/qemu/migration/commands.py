@@ -18,7 +18,7 @@ from weft.contracts.driver.migration import MigrationFacts, MigrationSettings, M
 from weft.contracts.driver.runtime import GuestPlan
 from weft.drivers.runtime.qemu.devices.ids import disk_name, find_served
 from weft.drivers.runtime.qemu.guest import HANDED_OVER, Guest
-from weft.drivers.runtime.qemu.machine_shape import Frame
+from weft.drivers.runtime.qemu.machine_shape import Frame, find_live_bar
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.runtime.qemu.record import MigrationRecord
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
@@ -308,12 +308,8 @@ def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: Migrat
             field="mode",
             hint="choose another mode: stop-and-copy always completes",
         )
-    if accelerator == "tcg" and frame.plugged_bytes and settings.mode != "stop-and-copy":
-        raise InvalidInput(
-            f"vm/{plan.name}: an emulated guest with hotplugged memory can't migrate live",
-            field="mode",
-            hint="use stop-and-copy; after a restart the guest can migrate live",
-        )
+    if settings.mode != "stop-and-copy" and (bar := find_live_bar(frame, accelerator)):
+        raise InvalidInput(f"vm/{plan.name}: {bar}", field="mode", hint="use stop-and-copy")
 
 
 def check_same(plan: GuestPlan, there: GuestPlan) -> None:
