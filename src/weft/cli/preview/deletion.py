@@ -15,12 +15,12 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
 
 
-def check_person(session: Session, names: list[str], sentences: Sequence[str] = ()) -> None:
-    """Raises UsageError without a terminal to ask at, unless the command is only explained. ``sentences``: what goes with
-    the objects."""
+def check_person(session: Session, names: list[str], effects: Sequence[str] = ()) -> None:
+    """Raises UsageError without a terminal to ask at, unless the command is only explained. ``effects``: sentences on what goes
+    with the objects."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         raise click.UsageError(
-            f"deleting {', '.join(names[:5])} without a terminal needs --yes{': ' if sentences else ''}{'; '.join(sentences)}"
+            f"deleting {', '.join(names[:5])} without a terminal needs --yes{': ' if effects else ''}{'; '.join(effects)}"
         )
 
 

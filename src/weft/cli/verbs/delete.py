@@ -83,10 +83,10 @@ def _run(
     if not targets:
         session.notify("no object matches")
         return 0
-    told = [line for target in targets if target.kind is DEPLOYMENT for line in _find_end(session, target)]
+    effects = [line for target in targets if target.kind is DEPLOYMENT for line in _find_end(session, target)]
     if not yes:
-        check_person(session, [target.what for target in targets], told)
-    for line in told:
+        check_person(session, [target.what for target in targets], effects)
+    for line in effects:
         session.notify(line)
     of_vms = _list_snapshots(session, targets)
     if snapshots:
