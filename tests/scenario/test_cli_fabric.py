@@ -189,6 +189,32 @@ def test_a_dry_run_of_something_new_says_whether_and_where_it_would_be_placed(fa
     assert listed(fabric, "get", "recommendation") == []
 
 
+def test_the_places_of_a_plan_are_those_that_apply_takes(fabric: Fabric, tmp_path: Path) -> None:
+    """Members of groups are placed one after the other, with those before counted: two of one that keeps apart, two of one that
+    stays together."""
+
+    def make(name: str, **spec: Any) -> dict[str, Any]:
+        return {"kind": "vm", "name": name, "spec": {"image": "tiny", "cpu": 0.1, "memory": "64M", **spec}}
+
+    members = [
+        *(make(f"apart-{number}", anti_affinity_groups=["apart"]) for number in (1, 2)),
+        *(make(f"beside-{number}", affinity_groups=["beside"], memory="128M") for number in (1, 2, 3)),
+    ]
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(members))
+    plan = json.loads(fabric.weft("plan", "-f", str(file), "-o", "json").out)
+    planned = {one["name"]: one["placement"]["node"] for one in plan["items"]}
+    assert planned["apart-1"] != planned["apart-2"]
+    assert len({planned[f"beside-{number}"] for number in (1, 2, 3)}) == 1
+    dry = fabric.weft("apply", "-f", str(file), "--dry-run").out
+    assert re.findall(r"vm/(\S+)  would be created, and placed on (n\d)", dry) == list(planned.items())
+    done = fabric.weft("apply", "-f", str(file), "--plan", plan["id"])
+    assert done.code == 0, done.err
+    there = {one["name"]: one["status"]["node"] for one in listed(fabric, "vm", "list")}
+    assert {name: there[name] for name in planned} == planned
+    assert fabric.weft("delete", *(f"vm/{name}" for name in planned), "--yes").code == 0
+
+
 def test_explain_shows_the_decision_that_was_made(fabric: Fabric) -> None:
     make(fabric, "why", "--strategy", "best_fit")
     said = fabric.weft("vm", "explain", "why")

@@ -18,6 +18,7 @@ from weft.kinds.report import QueuedWorkload
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
+MOST_ASSUMED = 50
 KEPT_SECONDS = 600.0  # of an answered one: the answer is of a moment
 
 Name = Annotated[str, field("", name=True)]
@@ -28,6 +29,14 @@ class MigrationQuery(msgspec.Struct, frozen=True, kw_only=True):
     mode: Annotated[Literal["live", "cold", "best"], field("live, cold or, for a container, best")] = "live"
     bytes_per_second: Annotated[int, field("Limit on the transfer rate, per second", quantity="bytes", ge=0)] = 0
     window: Annotated[bool, field("Choose a time within a day, too, at which the workload does least")] = False
+
+
+class AssumedWorkload(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload that isn't there yet, and counts as placed: one of those that come before in a plan."""
+
+    kind: Annotated[str, field("Its kind", name=True)] = "vm"
+    spec: Annotated[dict[str, Any], field("Its whole spec")]
+    node: Annotated[str, field("Node where it counts", name=True)]
 
 
 class RecommendationSpec(msgspec.Struct, kw_only=True):
@@ -58,6 +67,10 @@ class RecommendationSpec(msgspec.Struct, kw_only=True):
         ),
     ] = False
     nodes: Annotated[list[Name], field("Nodes to show verdicts for in any case", change="never")] = []
+    assumed: Annotated[
+        list[AssumedWorkload],
+        field("Workloads that are to come before, and count as placed where they would go", change="never"),
+    ] = []
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +137,10 @@ def check_recommendation(spec: RecommendationSpec) -> None:
     if spec.workload and (not slash or not kind or not name):
         raise InvalidInput(
             f"spec.workload: {spec.workload[:60]!r} is not a workload", field="spec.workload", hint="write vm/web"
+        )
+    if len(spec.assumed) > MOST_ASSUMED:
+        raise InvalidInput(
+            f"spec.assumed: at most {MOST_ASSUMED} workloads", field="spec.assumed", hint="ask for fewer at a time"
         )
     if spec.migration is not None and (not spec.workload or spec.changes):
         raise InvalidInput(

@@ -56,6 +56,7 @@ _NO_FLAG = {
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
     "receiver": ("spec.test_generation",),
+    "recommendation": ("spec.assumed",),
     "recoveryplan": ("spec.run_generation", "spec.run_mode", "spec.force"),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (

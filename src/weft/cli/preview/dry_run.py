@@ -40,9 +40,10 @@ class Foreseen(NamedTuple):
         return self.answer is not None and not status.get("best")
 
 
-def foresee(session: Session, target: Target, made: Object) -> Foreseen:
-    """Whether and where ``made``, which the server has checked and not stored, would be placed."""
-    answer = _ask_where(session, target, made)
+def foresee(session: Session, target: Target, made: Object, before: Sequence[Object] = ()) -> Foreseen:
+    """Whether and where ``made``, which the server has checked and not stored, would be placed. ``before``: those that are placed
+    first, as ``RecommendationSpec.assumed`` has them."""
+    answer = _ask_where(session, target, made, before)
     status = answer["status"] if answer is not None else {}
     if status.get("best"):
         return Foreseen(f", and placed on {status['best']} by {status['policy']}", answer)
@@ -52,12 +53,16 @@ def foresee(session: Session, target: Target, made: Object) -> Foreseen:
 
 
 def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict[str, Foreseen]:
-    """Forecasts for those of ``new`` that are placed, by name, each as if it came alone. Objects that wait for others among them
-    are left out, and those beyond MOST_ASKED."""
+    """Forecasts for those of ``new`` that are placed, by name, one after the other, with those before counted. Objects that wait
+    for others among them are left out, and those beyond MOST_ASKED."""
     found: dict[str, Foreseen] = {}
+    before: list[Object] = []
     placed = [(target, made) for target, made in new if is_workload(target.kind.template[0] or target.kind.name)]
     for target, made in placed[:MOST_ASKED]:
-        forecast = foresee(session, target, made)
+        forecast = foresee(session, target, made, before)
+        if node := dig(forecast.answer or {}, "status.best"):
+            kind, field = target.kind.template
+            before.append({"kind": kind or target.kind.name, "spec": dig(made, field), "node": node})
         waits = forecast.answer is not None and forecast.answer["status"].get("phase") == "Failed"
         if not waits or len(new) == 1:
             found[target.what] = forecast
@@ -90,7 +95,7 @@ def show_dry_run(session: Session, target: Target, made: Object, done: str) -> i
     return UNPLACEABLE if forecast.refused else OK
 
 
-def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
+def _ask_where(session: Session, target: Target, made: Object, before: Sequence[Object]) -> Object | None:
     """The scheduler's answer; None if there is nothing to place now, or no scheduler answers."""
     kind, field = target.kind.template
     kind = kind or target.kind.name
@@ -98,8 +103,11 @@ def _ask_where(session: Session, target: Target, made: Object) -> Object | None:
     elsewhere = made.get("project") not in (None, session.client.project)
     if not is_workload(kind) or waits or elsewhere:
         return None
+    question: dict[str, Any] = {"kind": kind, "changes": dig(made, field)}
+    if before:
+        question["assumed"] = list(before)
     try:
-        return ask(session, "recommendation", {"kind": kind, "changes": dig(made, field)})
+        return ask(session, "recommendation", question)
     except WeftError as problem:
         session.notify(f"placement can't be checked now: {problem.message}")
         return None

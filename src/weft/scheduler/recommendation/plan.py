@@ -19,7 +19,13 @@ from weft.kinds.migration import MigrationForecast, MigrationSpec, MigrationWind
 from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeStatus
 from weft.kinds.parts.workload import OUT_OF_REACH, WORKLOADS_BY_GANG
 from weft.kinds.profile import ProfileStatus, name_profile
-from weft.kinds.recommendation import GangPlace, MigrationQuery, RecommendationSpec, RecommendationStatus
+from weft.kinds.recommendation import (
+    AssumedWorkload,
+    GangPlace,
+    MigrationQuery,
+    RecommendationSpec,
+    RecommendationStatus,
+)
 from weft.kinds.record import Kind
 from weft.kinds.registry import find_kind
 from weft.objects.envelope import Envelope, merge_part
@@ -48,6 +54,7 @@ from weft.scheduler.recommendation.suggest import FabricCache, suggest
 from weft.scheduler.reservation.placing import find_within, without_slot
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.snapshot import Snapshot
+from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 from weft.transfer.history import foresee
 
@@ -97,6 +104,7 @@ def answer(
             trial.keep_capacity(keys)
         else:
             trial.drop(*keys)
+        _assume(view, engine, trial, question.envelope.project, spec.assumed, strategy)
         request, given_up = relax(candidate.request, snapshot)
         if spec_of(workload).reservation is not None:
             return _answer_within(view, engine, msgspec.structs.replace(candidate, request=request), here, now)
@@ -142,6 +150,26 @@ def answer(
             notes=[*([silence] if silence else []), *preempts, *given_up, *explanation.warnings, *explanation.notes],
             suggestions=suggest(view, snapshot, fabric, workload, here, engine.fits(request), now) if fabric else [],
         )
+
+
+def _assume(
+    view: View,
+    engine: Engine,
+    trial: Trial,
+    project: str | None,
+    assumed: Sequence[AssumedWorkload],
+    strategy: str,
+) -> None:
+    """Count these workloads as placed. Raises NotFound for a missing node, InvalidInput for an invalid spec."""
+    rows = _read_nodes(engine, [one.node for one in assumed])
+    for number, (one, row) in enumerate(zip(assumed, rows, strict=True)):
+        spec = RecommendationSpec(kind=one.kind, changes=one.spec)
+        kind = _find_kind(one.kind)
+        item = Item(Envelope(kind=kind.name, name=f"assumed-{number}", uid=new_uid(), project=project))
+        candidate = read_candidate(view, _with_spec(item, kind, spec), strategy, [])
+        if not isinstance(candidate, Waiting):
+            request, snapshot = relax(candidate.request, engine.snapshot)[0], engine.snapshot
+            trial.put(f"assumed/{number}", snapshot.uids[row], request.amounts, engine.load(request, row))
 
 
 def _answer_within(view: View, engine: Engine, candidate: Candidate, current: str, now: float) -> RecommendationStatus:
@@ -270,12 +298,8 @@ def _show(verdicts: Sequence[Verdict]) -> list[Verdict]:
 def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tuple[Item, list[Item]]:
     """The workload in question, with its changed spec, and the allocations that it has, or gets its volumes from."""
     word, _, name = spec.workload.partition("/")
-    kind = find_kind(word or spec.kind)
+    kind = _find_kind(word or spec.kind)
     project = question.envelope.project
-    if kind.workload is None:
-        raise InvalidInput(
-            f"{kind.a_title} is not a workload", field="spec.workload", hint="name a workload, like vm/NAME"
-        )
     if not name:
         giver = _find(view, project, *spec.instead_of.split("/")) if spec.instead_of else None
         uid = giver.uid if giver is not None else new_uid()  # it has what that one has
@@ -283,6 +307,16 @@ def _read_workload(view: View, question: Item, spec: RecommendationSpec) -> tupl
         return _with_spec(Item(envelope), kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, uid)
     found = _find(view, project, kind.name, name)
     return _with_spec(found, kind, spec), view.find(ALLOCATIONS_BY_WORKLOAD, found.uid)
+
+
+def _find_kind(name: str) -> Kind:
+    """Raises InvalidInput for a kind that isn't a workload's."""
+    kind = find_kind(name)
+    if kind.workload is None:
+        raise InvalidInput(
+            f"{kind.a_title} is not a workload", field="spec.workload", hint="name a workload, like vm/NAME"
+        )
+    return kind
 
 
 def _find(view: View, project: str | None, kind: str, name: str) -> Item:
