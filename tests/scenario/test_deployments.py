@@ -404,3 +404,49 @@ async def test_a_vm_runs_beside_the_one_that_had_its_template_before_or_has_it_n
         await until(lab, "RolledBack", 2)
         await lab.until_phase("fresh", "Stopped")
         assert decode_part((await lab.vm("web")).spec, VmSpec).run == "run"
+
+
+async def nodes_of(lab: Lab) -> list[str]:
+    """Where the instances are that stay."""
+    stay = [one for one in await lab.every("container") if one.deleting_since is None]
+    return sorted([str((await lab.status(one.name, "container")).node) for one in stay])
+
+
+async def test_replicas_are_spread_over_the_nodes_and_still_are_after_an_update(tmp_path: Path) -> None:
+    """Though the strategy fills one node after the other, and the update's surge needs a fourth place."""
+    async with Lab(tmp_path, strategy="best_fit") as lab:
+        await add_nodes(lab, 3)
+        await put_deployment(lab)
+        await until(lab, "Promoted", 1)
+        assert await nodes_of(lab) == ["n0", "n1", "n2"]
+        for revision in (2, 3):
+            await act(lab, "update", UpdateInput(template={"image": f"registry.example.org/shop:{revision}"}))
+            status = await until(lab, "Promoted", revision)
+            assert await nodes_of(lab) == ["n0", "n1", "n2"]
+        assert status.message == ""
+
+
+async def test_replicas_that_no_other_node_takes_share_one_and_the_deployment_says_so(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await lab.add_node("n0", runtimes=[RUNS])
+        await lab.add_node("n1", runtimes=[RUNS], memory=MIB)
+        await put_deployment(lab)
+        await until(lab, "Promoted", 1)
+        assert await nodes_of(lab) == ["n0", "n0", "n0"]
+
+        async def said() -> bool:
+            return (await status_of(lab)).message == "not spread: 3 of 3 are on n0, and 2 nodes are ready"
+
+        await lab.until(said)
+
+
+@pytest.mark.parametrize("place", [{"affinity_groups": ["shop:preferred"]}, {"node": "n1"}])
+async def test_a_template_that_says_where_its_instances_go_is_taken_at_its_word(
+    tmp_path: Path, place: dict[str, Any]
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_nodes(lab, 3)
+        await put_deployment(lab, template=place)
+        await until(lab, "Promoted", 1)
+        assert len(set(await nodes_of(lab))) == 1
+        assert (await status_of(lab)).message == ""

@@ -19,6 +19,7 @@ from weft.kinds.fields.deployment.instance import (
     list_kept,
     read_instance_name,
 )
+from weft.kinds.parts.deployment.spread import DEFAULTS, names_places
 from weft.kinds.parts.nic import networks_of
 from weft.objects.spec_change import FieldChange, plan_change
 
@@ -99,6 +100,8 @@ def find_changes(type_: Any, instance: Object, new: Mapping[str, Any]) -> list[F
     """The fields of an instance that ``new``, a template, changes."""
     old = {name: value for name, value in instance["spec"].items() if name not in OWN}
     asked = {name: value for name, value in new.items() if name not in OWN}
+    if not names_places(asked):  # else its revision decides
+        old |= {name: asked[name] for name in DEFAULTS if name in asked}
     old["networks"] = networks_of(old.get("networks", []))  # the addresses stay
     if "disk" in asked:
         asked["disk"] = max(asked["disk"], old.get("disk", 0))  # a disk never shrinks

@@ -37,6 +37,8 @@ from weft.kinds.fields.deployment.instance import (
 )
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
 from weft.kinds.fields.deployment.status import DeploymentStatus, mark_template
+from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.parts.deployment.spread import names_places
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
 from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.kinds.quota import quota_key
@@ -124,6 +126,7 @@ def plan_one(
         judged=observed.judged,
         answered=observed.since is not None,
         trouble=observed.trouble,
+        nodes=count_nodes(view) if is_spread(item, len(found)) else 0,
         served=bool(services),
         alone=find_alone(holder),
     )
@@ -149,6 +152,18 @@ def plan_one(
     if needs_history(item):
         after = find_pause(item) if after is None else min(after, find_pause(item))
     return commit, after
+
+
+def is_spread(deployment: Item, instances: int) -> bool:
+    """Whether the instances that it has now, between two rollouts, are spread over nodes by default."""
+    spec, status = deployment.spec(DeploymentSpec), deployment.status(DeploymentStatus)
+    return instances > 1 and not (spec.adopt or status.stage or names_places(spec.template))
+
+
+def count_nodes(view: View) -> int:
+    """Those that take workloads."""
+    nodes = view.of_kind("node").values()
+    return sum(one.status(NodeStatus).phase == "Ready" and not one.spec(NodeSpec).cordoned for one in nodes)
 
 
 def list_templates(spec: DeploymentSpec, status: DeploymentStatus) -> list[WorkloadSpec]:

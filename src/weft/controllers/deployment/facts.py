@@ -25,6 +25,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     state: State = "coming"
     since: float = 0.0  # it is in this state, or was created: unix seconds
     deleting: bool = False
+    node: str = ""
     draining_since: float | None = None
     departed_at: float | None = None  # since when it gets no new connections, of one that drains
     restarts: int = 0
@@ -77,6 +78,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     judged: bool = False  # requests to the instances are counted
     answered: bool = True  # the history of metrics has an answer about this step
     trouble: str = ""  # why the history can't be read; "" if it can
+    nodes: int = 0  # that could take instances, which are spread over them; 0: nobody counted them
     served: bool = True  # a service sends requests to the instances
     alone: str = ""  # why its only instance can't run beside another; "" if it can
 

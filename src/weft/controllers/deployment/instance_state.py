@@ -21,6 +21,7 @@ from weft.kinds.fields.deployment.instance import (
 )
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision
+from weft.kinds.parts.deployment.spread import spread_replicas
 from weft.kinds.parts.goal import RESTARTING, STARTING, UNPLACEABLE
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
@@ -111,6 +112,7 @@ def read_instance(
         state=state,
         since=since,
         deleting=workload.deleting,
+        node=status.node or "",
         draining_since=float(draining) if draining.isdigit() else None,
         departed_at=find_departed(workload, services) if draining.isdigit() else None,
         restarts=status.restarts,
@@ -156,16 +158,23 @@ def read_state(workload: Item, min_healthy: float, now: float) -> tuple[State, f
 
 def _is_in_place(deployment: Item, workload: Item) -> bool:
     """Whether it can have the template of the deployment's spec while it runs."""
-    spec, status = deployment.spec(DeploymentSpec), workload.status(WorkloadStatus)
+    status = workload.status(WorkloadStatus)
     kept = is_kept(deployment, workload)
     if status.phase != "Running" and not kept:
         return False
     revision = _find_revision(deployment, deployment.status(DeploymentStatus).revision)
     if revision is None:
         return False
-    old, new = spec_of(workload), merge_template(spec_of(workload), decode_template(spec.workload, revision.template))
+    old, new = spec_of(workload), merge_template(spec_of(workload), make_spec(deployment, revision))
     modes = {change.mode for change in plan_spec_change(old, new, lambda: status.resize_limits)}
     return modes <= ({"live", "restart", "start"} if kept else {"live"})
+
+
+def make_spec(deployment: Item, revision: Revision) -> WorkloadSpec:
+    """The spec of the instances of a revision; shared, so don't change it."""
+    spec = deployment.spec(DeploymentSpec)
+    template: WorkloadSpec = decode_template(spec.workload, revision.template)
+    return template if spec.adopt else spread_replicas(template, deployment.envelope.name, revision.number)
 
 
 def merge_template(running: WorkloadSpec, template: WorkloadSpec) -> WorkloadSpec:

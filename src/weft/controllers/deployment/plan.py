@@ -8,6 +8,8 @@ which the rollout ends with a verdict.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from weft.controllers.deployment.beside import Beside
 from weft.controllers.deployment.facts import Facts, Outcome
 from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
@@ -151,6 +153,12 @@ class _Planner(Rolling, Beside):
         """Say what keeps wanted instances from serving while there is no rollout, which would say so itself."""
         missing = [key for key in self._wanted() if not self._is_served(key)]
         self._await(key for key in missing if (one := self._find(key)) is not None and (one.unplaced or one.trouble))
+        there = [one.node for one in self._live if one.serves and one.node]
+        if len(set(there)) < min(len(there), self._facts.nodes):
+            node, most = Counter(there).most_common(1)[0]
+            self._waits.append(
+                f"not spread: {most} of {len(there)} are on {node}, and {self._facts.nodes} nodes are ready"
+            )
 
     def _forget_calm(self) -> None:
         """Forget what failed in slots whose instances are healthy for long, or which are no more."""

@@ -9,12 +9,12 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.deployment.facts import NewInstance, Outcome
 from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, plan_handover
-from weft.controllers.deployment.instance_state import is_kept, is_parked, merge_template
+from weft.controllers.deployment.instance_state import is_kept, is_parked, make_spec, merge_template
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
 from weft.informer.view import Item, View
-from weft.kinds.deployment import TEMPLATES, DeploymentSpec, decode_template
+from weft.kinds.deployment import TEMPLATES, DeploymentSpec
 from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
     DRAINING_LABEL,
@@ -112,7 +112,7 @@ def _write(draft: Draft, write: InstanceWrite, now: float) -> None:
 
 def _start(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
     """Let one that is kept run again, in this revision."""
-    spec = merge_template(write.spec, decode_template(deployment.spec(DeploymentSpec).workload, revision.template))
+    spec = merge_template(write.spec, make_spec(deployment, revision))
     write.set_spec(msgspec.structs.replace(spec, run="run"))
     write.labels = {DRAINING_LABEL: None, PARKED_LABEL: None, REVISION_LABEL: str(revision.number)}
 
@@ -120,7 +120,7 @@ def _start(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
 def _change(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
     assert write.item is not None
     old, limits = write.spec, write.item.status(WorkloadStatus).resize_limits
-    spec = merge_template(old, decode_template(deployment.spec(DeploymentSpec).workload, revision.template))
+    spec = merge_template(old, make_spec(deployment, revision))
     if any(change.mode in ("restart", "start") for change in plan_spec_change(old, spec, lambda: limits)):
         spec.restart_generation += 1
     write.set_spec(spec)
@@ -147,7 +147,7 @@ def make_instance(deployment: Item, revision: Revision, name: str, now: float) -
     of, spec = deployment.envelope, deployment.spec(DeploymentSpec)
     kind = TEMPLATES[spec.workload]
     labels = {**revision.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: str(revision.number)}
-    template = decode_template(kind.name, revision.template)
+    template = make_spec(deployment, revision)
     if spec.adopt:
         template = msgspec.structs.replace(template, volumes=[])
     envelope = kind.make(name, template, now, project=of.project, labels=labels, owner=of)
