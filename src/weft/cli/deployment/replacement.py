@@ -174,11 +174,13 @@ def ask_to_replace(session: Session, lines: Iterable[str], new: str, *, replaces
     """Show ``lines`` and ask; the answer. ``replaces``: a person has said so already. Raises UsageError where nobody can answer."""
     if session.recorder is not None:
         return True  # the requests are shown instead, and nothing is sent
-    if not replaces and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        said = "; ".join(line.strip() for line in lines)
-        raise usage(f"{said}: without a terminal this needs --replace-root-disk", "nothing was changed")
     for line in lines:
         session.notify(line)
+    if not replaces and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        raise usage(
+            f"vm/{new} would start without the old root disk: without a terminal that needs --replace-root-disk",
+            "nothing was changed",
+        )
     return replaces or click.confirm(f"Let vm/{new} start without that root disk?", err=True)
 
 
