@@ -58,6 +58,25 @@ def test_a_rollout_that_waits_for_a_word_as_people_asked_is_no_failure(promotes:
     assert not DEPLOYMENT.lifetime.goals["wait"].reached(obj)
 
 
+@pytest.mark.parametrize(
+    ("phase", "back", "says"), [("RolledBack", False, "has gone"), ("Progressing", True, "is going")]
+)
+def test_an_undo_of_what_went_back_by_itself_takes_the_good_version_away_only_by_its_number(
+    phase: str, back: bool, says: str
+) -> None:
+    undo = next(one for one in DEPLOYMENT.verbs if one.name == "undo").change
+    assert undo is not None
+    obj = deployment(phase)
+    revisions = [{"number": n, "template": {"image": f"shop:{n}"}, "outcome": "Promoted"} for n in (1, 2)]
+    revisions.append({"number": 3, "template": {"image": "shop:3"}, "outcome": "RolledBack"})
+    obj["status"] |= {"stable": 2, "revision": 2, "back": back, "revisions": revisions}
+    obj["spec"] |= {"rollout": 2, "undos": 0}
+    with pytest.raises(IllegalTransition, match=f"{says} back to revision 2 already") as problem:
+        undo(obj, UndoInput())
+    assert "--to N goes back further" in (problem.value.hint or "")
+    assert undo(obj, UndoInput(revision=1))["template"] == {"image": "shop:1"}
+
+
 @pytest.mark.parametrize(("phase", "next_command"), [("Progressing", "status web --watch"), ("Paused", "resume web")])
 def test_a_second_update_is_refused_with_what_ends_the_first(phase: str, next_command: str) -> None:
     update = next(one for one in DEPLOYMENT.verbs if one.name == "update").change

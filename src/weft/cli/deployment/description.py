@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.cli.output.local_time import render_time
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.deployment.instance import DRAINING_LABEL, REVISION_LABEL, count_instances
 from weft.objects.quantity import format_duration
@@ -15,7 +14,7 @@ _MOST_FIELDS = 4
 
 
 def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
-    """One row for each kept revision, newest first, with the fields that differ from the one before."""
+    """One row for each kept revision, newest first: whether instances run it, and the fields that differ from the one before."""
     kept = sorted(dig(deployment, "status.revisions", []), key=lambda one: one["number"])
     rows, before = [], None
     for one in kept:
@@ -26,7 +25,8 @@ def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
             {
                 "revision": one["number"],
                 "outcome": one.get("outcome") or "in progress",
-                "created": render_time(one.get("created_at", 0.0)),
+                "runs": one["number"] in dig(deployment, "status.slots", []),
+                "created_at": one.get("created_at", 0.0),
                 "image": template.get("image", ""),
                 "changes": ", ".join(changed[:_MOST_FIELDS]) + more,
             }

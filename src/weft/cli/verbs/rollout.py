@@ -17,6 +17,7 @@ from weft.cli.command.target import Target, usage
 from weft.cli.deployment.description import describe_revisions, explain_rollout
 from weft.cli.deployment.preview import list_instances
 from weft.cli.output.formats import print_data, print_items
+from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one, plan_wait
@@ -87,7 +88,16 @@ def _run(
         return _watch(session, target, obj) if watch else show_status(session, target, obj)
     if act == "history":
         rows = describe_revisions(obj)
-        cells = [[str(row[field]) for field in ("revision", "outcome", "created", "image", "changes")] for row in rows]
+        cells = [
+            [
+                str(row["revision"]),
+                f"{row['outcome']}{', runs' * row['runs']}",
+                render_time(row["created_at"]),
+                row["image"],
+                row["changes"],
+            ]
+            for row in rows
+        ]
         print_items(session, rows, [target.name], (make_columns(*_TITLES), cells), "there are no revisions yet")
         return OK
     instances = list_instances(session, obj)

@@ -82,6 +82,12 @@ def _undo(obj: Object, given: UndoInput) -> dict[str, Any]:
     wanted: int | None = given.revision or None
     if wanted is None:
         stable = status.get("stable", 0)
+        if stable == now and (read_phase(obj) == "RolledBack" or status.get("back")):
+            raise IllegalTransition(
+                f"deployment/{name} {'is going' if status.get('back') else 'has gone'} back to revision {now} already",
+                hint=f"weft rollout history {name} shows the revisions; weft rollout undo {name} --to N goes back further",
+                details={"revision": now},
+            )
         earlier = [number for number, one in kept.items() if number != now and one.get("outcome") == "Promoted"]
         wanted = stable if stable and stable != now else max(earlier, default=None)
     if wanted is None or wanted not in kept:
