@@ -15,6 +15,7 @@ import pytest_asyncio
 from function_lab import FunctionLab, open_lab
 from tests.long import mark_long
 
+from weft.agent.function.output import BURST_BYTES, BYTES_PER_SECOND
 from weft.contracts.driver.function import Recipe
 from weft.protocol.invocations import Answer
 
@@ -134,7 +135,8 @@ async def test_a_full_disk_is_an_error_of_its_own_code_and_the_rest_cant_be_writ
 async def test_prints_without_end_are_slowed_and_bounded(lab: FunctionLab) -> None:
     answer, recipe = await invoke_bad(lab, f"{HANDLER}    while True: print('spam' * 100)\n", seconds=3.0)
     assert answer.error_type == "Function.TimedOut" and len(answer.tail) == 4096 and b"spam" in answer.tail
-    assert len(lab.printed(recipe)) < 12 << 20
+    # However late the clock of a busy machine is; the last line, which is cut, gets an end.
+    assert len(lab.printed(recipe)) <= BURST_BYTES + 3 * BYTES_PER_SECOND + len("\n")
     await assert_gone(lab)
 
 

@@ -77,13 +77,14 @@ class RunningInstance:
     async def begin(self, init_seconds: float) -> None:
         """Serve its Runtime API; it must ask for its first invocation within ``init_seconds``."""
         await self._api.open()
+        self._printing.begin(init_seconds)
         self._waiting = asyncio.ensure_future(self._wait())
         self._alarm = self._loop.call_later(init_seconds, self._on_init_alarm, init_seconds)
 
     def give(self, call: Invoke) -> None:
         """Serve ``call``, now or when the instance asks."""
         self.call, self._given_at = call, self._clock.elapsed()
-        self._printing.begin()
+        self._printing.begin(call.seconds)
         self._set_alarm(call.seconds, self._on_alarm)
         deadline = self._clock.now() + call.seconds
         given = Given(call.id, call.payload, deadline, call.arn, call.client_context, call.traceparent)

@@ -1,6 +1,7 @@
 """An instance's output: read from its pipe at a bounded rate, passed on in whole lines, its end kept for the answer.
 
-An instance that prints without end fills the pipe and waits: it slows only itself.
+An instance that prints without end fills the pipe and waits: it slows only itself. What is read of one invocation has a bound, too,
+which no clock moves: as much as the rate allows in the time that the invocation may take.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ BURST_BYTES = 4 << 20
 MOST_LINE_BYTES = 16384
 
 
+def _find_most(seconds: float) -> int:
+    return BURST_BYTES + int(seconds * BYTES_PER_SECOND)
+
+
 class OutputReader:
     """Reads ``descriptor`` (non-blocking) until it ends or ``close``."""
 
@@ -23,16 +28,19 @@ class OutputReader:
         self._descriptor, self._deliver = descriptor, deliver
         self._loop = asyncio.get_running_loop()
         self._credit, self._at = float(BURST_BYTES), self._loop.time()
+        self._left = BURST_BYTES
         self._line = b""
         self._tail = b""
         self._resting: asyncio.TimerHandle | None = None
         self._reading = True
         self._loop.add_reader(descriptor, self._on_readable)
 
-    def begin(self) -> None:
-        """Later output belongs to another invocation."""
+    def begin(self, seconds: float) -> None:
+        """Later output belongs to the start, or to another invocation, which may take so long."""
         self.catch_up()
-        self._tail = b""
+        self._tail, self._left = b"", _find_most(seconds)
+        if self._reading and self._resting is None:
+            self._loop.add_reader(self._descriptor, self._on_readable)
 
     def tail(self) -> bytes:
         """The end of the output since ``begin``."""
@@ -62,11 +70,14 @@ class OutputReader:
         now = self._loop.time()
         self._credit = min(BURST_BYTES, self._credit + (now - self._at) * BYTES_PER_SECOND)
         self._at = now
+        if self._left < 1:
+            self._loop.remove_reader(self._descriptor)  # until the next invocation
+            return False
         if self._credit < 1:
             self._rest()
             return False
         try:
-            piece = os.read(self._descriptor, min(PIECE_BYTES, int(self._credit) + 1))
+            piece = os.read(self._descriptor, min(PIECE_BYTES, int(self._credit) + 1, self._left))
         except BlockingIOError:
             return False
         except OSError:
@@ -75,6 +86,7 @@ class OutputReader:
             self._close_at_end()
             return False
         self._credit -= len(piece)
+        self._left -= len(piece)
         self._tail = (self._tail + piece)[-TAIL_BYTES:]
         self._deliver_lines(piece)
         return True
