@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from weft.backup.errors import ObjectMissing, refused, spool_full
 from weft.backup.storage.contract import Storage, Stored, Upload
 from weft.backup.storage.patience import Patience
-from weft.backup.storage.s3_bounds import MOST_OBJECT_BYTES, Progress, bound_answers, read_object
+from weft.backup.storage.s3_bounds import MOST_OBJECT_BYTES, Progress, bound_answers, goes_in_a_circle, read_object
 from weft.backup.storage.s3_problems import EXISTS, code_of, explain_answer, explain_silence
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import WeftError
@@ -257,10 +257,11 @@ class S3Storage(Storage):
             except ClientError as error:
                 problem = explain_answer(self.url, error, key, writes=writes)
                 cause: Exception = error
-            except BotoCoreError as error:
+            except (BotoCoreError, RecursionError) as error:
+                if goes_in_a_circle(error):
+                    raise refused(self.url, "a redirect that leads back to it") from None
+                assert isinstance(error, BotoCoreError)
                 problem, cause = explain_silence(self.url, error), error
-            except RecursionError:  # boto3 asks again where it is sent to, which asks again
-                raise refused(self.url, "a redirect that leads back to it") from None
             else:
                 self._patience.end()
                 return answer

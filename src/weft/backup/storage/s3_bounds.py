@@ -40,6 +40,13 @@ def read_object(body: Any, key: str, most: int, url: str) -> bytes:
     return b"".join(pieces)
 
 
+def goes_in_a_circle(problem: Exception) -> bool:
+    """Whether boto3 asked again where it was sent to, which sent it on, until Python had enough: it says so itself, or wraps it."""
+    return isinstance(problem, RecursionError) or isinstance(
+        getattr(problem, "kwargs", {}).get("error"), RecursionError
+    )
+
+
 class Progress:
     """Of one listing. S3 lists names in the order of their bytes, so each page goes further than the one before."""
 
