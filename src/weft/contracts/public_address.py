@@ -8,15 +8,19 @@ changes nothing.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import ipaddress
 import socket
 import sys
-import urllib.request
 from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from weft.objects.address import Address, find_embedded, is_link_local, is_public
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+# Ranges whose last 32 bits are the IPv4 address: NAT64 (RFC 6052), IPv4-translated (RFC 2765), IPv4-compatible (RFC 4291).
+_EMBEDDING = [ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")]
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # of a site's own (RFC 8215): who knows where it leads
+
 
 CLOSED = "!"  # what a closed address begins with, among allowed ones
 PUBLIC_ONLY = "public-only"  # among allowed addresses: private ones are closed, too
@@ -41,7 +45,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
             networks.append(ipaddress.ip_network(text, strict=False))
         except ValueError:
             networks += [ipaddress.ip_network(found) for found in _resolve(text)]
-    for proxy in urllib.request.getproxies().values():
+    for proxy in importlib.import_module("urllib.request").getproxies().values():  # loads what devices never need
         over = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         places |= {(found, over.port or 80) for found in _resolve(over.hostname or "")}
 
@@ -71,6 +75,25 @@ def describe_near(address: Address) -> str:
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         return "a multicast or broadcast address"
     return "an address of this machine" if _is_own(address) else ""
+
+
+def find_embedded(address: Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
+    if any(address in network for network in _EMBEDDING) and int(address) > 1:  # :: and ::1 are addresses of their own
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
+def is_link_local(address: Address) -> bool:
+    """Whether it is on the machine's own links, also in the range for sites that RFC 3879 ended."""
+    return address.is_link_local or (isinstance(address, ipaddress.IPv6Address) and address.is_site_local)
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is anybody's on the internet, as far as the address says."""
+    return address.is_global and address not in _LOCAL_NAT64
 
 
 def _describe_closed(address: Address, nodes: Collection[str], *, public_only: bool) -> str:

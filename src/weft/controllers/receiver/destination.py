@@ -12,8 +12,7 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from weft.contracts.public_address import describe_near
-from weft.objects.address import Address, find_embedded, is_public
+from weft.contracts.public_address import Address, describe_near, find_embedded, is_public
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Place = tuple[socket.AddressFamily, Any]  # as a socket takes it
