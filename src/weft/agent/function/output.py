@@ -1,7 +1,7 @@
 """An instance's output: read from its pipe at a bounded rate, passed on in whole lines, its end kept for the answer.
 
 An instance that prints without end fills the pipe and waits: it slows only itself. What is read of one invocation has a bound, too,
-which no clock moves: as much as the rate allows in the time that the invocation may take.
+whatever a clock says: as much as the rate allows in the time that the invocation may take.
 """
 
 from __future__ import annotations

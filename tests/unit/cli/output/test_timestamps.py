@@ -56,7 +56,7 @@ MOMENTS = {
         "lost_at",
         "updated_at",
     ),
-    *("until", "autonomous_until", "time", "locked_until", "failing_since", "next_attempt_at"),
+    *("until", "autonomous_until", "time", "locked_until", "failing_since", "schedule_since", "next_attempt_at"),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
     *("progressed_at", "step_since", "scaled_at", "departed_at"),
     *("last_seen", "last_fired", "desired_until", "wave_at"),
