@@ -199,7 +199,8 @@ async def test_suspend_and_resume_keep_the_boot(lab: Lab) -> None:
 
 async def test_deletion_leaves_nothing_and_says_released(lab: Lab) -> None:
     web = make_allocation(
-        volumes=[AllocatedVolume(name="data", uid="6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11", size=1 << 20)], user_data="x"
+        volumes=[AllocatedVolume(name="data", uid="6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11", size=1 << 20)],
+        user_data="#!/bin/sh\n",
     )
     async with lab.agent():
         lab.server.put(web)

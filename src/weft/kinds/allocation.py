@@ -223,6 +223,8 @@ class AllocationReport(msgspec.Struct, kw_only=True):
         ""  # of a running container with a check, and of a VM that says how its process is
     )
     health_message: str = ""
+    set_up: Literal["", "running", "done", "failed"] = ""  # of a running VM that was given something for its first boot
+    set_up_message: str = ""
     reason: str = ""
     message: str = ""
     steps: list[Step] = []

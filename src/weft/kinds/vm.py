@@ -546,7 +546,13 @@ VM = Kind(
         readers="project",
         status_writer="workload",
         condition_writers=CONDITIONS
-        | {"Healthy": "workload", RESTORED: "restores", "Snapshots": "snapshots", RECLAIMED: "migrations"},
+        | {
+            "Healthy": "workload",
+            "SetUp": "workload",
+            RESTORED: "restores",
+            "Snapshots": "snapshots",
+            RECLAIMED: "migrations",
+        },
     ),
     admission=Admission(
         check=check_vm,

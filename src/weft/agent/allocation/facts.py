@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.agent.allocation.steps.names import Step
-from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, StepFailure
+from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, SetUp, StepFailure
 from weft.agent.state.lease import Stage
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocationPhase
@@ -21,6 +21,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: Checkpoint = Checkpoint()
     guest: GuestFacts
     health: Health = Health()
+    set_up: SetUp = SetUp()
     readiness: dict[str, ReadinessReport] = {}  # by service uid
     now: float = 0.0  # elapsed seconds
     failure: StepFailure | None = None  # of the last step

@@ -9,12 +9,13 @@ from msgspec.structs import replace
 from weft.agent.allocation import plan as plans
 from weft.agent.allocation.facts import is_alive
 from weft.agent.server.reporter import Reporter
-from weft.agent.state.allocation import Health
+from weft.agent.state.allocation import Health, SetUp
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.snapshots import note_beginning
 from weft.agent.workload.health import HealthWatch
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.runtimes import Runtimes
+from weft.agent.workload.set_up import SetUpWatch, has_set_up
 from weft.agent.workload.shape import lacks_devices
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import GuestFacts
@@ -29,6 +30,8 @@ class Lifecycle:
         self._watch = HealthWatch(state, clock, reporter)
         report = state.local.report
         self._reported: Health | None = Health(report.health, 0, report.health_message)  # by an earlier agent
+        self._set_up_watch = SetUpWatch(state, clock, reporter)
+        self._reported_set_up = SetUp(report.set_up, report.set_up_message)
 
     async def inspect(self) -> bool:
         """Note the guest's facts and their consequences; whether it came up or ended since the last call."""
@@ -46,6 +49,7 @@ class Lifecycle:
                 state.checkpoint = replace(state.checkpoint, ended=plans.UNHEALTHY)
             self._note_end(guest, now)
         self._watch_health(guest, now)
+        self._watch_set_up(guest, now)
         if not alive:
             state.up_since = None
         has_changed, state.alive = alive != state.alive, alive
@@ -53,6 +57,7 @@ class Lifecycle:
 
     def close(self) -> None:
         self._watch.stop()
+        self._set_up_watch.stop()
 
     def _watch_health(self, guest: GuestFacts, now: float) -> None:
         state = self._state
@@ -64,6 +69,16 @@ class Lifecycle:
         same = guest.started_at == state.local.report.started_at
         run, runtime = (guest.pid, guest.started_at), self._runtimes.of(state.local)
         self._watch.start(run, check, runtime, now - state.up_since, reported if same and reported else Health())
+
+    def _watch_set_up(self, guest: GuestFacts, now: float) -> None:
+        state = self._state
+        if not has_set_up(state.local.spec) or guest.state not in ("running", "paused") or state.up_since is None:
+            self._set_up_watch.stop()
+        elif guest.ready:
+            reported, self._reported_set_up = self._reported_set_up, SetUp()
+            same = guest.started_at == state.local.report.started_at
+            run, runtime = (guest.pid, guest.started_at), self._runtimes.of(state.local)
+            self._set_up_watch.start(run, runtime, now - state.up_since, reported if same else SetUp())
 
     def _note_end(self, guest: GuestFacts, now: float) -> None:
         state = self._state

@@ -69,6 +69,8 @@ def make_report(
         message=plan.message,
         health=health.state if alive is not None else "",
         health_message=health.message if alive is not None else "",
+        set_up=facts.set_up.state if alive is not None else "",
+        set_up_message=facts.set_up.message if alive is not None else "",
         readiness=facts.readiness if alive is not None else {},
         steps=steps,
         migration=migration,

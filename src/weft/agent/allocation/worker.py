@@ -89,6 +89,7 @@ class Worker:
             checkpoint=state.checkpoint,
             guest=guest,
             health=state.health,
+            set_up=state.set_up,
             readiness=state.readiness,
             now=self.clock.elapsed(),
             failure=state.failure,

@@ -113,6 +113,13 @@ class Health(msgspec.Struct, frozen=True):
     message: str = ""  # of the last failure
 
 
+class SetUp(msgspec.Struct, frozen=True):
+    """What became of a VM's first-boot setup."""
+
+    state: Literal["", "running", "done", "failed"] = ""  # "": it has none, or doesn't run, or can't be asked
+    message: str = ""  # why it failed
+
+
 class LocalAllocation(msgspec.Struct, frozen=True):
     """One allocation as the server sent it last."""
 

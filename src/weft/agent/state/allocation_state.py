@@ -18,6 +18,7 @@ from weft.agent.state.allocation import (
     LocalAllocation,
     MigrationState,
     Run,
+    SetUp,
     StepFailure,
     Taking,
     place_disks,
@@ -69,6 +70,7 @@ class AllocationState:
         self.ended_in_a_row = 0  # ends by itself
         self.restart_at = 0.0  # elapsed seconds
         self.health = Health()
+        self.set_up = SetUp()
         self.readiness: dict[str, ReadinessReport] = {}  # by service uid
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one

@@ -29,6 +29,8 @@ keys() { # FOLDER
 }
 """
 
+_RUN = "/var/lib/weft/user-data; echo $? >/var/lib/weft/user-data.code"
+
 
 def write_setup(spec: AllocationSpec, *, has_cloud_init: bool) -> str:
     """The script, after which cloud-init stays away; "" for a VM that needs none."""
@@ -46,7 +48,7 @@ def write_setup(spec: AllocationSpec, *, has_cloud_init: bool) -> str:
             f"printf %s {shlex.quote(spec.user_data)} >/var/lib/weft/user-data",
             "chmod 0700 /var/lib/weft/user-data",
             ": >$marker",
-            "(setsid /var/lib/weft/user-data </dev/null >/var/log/user-data.log 2>&1 &)",
+            f"(setsid sh -c {shlex.quote(_RUN)} </dev/null >/var/log/user-data.log 2>&1 &)",
             "fi",
         ]
     return "\n".join(["set -e", *lines, "exit 0", ""]) if lines else ""

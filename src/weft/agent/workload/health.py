@@ -128,10 +128,11 @@ async def run_check(guest_id: str, check: HealthCheck, runtime: Executes) -> Che
         return CheckResult(False, f"the check took longer than {check.timeout:g} s", silent=True)
     finally:
         if session is not None:
-            await asyncio.shield(_end(session))
+            await asyncio.shield(end_session(session))
 
 
-async def _end(session: ExecSession) -> None:
+async def end_session(session: ExecSession) -> None:
+    """End a command that was asked for its answer, whatever becomes of it."""
     with contextlib.suppress(WeftError, OSError, TimeoutError):
         if isinstance(session, CanKill):
             async with asyncio.timeout(_KILL_SECONDS):

@@ -28,6 +28,7 @@ from weft.controllers.workload.status import (
     fold_healthy,
     fold_lease,
     fold_ready,
+    fold_set_up,
     fold_status,
     has_been_resized,
 )
@@ -278,6 +279,8 @@ def render_status(
     report = place.report if place is not None else AllocationReport()
     if report.health or envelope.condition("Healthy") is not None:
         changed = set_condition(envelope, fold_healthy(status, report, envelope.generation, now)) or changed
+    if report.set_up or envelope.condition("SetUp") is not None:
+        changed = set_condition(envelope, fold_set_up(status, report, envelope.condition("SetUp"), now)) or changed
     if not changed and status == former:
         return None
     envelope.status = merge_part(envelope.status, status)

@@ -175,6 +175,8 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         status.reason = doing
     elif status.phase == Phase.RUNNING and report.health == "unhealthy" and not report.reason:
         status.reason, status.message = report.health, report.health_message
+    elif status.phase == Phase.RUNNING and report.set_up == "failed" and not report.reason:
+        status.reason, status.message = "setUpFailed", report.set_up_message
     departure = find_unknown_departure(spec, report, former.handed_over)
     if departure is not None and not has_left_cluster(report):
         status.phase, status.reason, status.handed_over = Phase.UNKNOWN, HANDED_OVER, departure.key
@@ -392,3 +394,14 @@ def fold_ready(status: WorkloadStatus, generation: int, now: float) -> Condition
         reason = "Answers" if status.ready else "Runs"
         return Condition("Ready", "True", reason, "", now, generation)
     return Condition("Ready", "False", status.phase, status.message, now, generation)
+
+
+def fold_set_up(status: WorkloadStatus, report: AllocationReport, former: Condition | None, now: float) -> Condition:
+    """The condition SetUp of a VM that was given something for its first boot: it holds what the guest said last."""
+    if not report.set_up:
+        message = "the guest is asked while the VM runs and answers"
+        return former or Condition("SetUp", "Unknown", str(status.phase), message, now)
+    if report.set_up == "running":
+        return Condition("SetUp", "Unknown", "Running", "the guest is still carrying it out", now)
+    done = report.set_up == "done"
+    return Condition("SetUp", "True" if done else "False", "Done" if done else "Failed", report.set_up_message, now)

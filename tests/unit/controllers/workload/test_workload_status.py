@@ -13,6 +13,7 @@ from weft.controllers.workload.status import (
     Place,
     fold_current,
     fold_ready,
+    fold_set_up,
     fold_status,
     has_been_resized,
 )
@@ -300,3 +301,14 @@ def test_of_a_vm_that_has_left_nothing_waits_for_its_migration_to_end() -> None:
     told = fold_current(left, [source], 1.0)
     assert told is not None and (told.status, told.message) == ("True", "")
     assert fold_current(left, [], 1.0) == told
+
+
+def test_what_became_of_a_vm_s_first_boot_is_a_condition_and_a_failure_a_note() -> None:
+    report = AllocationReport(state="running", incarnation=1, set_up="failed", set_up_message="cloud-init: no")
+    failed = fold_set_up(WorkloadStatus(phase="Running"), report, None, 5.0)
+    assert (failed.status, failed.reason, failed.message) == ("False", "Failed", "cloud-init: no")
+    done = fold_set_up(WorkloadStatus(phase="Running"), AllocationReport(set_up="done"), failed, 6.0)
+    assert (done.status, done.reason) == ("True", "Done")
+    asked = fold_set_up(WorkloadStatus(phase="Running"), AllocationReport(set_up="running"), None, 6.0)
+    assert (asked.status, asked.reason) == ("Unknown", "Running")
+    assert fold_set_up(WorkloadStatus(phase="Stopped"), AllocationReport(), done, 7.0) == done, "it stays done"
