@@ -189,6 +189,49 @@ async def test_a_device_that_lies_is_not_believed_and_believed_again_when_it_is_
         transport.close()
 
 
+class Flooder(asyncio.DatagramProtocol):
+    """Answers, and sends ``rest`` with it."""
+
+    def __init__(self, rest: list[bytes]) -> None:
+        self.rest, self.asked, self.reset = rest, 0, 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: Any = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        if data[0] >> 4 == 7:
+            self.reset += 1  # that nobody serves this
+            return
+        self.asked += 1
+        token = data[4 : 4 + (data[0] & 15)]
+        for one in self.rest:
+            self.transport.sendto(one, addr)
+        self.transport.sendto(bytes([0x60 | len(token), 0x45]) + data[2:4] + token + b"\xff4.5", addr)
+
+
+async def test_requests_and_noise_of_a_device_are_kept_nowhere_and_fill_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    [port] = find_ports(1)
+    requests = [bytes([0x44, code, number, 7]) + b"abcd\xb1x" for code in (1, 3) for number in range(10)]
+    noise = [b"", b"\x40", b"\x44\x45\x00\x01abcd\xb1\xff\xff1", b"\x40\xe1\x00\x01", b"\xff" * 1000]
+    transport, flooder = await asyncio.get_running_loop().create_datagram_endpoint(
+        lambda: Flooder(requests + noise), local_addr=("127.0.0.1", port)
+    )
+    driver, heard = CoapDriver(clock, local=True, answer_seconds=2.0), Heard()
+    try:
+        await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", {"t": "/t"}, 0.05))
+        driver.observe(heard)
+        await until(lambda: flooder.asked >= 5)
+        await until_works(driver)
+        manager = driver._context.request_interfaces[0].token_interface
+        assert len(manager._recent_messages) == 0 and flooder.reset == 0
+        assert heard.values == [(ONE.uid, {"t": 4.5})] and caplog.messages == []
+    finally:
+        await driver.close()
+        transport.close()
+
+
 class Late(asyncio.DatagramProtocol):
     """A device that answers after a while, and is observed; a ``payload`` that is refused is one that nobody listens to."""
 

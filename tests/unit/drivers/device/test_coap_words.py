@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft.drivers.device.coap.datagrams import is_for_client
 from weft.drivers.device.coap.words import (
     JSON,
     TEXT,
@@ -73,6 +74,37 @@ def test_a_path_whose_percent_signs_make_no_text_is_refused() -> None:
     for wrong in ("/%ff", "/a?b=%C3"):
         with pytest.raises(InvalidInput, match=r"properties\.t\.href"):
             read_href(wrong, "t")
+
+
+@pytest.mark.parametrize(
+    ("datagram", "is_taken"),
+    [
+        ("60450001", True),  # 2.05, an acknowledgement
+        ("62450001abcd", True),  # with a token
+        ("62450001abcdc0ff34", True),  # a format, and a payload
+        ("62450001abcd6101ff34", True),
+        ("60000001", True),
+        ("70000001", True),
+        ("40010001", False),  # a request
+        ("40e10001", False),  # of a class that isn't there
+        ("604500", False),
+        ("", False),
+        ("60450001e0fff3", False),  # an option beyond 65535
+        ("60450001e0fef2", True),
+        ("60450001e0fef210", False),
+        ("60450001f0", False),
+        ("60450001e0ff", False),  # cut off
+        ("6045000163aa", False),
+        ("60450001c3aabbcc", False),  # a format of three bytes
+    ],
+)
+def test_of_a_device_s_datagrams_only_answers_reach_the_package(datagram: str, is_taken: bool) -> None:
+    assert is_for_client(bytes.fromhex(datagram)) is is_taken
+
+
+@given(st.binary(max_size=100))
+def test_no_datagram_breaks_the_reader(data: bytes) -> None:
+    assert is_for_client(data) in (True, False)
 
 
 def test_null_says_that_the_device_does_not_know_the_value_now() -> None:

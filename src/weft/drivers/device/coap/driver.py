@@ -14,11 +14,11 @@ from typing import Any
 import aiocoap
 import msgspec
 from aiocoap.numbers.constants import TransportTuning
-from aiocoap.transports import simple6
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.address import find_address, split_place
+from weft.drivers.device.coap.datagrams import bound_package
 from weft.drivers.device.coap.words import (
     JSON,
     MOST_BYTES,
@@ -38,12 +38,10 @@ EXAMPLE = "192.168.7.30"
 ANSWER_SECONDS = 5.0
 DISCOVER_SECONDS = 60.0
 MOST_HOSTS = 500
-# Devices that have a socket of their own. Beyond it the package closes the oldest one, also while an answer to it is on its way.
-MOST_SOCKETS = 6000
 _BLOCK = 6  # 1024 bytes
 log = logging.getLogger("weft.edge.coap")
+bound_package()
 # What is wrong with an answer is told to the listener; the package's own lines would fill the log.
-simple6._DatagramClientSocketpoolSimple6.max_sockets = MOST_SOCKETS  # 64 otherwise
 for _name in ("coap", "coap-server"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
