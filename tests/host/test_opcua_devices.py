@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -165,6 +166,26 @@ async def test_noise_in_place_of_a_server_is_told_and_holds_nothing_up() -> None
     finally:
         await driver.close()
         noise.close()
+
+
+async def test_a_server_that_never_ends_a_message_is_left_before_it_fills_the_memory() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"ACKF" + (0x7FFFFFFF).to_bytes(4, "little"))
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(bytes(1 << 16))
+                await writer.drain()
+
+    endless = await asyncio.start_server(serve, "127.0.0.1", 0)
+    driver = OpcuaDriver(clock, local=True, answer_seconds=30.0)
+    try:
+        await driver.connect(make_thing(ONE, endless.sockets[0].getsockname()[1]))
+        with pytest.raises(Unavailable, match="doesn't answer at all: connection lost"):
+            await driver.read(ONE.uid, ["t"])
+    finally:
+        await driver.close()
+        endless.close()
 
 
 async def test_in_its_own_process_it_is_killed_and_comes_back_with_its_devices(peer: OpcuaPeer) -> None:

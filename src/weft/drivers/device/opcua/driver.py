@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from asyncua import Client, ua
+from asyncua.client.ua_client import UASocketProtocol
 
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
@@ -33,6 +34,20 @@ MOST_CHARACTERS = 128  # of each text that is kept
 log = logging.getLogger("weft.edge.opcua")
 logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # what is wrong is told to the listener
 T = TypeVar("T")
+_protocol: Any = UASocketProtocol
+_take_bytes = _protocol.data_received
+
+
+def _take_bounded(protocol: Any, data: bytes) -> None:
+    """The package waits for as many bytes as a server says will come: one that never ends had 100 MB in ten seconds."""
+    if len(protocol.receive_buffer or b"") + len(data) > MOST_BYTES:
+        protocol.receive_buffer = None
+        protocol.transport.abort()
+    else:
+        _take_bytes(protocol, data)
+
+
+_protocol.data_received = _take_bounded
 
 
 class _Link:
