@@ -148,7 +148,9 @@ class Guest:
             held=state == "running" and self.status == "paused" and not (self.migrating or self.hold.is_on),
             accelerator=record.accelerator,
             shape=describe_shape(plan, record.frame) if alive and record.frame and not self._becomes_another else None,
-            live_bar=find_live_bar(record.frame, record.accelerator) if alive and record.frame else "",
+            live_bar=find_live_bar(plan.memory_bytes - record.frame.memory_bytes, record.accelerator)
+            if alive and record.frame
+            else "",
             exit_code=code,
             process=record.process_report if alive else None,
         )

@@ -72,9 +72,9 @@ def describe_present(plan: GuestPlan, next_: GuestPlan | None, frame: Frame) -> 
     )
 
 
-def find_live_bar(frame: Frame, accelerator: str | None) -> str:
+def find_live_bar(plugged_bytes: int, accelerator: str | None) -> str:
     """Why a guest can migrate only while it stands still: QEMU would lose what it writes meanwhile, see translate."""
-    if accelerator == "tcg" and frame.plugged_bytes:
+    if accelerator == "tcg" and plugged_bytes > 0:
         return "an emulated guest with hot-plugged memory can't migrate live; after a restart it can"
     return ""
 

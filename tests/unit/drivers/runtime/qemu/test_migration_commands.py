@@ -29,7 +29,7 @@ def test_an_emulated_guest_whose_writes_qemu_does_not_follow_moves_only_standing
     bar = "an emulated guest with hot-plugged memory can't migrate live; after a restart it can"
     with pytest.raises(InvalidInput, match=bar):
         check_mode(PLAN, frame, "tcg", MigrationSettings())
-    bars = [find_live_bar(*one) for one in ((frame, "tcg"), (frame, "kvm"), (FRAME, "tcg"))]
+    bars = [find_live_bar(*one) for one in ((GIB, "tcg"), (GIB, "kvm"), (0, "tcg"))]
     assert bars == [bar, "", ""]
     check_mode(PLAN, frame, "kvm", MigrationSettings())
     check_mode(PLAN, frame, "tcg", MigrationSettings(mode="stop-and-copy"))

@@ -308,7 +308,7 @@ def check_mode(plan: GuestPlan, frame: Frame, accelerator: str, settings: Migrat
             field="mode",
             hint="choose another mode: stop-and-copy always completes",
         )
-    if settings.mode != "stop-and-copy" and (bar := find_live_bar(frame, accelerator)):
+    if settings.mode != "stop-and-copy" and (bar := find_live_bar(frame.plugged_bytes, accelerator)):
         raise InvalidInput(f"vm/{plan.name}: {bar}", field="mode", hint="use stop-and-copy")
 
 
