@@ -12,9 +12,9 @@ import msgspec
 
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import is_settled, read_phase
 from weft.kinds.parts.stream_verbs import CONTENTS
-from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of
+from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, uid_of
 from weft.kinds.secret import SealedSpec, check_values
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import is_name
@@ -60,6 +60,8 @@ class BackupRepositoryStatus(msgspec.Struct, kw_only=True):
     backups: int = 0
     node: str = ""  # that checked it last
     checked_at: float | None = None
+    observed_generation: int = 0  # of the spec that it was last checked as
+    ordered_generation: int = 0  # of the spec that the order is for
     counted_at: float = 0.0  # when a node last said how many backups there are, by its clock
     order: BackupOrder | None = None  # what that node is asked to do now
     reason: str = ""
@@ -194,6 +196,12 @@ def _free(obj: Object) -> str:
 
 REPOSITORIES_BY_UID = Index("backup repositories by uid")
 
+
+def _is_ready(obj: Object | None) -> bool:
+    """Whether a node has opened it, as its spec says now."""
+    return is_settled(obj) and read_phase(obj) == "Ready"
+
+
 BACKUP_REPOSITORY = Kind(
     name="backuprepository",
     plural="backuprepositories",
@@ -231,5 +239,5 @@ BACKUP_REPOSITORY = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Ready")}),
+    lifetime=Lifetime(goals={"create": Goal(_is_ready, "Ready")}),
 )

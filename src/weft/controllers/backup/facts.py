@@ -60,7 +60,8 @@ def read_repository(view: View, name: str) -> Repository | None:
     item = view.get(object_key(BACKUP_REPOSITORY.name, None, name))
     if item is None:
         return None
-    return Repository(name, item.uid, item.spec(BackupRepositorySpec), item.status(BackupRepositoryStatus))
+    spec, status = item.spec(BackupRepositorySpec), item.status(BackupRepositoryStatus)
+    return Repository(name, item.uid, spec, status, item.envelope.generation)
 
 
 def list_nodes(view: View, order: BackupOrder | None, *, first: str = "", pool: str = LOCAL) -> list[Node]:

@@ -20,6 +20,7 @@ class Repository(msgspec.Struct, frozen=True):
     uid: str
     spec: BackupRepositorySpec
     status: BackupRepositoryStatus
+    generation: int = 0
 
 
 def explain_waiting(to: str, repository: Repository | None) -> tuple[str, str] | None:

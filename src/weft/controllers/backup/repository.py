@@ -102,7 +102,8 @@ def plan_repository(repository: Repository, nodes: list[Node], now: float) -> tu
         return _note(status, report, asked, now), CHECK_SECONDS if report.phase == "done" else RETRY_SECONDS
     since = now - (status.checked_at or 0.0)
     pause = CHECK_SECONDS if status.phase == "Ready" else RETRY_SECONDS
-    if status.checked_at is not None and 0 <= since < pause:
+    is_of_now = status.observed_generation >= repository.generation
+    if status.checked_at is not None and 0 <= since < pause and is_of_now:
         return msgspec.structs.replace(status, order=None), pause - since
     if not nodes:
         message = "waits for a node that is ready"
@@ -122,7 +123,7 @@ def plan_repository(repository: Repository, nodes: list[Node], now: float) -> tu
         opens_only=status.lies_there,
         immutable=repository.spec.immutable,
     )
-    return msgspec.structs.replace(status, order=order), RETRY_SECONDS
+    return msgspec.structs.replace(status, order=order, ordered_generation=repository.generation), RETRY_SECONDS
 
 
 def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now: float) -> BackupRepositoryStatus:
@@ -134,6 +135,7 @@ def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now:
             order=None,
             node=node.name,
             checked_at=now,
+            observed_generation=status.ordered_generation,
             reason=report.reason,
             message=report.message,
         )
@@ -147,6 +149,7 @@ def _note(status: BackupRepositoryStatus, report: BackupReport, node: Node, now:
         counted_at=max(status.counted_at, report.finished_at),
         node=node.name,
         checked_at=now,
+        observed_generation=status.ordered_generation,
         order=None,
         reason="",
         message=report.message,

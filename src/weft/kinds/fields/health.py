@@ -86,19 +86,8 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
         "NodeLost",
         "Orphaned",
     ),
-    "failed": (
-        "Failed",
-        "Rejected",
-        "Refused",
-        "Stale",
-        "NotReady",
-        "TimedOut",
-        "Full",
-        "firing",
-        "Offline",
-        "Unavailable",
-    ),
-    "unknown": ("Unknown", "Missing", "Gone"),
+    "failed": ("Failed", "Rejected", "Refused", "Stale", "NotReady", "TimedOut", "Full", "firing", "Offline"),
+    "unknown": ("Unknown", "Missing", "Gone", "Unavailable"),
     "ended": ("Stopped", "Suspended", "Done", "Succeeded", "Cancelled", "Confirmed", "Undone", "Arrived"),
 }
 HEALTH: Mapping[str, Health] = {phase: health for health, phases in _PHASES.items() for phase in phases}

@@ -345,6 +345,22 @@ def test_a_good_check_makes_it_ready_and_is_repeated_an_hour_later() -> None:
     assert (later.order.repository_id, later.order.generation > ordered.order.generation) == ("id", True)
 
 
+def test_a_repository_whose_spec_was_changed_is_checked_again_at_once_and_no_earlier_check_counts() -> None:
+    changed = msgspec.structs.replace(SAFE, generation=2)
+
+    def look_again(status: BackupRepositoryStatus, *nodes: Node) -> BackupRepositoryStatus:
+        return plan_repository(msgspec.structs.replace(changed, status=status), list(nodes), NOW + 1)[0]
+
+    before = look(BackupRepositoryStatus(), make_node())[0]
+    assert before.order is not None
+    early = look(before, make_node(report=make_report("done", before.order, repository_id="id")))[0]
+    status = look_again(early, make_node())
+    assert status.order is not None and status.observed_generation < 2
+    done = look_again(status, make_node(report=make_report("done", status.order, repository_id="id")))
+    assert (done.phase, done.observed_generation, done.order) == ("Ready", 2, None)
+    assert look_again(done, make_node()).order is None
+
+
 def test_after_a_failure_another_node_is_asked() -> None:
     nodes = [make_node(), make_node("n2")]
     ordered = look(BackupRepositoryStatus(), *nodes)[0]
