@@ -22,8 +22,8 @@ from weft.kinds.fields.cluster.link import (
     check_url,
     read_witness_token,
 )
-from weft.kinds.parts.goal import reaches
-from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Verb
+from weft.kinds.parts.goal import is_settled, read_phase
+from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Verb
 from weft.kinds.secret import SealedSpec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.quantity import format_duration
@@ -69,6 +69,7 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
         None  # age of the newest point there, of the replica that is oldest for its RPO; None: none yet
     )
     rpo_seconds: float | None = None  # how old the newest point of that replica may be
+    observed_generation: int = 0  # of the spec that it was asked by when the phase was found
     reason: str = ""
     message: str = ""
 
@@ -155,6 +156,9 @@ def _seconds(path: str) -> Any:
 
 CLUSTERS_BY_PEER = Index("clusters by the peer's uid")
 
+_LINKED = Goal(lambda obj: is_settled(obj) and read_phase(obj) == "Linked", "Linked")
+
+
 CLUSTER = Kind(
     name="cluster",
     plural="clusters",
@@ -199,5 +203,5 @@ CLUSTER = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Linked"), "trust": reaches("Linked")}),
+    lifetime=Lifetime(goals={"create": _LINKED, "trust": _LINKED}),
 )

@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
+import msgspec
+
 from weft.client.cluster.peer import PeerLink, ask_hello
 from weft.contracts.journal import Event
 from weft.contracts.wakeup import Wake
@@ -104,6 +106,8 @@ class Clusters:
         former, name = cluster.status(ClusterStatus), cluster.envelope.name
         lag = find_lag(self._leadership.cache.view, name)
         status = plan_status(name, cluster.spec(ClusterSpec), former, reply, self._clock.now(), lag)
+        if reply.hello is not None or status.phase != "Linked":  # a silence is borne for a while, by whatever spec
+            status = msgspec.structs.replace(status, observed_generation=cluster.envelope.generation)
         if status == former:
             return
         draft = Draft()

@@ -478,6 +478,8 @@ def test_an_old_state_is_no_answer_to_a_new_spec() -> None:
     """Each pair: what is waited for, and the state of generation 1 that generation 2 was asked for in."""
     for kind, status in (
         ("service", {"phase": "Ready"}),
+        ("cluster", {"phase": "Linked"}),
+        ("cluster", {"phase": "Failed", "reason": "wrongCa"}),
         ("backuprepository", {"phase": "Ready"}),
         ("backuprepository", {"phase": "Failed", "reason": "repositoryKey"}),
         ("function", {"phase": "Pending", "reason": "imageFailed", "waiting_generation": 1}),
