@@ -137,6 +137,24 @@ async def test_a_volume_that_nothing_uses_is_taken_by_its_node_and_the_next_one_
         assert (await snapshot(lab, "c")).parent == "a"
 
 
+async def test_a_growth_that_has_not_happened_is_in_no_snapshot_and_comes_with_no_restore(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node = await join(lab)
+        await put_volume(lab, node)
+
+        def grow(envelope: Envelope) -> None:
+            envelope.spec = merge_part(envelope.spec, {"size": 900 << 40})
+
+        await lab.change("/volume/default/data", grow)
+        await take(lab, "a", "volume/data")
+        await until(lab, "a", "Ready")
+        status = await snapshot(lab, "a")
+        assert (status.disks["data"].size, status.workload_spec["size"]) == (SIZE, SIZE)
+        await go_back(lab, "a", keep=False)
+        await until_back(lab)
+        assert [(order.act, order.size) for order in node.done] == [("take", 0), ("replace", SIZE)]
+
+
 async def test_what_can_not_be_taken_says_why_and_what_to_do(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)

@@ -28,7 +28,7 @@ from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, Vo
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, is_of_volumes, read_workload, workload_key
-from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming, pool_of
+from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, is_coming, pool_of
 from weft.objects.lifecycle import describe_phase
 
 SOURCE_GONE, IN_USE, NO_DATA, NO_VOLUMES = "sourceGone", "inUse", "noData", "noVolumes"
@@ -174,7 +174,7 @@ def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
     if status.node is None or status.node_uid is None:
         return Waits(NO_DATA, f"volume/{name} has no data yet: nothing has used it", fails=True)
     pool = pool_of(spec, status)
-    disks = {name: SnapshotDisk(key=volume.uid, size=spec.size, pool=pool)}
+    disks = {name: SnapshotDisk(key=volume.uid, size=has_size(spec, status), pool=pool)}
     ordered = [OrderedVolume(uid=volume.uid, name=name, pool=pool, pool_id=status.pool_id)]
     return Place(status.node, status.node_uid, disks, ordered, [volume])
 
@@ -214,5 +214,5 @@ def _read_spec(source: Item) -> dict[str, object]:
     """Of a volume what another one needs; of a container its mounts, since the rest may be secret."""
     if BY_NAME[source.envelope.kind].snapshots == "volume":
         spec = source.spec(VolumeSpec)
-        return {"size": spec.size, "pool": spec.pool}
+        return {"size": has_size(spec, source.status(VolumeStatus)), "pool": spec.pool}
     return {"mounts": list(getattr(spec_of(source), "mounts", []))}

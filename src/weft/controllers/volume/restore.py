@@ -19,7 +19,7 @@ from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSta
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus, pool_of
+from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, pool_of
 from weft.objects.envelope import Envelope
 from weft.objects.identity import cut_name, object_key
 
@@ -169,7 +169,7 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
         snapshot_name=asked.snapshot,
         volumes=[OrderedVolume(uid=volume.uid, name=name, pool=pool_of(spec, status), pool_id=status.pool_id)],
         disk=volume.uid,
-        size=spec.size,
+        size=has_size(spec, status),
     )
     status.reason, status.message = "", f"goes back to {source}"
     return Step(needs=[snapshot])
