@@ -84,6 +84,8 @@ def test_a_deletion_of_the_deployment_names_what_stays_and_leaves_the_vm_that_pe
     deploy = ["vm", "deploy", "fresh", "--config", write(fabric, user_data=NEW), "--parallel-to", "old"]
     said = fabric.weft(*deploy, "--keep-old", "0s", "--replace-root-disk", "--health-check-timeout", "60s")
     assert said.code == 0, said.err
+    assert "no service leads to vm/old: vm/fresh gets no requests until it is promoted" in said.err
+    assert "Paused" in said.out and "Nothing is promoted yet: weft rollout resume old" in said.out
     assert fabric.weft("rollout", "resume", "fresh").code == 0
     assert fabric.weft("wait", "vm/old", "--for=phase=Stopped").code == 0
     refused = fabric.weft("delete", "deployment/old")

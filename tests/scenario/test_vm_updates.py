@@ -15,7 +15,7 @@ from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
 from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.vm import VmSpec
-from weft.objects.envelope import decode_part
+from weft.objects.envelope import Envelope, decode_part, merge_part
 
 NEWER = UpdateInput(template={"image": "newer"})
 
@@ -41,6 +41,10 @@ async def ports(lab: Lab) -> dict[int, str]:
     """Which VM each published port leads to."""
     every = [decode_part(one.spec, PublishedPortSpec) for one in await lab.every("publishedport")]
     return {one.port: one.workload.name for one in every}
+
+
+def claim_port(vm: Envelope) -> PublishedPortSpec:
+    return PublishedPortSpec(port=8091, protocol="tcp", target_port=80, workload=vm.ref)
 
 
 async def names(lab: Lab) -> dict[str, str]:
@@ -166,6 +170,33 @@ async def test_a_vm_that_was_promoted_is_kept_with_its_disk_and_changed_in_its_p
         await until(lab, "Promoted", 4)
         await lab.until_phase("web-2-0", "Stopped")
         assert (await lab.vm("web-2-0")).uid == uid
+
+
+async def test_a_vm_that_an_older_weft_promoted_gets_the_port_and_is_kept_too(tmp_path: Path) -> None:
+    """That one left the port with the stopped VM, and knew only the adopted VM as one to keep."""
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {})
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        await lab.until_phase("web", "Stopped")
+        await lab.kill_deciders()
+
+        def forget(envelope: Envelope) -> None:
+            status = decode_part(envelope.status, DeploymentStatus)
+            status.holder, status.revisions[1].instance = "", ""
+            envelope.status = merge_part(envelope.status, status)
+
+        await lab.change("/deployment/default/web", forget)
+        await lab.wish("web", publish=["8091:80"])
+        old = await lab.vm("web")
+        await lab.put("publishedport", "tcp-8091", claim_port(old), project=None)
+        lab.start_deciders("newer")
+
+        async def handed_over() -> bool:
+            kept = (await status_of(lab)).revisions[1].instance
+            return (await ports(lab), kept) == ({8091: "web-2-0"}, "web-2-0")
+
+        await lab.until(handed_over)
 
 
 async def test_deleting_a_deployment_leaves_every_vm_that_people_named_or_promoted(tmp_path: Path) -> None:

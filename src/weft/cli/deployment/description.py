@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.fields.deployment.instance import DRAINING_LABEL, REVISION_LABEL, count_instances
+from weft.kinds.fields.deployment.instance import DRAINING_LABEL, PARKED_LABEL, REVISION_LABEL, count_instances
 from weft.objects.quantity import format_duration
 
 Object = Mapping[str, Any]
@@ -57,10 +57,11 @@ def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:
         revision = (one.get("labels") or {}).get(REVISION_LABEL, "?")
         drains = ", finishes its connections" if DRAINING_LABEL in (one.get("labels") or {}) else ""
         leaves = ", is being deleted" if one.get("deleting_since") else ""
-        why = dig(one, "status.message") or dig(one, "status.reason") or ""
+        kept = ", kept for an undo" if PARKED_LABEL in (one.get("labels") or {}) else ""
+        why = "" if kept else dig(one, "status.message") or dig(one, "status.reason") or ""
         where = f" on {node}" if (node := dig(one, "status.node")) else ""
         lines.append(
-            f"  {one['name']}  revision {revision}  {dig(one, 'status.phase', 'Pending')}{where}{drains}{leaves}"
+            f"  {one['name']}  revision {revision}  {dig(one, 'status.phase', 'Pending')}{where}{kept}{drains}{leaves}"
             + (f": {why}" if why else "")
         )
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from weft.kinds.fields.deployment.instance import REVISION_LABEL
 from weft.kinds.parts.deployment.alone import describe_alone
 from weft.kinds.parts.nic import networks_of, read_nic
 from weft.kinds.parts.workload import parse_publish
+from weft.kinds.service import SERVICE, is_matched
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.schema import read_strict
@@ -113,6 +114,10 @@ def describe_replaced(
     check_replacement(current, template, strategy)
     beside = strategy.get("type", "rolling") != "rolling"
     lines = describe_replacement(current, rows[0]["new"], template["image"], adopt, beside)
+    if beside and not _is_served(session.client.list(SERVICE.name).items, current):
+        lines.append(
+            f"  no service leads to vm/{current['name']}: vm/{rows[0]['new']} gets no requests until it is promoted"
+        )
     return [*lines, *_name_policies(session.client.list(BACKUP_POLICY.name).items, current["name"])]
 
 
@@ -182,6 +187,10 @@ def ask_to_replace(session: Session, lines: Iterable[str], new: str, *, replaces
             "nothing was changed",
         )
     return replaces or click.confirm(f"Let vm/{new} start without that root disk?", err=True)
+
+
+def _is_served(services: Iterable[Object], vm: Object) -> bool:
+    return any(is_matched(dig(one, "spec.selector", {}), vm.get("labels") or {}) for one in services)
 
 
 def _name_policies(policies: Iterable[Object], vm: str) -> list[str]:

@@ -145,8 +145,6 @@ class Outcomes(Instances):
         status.phase, status.verdict, status.ended_at, status.awaits = phase, why[:1000], self._now, False
         if phase == "Promoted" and status.stage == "keep":
             status.stable = status.revision
-        if phase == "Promoted" and self._spec.adopt and (one := self._find((status.revision, 0))) is not None:
-            self._keep_instance(status.revision, one.name)
         self._mark_outcome(status.revision, "Undecided" if phase == "Undecided" else "Promoted")
         self._note("Warning" if phase == "Undecided" else "Normal", phase, f"revision {status.revision}: {why}")
         if phase != "Undecided":
@@ -157,6 +155,14 @@ class Outcomes(Instances):
         for place, one in enumerate(revisions):
             if one.number == number and one.outcome != outcome:
                 revisions[place] = replace(one, outcome=outcome)
+
+    def _keep_serving(self) -> None:
+        """What serves in the place of an adopted VM has its data from now on: an undo finds it again, and nothing deletes it."""
+        status = self._status
+        if self._spec.adopt and status.slots and status.stage in ("", "keep"):
+            one = self._find((status.slots[0], 0))
+            if one is not None:
+                self._keep_instance(one.revision, one.name)
 
     def _keep_instance(self, number: int, name: str) -> None:
         """Have an undo to the revision find this instance again."""

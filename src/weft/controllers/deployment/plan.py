@@ -55,6 +55,7 @@ class _Planner(Rolling, Beside):
         if self._has_deadline and status.phase == "Progressing":
             self._check_deadline()
         self._finish()
+        self._keep_serving()
         self._count()
         self._out.delete, self._out.drain = self._out.delete[:MOST_DELETED], self._out.drain[:MOST_DELETED]
         if queued:
