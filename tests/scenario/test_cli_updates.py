@@ -64,6 +64,11 @@ def test_a_vm_that_is_replaced_takes_its_port_along_and_leaves_its_disk_only_if_
     assert fabric.weft("rollout", "undo", "pet").code == 0
     assert port_of(fabric, 18091) == "pet"
     assert fabric.weft("wait", "vm/pet", "--for=phase=Running").code == 0
+    assert fabric.weft("vm", "delete", "pet-2-0", "--yes").code == 0
+    lost = fabric.weft("rollout", "undo", "pet", "--to", "2")
+    assert lost.code == 5
+    assert "vm/pet-2-0, which had that version, was deleted" in lost.err
+    assert names(fabric) == {"pet": "Running"}
 
 
 def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: Fabric) -> None:

@@ -27,7 +27,7 @@ from weft.kinds.deployment import DEPLOYMENT, describe_progress
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.vm import VM
-from weft.objects.errors import NotFound
+from weft.objects.errors import IllegalTransition, NotFound
 
 _ACTS = ("status", "pause", "resume", "undo", "history", "explain")
 _NOT_PROMOTED = 1
@@ -81,6 +81,8 @@ def _run(
     target = Target(DEPLOYMENT, _find_name(session, name))
     if act in ("pause", "resume", "undo"):
         body = {"revision": to} if to is not None else {}
+        if act == "undo":
+            _refuse_lost(session, session.client.verb(DEPLOYMENT.name, target.name, act, body, dry_run=True))
         obj = session.client.verb(DEPLOYMENT.name, target.name, act, body)
         return finish_one(session, target, obj, act, "paused" if act == "pause" else "")
     obj = session.client.get(DEPLOYMENT.name, target.name)
@@ -106,6 +108,21 @@ def _run(
     else:
         print(explain_rollout(obj, instances))
     return OK
+
+
+def _refuse_lost(session: Session, undone: Mapping[str, Any]) -> None:
+    """Raises IllegalTransition if the VM that an undo starts again was deleted: another one would have none of its data."""
+    template, revisions = dig(undone, "spec.template"), dig(undone, "status.revisions", [])
+    name = next((one.get("instance") for one in revisions if one["template"] == template and one.get("instance")), "")
+    if not name or not dig(undone, "spec.adopt"):
+        return
+    try:
+        session.client.get(VM.name, name)
+    except NotFound:
+        raise IllegalTransition(
+            f"vm/{name}, which had that version, was deleted: an undo would start another VM without its disks",
+            hint=f"weft vm update {undone['name']} --config FILE rolls the version out again, and says what goes along",
+        ) from None
 
 
 def _find_name(session: Session, name: str) -> str:
