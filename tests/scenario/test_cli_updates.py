@@ -84,6 +84,17 @@ def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: 
     assert fabric.weft("get", "deployment/cat").code == 3
 
 
+def test_a_version_that_fits_nowhere_beside_the_vm_is_refused_before_that_stops(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "big", "--config", write(fabric, memory="5G")).code == 0
+    where = json.loads(fabric.weft("get", "vm/big", "-o", "json").out)["status"]["node"]
+    file = write(fabric, memory="5G", node=where, user_data=NEW)
+    said = fabric.weft("vm", "update", "big", "--config", file, "--replace-root-disk")
+    assert said.code == 6
+    assert "no node can take another VM beside vm/big, which keeps its place while it is stopped" in said.err
+    assert fabric.weft("get", "deployment/big").code == 3
+    assert fabric.weft("vm", "delete", "big", "--yes").code == 0
+
+
 def test_a_deletion_of_the_deployment_names_what_stays_and_leaves_the_vm_that_people_named(fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "old", "--config", write(fabric)).code == 0
     deploy = ["vm", "deploy", "fresh", "--config", write(fabric, user_data=NEW), "--parallel-to", "old"]

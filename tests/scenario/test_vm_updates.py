@@ -135,6 +135,21 @@ async def test_a_vm_with_a_volume_is_not_tried_beside_itself(tmp_path: Path, kin
         assert (await spec_of(lab, "web")).run == "run"
 
 
+@pytest.mark.parametrize("own", [{}, {"volumes": ["data"]}])
+async def test_a_version_that_fits_nowhere_beside_the_vm_goes_back_at_once(tmp_path: Path, own: dict[str, Any]) -> None:
+    """The old VM keeps its place while it is stopped, so that to wait for capacity would keep it down for nothing."""
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, own, health_check_timeout=600.0)
+        uid = (await lab.vm("web")).uid
+        await act(lab, "update", UpdateInput(template={"image": "newer", "memory": 64 * GIB}))
+        status = await until(lab, "RolledBack", 1, 60.0)
+        assert "beside the VM that it replaces, which keeps its place: insufficientResources" in status.verdict
+        await lab.until_phase("web", "Running")
+        assert (await lab.vm("web")).uid == uid
+        assert (await spec_of(lab, "web")).volumes == own.get("volumes", [])
+        await lab.until_gone("/vm/default/web-2-0")
+
+
 async def test_an_undo_after_a_change_in_place_starts_the_kept_vm(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await adopt(lab, {"publish": ["8091:80"]})

@@ -13,6 +13,7 @@ import msgspec
 from weft.cli.command.target import usage
 from weft.cli.deployment.preview import list_serving
 from weft.cli.output.terminal import is_terminal
+from weft.cli.placement.question import ask
 from weft.cli.session import Session
 from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.deployment import FIXED
@@ -23,7 +24,7 @@ from weft.kinds.parts.nic import networks_of, read_nic
 from weft.kinds.parts.workload import parse_publish
 from weft.kinds.service import SERVICE, is_matched
 from weft.kinds.vm import VmSpec
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.schema import read_strict
 
 Object = Mapping[str, Any]
@@ -172,6 +173,24 @@ def check_replacement(vm: Object, template: Mapping[str, Any], strategy: Mapping
         raise IllegalTransition(
             f"{what} has to stop before another version starts: {alone}",
             hint="leave out --max-unavailable 0",
+        )
+
+
+def check_capacity(session: Session, vm: Object, template: Mapping[str, Any]) -> None:
+    """Raises Unplaceable if no node takes another VM while this one keeps its place: it would stop for nothing."""
+    what = f"vm/{vm['name']}"
+    changes = {**template, "volumes": dig(vm, "spec.volumes", [])}
+    try:
+        answer = ask(session, "recommendation", {"kind": "vm", "changes": changes, "instead_of": what})
+    except WeftError as problem:
+        session.notify(f"capacity can't be checked now: {problem.message}")
+        return
+    if dig(answer, "status.phase") == "Done" and not dig(answer, "status.best"):
+        raise Unplaceable(
+            f"no node can take another VM beside {what}, which keeps its place while it is stopped: "
+            f"{dig(answer, 'status.message') or dig(answer, 'status.reason')}",
+            reason=dig(answer, "status.reason") or "insufficientResources",
+            hint="weft capacity shows what is free; add a node, or give the new version less",
         )
 
 

@@ -17,6 +17,7 @@ from weft.cli.deployment.preview import find_changes, foresee, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
     ask_to_replace,
+    check_capacity,
     describe_replaced,
     find_current,
     make_template,
@@ -151,6 +152,8 @@ def _roll_out(
         strategy["live_migrate"] = True
     body = {"template": template, "strategy": strategy, "instance": instance}
     _try_update(session, deployment, vm, template, body)
+    if replaced and chosen.get("type", "rolling") == "rolling":
+        check_capacity(session, current, template)
     if replaced and not ask_to_replace(session, replaced, rows[0]["new"], replaces=given["replace_root_disk"]):
         session.notify("nothing was changed")
         return ERROR

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from weft.controllers.deployment.facts import Instance
 from weft.controllers.deployment.instances import LATE_SECONDS, LOOK_SECONDS
 from weft.controllers.deployment.outcome import Outcomes
 from weft.objects.quantity import format_duration
@@ -25,6 +26,9 @@ class Rolling(Outcomes):
             self._give_up_broken()
         elif self._judges_first():
             return None
+        taker = self._find((target, 0)) if status.slots else None
+        if self._spec.adopt and taker is not None and taker.unplaced and not self._frees_capacity():
+            return self._fail_full(taker)
         for slot in self._old_slots():
             if self._has_taken_over((target, slot)):
                 status.slots[slot], status.progressed_at = target, self._now
@@ -65,6 +69,8 @@ class Rolling(Outcomes):
         status.no_surge = status.no_surge or self._facts.alone
         beside = [slot for slot in old if self._find((target, slot)) is not None]
         unplaced = next((one for slot in beside if (one := self._find((target, slot))) and one.unplaced), None)
+        if unplaced is not None and self._spec.adopt and not self._frees_capacity():
+            return self._fail_full(unplaced)
         if unplaced is not None and not status.no_surge and not self._frees_capacity():
             status.no_surge = unplaced.unplaced
             text = f"no node has capacity for a further instance ({unplaced.unplaced}): max_unavailable counts instead"
@@ -86,6 +92,11 @@ class Rolling(Outcomes):
         if not strategy.max_unavailable and not (status.back and silent):
             return self._fail(f"no further instance is possible ({status.no_surge}), and max_unavailable is 0")
         self._take_down(old)
+
+    def _fail_full(self, taker: Instance) -> None:
+        """No node takes the VM that is to replace another one: that one keeps its place while it is stopped, so nothing changes."""
+        why = f"no node has capacity for {taker.name} beside the VM that it replaces, which keeps its place"
+        self._fail(f"{why}: {taker.unplaced}", reverts=True)
 
     def _change_in_place(self, fits: Sequence[int]) -> None:
         """Let running instances take the new template."""
