@@ -53,9 +53,13 @@ async def names(lab: Lab) -> dict[str, str]:
     return {one.hostname or one.workload.name: one.address for one in every}
 
 
-async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an_undo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rolling", "blue-green", "canary"])
+async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an_undo(
+    tmp_path: Path, kind: str
+) -> None:
     async with Lab(tmp_path) as lab:
-        await adopt(lab, {"publish": ["8091:80"], "force_publish": True})
+        judged = {"auto_promote": True, "monitor_duration": 5.0, "on_undecided": "promote", "keep_old": 10.0}
+        await adopt(lab, {"publish": ["8091:80"], "force_publish": True}, type=kind, **judged)
         await act(lab, "update", NEWER)
 
         async def is_promoted() -> bool:
@@ -66,6 +70,7 @@ async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an
             return False
 
         await lab.until(is_promoted, 200)
+        await lab.until_phase("web", "Stopped")
         new, old = await spec_of(lab, "web-2-0"), await spec_of(lab, "web")
         assert (new.publish, new.force_publish, new.run) == (["8091:80"], True, "run")
         assert (old.publish, old.run) == ([], "stop")
