@@ -48,6 +48,7 @@ from tests.scenario import (
     test_storage_pools,
     test_suspended_migrations,
     test_vm_life,
+    test_vm_updates,
     test_volume_snapshots,
 )
 from tests.scenario.between import Between, find_calls, is_commit
@@ -151,7 +152,7 @@ RELIES_ON = {
     "controllers/deployment/writes.py plan_removal 1": "deployment at and goes",
     "controllers/deployment/writes.py plan_removal 2": "deployment at, workload at",
     "controllers/deployment/writes.py plan_writes": (
-        "deployment at, workload absent, workload at, quota at, disruptionbudget at"
+        "deployment at, workload absent, workload at, quota at, disruptionbudget at, endpoint at, publishedport at"
     ),
     "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",
     "controllers/garbage_collector.py plan_item": (
@@ -572,6 +573,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     test_deployments.test_an_update_replaces_the_instances_and_an_undo_brings_the_old_ones_back,
     test_deployments.test_a_change_that_running_guests_can_take_replaces_none,
     test_deployments.test_a_vm_that_gives_way_to_another_image_is_stopped_and_starts_again_at_an_undo,
+    test_vm_updates.test_volumes_and_a_chosen_address_go_along_once_the_old_vm_has_stopped,
     test_deployments.test_an_adoption_of_a_vm_that_is_missing_goes_on_once_it_is_there,
     test_jobs.test_only_the_newest_ended_tasks_are_kept,
     test_jobs.test_a_name_that_is_taken_is_waited_for,
