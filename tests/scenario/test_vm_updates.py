@@ -14,21 +14,25 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
 from weft.kinds.published_port import PublishedPortSpec
-from weft.kinds.vm import VmSpec
+from weft.kinds.service import ServiceSpec, ServiceStatus
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.errors import IllegalTransition
 
 NEWER = UpdateInput(template={"image": "newer"})
 
 
-async def adopt(lab: Lab, vm: dict[str, Any], **strategy: Any) -> None:
+async def adopt(lab: Lab, vm: dict[str, Any], labels: dict[str, str] | None = None, **strategy: Any) -> None:
     """A deployment of one, which is a VM that there was before."""
-    await add_nodes(lab)
+    if not lab.nodes:
+        await add_nodes(lab)
     await lab.put_image("newer")
     await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
     await lab.put_vm("web", memory=256 * MIB, **vm)
     await lab.until_phase("web", "Running")
     template = msgspec.to_builtins(VmSpec(image="tiny", memory=256 * MIB))
     fields: dict[str, Any] = {"workload": "vm", "adopt": "web", "replicas": 1, "strategy": strategy}
+    fields["labels"] = labels or {}
     await put_deployment(lab, template={"cpu": 1.0, **template}, **fields)
     await until(lab, "Promoted", 1)
 
@@ -58,7 +62,12 @@ async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an
     tmp_path: Path, kind: str
 ) -> None:
     async with Lab(tmp_path) as lab:
-        judged = {"auto_promote": True, "monitor_duration": 5.0, "on_undecided": "promote", "keep_old": 10.0}
+        judged: dict[str, Any] = {
+            "auto_promote": True,
+            "monitor_duration": 5.0,
+            "on_undecided": "promote",
+            "keep_old": 10.0,
+        }
         await adopt(lab, {"publish": ["8091:80"], "force_publish": True}, type=kind, **judged)
         await act(lab, "update", NEWER)
 
@@ -241,6 +250,34 @@ async def test_deleting_a_deployment_leaves_every_vm_that_people_named_or_promot
         assert left == {"web": (None, {}, None), "fresh": (None, {}, None)}
         assert await ports(lab) == {8091: "fresh"}
         assert (await lab.status("fresh")).phase == "Running"
+
+
+async def test_a_vm_that_is_only_kept_is_no_endpoint_of_a_service_and_starts_by_an_undo_alone(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        service = await lab.put("service", "web", ServiceSpec(selector={"app": "web"}, ports=["80:8080"], drain=1.0))
+        await add_nodes(lab)
+        for node in lab.nodes.values():
+            node.ready_for = service.uid
+        await adopt(lab, {}, labels={"app": "web"})
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        await lab.until_phase("web", "Stopped")
+
+        async def endpoints() -> list[str]:
+            envelope = await lab.get(service.key)
+            assert envelope is not None
+            return [one.workload.name for one in decode_part(envelope.status, ServiceStatus).endpoints]
+
+        async def only_the_new() -> bool:
+            return await endpoints() == ["web-2-0"]
+
+        await lab.until(only_the_new)
+        kept = msgspec.json.decode(msgspec.json.encode(await lab.vm("web")))
+        for verb in ("start", "restart"):
+            change = VM.verb(verb)
+            assert change is not None and change.change is not None
+            with pytest.raises(IllegalTransition, match="another VM of deployment/web has taken its place"):
+                change.change(kept, None)
 
 
 async def test_a_share_of_the_requests_is_named_only_where_a_service_sends_some(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, is_current
 from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointStatus
-from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, DRAINING_LABEL, REVISION_LABEL
+from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, DRAINING_LABEL, PARKED_LABEL, REVISION_LABEL
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus, name_departure
@@ -55,8 +55,16 @@ def read_members(view: View, service: Item, network: Item) -> list[Member]:
     return [
         read_member(view, service, network, workload, was_ready=unasked or before.get(workload.uid, False))
         for workload in view.find(WORKLOADS_BY_LABEL, words_of_labels(project, selector)[0])
-        if is_matched(selector, workload.envelope.labels)
+        if is_matched(selector, workload.envelope.labels) and not _is_parked(view, workload)
     ]
+
+
+def _is_parked(view: View, workload: Item) -> bool:
+    """Whether it is only kept for an undo, and doesn't run any more."""
+    if PARKED_LABEL not in workload.envelope.labels or spec_of(workload).run == "run":
+        return False
+    allocation = active_allocation(view, workload.uid)
+    return allocation is None or allocation.report(AllocationReport).state not in ("running", "stopping")
 
 
 def read_member(view: View, service: Item, network: Item, workload: Item, *, was_ready: bool) -> Member:

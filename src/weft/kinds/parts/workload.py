@@ -14,6 +14,7 @@ from weft.kinds.constraint import names_preferred, names_required
 from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.fields.affinity import TALKERS, device_of
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
+from weft.kinds.fields.deployment.instance import PARKED_LABEL
 from weft.kinds.fields.gang import read_gang
 from weft.kinds.fields.lease import LEASE_CONFLICT, LEASE_ENDED, LeaseStatus, check_new_lease
 from weft.kinds.parts.convert_verb import refuse_departed, refuse_replaced
@@ -253,6 +254,7 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
     phase = phase_of(obj)
     check_act("start", obj)
     refuse_replaced(obj)
+    _refuse_parked(obj)
     _refuse_again(obj)
     _refuse_over(obj)
     spec = dict(obj["spec"])
@@ -260,6 +262,16 @@ def _start(obj: Object, _: Any) -> dict[str, Any]:
         spec["restart_generation"] += 1  # it may have ended by itself, and been told to stop after that
     spec["run"] = "run"
     return spec
+
+
+def _refuse_parked(obj: Object) -> None:
+    """Another VM of its deployment has its ports and volumes."""
+    if PARKED_LABEL in (obj.get("labels") or {}):
+        name = dig(obj, "owner.name", "NAME")
+        raise IllegalTransition(
+            f"{what_is(obj)} is kept, stopped: another VM of deployment/{name} has taken its place",
+            hint=f"weft rollout undo {name} lets it run again   weft rollout history {name}",
+        )
 
 
 def _refuse_again(obj: Object) -> None:
@@ -291,6 +303,7 @@ def _refuse_over(obj: Object) -> None:
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_act("restart", obj)
     refuse_replaced(obj)
+    _refuse_parked(obj)
     _refuse_again(obj)
     _refuse_over(obj)
     return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
