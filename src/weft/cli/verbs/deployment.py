@@ -28,7 +28,14 @@ from weft.cli.deployment.flags import (
     read_workload_config,
 )
 from weft.cli.deployment.preview import foresee, list_serving, print_preview
-from weft.cli.deployment.replacement import REPLACE, ask_to_replace, describe_replaced, find_current
+from weft.cli.deployment.replacement import (
+    REPLACE,
+    SERVERS,
+    ask_to_replace,
+    describe_replaced,
+    find_current,
+    make_template,
+)
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
 from weft.cli.verbs.create import read_words
@@ -166,8 +173,7 @@ def update(
         given["spec__command"] = tuple(argv or (shlex.split(command[0]) if len(command) == 1 else command))
     base: dict[str, Any] = {}
     if given["config"]:
-        whole = read_strict(read_workload_config(given["config"], workload), workload.spec)
-        base = {name: value for name, value in msgspec.to_builtins(whole).items() if name not in FIXED}
+        base = _read_base(session, deployment, read_workload_config(given["config"], workload))
     changes = read_template(workload, given, base)
     strategy, labels = read_strategy(given), read_labels(given)
     if not changes and not labels and not strategy:
@@ -193,6 +199,16 @@ def update(
         body["labels"] = {**dig(deployment, "spec.labels", {}), **labels}
     made = session.client.verb(DEPLOYMENT.name, target.name, "update", body)
     return finish_one(session, target, made, "update")
+
+
+def _read_base(session: Session, deployment: dict[str, Any], file: dict[str, Any]) -> dict[str, Any]:
+    """The template in a file with the whole spec of an instance. What no instance can have is left in: the check of the template
+    refuses it by its name."""
+    if dig(deployment, "spec.adopt"):
+        return make_template(file, find_current(session, deployment))
+    whole = msgspec.to_builtins(read_strict(file, TEMPLATES[dig(deployment, "spec.workload", CONTAINER.name)].spec))
+    own = [name for name in FIXED if name not in file or name in SERVERS or whole[name] == FIXED[name]]
+    return {name: value for name, value in whole.items() if name not in own}
 
 
 def scale_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
