@@ -15,7 +15,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 MAKERS = {
     "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"scheduler", "workload"},
-    "endpoint": {"addresses", "scheduler", "workload", "conversions", "services"},
+    "endpoint": {"addresses", "scheduler", "workload", "conversions", "deployments", "services"},
     "decision": {"scheduler"},
     "container": {"API server", "jobs", "deployments", "conversions"},
     "networktopology": {"topology"},
@@ -29,7 +29,7 @@ MAKERS = {
     "report": {"API server", "rebalance policies", "plans ahead"},
     "rebalanceplan": {"API server", "rebalance policies"},
     "vm": {"API server", "deployments", "conversions"},
-    "publishedport": {"API server", "conversions"},
+    "publishedport": {"API server", "conversions", "deployments"},
     "recommendation": {"API server", "conversions"},
     "snapshot": {"API server", "restores"},  # that controller's keep what a restore in place replaces
 }
@@ -57,16 +57,16 @@ SPEC_WRITERS = {
     "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
     "decision": {"scheduler", "migrations"},
-    "endpoint": {"addresses", "services"},
+    "endpoint": {"addresses", "deployments", "services"},
     "migration": {"API server", "rebalance", "plans ahead"},
     "container": {"API server", "jobs", "deployments", "conversions"},
     "vm": {"API server", "deployments", "conversions"},
-    "publishedport": {"API server", "conversions"},
+    "publishedport": {"API server", "conversions", "deployments"},
 }
 STATUS_WRITERS = {
     "accountingrecord": {"accounting", "scheduler"},
     "endpoint": {"addresses"},
-    "publishedport": {"addresses", "conversions", "services"},
+    "publishedport": {"addresses", "conversions", "deployments", "services"},
     "recommendation": {"scheduler"},
     "report": {"scheduler"},
     "token": {"API server"},
