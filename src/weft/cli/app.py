@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import os
@@ -66,6 +67,9 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
         _show_trace(session)
         return complain(clarify(session, problem), _find_output(session), session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
+        if not _is_reader_gone():  # another pipe or connection broke, which is no success
+            words = "a connection or a pipe was closed by its other end"
+            return complain(WeftError(words, reason="ioFailed"), _find_output(session), session.color, session.debug)
         _drop_output()
         return SIGPIPE if session.unfinished else OK  # the reader has read enough
     except OSError as problem:  # a full disk behind standard output, a folder that can't be read
@@ -138,6 +142,16 @@ def _find_output(session: Session) -> str:
         return session.output
     except WeftError:
         return "table"
+
+
+def _is_reader_gone() -> bool:
+    """Whether nobody reads standard output, or standard error, any more."""
+    select = importlib.import_module("select")
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _drop_output() -> None:

@@ -501,6 +501,25 @@ def test_the_reference_pages_are_what_the_commands_say() -> None:
     assert (pages / "exit-codes.md").read_text() == write_exit_codes_page()
 
 
+@pytest.mark.parametrize(("gone", "code"), [(False, 1), (True, 0)])
+def test_a_broken_pipe_is_no_failure_only_where_nobody_reads_the_output_any_more(gone: bool, code: int) -> None:
+    program = (
+        "import sys, click, weft.cli.app as app; from weft.contracts.clock import SystemClock\n"
+        "def broken(): raise BrokenPipeError\n"
+        "app.make_root = lambda: click.Command('weft', callback=broken)\n"
+        "sys.exit(app.run([], SystemClock))"
+    )
+    reader, writer = os.pipe()
+    if gone:
+        os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert done.returncode == code
+    assert ("was closed by its other end" in done.stderr) is not gone
+
+
 def test_a_full_disk_behind_standard_output_is_told_as_what_it_is() -> None:
     code = "import sys; from weft.launch.entry import main; main()"
     with open("/dev/full", "w") as full:
