@@ -206,7 +206,7 @@ async def test_a_log_that_was_followed_before_anything_was_printed_is_taken_up_a
         await until_gathered(logs, "printed while the agent was away")
         sent, of = Sent(), Collected(logs, UID, "vm/web")
         following = asyncio.ensure_future(
-            follow_collected(sent, of, LogsInput(follow=True), 0, SystemClock())  # type: ignore[arg-type]
+            follow_collected(sent, of, LogsInput(follow=True), 0, SystemClock(), "ann")  # type: ignore[arg-type]
         )
         assert await sent.frames.get() == encode_json(
             FrameType.SESSION, {"printed": 0}

@@ -95,31 +95,35 @@ def test_lines_are_kept_in_their_order_with_when_and_by_which_invocation(tmp_pat
     assert again.read("uid") == [] and not list(tmp_path.iterdir())
 
 
-def test_a_function_s_lines_come_in_the_form_of_other_workloads_and_are_chosen_like_theirs(tmp_path: Path) -> None:
+async def test_a_function_s_lines_come_in_the_form_of_other_workloads_and_are_chosen_like_theirs(
+    tmp_path: Path,
+) -> None:
     log, clock = PrintedLog(tmp_path), SystemClock()
     now = clock.now()
     log.append("uid", b"ERROR one\nfine\n", "id-1", now - 100)
     log.append("uid", b"ERROR \xff two\n", "id-2", now)
 
-    def ask(**given: Any) -> list[dict[str, str]]:
-        asked = AggregatedLog(log, "uid", "thumbs", FunctionLogsInput(aggregate=True, **given), clock)
+    async def ask(**given: Any) -> list[dict[str, str]]:
+        asked = await AggregatedLog.open(log, "uid", "thumbs", FunctionLogsInput(aggregate=True, **given), clock, "ann")
         try:
             return [json.loads(line) for line in asked.read().splitlines()]
         finally:
             asked.close()
 
-    whole = ask()
+    whole = await ask()
     assert [line["message"] for line in whole] == ["id-1 ERROR one", "id-1 fine", "id-2 ERROR \\xff two"]
     assert {line["source"] for line in whole} == {"function/thumbs"}
     assert len(whole[0]["time"]) == len("2026-11-21T03:50:00.123000Z") and whole[0]["time"].endswith("000Z")
-    assert [line["message"] for line in ask(filter="ERROR", since=50)] == ["id-2 ERROR \\xff two"]
-    assert [line["message"] for line in ask(regex="ERROR|id-1", until=50, tail=1)] == ["id-1 fine"]
-    follower = AggregatedLog(log, "uid", "thumbs", FunctionLogsInput(follow=True, filter="three"), clock)
+    assert [line["message"] for line in await ask(filter="ERROR", since=50)] == ["id-2 ERROR \\xff two"]
+    assert [line["message"] for line in await ask(regex="ERROR|id-1", until=50, tail=1)] == ["id-1 fine"]
+    follower = await AggregatedLog.open(
+        log, "uid", "thumbs", FunctionLogsInput(follow=True, filter="three"), clock, "ann"
+    )
     lines = [b"1970-01-01T00:16:40.000Z id-3 two\n", b"1970-01-01T00:16:40.000Z id-3 three\n"]
     assert json.loads(follower.choose(lines))["message"] == "id-3 three"
     follower.close()
     with pytest.raises(InvalidInput, match="follow"):
-        ask(follow=True, until=5)
+        await ask(follow=True, until=5)
 
 
 def test_no_more_than_two_files_are_kept_and_the_newest_lines_are_there(tmp_path: Path) -> None:

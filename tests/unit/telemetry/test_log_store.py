@@ -271,7 +271,8 @@ def test_a_damaged_segment_is_removed_and_the_rest_is_read(tmp_path: Path, small
 def test_a_whole_block_fits_and_patterns_have_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match, "WAIT_SECONDS", 0.1)
     block = b"a line of some length that holds nothing in particular\n" * (store.SEGMENT_BYTES // 55)
-    patterns = [Pattern("a line.*particular$", SystemClock()) for _ in range(match.MOST_PATTERNS)]
+    people = [f"p{number // match.MOST_OF_ONE}" for number in range(match.MOST_PATTERNS)]
+    patterns = [Pattern("a line.*particular$", SystemClock(), asker=person) for person in people]
     try:
         assert len(patterns[0].find(block)) == len(patterns[1].find(block)) == store.SEGMENT_BYTES // 55
         with pytest.raises(Unavailable, match="searches for patterns"):
@@ -282,6 +283,20 @@ def test_a_whole_block_fits_and_patterns_have_places(monkeypatch: pytest.MonkeyP
         for pattern in (*patterns, patterns[0]):
             pattern.close()
     Pattern("x", SystemClock()).close()
+
+
+def test_one_person_s_searches_leave_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(match, "WAIT_SECONDS", 0.1)
+    patterns = [Pattern("x", SystemClock(), asker="ann") for _ in range(match.MOST_OF_ONE)]
+    try:
+        with pytest.raises(Unavailable, match="3 of your searches"):
+            Pattern("x", SystemClock(), asker="ann")
+        patterns.append(Pattern("x", SystemClock(), asker="bob"))
+        patterns.pop(0).close()
+        patterns.append(Pattern("x", SystemClock(), asker="ann"))
+    finally:
+        for pattern in patterns:
+            pattern.close()
 
 
 def fill(logs: LogStore, rounds: int) -> None:

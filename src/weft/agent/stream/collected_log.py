@@ -18,7 +18,7 @@ from weft.kinds.parts.stream_verbs import LogsInput
 from weft.objects.errors import InvalidInput
 from weft.protocol.frames import FrameType, encode_exit, encode_json
 from weft.telemetry.logs.lines import encode_lines
-from weft.telemetry.logs.match import Matcher, make_matcher
+from weft.telemetry.logs.match import Matcher, await_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
 
 MOST_TAIL = 100_000
@@ -38,14 +38,17 @@ class Collected(msgspec.Struct, frozen=True):
     ends: bool = False
 
 
-async def follow_collected(stream: Stream, of: Collected, given: LogsInput, came_to: int | None, clock: Clock) -> None:
+async def follow_collected(
+    stream: Stream, of: Collected, given: LogsInput, came_to: int | None, clock: Clock, asker: str
+) -> None:
     """Send the lines that are asked for, as JSON; with ``given.follow``, on until the client or the workload goes. ``came_to``: the
-    number of the next line, of a gateway that can continue on another node (-1: it begins; None: it can't). Raises InvalidInput."""
+    number of the next line, of a gateway that can continue on another node (-1: it begins; None: it can't); ``asker``: the
+    person. Raises InvalidInput."""
     if given.tail > MOST_TAIL:
         raise InvalidInput(f"tail must be at most {MOST_TAIL}", field="tail")
     if given.follow and given.until:
         raise InvalidInput("until can't be given together with follow: what follows is later", field="until")
-    matcher = await asyncio.to_thread(make_matcher, given.filter, given.regex, clock)
+    matcher = await await_matcher(given.filter, given.regex, clock, asker)
     try:
         await _Sender(stream, of, given, came_to, clock, matcher).run()
     finally:

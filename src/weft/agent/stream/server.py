@@ -261,7 +261,7 @@ class Streams:
                 where,
                 ends=isinstance(runtime, HasLog),
             )
-            await late.follow_collected(stream, of, given, claims.printed, self._clock)
+            await late.follow_collected(stream, of, given, claims.printed, self._clock, claims.subject)
             return
         if isinstance(runtime, HasLog):
             await follow_lines(stream, runtime, local.id, given, self._watch(local), self._clock)
@@ -279,7 +279,9 @@ class Streams:
                 raise NotFound("what it printed is no longer kept", hint="weft agent --log-age says how long it is")
             kind, _, rest = of_gone.what.partition("/")
             of = late.Collected(logs, of_gone.uid, f"{kind}/{rest.rpartition('/')[2]}")
-        await late.follow_collected(stream, of, _read_input(claims, LogsInput), claims.printed, self._clock)
+        await late.follow_collected(
+            stream, of, _read_input(claims, LogsInput), claims.printed, self._clock, claims.subject
+        )
 
     def _with_collected(self) -> LogCollector:
         if self._collected is None:

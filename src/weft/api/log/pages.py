@@ -55,7 +55,7 @@ async def get(context: ApiContext, call: Call, process: str) -> Answer:
 
     def read() -> LogPage:
         log.gather()
-        matcher = make_matcher(query.get("filter", ""), query.get("regex", ""), context.clock)
+        matcher = make_matcher(query.get("filter", ""), query.get("regex", ""), context.clock, call.actor.name)
         try:
             return _read_page(log, asked, matcher, tail)
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -52,7 +53,10 @@ class FunctionStreams:
     async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
         """Serve one stream to its end; the client always gets a last frame."""
         carried = Carried()
-        verbs = {"logs": self._logs, "metrics": self._metrics}
+        verbs: dict[str, Callable[[Connection, Target, Any, Carried], Awaitable[None]]] = {
+            "logs": partial(self._logs, str(claims.get("subject", ""))),
+            "metrics": self._metrics,
+        }
         try:
             target = _read(claims.get("workload"), Target)
             if claims["verb"] == "invoke":
@@ -124,10 +128,10 @@ class FunctionStreams:
         ]
         await asyncio.gather(*(self._events.accept(call) for call in calls))  # one commit
 
-    async def _logs(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+    async def _logs(self, asker: str, client: Connection, target: Target, given: Any, carried: Carried) -> None:
         asked = _read(given, FunctionLogsInput)
         if asked.aggregate:
-            await self._aggregate(client, target, asked, carried)
+            await self._aggregate(client, target, asked, carried, asker)
             return
         since = self._clock.now() - asked.since if asked.since else 0.0
         follower = self._log.follow(target.uid) if asked.follow else None
@@ -142,9 +146,11 @@ class FunctionStreams:
                 self._log.leave(target.uid, follower)
         await client.send(encode_exit(0))
 
-    async def _aggregate(self, client: Connection, target: Target, asked: FunctionLogsInput, carried: Carried) -> None:
+    async def _aggregate(
+        self, client: Connection, target: Target, asked: FunctionLogsInput, carried: Carried, asker: str
+    ) -> None:
         """Raises InvalidInput."""
-        log = await asyncio.to_thread(AggregatedLog, self._log, target.uid, target.name, asked, self._clock)
+        log = await AggregatedLog.open(self._log, target.uid, target.name, asked, self._clock, asker)
         follower = self._log.follow(target.uid) if asked.follow else None
         try:
             await _send(client, await asyncio.to_thread(log.read), carried)

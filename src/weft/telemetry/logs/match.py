@@ -3,6 +3,7 @@ which is ended when it takes too long: no pattern of a stranger may keep the age
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import select
@@ -11,9 +12,11 @@ import subprocess
 import sys
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable
@@ -22,7 +25,10 @@ from weft.telemetry.logs.pattern_worker import ERROR
 PATTERN_SECONDS = 5.0  # for all blocks of one question; a follower has them for each look
 PIPE_BYTES = 1 << 20
 MOST_PATTERNS, WAIT_SECONDS = 8, 10.0  # of one process at the same time
+MOST_OF_ONE = 3  # of these: of one person, so that nobody keeps all others from searching
 MOST_PATTERN = 1000  # characters
+# Threads of their own: whoever waits for a place would otherwise take those of everybody's other work.
+_waiting = ThreadPoolExecutor(2 * MOST_PATTERNS, thread_name_prefix="weft-patterns")
 _WORKER = Path(__file__).with_name("pattern_worker.py")
 
 
@@ -57,21 +63,26 @@ class Literal:
 
 
 class Pattern:
-    """``close`` it: there are only so many."""
+    """``close`` it: there are only so many, and fewer for each person."""
 
-    _places = threading.BoundedSemaphore(MOST_PATTERNS)
+    _free = threading.Condition()
+    _taken: ClassVar[Counter[str]] = Counter()  # by who asks
 
-    def __init__(self, pattern: str, clock: Clock, seconds: float = PATTERN_SECONDS) -> None:
+    def __init__(self, pattern: str, clock: Clock, seconds: float = PATTERN_SECONDS, asker: str = "") -> None:
         """May block for WAIT_SECONDS. Raises InvalidInput for what is not a pattern, Unavailable, OSError."""
         if "\n" in pattern or len(pattern) > MOST_PATTERN:
             raise InvalidInput(f"regex must be a pattern of one line, at most {MOST_PATTERN} characters", field="regex")
-        if not self._places.acquire(timeout=WAIT_SECONDS):
-            raise Unavailable(
-                f"{MOST_PATTERNS} searches for patterns are under way here",
-                reason="tooManyPatterns",
-                hint="try again, or use --filter TEXT, which needs no search of its own",
-                retry_after_seconds=5.0,
-            )
+        self._asker = asker
+        with self._free:
+            if not self._free.wait_for(self._has_place, WAIT_SECONDS):
+                whose = f"{MOST_OF_ONE} of your" if self._taken[asker] >= MOST_OF_ONE else str(MOST_PATTERNS)
+                raise Unavailable(
+                    f"{whose} searches for patterns are under way here",
+                    reason="tooManyPatterns",
+                    hint="try again, or use --filter TEXT, which needs no search of its own",
+                    retry_after_seconds=5.0,
+                )
+            self._taken[asker] += 1
         self._clock, self._seconds = clock, seconds
         self._left = seconds
         self._closed = False
@@ -85,7 +96,7 @@ class Pattern:
                 bufsize=0,
             )
         except OSError:
-            self._places.release()
+            self._give_place_back()
             raise
         assert self._worker.stdin is not None and self._worker.stdout is not None
         self._stdin, self._stdout = self._worker.stdin, self._worker.stdout
@@ -106,11 +117,21 @@ class Pattern:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            self._places.release()
+            self._give_place_back()
             self._worker.kill()
             self._worker.wait()
             self._stdin.close()
             self._stdout.close()
+
+    def _has_place(self) -> bool:
+        return self._taken.total() < MOST_PATTERNS and self._taken[self._asker] < MOST_OF_ONE
+
+    def _give_place_back(self) -> None:
+        with self._free:
+            self._taken[self._asker] -= 1
+            if not self._taken[self._asker]:
+                del self._taken[self._asker]
+            self._free.notify_all()
 
     def _ask(self, data: bytes) -> Sequence[int]:
         began = self._clock.elapsed()
@@ -157,10 +178,25 @@ def _too_much() -> InvalidInput:
     )
 
 
-def make_matcher(filter: str, regex: str, clock: Clock) -> Matcher | None:
-    """None where every line matches. Raises InvalidInput, OSError."""
+async def await_matcher(filter: str, regex: str, clock: Clock, asker: str) -> Matcher | None:
+    """``make_matcher``, which may wait for a place, beside the loop."""
+    making = asyncio.get_running_loop().run_in_executor(_waiting, make_matcher, filter, regex, clock, asker)
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_close_made)
+        raise
+
+
+def _close_made(making: asyncio.Future[Matcher | None]) -> None:
+    if not making.cancelled() and making.exception() is None and (matcher := making.result()) is not None:
+        matcher.close()
+
+
+def make_matcher(filter: str, regex: str, clock: Clock, asker: str = "") -> Matcher | None:
+    """None where every line matches. ``asker``: the person who asks. Raises InvalidInput, Unavailable, OSError."""
     if filter and regex:
         raise InvalidInput("filter and regex can't be given together", field="regex")
     if regex:
-        return Pattern(regex, clock)
+        return Pattern(regex, clock, asker=asker)
     return Literal(filter) if filter else None

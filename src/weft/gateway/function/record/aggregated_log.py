@@ -9,20 +9,29 @@ from weft.gateway.function.record.output_log import PrintedLog, stamp
 from weft.kinds.function import FunctionLogsInput
 from weft.objects.errors import InvalidInput
 from weft.telemetry.logs.lines import PrintedLine
-from weft.telemetry.logs.match import make_matcher
+from weft.telemetry.logs.match import Matcher, await_matcher
 
 _STAMP_BYTES = len(stamp(0.0))
 
 
 class AggregatedLog:
-    """Of the function ``uid``, as ``asked``; ``close`` it. Raises InvalidInput."""
+    """Of the function ``uid``, as ``asked``; ``close`` it."""
 
-    def __init__(self, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock) -> None:
-        if asked.follow and asked.until:
-            raise InvalidInput("until can't be given together with follow: what follows is later", field="until")
+    def __init__(
+        self, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock, matcher: Matcher | None
+    ) -> None:
         self._log, self._uid, self._source, self._asked = log, uid, f"function/{name}", asked
         self._now = clock.now()
-        self._matcher = make_matcher(asked.filter, asked.regex, clock)
+        self._matcher = matcher
+
+    @classmethod
+    async def open(
+        cls, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock, asker: str
+    ) -> AggregatedLog:
+        """``asker``: the person. Raises InvalidInput, Unavailable."""
+        if asked.follow and asked.until:
+            raise InvalidInput("until can't be given together with follow: what follows is later", field="until")
+        return cls(log, uid, name, asked, clock, await await_matcher(asked.filter, asked.regex, clock, asker))
 
     def read(self) -> bytes:
         """What is there by now. Raises InvalidInput for a pattern that takes too long."""
