@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import struct
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -22,8 +23,8 @@ from weft.drivers.device.mqtt.client import Entry, MqttClient
 from weft.drivers.device.mqtt.driver import CLIENT, MqttDriver
 from weft.drivers.device.mqtt.packets import CONNACK, DISCONNECT, PUBLISH, Reader, write_connect, write_publish
 from weft.edge.broker import broker as under_test
-from weft.edge.broker.broker import ASIDE, Broker
-from weft.edge.broker.config import DATABASE, GATEWAY, STRANGERS, Bounds, Listening
+from weft.edge.broker.broker import ASIDE, Broker, end_former, require_program
+from weft.edge.broker.config import CONFIG, DATABASE, GATEWAY, STRANGERS, Bounds, Listening
 from weft.objects.errors import WeftError
 
 pytestmark = pytest.mark.host
@@ -40,6 +41,14 @@ async def until(is_so: Callable[[], bool]) -> None:
 def find_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 class Site:
@@ -66,7 +75,7 @@ class Site:
         for thing in (LIAR, VICTIM):
             await self.driver.connect(thing)
         self.driver.observe(self.heard)
-        await until(lambda: "" in self.heard.lines)
+        await until(lambda: "" in self.heard.lines and listens(self.port) and listens(self.open_port))
 
     async def is_heard(self, thing: Thing = VICTIM, password: str = "first") -> None:
         """Returns when the gateway has heard the device."""
@@ -287,6 +296,29 @@ async def test_the_gateway_s_password_is_another_after_each_start_of_the_broker(
     thief = site.make_client(GATEWAY, before)
     await until(lambda: "not authorised" in thief.problem)
     await site.is_heard()
+
+
+async def test_a_broker_that_a_killed_gateway_left_is_ended_also_by_one_that_wants_none(site: Site) -> None:
+    site.begin(site.strangers)
+    await until(lambda: site.strangers.pid != 0)
+    site.tasks[-1].cancel()
+    await asyncio.gather(*site.tasks, return_exceptions=True)
+    folder = site.strangers.path.parent.parent
+    left = subprocess.Popen([require_program(), "-c", str(folder / CONFIG)], cwd=folder)
+    try:
+        await until(lambda: listens(site.open_port))
+        (folder / "broker.pid").write_text(str(left.pid))
+        (folder / "other").mkdir()
+        (folder / "other" / "broker.pid").write_text(str(left.pid))  # the pid alone says nothing
+        await end_former(folder / "other", clock)
+        assert left.poll() is None
+        ending = asyncio.create_task(end_former(folder, clock))
+        await until(lambda: left.poll() is not None)
+        await ending
+    finally:
+        left.kill()
+        left.wait(60)
+    assert not (folder / "broker.pid").exists()
 
 
 async def test_what_a_device_left_for_those_who_come_later_is_cleared(site: Site) -> None:

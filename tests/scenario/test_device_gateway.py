@@ -253,12 +253,16 @@ async def test_a_modbus_device_is_asked_and_set_at_an_address_that_the_settings_
             rows = [
                 {"unit": 1, "table": "input", "address": 4, "words": [45]},
                 {"unit": 1, "table": "coil", "address": 0, "words": [False]},
+                {"unit": 1, "table": "holding", "address": 50, "words": [0x4120, 0]},
+                {"unit": 1, "table": "holding", "address": 60, "words": [0]},
             ]
             server.stdin.write(msgspec.json.encode(rows) + b"\n")
             server.stdin.flush()
             properties = {
                 "temperature": {"type": "number", "read_only": True, "href": "input/4?type=int16&scale=0.1"},
                 "fan": {"type": "boolean", "href": "coil/0"},
+                "single": {"type": "number", "href": "holding/50?type=float32"},
+                "tenths": {"type": "number", "href": "holding/60?type=int16&scale=0.1"},
             }
             make(site.lab, "devicemodel", "plc", properties=properties)
             address = f"127.0.0.1:{port}/1"
@@ -271,10 +275,13 @@ async def test_a_modbus_device_is_asked_and_set_at_an_address_that_the_settings_
             with (site.folder / "edge.yaml").open("a") as settings:
                 settings.write("local_devices: true\n")
             site.start()
-            await until(lambda: site.report("plc").reported == {"temperature": 4.5, "fan": False})
+            await until(
+                lambda: site.report("plc").reported == {"temperature": 4.5, "fan": False, "single": 10.0, "tenths": 0.0}
+            )
             assert (site.report("plc").phase, site.report("plc").problem) == ("Online", "")
-            given = {"desired": {"fan": True}, "expires_seconds": 60}
+            given = {"desired": {"fan": True, "single": 21.7, "tenths": -1.74}, "expires_seconds": 60}
             site.lab.client.verb("device", "plc", "set", given, project="default")
-            await until(lambda: [one.outcome for one in site.report("plc").commands] == ["Confirmed"])
+            await until(lambda: [one.outcome for one in site.report("plc").commands] == ["Confirmed"] * 3)
+            assert site.report("plc").reported == {"temperature": 4.5, "fan": True, "single": 21.7, "tenths": -1.7}
         finally:
             server.kill()

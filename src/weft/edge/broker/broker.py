@@ -72,6 +72,7 @@ class Broker:
         self._is_open = is_open
         self._program = require_program()
         self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._devices: set[tuple[str, str]] = set()
         self._hashes: dict[str, str] = {}  # by username, without the gateway's
         self._written: dict[str, bytes] = {}
@@ -119,7 +120,7 @@ class Broker:
             while True:
                 began = self._clock.elapsed()
                 try:
-                    await self._end_former()
+                    await end_former(self._folder, self._clock)
                     self._renew_password()
                     self._check_database(failures)
                     self._write(anew=True)
@@ -166,7 +167,7 @@ class Broker:
         self.starts += 1
         noted = self._note(process.pid)
         complaints: list[str] = []
-        reading = asyncio.create_task(self._read_complaints(process, complaints))
+        self._reading = asyncio.create_task(self._read_complaints(process, complaints))
         waiting = asyncio.create_task(process.wait())
         why = ""
         try:
@@ -189,7 +190,6 @@ class Broker:
                     process.send_signal(signal.SIGHUP)
         finally:
             waiting.cancel()
-            reading.cancel()
         words = "; ".join(complaints)[-300:]
         self.problem = why or f"ended with {process.returncode}" + (f": {words}" if words else "")
         return not why and not (process.returncode == _FAILED and self.path.exists())
@@ -347,24 +347,8 @@ class Broker:
                     self._name_fresh(name).unlink(missing_ok=True)
             raise
 
-    async def _end_former(self) -> None:
-        """End the broker of a gateway that was killed: it has that gateway's password, and the port. (That it becomes another user
-        takes from it the signal at its parent's end.)"""
-        try:
-            pid = int((self._folder / PID).read_text())
-        except (OSError, ValueError):
-            return
-        until = self._clock.elapsed() + END_SECONDS
-        ends = signal.SIGTERM
-        while str(self._folder / CONFIG).encode() in _read_words(pid):
-            if self._clock.elapsed() > until:
-                ends = signal.SIGKILL
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, ends)
-            await self._clock.sleep(FIRST_PAUSE_SECONDS)
-        (self._folder / PID).unlink(missing_ok=True)
-
     async def _end(self) -> None:
+        """What it says is read on meanwhile: asyncio's wait for a process takes until its pipes have ended, too."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -376,6 +360,24 @@ class Broker:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+async def end_former(folder: Path, clock: Clock) -> None:
+    """End the broker that a gateway which was killed left in ``folder``: it has that gateway's password, and the port. (That it
+    becomes another user takes from it the signal at its parent's end.)"""
+    try:
+        pid = int((folder / PID).read_text())
+    except (OSError, ValueError):
+        return
+    until = clock.elapsed() + END_SECONDS
+    ends = signal.SIGTERM
+    while str(folder / CONFIG).encode() in _read_words(pid):
+        if clock.elapsed() > until:
+            ends = signal.SIGKILL
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, ends)
+        await clock.sleep(FIRST_PAUSE_SECONDS)
+    (folder / PID).unlink(missing_ok=True)
 
 
 def _read_words(pid: int) -> list[bytes]:

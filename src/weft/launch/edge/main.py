@@ -23,7 +23,7 @@ from weft.contracts.clock import SystemClock
 from weft.drivers.device.mqtt.client import Entry
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.model.supervisor import ModelSupervisor
-from weft.edge.broker.broker import Broker
+from weft.edge.broker.broker import Broker, end_former
 from weft.edge.broker.config import GATEWAY, STRANGERS, Bounds, Listening
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
@@ -94,10 +94,12 @@ async def serve(settings: Settings, enrolment: Enrolment) -> None:
         Bounds(connections=settings.connections),
         clock,
     )
-    announcements = None
-    if settings.births:
+    announcements, folder = None, settings.state.absolute() / "announcements"
+    if not settings.births:
+        await end_former(folder, clock)  # of a gateway with other settings, which was killed
+    else:
         listening = _find_listening(settings, settings.births)
-        announcements = Broker(settings.state.absolute() / "announcements", listening, STRANGERS, clock, is_open=True)
+        announcements = Broker(folder, listening, STRANGERS, clock, is_open=True)
     find_births = partial(_find_entry, announcements) if announcements is not None else None
     mqtt = MqttDriver(partial(_find_entry, broker), clock, find_births)
     drivers = make_drivers(mqtt, settings, clock)

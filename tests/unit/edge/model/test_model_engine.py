@@ -311,3 +311,13 @@ def test_fallbacks_that_nothing_uses_any_more_are_forgotten() -> None:
     assert len(world.engine._entries["m"].condition) <= 3
     world.wait(8.1)
     assert world.take() == [(True, "late")], "by the condition of when it was asked"
+
+
+def test_a_device_that_is_taken_away_and_comes_back_is_asked_about_again() -> None:
+    world = World()
+    world.run()
+    world.answer(0.9)
+    world.take()
+    for devices in ([], ["d0"]):
+        world.engine.put({"m": (world.model, devices)}, world.at)
+    assert [one.inputs for one in world.engine.asks] == [(9.0, 0.5)]
