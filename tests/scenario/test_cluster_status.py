@@ -251,7 +251,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         }
         silent = ClusterStatus(phase="Unreachable")
         for name, grants in (("west", ["replicate", "take-over"]), ("south", [])):
-            spec = msgspec.structs.replace(SPEC, **linked, grants=grants)
+            spec = msgspec.structs.replace(SPEC, **linked, grants=grants, projects={"default": "default"})
             await lab.put("cluster", name, spec, project=None, status=silent)
         disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
         taken = SnapshotStatus(
