@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from tests.scenario.agent_lab import Lab, change, make_allocation
 from tests.scenario.cut import MOST_CUTS, cut
 
 from weft.agent.allocation.steps import snapshot as step
+from weft.agent.snapshot.absorption import Absorption
+from weft.contracts.driver.layers import MOST_LAYERS
 from weft.drivers.runtime.fake import snapshot as fake
 from weft.kinds.allocation import ROOT, AllocatedVolume
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, SnapshotReport
@@ -91,6 +94,42 @@ async def test_one_after_the_other_and_a_report_goes_with_its_spec(tmp_path: Pat
         await lab.until(lambda: [one.uid for one in lab.server.reports[vm.name].snapshots] == ["snap-2"])
         lab.server.put(vm)
         await lab.until(lambda: lab.server.reports[vm.name].snapshots == [])
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_points_that_come_one_after_the_other_never_make_a_chain_too_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restarts: bool
+) -> None:
+    """As those of a replication on a busy node: each time the one before is dropped, and the background is never done before the
+    next. Also where an agent finds a chain that is as long as it may be already."""
+
+    async def absorb_nothing(self: Absorption) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Absorption, "keep", absorb_nothing)
+    lab, most, taken = Lab(tmp_path), 0, 0
+
+    async def take(vm: Envelope) -> None:
+        nonlocal most, taken
+        one = AllocatedSnapshot(uid=f"snap-{taken}", name=f"s{taken}")
+        lab.server.put(change(vm, snapshots=[one]))
+        report = await until_over(lab, vm, one.uid)
+        assert report.phase == "ready", (taken, report)
+        lab.shelf.layers.kept.pop(short_id(f"snap-{taken - 1}"), None)
+        most, taken = max(most, len(lab.shelf.layers.chains[VOLUME])), taken + 1
+
+    async with lab.agent():
+        vm = await start(lab)
+        for _ in range(17):
+            await take(vm)
+    if restarts:
+        for disk, chain in lab.shelf.layers.chains.items():
+            lab.shelf.layers.chains[disk] = [*(f"{disk}-{n}" for n in range(MOST_LAYERS - len(chain))), *chain]
+    async with lab.agent():
+        for _ in range(16):
+            await take(vm)
+    assert most == MOST_LAYERS - 1 if restarts else most <= MOST_LAYERS // 2 + 1
+    assert len(lab.shelf.layers.chains[VOLUME]) <= MOST_LAYERS // 2
 
 
 @pytest.mark.parametrize(("desired", "state"), [("stop", "stopped"), ("suspend", "suspended")])

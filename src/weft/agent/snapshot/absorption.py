@@ -155,7 +155,9 @@ class Absorption:
         described = disk.describe()
         if described is not None and length > self._told.get(disk.id, MOST_LAYERS - FEW_LEFT):
             workload, what = described
-            message = f"{what} stands on {length} layers of at most {MOST_LAYERS}; delete snapshots that are not needed"
+            message = (
+                f"{what} stands on {length} layers, and soon on too many for another snapshot: delete snapshots of it"
+            )
             self._reporter.put_event(workload, "Warning", "ManyLayers", message)
         self._told[disk.id] = max(length, MOST_LAYERS - FEW_LEFT)
 

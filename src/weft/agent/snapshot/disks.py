@@ -87,37 +87,51 @@ class AllocatedDisk:
         return driver.layers if isinstance(driver, HasLayers) else None
 
     async def take(self, layers: Layers, layer: str) -> None:
-        local = self._state.local
-        if any(one.format == "rbd" for one in await layers.list_layers(self.id)):  # inside of the image: no copy
-            await layers.forget_layer(self.id, layer)
-            return
-        if self._runs():
-            runtime = self._runtimes.of(local)
-            path = next((one.path for one in await layers.list_layers(self.id) if one.id == layer), None)
-            if path is None or not isinstance(runtime, CanSnapshot):
-                raise NotFound(f"{local.what}: layer {layer} is not in its disk's chain")
-            serial = ROOT_SERIAL if self._disk == ROOT else name_serial(self._volume())
-            await runtime.snapshots.absorb(local.id, serial, path)
-            await layers.forget_layer(self.id, layer)
-            return
-        if self._disk != ROOT:
-            await layers.absorb_layer(self.id, layer, base=None, base_format="qcow2")
-            return
-        image = local.spec.image
-        base = self._images.find(image.sha256) if image is not None else None
-        if base is None:  # what is at the bottom of the chain isn't known
-            raise NotFound(f"{local.what}: its image is not on this node")
-        await layers.absorb_layer(self.id, layer, base=base.disk, base_format=base.disk_format)
+        await absorb(self._state, self._disk, self._runtimes, self._images, layers, layer)
 
     def describe(self) -> tuple[Ref, str]:
-        name = self._volume()
+        name = _name_volume(self._state, self._disk)
         return self._state.local.spec.workload, f"volume {name}" if name else "the root disk"
 
-    def _volume(self) -> str:
-        return next((volume.name for volume in self._state.local.spec.volumes if volume.uid == self._disk), "")
-
     def _runs(self) -> bool:
-        return self._state.guest is not None and self._state.guest.state == "running"
+        return _runs(self._state)
+
+
+async def absorb(
+    state: AllocationState, disk: str, runtimes: Runtimes, images: ImageCache, layers: Layers, layer: str
+) -> None:
+    """Have the file above the layer take its content, and the layer go. ``disk``: ROOT, or the uid of a volume that it has. Raises
+    WeftError, OSError."""
+    local = state.local
+    id_ = list_ids(local)[disk]
+    if any(one.format == "rbd" for one in await layers.list_layers(id_)):  # inside of the image: no copy
+        await layers.forget_layer(id_, layer)
+        return
+    if _runs(state):
+        runtime = runtimes.of(local)
+        path = next((one.path for one in await layers.list_layers(id_) if one.id == layer), None)
+        if path is None or not isinstance(runtime, CanSnapshot):
+            raise NotFound(f"{local.what}: layer {layer} is not in its disk's chain")
+        serial = ROOT_SERIAL if disk == ROOT else name_serial(_name_volume(state, disk))
+        await runtime.snapshots.absorb(local.id, serial, path)
+        await layers.forget_layer(id_, layer)
+        return
+    if disk != ROOT:
+        await layers.absorb_layer(id_, layer, base=None, base_format="qcow2")
+        return
+    image = local.spec.image
+    base = images.find(image.sha256) if image is not None else None
+    if base is None:  # what is at the bottom of the chain isn't known
+        raise NotFound(f"{local.what}: its image is not on this node")
+    await layers.absorb_layer(id_, layer, base=base.disk, base_format=base.disk_format)
+
+
+def _name_volume(state: AllocationState, disk: str) -> str:
+    return next((volume.name for volume in state.local.spec.volumes if volume.uid == disk), "")
+
+
+def _runs(state: AllocationState) -> bool:
+    return state.guest is not None and state.guest.state == "running"
 
 
 class UnattachedVolume:

@@ -346,4 +346,6 @@ async def test_people_hear_once_that_a_chain_comes_near_its_limit(lab: Lab) -> N
     lab.layers.add("other", data=lab.layers.chains[DATA][:])
     await lab.kept.refresh()
     await lab.absorption.absorb_all()
-    assert said() == before and "volume data stands on 30 layers of at most 30" in before[-1]
+    assert (
+        said() == before and "volume data stands on 30 layers, and soon on too many for another snapshot" in before[-1]
+    )

@@ -8,6 +8,7 @@ disks are whole either way, so that their layers are finished.
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from msgspec.structs import replace
 
@@ -15,12 +16,13 @@ from weft.agent.allocation.snapshots import NOT_HELD
 from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Work
 from weft.agent.problem import describe_problem
+from weft.agent.snapshot.disks import absorb
 from weft.agent.state.allocation import Checkpoint, TakenDisk, Taking
 from weft.agent.state.allocation_state import keep_snapshot
 from weft.agent.state.snapshots import begin_taking, find_turn, find_wanted, name_layer
 from weft.agent.workload.kind import Show
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
-from weft.contracts.driver.layers import HasLayers, KeptDisk, KeptSnapshot, Layers
+from weft.contracts.driver.layers import MOST_LAYERS, HasLayers, KeptDisk, KeptSnapshot, Layers
 from weft.contracts.driver.snapshot import CanSnapshot, SnapshotFacts, SnapshotPlan, Snapshots
 from weft.contracts.driver.volume import VolumeDriver
 from weft.kinds.allocation import ROOT
@@ -31,6 +33,9 @@ from weft.objects.identity import short_id
 HOLD_SECONDS = 8.0  # how long a guest stands still for others of its group, at most
 ASK_SECONDS = 0.5  # how soon a runtime that saves memory is asked again
 ALIVE = ("starting", "running", "paused")
+LONG_LAYERS, ABSORBED_AT_ONCE = MOST_LAYERS // 2, 2  # from so many layers on, so many go before another comes
+
+log = logging.getLogger("weft.agent")
 
 
 def _before(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
@@ -144,6 +149,7 @@ class SnapshotTaker:
             return await self._count_at_rest(facts, turn)
         problem: Exception = DriverFailed(facts.message or "the VM's disks couldn't be switched", reason="notSwitched")
         if facts.phase in ("none", "done"):
+            await self._shorten()
             try:
                 overlays = {disk: await self._begin(disk) for disk in self._drivers}
             except (WeftError, OSError) as raised:
@@ -200,6 +206,24 @@ class SnapshotTaker:
         await self._undo()
         await self._fail(DriverFailed("it did not stand still as long as the others of its group", reason=NOT_HELD))
         return None
+
+    async def _shorten(self) -> None:
+        """Have layers go that nothing needs, where a chain is long: in the background they may come too late, since that gives way
+        to each snapshot. More go than this one adds, so no number of snapshots makes a chain too long but those that are kept."""
+        most = MOST_LAYERS if self._snapshot.turn else LONG_LAYERS  # others of a group wait for no more than they must
+        for disk in self._drivers:
+            layers, id_ = self._layers(disk), self._id(disk)
+            for _ in range(ABSORBED_AT_ONCE):
+                unneeded = await layers.list_unneeded(id_)
+                if not unneeded or len(await layers.list_layers(id_)) < most:
+                    break
+                try:
+                    await absorb(
+                        *(self._state, disk, self._parts.runtimes, self._parts.node.images, layers, unneeded[-1])
+                    )
+                except (WeftError, OSError) as problem:  # the pool says whether the chain is too long
+                    log.warning("%s: a layer can't be absorbed before a snapshot: %s", self._local.what, problem)
+                    break
 
     async def _begin(self, disk: str) -> str:
         return await self._layers(disk).begin_layer(self._id(disk), self._layer(disk))

@@ -72,7 +72,7 @@ class DirectoryLayers:
             raise self._unfinished(volume_id, chain.pending)
         if len(chain.layers) >= MOST_LAYERS:
             raise InvalidInput(
-                f"the disk has {len(chain.layers)} layers; the limit is {MOST_LAYERS}",
+                "the disk stands on as many snapshots as one can",
                 reason="tooManyLayers",
                 hint="delete snapshots of it that are not needed any more; it has fewer layers a while later",
             )

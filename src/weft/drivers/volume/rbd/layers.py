@@ -67,7 +67,7 @@ class RbdLayers:
                 self._refuse_begun(volume_id, chain)
                 if len(chain.layers) >= MOST_LAYERS:
                     raise InvalidInput(
-                        f"the disk has {len(chain.layers)} snapshots; the limit is {MOST_LAYERS}",
+                        "the disk stands on as many snapshots as one can",
                         reason="tooManyLayers",
                         hint="delete snapshots of it that are not needed any more",
                     )
