@@ -93,6 +93,9 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
     ] = False
 
 
+ENDED = ("Stale", "HandedOver", "Failed", "Deleting")  # phases of one whose VM here isn't the one that writes
+
+
 class SentPoint(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """A snapshot that is, or becomes, the replica's newest point."""
 

@@ -8,7 +8,7 @@ from weft.client.cluster.peer import PeerLink
 from weft.controllers.image.credentials import Unseal
 from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec
-from weft.kinds.replication import REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import ENDED, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
 from weft.protocol.link import HelloAnswer
@@ -36,10 +36,11 @@ def read_link(cluster: Item, unseal: Unseal | None) -> PeerLink:
 
 def find_lag(view: View, name: str) -> tuple[float, float] | None:
     """Of what is replicated to this cluster, the replica whose newest point is oldest for its RPO: that age, and the RPO, in s.
-    None: there is no point yet, nothing is replicated, or all of that is paused."""
+    None: there is no point yet, nothing is replicated, or all of that is paused, or over."""
     found = []
     for item in view.find(REPLICATIONS_BY_CLUSTER, name):
-        lag, rpo = item.status(ReplicationStatus).lag_seconds, item.spec(ReplicationSpec).rpo
-        if lag is not None and not item.deleting:
+        status, rpo = item.status(ReplicationStatus), item.spec(ReplicationSpec).rpo
+        lag = status.lag_seconds
+        if lag is not None and not item.deleting and status.phase not in ENDED:
             found.append((lag / rpo, lag, rpo))
     return max(found)[1:] if found else None

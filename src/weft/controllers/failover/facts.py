@@ -13,7 +13,7 @@ from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import VALUE, WITNESSED, read_witness_token
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
-from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import ENDED, REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
 from weft.objects.identity import CLUSTER_PREFIX, object_key
@@ -21,14 +21,6 @@ from weft.protocol.failover.claim import Claim, Generation
 from weft.protocol.failover.witness import WitnessRequest
 
 PROMISE_SECONDS = CLUSTERS.promise
-_ENDED = (
-    "Stale",
-    "HandedOver",
-    "Failed",
-    "Deleting",
-)  # phases of a replication whose VM here isn't the one that writes
-
-
 MAY_BE_TAKEN = ("hold", "release")  # a replication's ``guard`` while its replica may take over
 
 
@@ -61,7 +53,7 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
         status = item.status(ReplicationStatus)
         spec = item.spec(ReplicationSpec)
         may_be_taken = (spec.guard in MAY_BE_TAKEN or spec.alone) and status.phase != "Stale"
-        is_kept = status.point is not None and status.phase not in _ENDED and not item.deleting
+        is_kept = status.point is not None and status.phase not in ENDED and not item.deleting
         if may_be_taken or is_kept:
             found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():

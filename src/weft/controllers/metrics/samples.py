@@ -14,7 +14,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cluster import CLUSTER, ClusterStatus
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import ENDED, REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
     CLOCK,
     LEASE_PREFIX,
@@ -64,9 +64,10 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
 
 
 def _list_of_replication(replication: Item, at: int) -> Iterator[Sample]:
-    """None without a point, as its age is unknown."""
-    spec, point = replication.spec(ReplicationSpec), replication.status(ReplicationStatus).point
-    if point is None or spec.paused or replication.deleting:
+    """None without a point, as its age is unknown, nor once no point is to come: what the replica lacks then is nothing."""
+    spec, status = replication.spec(ReplicationSpec), replication.status(ReplicationStatus)
+    point = status.point
+    if point is None or spec.paused or replication.deleting or status.phase in ENDED:
         return
     envelope = replication.envelope
     labels = (("project", envelope.project or ""), ("name", envelope.name), ("cluster", spec.cluster))

@@ -25,8 +25,9 @@ def list_storage(view: View, at: int) -> Iterator[Sample]:
     """Of pools and backup repositories. ``at`` in ms."""
     for pool in view.of_kind(POOL.name).values():
         labels, status = (("pool", pool.envelope.name),), pool.status(PoolStatus)
-        yield Sample("weft_pool_capacity_bytes", labels, at, status.capacity)
-        yield Sample("weft_pool_used_bytes", labels, at, status.used)
+        if status.phase != "Missing":  # else they are of the time when a node offered it
+            yield Sample("weft_pool_capacity_bytes", labels, at, status.capacity)
+            yield Sample("weft_pool_used_bytes", labels, at, status.used)
         yield Sample("weft_pool_given_bytes", labels, at, status.given)
     for repository in view.of_kind(BACKUP_REPOSITORY.name).values():
         yield from _list_of_repository(repository, at)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import DISK_FAILED, AllocationReport, AllocationSpec
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import PROJECT, BackupSpec, BackupStatus
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT
 from weft.kinds.fields.subject import split_subject
 from weft.kinds.migration import MigrationSpec, MigrationStatus, is_under_way, read_workload
-from weft.kinds.registry import WORKLOADS
+from weft.kinds.registry import BY_NAME, WORKLOADS
+from weft.objects.identity import object_key
 from weft.telemetry.metrics.devices import CERTIFICATE_METRIC
 from weft.telemetry.metrics.sample import Sample
 
@@ -73,12 +74,21 @@ def list_troubles(view: View, at: int) -> Iterator[Sample]:
     newest: dict[tuple[str | None, str], Item] = {}
     for item in view.of_kind("backup").values():
         key = (item.envelope.project, item.spec(BackupSpec).of)
-        if key not in newest or item.envelope.created_at > newest[key].envelope.created_at:
+        if key not in newest or _find_rank(item, at) > _find_rank(newest[key], at):
             newest[key] = item
     for (_, of), item in newest.items():
         backup = item.status(BackupStatus)
+        kind, name = split_subject(of)
+        if kind in BY_NAME and kind != PROJECT and view.get(object_key(kind, item.envelope.project, name)) is None:
+            continue  # it is gone, so no better backup of it comes
         failed = backup.phase == "Failed" or backup.state in _FAILED
-        yield Sample("weft_backup_failed", _label(item, *split_subject(of)), at, float(failed))
+        yield Sample("weft_backup_failed", _label(item, kind, name), at, float(failed))
+
+
+def _find_rank(backup: Item, at: int) -> tuple[bool, float]:
+    """The order of backups, the newest highest. One with a time ahead was made before the clock was set back."""
+    created = backup.envelope.created_at
+    return created * 1000 <= at, created
 
 
 def list_certificates(ends: Mapping[str, float], at: int) -> Iterator[Sample]:

@@ -224,6 +224,9 @@ def test_a_replication_tells_how_old_its_newest_point_is() -> None:
     for name, status, paused in (("web", point, False), ("new", None, False), ("rests", point, True)):
         spec = ReplicationSpec(of=f"vm/{name}", cluster="west", rpo=60.0, paused=paused)
         put(view, REPLICATION.make(name, spec, 1.0, project="shop", status=ReplicationStatus(point=status)))
+    for phase in ("Stale", "HandedOver", "Failed"):  # its VM writes elsewhere, or migrated: no point is to come
+        over, spec = ReplicationStatus(point=point, phase=phase), ReplicationSpec(of="vm/x", cluster="west", rpo=60.0)
+        put(view, REPLICATION.make(phase.lower(), spec, 1.0, project="shop", status=over))
     samples = list(list_samples(view, [], {}, NOW))
     labels = (("project", "shop"), ("name", "web"), ("cluster", "west"))
     assert read(samples, "weft_replication_lag_seconds") == {labels: (int(NOW * 1000), 20.0)}

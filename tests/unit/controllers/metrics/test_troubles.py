@@ -80,16 +80,14 @@ def test_migrations_leases_and_backups_in_trouble_have_samples() -> None:
     risk = Condition("Placed", "True", "leaseAtRisk", "its node is lost", 1.0, 1)
     put(view, "vm", "web", spec={"image": "tiny"}, conditions=[risk])
     put(view, "vm", "db", spec={"image": "tiny"})
-    for number, phase in enumerate(["Failed", "Ready", "Failed"]):
-        of = "vm/db" if number == 2 else "vm/web"
-        put(
-            view,
-            "backup",
-            f"b{number}",
-            spec={"of": of, "to": "safe"},
-            status={"phase": phase},
-            created_at=float(number),
-        )
+    made = [("vm/web", "Failed", 0.0), ("vm/web", "Ready", 1.0), ("vm/db", "Failed", 2.0)]
+    made += [
+        ("vm/web", "Failed", NOW + 60),
+        ("vm/gone", "Failed", 3.0),
+    ]  # the clock was ahead; nobody makes a better one
+    for number, (of, phase, at) in enumerate(made):
+        spec = {"of": of, "to": "safe"}
+        put(view, "backup", f"b{number}", spec=spec, status={"phase": phase}, created_at=at)
     samples = list(list_troubles(view, AT))
     assert values(samples, "weft_migration_running_seconds") == [
         ({"project": "shop", "kind": "vm", "name": "web", "migration": "m1"}, 60.0)
