@@ -12,6 +12,7 @@ from tests.scenario.snapshot_lab import SnapshotNode, join
 
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus
@@ -187,6 +188,9 @@ async def test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_
         await lab.until_phase("web", "Stopped")
         spec = await read_spec(lab, vm.key)
         assert (spec.run, spec.fenced) == ("stop", "web")
+        told = await until(lab, vm.key, WorkloadStatus, lambda status: status.reason)
+        assert (told.reason, told.message) == ("fenced", "runs at west")
+        assert "Stopped on n1: runs at west" in [event.message for event in lab.journal.events]
 
         back = {**SPEC, "disks": {"root": GIB}, "origin": "back", "returns": made.uid}
         for name, creator in (("mine", "somebody"), ("web", "cluster:west")):

@@ -241,6 +241,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     is_test: Callable[[Any], bool] = lambda _: False  # weft made it to test a backup, and removes it again
     arrives: Callable[[Any], str] = lambda _: ""  # name of the Arrival that it comes by from another cluster
     departed: Callable[[Any], str] = lambda _: ""  # where it migrated to: CLUSTER/PROJECT/NAME
+    fenced: Callable[[Any], str] = lambda _: ""  # name of the Replication that left it to another cluster
     hostname: Callable[[Any], str] = lambda _: ""  # what its guest and its networks call it; "": its name
     preemptible: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy

@@ -502,6 +502,7 @@ WORKLOAD = Workload(
     preemptible=_is_test,
     arrives=lambda spec: spec.arrives,
     departed=lambda spec: spec.departed,
+    fenced=lambda spec: spec.fenced,
     hostname=_find_hostname,
     allocate=_allocate,
     compare=_compare,

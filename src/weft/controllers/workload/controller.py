@@ -60,6 +60,7 @@ from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
+from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, subject_of
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
@@ -74,7 +75,7 @@ class Workloads:
     """``find_silent`` names the nodes that have not reported since a restore."""
 
     name = "workload"
-    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "migration", "conversion")
+    kinds = (*WORKLOADS, "allocation", "node", "endpoint", "publishedport", "migration", "conversion", "replication")
 
     def __init__(self, find_silent: Callable[[], list[str]]) -> None:
         self._find_silent = find_silent
@@ -101,6 +102,9 @@ class Workloads:
             case "conversion":
                 if has_changed(change, _conversion_state):
                     return workload_keys(change.item)
+            case "replication":
+                if has_changed(change, lambda item: item.status(ReplicationStatus).phase == "Stale"):
+                    return (subject_of(change.item),)
             case "node":
                 return _touched(view, change)
             case kind if is_workload(kind):
@@ -357,8 +361,21 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
         *_find_conversion(view, workload),
         arrives=record_of(workload).arrives(spec_of(workload)),
         departed=record_of(workload).departed(spec_of(workload)),
+        fenced=_describe_fence(view, workload),
         current=envelope.condition("Current"),
     )
+
+
+def _describe_fence(view: View, workload: Item) -> str:
+    """Where the workload runs, or may run, that was left to another cluster."""
+    name = record_of(workload).fenced(spec_of(workload))
+    left = view.get(object_key(REPLICATION.name, workload.envelope.project, name)) if name else None
+    if left is None:
+        return f"it was left to another cluster by replication/{name}" if name else ""
+    cluster = left.spec(ReplicationSpec).cluster
+    if left.status(ReplicationStatus).phase == "Stale":
+        return f"runs at {cluster}"
+    return f"it was left to {cluster} by replication/{name}"
 
 
 def _find_conversion(view: View, workload: Item) -> tuple[str, str]:

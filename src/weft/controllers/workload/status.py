@@ -38,7 +38,7 @@ from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
 
 # ``status.reason`` while a spec is being carried out, beside STARTING and RESTARTING.
-STOPPING, SUSPENDING = "stopping", "suspending"
+STOPPING, SUSPENDING, FENCED = "stopping", "suspending", "fenced"
 _GIVEN = ("Placed", "Adopted")  # reasons of the condition Placed of a workload that has all that its place can give
 # Reasons of the condition Current: the node does it now; the node was away when it was told to, until it has done it.
 CHANGING, RESIZE_WAITS = "Changing", "ResizeWaits"
@@ -68,6 +68,7 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
     converts_to: str = ""  # what it becomes by that, if it is the old one
     arrives: str = ""  # the Arrival that it comes by from another cluster
     departed: str = ""  # where it migrated to
+    fenced: str = ""  # at which cluster it runs, or may run, so that it can't be started here
     current: Condition | None = None  # until now
 
 
@@ -101,6 +102,8 @@ def fold_status(
         if silent is not None:
             status.phase, status.reason = Phase.UNKNOWN, "nodeLost"
             status.message = _lost(silent, "the guest was handed over to that node; waiting for its report")
+    if desired.fenced and status.phase == Phase.STOPPED and not desired.departed:
+        status.reason, status.message = FENCED, desired.fenced
     return status
 
 

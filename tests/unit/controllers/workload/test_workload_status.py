@@ -292,6 +292,15 @@ def test_a_new_size_waits_for_a_node_that_is_away_until_that_has_it_and_then_it_
     assert fold_next("Changing", "Ready", **new) == ("Current", False)
 
 
+def test_a_vm_that_was_left_to_another_cluster_says_where_it_runs_once_it_is_stopped() -> None:
+    want = msgspec.structs.replace(wished(wish(run="stop")), fenced="runs at west")
+    assert fold(want, place("running")).reason != "fenced"
+    stopped = fold(want, place("stopped"))
+    assert (stopped.phase, stopped.reason, stopped.message) == ("Stopped", "fenced", "runs at west")
+    free = fold(msgspec.structs.replace(want, fenced=""), place("stopped"), former=stopped)
+    assert (free.reason, free.message) == ("", "")
+
+
 def test_of_a_vm_that_has_left_nothing_waits_for_its_migration_to_end() -> None:
     left = msgspec.structs.replace(wished(wish(run="stop")), departed="west/lab/web")
     has = place("running")
