@@ -14,8 +14,9 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, refuse_unlinked
 from weft.cli.command.target import Target, find_noun, usage
 from weft.cli.session import Session
-from weft.cli.wait.finish import finish_one
-from weft.kinds.fields.cells import dig
+from weft.cli.wait.finish import Done, finish, finish_one
+from weft.kinds.fields.cells import dig, note
+from weft.kinds.fields.subject import split_subject
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.replica import LEAST_RPO, MOST_RPO, REPLICA
@@ -79,12 +80,13 @@ def _replicate(
             f"--rpo: {format_duration(rpo)} is out of range",
             f"give {format_duration(LEAST_RPO)} to {format_duration(MOST_RPO)}",
         )
-    names = [_read_vm(word) for word in words] or [
-        str(vm["name"])
-        for vm in session.client.list("vm", project=session.project or None).items
-        if not vm.get("owner")
-        and not dig(vm, "spec.departed")  # a deployment's are refused, and what left but its name
-    ]
+    names = [_read_vm(word) for word in words]
+    if not names:
+        there = session.client.list("vm", project=session.project or None).items
+        names = [str(vm["name"]) for vm in there if not _explain_left_out(vm)]
+        for vm in there:
+            if why := _explain_left_out(vm):
+                session.notify(f"vm/{vm['name']}  left out: {why}")
     if not names:
         raise usage(
             "the project has no VMs of their own", "name one: weft cluster replicate vm/NAME --destination CLUSTER"
@@ -92,8 +94,28 @@ def _replicate(
     given = {"rpo": rpo, "keep": keep, "project_there": project_there, "pool": pool, "automatic": automatic or None}
     spec = {"cluster": destination, "mode": replication_mode, **{k: v for k, v in given.items() if v is not None}}
     made = [_put(session, name, {"of": f"vm/{name}", **spec}) for name in names]
-    codes = [finish_one(session, Target(REPLICATION, one["name"]), one, "create") for one in made]
-    return max(codes, default=OK)
+    return max((_finish(session, one) for one in made), default=OK)
+
+
+def _explain_left_out(vm: dict[str, Any]) -> str:
+    """Why it isn't replicated with all VMs of the project; "": it is."""
+    if owner := vm.get("owner"):
+        return f"it belongs to {owner['kind']}/{owner['name']}, which would start it again beside its copy"
+    if where := dig(vm, "spec.departed"):
+        return f"it migrated to {where}: replicate it from there"
+    return ""
+
+
+def _finish(session: Session, made: dict[str, Any]) -> int:
+    """Wait until it replicates, unless its VM has not run yet: nobody knows when that will be."""
+    target, (_, name) = Target(REPLICATION, made["name"]), split_subject(str(made["spec"]["of"]))
+    vm = session.client.get("vm", name, project=made.get("project"))
+    if dig(vm, "status.incarnation"):
+        return finish_one(session, target, made, "create")
+    phase, why = dig(vm, "status.phase") or "Pending", note(vm)
+    says = f"{phase}: {why}" if why else str(phase)
+    line = f"waits for vm/{name}, which has not run yet ({says}); its first point is taken once it runs"
+    return finish(session, [Done(target, made, "create", line)], [])
 
 
 def _read_vm(word: str) -> str:

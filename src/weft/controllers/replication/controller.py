@@ -83,7 +83,12 @@ def _read_link(cluster: Item) -> object:
 
 def _stand_of(workload: Item) -> object:
     spec = workload.spec(VmSpec)
-    return workload.uid, workload.deleting, spec.fenced, spec.departed, has_ended(workload)
+    return workload.uid, workload.deleting, spec.fenced, spec.departed, has_ended(workload), _has_run(workload)
+
+
+def _has_run(workload: Item) -> bool:
+    """Whether it has had a place."""
+    return workload.status(WorkloadStatus).incarnation > 0
 
 
 def has_ended(workload: Item) -> bool:
@@ -135,6 +140,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
         departed=subject.spec(VmSpec).departed if subject is not None else "",
         is_stopped=subject is not None and has_ended(subject),
+        never_ran=subject is not None and not _has_run(subject),
         held=frozenset(
             one.snapshot_uid
             for one in (status.point, status.next)

@@ -63,6 +63,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     fenced: str = ""  # the VM was left to another cluster by this replication
     departed: str = ""  # where the VM migrated to: CLUSTER/PROJECT/NAME
     is_stopped: bool = False  # the VM has ended since it was left
+    never_ran: bool = False  # the VM has had no place yet, so that it has no disk
     held: frozenset[str] = frozenset()  # of its snapshots, uids of those that a replica here has as points
     returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
     base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
@@ -137,8 +138,15 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(waits)
     if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
+    if facts.never_ran and status.point is None and status.order is None:
+        message = f"{spec.of} has not run yet, so it has no disk: the first point is taken once it runs"
+        waits = replace(status, phase="Pending", next=None, progress=0.0, reason="neverRan", message=message)
+        return ReplicationPlan(waits, drop=_of(facts.next))
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
+    if status.reason == "neverRan":
+        status = replace(status, reason="", message="")
+        facts = replace(facts, status=status)
     if facts.cluster == "Refused":  # a try would be refused too, and the next one would come late once this is over
         message = f"{spec.cluster} refuses this cluster; weft cluster describe {spec.cluster} says why"
         failures = max(1, status.failures)

@@ -40,7 +40,7 @@ class Server:
         if self.kept:
             raise InvalidInput(f"{self.kept} can never change", field=self.kept, details={"change": "never"})
         self.changed.append(name)
-        return {"name": name}
+        return {"name": name, **changes}
 
     def verb(self, kind: str, name: str, verb: str, given: Any) -> dict[str, Any]:
         raise IllegalTransition(f"vm/{name} can't migrate to another cluster: spec.guard")
@@ -63,9 +63,9 @@ def make_session(server: Server) -> Any:
     )
 
 
-def replicate(server: Server, *words: str, destination: str = "west") -> int:
+def replicate(server: Server, *words: str, destination: str = "west", session: Any = None) -> int:
     return replication._replicate(
-        make_session(server), None, words, destination, None, "async", None, None, None, False
+        session or make_session(server), None, words, destination, None, "async", None, None, None, False
     )
 
 
@@ -137,11 +137,40 @@ def test_only_vms_are_replicated_and_of_a_project_those_that_are_here(monkeypatc
     vms = [
         {"name": "shop", "spec": {}},
         {"name": "gone", "spec": {"departed": "west/default/gone"}},
-        {"name": "shop-1", "spec": {}, "owner": {"kind": "deployment"}},
+        {"name": "shop-1", "spec": {}, "owner": {"kind": "deployment", "name": "shop"}},
     ]
     server = Server(vm=vms)
-    assert replicate(server) == 0 and server.changed == ["shop"]
+    server.status = {"incarnation": 1}
+    session = make_session(server)
+    assert replicate(server, session=session) == 0 and server.changed == ["shop"]
+    assert session.said == [
+        "vm/gone  left out: it migrated to west/default/gone: replicate it from there",
+        "vm/shop-1  left out: it belongs to deployment/shop, which would start it again beside its copy",
+    ]
     assert replicate(server, "vms/shop") == 0  # any word for the kind
+
+
+def test_a_vm_that_has_not_run_yet_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows when it will; others are waited for all the same."""
+    waited, printed = list[str](), list[str]()
+    monkeypatch.setattr(replication, "finish_one", lambda _, target, *__: waited.append(target.name) or 0)
+    monkeypatch.setattr(
+        replication, "finish", lambda _, done, waits: printed.extend(one.line for one in done) or len(waits)
+    )
+    statuses = {
+        "db": {"phase": "Pending", "reason": "insufficientResources", "message": "no node has 64 CPUs"},
+        "web": {"phase": "Running", "incarnation": 2},
+    }
+    server = Server()
+    monkeypatch.setattr(
+        server, "get", lambda kind, name, **_: {"kind": kind, "name": name, "spec": {}, "status": statuses[name]}
+    )
+    assert replicate(server, "db", "web") == 0
+    assert waited == ["web"]
+    assert printed == [
+        "waits for vm/db, which has not run yet (Pending: insufficientResources: no node has 64 CPUs); its first point is taken "
+        "once it runs"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,20 @@ def test_nothing_is_sent_for_a_project_that_the_link_is_not_for() -> None:
     assert (plan.status.phase, plan.status.ask, plan.fence) == ("HandedOver", None, None)
 
 
+def test_a_vm_that_has_not_run_yet_gets_its_first_point_once_it_has() -> None:
+    """A snapshot of it would wait for a disk, and nothing would say so."""
+    plan = plan_replication(make_facts(never_ran=True), NOW)
+    assert not plan.begin and (plan.status.phase, plan.status.reason) == ("Pending", "neverRan")
+    assert "vm/web has not run yet" in plan.status.message
+    begun = plan_replication(make_facts(ReplicationStatus(workload_uid="w", next=NEXT), next=take("b", "Pending")), NOW)
+    waits = plan_replication(
+        make_facts(begun.status, next=take("b", "Pending"), never_ran=True), NOW
+    )  # of a release that took one all the same
+    assert (waits.status.next, list(waits.drop), waits.status.reason) == (None, ["b"], "neverRan")
+    runs = plan_replication(make_facts(plan.status), NOW)
+    assert runs.begin and (runs.status.phase, runs.status.reason, runs.status.message) == ("Seeding", "", "")
+
+
 def test_an_order_follows_the_projects_of_the_link() -> None:
     facts = msgspec.structs.replace(order_next(), own_project="shop")
     first = plan_replication(facts, NOW).status
