@@ -21,7 +21,7 @@ from tests.scenario.agent_lab import (
     make_published_port,
 )
 
-from weft.agent.allocation import supervisor
+from weft.agent.allocation import supervisor, worker
 from weft.agent.network import executor
 from weft.agent.state.allocation import Checkpoint, MigrationState
 from weft.agent.state.checkpoint import CheckpointStore
@@ -182,6 +182,32 @@ async def test_a_server_that_answers_is_waited_for_before_guests_are_started_fro
         assert (guest := lab.guest(web)) is not None and guest.state == "failed"
         lab.server.lists = True
         await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "the guest")
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+async def test_a_vm_that_has_a_replica_is_not_booted_before_its_cluster_may_have_asked_the_other_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, promoted: bool
+) -> None:
+    """All of this cluster was away. If the copy was promoted meanwhile, the guest never boots here; if nobody says so, it does."""
+    monkeypatch.setattr(worker, "ASK_SECONDS", 3600.0 if promoted else 0.5)
+    web, other = make_allocation(replicated=True), make_allocation("other")
+    async with lab.agent():
+        lab.server.put(web, other)
+        for one in (web, other):
+            await lab.until_state(one, "running")
+    for one in (web, other):
+        lab.runtime.kill(short_id(one.uid))
+    lab.server.reports.clear()
+    async with lab.agent():
+        report = await lab.until_state(web, "pending")
+        assert report.reason == "notPrimary" and "asks the other one" in report.message, report
+        await lab.until_state(other, "running")
+        if promoted:
+            lab.server.put(change(web, replicated=False, desired="stop", desired_count=1))
+            await lab.until_state(web, "stopped")
+            assert (guest := lab.guest(web)) is None or guest.state != "running"
+        else:
+            await lab.until_state(web, "running")
 
 
 async def test_of_two_incarnations_with_one_number_the_second_waits_for_the_first(lab: Lab) -> None:

@@ -111,7 +111,7 @@ RELIES_ON = {
     ),
     "controllers/replication/controller.py plan_one 1": "replication at and goes",
     "controllers/replication/controller.py plan_one 2": (
-        "replication at, replica at, snapshot absent, snapshot at, workload at"
+        "replication at, allocation at, replica at, snapshot absent, snapshot at, workload at"
     ),
     "controllers/receiver/controller.py _note": "receiver at",
     "controllers/accounting/controller.py _fold": (
@@ -521,6 +521,12 @@ async def nodes_are_counted_for_a_constraint(tmp_path: Path) -> None:
         await lab.until(counted)
 
 
+async def a_clock_is_set_back(tmp_path: Path) -> None:
+    await test_snapshots.test_a_snapshot_of_a_clock_that_was_ahead_makes_a_schedule_neither_run_wild_nor_rest(
+        tmp_path, restarts=False
+    )
+
+
 async def an_image_is_kept_warm_until_nobody_asks_for_it(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -634,6 +640,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     nodes_are_counted_for_a_constraint,
     what_leases_took_is_kept,
     an_image_is_kept_warm_until_nobody_asks_for_it,
+    a_clock_is_set_back,
 )
 
 

@@ -10,6 +10,7 @@ from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
 
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
@@ -134,6 +135,28 @@ async def test_points_are_sent_one_after_the_other_and_a_failure_is_tried_again(
         await until(lab, made.key, ReplicationStatus, lambda status: status.phase == "Deleting")
         await node.write_report(snapshots=[])  # as the server asked
         await lab.until_gone(made.key)
+
+
+async def test_places_of_a_vm_are_marked_for_as_long_as_its_copy_could_be_promoted(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        node, _, made = await replicate_vm(lab)
+        other = await lab.put("replication", "other", {"of": "vm/web", "cluster": "south"}, finalizers=("replication",))
+
+        async def is_marked() -> bool:
+            (place,) = await lab.every("allocation")
+            return decode_part(place.spec, AllocationSpec).replicated
+
+        await until(lab, other.key, ReplicationStatus, lambda status: status.reason == "clusterMissing")
+        assert not await is_marked()
+        await send(lab, node, made.key, 1, phase="done", number=4, bytes=100, seconds=0.5, is_whole=True)
+        await lab.until(is_marked)
+        await lab.delete(other.key)
+        await lab.until_gone(other.key)
+        assert await is_marked()
+        await lab.delete(made.key)
+        await node.write_report(snapshots=[])
+        await lab.until_gone(made.key)
+        assert not await is_marked()
 
 
 async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_path: Path) -> None:

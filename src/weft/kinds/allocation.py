@@ -192,6 +192,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     instance: str = ""  # by which its guest's first boot knows it; "": the workload's uid
     # begin: its node shall find out whether it can guard it; hold: it runs only while its cluster is known to be primary.
     guard: Literal["", "begin", "hold"] = ""
+    replicated: bool = False  # a copy of it may have been promoted at another cluster while this node was away
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):

@@ -30,6 +30,9 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     blocked: str = ""  # the workload that must end before it may start
     unheld: str = ""  # why it may not start: this cluster may not be primary for it any more
     unconfirmed: bool = False  # read from a checkpoint, and not confirmed by the server yet
+    asks_until: float = (
+        0.0  # so long its cluster may find out that its copy at another one was promoted (elapsed seconds)
+    )
     can_suspend: bool = True
     can_adjust: bool = True
     restart_at: float = 0.0  # when a guest that ended by itself is restarted (elapsed seconds)

@@ -30,6 +30,7 @@ GOOD_ENDS = {POWERED_OFF: "the guest shut itself down", COMPLETED: "the command 
 NEVER_RAN = "startInterrupted"
 NOT_SAVED = "notSaved"
 NOT_PRIMARY = "notPrimary"
+ASKS = "waits while its cluster asks the other one whether its replica there was promoted; without an answer it starts all the same"
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
@@ -339,6 +340,8 @@ def _plan_run(facts: PlanInput) -> Plan:
         return Plan((), "pending", "blocked", facts.blocked)
     if facts.unheld:
         return Plan((), "pending", NOT_PRIMARY, facts.unheld)
+    if facts.asks_until > facts.now:
+        return Plan((), "pending", NOT_PRIMARY, ASKS, review_at=facts.asks_until)
     if spec.held_by is not None:
         return Plan((), "pending", "held", f"waits for gate {spec.held_by}")
     if spec.waits_for is not None:

@@ -59,7 +59,8 @@ class Allocations:
         self.epoch = await asyncio.to_thread(self._store.load_epoch)
         await asyncio.to_thread(self._store.drop_departures)
         for envelope, checkpoint in await asyncio.to_thread(self._store.load):
-            self._add(envelope, checkpoint).state.unconfirmed = True
+            state = self._add(envelope, checkpoint).state
+            state.taken_up = state.unconfirmed = True
         return await recover_guests(self._table, self._executor.runtimes)
 
     def begin(self) -> None:

@@ -46,6 +46,7 @@ from weft.protocol.report import EventType
 
 log = logging.getLogger("weft.agent")
 REVIEW_SECONDS = 10.0  # even if nothing reports a change
+ASK_SECONDS = 45.0  # its server finds its link, asks the other cluster, and has the VM stopped
 
 
 class Relations(Protocol):
@@ -67,6 +68,7 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
+        self._asks_until: float | None = None
         self._stage: Stage = "active"  # at the last turn
         self._postponed = False  # its lease would have begun, or its preparation, but for the server's silence
         self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now(), begun=has_begun(state))
@@ -98,6 +100,7 @@ class Worker:
             blocked=state.blocked,
             unheld=state.unheld if state.local.spec.guard == "hold" else "",
             unconfirmed=state.unconfirmed,
+            asks_until=self._find_asking(),
             can_suspend=runtimes.can_suspend(state.local),
             can_adjust=runtimes.can_adjust(state.local),
             restart_at=state.restart_at,
@@ -114,6 +117,15 @@ class Worker:
             held_until=state.held_until,
             can_hold=runtimes.find(state.local) in runtimes.holding,
         )
+
+    def _find_asking(self) -> float:
+        """Until when a guest that has a replica isn't booted after this agent's start: its server may have been away, too."""
+        state = self.state
+        if not (state.taken_up and state.local.spec.replicated) or state.unconfirmed:
+            return 0.0
+        if self._asks_until is None:
+            self._asks_until = self.clock.elapsed() + ASK_SECONDS
+        return self._asks_until
 
     def _find_stage(self) -> Stage:
         """The stage of its lease, which begins only while the server hears this node."""

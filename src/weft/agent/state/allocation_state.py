@@ -53,7 +53,8 @@ class AllocationState:
         self._saved: tuple[object, ...] | None = None
         self.released = False  # all of it is gone from the node: nothing is written any more
         # The server's view of it.
-        self.unconfirmed = False  # read from a checkpoint, and not confirmed by the server yet
+        self.taken_up = False  # read from a checkpoint by this agent
+        self.unconfirmed = False  # so, and not confirmed by the server yet
         self.deleted = False  # the server has deleted it, and its release continues here
         self.replaced = False  # a later incarnation was placed elsewhere
         self.stale_volumes = False  # the data of all its volumes is on another node by now

@@ -202,6 +202,8 @@ def _explain_off(facts: ArmingFacts) -> str:
 
 def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
     west = facts.spec.cluster
+    if facts.answer is not None and facts.answer.outcome == "promoted":
+        return _plan_note("False", LEFT, f"{west} has promoted its copy: the VM here ends, and stays stopped")
     if facts.answer is not None and facts.answer.automatic:  # this store is older than what the other cluster was told
         return _releasing("release", f"{west} may take over, by a later state of this cluster than the present one", "")
     if facts.spec.alone:

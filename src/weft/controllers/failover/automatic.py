@@ -124,7 +124,7 @@ class Automatics:
             return None
         if answer.outcome in ("done", "promoted"):
             self._answers[turn] = answer, read_boot_time()
-        return answer if answer.outcome == "done" else None
+        return answer if answer.outcome in ("done", "promoted") else None
 
     async def _send(self, cluster: Item, item: Item, turn: Turn, *, automatic: bool) -> ArmingAnswer:
         hold, self._asked[item.uid] = read_hold(cluster, item), read_boot_time()

@@ -17,6 +17,7 @@ from weft.controllers.loop import Plan
 from weft.controllers.replication.plan import RESTING, ReplicationFacts, ReplicationPlan, Taken, plan_replication
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED, find_project_there
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
@@ -24,6 +25,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
 from weft.kinds.replication import (
+    ENDED,
     REPLICATIONS_BY_CLUSTER,
     REPLICATIONS_BY_SNAPSHOT,
     REPLICATIONS_BY_SUBJECT,
@@ -141,6 +143,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         departed=subject.spec(VmSpec).departed if subject is not None else "",
         is_stopped=subject is not None and has_ended(subject),
         never_ran=subject is not None and not _has_run(subject),
+        is_marked=subject is not None and _is_marked(view, subject),
         held=frozenset(
             one.snapshot_uid
             for one in (status.point, status.next)
@@ -202,6 +205,7 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
                 draft.change(item, deleting_since=now)
     if status != facts.status:
         draft.change(replication, status=status)
+    _mark_places(draft, view, replication, plan.status)
     return draft.commit(replication.key, list_events(replication, facts, plan)), plan.later
 
 
@@ -215,6 +219,34 @@ def _fence(draft: Draft, view: View, replication: Item, workload: Item, on: bool
             draft.change(former[0], deleting_since=now)
     elif not on and spec.fenced == name:
         draft.change(workload, spec=msgspec.structs.replace(spec, fenced=""))
+
+
+def _mark_places(draft: Draft, view: View, replication: Item, status: ReplicationStatus) -> None:
+    """Have nodes that come back not boot the VM at once, while its copy may have been promoted. ``status``: of the replication from
+    now on."""
+    workload = view.get(subject_of(replication))
+    if workload is None or workload.deleting:
+        return
+    others = [one for one in view.find(REPLICATIONS_BY_SUBJECT, workload.key) if one.uid != replication.uid]
+    marks = has_copy(replication, status) or any(has_copy(one, one.status(ReplicationStatus)) for one in others)
+    for item in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+        place = item.spec(AllocationSpec)
+        if place.replicated is not marks and not item.deleting:
+            draft.change(item, spec=msgspec.structs.replace(place, replicated=marks))
+
+
+def _is_marked(view: View, workload: Item) -> bool:
+    """Whether a place of it still has a mark that no replication needs."""
+    if any(has_copy(one, one.status(ReplicationStatus)) for one in view.find(REPLICATIONS_BY_SUBJECT, workload.key)):
+        return False
+    places = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
+    return not workload.deleting and any(one.spec(AllocationSpec).replicated and not one.deleting for one in places)
+
+
+def has_copy(replication: Item, status: ReplicationStatus) -> bool:
+    """Whether its replica could be promoted by people. One that takes over automatically needs no mark: nodes hold the workload."""
+    is_held = bool(replication.spec(ReplicationSpec).guard)
+    return status.point is not None and status.phase not in ENDED and not replication.deleting and not is_held
 
 
 def _make_snapshot(

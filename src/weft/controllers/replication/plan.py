@@ -64,6 +64,7 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     departed: str = ""  # where the VM migrated to: CLUSTER/PROJECT/NAME
     is_stopped: bool = False  # the VM has ended since it was left
     never_ran: bool = False  # the VM has had no place yet, so that it has no disk
+    is_marked: bool = False  # its places still say that there may be a copy, which isn't so
     held: frozenset[str] = frozenset()  # of its snapshots, uids of those that a replica here has as points
     returns: str = ""  # uid of the replication at the other cluster whose way this one goes back
     base: str = ""  # then uid of the snapshot here that the VM began from, a copy of one there
@@ -94,7 +95,10 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
             waits = replace(leaving, reason="guarded", message=message)
             return ReplicationPlan(waits, fence=True if facts.is_left and not facts.fenced else None)
         return ReplicationPlan(
-            leaving, drop=mine, release=not own and not facts.fenced, fence=False if facts.fenced else None
+            leaving,
+            drop=mine,
+            release=not own and not facts.fenced and not facts.is_marked,
+            fence=False if facts.fenced else None,
         )
     if not facts.subject or status.workload_uid not in ("", facts.subject):
         gone = "is gone" if not facts.subject else "is another VM than the one that was replicated"

@@ -49,6 +49,14 @@ def test_nodes_show_that_they_can_then_they_hold_then_the_other_cluster_is_told(
     assert "for 38s" in armed.condition.message and "after 30s" in armed.condition.message
 
 
+def test_a_copy_that_was_promoted_is_heard_of_also_where_nothing_takes_over() -> None:
+    """As by a cluster that comes back: its VM ends before a point of it is refused."""
+    off = replace(SPEC, automatic=False)
+    plan = plan_arming(make_facts(spec=off, told=ArmingAnswer("promoted")))
+    assert read(plan) == ("", "Left")
+    assert read(plan_arming(make_facts(spec=off, told=OFF)))[1] != "Left"
+
+
 def test_a_vm_that_is_nowhere_needs_no_node() -> None:
     for guard, step in (("begin", "hold"), ("hold", "on")):
         assert read(plan_arming(make_facts(guard, placed=[])))[0] == step
