@@ -141,8 +141,8 @@ def _describe_use(session: Session, vm: dict[str, Any]) -> str:
     except Forbidden:
         return ""
     guests = [each["guests"] for each in usage if vm["uid"] in each["guests"]]
-    asked = {name: dig(vm, f"spec.{name}", 0) for name in RESOURCES}
-    return f"used  {describe_used(guests[0][vm['uid']], asked)}" if guests else ""
+    has = {name: dig(vm, f"status.resources.{name}") or dig(vm, f"spec.{name}", 0) for name in RESOURCES}
+    return f"used  {describe_used(guests[0][vm['uid']], has)}" if guests else ""
 
 
 def _describe_guests(session: Session, node: dict[str, Any]) -> str:
