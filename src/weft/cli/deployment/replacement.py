@@ -23,8 +23,8 @@ from weft.kinds.parts.deployment.alone import describe_alone
 from weft.kinds.parts.nic import networks_of, read_nic
 from weft.kinds.parts.workload import parse_publish
 from weft.kinds.service import SERVICE, is_matched
-from weft.kinds.vm import VmSpec
-from weft.objects.errors import IllegalTransition, InvalidInput, Unplaceable, WeftError
+from weft.kinds.vm import VM, VmSpec
+from weft.objects.errors import IllegalTransition, InvalidInput, NotFound, Unplaceable, WeftError
 from weft.objects.schema import read_strict
 
 Object = Mapping[str, Any]
@@ -114,11 +114,11 @@ def describe_replaced(
         return []
     check_replacement(current, template, strategy)
     beside = strategy.get("type", "rolling") != "rolling"
-    lines = describe_replacement(current, rows[0]["new"], template["image"], adopt, beside)
+    new = rows[0]["new"]
+    kept = is_there(session, new)
+    lines = describe_replacement(current, new, template["image"], adopt, beside=beside, is_kept=kept)
     if beside and not _is_served(session.client.list(SERVICE.name).items, current):
-        lines.append(
-            f"  no service leads to vm/{current['name']}: vm/{rows[0]['new']} gets no requests until it is promoted"
-        )
+        lines.append(f"  no service leads to vm/{current['name']}: vm/{new} gets no requests until it is promoted")
     return [*lines, *_name_policies(session.client.list(BACKUP_POLICY.name).items, current["name"])]
 
 
@@ -131,15 +131,19 @@ def list_taken_along(vm: Object) -> list[str]:
     return [*ports, *volumes, *addresses, *(["schedule of snapshots"] if spec.snapshots is not None else [])]
 
 
-def describe_replacement(vm: Object, new: str, image: str, adopt: str, beside: bool) -> list[str]:
-    """What becomes of a VM whose place ``new`` takes, in sentences."""
+def describe_replacement(
+    vm: Object, new: str, image: str, adopt: str, *, beside: bool, is_kept: bool = False
+) -> list[str]:
+    """What becomes of a VM whose place ``new`` takes, in sentences. ``is_kept``: that one is there, stopped."""
     old, along = f"vm/{vm['name']}", list_taken_along(vm)
     spec = msgspec.convert(vm["spec"], VmSpec)
     alone = describe_alone(spec.volumes, spec.networks)
-    goes = [*along, f"the name {adopt} in its networks"] if spec.networks else along
+    name = f"the name {adopt} in its networks" + (f", in place of {new}" if new != adopt else "")
+    goes = [*along, name] if spec.networks else along
     lines = [f"vm/{new} takes the place of {old}; {old} is stopped and kept, and an undo starts it again"]
     lines += [f"  goes along: {', '.join(goes)}"] if goes else []
-    lines.append(f"  stays with {old}: its root disk; vm/{new} starts from image {image}")
+    start = "starts again with its own" if is_kept else f"starts from image {image}"
+    lines.append(f"  stays with {old}: its root disk; vm/{new} {start}")
     if alone:
         lines.append(f"  {old} stops before vm/{new} starts: {alone}")
     elif beside:
@@ -176,7 +180,32 @@ def check_replacement(vm: Object, template: Mapping[str, Any], strategy: Mapping
         )
 
 
-def check_capacity(session: Session, vm: Object, template: Mapping[str, Any]) -> None:
+def settle_replacement(
+    session: Session,
+    vm: Object,
+    template: Mapping[str, Any],
+    strategy: Mapping[str, Any],
+    new: str,
+    lines: Sequence[str],
+    *,
+    replaces: bool,
+) -> bool:
+    """Whether another VM may take the place of ``vm``: a node takes it, and people agree. Raises Unplaceable, and as
+    ``ask_to_replace``."""
+    if strategy.get("type", "rolling") == "rolling" and not is_there(session, new):
+        _check_capacity(session, vm, template)
+    return ask_to_replace(session, lines, new, replaces=replaces)
+
+
+def is_there(session: Session, vm: str) -> bool:
+    try:
+        session.client.get(VM.name, vm)
+    except NotFound:
+        return False
+    return True
+
+
+def _check_capacity(session: Session, vm: Object, template: Mapping[str, Any]) -> None:
     """Raises Unplaceable if no node takes another VM while this one keeps its place: it would stop for nothing."""
     what = f"vm/{vm['name']}"
     changes = {**template, "volumes": dig(vm, "spec.volumes", [])}

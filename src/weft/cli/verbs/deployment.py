@@ -31,10 +31,10 @@ from weft.cli.deployment.preview import foresee, list_serving, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
     SERVERS,
-    ask_to_replace,
     describe_replaced,
     find_current,
     make_template,
+    settle_replacement,
 )
 from weft.cli.manifest.config import read_config
 from weft.cli.session import Session
@@ -186,12 +186,16 @@ def update(
     check_update(deployment, merged, strategy, {**dig(deployment, "spec.labels", {}), **labels})
     chosen = {**dig(deployment, "spec.strategy", {}), **strategy}
     rows = foresee(deployment, list_serving(session, deployment), merged, chosen.get("type", "rolling"))
-    replaced: list[str] = []
+    replaced, current = list[str](), dict[str, Any]()
     if rows and dig(deployment, "spec.adopt"):
-        replaced = describe_replaced(session, deployment, find_current(session, deployment), merged, chosen, rows)
+        current = find_current(session, deployment)
+        replaced = describe_replaced(session, deployment, current, merged, chosen, rows)
     if dry_run:
         return print_preview(session, rows, chosen, replaced)
-    if replaced and not ask_to_replace(session, replaced, rows[0]["new"], replaces=given["replace_root_disk"]):
+    replaces = given["replace_root_disk"]
+    if replaced and not settle_replacement(
+        session, current, merged, chosen, rows[0]["new"], replaced, replaces=replaces
+    ):
         session.notify("nothing was changed")
         return ERROR
     body: dict[str, Any] = {"template": changes, "strategy": strategy}

@@ -16,11 +16,11 @@ from weft.cli.deployment.flags import check_update, make_strategy_flags, read_st
 from weft.cli.deployment.preview import find_changes, foresee, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
-    ask_to_replace,
-    check_capacity,
     describe_replaced,
     find_current,
+    is_there,
     make_template,
+    settle_replacement,
 )
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one, plan_wait
@@ -103,17 +103,9 @@ def _deploy(session: Session, kind: Kind | None, words: tuple[str, ...], old: st
             f"vm/{old} can't run beside itself", f"give the new VM another name; weft vm update {old} changes it"
         )
     check_name(words[0], "NEW")
-    if _is_there(session, words[0]):
+    if is_there(session, words[0]):
         raise AlreadyExists(f'vm "{words[0]}" exists already', hint="choose another name for the new VM")
     return _roll_out(session, old, given, {"type": "blue-green"}, instance=words[0])
-
-
-def _is_there(session: Session, name: str) -> bool:
-    try:
-        session.client.get(VM.name, name)
-    except NotFound:
-        return False
-    return True
 
 
 def _find_name(session: Session, kind: Kind | None, words: tuple[str, ...]) -> str:
@@ -152,9 +144,10 @@ def _roll_out(
         strategy["live_migrate"] = True
     body = {"template": template, "strategy": strategy, "instance": instance}
     _try_update(session, deployment, vm, template, body)
-    if replaced and chosen.get("type", "rolling") == "rolling":
-        check_capacity(session, current, template)
-    if replaced and not ask_to_replace(session, replaced, rows[0]["new"], replaces=given["replace_root_disk"]):
+    replaces = given["replace_root_disk"]
+    if replaced and not settle_replacement(
+        session, current, template, chosen, rows[0]["new"], replaced, replaces=replaces
+    ):
         session.notify("nothing was changed")
         return ERROR
     if deployment is None:

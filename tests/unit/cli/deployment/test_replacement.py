@@ -90,6 +90,9 @@ def test_what_goes_along_and_what_stays_is_named() -> None:
     said = "\n".join(describe_replacement(pet, "pet-2-0", "newer", "pet", beside=False))
     assert "port 8091:80, volume data, address 10.0.7.7, schedule of snapshots, the name pet in its networks" in said
     assert "stays with vm/pet: its root disk; vm/pet-2-0 starts from image newer" in said
+    back = "\n".join(describe_replacement(pet, "old", "tiny", "old", beside=False, is_kept=True))
+    assert "the name old in its networks\n" in back
+    assert "its root disk; vm/old starts again with its own" in back
     assert "vm/pet stops before vm/pet-2-0 starts" in said
 
 
