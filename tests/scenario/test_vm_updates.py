@@ -13,7 +13,7 @@ from tests.scenario.test_deployments import act, add_nodes, instances, put_deplo
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
-from weft.kinds.published_port import PublishedPortSpec
+from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.kinds.service import ServiceSpec, ServiceStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -55,6 +55,25 @@ async def names(lab: Lab) -> dict[str, str]:
     """Which address each name leads to."""
     every = [decode_part(one.spec, EndpointSpec) for one in await lab.every("endpoint")]
     return {one.hostname or one.workload.name: one.address for one in every}
+
+
+async def test_the_old_vm_runs_until_nodes_lead_its_port_to_the_new_one(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"]})
+        for there, back in (("web", "web-2-0"), ("web-2-0", "web")):
+            await act(lab, "update" if there == "web" else "undo", NEWER if there == "web" else UndoInput())
+            led_at: list[float] = []
+
+            async def has_stopped(there: str = there, back: str = back, led_at: list[float] = led_at) -> bool:
+                (port,) = await lab.every("publishedport")
+                leads = decode_part(port.status, PublishedPortStatus).address
+                if leads == (await lab.status(back)).address if await lab.get(f"/vm/default/{back}") else False:
+                    led_at.append(lab.clock.now())
+                return (await spec_of(lab, there)).run == "stop"
+
+            await lab.until(has_stopped)
+            assert led_at and lab.clock.now() - led_at[0] >= 1.5
+            await until(lab, *(("Promoted", 2) if there == "web" else ("RolledBack", 1)))
 
 
 @pytest.mark.parametrize("kind", ["rolling", "blue-green", "canary"])

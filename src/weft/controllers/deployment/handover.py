@@ -112,7 +112,7 @@ def plan_handover(
             giver.park()
         return _defer(status, writes, name, f"waits for {name_of(holder)} to stop")
     _give(draft, view, writes.of(holder.envelope.name), taker, whole=whole, adopt=adopt, now=now)
-    status.holder, status.progressed_at = "" if name == adopt else name, now
+    status.holder, status.progressed_at, status.held_since = "" if name == adopt else name, now, now
     if is_parked(holder) and not is_kept(deployment, holder):
         writes.of(holder.envelope.name).deletes = True
     left = {one: item for one, item in writes.found.items() if not (whole and item is holder)}

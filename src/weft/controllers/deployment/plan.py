@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from weft.controllers.deployment.beside import Beside
-from weft.controllers.deployment.facts import Facts, Outcome
+from weft.controllers.deployment.facts import Facts, Instance, Outcome
 from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.rolling import Rolling
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
@@ -22,6 +22,7 @@ REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced; twice
 MOST_REPLACE_SECONDS = 300.0
 CALM_SECONDS = 300.0  # for which an instance must be healthy before the ones before it are forgotten
 LOST_SECONDS = 60.0  # after which one on a silent node is
+PORT_SECONDS = 2.0  # in which nodes lead a published port to the VM that has it now
 DEPART_SECONDS = 15.0  # after which an instance gets no new connections, though a node hasn't said so: it may be older
 
 
@@ -192,6 +193,10 @@ class _Planner(Rolling, Beside):
                     self._requeue(left)
                     continue
                 self._status.progressed_at = self._now
+            elif self._is_led_to(one):
+                self._waits.append(f"{one.name} stays until nodes lead its ports elsewhere")
+                self._requeue(PORT_SECONDS)
+                continue
             elif one.serves and one.slot < len(self._status.slots):
                 if spare <= 0 or not self._may_go(one):
                     continue
@@ -213,6 +218,18 @@ class _Planner(Rolling, Beside):
                 self._requeue(facts.drain_seconds)
                 continue
             self._delete(one)
+
+    def _is_led_to(self, one: Instance) -> bool:
+        """Whether connections to published ports may still come to a VM whose place another one takes."""
+        status, adopt = self._status, self._spec.adopt
+        if not (adopt and one.serves) or self._facts.alone or not status.slots:
+            return False
+        taker = self._find((status.slots[0], 0))
+        if taker is None or not taker.serves or taker.name == one.name:
+            return False
+        if one.name == (status.holder or adopt):  # the commit of this plan hands over
+            return status.progressed_at is not None and 0 <= self._now - status.progressed_at < LOOK_SECONDS
+        return status.held_since is not None and 0 <= self._now - status.held_since < PORT_SECONDS
 
     def _fill(self) -> None:
         """Make what is missing."""

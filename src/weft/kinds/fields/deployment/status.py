@@ -56,6 +56,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
     split: list[TrafficShare] = []  # of the requests; empty: all ready instances alike
     slots: list[int] = []  # the revision of each slot
     holder: str = ""  # VM that has what only one can have; "": the adopted one
+    held_since: float | None = None  # since when it has it; None: it always had
     step: int = 0  # of a canary; of a rolling update 1 once requests to its first new instances were judged
     awaits: bool = False  # a person's word: weft rollout resume
     no_surge: str = ""  # why there can be no further instance
