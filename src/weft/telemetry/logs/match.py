@@ -27,7 +27,7 @@ PIPE_BYTES = 1 << 20
 MOST_PATTERNS, WAIT_SECONDS = 8, 10.0  # of one process at the same time
 MOST_OF_ONE = 3  # of these: of one person, so that nobody keeps all others from searching
 MOST_PATTERN = 1000  # characters
-# Threads of their own: whoever waits for a place would otherwise take those of everybody's other work.
+# Threads of their own: those that wait for a place would otherwise take the threads of all other work.
 _waiting = ThreadPoolExecutor(2 * MOST_PATTERNS, thread_name_prefix="weft-patterns")
 _WORKER = Path(__file__).with_name("pattern_worker.py")
 
