@@ -318,7 +318,7 @@ def _is_refused(record: MadeDevices, digest: str, now: float) -> bool:
     """Whether people deleted it less than a day ago, counted from when it was missed first."""
     if digest not in record.made:
         return False
-    since = record.missed.setdefault(digest, now)
+    since = record.missed[digest] = min(record.missed.get(digest, now), now)  # the clock may have been set back
     return now - since < REFUSED_SECONDS
 
 

@@ -98,7 +98,7 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
         if spec.paused or subject is None or subject.deleting:
             continue
         if spec.verify == "boot" and BY_NAME[kind].snapshots == "machine" and is_quiet(spec, now):
-            _ask_boot(draft, made, spec)
+            _ask_boot(draft, made, spec, now)
         if of not in last and spec.schedule:
             last[of] = now  # it waits for its time
         due = find_due(spec, last[of], now) if of in last else now
@@ -135,10 +135,12 @@ def _list_left_out(left_out: Sequence[str]) -> str:
     return f"left out: {'; '.join(left_out[:MOST_NAMED])}{f'; and {more} more' if more > 0 else ''}" if left_out else ""
 
 
-def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec) -> None:
-    """Have the newest backup booted, once."""
-    ready = [item for item in made if item.status(BackupStatus).phase == "Ready"]
-    newest = max(ready, key=lambda item: item.status(BackupStatus).taken_at or 0.0, default=None)
+def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec, now: float) -> None:
+    """Have the newest backup booted, once; one with a time ahead was made before the clock was set back."""
+    ready = {
+        item: item.status(BackupStatus).taken_at or 0.0 for item in made if item.status(BackupStatus).phase == "Ready"
+    }
+    newest = max(ready, key=lambda item: (ready[item] <= now, ready[item]), default=None)
     if newest is None:
         return
     asked, status = newest.spec(BackupSpec), newest.status(BackupStatus)

@@ -78,6 +78,8 @@ def plan_runs(
     status.next_run = None if spec.hold else due
     out.requeue_after = min(max(0.0, due - now), LONGEST_WAIT_SECONDS)
     status.running = len(under_way)
-    ended = sorted((run for run in runs if run.phase in ENDED), key=lambda run: (run.created_at, run.name))
+    ended = sorted(
+        (run for run in runs if run.phase in ENDED), key=lambda run: (run.created_at <= now, run.created_at, run.name)
+    )
     out.delete = [run.name for run in ended[: max(0, len(ended) - spec.history)]]
     return out

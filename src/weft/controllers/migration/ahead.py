@@ -104,7 +104,8 @@ class PlansAhead:
             return []
         reports = view.of_kind("report").values()
         if any(
-            AHEAD_LABEL in one.envelope.labels and now - one.envelope.created_at < ANSWER_SECONDS for one in reports
+            AHEAD_LABEL in one.envelope.labels and 0 <= now - one.envelope.created_at < ANSWER_SECONDS
+            for one in reports
         ):
             return None
         asked = ReportSpec(subject="shortage", node=node)

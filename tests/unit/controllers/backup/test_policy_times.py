@@ -11,9 +11,10 @@ import pytest
 from weft.contracts.store import Put
 from weft.controllers.backup.policy import plan_policy
 from weft.informer.view import Item, make_view
+from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BACKUP_POLICY, BackupPolicySpec, BackupPolicyStatus, PolicySubject
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.envelope import decode_envelope
+from weft.objects.envelope import decode_envelope, decode_part
 
 
 def at(text: str) -> float:
@@ -30,6 +31,12 @@ class Policy:
         self.spec = BackupPolicySpec(of=["vm/web"], to="safe", **spec)
         self._item = self._put(BACKUP_POLICY.make("all", self.spec, 1.0, uid="p", project="default", status=status))
 
+    def add(self, name: str, taken_at: float) -> None:
+        """A backup that it made."""
+        status = BackupStatus(phase="Ready", taken_at=taken_at, workload_spec={"image": "tiny"})
+        spec = BackupSpec(of="vm/web", to="safe", policy="all")
+        self._put(BACKUP.make(name, spec, taken_at, uid=name, project="default", status=status))
+
     def _put(self, envelope: Any) -> Item:
         item = Item(envelope)
         self._view.put_item(envelope.key, item)
@@ -39,6 +46,14 @@ class Policy:
         self.spec = msgspec.structs.replace(self.spec, **changes)
         spec = msgspec.Raw(msgspec.json.encode(self.spec))
         self._item = self._put(msgspec.structs.replace(self._item.envelope, spec=spec))
+
+    def list_booted(self, now: float) -> list[str]:
+        """Backups that are to be booted from ``now`` on."""
+        commit, _ = plan_policy(self._view, self._item, now)
+        made = [decode_envelope(one.value) for one in (commit.writes if commit else ()) if isinstance(one, Put)]
+        return [
+            one.name for one in made if one.kind == "backup" and decode_part(one.spec, BackupSpec).verify_generation
+        ]
 
     def backs_up(self, now: float) -> bool:
         """Whether one begins at ``now``."""
@@ -89,3 +104,11 @@ def test_a_backup_that_a_clock_ahead_dated_puts_the_next_off_by_no_more_than_one
     policy = Policy(now + 400 * 86400.0, **spec)
     begun = [now + second for second in range(0, 200_000, 600) if policy.backs_up(now + second)]
     assert begun and begun[0] == now + seconds
+
+
+def test_a_backup_of_a_clock_that_was_ahead_keeps_no_later_one_from_being_booted() -> None:
+    now = at("2026-06-01 02:30")
+    policy = Policy(now, every=86400.0, verify="boot")
+    policy.add("ahead", now + 86400.0)
+    policy.add("newest", now - 60.0)
+    assert policy.list_booted(now) == ["newest"]

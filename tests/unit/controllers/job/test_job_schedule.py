@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from weft.controllers.job.schedule import Outcome, plan_runs
+from weft.controllers.job.schedule import Outcome, Run, plan_runs
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec
 
 
@@ -80,6 +80,12 @@ def test_a_job_that_is_held_changed_and_released_waits_for_its_next_time() -> No
 def test_a_job_of_a_release_that_noted_no_schedule_makes_up_for_what_it_missed() -> None:
     job = Job("0 2 * * *", status=JobStatus(last_run=at("2026-06-01 02:00")))
     assert job.plan(at("2026-06-02 15:00")).make == "nightly-202606020200"
+
+
+def test_a_run_of_a_clock_that_was_ahead_pushes_no_later_one_out_of_the_history() -> None:
+    runs = [Run(name, "Succeeded", MADE + seconds) for name, seconds in (("a", 1.0), ("ahead", 9e8), ("b", 2.0))]
+    spec = JobSpec(task=TaskSpec(image="busybox"), schedule="0 2 * * *", history=2)
+    assert plan_runs("nightly", spec, JobStatus(), runs, MADE, 1, MADE + 10.0).delete == ["ahead"]
 
 
 @pytest.mark.parametrize("last", [at("2027-06-01 02:00"), None])
