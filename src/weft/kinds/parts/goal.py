@@ -38,6 +38,7 @@ STUCK = (
 )
 _ALONE = "gangIncomplete"  # the other members may be part of the same wait
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now
+_FAILS_TO_REST = ("driverFailed", "noSpace")  # of these, what a stop or a suspension may end with
 _ON_THE_WAY = ("Prolog", "Boot", "Stopped", "Failed")
 _REFUSED = ("tooLittleMemory", "invalidInput", "unsupported", "notServed")  # nor by this spec
 
@@ -193,6 +194,8 @@ def _find_unchanged(obj: Object, what: str) -> WeftError | None:
     if _is_to_start(obj) or read_phase(obj) in _ON_THE_WAY or current.get("generation", 0) < obj.get("generation", 0):
         return None
     reason, message = current.get("reason", ""), f"{what} is not changed for now: {current.get('message', '')}"
+    if dig(obj, "spec.run") in ("stop", "suspend") and reason not in (*_FAILS_TO_REST, *_REFUSED):
+        return None  # it stops all the same
     if reason in (*UNPLACEABLE, *STUCK):
         hint = f"The change is made when that is resolved.  weft describe {what}"
         return Unplaceable(message, reason=reason, hint=hint)

@@ -215,6 +215,16 @@ def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
 
 
+def test_a_stop_is_not_answered_with_a_change_that_the_guest_still_holds() -> None:
+    for reason in ("guestHolds", "insufficientResources"):
+        held = {"type": "Current", "status": "False", "reason": reason, "message": "for now", "generation": 2}
+        for verb in ("stop", "suspend"):
+            goal = plan_goal("vm", verb)
+            assert goal is not None
+            assert find_failure(vm("Running", spec={"run": verb}, conditions=[held]), "vm/web", goal) is None
+        assert find_failure(vm("Running", spec={"run": "run"}, conditions=[held]), "vm/web", goal) is not None
+
+
 def test_a_start_is_not_answered_with_how_the_run_before_it_ended() -> None:
     for verb in ("create", "start", "restart"):
         goal = plan_goal("vm", verb)
