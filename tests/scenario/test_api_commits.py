@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from tests.node_key import make_node_key
 from tests.onnx_files import digest, linear
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
+from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
 from tests.scenario.dashboard_lab import Browser, add_user
 from tests.scenario.functions_lab import functions_lab
@@ -38,6 +38,7 @@ from weft.client.answer import raise_problem
 from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
+from weft.kinds.allocation import AllocationSpec, Resources
 from weft.kinds.function import FunctionSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.reservation import ReservationStatus
@@ -46,6 +47,7 @@ from weft.kinds.token import TokenStatus
 from weft.objects.envelope import decode_envelope, decode_part, encode_envelope
 from weft.objects.errors import Unavailable
 from weft.objects.identity import object_key
+from weft.protocol.link import PROJECT_HEADER
 from weft.store.memory import MemoryStore
 from weft.trust.enrolment import enrolment_key
 from weft.trust.seal import unseal
@@ -117,6 +119,11 @@ RELIES_ON = {
     "give_up_a_node_twice": {
         "api/node/force_delete.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
         "api/node/report.py _take_back": "enrolment at, node absent",
+    },
+    "come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere": {
+        "api/node/orphans.py _make_volume": "volume absent",
+        "api/node/report.py _take_back": "enrolment at, node absent",
+        "api/node/report.py attempt": "node at",
     },
     "come_back_and_have_heard": {
         "api/node/report.py _take_back": "enrolment at, node absent",
@@ -474,6 +481,40 @@ def come_back_and_have_heard(lab: DoorsLab, number: int) -> None:
     assert lab.stored(f"{enrolment_key(node.uid)}.given-up") is None, "it is remembered no more"
 
 
+def come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere(lab: DoorsLab, number: int) -> None:
+    def prepare() -> tuple[JoinedNode, str]:
+        node = lab.join(f"kept{number}")
+        vm = lab.client.create(make_vm(f"kept{number}"))
+        place = make_allocation(node, vm)
+        spec = msgspec.structs.replace(
+            decode_part(place.spec, AllocationSpec), resources=Resources(cpu=1, disk=1 << 30)
+        )
+        place.spec = msgspec.Raw(msgspec.json.encode(spec))
+        lab.put(place)
+        for key, status in (
+            (f"/node/-/{node.name}", {"phase": "NotReady"}),
+            (f"/vm/default/kept{number}", {"active_incarnation": 2}),
+        ):
+            envelope = lab.stored(key)
+            assert envelope is not None
+            envelope.status = msgspec.Raw(msgspec.json.encode(status))
+            lab.put(envelope)
+        lab.client.delete("node", node.name, force=True)
+        return node, msgspec.json.encode({"uid": place.uid, "spec": spec}).decode()
+
+    node, copy = quietly(lab, prepare)
+    told = {"cpu": 4, "orphan_allocations": [copy], "capabilities": ["kept-disks"]}
+    for _ in range(3):
+        with contextlib.suppress(Unavailable):
+            node.report(node=told)
+    kept = [
+        one
+        for one in quietly(lab, lambda: lab.client.list("volume").items)
+        if one["name"].startswith(f"kept{number}-root-")
+    ]
+    assert len(kept) == 1
+
+
 def link_another_cluster(lab: DoorsLab, number: int) -> None:
     """And again, which renews the link."""
     with another_cluster(lab, f"links{number}") as other:
@@ -505,7 +546,9 @@ def let_a_vm_of_a_linked_cluster_in(lab: DoorsLab, number: int) -> None:
             secret = unseal(
                 other.settings.seal_key, spec["sealed"]["token"], place_of(None, "here", "token", "cluster")
             )
-            return lab.connect(msgspec.structs.replace(lab.context, token=secret.decode()))
+            client = lab.connect(msgspec.structs.replace(lab.context, token=secret.decode()))
+            client.http.on_request = lambda request: request.headers.update({PROJECT_HEADER: "default"})
+            return client
 
         client = quietly(lab, prepare)
         nic = {
@@ -614,6 +657,7 @@ REQUESTS: tuple[Request, ...] = (
     report_of_devices_and_of_one_that_was_found,
     come_back_to_a_store_that_knows_nothing,
     give_up_a_node_twice,
+    come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere,
     come_back_and_have_heard,
     stand_in_a_network,
     link_another_cluster,

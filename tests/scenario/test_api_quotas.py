@@ -311,7 +311,7 @@ def test_disks_ports_gpus_and_ready_instances_count(lab: DoorsLab) -> None:
     ann.create(vm("db", disk="5G", gpu_share=0.5))
     error = refuse(lambda: ann.create({"kind": "volume", "name": "data", "spec": {"size": "2G"}}))
     assert (error.field, error.details["used"]) == ("spec.size", {"disk": 9 * GIB})
-    refuse(lambda: ann.create(vm("more", disk="1G")))  # the image is larger than that
+    refuse(lambda: ann.create(vm("more", disk="4G")))
     ann.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     refuse(lambda: ann.patch("volume", "data", {"spec": {"size": "1025M"}}))
     lab.client.create({"kind": "network", "name": "net", "project": "rest", "spec": {"cidr": "10.77.0.0/24"}})

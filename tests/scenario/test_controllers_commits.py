@@ -60,6 +60,7 @@ from weft.controllers.departure.controller import Departures
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.accounting_record import AccountingStatus
 from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.backup import BackupStatus
 from weft.kinds.constraint import ConstraintStatus
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
@@ -70,6 +71,7 @@ from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
+DAY = 86_400.0
 # site → what it relies on ("and goes": and takes away); after "|" what it writes without a word about it, for which another
 # one stands.
 RELIES_ON = {
@@ -204,6 +206,7 @@ RELIES_ON = {
     "controllers/volume/controller.py plan_volume 1": "volume at",
     "controllers/volume/controller.py plan_volume 2": "volume at and goes",
     "controllers/volume/controller.py plan_volume 3": "volume at, snapshot at, snapshot absent, quota at",
+    "controllers/volume/orphans.py plan": "volume at",
     "controllers/volume/unbegun.py plan": "volume at",
     "controllers/workload/controller.py plan_removal 1": "workload at | publishedport",
     "controllers/workload/controller.py plan_removal 2": "workload at | publishedport",
@@ -242,6 +245,7 @@ RELIES_ON = {
         "workload at, node at, allocation absent, allocation present, allocation at | decision"
     ),
     "scheduler/allocation/resume.py plan_resume": "allocation at",
+    "scheduler/allocation/resize.py clear_refused": "workload at, volume at",
     "scheduler/allocation/resize.py plan_resize": "workload at, allocation at, volume at",
     "scheduler/report/plan.py plan_report": "report at",
     "scheduler/reservation/plan.py _close": "reservation at and goes, allocation at and goes",
@@ -454,6 +458,16 @@ async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_los
         await lab.until_gone("/volume/default/data")
 
 
+async def a_kept_root_disk_goes_once_a_backup_has_it(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        now = lab.clock.now()
+        taken = BackupStatus(phase="Ready", workload_uid="w", taken_at=now - 10 * DAY)
+        await lab.put("backup", "nightly", {"of": "vm/web", "to": "store"}, status=taken)
+        orphan = {"of": "vm/web", "workload_uid": "w", "node": "n1", "since": now - 8 * DAY, "lost_at": now - 9 * DAY}
+        await lab.put("volume", "kept", {"size": 1 << 20, "orphan": orphan}, finalizers=("volume",))
+        await lab.until_gone("/volume/default/kept")
+
+
 async def a_guest_is_found_after_its_vm_got_another_address(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
@@ -555,6 +569,9 @@ async def an_image_is_kept_warm_until_nobody_asks_for_it(tmp_path: Path) -> None
 
 # Short ones that together come by every site; each also says what must come of it.
 SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
+    a_kept_root_disk_goes_once_a_backup_has_it,
+    test_vm_life.test_a_volume_whose_growth_its_pool_cannot_give_keeps_its_size_and_others_their_capacity,
+    test_vm_life.test_a_restart_that_cannot_give_a_new_size_says_so_and_a_size_that_is_taken_back_is_not_missing,
     test_alerts.test_an_alert_fires_is_sent_and_is_over,
     test_receivers.test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once,
     test_cluster_status.test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says,

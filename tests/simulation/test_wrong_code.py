@@ -40,12 +40,12 @@ def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
 
 
 def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> None:
-    real = controller._read_place
+    real = controller.read_place
 
     def hasty(allocation: Item) -> Place:
         return replace(real(allocation), rests=True, holds=False)
 
-    with mock.patch.object(controller, "_read_place", hasty):
+    with mock.patch.object(controller, "read_place", hasty):
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=MOVING, converts=True), SEEDS)
     assert trace is not None, "it was not noticed"
     print(trace.seed, trace.violations[0])
