@@ -151,6 +151,23 @@ async def test_a_device_that_takes_the_gateway_s_id_or_another_s_takes_nobody_s_
     assert site.heard.lines == lines
 
 
+@pytest.mark.parametrize("name", [CLIENT, "default.cold-2"])
+async def test_a_stranger_without_a_username_who_names_a_client_s_id_crashes_no_broker_that_gets_new_files(
+    site: Site, name: str
+) -> None:
+    await site.start()
+    victim = site.make_client("default.cold-2", "first")
+    await until(lambda: victim.is_connected)
+    await asyncio.to_thread(Raw, site.port, name)
+    site.put_passwords("second")  # it would forget that client's rights, and crash sooner or later: it begins anew
+    await site.is_heard(VICTIM, "second")
+    assert site.broker.starts == 2
+    site.put_passwords("third")
+    await site.is_heard(VICTIM, "third")
+    assert site.broker.starts == 2  # nobody was forgotten since
+    assert not (site.broker.path.parents[1] / ASIDE).exists()
+
+
 async def test_strangers_who_fill_their_broker_end_neither_the_devices_nor_later_announcements(site: Site) -> None:
     await site.start()
     payload = b"x" * 16_000

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from weft.contracts.clock import Clock
+from weft.edge.broker.attendance import Attendance
 from weft.edge.broker.config import (
     CONFIG,
     DATA,
@@ -80,6 +81,7 @@ class Broker:
         self._words = "the broker of announcements" if is_open else "the broker"
         self._subscriptions = SubscriptionWatch()
         self._flooders: dict[str, str] = {}  # usernames with the hashes that don't let them in any more
+        self._attendance = Attendance()
         self._look = asyncio.Event()
         self.path = folder / SOCKET
         self.password = self._own_hash = ""
@@ -165,6 +167,7 @@ class Broker:
         )
         self._process, self.problem = process, self._pair_problem
         self.starts += 1
+        self._attendance = Attendance()
         noted = self._note(process.pid)
         complaints: list[str] = []
         self._reading = asyncio.create_task(self._read_complaints(process, complaints))
@@ -186,8 +189,13 @@ class Broker:
                     await process.wait()
                     continue
                 noted = noted or self._note(process.pid)
-                if self._renew(noted):
+                if not self._renew(noted):
+                    continue
+                if not self._attendance.is_lost:
                     process.send_signal(signal.SIGHUP)
+                    continue
+                why = "may have forgotten a client whose id a stranger named, so it reads changed files at its start"
+                await self._end()
         finally:
             waiting.cancel()
         words = "; ".join(complaints)[-300:]
@@ -216,6 +224,8 @@ class Broker:
             if subscribed := read_subscription(text):
                 if self._subscriptions.note(*subscribed):
                     self._put_out(subscribed[0])
+                continue
+            if self._attendance.note(text):
                 continue
             if text == _OF_ITS_SOCKET:
                 continue
@@ -288,8 +298,11 @@ class Broker:
             changed = {name: text for name, text in files.items() if not is_there(self._folder / name, text, user)}
         else:
             changed = {name: text for name, text in files.items() if self._written.get(name) != text}
+        former = self._written.get(PASSWORDS, b"").decode().split()
         self._write_all(changed, user)
         self._written = files
+        kept = set(files[PASSWORDS].decode().split())
+        self._attendance.expect(line.partition(":")[0] for line in former if line not in kept)
         return bool(changed)
 
     def _read_pair(self) -> dict[str, bytes]:

@@ -115,9 +115,9 @@ def write_config(folder: Path, listening: Listening, bounds: Bounds, user: str, 
         "log_dest stderr",
         "log_type error",
         "log_type warning",
-        *([] if is_open else ["log_type subscribe"]),
+        *([] if is_open else ["log_type subscribe", "log_type notice"]),
         "log_timestamp false",
-        "connection_messages false",
+        f"connection_messages {'false' if is_open else 'true'}",
     ]
     return "\n".join(lines) + "\n"
 
