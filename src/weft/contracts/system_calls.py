@@ -18,12 +18,12 @@ FILES: Mapping[str, Mapping[str, int]] = {
         "open": 2, "creat": 85, "openat": 257, "openat2": 437, "open_by_handle_at": 304, "memfd_create": 319, "truncate": 76,
         "rename": 82, "renameat": 264, "renameat2": 316, "link": 86, "linkat": 265, "symlink": 88, "symlinkat": 266,
         "unlink": 87, "unlinkat": 263, "mkdir": 83, "mkdirat": 258, "rmdir": 84, "mknod": 133, "mknodat": 259,
-        "chmod": 90, "fchmodat": 268, "chown": 92, "lchown": 94, "fchownat": 260,
+        "chmod": 90, "fchmodat": 268, "chown": 92, "lchown": 94, "fchownat": 260, "setxattr": 188, "lsetxattr": 189, "utimensat": 280,
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "open_by_handle_at": 265, "memfd_create": 279, "truncate": 45,
         "renameat": 38, "renameat2": 276, "linkat": 37, "symlinkat": 36,
-        "unlinkat": 35, "mkdirat": 34, "mknodat": 33, "fchmodat": 53, "fchownat": 54,
+        "unlinkat": 35, "mkdirat": 34, "mknodat": 33, "fchmodat": 53, "fchownat": 54, "setxattr": 5, "lsetxattr": 6, "utimensat": 88,
     },
 }  # fmt: skip
 NETWORK: Mapping[str, Mapping[str, int]] = {
@@ -45,6 +45,7 @@ OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel it
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 321, "perf_event_open": 298,
         "userfaultfd": 323, "keyctl": 250, "add_key": 248, "request_key": 249,
         "unshare": 272, "setns": 308, "mount": 165, "chroot": 161,
+        "shmget": 29, "semget": 64, "msgget": 68,  # what they make outlives the process
     },
     "aarch64": {
         "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
@@ -52,6 +53,7 @@ OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel it
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 280, "perf_event_open": 241,
         "userfaultfd": 282, "keyctl": 219, "add_key": 217, "request_key": 218,
         "unshare": 97, "setns": 268, "mount": 40, "chroot": 51,
+        "shmget": 194, "semget": 190, "msgget": 186,
     },
 }  # fmt: skip
 _NO_NEW_PRIVILEGES, _SET_FILTER, _MODE_FILTER = 38, 22, 2  # prctl(2)

@@ -37,6 +37,18 @@ def attempt(what: Callable[[], object]) -> str:
     return "done"
 
 
+def test_it_leaves_no_memory_behind_that_outlives_it() -> None:
+    def work() -> str:
+        refuse_calls(FILES, NETWORK, OTHERS)
+        libc = ctypes.CDLL(None, use_errno=True)
+        made = libc.shmget(0, 4096, 0o1600)  # IPC_PRIVATE
+        if made >= 0:
+            libc.shmctl(made, 0, None)  # IPC_RMID: nor does this test
+        return "made" if made >= 0 else errno.errorcode[ctypes.get_errno()]
+
+    assert in_a_child(work) == "EPERM"
+
+
 def test_a_process_that_gave_them_up_opens_no_file_and_no_socket_and_starts_no_program() -> None:
     ours, theirs = socket.socketpair()
 
