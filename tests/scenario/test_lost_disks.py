@@ -72,7 +72,7 @@ async def test_a_kept_root_disk_is_for_those_who_reclaim_it(tmp_path: Path) -> N
         orphan = {"of": "vm/web", "workload_uid": "w", "node": "n1", "since": lab.clock.now()}
         await lab.put("volume", "kept", {"size": GIB, "orphan": orphan}, finalizers=("volume",))
         await lab.put_vm("new", volumes=["kept"])
-        await lab.until_refused("new", "volumeNotReady")
+        await lab.until_refused("new", "volumeOrphaned")
         assert "weft volume reclaim kept" in (await lab.status("new")).message
         volume = await lab.get("/volume/default/kept")
         assert volume is not None

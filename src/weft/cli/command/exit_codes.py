@@ -59,6 +59,7 @@ _BY_REASON: dict[str, int] = {
     "insufficientResources": UNPLACEABLE,
     "agentServiceUnavailable": UNPLACEABLE,
     "volumeInUse": UNPLACEABLE,
+    "volumeOrphaned": UNPLACEABLE,
     "volumesApart": UNPLACEABLE,
     "snapshotFailed": UNPLACEABLE,
     "snapshotMissing": UNPLACEABLE,

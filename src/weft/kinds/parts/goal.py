@@ -24,6 +24,7 @@ FAILED_SOURCE = "snapshotFailed"  # what it begins from will never be there
 STUCK = (
     "volumeInUse",
     "volumesApart",
+    "volumeOrphaned",
     "snapshotMissing",
     FAILED_SOURCE,
     "imageFailed",

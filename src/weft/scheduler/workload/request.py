@@ -397,7 +397,7 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
             message = status.message or "its data comes from a snapshot"
             return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
         if spec.orphan is not None:
-            return Waiting("volumeNotReady", f"volume {name} is an orphan: weft volume reclaim {name}")
+            return Waiting("volumeOrphaned", f"volume {name} is an orphan: weft volume reclaim {name}")
         if status.reason == NODE_DELETED:
             return Waiting("volumesApart", f"volume {name}: {status.message}")
         if spec.encrypted and not record_of(placed_workload).needs(spec_of(placed_workload)).machine:

@@ -215,6 +215,20 @@ def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
 
 
+def test_an_attached_orphan_is_not_waited_for() -> None:
+    goal = plan_goal("vm", "update")
+    assert goal is not None
+    told = {
+        "type": "Current",
+        "status": "False",
+        "reason": "volumeOrphaned",
+        "message": "volume d is an orphan",
+        "generation": 2,
+    }
+    error = find_failure(vm("Running", spec={"run": "run"}, conditions=[told]), "vm/web", goal)
+    assert error is not None and error.message == "vm/web is not changed for now: volume d is an orphan"
+
+
 def test_a_stop_is_not_answered_with_a_change_that_the_guest_still_holds() -> None:
     for reason in ("guestHolds", "insufficientResources"):
         held = {"type": "Current", "status": "False", "reason": reason, "message": "for now", "generation": 2}
