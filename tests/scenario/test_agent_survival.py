@@ -199,8 +199,8 @@ async def test_a_vm_that_has_a_replica_is_not_booted_before_its_cluster_may_have
         lab.runtime.kill(short_id(one.uid))
     lab.server.reports.clear()
     async with lab.agent():
-        report = await lab.until_state(web, "pending")
-        assert report.reason == "notPrimary" and "asks the other one" in report.message, report
+        await lab.until(lambda: (said := lab.server.reports.get(web.name)) and said.reason == "notPrimary")
+        assert "asks the other one" in lab.server.reports[web.name].message
         await lab.until_state(other, "running")
         if promoted:
             lab.server.put(change(web, replicated=False, desired="stop", desired_count=1))
@@ -208,6 +208,33 @@ async def test_a_vm_that_has_a_replica_is_not_booted_before_its_cluster_may_have
             assert (guest := lab.guest(web)) is None or guest.state != "running"
         else:
             await lab.until_state(web, "running")
+
+
+async def test_a_vm_that_has_a_replica_is_not_booted_while_its_server_is_silent_again_and_asks_nobody(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ASK_SECONDS", 1.0)
+    monkeypatch.setattr("weft.agent.server.contact.CONTACT_SECONDS", 0.5)
+    monkeypatch.setattr("weft.agent.agent.HEARTBEAT_SECONDS", 0.1)
+    web = make_allocation(replicated=True)
+    async with lab.agent():
+        lab.server.put(web)
+        await lab.until_state(web, "running")
+    lab.runtime.kill(short_id(web.uid))
+    lab.server.reports.clear()
+    async with lab.agent():
+        await lab.until(lambda: (said := lab.server.reports.get(web.name)) and said.reason == "notPrimary")
+        lab.server.down = True
+        end = lab.clock.elapsed() + 2.5
+        await lab.until(lambda: lab.clock.elapsed() > end)
+        assert (guest := lab.guest(web)) is None or guest.state != "running"
+        lab.server.down = False
+        await lab.until_state(web, "running")
+        lab.server.down = True  # an end later on is of a guest that may run here
+        end = lab.clock.elapsed() + 1.0
+        await lab.until(lambda: lab.clock.elapsed() > end)
+        lab.runtime.kill(short_id(web.uid))
+        await lab.until(lambda: (g := lab.guest(web)) and g.state == "running", "the guest")
 
 
 async def test_of_two_incarnations_with_one_number_the_second_waits_for_the_first(lab: Lab) -> None:

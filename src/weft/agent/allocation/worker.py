@@ -68,7 +68,7 @@ class Worker:
         # The facts when nothing was due, now or later: the same facts again need no plan and no report.
         self._settled: PlanInput | None = None
         self._shown = AllocationReport()
-        self._asks_until: float | None = None
+        self._asks_until: float | None = None  # 0: that time is over
         self._stage: Stage = "active"  # at the last turn
         self._postponed = False  # its lease would have begun, or its preparation, but for the server's silence
         self._closed = closes_ports(state.local.spec.lease, state.guest, clock.now(), begun=has_begun(state))
@@ -119,12 +119,15 @@ class Worker:
         )
 
     def _find_asking(self) -> float:
-        """Until when a guest that has a replica isn't booted after this agent's start: its server may have been away, too."""
-        state = self.state
+        """Until when a guest that has a replica isn't booted after this agent's start: its server may have been away, too. A server
+        that is silent again meanwhile asks nobody, so the time begins anew."""
+        state, now = self.state, self.clock.elapsed()
         if not (state.taken_up and state.local.spec.replicated) or state.unconfirmed:
             return 0.0
-        if self._asks_until is None:
-            self._asks_until = self.clock.elapsed() + ASK_SECONDS
+        if self._asks_until is None or (self._asks_until and not self._reporter.contact.is_in_contact):
+            self._asks_until = now + ASK_SECONDS
+        elif self._asks_until <= now:
+            self._asks_until = 0.0
         return self._asks_until
 
     def _find_stage(self) -> Stage:
