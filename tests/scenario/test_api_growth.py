@@ -67,6 +67,18 @@ def test_a_size_that_no_node_has_is_refused_and_nothing_is_stored(
     assert lab.client.create(make_vm("new", **{field: value}))["spec"][field] == value, "a new one may wait for a node"
 
 
+def test_a_deployment_is_not_changed_to_a_size_that_no_node_has(lab: DoorsLab) -> None:
+    spec = {"workload": "vm", "template": {"image": "tiny", "memory": GIB}, "replicas": 1}
+    lab.client.create({"kind": "deployment", "name": "shop", "spec": spec})
+    before = spec_of(lab, "deployment", "shop")
+    with pytest.raises(
+        Unplaceable, match=r"spec\.template\.memory: 500\.0 GiB is more than any node has: 16\.0 GiB at most"
+    ):
+        lab.client.patch("deployment", "shop", {"spec": {"template": {"image": "tiny", "memory": 500 * GIB}}})
+    assert spec_of(lab, "deployment", "shop") == before
+    lab.client.patch("deployment", "shop", {"spec": {"template": {"image": "tiny", "memory": 2 * GIB}}})
+
+
 def test_a_volume_that_has_its_place_grows_by_no_more_than_its_pool_may_promise(lab: DoorsLab) -> None:
     with pytest.raises(
         Unplaceable, match=r"may promise 100\.0 GiB and has promised 60\.0 GiB: 41\.0 GiB more"

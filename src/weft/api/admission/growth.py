@@ -11,10 +11,12 @@ from typing import Any
 
 from weft.api.admission.view import View
 from weft.kinds.allocation import LOCAL
+from weft.kinds.deployment import DEPLOYMENT, decode_template
 from weft.kinds.node import NODE, NodeReport, NodeSpec
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.pool import POOL, PoolSpec, PoolStatus
 from weft.kinds.record import Kind
+from weft.kinds.registry import BY_NAME
 from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus, has_size
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Unplaceable
@@ -28,11 +30,20 @@ async def refuse_growth(view: View, kind: Kind, current: Envelope, old: Any, new
     """Raises Unplaceable."""
     if kind is VOLUME:
         await _refuse_volume(view, current, old, new)
+    elif kind is DEPLOYMENT:
+        made = BY_NAME[new.workload]
+        has, wants = (decode_template(spec.workload, spec.template) for spec in (old, new))
+        await _refuse_larger(view, made, has, wants, "spec.template.")
     elif kind.workload is not None and decode_part(current.status, WorkloadStatus).node is not None:
-        before, after = _read_amounts(kind, old), _read_amounts(kind, new)
-        grown = [name for name in _AMOUNTS if after[name] > before[name]]
-        if grown:
-            await _refuse_workload(view, kind.workload.needs(new).pool, grown, after)
+        await _refuse_larger(view, kind, old, new, "spec.")
+
+
+async def _refuse_larger(view: View, kind: Kind, old: Any, new: Any, where: str) -> None:
+    assert kind.workload is not None
+    before, after = _read_amounts(kind, old), _read_amounts(kind, new)
+    grown = [name for name in _AMOUNTS if after[name] > before[name]]
+    if grown:
+        await _refuse_workload(view, kind.workload.needs(new).pool, grown, after, where)
 
 
 def _read_amounts(kind: Kind, spec: Any) -> dict[str, float]:
@@ -40,7 +51,7 @@ def _read_amounts(kind: Kind, spec: Any) -> dict[str, float]:
     return {"cpu": spec.cpu, "memory": spec.memory, "disk": kind.workload.needs(spec).disk}
 
 
-async def _refuse_workload(view: View, pool: str, grown: Sequence[str], asked: dict[str, float]) -> None:
+async def _refuse_workload(view: View, pool: str, grown: Sequence[str], asked: dict[str, float], path: str) -> None:
     most = dict.fromkeys(_AMOUNTS, 0.0)
     for node in await _list(view, NODE):
         report, factor = decode_part(node.report, NodeReport), decode_part(node.spec, NodeSpec).overcommit
@@ -54,8 +65,8 @@ async def _refuse_workload(view: View, pool: str, grown: Sequence[str], asked: d
             what = f"{show(asked[name])}{' cores' if name == 'cpu' else ''}"
             where = "node has" if name != "disk" or pool == LOCAL else f"storage pool {pool} may promise"
             raise Unplaceable(
-                f"spec.{name}: {what} is more than any {where}: {show(most[name])} at most",
-                field=f"spec.{name}",
+                f"{path}{name}: {what} is more than any {where}: {show(most[name])} at most",
+                field=f"{path}{name}",
                 hint="weft node list shows what nodes have",
             )
 
