@@ -10,7 +10,7 @@ import msgspec
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
-from weft.kinds.deployment import OWN, TEMPLATES, decode_template
+from weft.kinds.deployment import OWN, TEMPLATES, read_template
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
@@ -70,7 +70,7 @@ def foresee(
     """What becomes of each instance if the deployment gets ``template``; ``new`` is what takes its place, "" if it stays.
     ``instance``: the name of the next one. Pure."""
     kind = TEMPLATES[dig(deployment, "spec.workload")]
-    new = msgspec.to_builtins(decode_template(kind.name, template))
+    new = msgspec.to_builtins(read_template(kind.name, template))
     revisions = dig(deployment, "status.revisions", [])
     same = next((one for one in revisions if one["template"] == new and instance in ("", one.get("instance"))), None)
     number = same["number"] if same else max((one["number"] for one in revisions), default=0) + 1

@@ -107,6 +107,12 @@ def test_another_image_or_user_data_replaces_the_vm(change: dict[str, Any]) -> N
     assert (row["what"], row["new"]) == ("is replaced by pet-2-0", "pet-2-0")
 
 
+def test_a_size_of_the_command_line_is_previewed_as_text() -> None:
+    template = {**make_template({"image": "tiny"}, vm()), "memory": "192M", "cpu": "2"}
+    (row,) = foresee(deployment(), [vm()], template)
+    assert "memory" in row["why"] and "cpu" in row["why"]
+
+
 @pytest.mark.parametrize("own", [PET, {"boot": "cold"}, {"snapshots": SnapshotSchedule(every=3600.0)}, {"disk": 2**31}])
 def test_what_is_the_vms_own_replaces_nothing(own: dict[str, Any]) -> None:
     (row,) = foresee(deployment(), [vm(**own)], make_template({"image": "tiny"}, vm(**own)))
