@@ -18,12 +18,14 @@ FILES: Mapping[str, Mapping[str, int]] = {
         "open": 2, "creat": 85, "openat": 257, "openat2": 437, "open_by_handle_at": 304, "memfd_create": 319, "truncate": 76,
         "rename": 82, "renameat": 264, "renameat2": 316, "link": 86, "linkat": 265, "symlink": 88, "symlinkat": 266,
         "unlink": 87, "unlinkat": 263, "mkdir": 83, "mkdirat": 258, "rmdir": 84, "mknod": 133, "mknodat": 259,
-        "chmod": 90, "fchmodat": 268, "chown": 92, "lchown": 94, "fchownat": 260, "setxattr": 188, "lsetxattr": 189, "utimensat": 280,
+        "chmod": 90, "fchmodat": 268, "chown": 92, "lchown": 94, "fchownat": 260,
+        "setxattr": 188, "lsetxattr": 189, "utimensat": 280,
     },
     "aarch64": {
         "openat": 56, "openat2": 437, "open_by_handle_at": 265, "memfd_create": 279, "truncate": 45,
         "renameat": 38, "renameat2": 276, "linkat": 37, "symlinkat": 36,
-        "unlinkat": 35, "mkdirat": 34, "mknodat": 33, "fchmodat": 53, "fchownat": 54, "setxattr": 5, "lsetxattr": 6, "utimensat": 88,
+        "unlinkat": 35, "mkdirat": 34, "mknodat": 33, "fchmodat": 53, "fchownat": 54,
+        "setxattr": 5, "lsetxattr": 6, "utimensat": 88,
     },
 }  # fmt: skip
 NETWORK: Mapping[str, Mapping[str, int]] = {
