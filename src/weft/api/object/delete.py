@@ -23,10 +23,14 @@ from weft.api.request.target import Target
 from weft.contracts.store import MAX_WRITES, AtRevision, Delete, Put, Write
 from weft.contracts.trace.context import mark
 from weft.kinds.cluster import CLUSTER
+from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
+from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.node import NodeSpec, NodeStatus
 from weft.kinds.record import Kind
+from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
-from weft.objects.errors import Unavailable
+from weft.objects.errors import IllegalTransition, Unavailable
+from weft.objects.identity import object_key
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
 from weft.trust.enrolment import Enrolment, enrolment_key
@@ -60,6 +64,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         kind.admission.delete_guard(envelope, context.clock.now())
     if kind is CLUSTER:
         await refuse_unlinking(context, envelope)
+    if kind is VM and envelope.deleting_since is None:
+        await _refuse_serving(context, envelope)
     if references.is_referred_to(kind):
         if envelope.deleting_since is None:  # a mark that a killed request left is taken back, if it is in use
             await _refuse_used(context, kind, envelope)
@@ -98,6 +104,25 @@ async def _read(context: ApiContext, actor: Actor, target: Target, uid: str | No
     if envelope is None or not is_there or actor.is_kept_from(envelope.creator):
         raise not_found(target.kind, target.require_name(), target.project)
     return envelope
+
+
+async def _refuse_serving(context: ApiContext, vm: Envelope) -> None:
+    """Raise IllegalTransition for the VM of a single VM's deployment that has what only one can have: its published ports would go
+    with it, and no version before it would get them back."""
+    owner, spec = vm.owner, decode_part(vm.spec, VmSpec)
+    if owner is None or owner.kind != DEPLOYMENT.name or not (spec.publish or spec.volumes):
+        return
+    deployment = await read_again(context, object_key(DEPLOYMENT.name, vm.project, owner.name))
+    if deployment is None or deployment.uid != owner.uid or deployment.deleting_since is not None:
+        return
+    adopt = decode_part(deployment.spec, DeploymentSpec).adopt
+    if adopt and (decode_part(deployment.status, DeploymentStatus).holder or adopt) == vm.name:
+        raise IllegalTransition(
+            f"vm/{vm.name} serves for deployment/{owner.name}: its published ports and volumes would have no VM any more",
+            reason="isServing",
+            hint=f"to go back to the version before: weft rollout undo {owner.name}; to let go of its VMs, which stay: "
+            f"weft delete deployment/{owner.name}",
+        )
 
 
 async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> None:
