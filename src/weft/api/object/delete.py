@@ -107,10 +107,10 @@ async def _read(context: ApiContext, actor: Actor, target: Target, uid: str | No
 
 
 async def _refuse_serving(context: ApiContext, vm: Envelope) -> None:
-    """Raise IllegalTransition for the VM of a single VM's deployment that has what only one can have: its published ports would go
-    with it, and no version before it would get them back."""
+    """Raise IllegalTransition for the VM that has what only one of its deployment can have: the published ports would go with it,
+    and no version before it would get them back."""
     owner, spec = vm.owner, decode_part(vm.spec, VmSpec)
-    if owner is None or owner.kind != DEPLOYMENT.name or not (spec.publish or spec.volumes):
+    if owner is None or not (spec.publish or spec.volumes):
         return
     deployment = await read_again(context, object_key(DEPLOYMENT.name, vm.project, owner.name))
     if deployment is None or deployment.uid != owner.uid or deployment.deleting_since is not None:
