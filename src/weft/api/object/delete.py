@@ -118,10 +118,10 @@ async def _refuse_serving(context: ApiContext, vm: Envelope) -> None:
     adopt = decode_part(deployment.spec, DeploymentSpec).adopt
     if adopt and (decode_part(deployment.status, DeploymentStatus).holder or adopt) == vm.name:
         raise IllegalTransition(
-            f"vm/{vm.name} serves for deployment/{owner.name}: its published ports and volumes would have no VM any more",
+            f"{vm.kind}/{vm.name} serves for deployment/{owner.name}: its published ports and volumes would have no VM any more",
             reason="isServing",
-            hint=f"to go back to the version before: weft rollout undo {owner.name}; to let go of its VMs, which stay: "
-            f"weft delete deployment/{owner.name}",
+            hint=f"weft rollout undo {owner.name} goes back to the version before; weft delete deployment/{owner.name} leaves the VM "
+            "that serves, which can be deleted then",
         )
 
 
