@@ -120,8 +120,8 @@ async def _refuse_serving(context: ApiContext, vm: Envelope) -> None:
         raise IllegalTransition(
             f"{vm.kind}/{vm.name} serves for deployment/{owner.name}: its published ports and volumes would have no VM any more",
             reason="isServing",
-            hint=f"weft rollout undo {owner.name} goes back to the version before; weft delete deployment/{owner.name} leaves the VM "
-            "that serves, which can be deleted then",
+            hint=f"weft rollout undo {owner.name} goes back to the version before; weft delete deployment/{owner.name} leaves the "
+            "VM that serves, which can be deleted then",
         )
 
 
