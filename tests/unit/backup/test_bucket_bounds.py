@@ -13,7 +13,7 @@ import pytest
 
 from weft.backup.storage import s3, s3_bounds
 from weft.backup.storage.s3 import S3Storage
-from weft.objects.errors import Unavailable
+from weft.objects.errors import Forbidden, Unavailable
 
 Answer = Callable[[BaseHTTPRequestHandler, dict[str, list[str]]], None]
 
@@ -127,6 +127,14 @@ def test_an_object_that_is_as_long_as_it_should_be_is_read_whole() -> None:
     with serving(lambda handler, _: send(handler, 206, b"x" * 1000)) as storage:
         assert storage.get("packs/a", 0, 1000) == b"x" * 1000
         assert storage.get("packs/a") == b"x" * 1000
+
+
+def test_a_key_that_no_header_can_have_is_called_so_and_not_shown() -> None:
+    with serving(lambda handler, _: send(handler, 200, b"")) as storage:
+        place = storage._s3.meta.endpoint_url
+    with pytest.raises(Forbidden, match="a character that can't be sent") as refused:
+        S3Storage("s3://lies", "lies", {"endpoint": place}, ("AKIASHOWN\n", "secret"))
+    assert "AKIASHOWN" not in str(refused.value) and "Signature" not in str(refused.value)
 
 
 def test_an_object_that_is_cut_off_is_no_object() -> None:

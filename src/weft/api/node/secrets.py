@@ -121,7 +121,8 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
     if spec.credentials:
         project, _, secret = spec.credentials.partition("/")
         kept = await _read(context, project, secret)
-        opened |= _pick(context, project, secret, kept, frozenset((ACCESS_KEY, SECRET_KEY)))
+        given = _pick(context, project, secret, kept, frozenset((ACCESS_KEY, SECRET_KEY)))
+        opened |= {word: value.rstrip("\r\n") for word, value in given.items()}  # of files, whose last line has an end
     if not asked.backup:
         return OpenedRepository(opened, spec.ca)
     copied = [one for one in orders if (one.repository, one.act, one.uid) == (name, "copy", asked.backup)]

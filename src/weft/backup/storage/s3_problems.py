@@ -82,6 +82,8 @@ def explain_silence(url: str, error: BotoCoreError) -> WeftError:
             field="spec.values",
             hint="give one; for weft server backup and restore: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
+    if isinstance(error.kwargs.get("error"), ValueError):  # its words have the key in them
+        return bad_access_key(url, "it contains a character that can't be sent")
     if isinstance(error, ConnectionClosedError):
         return unreachable(url, "the server closed the connection without an answer")
     cause = _find_cause(error)

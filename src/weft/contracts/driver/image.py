@@ -11,10 +11,11 @@ from weft.contracts.driver.container import User
 
 
 class RegistryCredentials:
-    """Credentials for a registry; never printed. ``token`` stands alone, in place of name and password."""
+    """Credentials for a registry; never printed. ``token`` stands alone, in place of name and password. Those of files end in a
+    line break, which is none of theirs."""
 
     def __init__(self, username: str = "", password: str = "", token: str = "") -> None:
-        self.username, self.password, self.token = username, password, token
+        self.username, self.password, self.token = (one.rstrip("\r\n") for one in (username, password, token))
 
     def __repr__(self) -> str:
         return "RegistryCredentials(…)"

@@ -95,6 +95,10 @@ frontend {name}
   http-request del-header Connection
   http-request del-header Upgrade
   http-request del-header HTTP2-Settings
+  http-request del-header Trailer
+  http-request del-header Proxy-Connection
+  http-request del-header x_forwarded_for
+  http-request del-header x_forwarded_proto
   http-request set-header Connection upgrade if {{ var(txn.upgrade) -m str websocket }}
   http-request set-header Upgrade websocket if {{ var(txn.upgrade) -m str websocket }}
   http-request del-header Forwarded

@@ -175,7 +175,9 @@ def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:
     except OSError as problem:
         name = str(problem.filename or "")[-120:].encode("ascii", "backslashreplace").decode()
         return {"errno": problem.errno, "message": f"{name}: {problem.strerror}" if name else str(problem.strerror)}
-    except (tarfile.TarError, zlib.error, ValueError, LookupError, OverflowError, RecursionError) as problem:
+    except RecursionError:
+        return {"refused": "badLayer", "message": "its folders are nested too deeply"}
+    except (tarfile.TarError, zlib.error, ValueError, LookupError, OverflowError) as problem:
         return {"refused": "badLayer", "message": f"it can't be read: {str(problem)[:200]}"}
 
 
