@@ -269,7 +269,7 @@ def _find_refusal(obj: Object, what: str) -> WeftError | None:
         return None
     has = format_bytes(dig(obj, "status.size", 0))
     return Unplaceable(
-        f"{what} does not grow for now: {grown.get('message', '')}",
+        f"{what} can't grow: {grown.get('message', '')}",
         reason=grown.get("reason", ""),
         hint=f"It grows when there is capacity.  To take that back: weft volume resize {obj['name']} {has.replace(' ', '')}",
     )

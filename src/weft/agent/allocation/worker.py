@@ -119,8 +119,8 @@ class Worker:
         )
 
     def _find_asking(self) -> float:
-        """Until when a guest that has a replica isn't booted after this agent's start: its server may have been away, too. A server
-        that is silent again meanwhile asks nobody, so the time begins anew."""
+        """The time until which a guest with a replica isn't booted after this agent's start: its server may have been away, too. It
+        begins again while the server is silent, since nobody asks then."""
         state, now = self.state, self.clock.elapsed()
         if not (state.taken_up and state.local.spec.replicated) or state.unconfirmed:
             return 0.0

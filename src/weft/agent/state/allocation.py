@@ -114,7 +114,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class SetUp(msgspec.Struct, frozen=True):
-    """What became of a VM's first-boot setup."""
+    """The result of a VM's first-boot setup."""
 
     state: Literal["", "running", "done", "failed"] = ""  # "": it has none, or doesn't run, or can't be asked
     message: str = ""  # why it failed

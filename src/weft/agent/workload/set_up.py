@@ -70,7 +70,7 @@ def judge(answer: str, age_seconds: float) -> SetUp:
 
 
 async def _ask(guest_id: str, runtime: CanExec) -> str:
-    """What the script prints, up to a bound. Raises WeftError, OSError, TimeoutError."""
+    """The output of the script, up to a bound. Raises WeftError, OSError, TimeoutError."""
     session, answer = None, bytearray()
     try:
         async with asyncio.timeout(ANSWER_SECONDS):

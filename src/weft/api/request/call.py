@@ -91,7 +91,7 @@ class Call:
 
     @property
     def asked_for(self) -> str:
-        """Of a linked cluster, the project there that it asks for; "" if it doesn't say."""
+        """The project of the linked cluster for which it asks; "" if it doesn't say."""
         return self.request.header(PROJECT_HEADER.encode())
 
     @property

@@ -48,7 +48,7 @@ def goes_in_a_circle(problem: Exception) -> bool:
 
 
 class Progress:
-    """Of one listing. S3 lists names in the order of their bytes, so each page goes further than the one before."""
+    """The progress of one listing. S3 lists names in the order of their bytes, so each page goes further than the one before."""
 
     def __init__(self, url: str) -> None:
         self._url, self._last, self._idle, self._count = url, b"", 0, 0
