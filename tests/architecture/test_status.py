@@ -8,6 +8,7 @@ import re
 from source import ROOT
 
 POINTS = 28
+FEATURES = {"A": 8, "B": 9, "C": 7, "D": 7, "E": 9, "F": 8, "G": 7, "H": 5, "I": 6}  # how many the feature book has
 
 
 def test_each_point_of_the_command_line_names_a_test_that_exists() -> None:
@@ -24,6 +25,37 @@ def test_each_point_of_the_command_line_names_a_test_that_exists() -> None:
             nodes = ast.walk(ast.parse((ROOT / file).read_text()))
             functions = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
             assert name in functions and name.startswith("test_"), f"point {number}: {file} has no {name}"
+
+
+def read_features() -> dict[str, list[list[str]]]:
+    """The rows of the tables by feature, by title."""
+    page = (ROOT / "docs" / "status.md").read_text()
+    sections = re.findall(r"^## [A-I]\. (.*)\n\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = {title: [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()[2:]] for title, table in sections}
+    return {title: [[cell.strip() for cell in row] for row in of_title] for title, of_title in rows.items()}
+
+
+def test_each_feature_has_one_row_that_says_what_is_missing_or_names_its_test() -> None:
+    rows = [row for of_title in read_features().values() for row in of_title]
+    assert [row[0] for row in rows] == [f"{letter}{n + 1}" for letter, many in FEATURES.items() for n in range(many)]
+    wrong = [row[0] for row in rows if row[2] not in ("yes", "part", "no") or bool(row[3]) is (row[2] == "yes")]
+    assert not wrong, "yes, or part or no with what is missing"
+    assert not [row[0] for row in rows if (row[4] == "") is not (row[2] == "no")]
+
+
+def test_the_readme_says_what_is_missing_as_the_status_does() -> None:
+    lines = []
+    for title, rows in read_features().items():
+        missing = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", row[3]) for row in rows if row[3]]
+        lines += [f"- **{title}**: {'; '.join(missing)}."] if missing else []
+    section = (ROOT / "README.md").read_text().partition("## What it doesn't do yet\n")[2].partition("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("- ")] == lines
+
+
+def test_the_list_of_all_pages_has_every_page() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [path for room in ("guide", "reference", "recipes") for path in (ROOT / "docs" / room).glob("*.md")]
+    assert not [path.name for path in pages if f"({path.parent.name}/{path.name})" not in index]
 
 
 def test_every_path_that_the_status_names_exists() -> None:
