@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -216,6 +217,4 @@ def _describe(session: Session, point: dict[str, Any]) -> str:
     if point.get("final"):
         return f"from point {point['number']}, the last one of the VM that was stopped there: nothing is lost"
     age = max(0.0, session.clock.now() - point.get("received_at", 0.0)) + point.get("age_seconds", 0.0)
-    return (
-        f"from point {point['number']}, which is {format_duration(round(age, 1))} old: what was written since is lost"
-    )
+    return f"from point {point['number']}, which is {format_duration(math.ceil(age * 10) / 10)} old: what was written since is lost"

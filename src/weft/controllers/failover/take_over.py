@@ -5,6 +5,7 @@ The VM is weft's own: what a linked cluster made, it may change and delete, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -101,7 +102,7 @@ def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, 
     message = (
         f"the witness got no word from {former} and granted generation {claim.generation.number}: "
         f"vm/{name} {what} from point {point.number}; what was written in the last "
-        f"{format_duration(round(age))} is lost"
+        f"{format_duration(math.ceil(age))} is lost"
     )
     commit = draft.commit(replica.key, [Event("Warning", "TookOver", message, replica.envelope.ref, source)])
     assert commit is not None

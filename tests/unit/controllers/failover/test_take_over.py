@@ -49,11 +49,12 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
 def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
     """What is written, the replica after it, and what the commit relies on."""
     view, replica = make_place(vm, fenced=fenced)
-    commit = plan_take_over(view, replica, LINK, GRANTED, 100.0, "witnesses")
+    commit = plan_take_over(view, replica, LINK, GRANTED, 100.2, "witnesses")
     written = {write.key: write for write in commit.writes}
     after = decode_part(decode_envelope(written[replica.key].value, 1).spec, ReplicaSpec)  # type: ignore[union-attr]
     relied = [one.key for one in commit.preconditions if isinstance(one, AtRevision)]
     assert [event.reason for event in commit.events] == ["TookOver"]
+    assert "the last 1m41s is lost" in commit.events[0].message  # of 100.2 s: never less than it is
     return sorted(written), after, relied
 
 
