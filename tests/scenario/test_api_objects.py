@@ -520,7 +520,7 @@ def test_the_hint_for_what_others_need_is_about_their_project(vms: DoorsLab) -> 
     for kind, name in (("network", "lan"), ("project", "far")):
         with pytest.raises(InUse) as used:
             vms.client.delete(kind, name, project="far" if kind == "network" else None)
-        assert re.fullmatch(r"delete or change that first: weft describe \w+/\w+ --project far", str(used.value.hint))
+        assert re.match(r"delete or change that first: weft describe \w+/\w+ --project far(;|$)", str(used.value.hint))
     with pytest.raises(NotFound, match="not found in project far") as missing:
         vms.client.create(make_vm("b", networks=["lan"]) | {"project": "far"})
     assert missing.value.hint == "weft image build tiny --project far"

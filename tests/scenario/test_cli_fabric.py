@@ -96,7 +96,6 @@ def test_every_verb_of_the_life_of_a_vm_waits_until_it_is_so(fabric: Fabric) -> 
 
 def test_a_detached_command_says_what_can_be_attached_to_in_its_project_too(fabric: Fabric) -> None:
     assert fabric.weft("project", "create", "far").code == 0
-    assert fabric.weft("network", "create", "default", "--cidr", "10.8.0.0/24", "-p", "far").code == 0
     volume = ("volume", "create", "v", "--size", "1G")
     for where in ((), ("-p", "far")):
         said = fabric.weft(*volume, *where, "--detach")
@@ -1298,7 +1297,6 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     said = fabric.weft("quota", "set", "-p", "lab", "--cpu", "2", "--memory", "1G", "--soft-cpu", "1.5")
     assert (said.code, said.out) == (0, "quota/project  of project lab set\n"), said.err
     assert fabric.weft("image", "add", "tiny", str(fabric.folder / "tiny.tar"), "-p", "lab").code == 0
-    assert fabric.weft("network", "create", "default", "--cidr", "10.99.0.0/24", "-p", "lab").code == 0
     assert (
         fabric.weft("vm", "create", "web", "-p", "lab", "--image", "tiny", "--cpu", "1.75", "--memory", "64M").code == 0
     )

@@ -18,9 +18,12 @@ def fabric() -> Iterator[Fabric]:
 def test_an_image_is_shared_listed_used_and_its_share_withdrawn(fabric: Fabric) -> None:
     for project in ("physics", "biology"):
         assert fabric.weft("project", "create", project).code == 0
-        assert fabric.weft("network", "create", "default", "--cidr", "10.61.0.0/24", "-p", project).code == 0
     assert fabric.weft("image", "add", "base", str(fabric.folder / "tiny.tar"), "-p", "physics").code == 0
     create = ("vm", "create", "-p", "biology", "--image", "physics/base")
+    assert fabric.weft("image", "share", "tiny", "--with", "*").code == 0
+    other = fabric.weft("vm", "create", "fold", "--image", "tiny", "-p", "biology")
+    assert other.code == 3 and "give default/tiny" in other.err
+    assert fabric.weft("image", "share", "tiny", "--stop", "*").code == 0
     refused = fabric.weft(*create, "fold")
     assert refused.code == 3 and "weft image share base -p physics --with biology" in refused.err
     assert "NAME" not in fabric.weft("image", "list", "--shared", "-p", "biology").out

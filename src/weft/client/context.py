@@ -20,6 +20,11 @@ FOLDER = ".weft"
 FILE = "context.json"
 CONFIG = "config.json"
 NAMED = "contexts"
+LOOPBACK = (
+    "https://127.",
+    "https://localhost",
+    "https://[::1]",
+)  # how the addresses begin that only this machine reaches
 
 
 class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -85,7 +90,9 @@ def locate_context(given: str | None = None, environ: Mapping[str, str] = os.env
     raise NotFound(
         "no weft context found, so the server and the credentials are unknown",
         reason="noContext",
-        hint="run make up in a clone and stay inside it, or give --context NAME or FILE (weft context list)",
+        hint="run make up, or give --context NAME or FILE (weft context list)"
+        if is_in_clone(folder)
+        else "weft login --server https://ADDRESS:PORT --user NAME, or give --context NAME or FILE (weft context list)",
     )
 
 
@@ -99,6 +106,12 @@ def find_setting(name: str, environ: Mapping[str, str] = os.environ, folder: str
         if value := getattr(read_settings(place / CONFIG), name):
             return Setting(str(value), str(place / CONFIG))
     return Setting("", "")
+
+
+def is_in_clone(folder: str = ".") -> bool:
+    """Whether ``folder`` lies in a clone of weft, where make up starts a cluster."""
+    here = Path(folder).absolute()
+    return any((one / "src" / "weft").is_dir() for one in (here, *here.parents))
 
 
 def user_folder(environ: Mapping[str, str]) -> Path:
@@ -170,11 +183,11 @@ def read_context(path: Path) -> Context:
         raise NotFound(
             f"context file {path} does not exist",
             reason="noContext",
-            hint="weft context list shows those that have a name; make up writes one for a local cluster",
+            hint="weft context list shows those that have a name; weft login writes one",
         ) from None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as problem:
         raise InvalidInput(
-            f"context file {path} can't be read: {problem}", hint="make up writes a new one for a local cluster"
+            f"context file {path} can't be read: {problem}", hint="weft login writes a new one"
         ) from problem
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from weft.client.answer import Answer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, Connection, Lost, Request, describe_failure, make_lost
-from weft.client.context import Context
+from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
@@ -272,7 +272,9 @@ class Http:
             raise Lost(
                 Unavailable(
                     f"no weft server answers at {self.server}: {describe_failure(problem)}",
-                    hint="is it running? make up starts a local one",
+                    hint="is it running? make up starts a local one"
+                    if is_in_clone()
+                    else "is it running, and is the address right? weft config view --show-origin shows where it comes from",
                 ),
                 sent=False,
             ) from problem

@@ -43,7 +43,7 @@ def explain_distrust(server: str, problem: ssl.SSLCertVerificationError, now: fl
     if problem.verify_code not in _OUT_OF_TIME:
         return NotAuthenticated(
             f"the server at {server} is not the one this context trusts: {problem.verify_message}",
-            hint="check the context's ca and server, or WEFT_CONTEXT",
+            hint=f"check the context's ca and server; weft login --server {server} --user NAME shows the CA to compare",
         )
     here = datetime.datetime.fromtimestamp(now, datetime.UTC)
     return NotAuthenticated(
@@ -59,9 +59,38 @@ def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
 
     The first contact of a machine that knows nothing else yet: nothing is sent. Raises NotAuthenticated if the server
     shows no such certificate, Unavailable if it can't be reached."""
+    for certificate in _fetch_shown(server, timeout_seconds):
+        if hashlib.sha256(certificate).hexdigest() == sha256.lower().replace(":", ""):
+            return ssl.DER_cert_to_PEM_cert(certificate)
+    raise NotAuthenticated(
+        f"the server at {server} does not belong to the CA with SHA-256 {sha256[:16]}…",
+        field="ca_sha256",
+        hint="copy the whole command that weft token create --join or weft user invite printed",
+    )
+
+
+def find_unknown_ca(server: str, *, timeout_seconds: float = 10.0) -> str:
+    """The CA certificate (PEM) that the server at ``server`` shows, for somebody to compare; "" if this machine trusts the server
+    already. Nothing is sent. Raises as ``fetch_ca`` does."""
+    shown = _fetch_shown(server, timeout_seconds)
+    parts = urlsplit(server)
+    try:
+        with (
+            socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname),
+        ):
+            return ""
+    except OSError:
+        return ssl.DER_cert_to_PEM_cert(shown[-1])
+
+
+def _fetch_shown(server: str, timeout_seconds: float) -> list[bytes]:
+    """The certificates (DER) that a server shows, its own first."""
     parts = urlsplit(server)
     if parts.scheme != "https" or not parts.hostname:
-        raise InvalidInput(f"server {server!r} is not an https URL", field="server")
+        raise InvalidInput(
+            f"server {server!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:6443"
+        )
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
@@ -70,17 +99,10 @@ def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
             socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as plain,
             tls.wrap_socket(plain) as sock,
         ):
-            shown = _shown_certificates(sock)
-    except OSError as problem:
-        raise Unavailable(f"no weft server answers at {server}: {describe_failure(problem)}") from problem
-    for certificate in shown:
-        if hashlib.sha256(certificate).hexdigest() == sha256.lower().replace(":", ""):
-            return ssl.DER_cert_to_PEM_cert(certificate)
-    raise NotAuthenticated(
-        f"the server at {server} does not belong to the CA with SHA-256 {sha256[:16]}…",
-        field="ca_sha256",
-        hint="copy the whole command that weft token create --join printed",
-    )
+            return _shown_certificates(sock)
+    except (OSError, ValueError) as problem:
+        why = describe_failure(problem) if isinstance(problem, OSError) else str(problem)
+        raise Unavailable(f"no weft server answers at {server}: {why}") from problem
 
 
 def _shown_certificates(sock: ssl.SSLSocket) -> list[bytes]:

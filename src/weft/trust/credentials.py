@@ -216,7 +216,7 @@ def missing_credentials(hint: str) -> NotAuthenticated:
 def invalid_token() -> NotAuthenticated:
     return NotAuthenticated(
         "the token is not valid",
-        hint="a token looks like weft_ID_SECRET; if it was deleted: weft token create makes another, make up renews a local one",
+        hint="a token looks like weft_ID_SECRET; if it was deleted: weft login gets a new one",
     )
 
 

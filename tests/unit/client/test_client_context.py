@@ -22,7 +22,7 @@ def test_the_order_is_flag_file_environment_folder_home(tmp_path: Path) -> None:
     home = {"HOME": str(tmp_path / "home")}
     with pytest.raises(NotFound, match="no weft context") as caught:
         find_context(None, home, str(deep))
-    assert "make up" in (caught.value.hint or "")
+    assert "weft login" in (caught.value.hint or "")
     put(tmp_path / "home/.config/weft/context.json", "https://home")
     assert find_context(None, home, str(deep)).server == "https://home"
     put(tmp_path / "clone/.weft/context.json", "https://clone")

@@ -38,6 +38,7 @@ _SUGGEST_AMONG = 200
 _SHOWN = 5
 _OTHERS = "others in project "
 _PAGE = 500
+FIRST_PROJECT = "default"
 
 
 async def plan_project(view: View, project: str | None) -> list[Precondition]:
@@ -199,6 +200,8 @@ def in_use(kind: Kind, envelope: Envelope, users: list[str]) -> InUse:
     if own and " " not in own and BY_NAME[own.partition("/")[0]].scope == "project":
         own += give_project(envelope.name if kind.lifetime.holds_objects else envelope.project)
     hint = f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first"
+    if kind.lifetime.holds_objects and own:
+        hint += f"; or all of it: weft {kind.name} delete {envelope.name} --everything"
     if kind.lifetime.holds_objects and own and _goes_with_owner(own):
         hint = "what it belongs to was deleted, and it goes with that: try again in a moment"
     return InUse(
@@ -290,12 +293,21 @@ async def _plan_one(
         where = f" in project {scope}" if scope else ""
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list{give_project(scope)}"
         hint = kind.display.find_hint(name, give_project(scope)) or (f"{hint}; {else_.format(name)}" if else_ else hint)
+        hint = await _find_shared(view, kind, scope, name) or hint
         raise NotFound(f'{kind.title} "{name}" not found{where}', field=field, hint=hint)
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{name}" is being deleted', field=field, hint=f"weft {kind.name} list")
     if view.is_planned(key):
         return []
     return [AtRevision(key, found.revision)]
+
+
+async def _find_shared(view: View, kind: Kind, project: str | None, name: str) -> str:
+    """Words for an object of this name that the first project shares; "" if there is none."""
+    other = await view.get(kind, FIRST_PROJECT, name) if kind.access.shared_fields and "/" not in name else None
+    if other is None or not is_shared(read_shares(other.spec), project):
+        return ""
+    return f"project {FIRST_PROJECT} shares one: give {FIRST_PROJECT}/{name}"
 
 
 async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:

@@ -42,7 +42,7 @@ async def authenticate(context: ApiContext, call: Call) -> Actor:
             raise invalid_token()
         return actor
     raise missing_credentials(
-        "send Authorization: Bearer weft_… or a node's certificate; weft login gets a user's token, and weft uses the context's"
+        "weft login --user NAME logs in; a program sends Authorization: Bearer weft_…, a node its certificate"
     )
 
 

@@ -82,6 +82,7 @@ VERBS: dict[str, Entry] = {
     "attach": Entry("volume.attach", "Attach a volume to a VM", ("volume",)),
     "run": Entry("job_run", "Run a job, wait for it, and exit as it did", ("job",)),
     "logs": Entry("logs.logs", "Show logs of guests, functions and jobs", ("job",)),
+    "invite": Entry("user.invite", "Create a user with a role in a project, and print the line to log in", ("user",)),
     "passwd": Entry("user.passwd", "Set a user's password", ("user",)),
     "detach": Entry("volume.attach", "Detach a volume from a VM", ("volume",)),
 }
@@ -140,6 +141,8 @@ AFTER = {
 SPECIAL = {
     ("create", "token"): "token",
     ("create", "user"): "user.create",
+    ("create", "project"): "project",
+    ("delete", "project"): "project.delete",
     ("create", "backup"): "backup",
     ("create", "backuprepository"): "backup.repository",
     ("restore", "backup"): "backup.restore",

@@ -19,8 +19,9 @@ def check_person(session: Session, names: list[str], effects: Sequence[str] = ()
     """Raises UsageError without a terminal to ask at, unless the command is only explained. ``effects``: sentences on what goes
     with the objects."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise click.UsageError(
-            f"deleting {', '.join(names[:5])} without a terminal needs --yes{': ' if effects else ''}{'; '.join(effects)}"
+            f"deleting {', '.join(names[:5])}{more} without a terminal needs --yes{': ' if effects else ''}{'; '.join(effects)}"
         )
 
 

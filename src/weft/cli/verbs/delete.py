@@ -20,6 +20,7 @@ from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_stay
 from weft.cli.snapshot.listing import group_snapshots, has_snapshots, is_of
 from weft.cli.verbs.apply import file_option, read_files
+from weft.cli.verbs.project import clear_own
 from weft.cli.wait.batch import each, finish_each
 from weft.cli.wait.finish import Done, plan_wait
 from weft.cli.wait.watch import Wait
@@ -28,6 +29,7 @@ from weft.kinds.cluster import CLUSTER
 from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
+from weft.kinds.project import PROJECT
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, WORKLOADS, is_workload
 from weft.objects.errors import NotFound
@@ -182,6 +184,8 @@ def _delete(session: Session, targets: list[Target], uids: dict[str, str], force
     waits: list[Wait] = []
 
     def delete(target: Target) -> None:
+        if target.kind is PROJECT:
+            clear_own(session, target.name)
         obj = session.client.delete(target.kind.name, target.name, uid=uids.get(target.what, ""), force=force)
         done.append(Done(target, obj, "delete"))
         waits.extend(wait for wait in [plan_wait(obj, target, "delete")] if wait and obj["uid"])

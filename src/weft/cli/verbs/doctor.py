@@ -19,7 +19,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.output.formats import print_data
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_health, ask_time
-from weft.client.context import FILE, FOLDER
+from weft.client.context import FILE, FOLDER, is_in_clone
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.objects.errors import WeftError
@@ -113,7 +113,7 @@ def _check_server(session: Session) -> Iterator[Finding]:
     yield _check_privacy(session) or Finding("context", "ok", f"{context.server}, project {session.client.project}")
     health, trouble = ask_health(session)
     if trouble:
-        yield Finding("server", "broken", trouble, "make up starts a local cluster, and restarts what has died")
+        yield Finding("server", "broken", trouble, _restart("weft server"))
         return
     yield Finding("server", "ok", f"answers, version {health.get('version', '')}")
     if isinstance(took := health.get("store_ms"), (int, float)):  # an older server doesn't report it
@@ -132,6 +132,10 @@ def _check_server(session: Session) -> Iterator[Finding]:
         yield _check_node(node)
     has = {str(dig(node, "uid")): dig(node, "report.volumes") for node in nodes}  # which only the fabric's readers see
     yield from _check_volumes(session, {uid: volumes for uid, volumes in has.items() if volumes is not None})
+
+
+def _restart(what: str) -> str:
+    return "make up restarts what has died" if is_in_clone() else f"is {what} running there?"
 
 
 def _check_volumes(session: Session, has: dict[str, list[str]]) -> Iterator[Finding]:
@@ -195,6 +199,6 @@ def _check_node(node: dict[str, object]) -> Finding:
     subject = f"node {node['name']}"
     if phase != "Ready":
         return Finding(
-            subject, "broken", fact, "its agent has died or can't reach the server; make up restarts a local one"
+            subject, "broken", fact, f"its agent has died or can't reach the server; {_restart('weft agent')}"
         )
     return Finding(subject, "note", f"{fact}; {'; '.join(problems)}") if problems else Finding(subject, "ok", fact)

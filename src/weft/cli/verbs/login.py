@@ -20,11 +20,20 @@ from weft.cli.session import Session
 from weft.cli.verbs.context import use_context
 from weft.cli.verbs.user import PASSWORD_STDIN, ask_password
 from weft.client.answer import raise_problem
-from weft.client.context import FOLDER, NAMED, Context, locate_context, read_context, user_folder, write_context
+from weft.client.context import (
+    FOLDER,
+    NAMED,
+    Context,
+    hash_ca,
+    locate_context,
+    read_context,
+    user_folder,
+    write_context,
+)
 from weft.client.http import Http
-from weft.client.tls import fetch_ca
+from weft.client.tls import fetch_ca, find_unknown_ca
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
@@ -181,7 +190,7 @@ def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256
     except NotFound:
         if server is None:
             raise
-        known = Context(server=server)
+        known = Context(server="")
     same = server is None or server.rstrip("/") == known.server.rstrip("/")
     text = known.ca if same else ""
     if ca is not None:
@@ -191,8 +200,28 @@ def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256
             raise InvalidInput(f"--ca: {ca} can't be read: {problem}", field="--ca") from problem
     elif ca_sha256 is not None:
         text = fetch_ca(server or known.server, ca_sha256)
+    elif not same and (shown := find_unknown_ca(server or "")):
+        _ask_trust(server or "", hash_ca(shown))
+        text = shown
     name = known.server_name if same else ""
     return Context(server=server or known.server, ca=text, server_name=name, project=session.project or known.project)
+
+
+def _ask_trust(server: str, sha256: str) -> None:
+    """Whether the person trusts the CA of a server that this machine doesn't know. Raises UsageError where nobody can be asked,
+    NotAuthenticated for no."""
+    if not is_terminal(sys.stdin):
+        raise usage(
+            f"this machine doesn't know the server at {server}: its CA has the SHA-256 digest {sha256}",
+            f"if that is what weft user invite or its administrator says: give --ca-sha256 {sha256}",
+        )
+    print(
+        f"This machine doesn't know the server at {server}. The SHA-256 digest of its CA:\n  {sha256}", file=sys.stderr
+    )
+    if not click.confirm("Is that what weft user invite or its administrator says?", err=True):
+        raise NotAuthenticated(
+            f"the server at {server} isn't trusted: nothing was sent to it", hint="ask its administrator for the digest"
+        )
 
 
 def logout_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -14,14 +14,13 @@ from weft.cli.command.target import usage
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_time
-from weft.client.context import hash_ca
+from weft.client.context import LOOPBACK, hash_ca
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 
 ACCESS_KEY = "access-key"
 _JOIN_LIFE = "1h"
-_LOOPBACK = ("https://127.", "https://localhost", "https://[::1]")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -97,5 +96,5 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     node = f" --node {given['node']}" if given["node"] else ""
     print(f"weft agent join {address} --token {made['secret']} --ca-sha256 {hash_ca(context.ca)}{node}")
     session.notify(f"valid once, for {life}; run it on the new node")
-    if server is None and address.startswith(_LOOPBACK):
+    if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")

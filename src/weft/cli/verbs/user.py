@@ -1,15 +1,18 @@
-"""`weft user create ann --password-stdin`, `weft user passwd ann`: users, and their passwords. No flag takes a password: a shell's
-history and the list of processes would show it."""
+"""`weft user create ann --password-stdin`, `weft user invite ann -p lab`, `weft user passwd ann`: users, and their passwords. No
+flag takes a password: a shell's history and the list of processes would show it."""
 
 from __future__ import annotations
 
 import getpass
+import secrets
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from weft.cli.command import options
+from weft.cli.command.completion import complete_name
 from weft.cli.command.flags import make_flags
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import one_target, read_targets, usage
@@ -17,8 +20,12 @@ from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.client.answer import raise_problem
+from weft.client.context import LOOPBACK, hash_ca
 from weft.kinds.record import Kind
+from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.user import MOST_BYTES, USER, check_password
+from weft.objects.errors import AlreadyExists, InUse
+from weft.objects.identity import check_name, cut_name
 
 PASSWORD_STDIN = click.Option(["--password-stdin"], is_flag=True, help="Read the password from standard input.")
 
@@ -42,6 +49,69 @@ def create_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         params,
         command_class=options.WithCommand,
     )
+
+
+def invite_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft user invite ann -p lab`: a user with a password and a role there, and the line to type on the user's machine."""
+    params: list[click.Parameter] = [
+        click.Argument(["words"], nargs=-1, metavar="NAME"),
+        click.Option(
+            ["--role"],
+            default="editor",
+            metavar="ROLE",
+            help="What the user may do in the project: built in or your own. [editor]",
+            shell_complete=complete_name("role"),
+        ),
+        click.Option(["--server"], metavar="URL", help="The server's address as the user's machine sees it."),
+    ]
+    return options.build(
+        verb,
+        "Create a user with a role in a project, and print the line that the user types.",
+        _invite,
+        kind,
+        params,
+        in_project=True,
+    )
+
+
+def _invite(session: Session, kind: Kind | None, words: tuple[str, ...], role: str, server: str | None) -> None:
+    """Each step may have been done before: an invitation that was cut off is given again."""
+    if len(words) != 1:
+        raise usage("give one user", "weft user invite NAME -p PROJECT")
+    name = check_name(words[0].removeprefix(f"{USER.name}/"))
+    client, project = session.client, session.client.project
+    binding = cut_name(name, f"-{project}")
+    wanted = {"role": role, "project": project, "users": [name]}
+    made = {"kind": ROLE_BINDING.name, "name": binding, "spec": wanted}
+    client.get("project", project)
+    with suppress(AlreadyExists):
+        client.create({**made, "spec": {**wanted, "users": []}}, dry_run=True)  # a role that isn't there leaves no user
+    with suppress(AlreadyExists):
+        client.create({"kind": USER.name, "name": name, "spec": {}})
+    user = client.get(USER.name, name)
+    try:
+        client.create(made)
+        print(f"user/{name}  {role} in project {project}")
+    except AlreadyExists:
+        has = client.get(ROLE_BINDING.name, binding)["spec"]
+        if {key: has.get(key) for key in wanted} != wanted:
+            raise InUse(
+                f"rolebinding/{binding} is there with another role, project or other users",
+                hint=f"weft rolebinding describe {binding} shows it; weft rolebinding create gives the role under another name",
+            ) from None
+        print(f"user/{name}  is {role} in project {project} already")
+    address = server or client.context.server
+    digest = f" --ca-sha256 {hash_ca(client.context.ca)}" if client.context.ca else ""
+    print(f"weft login --server {address}{digest} --user {name}")
+    if user["spec"].get("password") or user["spec"].get("identity"):
+        session.notify(f"{name} logs in as before; weft user passwd {name} sets another password")
+    else:
+        password = "-".join(secrets.token_hex(3) for _ in range(3))
+        _set(session, name, password, "")
+        print(f"password  {password}")
+        session.notify(f"the password is shown only once; {name} changes it by: weft user passwd {name}")
+    if server is None and address.startswith(LOOPBACK):
+        session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
 
 
 def passwd_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

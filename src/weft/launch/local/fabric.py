@@ -23,6 +23,7 @@ from weft.client.context import read_context
 from weft.contracts.clock import Clock
 from weft.images.microvm.build import ensure_microvm, find_microvm
 from weft.images.recipes import ensure_bundle
+from weft.kinds.parts.sharing import EVERY_PROJECT
 from weft.launch.local.ceph.bucket import KEYS, ensure_bucket
 from weft.launch.local.ceph.layout import BUCKET, S3_PORT, USER, CephPlan
 from weft.launch.local.ceph.make import wait_ready
@@ -242,6 +243,7 @@ async def ensure_image(topology: Topology, clock: Clock) -> str:
             client.get("image", "tiny")
         except NotFound:
             client.create({"kind": "image", "name": "tiny", "spec": {"url": f"file://{bundle}"}})
+            client.verb("image", "tiny", "share", {"with": [EVERY_PROJECT]})
 
     def available(client: Client) -> bool:
         status = client.get("image", "tiny")["status"]

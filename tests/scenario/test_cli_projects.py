@@ -1,0 +1,51 @@
+"""`weft project create` and `weft project delete`: a project that works immediately, and goes with all that is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.scenario.cli_lab import Fabric, start_fabric
+
+
+@pytest.fixture(scope="module")
+def fabric() -> Iterator[Fabric]:
+    with start_fabric() as made:
+        yield made
+
+
+def test_what_weft_made_with_a_project_does_not_keep_it(fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "brief").code == 0
+    assert fabric.weft("quota", "set", "--cpu", "4", "-p", "brief").code == 0
+    said = fabric.weft("project", "delete", "brief", "--yes")
+    assert said.code == 0 and "project/brief  deleted" in said.out, said.err
+
+
+def test_a_project_goes_with_everything_only_if_that_was_asked_for(fabric: Fabric) -> None:
+    assert fabric.weft("image", "share", "tiny", "--with", "*").code == 0
+    assert fabric.weft("project", "create", "lab").code == 0
+    assert fabric.weft("volume", "create", "data", "--size", "1G", "-p", "lab").code == 0
+    made = fabric.weft("vm", "create", "web", "--image", "default/tiny", "--volume", "data", "-p", "lab")
+    assert made.code == 0, made.err
+    assert fabric.weft("user", "create", "ann").code == 0
+    assert fabric.weft("rolebinding", "create", "r", "--role", "viewer", "--user", "ann", "-p", "lab").code == 0
+    refused = fabric.weft("project", "delete", "lab", "--yes")
+    assert refused.code == 5 and "vm/web, volume/data" in refused.err and "--everything" in refused.err
+    asked = fabric.weft("project", "delete", "lab", "--everything")
+    assert asked.code == 2 and "rolebinding/r without a terminal needs --yes" in asked.err
+    assert fabric.weft("vm", "get", "web", "-p", "lab").code == 0
+    gone = fabric.weft("project", "delete", "lab", "--everything", "--yes")
+    assert gone.code == 0, gone.err
+    lines = [line.split("  ")[0] for line in gone.out.splitlines()]
+    assert (
+        lines[0] == "vm/web"
+        and lines[-1] == "project/lab"
+        and set(lines[1:-1])
+        == {
+            "volume/data",
+            "network/default",
+            "rolebinding/r",
+        }
+    )
+    assert fabric.weft("user", "get", "ann").code == 0
+    assert fabric.weft("project", "delete", "lab", "--everything", "--yes").code == 3

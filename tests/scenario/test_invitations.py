@@ -1,0 +1,109 @@
+"""A colleague's first login: one line from who runs the fabric, and a project in which it works."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.scenario.api_lab import DoorsLab
+
+from weft.cli.app import run
+from weft.client.context import hash_ca, read_context, write_context
+from weft.contracts.clock import SystemClock
+from weft.objects.errors import NotFound
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+    lab = DoorsLab(tmp_path_factory.mktemp("invitations"))
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def become(lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Work in a home of that name from now on, with the administrator's context if it is the administrator's."""
+    for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_PROJECT", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def enter(name: str) -> Path:
+        home = tmp_path / name
+        home.mkdir(exist_ok=True)
+        if name == "admin":
+            write_context(home / ".config" / "weft" / "context.json", lab.context)
+        monkeypatch.setenv("HOME", str(home))
+        monkeypatch.chdir(home)
+        return home
+
+    return enter
+
+
+def test_a_colleague_types_the_line_and_works(
+    lab: DoorsLab,
+    become: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    become("admin")
+    assert run(["project", "create", "crew"], SystemClock) == 0
+    assert run(["project", "create", "bare", "--no-network"], SystemClock) == 0
+    ranges = {one["project"]: one["spec"]["cidr"] for one in lab.client.list("network", all_projects=True).items}
+    assert ranges["crew"] not in ("", ranges.get("default")) and "bare" not in ranges
+    capsys.readouterr()
+    assert run(["user", "invite", "ann", "-p", "crew"], SystemClock) == 0
+    _, line, password = capsys.readouterr().out.splitlines()
+    assert f"--ca-sha256 {hash_ca(lab.context.ca)}" in line
+    assert run(["user", "invite", "ann", "-p", "crew"], SystemClock) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [line], "the password stays, and isn't shown again"
+    become("ann")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(password.split()[1].encode())))
+    assert run([*shlex.split(line)[1:], "--password-stdin"], SystemClock) == 0
+    assert "project crew" in capsys.readouterr().err
+    assert run(["network", "list", "-o", "name"], SystemClock) == 0
+    assert capsys.readouterr().out == "network/default\n"
+
+
+def test_a_role_that_does_not_exist_leaves_no_user(
+    lab: DoorsLab, become: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    become("admin")
+    assert run(["user", "invite", "bea", "-p", "default", "--role", "boss"], SystemClock) == 3
+    with pytest.raises(NotFound):
+        lab.client.get("user", "bea")
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_an_unknown_server_is_trusted_once_its_digest_was_shown_and_compared(
+    lab: DoorsLab,
+    become: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    yes: bool,
+) -> None:
+    become("admin")
+    name = f"cem-{str(yes).lower()}"
+    assert run(["user", "invite", name, "-p", "default"], SystemClock) == 0
+    password = capsys.readouterr().out.splitlines()[-1].split()[1]
+    home = become(name)
+    asks = [
+        "login",
+        "--server",
+        lab.context.server,
+        "--user",
+        name,
+        "--password-stdin",
+        "--save-as",
+        str(home / "c.json"),
+    ]
+    assert run(asks, SystemClock) == 2
+    assert f"--ca-sha256 {hash_ca(lab.context.ca)}" in capsys.readouterr().err
+    monkeypatch.setattr("weft.cli.verbs.login.is_terminal", lambda stream: True)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(f"{'y' if yes else 'n'}\n{password}\n".encode())))
+    assert run(asks, SystemClock) == (0 if yes else 4)
+    assert hash_ca(lab.context.ca) in capsys.readouterr().err
+    assert (home / "c.json").exists() is yes
+    if yes:
+        assert read_context(home / "c.json").ca.strip() == lab.context.ca.strip()
