@@ -83,7 +83,15 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _join(options: argparse.Namespace) -> int:
-    token = options.token or options.token_file.read_text()
+    try:
+        token = options.token or options.token_file.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        said = getattr(problem, "strerror", None) or "it isn't text"
+        raise InvalidInput(
+            f"--token-file {options.token_file} can't be read: {said}",
+            field="token_file",
+            hint="weft token create --join prints the token; write it into a file",
+        ) from None
     enrolment = join(
         options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address
     )

@@ -45,10 +45,8 @@ def main(argv: Sequence[str]) -> int:
     """Run ``weft edge …``: 0 after a signal; a sentence on stderr and its exit code if it can't go on."""
     try:
         if not argv or argv[0] != "gateway":
-            given = argv[0][:40] if argv else "nothing"
-            raise InvalidInput(
-                f"weft edge: {given!r} is not one of its commands", hint="weft edge gateway --config FILE"
-            )
+            fault = f"{argv[0][:40]!r} is not one of its commands" if argv else "the command is missing"
+            raise InvalidInput(f"weft edge: {fault}", hint="weft edge gateway --config FILE")
         settings, origins, only_show = read_settings(argv[1:])
         if only_show:
             show_settings(origins)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import signal
 import ssl
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,7 +31,7 @@ from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
-from weft.objects.errors import Unavailable
+from weft.objects.errors import Unavailable, WeftError
 from weft.store.remote import RemoteStore
 from weft.trust.tickets import read_ticket_key
 
@@ -79,8 +80,12 @@ def run_gateway(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     keep_log(options.state, "gateway", SystemClock())
     raise_descriptor_limit()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(options, SystemClock()))
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(options, SystemClock()))
+    except WeftError as problem:
+        print(f"weft gateway: {problem.message}" + (f"\n{problem.hint}" if problem.hint else ""), file=sys.stderr)
+        return 1
     return 0
 
 

@@ -53,7 +53,7 @@ def make_witness_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a file of these settings, like listen: 0.0.0.0:7443"
     )
-    parser.add_argument("--state", type=Path, help=f"the witness's own folder (default {STATE})")
+    parser.add_argument("--state", type=Path, help=f"the witness's own folder (default with --config: {STATE})")
     parser.add_argument(
         "--listen", type=take_address, metavar="ADDRESS:PORT", help="where clusters reach it (default 127.0.0.1:7443)"
     )
@@ -76,6 +76,12 @@ def read_settings(argv: Sequence[str]) -> Settings:
     if command and not site:
         raise InvalidInput(
             f"weft witness {command}: the name is missing", field="name", hint=f"weft witness {command} east"
+        )
+    if config is None and options["state"] is None:  # typed to see what it is: nothing may be made yet
+        raise InvalidInput(
+            "weft witness: its file of settings is missing",
+            field="config",
+            hint="write one with listen: and names:, and give it with --config FILE; or give a folder alone: --state DIR",
         )
     found = dict(_DEFAULTS)
     if config is not None:

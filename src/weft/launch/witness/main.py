@@ -22,7 +22,7 @@ from weft.launch.process.address import ANY, split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.witness.configuration import Settings, read_settings
-from weft.objects.errors import InUse, Unavailable, WeftError
+from weft.objects.errors import InUse, NotFound, Unavailable, WeftError
 from weft.serving.server import HttpServer, listen, make_server_tls
 from weft.trust.ca import Authority
 from weft.witness.listener import BOUNDS, WitnessListener, refuse
@@ -39,9 +39,11 @@ def main(argv: Sequence[str]) -> int:
     """Run ``weft witness …``: 0 after a signal; a sentence on stderr and its exit code if it can't go on."""
     try:
         settings = read_settings(argv)
+        if settings.command == "remove-site":
+            return _remove_site(settings)
         _make_folder(settings.state)
         if settings.command:
-            return _change_sites(settings)
+            return _add_site(settings)
         return _run(settings)
     except WeftError as problem:
         print(f"error: {problem.message}", file=sys.stderr)
@@ -60,12 +62,16 @@ def _make_folder(state: Path) -> None:
         ) from problem
 
 
-def _change_sites(settings: Settings) -> int:
+def _remove_site(settings: Settings) -> int:
+    if not settings.state.is_dir():
+        raise NotFound(f"the witness's folder {settings.state} doesn't exist", hint="give the one that it runs with")
+    SiteFile(settings.state).remove(settings.site)
+    print(f"site {settings.site} is removed: the witness refuses it, and forgets its groups")
+    return 0
+
+
+def _add_site(settings: Settings) -> int:
     sites = SiteFile(settings.state)
-    if settings.command == "remove-site":
-        sites.remove(settings.site)
-        print(f"site {settings.site} is removed: the witness refuses it, and forgets its groups")
-        return 0
     with sites.locked():
         ca = Authority(settings.state, SystemClock()).ca
     secret = sites.add(settings.site)
