@@ -43,7 +43,7 @@ NETWORK: Mapping[str, Mapping[str, int]] = {
 OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel itself
     "x86_64": {
         "execve": 59, "execveat": 322, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
-        "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424,
+        "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424, "tkill": 200, "process_mrelease": 448,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 321, "perf_event_open": 298,
         "userfaultfd": 323, "keyctl": 250, "add_key": 248, "request_key": 249,
         "unshare": 272, "setns": 308, "mount": 165, "chroot": 161,
@@ -51,17 +51,26 @@ OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel it
     },
     "aarch64": {
         "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
-        "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424,
+        "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424, "tkill": 130, "process_mrelease": 448,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 280, "perf_event_open": 241,
         "userfaultfd": 282, "keyctl": 219, "add_key": 217, "request_key": 218,
         "unshare": 97, "setns": 268, "mount": 40, "chroot": 51,
         "shmget": 194, "semget": 190, "msgget": 186,
     },
 }  # fmt: skip
+# Signals, of which a process may send some to itself: abort() does. prlimit64 can end others by their limits, and has 0 for itself.
+SIGNALS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {"kill": 62, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297},
+    "aarch64": {"kill": 129, "tgkill": 131, "rt_sigqueueinfo": 138, "rt_tgsigqueueinfo": 240},
+}
+LIMITS: Mapping[str, Mapping[str, int]] = {"x86_64": {"prlimit64": 302}, "aarch64": {"prlimit64": 261}}
+# What makes a descriptor send a signal to somebody when it has data: F_SETOWN, F_SETSIG, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP.
+CONTROL: Mapping[str, Mapping[str, int]] = {"x86_64": {"fcntl": 72, "ioctl": 16}, "aarch64": {"fcntl": 25, "ioctl": 29}}
+_OWNERS = (8, 10, 15, 0x8901, 0x8902)
 _NO_NEW_PRIVILEGES, _SET_FILTER, _MODE_FILTER = 38, 22, 2  # prctl(2)
 _LOAD, _JUMP_EQUAL, _JUMP_FROM, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF_0000, 0x0005_0001, 0x8000_0000  # refused with EPERM
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16, 24  # in struct seccomp_data
 _UNIX = 1  # AF_UNIX
 _OTHER_TABLE = 0x4000_0000  # x32's calls of x86_64, which have other numbers
 
@@ -71,12 +80,13 @@ class _Program(ctypes.Structure):
 
 
 def refuse_calls(*groups: Mapping[str, Mapping[str, int]], unix_sockets: bool = False) -> None:
-    """Refuse those calls to this process and its children, for ever; if ``unix_sockets``, also sockets of that family, which no
-    network namespace holds. On an architecture that isn't known here nothing is refused. Raises OSError."""
+    """Refuse those calls to this process and its children, for ever, and signals to others, also to those of its own user; if
+    ``unix_sockets``, also sockets of that family, which no network namespace holds. On an architecture that isn't known here
+    nothing is refused. Raises OSError."""
     machine = os.uname().machine
     if machine not in _AUDITED:
         return
-    program = write_filter(machine, [group[machine] for group in groups], unix_sockets=unix_sockets)
+    program = write_filter(machine, os.getpid(), [group[machine] for group in groups], unix_sockets=unix_sockets)
     text = ctypes.create_string_buffer(program, len(program))
     given = _Program(len(program) // 8, ctypes.addressof(text))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -86,8 +96,9 @@ def refuse_calls(*groups: Mapping[str, Mapping[str, int]], unix_sockets: bool = 
             raise OSError(number, os.strerror(number))
 
 
-def write_filter(machine: str, groups: Sequence[Mapping[str, int]], *, unix_sockets: bool) -> bytes:
-    """The kernel's program (struct sock_filter[]): calls of another architecture kill, those of ``groups`` are refused. Pure."""
+def write_filter(machine: str, own: int, groups: Sequence[Mapping[str, int]], *, unix_sockets: bool) -> bytes:
+    """The kernel's program (struct sock_filter[]) for the process ``own``: calls of another architecture kill, those of ``groups``
+    are refused. Pure."""
     numbers = [number for group in groups for number in group.values()]
     families = NETWORK[machine]["socket"], NETWORK[machine]["socketpair"]
     # A comparison that holds goes on at the label, any other at the next instruction.
@@ -99,10 +110,21 @@ def write_filter(machine: str, groups: Sequence[Mapping[str, int]], *, unix_sock
         (_JUMP_FROM, "kill", _OTHER_TABLE),
         *((_JUMP_EQUAL, "refuse", number) for number in numbers),
         *((_JUMP_EQUAL, "family", number) for number in families if unix_sockets),
+        *((_JUMP_EQUAL, "signals", number) for number in SIGNALS[machine].values()),
+        *((_JUMP_EQUAL, "limits", number) for number in LIMITS[machine].values()),
+        *((_JUMP_EQUAL, "control", number) for number in CONTROL[machine].values()),
         (_RETURN, "", _ALLOW),
+        (_LOAD, "control", _SECOND_ARGUMENT_AT),
+        *((_JUMP_EQUAL, "refuse", command) for command in _OWNERS),
+        (_RETURN, "", _ALLOW),
+        (_LOAD, "limits", _FIRST_ARGUMENT_AT),
+        (_JUMP_EQUAL, "allow", 0),
+        (_LOAD, "signals", _FIRST_ARGUMENT_AT),
+        (_JUMP_EQUAL, "allow", own),
+        (_RETURN, "", _REFUSE),
         (_LOAD, "family", _FIRST_ARGUMENT_AT),
         (_JUMP_EQUAL, "refuse", _UNIX),
-        (_RETURN, "", _ALLOW),
+        (_RETURN, "allow", _ALLOW),
         (_RETURN, "refuse", _REFUSE),
         (_RETURN, "kill", _KILL),
     ]

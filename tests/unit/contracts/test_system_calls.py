@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import resource
+import signal
 import socket
+import struct
 from collections.abc import Callable, Mapping
 
 import pytest
 
-from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.system_calls import CONTROL, FILES, LIMITS, NETWORK, OTHERS, SIGNALS, refuse_calls
+
+MACHINE = os.uname().machine
 
 
 def in_a_child(work: Callable[[], str]) -> str:
@@ -74,6 +80,38 @@ def test_a_process_that_gave_them_up_opens_no_file_and_no_socket_and_starts_no_p
     theirs.close()
 
 
+def test_it_signals_itself_and_nobody_else_of_its_user() -> None:
+    asleep, ours = os.fork(), socket.socketpair()
+    if not asleep:
+        signal.pause()
+        os._exit(0)
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(*words: int) -> str:
+        return "done" if libc.syscall(*map(ctypes.c_long, words)) == 0 else errno.errorcode[ctypes.get_errno()]
+
+    def work() -> str:
+        refuse_calls(OTHERS)
+        own = os.getpid()
+        return " ".join(
+            (
+                attempt(lambda: os.kill(own, 0)),
+                attempt(lambda: signal.raise_signal(signal.SIGCONT)),
+                attempt(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))),
+                *(attempt(lambda other=other: os.kill(other, 0)) for other in (asleep, 0, -1, os.getppid())),
+                call(OTHERS[MACHINE]["tkill"], asleep, 0),
+                call(SIGNALS[MACHINE]["tgkill"], asleep, asleep, 0),
+                attempt(lambda: resource.prlimit(asleep, resource.RLIMIT_CPU, (0, 0))),
+                attempt(lambda: fcntl.fcntl(ours[0], fcntl.F_SETOWN, asleep)),
+                attempt(lambda: fcntl.ioctl(ours[0], 0x8901, struct.pack("i", asleep))),
+            )
+        )
+
+    assert in_a_child(work).split() == ["done"] * 3 + ["EPERM"] * 9
+    os.kill(asleep, signal.SIGKILL)
+    os.waitpid(asleep, 0)
+
+
 def test_without_sockets_of_a_machine_s_own_others_can_be_made() -> None:
     def work() -> str:
         refuse_calls(unix_sockets=True)
@@ -90,7 +128,7 @@ def test_without_sockets_of_a_machine_s_own_others_can_be_made() -> None:
 
 
 @pytest.mark.parametrize(("machine", "number"), [("x86_64", 0xC000003E), ("aarch64", 0xC00000B7)])
-@pytest.mark.parametrize("group", [FILES, NETWORK, OTHERS])
+@pytest.mark.parametrize("group", [FILES, NETWORK, OTHERS, SIGNALS, LIMITS, CONTROL])
 def test_the_numbers_are_those_that_libseccomp_knows(
     machine: str, number: int, group: Mapping[str, Mapping[str, int]]
 ) -> None:
