@@ -22,10 +22,10 @@ from weft.kinds.fields.cluster.link import (
     check_url,
     read_witness_token,
 )
-from weft.kinds.parts.goal import is_settled, read_phase
+from weft.kinds.parts.goal import find_failed, is_settled, read_phase
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Verb
 from weft.kinds.secret import SealedSpec
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
 
@@ -159,6 +159,14 @@ CLUSTERS_BY_PEER = Index("clusters by the peer's uid")
 _LINKED = Goal(lambda obj: is_settled(obj) and read_phase(obj) == "Linked", "Linked")
 
 
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """The failure of a link that failed, or that only people make work again, here or there."""
+    if goal.ends_refused and is_settled(obj) and read_phase(obj) in ("Refused", "Suspect"):
+        reason = str(dig(obj, "status.reason", "")) or None
+        return DriverFailed(f"{what} is {read_phase(obj)}: {dig(obj, 'status.message', '')}", reason=reason)
+    return find_failed(obj, what, goal)
+
+
 CLUSTER = Kind(
     name="cluster",
     plural="clusters",
@@ -203,5 +211,5 @@ CLUSTER = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": _LINKED, "trust": _LINKED}),
+    lifetime=Lifetime(goals={"create": _LINKED, "trust": _LINKED}, find_failure=_find_failure),
 )

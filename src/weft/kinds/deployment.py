@@ -31,7 +31,7 @@ from weft.kinds.record import (
     Reference,
 )
 from weft.kinds.vm import VM
-from weft.objects.errors import DriverFailed, InvalidInput, TooLarge, WeftError
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, TooLarge, WeftError
 from weft.objects.identity import check_labels
 from weft.objects.schema import field, read_strict
 
@@ -235,8 +235,14 @@ def _is_back(obj: Object | None) -> bool:
     return obj is not None and _is_settled(obj) and read_phase(obj) == "RolledBack"
 
 
+BLOCKED = NAME_TAKEN, IS_REPLICATED = "nameTaken", "isReplicated"  # reasons for which it can't adopt its VM
+
+
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    phase = read_phase(obj)
+    phase, reason = read_phase(obj), dig(obj, "status.reason", "")
+    if goal.ends_refused and reason in BLOCKED:
+        hint = f"It goes on when that is resolved.  weft wait {what} | weft delete {what}"
+        return IllegalTransition(f"{what} can't begin: {dig(obj, 'status.message', '')}", reason=reason, hint=hint)
     ended = ("RolledBack", "Undecided", "Paused") if goal.words == "promoted" else ("Undecided", "Promoted")
     if not goal.ends_failed or not _is_settled(obj) or phase not in ended:
         return None

@@ -62,6 +62,7 @@ FIXED: dict[str, Any] = {
 # Waiting: it has begun, and none of its tasks runs now.
 JobPhase = Literal["Pending", "Waiting", "Running", "Scheduled", "Succeeded", "Failed", "TimedOut", "Cancelled"]
 ENDED = ("Succeeded", "Failed", "TimedOut", "Cancelled")
+NAME_TAKEN = "nameTaken"  # reason of one that waits until a container with the name of one of its tasks is gone
 _TASK = re.compile(r"-([0-9]{1,6})(?:-r([0-9]{1,6}))?$")
 Condition = Literal["succeeded", "ended"]
 
@@ -292,12 +293,15 @@ def first_exit_code(obj: Object) -> int:
     return found or 1
 
 
-_SUCCEEDS = reaches("Succeeded", "Scheduled", ends_refused=False)
+_SUCCEEDS = reaches("Succeeded", "Scheduled")
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """The result of an ended job, unless a retry of its failed tasks was requested."""
     phase = read_phase(obj)
+    if goal.ends_refused and dig(obj, "status.reason") == NAME_TAKEN:
+        hint = f"It goes on when that is resolved.  weft wait {what} | weft delete {what}"
+        return IllegalTransition(f"{what} waits: {dig(obj, 'status.message', '')}", reason=NAME_TAKEN, hint=hint)
     if not goal.ends_failed or phase not in ENDED or dig(obj, "spec.rounds", 0) > dig(obj, "status.round", 0):
         return None
     failed, total = dig(obj, "status.failed", 0), dig(obj, "status.tasks", 0)

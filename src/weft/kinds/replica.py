@@ -18,7 +18,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, TAKE_OVER, WITNESSED, read_witnessed
 from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
-from weft.kinds.parts.goal import find_condition, reaches
+from weft.kinds.parts.goal import find_condition, find_failed, reaches
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes, name_volume
 from weft.kinds.parts.stream_verbs import RECEIVE
 from weft.kinds.record import (
@@ -27,6 +27,7 @@ from weft.kinds.record import (
     Column,
     Counted,
     Display,
+    Goal,
     Index,
     Kind,
     Lifetime,
@@ -36,7 +37,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, cut_name
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
@@ -46,6 +47,7 @@ MOST_KEPT = 20
 MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 STANDBY, PRIMARY = "standby", "primary"
+RESTORE_FAILED, NODE_LOST = "restoreFailed", "nodeLost"  # reasons
 SERVER_FIELDS = (
     "role",
     "generation",
@@ -460,6 +462,15 @@ def _node_uid(replica: Stored) -> tuple[str, ...]:
     return (replica.status(ReplicaStatus).node_uid,)
 
 
+def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
+    """What keeps its VM from starting after a promotion, until people do something."""
+    reason = str(dig(obj, "status.reason", ""))
+    if goal.ends_refused and dig(obj, "spec.role") == PRIMARY and reason in (RESTORE_FAILED, NODE_LOST):
+        message = f"{what}: {dig(obj, 'status.message', '')}"
+        return DriverFailed(message, reason=reason, hint=f"It is tried again automatically.  weft describe {what}")
+    return find_failed(obj, what, goal)
+
+
 REPLICA = Kind(
     name="replica",
     plural="replicas",
@@ -529,5 +540,9 @@ REPLICA = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": reaches("Standby"), "promote": reaches("Promoted")}, finalizers=("replica",)),
+    lifetime=Lifetime(
+        goals={"create": reaches("Standby"), "promote": reaches("Promoted")},
+        find_failure=_find_failure,
+        finalizers=("replica",),
+    ),
 )

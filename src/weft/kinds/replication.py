@@ -93,6 +93,9 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
     ] = False
 
 
+# What the other cluster answers until people there or here have changed something.
+REFUSALS = ("replicaGone", "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
+LINK_REFUSED, NOT_LINKED, NEVER_RAN = "linkRefused", "projectNotLinked", "neverRan"
 ENDED = ("Stale", "HandedOver", "Failed", "Deleting")  # phases of one whose VM here isn't the one that writes
 
 
@@ -225,7 +228,18 @@ def _describe_replicating(obj: Object) -> str:
     return f"{phase}; nothing takes over ({said.get('reason')}): {said.get('message')}"
 
 
+def _has_begun(obj: Object | None) -> bool:
+    """Whether it replicates, or its VM has not run yet: nobody knows when that will be."""
+    return _is_replicating(obj) or dig(obj or {}, "status.reason") == NEVER_RAN
+
+
+def _describe_begun(obj: Object) -> str:
+    waits = dig(obj, "status.reason") == NEVER_RAN
+    return f"waits: {dig(obj, 'status.message', '')}" if waits else _describe_replicating(obj)
+
+
 _REPLICATING = Goal(_is_replicating, "Replicating", answer=_describe_replicating)
+_BEGUN = Goal(_has_begun, "Replicating", answer=_describe_begun)
 
 
 def _take_back(obj: Object, _: Any) -> dict[str, Any]:
@@ -239,10 +253,15 @@ def _take_back(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """One whose replica was promoted never replicates again."""
-    if goal.ends_failed and read_phase(obj) in ("Stale", "Failed"):
-        reason = str(dig(obj, "status.reason", "") or "driverFailed")
+    """One whose replica was promoted never replicates again; what the other cluster refuses is tried again, but people are told at
+    once."""
+    phase, reason = read_phase(obj), str(dig(obj, "status.reason", "") or "driverFailed")
+    if goal.ends_failed and phase in ("Stale", "Failed"):
         return IllegalTransition(f"{what}: {dig(obj, 'status.message')}", reason=reason)
+    refused = reason in (*REFUSALS, LINK_REFUSED, NOT_LINKED) and phase in ("Pending", "Interrupted", "HandingOver")
+    if goal.ends_refused and refused and not dig(obj, "spec.paused"):
+        hint = f"It is tried again automatically.  weft describe {what}"
+        return IllegalTransition(f"{what}: {dig(obj, 'status.message')}", reason=reason, hint=hint)
     return None
 
 
@@ -399,10 +418,11 @@ REPLICATION = Kind(
     ),
     lifetime=Lifetime(
         goals={
-            "create": _REPLICATING,
+            "create": _BEGUN,
+            "wait": _REPLICATING,
             "hand-over": reaches("HandedOver"),
             "pause": Goal(_is_paused, "Paused"),
-            "resume": _REPLICATING,
+            "resume": _BEGUN,
             "take-back": reaches("Replicating", "Behind"),
         },
         find_failure=_find_failure,

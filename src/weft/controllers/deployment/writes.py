@@ -14,7 +14,7 @@ from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
 from weft.informer.view import Item, View
-from weft.kinds.deployment import TEMPLATES, DeploymentSpec
+from weft.kinds.deployment import IS_REPLICATED, NAME_TAKEN, TEMPLATES, DeploymentSpec
 from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
     DRAINING_LABEL,
@@ -164,7 +164,7 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     replicated = next(iter(view.find(REPLICATIONS_BY_SUBJECT, vm.key)), None)
     if replicated is not None:  # which stops it for good where its copy is promoted, and a deployment would start it
         why = f"is replicated by replication/{replicated.envelope.name}: delete that first"
-        return plan_blocked(deployment, f"vm/{spec.adopt} {why}", "isReplicated")
+        return plan_blocked(deployment, f"vm/{spec.adopt} {why}", IS_REPLICATED)
     draft = Draft(deployment)
     own = {**vm.envelope.labels, **spec.labels, DEPLOYMENT_LABEL: of.name, REVISION_LABEL: "1"}
     draft.change(Item(msgspec.structs.replace(vm.envelope, labels=own, owner=of.ref)))
@@ -172,7 +172,7 @@ def plan_adoption(view: View, deployment: Item) -> Commit | None:
     return draft.commit(deployment.key, [Event("Normal", "Adopted", text, of.ref, SOURCE)])
 
 
-def plan_blocked(deployment: Item, why: str, reason: str = "nameTaken") -> Commit | None:
+def plan_blocked(deployment: Item, why: str, reason: str = NAME_TAKEN) -> Commit | None:
     """Report why it can't go on."""
     status = msgspec.structs.replace(
         deployment.status(DeploymentStatus),

@@ -23,6 +23,7 @@ from weft.kinds.job import (
     JOB,
     JOBS_BY_AFTER,
     JOBS_BY_SCHEDULE,
+    NAME_TAKEN,
     JobSpec,
     JobStatus,
     read_dependency,
@@ -217,7 +218,7 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
     """Report that another container has a task's name."""
     status = msgspec.structs.replace(
         job.status(JobStatus),
-        reason="nameTaken",
+        reason=NAME_TAKEN,
         message=f"container/{name} does not belong to this job; the job waits until that container is deleted",
         observed_generation=job.envelope.generation,
     )
@@ -225,7 +226,7 @@ def plan_blocked(job: Item, name: str) -> Commit | None:
         return None
     draft = Draft()
     draft.change(job, status=status)
-    return draft.commit(job.key, [Event("Warning", "nameTaken", status.message, job.envelope.ref, SOURCE)])
+    return draft.commit(job.key, [Event("Warning", NAME_TAKEN, status.message, job.envelope.ref, SOURCE)])
 
 
 def plan_removal(view: View, job: Item, now: float) -> Commit | None:

@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, JobSpec, JobStatus, list_array
+from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, NAME_TAKEN, JobSpec, JobStatus, list_array
 from weft.kinds.quota import REASON
 from weft.objects.index_ranges import format_indexes, read_indexes
 from weft.objects.quantity import format_duration
@@ -256,7 +256,7 @@ def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFact
             status.phase = "Pending"
         status.reason, status.message = ("held", "") if spec.hold else ("waiting", facts.waits_for)
         return
-    if status.reason in ("held", "waiting", REASON):
+    if status.reason in ("held", "waiting", REASON, NAME_TAKEN):
         status.reason = status.message = ""
     if status.started_at is None:
         status.started_at = now

@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.fields.replication.work import ReceiveOrder, ReceiveReport
-from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, ReplicaStatus, name_points
+from weft.kinds.replica import NODE_LOST, PRIMARY, RESTORE_FAILED, Point, ReplicaSpec, ReplicaStatus, name_points
 from weft.objects.quantity import format_bytes
 
 RESEED_SECONDS = 300.0  # a node that has been away for this time is given up, if there is another
@@ -115,7 +115,7 @@ def _plan_start(returned: Returned, point: Point, plan: ReplicaPlan) -> ReplicaP
         return replace(plan, go_back=point)
     if returned.trouble:
         stuck = f"vm/{returned.vm} doesn't start, since its disks can't go back to the point: {returned.trouble}"
-        return replace(plan, status=replace(plan.status, reason="restoreFailed", message=stuck))
+        return replace(plan, status=replace(plan.status, reason=RESTORE_FAILED, message=stuck))
     return replace(plan, start=returned.has_gone)
 
 
@@ -167,7 +167,7 @@ def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> Repl
         lost = bool(status.node_uid) and not facts.node_exists
         return replace(
             status,
-            reason="nodeLost" if lost else status.reason if status.node_uid else "noPlace",
+            reason=NODE_LOST if lost else status.reason if status.node_uid else "noPlace",
             message=f"node {status.node}, which had its points, is gone; {waits}"
             if lost
             else status.message

@@ -13,7 +13,15 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport
-from weft.kinds.replication import AgeSpan, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import (
+    LINK_REFUSED,
+    NEVER_RAN,
+    NOT_LINKED,
+    REFUSALS,
+    AgeSpan,
+    ReplicationSpec,
+    ReplicationStatus,
+)
 from weft.kinds.snapshot import SnapshotStatus
 from weft.objects.quantity import format_bytes, format_duration
 
@@ -25,10 +33,8 @@ RETRY_SHARE = 1 / 12  # of the RPO: no pause is longer while the newest point is
 HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
-NOT_LINKED = "projectNotLinked"
-_REFUSED = "linkRefused"
 RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
-_STUCK = (_STALE, _GONE, "otherOrigin", "nameTaken", "alreadyExists", "unsupported", "notFound", "forbidden")
+_STUCK = (_STALE, *REFUSALS)
 
 
 _RELEASING = "waits for {} or the witness to answer that it doesn't take over automatically any more"
@@ -144,17 +150,17 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if facts.never_ran and status.point is None and status.order is None:
         message = f"{spec.of} has not run yet, so it has no disk: the first point is taken once it runs"
-        waits = replace(status, phase="Pending", next=None, progress=0.0, reason="neverRan", message=message)
+        waits = replace(status, phase="Pending", next=None, progress=0.0, reason=NEVER_RAN, message=message)
         return ReplicationPlan(waits, drop=_of(facts.next))
     if status.next is not None:
         return _show(facts, _follow(facts, now), now)
-    if status.reason == "neverRan":
+    if status.reason == NEVER_RAN:
         status = replace(status, reason="", message="")
         facts = replace(facts, status=status)
     if facts.cluster == "Refused":  # a try would be refused too, and the next one would come late once this is over
         message = f"{spec.cluster} refuses this cluster; weft cluster describe {spec.cluster} says why"
         failures = max(1, status.failures)
-        waits = replace(status, failures=failures, retry_at=0.0, reason=_REFUSED, message=message, ask=None)
+        waits = replace(status, failures=failures, retry_at=0.0, reason=LINK_REFUSED, message=message, ask=None)
         return _show(facts, ReplicationPlan(waits), now)
     if facts.fenced and not status.told_final:
         return replace(_show(facts, _begin_if_due(facts, now), now), fence=False)  # the replica has heard of it

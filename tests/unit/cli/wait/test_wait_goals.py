@@ -330,6 +330,41 @@ def test_a_failure_is_told_with_its_reason() -> None:
     assert error.token == "sha256Mismatch"
 
 
+@pytest.mark.parametrize(
+    ("kind", "verb", "phase", "reason"),
+    [
+        ("replication", "create", "Interrupted", "nameTaken"),
+        ("replication", "hand-over", "HandingOver", "replicaGone"),
+        ("replication", "resume", "Interrupted", "linkRefused"),
+        ("replication", "create", "Pending", "projectNotLinked"),
+        ("cluster", "create", "Refused", "suspectedThere"),
+        ("cluster", "update", "Suspect", "restored"),
+        ("deployment", "create", "Pending", "isReplicated"),
+        ("job", "run", "Pending", "nameTaken"),
+        ("replica", "promote", "Standby", "restoreFailed"),
+    ],
+)
+def test_what_only_people_can_mend_ends_the_wait_of_a_command_but_not_that_of_weft_wait(
+    kind: str, verb: str, phase: str, reason: str
+) -> None:
+    goal = plan_goal(kind, verb)
+    assert goal is not None
+    status = {"phase": phase, "reason": reason, "message": "taken there", "observed_generation": 1}
+    obj = {"kind": kind, "name": "x", "generation": 1, "spec": {"role": "primary"}, "status": status}
+    error = find_failure(obj, f"{kind}/x", goal)
+    assert error is not None and error.token == reason and "taken there" in error.message
+    assert find_failure(obj, f"{kind}/x", msgspec.structs.replace(goal, ends_refused=False)) is None
+    if verb == "resume":
+        assert find_failure({**obj, "spec": {"paused": True}}, f"{kind}/x", goal) is None, "it was paused since"
+
+
+def test_a_replication_whose_vm_has_not_run_yet_is_made_and_weft_wait_waits_for_its_first_point() -> None:
+    made, wait = plan_goal("replication", "create"), plan_goal("replication", "wait")
+    assert made is not None and made.answer is not None and wait is not None
+    waits = {"spec": {}, "status": {"phase": "Pending", "reason": "neverRan", "message": "vm/x has not run yet"}}
+    assert made.reached(waits) and made.answer(waits) == "waits: vm/x has not run yet" and not wait.reached(waits)
+
+
 def test_a_migration_that_ended_otherwise_says_why() -> None:
     goal = plan_goal("migration", "create")
     assert goal is not None
