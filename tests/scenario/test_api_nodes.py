@@ -734,7 +734,19 @@ def test_the_root_disk_of_a_vm_that_was_placed_elsewhere_is_kept_as_a_volume_whe
     assert there is not None
     there.status = msgspec.Raw(msgspec.json.encode(VolumeStatus(phase="Orphaned", node="n1", node_uid=node.uid)))
     lab.put(there)
+    container = {"image": "tiny", "mounts": [f"{name}:/data"]}
+    for refused in (
+        lambda: lab.client.patch("volume", name, {"spec": {"size": 6 << 30}}),
+        lambda: lab.client.patch("vm", "web", {"spec": {"volumes": [name]}}),
+        lambda: lab.client.create({"kind": "vm", "name": "new", "spec": {"image": "tiny", "volumes": [name]}}),
+        lambda: lab.client.create({"kind": "container", "name": "new", "spec": container}),
+        lambda: lab.client.create({"kind": "job", "name": "new", "spec": {"task": container}}),
+    ):
+        with pytest.raises(IllegalTransition, match=f"volume/{name} is an orphan") as error:
+            refused()
+        assert str(error.value.hint).endswith(f"weft volume reclaim {name}")
     assert lab.client.verb("volume", name, "reclaim")["spec"]["orphan"] is None
+    assert lab.client.patch("volume", name, {"spec": {"size": 6 << 30}})["spec"]["size"] == 6 << 30
     with pytest.raises(IllegalTransition, match="is not an orphan"):
         lab.client.verb("volume", name, "reclaim")
 

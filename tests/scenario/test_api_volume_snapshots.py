@@ -124,6 +124,11 @@ def test_a_volume_goes_back_only_while_nothing_uses_it_and_once_at_a_time(lab: D
     with pytest.raises(IllegalTransition, match="on n1, and volume/logs on n2") as refused:
         act(lab, "volume/logs", "restore", snapshot="both")
     assert "--new-name" in (refused.value.hint or "")
+    gone = {"phase": "Unavailable", "reason": "nodeDeleted", "message": "its data is on node n1, which was deleted"}
+    tell(lab, "/volume/default/logs", VolumeStatus(node="n1", node_uid="u1", **gone))
+    for verb, given in (("restore", {"snapshot": "both"}), ("snapshot", {})):
+        with pytest.raises(IllegalTransition, match="volume/logs is Unavailable: its data is on node n1, which was"):
+            act(lab, "volume/logs", verb, **given)
 
 
 def test_a_snapshot_makes_a_volume_also_when_the_first_one_is_gone(lab: DoorsLab) -> None:

@@ -55,6 +55,7 @@ from weft.kinds.record import (
     Verb,
     Workload,
 )
+from weft.kinds.volume import refuse_orphan
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name, check_shared_name
 from weft.objects.image.reference import held_name, parse_reference
@@ -347,7 +348,7 @@ CONTAINER = Kind(
         Reference(
             "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"
         ),
-        Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to),
+        Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to, fits=refuse_orphan),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),
     ),

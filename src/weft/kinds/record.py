@@ -169,8 +169,8 @@ class Reference(msgspec.Struct, frozen=True):
     refused: str = (
         ""  # said to others: what the other object doesn't do for {project}; what to do. It may name {name}, too
     )
-    # Of a spec, the other's and the own project. Raises InvalidInput or Forbidden where the other isn't for it.
-    fits: Callable[[Any, Any, str | None], None] | None = None
+    # Of a spec, the other's name and spec, and the own project. Raises a WeftError where the other isn't for it.
+    fits: Callable[[Any, str, Any, str | None], None] | None = None
     else_: str = ""  # what people may have meant where no object has that name
 
     def list_names(self, own: str, spec: Any) -> list[str]:

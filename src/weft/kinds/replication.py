@@ -279,7 +279,7 @@ def _refuse_departed(_: ReplicationSpec, named: Mapping[str, Any]) -> None:
             raise refusal
 
 
-def _refuse_other_project(spec: ReplicationSpec, cluster: ClusterSpec, project: str | None) -> None:
+def _refuse_other_project(spec: ReplicationSpec, _: str, cluster: ClusterSpec, project: str | None) -> None:
     """Raise Forbidden unless the link is for ``project``, InvalidInput unless it leads to the project that people name."""
     there = cluster.projects.get(project or "")
     if there is None:

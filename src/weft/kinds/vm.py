@@ -75,6 +75,7 @@ from weft.kinds.record import (
     Workload,
     keys_of,
 )
+from weft.kinds.volume import refuse_orphan
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.lifecycle import Phase
@@ -534,7 +535,9 @@ VM = Kind(
             asks=lambda s: (s.image, s.memory, s.disk),  # what has too little already may be changed otherwise
         ),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
-        Reference("volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to),
+        Reference(
+            "volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to, fits=refuse_orphan
+        ),
         Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
         Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
         *workload_references(),

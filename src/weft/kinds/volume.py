@@ -154,8 +154,11 @@ def has_size(spec: VolumeSpec, status: VolumeStatus) -> int:
     return min(spec.size, status.size) if status.size else spec.size
 
 
-def refuse_shrinking(volume: Envelope, new: VolumeSpec, now: float) -> None:
-    """Raises InvalidInput: a file system on it would lose its end. A growth that hasn't happened can be taken back."""
+def guard_size(volume: Envelope, new: VolumeSpec, now: float) -> None:
+    """Raises InvalidInput for a smaller size: a file system on it would lose its end. A growth that hasn't happened can be taken
+    back. Raises IllegalTransition for another size of an orphan."""
+    if new.orphan is not None and new.size != decode_part(volume.spec, VolumeSpec).size:
+        refuse_orphan(None, volume.name, new, None)
     least = has_size(decode_part(volume.spec, VolumeSpec), decode_part(volume.status, VolumeStatus))
     if new.size < least:
         raise InvalidInput(
@@ -185,6 +188,16 @@ def name_orphan(vm: str, uid: str) -> str:
     """The name of the volume that the root disk of a VM becomes, from the uid of its allocation."""
     mark = hashlib.sha256(uid.encode()).hexdigest()[:6]
     return f"{vm[: MAX_NAME - len(mark) - 6].rstrip('-')}-root-{mark}"
+
+
+def refuse_orphan(_: Any, name: str, volume: VolumeSpec, __: str | None) -> None:
+    """Raises IllegalTransition for a volume that no workload gets, as it is."""
+    if volume.orphan is not None:
+        raise IllegalTransition(
+            f"volume/{name} is an orphan, the root disk of {volume.orphan.of} that node {volume.orphan.node} kept: it can't be "
+            "attached, mounted or resized",
+            hint=f"make it an ordinary volume first: weft volume reclaim {name}",
+        )
 
 
 def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
@@ -247,6 +260,9 @@ def _is_restored(obj: Object | None) -> bool:
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """What keeps its data from coming for good. What may pass has a message and no reason."""
+    if goal.ends_refused and read_phase(obj) == "Unavailable":
+        message = f"{what} is Unavailable: {dig(obj, 'status.message', '')}"
+        return DriverFailed(message, reason=str(dig(obj, "status.reason", "")) or None, hint=f"weft describe {what}")
     if goal is not _RESTORED and (refusal := _find_refusal(obj, what)) is not None:
         return refusal
     reason, message = str(dig(obj, "status.reason", "")), dig(obj, "status.message", "")
@@ -315,7 +331,7 @@ VOLUME = Kind(
         made_fields=("orphan",),
         check_new=check_new,
         check_change=_check_change,
-        change_guard=refuse_shrinking,
+        change_guard=guard_size,
         check_values=_check_given,
         seals=True,
         makes_values=lambda spec: {KEY: secrets.token_hex(32)} if spec.get("encrypted") is True else {},

@@ -10,7 +10,7 @@ import pytest
 from weft.kinds.parts.workload import MIB
 from weft.kinds.vm import VmSpec, refuse_shrinking
 from weft.kinds.volume import VolumeSpec
-from weft.kinds.volume import refuse_shrinking as refuse_smaller_volume
+from weft.kinds.volume import guard_size as refuse_smaller_volume
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.objects.spec_change import plan_change

@@ -83,7 +83,7 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 if reference.fits is not None and name not in before:
                     other = await view.get_key(named_key(target.name, _scope(target, envelope), name))
                     if other is not None:
-                        reference.fits(new, decode_part(other.spec, target.spec), envelope.project)
+                        reference.fits(new, name, decode_part(other.spec, target.spec), envelope.project)
                 if reference.alone:
                     await _refuse_owned(view, envelope, reference, target, name)
                 if reference.holder is not None:

@@ -342,6 +342,7 @@ def test_a_failure_is_told_with_its_reason() -> None:
         ("deployment", "create", "Pending", "isReplicated"),
         ("job", "run", "Pending", "nameTaken"),
         ("replica", "promote", "Standby", "restoreFailed"),
+        ("volume", "update", "Unavailable", "nodeDeleted"),
     ],
 )
 def test_what_only_people_can_mend_ends_the_wait_of_a_command_but_not_that_of_weft_wait(

@@ -64,6 +64,16 @@ def _refuse_without_data(volume: Object) -> None:
         )
 
 
+def _refuse_unavailable(volume: Object) -> None:
+    """Raises IllegalTransition for one whose node was deleted with its data."""
+    if dig(volume, "status.phase") == "Unavailable":
+        raise IllegalTransition(
+            f"volume/{volume['name']} is Unavailable: {dig(volume, 'status.message', '')}",
+            reason=dig(volume, "status.reason") or None,
+            hint="join that node again, or restore from a backup: weft backup list",
+        )
+
+
 def _refuse_going_back(volume: Object) -> None:
     if is_going_back(volume):
         what, source = f"volume/{volume['name']}", dig(volume, "spec.restore.snapshot", "")
@@ -87,6 +97,7 @@ def _take_of_volume(obj: Object, given: TakeInput, mark: str) -> dict[str, Any]:
         )
     refuse_vms_volume(obj)
     _refuse_without_data(obj)
+    _refuse_unavailable(obj)
     _refuse_going_back(obj)
     return _make(obj, given, mark)
 
@@ -133,6 +144,7 @@ def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
             f"{what} is in use by {user}, which keeps it from going back", reason="inUse", hint=f"{apart}; or {as_new}"
         )
     _refuse_without_data(obj)
+    _refuse_unavailable(obj)
     _refuse_going_back(obj)
     snapshot = obj["others"].get(source)
     if snapshot is None:
