@@ -368,7 +368,9 @@ async def test_a_vm_that_begins_from_a_snapshot_whose_node_is_gone_says_so(tmp_p
         await lab.pass_time(2.0)
         placed = await lab.placed("copy")
         assert placed is not None and placed.reason == "snapshotMissing", placed
-        assert placed.message == f"node {home}, which had snapshot/a, is gone"
+        lost = await until(lab, "a", "Unavailable")
+        assert lost.message == f"its data is on node {home}, which was deleted; it is available once that node is back"
+        assert placed.message == f"snapshot/a, from which it begins: {lost.message}"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from weft.kinds.fields.replication.work import MOST_DISKS, ReceiveOrder
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_condition, find_failed, reaches
 from weft.kinds.parts.snapshot.restored import ROOT, make_restored_vm, make_restored_volumes, name_volume
+from weft.kinds.parts.snapshot.verbs import describe_lost
 from weft.kinds.parts.stream_verbs import RECEIVE
 from weft.kinds.record import (
     Access,
@@ -345,7 +346,7 @@ def _read_snapshot(obj: Object, given: PromoteInput) -> Object:
     if found is None or found["uid"] != point["snapshot_uid"] or dig(found, "status.phase") != "Ready":
         raise IllegalTransition(
             f"point {point['number']} of replica/{obj['name']} can't be used now: its snapshot is "
-            f"{dig(found, 'status.phase', 'gone') if found is not None else 'gone'}",
+            f"{dig(found, 'status.phase', 'gone') if found is not None else 'gone'}{describe_lost(found)}",
             reason="noPoint",
             hint="wait for its node, or give another point with --point",
         )

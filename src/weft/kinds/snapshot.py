@@ -14,7 +14,7 @@ from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.cells import AGE, NAME, dig, note, size, text
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.convert_verb import describe_departure
-from weft.kinds.parts.goal import reaches
+from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
 from weft.kinds.parts.snapshot.volume_verbs import make_volume
@@ -84,7 +84,7 @@ class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
 
 class SnapshotStatus(msgspec.Struct, kw_only=True):
-    phase: Annotated[str, words("Pending", "Taking", "Ready", "Failed", "Deleting")] = "Pending"
+    phase: Annotated[str, words("Pending", "Taking", "Ready", "Unavailable", "Failed", "Deleting")] = "Pending"
     consistency: str = ""  # memory, filesystem, crash or stopped; "": not taken yet
     size: int = 0  # bytes that it takes up beside lower snapshots, with its memory
     memory: int = 0  # bytes of its memory; 0: it has none
@@ -334,7 +334,8 @@ SNAPSHOT = Kind(
     ),
     lifetime=Lifetime(
         goals={"create": reaches("Ready", ends_refused=False)},
-        operation=Operation(act="snapshot", ended=("Ready", "Failed", "Deleting"), subject="spec.of"),
+        find_failure=find_ended(("Unavailable",)),
+        operation=Operation(act="snapshot", ended=("Ready", "Unavailable", "Failed", "Deleting"), subject="spec.of"),
         finalizers=("snapshot",),
     ),
 )

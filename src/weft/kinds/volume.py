@@ -43,7 +43,7 @@ from weft.objects.quantity import format_bytes
 from weft.objects.schema import field, words
 
 MOST_BYTES = 2**50
-NODE_DELETED = "nodeDeleted"  # reason of one that is Unavailable: the node with its data was deleted, and may come back
+NODE_DELETED = "nodeDeleted"  # reason of what is Unavailable: the node with its data was deleted, and may come back
 GROWN = "Grown"  # the condition that says whether it could get the larger size of its spec, where it is
 KEY = "key"  # 32 bytes in hexadecimal digits
 _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
@@ -93,6 +93,11 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     restored: int = 0  # generation of the last restore in place that is done or given up
     reason: str = ""  # why its data isn't there yet, or a restore was given up
     message: str = ""
+
+
+def describe_deleted(node: str | None) -> str:
+    """Why the data of a volume or a snapshot can't be had, and until when."""
+    return f"its data is on node {node}, which was deleted; it is available once that node is back"
 
 
 def check_volume(spec: VolumeSpec) -> None:

@@ -61,6 +61,8 @@ def _await_snapshot(facts: BackupFacts) -> BackupPlan:
     taken = snapshot.status
     if taken.phase == "Failed":
         return _fail(facts, taken.reason or "snapshotFailed", f"no snapshot could be taken: {taken.message}")
+    if taken.phase == "Unavailable":
+        return _fail(facts, "snapshotGone", f"its snapshot can't be copied: {taken.message}")
     if taken.phase != "Ready":
         return BackupPlan(msgspec.structs.replace(status, reason=taken.reason, message=taken.message))
     begun = msgspec.structs.replace(
@@ -125,6 +127,8 @@ def _await_copy(facts: BackupFacts, now: float) -> BackupPlan:
         return _finish(facts, report, now)
     if report is not None and report.phase == "failed":
         return _fail(facts, report.reason or "copyFailed", report.message or "its node could not copy it")
+    if snapshot is not None and snapshot.status.phase == "Unavailable":
+        return _fail(facts, "snapshotGone", f"its snapshot can't be copied: {snapshot.status.message}")
     if snapshot is None or snapshot.deleting or snapshot.status.phase != "Ready":
         return _fail(facts, "snapshotGone", "its snapshot is gone before it was copied")
     if facts.repository is None:

@@ -257,6 +257,8 @@ def _follow(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return _finish(facts, report, now)
     if taken is None or taken.deleting:
         return _fail(facts, "snapshotGone", "its snapshot was deleted before it was sent", now)
+    if taken.status.phase == "Unavailable":
+        return _fail(facts, "snapshotGone", f"its snapshot can't be sent: {taken.status.message}", now)
     if taken.status.phase == "Failed":
         reason = taken.status.reason or "snapshotFailed"
         return _fail(facts, reason, f"no snapshot could be taken: {taken.status.message}", now)

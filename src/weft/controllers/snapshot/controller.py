@@ -315,7 +315,7 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
 def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     """Whether it was made for a twin that doesn't need it any more: it has begun, or is gone."""
     spec = snapshot.spec(SnapshotSpec)
-    if (spec.automatic != "clone" and not spec.backup) or status.phase not in ("Ready", "Failed"):
+    if (spec.automatic != "clone" and not spec.backup) or status.phase not in ("Ready", "Unavailable", "Failed"):
         return False
     if any(
         is_coming(one.spec(VolumeSpec), one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)
@@ -337,12 +337,14 @@ def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Eve
 
 
 def _make_end_event(snapshot: Item, status: SnapshotStatus) -> Event | None:
-    """That it is ready now, or has failed."""
+    """That it is ready now, or can't be had."""
     about = snapshot.envelope.ref
     if snapshot.status(SnapshotStatus).phase == status.phase:
         return None
-    if status.phase == "Failed":
-        return Event("Warning", "Failed", status.message, about, SOURCE)
+    if status.phase in ("Failed", "Unavailable"):
+        return Event("Warning", status.phase, status.message, about, SOURCE)
+    if status.phase == "Ready" and snapshot.status(SnapshotStatus).phase == "Unavailable":
+        return Event("Normal", "Ready", f"node {status.node} is back with its data", about, SOURCE)
     if status.phase == "Ready":
         return Event("Normal", "Ready", f"taken on {status.node}, {status.consistency}", about, SOURCE)
     return None

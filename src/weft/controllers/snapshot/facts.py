@@ -17,7 +17,15 @@ from weft.kinds.allocation import (
     list_snapshots_to_take,
 )
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, GroupTurn, SnapshotReport
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, SILENT_PHASES, NodeReport, NodeSnapshot, NodeStatus
+from weft.kinds.node import (
+    NODES_BY_POOL,
+    NODES_BY_SNAPSHOT,
+    NODES_BY_UID,
+    SILENT_PHASES,
+    NodeReport,
+    NodeSnapshot,
+    NodeStatus,
+)
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, read_workload, workload_key
 
 
@@ -47,6 +55,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
     home_exists: bool = False  # the node where it lies is in the fabric
     home_reports: bool = False  # and Ready
+    is_lost: bool = False  # no node sees the storage where it lies any more
     silent: str = ""  # the node of the workload, or of the order, that sends no heartbeat
     on_the_way: bool = False  # a copy of it may be on its way to another node or pool
 
@@ -87,6 +96,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         ],
         unknown=silent,
         home_exists=bool(homes),
+        is_lost=status.node_uid is not None and not homes and not view.find(NODES_BY_POOL, status.pool_id),
         home_reports=bool(homes) and homes[0].status(NodeStatus).phase == "Ready",
         on_the_way=is_on_the_way(view, snapshot),
         silent=_find_silent_node(view, ordered or place),

@@ -15,6 +15,7 @@ from weft.kinds.fields.allocated_snapshot import GroupTurn, SnapshotReport
 from weft.kinds.parts.snapshot.verbs import find_lost_memory
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import DATA_GONE, SnapshotDisk, SnapshotStatus
+from weft.kinds.volume import NODE_DELETED, describe_deleted
 from weft.objects.quantity import format_bytes
 
 # Reasons of the phase Failed after which a node may list the snapshot nevertheless: then it is ready.
@@ -39,7 +40,7 @@ def plan_snapshot(
     status = _fold_kept(facts)
     if facts.deleting:
         return _plan_removal(facts, msgspec.structs.replace(status, phase="Deleting"))
-    if status.phase == "Ready":
+    if status.phase in ("Ready", "Unavailable"):
         return _plan_ready(facts, status)
     if status.phase == "Failed":
         if facts.kept and status.reason in (DATA_GONE, *(() if facts.spec.group else (PLACE_LOST, VM_GONE))):
@@ -111,8 +112,16 @@ def _fold_report(status: SnapshotStatus, report: SnapshotReport) -> SnapshotStat
 
 
 def _plan_ready(facts: SnapshotFacts, status: SnapshotStatus) -> SnapshotPlan:
-    """A snapshot that its node listed, and lists no more, has lost its data."""
+    """A snapshot that its node listed, and lists no more, has lost its data. One whose node was deleted may come back with it."""
     back: Literal["", "take back"] = "take back" if facts.ordered is not None else ""
+    if facts.is_lost and not facts.kept:
+        if facts.unknown or facts.on_the_way:
+            return SnapshotPlan(status, back)
+        message = describe_deleted(status.node)
+        gone = msgspec.structs.replace(status, phase="Unavailable", reason=NODE_DELETED, message=message)
+        return SnapshotPlan(gone, back)
+    if status.phase == "Unavailable":
+        status = msgspec.structs.replace(status, phase="Ready", reason="", message="")
     if facts.kept or not status.listed or not facts.home_reports or facts.unknown:
         return SnapshotPlan(status, back)
     message = f"node {status.node} has its data no more"

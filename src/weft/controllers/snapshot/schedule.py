@@ -154,7 +154,7 @@ def list_scheduled(view: View, workload: Item) -> list[Item]:
 def find_surplus(newest_first: Sequence[Item], keep: int) -> list[Item]:
     """Those that go: all but the newest ready ones, and failed ones that are older than the newest ready one. Those with a time
     ahead are the oldest: none of them pushes out one that was taken by a clock that is right."""
-    ready = [item for item in newest_first if item.status(SnapshotStatus).phase == "Ready"]
+    ready = [item for item in newest_first if item.status(SnapshotStatus).phase in ("Ready", "Unavailable")]
     failed = [item for item in newest_first if item.status(SnapshotStatus).phase == "Failed"]
     since = ready[0].envelope.created_at if ready else 0.0
     old = [item for item in failed if item.envelope.created_at < since]

@@ -28,6 +28,7 @@ from weft.kinds.volume import (
     VOLUMES_BY_UID,
     VolumeSpec,
     VolumeStatus,
+    describe_deleted,
     is_coming,
     pool_of,
 )
@@ -157,7 +158,7 @@ def _note_home(status: VolumeStatus, *, is_there: bool) -> None:
     """Whether its data can be had: not while the node that has it was deleted."""
     if not is_there and status.phase in ("Available", "Orphaned"):
         status.phase, status.reason = "Unavailable", NODE_DELETED
-        status.message = f"its data is on node {status.node}, which was deleted; it is available once that node is back"
+        status.message = describe_deleted(status.node)
     elif status.reason == NODE_DELETED:
         status.reason = status.message = ""
 

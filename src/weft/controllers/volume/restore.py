@@ -91,7 +91,8 @@ def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) 
         status.message = f"{source}, from which it is made, failed: {made.message or made.reason}"
         return Step()
     if made.phase != "Ready":
-        status.reason, status.message = "", f"waits until {source} is ready"
+        why = f": {made.message}" if made.phase == "Unavailable" else ""
+        status.reason, status.message = "", f"waits until {source} is ready{why}"
         return Step()
     disk, holders = made.disks.get(origin.disk), view.find(NODES_BY_SNAPSHOT, snapshot.uid)
     home = next((node for node in holders if node.uid == made.node_uid), next(iter(holders), None))

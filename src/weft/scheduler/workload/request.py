@@ -337,6 +337,8 @@ def read_beginning(
     status = snapshot.status(SnapshotStatus)
     if status.phase == "Failed":
         return Waiting("snapshotFailed", f"{what}, from which it begins, failed: {status.message or status.reason}")
+    if status.phase == "Unavailable":
+        return Waiting("snapshotMissing", f"{what}, from which it begins: {status.message}")
     if status.phase != "Ready" and not status.serves:
         why = f": {status.message}" if status.message else ""
         return Waiting("snapshotNotReady", f"waits until {what} is taken{why}")

@@ -134,6 +134,18 @@ def test_a_ready_snapshot_is_lost_only_by_the_word_of_its_node(more: dict[str, A
     assert status.node == ("n2" if more.get("kept") else "n1")
 
 
+def test_a_snapshot_whose_node_was_deleted_is_unavailable_until_that_is_back() -> None:
+    ready = SnapshotStatus(phase="Ready", workload_uid="w1", listed=True, size=7, **HOME)
+    gone = {"home_exists": False, "home_reports": False, "is_lost": True}
+    assert plan(make_facts(ready, unknown=True, **gone)).status.phase == "Ready"
+    lost = plan(make_facts(ready, **gone)).status
+    assert (lost.phase, lost.reason, lost.size) == ("Unavailable", "nodeDeleted", 7)
+    assert lost.message == "its data is on node n1, which was deleted; it is available once that node is back"
+    assert plan(make_facts(lost, **gone)).status == lost
+    assert plan(make_facts(lost, kept=[("n1", "u1")])).status.phase == "Ready"
+    assert plan(make_facts(lost)).status.reason == "dataGone"
+
+
 def test_another_node_that_lists_it_is_not_believed_while_its_home_has_not_listed_it_yet() -> None:
     ready = SnapshotStatus(phase="Ready", workload_uid="w1", **HOME)
     assert plan(make_facts(ready, kept=[("n2", "u2")])).status.node == "n1"

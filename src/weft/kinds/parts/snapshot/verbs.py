@@ -204,6 +204,13 @@ def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> d
     return {"kind": "snapshot", "name": name, "spec": spec}
 
 
+def describe_lost(obj: Object | None) -> str:
+    """What explains the phase of a snapshot that is Unavailable, to be put behind that word; "" for another phase."""
+    return (
+        f"; {dig(obj, 'status.message', '')}" if obj is not None and dig(obj, "status.phase") == "Unavailable" else ""
+    )
+
+
 def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
     """The spec of a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
@@ -223,7 +230,8 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
     if dig(snapshot, "status.phase", "Pending") != "Ready" or snapshot.get("deleting_since") is not None:
         phase = dig(snapshot, "status.phase", "Pending") if snapshot.get("deleting_since") is None else "being deleted"
         raise IllegalTransition(
-            f"{source} is {phase}, so {what} can't be restored from it", hint=f"weft describe {source}"
+            f"{source} is {phase}, so {what} can't be restored from it{describe_lost(snapshot)}",
+            hint=f"weft describe {source}",
         )
     if dig(snapshot, "status.workload_uid", "") != obj["uid"]:
         of = dig(snapshot, "spec.of", "")

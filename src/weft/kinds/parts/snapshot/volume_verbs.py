@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.convert_verb import refuse_converting
-from weft.kinds.parts.snapshot.verbs import has_disks
+from weft.kinds.parts.snapshot.verbs import describe_lost, has_disks
 from weft.kinds.record import Object, Verb
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 from weft.objects.identity import cut_name
@@ -152,7 +152,8 @@ def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
     if dig(snapshot, "status.phase", "Pending") != "Ready" or snapshot.get("deleting_since") is not None:
         phase = dig(snapshot, "status.phase", "Pending") if snapshot.get("deleting_since") is None else "being deleted"
         raise IllegalTransition(
-            f"{source} is {phase}, so {what} can't be restored from it", hint=f"weft describe {source}"
+            f"{source} is {phase}, so {what} can't be restored from it{describe_lost(snapshot)}",
+            hint=f"weft describe {source}",
         )
     disks = dig(snapshot, "status.disks", {}) or {}
     if obj["uid"] not in {disk.get("key") for disk in disks.values()}:
