@@ -281,9 +281,20 @@ def describe_progress(obj: Object) -> str:
     return f"revision {status['revision']}   {counts}{gets}   {status.get('message', '')}".rstrip()
 
 
+def _find_least_seconds(obj: Object) -> float:
+    """How long a rollout watches before it can be promoted."""
+    strategy = msgspec.convert(dig(obj, "spec.strategy") or {}, RolloutStrategy)
+    steps = len(strategy.canary_steps) if strategy.type == "canary" else int(strategy.traffic_split > 0)
+    return strategy.health_check_timeout + steps * strategy.monitor_duration
+
+
 _PROMOTED = Goal(_has_ended, "promoted", asked="phase=Promoted")
 _ROLLED_OUT = Goal(
-    lambda obj: _has_ended(obj) or _awaits_word(obj), "promoted", asked="phase=Promoted", remark=_describe_word
+    lambda obj: _has_ended(obj) or _awaits_word(obj),
+    "promoted",
+    asked="phase=Promoted",
+    takes=_find_least_seconds,
+    remark=_describe_word,
 )
 
 

@@ -77,6 +77,7 @@ class Goal(msgspec.Struct, frozen=True):
     asked: str = ""  # as ``weft wait --for`` takes it; "": what ``weft wait`` waits for by itself
     changes: Callable[[Object], Any] | None = None  # what must differ from what it was before
     answer: Callable[[Object], str] | None = None  # of an object that got there, what people wanted to know
+    takes: Callable[[Object], float] | None = None  # of an object: the seconds that the work takes at least
     remark: Callable[[Object], str] | None = None  # of one that got there, what they should know besides; "": nothing
 
 

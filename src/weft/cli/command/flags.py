@@ -9,6 +9,7 @@ import copy
 import functools
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -336,12 +337,25 @@ def _read_value(doc: FieldDoc, value: Any) -> Any:
     if doc.type == _LISTS:
         return _read_lists(value, flag_name(doc), _form(doc, {}))
     if doc.type in _WHOLE:
-        return [text for text in value if text]
+        words = [text for text in value if text]
+        return (
+            _split_command(words[0], f"--{flag_name(doc)}")
+            if doc.path.endswith(".command") and len(words) == 1
+            else words
+        )
     if doc.type.startswith(_LIST):
         return [_number(doc.type, item) for text in value for item in text.split(",") if item]
     if value == "" and doc.default is None and not doc.required:
         return None  # as if it had never been set
     return _number(doc.type, value)
+
+
+def _split_command(text: str, flag: str) -> list[str]:
+    """The words of a command that is given as one text, as a shell would have them. Raises UsageError."""
+    try:
+        return shlex.split(text)
+    except ValueError as problem:
+        raise click.UsageError(f"{flag}: {text!r} can't be split into words: {problem}") from None
 
 
 def _number(type_: str, value: Any) -> Any:

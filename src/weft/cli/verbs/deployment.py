@@ -4,7 +4,6 @@ version."""
 from __future__ import annotations
 
 import math
-import shlex
 from typing import Any
 
 import click
@@ -170,7 +169,7 @@ def update(
     if command and argv:
         raise usage("the command is given twice: use --command or --, not both")
     if argv or command:
-        given["spec__command"] = tuple(argv or (shlex.split(command[0]) if len(command) == 1 else command))
+        given["spec__command"] = tuple(argv or command)
     base: dict[str, Any] = {}
     if given["config"]:
         base = _read_base(session, deployment, read_workload_config(given["config"], workload))

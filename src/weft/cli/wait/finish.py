@@ -70,7 +70,8 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
     goal = plan_goal(target.kind.name, "update" if is_unchanged else verb, before)
     if goal is None or (is_unchanged and goal.reached(obj)):
         return None
-    return Wait(target, goal, obj.get("uid", ""), obj.get("project"))
+    takes = goal.takes(obj) if goal.takes is not None else 0.0
+    return Wait(target, goal, obj.get("uid", ""), obj.get("project"), takes)
 
 
 def finish_one(session: Session, target: Target, obj: Object, verb: str, line: str = "") -> int:

@@ -35,6 +35,7 @@ class Wait(NamedTuple):
     goal: Goal
     uid: str = ""
     project: str | None = None
+    takes: float = 0.0  # seconds that it takes at least
 
 
 class Result(NamedTuple):
@@ -70,13 +71,16 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
     last: dict[int, Object | None] = {}
     results: dict[int, Result] = {}
     printed = ""
-    deadline = session.clock.elapsed() + session.wait_seconds
+    patience = session.wait_seconds
+    if session.timeout_seconds is None:
+        patience += max((wait.takes for wait in waits), default=0.0)
+    deadline = session.clock.elapsed() + patience
     try:
         while open_:
             item = _next(session, news, deadline, progress)
             if item is None:
                 for index, wait in open_.items():
-                    results[index] = Result(wait, last.get(index), _late(session, wait))
+                    results[index] = Result(wait, last.get(index), _late(session, wait, patience))
                 break
             if item.error is not None:
                 raise item.error
@@ -123,10 +127,10 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
             progress.tick()
 
 
-def _late(session: Session, wait: Wait) -> WeftError:
+def _late(session: Session, wait: Wait, patience: float) -> WeftError:
     what, where = wait.target.what, in_project_of(session, wait.project)
     return TimedOut(
-        f"{what} was not {wait.goal.words} within {session.wait_seconds:g} s; the work goes on",
+        f"{what} was not {wait.goal.words} within {patience:g} s; the work goes on",
         hint=f"{describe_wait(wait)}{where}   weft describe {what}{where}",
     )
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from weft.contracts.history import Floats, History, Labels, Span
 from weft.controllers.deployment.facts import Verdict
-from weft.insight.canary import choose_rates, judge
+from weft.insight.canary import choose_rates, count_clean, judge
 from weft.kinds.fields.deployment.scaling import Autoscale
+from weft.objects.quantity import format_duration
 
 REQUESTS, SECONDS = "weft_service_requests_total", "weft_service_response_seconds"
 ERROR, UNANSWERED = "5xx", "none"
@@ -187,7 +188,10 @@ def judge_requests(
         old_seconds=list_windows(span, requests, seconds, watched.project, watched.old),
         new_seconds=list_windows(span, requests, seconds, watched.project, watched.new),
     )
-    return Verdict(finding.word, finding.why + left_out, new.requests), True
+    more = count_clean(rates) - new.requests if finding.word == "wait" and new.requests else 0
+    rate = new.requests / max(STEP_SECONDS, span.step * span.count)
+    soon = f", in about {format_duration(math.ceil(more / rate))} at this rate" if more > 0 else ""
+    return Verdict(finding.word, finding.why + soon + left_out, new.requests), True
 
 
 async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[Verdict, bool]:

@@ -54,6 +54,14 @@ def test_a_field_that_is_new_has_a_flag_at_once() -> None:
     assert read_flags(made, given, {}) == {"weights": {"a": "1", "b": "2"}, "sizes": [1, 2, 3], "fast": False}
 
 
+@pytest.mark.parametrize("given", [("wget -qO- 'http://127.0.0.1:8080/'",), ("wget", "-qO-", "http://127.0.0.1:8080/")])
+def test_a_command_is_given_as_one_text_or_word_by_word(given: tuple[str, ...]) -> None:
+    spec = read_flags(BY_NAME["container"], {"spec__health_check__command": given}, {})
+    assert spec["health_check"]["command"] == ["wget", "-qO-", "http://127.0.0.1:8080/"]
+    with pytest.raises(click.UsageError, match="--health-check-command: .* can't be split"):
+        read_flags(BY_NAME["container"], {"spec__health_check__command": ("echo 'open",)}, {})
+
+
 def test_flags_win_over_what_is_there_and_leave_the_rest() -> None:
     spec = {"image": "tiny", "cpu": 1, "publish": ["80:80"]}
     given = {"spec__cpu": "2", "spec__publish": ("8080:80", "8443:443"), "spec__memory": None}

@@ -15,7 +15,7 @@ import pytest
 from weft.cli.command.exit_codes import UNPLACEABLE, exit_code
 from weft.cli.command.target import Target, read_targets
 from weft.cli.session import Session, in_project_of
-from weft.cli.wait.finish import _report, describe_parting
+from weft.cli.wait.finish import _report, describe_parting, plan_wait
 from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Result, Wait, describe_wait
 from weft.contracts.clock import SystemClock
@@ -83,6 +83,19 @@ def test_who_gives_up_waiting_is_told_the_command_that_waits_for_the_same(kind: 
     assert describe_wait(Wait(Target(BY_NAME[kind], "y"), goal)) == words
     if goal.asked:
         assert read_goal(goal.asked, BY_NAME[kind]).wants_gone == goal.wants_gone
+
+
+@pytest.mark.parametrize(
+    ("strategy", "seconds"),
+    [
+        ({"type": "rolling", "health_check_timeout": 30.0}, 30.0),
+        ({"type": "canary", "canary_steps": [0.05, 0.2], "monitor_duration": 600.0}, 1500.0),
+    ],
+)
+def test_a_rollout_is_waited_for_as_long_as_it_watches_at_least(strategy: dict[str, Any], seconds: float) -> None:
+    deployment = {"kind": "deployment", "name": "web", "uid": "u", "spec": {"strategy": strategy}, "status": {}}
+    wait = plan_wait(deployment, Target(BY_NAME["deployment"], "web"), "update")
+    assert wait is not None and wait.takes == seconds
 
 
 def test_created_means_running_and_only_once_status_speaks_of_this_spec() -> None:

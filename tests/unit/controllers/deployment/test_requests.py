@@ -56,6 +56,12 @@ def test_a_new_revision_that_fails_is_bad_and_one_that_does_not_is_good() -> Non
     assert judge_requests(WATCHED, SPAN, good, {})[0].word == "good"
 
 
+def test_too_few_requests_say_how_long_enough_of_them_take_at_this_rate() -> None:
+    few = series({(NEW, "2xx"): [0.0, 5.0, 10.0], (OLD, "2xx"): [5.0, 9.0, 900.0]})
+    verdict = judge_requests(WATCHED, Span(1000.0, 10.0, 3), few, {})[0]
+    assert verdict.word == "wait" and verdict.why.endswith("without a failure would do, in about 17m3s at this rate")
+
+
 def test_what_the_old_revision_shows_is_allowed_to_the_new_one() -> None:
     both: dict[tuple[str, str], list[float]] = {
         (NEW, "2xx"): [0.0, 90.0, 190.0],
