@@ -45,12 +45,14 @@ def show_aggregate(session: Session, targets: Sequence[Named], asked: dict[str, 
     ]
     for reader in readers:
         threading.Thread(target=reader.run, daemon=True).start()
+    shown = False
     try:
         if asked["follow"]:
             _show_as_they_come(session, readers, prefix=prefix)
         else:
             for line in heapq.merge(*readers, key=lambda line: line["time"]):
                 _print(session, line, prefix=prefix)
+                shown = True
     except KeyboardInterrupt:
         return INTERRUPTED  # enough was seen
     finally:
@@ -58,6 +60,8 @@ def show_aggregate(session: Session, targets: Sequence[Named], asked: dict[str, 
     for reader in readers:
         if reader.problem is not None:
             raise reader.problem
+    if not (shown or asked["follow"] or session.is_data):
+        session.notify("no line matches" if asked.get("filter") or asked.get("regex") else "no lines")
     return partial_code([reader.code for reader in readers if reader.code is not None])
 
 

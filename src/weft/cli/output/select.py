@@ -105,7 +105,8 @@ def run_jq(expression: str, document: bytes) -> Iterator[str]:
         for one in program.input_text(document.decode()):
             yield one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)
     except ValueError as problem:
-        raise InvalidInput(f"--jq {expression!r}: {_first_line(problem)}", field="jq") from None
+        hint = 'this JSON is {"items": […]}: begin with .items[]' if document.lstrip().startswith(b'{"items"') else ""
+        raise InvalidInput(f"--jq {expression!r}: {_first_line(problem)}", field="jq", hint=hint) from None
 
 
 def _first_line(problem: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import termios
 import tty
@@ -13,6 +14,7 @@ from typing import TextIO
 from weft.kinds.fields.health import HEALTH, Health
 
 CLEAR = "\x1b[H\x1b[2J"  # what stands on a terminal
+_SGR = re.compile("\x1b\\[[0-9;]{0,32}m")  # the sequences that set them
 _COLORS = {"red": 31, "green": 32, "yellow": 33, "blue": 34, "dim": 2, "bold": 1}
 _HEALTH: dict[Health, str] = {
     "running": "green",
@@ -94,7 +96,7 @@ def clean_lines(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """``text`` on one line and without control characters, which could move the cursor or change colours."""
+    """``text`` on one line, without colours and control characters, which could move the cursor."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c in "\n\t" else "?" for c in text)
+    return "".join(c if c.isprintable() else " " if c in "\n\t" else "?" for c in _SGR.sub("", text))

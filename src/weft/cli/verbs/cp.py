@@ -93,7 +93,9 @@ def _put(session: Session, source: str, target: Target, path: str) -> int:
         with here.open("rb") as file:
             return _put_file(session, target, path, here.name, os.fstat(file.fileno()).st_mode & 0o777, file.fileno())
     except OSError as problem:
-        raise InvalidInput(f"{source}: {problem.strerror}", field="FROM") from None
+        raise InvalidInput(
+            f"{source}: {problem.strerror}", field="FROM", hint="give a file of this machine, or NAME:PATH of a guest's"
+        ) from None
 
 
 def _put_file(session: Session, target: Target, path: str, name: str, mode: int, content: int) -> int:

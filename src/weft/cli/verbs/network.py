@@ -191,7 +191,7 @@ def _flows(
             raise click.UsageError("--since can't be given with --watch: what was recorded is shown once")
         asked["since"] = since
     if not watch:
-        _show(session, fetch_flows(session, target, asked), each=each)
+        _show(session, fetch_flows(session, target, asked), each=each, live=since is None)
         return 0
 
     def show(answer: dict[str, Any]) -> None:
@@ -199,7 +199,7 @@ def _flows(
             print_line(session, answer)
         else:
             print(CLEAR if is_terminal(sys.stdout) else "", end="")
-            _show(session, answer, each=each)
+            _show(session, answer, each=each, live=True)
             sys.stdout.flush()
 
     try:
@@ -208,13 +208,13 @@ def _flows(
         return INTERRUPTED  # enough was seen
 
 
-def _show(session: Session, answer: dict[str, Any], *, each: bool) -> None:
+def _show(session: Session, answer: dict[str, Any], *, each: bool, live: bool) -> None:
     flows: Sequence[dict[str, Any]] = answer["flows"]
     if session.is_document:
         print_data(session, answer)
         return
     if not flows and not session.is_data:
-        session.notify("no flows")
+        session.notify("no flows now; --since 1h shows those that have ended" if live else "no flows since then")
         return
     print_rows(session, FLOW_COLUMNS, draw_flows(flows if each else group_flows(flows)))
     if answer["left_out"]:

@@ -79,6 +79,8 @@ def _create(
     if session.project or written.get("project"):
         manifest["project"] = session.project or written["project"]
     made = session.client.create(manifest)
+    if not spec["values"]:
+        session.notify(f"it has no values yet: weft secret set {target.name} --from-file KEY=FILE")
     return finish_one(session, target, made, "create")
 
 

@@ -6,11 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.cli.output.table import Column, draw_table
-from weft.cli.output.terminal import Paint
+from weft.cli.output.terminal import Paint, clean
 from weft.cli.verbs.events import COLUMNS as EVENTS
 
 COLUMNS = [Column("NAME"), Column("CPU", right=True), Column("NOTE", flexible=True)]
 ROWS = [["web", "1", ""], ["big", "64", "insufficientResources: needs 900 GiB memory, largest free is 22 GiB (n1)"]]
+
+
+def test_a_line_of_a_guest_has_neither_its_colours_nor_what_moves_the_cursor() -> None:
+    assert clean("\x1b[0;1;38mfailed\x1b[0m \x1b[2Jgone") == "failed ?[2Jgone"
 
 
 def test_off_a_terminal_no_cell_is_cut() -> None:
