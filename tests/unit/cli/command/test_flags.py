@@ -58,7 +58,7 @@ def test_a_field_that_is_new_has_a_flag_at_once() -> None:
 def test_a_command_is_given_as_one_text_or_word_by_word(given: tuple[str, ...]) -> None:
     spec = read_flags(BY_NAME["container"], {"spec__health_check__command": given}, {})
     assert spec["health_check"]["command"] == ["wget", "-qO-", "http://127.0.0.1:8080/"]
-    with pytest.raises(click.UsageError, match="--health-check-command: .* can't be split"):
+    with pytest.raises(click.UsageError, match=r"--health-check-command: .* can't be split"):
         read_flags(BY_NAME["container"], {"spec__health_check__command": ("echo 'open",)}, {})
 
 
