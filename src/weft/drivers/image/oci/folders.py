@@ -3,6 +3,8 @@
 A tar of single files has no entries for their folders, so the layer alone can't tell (``unpack/entries.py`` makes them root's,
 0755), and overlayfs shows a folder as its uppermost layer has it. An image with such folders gets one layer of folders on top, in
 which each is as the nearest lower layer with an entry for it has it. Layers stay what they are, since images share them.
+Where a lower layer has a link of that name, the folder takes its place, as a folder with an entry would ("changeset over existing
+files" of the specification): containerd, too, applies a layer to overlayfs's upper folder alone, where no lower link is seen.
 Source of the behaviour: images are unpacked one layer over the other by Docker and containerd, and folders stay as they are there.
 """
 
@@ -39,7 +41,7 @@ def find_folders(layers: Sequence[Path], implied: Sequence[Iterable[str]]) -> li
     of its parents was seen to be a folder of that layer."""
     own = [frozenset(names) for names in implied]
     wanted = _plant(path for names in own for path in names)
-    found, mended = dict[str, Path](), set[str]()
+    found, mended = dict[str, str](), set[str]()
     left: list[tuple[str, Mapping[str, Any], list[int]]] = [("", wanted, list(range(len(layers))))]
     while left:
         parent, names, within = left.pop()
@@ -49,13 +51,15 @@ def find_folders(layers: Sequence[Path], implied: Sequence[Iterable[str]]) -> li
             if not visible:
                 continue
             told = next((number for number in visible if path not in own[number]), visible[0])
-            found[path] = layers[told] / path
+            found[path] = f"{layers[told]}/{path}"
             if told != visible[0]:
                 mended.add(path)
             left.append((path, below, visible))
-    needed = {
-        "/".join(parts[:end]) for path in mended for parts in [path.split("/")] for end in range(1, len(parts) + 1)
-    }
+    needed = set[str]()
+    for path in mended:
+        while path and path not in needed:  # its parents are there, too, once it is
+            needed.add(path)
+            path = path.rpartition("/")[0]
     return [_read(path, found[path]) for path in sorted(needed)]
 
 
@@ -67,14 +71,14 @@ def name_folders(folders: Sequence[Folder]) -> str:
 def make_folders(root: Path, folders: Sequence[Folder]) -> None:
     """Make them in the empty folder ``root``. Raises OSError."""
     for one in folders:
-        place = root / one.path
-        place.mkdir(0o700)
+        place = f"{root}/{one.path}"  # text: a Path would take each apart, and some are hundreds of folders deep
+        os.mkdir(place, 0o700)
         os.chown(place, one.uid, one.gid)
-        place.chmod(one.mode)
+        os.chmod(place, one.mode)
         for name, value in one.attributes.items():
             os.setxattr(place, name, value)
     for one in reversed(folders):
-        os.utime(root / one.path, ns=(one.modified, one.modified))
+        os.utime(f"{root}/{one.path}", ns=(one.modified, one.modified))
 
 
 def _plant(paths: Iterable[str]) -> dict[str, Any]:
@@ -91,9 +95,9 @@ def _list_visible(layers: Sequence[Path], within: Sequence[int], path: str) -> l
     """The layers whose folder ``path`` is part of what overlayfs shows there, the uppermost first."""
     visible = []
     for number in within:
-        place = layers[number] / path
+        place = f"{layers[number]}/{path}"
         try:
-            facts = place.lstat()
+            facts = os.lstat(place)
         except OSError:  # also a name that is too long here: then nothing is mended there
             continue
         if not stat.S_ISDIR(facts.st_mode):  # a deletion, or something else: it hides what lies below
@@ -104,8 +108,8 @@ def _list_visible(layers: Sequence[Path], within: Sequence[int], path: str) -> l
     return visible
 
 
-def _read(path: str, place: Path) -> Folder:
-    facts = place.lstat()
+def _read(path: str, place: str) -> Folder:
+    facts = os.lstat(place)
     names = [name for name in os.listxattr(place, follow_symlinks=False) if name.startswith(_KEPT_ATTRIBUTES)]
     attributes = {name: os.getxattr(place, name, follow_symlinks=False) for name in sorted(names)}
     return Folder(path, stat.S_IMODE(facts.st_mode), facts.st_uid, facts.st_gid, facts.st_mtime_ns, attributes)

@@ -62,7 +62,7 @@ def _find(layers: list[Path], parts: list[str]) -> tuple[Path, int] | None:
     return None
 
 
-def is_opaque(folder: Path) -> bool:
+def is_opaque(folder: Path | str) -> bool:
     try:
         return os.getxattr(folder, "trusted.overlay.opaque", follow_symlinks=False) == b"y"
     except OSError:

@@ -36,7 +36,7 @@ class Tree:
 
     def __init__(self, beat: Callable[[int], None]) -> None:
         self._beat = beat
-        self._folders: set[str] = {""}
+        self._folders: dict[str, str] = {"": ""}  # the own path of each name that was entered: some lead through links
         self._times: dict[str, float] = {"": 0.0}
         self.opaque: set[str] = set()
         self.implied: set[str] = set()  # folders without an entry of their own
@@ -60,9 +60,9 @@ class Tree:
         if entry.ischr() or entry.isblk():
             self.dropped += 1
             return
-        self._enter(folder)
+        own = _join(self._enter(folder), name)
         if entry.isdir():
-            self._make_folder(path)
+            self._make_folder(path, own)
             self._finish(path, entry)
             return
         self._clear(path)
@@ -91,52 +91,57 @@ class Tree:
     def _hide(self, folder: str, name: str) -> None:
         """A whiteout: what lower layers have of that name, or in that folder, is gone."""
         if name == _OPAQUE:
-            self._enter(folder)
-            self._mark_opaque(folder)
+            self.opaque.add(self._enter(folder))
             return
         hidden = name.removeprefix(_WHITEOUT)
         if hidden.startswith(_WHITEOUT):
             return  # aufs's own books
         if hidden in ("", ".", ".."):
             raise Refused(f"{_shown(folder + '/' + name)} deletes an invalid name")
-        self._enter(folder)
-        path = f"{folder}/{hidden}" if folder else hidden
+        own, path = _join(self._enter(folder), hidden), _join(folder, hidden)
         try:
             found = os.lstat(path)
         except FileNotFoundError:
             os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
         else:  # this layer has the name itself: only what lies below it goes
             if stat.S_ISDIR(found.st_mode):
-                self._mark_opaque(path)
+                self.opaque.add(own)
 
-    def _mark_opaque(self, folder: str) -> None:
-        self.opaque.add(_resolve(folder))
-
-    def _enter(self, folder: str) -> None:
-        """Make ``folder`` a directory if it isn't one; parents that the layer leaves out are owned by root (see
-        ``folders.py`` for what an image shows of them)."""
-        if folder in self._folders:
-            return
-        self._enter(folder.rpartition("/")[0])
+    def _enter(self, folder: str) -> str:
+        """Make ``folder`` a directory if it isn't one; returns its own path, of which no link is part. Parents that the layer
+        leaves out are owned by root (see ``folders.py`` for what an image shows of them)."""
+        known = self._folders.get(folder)
+        if known is not None:
+            return known
+        above, _, name = folder.rpartition("/")
+        own = _join(self._enter(above), name)
         try:
-            mode = os.stat(folder).st_mode
+            mode = os.lstat(folder).st_mode
         except FileNotFoundError:
-            if os.path.islink(folder):
-                raise Refused(f"{_shown(folder)} is a dangling link, but has entries") from None
             os.mkdir(folder, 0o755)
-            self.implied.add(_resolve(folder))
+            self.implied.add(own)
         else:
-            if _is_whiteout(folder):
+            if stat.S_ISLNK(mode):
+                own, mode = self._follow(folder)
+            elif _is_whiteout(folder):
                 os.unlink(folder)
                 os.mkdir(folder, 0o755)
-                self.opaque.add(folder)
-            elif not stat.S_ISDIR(mode):
+                mode = stat.S_IFDIR
+                self.opaque.add(own)
+            if not stat.S_ISDIR(mode):
                 raise Refused(f"{_shown(folder)} is not a directory, but has entries")
-        self._folders.add(folder)
+        self._folders[folder] = own
+        return own
 
-    def _make_folder(self, path: str) -> None:
-        if self.implied:
-            self.implied.discard(_resolve(path))
+    def _follow(self, link: str) -> tuple[str, int]:
+        """The path that a link leads to, within this root, and the mode of what is there."""
+        try:
+            return os.path.realpath(f"/{link}").strip("/"), os.stat(link).st_mode
+        except FileNotFoundError:
+            raise Refused(f"{_shown(link)} is a dangling link, but has entries") from None
+
+    def _make_folder(self, path: str, own: str) -> None:
+        self.implied.discard(own)
         try:
             found = os.lstat(path)
         except FileNotFoundError:
@@ -147,8 +152,8 @@ class Tree:
                 self._clear(path)
                 os.mkdir(path, 0o700)
                 if was_whiteout:
-                    self.opaque.add(path)
-        self._folders.add(path)
+                    self.opaque.add(own)
+        self._folders[path] = own
 
     def _clear(self, path: str) -> None:
         """Of two entries with one name the later counts: remove the earlier."""
@@ -162,7 +167,7 @@ class Tree:
         else:
             os.unlink(path)
         if stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
-            self._folders = {""}  # names that led through it may lead elsewhere now
+            self._folders = {"": ""}  # names that led through it may lead elsewhere now
 
     def _link(self, path: str, entry: tarfile.TarInfo) -> None:
         target = _clean(entry.linkname)
@@ -234,9 +239,8 @@ def _set_attribute(where: str, path: str, name: str, text: str) -> None:
             raise
 
 
-def _resolve(folder: str) -> str:
-    """The folder's own path: links in it lead nowhere but into this root."""
-    return os.path.realpath(f"/{folder}").strip("/")
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
 
 
 def _is_whiteout(path: str) -> bool:
