@@ -19,8 +19,12 @@ from urllib.parse import urlsplit
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 # Ranges whose last 32 bits are the IPv4 address: NAT64 (RFC 6052), IPv4-translated (RFC 2765), IPv4-compatible (RFC 4291).
 _EMBEDDING = [ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")]
-_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # of a site's own (RFC 8215): who knows where it leads
-
+# Of IPv6 only this part was ever given to anybody: what else there is, and will be, is for special purposes.
+_ASSIGNED = ipaddress.IPv6Network("2000::/3")
+# What IANA's registries of special-purpose addresses have and ``ipaddress`` doesn't: IETF protocols but for two anycast services,
+# relays of 6to4 and 6to4 itself, documentation (RFC 9637).
+_SPECIAL = [ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "2002::/16", "3fff::/20")]
+_ANYCAST = [ipaddress.IPv4Address(text) for text in ("192.0.0.9", "192.0.0.10")]
 
 CLOSED = "!"  # what a closed address begins with, among allowed ones
 PUBLIC_ONLY = "public-only"  # among allowed addresses: private ones are closed, too
@@ -92,8 +96,12 @@ def is_link_local(address: Address) -> bool:
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is anybody's on the internet, as far as the address says."""
-    return address.is_global and address not in _LOCAL_NAT64
+    """Whether it is anybody's on the internet, as far as the address says. One that leads to another (``find_embedded``) isn't."""
+    if address.is_multicast or not address.is_global:
+        return False
+    if address.version == 6 and address not in _ASSIGNED:
+        return False
+    return address in _ANYCAST or not any(address in network for network in _SPECIAL)
 
 
 def _describe_closed(address: Address, nodes: Collection[str], *, public_only: bool) -> str:

@@ -147,6 +147,7 @@ def test_this_machine_links_and_private_addresses_are_refused_unless_allowed() -
             ("[fd00::1]", "a private address"),
             ("[64:ff9b::a00:1]", "a private address"),
             ("[64:ff9b:1::1]", "a private address"),
+            ("[5f00::1]", "a private address"),
             ("[fec0::1]", "link-local"),
             ("[::127.0.0.1]", "this machine itself"),
             ("[::ffff:0:127.0.0.1]", "this machine itself"),
