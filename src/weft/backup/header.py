@@ -9,7 +9,16 @@ from itertools import islice
 
 import msgspec
 
-from weft.backup.errors import ObjectMissing, header_altered, header_lost, is_full, no_repository, too_new, wrong_key
+from weft.backup.errors import (
+    ObjectMissing,
+    header_altered,
+    header_lost,
+    is_full,
+    no_repository,
+    refused,
+    too_new,
+    wrong_key,
+)
 from weft.backup.format import CHUNK, HEADER, VERSION, decode_index, decode_manifest
 from weft.backup.key import Keys, RepositoryKey
 from weft.backup.storage.contract import Storage, list_own
@@ -30,6 +39,10 @@ class Header(msgspec.Struct, kw_only=True):
     chunk_bytes: int = CHUNK
     fingerprint: str = ""  # of the key
     mac: str = ""
+
+
+class _PageInstead(ValueError):
+    """A server that isn't one of S3, or lies, has the same answer for all that it is asked for."""
 
 
 def make_header(identity: str, keys: Keys, now: float) -> Header:
@@ -57,6 +70,8 @@ def find_header(storage: Storage, key: RepositoryKey, ids: Callable[[], Iterable
         return _read(storage, HEADER, key)
     except ObjectMissing:
         problem = header_lost(storage.url) if holds_backups(storage) else no_repository(storage.url)
+    except _PageInstead:
+        problem = refused(storage.url, f"its answer for {HEADER} is a page or a listing, not an object")
     except (ValueError, msgspec.MsgspecError):
         problem = header_altered(storage.url)
     with contextlib.suppress(ObjectMissing, ValueError, msgspec.MsgspecError, Forbidden):
@@ -92,7 +107,10 @@ def _write(storage: Storage, place: str, header: Header) -> None:
 
 def _read(storage: Storage, place: str, key: RepositoryKey) -> Header:
     """Raises ObjectMissing; ValueError or MsgspecError if it is damaged; Forbidden if it is another key's, or a newer weft's."""
-    header = msgspec.json.decode(storage.get(place, 0, _LIMIT), type=Header)
+    data = storage.get(place, 0, _LIMIT)
+    if data.startswith(b"<") and storage.url.startswith("s3://"):
+        raise _PageInstead(place)
+    header = msgspec.json.decode(data, type=Header)
     if header.format != HEADER:
         raise ValueError(header.format)
     if header.version > VERSION or header.chunk_bytes != CHUNK:

@@ -11,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from weft.backup.header import find_header
+from weft.backup.key import RepositoryKey
 from weft.backup.storage import s3, s3_bounds
 from weft.backup.storage.s3 import S3Storage
 from weft.objects.errors import Forbidden, Unavailable
@@ -104,8 +106,12 @@ def test_a_refusal_and_a_listing_are_read_no_further_than_one_can_be_long() -> N
 
 @pytest.mark.parametrize("name", [lambda _: "", lambda _: "packs/a", lambda number: f"packs/{9999 - number}"])
 def test_a_listing_that_does_not_go_on_ends(name: Callable[[int], str]) -> None:
-    with serving(list_pages(name)) as storage, pytest.raises(Unavailable, match="a listing that has no end"):
-        list(storage.list("packs/"))
+    with serving(list_pages(name)) as storage:
+        with pytest.raises(Unavailable, match="a listing that has no end"):
+            list(storage.list("packs/"))
+        # Each GET of an object is answered with a page, too: that is no header which is damaged.
+        with pytest.raises(Unavailable, match="its answer for weft-backup is a page"):
+            find_header(storage, RepositoryKey.generate(), list, 0.0)
 
 
 def test_a_listing_that_goes_on_and_on_ends(monkeypatch: pytest.MonkeyPatch) -> None:
