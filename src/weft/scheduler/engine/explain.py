@@ -245,8 +245,16 @@ def _count_others(snapshot: Snapshot, request: Request, refusers: Iterable[tuple
     }
 
 
+def describe_deleted_node(snapshot: Snapshot, request: Request) -> str:
+    """That the requested node isn't there any more: it was when the request was admitted. "": it is, or none was requested."""
+    is_there = not request.node or request.node in snapshot.names
+    return "" if is_there else f"node {request.node}, which was requested, was deleted"
+
+
 def _describe_shortage(engine: Engine, request: Request, wanting: Flags, refused_by: dict[str, int]) -> str:
     snapshot = engine.snapshot
+    if deleted := describe_deleted_node(snapshot, request):
+        return deleted
     if not len(snapshot):
         return "there are no nodes"
     if request.runtime and not snapshot.machine(name_runtime(request.runtime)).any():

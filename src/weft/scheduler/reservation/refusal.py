@@ -9,6 +9,7 @@ from weft.kinds.reservation import ReservationSpec
 from weft.objects.quantity import format_bytes, format_cores, format_duration, format_time
 from weft.scheduler.allocation.lease import Conflict, describe_amounts, describe_most_free, format_earliest
 from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.engine.explain import describe_deleted_node
 
 
 def describe_refusal(
@@ -24,6 +25,8 @@ def describe_refusal(
     """``fitting`` of ``count`` slots fit; ``span``: start and end, ``later``: from when all of them would (seconds since 1970)."""
     size = f"{format_cores(spec.cpu)} and {format_bytes(spec.memory)}" + (f" and {spec.gpus} GPUs" if spec.gpus else "")
     when = f"from {format_time(span[0])} to {format_time(span[1])}"
+    if deleted := describe_deleted_node(engine.snapshot, request):
+        return deleted
     text = f"only {fitting} of {count} slots of {size} fit" if fitting else f"no node has {describe_amounts(request)}"
     text = f"{text} {when}"
     if later < math.inf:

@@ -89,6 +89,14 @@ def test_maintenance_has_a_verdict_of_its_own_that_tells_its_reason() -> None:
     assert verdicts(snapshot, ask())["n1"] == "chosen"
 
 
+def test_a_requested_node_that_was_deleted_is_named() -> None:
+    for nodes in ((), (make_node("n1"),)):
+        told = explain(Engine(table_of(*nodes), seed=0), ask(node="n2"), "w", None)
+        assert told.message == "node n2, which was requested, was deleted"
+    engine = Engine(table_of(make_node("n1")), seed=0)
+    assert "was deleted" not in explain(engine, ask(node="n1", cpu=999.0), "w", None).message
+
+
 def test_a_silent_node_has_a_verdict_that_tells_whether_it_is_autonomous() -> None:
     nodes = {name: make_node(name, phase=name.capitalize()) for name in ("autonomous", "joining", "ready")}
     snapshot = table_of(*nodes.values(), make_node("silent", phase="NotReady"))
