@@ -8,11 +8,12 @@ from typing import Any
 from unittest import mock
 
 import msgspec
+import pytest
 
-from weft.api.node.force_delete import give_up
+from weft.api.node.force_delete import describe_next, give_up
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Put, Write
-from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NODE, NodeStatus
 from weft.objects.envelope import Envelope, encode_envelope
 from weft.objects.identity import Ref
@@ -59,3 +60,19 @@ def test_a_place_that_is_made_while_its_node_is_given_up_goes_too() -> None:
         return [entry.key for entry in page.entries if not entry.key.startswith("/enrolment/")]
 
     assert asyncio.run(run()) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "pool", "says"),
+    [
+        ({}, None, "it gets a new one from its image"),
+        ({"node": "n2", "run": "run"}, "shared", "it gets a new one from its image"),
+        ({"run": "stop"}, None, "it gets a new one from its image at its next start"),
+        ({}, "local", "it waits for that node, which has volume data, too"),
+        ({"node": "n1"}, "local", "it waits for that node, which its spec names"),
+    ],
+)
+def test_what_becomes_of_a_vm_whose_disk_is_lost_follows_from_its_spec(spec: Any, pool: str | None, says: str) -> None:
+    volumes = [AllocatedVolume(name="data", uid="v", size=1, pool=pool)] if pool is not None else []
+    vm = Envelope(kind="vm", name="web", uid="vm-1", spec=msgspec.Raw(msgspec.json.encode(spec)))
+    assert describe_next(vm, msgspec.structs.replace(SPEC, volumes=volumes), "n1") == says

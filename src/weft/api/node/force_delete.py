@@ -17,7 +17,7 @@ from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.allocation import AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
@@ -106,12 +106,28 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
 
 
 async def _report_loss(context: ApiContext, node: str, spec: AllocationSpec) -> None:
-    """Say of a workload that lost its root disk with the node, and what there is instead."""
+    """Say of a workload that lost its root disk with the node, what becomes of it, and what copies there are."""
     if not has_root_disk(msgspec.to_builtins(spec)):
         return
+    found = await context.store.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
+    workload = decode_envelope(found.value) if found is not None else None
+    if workload is None or workload.uid != spec.workload.uid or workload.deleting_since is not None:
+        return  # it needs no disk any more
     copies = describe_copies(await _read_objects(context, spec.workload.project), spec.workload, node)
-    said = f"node {node}, which has its root disk, was given up: it gets a new one from its image; {copies}"
+    said = f"node {node}, which has its root disk, was given up: {describe_next(workload, spec, node)}; {copies}"
     context.add_event(spec.workload, "RootDiskLost", said, "Warning")
+
+
+def describe_next(workload: Envelope, place: AllocationSpec, node: str) -> str:
+    """Pure. What becomes of a workload whose root disk was on the node, in one clause."""
+    wanted = msgspec.json.decode(workload.spec)
+    volumes = [one.name for one in place.volumes if one.pool == LOCAL]
+    if wanted.get("node") == node:
+        return "it waits for that node, which its spec names"
+    if volumes:
+        return f"it waits for that node, which has volume {', '.join(volumes)}, too"
+    starts = "" if wanted.get("run", "run") == "run" else " at its next start"
+    return f"it gets a new one from its image{starts}"
 
 
 async def _read_objects(context: ApiContext, project: str | None) -> list[dict[str, Any]]:
