@@ -154,6 +154,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/departure/controller",
         "controllers/departure/reclaim",
         "controllers/deployment/handover",
+        "controllers/deployment/ports",
         "controllers/deployment/writes",
         "controllers/device/controller",
         "controllers/device/rollout",

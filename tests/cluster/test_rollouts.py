@@ -83,9 +83,11 @@ def test_a_deployment_is_updated_goes_back_and_switches_without_a_failed_request
     assert load.failures() == [] and len(load.requests) > 100
 
 
-def test_a_single_vm_is_adopted_changed_in_its_place_and_left(cluster: Cluster) -> None:
-    cluster.ok("vm", "create", "lone", "--image", "tiny", "--memory", "128M")
+def test_a_single_vm_is_adopted_changed_in_its_place_once_its_port_answers_and_left(cluster: Cluster) -> None:
+    publish, serve = f"{cluster.free_port()}:80", ("vm", "exec", "lone", "--", "httpd", "-p", "80", "-h", "/")
+    cluster.ok("vm", "create", "lone", "--image", "tiny", "--memory", "128M", "--publish", publish)
     try:
+        cluster.ok(*serve)
         uid = cluster.vm("lone")["uid"]
         config = cluster.folder / "lone.yaml"
         config.write_text("kind: vm\nname: lone\nspec: {image: tiny, memory: 128M, restart: always}\n")
@@ -93,6 +95,14 @@ def test_a_single_vm_is_adopted_changed_in_its_place_and_left(cluster: Cluster) 
         assert said.returncode == 0, said.stderr
         vm = cluster.vm("lone")
         assert (vm["uid"], vm["spec"]["restart"], vm["owner"]["kind"]) == (uid, "always", "deployment")
+        cluster.ok("deployment", "set", "lone", "--min-healthy", "1s")
+        # It restarts, without that program.
+        config.write_text(config.read_text().replace("tiny,", 'tiny, screen: "yes",'))
+        cluster.ok("vm", "update", "lone", "--config", str(config), "--detach")
+        until(lambda: "answers on its TCP port 80" in cluster.object("deployment", "lone")["status"]["message"], 30)
+        assert cluster.object("deployment", "lone")["status"]["phase"] == "Progressing"
+        cluster.ok(*serve)
+        until(lambda: cluster.run("rollout", "status", "lone").returncode == 0, 30)
         cluster.ok("deployment", "delete", "lone", "--yes")
         assert cluster.vm("lone")["uid"] == uid
     finally:

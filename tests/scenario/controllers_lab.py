@@ -22,7 +22,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, LeaseRequest, LeaseStatus, check_lease
-from weft.kinds.fields.service.readiness import ReadinessReport
+from weft.kinds.fields.service.readiness import ReadinessReport, is_service, name_port
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
@@ -145,6 +145,7 @@ class PretendNode:
         self.program: Callable[[AllocationSpec], EndsAs | None] = lambda spec: None
         self.digest = ""  # of the image that containers run here
         self.ready_for = ""  # uid of a service whose check all that runs here passes
+        self.listens: Callable[[AllocationSpec], bool] = lambda spec: True  # whether its published ports answer
         self.refuses: dict[str, str] = {}  # why machines with a firmware can't start here
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
@@ -248,6 +249,9 @@ class PretendNode:
             new.state, new.reason, new.message = "failed", "invalidInput", self.refuses[spec.firmware]
         if self.ready_for and new.state == "running":
             new.readiness = {self.ready_for: ReadinessReport(ready=True)}
+        if new.state == "running":
+            said = {name_port(port): ReadinessReport(ready=self.listens(spec)) for port in spec.asked_ports}
+            new.readiness = {**{one: new.readiness[one] for one in new.readiness if is_service(one)}, **said}
         new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.scenario.controllers_lab import GIB, MIB, Lab
 from tests.scenario.test_deployments import act, add_nodes, instances, put_deployment, status_of, until
 
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
@@ -49,6 +51,15 @@ async def ports(lab: Lab) -> dict[int, str]:
 
 def claim_port(vm: Envelope) -> PublishedPortSpec:
     return PublishedPortSpec(port=8091, protocol="tcp", target_port=80, workload=vm.ref)
+
+
+async def listen(lab: Lab, listens: Callable[[AllocationSpec], bool]) -> None:
+    """From now on published ports answer so."""
+    for node in lab.nodes.values():
+        node.listens = listens
+        for one in await lab.every("allocation"):
+            if one.uid in node.running:
+                await node.act(one.key)
 
 
 async def names(lab: Lab) -> dict[str, str]:
@@ -106,6 +117,65 @@ async def test_the_published_port_goes_to_the_vm_that_is_promoted_and_back_at_an
         await until(lab, "RolledBack", 1)
         assert await ports(lab) == {8091: "web"}
         assert (await spec_of(lab, "web")).publish == ["8091:80"]
+
+
+@pytest.mark.parametrize(
+    ("own", "template", "kind"),
+    [
+        ({}, {"image": "newer"}, "rolling"),
+        ({}, {"image": "newer"}, "blue-green"),
+        ({}, {"image": "newer"}, "canary"),
+        ({"volumes": ["data"]}, {"image": "newer"}, "rolling"),
+        ({}, {"firmware": "bios"}, "rolling"),
+    ],
+    ids=["beside", "blue-green", "canary", "after a stop", "in place"],
+)
+async def test_a_version_that_leaves_a_published_port_unanswered_goes_back(
+    tmp_path: Path, own: dict[str, Any], template: dict[str, Any], kind: str
+) -> None:
+    async with Lab(tmp_path) as lab:
+        vm = {"publish": ["8091:80", "8053:53/udp"], **own}
+        await adopt(lab, vm, type=kind, auto_promote=True, monitor_duration=5.0, rollback_on_failure=True)
+        await listen(lab, lambda spec: spec.firmware == "auto" and spec.image is not None and spec.image.name == "tiny")
+        await act(lab, "update", UpdateInput(template=template))
+        verdict = (await until(lab, "RolledBack", 1)).verdict
+        assert "nothing answers on its TCP port 80 (published as 8091:80), where the version before" in verdict
+        assert await ports(lab) == {8091: "web", 8053: "web"}
+        assert (await lab.status("web")).phase == "Running"
+        assert [one.asked_ports for one in await lab.allocations() if one.desired == "run"] == [[]]
+
+
+async def test_a_port_that_nothing_served_is_asked_of_no_new_version(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"publish": ["8091:80"]})
+        await listen(lab, lambda spec: False)
+        await act(lab, "update", NEWER)
+        await until(lab, "Promoted", 2)
+        (said,) = [event.message for event in lab.journal.events if event.reason == "PortsUnanswered"]
+        assert said.startswith("nothing answered on TCP port 80 before the update")
+
+
+async def test_an_undo_ends_once_the_kept_vm_answers_again_and_updates_before_it_ask_for_the_same(
+    tmp_path: Path,
+) -> None:
+    async with Lab(tmp_path) as lab:
+        await adopt(lab, {"volumes": ["data"], "publish": ["8091:80"]})
+        await listen(lab, lambda spec: spec.workload.name == "web")
+        for revision, image in ((2, NEWER), (3, UpdateInput(template={"image": "newer", "cpu": 2.0}))):
+            await act(lab, "update", image)
+            await until(lab, "Progressing", revision)
+            await lab.pass_time(10)
+            await lab.kill_deciders()
+            lab.start_deciders(f"after-{revision}")
+            assert "TCP port 80" in (await until(lab, "Undecided", revision)).verdict
+        await listen(lab, lambda spec: False)
+        await act(lab, "undo", UndoInput())
+        await lab.until_phase("web", "Running")
+        await lab.pass_time(20)
+        assert (await status_of(lab)).phase == "Progressing"
+        await listen(lab, lambda spec: True)
+        await until(lab, "RolledBack", 1)
+        assert await ports(lab) == {8091: "web"}
 
 
 async def test_the_name_in_its_networks_leads_to_the_vm_that_is_promoted(tmp_path: Path) -> None:

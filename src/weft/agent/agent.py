@@ -383,6 +383,7 @@ class Agent:
             self._guarded.wake()
             self._watches.follow_networks()
             self._network.wake()
+            self._readiness.wake()
 
     def _on_snapshot(self, change: Change) -> None:
         self._snapshots.note(change)

@@ -193,6 +193,7 @@ class AllocationSpec(msgspec.Struct, kw_only=True):
     # begin: its node shall find out whether it can guard it; hold: it runs only while its cluster is known to be primary.
     guard: Literal["", "begin", "hold"] = ""
     replicated: bool = False  # a copy of it may have been promoted at another cluster while this node was away
+    asked_ports: list[int] = []  # of the guest, TCP: its node tries them all the time, for an update of the VM
 
 
 class Step(msgspec.Struct, kw_only=True, frozen=True):
@@ -237,7 +238,7 @@ class AllocationReport(msgspec.Struct, kw_only=True):
     to_begin: bool = False  # no guest has begun from the snapshot in its origin yet
     readiness: dict[
         str, ReadinessReport
-    ] = {}  # of a running one, by the uid of each service that it has been asked for
+    ] = {}  # of a running one, by the uid of each service that it has been asked for, and by ``name_port``
 
 
 class AllocationStatus(msgspec.Struct, kw_only=True):

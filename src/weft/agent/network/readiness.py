@@ -1,5 +1,6 @@
-"""Asks the workloads of this node whether they are ready, for each service that leads to them. ``judge`` (pure) decides after one
-result; ``ReadinessChecks`` keeps one check for each service and allocation, and notes what it finds in the allocation's state.
+"""Asks the workloads of this node whether they are ready, for each service that leads to them, and whether the ports answer that
+their allocations name. ``judge`` (pure) decides after one result; ``ReadinessChecks`` keeps one check for each service or port and
+allocation, and notes what it finds in the allocation's state.
 
 Reads the services of this node's networks; woken by them, and by the clock to see which guests run. What a workload answers is a
 stranger's: of HTTP only the first line is read, of a command a few words.
@@ -31,7 +32,7 @@ from weft.contracts.driver.network import CanDial
 from weft.contracts.driver.runtime import CanExec
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import HealthCheck
-from weft.kinds.fields.service.readiness import MOST_CHECKED, MOST_MESSAGE, Readiness, ReadinessReport
+from weft.kinds.fields.service.readiness import MOST_CHECKED, MOST_MESSAGE, Readiness, ReadinessReport, name_port
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import short_id
 
@@ -88,7 +89,7 @@ class Flapping:
 
 
 class _Key(NamedTuple):
-    service: str  # uid
+    service: str  # uid, or ``name_port``
     allocation: str
 
 
@@ -132,7 +133,7 @@ class ReadinessChecks:
             while True:
                 self._woken.clear()
                 self.follow()
-                pause = FOLLOW_SECONDS if any(self._services.values()) else 60.0
+                pause = FOLLOW_SECONDS if self._is_asked() else 60.0
                 await wait_for_event(self._clock, self._woken, pause)
         finally:
             for check in self._checks.values():
@@ -140,7 +141,7 @@ class ReadinessChecks:
 
     def follow(self) -> None:
         """Check what runs here and is a target, and nothing else."""
-        wanted = self._find_wanted() if any(self._services.values()) else {}
+        wanted = self._find_wanted() if self._is_asked() else {}
         for key in [key for key, check in self._checks.items() if _is_other(check, wanted.get(key))]:
             self._checks.pop(key).task.cancel()
         for state in self._table:
@@ -154,6 +155,9 @@ class ReadinessChecks:
             task = asyncio.ensure_future(self._check(key.service, state, readiness, address, first))
             self._checks[key] = _Check(run, readiness, address, task)
         self._runs = {state.local.uid: _run_of(state) for state in self._table if _runs(state)}
+
+    def _is_asked(self) -> bool:
+        return any(self._services.values()) or any(state.local.spec.asked_ports for state in self._table)
 
     def _find_wanted(self) -> dict[_Key, tuple[AllocationState, object, Readiness, str]]:
         by_address = defaultdict[tuple[str, str], list[ServedAddress]](list)
@@ -174,6 +178,9 @@ class ReadinessChecks:
                 asked.sort(key=lambda pair: (not self._was_checked(pair[0].uid, state), pair[0].uid))
             for one, address in asked[:MOST_CHECKED]:
                 wanted[_Key(one.uid, state.local.uid)] = state, _run_of(state), one.readiness, address
+            for port in state.local.spec.asked_ports if state.local.spec.nics else ():
+                asks, address = Readiness(type="tcp", port=port), state.local.spec.nics[0].address
+                wanted[_Key(name_port(port), state.local.uid)] = state, _run_of(state), asks, address
         return wanted
 
     def _was_checked(self, service: str, state: AllocationState) -> bool:

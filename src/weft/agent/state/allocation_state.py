@@ -72,7 +72,7 @@ class AllocationState:
         self.restart_at = 0.0  # elapsed seconds
         self.health = Health()
         self.set_up = SetUp()
-        self.readiness: dict[str, ReadinessReport] = {}  # by service uid
+        self.readiness: dict[str, ReadinessReport] = {}  # by service uid, and by ``name_port``
         # Its steps.
         self.failure: StepFailure | None = None  # of the last one
         self.prepared = False  # all but the start is done

@@ -16,6 +16,7 @@ from weft.controllers.deployment.handover import find_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
 from weft.controllers.deployment.plan import plan_deployment
+from weft.controllers.deployment.ports import list_ports, read_answers
 from weft.controllers.deployment.requests import plan_scale
 from weft.controllers.deployment.writes import (
     SOURCE,
@@ -112,7 +113,7 @@ def plan_one(
         spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
         status=status,
         instances=[
-            read_instance(item, one, allowances[one.key], services, now)
+            read_instance(item, one, allowances[one.key], services, read_answers(view, one) if spec.adopt else (), now)
             for one in found.values()
             if not (spec_of(one).run == "stop" and is_parked(one))
         ],
@@ -128,6 +129,7 @@ def plan_one(
         trouble=observed.trouble,
         nodes=count_nodes(view) if is_spread(item, len(found)) else 0,
         served=bool(services),
+        ports=list_ports(holder),
         alone=find_alone(holder),
     )
     outcome = plan_deployment(facts)

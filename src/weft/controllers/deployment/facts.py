@@ -39,6 +39,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     kept: bool = (
         False  # people made it, or rely on its disk: it is stopped instead of deleted, and not replaced when it fails
     )
+    answers: tuple[tuple[int, bool], ...] = ()  # its node's word on ports of the guest: whether they answer
     in_place: bool = False  # it can take the template of the wanted revision while it runs
 
     @property
@@ -80,6 +81,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""  # why the history can't be read; "" if it can
     nodes: int = 0  # that could take instances, which are spread over them; 0: nobody counted them
     served: bool = True  # a service sends requests to the instances
+    ports: Mapping[int, str] = {}  # published TCP ports of its only instance, by the guest's, as in its spec: 8391:80
     alone: str = ""  # why its only instance can't run beside another; "" if it can
 
 

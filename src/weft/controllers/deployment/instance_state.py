@@ -89,7 +89,12 @@ def find_departed(workload: Item, services: Iterable[Item]) -> float | None:
 
 
 def read_instance(
-    deployment: Item, workload: Item, allowances: Sequence[Allowance], services: Sequence[Item], now: float
+    deployment: Item,
+    workload: Item,
+    allowances: Sequence[Allowance],
+    services: Sequence[Item],
+    answers: tuple[tuple[int, bool], ...],
+    now: float,
 ) -> Instance:
     """One of the deployment's VMs or containers as its plan sees it. ``services``: those that may match it."""
     envelope, status = workload.envelope, workload.status(WorkloadStatus)
@@ -123,6 +128,7 @@ def read_instance(
         held=next((one.text for one in allowances if not one.left), ""),
         in_place=_is_in_place(deployment, workload),
         kept=kept,
+        answers=answers,
     )
 
 

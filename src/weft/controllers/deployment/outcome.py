@@ -7,14 +7,14 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.deployment.instances import Instances
+from weft.controllers.deployment.ports import Ports
 from weft.kinds.fields.deployment.status import MOST_REVISIONS_BYTES, TrafficShare
 from weft.objects.quantity import format_duration
 
 CRASHES = 2  # restarts of a new instance that mean it fails
 
 
-class Outcomes(Instances):
+class Outcomes(Ports):
     """The status of the rollout that is under way."""
 
     def _begin(self, number: int, *, back: bool, why: str = "") -> None:
@@ -45,6 +45,7 @@ class Outcomes(Instances):
             self._give_up_broken()
         else:
             self._mark_outcome(number, "")
+            self._forget_answers()
         status.stage = "test" if is_tested else "roll"
         if is_tested:
             status.split = self._split({status.stable: 1000, number: 0})

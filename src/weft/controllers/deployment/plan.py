@@ -34,15 +34,19 @@ def plan_deployment(facts: Facts) -> Outcome:
 class _Planner(Rolling, Beside):
     def plan(self) -> Outcome:
         status = self._status
+        self._demand_ports()
         queued = self._take_spec()
         if self._retries:
             self._forget_failures()
         self._fit_slots()
         self._set_pause()
         if self._has_begun:
+            self._demand_ports()  # of another version, maybe
             self._requeue(0.1)  # what can be had in place is known by then
         elif status.stage == "keep":
             self._keep()
+        elif status.stage in ("test", "roll") and status.phase == "Progressing" and self._learns():
+            pass
         elif status.stage == "test" and (status.phase == "Progressing" or status.awaits):
             self._test()
         elif status.stage == "roll" and status.phase == "Progressing":

@@ -8,8 +8,9 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.deployment.facts import NewInstance, Outcome
-from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, plan_handover
+from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, find_holder, plan_handover
 from weft.controllers.deployment.instance_state import is_kept, is_parked, make_spec, merge_template
+from weft.controllers.deployment.ports import ask_ports, is_asking, list_ports
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
@@ -83,6 +84,9 @@ def plan_writes(
         writes.of(one.name).labels[DRAINING_LABEL] = None
     if deployment.spec(DeploymentSpec).adopt and plan_handover(draft, view, deployment, status, writes, now):
         outcome.requeue_after = min(LOOK_SECONDS, outcome.requeue_after or LOOK_SECONDS)
+    if deployment.spec(DeploymentSpec).adopt:
+        ports = list_ports(find_holder(deployment, found)) if is_asking(status) else ()
+        ask_ports(draft, view, found.values(), ports)
     if status != deployment.status(DeploymentStatus):
         draft.change(deployment, status=status)
     for write in writes.by_name.values():
@@ -197,6 +201,7 @@ def plan_removal(view: View, deployment: Item, now: float) -> Commit | None:
         if is_kept(deployment, item) or is_parked(item):  # it goes on without
             kept = {key: value for key, value in item.envelope.labels.items() if not key.startswith(OWN_LABELS)}
             draft.change(Item(msgspec.structs.replace(item.envelope, labels=kept, owner=None)))
+            ask_ports(draft, view, [item], ())
         else:
             draft.change(item, deleting_since=now)
     return draft.commit(deployment.key)

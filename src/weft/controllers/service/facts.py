@@ -17,7 +17,7 @@ from weft.kinds.disruption_budget import words_of_labels
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, EndpointStatus
 from weft.kinds.fields.deployment.instance import DEPLOYMENT_LABEL, DRAINING_LABEL, PARKED_LABEL, REVISION_LABEL
 from weft.kinds.fields.deployment.status import DeploymentStatus
-from weft.kinds.fields.service.readiness import MOST_CHECKED, resolve_readiness
+from weft.kinds.fields.service.readiness import MOST_CHECKED, is_service, resolve_readiness
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus, name_departure
 from weft.kinds.parts.workload import WORKLOADS_BY_LABEL, WorkloadStatus
 from weft.kinds.service import (
@@ -169,7 +169,7 @@ def _find_unready(report: AllocationReport, service_uid: str, *, was_ready: bool
     """Why it isn't ready. What its node has not said yet (it migrated, or its agent restarted) is as it was."""
     said = report.readiness.get(service_uid)
     if said is None and not was_ready:
-        return TOO_MANY_SERVICES if len(report.readiness) >= MOST_CHECKED else NOT_CHECKED
+        return TOO_MANY_SERVICES if sum(map(is_service, report.readiness)) >= MOST_CHECKED else NOT_CHECKED
     if said is None:
         return ""
     return "" if said.ready else said.message or "it is not ready"

@@ -26,6 +26,8 @@ class Revision(msgspec.Struct, kw_only=True):
     # Name of its instance in slot 0, which is kept when another revision takes its place: people gave it, or it is a VM that was
     # promoted in the place of an adopted one.
     instance: str = ""
+    # Published TCP ports of its guest that answered when another version was about to take its place; None: nobody has asked.
+    answered: list[int] | None = None
 
 
 class TrafficShare(msgspec.Struct, frozen=True):

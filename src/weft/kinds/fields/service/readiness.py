@@ -15,6 +15,7 @@ LEAST_TIMEOUT_SECONDS, MOST_TIMEOUT_SECONDS = 0.1, 10.0  # a check that waits ta
 MOST_CHECKED = 16  # services that a workload is asked for; a node checks no more
 MOST_WORDS = 64  # of a command
 MOST_MESSAGE = 200  # characters
+_PORT = "tcp/"
 Word = Annotated[str, field("", max_length=4096, shown="word")]
 
 
@@ -43,6 +44,16 @@ class ReadinessReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
     ready: bool
     message: str = ""  # why it isn't; MOST_MESSAGE characters
     silent: bool = False  # it was ready since it started, and has said nothing since, neither yes nor no
+
+
+def name_port(port: int) -> str:
+    """By which a node reports whether a TCP port of a guest answers, beside its words for services."""
+    return f"{_PORT}{port}"
+
+
+def is_service(name: str) -> bool:
+    """Whether a node's word of that name is for a service."""
+    return not name.startswith(_PORT)
 
 
 def resolve_readiness(readiness: Readiness, first_tcp_port: int) -> Readiness:

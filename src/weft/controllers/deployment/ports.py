@@ -1,0 +1,126 @@
+"""Published TCP ports in an update of a VM: its node asks the guest for them as long as a rollout is under way. What the version
+before answered, the next one has to answer before it is promoted, and a version that comes back before it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from weft.controllers.allocation.active import active_allocation
+from weft.controllers.deployment.facts import Instance
+from weft.controllers.deployment.instances import Instances
+from weft.informer.commit import Draft, edit, put, unchanged
+from weft.informer.view import Item, View
+from weft.informer.workloads import spec_of
+from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
+from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.fields.service.readiness import MOST_CHECKED, name_port
+from weft.kinds.parts.workload import parse_publish
+from weft.objects.envelope import merge_part
+
+LOOK_SECONDS = 0.5  # between two looks at what a node has found out
+SURE_SECONDS = 3.0  # after which a port that answers nobody serves nothing: one try may fail for other reasons
+LATE_SECONDS = 60.0  # after which a node won't say any more: it may be an older weft
+
+
+def list_ports(holder: Item | None) -> dict[int, str]:
+    """The guest's TCP ports that the VM publishes, MOST_CHECKED at most, with what its spec says: ``8391:80``."""
+    ports = dict[int, str]()
+    for text in spec_of(holder).publish if holder is not None else ():
+        _, guest, protocol = parse_publish(text)
+        if protocol == "tcp" and len(ports) < MOST_CHECKED:
+            ports.setdefault(guest, text)
+    return ports
+
+
+def read_answers(view: View, workload: Item) -> tuple[tuple[int, bool], ...]:
+    """What its node has found out about the ports that it was told to ask."""
+    place = active_allocation(view, workload.uid)
+    if place is None:
+        return ()
+    asked, said = place.spec(AllocationSpec).asked_ports, place.report(AllocationReport).readiness
+    return tuple((port, said[name].ready) for port in asked if (name := name_port(port)) in said)
+
+
+def ask_ports(draft: Draft, view: View, workloads: Iterable[Item], ports: Iterable[int]) -> None:
+    """Have the nodes of these VMs ask for these ports, and for no others."""
+    asked = sorted(ports)
+    for workload in workloads:
+        for place in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
+            spec = place.spec(AllocationSpec)
+            if spec.asked_ports != asked and spec.migration is None and not place.deleting:
+                envelope = edit(place)  # not its next generation: the machine has nothing to fit
+                envelope.spec = merge_part(envelope.spec, replace(spec, asked_ports=asked))
+                draft.writes.append(put(envelope))
+                draft.preconditions.append(unchanged(place))
+
+
+def is_asking(status: DeploymentStatus) -> bool:
+    """Whether somebody needs to know which ports answer."""
+    return status.stage in ("test", "roll") and status.stable > 0
+
+
+class Ports(Instances):
+    """What a rollout wants of published ports. Pure."""
+
+    def _demand_ports(self) -> None:
+        """Count no instance as healthy that doesn't answer where the version before did."""
+        status = self._status
+        number = status.revision if status.back else status.stable
+        known = next((one.answered for one in status.revisions if one.number == number), None)
+        needed = [port for port in known or () if port in self._facts.ports]
+        if needed and is_asking(status):
+            self._live = [self._judge_ports(one, needed) for one in self._live]
+
+    def _judge_ports(self, one: Instance, needed: list[int]) -> Instance:
+        said = dict(one.answers)
+        lacking = [port for port in needed if not said.get(port)]
+        if one.revision != self._status.revision or one.state != "healthy" or not lacking:
+            return one
+        if self._status.phase == "Progressing":
+            self._requeue(LOOK_SECONDS)
+        shown = ", ".join(f"{port} (published as {self._facts.ports[port]})" for port in lacking)
+        holder = self._status.holder or self._spec.adopt
+        why = (
+            f"nothing answers on its TCP port {shown}, where the version before answered; have a program listen there, or"
+            f" publish other ports (weft vm set {holder} --publish …)"
+        )
+        return replace(one, state="coming", trouble=why, silent=False)
+
+    def _forget_answers(self) -> None:
+        """Have the version that serves be asked anew. One whose place is taken already can't be: what it said last counts."""
+        status = self._status
+        if any(one != status.stable for one in status.slots):
+            return
+        self._note_answers(None)
+
+    def _note_answers(self, answered: list[int] | None) -> None:
+        revisions, stable = self._status.revisions, self._status.stable
+        for place, one in enumerate(revisions):
+            if one.number == stable:
+                revisions[place] = replace(one, answered=answered)
+
+    def _learns(self) -> bool:
+        """Whether it isn't known yet which ports the version before answers: until then it keeps its place."""
+        status, ports = self._status, self._facts.ports
+        before = next((one for one in status.revisions if one.number == status.stable), None)
+        if status.back or before is None or before.answered is not None or not ports:
+            return False
+        old = self._find((status.stable, 0))
+        said = dict(old.answers) if old is not None else {}
+        since = self._now - (status.started_at or 0.0)
+        runs = old is not None and old.state in ("healthy", "unhealthy", "coming")
+        lacking = [port for port in ports if not said.get(port)]
+        if runs and lacking and 0 <= since < (SURE_SECONDS if all(one in said for one in ports) else LATE_SECONDS):
+            assert old is not None
+            self._waits.append(f"asks which of its published ports {old.name} answers")
+            self._requeue(LOOK_SECONDS)
+            return True
+        self._note_answers([port for port in ports if said.get(port)])
+        status.progressed_at = self._now
+        if lacking:
+            shown = ", ".join(str(port) for port in lacking)
+            text = f"nothing answered on TCP port {shown} before the update, so the new version need not answer there"
+            self._note("Normal", "PortsUnanswered", text)
+        return False
