@@ -1,4 +1,4 @@
-"""The VM that has a deployment's published ports isn't deleted alone."""
+"""The VM that has a deployment's published ports isn't deleted alone, and no other instance gets any."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.objects.errors import IllegalTransition, NotFound
 
 
-def test_a_vm_that_has_the_ports_of_its_deployment_is_not_deleted_alone(tmp_path: Path) -> None:
+def test_a_vm_that_has_the_ports_of_its_deployment_is_not_deleted_alone_and_no_other_instance_gets_ports(
+    tmp_path: Path,
+) -> None:
     lab = DoorsLab(tmp_path)
     try:
         lab.client.create(make_image())
@@ -35,8 +37,15 @@ def test_a_vm_that_has_the_ports_of_its_deployment_is_not_deleted_alone(tmp_path
         assert (refused.value.token, "weft rollout undo web" in str(refused.value.hint)) == ("isServing", True)
         assert not lab.client.get("vm", "web-2-0").get("deleting_since")
         lab.client.delete("vm", "other")
-        deployment.status = msgspec.Raw(msgspec.json.encode(DeploymentStatus(holder="web-3-0")))
-        lab.put(deployment)
+        lab.client.patch("vm", "web-2-0", {"spec": {"publish": ["18082:80"]}})
+        for adopt, hint in (("web", "weft vm set web-3-0 --publish"), ("", "weft service create")):
+            deployment.spec = msgspec.Raw(msgspec.json.encode({**spec, "adopt": adopt}))
+            deployment.status = msgspec.Raw(msgspec.json.encode(DeploymentStatus(holder="web-3-0" if adopt else "")))
+            lab.put(deployment)
+            with pytest.raises(IllegalTransition, match="whose next update would end port 18083:80 with it") as refused:
+                lab.client.patch("vm", "web-2-0", {"spec": {"publish": ["18082:80", "18083:80"]}})
+            assert hint in str(refused.value.hint)
+        lab.client.patch("vm", "web-2-0", {"spec": {"publish": []}})
         lab.client.delete("vm", "web-2-0")
         with pytest.raises(NotFound):
             lab.client.delete("vm", "nobody")

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import references, sealing, uploads
 from weft.api.admission.certificates import check_certificate
-from weft.api.admission.departing import refuse_departing, refuse_late_snapshot
+from weft.api.admission.departing import refuse_departing, refuse_late_snapshot, refuse_lost_ports
 from weft.api.admission.escalation import GRANTING_SPECS, plan_gift
 from weft.api.admission.growth import refuse_growth
 from weft.api.admission.limits import limit_objects, limit_warm_images
@@ -250,6 +250,7 @@ async def plan_update(
     refuse_impossible(kind, current, changes)
     if actor is not None:
         refuse_made_changes(kind, old, spec)
+        await refuse_lost_ports(view, current, old, spec)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
     await check_certificate(context, view, kind, current.project, current.name, old, spec)

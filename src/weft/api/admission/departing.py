@@ -1,5 +1,5 @@
-"""Refuses changes of a VM that is migrating to another cluster, since they would be lost; and, once the VM has been handed over,
-the deletion of the link with that cluster."""
+"""Refuses changes that would be lost: of a VM that is migrating to another cluster, and of the published ports of an instance that
+its deployment replaces. Refuses the deletion of the link with a cluster once a VM has been handed over to it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import msgspec
 
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
+from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
+from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.migration import ENDED, MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
@@ -60,6 +62,28 @@ async def refuse_late_snapshot(view: View, project: str | None, spec: Any) -> No
             hint=f"weft wait migration/{found[0]}, then snapshot it there; or: weft migration cancel {found[0]}",
             details={"migration": found[0]},
         )
+
+
+async def refuse_lost_ports(view: View, current: Envelope, old: Any, new: Any) -> None:
+    """Raise IllegalTransition for further ports of an instance, other than the VM whose ports an update takes along."""
+    owner, had = current.owner, getattr(old, "publish", ())
+    more = [port for port in getattr(new, "publish", ()) if port not in had]
+    deployment = await view.get(DEPLOYMENT, current.project, owner.name) if more and owner is not None else None
+    if deployment is None or deployment.ref != owner or deployment.deleting_since is not None:
+        return
+    adopt = decode_part(deployment.spec, DeploymentSpec).adopt
+    holder = decode_part(deployment.status, DeploymentStatus).holder or adopt
+    if holder == current.name:
+        return
+    by_service = (
+        f"weft service create NAME --selector weft/deployment={deployment.name} --port PORT --publish HOST:PORT"
+    )
+    raise IllegalTransition(
+        f"spec.publish: {current.kind}/{current.name} is an instance of deployment/{deployment.name}, whose next update would end"
+        f" port {', '.join(more)} with it",
+        field="spec.publish",
+        hint=f"weft vm set {holder} --publish … changes the ports of the VM that serves" if holder else by_service,
+    )
 
 
 async def _find_departure(view: View, vm: Envelope) -> tuple[str, str] | None:
