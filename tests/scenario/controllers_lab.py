@@ -255,6 +255,8 @@ class PretendNode:
         new.image = self.digest if spec.container is not None else ""
         self.running[envelope.uid] = new
         self.specs[envelope.uid] = spec
+        if new.state == "running" and old.state != "running":
+            new.started_at = self.lab.clock.now()
         if spec.once and new.state == "running" and old.state != "running":
             self.began.append(spec.workload.name)
             if (end := self.program(spec)) is not None:

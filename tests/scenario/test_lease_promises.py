@@ -51,6 +51,23 @@ async def test_a_reservation_runs_from_its_start_to_its_end_and_nobody_gets_its_
         assert reasons.count("LeaseEnding") == 1  # it is shorter than the time of the warning
 
 
+async def test_a_lease_that_began_late_says_so_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        node = await lab.add_node("n1")
+        start = at(lab, 200)
+        await lab.put_vm("class", cpu=6.0, lease={"start": start, "duration": 600.0})
+        await lab.until_lease("class", "Scheduled")
+        await lab.pass_time(100)
+        await node.die()
+        await lab.pass_time(120)  # its agent is away for 20 s of its lease
+        await node.start()
+        lease = await lab.until_lease("class", "Active", 100)
+        assert 20 <= lease.late_seconds <= 25 and "late" in lease.message
+        await lab.pass_time(100)
+        assert await lab.lease("class") == lease
+        assert lab.journal.reasons("class").count("LeaseLate") == 1
+
+
 async def test_a_node_counts_a_lease_from_when_it_takes_its_capacity_on(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")  # 8 cores

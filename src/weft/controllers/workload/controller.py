@@ -64,7 +64,7 @@ from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStat
 from weft.objects.envelope import Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.lifecycle import Phase
-from weft.objects.quantity import format_time
+from weft.objects.quantity import format_duration, format_time
 
 SOURCE = "workload"
 CHECK_EVERY_SECONDS = 1.0
@@ -289,6 +289,7 @@ def render_status(
         return None
     envelope.status = merge_part(envelope.status, status)
     told = _announce_end(status, former, envelope, spec_of(workload).reservation)
+    told += _announce_late(status, former, envelope)
     if has_been_resized(desired.current, current, place):
         told.append(Event("Normal", "Resized", f"on {status.node}, which is back", envelope.ref, SOURCE))
     if status.phase == former.phase:
@@ -297,6 +298,17 @@ def render_status(
     why = f": {status.message or status.reason}" if status.message or status.reason else ""
     kind: Literal["Normal", "Warning"] = "Warning" if status.phase in (Phase.FAILED, Phase.UNKNOWN) else "Normal"
     return [*told, Event(kind, str(status.phase), f"{status.phase}{where}{why}", envelope.ref, SOURCE)]
+
+
+def _announce_late(status: WorkloadStatus, former: WorkloadStatus, envelope: Envelope) -> list[Event]:
+    lease = status.lease
+    if lease is None or lease.start is None or not lease.late_seconds:
+        return []
+    if former.lease is not None and former.lease.late_seconds and former.lease.start == lease.start:
+        return []
+    late = format_duration(round(lease.late_seconds))
+    text = f"its lease was promised for {format_time(lease.start)} and began {late} late"
+    return [Event("Warning", "LeaseLate", text, envelope.ref, SOURCE)]
 
 
 def _announce_end(

@@ -21,6 +21,7 @@ from weft.kinds.allocation import (
     is_lease_over,
 )
 from weft.kinds.fields.lease import (
+    LATE_SECONDS,
     LEASE_AT_RISK,
     LEASE_CONFLICT,
     LEASE_WAITS,
@@ -36,6 +37,7 @@ from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
+from weft.objects.quantity import format_duration
 
 # ``status.reason`` while a spec is being carried out, beside STARTING and RESTARTING.
 STOPPING, SUSPENDING, FENCED = "stopping", "suspending", "fenced"
@@ -314,7 +316,14 @@ def fold_lease(
         if migration is not None and migration.saves:
             there, then = migration.peer, "its memory is there"
         message = f"suspended for {lease.suspension.winner}; it resumes on {there} once {then}"
-    return LeaseStatus(state=state, start=lease.start, end=end, message=message, warned=warned)
+    late = former.late_seconds if former is not None and former.start == lease.start else 0.0
+    is_first = former is None or former.start != lease.start or former.state in ("Requested", "Scheduled", "Preparing")
+    if is_first and state == "Active" and asked.mode != "best-effort" and report.started_at is not None:
+        late = max(0.0, report.started_at - lease.start)
+        late = late if late > LATE_SECONDS else 0.0
+    if late and lease.suspension is None:
+        message = f"it began {format_duration(round(late))} late"
+    return LeaseStatus(state=state, start=lease.start, end=end, message=message, warned=warned, late_seconds=late)
 
 
 def _fold_unplaced_lease(desired: DesiredWorkload, asked: LeaseRequest) -> LeaseStatus:

@@ -15,6 +15,7 @@ Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
 LEASE_WAITS = "leaseWaits"  # it begins later
 LEASE_ENDED = "leaseEnded"
 LEASE_CONFLICT = "leaseConflict"
+LATE_SECONDS = 5.0  # after a promised start: then it counts as late
 LEASE_AT_RISK = "leaseAtRisk"  # its node is lost or takes nothing more, and no other has the capacity
 PREEMPTED = "preempted"
 LONGEST_SECONDS = 366 * 86400.0
@@ -113,6 +114,7 @@ class LeaseStatus(msgspec.Struct, kw_only=True, frozen=True):
     end: float | None = None  # None: open, or not decided
     message: str = ""
     warned: bool = False  # its end was announced
+    late_seconds: float = 0.0  # how much later than promised its workload began
 
 
 def check_lease(lease: LeaseRequest) -> None:
