@@ -31,10 +31,11 @@ from weft.kinds.record import (
     keys_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.quantity import format_time
+from weft.objects.quantity import format_duration, format_time
 from weft.objects.schema import field, words
 
 MOST_POLL_SECONDS = 86400.0
+MOST_WORDS = 200  # of an event
 MOST_EXPIRES_SECONDS = 31 * 86400.0
 MOST_DESIRED_BYTES = 16 << 10
 MOST_COMMANDS = 10
@@ -145,6 +146,12 @@ class ApproveInput(msgspec.Struct, kw_only=True):
     model: Annotated[str, field("Its device model; unset: as it is", name=True)] = ""
 
 
+def _describe_set(given: SetInput) -> str:
+    values = (f"{name}={msgspec.json.encode(value).decode()}" for name, value in given.desired.items())
+    until = f", for {format_duration(given.expires_seconds)}" if given.expires_seconds is not None else ""
+    return f"{', '.join(values)[:MOST_WORDS]}{until}"
+
+
 def _set(obj: Object, given: SetInput) -> dict[str, Any]:
     spec = obj["spec"]
     if not spec.get("approved", True):
@@ -253,6 +260,7 @@ DEVICE = Kind(
             change=_set,
             reads=lambda obj, _: [(DEVICE_MODEL.name, model)] if (model := dig(obj, "spec.model", "")) else [],
             needs="write",
+            says=_describe_set,
         ),
         Verb("approve", "Use a device that was found", input=ApproveInput, change=_approve, needs="write"),
     ),

@@ -137,6 +137,7 @@ class Verb(msgspec.Struct, frozen=True):
     while_deleted: bool = False  # also of an object that is being deleted, whose end waits for it
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
+    says: Callable[[Any], str] | None = None  # of the input, what its event says beside the verb; nothing secret
 
 
 class Reference(msgspec.Struct, frozen=True):

@@ -86,6 +86,14 @@ class RuleStatus(msgspec.Struct, kw_only=True):
     problem: str = ""
 
 
+def describe_act(act: Act) -> str:
+    """``sets on=true of device/fan-1``"""
+    if act.event:
+        return f"says: {act.event}"
+    values = ", ".join(f"{name}={msgspec.json.encode(value).decode()}" for name, value in act.set.items())
+    return f"sets {values[:MOST_WORDS]} of {f'device/{act.device}' if act.device else 'the device itself'}"
+
+
 def check_rule(spec: RuleSpec) -> None:
     """Raises InvalidInput."""
     read_plain(spec.when, "spec.when")

@@ -106,7 +106,8 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     if not dry_run:
         call.changed.append(Change(draft.envelope, draft.action, draft.changes))
     if draft.changes and not dry_run:
-        context.add_event(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}")
+        said = f": {verb.says(given)}" if verb.says is not None else ""
+        context.add_event(draft.envelope.ref, "Asked", f"{verb.name} requested by {call.actor.name}{said}")
     return object_answer(draft.envelope)
 
 

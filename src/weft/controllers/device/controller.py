@@ -34,7 +34,7 @@ from weft.kinds.model import MODEL, MODELS_BY_PROJECT, ModelReport, ModelSpec, M
 from weft.kinds.node import NODE, NodeSpec, NodeStatus, find_devices_project
 from weft.kinds.parts.workload import WORKLOADS_BY_NEAR
 from weft.kinds.project import PROJECT
-from weft.kinds.rule import RULE, RuleReport, RuleStatus
+from weft.kinds.rule import RULE, RuleReport, RuleSpec, RuleStatus, describe_act
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.identity import object_key
 from weft.protocol.devices import MOST_TRIGGERED
@@ -85,7 +85,7 @@ class Devices:
                 case DEVICE.name:
                     commit = _plan_device(view, item, plan, now)
                 case RULE.name:
-                    commit = _plan_rule(item)
+                    commit = _plan_rule(view, item)
                 case MODEL.name:
                     commit = _plan_model(view, item)
                 case _:
@@ -150,13 +150,28 @@ def _report_change(workload: Item, device: Item, node: str) -> Event:
     return Event("Normal", "DeviceElsewhere", f"{words}: weft {of.kind} migrate {of.name}", of.ref, SOURCE)
 
 
-def _plan_rule(item: Item) -> Commit | None:
-    status = plan_rule(item.report(RuleReport))
-    if status == item.status(RuleStatus):
+def _plan_rule(view: View, item: Item) -> Commit | None:
+    former, status = item.status(RuleStatus), plan_rule(item.report(RuleReport))
+    if status == former:
         return None
     draft = Draft()
     draft.change(item, status=status)
-    return draft.commit(item.key)
+    return draft.commit(item.key, _announce_firing(view, item, status.fired - former.fired))
+
+
+def _announce_firing(view: View, item: Item, times: int) -> list[Event]:
+    """On the rule, and on each device that it names."""
+    if times <= 0:
+        return []
+    often = "" if times == 1 else f", {times} times"
+    acts = item.spec(RuleSpec).then
+    events = [Event("Normal", "Fired", f"{'; '.join(map(describe_act, acts))}{often}", item.envelope.ref, SOURCE)]
+    for act in acts:
+        device = view.get(object_key(DEVICE.name, item.envelope.project, act.device)) if act.device else None
+        if device is not None:
+            text = f"rule/{item.envelope.name}: {describe_act(act)}{often}"
+            events.append(Event("Normal", "SetByRule", text, device.envelope.ref, SOURCE))
+    return events
 
 
 def _plan_model(view: View, item: Item) -> Commit | None:

@@ -47,7 +47,11 @@ def plan_device(
             desired={name: value for name, value in spec.desired.items() if name not in over},
             desired_until={name: at for name, at in spec.desired_until.items() if name not in over},
         )
-        events.append(("DesiredExpired", f"no longer desired, as its time is over: {', '.join(over)}"))
+        had = [name for name in over if name in report.reported]
+        words = ", ".join(f"{name} ({msgspec.json.encode(report.reported[name]).decode()[:40]} now)" for name in had)
+        rest = ", ".join(name for name in over if name not in report.reported)
+        text = f"its time is over, and the device keeps the value that it has: {', '.join(filter(None, (words, rest)))}"
+        events.append(("DesiredExpired", text))
     if not spec.approved and is_taken:
         taking = next((one for one in accepting if _takes(one[1], spec, report.found)), None)
         if taking is not None:

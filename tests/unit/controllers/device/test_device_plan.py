@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from weft.controllers.device.controller import Devices
 from weft.controllers.device.plan import SILENCE_SECONDS, Outcome, plan_device, plan_rule
-from weft.kinds.device import DeviceReport, DeviceSpec
+from weft.informer.view import Item, make_view
+from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import Property
-from weft.kinds.rule import NodeCount, RuleReport
+from weft.kinds.rule import RULE, Act, NodeCount, RuleReport, RuleSpec, RuleStatus
 
 FRIDGE = DeviceModelSpec(properties={"setpoint": Property(type="number", deadband=0.5)})
 ACME = DeviceModelSpec(accept="protocol=mqtt,manufacturer=Acme")
@@ -68,9 +71,10 @@ def test_a_device_whose_node_or_model_is_gone_says_so() -> None:
 
 def test_a_desired_value_goes_when_its_time_is_over_and_the_others_stay() -> None:
     spec = device(desired={"setpoint": 4.0, "mode": "on"}, desired_until={"setpoint": 100.0, "mode": 130.0})
-    outcome = plan(spec)
+    outcome = plan(spec, DeviceReport(reported={"setpoint": 4.0}))
     assert (outcome.spec.desired, outcome.spec.desired_until) == ({"mode": "on"}, {"mode": 130.0})
-    assert outcome.events == [("DesiredExpired", "no longer desired, as its time is over: setpoint")]
+    says = "its time is over, and the device keeps the value that it has: setpoint (4.0 now)"
+    assert outcome.events == [("DesiredExpired", says)]
     assert outcome.later == 30.0
 
 
@@ -103,3 +107,17 @@ def test_a_rule_counts_for_all_gateways_together() -> None:
     }
     status = plan_rule(RuleReport(nodes=nodes))
     assert (status.fired, status.last_fired, status.problem) == (3, 9.0, "n2: no such value")
+
+
+def test_a_rule_that_fired_says_so_on_itself_and_on_the_device_that_it_set() -> None:
+    view = make_view()
+    spec = RuleSpec(when="temperature>8", then=[Act(device="fan-1", set={"on": True}), Act(event="it is warm")])
+    rule = RULE.make("warm", spec, 1.0, project="default", status=RuleStatus(fired=2))
+    rule.report = msgspec.Raw(msgspec.json.encode(RuleReport(nodes={"n1": NodeCount(fired=3, last_fired=90.0)})))
+    for made in (rule, DEVICE.make("fan-1", device(), 1.0, project="default")):
+        view.put_item(made.key, Item(made))
+    commit = next(iter(Devices().plan(view, [rule.key], 100.0).commits))
+    assert [(event.reason, event.object.name, event.message) for event in commit.events] == [
+        ("Fired", "warm", "sets on=true of device/fan-1; says: it is warm"),
+        ("SetByRule", "fan-1", "rule/warm: sets on=true of device/fan-1"),
+    ]
