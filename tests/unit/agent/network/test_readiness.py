@@ -205,19 +205,16 @@ async def test_what_runs_is_asked_until_it_ends_and_again_when_it_is_started_afr
 
 async def test_ports_that_an_allocation_names_are_asked_until_it_names_them_no_more(tmp_path: Path) -> None:
     async def use(node: Node) -> None:
-        def ask(*ports: int) -> None:
-            spec = msgspec.structs.replace(node.state.local.spec, asked_ports=list(ports))
-            node.state.local = msgspec.structs.replace(node.state.local, spec=spec)
-
         node.services.clear()
         node.wire.answer = None
-        ask(22, 443)
+        asked = node.state.local.spec.asked_ports
+        asked += [22, 443]
         node.run(1.0)
         await node.until(lambda: len(node.state.readiness) == 2)
         assert node.state.readiness["tcp/22"] == ReadinessReport(ready=False, message="port 22: connection refused")
         node.wire.answer = b""
         await node.until(lambda: all(one.ready for one in node.state.readiness.values()))
-        ask()
+        asked.clear()
         node.checks.follow()
         assert node.state.readiness == {}
 
