@@ -325,7 +325,7 @@ def test_a_manifest_with_another_desired_value_ends_the_time_of_the_former_one(s
     client, where = shop.lab.client, {"project": shop.project}
     client.verb("device", "fridge-1", "set", {"desired": {"setpoint": 4}, "expires_seconds": 3000}, **where)
     shop.lab.journal.flush()
-    said = client.events(about=f"device/{shop.project}/fridge-1")[-1]["message"]
+    said = list(client.events(about=f"device/{shop.project}/fridge-1"))[-1]["message"]
     assert said.startswith("set requested by ") and said.endswith(": setpoint=4, for 50m")
     client.patch("device", "fridge-1", {"spec": {"desired": {"setpoint": 4}, "poll_seconds": 5}}, **where)
     assert "setpoint" in shop.stored("fridge-1")[1].desired_until

@@ -17,7 +17,8 @@ MIB = 1 << 20
 async def test_an_invocation_prints_what_its_time_allows_and_no_clock_makes_it_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loop, jumps = asyncio.get_running_loop(), [0.0]
+    loop = asyncio.get_running_loop()
+    jumps = [loop.time()]
 
     def read_late_clock() -> float:
         jumps[0] += 1000.0  # each look at it finds that the machine stood still for a quarter of an hour
