@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import random
@@ -18,7 +19,7 @@ from weft.contracts.clock import SystemClock
 from weft.objects.errors import InvalidInput, Unavailable
 from weft.telemetry.logs import journal, match, segment, store
 from weft.telemetry.logs.journal import Cursor
-from weft.telemetry.logs.match import Pattern, make_matcher
+from weft.telemetry.logs.match import Pattern, await_matcher, make_matcher
 from weft.telemetry.logs.query import Line, Range, read_last, read_lines
 from weft.telemetry.logs.share import find_excess
 from weft.telemetry.logs.store import LogStore
@@ -297,6 +298,23 @@ def test_one_person_s_searches_leave_places_to_others(monkeypatch: pytest.Monkey
     finally:
         for pattern in patterns:
             pattern.close()
+
+
+async def test_others_search_while_a_person_s_questions_wait_for_places() -> None:
+    clock = SystemClock()
+    held = [Pattern("x", clock, asker="ann") for _ in range(match.MOST_OF_ONE)]
+    waiting = [asyncio.ensure_future(await_matcher("", "x", clock, "ann")) for _ in range(200)]
+    try:
+        bob = await await_matcher("", "x", clock, "bob")
+        assert bob is not None
+        bob.close()
+        assert sum(not one.done() for one in waiting) == match.MOST_WAITING
+    finally:
+        for one in waiting:
+            one.cancel()
+        for pattern in held:
+            pattern.close()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def fill(logs: LogStore, rounds: int) -> None:

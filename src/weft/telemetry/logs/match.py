@@ -27,8 +27,10 @@ PIPE_BYTES = 1 << 20
 MOST_PATTERNS, WAIT_SECONDS = 8, 10.0  # of one process at the same time
 MOST_OF_ONE = 3  # of these: of one person, so that nobody keeps all others from searching
 MOST_PATTERN = 1000  # characters
+MOST_WAITING = 4  # of one person's questions at the same time: more are refused, since others' would wait behind them
 # Threads of their own: those that wait for a place would otherwise take the threads of all other work.
-_waiting = ThreadPoolExecutor(2 * MOST_PATTERNS, thread_name_prefix="weft-patterns")
+_waiting = ThreadPoolExecutor(8 * MOST_PATTERNS, thread_name_prefix="weft-patterns")
+_asked = Counter[str]()  # the questions that wait, by who asks
 _WORKER = Path(__file__).with_name("pattern_worker.py")
 
 
@@ -75,13 +77,7 @@ class Pattern:
         self._asker = asker
         with self._free:
             if not self._free.wait_for(self._has_place, WAIT_SECONDS):
-                whose = f"{MOST_OF_ONE} of your" if self._taken[asker] >= MOST_OF_ONE else str(MOST_PATTERNS)
-                raise Unavailable(
-                    f"{whose} searches for patterns are under way here",
-                    reason="tooManyPatterns",
-                    hint="try again, or use --filter TEXT, which needs no search of its own",
-                    retry_after_seconds=5.0,
-                )
+                raise _too_many(f"{MOST_OF_ONE} of your" if self._taken[asker] >= MOST_OF_ONE else str(MOST_PATTERNS))
             self._taken[asker] += 1
         self._clock, self._seconds = clock, seconds
         self._left = seconds
@@ -172,6 +168,15 @@ class Pattern:
         return bytes(data)
 
 
+def _too_many(whose: str) -> Unavailable:
+    return Unavailable(
+        f"{whose} searches for patterns are under way here",
+        reason="tooManyPatterns",
+        hint="try again, or use --filter TEXT, which needs no search of its own",
+        retry_after_seconds=5.0,
+    )
+
+
 def _too_much() -> InvalidInput:
     return InvalidInput(
         "regex needs too much memory", field="regex", hint="avoid large repetitions like {1000}, or use --filter TEXT"
@@ -180,12 +185,22 @@ def _too_much() -> InvalidInput:
 
 async def await_matcher(filter: str, regex: str, clock: Clock, asker: str) -> Matcher | None:
     """``make_matcher``, which may wait for a place, beside the loop."""
+    if regex and _asked[asker] >= MOST_WAITING:
+        raise _too_many(f"{MOST_WAITING} more of your")
+    _asked[asker] += 1
     making = asyncio.get_running_loop().run_in_executor(_waiting, make_matcher, filter, regex, clock, asker)
+    making.add_done_callback(lambda _: _begin_less(asker))
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
         making.add_done_callback(_close_made)
         raise
+
+
+def _begin_less(asker: str) -> None:
+    _asked[asker] -= 1
+    if not _asked[asker]:
+        del _asked[asker]
 
 
 def _close_made(making: asyncio.Future[Matcher | None]) -> None:
