@@ -41,6 +41,12 @@ NEW = "#!/bin/sh\necho two"
 def test_a_vm_that_is_replaced_takes_its_port_along_and_leaves_its_disk_only_if_people_say_so(fabric: Fabric) -> None:
     file = write(fabric, publish=["18091:80"], node="n1")
     assert fabric.weft("vm", "create", "pet", "--config", file).code == 0
+    same = fabric.weft("vm", "update", "pet", "--config", file)
+    assert (same.code, same.out) == (0, "vm/pet  unchanged\n"), same.err
+    assert (
+        fabric.weft("get", "deployment/pet").code == 3
+        and not json.loads(fabric.weft("get", "snapshot", "-o", "json").out)["items"]
+    )
     file = write(fabric, publish=["18091:80"], node="n1", user_data=NEW)
     update = ["vm", "update", "pet", "--config", file, "--health-check-timeout", "60s"]
     preview = fabric.weft(*update, "--dry-run")
@@ -58,6 +64,7 @@ def test_a_vm_that_is_replaced_takes_its_port_along_and_leaves_its_disk_only_if_
     assert done.code == 0, done.err
     assert "stays with vm/pet: its root disk" in done.err
     assert port_of(fabric, 18091) == "pet-2-0"
+    assert fabric.weft(*update).out == "deployment/pet  unchanged\n"
     assert fabric.weft("wait", "vm/pet", "--for=phase=Stopped").code == 0
     new = json.loads(fabric.weft("get", "vm/pet-2-0", "-o", "json").out)["spec"]
     assert (new["publish"], new["node"], new["user_data"]) == (["18091:80"], "n1", NEW)

@@ -20,11 +20,13 @@ from weft.kinds.fields.deployment.instance import (
     read_instance_name,
 )
 from weft.kinds.parts.deployment.spread import DEFAULTS, names_places
+from weft.kinds.parts.deployment.verbs import find_base
+from weft.kinds.parts.goal import read_phase
 from weft.kinds.parts.nic import networks_of
 from weft.objects.spec_change import FieldChange, plan_change
 
 Object = Mapping[str, Any]
-_MOST_NAMED = 10
+_MOST_NAMED, STAYS = 10, "stays"
 _TITLES = ("INSTANCE!", "NODE", "WHAT", "WHY~")
 
 
@@ -81,7 +83,7 @@ def foresee(
         modes = {"live", "restart", "start"} if one["name"] in kept else {"live"}
         costly = [change for change in changes if change.mode != "live"]
         slot = (read_instance_name(deployment["name"], one["name"]) or (0, 0, 1))[1]
-        what, successor = "stays" if not changes else "changes while it runs", ""
+        what, successor = STAYS if not changes else "changes while it runs", ""
         if {change.mode for change in costly} - modes or (strategy != "rolling" and (changes or instance)):
             known = (same or {}).get("instance") if slot == 0 else ""
             successor = instance or known or instance_name(deployment["name"], max(number, 2), slot)
@@ -94,6 +96,20 @@ def foresee(
         where = dig(one, "status.node") or "–"
         rows.append({"instance": one["name"], "node": where, "what": what, "why": why, "new": successor})
     return rows
+
+
+def is_unchanged(
+    deployment: Object, rows: Sequence[Mapping[str, str]], template: Mapping[str, Any], more: Mapping[str, Any]
+) -> bool:
+    """Whether an update to ``template`` changes nothing of a deployment that has ended its last one, or that isn't made yet (no
+    ``uid``); ``rows`` as ``foresee`` made them. ``more``: other fields of its spec, as they would be. Pure."""
+    if not rows or any(row["what"] != STAYS for row in rows):
+        return False
+    if not deployment["uid"]:
+        return True
+    kind, spec = dig(deployment, "spec.workload"), deployment["spec"]
+    had, new = read_template(kind, find_base(deployment)), read_template(kind, template)
+    return read_phase(deployment) == "Promoted" and had == new and all(spec.get(name) == more[name] for name in more)
 
 
 def find_changes(type_: Any, instance: Object, new: Mapping[str, Any]) -> list[FieldChange]:

@@ -26,7 +26,7 @@ from weft.cli.deployment.flags import (
     read_template,
     read_workload_config,
 )
-from weft.cli.deployment.preview import foresee, list_serving, print_preview
+from weft.cli.deployment.preview import foresee, is_unchanged, list_serving, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
     SERVERS,
@@ -191,6 +191,9 @@ def update(
         replaced = describe_replaced(session, deployment, current, merged, chosen, rows)
     if dry_run:
         return print_preview(session, rows, chosen, replaced)
+    all_labels = {**dig(deployment, "spec.labels", {}), **labels}
+    if is_unchanged(deployment, rows, merged, {"strategy": chosen, "labels": all_labels}):
+        return finish_one(session, target, deployment, "unchanged")
     replaces = given["replace_root_disk"]
     if replaced and not settle_replacement(
         session, current, merged, chosen, rows[0]["new"], replaced, replaces=replaces
@@ -199,7 +202,7 @@ def update(
         return ERROR
     body: dict[str, Any] = {"template": changes, "strategy": strategy}
     if labels:
-        body["labels"] = {**dig(deployment, "spec.labels", {}), **labels}
+        body["labels"] = all_labels
     made = session.client.verb(DEPLOYMENT.name, target.name, "update", body)
     return finish_one(session, target, made, "update")
 

@@ -13,7 +13,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.flags import check_update, make_strategy_flags, read_strategy, read_workload_config
-from weft.cli.deployment.preview import find_changes, foresee, print_preview
+from weft.cli.deployment.preview import find_changes, foresee, is_unchanged, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
     describe_replaced,
@@ -139,6 +139,9 @@ def _roll_out(
     replaced = describe_replaced(session, shown, current, template, chosen, rows)
     if given["dry_run"]:
         return print_preview(session, rows, chosen, replaced)
+    if not instance and is_unchanged(shown, rows, template, {"strategy": chosen}):
+        target, same = (Target(VM, name), current) if deployment is None else (Target(DEPLOYMENT, shown["name"]), shown)
+        return finish_one(session, target, same, "unchanged")
     if live:
         _refuse_restarts(current, template)
         strategy["live_migrate"] = True
