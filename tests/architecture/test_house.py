@@ -202,6 +202,19 @@ def test_an_assert_in_the_product_only_tells_the_type_checker_what_is_so() -> No
     assert checks == []
 
 
+def test_no_hint_deletes_or_goes_back_without_asking() -> None:
+    hasty = []
+    for path in FILES:
+        if "--yes" not in text_of(path):
+            continue
+        for node in nodes_of(path, ast.JoinedStr, ast.Constant):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts)
+            if re.search(r"(?<!`)weft .*\b(delete|restore)\b.* --yes\b", text):
+                hasty.append((path.name, text[:200]))
+    assert not hasty
+
+
 def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> None:
     """Each would keep the other from being collected, and only when both are: a run of one room doesn't show it."""
     loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

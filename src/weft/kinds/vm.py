@@ -441,7 +441,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return find_workload_failure(obj, what, WORKLOAD_GOALS["start"])
     hint = f"weft describe {what}"
     if told.get("reason") == KEEPS_TOO_MUCH:
-        hint = f"delete snapshots, or keep nothing: weft restore {what} --snapshot {dig(obj, 'spec.restore.snapshot')} --yes"
+        hint = f"delete snapshots, or keep nothing: weft restore {what} --snapshot {dig(obj, 'spec.restore.snapshot')}, which asks"
     return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=hint)
 
 

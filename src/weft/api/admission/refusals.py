@@ -114,7 +114,7 @@ def refuse_impossible(kind: Kind, current: Envelope, changes: list[FieldChange])
             raise InvalidInput(
                 f'{kind.title} "{current.name}" was refused, and its {change.path} can\'t change',
                 field=change.path,
-                hint=f"weft {kind.name} create {current.name} … replaces it; or weft delete {kind.name}/{current.name} --yes,"
+                hint=f"weft {kind.name} create {current.name} … replaces it; or weft delete {kind.name}/{current.name},"
                 " then apply it again",
                 details={"change": change.mode, "old": change.old},
             )
