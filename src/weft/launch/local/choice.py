@@ -40,6 +40,32 @@ def is_of_this_state(clone: str) -> bool:
     return not marker.exists() or marker.read_text() == kept.state
 
 
+def refuse_other(
+    topology: Topology,
+    store: str | None,
+    containerd: tuple[str, ...] | None,
+    kata: tuple[str, ...] | None,
+    ceph: bool,
+) -> None:
+    """Raise InUse if the clone's cluster is another than what is asked for."""
+    if store not in (None, topology.store):
+        raise InUse(
+            f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
+        )
+    if containerd is not None and set(containerd) != set(topology.containerd):
+        have = " ".join(topology.containerd) or "no node"
+        hint = f"make down, then make up CONTAINERD={' '.join(containerd)}"
+        raise InUse(f"this cluster has a containerd on {have}", hint=hint)
+    if kata is not None and set(kata) != set(topology.kata):
+        have = " ".join(topology.kata) or "no node"
+        raise InUse(
+            f"this cluster runs isolated containers with Kata on {have}",
+            hint=f"make down, then make up KATA={' '.join(kata)}",
+        )
+    if ceph and not topology.ceph:
+        raise InUse("this cluster has no Ceph cluster", hint="make down, then make up CEPH=1")
+
+
 def choose_topology(
     clone: str,
     node_count: int = 3,
@@ -67,24 +93,10 @@ def choose_topology(
                     field=word.lower(),
                     hint=f"{word}=n3",
                 )
-    elif store not in (None, topology.store):
-        raise InUse(
-            f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
-        )
-    elif containerd is not None and set(containerd) != set(topology.containerd):
-        have = " ".join(topology.containerd) or "no node"
-        hint = f"make down, then make up CONTAINERD={' '.join(containerd)}"
-        raise InUse(f"this cluster has a containerd on {have}", hint=hint)
-    elif kata is not None and set(kata) != set(topology.kata):
-        have = " ".join(topology.kata) or "no node"
-        raise InUse(
-            f"this cluster runs isolated containers with Kata on {have}",
-            hint=f"make down, then make up KATA={' '.join(kata)}",
-        )
-    elif ceph and not topology.ceph:
-        raise InUse("this cluster has no Ceph cluster", hint="make down, then make up CEPH=1")
-    elif conflicts := find_conflicts(topology, inspect_taken()):
-        raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
+    else:
+        refuse_other(topology, store, containerd, kata, ceph)
+        if conflicts := find_conflicts(topology, inspect_taken()):
+            raise InUse("; ".join(conflicts), hint="make down, then make up, which chooses another")
     state = Path(topology.state_dir)
     state.mkdir(mode=0o700, exist_ok=True)
     write_whole(state / FILE, msgspec.json.format(msgspec.json.encode(topology)))
