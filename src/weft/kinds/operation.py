@@ -87,7 +87,7 @@ def read_operation(obj: Object) -> Operation:
         state=state,
         phase="Deleting" if act == "delete" else REJECTED if refused else phase or "Pending",
         since=float(_find_since(obj, act)),
-        message=_find_message(obj, failed.message if failed is not None and state == "failed" else ""),
+        message=_find_message(obj, failed.message if failed is not None and state == "failed" and not refused else ""),
     )
 
 

@@ -234,7 +234,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
             return None
         hint = "it is extended when that capacity becomes free before its end; weft calendar shows who has it"
         return Unplaceable(f"{what}: {message}", reason=LEASE_CONFLICT, hint=hint)
-    if not goal.ends_refused or state not in OVER:
+    if not (goal.ends_refused or goal.ends_failed) or state not in OVER:
         return None
     if state == "Done":
         return Unplaceable(f"{what} is over", reason="reservationOver", hint=f"weft delete {what}")

@@ -432,6 +432,9 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """A restore in place ends the wait for it only if it is given up."""
     if goal.asked == _RECLAIMED.asked:
         return find_not_reclaimed(obj, what)
+    set_up = find_condition(obj, "SetUp") if goal.asked == "condition=SetUp" else None
+    if set_up is not None and set_up["status"] == "False":  # it is carried out once
+        return DriverFailed(f"{what} is not set up: {set_up.get('message', '')}", hint=f"weft logs {what}")
     if goal.asked != _RESTORED.asked:
         return find_workload_failure(obj, what, goal)
     told = find_condition(obj, RESTORED)

@@ -9,6 +9,10 @@ from weft.objects.errors import InvalidInput, NotFound, WeftError
 from weft.objects.schema import suggest
 from weft.objects.selector import Fields
 
+# Kinds whose objects stay as they ended until people do something, and conditions that only a guest that runs makes True.
+_ENDING = ("vm", "container", "job", "migration", "conversion", "snapshot")
+_OF_GUESTS = ("Ready", "Healthy", "SetUp")
+
 
 def gone(what: str) -> WeftError:
     return NotFound(f"{what} was deleted while weft waited for it")
@@ -16,7 +20,8 @@ def gone(what: str) -> WeftError:
 
 def read_goal(text: str, kind: Kind) -> Goal:
     """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises InvalidInput,
-    also for a field, a value or a condition that objects of ``kind`` never have: the wait would be in vain."""
+    also for a field, a value or a condition that objects of ``kind`` never have: the wait would be in vain. One that has ended for
+    good ends the wait for its phase, or for a condition of its guest."""
     if text in ("delete", "deleted", "gone"):
         return GONE
     if text.startswith("condition="):
@@ -32,7 +37,11 @@ def read_goal(text: str, kind: Kind) -> Goal:
     path, place = read_path(kind, path)
     wanted = place.read(value.strip("'\""), path).lower()
     return Goal(
-        lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted, text, False, False, asked=text
+        lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted,
+        text,
+        ends_failed=path in ("phase", "status.phase") and kind.name in _ENDING,
+        ends_refused=False,
+        asked=text,
     )
 
 
@@ -56,4 +65,6 @@ def _read_condition(text: str, kind: Kind) -> Goal:
         found = find_condition(obj, wanted[0])
         return found is not None and (found["type"], found["status"]) == wanted
 
-    return Goal(is_so, "=".join(wanted).removesuffix("=True"), False, False, asked=text)
+    words = "=".join(wanted).removesuffix("=True")
+    ends = words in _OF_GUESTS and kind.name in _ENDING
+    return Goal(is_so, words, ends_failed=ends, ends_refused=False, asked=f"condition={words}")

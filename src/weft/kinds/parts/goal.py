@@ -178,7 +178,7 @@ def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | Non
     if goal.ends_failed and rests and dig(obj, "spec.run") == "run" and is_settled(obj):
         hint = f"weft logs {what} shows why; weft start {what}"
         return DriverFailed(f"{what} shut itself down", reason=POWERED_OFF, hint=hint)
-    if not goal.ends_refused:
+    if not goal.ends_refused and not (goal.ends_failed and read_phase(obj) == "Rejected"):
         return None
     return _find_unchanged(obj, what) or _find_unplaced(obj, what, goal, serverless)
 

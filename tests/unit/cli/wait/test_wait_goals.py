@@ -421,6 +421,44 @@ def test_what_can_never_be_is_refused_and_not_waited_for(text: str, says: str, s
     assert suggests is None or caught.value.hint == suggests
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "status", "more", "ends"),
+    [
+        ("condition=ready", "vm", {"phase": "Failed", "reason": "noSpace"}, {}, True),
+        ("phase=Running", "vm", {"phase": "Failed", "reason": "noSpace"}, {}, True),
+        ("phase=Running", "vm", {"phase": "Failed", "reason": "restarting"}, {}, False),
+        ("phase=Running", "vm", {"phase": "Failed", "observed_generation": 1}, {}, False),  # it was changed since
+        ("condition=Healthy", "container", {"phase": "Failed", "reason": "startFailed"}, {}, True),
+        ("condition=Ready", "vm", {"phase": "Stopped", "reason": "guestPoweredOff"}, {}, True),
+        ("condition=Ready=False", "vm", {"phase": "Failed"}, {}, False),
+        ("condition=Ready", "vm", {"phase": "Pending"}, {"Ready": "False"}, False),
+        ("condition=Placed", "vm", {"phase": "Pending"}, {"Placed": "False"}, False),
+        ("condition=SetUp", "vm", {"phase": "Running"}, {"SetUp": "False"}, True),
+        ("condition=SetUp", "vm", {"phase": "Running"}, {"SetUp": "Unknown"}, False),
+        ("memory=64M", "vm", {"phase": "Failed"}, {}, False),
+        ("phase=Succeeded", "job", {"phase": "Cancelled"}, {}, True),
+        ("phase=Promoted", "deployment", {"phase": "RolledBack"}, {}, False),  # until its next update
+        ("phase=Linked", "cluster", {"phase": "Failed"}, {}, False),  # it is asked again
+    ],
+)
+def test_a_wait_for_a_state_ends_with_what_keeps_it_from_ever_coming(
+    text: str, kind: str, status: dict[str, Any], more: dict[str, str], ends: bool
+) -> None:
+    told = [{"type": type_, "status": word, "reason": "x", "generation": 2} for type_, word in more.items()]
+    obj = vm("", status=status, conditions=told) | {"kind": kind}
+    goal = read_goal(text, BY_NAME[kind])
+    assert not goal.reached(obj) and (find_failure(obj, f"{kind}/web", goal) is not None) == ends
+
+
+def test_weft_wait_ends_with_a_lease_that_was_refused_for_good() -> None:
+    refused = {"type": "Placed", "status": "False", "reason": "leaseConflict", "generation": 2}
+    for kind in ("vm", "reservation"):
+        goal = plan_goal(kind, "wait")
+        assert goal is not None
+        obj = vm("Rejected", status={"state": "Rejected"}, conditions=[refused]) | {"kind": kind}
+        assert find_failure(obj, f"{kind}/web", msgspec.structs.replace(goal, ends_refused=False)) is not None
+
+
 def test_every_kind_knows_its_phases_and_paths() -> None:
     for kind, phase in (("node", "Ready"), ("volume", "Attached"), ("image", "Available"), ("job", "Succeeded")):
         for word in ("phase", "status.phase", "state"):
