@@ -15,7 +15,7 @@ from weft.kinds.pool import PoolSpec, PoolStatus
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope
-from weft.objects.errors import InvalidInput, Unplaceable
+from weft.objects.errors import InvalidInput, Unplaceable, WeftError
 
 GIB = 2**30
 
@@ -106,12 +106,16 @@ def test_a_root_disk_is_no_smaller_than_what_its_image_takes(lab: DoorsLab) -> N
     assert spec_of(lab, "vm", "web")["disk"] == 0
 
 
-def test_a_clone_and_a_quota_count_the_disk_that_is_there(lab: DoorsLab) -> None:
+def test_a_clone_has_the_disk_that_is_there_and_a_quota_counts_the_one_that_was_requested(lab: DoorsLab) -> None:
     vm, volume = lab.stored("/vm/default/web"), lab.stored("/volume/default/data")
     assert vm is not None and volume is not None
     vm.spec = raw(VmSpec(image="tiny", networks=[], disk=90 * GIB, volumes=["data"]))  # as an older weft stored it
     volume.spec = raw(VolumeSpec(size=90 * GIB))
     lab.put(vm, volume)
+    lab.client.put({"kind": "quota", "name": "project", "spec": {"disk": 200 * GIB}})
+    assert lab.client.get("quota", "project")["spec"]["disk"] == 200 * GIB
+    with pytest.raises(WeftError, match=r"disk: 180\.0 GiB of 200\.0 GiB used, 30\.0 GiB more requested"):
+        lab.client.create({"kind": "volume", "name": "more", "spec": {"size": 30 * GIB}})
     twin = lab.client.verb("vm", "web", "clone", {"new_name": "twin"})
     assert twin["spec"]["disk"] == GIB
     assert lab.client.get("volume", "twin-data")["spec"]["size"] == GIB
