@@ -121,7 +121,8 @@ def test_a_deletion_of_the_deployment_names_what_stays_and_leaves_the_vm_that_pe
 
 def test_a_deployment_of_its_own_instances_names_them_before_it_is_deleted(fabric: Fabric, tmp_path: Path) -> None:
     create = ["deployment", "create", "many", "--vm", "--image", "tiny", "--memory", "64M", "--cpu", "0.1"]
-    assert fabric.weft(*create, "--replicas", "2", "--health-check-timeout", "60s").code == 0
+    kept = ["--monitor-duration", "20s"]  # for a later canary
+    assert fabric.weft(*create, "--replicas", "2", "--health-check-timeout", "60s", *kept).code == 0
     update = ["deployment", "update", "many", "-f", write(fabric, publish=["18099:80"], user_data=NEW)]
     said = fabric.weft(*update)
     assert said.code == 2

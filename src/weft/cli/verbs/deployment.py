@@ -16,7 +16,6 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.flags import (
     check_asked,
-    check_strategy_flags,
     check_template,
     check_update,
     make_strategy_flags,
@@ -94,7 +93,6 @@ def _create(
     spec |= {"workload": workload.name, "template": template, "labels": labels}
     if strategy := read_strategy(given):
         spec["strategy"] = {**(spec.get("strategy") or {}), **strategy}
-        check_strategy_flags(strategy, spec["strategy"].get("type", "rolling"))
     for field, value in (("replicas", replicas), ("min_healthy", min_healthy)):
         spec |= {field: value} if value is not None else {}
     check_asked(spec)
