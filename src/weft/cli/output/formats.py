@@ -61,7 +61,7 @@ def print_object(session: Session, item: Object) -> None:
 def write_manifest(item: Object) -> str:
     """The YAML that makes ``item`` once more: what is its own, without uid, revision and status."""
     own = {part: item[part] for part in MANIFEST_PARTS if item.get(part)}
-    return _write_yaml(msgspec.json.decode(render_moments(msgspec.json.encode(own))))
+    return write_yaml(msgspec.json.decode(render_moments(msgspec.json.encode(own))))
 
 
 def print_data(session: Session, value: Any) -> None:
@@ -138,7 +138,7 @@ def _print_document(session: Session, document: bytes) -> None:
         return
     value = msgspec.json.decode(document)
     if session.output == "yaml":
-        sys.stdout.write(_write_yaml(value))
+        sys.stdout.write(write_yaml(value))
     elif session.output == "template":
         module = importlib.import_module("weft.cli.output.select")
         sys.stdout.write(module.write_template(session.form.expression, value))
@@ -147,7 +147,7 @@ def _print_document(session: Session, document: bytes) -> None:
         print(text, end="" if text.endswith("\n") else "\n")
 
 
-def _write_yaml(value: Any) -> str:
+def write_yaml(value: Any) -> str:
     text: str = importlib.import_module("weft.cli.manifest.yaml_text").write_yaml(value)
     return text
 

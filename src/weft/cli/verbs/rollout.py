@@ -16,7 +16,7 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
 from weft.cli.deployment.description import describe_revisions, explain_rollout
 from weft.cli.deployment.preview import list_instances
-from weft.cli.output.formats import print_data, print_items
+from weft.cli.output.formats import print_data, print_items, write_yaml
 from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
@@ -43,6 +43,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             ["--watch", "-w"], is_flag=True, help="With status: show the progress until the rollout has ended."
         ),
         _to(),
+        click.Option(
+            ["--revision"], type=click.IntRange(1), metavar="N", help="With history: show that revision's template."
+        ),
         *options.waits(),
         options.output(),
     ]
@@ -65,16 +68,24 @@ def _to() -> click.Option:
 
 def _undo(session: Session, kind: Kind | None, words: tuple[str, ...], to: int | None) -> int | None:
     target = find_one(session, kind, words, (DEPLOYMENT.name,), "give one NAME")
-    return _run(session, None, "undo", (target.name,), watch=False, to=to)
+    return _run(session, None, "undo", (target.name,), watch=False, to=to, revision=None)
 
 
 def _run(
-    session: Session, kind: Kind | None, act: str, names: tuple[str, ...], watch: bool, to: int | None
+    session: Session,
+    kind: Kind | None,
+    act: str,
+    names: tuple[str, ...],
+    watch: bool,
+    to: int | None,
+    revision: int | None,
 ) -> int | None:
     if len(names) != 1:
         raise usage(f"{act} takes the name of one deployment", f"weft rollout {act} NAME   weft deployment list")
     if to is not None and act != "undo":
         raise usage("--to goes with undo", f"weft rollout undo {names[0]} --to {to}")
+    if revision is not None and act != "history":
+        raise usage("--revision goes with history", f"weft rollout history {names[0]} --revision {revision}")
     kind_name, _, name = names[0].rpartition("/")
     if kind_name not in ("", DEPLOYMENT.name):
         raise usage(f"{names[0]} is not a deployment", "weft deployment list shows them")
@@ -88,6 +99,8 @@ def _run(
     obj = session.client.get(DEPLOYMENT.name, target.name)
     if act == "status":
         return _watch(session, target, obj) if watch else show_status(session, target, obj)
+    if revision is not None:
+        return _show_template(session, target, obj, revision)
     if act == "history":
         rows = describe_revisions(obj)
         cells = [
@@ -107,6 +120,23 @@ def _run(
         print_data(session, {**read_status(obj), "message": dig(obj, "status.message", "")})
     else:
         print(explain_rollout(obj, instances))
+    return OK
+
+
+def _show_template(session: Session, target: Target, obj: Mapping[str, Any], number: int) -> int:
+    """Print the spec that a revision's instances have, as a file for ``--config`` has it."""
+    revisions = dig(obj, "status.revisions", [])
+    found = next((one for one in revisions if one["number"] == number), None)
+    if found is None:
+        known = ", ".join(str(one["number"]) for one in revisions) or "none"
+        raise NotFound(
+            f"{target.what} has no revision {number}; there are: {known}", hint=f"weft rollout history {target.name}"
+        )
+    document = {"kind": dig(obj, "spec.workload", "container"), "spec": found["template"]}
+    if session.is_document:
+        print_data(session, document)
+    else:
+        print(write_yaml(document), end="")
     return OK
 
 
