@@ -5,7 +5,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Where this is set, each process of a run compiles again what was changed since make install, and each worker all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-tests look up down images fmt check unit affected test coverage mutants bench soak lock
+.PHONY: help install install-tests inspect up down images fmt check unit affected test coverage mutants bench soak lock
 
 help:
 	@echo "make up       install what is missing, start a three-node cluster here, boot a VM in it"
@@ -38,10 +38,10 @@ install-tests:
 	@CEPH=$(CEPH) tools/install tests
 
 # What is refused of a cluster that runs is refused before minutes of packages.
-look:
-	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local look || [ $$? -ne 1 ]; fi
+inspect:
+	@if [ -x .venv/bin/python ] && [ -n "$(CEPH)$(KATA)$(CONTAINERD)$(STORE)" ]; then STORE=$(STORE) CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local inspect || [ $$? -ne 1 ]; fi
 
-up: look install
+up: inspect install
 	@STORE=$(STORE) SERVER_OPTIONS='$(SERVER_OPTIONS)' CONTAINERD="$(CONTAINERD)" KATA="$(KATA)" CEPH=$(CEPH) CLUSTERS=$(CLUSTERS) .venv/bin/python -m weft.launch.local up
 
 # Needs no network and no up-to-date .venv: what runs must be endable. A clone that was made again has none, and may still have

@@ -1,5 +1,5 @@
-"""`python -m weft.launch.local look|up|down`: what `make up` and `make down` run, for the clone they are run in. `look` says
-whether its cluster is another than what is asked for, before packages are installed.
+"""`python -m weft.launch.local inspect|up|down`: what `make up` and `make down` run, for the clone they are run in. `inspect` says
+whether its cluster is another than the requested one, before packages are installed.
 
 The environment's STORE (`sqlite` or `etcd`) is where a new cluster keeps its objects; CONTAINERD (`n3`, or several nodes)
 on which of its nodes a containerd holds the containers, KATA on which Kata gives them machines of their own; CEPH=1 gives it a
@@ -27,22 +27,22 @@ from weft.objects.errors import WeftError
 def main(argv: list[str]) -> int:
     """Run one command; exit 0 when done, 1 with a sentence on stderr when not, 130 when interrupted."""
     clone = os.getcwd()
-    if argv in (["up"], ["look"]):
+    if argv in (["up"], ["inspect"]):
         store = os.environ.get("STORE") or None
         containerd, kata = (tuple(os.environ.get(word, "").split()) or None for word in ("CONTAINERD", "KATA"))
         options = shlex.split(os.environ.get("SERVER_OPTIONS", ""))
         more: dict[str, Any] = {"store": store, "containerd": containerd, "kata": kata}
         more["ceph"] = os.environ.get("CEPH", "") not in ("", "0")
-        if argv == ["look"]:
-            return _run(look(clone, **more))
+        if argv == ["inspect"]:
+            return _run(inspect(clone, **more))
         return _run(up_all(clone, os.environ.get("CLUSTERS", ""), options, more))
     if argv == ["down"]:
         return _run(down(clone, SystemClock(), sys.stdout))
-    print("usage: python -m weft.launch.local look|up|down", file=sys.stderr)
+    print("usage: python -m weft.launch.local inspect|up|down", file=sys.stderr)
     return 2
 
 
-async def look(clone: str, **more: Any) -> None:
+async def inspect(clone: str, **more: Any) -> None:
     """Whether the clone's cluster, if there is one, is what ``make up`` is asked for: before anything is installed."""
     topology = find_topology(clone)
     if topology is not None:

@@ -47,7 +47,7 @@ def refuse_other(
     kata: tuple[str, ...] | None,
     ceph: bool,
 ) -> None:
-    """Raise InUse if the clone's cluster is another than what is asked for."""
+    """Raise InUse if the clone's cluster is another than the requested one."""
     if store not in (None, topology.store):
         raise InUse(
             f"this cluster keeps its objects in {topology.store}", hint="make down, then make up STORE=" + store
