@@ -7,6 +7,8 @@ import re
 
 from source import ROOT
 
+from weft.kinds.fields.alert.defaults import list_default_rules
+
 POINTS = 28
 FEATURES = {"A": 8, "B": 9, "C": 7, "D": 7, "E": 9, "F": 8, "G": 7, "H": 5, "I": 6}  # how many the feature book has
 
@@ -56,6 +58,14 @@ def test_the_list_of_all_pages_has_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text()
     pages = [path for room in ("guide", "reference", "recipes") for path in (ROOT / "docs" / room).glob("*.md")]
     assert not [path.name for path in pages if f"({path.parent.name}/{path.name})" not in index]
+
+
+def test_what_the_pages_count_and_teach_is_so() -> None:
+    pages = {path: path.read_text() for path in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]}
+    rules = f"{len(list_default_rules())} rules"
+    assert f"A new fabric has {rules}," in pages[ROOT / "docs" / "guide" / "alerts.md"]
+    assert f"{rules} of a fabric" in pages[ROOT / "docs" / "status.md"]
+    assert not [path.name for path, text in pages.items() if re.search(r"pip install '?weft\b", text)], "not published"
 
 
 def test_every_path_that_the_status_names_exists() -> None:

@@ -333,11 +333,11 @@ async def test_a_model_decides_for_a_device_and_its_fallback_while_the_process_i
 
 async def test_without_the_package_each_model_says_so_and_nothing_is_started(tmp_path: Path) -> None:
     heard = Heard()
-    supervisor = ModelSupervisor(lambda _: ["false"], SystemClock(), find_missing=lambda: "pip install 'weft[edge]'")
+    supervisor = ModelSupervisor(lambda _: ["false"], SystemClock(), find_missing=lambda: "no onnxruntime")
     task = asyncio.create_task(supervisor.keep(heard))
     supervisor.put({"m": ModelFile("a" * 64, 1, path=str(tmp_path / "m"))})
     await until(lambda: heard.problems)
-    assert (heard.problems, supervisor.starts) == ({"m": "pip install 'weft[edge]'"}, 0)
+    assert (heard.problems, supervisor.starts) == ({"m": "no onnxruntime"}, 0)
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task

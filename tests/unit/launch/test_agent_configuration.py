@@ -82,7 +82,7 @@ def test_the_names_of_an_edge_deployment_of_novacron_mean_settings(tmp_path: Pat
         ("log_siz: 4G", r"agent.yaml:1: log_siz is not a known setting of the agent", "did you mean log_size?"),
         ("cpu: 1\nlog_size: 4Q", r"agent.yaml:2: log_size: 'Q' is not a unit", ""),
         ("echo_port: 70000", r"agent.yaml:1: echo_port: give a whole number from 1 to 65535", ""),
-        ("runtime: xen", r"agent.yaml:1: runtime: must be one of fake, qemu, not 'xen'", ""),
+        ("runtime: xen", r"agent.yaml:1: runtime: must be one of fake, none, qemu, not 'xen'", ""),
         ("devices: maybe", r"agent.yaml:1: devices: must be true or false, not 'maybe'", ""),
         ("cpu: [1]", r"agent.yaml:1: cpu: must be a text or a number", "write one value there"),
         ("local_functions: [a, b]", r"agent.yaml:1: local_functions: must be a text or a number", "one value there"),

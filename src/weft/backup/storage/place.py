@@ -43,7 +43,7 @@ def open_place(
         except ModuleNotFoundError as error:
             raise Unavailable(
                 f"buckets need the Python package boto3, which is missing ({error})",
-                hint="install it here: pip install 'weft[s3]'",
+                hint="install it here: pip install '.[s3]' in weft's clone",
             ) from error
         storage: Storage = s3.S3Storage(url, parts.netloc, settings, credentials, ca=ca, report=report)
         return storage

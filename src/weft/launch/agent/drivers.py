@@ -21,6 +21,7 @@ from weft.objects.identity import check_name
 RUNTIMES = {
     "qemu": "weft.drivers.runtime.qemu.driver:QemuDriver",
     "fake": "weft.drivers.runtime.fake.driver:FakeDriver",
+    "none": "weft.drivers.runtime.none.driver:NoMachines",
 }
 CONTAINERS = "weft.drivers.runtime.oci.driver:OciDriver"
 CONTAINERD = "/run/containerd/containerd.sock"

@@ -92,7 +92,13 @@ def make_agent_parser() -> Parser:
         " (default nowhere)",
     )
     parser.add_argument("--vxlan-port", type=port(), default=4789)
-    parser.add_argument("--runtime", choices=sorted(RUNTIMES), default="qemu")
+    parser.add_argument(
+        "--runtime",
+        choices=sorted(RUNTIMES),
+        default="qemu",
+        help="what runs VMs: qemu, none for a node without VMs, or fake for tests of weft itself, which only pretends to"
+        " (default: qemu)",
+    )
     parser.add_argument(
         "--container-runtime",
         type=read_container_runtime,

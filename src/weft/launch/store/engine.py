@@ -51,7 +51,9 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     try:
         engine = importlib.import_module("weft.store.etcd")
     except ModuleNotFoundError as missing:
-        raise Unavailable(f"store {url} needs {missing.name}", hint="pip install 'weft[etcd]'") from missing
+        raise Unavailable(
+            f"store {url} needs {missing.name}", hint="pip install '.[etcd]' in weft's clone"
+        ) from missing
     if not url.startswith(_ETCD_TLS):
         store = engine.EtcdStore(endpoints, clock)
         return store

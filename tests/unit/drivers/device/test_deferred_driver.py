@@ -20,7 +20,7 @@ async def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     driver.observe(heard)
     assert heard.lines == [""]
     await driver.connect(ONE)
-    remedy = "modbus needs the Python package pymodbus, which is missing: pip install 'weft[edge]'"
+    remedy = "modbus needs the Python package pymodbus, which is missing: pip install '.[edge]' in weft's clone"
     assert (heard.reach, heard.lines[-1], await driver.probe()) == ({ONE.uid: remedy}, remedy, remedy)
     with pytest.raises(Unavailable, match="edge"):
         await driver.write(ONE.uid, "c", {"fan": True}, 30.0)

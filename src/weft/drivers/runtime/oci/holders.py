@@ -40,7 +40,7 @@ class Holders:
                 made = importlib.import_module(self._module).Engine
             except ImportError as missing:
                 raise DriverFailed(
-                    f"containerd needs the Python package {missing.name}: pip install 'weft[containerd]'",
+                    f"containerd needs the Python package {missing.name}: pip install '.[containerd]' in weft's clone",
                     details={"step": "probe"},
                 ) from missing
             self._engines[address] = made(address, self._groups, self._clock, self._node_uid)
