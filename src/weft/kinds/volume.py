@@ -199,7 +199,7 @@ def refuse_orphan(_: Any, name: str, volume: VolumeSpec, __: str | None) -> None
     """Raises IllegalTransition for a volume that no workload gets, as it is."""
     if volume.orphan is not None:
         raise IllegalTransition(
-            f"volume/{name} is an orphan, the root disk of {volume.orphan.of} that node {volume.orphan.node} kept: it can't be "
+            f"volume/{name} is an orphan, the root disk of {volume.orphan.of} that node {volume.orphan.node} kept, and can't be "
             "attached, mounted or resized",
             hint=f"make it an ordinary volume first: weft volume reclaim {name}",
         )
