@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from asyncio import sslproto
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from weft.witness.sites import SiteFile
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 VOTES = "votes.json"
+TLS_BYTES = 16 << 10  # that each connection has to read into; asyncio takes 256 KiB, and strangers may open a thousand
 log = logging.getLogger("weft.witness")
 
 
@@ -99,6 +101,7 @@ def _run(settings: Settings) -> int:
 
 async def serve(settings: Settings) -> None:
     """Be the witness until SIGTERM or SIGINT."""
+    sslproto.SSLProtocol.max_size = TLS_BYTES
     clock, sites = SystemClock(), SiteFile(settings.state)
     host, port = split_address(settings.listen)
     names = [name for name in (host, *settings.names) if name not in ANY]
