@@ -109,7 +109,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
             if not any(field.startswith("conditions.") for field in kind.access.fabric_fields):
                 own.conditions = []
             if kind is BACKUP_REPOSITORY:
-                place = BackupRepositorySpec(url=f"s3://{MARK}")
+                place = BackupRepositorySpec(url=f"s3://{MARK}", ca=MARK, credentials=MARK, sealed={MARK: MARK})
                 kept = BackupRepositoryStatus(phase="Ready", id=MARK, backups=3, message=MARK)
                 own.spec, own.status = (msgspec.Raw(msgspec.json.encode(part)) for part in (place, kept))
             if kind is CLUSTER:

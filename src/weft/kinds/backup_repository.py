@@ -216,8 +216,12 @@ BACKUP_REPOSITORY = Kind(
         readers="shared",
         status_writer="backup repositories",
         further_rights=_find_rights,
-        # Where it is, which its messages say too, and what everybody keeps in it: its name and phase are for everyone.
-        fabric_fields=("spec.url", "status.id", "status.bytes", "status.backups", "status.message"),
+        # Where it is, which its messages say too, how it is opened, and what everybody keeps in it: its name and phase are for
+        # everyone.
+        fabric_fields=(
+            *("spec.url", "spec.ca", "spec.credentials", "spec.sealed"),
+            *("status.id", "status.bytes", "status.backups", "status.message"),
+        ),
     ),
     admission=Admission(
         check=check_repository,
