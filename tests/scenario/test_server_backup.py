@@ -179,6 +179,12 @@ def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(
         refused = server("restore", tmp_path / name, "--state", doors.state)
         assert refused.returncode in (2, 3) and name in refused.stderr and "Traceback" not in refused.stderr
     assert {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()} == state
+    own = (doors.state / "ca.key").read_bytes()
+    (doors.state / "ca.key").write_bytes(b"another server's")
+    restored = server("restore", tmp_path / "b", "--state", doors.state)
+    assert "kept in" in restored.stderr and "as ca.key.replaced, store.db.replaced: remove it" in restored.stderr
+    assert (doors.state / "ca.key.replaced").read_bytes() == b"another server's"
+    assert (doors.state / "ca.key").read_bytes() == own
     nowhere = server("backup", tmp_path / "b2", "--state", tmp_path / "empty")
     assert (
         nowhere.returncode == 3

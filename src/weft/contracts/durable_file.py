@@ -60,6 +60,15 @@ def name_file(work: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def name_replaced(path: Path) -> Path:
+    """A free name beside ``path``, for what is about to be replaced: what an earlier one kept stays."""
+    kept, number = path.with_name(f"{path.name}.replaced"), 1
+    while kept.exists():
+        number += 1
+        kept = path.with_name(f"{path.name}.replaced-{number}")
+    return kept
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

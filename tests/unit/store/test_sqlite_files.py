@@ -207,9 +207,10 @@ async def test_after_a_restore_old_cursors_are_refused_and_no_number_comes_again
             cursors.append(await cursor_of(store))
     assert given == sorted(set(given))
     assert fences == sorted(set(fences))
-    async with opened(tmp_path / "s.db.replaced") as store:
-        entry = await store.get("/a")
-        assert entry is not None and entry.value == b"new"
+    for name, value in (("s.db.replaced", b"lost"), ("s.db.replaced-2", b"new")):  # the first one stays, too
+        async with opened(tmp_path / name) as store:
+            entry = await store.get("/a")
+            assert entry is not None and entry.value == value
 
 
 async def test_a_refill_that_cannot_be_done_changes_nothing(tmp_path: Path) -> None:

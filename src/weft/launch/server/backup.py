@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import datetime
+import os
 import socket
 import sys
 import tempfile
@@ -20,7 +21,7 @@ import weft
 from weft.cli.command.exit_codes import exit_code
 from weft.client.context import FOLDER
 from weft.contracts.clock import Clock, SystemClock
-from weft.contracts.durable_file import write_durably
+from weft.contracts.durable_file import name_replaced, write_durably
 from weft.contracts.store import Store
 from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.gateway.function_events.backup import put_rows, read_rows
@@ -184,6 +185,7 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
     state: Path = options.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with hold_server(state):
+        before = _list_replaced(state)
         backup.put_uploads(state / BLOBS / CODE_FOLDER)  # first: objects never name what isn't there
         entries = hold_restored(backup.entries, clock.now())
         await refill_store(options.store, state, clock, entries, backup.header.revision)
@@ -191,9 +193,15 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             put_rows(state / EVENTS, backup.rows())
         for name, text in backup.files.items():
             if not (state / name).exists() or (state / name).read_text() != text:
+                if (state / name).exists():  # another server's, maybe: what it sealed can't be read without
+                    os.link(state / name, name_replaced(state / name))
                 write_durably(state / name, text.encode(), 0o644 if name.endswith(".crt") else 0o600)
         remember_store(state, options.store)
     print(f"{_describe(backup)} ← {options.shown}")
+    if kept := sorted(_list_replaced(state) - before):
+        print(
+            f"What was there is kept in {state} as {', '.join(kept)}: remove it when everything works.", file=sys.stderr
+        )
     print(
         "Start the server again: guests keep running. weft doctor lists those that are not in the backup.",
         file=sys.stderr,
@@ -208,6 +216,10 @@ async def _restore(options: argparse.Namespace, clock: Clock) -> int:
             file=sys.stderr,
         )
     return 0
+
+
+def _list_replaced(state: Path) -> set[str]:
+    return {path.name for path in state.glob("*.replaced*") if not path.name.endswith("-wal")}
 
 
 def _describe(backup: Backup) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 
-from weft.contracts.durable_file import keep_file
+from weft.contracts.durable_file import keep_file, name_replaced
 from weft.contracts.store import MAX_WRITES
 from weft.store.cursors import make_epoch
 from weft.store.sqlite.file import LockFile, as_store_error, connect, leap
@@ -18,9 +18,9 @@ from weft.store.sqlite.schema import State, create_tables, end_of, position_of, 
 def refill(path: str | Path, entries: Iterable[tuple[str, bytes]], revision: int) -> str:
     """Put ``entries`` in the place of the store at ``path``, which no process may have open; returns the new epoch.
 
-    The store that was there stays beside it as ``.replaced``. Cursors of before are refused, and revisions and fences
-    go on beyond ``revision`` and any that this store gave out. Until the end nothing is changed. Raises StoreUnavailable
-    if the store is in use, StoreFull, and whatever ``entries`` raises.
+    The store that was there stays beside it as ``.replaced``, or with a number after that. Cursors of before are refused, and
+    revisions and fences go on beyond ``revision`` and any that this store gave out. Until the end nothing is changed. Raises
+    StoreUnavailable if the store is in use, StoreFull, and whatever ``entries`` raises.
     """
     target = Path(path)
     lock = LockFile(target)
@@ -71,10 +71,11 @@ def _keep_replaced(path: Path) -> None:
         return
     with closing(connect(path)) as connection, suppress(sqlite3.Error):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for suffix in ("", "-wal"):
-        current, kept = (path.with_name(path.name + middle + suffix) for middle in ("", ".replaced"))
-        kept.unlink(missing_ok=True)
+    kept = name_replaced(path)
+    for suffix in ("-wal", ""):  # the name counts as taken once the database has it
+        current, beside = (one.with_name(one.name + suffix) for one in (path, kept))
+        beside.unlink(missing_ok=True)
         if current.exists():
-            os.link(current, kept)
+            os.link(current, beside)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
