@@ -1,7 +1,5 @@
 """Processes that are started without what they need: a sentence that says what, and nothing on the disk."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -286,35 +286,19 @@ def test_a_whole_block_fits_and_patterns_have_places(monkeypatch: pytest.MonkeyP
     Pattern("x", SystemClock()).close()
 
 
-def test_one_person_s_searches_leave_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(match, "WAIT_SECONDS", 0.1)
-    patterns = [Pattern("x", SystemClock(), asker="ann") for _ in range(match.MOST_OF_ONE)]
-    try:
-        with pytest.raises(Unavailable, match="3 of your searches"):
-            Pattern("x", SystemClock(), asker="ann")
-        patterns.append(Pattern("x", SystemClock(), asker="bob"))
-        patterns.pop(0).close()
-        patterns.append(Pattern("x", SystemClock(), asker="ann"))
-    finally:
-        for pattern in patterns:
-            pattern.close()
-
-
-async def test_others_search_while_a_person_s_questions_wait_for_places() -> None:
-    clock = SystemClock()
-    held = [Pattern("x", clock, asker="ann") for _ in range(match.MOST_OF_ONE)]
+async def test_one_person_s_searches_leave_places_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, held = SystemClock(), [Pattern("x", SystemClock(), asker="ann") for _ in range(match.MOST_OF_ONE)]
     waiting = [asyncio.ensure_future(await_matcher("", "x", clock, "ann")) for _ in range(200)]
-    try:
-        bob = await await_matcher("", "x", clock, "bob")
-        assert bob is not None
-        bob.close()
-        assert sum(not one.done() for one in waiting) == match.MOST_WAITING
-    finally:
-        for one in waiting:
-            one.cancel()
-        for pattern in held:
-            pattern.close()
-        await asyncio.gather(*waiting, return_exceptions=True)
+    held.append(await await_matcher("", "x", clock, "bob"))  # also while they wait for places
+    assert sum(not one.done() for one in waiting) == match.MOST_WAITING
+    monkeypatch.setattr(match, "WAIT_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match="3 of your searches"):
+        Pattern("x", clock, asker="ann")
+    for one in waiting:
+        one.cancel()
+    for pattern in held:
+        pattern.close()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def fill(logs: LogStore, rounds: int) -> None:

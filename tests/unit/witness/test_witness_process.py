@@ -93,18 +93,14 @@ def test_strangers_and_what_is_no_request_get_an_error_that_says_nothing(place: 
 
 
 def test_a_connection_that_says_nothing_takes_little_of_its_memory(place: Place) -> None:
-    def read_pages() -> int:
-        assert place.process is not None
-        return int(Path(f"/proc/{place.process.pid}/statm").read_text().split()[1])
-
-    tls = ssl.create_default_context(cadata=place.ca)
-    begun = read_pages()
+    pages = Path(f"/proc/{place.process and place.process.pid}/statm")
+    begun, tls = int(pages.read_text().split()[1]), ssl.create_default_context(cadata=place.ca)
     with ExitStack() as held:
         for _ in range(100):
             plain = held.enter_context(socket.create_connection(("127.0.0.1", place.port), 60.0))
             held.enter_context(tls.wrap_socket(plain, server_hostname=SERVER_NAME))
         assert place.ask("east").epoch
-        assert (read_pages() - begun) * resource.getpagesize() < 100 * (128 << 10)
+        assert (int(pages.read_text().split()[1]) - begun) * resource.getpagesize() < 100 * (128 << 10)
 
 
 def test_its_metrics_count_and_name_nobody(place: Place) -> None:
