@@ -60,7 +60,8 @@ class DeferredDriver:
         try:
             self._real = self._load()
         except ImportError as missing:
-            self._problem = f"{self.protocol} needs the Python package {missing.name}, which is missing: pip install '.[edge]' in weft's clone"
+            lacks = f"{self.protocol} needs the Python package {missing.name}, which is missing"
+            self._problem = f"{lacks}: pip install '.[edge]' in weft's clone"
             if self._listener is not None:
                 self._listener.note_line(self._problem)
             return

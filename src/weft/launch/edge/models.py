@@ -17,5 +17,8 @@ def make_model_command(descriptor: int) -> list[str]:
 def find_missing_runtime() -> str:
     """Why this gateway can run no model; "" if it can."""
     if importlib.util.find_spec("onnxruntime") is None:
-        return "no onnxruntime on this node, so its fallback decides: pip install '.[edge]' in weft's clone there, and restart the gateway"
+        return (
+            "no onnxruntime on this node, so its fallback decides: pip install '.[edge]' in weft's clone there, and "
+            "restart the gateway"
+        )
     return ""

@@ -121,7 +121,7 @@ def test_gaps_and_failures_are_shown_and_the_longest_part_is_named() -> None:
     lines = draw(read(api=[make_span("post", "", 0, 10)], n1=spans), 100, Paint(False)).splitlines()
     assert any("waited for image" in line and "····" in line and "50 ms" in line for line in lines)
     assert lines[-2].startswith("Longest: image (n1) 440 ms (88 %), waiting for image 50 ms (10 %)")
-    assert lines[-1] == "! image (n1): no space?[31m left"
+    assert lines[-1] == "! image (n1): no space left"
 
 
 def test_names_from_anywhere_move_no_cursor() -> None:

@@ -213,7 +213,9 @@ def test_a_restore_that_the_quota_bars_names_what_does_without() -> None:
     spec = {"run": "run", "restore": {"snapshot": "a", "generation": 2}}
     error = find_failure(vm("Running", spec=spec, conditions=[told]), "vm/web", goal)
     assert (
-        error is not None and error.hint is not None and error.hint.endswith("weft restore vm/web --snapshot a --yes")
+        error is not None
+        and error.hint is not None
+        and error.hint.endswith("weft restore vm/web --snapshot a, which asks")
     )
 
 
