@@ -64,7 +64,8 @@ def run(argv: Sequence[str], make_clock: Callable[[], Clock]) -> int:
     except click.ClickException as problem:
         return complain_of_usage(problem, _guess_output(session, argv), session.color)
     except WeftError as problem:
-        _show_trace(session)
+        if problem.token == WeftError.reason:  # a refusal has its sentence; where it was raised says nothing
+            _show_trace(session)
         return complain(clarify(session, problem), _find_output(session), session.color, session.debug)
     except (BrokenPipeError, grammar.ReaderGone):
         if not _is_reader_gone():  # another pipe or connection broke, which is no success
