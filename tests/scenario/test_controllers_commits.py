@@ -154,7 +154,8 @@ RELIES_ON = {
     "controllers/deployment/writes.py plan_removal 1": "deployment at and goes",
     "controllers/deployment/writes.py plan_removal 2": "deployment at, workload at",
     "controllers/deployment/writes.py plan_writes": (
-        "deployment at, workload absent, workload at, quota at, disruptionbudget at, endpoint at, publishedport at"
+        "deployment at, workload absent, workload at, quota at, disruptionbudget at, endpoint at, publishedport at, "
+        "allocation at"
     ),
     "controllers/garbage_collector.py plan": "recommendation at and goes, report at and goes",
     "controllers/garbage_collector.py plan_item": (
