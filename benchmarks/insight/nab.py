@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from weft.insight.anomalies import LEARNING_SAMPLES, SILENT_SAMPLES
+
 PROBATION_SHARE, PROBATION_ROWS = 0.15, 750
 FALSE_ALARM = 0.11  # of what a missed window costs
 _FULL = 0.98661  # what the earliest alarm of a window is worth, before scaling
@@ -30,17 +32,58 @@ def read_files(data: Path) -> Files:
     return found
 
 
-def score(files: Files, scores: Mapping[str, Sequence[float]], threshold: float) -> float:
+def list_alarms(scores: Sequence[float], threshold: float) -> list[int]:
+    """The rows in which a detector of that threshold raises an alarm."""
+    alarms: list[int] = []
+    for row in range(LEARNING_SAMPLES, len(scores)):
+        if scores[row] >= threshold and (not alarms or row - alarms[-1] >= SILENT_SAMPLES):
+            alarms.append(row)
+    return alarms
+
+
+def judge(files: Files, name: str, alarms: Sequence[int]) -> float:
+    """The raw score of one file: at most 1 for a window, -1 for a missed one."""
+    times, _, named = files[name]
+    spans = [_find_rows(times, *window) for window in named]
+    first = min(math.floor(PROBATION_SHARE * len(times)), PROBATION_ROWS)
+    judged = [row for row in alarms if row >= first]
+    false = [row for row in judged if not any(begin <= row <= end for begin, end in spans)]
+    return sum(_judge_window(span, judged) for span in spans) + sum(_judge_false(row, spans) for row in false)
+
+
+def scale(files: Files, raw: float) -> float:
     """0 for what says nothing, 100 for what finds each window at its beginning and nothing else."""
-    raw, windows = 0.0, 0
-    for name, (times, _, named) in files.items():
-        spans = [_find_rows(times, *window) for window in named]
-        first = min(math.floor(PROBATION_SHARE * len(times)), PROBATION_ROWS)
-        alarms = [row for row in range(first, len(times)) if scores[name][row] >= threshold]
-        windows += len(spans)
-        raw += sum(_judge_window(span, alarms) for span in spans)
-        raw += sum(_judge_false(row, spans) for row in alarms if not any(begin <= row <= end for begin, end in spans))
+    windows = sum(len(named) for _, _, named in files.values())
     return 100 * (raw + windows) / (2 * windows)
+
+
+def score(files: Files, scores: Mapping[str, Sequence[float]], threshold: float) -> float:
+    """Standard profile, one threshold for all files."""
+    return scale(files, sum(judge(files, name, list_alarms(scores[name], threshold)) for name in files))
+
+
+def validate(files: Files, choices: Sequence[Mapping[str, Sequence[float]]], thresholds: Sequence[float]) -> float:
+    """Leave one family out: choice and threshold by the other families, each scored on the one that was left out. A threshold is
+    chosen by the mean of five about it, so that a lucky one isn't."""
+    raw = [
+        [{name: judge(files, name, list_alarms(scores[name], threshold)) for name in files} for threshold in thresholds]
+        for scores in choices
+    ]
+    total = 0.0
+    for family in {_name_family(name) for name in files}:
+        others = [name for name in files if _name_family(name) != family]
+        found = [
+            (sum(of[name] for of in near[at - 2 : at + 3] for name in others), choice, at)
+            for choice, near in enumerate(raw)
+            for at in range(2, len(thresholds) - 2)
+        ]
+        _, choice, at = max(found)
+        total += sum(raw[choice][at][name] for name in files if _name_family(name) == family)
+    return scale(files, total)
+
+
+def _name_family(name: str) -> str:
+    return name.split("/")[0]
 
 
 def _find_rows(times: Sequence[str], begin: str, end: str) -> tuple[int, int]:

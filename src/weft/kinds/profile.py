@@ -71,11 +71,11 @@ class Anomaly(msgspec.Struct, frozen=True, kw_only=True):
     """A sample that was unusual, and the range in which 98 % of those before lay."""
 
     at: float  # unix seconds
-    channel: Annotated[str, words("jump", "level", "hour", "spread")]
+    channel: Annotated[str, words("jump", "level", "hour", "spread", "pattern")]
     value: float
     low: float
     high: float
-    score: float  # -log10 of how probable it was
+    score: float  # log10 of 2000 over the number of earlier samples that were as new
 
 
 class ProfileTimes(msgspec.Struct, kw_only=True):

@@ -17,7 +17,13 @@ _MOST_UNUSUAL = 5
 _MARGIN = 10
 _HORIZONS = {"5m": "in 5 min", "1h": "in 1 h", "24h": "in 24 h"}
 _RESOURCES = {"cpu": "CPU", "invocations": "invocations per second"}
-_CHANNELS = {"jump": "jumped to", "level": "was", "hour": "was unusual for an hour, then", "spread": "swung, then"}
+_CHANNELS = {
+    "jump": "jumped to",
+    "level": "was",
+    "hour": "was unusual for an hour, then",
+    "spread": "swung, then",
+    "pattern": "took an unusual course to",
+}
 _MEANINGS = {
     "idle": "hardly does anything",
     "steady": "does about the same all the time",

@@ -174,9 +174,8 @@ class Profiles:
 
     def _describe(self, subject: Subject, now: float) -> analysis.Subject:
         status, series = subject.status, subject.series
-        silent, above = count_silent(status, SILENT_SAMPLES)
-        fresh = count_fresh(status, now)
-        return analysis.Subject(subject.full, fresh, silent, above, series.project, f"{series.kind}/{series.name}")
+        fresh, silent = count_fresh(status, now), count_silent(status, SILENT_SAMPLES)
+        return analysis.Subject(subject.full, fresh, silent, series.project, f"{series.kind}/{series.name}")
 
     def _note(self, problem: WeftError) -> None:
         """Once for each trouble: profiles stay as they are, and are looked at when it is over."""

@@ -119,13 +119,12 @@ def count_fresh(status: ProfileStatus, now: float) -> int:
     return max(0, int((now - min(status.sampled_at, now)) // STEP_SECONDS))
 
 
-def count_silent(status: ProfileStatus, silent_samples: int) -> tuple[int, float]:
-    """For how many samples after the newest one nothing is told again, and the score above which it is."""
+def count_silent(status: ProfileStatus, silent_samples: int) -> int:
+    """For how many samples after the newest one nothing is reported again."""
     if not status.anomalies:
-        return 0, 0.0
+        return 0
     last = status.anomalies[0]
-    left = silent_samples - int(max(0.0, status.sampled_at - last.at) // STEP_SECONDS)
-    return (left, last.score) if left > 0 else (0, 0.0)
+    return max(0, silent_samples - int(max(0.0, status.sampled_at - last.at) // STEP_SECONDS))
 
 
 def write_event(subject: Subject, one: Anomaly, unit: str) -> Event:
@@ -137,6 +136,7 @@ def write_event(subject: Subject, one: Anomaly, unit: str) -> Event:
         "level": f"{name} was {one.value:.3g} {unit}",
         "hour": f"{name} was unusual for an hour, at last {one.value:.3g} {unit}",
         "spread": f"{name} swung more than usual, at last {one.value:.3g} {unit}",
+        "pattern": f"{name} took a course unlike any in the last week, at last {one.value:.3g} {unit}",
     }[one.channel]
     text = f"{said} at {format_time(one.at)}; {usual} (channel {one.channel})"
     return Event("Warning", "UnusualUse", text, subject.item.envelope.ref, SOURCE)

@@ -43,12 +43,11 @@ class Table(msgspec.Struct, array_like=True):
 
 class Subject(msgspec.Struct, array_like=True):
     """A workload or a node. ``fresh``: how many of the newest samples nobody has judged. ``silent``: how many of these come too
-    soon after an alarm of ``silent_above``. ``full``: as much as it may use, 0: nobody knows."""
+    soon after an alarm. ``full``: as much as it may use, 0: nobody knows."""
 
     full: float = 0.0
     fresh: int = 0
     silent: int = 0
-    silent_above: float = 0.0
     project: str = ""
     name: str = ""  # KIND/NAME
 
@@ -169,14 +168,12 @@ def find_anomalies(row: Floats, subject: Subject, start: float) -> list[Anomaly]
         return []
     begin = len(row) - min(subject.fresh, DAY_SAMPLES)
     detector = Detector()
-    detector.learn(row[:begin], subject.silent, subject.silent_above)
+    detector.learn(row[:begin], subject.silent)
     found = []
     for at in range(begin, len(row)):
         one = detector.put(float(row[at]))
         if one.is_alarm:
             low, high = one.usual
-            if math.isnan(low):
-                continue
             found.append(
                 Anomaly(
                     at=start + at * STEP_SECONDS,
