@@ -186,6 +186,9 @@ def test_what_is_asked_for_has_bounds_and_a_refusal_names_the_parameter(rita: Br
 
 def test_the_kinds_say_what_can_be_done_with_them(rita: Browser) -> None:
     kinds = {kind["name"]: kind for kind in rita.get("/v1/kinds")["items"]}
+    short = {kind["name"]: kind for kind in rita.get("/v1/kinds?short=1")["items"]}
+    assert short.keys() == kinds.keys() and not any(kind["spec"] or kind["columns"] for kind in short.values())
+    assert [one["needs"] for one in short["vm"]["actions"]] == [one["needs"] for one in kinds["vm"]["actions"]]
     vm = kinds["vm"]
     assert vm["create"] == "vm:create" and kinds["allocation"]["create"] is None
     start = vm["actions"][0]

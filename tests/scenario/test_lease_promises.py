@@ -76,22 +76,22 @@ async def test_a_node_counts_a_lease_from_when_it_takes_its_capacity_on(tmp_path
         await lab.put_vm("night", cpu=4.0, lease={"start": at(lab, 900), "duration": 60.0})
         await lab.until_lease("night", "Scheduled")
 
-        async def read() -> tuple[float, int]:
+        async def read() -> tuple[float, int, float]:
             envelope = await lab.get("/node/-/n1")
             assert envelope is not None
             status = decode_part(envelope.status, NodeStatus)
-            return status.allocated_cpu, status.allocations_later
+            return status.allocated_cpu, status.allocations_later, status.promised_cpu
 
-        async def until(cpu: float, later: int, seconds: float) -> None:
+        async def until(cpu: float, later: int, promised: float, seconds: float) -> None:
             async def counted() -> bool:
-                return await read() == (cpu, later)
+                return await read() == (cpu, later, promised)
 
             await lab.until(counted, seconds)
 
-        await until(8.0, 2, 10)
-        await until(0.0, 2, 400)
-        await until(2.0, 1, 300)
-        await until(6.0, 0, 500)
+        await until(8.0, 2, 6.0, 10)  # both at once from 900 s on
+        await until(0.0, 2, 6.0, 400)
+        await until(2.0, 1, 4.0, 300)
+        await until(6.0, 0, 0.0, 500)
 
 
 async def test_a_machine_that_boots_slowly_is_begun_as_much_earlier(tmp_path: Path) -> None:

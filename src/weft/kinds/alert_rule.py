@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.fields.alert.notification import Alert, Notification
 from weft.kinds.fields.alert.promql import check_balanced, check_query
-from weft.kinds.fields.alert.summary import MOST_SUMMARY, check_summary
+from weft.kinds.fields.alert.summary import MOST_SUMMARY, check_summary, format_value, render_summary
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
@@ -119,7 +119,19 @@ def _since(obj: Object) -> str:
 def _note(obj: Object) -> str:
     found: list[dict[str, Any]] = dig(obj, "conditions") or []
     bad = [str(one.get("message", "")) for one in found if one.get("type") == EVALUATED and one["status"] == "False"]
-    return "; ".join(dict.fromkeys([*filter(None, [dig(obj, "status.error", "")]), *bad]))
+    return "; ".join(dict.fromkeys([*filter(None, [_summarize(obj), dig(obj, "status.error", "")]), *bad]))
+
+
+def _summarize(obj: Object) -> str:
+    """What fires, as its receivers are told: the oldest alert, and how many others there are."""
+    firing = [one for one in dig(obj, "status.alerts") or [] if one["state"] == "firing"]
+    if not firing:
+        return ""
+    labels, value = firing[0]["labels"], firing[0]["value"]
+    said = render_summary(dig(obj, "spec.summary", ""), labels, value)
+    said = said or " ".join(f"{name}={text}" for name, text in labels.items()) or f"value {format_value(value)}"
+    others = dig(obj, "status.firing", 1) - 1
+    return said + (f" (and {others} more)" if others > 0 else "")
 
 
 ALERT_RULE = Kind(

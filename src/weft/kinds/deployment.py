@@ -281,6 +281,12 @@ def describe_progress(obj: Object) -> str:
     return f"revision {status['revision']}   {counts}{gets}   {status.get('message', '')}".rstrip()
 
 
+def _describe_note(obj: Object) -> str:
+    """What goes on, or why the rollout didn't come to its end."""
+    judged = dig(obj, "status.verdict", "") if read_phase(obj) in ("RolledBack", "Undecided") else ""
+    return judged or dig(obj, "status.message", "") or ""
+
+
 def _find_least_seconds(obj: Object) -> float:
     """How long a rollout watches before it can be promoted."""
     strategy = msgspec.convert(dig(obj, "spec.strategy") or {}, RolloutStrategy)
@@ -334,7 +340,7 @@ DEPLOYMENT = Kind(
             Column("UPDATED", _count("status.updated"), align="right"),
             Column("IMAGE", text("spec.template.image"), flexible=True),
             AGE,
-            Column("NOTE", text("status.message", ""), flexible=True),
+            Column("NOTE", _describe_note, flexible=True),
         ),
         progress=describe_progress,
     ),

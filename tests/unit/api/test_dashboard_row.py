@@ -54,6 +54,23 @@ def test_a_node_s_phase_is_what_its_table_says(spec: dict[str, Any], phase: str,
     assert found.node is not None and found.node.cpu.capacity == 0
 
 
+def test_a_problem_says_its_own_reason_and_since_when() -> None:
+    alert = {"labels": {"node": "n1"}, "value": 3.0, "since": 50.0, "state": "firing"}
+    spec = {"expr": "x", "severity": "critical", "summary": "{{ $labels.node }} is silent"}
+    fires = row("alertrule", spec=spec, status={"state": "firing", "firing": 3, "since": 40.0, "alerts": [alert]})
+    assert (fires.health, fires.note, fires.since) == ("failed", "n1 is silent (and 2 more)", 40.0)
+    status = {"phase": "RolledBack", "revision": 2, "verdict": "4 of 9 requests failed", "ended_at": 60.0}
+    back = row("deployment", spec={"replicas": 2, "template": {}}, status=status)
+    assert (back.health, back.note, back.since) == ("degraded", "4 of 9 requests failed", 60.0)
+
+
+def test_cells_have_no_bars_of_terminals() -> None:
+    spec, status = {}, {"phase": "Ready", "allocated_memory": 2**30, "promised_memory": 2**31}
+    found = row("node", spec=spec, status=status, report={"cpu": 8, "memory": 2**34, "disk": 2**40})
+    assert "1.0/16.0 GiB" in found.cells
+    assert found.node is not None and found.node.memory.promised == 2**31
+
+
 def test_what_has_ended_is_over_and_what_has_no_phase_is_as_it_should_be() -> None:
     assert row("container", spec={"image": "i", "once": True}, status={"phase": "Stopped"}).over
     assert not row("container", spec={"image": "i"}, status={"phase": "Stopped"}).over

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -28,6 +29,7 @@ MOST_LETTERS = 500  # of a cell; the object has the rest
 _PHASE_TITLES = ("PHASE", "STATUS", "STATE")
 _NOTE = "NOTE"
 SETTLED = ("running", "ended")  # what is so needs nobody's attention
+_BLOCKS = re.compile(" ?[\u2588-\u258f]+")
 _log = logging.getLogger("weft.api.dashboard")
 _encoder = msgspec.json.Encoder()
 Key = tuple[SortKey, int, tuple[SortKey, str, str]]
@@ -72,6 +74,7 @@ class Amount(msgspec.Struct, frozen=True):
     capacity: float
     allocated: float
     used: float | None = None
+    promised: float = 0.0  # the most that leases which begin later hold at one time
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +149,8 @@ def make_row(kind: Kind, obj: Object, revision: int) -> Row:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
+    plain = _BLOCKS.sub("", text)  # terminals' bars: a page draws its own
+    return plain if len(plain) <= MOST_LETTERS else plain[: MOST_LETTERS - 1] + "…"
 
 
 def _labels(obj: Object) -> list[str]:
@@ -194,7 +198,7 @@ def _find_since(obj: Object) -> float:
     if obj.get("deleting_since"):
         return float(obj["deleting_since"])
     changed = [float(one.get("since", 0.0)) for one in obj.get("conditions") or ()]
-    stated = float(dig(obj, "status.since", 0.0) or 0.0)
+    stated = float(dig(obj, "status.since", 0.0) or dig(obj, "status.ended_at", 0.0) or 0.0)
     return stated or max(changed, default=0.0) or float(obj.get("created_at", 0.0))
 
 
@@ -218,7 +222,9 @@ def _find_hint(kind: Kind, obj: Object, row: Row) -> str:
 def _read_node(obj: Object) -> Node:
     def amount(name: str) -> Amount:
         ratio = float(dig(obj, f"spec.overcommit.{name}", 1.0))
-        return Amount(round(dig(obj, f"report.{name}", 0) * ratio, 3), dig(obj, f"status.allocated_{name}", 0))
+        capacity = round(dig(obj, f"report.{name}", 0) * ratio, 3)
+        given, promised = (dig(obj, f"status.{word}_{name}", 0) for word in ("allocated", "promised"))
+        return Amount(capacity, given, promised=promised)
 
     return Node(
         cpu=amount("cpu"), memory=amount("memory"), disk=amount("disk"), workloads=dig(obj, "status.allocations", 0)

@@ -263,11 +263,18 @@ def sum_allocations(view: View, node_uid: str, now: float) -> NodeStatus:
     ]
     found = [(spec, report, item) for spec, report, item in read if not has_ended_for_good(spec, report)]
     holding = [account(spec, report) for spec, report, _ in found if not _begins_later(spec, now)]
+    later = [
+        (spec.lease.prepare_at, spec.lease.end or math.inf, account(spec, report))
+        for spec, report, _ in found
+        if spec.lease is not None and _begins_later(spec, now)
+    ]
     return NodeStatus(
         allocated_cpu=round(sum(r.cpu for r in holding), 3),
         allocated_memory=sum(r.memory for r in holding),
         allocated_disk=sum_disk(view, node_uid, [spec for spec, _, _ in found]),
-        allocations_later=sum(_begins_later(spec, now) for spec, _, _ in found),
+        promised_cpu=round(_find_most((begin, end, need.cpu) for begin, end, need in later), 3),
+        promised_memory=int(_find_most((begin, end, need.memory) for begin, end, need in later)),
+        allocations_later=len(later),
         allocations=sum(not is_reservation(item) for _, _, item in found),
     )
 
@@ -282,6 +289,16 @@ def sum_disk(view: View, node_uid: str, specs: Sequence[AllocationSpec]) -> int:
     for node in view.find(NODES_BY_UID, node_uid):
         claims.hold(list_claims_of_node(node))
     return claims.given.get(node_uid, 0)
+
+
+def _find_most(held: Iterable[tuple[float, float, float]]) -> float:
+    """The most that is held at one time, of (begin, end, amount)."""
+    now = most = 0.0
+    # What ends at a moment leaves before what begins then comes: its change is negative.
+    for _, change in sorted(each for begin, end, amount in held for each in ((begin, amount), (end, -amount))):
+        now += change
+        most = max(most, now)
+    return most
 
 
 def _begins_later(spec: AllocationSpec, now: float) -> bool:
