@@ -16,7 +16,7 @@ from tests.scenario.cli_lab import Fabric
 
 Open = Callable[..., Page]
 AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
-FIRST_LOAD_BYTES = 100_000
+FIRST_LOAD_BYTES = 80_000
 ROUTES = [
     "", "workloads", "nodes", "operations", "networks", "storage", "backups", "queue", "people", "audit", "alerts", "logs",
     "rebalance", "traces", "kinds", "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
@@ -102,6 +102,28 @@ def test_a_pending_vm_says_why_on_the_first_page(open_page: Open) -> None:
     expect(page.get_by_text("insufficientResources").first).to_be_visible()
 
 
+def test_the_overview_is_one_screen_with_how_full_nodes_are_and_what_they_used(open_page: Open) -> None:
+    page = open_page("nowhere")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    points = [[1_700_000_000 + 60 * place, str(place)] for place in range(60)]
+
+    def tell(route: Route) -> None:  # this fabric has no history
+        of_all = "label_replace" in route.request.url
+        metric = {"of": "cpu"} if of_all else {"__name__": "weft_node_cpu_used_cores", "node": "n1"}
+        route.fulfill(json={"data": {"result": [{"metric": metric, "values": points}]}})
+
+    page.route(re.compile(r"/query_range\?"), tell)
+    page.evaluate("location.hash = '#/'")
+    expect(page.get_by_role("navigation", name="How many there are")).to_contain_text("2 nodes")
+    row = page.get_by_role("region", name="Nodes").get_by_role("row").filter(has_text="n1")
+    expect(row.get_by_role("img", name=re.compile(r"^memory: .* given, .* used"))).to_be_visible()
+    expect(
+        row.get_by_role("img", name="cores used on n1 in the last hour: 59 cores now, 59 cores at most")
+    ).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^cores used in the last hour: 59 now"))).to_be_visible()
+    assert page.evaluate("(box => box.scrollHeight <= box.clientHeight)(document.querySelector('main'))")
+
+
 def test_a_change_is_seen_without_asking(open_page: Open, fabric: Fabric) -> None:
     page = open_page("workloads?kind=vm")
     expect(page.get_by_role("row").filter(has_text="shown")).to_contain_text("Running")
@@ -179,8 +201,8 @@ def test_sizes_and_times_are_written_for_people(open_page: Open) -> None:
 
 def test_the_storage_page_shows_pools_and_snapshots(open_page: Open) -> None:
     page = open_page("storage")
-    pools = page.get_by_role("heading", name="Pools: allocated and used").locator("..")
-    expect(pools.get_by_role("img").first).to_have_attribute("aria-label", re.compile("allocated, .* used"))
+    pools = page.get_by_role("heading", name="Pools").locator("xpath=../..")
+    expect(pools.get_by_role("img").first).to_have_attribute("aria-label", re.compile("given, .* used"))
     page.get_by_role("button", name="snapshots").click()
     expect(page.get_by_text("No snapshots yet.")).to_be_visible()
 
@@ -250,7 +272,7 @@ def test_the_alerts_page_shows_what_fires_and_silences_it_by_a_click(open_page: 
 
 def test_a_search_finds_anything(open_page: Open) -> None:
     page = open_page("")
-    expect(page.get_by_role("heading", name="Nodes: allocated and used")).to_be_visible()
+    expect(page.get_by_role("heading", name="Nodes")).to_be_visible()
     page.keyboard.press("/")
     page.keyboard.type("shown")
     option = page.get_by_role("listbox").get_by_role("option").first
@@ -268,6 +290,46 @@ def test_a_refused_form_names_the_field_and_makes_nothing(open_page: Open, fabri
     dialog.get_by_role("button", name="Create volume").click()
     expect(dialog.get_by_role("alert")).to_contain_text("spec.size")
     assert fabric.weft("get", "volume", "wrong").code != 0
+
+
+def test_a_form_is_in_the_order_of_the_task_and_marks_every_wrong_field(open_page: Open, fabric: Fabric) -> None:
+    page = open_page("workloads?kind=vm")
+    page.get_by_role("button", name="Create VM").click()
+    dialog = page.get_by_role("dialog")
+    image = dialog.get_by_label("image", exact=False).first
+    expect(image.get_by_role("option", name="tiny")).to_be_attached()
+    first = [words.split("\n")[0] for words in dialog.locator("form > .field, form .line > .field").all_inner_texts()]
+    assert first == ["name", "project", "image", "cpu", "memory", "disk", "networks", "ssh keys", "node", "volumes"]
+    dialog.get_by_label("name", exact=True).fill("wrong")
+    image.select_option("tiny")
+    dialog.get_by_label(re.compile("^memory")).first.fill("1 parsec")
+    dialog.get_by_label(re.compile("^cpu")).first.fill("many")
+    dialog.get_by_label(re.compile("^ssh keys")).fill("none")
+    dialog.get_by_role("button", name="Create VM").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("3 fields are wrong")
+    for field in ("cpu", "memory", "ssh keys"):
+        expect(dialog.get_by_label(re.compile(f"^{field}")).first).to_have_attribute("aria-invalid", "true")
+    assert page.evaluate("document.activeElement.getAttribute('aria-invalid')") == "true"
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert fabric.weft("get", "vm", "wrong").code != 0
+
+
+def test_equal_names_of_two_projects_are_told_apart(open_page: Open, fabric: Fabric) -> None:
+    assert fabric.weft("project", "create", "lab").code == 0
+    try:
+        page = open_page("networks")
+        table = page.get_by_role("region", name="Table")
+        row = table.get_by_role("row").filter(has_text="lab")
+        expect(row).to_contain_text("default")
+        expect(page.get_by_role("columnheader", name="PROJECT")).to_be_visible()
+        page.evaluate("location.hash = '#/nodes'")
+        node = table.get_by_role("row").filter(has_text="n1")
+        expect(node.get_by_role("img", name=re.compile("^memory: .* given, .* used"))).to_be_visible()
+        assert not re.search("[\u2588-\u258f]", table.inner_text())
+    finally:
+        fabric.weft("network", "delete", "default", "-p", "lab", "--yes")
+        fabric.weft("project", "delete", "lab", "--yes")
 
 
 @pytest.mark.parametrize("width", [390])

@@ -9,26 +9,29 @@ import { lostAt, refused, restarted, summary } from './stream.js';
 import { Dialog } from './ui/dialog.js';
 import { lazy } from './ui/lazy.js';
 import { Search } from './ui/search.js';
-import { Alerts } from './pages/alerts.js';
-import { Audit } from './pages/audit.js';
-import { Backups } from './pages/backups.js';
-import { Kind, Kinds } from './pages/kind.js';
-import { Login } from './pages/login.js';
-import { Networks } from './pages/networks.js';
-import { Nodes } from './pages/nodes.js';
-import { ObjectPage } from './pages/object.js';
-import { Operations } from './pages/operations.js';
 import { Overview } from './pages/overview.js';
-import { People } from './pages/people.js';
-import { Queue } from './pages/queue.js';
-import { Storage } from './pages/storage.js';
-import { Workloads } from './pages/workloads.js';
 
-const Devices = lazy(() => import('./pages/devices.js').then((part) => part.Devices));
-const Logs = lazy(() => import('./pages/logs.js').then((part) => part.Logs));
-const NetworkMap = lazy(() => import('./pages/map.js').then((part) => part.NetworkMap));
-const Rebalancing = lazy(() => import('./pages/rebalance.js').then((part) => part.Rebalancing));
-const Traces = lazy(() => import('./pages/traces.js').then((part) => part.Traces));
+// Each page but the first one is loaded when it is opened.
+const page = (load, name) => lazy(() => load().then((part) => part[name]));
+const Alerts = page(() => import('./pages/alerts.js'), 'Alerts');
+const Audit = page(() => import('./pages/audit.js'), 'Audit');
+const Backups = page(() => import('./pages/backups.js'), 'Backups');
+const Devices = page(() => import('./pages/devices.js'), 'Devices');
+const Kind = page(() => import('./pages/kind.js'), 'Kind');
+const Kinds = page(() => import('./pages/kind.js'), 'Kinds');
+const Login = page(() => import('./pages/login.js'), 'Login');
+const Logs = page(() => import('./pages/logs.js'), 'Logs');
+const NetworkMap = page(() => import('./pages/map.js'), 'NetworkMap');
+const Networks = page(() => import('./pages/networks.js'), 'Networks');
+const Nodes = page(() => import('./pages/nodes.js'), 'Nodes');
+const ObjectPage = page(() => import('./pages/object.js'), 'ObjectPage');
+const Operations = page(() => import('./pages/operations.js'), 'Operations');
+const People = page(() => import('./pages/people.js'), 'People');
+const Queue = page(() => import('./pages/queue.js'), 'Queue');
+const Rebalancing = page(() => import('./pages/rebalance.js'), 'Rebalancing');
+const Storage = page(() => import('./pages/storage.js'), 'Storage');
+const Traces = page(() => import('./pages/traces.js'), 'Traces');
+const Workloads = page(() => import('./pages/workloads.js'), 'Workloads');
 const PAGES = {
   '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
   networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], devices: ['Devices', Devices], queue: ['Queue and calendar', Queue], rebalance: ['Rebalancing', Rebalancing], people: ['People and usage', People],

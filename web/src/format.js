@@ -28,6 +28,11 @@ export function duration(nanoseconds) {
   if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 2 : 1)} s`;
   return `${Math.floor(seconds / 60)}m${String(Math.floor(seconds % 60)).padStart(2, '0')}s`;
 }
+// A length of time as a spec has it: 20 s, 5 min, 90 s, 7 d.
+export function span(seconds) {
+  const [unit, words] = [[86400, 'd'], [3600, 'h'], [60, 'min'], [1, 's']].find(([each]) => seconds >= each && seconds % each === 0) ?? [1, 's'];
+  return `${number(seconds / unit, 2)} ${words}`;
+}
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString('en-GB');
 export const moment = (at) => {
   const when = new Date(at * 1000);

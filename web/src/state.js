@@ -64,7 +64,7 @@ export function placesOf(permission) {
 
 export async function begin() {
   try {
-    const [who, known, door] = await Promise.all([get('/v1/whoami'), get('/v1/kinds'), get('/v1/gateway').catch(() => ({}))]);
+    const [who, known, door] = await Promise.all([get('/v1/whoami'), get('/v1/kinds?short=1'), get('/v1/gateway').catch(() => ({}))]);
     kinds.value = new Map(known.items.map((kind) => [kind.name, kind]));
     health.value = known.health;
     gateway.value = door;

@@ -10,7 +10,7 @@ import { CreateButton } from '../ui/create.js';
 import { EventList } from '../ui/events.js';
 import { Age, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
-import { ProblemList } from './overview.js';
+import { ProblemList } from '../ui/problems.js';
 
 const NAMES = ['alertrule', 'silence', 'receiver'];
 const EMPTY = {

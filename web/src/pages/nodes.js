@@ -7,18 +7,21 @@ import { summary } from '../stream.js';
 import { kinds, may, route, setQuery, toObject } from '../state.js';
 import { run } from '../ui/actions.js';
 import { close, open } from '../ui/dialog.js';
-import { Command, ProblemBox } from '../ui/parts.js';
+import { Command, Legend, ProblemBox } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
-import { NodeBars } from './overview.js';
+import { NodeBars, trends, useNodeHistory } from '../ui/nodes.js';
 
+const CHARTED = 100; // nodes with a small chart
 const ORDERS = { cpu: 'cores allocated', memory: 'memory allocated', used: 'cores used', name: 'name' };
 
 export function Nodes() {
   const by = ORDERS[route.value.query.by] ? route.value.query.by : 'memory';
   const rank = { cpu: (node) => share(node.cpu?.allocated, node.cpu?.capacity), memory: (node) => share(node.memory?.allocated, node.memory?.capacity), used: (node) => share(node.cpu?.used, node.cpu?.capacity) }[by];
   const nodes = [...(summary.value?.nodes ?? [])].sort((a, b) => (rank ? rank(b) - rank(a) : 0) || a.name.localeCompare(b.name));
+  const found = useNodeHistory(nodes.slice(0, CHARTED).map((node) => node.name));
+  useEffect(() => { trends.value = found; }, [found]);
   return html`
-    <div class="row"><h1 class="grow">Nodes</h1><label>Fullest first by <select value=${by} onChange=${(event) => setQuery({ by: event.target.value })}>
+    <div class="row"><h1 class="grow">Nodes</h1><${Legend} /><label>Fullest first by <select value=${by} onChange=${(event) => setQuery({ by: event.target.value })}>
       ${Object.entries(ORDERS).map(([name, words]) => html`<option value=${name}>${words}</option>`)}</select></label></div>
     <${NodeBars} nodes=${nodes.slice(0, 24)} action=${(node) => (/^(Cordoned|Drain|Maint)/.test(node.phase) ? html`<${UncordonButton} node=${node.name} />` : html`<${DrainButton} node=${node.name} />`)} />
     <${Table} names=${['node']} empty="No node has joined yet." command="weft token create --use join" />`;

@@ -3,7 +3,7 @@ import { html } from '../html.js';
 import { summary } from '../stream.js';
 import { kinds, route, setQuery } from '../state.js';
 import { Table } from '../ui/table.js';
-import { Running } from './overview.js';
+import { Running } from '../ui/problems.js';
 
 const NAMES = ['migration', 'conversion', 'job'];
 

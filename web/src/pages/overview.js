@@ -1,63 +1,76 @@
-// The first page: what is wrong, how full the nodes are, what changes now.
+// The first page, which may stay open on a wall: what is wrong, how full the nodes are, what guests really used in the last hour, what
+// changes now.
 import { html } from '../html.js';
 import { useEffect } from 'preact/hooks';
+import { inUnit, number, size } from '../format.js';
+import { useHistory } from '../history.js';
 import { events, show, summary } from '../stream.js';
-import { kinds, link, project, toObject } from '../state.js';
-import { Age, Bar, Empty, Name, State } from '../ui/parts.js';
+import { kinds, link, project } from '../state.js';
 import { EventList } from '../ui/events.js';
+import { AMOUNTS, NodeRows } from '../ui/nodes.js';
+import { Empty, Legend } from '../ui/parts.js';
+import { ProblemList, Running } from '../ui/problems.js';
+import { Spark } from '../ui/spark.js';
+
+const COUNTED = ['vm', 'container', 'deployment', 'job', 'function', 'service', 'volume', 'network', 'node'];
+const WORKLOADS = ['vm', 'container', 'function', 'job'];
+const MOST = { problems: 5, nodes: 8, operations: 5, events: 7 };
 
 export function Overview() {
   useEffect(() => { show({ events: { project: project.value } }); }, [project.value]);
   const facts = summary.value;
   if (!facts) return html`<h1>Overview</h1><p class="soft">Loading…</p>`;
+  const nodes = fullest(facts.nodes ?? []);
   return html`
-    <h1>Overview</h1>
-    <${Problems} facts=${facts} />
-    <${Counts} phases=${facts.phases} />
-    ${facts.nodes?.length > 0 && html`<section><h2>Nodes: allocated and used</h2><${NodeBars} nodes=${facts.nodes.slice(0, 12)} />
-      ${facts.nodes.length > 12 && html`<p><a href="#/nodes">All ${facts.nodes.length} nodes</a></p>`}</section>`}
-    <div class="panels">
-      <section class="panel"><h2>Changing now</h2><${Running} operations=${facts.operations} /></section>
-      <section class="panel"><h2>Newest events</h2><${EventList} events=${events.value.slice(-15)} /></section>
-    </div>`;
+    <div class="row"><h1>Overview</h1><span class="grow"></span><${Counts} phases=${facts.phases} /></div>
+    <div class="wall"><div>
+      <${Problems} facts=${facts} />
+      ${nodes.length > 0 && html`<section class="panel"><div class="row"><h2 class="grow">Nodes</h2><${Legend} /></div><${NodeRows} nodes=${nodes.slice(0, MOST.nodes)} />
+        ${nodes.length > MOST.nodes && html`<p class="more"><a href="#/nodes">All ${nodes.length} nodes</a>; these are the fullest</p>`}</section>
+        <${Hour} nodes=${nodes} />`}
+    </div><div>
+      <section class="panel"><h2>Changing now</h2><${Running} operations=${(facts.operations ?? []).slice(0, MOST.operations)} />
+        ${facts.operations_total > MOST.operations && html`<p class="more"><a href="#/operations">All ${facts.operations_total} operations</a></p>`}</section>
+      <section class="panel short"><h2>Newest events</h2><${EventList} events=${events.value.slice(-MOST.events)} /></section>
+    </div></div>`;
 }
+
+const fullest = (nodes) => {
+  const fill = (node) => Math.max(...Object.keys(AMOUNTS).map((part) => (node[part]?.capacity ? node[part].allocated / node[part].capacity : 0)));
+  return [...nodes].sort((a, b) => (nodes.length > MOST.nodes ? fill(b) - fill(a) : 0) || a.name.localeCompare(b.name, 'en', { numeric: true }));
+};
 
 function Problems({ facts }) {
   const problems = facts.problems ?? [];
   if (!problems.length) return html`<p class="state running">Nothing is wrong.</p>`;
   const total = facts.problems_total ?? problems.length;
-  return html`<section class="panel"><h2>What is wrong (${total})</h2><${ProblemList} problems=${problems.slice(0, 10)} />
-    ${total > 10 && html`<p class="soft">and ${total - 10} more under <a href="#/alerts">Alerts</a></p>`}</section>`;
+  return html`<section class="panel"><h2>What is wrong (${total})</h2><${ProblemList} problems=${problems.slice(0, MOST.problems)} />
+    ${total > MOST.problems && html`<p class="more">and ${total - MOST.problems} more under <a href="#/alerts">Alerts</a></p>`}</section>`;
 }
-
-export const ProblemList = ({ problems }) => html`<ul class="list">${problems.map((each) => html`<li key=${`${each.kind}/${each.project}/${each.name}`}>
-  <div class="row"><${State} phase=${each.phase} health=${each.health} /><span class="soft">${kinds.value.get(each.kind)?.title ?? each.kind}</span><${Name} row=${each} />
-    ${each.project && html`<span class="soft">${each.project}</span>`}${each.since && html`<span class="soft"><${Age} since=${each.since} /></span>`}</div>
-  <div>${each.note}</div>${each.hint && html`<div class="soft">${each.hint}</div>`}</li>`)}</ul>`;
 
 function Counts({ phases }) {
-  const entries = Object.entries(phases ?? {}).filter(([, by]) => Object.values(by).some(Boolean));
-  if (!entries.length) return html`<${Empty} words="There is nothing here yet." command="weft vm create hello --image tiny" />`;
-  return html`<div class="tiles">${entries.map(([name, by]) => {
+  const total = (by) => Object.values(by ?? {}).reduce((a, b) => a + b, 0);
+  const shown = COUNTED.filter((name) => kinds.value.has(name) && total(phases?.[name]));
+  if (!shown.length) return html`<${Empty} words="There is nothing here yet." command="weft vm create hello --image tiny" />`;
+  return html`<nav class="counts" aria-label="How many there are">${shown.map((name) => {
     const kind = kinds.value.get(name);
-    const words = Object.entries(by).map(([phase, count]) => `${phase} ${count}`).join(', ');
-    return html`<a key=${name} class="tile" href=${['vm', 'container', 'function', 'job'].includes(name) ? link(['workloads'], { kind: name }) : link(['k', kind?.plural ?? name])}>
-      <span class="soft">${kind?.title ?? name}</span><strong>${Object.values(by).reduce((a, b) => a + b, 0)}</strong><small class="soft">${words}</small></a>`;
-  })}</div>`;
+    const count = total(phases[name]);
+    return html`<a key=${name} title=${Object.entries(phases[name]).map(([phase, many]) => `${phase} ${many}`).join(', ')}
+      href=${WORKLOADS.includes(name) ? link(['workloads'], { kind: name }) : link(['k', kind.plural])}><b>${count.toLocaleString('en')}</b> ${kind.title}${count === 1 ? '' : 's'}</a>`;
+  })}</nav>`;
 }
 
-export const NodeBars = ({ nodes, action }) => html`<div class="panels">${nodes.map((node) => html`<div class="panel" key=${node.name}>
-  <div class="row"><a class="mono" href=${toObject({ kind: 'node', name: node.name })}><b>${node.name}</b></a><${State} phase=${node.phase} health=${node.health} /><span class="grow"></span><span class="soft">${node.workloads} ${node.workloads === 1 ? 'workload' : 'workloads'}</span></div>
-  ${node.note && html`<div class="soft">${node.note}</div>`}
-  <dl class="facts" style=${{ gridTemplateColumns: 'max-content minmax(0,1fr)', marginTop: '8px' }}>
-    <dt>cores</dt><dd><${Bar} title="cores" of=${node.cpu} unit="cores" /></dd>
-    <dt>memory</dt><dd><${Bar} title="memory" of=${node.memory} unit="bytes" /></dd>
-    <dt>disk</dt><dd><${Bar} title="disk" of=${node.disk} unit="bytes" /></dd>
-  </dl>${action?.(node)}</div>`)}</div>`;
-
-export function Running({ operations }) {
-  if (!operations?.length) return html`<p class="soft">Nothing changes now.</p>`;
-  return html`<ul class="list">${operations.slice(0, 15).map((each) => html`<li key=${`${each.kind}/${each.name}`}>
-    <div class="row"><${State} phase=${each.phase} health="changing" /><span>${each.act}</span><${Name} row=${each}>${each.subject || each.name}<//>
-    <span class="soft"><${Age} since=${each.started_at} /></span></div>${each.note && html`<div class="soft">${each.note}</div>`}</li>`)}</ul>`;
+// What all nodes' guests used together, beside what is given to them (dashed).
+function Hour({ nodes }) {
+  const found = useHistory('label_replace(sum(weft_node_cpu_used_cores), "of", "cpu", "", "") or label_replace(sum(weft_node_memory_used_bytes), "of", "memory", "", "") or label_replace(sum(weft_node_disk_used_bytes), "of", "disk", "", "")');
+  if (!found?.length) return null;
+  return html`<section class="panel"><h2>Used in the last hour</h2><div class="hour">${Object.entries(AMOUNTS).map(([part, [title, unit]]) => {
+    const points = found.find((each) => each.labels.of === part)?.points ?? [];
+    if (points.length < 2) return null;
+    const say = (value) => (unit === 'cores' ? number(value, 2) : size(value));
+    const sum = (key) => nodes.reduce((all, node) => all + (node[part]?.[key] ?? 0), 0);
+    const most = Math.max(...points.map((point) => point[1]));
+    return html`<figure key=${part}><figcaption><b>${title}</b> ${inUnit(points.at(-1)[1], unit === 'cores' ? '' : unit)} <span class="soft">of ${say(sum('capacity'))}; at most ${say(most)}</span></figcaption>
+      <${Spark} points=${points} line=${sum('allocated')} tall words=${`${title} used in the last hour: ${say(points.at(-1)[1])} now, ${say(most)} at most; ${say(sum('allocated'))} given`} /></figure>`;
+  })}</div></section>`;
 }

@@ -4,7 +4,7 @@ import { html } from '../html.js';
 import { get } from '../api.js';
 import { health, kinds, may, route, setQuery } from '../state.js';
 import { CreateButton } from '../ui/create.js';
-import { Bar, Name, State } from '../ui/parts.js';
+import { Bar, Legend, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
 import { summary } from '../stream.js';
 
@@ -29,7 +29,7 @@ function Pools() {
   const fullness = ({ status: { capacity = 0, used = 0 } = {} }) => (capacity ? used / capacity : 0);
   const shown = [...pools].sort((a, b) => fullness(b) - fullness(a) || a.name.localeCompare(b.name)).slice(0, SHOWN);
   if (!shown.length) return null;
-  return html`<section><h2>Pools: allocated and used</h2><div class="panels">${shown.map((pool) => {
+  return html`<section><div class="row"><h2 class="grow">Pools</h2><${Legend} /></div><div class="panels">${shown.map((pool) => {
     const { phase = 'Ready', capacity, given, used, message = '', nodes = 0 } = pool.status ?? {};
     return html`<div class="panel" key=${pool.uid}><div class="row"><${Name} row=${pool} /><${State} phase=${phase} health=${health.value[phase]} /><span class="grow"></span>
         <span class="soft">${nodes === 1 ? pool.status.node_names?.[0] : `${nodes} nodes`}</span></div>

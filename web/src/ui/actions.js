@@ -1,27 +1,36 @@
 // Verbs on objects, derived from the kinds: what may be done, with which fields, and the command that does the same.
 import { useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { command, size } from '../format.js';
+import { useDescribed } from '../described.js';
+import { command } from '../format.js';
 import { pathOf, post, request } from '../api.js';
 import { kinds, may, notice, noticeOf } from '../state.js';
 import { close, open } from './dialog.js';
+import { Field, flagsOf, isAbout, valuesOf } from './field.js';
 import { Command, ProblemBox } from './parts.js';
+import { lazy } from './lazy.js';
 
+const UpdateDialog = lazy(() => import('./update.js').then((part) => part.UpdateDialog));
 const DANGEROUS = new Set(['delete', 'drain', 'maintenance', 'undo', 'cancel', 'cancel-lease', 'stop']);
 const title = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1).replaceAll('-', ' ');
+
+// Where a kind's own order, or the phases in which a verb makes sense, don't follow from the server.
+const ORDER = { deployment: ['scale', 'pause', 'resume', 'undo', 'update'] };
+const PHASES = { deployment: { pause: ['Progressing'], resume: ['Paused', 'Undecided'] } };
+const place = (kind, name) => { const found = ORDER[kind]?.indexOf(name) ?? -1; return found < 0 ? 99 : found; };
+const phasesOf = (row, name) => PHASES[row.kind]?.[name] ?? kinds.value.get(row.kind)?.actions?.find((each) => each.name === name)?.phases ?? [];
 
 // The verbs that all of these rows' kinds have, with the permission that each needs.
 export function actionsOf(rows) {
   const of = [...new Set(rows.map((row) => row.kind))].map((name) => kinds.value.get(name)).filter(Boolean);
   if (!of.length) return [];
   const all = of.map((kind) => [...(kind.actions ?? []), ...(kind.delete ? [{ name: 'delete', summary: `Delete ${kind.title}`, needs: kind.delete, input: [] }] : [])]);
-  return all[0].filter((action) => all.every((others) => others.some((other) => other.name === action.name)));
+  return all[0].filter((action) => all.every((others) => others.some((other) => other.name === action.name))).sort((a, b) => place(of[0].name, a.name) - place(of[0].name, b.name));
 }
 
 // Why none of these rows can have it now; '' if one can.
 export const untimely = (action, rows) => {
-  const late = rows.filter((row) => row.phase && kinds.value.get(row.kind)?.actions?.find((each) => each.name === action.name)?.phases?.length
-    && !kinds.value.get(row.kind).actions.find((each) => each.name === action.name).phases.includes(row.phase));
+  const late = rows.filter((row) => row.phase && phasesOf(row, action.name).length && !phasesOf(row, action.name).includes(row.phase));
   return late.length === rows.length ? `not while ${rows.length === 1 ? 'it is' : 'they are'} ${[...new Set(late.map((row) => row.phase))].join(', ')}` : '';
 };
 
@@ -35,7 +44,7 @@ export function ActionButtons({ rows, most = 5 }) {
   const others = actions.filter((action) => action.name !== 'delete');
   const shown = [...others.slice(0, most), ...actions.filter((action) => action.name === 'delete')];
   const rest = others.slice(most);
-  const start = (action) => open(html`<${ActionDialog} action=${action} rows=${rows} />`);
+  const start = (action) => startAction(action, rows);
   return html`${shown.map((action) => html`<${ActionButton} key=${action.name} action=${action} rows=${rows} onStart=${start} />`)}
     ${rest.length > 0 && html`<select aria-label="More actions" onChange=${(event) => {
       const action = rest.find((each) => each.name === event.target.value);
@@ -45,6 +54,9 @@ export function ActionButtons({ rows, most = 5 }) {
       <option value=${action.name} disabled=${Boolean(missing(action, rows) || untimely(action, rows))}>${title(action.name)}</option>`)}</select>`}`;
 }
 
+export const startAction = (action, rows, first = {}) => open(rows.length === 1 && rows[0].kind === 'deployment' && action.name === 'update'
+  ? html`<${UpdateDialog} row=${rows[0]} />` : html`<${ActionDialog} action=${action} rows=${rows} first=${first} />`);
+
 function ActionButton({ action, rows, onStart }) {
   const lacks = missing(action, rows);
   const late = untimely(action, rows);
@@ -52,8 +64,9 @@ function ActionButton({ action, rows, onStart }) {
     title=${lacks ? `you lack the permission ${lacks}` : late || action.summary} onClick=${() => onStart(action)}>${title(action.name)}</button>`;
 }
 
-function ActionDialog({ action, rows }) {
-  const [given, setGiven] = useState({});
+function ActionDialog({ action, rows, first }) {
+  const [given, setGiven] = useState(first);
+  const described = useDescribed(rows[0].kind);
   const [typed, setTyped] = useState('');
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -62,7 +75,7 @@ function ActionDialog({ action, rows }) {
   const what = one ? `${kinds.value.get(one.kind).title} ${one.name}` : `${rows.length} objects`;
   const wantsName = action.name === 'delete';
   const wanted = one ? one.name : String(rows.length);
-  const input = action.input ?? [];
+  const input = described?.actions.find((each) => each.name === action.name)?.input ?? [];
   const flags = flagsOf(input, given);
   const lines = rows.slice(0, 3).map((row) => command(kinds.value.get(row.kind), action.name, row.name, { project: row.project, flags }));
   const run = async (event) => {
@@ -88,14 +101,15 @@ function ActionDialog({ action, rows }) {
     <h2 id="dialog-title">${title(action.name)} ${what}</h2>
     <p class="soft">${action.summary}.</p>
     ${!one && html`<p class="mono">${rows.slice(0, 12).map((row) => row.name).join(', ')}${rows.length > 12 ? `, and ${rows.length - 12} more` : ''}</p>`}
-    ${input.map((field) => html`<${Field} key=${field.path} field=${field} value=${given[field.path]} wrong=${error?.field?.endsWith(field.path)}
+    ${!described && html`<p class="soft">Loading…</p>`}
+    ${input.map((field) => html`<${Field} key=${field.path} field=${field} value=${given[field.path]} wrong=${isAbout(error, field.path) ? error.message : ''}
       onInput=${(value) => setGiven({ ...given, [field.path]: value })} />`)}
     ${wantsName && html`<label class="field">Type <b class="mono">${wanted}</b> to confirm
       <input autocomplete="off" value=${typed} onInput=${(event) => setTyped(event.target.value)} /></label>`}
     <${ProblemBox} error=${error} />
     <${Command} words=${lines.join('\n') + (rows.length > 3 ? `\n… (${rows.length} commands)` : '')} />
     <div class="row">
-      <button class=${DANGEROUS.has(action.name) ? 'bad' : 'main-action'} disabled=${busy || (wantsName && typed !== wanted)}>
+      <button class=${DANGEROUS.has(action.name) ? 'bad' : 'main-action'} disabled=${busy || !described || (wantsName && typed !== wanted)}>
         ${busy ? `${done} of ${rows.length}…` : `${title(action.name)} ${what}`}</button>
       <button type="button" onClick=${close}>Close</button>
     </div>
@@ -107,58 +121,6 @@ export function perform(action, row, body) {
   if (action.name === 'delete') return request('DELETE', `${pathOf(kind, row.project, row.name)}?uid=${encodeURIComponent(row.uid ?? '')}`);
   return post(pathOf(kind, row.project, row.name, action.name), body);
 }
-
-// One field of a form, by its type in the API's description.
-export function Field({ field, value, onInput, wrong }) {
-  const id = `field-${field.path.replaceAll('.', '-')}`;
-  const label = field.path.replace(/^(spec|input)\./, '').replaceAll('_', ' ');
-  const type = field.type ?? '';
-  let control;
-  if (field.choices?.length) {
-    control = html`<select id=${id} value=${value ?? ''} onChange=${(event) => onInput(event.target.value)}>
-      <option value="">${field.default !== undefined && field.default !== null && field.default !== '' ? `default: ${field.default}` : '–'}</option>
-      ${field.choices.map((choice) => html`<option value=${choice}>${choice}</option>`)}</select>`;
-  } else if (type === 'true or false') {
-    control = html`<input id=${id} type="checkbox" checked=${value ?? field.default ?? false} onChange=${(event) => onInput(event.target.checked)} />`;
-  } else {
-    control = html`<input id=${id} value=${value ?? ''} autocomplete="off" placeholder=${placeholder(field)} onInput=${(event) => onInput(event.target.value)} />`;
-  }
-  return html`<label class=${`field ${wrong ? 'wrong' : ''}`} for=${id}><span>${label}</span>${control}${field.help && html`<small>${field.help}</small>`}</label>`;
-}
-const EXAMPLES = { size: '4G', duration: '30s', time: '2026-12-24T22:00:00Z', map: 'key=value, …', cores: '0.5' };
-function placeholder(field) {
-  if (field.default !== undefined && field.default !== null && field.default !== '' && typeof field.default !== 'object') return `default: ${field.type === 'size' ? size(field.default) : field.default}`;
-  return EXAMPLES[field.type] ?? (/^list of/.test(field.type ?? '') ? 'one, two, …' : '');
-}
-
-const bare = (path) => path.replace(/^(spec|input)\./, '');
-
-// What was typed, as the API takes it: numbers and lists where the type says so, nothing where nothing was typed.
-export function valuesOf(fields, given) {
-  const out = {};
-  for (const field of fields) {
-    const value = given[field.path];
-    if (value === undefined || value === '') continue;
-    let at = out;
-    const path = bare(field.path).split('.');
-    for (const part of path.slice(0, -1)) at = at[part] ??= {};
-    at[path.at(-1)] = typed(field.type ?? '', value);
-  }
-  return out;
-}
-const scalar = (text) => { try { const found = JSON.parse(text); return typeof found === 'object' ? text : found; } catch { return text; } };
-// Types as the API's description names them: whole number, size, list of text, map, fields.
-function typed(type, value) {
-  if (typeof value !== 'string') return value;
-  const words = () => value.split(',').map((word) => word.trim()).filter(Boolean);
-  if (/number|cores/.test(type) && value.trim() !== '' && !Number.isNaN(Number(value))) return Number(value);
-  if (/^\s*[[{]/.test(value) && !/^(text|expression|word)$/.test(type)) { try { return JSON.parse(value); } catch { return value; } }
-  if (/^list of /.test(type)) return words();
-  if (type === 'map of values') return Object.fromEntries(words().map((word) => { const [key, ...rest] = word.split('='); return [key, scalar(rest.join('='))]; }));
-  if (type === 'map') return Object.fromEntries(words().map((word) => { const [key, ...rest] = word.split('='); return [key, rest.join('=')]; }));
-  return value;
-}
-export const flagsOf = (fields, given) => Object.fromEntries(fields.map((field) => [bare(field.path).replaceAll('.', '-'), given[field.path]]));
 
 export const run = async (action, row, body) => {
   try { await perform(action, row, body ?? {}); notice(`${title(action.name)}: ${row.name} accepted`); } catch (error) { noticeOf(error); }

@@ -1,7 +1,7 @@
-// The one dialog that may be open: `open(component)` shows it; Escape and a click beside it close it.
+// The one dialog that may be open: `open(component)` shows it; Escape, a click beside it and another page behind it close it.
 import { useEffect, useRef } from 'preact/hooks';
 import { html } from '../html.js';
-import { dialog } from '../state.js';
+import { dialog, route } from '../state.js';
 
 export const open = (content) => { dialog.value = content; };
 export const close = () => { dialog.value = null; };
@@ -9,6 +9,7 @@ export const close = () => { dialog.value = null; };
 export function Dialog() {
   const box = useRef(null);
   const content = dialog.value;
+  useEffect(close, [route.value.path.slice(0, 4).join('/')]); // another tab is the same page
   useEffect(() => {
     if (content && !box.current.open) box.current.showModal();
     if (!content && box.current.open) box.current.close();

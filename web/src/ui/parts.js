@@ -1,7 +1,7 @@
 // Small pieces that every page uses.
 import { useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { age, moment, number, percent, share, size } from '../format.js';
+import { age, moment, number, share, size } from '../format.js';
 import { notice, now, toObject } from '../state.js';
 
 export const State = ({ phase, health }) => html`<span class=${`state ${health || 'unknown'}`}>${phase || 'Unknown'}</span>`;
@@ -10,21 +10,31 @@ export const Age = ({ since }) => html`<time title=${since ? moment(since) : ''}
 
 export const Name = ({ row, children }) => html`<a class="mono" href=${toObject(row)}>${children ?? row.name}</a>`;
 
-// What is allocated (broad) and used (narrow) of a capacity, with its figures as text.
-export function Bar({ title, of, unit }) {
-  const { capacity = 0, allocated = 0, used } = of ?? {};
-  const say = unit === 'cores' ? (value) => number(value, 1) : size;
-  const given = share(allocated, capacity);
-  const really = used == null ? null : share(used, capacity);
-  const words = `${say(allocated)} of ${say(capacity)} allocated${used == null ? '' : `, ${say(used)} used`}`;
-  return html`<div role="img" aria-label=${`${title}: ${words}`} title=${words}>
-    <div class=${`bar ${given > 0.9 ? 'full' : ''}`}>
-      <i style=${{ width: percent(Math.min(1, given)).replace(' ', '') }}></i>
-      ${really != null && html`<i class="used" style=${{ width: percent(Math.min(1, really)).replace(' ', '') }}></i>`}
-    </div>
-    <small class="soft">${say(allocated)} / ${say(capacity)}${used == null ? '' : `, ${say(used)} used`}</small>
-  </div>`;
+// What of a capacity is given (broad), used (narrow) and promised to leases that begin later (hatched), with its figures as text.
+export function Bar({ title, of, unit, children }) {
+  const { capacity = 0, allocated = 0 } = of ?? {};
+  const [say, more] = describe(of, unit);
+  return html`<div class="amount"><div class="over"><${Meter} title=${title} of=${of} unit=${unit} />${children}</div>
+    <small class="soft">${[`${say(allocated)} / ${say(capacity)}`, ...more].join(', ')}</small></div>`;
 }
+function describe({ used, promised = 0 } = {}, unit) {
+  const say = unit === 'cores' ? (value) => number(value, value < 10 ? 2 : 1) : size;
+  return [say, [used == null ? '' : `${say(used)} used`, promised ? `${say(promised)} promised` : ''].filter(Boolean)];
+}
+
+// The bar alone; its label has the figures.
+export function Meter({ title, of, unit }) {
+  const { capacity = 0, allocated = 0, used, promised = 0 } = of ?? {};
+  const [say, more] = describe(of, unit);
+  const wide = (part) => `${(100 * Math.min(1, share(part, capacity))).toFixed(1)}%`;
+  const words = [`${say(allocated)} of ${say(capacity)} given`, ...more].join(', ');
+  return html`<div class=${`bar ${share(allocated, capacity) > 0.9 ? 'full' : ''}`} role="img" aria-label=${`${title}: ${words}`} title=${words}>
+    ${promised > 0 && html`<i class="promised" style=${{ left: wide(allocated), width: wide(promised) }}></i>`}
+    <i style=${{ width: wide(allocated) }}></i>
+    ${used != null && html`<i class="used" style=${{ width: wide(used) }}></i>`}</div>`;
+}
+
+export const Legend = () => html`<small class="key soft" aria-hidden="true">${['given', 'used', 'promised'].map((each) => html`<span key=${each}><span class="bar"><i class=${each}></i></span>${each}</span>`)}</small>`;
 
 // The weft command that does the same as a click.
 export function Command({ words }) {

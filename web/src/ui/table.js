@@ -8,8 +8,10 @@ import { get, query } from '../api.js';
 import { changedAt, show, table } from '../stream.js';
 import { kinds, noticeOf, project, route, setQuery, toObject } from '../state.js';
 import { ActionButtons } from './actions.js';
+import { NODE_CELLS, NodeCell } from './nodes.js';
 import { Age, Empty, Name, State } from './parts.js';
 
+const NONE = [];
 const ROW = 32; // pixels, as in the style
 const PAGE = 200; // rows of one request
 const STEP = 16; // rows that enter and leave the document together
@@ -67,7 +69,7 @@ export function Table({ names, extra, empty, command, group }) {
   };
 
   useKeys(box, rows);
-  const columns = fits?.columns ?? [];
+  const columns = layOut(fits?.columns ?? NONE, fits?.rows ?? NONE);
   const last = Math.min(total, view.first + view.count);
   const first = Math.min(view.first, Math.max(0, total - 1));
   const places = [];
@@ -95,8 +97,8 @@ export function Table({ names, extra, empty, command, group }) {
           ${places.map((place) => {
             const row = rows.get(place);
             if (!row) return html`<tr key=${place} aria-rowindex=${place + 2}>${[0, ...columns].map((_, cell) => html`<td key=${cell}><span class="skeleton"></span></td>`)}</tr>`;
-            const heading = group && group(row, columns) !== before;
-            if (group) before = group(row, columns);
+            const heading = group && group(row, fits.columns) !== before;
+            if (group) before = group(row, fits.columns);
             return html`${heading && html`<tr class="group" key=${`g${place}`}><td colspan=${columns.length + 1}>${before || '–'}</td></tr>`}
               <${Row} key=${row.uid} row=${row} place=${place} columns=${columns} isChosen=${chosen.value.has(row.uid)} onPick=${pick} />`;
           })}
@@ -111,6 +113,18 @@ export function Table({ names, extra, empty, command, group }) {
     </div>`}`;
 }
 
+// Names of several projects may be equal, so the project stands beside them. The same columns stay the same object: rows compare them.
+const PROJECT = { title: 'PROJECT', align: 'left', textOf: (row) => row.project ?? '' };
+let laid = {};
+function layOut(of, rows) {
+  const isMixed = !project.value && rows.some((row) => row.project && row.project !== rows[0].project) && !of.some((column) => column.title === 'PROJECT');
+  if (laid.of !== of || laid.isMixed !== isMixed) {
+    const columns = of.map((column, cell) => ({ ...column, textOf: (row) => row.cells[cell] }));
+    laid = { of, isMixed, columns: isMixed ? columns.flatMap((column) => (column.title === 'NAME' ? [column, PROJECT] : [column])) : columns };
+  }
+  return laid.columns;
+}
+
 const KINDS_OF_CELLS = { NAME: 1, PHASE: 1, AGE: 1 };
 class Row extends Component {
   shouldComponentUpdate(next) {
@@ -121,13 +135,14 @@ class Row extends Component {
     const blinks = performance.now() - changedAt(row.uid) < 300 ? 'blink' : '';
     return html`<tr class=${isChosen ? 'chosen' : ''} aria-rowindex=${place + 2}>
       <td><input type="checkbox" aria-label=${`Choose ${row.name}`} checked=${isChosen} onClick=${(event) => onPick(row, place, event)} /></td>
-      ${columns.map((column, cell) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
-        title=${KINDS_OF_CELLS[column.title] ? undefined : row.cells[cell]}><${Cell} column=${column} row=${row} text=${row.cells[cell]} /></td>`)}
+      ${columns.map((column) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
+        title=${KINDS_OF_CELLS[column.title] ? undefined : column.textOf(row)}><${Cell} column=${column} row=${row} text=${column.textOf(row)} /></td>`)}
     </tr>`;
   }
 }
 
 function Cell({ column, row, text }) {
+  if (row.kind === 'node' && NODE_CELLS[column.title]) return html`<${NodeCell} name=${row.name} title=${column.title} text=${text} />`;
   if (column.title === 'NAME') return html`<${Name} row=${row} />`;
   if (column.title === 'AGE') return html`<${Age} since=${row.created_at} />`;
   if (column.title === 'PHASE' || column.title === 'STATUS') return html`<${State} phase=${text} health=${row.health} />`;
