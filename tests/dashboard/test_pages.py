@@ -186,7 +186,44 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
 def test_an_address_that_was_cut_or_mistyped_opens_the_object(open_page: Open, route: str) -> None:
     page = open_page(route)
     expect(page.locator("h1")).to_have_text("VM shown")
-    expect(page.get_by_role("heading", name="Status")).to_be_visible()
+    expect(page.get_by_role("heading", name="Use in the last hour")).to_be_visible()
+
+
+def test_a_vm_s_page_has_words_for_what_people_ask_and_no_json(open_page: Open) -> None:
+    page = open_page("o/vm/default/shown")
+    for heading in ("Why here", "Disks", "Networks", "Snapshots", "Backups", "Newest events"):
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+    expect(page.locator("main")).to_contain_text("after a failure; it has 20 s to shut down")
+    expect(page.get_by_role("heading", name="Spec")).to_be_hidden()
+    page.get_by_text("All fields").click()
+    expect(page.locator("dt", has_text=re.compile("^grace$")).locator("+ dd")).to_have_text("20 s")
+    assert not re.search(r"[{\[]|Nothing yet", page.locator("main").inner_text())
+
+
+def test_a_deployment_s_page_leads_to_its_instances_and_scales_it(open_page: Open, fabric: Fabric) -> None:
+    words = ("--vm", *TINY, "--replicas", "2", "--label", "app=shop", "--min-healthy", "0s")
+    assert fabric.weft("deployment", "create", "shop", *words).code == 0
+    page = open_page("o/deployment/default/shop")
+    try:
+        instances = page.get_by_role("region", name="Instances")
+        expect(instances.get_by_role("link", name="shop-1-0")).to_be_visible()
+        revision = page.get_by_role("region", name="Revisions").get_by_role("row").nth(1)
+        expect(revision).to_contain_text("tiny")
+        expect(page.get_by_text("No service leads to its instances (labels app=shop)")).to_be_visible()
+        expect(page.get_by_role("button", name="Pause")).to_be_disabled()  # nothing is rolled out
+        page.get_by_role("button", name="Update").click()
+        expect(page.get_by_role("dialog")).to_contain_text("weft deployment update shop")
+        page.evaluate("location.hash = '#/o/deployment/default/shop/events'")
+        expect(page.get_by_role("dialog")).to_be_visible()  # a tab is not another page
+        page.evaluate("location.hash = '#/nodes'")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.evaluate("location.hash = '#/o/deployment/default/shop'")
+        page.get_by_role("button", name="Scale").click()
+        page.get_by_role("dialog").get_by_label("replicas").fill("3")
+        page.get_by_role("dialog").get_by_role("button", name=re.compile("^Scale")).click()
+        expect(instances.get_by_role("link", name="shop-1-2")).to_be_visible()
+    finally:
+        fabric.weft("deployment", "delete", "shop", "--yes")
 
 
 def test_sizes_and_times_are_written_for_people(open_page: Open) -> None:
