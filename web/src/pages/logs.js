@@ -5,7 +5,7 @@ import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { MOST_LINES, readMerged } from '../merged.js';
 import { kinds, may, placesOf, project, route, setQuery, toObject } from '../state.js';
-import { show } from '../stream.js';
+import { show, summary } from '../stream.js';
 import { Command, ProblemBox } from '../ui/parts.js';
 
 const NAMES = ['vm', 'container', 'function'];
@@ -21,14 +21,15 @@ export function Logs() {
   const named = useMemo(() => readNames(of), [of]);
   const [found, setFound] = useState({ rows: [], error: null });
   const [asked, setAsked] = useState(0);
+  const changes = how === 'name' ? JSON.stringify(NAMES.map((name) => summary.value?.phases?.[name])) : ''; // whatever comes may be chosen
   useEffect(() => { show({}); }, []);
   useEffect(() => {
     let isOver = false;
-    setFound({ rows: [], error: null });
+    if (how !== 'name') setFound({ rows: [], error: null });
     if (how === 'label' && !label) return undefined;
     list(how === 'label' ? label : '', how === 'name' ? OFFERED : MOST + 1).then((rows) => { if (!isOver) setFound({ rows, error: null }); }, (error) => { if (!isOver) setFound({ rows: [], error }); });
     return () => { isOver = true; };
-  }, [how, label, project.value, asked]);
+  }, [how, label, project.value, asked, changes]);
   const chosen = how === 'name' ? named : found.rows;
   const rows = chosen.slice(0, MOST);
   const input = { since: SINCE[period], follow: follow === '1', ...(text ? { [regex === '1' ? 'regex' : 'filter']: text } : {}) };
@@ -49,29 +50,25 @@ export function Logs() {
 }
 
 function Choice({ how, label, named, offered }) {
-  const [wrong, setWrong] = useState('');
-  const add = async (event) => {
+  const known = new Set(named.map(write));
+  const free = offered.filter((row) => !known.has(write(row))).sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
+  const isOnly = new Set(offered.map((row) => row.project)).size < 2;
+  const add = (event) => {
     event.preventDefault();
-    const form = event.target;
-    const given = new FormData(form).get('name').trim();
-    const find = (rows) => rows.find((each) => `${each.kind}/${each.name}` === given || each.name === given);
-    let row = readNames(given)[0] ?? find(offered);
-    try {
-      row ??= find(await list('', OFFERED)); // the list on the page may be on its way, or older than the workload
-    } catch (error) { setWrong(error.message); return; }
-    setWrong(row ? '' : `There is no workload ${given}.`);
-    if (!row) return;
-    form.reset();
-    setQuery({ of: [...new Set([...readNames(route.value.query.of ?? ''), row].map(write))].join() });
+    const given = new FormData(event.target).get('name');
+    event.target.reset();
+    setQuery({ of: [...known, given].join() });
   };
   return html`<div class="row"><select aria-label="Choose workloads" value=${how} onChange=${(event) => setQuery({ by: event.target.value })}>
       ${Object.entries(BY).map(([name, words]) => html`<option key=${name} value=${name}>${words()}</option>`)}</select>
-    ${how === 'name' && html`<form class="row" onSubmit=${add}><input name="name" list="workloads" required aria-label="Workload" placeholder="vm/web" disabled=${named.length >= MOST} />
-      <datalist id="workloads">${offered.map((row) => html`<option key=${write(row)} value=${write(row)} />`)}</datalist>
+    ${how === 'name' && html`<form class="row" onSubmit=${add}><select name="name" required aria-label="Workload" disabled=${named.length >= MOST}>
+        <option value="">${offered.length ? 'choose a workload…' : 'no workloads yet'}</option>
+        ${NAMES.map((kind) => [kind, free.filter((row) => row.kind === kind)]).filter(([, rows]) => rows.length).map(([kind, rows]) => html`<optgroup key=${kind} label=${`${kinds.value.get(kind).title}s`}>
+          ${rows.map((row) => html`<option key=${write(row)} value=${write(row)}>${row.name}${project.value || isOnly ? '' : ` in ${row.project}`}</option>`)}</optgroup>`)}</select>
       <button type="submit" disabled=${named.length >= MOST}>Add</button></form>`}
     ${how === 'label' && html`<form class="row" onSubmit=${(event) => { event.preventDefault(); setQuery({ label: new FormData(event.target).get('label').trim() }); }}>
       <input name="label" aria-label="Label" placeholder="app=shop" key=${label} defaultValue=${label} /><button type="submit">Choose</button></form>`}
-    <span class="soft">at most ${MOST} at once</span><span role="status">${wrong}</span></div>`;
+    <span class="soft">at most ${MOST} at once</span></div>`;
 }
 
 function Lines({ rows, input, empty, onLeave }) {

@@ -45,7 +45,7 @@ function Topology() {
     return () => { isOver = true; clearInterval(timer); };
   }, []);
   if (!facts) return html`<p class="soft">Reading networks…</p>`;
-  const joined = facts.guests.map((guest) => ({ guest, networks: networksOf(guest) })).filter((each) => each.networks.length);
+  const joined = facts.guests.filter((guest) => !guest.status?.ended).map((guest) => ({ guest, networks: networksOf(guest) })).filter((each) => each.networks.length);
   const names = [...new Set([...facts.networks.map((network) => `${network.project}/${network.name}`), ...joined.flatMap((each) => each.networks)])].slice(0, 12);
   const shown = joined.filter((each) => each.networks.some((name) => names.includes(name)))
     .sort((a, b) => names.indexOf(a.networks[0]) - names.indexOf(b.networks[0]) || a.guest.name.localeCompare(b.guest.name)).slice(0, MOST);

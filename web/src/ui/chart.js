@@ -15,6 +15,9 @@ const resolved = (element, name) => {
   return found;
 };
 
+const POWERS = Array.from({ length: 60 }, (_, power) => 2 ** power); // bytes
+const IDLE = 1; // the top of a chart without anything
+const isUsed = (plot) => plot.data.slice(1).some((points) => points.some((point) => point > 0));
 const DAY_SECONDS = 86_400;
 const timeOf = (at, isLong) => {
   const when = new Date(at * 1000);
@@ -32,12 +35,15 @@ export default function Chart({ title, series, marks = [], band = null, height =
     const element = box.current;
     const soft = resolved(element, '--soft');
     const grid = { stroke: soft, width: 0.3 };
+    const inBytes = /bytes|B\/s/.test(unit);
     const options = {
-      width: element.clientWidth || 400, height, padding: [8, 28, 0, 8],
+      width: element.clientWidth || 400, height, padding: [8, 16, 0, 0],
       cursor: { sync: { key: 'samples' }, drag: { x: false, y: false } }, legend: { show: false },
-      scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : 1] } },
+      scales: { x: { time: true }, y: { range: (_, least, most) => [Math.min(0, least ?? 0), (most ?? 0) > 0 ? most * 1.1 : IDLE] } },
       axes: [{ stroke: soft, grid, values: (_, at) => at.map((each) => timeOf(each, at.at(-1) - at[0] > DAY_SECONDS)), space: 80, size: 28 },
-        { stroke: soft, grid, size: 84, values: (_, at) => at.map((each) => (/bytes/.test(unit) ? inUnit(each, unit) : number(each, 2))) }],
+        { stroke: soft, grid, incrs: inBytes ? POWERS : undefined, size: (_, words) => (words ? 16 + 7 * Math.max(...words.map((each) => (each ?? '').length)) : 48),
+          // What is idle has a line at 0, and no other figure to compare with; a figure stands once.
+          values: (drawn, at) => { const ticks = at.map((each) => (inBytes ? inUnit(each, unit) : number(each, 3))); return ticks.map((words, place) => (ticks.indexOf(words) === place && (at[place] === 0 || isUsed(drawn)) ? words : '')); } }],
       series: [{}, ...series.map((each, place) => ({ label: each.name, stroke: resolved(element, LINES[place % LINES.length]), width: 1.5, spanGaps: false, points: { show: false } }))],
       bands: band ? [{ series: band.map((name) => 1 + series.findIndex((each) => each.name === name)), fill: resolved(element, LINES[1]).replaceAll(', ', ' ').replace(')', ' / 0.2)') }] : [],
       hooks: { draw: [(drawn) => drawMarks(drawn, marks)] },
