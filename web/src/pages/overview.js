@@ -5,7 +5,7 @@ import { useEffect } from 'preact/hooks';
 import { inUnit, number, size } from '../format.js';
 import { useHistory } from '../history.js';
 import { events, show, summary } from '../stream.js';
-import { kinds, link, project } from '../state.js';
+import { health, kinds, link, project } from '../state.js';
 import { EventList } from '../ui/events.js';
 import { AMOUNTS, NodeRows } from '../ui/nodes.js';
 import { Empty, Legend } from '../ui/parts.js';
@@ -21,6 +21,7 @@ export function Overview() {
   const facts = summary.value;
   if (!facts) return html`<h1>Overview</h1><p class="soft">Loading…</p>`;
   const nodes = fullest(facts.nodes ?? []);
+  const changing = (facts.operations ?? []).filter((each) => health.value[each.phase] !== 'waiting'); // that is under what is wrong
   return html`
     <div class="row"><h1>Overview</h1><span class="grow"></span><${Counts} phases=${facts.phases} /></div>
     <div class="wall"><div>
@@ -29,8 +30,8 @@ export function Overview() {
         ${nodes.length > MOST.nodes && html`<p class="more"><a href="#/nodes">All ${nodes.length} nodes</a>; these are the fullest</p>`}</section>
         <${Hour} nodes=${nodes} />`}
     </div><div>
-      <section class="panel"><h2>Changing now</h2><${Running} operations=${(facts.operations ?? []).slice(0, MOST.operations)} />
-        ${facts.operations_total > MOST.operations && html`<p class="more"><a href="#/operations">All ${facts.operations_total} operations</a></p>`}</section>
+      <section class="panel"><h2>Changing now</h2><${Running} operations=${changing.slice(0, MOST.operations)} />
+        ${(changing.length > MOST.operations || facts.operations_total > facts.operations?.length) && html`<p class="more"><a href="#/operations">All ${facts.operations_total} operations</a></p>`}</section>
       <section class="panel short"><h2>Newest events</h2><${EventList} events=${events.value.slice(-MOST.events)} /></section>
     </div></div>`;
 }
