@@ -211,6 +211,8 @@ def test_a_deployment_s_page_leads_to_its_instances_and_scales_it(open_page: Ope
         expect(revision).to_contain_text("tiny")
         expect(page.get_by_text("No service leads to its instances (labels app=shop)")).to_be_visible()
         expect(page.get_by_role("button", name="Pause")).to_be_disabled()  # nothing is rolled out
+        page.evaluate(AXE.read_text())
+        assert page.evaluate("axe.run()")["violations"] == []
         page.get_by_role("button", name="Update").click()
         expect(page.get_by_role("dialog")).to_contain_text("weft deployment update shop")
         page.evaluate("location.hash = '#/o/deployment/default/shop/events'")
@@ -347,15 +349,26 @@ def test_a_form_is_in_the_order_of_the_task_and_marks_every_wrong_field(open_pag
     for field in ("cpu", "memory", "ssh keys"):
         expect(dialog.get_by_label(re.compile(f"^{field}")).first).to_have_attribute("aria-invalid", "true")
     assert page.evaluate("document.activeElement.getAttribute('aria-invalid')") == "true"
+    page.evaluate(AXE.read_text())
+    assert page.evaluate("axe.run()")["violations"] == []
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     assert fabric.weft("get", "vm", "wrong").code != 0
 
 
-def test_equal_names_of_two_projects_are_told_apart(open_page: Open, fabric: Fabric) -> None:
+def test_equal_names_of_two_projects_are_told_apart_and_ended_tasks_are_no_guests(
+    open_page: Open, fabric: Fabric
+) -> None:
     assert fabric.weft("project", "create", "lab").code == 0
     try:
-        page = open_page("networks")
+        guest = {"kind": "container", "project": "default", "spec": {"networks": ["default"]}}
+        guests = [{**guest, "uid": name, "name": name, "status": {"ended": name == "task"}} for name in ("task", "app")]
+        page = open_page("nowhere")
+        page.route(re.compile(r"/containers\?"), lambda route: route.fulfill(json={"items": guests}))
+        page.evaluate("location.hash = '#/networks'")
+        drawing = page.get_by_role("group", name=re.compile("networks with"))
+        expect(drawing.get_by_role("link", name="app", exact=False).first).to_be_visible()
+        expect(drawing.get_by_text("task")).to_have_count(0)
         table = page.get_by_role("region", name="Table")
         row = table.get_by_role("row").filter(has_text="lab")
         expect(row).to_contain_text("default")

@@ -69,6 +69,7 @@ function Form({ kind }) {
   const [busy, setBusy] = useState(false);
   const isNeeded = (path) => { const parent = path.slice(0, path.lastIndexOf('.')); return parent === 'spec' || kind.spec.some((each) => each.path === parent && each.required && isNeeded(parent)); };
   const fields = kind.spec.filter((field) => !/[.[]/.test(field.path.slice(5)) || (field.required && isNeeded(field.path))); // other parts of a struct: as JSON
+  useEffect(() => { document.getElementById('new-name').focus(); }, []);
   const order = (TASKS[kind.name] ?? OTHERS).map((each) => `spec.${each}`);
   const rank = (field) => { const place = order.indexOf(field.path); return place < 0 ? (field.required ? -1 : 99) : place; };
   const first = fields.filter((field) => rank(field) < 99).sort((a, b) => rank(a) - rank(b));
@@ -116,7 +117,7 @@ function Form({ kind }) {
   const lines = first.filter((field) => sizes.length < 2 || !sizes.includes(field) || field === sizes[0]);
   return html`<form novalidate onSubmit=${(event) => { event.preventDefault(); send(false); }}>
     <h2 id="dialog-title">Create ${kind.title}</h2>
-    <label class=${`field ${saying('name') ? 'wrong' : ''}`} for="new-name"><span>name</span><input id="new-name" required autofocus autocomplete="off" maxlength="63" value=${name} aria-invalid=${saying('name') ? 'true' : undefined}
+    <label class=${`field ${saying('name') ? 'wrong' : ''}`} for="new-name"><span>name</span><input id="new-name" required autocomplete="off" maxlength="63" value=${name} aria-invalid=${saying('name') ? 'true' : undefined}
       onInput=${(event) => setName(event.target.value)} />${saying('name') && html`<small class="bad">${saying('name')}</small>`}</label>
     ${kind.scope === 'project' && html`<${Where} value=${where} onInput=${setWhere} />`}
     ${lines.map((field) => (sizes.length > 1 && field === sizes[0] ? html`<div class="line" key="size">${sizes.map(row)}</div>` : row(field)))}
