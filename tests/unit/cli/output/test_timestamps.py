@@ -81,7 +81,7 @@ QUANTITIES = {
     *("within", "verify_within", "score_after", "score_before", "least_gain", "gain", "drain"),
     *("health_check_timeout", "keep_old", "min_healthy", "monitor_duration", "success_threshold", "traffic_split", "canary_steps"),
     *("cpu_before", "cpu_after", "memory_before", "memory_after"),
-    *("cooldown", "target", "age_seconds", "deadline", "rto_seconds", "late_seconds"),
+    *("cooldown", "target", "age_seconds", "deadline", "rto_seconds", "late_seconds", "promised_cpu"),
     *("correlation", "cycle_seconds", "cycles_history_seconds", "fold", "full", "high", "history_seconds", "low"),
     *("probability", "requested", "stability"),
     *("loss", "max_age", "overcommit", "pause", "pause_ms", "pause_factor", "pause_more_seconds", "pause_seconds", "quality"),
