@@ -66,11 +66,12 @@ def test_a_colleague_types_the_line_and_works(
     assert capsys.readouterr().out == "network/default\n"
 
 
-def test_a_role_that_does_not_exist_leaves_no_user(
-    lab: DoorsLab, become: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("flags", "code"), [(["--role", "boss"], 3), (["--server", "10.0.0.1:6443"], 2)])
+def test_a_role_or_an_address_that_can_not_be_leaves_no_user(
+    lab: DoorsLab, become: Callable[[str], Path], flags: list[str], code: int
 ) -> None:
     become("admin")
-    assert run(["user", "invite", "bea", "-p", "default", "--role", "boss"], SystemClock) == 3
+    assert run(["user", "invite", "bea", "-p", "default", *flags], SystemClock) == code
     with pytest.raises(NotFound):
         lab.client.get("user", "bea")
 

@@ -12,15 +12,14 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from weft.client.answer import Answer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, Connection, Lost, Request, describe_failure, make_lost
 from weft.client.context import Context, is_in_clone
-from weft.client.tls import explain_distrust, make_tls
+from weft.client.tls import explain_distrust, make_tls, split_server
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import InvalidInput, Unavailable, WeftError
+from weft.objects.errors import Unavailable, WeftError
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -43,15 +42,8 @@ class Http:
         most_answer_bytes: int | None = None,
         most_seconds: float | None = None,
     ) -> None:
-        parts = urlsplit(context.server)
-        if parts.scheme != "https" or not parts.hostname:
-            raise InvalidInput(
-                f"server {context.server!r} is not an https URL",
-                field="server",
-                hint="write it like https://10.0.0.1:6443",
-            )
+        self._host, self._port = split_server(context.server)
         self.server = context.server.rstrip("/")
-        self._host, self._port = parts.hostname, parts.port or 443
         self._name = context.server_name or self._host
         self.tls = make_tls(context)
         self._headers = {"User-Agent": "weft"}

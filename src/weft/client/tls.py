@@ -16,6 +16,26 @@ _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 _OUT_OF_TIME = {9: "is not valid yet", 10: "has expired"}  # OpenSSL's numbers
 
 
+def split_server(server: str) -> tuple[str, int]:
+    """Host and port of ``https://HOST[:PORT]``. Raises InvalidInput for anything else."""
+    try:
+        parts = urlsplit(server)
+        whole, host, port = parts._replace(path=parts.path.rstrip("/")), parts.hostname, parts.port
+    except ValueError:  # brackets that don't match, a port that isn't one
+        host = None
+    if (
+        not host
+        or not host.isprintable()
+        or " " in server
+        or whole != ("https", parts.netloc, "", "", "")
+        or "@" in parts.netloc
+    ):
+        raise InvalidInput(
+            f"server {server[:80]!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:6443"
+        )
+    return host, port or 443
+
+
 def make_tls(context: Context) -> ssl.SSLContext:
     """What a connection to the context's server must satisfy. Raises InvalidInput for unreadable certificates."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -73,11 +93,11 @@ def find_unknown_ca(server: str, *, timeout_seconds: float = 10.0) -> str:
     """The CA certificate (PEM) that the server at ``server`` shows, for somebody to compare; "" if this machine trusts the server
     already. Nothing is sent. Raises as ``fetch_ca`` does."""
     shown = _fetch_shown(server, timeout_seconds)
-    parts = urlsplit(server)
+    host, port = split_server(server)
     try:
         with (
-            socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as plain,
-            ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname),
+            socket.create_connection((host, port), timeout_seconds) as plain,
+            ssl.create_default_context().wrap_socket(plain, server_hostname=host),
         ):
             return ""
     except OSError:
@@ -86,17 +106,13 @@ def find_unknown_ca(server: str, *, timeout_seconds: float = 10.0) -> str:
 
 def _fetch_shown(server: str, timeout_seconds: float) -> list[bytes]:
     """The certificates (DER) that a server shows, its own first."""
-    parts = urlsplit(server)
-    if parts.scheme != "https" or not parts.hostname:
-        raise InvalidInput(
-            f"server {server!r} is not an https URL", field="server", hint="write it like https://10.0.0.1:6443"
-        )
+    place = split_server(server)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
     try:
         with (
-            socket.create_connection((parts.hostname, parts.port or 443), timeout_seconds) as plain,
+            socket.create_connection(place, timeout_seconds) as plain,
             tls.wrap_socket(plain) as sock,
         ):
             return _shown_certificates(sock)

@@ -35,6 +35,15 @@ def test_a_watch_that_finds_nobody_listening_is_told_so_like_any_request() -> No
                 ask("GET", "/v1/publishedports")
 
 
+@pytest.mark.parametrize(
+    "server",
+    ["h:1", "http://h", "https://", "https://h:x", "https://[::1", "https://u:p@h", "https://h/x", "https://h;rm x"],
+)
+def test_an_address_that_is_not_a_server_s_is_refused_before_anybody_is_asked(server: str) -> None:
+    with pytest.raises(InvalidInput, match="is not an https URL"):
+        Http(Context(server=server))
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late. Is
     silent to a POST until ``asked`` is set."""

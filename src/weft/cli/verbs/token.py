@@ -15,6 +15,7 @@ from weft.cli.output.formats import print_object
 from weft.cli.session import Session
 from weft.cli.verbs.version import ask_time
 from weft.client.context import LOOPBACK, hash_ca
+from weft.client.tls import split_server
 from weft.kinds.record import Kind
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
@@ -55,6 +56,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, server: str | None, **given: Any) -> None:
     if len(words) > 1:
         raise click.UsageError(f"more than one name given: {' '.join(words)}")
+    if server is not None:
+        split_server(server)
     join = join or given["use"] == "join"
     if given["node"] and not join:
         raise click.UsageError("--node needs --join: give it too")

@@ -21,6 +21,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.client.answer import raise_problem
 from weft.client.context import LOOPBACK, hash_ca
+from weft.client.tls import split_server
 from weft.kinds.record import Kind
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.user import MOST_BYTES, USER, check_password
@@ -79,6 +80,8 @@ def _invite(session: Session, kind: Kind | None, words: tuple[str, ...], role: s
     if len(words) != 1:
         raise usage("give one user", "weft user invite NAME -p PROJECT")
     name = check_name(words[0].removeprefix(f"{USER.name}/"))
+    if server is not None:
+        split_server(server)
     client, project = session.client, session.client.project
     binding = cut_name(name, f"-{project}")
     wanted = {"role": role, "project": project, "users": [name]}
