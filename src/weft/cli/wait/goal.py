@@ -12,6 +12,7 @@ from weft.objects.selector import Fields
 # Kinds whose objects stay as they ended until people do something, and conditions that only a guest that runs makes True.
 _ENDING = ("vm", "container", "job", "migration", "conversion", "snapshot")
 _OF_GUESTS = ("Ready", "Healthy", "SetUp")
+_PHASE = ("phase", "status.phase", "state")
 
 
 def gone(what: str) -> WeftError:
@@ -28,7 +29,7 @@ def read_goal(text: str, kind: Kind) -> Goal:
         return _read_condition(text, kind)
     path, sign, value = text.removeprefix("jsonpath=").rpartition("=")
     path = path.strip("{}'\" ").lstrip(".")
-    if not sign or not path:
+    if not sign or not path or (not value and path in _PHASE):
         raise InvalidInput(
             f"invalid --for expression {text!r}",
             field="for",
@@ -39,7 +40,7 @@ def read_goal(text: str, kind: Kind) -> Goal:
     return Goal(
         lambda obj: obj is not None and Fields(obj).get(path, "").lower() == wanted,
         text,
-        ends_failed=path in ("phase", "status.phase") and kind.name in _ENDING,
+        ends_failed=path in _PHASE and kind.name in _ENDING,
         ends_refused=False,
         asked=text,
     )

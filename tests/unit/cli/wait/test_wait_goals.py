@@ -405,6 +405,11 @@ def test_every_way_to_say_what_to_wait_for(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says", "suggests"),
     [
+        (
+            "phase=",
+            "invalid --for expression 'phase='",
+            "write phase=Running, condition=Ready, status.node=n2 or delete",
+        ),
         ("phase=Runing", "phase can't be 'Runing': it is one of Pending, Hold, ", "did you mean phase=Running?"),
         ("state=Up", "status.phase can't be 'Up'", None),
         ("phaze=Running", "'phaze' is not a field of vms", "did you mean phase?"),
