@@ -175,6 +175,9 @@ def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "bad").write_bytes(damaged)
     state = {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()}
+    for flag in ("--name", "--key-file"):  # of repositories
+        refused = server("restore", tmp_path / "b", "--state", doors.state, flag, "x")
+        assert refused.returncode == 2 and f"{flag} is for a repository" in refused.stderr
     for name in ("bad", "none"):
         refused = server("restore", tmp_path / name, "--state", doors.state)
         assert refused.returncode in (2, 3) and name in refused.stderr and "Traceback" not in refused.stderr

@@ -47,6 +47,7 @@ def main(verb: str, argv: Sequence[str]) -> int:
     options = _parse(verb, argv)
     try:
         options.state = options.state or find_state(Path.cwd())
+        _refuse_flags(options)
         options.store = recall_store(options.state) if options.store is None else options.store
         return (_back_up if verb == "backup" else _bring_back)(options, SystemClock())
     except WeftError as problem:
@@ -88,6 +89,18 @@ def _parse(verb: str, argv: Sequence[str]) -> argparse.Namespace:
         "--store", metavar="URL", help="where objects are kept, as for weft server (default: as before)"
     )
     return parser.parse_args(argv)
+
+
+def _refuse_flags(options: argparse.Namespace) -> None:
+    """Raises InvalidInput for a flag of repositories that is given with a file, which would be taken whatever the flag says."""
+    for name in () if is_repository(options.file) else ("key_file", "keep", "immutable", "name"):
+        if getattr(options, name, None):
+            flag = f"--{name.replace('_', '-')}"
+            raise InvalidInput(
+                f"{flag} is for a repository, and {options.file} is a file",
+                field=flag,
+                hint="leave it out, or give a repository like dir:///srv/backups",
+            )
 
 
 def find_state(folder: Path) -> Path:
