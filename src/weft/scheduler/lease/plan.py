@@ -6,6 +6,8 @@ fails, the one with less time to spare, in seconds or for its length. Whatever m
 for it: its memory is written and read again (Sotomayor, Keahey and Foster, "Combining Batch Execution and Leasing Using Virtual
 Machines", HPDC 2008). A lease with a deadline that isn't preemptible runs in one piece, or in pieces around what was promised
 before it; nothing that comes later changes it.
+
+What no such order places ``search.py`` may; ``promises.py`` asks both.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ Order = Literal["deadline", "spare", "ratio"]  # of leases with deadlines
 ORDERS: tuple[Order, ...] = ("deadline", "spare", "ratio")
 Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
 LEAST_PIECE_SECONDS = 60.0  # a shorter one isn't worth a suspension
+MOST_CHECKS = 2_000  # of other nodes, for the unequal machines of a lease in one stretch of time
 _BACKWARDS = 1e-6  # seconds: sums of pieces differ by that much
 
 
@@ -64,25 +67,10 @@ class Standing(msgspec.Struct):
     suspending_until: float | None = None  # of what runs, but is being suspended
     promised: PlannedPiece | None = None  # of a reservation
     splits: bool = False  # though not preemptible, it was accepted in pieces around what was promised before it
+    pieces: tuple[PlannedPiece, ...] = ()  # of one that splits: what was planned for it
 
 
 Plan = dict[str, list[PlannedPiece]]  # by lease; empty for what finds no place in time
-
-
-def keep_promises(
-    standings: Sequence[Standing], capacity: Sequence[Amounts], now: float, *, suspends: bool
-) -> Plan | None:
-    """A plan in which every one of ``standings`` has its slots; None if there is no such plan.
-
-    Without ``suspends`` preempted leases begin again; only where a deadline would be missed so are they suspended after all. With
-    it they begin again only where there is no time to suspend them, and promises couldn't be kept otherwise."""
-    ways: list[tuple[bool, bool]] = [(True, False), (True, True)]
-    for suspend, restart in ways if suspends else [(False, True), *ways]:
-        for order in ORDERS:
-            plan = make_plan(standings, capacity, now, suspends=suspend, restarts=restart, order=order)
-            if all(plan.values()):
-                return plan
-    return None
 
 
 def make_plan(
@@ -95,7 +83,7 @@ def make_plan(
     order: Order = "deadline",
 ) -> Plan:
     """``capacity``: of each node what there is of each resource. ``restarts``: what runs may be ended at once, and begin again."""
-    planner = _Planner([Availability(amounts) for amounts in capacity], now, suspends=suspends, restarts=restarts)
+    planner = Planner([Availability(amounts) for amounts in capacity], now, suspends=suspends, restarts=restarts)
     placed = sorted(standings, key=lambda standing: _rank(standing, order, now))
     for standing in placed:
         planner.pin(standing)
@@ -116,12 +104,27 @@ def _rank(standing: Standing, order: Order, now: float) -> tuple[int, float, flo
     return 5, lease.arrival, 0.0
 
 
-class _Planner:
+class Planner:
     def __init__(self, nodes: list[Availability], now: float, *, suspends: bool, restarts: bool) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._now = now
         self._suspends = suspends
         self._restarts = restarts
+
+    def keep(self, standing: Standing) -> list[PlannedPiece]:
+        """Its pieces as they were planned, from now on."""
+        pieces = list(standing.pieces)
+        if standing.nodes:
+            begun = max(pieces[0].start, self._now)
+            reads = 0.0 if standing.suspending_until is not None else standing.resume_seconds
+            saves = min(pieces[0].suspend_seconds, pieces[0].end - begun)
+            pieces[0] = msgspec.structs.replace(pieces[0], start=begun, resume_seconds=reads, suspend_seconds=saves)
+        self.take_all(standing.lease, pieces)
+        return pieces
+
+    def take_all(self, lease: Lease, pieces: Iterable[PlannedPiece]) -> None:
+        for piece in pieces:
+            self._take(piece, lease)
 
     def pin(self, standing: Standing) -> None:
         """What runs needs its nodes until it is suspended, whatever else comes of it."""
@@ -211,7 +214,7 @@ class _Planner:
     def _list_changes(self, time: float, latest: float) -> Iterable[float]:
         yield time
         yield from sorted(
-            {change for node in self._nodes for change in node.changes(time, math.inf) if change <= latest}
+            {change for node in self.nodes for change in node.changes(time, math.inf) if change <= latest}
         )
 
     def _fit(
@@ -239,20 +242,35 @@ class _Planner:
     def _find_nodes(
         self, lease: Lease, start: float, end: float, nodes: tuple[int, ...] | None = None
     ) -> tuple[int, ...]:
-        """A node for each machine, free from ``start`` to ``end``; () if there are none. ``nodes``: no other ones."""
-        found: list[int] = []
-        for number, machine in enumerate(lease.machines):
-            where = range(len(self._nodes)) if nodes is None else (nodes[number],)
-            node = next((node for node in where if self._nodes[node].fits(start, end, machine)), None)
-            if node is None:
+        """A node for each machine, free from ``start`` to ``end``; () if there are none. ``nodes``: no other ones.
+
+        The largest choose first. Equal ones need no second try; others take back and choose again within ``MOST_CHECKS``."""
+        order = sorted(range(len(lease.machines)), key=lambda number: lease.machines[number], reverse=True)
+        chosen: dict[int, int] = {}  # nodes by machine, in that order
+        tries = MOST_CHECKS // len(self.nodes) if nodes is None and len(set(lease.machines)) > 1 else 0
+        first = 0
+        while len(chosen) < len(order):
+            number = order[len(chosen)]
+            machine = lease.machines[number]
+            where = range(first, len(self.nodes)) if nodes is None else (nodes[number],)
+            node = next((node for node in where if self.nodes[node].fits(start, end, machine)), None)
+            if node is not None:
+                self.nodes[node].take(start, end, machine)
+                chosen[number] = node
+                same = len(chosen) < len(order) and lease.machines[order[len(chosen)]] == machine
+                first = node if same else 0
+            elif chosen and tries > 0:  # the last one that has a place looks for another
+                tries -= 1
+                number, node = chosen.popitem()
+                self.nodes[node].take(start, end, [-amount for amount in lease.machines[number]])
+                first = node + 1
+            else:
                 break
-            self._nodes[node].take(start, end, machine)
-            found.append(node)
-        for node, machine in zip(found, lease.machines, strict=False):
-            self._nodes[node].take(start, end, [-amount for amount in machine])
-        return tuple(found) if len(found) == len(lease.machines) else ()
+        for number, node in chosen.items():
+            self.nodes[node].take(start, end, [-amount for amount in lease.machines[number]])
+        return tuple(chosen[number] for number in range(len(order))) if len(chosen) == len(order) else ()
 
     def _take(self, slot: PlannedPiece | None, lease: Lease, *, give_back: bool = False) -> None:
         if slot is not None:
             for node, machine in zip(slot.nodes, lease.machines, strict=True):
-                self._nodes[node].take(slot.start, slot.end, [-a for a in machine] if give_back else machine)
+                self.nodes[node].take(slot.start, slot.end, [-a for a in machine] if give_back else machine)

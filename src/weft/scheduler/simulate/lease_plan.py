@@ -9,7 +9,8 @@ import msgspec
 
 from weft.scheduler.lease.availability import Amounts
 from weft.scheduler.lease.backfill import SHORTEST_SECONDS
-from weft.scheduler.lease.plan import Lease, PlannedPiece, Standing, keep_promises
+from weft.scheduler.lease.plan import Lease, PlannedPiece, Standing
+from weft.scheduler.lease.promises import keep_promises
 
 _SOON = 1e-6  # seconds: what is due so soon is due
 
@@ -48,9 +49,15 @@ class LeaseRun(msgspec.Struct):
         return end if end <= slot.end - slot.suspend_seconds + _SOON else slot.end
 
     def stand(self, now: float) -> Standing:
+        pieces = tuple(self.slots) if self.splits else ()
         if not self.runs:
             return Standing(
-                self.lease, self.done_seconds, suspended=self.suspended, promised=self.promised, splits=self.splits
+                self.lease,
+                self.done_seconds,
+                suspended=self.suspended,
+                promised=self.promised,
+                splits=self.splits,
+                pieces=pieces,
             )
         slot = self.slots[0]
         return Standing(
@@ -62,6 +69,7 @@ class LeaseRun(msgspec.Struct):
             if slot.suspend_seconds and now >= slot.end - slot.suspend_seconds - _SOON
             else None,
             splits=self.splits,
+            pieces=pieces,
         )
 
     def leave_slot(self, now: float) -> None:
@@ -134,7 +142,7 @@ def _replan(runs: list[LeaseRun], capacity: Sequence[Amounts], now: float, *, su
             run.leave_slot(now)
             run.done_seconds = standing.done_seconds
         run.slots = list(plan[run.lease.id])
-        if run.lease.mode in ("reservation", "immediate") and run.promised is None:
+        if run.lease.mode in ("reservation", "immediate") and not standing.nodes:
             run.promised = run.slots[0]
         if standing.nodes:
             run.runs = run.slots[0].start <= now and run.slots[0].nodes == standing.nodes

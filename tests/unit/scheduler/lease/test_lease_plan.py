@@ -9,9 +9,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from benchmarks.leases.drawn import draw, judge
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.long import examples
+from tests.long import examples, mark_long
 
 from weft.scheduler.lease.plan import Lease, Mode
 from weft.scheduler.simulate.haizea import read_seconds, read_site
@@ -145,6 +146,34 @@ def test_what_there_is_no_time_to_suspend_begins_again_where_its_deadline_lets_i
     runs = simulate([work, urgent], NODES, {}, suspends=True)
     check(runs, NODES)
     assert [run.state for run in runs] == ["DONE", "DONE"] and runs[0].end == 1800.0 + 2 * HOUR
+
+
+def test_three_leases_share_two_nodes_where_one_of_them_goes_on_later() -> None:
+    leases = [lease(str(number), "deadline", 2 * HOUR, deadline=3 * HOUR) for number in range(3)]
+    runs = simulate(leases, NODES[:2], {}, suspends=True)
+    check(runs, NODES[:2])
+    assert {run.state for run in runs} == {"DONE"}
+
+
+@pytest.mark.parametrize("preemptible", [True, False])
+def test_a_small_machine_of_a_reservation_leaves_the_larger_node_to_a_deadline(preemptible: bool) -> None:
+    work = lease(
+        "work", "deadline", 2 * HOUR, start=HOUR, deadline=3 * HOUR, machines=((2.0,),), preemptible=preemptible
+    )
+    class_ = lease("class", "reservation", HOUR, start=2 * HOUR, machines=((1.0,), (3.0,)))
+    nodes = [(3.0,), (2.0,), (1.0,)]
+    runs = simulate([work, class_], nodes, {}, suspends=False)
+    check(runs, nodes)
+    assert [run.state for run in runs] == ["DONE", "DONE"]
+
+
+@pytest.mark.parametrize("seeds", mark_long([range(40), range(40, 300)], range(40, 300)))
+def test_what_an_exhaustive_search_can_place_is_not_rejected_and_what_is_accepted_is_kept(seeds: range) -> None:
+    outcomes = [judge(draw(seed)) for seed in seeds]
+    assert sum(outcome.rejected for outcome in outcomes) > len(seeds) // 2
+    assert [
+        seed for seed, outcome in zip(seeds, outcomes, strict=True) if outcome.wrongly_rejected or outcome.broken
+    ] == []
 
 
 @pytest.mark.parametrize(
