@@ -49,6 +49,7 @@ from weft.kinds.parts.workload import (
     check_workload,
     claim_places,
     count_workload,
+    find_publish_rights,
     index_workload,
     refuse_twice,
     set_fields,
@@ -551,6 +552,7 @@ VM = Kind(
     in_backups="renamed",
     access=Access(
         readers="project",
+        further_rights=find_publish_rights,
         status_writer="workload",
         condition_writers=CONDITIONS
         | {

@@ -12,7 +12,7 @@ from weft.kinds.image import ImageSpec, check_image
 from weft.kinds.network import NetworkSpec, check_network, check_new_network, find_rights, gateway_of
 from weft.kinds.parts.workload import claim_places, parse_publish
 from weft.kinds.record import Kind
-from weft.kinds.registry import KINDS, WORKLOADS, find_kind
+from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
 from weft.kinds.vm import VM, VmSpec, check_vm
 from weft.kinds.volume import VolumeSpec, check_volume
 from weft.objects.envelope import Envelope
@@ -287,3 +287,14 @@ def test_a_spec_that_has_only_defaults_beside_what_it_needs_can_be_written_back(
 
 def test_agents_know_all_kinds_of_workloads_without_the_registry() -> None:
     assert {name: kind.workload for name, kind in WORKLOAD_KINDS.items()} == WORKLOADS
+
+
+@pytest.mark.parametrize("kind", ["vm", "container"])
+def test_a_port_that_is_published_by_force_takes_a_right_of_the_fabric(kind: str) -> None:
+    access, spec = BY_NAME[kind].access, BY_NAME[kind].spec
+    assert access.further_rights is not None
+    forced = spec(image="tiny", publish=["22:22"], force_publish=True)
+    assert list(access.further_rights(None, forced)) == [("node:update", "publish ports by force")]
+    assert not list(access.further_rights(forced, forced)) and not list(access.further_rights(None, spec(image="tiny")))
+    more = spec(image="tiny", publish=["22:22", "53:53"], force_publish=True)
+    assert list(access.further_rights(forced, more)) == [("node:update", "publish ports by force")]

@@ -106,6 +106,12 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     )
 
 
+def find_publish_rights(old: Any, new: Any) -> list[tuple[str, str]]:
+    """The permission in all projects that a forced port takes: what nodes and the server need themselves is the fabric's."""
+    had = set(old.publish) if old is not None and old.force_publish else set()
+    return [("node:update", "publish ports by force")] if new.force_publish and set(new.publish) - had else []
+
+
 def parse_publish(text_: str, field_: str = "spec.publish") -> tuple[int, int, Literal["tcp", "udp"]]:
     """``8080:80/tcp`` as (host port, guest port, protocol). Raises InvalidInput."""
     match = _PUBLISH.fullmatch(text_)
