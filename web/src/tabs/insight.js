@@ -13,7 +13,7 @@ const STEP_SECONDS = 300;
 const LEAST_STEP_SECONDS = 60;
 const AGAIN_MS = 60_000;
 const MOST = { samples: 2016, patterns: 6, correlations: 20, anomalies: 40, text: 200 };
-const CHANNELS = { jump: 'it jumped', level: 'its level', hour: 'the level of the hour', spread: 'its unrest' };
+const CHANNELS = { jump: 'it jumped', level: 'its level', hour: 'the level of the hour', spread: 'its unrest', pattern: 'the order of its values' };
 const CLASSES = {
   idle: 'it does almost nothing', steady: 'it uses about the same all the time', cyclic: 'what it does comes again and again', bursty: 'short peaks over little',
   batch: 'long stretches of work, and long ones of none', growing: 'it uses more and more', irregular: 'it wanders: its past says little of its future', unknown: 'no class fits well enough, or there is too little history',
