@@ -117,7 +117,9 @@ RELIES_ON = {
         "api/node/report.py attempt": "node at",
     },
     "give_up_a_node_twice": {
-        "api/node/force_delete.py _forget_some": "allocation at and goes, enrolment absent, enrolment at, node at and goes",
+        "api/node/force_delete.py _forget_some": (
+            "allocation at and goes, enrolment absent, enrolment at, node at and goes, workload at"
+        ),
         "api/node/report.py _take_back": "enrolment at, node absent",
     },
     "come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere": {
@@ -453,7 +455,12 @@ def give_up_a_node_twice(lab: DoorsLab, number: int) -> None:
 
     node = quietly(lab, prepare)
     for name in ("a", "b"):
-        quietly(lab, lambda: place_vm(lab, node, lab.client.get("vm", f"o{number}{name}")))  # noqa: B023
+        place = quietly(lab, lambda: place_vm(lab, node, lab.client.get("vm", f"o{number}{name}")))  # noqa: B023
+        if name == "a":  # it had ended, and stays stopped
+            ended = lab.stored(f"/allocation/-/{place}")
+            assert ended is not None
+            ended.report = msgspec.Raw(b'{"ended":true}')
+            lab.put(ended)
         envelope = lab.stored(f"/node/-/{node.name}")
         assert envelope is not None
         envelope.status = msgspec.Raw(b'{"phase":"NotReady"}')

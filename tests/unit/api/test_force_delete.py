@@ -15,7 +15,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Put, Write
 from weft.kinds.allocation import AllocatedImage, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.node import NODE, NodeStatus
-from weft.objects.envelope import Envelope, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.identity import Ref
 from weft.store.memory import MemoryStore
 
@@ -60,6 +60,44 @@ def test_a_place_that_is_made_while_its_node_is_given_up_goes_too() -> None:
         return [entry.key for entry in page.entries if not entry.key.startswith("/enrolment/")]
 
     assert asyncio.run(run()) == []
+
+
+@pytest.mark.parametrize(
+    ("report", "run"),
+    [
+        ({"ended": True, "restart_generation": 2}, "stop"),
+        ({"ended": True, "restart_generation": 1}, "run"),  # somebody has started it since
+        ({"ended": False, "restart_generation": 2}, "run"),
+    ],
+)
+def test_what_had_ended_on_a_node_that_is_given_up_does_not_run_again(report: dict[str, Any], run: str) -> None:
+    async def give() -> Envelope:
+        store = MemoryStore(SystemClock())
+        node = Envelope(
+            kind="node", name="n1", uid="node-1", status=msgspec.Raw(msgspec.json.encode(NodeStatus(phase="NotReady")))
+        )
+        spec = {"image": "tiny", "run": "run", "restart_generation": 2}
+        vm = Envelope(
+            kind="vm",
+            name="web",
+            uid="vm-1",
+            project="default",
+            generation=1,
+            spec=msgspec.Raw(msgspec.json.encode(spec)),
+        )
+        there = decode_envelope(place("early").value)
+        there.report = msgspec.Raw(msgspec.json.encode(report))
+        await store.commit([Put(one.key, encode_envelope(one)) for one in (node, vm, there)])
+        entry = await store.get(node.key)
+        assert entry is not None
+        node.revision = entry.revision
+        await give_up(mock.Mock(store=store, clock=SystemClock()), mock.Mock(), NODE, node)
+        after = await store.get(vm.key)
+        assert after is not None
+        return decode_envelope(after.value)
+
+    after = asyncio.run(give())
+    assert msgspec.json.decode(after.spec)["run"] == run and after.generation == (2 if run == "stop" else 1)
 
 
 @pytest.mark.parametrize(

@@ -17,16 +17,16 @@ from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.allocation import LOCAL, AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec
 from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import kind_prefix, object_key
 from weft.objects.quantity import format_duration, format_time
 
-_AT_ONCE = 50
+_AT_ONCE = 45  # with its workload each, in one commit
 _MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more stay as orphans
 
 
@@ -91,6 +91,13 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
     writes: list[Write] = [Delete(key) for key, _ in doomed]
     preconditions: list[Precondition] = [AtRevision(key, revision) for key, revision in doomed]
     places = [decode_envelope(entry.value) for entry in page.entries]
+    ended = list[Envelope]()
+    for place in places:
+        if (rests := await _find_ended(context, place)) is not None:
+            ended.append(rests)
+            preconditions.append(AtRevision(rests.key, rests.revision))
+            rests.spec, rests.generation = merge_part(rests.spec, {"run": "stop"}), rests.generation + 1
+            writes.append(Put(rests.key, encode_envelope(rests)))
     if places:
         key = given_up_key(node.uid)
         former = await context.store.get(key)
@@ -99,10 +106,27 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
         writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids, context.clock.now()))))
         preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
     await context.store.commit(writes, preconditions)
+    for rests in ended:
+        said = f"it had ended on node {node.name}, which was given up: it stays stopped until somebody starts it"
+        context.add_event(rests.ref, "StaysStopped", said)
     specs = [decode_part(place.spec, AllocationSpec) for place in places]
     for spec in specs:
         await _report_loss(context, node.name, spec)
     return [f"{spec.workload.kind}/{spec.workload.name}" for spec in specs]
+
+
+async def _find_ended(context: ApiContext, place: Envelope) -> Envelope | None:
+    """The workload of a place, if it had ended there by itself and nobody has started it since: it is to stay stopped, and not to
+    run a second time elsewhere. Those that run once, and a deployment's instances, have their own controllers."""
+    spec, report = decode_part(place.spec, AllocationSpec), decode_part(place.report, AllocationReport)
+    if not report.ended or spec.once or spec.desired != "run":
+        return None
+    workload = await read_again(context, object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
+    if workload is None or workload.uid != spec.workload.uid or workload.deleting_since is not None:
+        return None
+    wanted = msgspec.json.decode(workload.spec)
+    started = wanted.get("restart_generation", 0) != report.restart_generation
+    return None if workload.owner is not None or wanted.get("run", "run") != "run" or started else workload
 
 
 async def _report_loss(context: ApiContext, node: str, spec: AllocationSpec) -> None:

@@ -234,7 +234,9 @@ def _warn_of_loss(session: Session, target: Target) -> None:
     node = session.client.get(target.kind.name, target.name)
     if dig(node, "status.phase") in ("Ready", "Autonomous"):
         return
-    places = [item["spec"] for item in session.client.list("allocation", query={"node": node["uid"]}).items]
+    found = session.client.list("allocation", query={"node": node["uid"]}).items
+    ended = [item["spec"] for item in found if dig(item, "report.ended") and not dig(item, "spec.once")]
+    places = [item["spec"] for item in found if item["spec"] not in ended]
     pinned = _find_pinned(session, target.name, places)
     listed = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     volumes = [one for one in listed if (one["status"].get("pool") or LOCAL) == LOCAL]  # others are on other nodes, too
@@ -251,6 +253,7 @@ def _warn_of_loss(session: Session, target: Target) -> None:
             "workloads that wait for the node, because their volumes are there",
             [_name(p) for p in places if _waits(p)],
         ),
+        ("workloads that had ended, which stay stopped", list(map(_name, ended))),
         ("volumes unavailable until the node is back", [volume["name"] for volume in volumes]),
     ):
         session.notify(f"{title}: {', '.join(sorted(names)) or 'none'}")
