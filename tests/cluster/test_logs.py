@@ -117,7 +117,7 @@ def test_a_job_s_tasks_and_a_container_are_asked_for_like_vms(
     cluster.ok("container", "create", gone_containers("hostile"), *size, "--arg", hostile)
     until(cluster, lambda found: len(found) == 3, "--container", "hostile")
     shown = cluster.run("container", "logs", "hostile", "--aggregate").stdout
-    assert b"\x1b" not in shown and b"\x07" not in shown and b"?[31mred" in shown and b"\\xff" in shown
+    assert b"\x1b" not in shown and b"\x07" not in shown and b"red?]0;title?" in shown and b"\\xff" in shown
     assert b"\x1b" not in cluster.run("container", "logs", "hostile", "-o", "json").stdout
 
 

@@ -215,9 +215,7 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
     """The spec of a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
     snapshot = obj["others"].get(source)
-    if snapshot is None:
-        raise NotFound(f'snapshot "{given.snapshot[:80]}" not found', field="snapshot", hint="weft snapshot list")
-    if dig(snapshot, "status.phase") != "Unavailable":  # that is told first: the VM may wait for the same node
+    if dig(snapshot or {}, "status.phase") != "Unavailable":  # that is told first: the VM may wait for the same node
         _require_disks("restore", obj)
     refuse_fenced(obj)
     if migration := dig(obj, "status.migration", ""):
@@ -227,6 +225,8 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
             hint=f"weft wait migration/{migration}, or: weft migration cancel {migration}",
             details={"migration": migration},
         )
+    if snapshot is None:
+        raise NotFound(f'snapshot "{given.snapshot[:80]}" not found', field="snapshot", hint="weft snapshot list")
     as_new = f"restore it under a new name: weft vm restore {obj['name']} --snapshot {given.snapshot} --new-name NAME"
     if dig(snapshot, "status.phase", "Pending") != "Ready" or snapshot.get("deleting_since") is not None:
         phase = dig(snapshot, "status.phase", "Pending") if snapshot.get("deleting_since") is None else "being deleted"
