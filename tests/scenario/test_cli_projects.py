@@ -21,6 +21,13 @@ def test_what_weft_made_with_a_project_does_not_keep_it(fabric: Fabric) -> None:
     assert said.code == 0 and "project/brief  deleted" in said.out, said.err
 
 
+def test_a_range_that_no_network_can_have_leaves_no_project(fabric: Fabric) -> None:
+    for wrong in ("nonsense", "10.9.0.1/24", "127.0.0.0/24", "fd00::/64"):
+        assert fabric.weft("project", "create", "halves", "--cidr", wrong).code == 2, wrong
+        assert fabric.weft("project", "get", "halves").code == 3
+    assert fabric.weft("project", "create", "halves", "--cidr", "10.9.0.0/24", "--no-network").code == 2
+
+
 def test_a_project_goes_with_everything_only_if_that_was_asked_for(fabric: Fabric) -> None:
     assert fabric.weft("image", "share", "tiny", "--with", "*").code == 0
     assert fabric.weft("project", "create", "lab").code == 0

@@ -12,13 +12,13 @@ from weft.cli.command import options
 from weft.cli.command.exit_codes import ERROR, OK
 from weft.cli.command.flags import make_flags
 from weft.cli.command.grammar import VERBS, Entry
-from weft.cli.command.target import Target, one_target, read_targets
+from weft.cli.command.target import Target, one_target, read_targets, usage
 from weft.cli.preview.deletion import ask_to_delete, check_person
 from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import Done, finish, finish_one, plan_wait
 from weft.cli.wait.watch import Wait
-from weft.kinds.network import NETWORK
+from weft.kinds.network import NETWORK, NetworkSpec, check_new_network
 from weft.kinds.project import PROJECT
 from weft.kinds.quota import QUOTA
 from weft.kinds.record import Kind
@@ -56,6 +56,10 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 def _create(
     session: Session, kind: Kind, words: tuple[str, ...], cidr: str | None, no_network: bool, **given: Any
 ) -> int:
+    if cidr is not None:  # before the project is made: a range that won't do leaves none
+        if no_network:
+            raise usage("--cidr can't be given with --no-network", "leave one of them out")
+        check_new_network(NetworkSpec(cidr=cidr))
     code, name = create_one(session, kind, words, **given)
     if no_network or given["dry_run"]:
         return code
@@ -134,7 +138,7 @@ def _name(obj: dict[str, Any]) -> str:
 
 
 def _list_content(session: Session, project: str) -> list[dict[str, Any]]:
-    """What people delete of a project, what uses other things first; without what goes with its owner."""
+    """The objects of a project that people delete, users of others first; without those that go with their owner."""
     found = []
     for one in sorted(KINDS, key=lambda one: one.name not in USERS):
         if one.name not in DELETABLE:
