@@ -89,7 +89,7 @@ def _measure_anomalies(files: Files) -> list[Figure]:
             goal="≥ 72",
             kept=chosen >= 72,
         ),
-        Figure(f"…: at what people are told, {THRESHOLD:g}", f"{quiet:.1f}", goal="≥ 55", kept=quiet >= 55),
+        Figure(f"…: at the threshold for people, {THRESHOLD:g}", f"{quiet:.1f}", goal="≥ 55", kept=quiet >= 55),
         Figure(
             "…: false alarms a week on drawn series",
             ", ".join(f"{kind} {rate:.2f}" for kind, rate in rates.items()),

@@ -1,4 +1,4 @@
-"""What is unusual in a series, sample by sample: the last 8 and 24 samples, each compared with all pieces of the past.
+"""Anomalies of a series, sample by sample: the last 8 and the last 24 samples are compared with all pieces of the past.
 
 How far a piece is from the nearest earlier one of its length is the discord of Keogh, Lin and Fu (2005), here of the newest piece
 only, as in KNN-CAD (Burnaev and Ishimtsev 2016). How rare such a distance is, is read from the tail of the past distances: over

@@ -123,7 +123,7 @@ def _note(obj: Object) -> str:
 
 
 def _summarize(obj: Object) -> str:
-    """What fires, as its receivers are told: the oldest alert, and how many others there are."""
+    """The summary that its receivers get: the oldest alert, and how many others there are."""
     firing = [one for one in dig(obj, "status.alerts") or [] if one["state"] == "firing"]
     if not firing:
         return ""

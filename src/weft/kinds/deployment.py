@@ -282,7 +282,7 @@ def describe_progress(obj: Object) -> str:
 
 
 def _describe_note(obj: Object) -> str:
-    """What goes on, or why the rollout didn't come to its end."""
+    """The step that goes on, or the reason why the rollout didn't come to its end."""
     judged = dig(obj, "status.verdict", "") if read_phase(obj) in ("RolledBack", "Undecided") else ""
     return judged or dig(obj, "status.message", "") or ""
 

@@ -116,8 +116,8 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
 
 
 async def _find_ended(context: ApiContext, place: Envelope) -> Envelope | None:
-    """The workload of a place, if it had ended there by itself and nobody has started it since: it is to stay stopped, and not to
-    run a second time elsewhere. Those that run once, and a deployment's instances, have their own controllers."""
+    """The workload of a place, if it had ended there and nobody has started it since: it must stay stopped instead of running a
+    second time elsewhere. Those that run once, and a deployment's instances, have their own controllers."""
     spec, report = decode_part(place.spec, AllocationSpec), decode_part(place.report, AllocationReport)
     if not report.ended or spec.once or spec.desired != "run":
         return None

@@ -35,7 +35,7 @@ def list_ports(holder: Item | None) -> dict[int, str]:
 
 
 def read_answers(view: View, workload: Item) -> tuple[tuple[int, bool], ...]:
-    """What its node has found out about the ports that it was told to ask."""
+    """Whether each port that its node checks answers, as far as the node has reported it."""
     place = active_allocation(view, workload.uid)
     if place is None:
         return ()
@@ -62,7 +62,7 @@ def is_asking(status: DeploymentStatus) -> bool:
 
 
 class Ports(Instances):
-    """What a rollout wants of published ports. Pure."""
+    """The part of a rollout's plan that is about published ports. Pure."""
 
     def _demand_ports(self) -> None:
         """Count no instance as healthy that doesn't answer where the version before did."""

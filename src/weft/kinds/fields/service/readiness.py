@@ -47,7 +47,7 @@ class ReadinessReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
 
 
 def name_port(port: int) -> str:
-    """By which a node reports whether a TCP port of a guest answers, beside its words for services."""
+    """The key by which a node reports whether a TCP port of a guest answers, beside those of services."""
     return f"{_PORT}{port}"
 
 

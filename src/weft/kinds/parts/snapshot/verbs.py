@@ -205,7 +205,7 @@ def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> d
 
 
 def describe_lost(obj: Object | None) -> str:
-    """What explains the phase of a snapshot that is Unavailable, to be put behind that word; "" for another phase."""
+    """The reason why a snapshot is Unavailable, to be put behind that word; "" for another phase."""
     return (
         f"; {dig(obj, 'status.message', '')}" if obj is not None and dig(obj, "status.phase") == "Unavailable" else ""
     )
