@@ -217,7 +217,7 @@ def test_what_was_done_is_said_in_words() -> None:
     assert finish._word(session, "reclaim", "volume") == "is an ordinary volume now"
 
 
-@pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 4)])
+@pytest.mark.parametrize(("phase", "told"), [("Ready", 0), ("Autonomous", 0), ("NotReady", 5)])
 def test_what_is_lost_with_a_node_is_listed_only_if_it_can_be_given_up(phase: str, told: int) -> None:
     class Client:
         def get(self, kind: str, name: str) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def test_of_each_root_disk_that_goes_with_a_node_the_copies_elsewhere_are_named(
     said: list[str] = []
     session: Any = SimpleNamespace(client=Client(), notify=said.append)
     delete._warn_of_loss(session, Target(BY_NAME["node"], "n1"))
-    assert said[4:] == [
+    assert said[5:] == [
         "root disk of vm/v1: backup/new has it as of 1970-01-01 00:00 UTC: weft backup restore new --new-name NAME; "
         "cluster west has a replica of 1970-01-01 00:01 UTC",
         "root disk of vm/v2: there is no backup, snapshot or replica of it",
