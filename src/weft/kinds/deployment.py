@@ -29,6 +29,7 @@ from weft.kinds.record import (
     Object,
     Operation,
     Reference,
+    Signed,
 )
 from weft.kinds.vm import VM
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, TooLarge, WeftError
@@ -88,6 +89,7 @@ class DeploymentSpec(msgspec.Struct, kw_only=True):
     resumes: Annotated[int, field("Counter: the rollout goes on when it grows", ge=0)] = 0
     rollout: Annotated[int, field("Counter: the template is rolled out again when it grows", ge=0)] = 0
     undos: Annotated[int, field("Counter: the template is one to go back to when it grows", ge=0)] = 0
+    author: Annotated[str, field("Who asked for the template; the server sets it")] = ""
 
 
 def read_template(workload: str, template: Mapping[str, Any]) -> Any:
@@ -326,7 +328,9 @@ DEPLOYMENT = Kind(
         check=check_deployment,
         check_times=_check_times,
         check_change=_refuse_new_kind,
-        server_fields=("paused", "resumes", "rollout", "undos", "instance"),
+        server_fields=("paused", "resumes", "rollout", "undos", "instance", "author"),
+        made_fields=("author",),
+        signed=Signed("author", of=("template", "labels", "rollout")),
         longest_name=LONGEST_NAME,
     ),
     display=Display(

@@ -57,6 +57,7 @@ FUNCTION_VERSION = Kind(
             Column("RUNTIME", lambda obj: obj["spec"].get("image") or obj["spec"].get("runtime") or "–", flexible=True),
             Column("MEMORY", size("spec.memory"), align="right"),
             Column("DESCRIPTION", text("spec.description", ""), flexible=True),
+            Column("AUTHOR", text("created_by", "–")),
             AGE,
             Column("NOTE", text("status.message", ""), flexible=True),
         ),

@@ -289,6 +289,16 @@ class Derived(msgspec.Struct, frozen=True):
     put: Callable[[Any, Mapping[str, Any]], None]  # into the spec, from the specs of those that exist, by ``vm/web``
 
 
+class Signed(msgspec.Struct, frozen=True):
+    """The field of a spec in which the server writes who asked for what it has in other fields; people can't set it."""
+
+    field: str
+    of: tuple[str, ...]  # it is written again whenever one of these changes
+
+    def is_due(self, old: Any, new: Any) -> bool:
+        return any(getattr(old, name) != getattr(new, name) for name in self.of)
+
+
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """Which new objects and changes the API server accepts, and what they count and claim."""
 
@@ -312,6 +322,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
     made_fields: tuple[str, ...] = ()  # those of them that no manifest sets or changes: only verbs and the server do
+    signed: Signed | None = None
     derived: Derived | None = None
     seals: bool = False  # its spec has ``values`` that are stored sealed only
     # Raises InvalidInput, without any value, for new values that won't do: ``check`` sees none, as they are sealed by then.

@@ -165,6 +165,9 @@ async def plan_create(
     if actor is not None and not by_verb:
         refuse_made_fields(kind, given)
         keep_own_labels(manifest.labels or {}, {})
+    creator = actor.creator if actor is not None else ""
+    if kind.admission.signed is not None:
+        given = {**given, kind.admission.signed.field: creator}
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
@@ -182,7 +185,7 @@ async def plan_create(
         uid=former.uid if former is not None else "" if fleet is None else fleet.new_uid(),
         project=manifest.project,
         labels=manifest.labels or {},
-        creator=actor.creator if actor is not None else "",
+        creator=creator,
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)
@@ -264,7 +267,7 @@ async def plan_update(
         guard(kind, current)
     if changes and kind.admission.change_guard is not None:
         kind.admission.change_guard(current, spec, context.clock.now())
-    draft = await plan_spec(context, view, kind, current, old, spec, changes, labels)
+    draft = await plan_spec(context, view, kind, current, old, spec, changes, actor, labels)
     draft.preconditions += relied
     draft.changes = sealing.hide_changes(kind, changes)
     draft.preconditions += ceiling
@@ -282,10 +285,15 @@ async def plan_spec(
     old: Any,
     new: Any,
     changes: list[FieldChange],
+    actor: Actor | None,
     labels: dict[str, str] | None = None,
 ) -> Draft:
-    """The writes that give ``current`` the spec ``new``, and ``labels`` if given. The object itself is the first write."""
+    """The writes that give ``current`` the spec ``new``, and ``labels`` if given, for ``actor``, None for weft itself. The object
+    itself is the first write."""
     refuse_newer(kind, current)
+    signed = kind.admission.signed
+    if signed is not None and signed.is_due(old, new):
+        setattr(new, signed.field, actor.creator if actor is not None else "")
     envelope = msgspec.structs.replace(current, labels=current.labels if labels is None else labels)
     if changes:
         envelope.generation = current.generation + 1

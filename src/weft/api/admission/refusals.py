@@ -166,7 +166,10 @@ def refuse_made_changes(kind: Kind, old: Any, new: Any) -> None:
     """Raise InvalidInput for a change of such a field, which takes the right to the verb; it may be given as it is."""
     for name in kind.admission.made_fields:
         if getattr(new, name) != getattr(old, name):
+            signed = kind.admission.signed
             verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.change is not None]
+            if signed is not None and signed.field == name:
+                verbs = []
             instead = " or ".join(f"weft {kind.name} {verb}" for verb in verbs)
             raise InvalidInput(
                 f"spec.{name}: only the server changes it, and it is {_shown(getattr(old, name))} now",

@@ -77,7 +77,7 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
         old = decode_part(user.spec, UserSpec)
         sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
         new = msgspec.structs.replace(old, password=sealed)
-        draft = await admit.plan_spec(context, view, USER, user, old, new, plan_spec_change(old, new))
+        draft = await admit.plan_spec(context, view, USER, user, old, new, plan_spec_change(old, new), actor)
         draft.writes += _plan_ends(context, user, actor)
         return draft
 

@@ -134,7 +134,7 @@ async def _plan(
     if not changes:
         return Draft(kind, current, "unchanged")
     rights = await admit.require_permissions(context, view, kind, target.project, current.name, call.actor, old, new)
-    draft = await admit.plan_spec(context, view, kind, current, old, new, changes)
+    draft = await admit.plan_spec(context, view, kind, current, old, new, changes, call.actor)
     draft.preconditions += rights
     await admit.charge(context, view, draft, old, new)
     return draft

@@ -27,6 +27,7 @@ def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
                 "outcome": one.get("outcome") or "in progress",
                 "runs": one["number"] in dig(deployment, "status.slots", []),
                 "created_at": one.get("created_at", 0.0),
+                "author": one.get("author", ""),
                 "image": template.get("image", ""),
                 "changes": ", ".join(changed[:_MOST_FIELDS]) + more,
             }

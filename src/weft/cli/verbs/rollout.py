@@ -32,7 +32,7 @@ from weft.objects.errors import IllegalTransition, NotFound
 _ACTS = ("status", "pause", "resume", "undo", "history", "explain")
 _NOT_PROMOTED = 1
 _FIELDS = ("phase", "strategy", "revision", "ready", "updated", "verdict")
-_TITLES = ("REVISION>", "OUTCOME!", "CREATED", "IMAGE~", "CHANGES~")
+_TITLES = ("REVISION>", "OUTCOME!", "CREATED", "AUTHOR", "IMAGE~", "CHANGES~")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -108,6 +108,7 @@ def _run(
                 str(row["revision"]),
                 f"{row['outcome']}{', runs' * row['runs']}",
                 render_time(row["created_at"]),
+                row["author"] or "–",
                 row["image"],
                 row["changes"],
             ]
@@ -133,9 +134,11 @@ def _show_template(session: Session, target: Target, obj: Mapping[str, Any], num
             f"{target.what} has no revision {number}; there are: {known}", hint=f"weft rollout history {target.name}"
         )
     document = {"kind": dig(obj, "spec.workload", "container"), "spec": found["template"]}
+    author, created_at = found.get("author", ""), found.get("created_at", 0.0)
     if session.is_document:
-        print_data(session, document)
+        print_data(session, {**document, "created_by": author, "created_at": created_at})
     else:
+        print(f"# revision {number}, made by {author or 'an unknown author'} at {render_time(created_at)}")
         print(write_yaml(document), end="")
     return OK
 

@@ -85,7 +85,9 @@ class _Planner(Rolling, Beside):
         if is_busy and status.stable and number != status.stable and not is_undo:
             return f"a change of the template waits for the end of the rollout of revision {status.revision}"
         if known is None:
-            new = Revision(number=number, template=spec.template, labels=spec.labels, created_at=self._now)
+            new = Revision(
+                number=number, template=spec.template, labels=spec.labels, created_at=self._now, author=spec.author
+            )
             new.instance = spec.instance or (spec.adopt if number == 1 else "")
             status.revisions.append(new)
         status.template, status.rollout, status.observed_generation = mark, spec.rollout, self._facts.generation

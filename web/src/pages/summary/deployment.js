@@ -54,10 +54,10 @@ function Revisions({ kind, row, status, instances, hasService }) {
   const lacks = undo && missing(undo, [row]);
   const requests = (one) => (split.size ? `${number(split.get(one.number) ?? 0, 1)} %` : hasService && running(one.number) ? 'shared by all ready ones' : '–');
   return html`<section class="panel"><h2>Revisions</h2><div class="scroll whole" tabindex="0" role="region" aria-label="Revisions"><table>
-    <thead><tr><th class="number">REVISION</th><th>IMAGE</th><th>SIZE</th><th class="number">INSTANCES</th><th>REQUESTS</th><th>OUTCOME</th><th>SINCE</th><th>GO BACK</th></tr></thead>
+    <thead><tr><th class="number">REVISION</th><th>IMAGE</th><th>SIZE</th><th class="number">INSTANCES</th><th>REQUESTS</th><th>OUTCOME</th><th>AUTHOR</th><th>SINCE</th><th>GO BACK</th></tr></thead>
     <tbody>${revisions.map((one) => html`<tr key=${one.number}><td class="number">${one.number}</td><td class="mono">${one.template.image ?? '–'}</td>
       <td>${one.template.cpu ? `${number(one.template.cpu, 2)} cores, ${size(one.template.memory)}` : '–'}</td><td class="number">${running(one.number)}</td><td>${requests(one)}</td>
-      <td>${one.outcome || (one.number === status.revision ? 'goes on' : '–')}${one.number === status.stable ? ', stable' : ''}</td><td>${one.created_at ? html`<${Age} since=${one.created_at} />` : '–'}</td>
+      <td>${one.outcome || (one.number === status.revision ? 'goes on' : '–')}${one.number === status.stable ? ', stable' : ''}</td><td>${one.author || '–'}</td><td>${one.created_at ? html`<${Age} since=${one.created_at} />` : '–'}</td>
       <td>${one.number !== status.revision && undo && html`<button type="button" class="plain" disabled=${Boolean(lacks)} title=${lacks ? `you lack the permission ${lacks}` : ''} onClick=${() => startAction(undo, [row], { revision: String(one.number) })}>to ${one.number}…</button>`}</td></tr>`)}</tbody></table></div></section>`;
 }
 

@@ -22,6 +22,7 @@ class Revision(msgspec.Struct, kw_only=True):
     template: dict[str, Any]
     labels: dict[str, str] = {}
     created_at: float = 0.0
+    author: str = ""  # who asked for it: a user's name, or token:NAME; "": weft itself, or unknown
     outcome: str = ""  # how its last rollout ended; "": it goes on
     # Name of its instance in slot 0, which is kept when another revision takes its place: people gave it, or it is a VM that was
     # promoted in the place of an adopted one.
