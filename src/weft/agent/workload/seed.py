@@ -63,7 +63,9 @@ def build_nocloud(local: LocalAllocation) -> bytes:
     if spec.ssh_keys:
         meta["public-keys"] = spec.ssh_keys
     if spec.users:
-        rights = {"sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/bash", "ssh_authorized_keys": spec.ssh_keys}
+        rights: dict[str, Any] = {"sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/bash"}
+        if spec.ssh_keys:  # cloud-init calls an empty list invalid
+            rights["ssh_authorized_keys"] = spec.ssh_keys
         ours["users"] = ["default", *({"name": name, **rights} for name in spec.users)]
     nics = {f"nic{index}": {"match": {"macaddress": nic.mac}, "dhcp4": True} for index, nic in enumerate(spec.nics)}
     return pack_iso(

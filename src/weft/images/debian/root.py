@@ -104,7 +104,8 @@ FILES = {
     ),
     "etc/systemd/system/ssh-host-key.service": (
         "[Unit]\nDescription=SSH host key, at the first boot\nConditionPathExists=!/etc/ssh/ssh_host_ed25519_key\n"
-        "DefaultDependencies=no\nAfter=systemd-remount-fs.service systemd-tmpfiles-setup.service\n\n"
+        # Where cloud-init runs, it makes the key: never two at once.
+        "DefaultDependencies=no\nAfter=systemd-remount-fs.service systemd-tmpfiles-setup.service cloud-init.service\n\n"
         "[Service]\nType=oneshot\nExecStart=/usr/bin/ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key\n"
     ),
     "etc/systemd/system/ssh.service.d/key.conf": "[Unit]\nWants=ssh-host-key.service\nAfter=ssh-host-key.service\n",
@@ -112,7 +113,8 @@ FILES = {
         "# The one source of data is the seed disk; DHCP and the disk's growth are systemd's.\n"
         "datasource_list: [NoCloud, None]\n"
         "network: {config: disabled}\n"
-        "ssh_deletekeys: false\nssh_genkeytypes: []\n"
+        # One key, quickly made; cloud-init calls a list of none invalid.
+        "ssh_deletekeys: false\nssh_genkeytypes: [ed25519]\nssh_quiet_keygen: true\n"
         "disable_root: true\n"
         "manage_etc_hosts: false\npreserve_hostname: false\n"
         "growpart: {mode: 'off'}\nresize_rootfs: false\n"

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
+import jsonschema_rs
 import pytest
+import yaml
 from tests.unit.agent.test_agent_parts import prepared, wanted
 
 from weft.agent.workload.seed import build_nocloud, build_tar, pack_iso
 from weft.agent.workload.user_data import refuse_unread_user_data
 from weft.agent.workload.vm import choose_seed, plan_guest
 from weft.contracts.driver.runtime import BootDisk, BootKernel
+from weft.images.debian.root import FILES
 from weft.objects.errors import InvalidInput
 from weft.objects.image.bundle import BundleManifest
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHdlZnQgdGVzdCBrZXkgb2YgbnVtYmVyIG9uZQ me"
 DEBIAN = BundleManifest("d", "qcow2", "k", "i", "quiet", agent=True, qemu_agent=True, seed="nocloud")
 TINY = BundleManifest("d", "qcow2", "k", "i", "quiet", agent=True)
+SCHEMA = Path(__file__).with_name("cloud_config_schema.json")
 CLOUD = BundleManifest("d", "qcow2", seed="nocloud")
 
 
@@ -55,6 +60,16 @@ def test_cloud_init_learns_name_users_keys_network_and_the_users_own_data() -> N
     assert [user if user == "default" else user["name"] for user in json.loads(ours)["users"]] == ["default", "ann"]
     (nic,) = json.loads(files["network-config"])["ethernets"].values()
     assert nic["dhcp4"] and nic["match"]["macaddress"] == wanted().spec.nics[0].mac
+
+
+@pytest.mark.parametrize("keys", [[], [KEY]])
+def test_what_cloud_init_gets_from_weft_is_valid_to_it(keys: list[str]) -> None:
+    """By the parts of the schema of cloud-init 22.4.2, Debian 12's, about what weft writes: it warns of anything else."""
+    schema = jsonschema_rs.Draft4Validator(json.loads(SCHEMA.read_text()))
+    _, files = read_iso(build_nocloud(wanted(ssh_keys=keys, users=["ann"], user_data="#cloud-config\n{}\n")))
+    for text in (files["vendor-data"].decode(), FILES["etc/cloud/cloud.cfg.d/90-weft.cfg"]):
+        found = [(one.instance_path, one.message) for one in schema.iter_errors(yaml.safe_load(text))]
+        assert not found
 
 
 def test_a_guest_that_came_from_another_cluster_is_the_same_instance_to_cloud_init() -> None:
