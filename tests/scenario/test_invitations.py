@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,6 +65,26 @@ def test_a_colleague_types_the_line_and_works(
     assert "project crew" in capsys.readouterr().err
     assert run(["network", "list", "-o", "name"], SystemClock) == 0
     assert capsys.readouterr().out == "network/default\n"
+
+
+def test_of_two_invitations_at_once_one_prints_a_password_and_it_is_the_one_that_is_valid(
+    lab: DoorsLab, become: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    become("admin")
+    words, numbers = [["user", "invite", "dot", "-p", "default"]], itertools.count()
+
+    def invite_meanwhile(size: int) -> str:
+        while words:
+            assert run(words.pop(), SystemClock) == 0
+        return f"{next(numbers):0{2 * size}}"
+
+    monkeypatch.setattr("weft.cli.verbs.user.secrets.token_hex", invite_meanwhile)
+    assert run(words[0][:], SystemClock) == 0
+    out, err = capsys.readouterr()
+    (password,) = [line.split()[1] for line in out.splitlines() if line.startswith("password")]
+    assert "another invitation has just given dot a password" in err
+    answer = lab.client.http.request("POST", "/v1/login", {"user": "dot", "password": password})
+    assert answer.status == 201
 
 
 @pytest.mark.parametrize(("flags", "code"), [(["--role", "boss"], 3), (["--server", "10.0.0.1:6443"], 2)])

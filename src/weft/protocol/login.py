@@ -60,6 +60,7 @@ class PasswordInput(msgspec.Struct, frozen=True, kw_only=True):
 
     password: str
     old: str = ""  # users who change their own give the present one
+    first: bool = False  # only if the user has none yet
     end_tokens: bool = False  # end all of the user's tokens, not only the logins, but for the one that asks
 
 

@@ -20,7 +20,7 @@ from weft.contracts.store import MAX_WRITES, Delete
 from weft.kinds.token import TOKEN
 from weft.kinds.user import MOST_BYTES, USER, UserSpec, check_password, place_of_password
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
-from weft.objects.errors import NotAuthenticated, WeftError
+from weft.objects.errors import AlreadyExists, NotAuthenticated, WeftError
 from weft.objects.identity import check_name, kind_prefix, object_key
 from weft.objects.schema import read_strict
 from weft.objects.spec_change import plan_spec_change
@@ -75,6 +75,12 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
         if user is None:
             raise not_found(USER, name, None)
         old = decode_part(user.spec, UserSpec)
+        if given.first and old.password:
+            raise AlreadyExists(
+                f"user/{name} has a password already",
+                field="first",
+                hint=f"weft user passwd {name} sets another one",
+            )
         sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
         new = msgspec.structs.replace(old, password=sealed)
         draft = await admit.plan_spec(context, view, USER, user, old, new, plan_spec_change(old, new), actor)

@@ -109,12 +109,21 @@ def _invite(session: Session, kind: Kind | None, words: tuple[str, ...], role: s
     if user["spec"].get("password") or user["spec"].get("identity"):
         session.notify(f"{name} logs in as before; weft user passwd {name} sets another password")
     else:
-        password = "-".join(secrets.token_hex(3) for _ in range(3))
-        _set(session, name, password, "")
-        print(f"password  {password}")
-        session.notify(f"the password is shown only once; {name} changes it by: weft user passwd {name}")
+        _give_password(session, name)
     if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
+
+
+def _give_password(session: Session, name: str) -> None:
+    """Set the user's first password and print it; none if another invitation did so meanwhile: that one's is valid."""
+    password = "-".join(secrets.token_hex(3) for _ in range(3))
+    try:
+        _set(session, name, password, first=True)
+    except AlreadyExists:
+        session.notify(f"another invitation has just given {name} a password; weft user passwd {name} sets another one")
+        return
+    print(f"password  {password}")
+    session.notify(f"the password is shown only once; {name} changes it by: weft user passwd {name}")
 
 
 def passwd_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -131,7 +140,7 @@ def _create(session: Session, kind: Kind, words: tuple[str, ...], password_stdin
     password = check_password(read_stdin()) if password_stdin else None
     code, name = create_one(session, kind, words, **given)
     if password is not None and not given["dry_run"]:
-        _set(session, name, password, "")
+        _set(session, name, password)
     return code
 
 
@@ -144,7 +153,7 @@ def _passwd(session: Session, kind: Kind, words: tuple[str, ...], password_stdin
     password = check_password(ask_password(f"New password of {name}", password_stdin))
     if not password_stdin and getpass.getpass("Again: ") != password:
         raise usage("the two passwords differ", f"weft user passwd {name}")
-    left = _set(session, name, password, old, end_tokens=end_tokens)
+    left = _set(session, name, password, old=old, end_tokens=end_tokens)
     print(f"user/{name}  password set")
     if left:
         session.notify(
@@ -152,9 +161,9 @@ def _passwd(session: Session, kind: Kind, words: tuple[str, ...], password_stdin
         )
 
 
-def _set(session: Session, name: str, password: str, old: str, *, end_tokens: bool = False) -> list[str]:
-    """Set it; the user's tokens that are still valid."""
-    given = {"password": password, "old": old, **({"end_tokens": True} if end_tokens else {})}
+def _set(session: Session, name: str, password: str, **more: str | bool) -> list[str]:
+    """Set it; the user's tokens that are still valid. Raises what the server does."""
+    given = {"password": password, **{key: value for key, value in more.items() if value}}
     answer = session.client.http.request("POST", f"/v1/users/{name}:passwd", given)
     raise_problem(answer)
     return list(answer.json().get("tokens") or [])
