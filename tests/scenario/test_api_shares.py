@@ -119,7 +119,7 @@ def test_a_share_is_given_by_who_may_change_the_object_and_does_not_say_which_pr
         share(ann, "rock", stop=[name])
     assert answers[0] == answers[1]
     share(ann, "rock", **{"with": ["later"]})
-    with pytest.raises(InUse, match="image/rock -p geology"):  # it would inherit the share
+    with pytest.raises(InUse, match="image/rock -p geology is shared with later, and a new project would inherit that"):
         lab.client.create({"kind": "project", "name": "later", "spec": {}})
     share(ann, "rock", stop=["later"])
     lab.client.create({"kind": "project", "name": "later", "spec": {}})
@@ -135,7 +135,7 @@ def test_the_share_of_a_deleted_project_goes_to_no_later_one(lab: DoorsLab) -> N
     lab.client.delete("project", "gone")
     with pytest.raises(InUse, match=r'project "gone" can\'t be created: image/code -p law') as caught:
         lab.client.create({"kind": "project", "name": "gone", "spec": {}})
-    assert "take gone out of image/code" in str(caught.value.hint)
+    assert "weft image share code --stop gone -p law" in str(caught.value.hint)
     share(ann, "code", stop=["gone"])
     lab.client.create({"kind": "project", "name": "gone", "spec": {}})
 

@@ -31,7 +31,8 @@ def test_an_image_is_shared_listed_used_and_its_share_withdrawn(fabric: Fabric) 
     said = fabric.weft("image", "share", "base", "--with", "biology", "--with", "default", "-p", "physics")
     assert said.code == 0 and "no project" not in said.err, said.err
     typo = fabric.weft("image", "share", "base", "--with", "biologie", "-p", "physics")
-    assert typo.code == 0 and "there is no project biologie" in typo.err
+    assert typo.code == 3 and 'project "biologie" not found' in typo.err and "did you mean biology?" in typo.err
+    assert fabric.weft("project", "create", "biologie", "--dry-run").code == 0, "the name stays free"
     own = fabric.weft("image", "share", "base", "--with", "physics", "-p", "physics")
     assert own.code == 2 and "--with: physics is the project of this image itself" in own.err
     rows = fabric.weft("image", "list", "--shared", "-p", "biology").out.splitlines()

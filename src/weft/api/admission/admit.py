@@ -92,12 +92,14 @@ class Fleet:
             self._read[text] = await _read_new(view, kind, project, given)
         return self._read[text]
 
-    async def plan_named(self, view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
-        """The preconditions of the references in ``spec``, which ``read`` gave. Raises NotFound, InUse."""
+    async def plan_named(
+        self, view: View, kind: Kind, envelope: Envelope, spec: Any, actor: Actor | None
+    ) -> list[Precondition]:
+        """The preconditions of the references in ``spec``, which ``read`` gave, for ``actor``. Raises NotFound, InUse."""
         of = (envelope.project, id(spec))
         found = self._named.get(of)
         if found is None:
-            found = await _plan_named(view, kind, envelope, spec)
+            found = await _plan_named(view, kind, envelope, spec, actor)
             if references.is_same_for_all(kind, spec):
                 self._named[of] = found
         return found
@@ -199,7 +201,7 @@ async def plan_create(
         envelope.generation, old = former.generation + 1, decode_part(former.spec, kind.spec)
         absent = AtRevision(key, former.revision)
     plan_named = _plan_named if fleet is None else fleet.plan_named
-    named = await plan_named(view, kind, envelope, spec)
+    named = await plan_named(view, kind, envelope, spec, actor)
     draft = Draft(kind, envelope, "created", preconditions=[absent, *named, *relied])
     if kind.admission.claims is not None:
         await _claim(context, view, draft, old, spec)
@@ -310,7 +312,7 @@ async def plan_spec(
         if kind.admission.uploads is not None:
             await uploads.require_uploads(context, view, kind, current.project, old, new)
         await references.refuse_second(view, kind, current, old, new)
-        draft.preconditions += await references.plan_references(view, kind, current, old, new)
+        draft.preconditions += await references.plan_references(view, kind, current, old, new, actor)
         if kind.admission.claims is not None:
             await _claim(context, view, draft, old, new)
     draft.writes.insert(0, Put(current.key, encode_envelope(envelope)))
@@ -396,9 +398,9 @@ async def require_permissions(
     return await plan_gift(context, view, kind, name, actor, old, new)
 
 
-async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any) -> list[Precondition]:
+async def _plan_named(view: View, kind: Kind, envelope: Envelope, spec: Any, actor: Actor | None) -> list[Precondition]:
     project = await references.plan_project(view, envelope.project)
-    return project + await references.plan_references(view, kind, envelope, None, spec)
+    return project + await references.plan_references(view, kind, envelope, None, spec, actor)
 
 
 async def _claim(context: ApiContext, view: View, draft: Draft, old: Any, new: Any) -> None:

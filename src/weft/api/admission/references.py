@@ -31,9 +31,11 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import Forbidden, IllegalTransition, InUse, InvalidInput, NotFound
 from weft.objects.identity import kind_prefix, named_key, object_key, split_named
 from weft.objects.schema import suggest
+from weft.trust.credentials import Actor
 
 MOST_CLAIMS = 60  # of one owner, so that any object fits into one commit
 _PROJECT = BY_NAME["project"]
+_CREATE_PROJECT = "weft project create {} creates one"
 _SUGGEST_AMONG = 200
 _SHOWN = 5
 _OTHERS = "others in project "
@@ -48,8 +50,10 @@ async def plan_project(view: View, project: str | None) -> list[Precondition]:
     return await _plan_one(view, _PROJECT, None, project, "project")
 
 
-async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, new: Any) -> list[Precondition]:
-    """The preconditions of the references that ``new`` has and ``old`` (None: no spec) has not.
+async def plan_references(
+    view: View, kind: Kind, envelope: Envelope, old: Any, new: Any, actor: Actor | None
+) -> list[Precondition]:
+    """The preconditions of the references that ``new`` has and ``old`` (None: no spec) has not. ``actor``: None for weft itself.
 
     Raises NotFound, and InUse for an object that another workload has exclusively."""
     preconditions: list[Precondition] = []
@@ -64,13 +68,16 @@ async def plan_references(view: View, kind: Kind, envelope: Envelope, old: Any, 
                 target = BY_NAME[reference.kind]
                 if target.is_shareable and "/" in name:
                     preconditions += await _plan_shared(view, target, envelope, name, reference)
-                elif reference.field == SHARED_WITH:  # whether there is such a project, nobody is to learn by sharing
+                elif reference.field == SHARED_WITH:
                     if name == envelope.project:
                         raise InvalidInput(
                             f"{SHARED_WITH}: {name} is the project of this {kind.name} itself",
                             field=SHARED_WITH,
                             hint="leave it out",
                         )
+                    # Whether there is such a project, nobody learns by sharing who may not see it.
+                    if actor is not None and actor.permits("project:get", name):
+                        preconditions += await _plan_one(view, _PROJECT, None, name, SHARED_WITH, _CREATE_PROJECT)
                 else:
                     project = await _find_project(view, target, envelope, reference, name)
                     if reference.awaited and await view.get(target, project, name) is None:
@@ -160,13 +167,22 @@ async def refuse_reserved(store: Store, kind: Kind, envelope: Envelope) -> None:
     """Raise InUse if the name of a new object belonged to a deleted one to which others still refer: they would mean this one."""
     for other, reference in _list_reserving(kind.name):
         users = await _find_referring(store, other, reference, envelope)
-        if users:
-            raise InUse(
-                f'{kind.title} "{envelope.name}" can\'t be created: {users[0]} names a deleted one',
-                field="name",
-                hint=f"take {envelope.name} out of {users[0]} first, or choose another name",
-                details={"by": users[:_SHOWN]},
+        if not users:
+            continue
+        why = "names a deleted one"
+        first = f"take {envelope.name} out of {users[0]} first"
+        if reference.field == SHARED_WITH:
+            why = f"is shared with {envelope.name}, and a new {kind.name} would inherit that"
+            named, _, where = users[0].partition(" ")
+            first = f"end that: weft {named.replace('/', ' share ', 1)} --stop {envelope.name}" + (
+                where and f" {where}"
             )
+        raise InUse(
+            f'{kind.title} "{envelope.name}" can\'t be created: {users[0]} {why}',
+            field="name",
+            hint=f"{first}; or choose another name",
+            details={"by": users[:_SHOWN]},
+        )
 
 
 @functools.cache
@@ -289,7 +305,7 @@ async def _plan_one(
     key = object_key(kind.name, scope, name)
     found = await view.get_key(key)
     if found is None:
-        meant = suggest(name, await _names(view.store, kind, scope)) if field != SHARED_WITH else None
+        meant = suggest(name, await _names(view.store, kind, scope))
         where = f" in project {scope}" if scope else ""
         hint = f"did you mean {meant}?" if meant else f"weft {kind.name} list{give_project(scope)}"
         hint = kind.display.find_hint(name, give_project(scope)) or (f"{hint}; {else_.format(name)}" if else_ else hint)

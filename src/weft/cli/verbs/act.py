@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -20,7 +19,6 @@ from weft.kinds.fields.cells import dig
 from weft.kinds.parts.sharing import EVERY_PROJECT, SHARE
 from weft.kinds.record import Kind, Object, Verb
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import Forbidden, NotFound
 from weft.objects.schema import describe_fields
 
 _HELP = {
@@ -41,18 +39,6 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         return _run(session, verb, find_targets(session, kind, words, entry.kinds), given)
 
     return options.build(verb, f"{entry.summary}.", run, kind, params)
-
-
-def _note_unknown(session: Session, projects: Iterable[str]) -> None:
-    """Name the projects that don't exist, for those who may see projects: the share itself doesn't tell."""
-    for name in projects:
-        try:
-            if name != EVERY_PROJECT:
-                session.client.get("project", name)
-        except NotFound:
-            session.notify(f"there is no project {name} now; while this is shared with it, none can be created")
-        except Forbidden:
-            return
 
 
 def _input_options(verb: Verb) -> list[click.Parameter]:
@@ -84,7 +70,6 @@ def _run(session: Session, verb: str, targets: list[Target], given: dict[str, An
         before = session.client.get(kind.name, name) if verb == "restart" else None
         obj = session.client.verb(kind.name, name, verb, body)
         done.append(Done(target, obj, verb, _describe_shares(obj) if verb == SHARE.name else ""))
-        _note_unknown(session, body.get("with", ()) if verb == SHARE.name else ())
         waits.extend(wait for wait in [plan_wait(obj, target, verb, before)] if wait)
 
     codes = each(session, targets, act)
