@@ -28,7 +28,9 @@ def test_a_range_that_no_network_can_have_leaves_no_project(fabric: Fabric) -> N
     assert fabric.weft("project", "create", "halves", "--cidr", "10.9.0.0/24", "--no-network").code == 2
 
 
-def test_a_project_goes_with_everything_only_if_that_was_asked_for(fabric: Fabric) -> None:
+def test_a_project_goes_with_everything_only_if_that_was_asked_for(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert fabric.weft("image", "share", "tiny", "--with", "*").code == 0
     assert fabric.weft("project", "create", "lab").code == 0
     assert fabric.weft("volume", "create", "data", "--size", "1G", "-p", "lab").code == 0
@@ -41,6 +43,16 @@ def test_a_project_goes_with_everything_only_if_that_was_asked_for(fabric: Fabri
     asked = fabric.weft("project", "delete", "lab", "--everything")
     assert asked.code == 2 and "rolebinding/r without a terminal needs --yes" in asked.err
     assert fabric.weft("vm", "get", "web", "-p", "lab").code == 0
+    assert fabric.weft("wait", "vm/web", "-p", "lab", "--for", "ready").out.startswith("vm/web  Running")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("weft.cli.wait.finish.follow", interrupt)
+        stopped = fabric.weft("project", "delete", "lab", "--everything", "--yes")
+    assert stopped.code == 130 and "weft project delete lab --everything goes on" in stopped.err
+    assert "weft wait" not in stopped.err
     gone = fabric.weft("project", "delete", "lab", "--everything", "--yes")
     assert gone.code == 0, gone.err
     lines = [line.split("  ")[0] for line in gone.out.splitlines()]
@@ -51,7 +63,6 @@ def test_a_project_goes_with_everything_only_if_that_was_asked_for(fabric: Fabri
         == {
             "volume/data",
             "network/default",
-            "rolebinding/r",
         }
     )
     assert fabric.weft("user", "get", "ann").code == 0

@@ -78,6 +78,7 @@ class Goal(msgspec.Struct, frozen=True):
     changes: Callable[[Object], Any] | None = None  # what must differ from what it was before
     answer: Callable[[Object], str] | None = None  # of an object that got there, what people wanted to know
     takes: Callable[[Object], float] | None = None  # of an object: the seconds that the work takes at least
+    is_past: Callable[[Object], bool] | None = None  # of an object: whether it won't get there any more
     remark: Callable[[Object], str] | None = None  # of one that got there, what they should know besides; "": nothing
 
 

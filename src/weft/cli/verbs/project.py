@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
-from weft.cli.command.exit_codes import ERROR, OK
+from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK
 from weft.cli.command.flags import make_flags
 from weft.cli.command.grammar import VERBS, Entry
 from weft.cli.command.target import Target, one_target, read_targets, usage
@@ -99,13 +99,25 @@ def _delete(session: Session, kind: Kind | None, words: tuple[str, ...], everyth
             f'project "{target.name}" is in use by {shown}',
             hint=f"weft project delete {target.name} --everything lists all that is in it, and deletes it",
         )
+    if others and session.detach:
+        raise usage(
+            "--everything can't be given with --detach: what others use is deleted after them", "leave out --detach"
+        )
     if not yes:
         names = [target.what, *map(_name, others)]
         check_person(session, names if everything else [target.what])
         if session.recorder is None and not ask_to_delete(session, [*found, project]):
             session.notify("nothing was deleted")
             return ERROR
-    code = _empty(session, target.name, found)
+    try:
+        code = _empty(session, target.name, found)
+    except KeyboardInterrupt:
+        session.unfinished = False
+        session.notify(
+            "interrupted: what was requested so far is still being deleted, and the rest stays; "
+            f"weft project delete {target.name} --everything goes on"
+        )
+        return INTERRUPTED
     if code != OK:
         return code
     gone = session.client.delete(PROJECT.name, target.name, uid=project["uid"])
@@ -121,16 +133,12 @@ def clear_own(session: Session, project: str) -> None:
 
 def _empty(session: Session, project: str, found: list[dict[str, Any]]) -> int:
     """Delete ``found``, in rounds; the exit code of the first that didn't end well."""
-    usual, session.client.project = session.client.project, project
-    try:
-        while found:
-            code, left = _delete_round(session, found)
-            if code != OK:
-                return code
-            found = left
-        return OK
-    finally:
-        session.client.project = usual
+    while found:
+        code, left = _delete_round(session, project, found)
+        if code != OK:
+            return code
+        found = left
+    return OK
 
 
 def _name(obj: dict[str, Any]) -> str:
@@ -153,7 +161,7 @@ def _list_content(session: Session, project: str) -> list[dict[str, Any]]:
     return found
 
 
-def _delete_round(session: Session, found: list[dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
+def _delete_round(session: Session, project: str, found: list[dict[str, Any]]) -> tuple[int, list[dict[str, Any]]]:
     """Delete what nothing else uses any more; the exit code, and what is left."""
     done: list[Done] = []
     waits: list[Wait] = []
@@ -162,7 +170,7 @@ def _delete_round(session: Session, found: list[dict[str, Any]]) -> tuple[int, l
     for one in found:
         target = Target(BY_NAME[one["kind"]], one["name"])
         try:
-            gone = session.client.delete(one["kind"], one["name"], uid=one["uid"])
+            gone = session.client.delete(one["kind"], one["name"], project=project, uid=one["uid"])
         except NotFound:
             continue  # it went with another one
         except (Unavailable, NotAuthenticated):
@@ -173,9 +181,9 @@ def _delete_round(session: Session, found: list[dict[str, Any]]) -> tuple[int, l
             continue
         done.append(Done(target, gone, "delete"))
         waits += [wait for wait in [plan_wait(gone, target, "delete")] if wait]
-    code = finish(session, done, waits) if done else OK
+    code = finish(session, done, waits, is_last=False) if done else OK
     if code != OK:
-        return code, found  # time is up, or it was interrupted: the deletions go on
+        return code, found  # time is up: the deletions go on
     if not done and refused is not None:
         raise refused
     return code, left

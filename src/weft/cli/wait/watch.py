@@ -15,7 +15,7 @@ import msgspec
 
 from weft.cli.command.target import Target
 from weft.cli.session import Session, in_project_of
-from weft.cli.wait.goal import gone
+from weft.cli.wait.goal import gone, is_past
 from weft.cli.wait.progress import Progress
 from weft.kinds.operation import find_failure
 from weft.kinds.record import Goal
@@ -112,6 +112,8 @@ def judge(wait: Wait, obj: Object | None) -> Result | None:
     if obj is None or obj.get("deleting_since"):
         return Result(wait, obj, gone(wait.target.what))
     failure = find_failure(obj, wait.target.what, wait.goal)
+    if failure is None and wait.goal.is_past is not None and wait.goal.is_past(obj):
+        failure = is_past(wait.target.what, obj, wait.goal)
     return Result(wait, obj, failure) if failure else None
 
 

@@ -37,6 +37,12 @@ STUCK = (
     "reservationOver",
     "reservationRefused",
 )
+# Reasons for which a workload rests that should run, unless it always starts again: in words, and what to do.
+_RESTS = {
+    POWERED_OFF: ("shut itself down", "weft logs {0} shows why; weft start {0}"),
+    COMPLETED: ("has ended: its command completed with exit code 0", "weft logs {0} shows its output; weft start {0}"),
+    LEASE_ENDED: ("has ended with its lease", "weft lease list shows leases; weft describe {0}"),
+}
 _ALONE = "gangIncomplete"  # the other members may be part of the same wait
 _HELD = ("guestHolds", "restartNeeded", "driverFailed", "noSpace")  # a running guest can't be changed for now
 _FAILS_TO_REST = ("driverFailed", "noSpace")  # of these, what a stop or a suspension may end with
@@ -132,13 +138,22 @@ def _is_current(obj: Object) -> bool:
     return current is None or current["status"] == "True" or current.get("reason") == "RestartNeeded"
 
 
-def _settles(phase: str, **more: Any) -> Goal:
-    return Goal(lambda obj: is_settled(obj) and read_phase(obj) == phase, phase, **more)
+def _settles(phase: str) -> Goal:
+    return Goal(lambda obj: is_settled(obj) and read_phase(obj) == phase, phase)
+
+
+def _has_run(obj: Object | None) -> bool:
+    """Whether it runs, or has run to its end since: that may be too short a time for anybody to see."""
+    return is_settled(obj) and (read_phase(obj) == "Running" or _has_completed(obj))
+
+
+def _has_completed(obj: Object | None) -> bool:
+    return read_phase(obj) == "Stopped" and dig(obj or {}, "status.reason") == COMPLETED
 
 
 def _has_restarted(obj: Object | None) -> bool:
     """Whether it runs as its spec says: a restart is there to bring what needs one."""
-    return is_settled(obj) and read_phase(obj) == "Running" and not _find_unchanged(obj or {}, "")
+    return _has_run(obj) and not _find_unchanged(obj or {}, "")
 
 
 def _describe_unchanged(obj: Object) -> str:
@@ -158,10 +173,10 @@ def _boot(obj: Object) -> tuple[Any, ...]:
 
 WORKLOAD_GOALS = {
     "create": Goal(_is_as_specified, "Running"),
-    "start": _settles("Running", remark=_describe_unchanged),
+    "start": Goal(_has_run, "Running", remark=_describe_unchanged),
     "restart": Goal(_has_restarted, "Running", changes=_boot),
-    "resume": _settles("Running"),
-    "release": _settles("Running"),
+    "resume": Goal(_has_run, "Running"),
+    "release": Goal(_has_run, "Running"),
     "stop": _rests("Stopped"),
     "suspend": _settles("Suspended"),
     "hold": reaches("Hold", ends_refused=False),
@@ -174,10 +189,11 @@ def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | Non
     failed = find_failed(obj, what, goal) if not _is_to_start(obj) else None
     if failed is not None:
         return _no_node(what, failed.token, serverless) if serverless and failed.token in UNPLACEABLE else failed
-    rests = read_phase(obj) == "Stopped" and dig(obj, "status.reason") == POWERED_OFF
-    if goal.ends_failed and rests and dig(obj, "spec.run") == "run" and is_settled(obj):
-        hint = f"weft logs {what} shows why; weft start {what}"
-        return DriverFailed(f"{what} shut itself down", reason=POWERED_OFF, hint=hint)
+    reason = dig(obj, "status.reason")
+    rests = read_phase(obj) == "Stopped" and reason in _RESTS and dig(obj, "spec.run") == "run" and is_settled(obj)
+    if goal.ends_failed and rests:
+        words, hint = _RESTS[reason]
+        return DriverFailed(f"{what} {words}", reason=reason, hint=hint.format(what))
     if not goal.ends_refused and not (goal.ends_failed and read_phase(obj) == "Rejected"):
         return None
     return _find_unchanged(obj, what) or _find_unplaced(obj, what, goal, serverless)

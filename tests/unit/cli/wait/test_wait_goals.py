@@ -17,7 +17,7 @@ from weft.cli.command.target import Target, read_targets
 from weft.cli.session import Session, in_project_of
 from weft.cli.wait.finish import _report, describe_parting, plan_wait
 from weft.cli.wait.goal import read_goal
-from weft.cli.wait.watch import Result, Wait, describe_wait
+from weft.cli.wait.watch import Result, Wait, describe_wait, judge
 from weft.contracts.clock import SystemClock
 from weft.kinds.operation import find_cancel, find_failure, kinds_with_operations, list_running, plan_goal
 from weft.kinds.registry import BY_NAME
@@ -408,7 +408,7 @@ def test_every_way_to_say_what_to_wait_for(text: str) -> None:
         (
             "phase=",
             "invalid --for expression 'phase='",
-            "write phase=Running, condition=Ready, status.node=n2 or delete",
+            "write ready, phase=Running, condition=Ready, status.node=n2 or delete",
         ),
         ("phase=Runing", "phase can't be 'Runing': it is one of Pending, Hold, ", "did you mean phase=Running?"),
         ("state=Up", "status.phase can't be 'Up'", None),
@@ -444,6 +444,14 @@ def test_what_can_never_be_is_refused_and_not_waited_for(text: str, says: str, s
         ("condition=SetUp", "vm", {"phase": "Running"}, {"SetUp": "Unknown"}, False),
         ("memory=64M", "vm", {"phase": "Failed"}, {}, False),
         ("phase=Succeeded", "job", {"phase": "Cancelled"}, {}, True),
+        ("phase=Running", "container", {"phase": "Stopped", "reason": "completed"}, {}, True),
+        ("phase=Running", "container", {"phase": "Stopped", "reason": "leaseEnded"}, {}, True),
+        ("phase=Running", "container", {"phase": "Stopped", "reason": "starting"}, {}, False),
+        ("phase=Taking", "snapshot", {"phase": "Ready"}, {}, True),
+        ("phase=Taking", "snapshot", {"phase": "Pending"}, {}, False),
+        ("phase=Unavailable", "snapshot", {"phase": "Ready"}, {}, False),
+        ("phase=Running", "job", {"phase": "Succeeded"}, {}, True),
+        ("phase=Running", "job", {"phase": "Scheduled"}, {}, False),  # its next run comes
         ("phase=Promoted", "deployment", {"phase": "RolledBack"}, {}, False),  # until its next update
         ("phase=Linked", "cluster", {"phase": "Failed"}, {}, False),  # it is asked again
     ],
@@ -454,7 +462,8 @@ def test_a_wait_for_a_state_ends_with_what_keeps_it_from_ever_coming(
     told = [{"type": type_, "status": word, "reason": "x", "generation": 2} for type_, word in more.items()]
     obj = vm("", status=status, conditions=told) | {"kind": kind}
     goal = read_goal(text, BY_NAME[kind])
-    assert not goal.reached(obj) and (find_failure(obj, f"{kind}/web", goal) is not None) == ends
+    result = judge(Wait(Target(BY_NAME[kind], "web"), goal), obj)
+    assert (result is not None and result.error is not None) == ends
 
 
 def test_weft_wait_ends_with_a_lease_that_was_refused_for_good() -> None:
@@ -476,9 +485,10 @@ def test_every_kind_knows_its_phases_and_paths() -> None:
 
 
 def test_waiting_for_nothing_is_refused() -> None:
-    for text in ("Running", "=x", ""):
-        with pytest.raises(InvalidInput):
+    for text, meant in (("running", "phase=Running"), ("placed", "condition=Placed"), ("=x", None), ("", None)):
+        with pytest.raises(InvalidInput) as caught:
             read_goal(text, VM)
+        assert meant is None or f"did you mean {meant}?" == caught.value.hint
     assert read_goal("delete", VM).reached(None)
 
 
