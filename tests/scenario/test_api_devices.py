@@ -463,12 +463,21 @@ def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop)
     assert refused.stderr.startswith("error: setpoint: 40 is more than 10")
     (item,) = json.loads(weft(shop, "device", "list", "-o", "json").stdout)["items"][:1]
     assert {"phase", "last_seen", "reported", "drift"} <= item["status"].keys()
-    for words, said_of in ((("nosuch-",), "nosuch"), (("setpoint=1", "setpoint=2"), "setpoint")):
+    for words, said_of in (
+        (("nosuch-",), "nosuch: "),
+        (("setpoint=1", "setpoint=2"), "setpoint: "),
+        (("setpoint=1", "--expires", "40d"), "--expires: must be at most 31d"),
+        (("setpoint=" + "x" * 20_000,), "setpoint: a text of 20000 characters is too long"),
+    ):
         refused = weft(shop, "device", "set", "fridge-1", *words)
         assert refused.returncode == 2
-        assert refused.stderr.startswith(f"error: {said_of}: ")
-    assert weft(shop, "device", "set", "fridge-1", "setpoint-").returncode == 0
+        assert refused.stderr.startswith(f"error: {said_of}")
+    assert (
+        weft(shop, "device", "set", "fridge-1", "setpoint-").stdout == "device/fridge-1  no longer desired: setpoint\n"
+    )
     assert shop.stored("fridge-1")[1].desired == {}
+    told = weft(shop, "events", "device/fridge-1").stdout
+    assert "setpoint no longer desired" in told and "null" not in told
     found = {"protocol": "mqtt", "address": "acme/9", "name": "lamp"}
     shop.report(found=[found])
     waits = weft(shop, "device", "set", "lamp", "on=true")

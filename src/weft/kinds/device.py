@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_desired, check_name, no_property
+from weft.kinds.fields.device.affordance import Value, check_desired, check_values, no_property
 from weft.kinds.node import find_devices_project
 from weft.kinds.parts.goal import reaches
 from weft.kinds.record import (
@@ -100,14 +100,7 @@ def check_device(spec: DeviceSpec) -> None:
         )
     if not spec.address.isprintable():
         raise InvalidInput("spec.address has control characters", field="spec.address", hint="remove them")
-    if len(spec.desired) > MOST_PROPERTIES or len(msgspec.json.encode(spec.desired)) > MOST_DESIRED_BYTES:
-        raise InvalidInput(
-            f"spec.desired: {len(spec.desired)} values",
-            field="spec.desired",
-            hint=f"give at most {MOST_PROPERTIES}, with {MOST_DESIRED_BYTES >> 10} KiB in all",
-        )
-    for name in spec.desired:
-        check_name(name, "spec.desired")
+    check_values(spec.desired, "spec.desired", MOST_DESIRED_BYTES)
     if spec.desired and not spec.model:
         raise InvalidInput(
             "spec.desired: the device has no model, so its values can't be checked",
@@ -147,7 +140,10 @@ class ApproveInput(msgspec.Struct, kw_only=True):
 
 
 def _describe_set(given: SetInput) -> str:
-    values = (f"{name}={msgspec.json.encode(value).decode()}" for name, value in given.desired.items())
+    values = (
+        f"{name} no longer desired" if value is None else f"{name}={msgspec.json.encode(value).decode()}"
+        for name, value in given.desired.items()
+    )
     until = f", for {format_duration(given.expires_seconds)}" if given.expires_seconds is not None else ""
     return f"{', '.join(values)[:MOST_WORDS]}{until}"
 

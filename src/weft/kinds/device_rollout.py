@@ -10,7 +10,7 @@ import msgspec
 from weft.kinds.device import MOST_DESIRED_BYTES
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import Value, check_desired
+from weft.kinds.fields.device.affordance import Value, check_desired, check_values
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Verb, keys_of
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import check_labels
@@ -61,12 +61,7 @@ def check_device_rollout(spec: DeviceRolloutSpec) -> None:
         )
     if not spec.set:
         raise InvalidInput("spec.set is empty", field="spec.set", hint="give values, like setpoint=4")
-    if len(msgspec.json.encode(spec.set)) > MOST_DESIRED_BYTES:
-        raise InvalidInput(
-            f"spec.set: {len(spec.set)} values of more than {MOST_DESIRED_BYTES >> 10} KiB in all",
-            field="spec.set",
-            hint="give fewer or shorter ones: a device takes no more",
-        )
+    check_values(spec.set, "spec.set", MOST_DESIRED_BYTES)
 
 
 def _agree(spec: DeviceRolloutSpec, models: Mapping[str, DeviceModelSpec]) -> None:

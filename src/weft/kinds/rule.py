@@ -13,7 +13,7 @@ import msgspec
 from weft.kinds.constraint import read_plain
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
-from weft.kinds.fields.device.affordance import MOST_PROPERTIES, Value, check_condition, check_desired, check_name
+from weft.kinds.fields.device.affordance import Value, check_condition, check_desired, check_values
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_labels
@@ -24,6 +24,7 @@ MOST_LABELS = 8
 MOST_ACTS = 8
 MOST_SECONDS = 86400.0
 MOST_WORDS = 200
+MOST_SET_BYTES = 4096  # of the values that one act sets
 MOST_NODES = 100  # whose counts are kept
 
 
@@ -124,10 +125,7 @@ def check_rule(spec: RuleSpec) -> None:
                 field=f"{where}.event",
                 hint="give the event alone",
             )
-        if len(act.set) > MOST_PROPERTIES or len(msgspec.json.encode(act.set)) > 4096:
-            raise InvalidInput(f"{where}.set is too large", field=f"{where}.set", hint="give at most 4 KiB of values")
-        for name in act.set:
-            check_name(name, f"{where}.set")
+        check_values(act.set, f"{where}.set", MOST_SET_BYTES)
 
 
 def _agree(spec: RuleSpec, models: Mapping[str, DeviceModelSpec]) -> None:

@@ -96,7 +96,8 @@ def test_a_model_that_contradicts_itself_is_refused(spec: DeviceModelSpec, field
         (DeviceSpec(node="n1", protocol="mq tt"), "spec.protocol"),
         (DeviceSpec(node="n1", address="a\nb"), "spec.address"),
         (DeviceSpec(node="n1", desired={"a": 1}), "spec.desired"),
-        (DeviceSpec(node="n1", model="m", desired={"a": "x" * (17 << 10)}), "spec.desired"),
+        (DeviceSpec(node="n1", model="m", desired={"a": "x" * (17 << 10)}), "spec.desired.a"),
+        (DeviceSpec(node="n1", model="m", desired={f"a{n}": "x" * 1000 for n in range(20)}), "spec.desired"),
     ],
 )
 def test_a_device_that_can_not_be_is_refused(spec: DeviceSpec, field: str) -> None:

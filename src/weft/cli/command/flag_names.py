@@ -29,6 +29,7 @@ _BY_VERBS = {
     "bytes_per_second": "bandwidth",
     "pause_ms": "pause",
     "spec__values__witness": "token",
+    "expires_seconds": "expires",
 }  # fields that the input of a verb sets
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 
@@ -46,9 +47,15 @@ def name_flags(command: click.Context, problem: WeftError) -> WeftError:
     if (problem.field or "").startswith("input.") and problem.message.endswith(" is missing") and hint:
         hint = f"give {problem.message.removesuffix(' is missing')} ({hint[:1].lower()}{hint[1:]})"  # what the field is
     problem.hint = _rename(flags, hint) or None
+    problem.message = _shorten(problem.message, problem.field or "")
     for other in problem.details.get("problems") or []:
-        other["message"] = _rename(flags, str(other.get("message", "")))
+        other["message"] = _shorten(_rename(flags, str(other.get("message", ""))), str(other.get("field") or ""))
     return problem
+
+
+def _shorten(message: str, field: str) -> str:
+    """``message`` about a ``field`` of a verb's input that no flag sets, without the word that only the API's own pages have."""
+    return message.replace(field, field.removeprefix("input."), 1) if field.startswith("input.") else message
 
 
 def _find_flags(command: click.Context) -> dict[str, str]:

@@ -4,6 +4,7 @@ changes."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from weft.kinds.fields.device.affordance import Value
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.quantity import parse_duration
+
+_OF_VALUES = re.compile(r"^(?:spec|input)\.desired(?:\.|: )")
 
 
 def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -60,6 +63,8 @@ def _set(session: Session, kind: Kind | None, words: tuple[str, ...], expires: s
         raise usage("--dry-run goes with the device's own fields", "leave it out: a value that won't do is refused")
     if twice := find_twice(pairs):
         raise usage(f"{twice}: it is given twice", "give each property once")
+    if nameless := next((pair for pair in pairs if pair[0] in "=-"), ""):
+        raise usage(f"{nameless[:60]}: it names no property", "write PROPERTY=VALUE, or PROPERTY- to take a value away")
     types = _find_types(session, target.name)
     body: dict[str, Any] = {"desired": dict(read_pair(pair, types) for pair in pairs)}
     if expires is not None:
@@ -67,9 +72,12 @@ def _set(session: Session, kind: Kind | None, words: tuple[str, ...], expires: s
     try:
         made = session.client.verb(DEVICE.name, target.name, "set", body)
     except InvalidInput as problem:
-        problem.message = problem.message.removeprefix("spec.desired.")  # properties were typed, no field
+        problem.message = _OF_VALUES.sub("", problem.message)  # properties were typed, no field
         raise
-    return finish(session, [Done(target, made, "set", f"desired: {', '.join(pairs)}")], [])
+    wanted, ended = ([pair for pair in pairs if ("=" in pair) is is_set] for is_set in (True, False))
+    said = [f"desired: {', '.join(wanted)}"] if wanted else []
+    said += [f"no longer desired: {', '.join(pair[:-1] for pair in ended)}"] if ended else []
+    return finish(session, [Done(target, made, "set", "; ".join(said))], [])
 
 
 def read_pair(pair: str, types: dict[str, str]) -> tuple[str, Value | None]:
@@ -126,8 +134,9 @@ def _watch(
             if session.is_document:
                 print_line(session, one)
             else:
-                name, value = one["property"], msgspec.json.encode(one["value"]).decode()
-                what = f"{name}  {clean(value)}" if name else f"is {one['phase']}"
+                name, value = one["property"], clean(msgspec.json.encode(one["value"]).decode())
+                seen = value if one["value"] is not None else "is not reported any more"
+                what = f"{name}  {seen}" if name else f"is {one['phase']}"
                 print(f"{_show_seen(one['last_seen'])}  {one['device']}  {what}")
         known[item["uid"]] = item
         sys.stdout.flush()

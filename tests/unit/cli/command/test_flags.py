@@ -130,3 +130,5 @@ def test_an_error_about_the_scale_of_a_deployment_names_its_options() -> None:
     command = autoscale_command("autoscale", cast(Any, None), DEPLOYMENT)
     problem = InvalidInput("spec.autoscale.min: must be at most max", field="spec.autoscale.min")
     assert name_flags(click.Context(command), problem).message == "--min: must be at most max"
+    problem = InvalidInput("input.tone is not a field", field="input.tone")
+    assert name_flags(click.Context(command), problem).message == "tone is not a field"

@@ -90,6 +90,26 @@ def check_name(name: str, where: str) -> None:
         )
 
 
+def check_values(values: Mapping[str, object], where: str, most_bytes: int) -> None:
+    """Raises InvalidInput for values that no device takes, whatever its model: too many, too large, or without a name."""
+    if len(values) > MOST_PROPERTIES:
+        raise InvalidInput(
+            f"{where}: {len(values)} values are too many", field=where, hint=f"give at most {MOST_PROPERTIES}"
+        )
+    for name, value in values.items():
+        check_name(name, where)
+        if isinstance(value, str) and len(value.encode(errors="replace")) > MOST_VALUE_BYTES:
+            raise InvalidInput(
+                f"{where}.{name}: a text of {len(value)} characters is too long",
+                field=f"{where}.{name}",
+                hint=f"give at most {MOST_VALUE_BYTES} bytes",
+            )
+    if (size := len(msgspec.json.encode(values))) > most_bytes:
+        raise InvalidInput(
+            f"{where}: the values have {size} bytes in all", field=where, hint=f"give at most {most_bytes >> 10} KiB"
+        )
+
+
 def check_property(one: Property, where: str) -> None:
     """Raises InvalidInput for a property that contradicts itself."""
     numeric = one.type in ("number", "integer")
