@@ -215,6 +215,26 @@ def test_no_hint_deletes_or_goes_back_without_asking() -> None:
     assert not hasty
 
 
+def test_no_hint_deletes_what_has_a_name_that_is_wanted() -> None:
+    """Whoever makes a thing under a name that is taken, by mistake or twice, isn't led to delete what has it; at most asked whether
+    anybody needs it."""
+    hasty = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in FILES
+        for node in nodes_of(path, ast.Call)
+        if says_a_name_is_taken(node)
+        and re.search(r"(?<!=)\bdelete\b", words := ast.get_source_segment(text_of(path), node) or "")
+        and "if nobody needs" not in words
+    ]
+    assert hasty == []
+
+
+def says_a_name_is_taken(call: ast.Call) -> bool:
+    reasons = [one.value for one in call.keywords if one.arg == "reason" and isinstance(one.value, ast.Constant)]
+    is_taken = isinstance(call.func, ast.Name) and call.func.id == "AlreadyExists"
+    return is_taken or any(str(one.value).endswith("Taken") for one in reasons)
+
+
 def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> None:
     """Each would keep the other from being collected, and only when both are: a run of one room doesn't show it."""
     loose = [path for path in (ROOT / "tests").rglob("test_*.py") if not (path.parent / "__init__.py").exists()]

@@ -32,7 +32,10 @@ def test_a_project_goes_with_everything_only_if_that_was_asked_for(
     fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert fabric.weft("image", "share", "tiny", "--with", "*").code == 0
-    assert fabric.weft("project", "create", "lab").code == 0
+    created = fabric.weft("project", "create", "lab")
+    assert created.code == 0 and "weft quota set -p lab" in created.err
+    taken = fabric.weft("project", "create", "lab")
+    assert taken.code == 5 and "use another name; weft describe project/lab shows this one" in taken.err
     assert fabric.weft("volume", "create", "data", "--size", "1G", "-p", "lab").code == 0
     made = fabric.weft("vm", "create", "web", "--image", "default/tiny", "--volume", "data", "-p", "lab")
     assert made.code == 0, made.err

@@ -301,7 +301,7 @@ def _refuse_unable(obj: Object) -> None:
             raise IllegalTransition(
                 f"{what} can't become vm/{name}: there is {kind}/{taken} here",
                 reason="nameTaken",
-                hint=f"delete {kind}/{taken} here, or replicate to another project",
+                hint=f"replicate to another project, where the name is free; weft describe {kind}/{taken} shows what has it here",
             )
 
 

@@ -236,7 +236,8 @@ def _taken(name: str, project: str, *, is_same: bool) -> AlreadyExists:
     return AlreadyExists(
         f"the other cluster has replica/{name} of {whose} already, with that one's points",
         reason="nameTaken",
-        hint=f"weft replica delete {name} -p {project}, at the other cluster, frees the name; all is sent automatically then",
+        hint=f"if nobody needs those points: weft replica delete {name} -p {project}, at the other cluster, frees the name; "
+        "all is sent automatically then",
     )
 
 

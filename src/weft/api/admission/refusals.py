@@ -79,9 +79,7 @@ def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | Non
     return AlreadyExists(
         f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
         field="name",
-        hint=f"use another name; weft describe {name} shows this one"
-        if kind.snapshots
-        else f"use another name, or: weft delete {name}",
+        hint=f"use another name; weft describe {name}{give_project(current.project)} shows this one",
     )
 
 

@@ -40,7 +40,8 @@ async def plan_name(context: ApiContext, name: str, uid: str) -> tuple[list[Writ
             f'name "{name}" was another cluster\'s, and {BY_NAME[kind].a_title} that it made is still here',
             reason="nameWasAnothers",
             field="name",
-            hint=f"use another name, or first delete what weft {kind} list -A --field created_by={CLUSTER_PREFIX}{name} shows",
+            hint=f"use another name; if nobody needs what weft {kind} list -A --field created_by={CLUSTER_PREFIX}{name} shows, "
+            "delete that first",
         )
     last: Precondition = AtRevision(entry.key, entry.revision) if entry is not None else Absent(_key(name))
     return [_write(name, uid)], [last]

@@ -53,13 +53,13 @@ class Members(msgspec.Struct, frozen=True):
                 raise AlreadyExists(
                     f"that cluster is linked already, as {one.name}",
                     field="name",
-                    hint=f"use that name to link it again, or first: weft cluster delete {one.name}",
+                    hint=f"use that name to link it again; weft cluster describe {one.name} shows the link",
                 )
             if one.name == name and not is_it:
                 raise AlreadyExists(
                     f'cluster "{name}" exists already, and is another one',
                     field="name",
-                    hint=f"use another name, or first: weft cluster delete {name}",
+                    hint=f"use another name; weft cluster describe {name} shows that one",
                 )
             if is_it and one.deleting_since is not None:
                 raise IllegalTransition(

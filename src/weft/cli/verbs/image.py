@@ -150,7 +150,7 @@ def build_and_add(
         if known["spec"]["url"] != url or fresh:
             raise AlreadyExists(
                 f"{target.what} exists already, from {known['spec']['url']}",
-                hint=f"weft image build {recipe} --name {target.name}-new, or: weft image delete {target.name}",
+                hint=f"weft image build {recipe} --name {target.name}-new builds another one beside it",
             )
         return finish(session, [Done(target, known, "unchanged")], [])
     made = client.create({"kind": "image", "name": target.name, "project": project, "spec": {"url": url}})

@@ -61,6 +61,8 @@ def _create(
             raise usage("--cidr can't be given with --no-network", "leave one of them out")
         check_new_network(NetworkSpec(cidr=cidr))
     code, name = create_one(session, kind, words, **given)
+    if not given["dry_run"]:
+        session.notify(f"nothing limits what it takes: weft quota set -p {name} --cpu 8 --memory 32G sets a limit")
     if no_network or given["dry_run"]:
         return code
     spec = {"cidr": cidr or _find_range(session)}

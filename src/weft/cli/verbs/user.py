@@ -110,6 +110,7 @@ def _invite(session: Session, kind: Kind | None, words: tuple[str, ...], role: s
         session.notify(f"{name} logs in as before; weft user passwd {name} sets another password")
     else:
         _give_password(session, name)
+    session.notify(f"to limit what {name} takes there: weft quota set -p {project} --user {name} --cpu 4 --memory 16G")
     if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
 

@@ -86,7 +86,9 @@ def test_a_name_that_another_replica_has_is_said_with_how_to_free_it(of: str, wh
         make_peer(Answers([])).put_replica("till", {"origin": "new", "of": of}, has_points=False)
     assert told.value.token == "nameTaken"
     hint = str(told.value.hint)
-    assert hint.startswith("weft replica delete till -p lab, at the other cluster, frees the name")
+    assert hint.startswith(
+        "if nobody needs those points: weft replica delete till -p lab, at the other cluster, frees the name"
+    )
     command = load("delete", verbs_of("replica")["delete"], BY_NAME["replica"])
     assert command.name == "delete", "the remedy exists"
 
