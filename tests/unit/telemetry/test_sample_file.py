@@ -112,6 +112,7 @@ def test_a_gap_is_a_gap(path: Path) -> None:
     assert points(file, NOW + 3.9, 4, 1) == [[NOW, 2.0], [NOW + 1, None], [NOW + 2, None], [NOW + 3, 2.0]]
     assert points(file, NOW + 60, 2, 1) == [[NOW + 59, None]]  # and what isn't over yet is left out
     assert points(None, NOW, 2, 1) == [[NOW - 1, None]]
+    assert points(None, NOW, 180, 60) == [[NOW - 120, None], [NOW - 60, None]]  # each of several slots of its level
     file.close()
 
 

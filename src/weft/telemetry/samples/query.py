@@ -97,7 +97,7 @@ def answer(
         parts = ("mean", "min", "max") if question.extremes else ("mean",)
         columns: list[list[float | None]] = []
         for part in parts:
-            values = block.column(index, part) if block is not None else [NAN] * len(times)
+            values = block.column(index, part) if block is not None else [NAN] * (len(times) * per)
             if per > 1:
                 values = [_join(values[at : at + per], part) for at in range(0, len(values), per)]
             # As round() does it, in half the time: of an hour of a guest it is most of the answer.
