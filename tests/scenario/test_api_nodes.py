@@ -578,6 +578,10 @@ def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
     with pytest.raises(InvalidInput):
         lab.client.verb("vm", "web", "exec", {"argv": "uname"})
     assert lab.client.verb("vm", "web", "logs", {"follow": True})["ticket"]
+    assert lab.client.verb("vm", "web", "metrics")["ticket"] and lab.client.verb("node", "n1", "logs")["ticket"]
+    lab.journal.flush()
+    opened = [one["message"] for one in lab.client.events() if one["reason"] == "Opened"]
+    assert opened == [f"exec opened by {claims['subject']}"], "who only looks leaves no event"
     for field, value in {"until": 5, "filter": "ERROR", "regex": "^GET"}.items():
         with pytest.raises(InvalidInput, match=f"{field} .* need aggregate") as refused:
             lab.client.verb("vm", "web", "logs", {field: value})

@@ -34,7 +34,7 @@ from weft.kinds.backup_repository import BACKUP_REPOSITORY
 from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.convert_verb import describe_departure
-from weft.kinds.parts.stream_verbs import STREAM_VERBS, refuse_early
+from weft.kinds.parts.stream_verbs import LOOKS, STREAM_VERBS, refuse_early
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.replica import REPLICA
@@ -320,7 +320,8 @@ async def _open_stream(context: ApiContext, call: Call, target: Target, verb: Ve
     told = STREAM_VERBS.get(verb.name)
     shown = [FieldChange(f"input.{field}", None, value, "live") for field, value in plain.items()]
     call.changed.append(Change(envelope, "", shown if told is not None and told.audited else ()))
-    context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
+    if verb.needs not in LOOKS:  # who only looks leaves no event
+        context.add_event(envelope.ref, "Opened", f"{verb.name} opened by {call.actor.name}")
     return _give_ticket(context, call, claims)
 
 

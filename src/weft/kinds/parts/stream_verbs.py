@@ -199,6 +199,8 @@ STREAM_VERBS = {
     verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES, RECEIVE)
 }
 
+LOOKS = frozenset({"read", "fabric"})  # the rights of streams that only show what is recorded
+
 
 def refuse_early(verb: str, lease: AllocatedLease | None, what: str, now: float) -> None:
     """Raises Unavailable (leaseWaits) for a verb that reaches into the guest of ``what`` before its lease begins: it may run."""
