@@ -144,12 +144,20 @@ def test_a_button_does_what_its_command_does(open_page: Open, fabric: Fabric) ->
     dialog.get_by_role("button", name=re.compile("^Stop VM")).click()
     assert fabric.weft("wait", "vm/clicked", "--for=phase=Stopped", "--timeout", "20s").code == 0
     expect(page.locator("h1 + .state")).to_have_text("Stopped")
+    page.get_by_role("link", name="Events").click()
+    events = page.locator("main .list")
+    expect(events).to_contain_text("Stopped")
     page.get_by_role("button", name="Delete").click()
     confirm = dialog.get_by_role("button", name=re.compile("^Delete VM"))
     expect(confirm).to_be_disabled()
     dialog.get_by_role("textbox").last.fill("clicked")
     confirm.click()
     assert fabric.weft("wait", "vm/clicked", "--for=delete", "--timeout", "20s").code == 0
+    assert fabric.weft("vm", "create", "clicked", *TINY, "--hold").code == 0
+    expect(page.locator("h1 + .state")).to_have_text("Hold")
+    expect(events).to_contain_text("Created")
+    expect(events).not_to_contain_text("Stopped")  # of the earlier one of its name
+    fabric.weft("vm", "delete", "clicked", "--yes")
 
 
 def find_fullest(fabric: Fabric) -> str:

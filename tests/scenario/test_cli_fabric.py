@@ -710,6 +710,14 @@ def test_events_tell_what_happened(fabric: Fabric) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert fabric.weft("vm", "delete", "told", "--yes").code == 0
+    assert "Stopped" in {record["reason"] for record in listed(fabric, "vm", "events", "told")}, "it is gone"
+    assert fabric.weft("vm", "create", "told", *TINY, "--hold").code == 0
+    try:
+        reasons = {record["reason"] for record in listed(fabric, "vm", "events", "told")}
+        assert not reasons & {"Running", "Stopped"}, "of an earlier one of its name"
+        assert not re.search("Running|Stopped", fabric.weft("vm", "describe", "told").out)
+    finally:
+        fabric.weft("vm", "delete", "told", "--yes")
 
 
 def test_interrupting_a_wait_leaves_the_work_alone_and_says_how_to_go_on(fabric: Fabric) -> None:

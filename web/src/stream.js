@@ -1,6 +1,6 @@
 // The one stream of events of this tab: it says what the page shows, and the newest state of that comes back, folded per object.
 // Pages call `show`; a stream that is lost is opened again, and what was shown stays with its age.
-import { effect, signal } from '@preact/signals';
+import { computed, effect, signal } from '@preact/signals';
 import { get, pageHeaders } from './api.js';
 import { project, session } from './state.js';
 
@@ -8,6 +8,8 @@ export const table = signal(null); // {columns, rows, total, phases, offset}
 export const summary = signal(null);
 export const object = signal(undefined); // undefined: not there yet; null: deleted
 export const events = signal([]);
+// Of the object that is shown: one that had its name before has a uid of its own. Of one that is gone, all of its name.
+export const ownEvents = computed(() => (object.value ? events.value.filter((event) => event.object.uid === object.value.uid) : events.value));
 export const lostAt = signal(0); // seconds since 1970 when the stream was lost; 0: it is there
 export const refused = signal(''); // why the server doesn't open the stream
 export const restarted = signal(false); // the server runs another release than the page was loaded from

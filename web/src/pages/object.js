@@ -2,7 +2,7 @@
 import { useEffect } from 'preact/hooks';
 import { html } from '../html.js';
 import { moment } from '../format.js';
-import { events, object, show, summary } from '../stream.js';
+import { object, ownEvents, show, summary } from '../stream.js';
 import { health, kinds, may, route, toObject } from '../state.js';
 import { ActionButtons } from '../ui/actions.js';
 import { EventList } from '../ui/events.js';
@@ -58,7 +58,7 @@ export function ObjectPage() {
     ${obj?.deleting_since && html`<div class="problem">It is being deleted since ${moment(obj.deleting_since)}; what holds it: ${(obj.finalizers ?? []).join(', ') || 'nothing'}</div>`}
     <${Tabs} tabs=${tabs} current=${tab} label=${`Parts of ${name}`} />
     ${obj && tab === 'summary' && html`<${Summary} key=${obj.uid} kind=${kind} obj=${obj} row=${row} />`}
-    ${tab === 'events' && html`<${EventList} events=${events.value} without />`}
+    ${tab === 'events' && html`<${EventList} events=${ownEvents.value} without />`}
     ${obj && lacks && html`<p role="alert">You lack the permission <code>${lacks}</code>.</p>`}
     ${obj && Part && !lacks && html`<${Part} key=${`${tab}/${obj.uid}`} row=${row} kind=${kind} object=${obj} verb=${tab} />`}`;
 }

@@ -1,7 +1,7 @@
 // Samples of one object: the last minutes at the rate at which they are taken, or hours of them; one chart a unit.
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { events } from '../stream.js';
+import { ownEvents } from '../stream.js';
 import { route, setQuery } from '../state.js';
 import { Command } from '../ui/parts.js';
 import Chart from '../ui/chart.js';
@@ -51,7 +51,7 @@ export function Metrics({ row, kind }) {
     return () => { isOver = true; clearTimeout(timer); socket?.close(); };
   }, [row.uid, span]);
   const charts = useMemo(() => byUnit(series ?? []), [series]);
-  const marks = events.value.map((event) => ({ at: event.at, words: event.reason }));
+  const marks = ownEvents.value.map((event) => ({ at: event.at, words: event.reason }));
   return html`<div class="row" role="group" aria-label="Span of time">${Object.keys(SPANS).map((each) => html`
       <button key=${each} type="button" class="chip" aria-pressed=${each === span} onClick=${() => setQuery({ span: each })}>${each}</button>`)}
       <span class="soft" role="status">${state || (series ? '' : 'Reading samples…')}</span></div>

@@ -28,7 +28,7 @@ from weft.cli.output.terminal import clean, find_width
 from weft.cli.recovery.report import describe_runs, leave_out_runs
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_use, shorten_snapshot
-from weft.cli.verbs.events import about, draw_events
+from weft.cli.verbs.events import draw_events, read_own
 from weft.cli.wait.batch import each
 from weft.client.usage import fetch_usage
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
@@ -79,7 +79,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str 
                 report = f"not shown: {problem.message}"
             if report:
                 print(f"\n{report}")
-        print(_describe_events(session, target, width), end="")
+        print(_describe_events(session, target, obj["uid"], width), end="")
 
     return partial_code(each(session, targets, describe))
 
@@ -155,9 +155,9 @@ def _describe_guests(session: Session, node: dict[str, Any]) -> str:
     return "\n".join(report)
 
 
-def _describe_events(session: Session, target: Target, width: int | None) -> str:
+def _describe_events(session: Session, target: Target, uid: str, width: int | None) -> str:
     try:
-        records = list(session.client.events(about=about(session, target)))[-_EVENTS:]
+        records = read_own(session, target, uid)[-_EVENTS:]
     except WeftError as problem:
         return f"\nevents can't be read: {problem.message}\n"
     return f"\n{draw_events(session, records, width)}\n" if records else ""

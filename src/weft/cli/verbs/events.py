@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ from weft.cli.output.table import draw_table, make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.kinds.record import Kind
+from weft.objects.errors import Forbidden, NotFound
 
 COLUMNS = make_columns("AGE", "TYPE", "REASON", "OBJECT!", "MESSAGE~!")
 Record = dict[str, Any]
@@ -37,12 +39,12 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:
     targets = find_targets(session, kind, words) if words else []
-    past = _read(session, abouts := _find_abouts(session, kind, targets))
+    past = _read(session, kind, targets)
     if not past and targets:  # deleted objects still have events: an object without events must exist
         targets = resolve(session, kind, words)
         for target in targets:
             session.client.get(target.kind.name, target.name)
-        past = _read(session, abouts := _find_abouts(session, kind, targets))
+        past = _read(session, kind, targets)
     past = past[-tail:] if tail else past
     if not follow:
         if session.is_document:
@@ -56,17 +58,31 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
     for record in past:
         _print_line(session, record)
     try:
-        for record in _follow(session, abouts, newest):
+        for record in _follow(session, _find_abouts(session, kind, targets), newest):
             _print_line(session, record)
     except KeyboardInterrupt:
         return INTERRUPTED  # enough was seen
     return None
 
 
-def _read(session: Session, abouts: Sequence[str]) -> list[Record]:
-    client, only = session.client, session.given_project or ""
-    records = (record for about in abouts for record in client.events(about=about, project=only))
+def _read(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[Record]:
+    if targets:
+        records = [record for target in targets for record in read_own(session, target, _find_uid(session, target))]
+    else:
+        records = list(session.client.events(about=kind.name if kind else "", project=session.given_project or ""))
     return sorted(records, key=lambda r: (r["at"], r["id"]))  # a node that was cut off tells late
+
+
+def _find_uid(session: Session, target: Target) -> str | None:
+    with contextlib.suppress(NotFound, Forbidden):
+        return str(session.client.get(target.kind.name, target.name)["uid"])
+    return None
+
+
+def read_own(session: Session, target: Target, uid: str | None) -> list[Record]:
+    """The newest events of the object with ``uid``, and none of an earlier one with its name; None: it is gone, so of all."""
+    records = list(session.client.events(about=about(session, target), project=session.given_project or ""))
+    return [record for record in records if record["object"]["uid"] == uid or uid is None]
 
 
 def _find_abouts(session: Session, kind: Kind | None, targets: Sequence[Target]) -> list[str]:

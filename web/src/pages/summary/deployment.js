@@ -4,7 +4,7 @@ import { html } from '../../html.js';
 import { get, pathOf } from '../../api.js';
 import { moment, number, size } from '../../format.js';
 import { health, kinds, may } from '../../state.js';
-import { events, summary } from '../../stream.js';
+import { ownEvents, summary } from '../../stream.js';
 import { actionsOf, missing, startAction } from '../../ui/actions.js';
 import { EventList } from '../../ui/events.js';
 import { Age, Name, State } from '../../ui/parts.js';
@@ -32,7 +32,7 @@ export function DeploymentSummary({ kind, obj, row }) {
     <${Revisions} kind=${kind} row=${row} status=${status} instances=${instances ?? []} hasService=${leading.length > 0} />
     <${Instances} found=${instances} kind=${spec.workload} />
     <div class="panels"><${Services} found=${services && leading} labels=${spec.labels ?? {}} />
-      <section class="panel short"><h2>Newest events</h2><${EventList} events=${events.value.slice(-6)} without /></section></div>
+      <section class="panel short"><h2>Newest events</h2><${EventList} events=${ownEvents.value.slice(-6)} without /></section></div>
     <${Describe} kind=${kind} row=${row} /><${Internals} kind=${kind} obj=${obj} row=${row} />`;
 }
 

@@ -6,7 +6,7 @@ import { get, pathOf } from '../../api.js';
 import { moment, number, size, span } from '../../format.js';
 import { useHistory } from '../../history.js';
 import { health, kinds, link, may, toObject } from '../../state.js';
-import { events } from '../../stream.js';
+import { ownEvents } from '../../stream.js';
 import { readAll } from '../../tabs/stream.js';
 import { EventList } from '../../ui/events.js';
 import { Age, Name, State } from '../../ui/parts.js';
@@ -24,14 +24,14 @@ export function WorkloadSummary({ kind, obj, row }) {
       <${Networks} obj=${obj} />
       ${kind.name === 'vm' && html`<${Copies} name="snapshot" row=${row} obj=${obj} title="Snapshots" at=${(each) => each.created_at} more=${link(['storage'], { kind: 'snapshot', filter: row.name })} />`}
       ${kind.name === 'vm' && html`<${Copies} name="backup" row=${row} obj=${obj} title="Backups" at=${(each) => each.status?.taken_at || each.created_at} more=${link(['backups'], { filter: row.name })} />`}
-      <section class="panel short"><div class="row"><h2 class="grow">Newest events</h2><a href=${toObject(row, 'events')}>all</a></div><${EventList} events=${events.value.slice(-SHOWN)} without /></section>
+      <section class="panel short"><div class="row"><h2 class="grow">Newest events</h2><a href=${toObject(row, 'events')}>all</a></div><${EventList} events=${ownEvents.value.slice(-SHOWN)} without /></section>
     </div>
     <${Describe} kind=${kind} row=${row} />
     <${Internals} kind=${kind} obj=${obj} row=${row} />`;
 }
 
-// The last hour, of the history; without one, of its node's samples, read once: each reading is an event of the workload.
-function useSeries(kind, row, runs) {
+// The last hour, of the history; without one, of its node's samples. What had its name before it isn't its past.
+function useSeries(kind, row, runs, since) {
   const kept = useHistory(runs ? `{__name__=~"weft_guest_(cpu_cores|memory_bytes)",project="${row.project}",kind="${row.kind}",name="${row.name}"}` : '');
   const [sampled, setSampled] = useState(null);
   const [problem, setProblem] = useState('');
@@ -42,13 +42,14 @@ function useSeries(kind, row, runs) {
     readAll(row, 'metrics', { time_range: 3600, granularity: 60 }).then((text) => !isOver && setSampled(JSON.parse(text).series), (error) => !isOver && setProblem(error.message));
     return () => { isOver = true; };
   }, [row.uid, asks]);
-  const of = (metric, pattern) => kept?.find((each) => each.labels.__name__ === metric) ?? sampled?.find((each) => pattern.test(each.name));
+  const own = (series) => series && { ...series, points: series.points.filter(([at]) => at >= since) };
+  const of = (metric, pattern) => own(kept?.find((each) => each.labels.__name__ === metric)) ?? sampled?.find((each) => pattern.test(each.name));
   return { cpu: of('weft_guest_cpu_cores', /^cpu$/), memory: of('weft_guest_memory_bytes', /^memory(\.(used|guest|resident))?$/), state: !runs ? 'It does not run, so it uses nothing.' : problem || (kept?.length || sampled ? '' : asks || !kept ? 'Reading…' : `You lack the permission ${kind.name}:metrics.`) };
 }
 
 function Use({ kind, obj, row }) {
   const runs = Boolean(obj.status?.node) && health.value[obj.status.phase] === 'running';
-  const { cpu, memory, state } = useSeries(kind, row, runs);
+  const { cpu, memory, state } = useSeries(kind, row, runs, obj.created_at ?? 0);
   const has = obj.status?.resources ?? {};
   const asked = obj.spec ?? {};
   const differs = (part) => has[part] != null && asked[part] && has[part] !== asked[part];
@@ -126,7 +127,7 @@ function Copies({ name, row, obj, title, at, more }) {
     let isOver = false;
     get(`${pathOf(kind, row.project)}?limit=500`).then((page) => { if (!isOver) setFound(page.items.filter((each) => each.spec.of === `${row.kind}/${row.name}`).sort((a, b) => String(at(b)).localeCompare(String(at(a))))); }, () => {});
     return () => { isOver = true; };
-  }, [row.uid, allowed, obj.revision, events.value.length]);
+  }, [row.uid, allowed, obj.revision, ownEvents.value.length]);
   if (!allowed) return null;
   return html`<section class="panel"><div class="row"><h2 class="grow">${title}${found?.length ? ` (${found.length})` : ''}</h2><a href=${more}>all</a></div>
     ${found?.length === 0 && html`<p class="soft">None yet.</p>`}
