@@ -42,7 +42,7 @@ function Current() {
   const places = NAMES.map((name) => placesOf(`${name}:list`).join()).join(';');
   useEffect(() => {
     let isOver = false;
-    Promise.all(NAMES.map(readAll)).then(([rules, silences, receivers]) => {
+    Promise.all(NAMES.map((each) => readAll(each))).then(([rules, silences, receivers]) => {
       if (!isOver) setFacts({ rules: rules.items, silences: silences.items, receivers: receivers.items });
     });
     return () => { isOver = true; };

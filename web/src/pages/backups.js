@@ -33,7 +33,7 @@ function Overview() {
   const places = placesOf('backup:list').join();
   useEffect(() => {
     let isOver = false;
-    Promise.all(['vm', 'backup', 'backuppolicy', 'backuprepository'].map(readAll)).then(([vms, backups, policies, repositories]) => {
+    Promise.all(['vm', 'backup', 'backuppolicy', 'backuprepository'].map((each) => readAll(each))).then(([vms, backups, policies, repositories]) => {
       if (!isOver) setFacts({ vms, backups, policies, repositories });
     });
     return () => { isOver = true; };

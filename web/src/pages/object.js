@@ -12,6 +12,7 @@ import { ObjectSummary } from './summary/object.js';
 
 const SUMMARIES = {
   vm: lazy(() => import('./summary/workload.js').then((part) => part.WorkloadSummary)),
+  node: lazy(() => import('./summary/node.js').then((part) => part.NodeSummary)),
   deployment: lazy(() => import('./summary/deployment.js').then((part) => part.DeploymentSummary)),
 };
 SUMMARIES.container = SUMMARIES.vm;

@@ -4,7 +4,6 @@ import { useDescribed } from '../../described.js';
 import { toObject } from '../../state.js';
 import { Facts } from '../../ui/facts.js';
 import { Age, Command } from '../../ui/parts.js';
-import { DrainPreview } from '../nodes.js';
 
 export function ObjectSummary({ kind, obj, row }) {
   return html`<${Reason} status=${obj.status} /><${Fields} kind=${kind} obj=${obj} row=${row} /><${Describe} kind=${kind} row=${row} />`;
@@ -34,6 +33,5 @@ function Fields({ kind, obj, row }) {
     ${panel('Reported by its node', obj.report)}
     ${warned.length > 0 && html`<section class="panel"><h2>Conditions</h2><dl class="facts">${warned.map((each) => html`<dt key=${each.type}>${each.type}</dt><dd>${each.message}</dd>`)}</dl></section>`}
     ${status.steps?.length > 0 && html`<section class="panel"><h2>Steps</h2><ol>${status.steps.map((step) => html`<li>${step.name ?? step.step ?? ''} ${step.detail ?? step.message ?? ''}</li>`)}</ol></section>`}
-    ${kind.name === 'node' && html`<${DrainPreview} node=${row.name} />`}
   </div>`;
 }
