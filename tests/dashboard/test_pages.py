@@ -175,6 +175,11 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("vm/shown")
     expect(dialog).to_contain_text(f"weft node drain {node}")
+    page.evaluate(f"location.hash = '#/o/node/-/{node}'")
+    expect(page.get_by_role("region", name="Workloads").get_by_role("link", name="shown")).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^memory: .* given"))).to_be_visible()
+    page.evaluate("location.hash = '#/nodes'")
+    page.get_by_role("button", name=f"Drain {node}…").click()
     try:
         dialog.get_by_role("button", name=f"Drain {node}", exact=True).click()
         until(lambda: json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
@@ -390,17 +395,33 @@ def test_equal_names_of_two_projects_are_told_apart_and_ended_tasks_are_no_guest
         fabric.weft("project", "delete", "lab", "--yes")
 
 
-@pytest.mark.parametrize("width", [390])
-def test_a_phone_shows_the_pages_without_scrolling_sideways(open_page: Open, width: int) -> None:
+@pytest.mark.parametrize("width", [390, 1024])
+def test_pages_and_their_tables_do_not_scroll_sideways(open_page: Open, width: int) -> None:
     page = open_page("")
     page.set_viewport_size({"width": width, "height": 800})
     for route in ("", "workloads", "nodes", "o/vm/default/shown"):
         page.goto(f"{page.url.partition('#')[0]}#/{route}")
         expect(page.locator("main h1").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), route
-    page.get_by_role("button", name="Pages").click()
+        if route in ("workloads", "nodes"):
+            expect(page.get_by_role("button", name=re.compile("more columns"))).to_be_visible()
+            box = page.get_by_role("region", name="Table")
+            until(lambda box=box: box.evaluate("box => box.scrollWidth <= box.clientWidth"))  # type: ignore[misc]
+    if width < 900:
+        page.get_by_role("button", name="Pages").click()
     page.get_by_role("link", name="Storage").click()
     expect(page.locator("h1")).to_have_text("Storage")
+
+
+def test_a_table_shows_the_columns_that_hold_something_and_the_others_on_demand(open_page: Open) -> None:
+    page = open_page("workloads?kind=vm")
+    heads = page.get_by_role("columnheader")
+    expect(heads.filter(has_text="NOTE")).to_have_count(1)  # one VM has one
+    expect(heads.filter(has_text="PUBLISH")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("more columns")).click()
+    expect(heads.filter(has_text="PUBLISH")).to_have_count(1)
+    page.get_by_role("button", name="fewer columns").click()
+    expect(heads.filter(has_text="PUBLISH")).to_have_count(0)
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ import { get, query } from '../api.js';
 import { changedAt, show, table } from '../stream.js';
 import { kinds, noticeOf, project, route, setQuery, toObject } from '../state.js';
 import { ActionButtons } from './actions.js';
+import { layOut, useFit } from './columns.js';
 import { NODE_CELLS, NodeCell } from './nodes.js';
 import { Age, Empty, Name, State } from './parts.js';
 
@@ -15,6 +16,7 @@ const NONE = [];
 const ROW = 32; // pixels, as in the style
 const PAGE = 200; // rows of one request
 const STEP = 16; // rows that enter and leave the document together
+const KEPT = 512; // rows whose elements are told apart: those that leave it come back as others
 const chosen = signal(new Map()); // uid → row
 
 // What the URL asks for, as the server takes it.
@@ -69,27 +71,31 @@ export function Table({ names, extra, empty, command, group }) {
   };
 
   useKeys(box, rows);
-  const columns = layOut(fits?.columns ?? NONE, fits?.rows ?? NONE);
+  const laid = layOut(fits?.columns ?? NONE, fits?.rows ?? NONE);
+  const fit = useFit(box, laid.columns);
+  const [isWhole, setWhole] = useState(false); // all columns, whether or not they fit
+  const columns = isWhole ? laid.all : fit.columns;
   const last = Math.min(total, view.first + view.count);
   const first = Math.min(view.first, Math.max(0, total - 1));
   const places = [];
   for (let place = first; place < last; place += 1) places.push(place);
   const sortBy = (title) => setQuery({ sort: words.sort === title ? `-${title}` : words.sort === `-${title}` ? '' : title });
   const sorted = (title) => (words.sort === title ? 'ascending' : words.sort === `-${title}` ? 'descending' : undefined);
-  const newest = useRef(rows); // rows keep their handler, and with it their place in the document
+  const newest = useRef(rows); // rows keep their handler, or each would be drawn again
   newest.current = rows;
   const pick = useCallback((row, place, event) => choose(row, place, event, newest.current), []);
   const everything = places.length > 0 && places.every((place) => rows.has(place) && chosen.value.has(rows.get(place).uid));
   let before = null;
   return html`
-    <${Toolbar} names=${names} phases=${fits?.phases ?? {}} total=${total} />
+    <${Toolbar} names=${names} phases=${fits?.phases ?? {}} total=${total}>
+      ${laid.all.length > columns.length || isWhole ? html`<button type="button" class="plain" aria-pressed=${isWhole} onClick=${() => setWhole(!isWhole)}>${isWhole ? 'fewer columns' : `${laid.all.length - columns.length} more columns`}</button>` : ''}<//>
     ${fits && total === 0
       ? html`<${Empty} words=${words.filter || words.phase ? 'Nothing matches this filter.' : empty} command=${words.filter || words.phase ? null : command} />`
-      : html`<div class="scroll" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label="Table">
-      <table aria-rowcount=${total + 1}>
+      : html`<div class="scroll rows" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label="Table">
+      <table aria-rowcount=${total + 1} style=${fit.most && !isWhole ? { '--most': `${fit.most}px` } : undefined}>
         <thead><tr aria-rowindex="1">
           <th><input type="checkbox" aria-label="Choose all rows in view" checked=${everything} onChange=${(event) => chooseAll(places, rows, event.target.checked)} /></th>
-          ${columns.map((column) => html`<th key=${column.title} class=${column.align === 'right' ? 'number' : ''} aria-sort=${sorted(column.title)}>
+          ${columns.map((column) => html`<th key=${column.title} class=${classOf(column)} aria-sort=${sorted(column.title)}>
             <button type="button" onClick=${() => sortBy(column.title)}>${column.title}${sorted(column.title) === 'ascending' ? ' ▲' : sorted(column.title) ? ' ▼' : ''}</button></th>`)}
         </tr></thead>
         <tbody>
@@ -100,7 +106,7 @@ export function Table({ names, extra, empty, command, group }) {
             const heading = group && group(row, fits.columns) !== before;
             if (group) before = group(row, fits.columns);
             return html`${heading && html`<tr class="group" key=${`g${place}`}><td colspan=${columns.length + 1}>${before || '–'}</td></tr>`}
-              <${Row} key=${row.uid} row=${row} place=${place} columns=${columns} isChosen=${chosen.value.has(row.uid)} onPick=${pick} />`;
+              <${Row} key=${place % KEPT} row=${row} place=${place} columns=${columns} isChosen=${chosen.value.has(row.uid)} onPick=${pick} />`;
           })}
           ${last < total && html`<tr class="spacer" aria-hidden="true"><td colspan=${columns.length + 1} style=${{ height: `${(total - last) * ROW}px` }}></td></tr>`}
         </tbody>
@@ -113,19 +119,8 @@ export function Table({ names, extra, empty, command, group }) {
     </div>`}`;
 }
 
-// Names of several projects may be equal, so the project stands beside them. The same columns stay the same object: rows compare them.
-const PROJECT = { title: 'PROJECT', align: 'left', textOf: (row) => row.project ?? '' };
-let laid = {};
-function layOut(of, rows) {
-  const isMixed = !project.value && rows.some((row) => row.project && row.project !== rows[0].project) && !of.some((column) => column.title === 'PROJECT');
-  if (laid.of !== of || laid.isMixed !== isMixed) {
-    const columns = of.map((column, cell) => ({ ...column, textOf: (row) => row.cells[cell] }));
-    laid = { of, isMixed, columns: isMixed ? columns.flatMap((column) => (column.title === 'NAME' ? [column, PROJECT] : [column])) : columns };
-  }
-  return laid.columns;
-}
+const classOf = (column) => (column.align === 'right' ? 'number' : column.flexible ? 'flexible' : '');
 
-const KINDS_OF_CELLS = { NAME: 1, PHASE: 1, AGE: 1 };
 class Row extends Component {
   shouldComponentUpdate(next) {
     return ['row', 'place', 'columns', 'isChosen'].some((name) => next[name] !== this.props[name]);
@@ -135,17 +130,17 @@ class Row extends Component {
     const blinks = performance.now() - changedAt(row.uid) < 300 ? 'blink' : '';
     return html`<tr class=${isChosen ? 'chosen' : ''} aria-rowindex=${place + 2}>
       <td><input type="checkbox" aria-label=${`Choose ${row.name}`} checked=${isChosen} onClick=${(event) => onPick(row, place, event)} /></td>
-      ${columns.map((column) => html`<td key=${column.title} class=${`${column.align === 'right' ? 'number' : ''} ${blinks}`}
-        title=${KINDS_OF_CELLS[column.title] ? undefined : column.textOf(row)}><${Cell} column=${column} row=${row} text=${column.textOf(row)} /></td>`)}
+      ${columns.map((column) => html`<td key=${column.title} class=${`${classOf(column)} ${blinks}`} title=${column.flexible ? column.textOf(row) : undefined}>${fillCell(column, row, column.textOf(row))}</td>`)}
     </tr>`;
   }
 }
 
-function Cell({ column, row, text }) {
+// No component, since a scroll makes hundreds of cells a second; only an age is one, and follows the clock.
+function fillCell(column, row, text) {
   if (row.kind === 'node' && NODE_CELLS[column.title]) return html`<${NodeCell} name=${row.name} title=${column.title} text=${text} />`;
-  if (column.title === 'NAME') return html`<${Name} row=${row} />`;
+  if (column.title === 'NAME') return Name({ row });
   if (column.title === 'AGE') return html`<${Age} since=${row.created_at} />`;
-  if (column.title === 'PHASE' || column.title === 'STATUS') return html`<${State} phase=${text} health=${row.health} />`;
+  if (column.title === 'PHASE' || column.title === 'STATUS') return State({ phase: text, health: row.health });
   if (column.title === 'NODE' && text && text !== '–') return html`<a class="mono" href=${toObject({ kind: 'node', name: text })}>${text}</a>`;
   return text;
 }
@@ -173,7 +168,7 @@ function chooseAll(places, rows, on) {
   chosen.value = next;
 }
 
-function Toolbar({ names, phases, total }) {
+function Toolbar({ names, phases, total, children }) {
   const words = route.value.query;
   const [typed, setTyped] = useState(words.filter ?? '');
   const later = useRef(0);
@@ -190,7 +185,7 @@ function Toolbar({ names, phases, total }) {
       onClick=${() => setQuery({ phase: words.phase === phase ? '' : phase })}>${phase} ${count}</button>`)}
     ${words.phase && !(words.phase in phases) && html`<button type="button" class="chip" aria-pressed="true" onClick=${() => setQuery({ phase: '' })}>${words.phase} 0</button>`}
     ${hasEnded && html`<label class="row"><input type="checkbox" checked=${words.ended === '1'} onChange=${(event) => setQuery({ ended: event.target.checked ? '1' : '' })} /> ended ones, too</label>`}
-    <span class="soft" aria-live="polite">${total.toLocaleString('en')} in all</span>
+    <span class="soft" aria-live="polite">${total.toLocaleString('en')} in all</span>${children}
   </div>`;
 }
 

@@ -39,6 +39,7 @@ class ColumnHead(msgspec.Struct, frozen=True):
     title: str
     align: Literal["left", "right"] = "left"
     type: Literal["text", "number", "phase", "age"] = "text"
+    flexible: bool = False  # may be cut where the page is narrow
 
 
 class ShownRow(msgspec.Struct):

@@ -161,8 +161,12 @@ def list_heads(layout: Layout) -> tuple[ColumnHead, ...]:
     heads = {} if len(layout) == 1 else {KIND: ColumnHead(KIND)}
     columns = [(column, find_phase_title(name)) for name in layout for column in BY_NAME[name].display.columns]
     for column, phase in sorted(columns, key=lambda one: one[0].wide):
-        heads.setdefault(column.title, ColumnHead(column.title, column.align, _find_type(column, phase)))
+        heads.setdefault(column.title, _head(column, phase))
     return tuple(heads.values())
+
+
+def _head(column: Column, phase: str | None) -> ColumnHead:
+    return ColumnHead(column.title, column.align, _find_type(column, phase), column.flexible)
 
 
 def _find_type(column: Column, phase: str | None) -> Literal["text", "number", "phase", "age"]:
