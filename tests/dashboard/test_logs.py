@@ -20,6 +20,7 @@ AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 TINY = ("--image", "tiny", "--cpu", "1", "--memory", "128M", "--label", "app=chorus", "--detach")
 HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
 SECOND = "2026-11-25T15:59:{:02d}.000000Z"
+SHOWN = "2026-11-25 15:59:{:02d}.000"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +77,7 @@ def test_lines_of_several_workloads_are_merged_and_what_one_lacks_is_said_beside
     shown = "<img src=x onerror=alert(1)>?[2J?"
     expect(lines.locator("div")).to_have_text(
         [
-            f"{SECOND.format(second)} vm/{name} {message}"
+            f"{SHOWN.format(second)} vm/{name} {message}"
             for second, name, message in (
                 (1, "alto", "alto 1"),
                 (2, "bass", "bass 2"),

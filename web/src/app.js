@@ -32,11 +32,14 @@ const Rebalancing = page(() => import('./pages/rebalance.js'), 'Rebalancing');
 const Storage = page(() => import('./pages/storage.js'), 'Storage');
 const Traces = page(() => import('./pages/traces.js'), 'Traces');
 const Workloads = page(() => import('./pages/workloads.js'), 'Workloads');
-const PAGES = {
-  '': ['Overview', Overview], workloads: ['Workloads', Workloads], nodes: ['Nodes', Nodes], operations: ['Operations', Operations],
-  networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], devices: ['Devices', Devices], queue: ['Queue and calendar', Queue], rebalance: ['Rebalancing', Rebalancing], people: ['People and usage', People],
-  audit: ['Audit', Audit], alerts: ['Alerts', Alerts], logs: ['Logs', Logs], traces: ['Traces', Traces], kinds: ['All kinds', Kinds],
+// As the list on the left has them, in its groups.
+const GROUPS = {
+  '': { '': ['Overview', Overview], workloads: ['Workloads', Workloads], operations: ['Operations', Operations], queue: ['Queue and calendar', Queue], rebalance: ['Rebalancing', Rebalancing] },
+  Infrastructure: { nodes: ['Nodes', Nodes], networks: ['Networks', Networks], map: ['Network map', NetworkMap], storage: ['Storage', Storage], backups: ['Backups', Backups], devices: ['Devices', Devices] },
+  'What happens': { alerts: ['Alerts', Alerts], logs: ['Logs', Logs], traces: ['Traces', Traces], audit: ['Audit', Audit] },
+  Administration: { people: ['People and usage', People], kinds: ['All kinds', Kinds] },
 };
+const PAGES = Object.assign({}, ...Object.values(GROUPS));
 const HIDDEN = { o: ObjectPage, k: Kind };
 
 function App() {
@@ -66,8 +69,8 @@ function Frame() {
         <button type="button" onClick=${signOut}>Sign out</button>
       </header>
       <nav class=${`side ${isOpen ? 'open' : ''}`} aria-label="Pages">
-        ${Object.entries(PAGES).map(([name, [words]]) => html`<a key=${name} href=${link(name ? [name] : [])} aria-current=${name === first ? 'page' : undefined}>
-          <span>${words}</span><${Count} name=${name} /></a>`)}
+        ${Object.entries(GROUPS).map(([group, pages]) => html`${group && html`<h2 key=${group}>${group}</h2>`}${Object.entries(pages).map(([name, [words]]) => html`
+          <a key=${name} href=${link(name ? [name] : [])} aria-current=${name === first ? 'page' : undefined}><span>${words}</span><${Count} name=${name} /></a>`)}`)}
       </nav>
       <main class="main" id="main" onClick=${() => setOpen(false)}>
         <${Lost} />

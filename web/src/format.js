@@ -36,9 +36,15 @@ export function span(seconds) {
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString('en-GB');
 export const moment = (at) => {
   const when = new Date(at * 1000);
-  const day = when.toDateString() === new Date().toDateString() ? '' : `${when.toISOString().slice(0, 10)} `;
+  const day = when.toDateString() === new Date().toDateString() ? '' : `${when.toLocaleDateString('sv')} `;
   return day + when.toLocaleTimeString('en-GB');
 };
+
+// Of a line, as its node wrote it: 15:59:01.250, with the day if that is not today's; what is no time stays.
+export function instant(written) {
+  const when = new Date(written);
+  return Number.isNaN(when.getTime()) ? written : `${moment(when.getTime() / 1000)}.${String(when.getMilliseconds()).padStart(3, '0')}`;
+}
 
 // A value in the unit that a sample has.
 export function inUnit(value, unit) {

@@ -3,6 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
+import { instant, quote } from '../format.js';
 import { MOST_LINES, readMerged } from '../merged.js';
 import { kinds, may, placesOf, project, route, setQuery, toObject } from '../state.js';
 import { show, summary } from '../stream.js';
@@ -85,7 +86,7 @@ function Lines({ rows, input, empty, onLeave }) {
       <span class=${seen.states[at]?.isBad ? 'state failed' : 'soft'}>${seen.states[at]?.words ?? 'reading…'}</span>
       ${onLeave && html`<button type="button" class="plain" aria-label=${`Leave out ${title(row)}`} onClick=${() => onLeave(row)}>✕</button>`}</li>`)}</ul>
     <div class="log merged" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label="Lines">
-      ${seen.lines.map((line) => (line.shown ??= html`<div key=${line.number}><time class="soft">${line.time}</time> <span style=${{ color: colour(line.at) }}>${title(rows[line.at])}</span> ${line.message}</div>`))}
+      ${seen.lines.map((line) => (line.shown ??= html`<div key=${line.number}><time class="soft" title=${line.time}>${instant(line.time)}</time> <span style=${{ color: colour(line.at) }}>${title(rows[line.at])}</span> ${line.message}</div>`))}
       ${!seen.lines.length && html`<p class="soft">${isReading ? 'Reading…' : 'No lines yet.'}</p>`}</div>
     ${seen.lines.length >= MOST_LINES && html`<p class="soft">Only the newest ${MOST_LINES} lines are kept here.</p>`}`;
 }
@@ -104,11 +105,10 @@ async function list(labels, most) {
   return pages.flatMap((page) => page.items).map(({ kind, name, project: where }) => ({ kind, name, project: where }));
 }
 
-const quoted = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 // It takes one project, and functions only by name.
 function commandOf(how, label, rows, { period, text, regex, follow }) {
   const named = how === 'name' || rows.some((row) => row.kind === 'function');
-  const of = named ? rows.map((row) => `${row.kind}/${row.name}`) : how === 'label' ? ['-l', quoted(label)] : [];
-  return ['weft logs', ...of, '--aggregate --since', period, ...(text ? [regex === '1' ? '--regex' : '--filter', quoted(text)] : []),
+  const of = named ? rows.map((row) => `${row.kind}/${row.name}`) : how === 'label' ? ['-l', quote(label)] : [];
+  return ['weft logs', ...of, '--aggregate --since', period, ...(text ? [regex === '1' ? '--regex' : '--filter', quote(text)] : []),
     ...(follow === '1' ? ['-f'] : []), ...(rows[0].project === 'default' ? [] : ['-p', rows[0].project])].join(' ');
 }

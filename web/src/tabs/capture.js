@@ -1,7 +1,7 @@
 // Packets of a workload as a file for tcpdump and Wireshark: they come over a stream, and are given to the browser's downloads.
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
-import { size } from '../format.js';
+import { quote, size } from '../format.js';
 import { Command } from '../ui/parts.js';
 import { connect, lost } from './stream.js';
 
@@ -61,7 +61,7 @@ export function Capture({ row }) {
     </form>
     <p role="status">${state}</p>
     <p class="soft">The file is for tcpdump and Wireshark. The filter is in tcpdump's language; without one every packet comes. Who captured what is in the audit log.</p>
-    <${Command} words=${`weft network capture ${row.kind}/${row.name} ${filter ? `--filter '${filter.replaceAll("'", "'\\''")}' ` : ''}--seconds ${seconds} > ${row.name}.pcap`} />`;
+    <${Command} words=${`weft network capture ${row.kind}/${row.name} ${filter ? `--filter ${quote(filter)} ` : ''}--seconds ${seconds} > ${row.name}.pcap`} />`;
 }
 
 // What came: the file up to its last whole packet, and the node's report, which comes last, as a message of its own.

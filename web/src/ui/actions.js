@@ -15,7 +15,12 @@ const DANGEROUS = new Set(['delete', 'drain', 'maintenance', 'undo', 'cancel', '
 const title = (verb) => verb.charAt(0).toUpperCase() + verb.slice(1).replaceAll('-', ' ');
 
 // Where a kind's own order, or the phases in which a verb makes sense, don't follow from the server.
-const ORDER = { deployment: ['scale', 'pause', 'resume', 'undo', 'update'] };
+const ORDER = {
+  deployment: ['scale', 'pause', 'resume', 'undo', 'update'],
+  vm: ['stop', 'start', 'restart', 'snapshot', 'migrate', 'resume', 'suspend'],
+  container: ['stop', 'start', 'restart', 'migrate'],
+  node: ['drain', 'uncordon', 'cordon', 'maintenance'],
+};
 const PHASES = { deployment: { pause: ['Progressing'], resume: ['Paused', 'Undecided'] } };
 const place = (kind, name) => { const found = ORDER[kind]?.indexOf(name) ?? -1; return found < 0 ? 99 : found; };
 const phasesOf = (row, name) => PHASES[row.kind]?.[name] ?? kinds.value.get(row.kind)?.actions?.find((each) => each.name === name)?.phases ?? [];
@@ -42,8 +47,10 @@ export const missing = (action, rows) => rows.map((row) => {
 export function ActionButtons({ rows, most = 5 }) {
   const actions = actionsOf(rows);
   const others = actions.filter((action) => action.name !== 'delete');
-  const shown = [...others.slice(0, most), ...actions.filter((action) => action.name === 'delete')];
-  const rest = others.slice(most);
+  const possible = others.filter((action) => !untimely(action, rows) || PHASES[rows[0].kind]?.[action.name]);
+  const first = [...possible, ...others.filter((action) => !possible.includes(action))].slice(0, most);
+  const shown = [...others.filter((action) => first.includes(action)), ...actions.filter((action) => action.name === 'delete')];
+  const rest = others.filter((action) => !first.includes(action));
   const start = (action) => startAction(action, rows);
   return html`${shown.map((action) => html`<${ActionButton} key=${action.name} action=${action} rows=${rows} onStart=${start} />`)}
     ${rest.length > 0 && html`<select aria-label="More actions" onChange=${(event) => {

@@ -109,7 +109,8 @@ function Form({ kind }) {
   };
   const saying = (path) => { // it stands at the field, so it needn't name it
     const error = wrong.find((each) => each.path === path)?.error;
-    return error ? [error.message.replace(/^spec\.[\w.[\]]+:? /, ''), error.hint].filter(Boolean).join('; ') : '';
+    const help = fields.find((field) => field.path === path)?.help;
+    return error ? [error.message.replace(/^spec\.[\w.[\]]+:? /, ''), error.hint === help ? '' : error.hint].filter(Boolean).join('; ') : '';
   };
   const row = (field) => html`<${Field} key=${field.path} field=${field} value=${given[field.path]} wrong=${saying(field.path)} choices=${choices[field.path]}
     onInput=${(value) => { setPreview(null); setGiven({ ...given, [field.path]: value }); }} />`;

@@ -30,7 +30,7 @@ export function Field({ field, value, onInput, wrong = '', choices = null }) {
     ${wrong && html`<small class="bad" id=${`${id}-wrong`}>${wrong}</small>`}${field.help && html`<small>${field.help}</small>`}</label>`;
 }
 const OTHER = '\u0000another'; // no name has it
-const NOTHING = { node: 'where it fits best' };
+const NOTHING = { node: 'where it fits best', disk: 'the image’s own size' };
 const isList = (field) => /^list of/.test(field.type ?? '');
 
 function Several({ field, label, id, value, onInput, wrong, choices }) {
@@ -45,6 +45,7 @@ function Several({ field, label, id, value, onInput, wrong, choices }) {
 export const isAbout = (error, path) => { const rest = error?.field?.replace(/^(input\.)?/, ''); return Boolean(rest) && (rest === path || rest === `spec.${path}` || (rest.startsWith(path) && /^[.[]/.test(rest.slice(path.length)))); };
 const EXAMPLES = { size: '4G', duration: '30s', time: '2026-12-24T22:00:00Z', map: 'key=value, …', cores: '0.5' };
 function placeholder(field) {
+  if (field.default === 0 && NOTHING[bare(field.path)]) return NOTHING[bare(field.path)];
   if (field.default !== undefined && field.default !== null && field.default !== '' && typeof field.default !== 'object') return `default: ${field.type === 'size' ? size(field.default) : field.default}`;
   return EXAMPLES[field.type] ?? (/^list of/.test(field.type ?? '') ? 'one, two, …' : '');
 }
