@@ -8,10 +8,12 @@ import { events, show, summary } from '../stream.js';
 import { health, kinds, link, project } from '../state.js';
 import { EventList } from '../ui/events.js';
 import { AMOUNTS, NodeRows } from '../ui/nodes.js';
+import { lazy } from '../ui/lazy.js';
 import { Empty, Legend } from '../ui/parts.js';
 import { ProblemList, Running } from '../ui/problems.js';
 import { Spark } from '../ui/spark.js';
 
+const CreateButton = lazy(() => import('../ui/create.js').then((part) => part.CreateButton), null);
 const COUNTED = ['vm', 'container', 'deployment', 'job', 'function', 'service', 'volume', 'network', 'node'];
 const WORKLOADS = ['vm', 'container', 'function', 'job'];
 const MOST = { problems: 5, nodes: 8, operations: 5, events: 7 };
@@ -23,7 +25,7 @@ export function Overview() {
   const nodes = fullest(facts.nodes ?? []);
   const changing = (facts.operations ?? []).filter((each) => health.value[each.phase] !== 'waiting'); // that is under what is wrong
   return html`
-    <div class="row"><h1>Overview</h1><span class="grow"></span><${Counts} phases=${facts.phases} /></div>
+    <div class="row"><h1>Overview</h1><span class="grow"></span><${Counts} phases=${facts.phases} /><${CreateButton} names=${['vm']} /></div>
     <div class="wall"><div>
       <${Problems} facts=${facts} />
       ${nodes.length > 0 && html`<section class="panel"><div class="row"><h2 class="grow">Nodes</h2><${Legend} /></div><${NodeRows} nodes=${nodes.slice(0, MOST.nodes)} />

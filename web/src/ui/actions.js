@@ -61,8 +61,10 @@ export function ActionButtons({ rows, most = 5 }) {
       <option value=${action.name} disabled=${Boolean(missing(action, rows) || untimely(action, rows))}>${title(action.name)}</option>`)}</select>`}`;
 }
 
-export const startAction = (action, rows, first = {}) => open(rows.length === 1 && rows[0].kind === 'deployment' && action.name === 'update'
-  ? html`<${UpdateDialog} row=${rows[0]} />` : html`<${ActionDialog} action=${action} rows=${rows} first=${first} />`);
+// What is harmless and asks for nothing is done at once; all else is asked about first.
+const HARMLESS = { vm: ['start', 'resume', 'release'], container: ['start', 'release'], job: ['release'], node: ['uncordon'] };
+export const startAction = (action, rows, first = {}) => (rows.length === 1 && HARMLESS[rows[0].kind]?.includes(action.name) ? run(action, rows[0]) : open(rows.length === 1 && rows[0].kind === 'deployment' && action.name === 'update'
+  ? html`<${UpdateDialog} row=${rows[0]} />` : html`<${ActionDialog} action=${action} rows=${rows} first=${first} />`));
 
 function ActionButton({ action, rows, onStart }) {
   const lacks = missing(action, rows);

@@ -42,8 +42,8 @@ function CreateDialog({ name }) {
   return kind ? html`<${Form} kind=${kind} />` : html`<div class="body"><h2 id="dialog-title">Create ${kinds.value.get(name).title}</h2><p class="soft">Loading…</p></div>`;
 }
 
-// The names of the objects that these fields may name, by field.
-function useChoices(kind, fields, where) {
+// The names of the objects that these fields may name, by field. `onOnly(path, name)`: there is no choice.
+function useChoices(kind, fields, where, onOnly) {
   const [found, setFound] = useState({});
   useEffect(() => {
     let isOver = false;
@@ -52,7 +52,9 @@ function useChoices(kind, fields, where) {
       if (!target || (kind.name === 'container' && field.path === 'spec.image')) continue;
       get(`${pathOf(target, where)}?limit=${MOST_CHOICES}`).then((page) => {
         const choices = page.items.map((item) => ({ name: item.name, words: target.name === 'node' && item.status?.phase !== 'Ready' ? `${item.name} (${item.status?.phase})` : item.name }));
-        if (!isOver && !page.continue) setFound((before) => ({ ...before, [field.path]: choices }));
+        if (isOver || page.continue) return;
+        setFound((before) => ({ ...before, [field.path]: choices }));
+        if (field.required && choices.length === 1) onOnly(field.path, choices[0].name);
       }, () => {}); // who may not list them types the name
     }
     return () => { isOver = true; };
@@ -74,7 +76,7 @@ function Form({ kind }) {
   const rank = (field) => { const place = order.indexOf(field.path); return place < 0 ? (field.required ? -1 : 99) : place; };
   const first = fields.filter((field) => rank(field) < 99).sort((a, b) => rank(a) - rank(b));
   const rest = fields.filter((field) => rank(field) === 99);
-  const choices = useChoices(kind, fields, where);
+  const choices = useChoices(kind, fields, where, (path, only) => setGiven((before) => ({ [path]: only, ...before })));
   const post = (values, as, dry) => request('POST', `${pathOf(kind, where)}${dry ? '?dry_run=1' : ''}`, { kind: kind.name, name: as, spec: valuesOf(fields, values) });
   const send = async (dry) => {
     setBusy(true);

@@ -2,7 +2,7 @@
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 
-export function lazy(load) {
+export function lazy(load, meanwhile = html`<p class="soft">Loading…</p>`) {
   let Loaded = null;
   return function Lazy(given) {
     const [ready, setReady] = useState(Boolean(Loaded));
@@ -13,6 +13,6 @@ export function lazy(load) {
       return () => { isOver = true; };
     }, []);
     if (failed) return html`<p role="alert">${failed} <a href="">Load the page again</a></p>`;
-    return ready ? html`<${Loaded} ...${given} />` : html`<p class="soft">Loading…</p>`;
+    return ready ? html`<${Loaded} ...${given} />` : meanwhile;
   };
 }
