@@ -44,6 +44,10 @@ class Availability:
         made._times, made._free = list(self._times), [list(levels) for levels in self._free]
         return made
 
+    def shift(self, seconds: float) -> None:
+        """All times are later by so many seconds."""
+        self._times = [time + seconds for time in self._times]
+
     def least_free(self, start: float, end: float) -> list[float]:
         """The least that is free of each resource at any moment from ``start`` to ``end``."""
         first, last = bisect_right(self._times, start) - 1, bisect_left(self._times, end)

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.scheduler.lease.availability import Amounts, Availability
+from weft.scheduler.lease.availability import Availability
 
 Order = Literal["deadline", "spare", "ratio"]  # of leases with deadlines
 ORDERS: tuple[Order, ...] = ("deadline", "spare", "ratio")
@@ -40,6 +40,8 @@ class Lease(msgspec.Struct, frozen=True):
     deadline: float = math.inf
     preemptible: bool = True
     suspend_seconds: float = 0.0  # to write its memory, and as long to read it
+    on: tuple[int, ...] = ()  # the nodes that it may run on, the best one first; (): any
+    stays: bool = False  # its saved memory stays where it was written: all its pieces are on the same nodes
 
 
 class PlannedPiece(msgspec.Struct, frozen=True):
@@ -75,15 +77,15 @@ Plan = dict[str, list[PlannedPiece]]  # by lease; empty for what finds no place 
 
 def make_plan(
     standings: Iterable[Standing],
-    capacity: Sequence[Amounts],
+    nodes: Iterable[Availability],
     now: float,
     *,
     suspends: bool,
     restarts: bool,
     order: Order = "deadline",
 ) -> Plan:
-    """``capacity``: of each node what there is of each resource. ``restarts``: what runs may be ended at once, and begin again."""
-    planner = Planner([Availability(amounts) for amounts in capacity], now, suspends=suspends, restarts=restarts)
+    """``nodes``: what is free of each beside ``standings``. ``restarts``: what runs may be ended at once, and begin again."""
+    planner = Planner([node.copy() for node in nodes], now, suspends=suspends, restarts=restarts)
     placed = sorted(standings, key=lambda standing: _rank(standing, order, now))
     for standing in placed:
         planner.pin(standing)
@@ -135,8 +137,11 @@ class Planner:
         self._take(pinned, lease, give_back=True)
         if lease.mode in ("reservation", "immediate") and not standing.nodes:
             slots = self._place_at(standing, self._now if lease.mode == "immediate" else lease.start)
+        elif lease.stays and not standing.nodes:
+            slots = self._place_in_pieces_on_one(standing)
         else:
             slots = self._place_in_pieces(standing)
+        self.take_all(lease, slots)
         if not slots:
             self._take(pinned, lease)
         return slots
@@ -168,8 +173,17 @@ class Planner:
             if not (nodes := self._find_nodes(lease, start, start + lease.duration)):
                 return []
             slot = PlannedPiece(start, start + lease.duration, nodes)
-        self._take(slot, lease)
         return [slot]
+
+    def _place_in_pieces_on_one(self, standing: Standing) -> list[PlannedPiece]:
+        """All pieces of one machine on the node where it is done first."""
+        lease, best = standing.lease, list[PlannedPiece]()
+        for node in lease.on or range(len(self.nodes)):
+            there = msgspec.structs.replace(lease, on=(node,))
+            slots = self._place_in_pieces(msgspec.structs.replace(standing, lease=there))
+            if slots and (not best or slots[-1].end < best[-1].end - _BACKWARDS):
+                best = slots
+        return best
 
     def _place_in_pieces(self, standing: Standing) -> list[PlannedPiece]:
         lease, left = standing.lease, standing.lease.duration - standing.done_seconds
@@ -184,14 +198,17 @@ class Planner:
             if piece is None and self._can_save(standing):
                 saved = self._now + lease.suspend_seconds
                 piece = PlannedPiece(self._now, saved, standing.nodes, 0.0, lease.suspend_seconds)
+            elif piece is None and not self._restarts:
+                return []
             elif piece is None:
                 left = lease.duration  # it is ended, and begins again
             if piece is not None:
                 slots.append(piece)
                 left -= piece.work_seconds
                 time, resume = piece.end, True
+        nodes = standing.nodes or None if lease.stays else None
         while left > _BACKWARDS:
-            piece = self._find_piece(standing, time, left, lease.suspend_seconds if resume else 0.0)
+            piece = self._find_piece(standing, time, left, lease.suspend_seconds if resume else 0.0, nodes)
             if piece is None:
                 break
             slots.append(piece)
@@ -199,15 +216,15 @@ class Planner:
             time, resume = piece.end, True
         if left > _BACKWARDS or slots[-1].end > lease.deadline + _BACKWARDS:
             return []
-        for slot in slots:
-            self._take(slot, lease)
         return slots
 
-    def _find_piece(self, standing: Standing, time: float, left: float, resume: float) -> PlannedPiece | None:
+    def _find_piece(
+        self, standing: Standing, time: float, left: float, resume: float, nodes: tuple[int, ...] | None
+    ) -> PlannedPiece | None:
         """The first one from ``time`` on, before the deadline."""
         latest = standing.lease.deadline - min(left, LEAST_PIECE_SECONDS)
         for start in self._list_changes(time, latest):
-            if (piece := self._fit(standing, start, left, resume)) is not None:
+            if (piece := self._fit(standing, start, left, resume, nodes)) is not None:
                 return piece
         return None
 
@@ -246,24 +263,25 @@ class Planner:
 
         The largest choose first. Equal ones need no second try; others take back and choose again within ``MOST_CHECKS``."""
         order = sorted(range(len(lease.machines)), key=lambda number: lease.machines[number], reverse=True)
+        every: Sequence[int] = lease.on or range(len(self.nodes))
         chosen: dict[int, int] = {}  # nodes by machine, in that order
-        tries = MOST_CHECKS // len(self.nodes) if nodes is None and len(set(lease.machines)) > 1 else 0
+        tries = MOST_CHECKS // len(every) if nodes is None and len(set(lease.machines)) > 1 else 0
         first = 0
         while len(chosen) < len(order):
             number = order[len(chosen)]
             machine = lease.machines[number]
-            where = range(first, len(self.nodes)) if nodes is None else (nodes[number],)
+            where = every[first:] if nodes is None else (nodes[number],)
             node = next((node for node in where if self.nodes[node].fits(start, end, machine)), None)
             if node is not None:
                 self.nodes[node].take(start, end, machine)
                 chosen[number] = node
                 same = len(chosen) < len(order) and lease.machines[order[len(chosen)]] == machine
-                first = node if same else 0
+                first = every.index(node) if same and nodes is None else 0
             elif chosen and tries > 0:  # the last one that has a place looks for another
                 tries -= 1
                 number, node = chosen.popitem()
                 self.nodes[node].take(start, end, [-amount for amount in lease.machines[number]])
-                first = node + 1
+                first = every.index(node) + 1
             else:
                 break
         for number, node in chosen.items():

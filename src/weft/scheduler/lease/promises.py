@@ -16,29 +16,52 @@ def keep_promises(
 
     Without ``suspends`` preempted leases begin again; only where a deadline would be missed so are they suspended after all. With
     it they begin again only where there is no time to suspend them, and promises couldn't be kept otherwise."""
-    ways: list[tuple[bool, bool]] = [(True, False), (True, True)]
-    for suspend, restart in ways if suspends else [(False, True), *ways]:
-        for order in ORDERS:
-            plan = make_plan(standings, capacity, now, suspends=suspend, restarts=restart, order=order)
-            if all(plan.values()):
-                return plan
-    found = _search(standings, capacity, now, suspends=suspends)
+    nodes, ways = [Availability(amounts) for amounts in capacity], [(True, False), (True, True)]
+    plan = _try_orders(standings, nodes, now, ways if suspends else [(False, True), *ways])
+    if plan is not None:
+        return plan
+    found = _search(standings, nodes, now, suspends=suspends, restarts=True)
     if found is None and any(_gives_way(one) and one.suspending_until is not None for one in standings):
         ended = [Standing(one.lease) if _gives_way(one) and one.nodes else one for one in standings]
-        found = _search(ended, capacity, now, suspends=suspends)
+        found = _search(ended, nodes, now, suspends=suspends, restarts=True)
     return found
 
 
-def _search(standings: Sequence[Standing], capacity: Sequence[Amounts], now: float, *, suspends: bool) -> Plan | None:
+def keep_work(
+    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, *, searches: bool
+) -> Plan | None:
+    """As ``keep_promises``, beside what else takes ``nodes``; what runs is suspended where it must be, and never begins again.
+    Without ``searches`` only the simple orders are tried."""
+    plan = _try_orders(standings, nodes, now, [(True, False)])
+    if plan is None and searches:
+        plan = _search(standings, nodes, now, suspends=True, restarts=False)
+    return plan
+
+
+def _try_orders(
+    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, ways: Sequence[tuple[bool, bool]]
+) -> Plan | None:
+    """``ways``: whether leases are suspended, and whether they begin again."""
+    for suspend, restart in ways:
+        for order in ORDERS:
+            plan = make_plan(standings, nodes, now, suspends=suspend, restarts=restart, order=order)
+            if all(plan.values()):
+                return plan
+    return None
+
+
+def _search(
+    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, *, suspends: bool, restarts: bool
+) -> Plan | None:
     """Those with an end in time by search, what was split beside them as planned, and the others around them by arrival."""
-    planner = Planner([Availability(amounts) for amounts in capacity], now, suspends=suspends, restarts=True)
+    planner = Planner([node.copy() for node in nodes], now, suspends=suspends, restarts=True)
     others = sorted((one for one in standings if _gives_way(one)), key=lambda one: one.lease.arrival)
     plan: Plan = {one.lease.id: planner.keep(one) for one in standings if one.pieces}
     for standing in others:
         planner.pin(standing)
     fixed = [one for one in standings if not one.pieces and not _gives_way(one)]
     if fixed:
-        found = search_plan(fixed, planner.nodes, now)
+        found = search_plan(fixed, planner.nodes, now, restarts=restarts)
         if not found:
             return None
         for standing in fixed:

@@ -49,6 +49,10 @@ class _Job(msgspec.Struct, frozen=True):
             state.left + (cost if state.saved else 0.0) + (state.until - now + cost if state.phase == "saves" else 0.0)
         )
 
+    def save(self, state: _State) -> _State:
+        """The state once its memory is saved."""
+        return _State("waits", state.left, state.nodes if self.lease.stays else (), saved=True)
+
 
 class _Step(NamedTuple):
     """What a lease begins to do, on the way to the plan."""
@@ -74,12 +78,14 @@ class _OutOfChecks(Exception):
     """The search has checked as often, or gone as deep, as it may."""
 
 
-def search_plan(standings: Sequence[Standing], nodes: list[Availability], now: float) -> dict[str, list[PlannedPiece]]:
+def search_plan(
+    standings: Sequence[Standing], nodes: list[Availability], now: float, *, restarts: bool
+) -> dict[str, list[PlannedPiece]]:
     """The pieces of all ``standings``, each of which has an end in time; {} if none were found. What is free on ``nodes`` is beside
-    them."""
+    them. ``restarts``: what runs may be ended at once, and begin again."""
     if any(len(standing.lease.machines) > MOST_MACHINES for standing in standings):
         return {}
-    search = _Search(standings, nodes, now)
+    search = _Search(standings, nodes, now, restarts=restarts)
     try:
         return search.read_plan() if search.go_on(now, search.begin()) else {}
     except _OutOfChecks:
@@ -87,9 +93,11 @@ def search_plan(standings: Sequence[Standing], nodes: list[Availability], now: f
 
 
 class _Search:
-    def __init__(self, standings: Sequence[Standing], nodes: list[Availability], now: float) -> None:
-        self._standings, self._nodes, self._now = standings, nodes, now
+    def __init__(self, standings: Sequence[Standing], nodes: list[Availability], now: float, *, restarts: bool) -> None:
+        self._standings, self._nodes, self._now, self._restarts = standings, nodes, now, restarts
         self._jobs = [_make_job(standing, now) for standing in standings]
+        limited = [standing.lease.on for standing in standings if standing.lease.on]
+        self._takers = [tuple(node in on for on in limited) for node in range(len(nodes))]  # of each who may run there
         self._steps: list[_Step] = []
         self._hopeless: set[tuple[float, bool, tuple[_State, ...]]] = set()
         self._checks, self._events = MOST_CHECKS, 0
@@ -128,7 +136,9 @@ class _Search:
             return False
         self._check(len(self._nodes))
         change = min((next(node.changes(time + _SOON, math.inf), math.inf) for node in self._nodes), default=math.inf)
-        order = sorted(range(len(states)), key=lambda number: (not states[number].nodes, spare[number]))
+        order = sorted(
+            range(len(states)), key=lambda number: (states[number].phase in ("waits", "done"), spare[number])
+        )
         turns = [change]  # what runs may have to be saved by then
         for job, state in zip(self._jobs, states, strict=True):
             if state.phase == "waits":
@@ -186,10 +196,10 @@ class _Search:
                     saves = _State("saves", state.left, state.nodes, time + cost)
                     yield saves, [_Step(number, time, "save", state.nodes, cost)], [(time, time + cost)]
             elif not cost:
-                saved = _State("waits", state.left, saved=True)
+                saved = job.save(state)
                 for after, steps, takes in self._list_starts(number, event, saved):
                     yield after, [_Step(number, time, "save"), *steps], takes
-            if time == self._now and job.lease.preemptible:
+            if time == self._now and job.lease.preemptible and self._restarts:
                 ended = _State("waits", job.lease.duration)
                 for after, steps, takes in self._list_starts(number, event, ended):
                     yield after, [_Step(number, time, "restart"), *steps], takes
@@ -203,7 +213,7 @@ class _Search:
         if time >= job.begins - _SOON and event.is_turn(0.0):
             reads = job.lease.suspend_seconds if state.saved else 0.0
             end = time + reads + (min(state.left, _SOON) if job.splits else state.left)
-            for nodes in self._list_nodes(job, time, end):
+            for nodes in self._list_nodes(job, state, time, end):
                 runs = _State("runs", state.left, nodes, time + reads)
                 yield runs, [_Step(number, time, "start", nodes, reads)], [(time, end)]
         yield state, [], []
@@ -236,16 +246,20 @@ class _Search:
                     self._steps.append(_Step(number, after, "end"))
                     state = _State("done", 0.0)
             elif state.phase == "saves" and state.until <= after + _SOON:
-                state = _State("waits", state.left, saved=True)
+                state = self._jobs[number].save(state)
             passed.append(state)
         if self.go_on(after, tuple(passed), opens=any(abs(end - after) <= _SOON for end in ends)):
             return True
         del self._steps[here:]
         return False
 
-    def _list_nodes(self, job: _Job, start: float, end: float) -> Iterator[tuple[int, ...]]:
+    def _list_nodes(self, job: _Job, state: _State, start: float, end: float) -> Iterator[tuple[int, ...]]:
         """Nodes for the machines, free from ``start`` to ``end``; of nodes that are alike only the first."""
         lease = job.lease
+        if state.nodes:  # with its memory
+            if self._fits(lease, state.nodes, start, end):
+                yield state.nodes
+            return
         if job.prefers and self._fits(lease, job.prefers, start, end):
             yield job.prefers
         order = sorted(range(len(lease.machines)), key=lambda number: lease.machines[number], reverse=True)
@@ -259,8 +273,9 @@ class _Search:
             return
         number, seen = order[len(chosen)], set()
         last = order[len(chosen) - 1] if chosen else number
-        first = chosen[last] if chosen and lease.machines[last] == lease.machines[number] else 0
-        for node in range(first, len(self._nodes)):
+        every: Sequence[int] = lease.on or range(len(self._nodes))
+        first = every.index(chosen[last]) if chosen and lease.machines[last] == lease.machines[number] else 0
+        for node in every[first:]:
             on = [lease.machines[other] for other, where in chosen.items() if where == node]
             self._check(1)
             if not self._nodes[node].fits(
@@ -269,7 +284,7 @@ class _Search:
                 continue
             if not on:
                 times, free = self._nodes[node].steps()
-                alike = (*times, *(level for levels in free for level in levels))
+                alike = (*self._takers[node], *times, *(level for levels in free for level in levels))
                 if alike in seen:
                     continue
                 seen.add(alike)

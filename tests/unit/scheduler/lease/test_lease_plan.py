@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples, mark_long
 
-from weft.scheduler.lease.plan import Lease, Mode
+from weft.scheduler.lease.availability import Availability
+from weft.scheduler.lease.plan import Lease, Mode, Standing
+from weft.scheduler.lease.promises import keep_work
 from weft.scheduler.simulate.haizea import read_seconds, read_site
 from weft.scheduler.simulate.lease_plan import LeaseRun, simulate
 
@@ -216,3 +218,24 @@ def test_haizeas_other_workloads_give_nothing_twice() -> None:
         site = read_site(path)
         for suspends in (True, False):
             check(simulate(site.leases, site.capacity, site.real_seconds, suspends=suspends), site.capacity)
+
+
+def test_work_is_kept_where_its_memory_is_and_runs_only_where_it_may() -> None:
+    node = (1.0,)
+    work = lease("work", "deadline", 2 * HOUR, deadline=3.2 * HOUR, suspend_seconds=32.0, on=(1, 0), stays=True)
+    class_ = lease("class", "reservation", HOUR, start=HOUR, on=(1,), preemptible=False)
+    runs, promised = Standing(work, nodes=(1,)), Standing(class_)
+    plan = keep_work([runs, promised], [Availability(node), Availability(node)], 0.0, searches=True)
+    assert plan is not None
+    assert [(piece.start, piece.end, piece.nodes) for piece in plan["work"]] == [
+        (0.0, HOUR, (1,)),
+        (2 * HOUR, 3 * HOUR + 64.0, (1,)),
+    ]
+    assert [piece.nodes for piece in plan["class"]] == [(1,)]
+    late = msgspec.structs.replace(work, deadline=3 * HOUR)  # it would have to begin again, on the other node
+    for searches in (True, False):
+        standings = [Standing(late, nodes=(1,)), promised]
+        assert keep_work(standings, [Availability(node), Availability(node)], 0.0, searches=searches) is None
+    waits = [Standing(late), promised]
+    found = keep_work(waits, [Availability(node), Availability(node)], 0.0, searches=True)
+    assert found is not None and [piece.nodes for piece in found["work"]] == [(0,)]
