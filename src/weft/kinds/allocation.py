@@ -360,9 +360,9 @@ def is_lease_over(spec: AllocationSpec, report: AllocationReport) -> bool:
 
 
 def has_given_way(spec: AllocationSpec, report: AllocationReport) -> bool:
-    """Whether its cores and memory are free for another workload: its node has reported that it is suspended for that one; it may
-    be on its way out since."""
-    suspended = spec.lease is not None and spec.lease.suspension is not None
+    """Whether its cores and memory are free for others: its node has reported that it is suspended for another workload, or as
+    planned; it may be on its way out since."""
+    suspended = spec.lease is not None and (spec.lease.suspension is not None or bool(spec.lease.pauses))
     rests = report.reason == PREEMPTED and report.state in ("suspended", "stopped", "stopping", "released")
     return suspended and rests and report.incarnation >= spec.incarnation
 

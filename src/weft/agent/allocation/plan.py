@@ -316,9 +316,12 @@ def _note_preemption(facts: PlanInput, plan: Plan) -> Plan:
     lease = facts.local.spec.lease
     if plan.state == "stopping" and is_alive(facts.guest):
         return plan
-    if plan.reason or facts.stage != "suspended" or lease is None or lease.suspension is None:
+    if plan.reason or facts.stage != "suspended" or lease is None:
         return plan
-    return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended for {lease.suspension.winner}")
+    why = (
+        "as planned, for what was promised to others" if lease.suspension is None else f"for {lease.suspension.winner}"
+    )
+    return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended {why}")
 
 
 def _plan_run(facts: PlanInput) -> Plan:

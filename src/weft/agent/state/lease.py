@@ -8,10 +8,10 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.runtime import GuestFacts
-from weft.kinds.fields.lease import AllocatedLease
+from weft.kinds.fields.lease import AllocatedLease, find_pause
 
 # waits: nothing is begun; ahead: it boots; imminent: its machine is held, to go on at its start; active: it runs, as without a
-# lease; suspended: another workload has its capacity; over: it ends.
+# lease; suspended: another workload has its capacity, from now on or for a planned pause; over: it ends.
 Stage = Literal["waits", "ahead", "imminent", "active", "suspended", "over"]
 FETCH_AHEAD_SECONDS = 3600.0  # before its preparation: a slow registry mustn't take the time for that
 HELD_SECONDS = (
@@ -38,7 +38,14 @@ def find_stage(lease: AllocatedLease | None, now: float) -> tuple[Stage, float]:
         return "imminent", lease.start - now
     if lease.end is None:
         return "active", math.inf
-    return ("active", lease.end - now) if now < lease.end else ("over", math.inf)
+    if now >= lease.end:
+        return "over", math.inf
+    pause = find_pause(lease, now)
+    if pause is None:
+        return "active", lease.end - now
+    if now >= pause.at:
+        return "suspended", min(pause.until, lease.end) - now
+    return "active", min(pause.at, lease.end) - now
 
 
 def is_soon(lease: AllocatedLease | None, now: float) -> bool:

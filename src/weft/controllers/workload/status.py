@@ -29,6 +29,7 @@ from weft.kinds.fields.lease import (
     WARN_SECONDS,
     LeaseRequest,
     LeaseStatus,
+    find_pause,
 )
 from weft.kinds.parts.goal import NOT_STARTED, RESTARTING, STARTING
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
@@ -37,7 +38,7 @@ from weft.kinds.parts.placement_spec import REFUSALS
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.objects.envelope import Condition
 from weft.objects.lifecycle import Phase
-from weft.objects.quantity import format_duration
+from weft.objects.quantity import format_duration, format_time
 
 # ``status.reason`` while a spec is being carried out, beside STARTING and RESTARTING.
 STOPPING, SUSPENDING, FENCED = "stopping", "suspending", "fenced"
@@ -316,6 +317,8 @@ def fold_lease(
         if migration is not None and migration.saves:
             there, then = migration.peer, "its memory is there"
         message = f"suspended for {lease.suspension.winner}; it resumes on {there} once {then}"
+    elif (pause := find_pause(lease, now)) is not None and not over and not message:
+        message = f"it is suspended as planned from {format_time(pause.at)} to {format_time(pause.until)}"
     late = former.late_seconds if former is not None and former.start == lease.start else 0.0
     is_first = former is None or former.start != lease.start or former.state in ("Requested", "Scheduled", "Preparing")
     if is_first and state == "Active" and asked.mode != "best-effort" and report.started_at is not None:

@@ -68,6 +68,14 @@ class Suspension(msgspec.Struct, frozen=True):
     elsewhere_seconds: float = ELSEWHERE_SECONDS  # after ``at``: from then on it may resume on another node
 
 
+class PlannedPause(msgspec.Struct, frozen=True):
+    """A time in which its guest is suspended, as planned when it or another lease was accepted; seconds since 1970."""
+
+    at: float  # its node begins to save its memory
+    saved_by: float  # from here on its cores and memory are others'
+    until: float  # its node resumes it
+
+
 class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """When an allocation holds its capacity; seconds since 1970."""
 
@@ -80,8 +88,14 @@ class AllocatedLease(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tr
     cancelled: bool = False
     suspension: Suspension | None = None  # for another workload; the scheduler sets and clears it
     suspensions: int = 0  # how often that happened
-    suspended_seconds: float = 0.0  # in former suspensions: its end is later by them
+    suspended_seconds: float = 0.0  # in former suspensions, and in all planned pauses: its end is later by them
+    pauses: tuple[PlannedPause, ...] = ()  # in their order, between start and end
     requested: float = 0.0  # seconds that were requested when it got its place: an extension is beyond them; 0: unknown
+
+
+def find_pause(lease: AllocatedLease | None, now: float) -> PlannedPause | None:
+    """The pause that has begun, or is the next one, at ``now``; None: no more are planned."""
+    return next((pause for pause in lease.pauses if now < pause.until), None) if lease is not None else None
 
 
 def end_suspension(lease: AllocatedLease, now: float) -> AllocatedLease:

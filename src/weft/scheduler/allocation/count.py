@@ -24,7 +24,7 @@ from weft.kinds.fields.lease import AllocatedLease, find_next_turn
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.objects.identity import object_key
-from weft.scheduler.lease.calendar import CalendarEntry
+from weft.scheduler.lease.calendar import CalendarEntry, Held
 from weft.scheduler.lease.slots import SlotFacts
 from weft.scheduler.table.facts import NO_LOAD, Load, amounts_of, amounts_on, disks_of, load_of
 from weft.scheduler.table.snapshot import Snapshot
@@ -62,11 +62,33 @@ def count_allocation(snapshot: Snapshot, key: str, allocation: Item | None, now:
     if lease.end is None and lease.suspension is None:
         snapshot.put_allocation(key, spec.node_uid, amounts, load)
         return
+    if lease.pauses and lease.suspension is None:
+        amounts = amounts_on(spec, spec.resources)
+        held = read_entry(spec.node_uid, lease, spec.grace_seconds, amounts[:2], now, rests=has_given_way(spec, report))
+        snapshot.put_leased(key, held, amounts[2], load)
+        return
     end = lease.end + spec.grace_seconds if lease.end is not None else math.inf
     if lease.suspension is not None:
         end = min(end, lease.suspension.at)
     held = CalendarEntry(spec.node_uid, lease.prepare_at, end if now < end else math.inf, amounts[:2])
     snapshot.put_leased(key, held, amounts[2], load)
+
+
+def read_entry(
+    node_uid: str, lease: AllocatedLease, grace_seconds: float, amounts: Held, now: float, *, rests: bool = False
+) -> CalendarEntry:
+    """When a lease with an end takes ``amounts``: not in its pauses, but for one in which its node hasn't reported by ``now`` that
+    it ``rests``."""
+    assert lease.end is not None
+    ends = [*(min(pause.saved_by, lease.end) for pause in lease.pauses), lease.end + grace_seconds]
+    starts = [lease.prepare_at, *(min(pause.until, lease.end) for pause in lease.pauses)]
+    stretches = list(zip(starts, ends, strict=True))
+    while len(stretches) > 1 and stretches[0][1] <= now:
+        (start, _), (again, end) = stretches[:2]
+        kept = start if now < again and not rests else again
+        stretches[:2] = [(kept, end)]
+    (start, end), *later = stretches
+    return CalendarEntry(node_uid, start, end if now < end else math.inf, amounts, tuple(later))
 
 
 def _read_load(spec: AllocationSpec, report: AllocationReport) -> Load:

@@ -29,6 +29,11 @@ class CalendarEntry(msgspec.Struct, frozen=True):
     start: float
     end: float
     amounts: Held
+    later: tuple[tuple[float, float], ...] = ()  # when it takes the same again, from and to, after ``end``
+
+    @property
+    def stretches(self) -> tuple[tuple[float, float], ...]:
+        return (self.start, self.end), *self.later
 
 
 class Calendar:
@@ -49,6 +54,10 @@ class Calendar:
         """The uids of nodes with leases."""
         return self._nodes
 
+    def list_keys(self, node_uid: str) -> list[str]:
+        """The keys of the leases on a node, in order."""
+        return sorted(self._keys.get(node_uid, ()))
+
     def get(self, key: str) -> CalendarEntry | None:
         return self._leases.get(key)
 
@@ -68,7 +77,8 @@ class Calendar:
         node = self._nodes.get(lease.node_uid)
         if node is None:
             node = self._nodes[lease.node_uid] = Availability((0.0, 0.0))
-        node.take(lease.start, lease.end, lease.amounts)
+        for start, end in lease.stretches:
+            node.take(start, end, lease.amounts)
         self._table.put(lease.node_uid, node)
 
     def drop(self, key: str) -> CalendarEntry | None:
@@ -79,7 +89,8 @@ class Calendar:
         node, keys = self._nodes[lease.node_uid], self._keys[lease.node_uid]
         keys.discard(key)
         if keys:
-            node.take(lease.start, lease.end, [-amount for amount in lease.amounts])
+            for start, end in lease.stretches:
+                node.take(start, end, [-amount for amount in lease.amounts])
             self._table.put(lease.node_uid, node)
         else:
             del self._nodes[lease.node_uid], self._keys[lease.node_uid]

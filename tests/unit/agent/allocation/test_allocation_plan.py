@@ -34,7 +34,7 @@ from weft.kinds.allocation import (
     Resources,
     account,
 )
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, AllocatedLease, Suspension
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, AllocatedLease, PlannedPause, Suspension
 from weft.objects.identity import Ref
 
 WEB = Ref("container", "web", "c-1", "default")
@@ -586,3 +586,26 @@ def test_a_lease_is_suspended_from_its_time_on_but_for_one_that_is_cancelled() -
     assert find_stage(lease, 50.0) == ("suspended", math.inf)
     assert find_stage(lease, 95.0)[0] == "suspended"  # its end is later by then
     assert find_stage(msgspec.structs.replace(lease, cancelled=True), 60.0)[0] == "over"
+
+
+@pytest.mark.parametrize(
+    ("now", "stage", "seconds"),
+    [
+        (20.0, "active", 10.0),
+        (30.0, "suspended", 20.0),
+        (50.0, "active", 10.0),
+        (65.0, "suspended", 5.0),
+        (70.0, "active", 20.0),
+        (90.0, "over", math.inf),
+    ],
+)
+def test_a_node_keeps_the_pauses_of_a_lease_by_its_own_clock(now: float, stage: str, seconds: float) -> None:
+    pauses = (PlannedPause(30.0, 35.0, 50.0), PlannedPause(60.0, 61.0, 70.0))
+    lease = AllocatedLease(mode="deadline", start=10.0, prepare_at=10.0, end=90.0, pauses=pauses)
+    assert find_stage(lease, now) == (stage, seconds)
+    assert find_stage(msgspec.structs.replace(lease, end=65.0), 65.0)[0] == "over"
+    facts = msgspec.structs.replace(known(Checkpoint(run="up"), lease=lease), stage="suspended")
+    plan = plan_for(facts, guest("running"), now)
+    assert (plan.steps, plan.reason) == ((Step.SUSPEND,), "preempted") and plan.message.startswith(
+        "suspended as planned"
+    )

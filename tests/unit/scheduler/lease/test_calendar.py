@@ -30,8 +30,16 @@ CHANGES = st.lists(
 
 def taken(leases: dict[str, CalendarEntry], node: str, at: float) -> tuple[int, int]:
     """What leases take of a node at one moment, summed up."""
-    here = [one.amounts for one in leases.values() if one.node_uid == node and one.start <= at < one.end]
+    here = [
+        one.amounts
+        for one in leases.values()
+        if one.node_uid == node and any(start <= at < end for start, end in one.stretches)
+    ]
     return sum(one[0] for one in here), sum(one[1] for one in here)
+
+
+def list_moments(leases: dict[str, CalendarEntry]) -> set[float]:
+    return {at for one in leases.values() for stretch in one.stretches for at in stretch}
 
 
 def find_start(
@@ -43,7 +51,7 @@ def find_start(
     seconds: float,
 ) -> float:
     """The first of all moments at which something changes from which ``amounts`` are free, by trying each."""
-    moments = sorted({earliest, *(at for one in leases.values() for at in (one.start, one.end) if at > earliest)})
+    moments = sorted({earliest, *(at for at in list_moments(leases) if at > earliest)})
 
     def free(at: float) -> bool:
         used = taken(leases, node, at)
@@ -69,7 +77,8 @@ def test_it_finds_the_first_moment_on_every_node(
             del leases[key]
             continue
         end = math.inf if length is None else float(start + length)
-        leases[key] = CalendarEntry(node, float(start), end, (more_cpu, more_memory))
+        later = ((end + 2.0, end + 5.0), (end + 6.0, end + 9.0)) if length is not None and start % 2 else ()
+        leases[key] = CalendarEntry(node, float(start), end, (more_cpu, more_memory), later)
         calendar.put(key, leases[key])
     left = np.array([[CAPACITY[0]] * 3 + [2], [CAPACITY[1]] * 3 + [8]], dtype=np.int64)
     starts = calendar.find_starts(NODES, left, (cpu, memory), float(earliest), float(seconds))
@@ -78,8 +87,7 @@ def test_it_finds_the_first_moment_on_every_node(
         here = (int(left[0, row]), int(left[1, row]))
         assert starts[row] == find_start(leases, node, here, (cpu, memory), float(earliest), float(seconds))
         assert (lengths[row] >= seconds) == (starts[row] == earliest)
-        moments = {at for one in leases.values() for at in (one.start, one.end)}
-        peaks = [taken(leases, node, at) for at in moments] or [(0, 0)]
+        peaks = [taken(leases, node, at) for at in list_moments(leases)] or [(0, 0)]
         assert calendar.find_peak(node) == (max(one[0] for one in peaks), max(one[1] for one in peaks))
 
 
