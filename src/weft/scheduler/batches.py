@@ -30,6 +30,7 @@ class Batch:
         self.resized: list[str] = []  # keys of allocations that they change
         self.reserved: list[EndpointSpec] = []  # endpoints that they make
         self.attached: dict[str, Item] = {}  # by uid of a volume: the workload that got it
+        self.replans = False  # leases that have their places: what they leave isn't free before that is stored
         self.migrates = False  # one that is suspended begins to migrate to where it resumes
 
     def take_back(self, snapshot: Snapshot, first: int, volumes: Iterable[AllocatedVolume]) -> None:
@@ -60,6 +61,11 @@ class PendingBatches:
 
     def __len__(self) -> int:
         return len(self._sent)
+
+    @property
+    def replans(self) -> bool:
+        """Whether a pending batch replans leases that have their places."""
+        return any(batch.replans for batch, _, _ in self._sent)
 
     def holds(self, keys: Iterable[str]) -> bool:
         """Whether a pending batch decides on one of these workloads."""

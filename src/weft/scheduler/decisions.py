@@ -15,7 +15,7 @@ from weft.informer.disruption.budgets import Budgets
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
 from weft.informer.workloads import gang_of, spec_of
-from weft.kinds.fields.lease import ELSEWHERE_SECONDS
+from weft.kinds.fields.lease import ELSEWHERE_SECONDS, LEASE_CONFLICT
 from weft.scheduler.allocation.bind import StatusUpdate, no_status_update, plan_waiting
 from weft.scheduler.batches import Batch, PendingBatches
 from weft.scheduler.engine.cycle import Engine
@@ -52,10 +52,21 @@ class Decisions:
         self.starting: set[str] = set()  # keys of workloads that wait for a worker of a custom policy
         self.budget = Budget()  # of time for gangs
         self._clock = leadership.clock
+        self._pending = pending
         self._view: View = leadership.cache.view
         self._intake = intake
         self._strategy = strategy
-        self._search = Search(self._view, engine, leadership.clock, intake.queue, own, self.budget, Budgets(self._view))
+        self._search = Search(
+            view=self._view,
+            engine=engine,
+            clock=leadership.clock,
+            queue=intake.queue,
+            own=own,
+            gang_budget=self.budget,
+            plan_budget=Budget(),
+            disruptions=Budgets(self._view),
+            read=self._read,
+        )
         self._binder = Binder(self._view, engine, intake, update_status, elsewhere_seconds)
         self._readiness = Readiness(self._view, engine.snapshot, intake, own, pending, lambda: self.batch)
         self.leases = QueuedLeases(self._view, engine, intake, self._read, strategy)
@@ -118,8 +129,7 @@ class Decisions:
         find = self.leases.find if are_queued(candidates) else _choose_mode(candidates)
         found = find(self._search, candidates, now)
         if found is None:
-            for candidate in candidates:
-                self._intake.addresses.give_back(self._view, candidate.reserved)
+            self._give_back(candidates)
             return []
         timing = self._search.time_since(began, now)
         if isinstance(found, Waiting):
@@ -127,7 +137,17 @@ class Decisions:
         places = [one for one in found if isinstance(one, Placement)]
         if places:
             return self._binder.bind_all(places, timing)
-        return [self._binder.refuse(one, timing) for one in found if isinstance(one, Refusal)]
+        refused = [one for one in found if isinstance(one, Refusal)]
+        final = any(one.explanation.error == LEASE_CONFLICT for one in refused)
+        if final and (self.batch.replans or self._pending.replans):  # what they leave must be known before that
+            self._intake.leases.update(candidate.workload.key for candidate in candidates)
+            self._give_back(candidates)
+            return []
+        return [self._binder.refuse(one, timing) for one in refused]
+
+    def _give_back(self, candidates: list[Candidate]) -> None:
+        for candidate in candidates:
+            self._intake.addresses.give_back(self._view, candidate.reserved)
 
     def _plan_slotless(self, candidate: Candidate, waiting: Waiting, now: float) -> Commit | None:
         """It waits for a slot of its reservation."""

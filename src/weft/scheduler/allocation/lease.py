@@ -141,6 +141,15 @@ def _open(engine: Engine, starts: _Starts, uid: str, asked: LeaseRequest) -> Ope
     return Opening(_choose(engine, starts.base, uid, starts.found == first), lease)
 
 
+def list_nearest(
+    engine: Engine, request: Request, asked: LeaseRequest, grace_seconds: float, now: float, most: int
+) -> list[int]:
+    """The rows of nodes that may have it at any time at all, those that have it soonest first."""
+    found = _find_starts(engine, request, asked, grace_seconds, now).found
+    order = np.argsort(found, kind="stable")[:most]
+    return [int(row) for row in order if found[row] < math.inf]
+
+
 def find_start_of_all(
     engine: Engine, request: Request, asked: LeaseRequest, grace_seconds: float, now: float, count: int
 ) -> float:
@@ -216,6 +225,31 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
         count_allocation(engine.snapshot, allocation.key, Item(changed, spec=longer), now)
     event = Event("Normal", "LeaseExtended", f"its lease ends at {format_time(end)}", of.ref, SOURCE)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
+
+
+def plan_replanned(workload: Item, allocation: Item, lease: AllocatedLease, now: float) -> Commit:
+    """Give an allocation other times on its node, as its deadline lets it."""
+    spec, changed, envelope = allocation.spec(AllocationSpec), edit(allocation), edit(workload)
+    held, of = spec.lease, workload.envelope
+    changed.spec = merge_part(changed.spec, msgspec.structs.replace(spec, lease=lease))
+    changed.generation += 1
+    writes = [put(changed)]
+    text = f"it begins at {format_time(lease.start)} instead"
+    if held is not None and held.start == lease.start:
+        text = "it is suspended in between"
+    elif set_condition(
+        envelope, Condition("Placed", "True", "Placed", describe_place(spec, lease, now), now, of.generation)
+    ):
+        writes.append(put(envelope))
+    text = f"another lease needs its place: {text}, and is done by {format_time(lease.end or now)}"
+    event = Event("Normal", "LeaseReplanned", text, of.ref, SOURCE)
+    return Commit(workload.key, writes, [unchanged(workload), unchanged(allocation)], [event])
+
+
+def describe_place(spec: AllocationSpec, lease: AllocatedLease | None, now: float) -> str:
+    """``on n1, from 2026-12-24 14:00 UTC``"""
+    later = lease is not None and lease.start > now
+    return f"on {spec.node}, from {format_time(lease.start)}" if later and lease is not None else f"on {spec.node}"
 
 
 def plan_within(view: View, workload: Item, allocation: Item, now: float) -> Commit | None:

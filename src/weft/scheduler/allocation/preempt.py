@@ -155,15 +155,17 @@ def read_victim(view: View, item: Item, need: Need, now: float) -> Victim | None
     if spec.preemptible:
         began = report.started_at or item.envelope.created_at
         return Victim(item, False, LEAST, max(0.0, now - began), 0)
-    if lease is None or not _may_suspend(view, item) or lease.suspensions >= MOST_SUSPENSIONS:
+    if lease is None or not may_suspend(view, item) or lease.suspensions >= MOST_SUSPENSIONS:
         return None
+    if lease.mode == "deadline":
+        return None  # it might be late then; what can be planned around it is (``replan.py``)
     if lease.priority > need.priority or (lease.priority == need.priority and not need.firm):
         return None
     seconds = spec.resources.memory / SAVED_BYTES_PER_SECOND
     return Victim(item, True, lease.priority, seconds, lease.suspensions)
 
 
-def _may_suspend(view: View, item: Item) -> bool:
+def may_suspend(view: View, item: Item) -> bool:
     """Whether it runs, and its node can save it. A GPU's state can't be saved."""
     spec, report, lease = item.spec(AllocationSpec), item.report(AllocationReport), item.spec(AllocationSpec).lease
     if lease is None or not lease.preemptible or lease.cancelled or lease.suspension is not None:

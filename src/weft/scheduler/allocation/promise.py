@@ -20,7 +20,7 @@ from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLeas
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.quantity import format_time
-from weft.scheduler.allocation.lease import SOURCE, Conflict, Opening, find_slot
+from weft.scheduler.allocation.lease import SOURCE, Conflict, Opening, describe_place, find_slot
 from weft.scheduler.engine.cycle import Engine
 
 CLOCKS_DIFFER_SECONDS = 2.0  # a node's from the server's
@@ -74,6 +74,8 @@ def find_again(
     """Another place for the lease ``held``, at the same time, late if that has come; one that has no start of its own may get
     another time."""
     assert held.end is not None
+    if held.pauses:
+        return find_slot(engine, request, uid, asked, grace, now)
     start = max(held.start, now)
     same = LeaseRequest(
         mode="reservation",
@@ -147,8 +149,6 @@ def is_at_risk(workload: Item) -> bool:
 def clear_risk(workload: Item, allocation: Item, now: float) -> Commit | None:
     """Take that back: it begins where it is, or has."""
     spec, envelope, of = allocation.spec(AllocationSpec), edit(workload), workload.envelope
-    where = f"on {spec.node}"
-    if spec.lease is not None and spec.lease.start > now:
-        where += f", from {format_time(spec.lease.start)}"
+    where = describe_place(spec, spec.lease, now)
     set_condition(envelope, Condition("Placed", "True", "Placed", where, now, of.generation))
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(allocation)])

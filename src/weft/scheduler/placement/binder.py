@@ -12,7 +12,7 @@ from weft.contracts.policy import Request
 from weft.informer.commit import Commit
 from weft.informer.view import View
 from weft.informer.workloads import spec_of
-from weft.kinds.allocation import allocation_name
+from weft.kinds.allocation import AllocationSpec, allocation_name
 from weft.kinds.node import NODES_BY_UID
 from weft.kinds.registry import find_kind
 from weft.objects.identity import new_uid, object_key
@@ -24,15 +24,17 @@ from weft.scheduler.allocation.bind import (
     plan_refusal,
     plan_waiting,
 )
+from weft.scheduler.allocation.count import read_entry
+from weft.scheduler.allocation.lease import plan_replanned
 from weft.scheduler.allocation.preempt import join_victims, preempting
+from weft.scheduler.allocation.promise import withdraw
 from weft.scheduler.batches import Batch
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import describe_choice
 from weft.scheduler.gang.commit import find_excess, join
 from weft.scheduler.intake import Intake
-from weft.scheduler.lease.calendar import CalendarEntry
-from weft.scheduler.placement.found import Placement, Refusal
-from weft.scheduler.table.facts import Load, name_workload
+from weft.scheduler.placement.found import Placement, Refusal, ReplannedPlace
+from weft.scheduler.table.facts import Load, amounts_on, name_workload
 from weft.scheduler.workload.request import Waiting
 
 MOST_REPHRASED = 20  # workloads of a class whose condition gets a new message in one batch; the others keep the old one
@@ -94,13 +96,31 @@ class Binder:
             )
         self.batch.reserved += candidate.reserved
         self.batch.attached.update((volume.uid, candidate.workload) for volume in candidate.volumes)
+        self.batch.replans = self.batch.replans or bool(place.others)
         commit = plan_placement(
             self._view, candidate, node, uid, load, place.explanation, timing, line, self._update_status
         )
+        if place.others:
+            commit = join([commit, *(self._replan(other, timing) for other in place.others)])
         if way is None:
             return commit
         self.batch.resized += [victim.key for victim in way.victims]
         return join_victims(self._view, commit, way, candidate.workload, timing.at, self._elsewhere_seconds)
+
+    def _replan(self, other: ReplannedPlace, timing: Timing) -> Commit:
+        """Count the place that a lease gets instead of its own, and plan its commit. Until that is stored it has both."""
+        one = other.lease
+        spec = one.allocation.spec(AllocationSpec)
+        if other.place is not None:
+            commit = self.bind(other.place, timing)
+            why = "another lease needs its place"
+            return withdraw(self._view, commit, one.workload, one.allocation, why, timing.at)
+        amounts = amounts_on(spec, spec.resources)
+        name = f"{one.allocation.key} replanned"
+        entry = read_entry(spec.node_uid, one.lease, spec.grace_seconds, amounts[:2], timing.at)
+        self._snapshot.put_leased(name, entry, 0)
+        self.batch.assumed.append(name)
+        return plan_replanned(one.workload, one.allocation, one.lease, timing.at)
 
     def refuse(self, refusal: Refusal, timing: Timing) -> Commit | None:
         """Record why it has no place."""
@@ -133,8 +153,7 @@ class Binder:
         if candidate.slot is not None:
             snapshot.put_slotted(allocation, node_uid, candidate.slot, request.amounts, load)
         elif lease is not None and lease.end is not None:
-            end = lease.end + spec_of(workload).grace
-            entry = CalendarEntry(node_uid, lease.prepare_at, end, request.amounts[:2])
+            entry = read_entry(node_uid, lease, spec_of(workload).grace, request.amounts[:2], lease.prepare_at)
             snapshot.put_leased(allocation, entry, request.amounts[2], load)
         else:
             snapshot.put_allocation(allocation, node_uid, request.amounts, load)

@@ -11,6 +11,7 @@ from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import View
 from weft.scheduler.allocation.bind import Timing
 from weft.scheduler.allocation.preempt import Way
+from weft.scheduler.allocation.replan import Read, Replanned
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.gang.search_budget import Budget
@@ -29,7 +30,9 @@ class Search(msgspec.Struct):
     queue: Queue  # what is known of requests that were refused
     own: OwnPolicies
     gang_budget: Budget  # of time
+    plan_budget: Budget  # of time, to plan leases anew
     disruptions: Budgets
+    read: Read
 
     def time_since(self, began: float, now: float) -> Timing:
         """The timing of a decision of ``now`` (unix seconds) that ``began`` at that elapsed time."""
@@ -44,6 +47,14 @@ class Placement(msgspec.Struct, frozen=True):
     explanation: Explanation
     load: Load | None = None  # what it takes there, where the engine doesn't know that
     way: Way | None = None  # who gives way to it
+    others: tuple[ReplannedPlace, ...] = ()  # leases that run at other times for it, or elsewhere
+
+
+class ReplannedPlace(msgspec.Struct, frozen=True):
+    """A lease that is replanned for a placement."""
+
+    lease: Replanned
+    place: Placement | None  # on another node
 
 
 class Refusal(msgspec.Struct, frozen=True):

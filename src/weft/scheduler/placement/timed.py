@@ -17,6 +17,7 @@ from weft.scheduler.gang.explain import explain_leased_places, explain_leased_re
 from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, find_leased_places
 from weft.scheduler.placement.found import Found, Placement, Refusal, Search
 from weft.scheduler.placement.preemption import preempt, suggest_priority, without_capacity
+from weft.scheduler.placement.replanned import find_replanned
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.workload.request import Candidate
 
@@ -64,6 +65,8 @@ def find_again(search: Search, candidate: Candidate, held: AllocatedLease, now: 
         return _place(search, candidate, found)
     if spec.lease.mode == "reservation" and held.start < now:
         return found
+    if (replanned := find_replanned(search, candidate, now)) is not None:
+        return replanned
     candidate, preempting = preempt(search, candidate, now)
     if preempting is not None:
         return preempting
@@ -82,6 +85,8 @@ def _find_one(search: Search, candidate: Candidate, now: float) -> Placement | R
         found = find_slot(search.engine, request, workload.uid, asked, spec.grace, now)
     if isinstance(found, Opening):
         return _place(search, candidate, found)
+    if held is None and (replanned := find_replanned(search, candidate, now)) is not None:
+        return replanned
     candidate, preempting = preempt(search, candidate, now)
     if preempting is not None:
         return preempting

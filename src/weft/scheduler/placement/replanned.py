@@ -1,0 +1,53 @@
+"""A place for a lease that fits only once leases with deadlines run at other times, or elsewhere."""
+
+from __future__ import annotations
+
+import msgspec
+
+from weft.informer.workloads import spec_of
+from weft.objects.quantity import format_time
+from weft.scheduler.allocation.replan import Asked, Replanned, replan
+from weft.scheduler.engine.explain import explain
+from weft.scheduler.placement.found import Placement, ReplannedPlace, Search
+from weft.scheduler.placement.preemption import without_capacity
+from weft.scheduler.table.facts import name_for
+from weft.scheduler.workload.request import Candidate
+
+
+def find_replanned(search: Search, candidate: Candidate, now: float) -> Placement | None:
+    """Its place, with the leases that are replanned for it; None if no plan keeps all promises, or none was found."""
+    workload, spec, engine = candidate.workload, spec_of(candidate.workload), search.engine
+    if spec.lease is None:
+        return None
+    asked, began = Asked(candidate, spec.lease, spec.grace), search.clock.elapsed()
+    searches = search.plan_budget.allows(began)
+    found = replan(search.view, engine, search.read, asked, now, search.disruptions, searches=searches)
+    search.plan_budget.spend(began, search.clock.elapsed())
+    if found is None:
+        return None
+    notes = tuple(_describe(one, workload.envelope.project) for one in found.others)
+    candidate = msgspec.structs.replace(candidate, lease=found.lease, preempts=notes)
+    explanation = explain(engine, without_capacity(candidate.request), workload.uid, found.row)
+    others = tuple(ReplannedPlace(one, _place(search, one)) for one in found.others)
+    return Placement(candidate, found.row, explanation, others=others)
+
+
+def _place(search: Search, one: Replanned) -> Placement | None:
+    """The place of one that begins on another node."""
+    if one.candidate is None:
+        return None
+    candidate, request = msgspec.structs.replace(one.candidate, lease=one.lease), one.candidate.request
+    with search.engine.snapshot.trial() as trial:
+        trial.drop(one.allocation.key)
+        explanation = explain(search.engine, without_capacity(request), one.workload.uid, one.row)
+    return Placement(candidate, one.row, explanation)
+
+
+def _describe(one: Replanned, project: str | None) -> str:
+    """What happens to it, for people of ``project``."""
+    name = name_for(project, one.workload.envelope.ref)
+    if one.candidate is not None:
+        return f"{name} begins on another node for it"
+    if one.lease.pauses and one.lease.start == one.former.start:
+        return f"{name} is suspended for it from {format_time(one.lease.pauses[0].at)} on, and is done by its deadline"
+    return f"{name} begins at {format_time(one.lease.start)} for it, and is done by its deadline"
