@@ -1,4 +1,4 @@
-"""A best-effort VM gives way to a lease on real QEMU, and goes on where it was, on its node or on another one."""
+"""A VM gives way to a lease on real QEMU, for as long as it takes or as planned, and goes on where it was."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import pytest
 
 from tests.cluster.cluster import Cluster, until
 from tests.cluster.containers import IMAGE, Gone, status
+from tests.long import mark_long
 
 COUNTS = "(exec 3>/tmp/open; i=0; while :; do i=$((i+1)); echo $i >&3; sleep 0.2; done) >/dev/null 2>&1 </dev/null &"
 
 
-def make_spare(cluster: Cluster, name: str, cores: int, *more: str) -> str:
-    """A best-effort VM that counts; its boot id."""
-    words = ("--image", "tiny", "--memory", "128M", "--cpu", str(cores), "--lease", "best-effort")
+def make_spare(cluster: Cluster, name: str, cores: int, *more: str, lease: str = "--lease=best-effort") -> str:
+    """A VM that counts; its boot id."""
+    words = ("--image", "tiny", "--memory", "128M", "--cpu", str(cores), *lease.split())
     cluster.ok("vm", "create", name, *words, *more)
     cluster.ok("vm", "exec", name, "--", "sh", "-c", COUNTS)
     return str(cluster.vm(name)["status"]["boot_id"])
@@ -58,6 +59,33 @@ def test_a_best_effort_vm_is_suspended_for_an_immediate_lease_and_goes_on_after_
     until(lambda: cluster.vm("spare")["status"]["phase"] == "Running")
     assert cluster.vm("spare")["status"]["boot_id"] == boot_id
     check_counts(cluster, "spare")
+
+
+@pytest.mark.parametrize(
+    "urgent", mark_long(["--deadline=50s --duration=5s", "--start=80s --duration=5s"], "--start=80s --duration=5s")
+)
+def test_a_vm_with_a_deadline_is_suspended_as_planned_and_goes_on_in_time(
+    cluster: Cluster, registry: str, gone: Gone, gone_containers: Gone, urgent: str
+) -> None:
+    home = cluster.vm("hello")["status"]["node"]
+    node = "n1" if home != "n1" else "n2"
+    cores = int(cluster.object("node", node)["report"]["cpu"])
+    lease = "--deadline=10m --duration=90s --preemptible"
+    boot_id = make_spare(cluster, gone("work"), cores // 2 + 1, "--node", node, lease=lease)
+    occupy(cluster, registry, gone_containers("urgent"), cores // 2, "--node", node, "--detach", *urgent.split())
+    until(lambda: "suspended as planned" in cluster.vm("work")["status"]["lease"]["message"])
+    end = cluster.vm("work")["status"]["lease"]["end"]
+    for pid in cluster.pids("weft server controllers"):
+        os.kill(pid, 9)
+    until(lambda: status(cluster, "urgent")["phase"] == "Running", 120)
+    work = cluster.vm("work")
+    assert (work["status"]["phase"], work["status"]["lease"]["state"]) == ("Suspended", "Suspended")
+    assert not cluster.pids("-name", "guest=work")
+    until(lambda: cluster.vm("work")["status"]["phase"] == "Running")
+    assert status(cluster, "urgent")["lease"]["state"] == "Done"
+    after = cluster.vm("work")["status"]
+    assert (after["boot_id"], after["lease"]["end"]) == (boot_id, end)
+    check_counts(cluster, "work")
 
 
 @pytest.mark.long
