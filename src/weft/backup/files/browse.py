@@ -1,4 +1,5 @@
-"""What is asked of a disk: a folder's list, a file's content, or all of a folder. Pure, but for what ``read`` and ``send`` do."""
+"""What is asked of a disk: a folder's list, a file's content, all of a folder, or what in its system is one machine's own. Pure,
+but for what ``read`` and ``send`` do."""
 
 from __future__ import annotations
 
@@ -8,22 +9,25 @@ from typing import Literal
 
 import msgspec
 
-from weft.backup.files.ext4 import ROOT_INODE, FileSystem, Inode, damaged
+from weft.backup.files.ext4 import FileSystem, Inode, damaged
+from weft.backup.files.identity import find_system, find_traces
 from weft.backup.files.partitions import Part, Read, find_parts
-from weft.backup.files.tree import send_tree, show
+from weft.backup.files.tree import send_tree
+from weft.backup.files.walk import show, walk
 from weft.objects.errors import InvalidInput, NotFound
 from weft.objects.quantity import format_bytes
 
-MOST_LINKS = 20
-MOST_PATH_BYTES = 4096
+SYSTEM = "system"  # said of a file system with the root of one
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    act: Literal["list", "read", "tree"]
+    # parts: those with a system, and swap; identity: what in one of them is this machine's own.
+    act: Literal["list", "read", "tree", "parts", "identity"]
     path: str = "/"  # in UTF-8; bytes that are none as surrogates, as Python's os.fsdecode has them
     partition: int = -1  # number of the one; -1: the only one, or the largest
     size: int  # of the disk
+    hostname: str = ""  # identity: the machine's name
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,13 +45,22 @@ def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str
     """Send the answer: a line of JSON for each entry, the content, or a tar archive. Returns what people should know of it.
     Raises WeftError."""
     parts = find_parts(read, question.size)
+    if question.act == "parts":
+        find_system(parts)
+        send(msgspec.json.encode(parts))
+        return ""
     part = _choose(parts, question.partition)
 
     def read_part(offset: int, length: int) -> bytes:
         return read(part.start + offset, length)
 
     files = FileSystem(read_part, part.size)
-    inode, said = _walk(files, question.path), list[str]()
+    if question.act == "identity":
+        traces = find_traces(files, question.hostname)
+        for trace in traces or ():
+            send(msgspec.json.encode(trace) + b"\n")
+        return SYSTEM if traces is not None else ""
+    inode, said = walk(files, question.path), list[str]()
     if question.act == "list":
         for entry in _list(files, inode, question.path):
             send(msgspec.json.encode(entry) + b"\n")
@@ -88,37 +101,6 @@ def _name_top(path: str) -> str:
     """What the entries of a folder's archive begin with."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     return names[-1] if names and names[-1] != ".." else ""
-
-
-def _walk(files: FileSystem, path: str) -> Inode:
-    """The inode at ``path``; links are followed, and never lead out of this file system."""
-    wanted = path.encode(errors="surrogateescape")
-    if len(wanted) > MOST_PATH_BYTES:
-        raise InvalidInput(f"the path is longer than {MOST_PATH_BYTES} bytes", field="path")
-    stack, names, links = [files.inode(ROOT_INODE)], wanted.split(b"/")[::-1], 0
-    while names:
-        name = names.pop()
-        if name in (b"", b"."):
-            continue
-        if name == b"..":
-            stack = stack[:-1] or stack
-            continue
-        if not stack[-1].is_directory:
-            raise NotFound(f"{show(path)} is not there: a file stands where a folder would be", field="path")
-        inode = files.find(stack[-1], name)
-        if inode is None:
-            missing = f": there is no {show(name.decode(errors='replace'))}" if names else ""
-            raise NotFound(f"{show(path)} is not there{missing}", field="path")
-        if inode.is_link:
-            links += 1
-            target = files.read_link(inode)
-            if links > MOST_LINKS or len(target) + sum(map(len, names)) > 2 * MOST_PATH_BYTES:
-                raise NotFound(f"{show(path)} leads through more than {MOST_LINKS} links", field="path")
-            stack = stack[:1] if target.startswith(b"/") else stack
-            names += target.split(b"/")[::-1]
-            continue
-        stack.append(inode)
-    return stack[-1]
 
 
 def _list(files: FileSystem, inode: Inode, path: str) -> Iterator[Entry]:

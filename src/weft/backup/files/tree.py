@@ -12,6 +12,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 
 from weft.backup.files.ext4 import FileSystem, Inode, damaged
+from weft.backup.files.walk import show
 from weft.objects.errors import InvalidInput
 
 MOST_ENTRIES = 1_000_000
@@ -138,8 +139,3 @@ class _Archive:
         for at in range(0, len(self._buffer), 4 * _BUFFER):
             self._send(bytes(self._buffer[at : at + 4 * _BUFFER]))
         self._buffer.clear()
-
-
-def show(text: str) -> str:
-    """For people: without what a terminal would act on, and not too long."""
-    return "".join(char if char.isprintable() else "?" for char in text[:200])

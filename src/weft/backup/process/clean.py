@@ -1,0 +1,154 @@
+"""Takes a machine's identity off a copy of its disk, for an image that others are made from.
+
+A guest wrote the disk, so nothing mounts it: what is to go is found by a process without rights, and e2fsprogs' debugfs and e2fsck
+take it away as nobody, without a network, within bounds. Blocks that are free then are holes: nothing of what went can be read.
+Afterwards it is searched for once more. Blocks; the process must have one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from weft.backup.files.browse import SYSTEM, Question
+from weft.backup.files.confined import Confined
+from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
+from weft.backup.files.partitions import Part
+from weft.contracts.system_calls import NETWORK, refuse_calls
+from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
+from weft.objects.errors import DriverFailed
+
+SECONDS = 1800.0  # for one program
+MOST_ANSWER_BYTES = 64 << 20
+_MENDED = 3  # e2fsck: the highest code of a file system that is sound now
+_SWAP_HEAD = 4096  # of a swap area: its label and size
+_LIMITS = {
+    resource.RLIMIT_AS: 2 << 30,
+    resource.RLIMIT_CPU: 1800,
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_NPROC: 0,
+}
+
+
+def clean(path: str, hostname: str = "") -> list[str]:
+    """Clean the disk at ``path``, which is raw and for nobody else; ``hostname`` is the machine's: a file with another name stays.
+    Returns which rules found something. Raises DriverFailed (``cantClean``), OSError."""
+    with open(path, "r+b", buffering=0) as file:
+        disk = file.fileno()
+        if os.geteuid() == 0:
+            os.fchown(disk, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
+        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=_size(disk)))[1], type=list[Part])
+        what, systems = dict[str, None](), 0
+        for part in parts:
+            if part.holds == "swap":
+                _punch(disk, part.start + _SWAP_HEAD, part.size - _SWAP_HEAD)
+            if part.holds == "ext4":
+                is_system, found = _clean_part(disk, part, hostname)
+                systems += is_system
+                what |= found
+        if not systems:
+            raise DriverFailed(
+                "its identity can't be removed: no system is on its disk", reason=CANT_CLEAN, hint=REMEDY
+            )
+        os.fsync(disk)
+    return list(what)
+
+
+def _clean_part(disk: int, part: Part, hostname: str) -> tuple[bool, dict[str, None]]:
+    place = f"/proc/self/fd/{disk}" + (f"?offset={part.start}" if part.start else "")
+    _check(disk, place)  # what its journal has is written
+    question = Question(act="identity", partition=part.number, size=_size(disk), hostname=hostname)
+    is_system, traces = _find(disk, question)
+    if traces:
+        commands = [line for trace in traces for line in _write_commands(trace)]
+        _run(disk, ["debugfs", "-w", "-f", "-", place], "\n".join(commands))
+        _check(disk, place)  # names without an inode, and blocks without an owner, go
+        if left := _find(disk, question)[1]:
+            raise _failed(f"{left[0].what} stayed")
+    _check(disk, place, "-E", "discard")
+    return is_system, dict.fromkeys(trace.what for trace in traces)
+
+
+def _write_commands(trace: Trace) -> list[str]:
+    """By number, never by name: names are the guest's."""
+    if trace.act == "remove":
+        return [f"clri <{trace.inode}>"]
+    return [f"punch <{trace.inode}> 0", f"sif <{trace.inode}> size 0"]
+
+
+def _find(disk: int, question: Question) -> tuple[bool, list[Trace]]:
+    """Whether it is a system's root, and what of it is to go."""
+    said, lines = _ask(disk, question)
+    return said == SYSTEM, [msgspec.json.decode(line, type=Trace) for line in lines.splitlines()]
+
+
+def _ask(disk: int, question: Question) -> tuple[str, bytes]:
+    """What a process without rights says of the disk, and its answer. Raises DriverFailed."""
+    confined, pieces, most = Confined(), bytearray(), MOST_ANSWER_BYTES
+
+    def take(piece: bytes) -> None:
+        pieces.extend(piece)
+        if len(pieces) > most:
+            raise _failed("it has too many files to clean")
+
+    try:
+        return confined.run(question, lambda offset, length: os.pread(disk, length, offset), take), bytes(pieces)
+    finally:
+        confined.end()
+
+
+def _check(disk: int, place: str, *options: str) -> None:
+    """Mend it, whatever is wrong with it. Raises DriverFailed."""
+    code = _run(disk, ["e2fsck", "-f", "-y", *options, place])
+    if not 0 <= code <= _MENDED:
+        raise _failed("its file system is damaged, or needs too much time or memory")
+
+
+def _run(disk: int, argv: list[str], commands: str = "") -> int:
+    """Its exit code. The program has one file: the disk. Raises DriverFailed."""
+    limits = {**_LIMITS, resource.RLIMIT_FSIZE: _size(disk)}
+    try:
+        done = subprocess.run(
+            argv,
+            input=commands.encode(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(disk,),
+            timeout=SECONDS,
+            check=False,
+            cwd="/",
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            preexec_fn=partial(_give_up_rights, os.getpid(), limits),
+        )
+    except FileNotFoundError as problem:
+        raise DriverFailed(f"{argv[0]} is not installed on the node", hint="apt-get install e2fsprogs") from problem
+    except subprocess.TimeoutExpired as problem:
+        raise _failed(f"{argv[0]} did not end within {SECONDS:g} s") from problem
+    return done.returncode
+
+
+def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:
+    leave_network()
+    drop_privileges(parent, limits)
+    refuse_calls(NETWORK)
+
+
+def _punch(disk: int, start: int, length: int) -> None:
+    """Make these bytes a hole, which reads as zeroes."""
+    if length > 0:
+        where = ["--offset", str(start), "--length", str(length)]
+        argv = ["fallocate", "--punch-hole", *where, f"/proc/self/fd/{disk}"]
+        subprocess.run(argv, pass_fds=(disk,), check=True, stderr=subprocess.DEVNULL)
+
+
+def _size(disk: int) -> int:
+    return os.fstat(disk).st_size
+
+
+def _failed(why: str) -> DriverFailed:
+    return DriverFailed(f"its identity can't be removed: {why}", reason=CANT_CLEAN, hint=REMEDY)
