@@ -263,6 +263,9 @@ class StubServer:
             stamps={uid: self.stamp for uid in self.confirmed if self.stamp},
         )
 
+    def send_image(self, node: str, uid: str, sha256: str, path: Path, stop: threading.Event) -> None:
+        raise NotFound(f"node {node} has no image to make")
+
     def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
         raise Unavailable("this server keeps no traces", reason="noTraces")
 

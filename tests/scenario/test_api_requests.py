@@ -133,7 +133,7 @@ def every_route() -> Iterator[tuple[str, str]]:
         for verb in kind.verbs:
             assert any(path.endswith(f"/{kind.plural}/{{name}}:{verb.name}") for path in paths), (kind.name, verb.name)
     for path, methods in paths.items():
-        filled = path.format(project="default", name="web", sha256="ab" * 32, trace="cd" * 16, process="api")
+        filled = path.format(project="default", name="web", sha256="ab" * 32, trace="cd" * 16, process="api", uid="u")
         on_object = path.endswith("/{name}")
         for method in ("get", "post", "put", "patch", "delete"):
             if method in methods or (on_object and method != "post"):

@@ -17,6 +17,7 @@ from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.allocation.trace import StepTraces
 from weft.agent.backup.executor import BackupWork
+from weft.agent.backup.images import ImageWork
 from weft.agent.flow.flows import Flows
 from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.function.egress_endpoints import EgressEndpoints
@@ -175,6 +176,9 @@ class Agent:
             changed=self._reporter.wake,
             taken_in=self._snapshots.wake,
         )
+        self._image_work = ImageWork(
+            *(host.state_dir, host.node, server, self.pools, self.images, clock, self._reporter.wake)
+        )
         self._sender = Sender(host.node, server, self.pools, self.images, clock, self._reporter.wake)
         self.receiver = Receiver(self.pools, clock, self._reporter.wake, self._snapshots.wake)
         self._merging = Merging(self.pools, turns, clock)
@@ -234,6 +238,7 @@ class Agent:
             self.recorded_flows,
             self._templates,
             self._backups,
+            self._image_work,
             self.receiver,
             self._merging,
             self._guarded,
@@ -309,6 +314,7 @@ class Agent:
             booting_memory=self.table.booting_bytes,
             backups=self._backups.report(),
             volume_work=self._volume_work.report(),
+            image_work=self._image_work.report(),
             sends=self._sender.report(),
             receives=self.receiver.report(),
             orphans=name_orphans(orphans, unexplained),
@@ -331,6 +337,7 @@ class Agent:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
         is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders or self._sender.has_orders
+        is_asking = is_asking or self._image_work.has_orders
         return SHORT_SILENCE_SECONDS if is_asking or self._guarded.are_some else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
@@ -354,6 +361,7 @@ class Agent:
         self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in busy.snapshots)
         self._templates.put_orders(answer.warm, answer.never_often)
         self._backups.put_orders(answer.backups)
+        self._image_work.put_orders(answer.image_work)
         self._sender.put_orders(answer.sends, answer.asks)
         self.receiver.put_orders(answer.receives)
         self._guarded.take_stamps(answer.stamps)

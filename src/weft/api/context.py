@@ -111,6 +111,7 @@ class ApiContext:
     )  # set, each has a stream check whether it must end
     busy: int = 0
     uploads: int = 0
+    made_images: int = 0  # that nodes are sending now
     bearers: dict[str, KnownBearer] = field(default_factory=dict)  # by the Authorization header
     device_keys: dict[str, str] = field(
         default_factory=dict

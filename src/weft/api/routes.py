@@ -23,7 +23,17 @@ from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.log import pages as log
 from weft.api.metrics import own, query
-from weft.api.node import devices, egress_endpoints, invocations, join, report, secrets, service_certificates, usage
+from weft.api.node import (
+    devices,
+    egress_endpoints,
+    invocations,
+    join,
+    made_images,
+    report,
+    secrets,
+    service_certificates,
+    usage,
+)
 from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import JSON, Call, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
@@ -184,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
     *join.ROUTES,
     *report.ROUTES,
     *secrets.ROUTES,
+    *made_images.ROUTES,
     *usage.ROUTES,
     *bulk.ROUTES,
     *events.ROUTES,

@@ -7,6 +7,9 @@ import http.client
 import select
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -16,15 +19,34 @@ from weft.objects.errors import Unavailable
 
 _SAFE = ("GET", "HEAD", "PUT")
 _IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
+_PIECE_BYTES = 1 << 20
 _encoder = msgspec.json.Encoder()
+
+
+class FileBody:
+    """A file as a request's body, which may be sent again. ``stop`` ends it with Unavailable."""
+
+    def __init__(self, path: Path, stop: threading.Event) -> None:
+        self._path, self._stop = path, stop
+        self.size = path.stat().st_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                if self._stop.is_set():
+                    raise Unavailable("what was being sent is not wanted any more")
+                yield piece
 
 
 class Request:
     def __init__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> None:
         self.method = method
         self.path = quote(path, safe=_IN_PATHS)
-        self.body = body if body is None or isinstance(body, bytes) else _encoder.encode(body)
+        is_raw = body is None or isinstance(body, bytes | FileBody)
+        self.body = body if is_raw else _encoder.encode(body)
         self.headers = headers
+        if isinstance(body, FileBody):
+            headers |= {"Content-Type": "application/octet-stream", "Content-Length": str(body.size)}
         if self.body is not None:
             headers.setdefault("Content-Type", "application/json")
         self.repeatable = method in _SAFE or "Idempotency-Key" in headers

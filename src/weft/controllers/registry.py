@@ -16,6 +16,7 @@ from weft.controllers.device.controller import Devices
 from weft.controllers.device.rollout import DeviceRollouts
 from weft.controllers.function.away import FunctionsAway
 from weft.controllers.garbage_collector import Garbage
+from weft.controllers.image.making import MadeImages
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
 from weft.controllers.loop import Controller
@@ -81,6 +82,7 @@ CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
     lambda _: Drain(),
     lambda _: Jobs(),
     lambda _: WarmImages(),
+    lambda _: MadeImages(),
     lambda _: Quotas(),
     lambda _: Garbage(),
     lambda lease: Accounting(lease.store, lease.clock),

@@ -1,10 +1,10 @@
 """Image: a base disk (or bundle) that VMs are cloned from, or a container image that the fabric holds itself. The images
-controller fetches and checks it once; nodes take it from the server by digest."""
+controller fetches and checks it once, or has a VM's node make it; nodes take it from the server by digest."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +12,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import find_condition, reaches
+from weft.kinds.parts.image_work import ImageOrder
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import (
     Access,
@@ -19,15 +20,18 @@ from weft.kinds.record import (
     Column,
     Display,
     Goal,
+    Index,
     Kind,
     Lifetime,
     Object,
     Operation,
     Reference,
+    Stored,
     Verb,
+    uid_of,
 )
 from weft.objects.errors import IllegalTransition, InvalidInput
-from weft.objects.identity import check_name
+from weft.objects.identity import check_name, object_key
 from weft.objects.image.reference import ImageReference, read_source
 from weft.objects.quantity import format_bytes
 from weft.objects.schema import field
@@ -65,7 +69,17 @@ class ImageSpec(msgspec.Struct, kw_only=True):
             "Source: http, https, ftp or file, or a container image: oci://REGISTRY/NAME:TAG, oci://NAME, oci://PROJECT/NAME",
             change="never",
         ),
-    ]
+    ] = ""
+    made_from: Annotated[
+        str, field("VM of this project whose root disk becomes the image, as vm/NAME; instead of url", change="never")
+    ] = ""
+    keep_identity: Annotated[
+        bool,
+        field(
+            "Of an image made from a VM: leave what is that machine's own on the disk, such as its machine id, SSH keys and logs",
+            change="never",
+        ),
+    ] = False
     sha256: Annotated[str, field("SHA-256 digest, 64 hex digits; computed and kept if unset", change="never")] = ""
     registry_secret: Annotated[
         str, field("Secret with the credentials for the registry of an oci:// image", change="live")
@@ -82,7 +96,7 @@ class ImageSpec(msgspec.Struct, kw_only=True):
 
 
 class ImageStatus(msgspec.Struct, kw_only=True):
-    phase: Literal["Pending", "Fetching", "Available", "Failed"] = "Pending"
+    phase: Literal["Pending", "Snapshotting", "Copying", "Fetching", "Available", "Failed"] = "Pending"
     sha256: str = ""  # digest of the fetched file
     digest: str = ""  # sha256:… of the container image that it is, or is made of
     size: int = 0
@@ -93,6 +107,10 @@ class ImageStatus(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     fetched: int = 0
+    snapshot_uid: str = ""  # of one that is made from a VM: its snapshot, while it is copied
+    consistency: str = ""  # of the VM's disk at that instant: filesystem, crash or stopped
+    order: ImageOrder | None = None  # what the node with the snapshot is asked to do now
+    cleaned: list[str] = []  # what of the VM's identity was removed
 
 
 def read_cores(text_: str) -> tuple[int, int]:
@@ -141,6 +159,39 @@ def _warm(obj: Object, given: WarmInput) -> dict[str, Any]:
 
 def check_image(spec: ImageSpec) -> None:
     check_shares(spec.shared_with)
+    check_warm(spec)
+    if spec.made_from:
+        check_made_from(spec)
+    else:
+        check_url(spec)
+
+
+def check_made_from(spec: ImageSpec) -> None:
+    """Raises InvalidInput."""
+    for name in ("url", "sha256", "registry_secret"):
+        if getattr(spec, name):
+            raise InvalidInput(
+                f"spec.{name}: the image is made from {spec.made_from[:60]}, and fetched from nowhere",
+                field=f"spec.{name}",
+                hint=f"leave spec.{name} out, or spec.made_from",
+            )
+    kind, _, name = spec.made_from.partition("/")
+    if kind != "vm" or not name:
+        hint = "write vm/NAME"
+        if kind == "container" and name:
+            hint = (
+                f"weft container convert {name[:60]} makes a VM of it; or build its image: weft image add NAME FILE.tar"
+            )
+        raise InvalidInput(
+            f"spec.made_from: {spec.made_from[:60]!r} is not a VM: images are made from VMs",
+            field="spec.made_from",
+            hint=hint,
+        )
+    check_name(name, "spec.made_from")
+
+
+def check_warm(spec: ImageSpec) -> None:
+    """Raises InvalidInput."""
     if spec.warm is not None:
         read_cores(spec.warm.cpu)
         if spec.warm.memory and spec.warm.memory < LEAST_WARM_BYTES:
@@ -155,6 +206,20 @@ def check_image(spec: ImageSpec) -> None:
                 field="spec.warm.memory",
                 hint="give at most 8G; VMs with more memory start from it, too",
             )
+
+
+def check_url(spec: ImageSpec) -> None:
+    """Raises InvalidInput."""
+    if spec.keep_identity:
+        raise InvalidInput(
+            "spec.keep_identity: only an image that is made from a VM has the identity of one",
+            field="spec.keep_identity",
+            hint="give spec.made_from too, or leave it out",
+        )
+    if not spec.url:
+        raise InvalidInput(
+            "spec.url is missing", field="spec.url", hint="give a URL, or spec.made_from for an image made from a VM"
+        )
     try:
         parts = urlsplit(spec.url)
         _ = parts.port
@@ -232,6 +297,30 @@ def _names_elsewhere(spec: ImageSpec) -> list[str]:
     return [source.name] if source is not None and source.place == "held" and "/" in source.name else []
 
 
+def source_key(image: Stored) -> str:
+    """The key of the VM that it is made from."""
+    spec = image.spec(ImageSpec)
+    return object_key("vm", image.envelope.project, spec.made_from.partition("/")[2])
+
+
+def _list_sources(spec: ImageSpec) -> list[str]:
+    return [spec.made_from.partition("/")[2]] if spec.made_from else []
+
+
+def _find_rights(old: ImageSpec | None, new: ImageSpec) -> Iterable[tuple[str, str]]:
+    """What is on the VM's disk can be read in the image."""
+    return [("vm:snapshot", f"make an image from {new.made_from[:80]}")] if new.made_from and old is None else []
+
+
+IMAGES_BY_UID = Index("images by uid")
+IMAGES_BY_SNAPSHOT = Index("images by uid of the snapshot that they are made from", reads_status=True)
+
+
+def _snapshot_uid(image: Stored) -> tuple[str, ...]:
+    uid = image.status(ImageStatus).snapshot_uid
+    return (uid,) if uid else ()
+
+
 def is_warm(obj: Object | None) -> bool:
     """Whether the nodes have done what its spec says of a booted machine."""
     found = find_condition(obj, WARM)
@@ -256,9 +345,11 @@ IMAGE = Kind(
     summary="A base disk that VMs are cloned from, or a container image",
     spec=ImageSpec,
     status=ImageStatus,
+    indexes={IMAGES_BY_UID: uid_of, IMAGES_BY_SNAPSHOT: _snapshot_uid},
     references=(
         Reference("secret", "spec.registry_secret", lambda s: [s.registry_secret] if s.registry_secret else []),
         Reference("image", "spec.url", _names_elsewhere, blocks=False),  # its content is copied
+        Reference("vm", "spec.made_from", _list_sources, blocks=False, existing=True),  # so is its disk
         share_reference(),
     ),
     verbs=(
@@ -275,6 +366,7 @@ IMAGE = Kind(
     access=Access(
         readers="project",
         status_writer="images",
+        further_rights_in_project=_find_rights,
         condition_writers={WARM: "warm", BOOTED: "warm"},
         node_reads="named",
         shared_fields=tuple(
@@ -297,7 +389,7 @@ IMAGE = Kind(
             Column("FORMAT", text("status.format")),
             Column("SHA256", lambda o: str((o.get("status") or {}).get("sha256", ""))[:12] or "–"),
             AGE,
-            Column("URL", text("spec.url"), wide=True),
+            Column("SOURCE", lambda o: str(dig(o, "spec.url") or dig(o, "spec.made_from") or "–"), wide=True),
             Column("NOTE", text("status.message", ""), flexible=True),
         ),
         find_hint=lambda name, option: f"weft image build {name}{option}" if name in OWN else None,

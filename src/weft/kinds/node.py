@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.fields.backup_work import BackupReport
 from weft.kinds.fields.replication.work import ReceiveReport, SendReport
 from weft.kinds.fields.taint import check_taints
+from weft.kinds.parts.image_work import ImageReport
 from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
 from weft.kinds.parts.snapshot.volume_work import VolumeReport
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
@@ -206,6 +207,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     backups: list[BackupReport] = []  # the work on backups that it was asked to do
     volume_work: list[VolumeReport] = []  # the work on volumes that it was asked to do by itself
     sends: list[SendReport] = []  # the points of replicas that it was asked to send
+    image_work: list[ImageReport] = []  # the images of VMs that it was asked to make
     receives: list[ReceiveReport] = []  # those that it was asked to take in
     boot_id: str = ""
     arch: str = ""

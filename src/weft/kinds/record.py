@@ -153,6 +153,7 @@ class Reference(msgspec.Struct, frozen=True):
     holder: Callable[[Any], Ref | None] | None = None
     alone: str = ""  # nothing else may own the other, since the owner does to it this; "": that is no matter
     awaited: bool = False  # it need not exist yet
+    existing: bool = False  # what is applied together names none of these that it makes: see ``api/object/bulk.py``
     # Of a spec and the specs of those that exist, by name. Raises InvalidInput where they contradict each other.
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
     agrees_once: bool = False  # ``agree`` is checked at creation only, since the object changes what it names

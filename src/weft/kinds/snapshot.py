@@ -41,8 +41,9 @@ from weft.objects.identity import object_key
 from weft.objects.schema import field, words
 
 # Who asked for it: "" people, restore and clone those verbs, schedule a schedule, backup a backup that is made or restored, test
-# one that is booted to verify it, replication what sends it to a replica, or a replica that it is a point of.
-Automatic = Literal["", "restore", "clone", "schedule", "backup", "test", "replication"]
+# one that is booted to verify it, image an image that is made from a VM, replication what sends it to a replica, or a replica that
+# it is a point of.
+Automatic = Literal["", "restore", "clone", "schedule", "backup", "test", "replication", "image"]
 DATA_GONE = "dataGone"  # reason of the phase Failed: it was ready
 LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is known
 
@@ -53,7 +54,7 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
     automatic: Annotated[
         Automatic,
         field(
-            "What made it, if not people: restore, clone, schedule, backup, test or replication; set by the server",
+            "What made it, if not people: restore, clone, schedule, backup, test, replication or image; set by the server",
             change="never",
         ),
     ] = ""

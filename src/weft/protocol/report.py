@@ -10,6 +10,7 @@ from weft.kinds.allocation import AllocatedImage, AllocationReport
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, SendOrder
 from weft.kinds.node import NodeReport
+from weft.kinds.parts.image_work import ImageOrder
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
@@ -138,6 +139,7 @@ class ReportAnswer(msgspec.Struct):
     never_often: list[str] = []  # uids of images of which it keeps none by itself
     backups: list[BackupOrder] = []
     volume_work: list[VolumeOrder] = []
+    image_work: list[ImageOrder] = []
     sends: list[SendOrder] = []
     asks: list[AskOrder] = []
     receives: list[ReceiveOrder] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ import msgspec
 from weft.agent.server.line import Line
 from weft.client.answer import raise_problem
 from weft.client.api import Client
-from weft.client.connection import Unanswered
+from weft.client.connection import FileBody, Unanswered
 from weft.client.watch import WatchEvent
 from weft.kinds.allocation import ALLOCATION, AllocatedNic
 from weft.kinds.endpoint import ENDPOINT
@@ -40,6 +41,7 @@ from weft.protocol.traces import SpansAnswer, SpansInput
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
+ANSWER_SECONDS = 120.0  # for the server to make durable what was sent
 WATCHED: dict[str, Kind] = {kind.name: kind for kind in (ALLOCATION, SNAPSHOT, PUBLISHED_PORT, ENDPOINT)}
 
 
@@ -80,6 +82,10 @@ class Server(Protocol):
     def fetch_blob(self, sha256: str, out: BinaryIO, on_progress: Callable[[int], None], ticket: str = "") -> None:
         """Write the blob to ``out``; ``on_progress`` gets the number of bytes so far. ``ticket`` permits a blob that no allocation
         here names. Raises DriverFailed (``sha256Mismatch``) for other content, NotFound, Unavailable."""
+
+    def send_image(self, node: str, uid: str, sha256: str, path: Path, stop: threading.Event) -> None:
+        """Send the file as the image with this uid, which an order of the node is about, unless ``stop`` is set meanwhile. Raises
+        DriverFailed (``noSpace``), NotFound, Unavailable."""
 
     def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
         """Bring the node's spans. Raises Unavailable, NotFound (an older server)."""
@@ -148,6 +154,13 @@ class RemoteServer:
         answer = self._client.http.request("POST", f"/v1/nodes/{node}:certificate", body, timeout_seconds=10.0)
         raise_problem(answer)
         return msgspec.json.decode(answer.body, type=OpenedCertificate)
+
+    def send_image(self, node: str, uid: str, sha256: str, path: Path, stop: threading.Event) -> None:
+        target = f"/v1/nodes/{node}/images/{uid}/{sha256}"
+        answer = self._client.http.request(
+            "PUT", target, FileBody(path, stop), timeout_seconds=60.0, answer_seconds=ANSWER_SECONDS
+        )
+        raise_problem(answer)
 
     def put_spans(self, node: str, given: SpansInput) -> SpansAnswer:
         body = msgspec.json.encode(given)

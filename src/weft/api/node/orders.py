@@ -16,6 +16,7 @@ from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReplicationOrder, SendOrder
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
+from weft.kinds.parts.image_work import ImageOrder
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
@@ -115,14 +116,14 @@ class NodeOrders:
             ringing("volume", find_volume_order, lambda order: order.node_uid),
             ringing("snapshot", find_taking_order, lambda order: order.node_uid),
         ]
-
+        self._image_work = ringing("image", find_image_order, lambda order: order.node_uid)
         self._replications, self._sends = by_node("replication", find_replication_order, lambda order: order.node_uid)
         self._replicas, self._receives = by_node("replica", find_receive_order, lambda order: order.node_uid)
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
         runs = [cache.run() for cache in self._backup_work]
-        runs += [self._replications.run(), self._replicas.run()]
+        runs += [self._image_work.run(), self._replications.run(), self._replicas.run()]
         runs += [cache.run() for cache in self._volume_work]
         runs += [self.doomed_volumes.run(), self.doomed_snapshots.run(), self.warm_images.run(), self.never_often.run()]
         await asyncio.gather(*runs)
@@ -134,6 +135,10 @@ class NodeOrders:
     def find_volume_orders(self, node_uid: str) -> list[VolumeOrder]:
         """The work on volumes that this node is asked to do by itself."""
         return [order for cache in self._volume_work for order in cache.found.values() if order.node_uid == node_uid]
+
+    def find_image_orders(self, node_uid: str) -> list[ImageOrder]:
+        """The images of VMs that this node is asked to make."""
+        return [order for order in self._image_work.found.values() if order.node_uid == node_uid]
 
     def find_sends(self, node_uid: str) -> list[SendOrder]:
         """The points of replicas that this node is asked to send."""
@@ -174,6 +179,10 @@ def find_never_often(envelope: Envelope) -> str | None:
 
 def find_backup_order(envelope: Envelope) -> BackupOrder | None:
     return decode_part(envelope.status, _HasBackupOrder).order
+
+
+def find_image_order(envelope: Envelope) -> ImageOrder | None:
+    return None if envelope.deleting_since is not None else decode_part(envelope.status, ImageStatus).order
 
 
 def find_volume_order(envelope: Envelope) -> VolumeOrder | None:

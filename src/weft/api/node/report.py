@@ -94,6 +94,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.never_often = list(context.orders.never_often.found.values())
     answer.backups = context.orders.find_backup_orders(uid)
     answer.volume_work = context.orders.find_volume_orders(uid)
+    answer.image_work = context.orders.find_image_orders(uid)
     answer.sends = context.orders.find_sends(uid)
     answer.asks = context.orders.find_asks(uid)
     answer.receives = context.orders.find_receives(uid)

@@ -298,13 +298,13 @@ def _in_order(parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _rank_kinds() -> dict[str, int]:
-    """The order of kinds: a kind comes after those that it refers to, but in fields that the server sets; projects come first,
-    since all other objects are in one, and then what is granted to them."""
+    """The order of kinds: a kind comes after those that it refers to, but in fields that the server sets, or that name what
+    exists; projects come first, since all other objects are in one, and then what is granted to them."""
     ranks = {kind.name: 0 if kind.lifetime.holds_objects else 1 if kind.access.granted else 2 for kind in KINDS}
     for _ in KINDS:
         for kind in KINDS:
             for reference in () if kind.lifetime.holds_objects else kind.references:
-                if reference.field.removeprefix("spec.") not in kind.admission.server_fields:
+                if reference.field.removeprefix("spec.") not in kind.admission.server_fields and not reference.existing:
                     ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
     return ranks
 

@@ -88,13 +88,17 @@ _MORE_NAMES = {
     "spec.strategy": ("placement-strategy",),  # where a strategy could be one of updates
 }
 # Fields with a shorter name than their path.
-_SHORT = {"lease.mode": "lease", "lease.deadline_at": "deadline", "autonomy_seconds": "autonomy"} | {
-    f"lease.{name}": name for name in ("start", "duration", "preemptible", "priority")
-}
+_SHORT = {
+    "lease.mode": "lease",
+    "lease.deadline_at": "deadline",
+    "autonomy_seconds": "autonomy",
+    "made_from": "from",
+} | {f"lease.{name}": name for name in ("start", "duration", "preemptible", "priority")}
 # How a value is written, by the field's last name, where its type doesn't show that.
 FORMS = {
     "image": "IMAGE",
     "iso": "IMAGE",
+    "made_from": "vm/NAME",
     "cpu_model": "MODEL",
     "networks": "NAME[:ADDRESS]",
     "publish": "HOST:GUEST[/udp]",

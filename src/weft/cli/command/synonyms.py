@@ -143,7 +143,7 @@ NOT_YET: dict[str, str] = {
 # Words for what no object can have: another name.
 RENAMES = frozenset({"rename", "mv", "domrename"})
 
-# Words that are commands of weft's elsewhere: what they are after these nouns.
+# Words that are commands of weft's elsewhere, or of another noun: what they are after these nouns.
 AFTER: dict[tuple[str, str], str] = {
     ("vm", "run"): "create NAME --image IMAGE",
     ("container", "run"): "create NAME IMAGE -- COMMAND",
@@ -151,6 +151,7 @@ AFTER: dict[tuple[str, str], str] = {
     ("vm", "pause"): "suspend NAME",
     **dict.fromkeys((("vm", "scale"), ("container", "scale")), "set NAME --cpu N --memory SIZE"),
     ("node", "return"): "uncordon NAME",
+    **dict.fromkeys((("vm", "publish"), ("vm", "template")), "image create IMAGE --from vm/NAME"),
     ("image", "pull"): "add NAME oci://IMAGE",
     **dict.fromkeys((("snapshot", "revert"), ("snapshot", "rollback")), "restore NAME"),
 }
@@ -235,13 +236,15 @@ def find_command_meant(word: str, noun: str | None, verbs: Collection[str], noun
     that another of the ``nouns`` begins."""
     if word in ELSEWHERE:
         return f"weft {ELSEWHERE[word]}"
-    command = AFTER.get((noun or "", word.lower())) or COMMANDS.get(word.lower())
+    after = AFTER.get((noun or "", word.lower()))
+    command = after or COMMANDS.get(word.lower())
     if command is None:
         return None
     first = command.split(",")[0].split()[0]
     if noun is not None and first in verbs:
         return f"weft {command}" if first in nouns else f"weft {noun} {command}"
-    return None if noun is not None and first in nouns and first != noun else f"weft {command}"
+    is_of_another = after is None and noun is not None and first in nouns and first != noun
+    return None if is_of_another else f"weft {command}"
 
 
 def find_missing(word: str, noun: str | None, verbs: Collection[str]) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.driver.image import RegistryCredentials
-from weft.contracts.durable_file import keep_file
+from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
 from weft.contracts.public_address import CLOSED
 from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
@@ -31,6 +31,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
+from weft.kinds.parts.image_work import FETCHING, SENT, name_sent
 from weft.kinds.parts.sharing import is_own_or_shared
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed, WeftError
@@ -39,7 +40,6 @@ from weft.objects.identity import named_key
 AT_ONCE = 2
 REPORT_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
-_FETCHING = ".fetch-"  # the beginning of partial files' names; these are removed at the start
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
@@ -73,8 +73,11 @@ class Images:
     async def run(self) -> None:
         """Raises LeadershipLost when the lease ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob(f"{_FETCHING}*"):
+        for left in self._folder.glob(f"{FETCHING}*"):
             left.unlink(missing_ok=True)
+        for left in self._folder.glob(f"{SENT}*"):
+            if not any(left.name.startswith(f"{SENT}{uid}.") for uid in self._list_made()):
+                left.unlink(missing_ok=True)
         unsubscribe = self._leadership.cache.subscribe(self._notice, ("image", "secret"))
         try:
             async with asyncio.TaskGroup() as group:
@@ -112,8 +115,15 @@ class Images:
                 self._forget(change.old)
             if change.new is not None and change.kind == "secret":
                 self._queue.add(self._find_shut(change.new))
-            elif change.new is not None and (change.old is None or _is_another(change.old, change.new)):
+            elif change.new is not None and (
+                change.old is None or _is_another(change.old, change.new) or _was_sent(change.old, change.new)
+            ):
                 self._queue.add([change.key])
+
+    def _list_made(self) -> list[str]:
+        """Uids of the images that nodes are making, and send here."""
+        images = self._leadership.cache.view.of_kind("image").values()
+        return [image.uid for image in images if image.status(ImageStatus).phase in ("Copying", "Fetching")]
 
     def _find_shut(self, secret: Item) -> list[str]:
         """The keys of the images that failed for their secret, and may succeed with the new one."""
@@ -130,6 +140,7 @@ class Images:
         stop = self._fetching.get(image.uid)
         if stop is not None:
             stop.set()
+        self._drop_sent(image)
         self._remove_unused(image, image.status(ImageStatus).sha256)
 
     def _remove_unused(self, image: Item, sha256: str) -> None:
@@ -139,20 +150,23 @@ class Images:
         places = any(sha256 in list_digests(a.spec(AllocationSpec)) for a in view.of_kind("allocation").values())
         if sha256 and not others and not places:
             with contextlib.suppress(FileNotFoundError):
-                gone = (self._folder / sha256).rename(self._folder / f"{_FETCHING}gone-{image.uid}")
+                gone = (self._folder / sha256).rename(self._folder / f"{FETCHING}gone-{image.uid}")
                 asyncio.get_running_loop().run_in_executor(None, gone.unlink)
 
     def _needs_fetch(self, image: Item) -> bool:
         status = image.status(ImageStatus)
+        is_kept = status.phase == "Available" and (self._folder / status.sha256).exists()
+        if image.spec(ImageSpec).made_from:
+            return status.phase in ("Fetching", "Available") and not is_kept
         if status.phase == "Failed":
             return _may_pass(image, status.reason)
-        return status.phase != "Available" or not (self._folder / status.sha256).exists()
+        return not is_kept
 
     async def _provide(self, image: Item) -> None:
         """Get one image and write its status. It is tried again if its file went with another's image before that was written."""
         try:
             async with self._again if image.uid in self._attempts else self._slots:
-                await self._try(image)
+                await (self._take_in(image) if image.spec(ImageSpec).made_from else self._try(image))
         finally:
             self._fetching.pop(image.uid, None)
         now = self._leadership.cache.view.get(image.key)
@@ -161,7 +175,7 @@ class Images:
 
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
-        work = self._folder / f"{_FETCHING}{image.uid}"
+        work = self._folder / f"{FETCHING}{image.uid}"
         await self._write_status(image, ImageStatus(phase="Fetching", digest=image.status(ImageStatus).digest))
         try:
             try:
@@ -190,6 +204,35 @@ class Images:
         now = self._leadership.cache.view.get(image.key)
         if now is None or now.uid != image.uid:
             self._remove_unused(image, sha256)
+
+    async def _take_in(self, image: Item) -> None:
+        """Check and keep what a node made of a VM and sent, and write the image's status."""
+        status = image.status(ImageStatus)
+        sent = name_sent(self._folder, image.uid, status.sha256)
+        try:
+            if not sent.exists():
+                raise DriverFailed(
+                    "the server has its content no more",
+                    reason="contentGone",
+                    hint="delete the image, and create it again",
+                )
+            facts = await asyncio.to_thread(inspect, sent)
+            size = sent.stat().st_size
+            await asyncio.to_thread(_link, sent, self._folder / status.sha256)
+        except WeftError as problem:
+            await self._fail(image, problem)
+        else:
+            made = _available("", status.sha256, size, facts)
+            kept = {name: getattr(status, name) for name in ("consistency", "cleaned")}
+            await self._write_status(image, msgspec.structs.replace(made, **kept))
+        self._drop_sent(image)
+        now = self._leadership.cache.view.get(image.key)
+        if now is None or now.uid != image.uid:
+            self._remove_unused(image, status.sha256)
+
+    def _drop_sent(self, image: Item) -> None:
+        for left in (*self._folder.glob(f"{SENT}{image.uid}.*"), *self._folder.glob(f"{FETCHING}{image.uid}.*")):
+            left.unlink(missing_ok=True)
 
     def _may_take(self, image: Item, sha256: str) -> bool:
         """Whether the project has that content already, by another of its images or one that is shared with it: a digest alone
@@ -291,6 +334,12 @@ class Images:
             await self._leadership.clock.sleep(PAUSE_SECONDS)
 
 
+def _was_sent(old: Item, new: Item) -> bool:
+    """Whether a node has sent what it made of a VM."""
+    was, now = old.status(ImageStatus), new.status(ImageStatus)
+    return bool(new.spec(ImageSpec).made_from) and now.phase == "Fetching" != was.phase
+
+
 def _is_available(image: Item) -> bool:
     return image.status(ImageStatus).phase == "Available"
 
@@ -321,3 +370,11 @@ def _keep(work: Path, target: Path) -> None:
     """Give a checked file its name, durably."""
     work.chmod(0o600)
     keep_file(work, target)
+
+
+def _link(sent: Path, target: Path) -> None:
+    """Give a checked file a second name, durably: the first one goes when the image's status says so."""
+    sent.chmod(0o600)
+    with contextlib.suppress(FileExistsError):
+        target.hardlink_to(sent)
+    sync_folder(target.parent)

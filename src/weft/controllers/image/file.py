@@ -27,6 +27,7 @@ import msgspec
 from weft.controllers.image.download import FULL, PIECE_BYTES
 from weft.controllers.image.qcow2_check import WHOLE, check_qcow2
 from weft.kinds.image import OCI_FORMAT
+from weft.kinds.parts.image_work import MOST_IMAGE_BYTES
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
 from weft.objects.image.claimed_size import read_claimed_size
@@ -34,7 +35,7 @@ from weft.objects.image.oci_archive import read_archive
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
-MAX_BYTES = 256 * 1024**3
+MAX_BYTES = MOST_IMAGE_BYTES
 MOST_VIRTUAL_BYTES = 16 * 1024**4
 RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
 PATIENCE_SECONDS = 30.0  # for each PIECE_BYTES: the slowest server that is waited for

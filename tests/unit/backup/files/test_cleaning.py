@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from weft.backup.files.identity import RULES
 from weft.backup.process.clean import clean
 from weft.objects.errors import DriverFailed
 
@@ -148,3 +149,12 @@ def test_a_damaged_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriverFailed) as problem:
         clean(str(disk))
     assert problem.value.token in ("cantClean", "fileSystemDamaged")
+
+
+def test_the_guide_lists_every_rule() -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "guide" / "images.md").read_text()
+    table = dict(line.strip("| ").split(" | ", 1) for line in guide.splitlines() if line.startswith("| "))
+    for rule in RULES:
+        told = next(text for what, text in table.items() if what.split(",")[0] == rule.what)
+        path = rule.path.rpartition("/")[2] if rule.what == "shell histories" else rule.path
+        assert f"`{path}`" in told, rule
