@@ -161,3 +161,7 @@ async def test_what_a_node_sent_is_checked_as_any_image_and_what_the_server_lost
         lab.start_deciders()
         status = await until(lab, "Failed")
         assert status.reason == "contentGone" and "create it again" in status.message
+        await lab.kill_deciders()
+        (tmp_path / "images" / DIGEST).write_bytes(RAW)
+        lab.start_deciders()
+        assert (await until(lab, "Available")).cleaned == ["machine id"]

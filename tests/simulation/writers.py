@@ -83,7 +83,7 @@ MARKERS = {
 
 
 # Controllers that are one in what they write.
-ONE = {"unexplained snapshots": "snapshots"}
+ONE = {"unexplained snapshots": "snapshots", "made images": "images"}
 
 
 def _gets_place(was: Envelope, now: Envelope) -> bool:

@@ -78,7 +78,7 @@ def name_images(images: Iterable[Mapping[str, Any]]) -> list[str]:
     """Those whose content nobody could fetch or build again if the fabric were lost, each as a sentence. Pure."""
     own = [one for one in images if not is_fetched(one["spec"]) and one["name"] not in OWN]
     return [
-        f"image/{one['name']}: no backup has the content of images; keep a copy of {dig(one, 'spec.url')}"
+        f"image/{one['name']}: no backup has the content of images; keep a copy of {dig(one, 'spec.url') or 'its content'}"
         for one in own
         if not one.get("deleting_since")
     ]

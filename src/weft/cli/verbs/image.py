@@ -97,7 +97,7 @@ def add_file(session: Session, path: str) -> str:
         return name
     if known["spec"]["url"] != url:
         raise AlreadyExists(
-            f"{target.what} exists already, from {known['spec']['url']}",
+            f"{target.what} exists already, from {known['spec']['url'] or known['spec']['made_from']}",
             hint="add the file under another name (weft image add NAME FILE) and give that name",
         )
     return name
@@ -149,7 +149,7 @@ def build_and_add(
     if known is not None:
         if known["spec"]["url"] != url or fresh:
             raise AlreadyExists(
-                f"{target.what} exists already, from {known['spec']['url']}",
+                f"{target.what} exists already, from {known['spec']['url'] or known['spec']['made_from']}",
                 hint=f"weft image build {recipe} --name {target.name}-new builds another one beside it",
             )
         return finish(session, [Done(target, known, "unchanged")], [])

@@ -40,6 +40,8 @@ from weft.objects.identity import named_key
 AT_ONCE = 2
 REPORT_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
+CONTENT_GONE = "contentGone"  # the reason of an image that was made from a VM, and whose content is lost
+MAKE_AGAIN = "delete the image, and create it again"
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
@@ -113,6 +115,8 @@ class Images:
             gone = change.old is not None and (change.new is None or change.new.uid != change.old.uid)
             if change.old is not None and change.kind == "image" and gone:
                 self._forget(change.old)
+            if change.new is not None and change.kind == "image" and change.new.status(ImageStatus).phase == "Failed":
+                self._drop_sent(change.new)
             if change.new is not None and change.kind == "secret":
                 self._queue.add(self._find_shut(change.new))
             elif change.new is not None and (
@@ -157,7 +161,8 @@ class Images:
         status = image.status(ImageStatus)
         is_kept = status.phase == "Available" and (self._folder / status.sha256).exists()
         if image.spec(ImageSpec).made_from:
-            return status.phase in ("Fetching", "Available") and not is_kept
+            is_back = status.reason == CONTENT_GONE and (self._folder / status.sha256).is_file()
+            return (status.phase in ("Fetching", "Available") and not is_kept) or is_back
         if status.phase == "Failed":
             return _may_pass(image, status.reason)
         return not is_kept
@@ -206,21 +211,25 @@ class Images:
             self._remove_unused(image, sha256)
 
     async def _take_in(self, image: Item) -> None:
-        """Check and keep what a node made of a VM and sent, and write the image's status."""
-        status = image.status(ImageStatus)
-        sent = name_sent(self._folder, image.uid, status.sha256)
+        """Check and keep what a node made of a VM and sent, and write the image's status. Content that was kept and is gone may
+        come back, as where another server has the folder."""
+        status, is_new = image.status(ImageStatus), image.status(ImageStatus).phase == "Fetching"
+        target = self._folder / status.sha256
+        place = name_sent(self._folder, image.uid, status.sha256) if is_new else target
         try:
-            if not sent.exists():
-                raise DriverFailed(
-                    "the server has its content no more",
-                    reason="contentGone",
-                    hint="delete the image, and create it again",
-                )
-            facts = await asyncio.to_thread(inspect, sent)
-            size = sent.stat().st_size
-            await asyncio.to_thread(_link, sent, self._folder / status.sha256)
+            if not place.is_file():
+                raise DriverFailed("the server has lost its content", reason=CONTENT_GONE, hint=MAKE_AGAIN)
+            facts = await asyncio.to_thread(inspect, place, known=not is_new)
+            size = place.stat().st_size
+            if is_new:
+                await asyncio.to_thread(_link, place, target)
         except WeftError as problem:
-            await self._fail(image, problem)
+            if is_new:
+                await self._fail(image, problem)
+            else:  # with its digest, as which it was checked
+                message = f"{problem.message}; {MAKE_AGAIN}"
+                failed = msgspec.structs.replace(status, phase="Failed", reason=CONTENT_GONE, message=message)
+                await self._write_status(image, failed)
         else:
             made = _available("", status.sha256, size, facts)
             kept = {name: getattr(status, name) for name in ("consistency", "cleaned")}
@@ -231,8 +240,9 @@ class Images:
             self._remove_unused(image, status.sha256)
 
     def _drop_sent(self, image: Item) -> None:
-        for left in (*self._folder.glob(f"{SENT}{image.uid}.*"), *self._folder.glob(f"{FETCHING}{image.uid}.*")):
-            left.unlink(missing_ok=True)
+        if image.spec(ImageSpec).made_from:
+            for left in (*self._folder.glob(f"{SENT}{image.uid}.*"), *self._folder.glob(f"{FETCHING}{image.uid}.*")):
+                asyncio.get_running_loop().run_in_executor(None, partial(left.unlink, missing_ok=True))
 
     def _may_take(self, image: Item, sha256: str) -> bool:
         """Whether the project has that content already, by another of its images or one that is shared with it: a digest alone
