@@ -218,7 +218,9 @@ def check_url(spec: ImageSpec) -> None:
         )
     if not spec.url:
         raise InvalidInput(
-            "spec.url is missing", field="spec.url", hint="give a URL, or spec.made_from for an image made from a VM"
+            "spec.url: the image has no source",
+            field="spec.url",
+            hint="give spec.url, or spec.made_from to make it from a VM",
         )
     try:
         parts = urlsplit(spec.url)

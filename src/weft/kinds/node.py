@@ -418,6 +418,7 @@ NODE = Kind(
             "report.volumes",
             "report.backups",
             "report.volume_work",
+            "report.image_work",
             "report.sends",
             "report.receives",
             "report.departed",

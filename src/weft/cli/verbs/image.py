@@ -21,7 +21,7 @@ from weft.cli.wait.finish import Done, finish, finish_one
 from weft.client.context import FOLDER
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.objects.errors import AlreadyExists, DriverFailed, NotFound
+from weft.objects.errors import AlreadyExists, DriverFailed, InvalidInput, NotFound
 from weft.objects.identity import check_name
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:")
@@ -57,6 +57,10 @@ def _add(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
     if len(given) != 2:
         raise click.UsageError("give NAME and URL, like: weft image add web file:///srv/web.qcow2")
     target = Target(BY_NAME["image"], check_name(given[0].removeprefix("image/")))
+    if given[1].startswith("vm/") and not Path(given[1]).exists():
+        raise InvalidInput(
+            f"URL: {given[1]} is a VM, not a file", hint=f"weft image create {target.name} --from {given[1]}"
+        )
     spec = {"url": as_url(given[1]), **({"sha256": sha256.lower()} if sha256 else {})}
     spec |= {"registry_secret": registry_secret} if registry_secret else {}
     for problem in check_spec(target.kind, spec):
