@@ -21,11 +21,12 @@ from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Part
 from weft.contracts.system_calls import NETWORK, refuse_calls
 from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
-from weft.objects.errors import DriverFailed
+from weft.objects.errors import DriverFailed, WeftError
 
 SECONDS = 1800.0  # for one program
 MOST_ANSWER_BYTES = 64 << 20
 _MENDED = 3  # e2fsck: the highest code of a file system that is sound now
+_BLOCK = 4096
 _SWAP_HEAD = 4096  # of a swap area: its label and size
 _LIMITS = {
     resource.RLIMIT_AS: 2 << 30,
@@ -42,6 +43,7 @@ def clean(path: str, hostname: str = "") -> list[str]:
         disk = file.fileno()
         if os.geteuid() == 0:
             os.fchown(disk, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
+        _punch(disk, _size(disk), _BLOCK)  # where that can't be done, e2fsck would leave what it frees, and say nothing
         parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=_size(disk)))[1], type=list[Part])
         what, systems = dict[str, None](), 0
         for part in parts:
@@ -98,6 +100,8 @@ def _ask(disk: int, question: Question) -> tuple[str, bytes]:
 
     try:
         return confined.run(question, lambda offset, length: os.pread(disk, length, offset), take), bytes(pieces)
+    except WeftError as problem:
+        raise problem if problem.token == CANT_CLEAN else _failed(problem.message) from None
     finally:
         confined.end()
 
@@ -143,7 +147,8 @@ def _punch(disk: int, start: int, length: int) -> None:
     if length > 0:
         where = ["--offset", str(start), "--length", str(length)]
         argv = ["fallocate", "--punch-hole", *where, f"/proc/self/fd/{disk}"]
-        subprocess.run(argv, pass_fds=(disk,), check=True, stderr=subprocess.DEVNULL)
+        if subprocess.run(argv, pass_fds=(disk,), check=False, stderr=subprocess.DEVNULL).returncode:
+            raise _failed("the node's own file system can't make holes in a file, so what is removed could be read")
 
 
 def _size(disk: int) -> int:

@@ -55,14 +55,14 @@ def make_tree(folder: Path, files: Mapping[str, str]) -> Path:
     return tree
 
 
-def make_disk(folder: Path, tree: Path, start: int = 0, *more: str) -> Path:
+def make_disk(folder: Path, tree: Path, start: int = 0, form: str = "ext4") -> Path:
     """A disk with the tree as an ext4, whole, or as a partition of an MBR before a swap partition."""
     path, size = folder / "disk.raw", 64 * MIB
     with path.open("wb") as out:
         out.truncate(start + size + (8 * MIB if start else 0))
     where = [f"offset={start}"] if start else []
-    options = ["-E", ",".join([*where, "root_owner=0:0"]), "-b", "4096", *more, "-d", str(tree), str(path)]
-    subprocess.run(["mke2fs", "-q", "-F", "-t", "ext4", *options, f"{size // 1024}k"], check=True)
+    options = ["-E", ",".join([*where, "root_owner=0:0"]), "-b", "4096", "-d", str(tree), str(path)]
+    subprocess.run(["mke2fs", "-q", "-F", "-t", form, *options, f"{size // 1024}k"], check=True)
     if start:
         with path.open("r+b") as disk:
             for number, (kind, at, length) in enumerate([(0x83, start, size), (0x82, start + size, 8 * MIB)]):
@@ -85,9 +85,11 @@ def read_tree(disk: Path, folder: Path, start: int = 0) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("start", [0, MIB])
-def test_what_is_a_machines_own_is_gone_from_every_byte_and_the_rest_is_as_it_was(tmp_path: Path, start: int) -> None:
-    disk = make_disk(tmp_path, make_tree(tmp_path, {**OWN, **EMPTIED, **KEPT}), start)
+@pytest.mark.parametrize(("start", "form"), [(0, "ext4"), (MIB, "ext4"), (0, "ext3")])
+def test_what_is_a_machines_own_is_gone_from_every_byte_and_the_rest_is_as_it_was(
+    tmp_path: Path, start: int, form: str
+) -> None:
+    disk = make_disk(tmp_path, make_tree(tmp_path, {**OWN, **EMPTIED, **KEPT}), start, form)
     assert b"5ecre7" in disk.read_bytes()
     cleaned = clean(str(disk), "web")
     assert {"machine id", "SSH host keys", "cloud-init's state", "users' SSH keys", "hostname", "logs"} <= set(cleaned)
@@ -148,7 +150,7 @@ def test_a_damaged_file_system_is_refused(tmp_path: Path) -> None:
         file.write(b"\xff" * 400)
     with pytest.raises(DriverFailed) as problem:
         clean(str(disk))
-    assert problem.value.token in ("cantClean", "fileSystemDamaged")
+    assert problem.value.token == "cantClean"
 
 
 def test_the_guide_lists_every_rule() -> None:
