@@ -35,6 +35,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, endpoint_name
 from weft.kinds.node import NodeReport
+from weft.kinds.orders import Orders
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, decode_part
@@ -252,7 +253,7 @@ class StubServer:
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
             remove_snapshots=self.remove_snapshots,
-            volume_work=self.volume_work,
+            orders=Orders(volume=self.volume_work),
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],

@@ -9,21 +9,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation, raw
+from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
 from tests.scenario.cut import MOST_CUTS, cut
 
-from weft.agent.snapshot import volume_work
+from weft.agent.snapshot import work as volume_work
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import AllocatedVolume
+from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.volume_work import (
     OrderedVolume,
     VolumeAct,
     VolumeOrder,
     VolumeReport,
-    find_volume_report,
 )
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
-from weft.objects.envelope import Envelope
 
 VOLUME = "6f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a11"
 OTHER = "7f1f3c9e-1c2d-4b6a-9a55-0d5f6b9c1a22"
@@ -44,7 +42,7 @@ BACK = order("replace", VOLUME, VOLUME, disk=VOLUME, size=SIZE, generation=3)
 
 
 def find(lab: Lab, of: VolumeOrder) -> VolumeReport | None:
-    return find_volume_report(lab.server.node_report.volume_work, of) if lab.server.node_report is not None else None
+    return find_report(lab.server.node_report.orders.volume, of) if lab.server.node_report is not None else None
 
 
 def is_over(lab: Lab, of: VolumeOrder) -> bool:
@@ -109,20 +107,6 @@ async def test_volumes_of_containers_are_kept_copied_and_taken_back_with_their_f
         assert [(await until_over(lab, one)).phase for one in (MAKE, BACK)] == ["done", "done"]
         assert lab.server.node_report is not None and COPY in lab.server.node_report.volumes
     assert [await lab.read_file(one) for one in (VOLUME, OTHER, COPY)] == ["then 6", "then 7", "then 6"]
-
-
-async def test_a_snapshot_is_taken_as_soon_as_the_watch_of_snapshots_shows_its_order(tmp_path: Path) -> None:
-    lab = PoolLab(tmp_path)
-    await lab.put_file(VOLUME, "then")
-    take = order("take", "snap-1", VOLUME)
-    elsewhere = msgspec.structs.replace(order("take", "snap-2", VOLUME, snapshot="snap-2"), node_uid="another")
-    async with lab.agent():
-        for one in (take, elsewhere):
-            status = SnapshotStatus(phase="Taking", node_uid=NODE_UID, volume_order=one)
-            spec = SnapshotSpec(of="volume/v6")
-            lab.server.put(Envelope(kind="snapshot", name=one.uid, uid=one.uid, spec=raw(spec), status=raw(status)))
-        assert (await until_over(lab, take)).phase == "done"
-        assert kept(lab) == ["snap-1"] and find(lab, elsewhere) is None
 
 
 async def test_an_order_that_comes_again_late_changes_nothing(tmp_path: Path) -> None:
@@ -218,10 +202,10 @@ async def test_what_is_being_worked_on_is_not_removed_meanwhile(tmp_path: Path) 
         lab.server.remove_snapshots = []
         await lab.settle()
         assert kept(lab) == [] and find(lab, take) is not None  # nor is it taken again
-        assert agent.make_node_report().volume_work[0].is_over
+        assert agent.make_node_report().orders.volume[0].is_over
 
 
 def test_orders_and_reports_go_together_by_what_they_ask_for() -> None:
     report = VolumeReport(uid=VOLUME, act="replace", generation=3)
-    assert find_volume_report([report], BACK) is report
-    assert find_volume_report([report], msgspec.structs.replace(BACK, generation=4)) is None
+    assert find_report([report], BACK) is report
+    assert find_report([report], msgspec.structs.replace(BACK, generation=4)) is None

@@ -16,7 +16,7 @@ from weft.agent.server.client import RemoteServer
 from weft.agent.server.line import Line
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
-from weft.kinds.parts.image_work import ImageOrder, name_sent
+from weft.kinds.parts.image.image_work import ImageOrder, name_sent
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotFound, WeftError
 
 CONTENT = b"an image" * 400_000
@@ -80,7 +80,7 @@ def order(lab: DoorsLab, node: JoinedNode) -> ImageOrder:
     given = ImageOrder(uid=made["uid"], name="default/gold", node_uid=node.uid, snapshot="s", disk="root")
     envelope.status = msgspec.Raw(msgspec.json.encode(ImageStatus(phase="Copying", order=given)))
     lab.put(envelope)
-    while not node.report().get("image_work"):
+    while not node.report()["orders"].get("image"):
         pass
     return given
 
@@ -117,12 +117,12 @@ def test_what_comes_for_an_image_that_was_deleted_is_not_kept(lab: DoorsLab, tmp
     given = order(lab, node)
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    found = lab.doors.orders.find_image_orders
+    found = lab.doors.orders.find_all
 
-    def find_late(node_uid: str) -> list[ImageOrder]:
-        return found(node_uid) or [given]  # as an API server that hasn't heard of the deletion yet
+    def find_late(kind: Any, node_uid: str) -> list[Any]:
+        return found(kind, node_uid) or [given]  # as an API server that hasn't heard of the deletion yet
 
-    lab.doors.orders.find_image_orders = find_late  # type: ignore[method-assign]
+    lab.doors.orders.find_all = find_late  # type: ignore[method-assign]
     lab.client.delete("image", "gold")
     with pytest.raises(WeftError, match="was deleted"):
         RemoteServer(node.client, Line(lab.clock)).send_image("n1", given.uid, DIGEST, path, threading.Event())

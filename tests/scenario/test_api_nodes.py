@@ -204,11 +204,11 @@ def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_o
     order = VolumeOrder(uid="u", act="take", node_uid=one.uid, snapshot="s", volumes=[])
     write(VolumeStatus(node="n1", node_uid=one.uid, order=order))
     wait_until(lambda: len(told) == 1)
-    assert one.report()["volume_work"] == [msgspec.to_builtins(order)]
+    assert one.report()["orders"]["volume"] == [msgspec.to_builtins(order)]
     write(VolumeStatus(node="n1", node_uid=one.uid, order=order, phase="Restoring"))  # the same order
     write(VolumeStatus(node="n1", node_uid=one.uid))
     wait_until(lambda: len(told) == 2)
-    assert one.report()["volume_work"] == []
+    assert one.report()["orders"] == {}
     lab.client.delete("volume", "data")
     wait_until(lambda: len(told) == 3)
     assert one.report()["remove_volumes"] == [volume["uid"]]

@@ -12,6 +12,7 @@ from tests.scenario.api_lab import DoorsLab, make_image
 from tests.scenario.test_api_nodes import wait_until
 from tests.scenario.test_api_snapshots import act, tell
 
+from weft.kinds.orders import VOLUME as VOLUME_ORDERS
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
@@ -165,8 +166,8 @@ def test_a_node_hears_of_the_orders_for_it_until_they_are_over(lab: DoorsLab) ->
     take = msgspec.structs.replace(order, act="take", generation=0)
     make_ready(lab, "one", volume_order=take, phase="Taking")
     tell(lab, "/volume/default/data", VolumeStatus(node="n1", node_uid="u1", order=order))
-    wait_until(lambda: len(lab.doors.orders.find_volume_orders("u1")) == 2)
-    assert {one.act for one in lab.doors.orders.find_volume_orders("u1")} == {"replace", "take"}
-    assert lab.doors.orders.find_volume_orders("u2") == []
+    wait_until(lambda: len(lab.doors.orders.find_all(VOLUME_ORDERS, "u1")) == 2)
+    assert {one.act for one in lab.doors.orders.find_all(VOLUME_ORDERS, "u1")} == {"replace", "take"}
+    assert lab.doors.orders.find_all(VOLUME_ORDERS, "u2") == []
     tell(lab, "/volume/default/data", VolumeStatus(node="n1", node_uid="u1", restored=3))
-    wait_until(lambda: [one.act for one in lab.doors.orders.find_volume_orders("u1")] == ["take"])
+    wait_until(lambda: [one.act for one in lab.doors.orders.find_all(VOLUME_ORDERS, "u1")] == ["take"])

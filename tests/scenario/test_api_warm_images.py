@@ -33,9 +33,8 @@ def add_image(lab: DoorsLab, name: str) -> None:
 def warm(lab: DoorsLab, name: str, **given: object) -> None:
     """Order it, or take the order back, and let the server's copy of the orders hear of that."""
     lab.client.verb("image", name, "warm", given)
-    found = lab.doors.orders.warm_images.found
-    key, deadline = f"/image/default/{name}", time.monotonic() + 10
-    while (key in found) == bool(given.get("off")):
+    deadline = time.monotonic() + 10
+    while (name in {order.image.name for order in lab.doors.orders.list_warm()}) == bool(given.get("off")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

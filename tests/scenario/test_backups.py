@@ -15,6 +15,7 @@ from weft.kinds.backup_policy import BackupPolicyStatus
 from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.node import NodePool, NodeSnapshot
+from weft.kinds.orders import OrderReports
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeStatus
@@ -38,7 +39,7 @@ async def do(lab: MovingLab, node: SnapshotNode, key: str, act: BackupAct, **tol
     await lab.until(is_ordered)
     order = found[0]
     done = BackupReport(uid=order.uid, act=act, generation=order.generation, phase="done", **told)
-    await node.write_report(backups=[done])
+    await node.write_report(orders=OrderReports(backup=[done]))
     return order
 
 
@@ -140,13 +141,13 @@ async def test_a_vm_begins_from_a_backup_that_is_served_and_the_snapshot_lasts_u
         said = BackupReport(
             uid=order.uid, act="serve", phase="working", serves=True, message="the VM waits: it is away"
         )
-        await node.write_report(backups=[said])
+        await node.write_report(orders=OrderReports(backup=[said]))
         await lab.until_phase("quick", "Running")
         status = await read()
         assert (status.phase, status.serves) == ("Taking", True)
         assert status.message == "served from backup/monday until its disks are copied; the VM waits: it is away"
 
-        await node.write_report(backups=[BackupReport(uid=order.uid, act="serve", phase="done")])
+        await node.write_report(orders=OrderReports(backup=[BackupReport(uid=order.uid, act="serve", phase="done")]))
         await lab.until_gone(served.key)
         await lab.until_phase("quick", "Running")
 

@@ -12,7 +12,8 @@ from tests.scenario.snapshot_lab import SnapshotNode, join
 
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
-from weft.kinds.parts.image_work import ImageOrder, ImageReport, name_sent
+from weft.kinds.orders import OrderReports
+from weft.kinds.parts.image.image_work import ImageOrder, ImageReport, name_sent
 from weft.kinds.snapshot import SnapshotSpec
 from weft.objects.envelope import decode_part
 
@@ -59,7 +60,7 @@ async def send(lab: Lab, node: SnapshotNode, order: ImageOrder, content: bytes =
     digest = hashlib.sha256(content).hexdigest()
     name_sent(lab.folder / "images", order.uid, digest).write_bytes(content)
     done = ImageReport(uid=order.uid, snapshot=order.snapshot, phase="done", sha256=digest, cleaned=["machine id"])
-    await node.write_report(image_work=[done])
+    await node.write_report(orders=OrderReports(image=[done]))
 
 
 async def test_an_image_is_made_from_a_snapshot_of_a_vm_whatever_is_killed_between_the_steps(tmp_path: Path) -> None:
@@ -84,7 +85,9 @@ async def test_an_image_is_made_from_a_snapshot_of_a_vm_whatever_is_killed_betwe
             False,
             "web",
         )
-        await node.write_report(image_work=[ImageReport(uid=order.uid, snapshot=order.snapshot, message="copies")])
+        await node.write_report(
+            orders=OrderReports(image=[ImageReport(uid=order.uid, snapshot=order.snapshot, message="copies")])
+        )
 
         async def is_told() -> bool:
             return (await read_status(lab)).message == "copies"
@@ -119,7 +122,7 @@ async def test_an_image_fails_with_its_nodes_words_and_its_snapshot_goes(tmp_pat
         failed = ImageReport(
             uid=order.uid, snapshot=order.snapshot, phase="failed", reason="cantClean", message="has LVM"
         )
-        await node.write_report(image_work=[failed])
+        await node.write_report(orders=OrderReports(image=[failed]))
         status = await until(lab, "Failed")
         assert (status.reason, status.message, status.order) == ("cantClean", "has LVM", None)
         await lab.until(lambda: is_tidy(lab))

@@ -13,6 +13,7 @@ from tests.scenario.snapshot_lab import SnapshotNode, join
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
+from weft.kinds.orders import OrderReports
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
@@ -53,7 +54,7 @@ async def send(lab: MovingLab, node: SnapshotNode, key: str, attempt: int, **sai
         lab, key, ReplicationStatus, lambda status: status.order is not None and status.order.attempt == attempt
     )
     order: SendOrder = status.order
-    await node.write_report(sends=[SendReport(uid=order.uid, attempt=attempt, **said)])
+    await node.write_report(orders=OrderReports(send=[SendReport(uid=order.uid, attempt=attempt, **said)]))
     return order
 
 
@@ -81,7 +82,7 @@ async def receive(lab: MovingLab, node: SnapshotNode, key: str, number: int, *, 
         age_seconds=2.0,
         consistency="crash",
     )
-    await node.write_report(receives=[report], snapshots=listed)
+    await node.write_report(orders=OrderReports(receive=[report]), snapshots=listed)
     return order
 
 
@@ -174,7 +175,7 @@ async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_pa
         ask = asked.ask
         assert (asked.order, ask.attempt, ask.node_uid, ask.cluster, ask.replica) == (None, 2, node.uid, "west", "web")
         found = SendReport(uid=ask.uid, attempt=2, phase="failed", reason="staleGeneration", message="promoted")
-        await node.write_report(sends=[found])
+        await node.write_report(orders=OrderReports(send=[found]))
         await lab.until_phase("web", "Stopped")
         spec = await read_spec(lab, vm.key)
         assert (spec.run, spec.fenced) == ("stop", "web")

@@ -14,6 +14,7 @@ from tests.scenario.snapshot_lab import SnapshotNode
 from tests.scenario.test_snapshots import snapshot, take, until
 
 from weft.kinds.node import NodeRuntime, NodeSnapshot
+from weft.kinds.orders import OrderReports
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder, VolumeReport
@@ -59,7 +60,7 @@ class VolumeNode(SnapshotNode):
             order.snapshot for order in orders
         }
         changes = {
-            "volume_work": reports,
+            "orders": OrderReports(volume=reports),
             "snapshots": [one for one in kept.values() if one.uid in known],
             "volumes": sorted(volumes),
         }

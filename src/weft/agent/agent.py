@@ -16,8 +16,8 @@ from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.allocation.trace import StepTraces
-from weft.agent.backup.executor import BackupWork
 from weft.agent.backup.images import ImageWork
+from weft.agent.backup.work import BackupWork
 from weft.agent.flow.flows import Flows
 from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.function.egress_endpoints import EgressEndpoints
@@ -36,9 +36,12 @@ from weft.agent.node.facts import inspect_machine
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
 from weft.agent.node.usage import Meter
+from weft.agent.orders.executor import Executor
+from weft.agent.orders.table import OrderTable
 from weft.agent.replication.merging import Merging
 from weft.agent.replication.receiver import Receiver
 from weft.agent.replication.sender import Sender
+from weft.agent.replication.watching import Watching
 from weft.agent.samples.files import SampleFiles
 from weft.agent.secret.cache import Secrets
 from weft.agent.secret.sealed import SealedSecrets
@@ -52,7 +55,7 @@ from weft.agent.service.executor import Proxies
 from weft.agent.snapshot.absorption import Absorption
 from weft.agent.snapshot.inventory import KeptSnapshots
 from weft.agent.snapshot.turns import DiskTurns
-from weft.agent.snapshot.volume_work import VolumeWork
+from weft.agent.snapshot.work import VolumeWork
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.state.service import report_departures
 from weft.agent.state.table import AllocationTable, FunctionHost
@@ -75,6 +78,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.guard import GuardDriver
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NODE, NodeReport
+from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
@@ -171,20 +175,26 @@ class Agent:
             self._reporter.wake,
             after=warm_after,
         )
-        self._backups = BackupWork(
+        backups = BackupWork(
             *(host.state_dir, host.node, server, self.pools, self.images, self.table, runtimes, clock),
-            changed=self._reporter.wake,
             taken_in=self._snapshots.wake,
         )
-        self._image_work = ImageWork(
-            *(host.state_dir, host.node, server, self.pools, self.images, clock, self._reporter.wake)
-        )
-        self._sender = Sender(host.node, server, self.pools, self.images, clock, self._reporter.wake)
+        images = ImageWork(host.state_dir, host.node, server, self.pools, self.images, clock)
         self.receiver = Receiver(self.pools, clock, self._reporter.wake, self._snapshots.wake)
         self._merging = Merging(self.pools, turns, clock)
-        self._volume_work = VolumeWork(
-            *(host.state_dir, host.node_uid, self.pools, self._volumes, self._snapshots, self.table, turns, clock),
-            changed=self._reporter.wake,
+        volume_work = VolumeWork(self.pools, self._volumes, self._snapshots, self.table, turns, clock)
+        self._volume_orders = Executor(VOLUME, volume_work, host.state_dir, clock, self._reporter.wake)
+        sender = Sender(host.node, server, self.pools, self.images, clock)
+        self._orders = OrderTable(
+            {
+                BACKUP.name: Executor(BACKUP, backups, host.state_dir, clock, self._reporter.wake),
+                VOLUME.name: self._volume_orders,
+                MAKE_IMAGE.name: Executor(MAKE_IMAGE, images, host.state_dir, clock, self._reporter.wake),
+                SEND.name: Executor(SEND, sender, host.state_dir, clock, self._reporter.wake),
+                ASK.name: Watching(host.node, server, clock, self._reporter.wake),
+                RECEIVE.name: self.receiver,
+                WARM.name: self._templates,
+            }
         )
         parts = NodeParts(
             self.images,
@@ -230,16 +240,13 @@ class Agent:
         self.proxies.recall(self._network.egress_before)
         await self._clear_egress_endpoints()
         parts = (self._network, self._proximity, self._meter, self.pools, self._volumes, self.egress_endpoints)
-        disks = (self._snapshots, self._absorption, self._volume_work)
+        disks = (self._snapshots, self._absorption)
         for part in (
             *parts,
             *disks,
             self.logs,
             self.recorded_flows,
-            self._templates,
-            self._backups,
-            self._image_work,
-            self.receiver,
+            self._orders,
             self._merging,
             self._guarded,
         ):
@@ -255,7 +262,7 @@ class Agent:
         self._tasks.spawn(self.allocations.listen())
         own = {"node": self.host.node_uid}
         self._watches.follow("allocations", "allocation", own, self._on_allocation, self._reporter.wake)
-        self._watches.follow("snapshots", "snapshot", {}, self._on_snapshot)
+        self._watches.follow("snapshots", "snapshot", {}, self._snapshots.note)
         self._watches.follow_published_ports()
         self._watches.follow_networks()
         self._reporter.contact.ask = self._list_own
@@ -271,7 +278,6 @@ class Agent:
         self._server.close()
         self._secrets.close()
         self._keys.close()
-        await self._sender.close()
         await self._tasks.close()
         try:
             await self.egress_endpoints.close()  # the instances behind them have ended
@@ -308,15 +314,9 @@ class Agent:
             images=self.images.list(),
             volumes=sorted(self._volumes.uids),
             snapshots=self._snapshots.snapshots,
-            warm=self._templates.report(),
-            warm_orders=self._templates.report_orders(),
             booted=self._templates.explain(),
             booting_memory=self.table.booting_bytes,
-            backups=self._backups.report(),
-            volume_work=self._volume_work.report(),
-            image_work=self._image_work.report(),
-            sends=self._sender.report(),
-            receives=self.receiver.report(),
+            orders=self._orders.report(),
             orphans=name_orphans(orphans, unexplained),
             orphan_allocations=copy_orphans(orphans),
             epoch=self.allocations.epoch,
@@ -336,9 +336,8 @@ class Agent:
     def longest_silence_seconds(self) -> float:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         are_to_go = self._volumes.unattached or self._snapshots.are_to_go or self._network.ask().idle_networks
-        is_asking = are_to_go or self._backups.has_orders or self._volume_work.has_orders or self._sender.has_orders
-        is_asking = is_asking or self._image_work.has_orders
-        return SHORT_SILENCE_SECONDS if is_asking or self._guarded.are_some else HEARTBEAT_SECONDS
+        is_asking = are_to_go or self._orders.is_asking or self._guarded.are_some
+        return SHORT_SILENCE_SECONDS if is_asking else HEARTBEAT_SECONDS
 
     def make_question(self) -> Question:
         return msgspec.structs.replace(
@@ -355,15 +354,12 @@ class Agent:
             self._network.put_ranges(answer.ranges_version, answer.ranges, answer.node_ranges, answer.server)
         self._network.put_networks(answer.networks, answer.gone_networks)
         self.allocations.supersede(answer.superseded, answer.stale_volumes)
-        self._volume_work.put_orders(answer.volume_work)
-        busy = self._volume_work.find_busy()
-        self._volumes.let_go(uid for uid in answer.remove_volumes if uid not in busy.volumes)
-        self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in busy.snapshots)
-        self._templates.put_orders(answer.warm, answer.never_often)
-        self._backups.put_orders(answer.backups)
-        self._image_work.put_orders(answer.image_work)
-        self._sender.put_orders(answer.sends, answer.asks)
-        self.receiver.put_orders(answer.receives)
+        self._orders.put(answer.orders)
+        in_use = self._volume_orders.under_way
+        volumes = {volume.uid for order in in_use for volume in order.volumes}
+        self._volumes.let_go(uid for uid in answer.remove_volumes if uid not in volumes)
+        snapshots = {order.snapshot for order in in_use}
+        self._snapshots.let_go(uid for uid in answer.remove_snapshots if uid not in snapshots)
         self._guarded.take_stamps(answer.stamps)
 
     def note_contact(self) -> None:
@@ -392,10 +388,6 @@ class Agent:
             self._watches.follow_networks()
             self._network.wake()
             self._readiness.wake()
-
-    def _on_snapshot(self, change: Change) -> None:
-        self._snapshots.note(change)
-        self._volume_work.note(change)
 
     def _list_own(self) -> None:
         """List this node's allocations once, for its contact; the watch of them may be behind."""

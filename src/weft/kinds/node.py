@@ -8,12 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from weft.kinds.fields.backup_work import BackupReport
-from weft.kinds.fields.replication.work import ReceiveReport, SendReport
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.image_work import ImageReport
+from weft.kinds.orders import OrderReports
 from weft.kinds.parts.node.columns import NODE_COLUMNS, NodeType, is_drained
-from weft.kinds.parts.snapshot.volume_work import VolumeReport
 from weft.kinds.parts.stream_verbs import METRICS, NODE_LOGS
 from weft.kinds.record import (
     Access,
@@ -200,15 +197,9 @@ class NodeReport(msgspec.Struct, kw_only=True):
     snapshots: list[NodeSnapshot] = []
     epoch: str = ""  # of the allocation list behind ``orphans``: the part of a cursor before the colon
     images: list[str] = []  # sha256 of cached images
-    warm: dict[str, str] = {}  # images with a booted machine, by sha256: ready, making, or why there is none
-    warm_orders: dict[str, str] = {}  # by sha256, the order that this word is about: ``name_order``
     booted: dict[str, str] = {}  # images with a booted machine, by uid: for what it is kept, or why there is none
     booting_memory: int = 0  # bytes that an image which boots for this takes now, beside allocations
-    backups: list[BackupReport] = []  # the work on backups that it was asked to do
-    volume_work: list[VolumeReport] = []  # the work on volumes that it was asked to do by itself
-    sends: list[SendReport] = []  # the points of replicas that it was asked to send
-    image_work: list[ImageReport] = []  # the images of VMs that it was asked to make
-    receives: list[ReceiveReport] = []  # those that it was asked to take in
+    orders: OrderReports = OrderReports()  # what it was ordered to do beside its allocations
     boot_id: str = ""
     arch: str = ""
     cpu_models: list[str] = []  # CPU models for its guests, best first; equal names are equal CPUs
@@ -411,16 +402,10 @@ NODE = Kind(
         fabric_fields=(
             "spec.devices_project",
             "report.images",
-            "report.warm",
-            "report.warm_orders",
             "report.booted",
             "report.snapshots",
             "report.volumes",
-            "report.backups",
-            "report.volume_work",
-            "report.image_work",
-            "report.sends",
-            "report.receives",
+            "report.orders",
             "report.departed",
             "report.egress_endpoints",
             "report.guards",

@@ -6,12 +6,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from weft.kinds.allocation import AllocatedImage, AllocationReport
-from weft.kinds.fields.backup_work import BackupOrder
-from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, SendOrder
+from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.image_work import ImageOrder
-from weft.kinds.parts.snapshot.volume_work import VolumeOrder
+from weft.kinds.orders import Orders
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import Digest
 
@@ -111,15 +108,6 @@ class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
 NO_PLACE = ServerPlace()
 
 
-class WarmImage(msgspec.Struct, frozen=True):
-    """An image of which a node keeps a booted machine."""
-
-    image: AllocatedImage
-    memory: int = 0  # bytes; 0: what the image needs
-    least_cpu: int = 1
-    most_cpu: int = 4
-
-
 class ReportAnswer(msgspec.Struct):
     """The answer to a report."""
 
@@ -135,14 +123,7 @@ class ReportAnswer(msgspec.Struct):
     superseded: list[str] = []  # uids of allocations that another node has replaced
     stale_volumes: list[str] = []  # uids of their volumes whose data is on another node now
     peers: Peers | None = None  # if the node knows another version
-    warm: list[WarmImage] = []  # all that it shall keep a booted machine of
-    never_often: list[str] = []  # uids of images of which it keeps none by itself
-    backups: list[BackupOrder] = []
-    volume_work: list[VolumeOrder] = []
-    image_work: list[ImageOrder] = []
-    sends: list[SendOrder] = []
-    asks: list[AskOrder] = []
-    receives: list[ReceiveOrder] = []
+    orders: Orders = Orders()  # all that it shall do beside its allocations
     stamps: dict[str, str] = {}  # by uid of its guarded workloads: since when their cluster is known to be primary
     version: str = ""  # of the node's facts that the server has
     through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers

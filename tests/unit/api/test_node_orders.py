@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.api.node.orders import OrdersByNode, find_replication_order
+from weft.api.node.orders import OrdersByNode, find_orders
 from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.objects.envelope import Envelope, merge_part
@@ -14,38 +14,30 @@ def make_ask(node_uid: str, number: int = 1) -> AskOrder:
     return AskOrder(uid="r", node_uid=node_uid, attempt=number, cluster="west", project="lab", replica="web")
 
 
-def test_a_report_looks_at_the_orders_of_its_node_alone() -> None:
-    """Each replication at rest has one: a look at all of them for each report would be n times n."""
-    found = {f"/replication/default/web-{number}": make_ask(f"n{number % 100}") for number in range(1000)}
-    looked = list[str]()
-
-    def look(order: AskOrder) -> str:
-        looked.append(order.node_uid)
-        return order.node_uid
-
-    orders = OrdersByNode[AskOrder](found.get, look)
-    for key in found:
-        orders.note(key)
-    looked.clear()
-    assert len(orders.of("n7")) == 10 and orders.of("unknown") == [] and looked == []
+def test_a_node_has_its_own_orders_however_many_others_have() -> None:
+    rung = list[str]()
+    orders = OrdersByNode(rung.append)
+    for number in range(1000):
+        orders.note(f"/replication/default/web-{number}", {"ask": make_ask(f"n{number % 100}")})
+    assert len(orders.list("ask", "n7")) == 10 and not orders.list("ask", "unknown") and not orders.list("send", "n7")
+    assert len(rung) == 1000
 
 
 def test_an_order_that_changes_moves_or_goes_is_not_found_at_its_former_node() -> None:
-    found = {"a": make_ask("n1"), "b": make_ask("n1", 2)}
-    orders = OrdersByNode[AskOrder](found.get, lambda order: order.node_uid)
-    for key in ("a", "b", "a"):
-        orders.note(key)
-    assert orders.of("n1") == [found["a"], found["b"]]
-    found["a"] = make_ask("n1", 3)
-    orders.note("a")
-    assert orders.of("n1") == [found["a"], found["b"]]
-    found["a"] = make_ask("n2", 4)
-    orders.note("a")
-    assert (orders.of("n1"), orders.of("n2")) == ([found["b"]], [found["a"]])
-    found.clear()
+    rung = list[str]()
+    orders, first, second = OrdersByNode(rung.append), make_ask("n1"), make_ask("n1", 2)
+    for key, order in (("a", first), ("b", second), ("a", first)):
+        orders.note(key, {"ask": order})
+    assert [*orders.list("ask", "n1")] == [first, second] and rung == ["n1", "n1"]
+    orders.note("a", {"ask": make_ask("n1", 3)})
+    assert [*orders.list("ask", "n1")] == [make_ask("n1", 3), second]
+    rung.clear()
+    orders.note("a", {"ask": make_ask("n2", 4)})
+    assert ([*orders.list("ask", "n1")], [*orders.list("ask", "n2")]) == ([second], [make_ask("n2", 4)])
+    assert sorted(rung) == ["n1", "n2"]
     for key in ("a", "b", "c"):
-        orders.note(key)
-    assert (orders.of("n1"), orders.of("n2")) == ([], [])
+        orders.note(key, {})
+    assert not orders.list("ask", "n1") and not orders.list("ask", "n2")
 
 
 def make_replication(status: ReplicationStatus) -> Envelope:
@@ -56,6 +48,7 @@ def make_replication(status: ReplicationStatus) -> Envelope:
 def test_a_point_to_send_comes_before_the_question() -> None:
     ask = make_ask("n1")
     send = SendOrder(**msgspec.structs.asdict(ask), manifest={}, snapshot="s")
-    assert find_replication_order(make_replication(ReplicationStatus(order=send, ask=ask))) == send
-    assert find_replication_order(make_replication(ReplicationStatus(ask=ask))) == ask
-    assert find_replication_order(make_replication(ReplicationStatus())) is None
+    found = find_orders("replication", make_replication(ReplicationStatus(order=send, ask=ask)))
+    assert found == {"send": send}
+    assert find_orders("replication", make_replication(ReplicationStatus(ask=ask))) == {"ask": ask}
+    assert find_orders("replication", make_replication(ReplicationStatus())) is None

@@ -10,6 +10,8 @@ from weft.controllers.image.warm import WarmImages, describe_image, describe_nod
 from weft.informer.view import Item, make_view
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus, Warm, WarmInput, is_warm, is_warmed, read_cores
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.orders import OrderReports
+from weft.kinds.parts.image.warm_work import WarmReport
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 
@@ -34,14 +36,14 @@ def test_the_condition_counts_nodes_and_says_why_one_has_none(
     assert describe_nodes(words) == told
 
 
-@pytest.mark.parametrize(("order", "status"), [("512/1-4", "False"), ("1024/1-4", "True"), (None, "True")])
-def test_what_a_node_says_of_an_earlier_order_does_not_count(order: str | None, status: str) -> None:
+@pytest.mark.parametrize(("order", "status"), [("512/1-4", "False"), ("1024/1-4", "True")])
+def test_what_a_node_says_of_an_earlier_order_does_not_count(order: str, status: str) -> None:
     view = make_view()
     spec = ImageSpec(url="https://example.org/i.tar", warm=Warm(memory=1024))
     image = IMAGE.make(
         "i", spec, 1.0, uid="i", project="default", status=ImageStatus(phase="Available", sha256="ab", agent=True)
     )
-    report = NodeReport(machines=["q35"], warm={"ab": "ready"}, warm_orders={"ab": order} if order is not None else {})
+    report = NodeReport(machines=["q35"], orders=OrderReports(warm=[WarmReport("ab", order, "ready")]))
     node = Envelope(kind="node", name="n1", uid="u1", report=raw(report), status=raw(NodeStatus(phase="Ready")))
     for envelope in (image, node):
         view.put_item(envelope.key, Item(envelope))

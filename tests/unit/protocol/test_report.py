@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import get_type_hints
 
 import msgspec
-import pytest
 
 from weft.api.node.report import ReportInput
-from weft.kinds.fields.replication.work import AskOrder, SendOrder
+from weft.kinds.node import NodeReport
+from weft.kinds.orders import ORDER_KINDS, OrderReports, Orders
 from weft.protocol.report import OpenedSecrets, ReportAnswer, ReportBody
-
-
-class _FormerSend(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first agents that send points can't read an answer without."""
-
-    uid: str
-    node_uid: str
-    attempt: int
-    cluster: str
-    project: str
-    replica: str
-    manifest: dict[str, Any]
-    snapshot: str
-
-
-class _FormerAnswer(msgspec.Struct):
-    sends: list[_FormerSend] = []
 
 
 def test_opened_secrets_show_no_value() -> None:
@@ -39,17 +22,14 @@ def test_a_server_reads_each_field_that_an_agent_reports() -> None:
     assert {field.name for field in msgspec.structs.fields(ReportInput)} == set(ReportBody.__struct_fields__)
 
 
-def test_a_question_after_a_replica_is_nothing_to_an_agent_that_knows_none() -> None:
-    """Else the whole answer would be refused by each agent that is older than its server."""
-    named: dict[str, Any] = {
-        "uid": "r",
-        "node_uid": "n",
-        "attempt": 1,
-        "cluster": "west",
-        "project": "lab",
-        "replica": "web",
-    }
-    answer = ReportAnswer(sends=[SendOrder(**named, manifest={}, snapshot="s")], asks=[AskOrder(**named)])
-    assert [one.snapshot for one in msgspec.json.decode(msgspec.json.encode(answer), type=_FormerAnswer).sends] == ["s"]
-    with pytest.raises(TypeError, match="manifest"):
-        SendOrder(**named)
+def test_each_kind_of_order_has_its_field_of_orders_and_of_reports() -> None:
+    expected = [(kind.name, list[kind.order], list[kind.report]) for kind in ORDER_KINDS]  # type: ignore[name-defined]
+    orders, reports = get_type_hints(Orders), get_type_hints(OrderReports)
+    assert [(name, orders[name], reports[name]) for name in orders] == expected and orders.keys() == reports.keys()
+
+
+def test_an_agent_and_a_server_read_what_they_know_of_a_newer_one_s_orders() -> None:
+    """Else all of a report, or of its answer, would be refused."""
+    newer = {"orders": {"ask": [], "polish": [{"uid": "u"}]}}
+    assert msgspec.convert(newer, ReportAnswer).orders == Orders()
+    assert msgspec.convert(newer, NodeReport).orders == OrderReports()

@@ -1,8 +1,8 @@
 """Takes the points of replicas in: each comes on a stream of its own, becomes a layer on the point before, and is complete in one
 durable write.
 
-Reads orders, which come with the answers to the node's reports, and the stream's pieces, which are hostile; writes to the pool.
-Nothing is kept beside the pools' own records: an agent made anew finds there whether the point that an order is about has come.
+Reads the stream's pieces, which are hostile; writes to the pool. Nothing is kept beside the pools' own records: a restarted agent
+finds there whether the point that an order is about has come.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import MOST_LAYERS, CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.volume import HasPool
 from weft.kinds.allocation import ROOT
-from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, find_receive
+from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport
+from weft.kinds.orders import RECEIVE, find_report
 from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.objects.errors import (
     DriverFailed,
@@ -43,7 +44,6 @@ SILENCE_SECONDS = 30.0
 SPELL_SECONDS, LEAST_BYTES = 60.0, 64 << 10  # so much has to come in each such time
 BATCH_BYTES = 1 << 20
 RESERVE_BYTES = 64 << 20  # of the pool, that a point leaves free
-MOST_AT_ONCE = 8
 
 log = logging.getLogger("weft.agent")
 
@@ -64,6 +64,8 @@ class _Pool(HasLayers, CopiesDisks, Protocol):
 class Receiver:
     """``changed`` is called when there is something to report; ``taken_in`` once a pool has got a snapshot."""
 
+    is_asking = False  # its orders stand for long
+
     def __init__(self, pools: Pools, clock: Clock, changed: Callable[[], None], taken_in: Callable[[], None]) -> None:
         self._pools, self._clock, self._changed, self._taken_in = pools, clock, changed, taken_in
         self._orders: list[ReceiveOrder] = []
@@ -72,10 +74,6 @@ class Receiver:
         self._streams: dict[str, Incoming] = {}  # under way, by the replica's uid
         self._turns: dict[str, asyncio.Lock] = {}
         self._woken = asyncio.Event()
-
-    @property
-    def has_orders(self) -> bool:
-        return bool(self._orders)
 
     def report(self) -> list[ReceiveReport]:
         """A point grows older until the server has heard of it."""
@@ -92,7 +90,7 @@ class Receiver:
         if list(orders) == self._orders:
             return
         self._orders = list(orders)
-        self._reports = [one for one in self._reports if any(find_receive([one], order) for order in orders)]
+        self._reports = [one for one in self._reports if any(find_report([one], order) for order in orders)]
         self._turns = {uid: turn for uid, turn in self._turns.items() if uid in self._streams or turn.locked()}
         self._woken.set()
 
@@ -106,7 +104,7 @@ class Receiver:
                     await self._recall(order)
 
     async def _recall(self, order: ReceiveOrder) -> None:
-        if find_receive(self._reports, order) is not None or order.uid in self._streams:
+        if find_report(self._reports, order) is not None or order.uid in self._streams:
             return
         pool = await self._find_pool(order)
         for kept in await pool.layers.list_kept():
@@ -114,8 +112,8 @@ class Receiver:
                 self._note(order, describe(order, kept))
 
     def _note(self, order: ReceiveOrder, report: ReceiveReport) -> None:
-        if any(find_receive([report], one) for one in self._orders):
-            self._reports = [*(one for one in self._reports if find_receive([one], order) is None), report]
+        if any(find_report([report], one) for one in self._orders):
+            self._reports = [*(one for one in self._reports if find_report([one], order) is None), report]
             self._changed()
 
     async def serve(self, stream: Incoming, claims: Claims, given: ReceiveInput) -> int:
@@ -126,7 +124,7 @@ class Receiver:
             raise _not_ready("its node has not heard of it yet")
         if (former := self._streams.get(order.uid)) is not None:
             await former.close()  # its sender has begun again
-        elif len(self._streams) >= MOST_AT_ONCE:
+        elif len(self._streams) >= RECEIVE.at_once:
             raise _not_ready(f"this node takes in {len(self._streams)} points of other replicas now")
         async with self._turns.setdefault(order.uid, asyncio.Lock()):
             order = next((one for one in self._orders if one.uid == claims.guest_id), order)
@@ -141,7 +139,7 @@ class Receiver:
         """The number of the point."""
         check_sender(order, given)
         given = msgspec.structs.replace(given, disks=dict(sorted(given.disks.items())))
-        done = find_receive(self._reports, order)
+        done = find_report(self._reports, order)
         if done is not None and done.phase == "done":
             if done.source == given.source:
                 return order.number
@@ -155,7 +153,7 @@ class Receiver:
         try:
             report = await self._write(stream, pool, order, given)
         except BaseException:
-            self._reports = [one for one in self._reports if find_receive([one], order) is None]
+            self._reports = [one for one in self._reports if find_report([one], order) is None]
             raise
         self._done_at = {order.snapshot: self._clock.elapsed(), **self._kept_times()}
         self._note(order, report)

@@ -1,9 +1,7 @@
-"""Sends points of this node's workloads to their replicas at other clusters, a few at a time; those that get none for a while are
-asked after.
+"""How orders to send are done: points of this node's workloads go to their replicas at other clusters.
 
-Reads orders, which come with the answers to the node's reports; reports how that goes. Reads disks through the pools, and the
-link's address and token from the server for each point. Nothing is kept: an agent made anew sends again, and the replica says so
-if it has the point.
+Reads disks through the pools, and the link's address and token from the server for each point. Nothing is kept: a restarted agent
+sends again, and the replica says so if it has the point.
 """
 
 from __future__ import annotations
@@ -18,102 +16,48 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from weft.agent.image.cache import ImageCache
-from weft.agent.replication.watching import Watching
+from weft.agent.orders.executor import Handler
+from weft.agent.replication.failure import make_failure
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import HasLayers, ServedDisk
-from weft.kinds.fields.replication.work import AskOrder, ReplicationOrder, SendOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import SendOrder, SendReport
 from weft.kinds.parts.stream_verbs import ReceiveInput, SentDisk
 from weft.objects.errors import IllegalTransition, NotFound, Unavailable, WeftError
 
 if TYPE_CHECKING:  # a node that replicates nothing loads none of this
     from weft.agent.replication.peer import Peer
 
-AT_ONCE = 4
 PROGRESS_SECONDS = 2.0
 READY_SECONDS, AGAIN_SECONDS = 60.0, 0.5  # how long, and how often, a replica that isn't ready yet is asked
-MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 OTHER_PARENTS = 2  # how often a replica may name another point than was thought, for one order
 
 log = logging.getLogger("weft.agent")
 
 
-class Sender:
-    """``changed`` is called when there is something to report."""
+class Sender(Handler[SendOrder, SendReport]):
+    def __init__(self, node: str, server: Server, pools: Pools, images: ImageCache, clock: Clock) -> None:
+        self._node, self._server, self._pools, self._images, self._clock = node, server, pools, images, clock
 
-    def __init__(
-        self, node: str, server: Server, pools: Pools, images: ImageCache, clock: Clock, changed: Callable[[], None]
-    ) -> None:
-        self._node, self._server, self._pools, self._images = node, server, pools, images
-        self._clock, self._changed = clock, changed
-        self._orders: list[SendOrder] = []
-        self._asks: list[AskOrder] = []
-        self._reports: list[SendReport] = []
-        self._tasks: dict[tuple[str, int], asyncio.Task[None]] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
-        self._watching = Watching(node, server, clock, self._note_found)
+    def begin(self, order: SendOrder, former: SendReport | None) -> SendReport:
+        return SendReport(uid=order.uid, attempt=order.attempt)
 
-    @property
-    def has_orders(self) -> bool:
-        """Whether there is anything to send."""
-        return bool(self._orders)
+    async def do(self, order: SendOrder, show: Callable[[SendReport], None]) -> SendReport:
+        return await self._send(order, show)
 
-    def report(self) -> list[SendReport]:
-        return list(self._reports)
+    def fail(self, order: SendOrder, problem: Exception) -> tuple[SendReport, None]:
+        return make_failure(order, problem), None
 
-    def put_orders(self, orders: Sequence[SendOrder], asks: Sequence[AskOrder] = ()) -> None:
-        """All that this node shall send, and all that it shall ask after."""
-        if (list(orders), list(asks)) == (self._orders, self._asks):
-            return
-        self._orders, self._asks = list(orders), list(asks)
-        self._reports = [one for one in self._reports if self._is_asked_for(one)]
-        asked = {(one.uid, one.attempt): one for one in orders}
-        for key in self._tasks.keys() - asked.keys():
-            self._tasks.pop(key).cancel()
-        for key, order in asked.items():
-            if key not in self._tasks:
-                self._tasks[key] = asyncio.ensure_future(self._do(order))
-        self._watching.put_orders(asks)
-
-    async def close(self) -> None:
-        await self._watching.close()
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-
-    async def _do(self, order: SendOrder) -> None:
-        given_at = self._clock.elapsed()
-        async with self._turns:
-            self._note(SendReport(uid=order.uid, attempt=order.attempt))
-            try:
-                report = await self._send(order, given_at)
-            except Exception as problem:  # whatever it is: an order that is never reported on would never end
-                report = make_failure(order, problem)
-            self._note(report)
-
-    def _note_found(self, order: AskOrder, problem: WeftError) -> None:
-        self._note(make_failure(order, problem))
-
-    def _is_asked_for(self, report: SendReport) -> bool:
-        orders: list[ReplicationOrder] = [*self._orders, *self._asks]
-        return any(find_send([report], order) for order in orders)
-
-    def _note(self, report: SendReport) -> None:
-        if self._is_asked_for(report):
-            mine = (report.uid, report.attempt)
-            self._reports = [*(one for one in self._reports if (one.uid, one.attempt) != mine), report]
-            self._changed()
-
-    async def _send(self, order: SendOrder, given_at: float) -> SendReport:
+    async def _send(self, order: SendOrder, show: Callable[[SendReport], None]) -> SendReport:
         """Raises WeftError, OSError."""
         asked_at = self._clock.elapsed()
         link = await asyncio.to_thread(self._server.read_link, self._node, order.cluster)
-        age = order.age_seconds + asked_at - given_at
+        age = order.age_seconds
         if link.now and order.begun_at:  # the server's own clock counts also how long the order was on its way
             age = max(age, link.now - order.begun_at)
-        order, given_at = msgspec.structs.replace(order, age_seconds=age), asked_at
+        order = msgspec.structs.replace(order, age_seconds=age)
         late = importlib.import_module("weft.agent.replication.peer")  # see above
         peer = late.Peer(link, order.project, order.own_project)
         try:
@@ -121,14 +65,14 @@ class Sender:
             since = parent = order.since
             for _ in range(OTHER_PARENTS):
                 try:
-                    return await self._send_since(peer, order, since, parent, given_at)
+                    return await self._send_since(peer, order, since, parent, asked_at, show)
                 except IllegalTransition as problem:
                     if problem.token != "otherParent":
                         raise
                     parent = str(problem.details.get("parent", ""))
                     since = await self._find_common(order, parent)
                     parent = parent if since else ""
-            return await self._send_since(peer, order, "", "", given_at)
+            return await self._send_since(peer, order, "", "", asked_at, show)
         finally:
             peer.close()
 
@@ -142,7 +86,15 @@ class Sender:
                         return one.uid
         return ""
 
-    async def _send_since(self, peer: Peer, order: SendOrder, since: str, parent: str, given_at: float) -> SendReport:
+    async def _send_since(
+        self,
+        peer: Peer,
+        order: SendOrder,
+        since: str,
+        parent: str,
+        given_at: float,
+        show: Callable[[SendReport], None],
+    ) -> SendReport:
         reading = read_disks(
             *(self._pools, self._images, order.snapshot, order.disks), image_sha256=order.image_sha256, since=since
         )
@@ -152,7 +104,7 @@ class Sender:
             while True:
                 point = self._describe(order, parent, disks, given_at)
                 try:
-                    return await self._stream(peer, order, point, list(disks.values()))
+                    return await self._stream(peer, order, point, list(disks.values()), show)
                 except Unavailable as problem:
                     if problem.token != "replicaNotReady" or self._clock.elapsed() >= deadline:
                         raise
@@ -184,7 +136,12 @@ class Sender:
         )
 
     async def _stream(
-        self, peer: Peer, order: SendOrder, point: ReceiveInput, disks: Sequence[ServedDisk]
+        self,
+        peer: Peer,
+        order: SendOrder,
+        point: ReceiveInput,
+        disks: Sequence[ServedDisk],
+        show: Callable[[SendReport], None],
     ) -> SendReport:
         began, loop, noted = self._clock.elapsed(), asyncio.get_running_loop(), [self._clock.elapsed()]
         report = SendReport(
@@ -195,14 +152,14 @@ class Sender:
         )
         total = [0]
 
-        def show(count: int) -> None:
+        def note(count: int) -> None:
             total[0] = count
             now = self._clock.elapsed()
             if now - noted[0] >= PROGRESS_SECONDS:
                 noted[0] = now
-                loop.call_soon_threadsafe(self._note, msgspec.structs.replace(report, bytes=count, seconds=now - began))
+                loop.call_soon_threadsafe(show, msgspec.structs.replace(report, bytes=count, seconds=now - began))
 
-        sending = asyncio.ensure_future(asyncio.to_thread(peer.send, order.replica, point, disks, show))
+        sending = asyncio.ensure_future(asyncio.to_thread(peer.send, order.replica, point, disks, note))
         try:
             number = await asyncio.shield(sending)
         except asyncio.CancelledError:
@@ -225,17 +182,6 @@ def put_replica(peer: Peer, order: SendOrder) -> None:
     except NotFound as missing:
         hint = f"there: {missing.hint}" if missing.hint else None
         raise NotFound(f"{missing.message} at {order.cluster}", reason=missing.token, hint=hint) from missing
-
-
-def make_failure(order: ReplicationOrder, problem: Exception) -> SendReport:
-    """The report that it failed, in words that may be the other cluster's."""
-    reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
-    why = (str(problem) or type(problem).__name__)[:MOST_MESSAGE]
-    hint = f"; {problem.hint}"[:MOST_MESSAGE] if isinstance(problem, WeftError) and problem.hint else ""
-    is_known = isinstance(problem, WeftError | OSError)
-    what = (order.project, order.replica, order.cluster, why)
-    log.warning("replica %s/%s at %s: %s", *what, exc_info=None if is_known else problem)
-    return SendReport(uid=order.uid, attempt=order.attempt, phase="failed", reason=reason, message=f"{why}{hint}")
 
 
 def order_disks(disks: Mapping[str, ServedDisk]) -> dict[str, ServedDisk]:

@@ -1,6 +1,6 @@
-"""Asks at other clusters whether replicas that get no points for a while were promoted or are gone, and tells only that.
+"""Asks at other clusters whether replicas that get no points for a while were promoted or are gone, and reports only that.
 
-Reads orders, which come with the answers to the node's reports, and the link's address and token from the server for each round.
+Reads the link's address and token from the server for each round.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
+from weft.agent.replication.failure import make_failure
 from weft.agent.server.client import Server
 from weft.contracts.clock import Clock
-from weft.kinds.fields.replication.work import AskOrder
+from weft.kinds.fields.replication.work import AskOrder, SendReport
 from weft.objects.errors import Unavailable, WeftError
 
 ASK_EVERY_SECONDS = 30.0  # on average: half as long at least, so that what gets its next point soon isn't asked after
@@ -23,17 +24,21 @@ log = logging.getLogger("weft.agent")
 
 
 class Watching:
-    """One task for each cluster and project there, which asks over one connection. ``found`` gets what was found out, once."""
+    """One task for each cluster and project there, which asks over one connection. ``changed`` is called when there is something to
+    report."""
+
+    is_asking = False  # its orders stand for long
 
     def __init__(
         self,
         node: str,
         server: Server,
         clock: Clock,
-        found: Callable[[AskOrder, WeftError], None],
+        changed: Callable[[], None],
         seed: str | None = None,
     ) -> None:
-        self._node, self._server, self._clock, self._found = node, server, clock, found
+        self._node, self._server, self._clock, self._changed = node, server, clock, changed
+        self._reports: list[SendReport] = []
         self._draw = random.Random(seed)  # noqa: S311 (spreads load)
         self._orders: dict[tuple[str, str], dict[tuple[str, int], AskOrder]] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -41,17 +46,25 @@ class Watching:
     def put_orders(self, orders: Sequence[AskOrder]) -> None:
         """All that this node shall ask after; what was found out is not asked again."""
         self._orders = {}
+        self._reports = [one for one in self._reports if one.key in {order.key for order in orders}]
         for order in orders:
-            self._orders.setdefault((order.cluster, order.project), {})[order.uid, order.attempt] = order
+            self._orders.setdefault((order.cluster, order.project), {})[order.key] = order
         for place in self._tasks.keys() - self._orders.keys():
             self._tasks.pop(place).cancel()
         for place in self._orders.keys() - self._tasks.keys():
             self._tasks[place] = asyncio.ensure_future(self._watch(*place))
 
-    async def close(self) -> None:
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+    def report(self) -> list[SendReport]:
+        return list(self._reports)
+
+    async def keep(self) -> None:
+        """Go on with what ``put_orders`` began until cancelled."""
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _watch(self, cluster: str, project: str) -> None:
         done = set[tuple[str, int]]()
@@ -86,7 +99,8 @@ class Watching:
                     raise
                 except WeftError as problem:
                     if problem.token in FOUND_OUT:
-                        done.add((order.uid, order.attempt))
-                        self._found(order, problem)
+                        done.add(order.key)
+                        self._reports.append(make_failure(order, problem))
+                        self._changed()
         finally:
             peer.close()

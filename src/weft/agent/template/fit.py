@@ -12,8 +12,8 @@ from weft.agent.image.cache import CachedImage
 from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import RAM, STATE
 from weft.kinds.allocation import LOCAL, AllocationSpec
+from weft.kinds.parts.image.warm_work import WarmOrder
 from weft.objects.quantity import format_bytes
-from weft.protocol.report import WarmImage
 
 KEPT = "template/"  # of the uids under which pools keep their disks: no object's has a slash
 MOST_PLUGGED = 4  # volumes and NICs beside the first one: a machine's spare ports
@@ -22,7 +22,7 @@ MOST_PLUGGED = 4  # volumes and NICs beside the first one: a machine's spare por
 class TemplateOrder(msgspec.Struct, frozen=True):
     """A machine that this node shall keep. ``project``: only VMs there begin from it unless they must; "": all of them may."""
 
-    order: WarmImage
+    order: WarmOrder
     cpu_model: str
     project: str = ""
     why: str = ""  # for people

@@ -28,9 +28,9 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
 from weft.kinds.image import MOST_WARM_IMAGES, name_order
+from weft.kinds.parts.image.warm_work import WarmOrder, WarmReport
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
-from weft.protocol.report import WarmImage
 
 log = logging.getLogger("weft.agent")
 PREFIX = "template."  # of the machines' names: no VM's has a dot
@@ -44,6 +44,8 @@ _MAC = "02:00:00:00:00:01"  # which no endpoint has
 
 
 class TemplateLibrary:
+    is_asking = False  # its orders stand for long
+
     def __init__(
         self,
         state_dir: str,
@@ -65,7 +67,7 @@ class TemplateLibrary:
         if self._templates is not None and isinstance(local, HasLayers):
             self._store = TemplateStore(folder, self._templates, local, local.layers, clock)
         self._often = Often(Path(state_dir) / "vm-starts.json", clock, after)
-        self._ordered: dict[str, WarmImage] = {}  # by sha256: by the server
+        self._ordered: dict[str, WarmOrder] = {}  # by sha256: by the server
         self._refused: frozenset[str] = frozenset()  # uids of images that have no machine that nobody asked for
         self._needed: dict[str, TemplateOrder] = {}  # by sha256: by VMs of this node
         self._kept: dict[str, TemplateOrder] = {}  # by uid of the image: by this node itself
@@ -87,12 +89,9 @@ class TemplateLibrary:
         """Whether this node can have templates at all."""
         return self._store is not None
 
-    def report(self) -> dict[str, str]:
-        return dict(sorted(self._states.items()))
-
-    def report_orders(self) -> dict[str, str]:
-        """The order that each word of the report is about: an image's order may have changed since."""
-        return {digest: self._orders[digest] for digest in sorted(self._states) if digest in self._orders}
+    def report(self) -> list[WarmReport]:
+        """Sorted: it changes only with what it says."""
+        return [WarmReport(digest, self._orders[digest], state) for digest, state in sorted(self._states.items())]
 
     def explain(self) -> dict[str, str]:
         """For what each is kept, or why it isn't there, by the image's uid."""
@@ -109,10 +108,10 @@ class TemplateLibrary:
         except WeftError as problem:
             log.warning("booted machines: %s", problem)
 
-    def put_orders(self, orders: Sequence[WarmImage], refused: Sequence[str] = ()) -> None:
-        """The images that the server wants booted machines of, all of them; and the uids of those that nodes keep none of by
-        themselves."""
-        ordered = {order.image.sha256: order for order in orders}
+    def put_orders(self, orders: Sequence[WarmOrder]) -> None:
+        """All that the server says of images' booted machines."""
+        ordered = {order.image.sha256: order for order in orders if order.wanted}
+        refused = [order.image.uid for order in orders if not order.often]
         if ordered != self._ordered or self._refused != frozenset(refused):
             for digest in self._ordered.keys() - ordered.keys():  # nobody wants it any more, whichever VM asked first
                 self._needed.pop(digest, None)
@@ -193,7 +192,7 @@ class TemplateLibrary:
             )
 
     def _need(self, image: AllocatedImage, spec: AllocationSpec) -> None:
-        order = self._ordered.get(image.sha256) or WarmImage(image)
+        order = self._ordered.get(image.sha256) or WarmOrder(image)
         self._needed.pop(image.sha256, None)
         self._needed[image.sha256] = TemplateOrder(
             order, spec.cpu_model, spec.workload.project or "", "a VM asked for it"
@@ -304,7 +303,7 @@ class TemplateLibrary:
             and free - memory >= 2 * LEAST_FREE_SHARE * total
         )
 
-    def _note(self, order: WarmImage, state: str) -> None:
+    def _note(self, order: WarmOrder, state: str) -> None:
         digest, name = order.image.sha256, name_order(order.memory, order.least_cpu, order.most_cpu)
         if (self._states.get(digest), self._orders.get(digest)) != (state, name):
             self._states[digest], self._orders[digest] = state, name

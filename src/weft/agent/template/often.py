@@ -19,7 +19,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import AllocatedImage, AllocationSpec
 from weft.kinds.image import MOST_WARM_CPUS
-from weft.protocol.report import WarmImage
+from weft.kinds.parts.image.warm_work import WarmOrder
 
 AFTER = 3  # VMs of an image within DAY_SECONDS
 DAY_SECONDS = 86400.0
@@ -118,7 +118,7 @@ class Often:
             if len(fit) >= min(self._after, len(starts)):
                 return msgspec.structs.replace(kept, why=why)
         memory, cores = min(MOST_BYTES, min(start.memory for start in starts)), [start.cpus for start in starts]
-        order = WarmImage(image, memory, min(cores), min(MOST_WARM_CPUS, max(4, *cores)))
+        order = WarmOrder(image, memory, min(cores), min(MOST_WARM_CPUS, max(4, *cores)))
         return TemplateOrder(order, model, project, why, often=True)
 
 

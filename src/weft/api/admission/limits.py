@@ -26,7 +26,7 @@ def limit_warm_images(context: ApiContext, envelope: Envelope, old: Any, new: An
     """Refuse to keep more images warm than a node keeps. Raises Forbidden (``tooManyObjects``)."""
     if not isinstance(new, ImageSpec) or new.warm is None or (old is not None and old.warm is not None):
         return
-    others = context.orders.warm_images.found.keys() - {envelope.key}
+    others = {order.image.uid for order in context.orders.list_warm()} - {envelope.uid}
     if len(others) >= MOST_WARM_IMAGES:
         raise Forbidden(
             f"spec.warm: {len(others)} images are kept warm already, the most that a node keeps",

@@ -37,7 +37,7 @@ async def blob(context: ApiContext, call: Call, digest: str) -> Answer:
             check_blob_ticket(context.settings.ticket_key, ticket, digest, call.actor.id, context.clock.now())
         elif not (
             await owns_image(context, call.actor.id, digest)
-            or context.orders.is_warm(digest)
+            or digest in {order.image.sha256 for order in context.orders.list_warm()}
             or await serves_file(context, call.actor.id, digest)
         ):
             raise Forbidden("a node gets only the images of its own allocations, and the models of its own devices")

@@ -15,7 +15,8 @@ from weft.api.node.join import require_own
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
 from weft.contracts.durable_file import keep_file
-from weft.kinds.parts.image_work import FETCHING, MOST_IMAGE_BYTES, ImageOrder, name_sent
+from weft.kinds.orders import MAKE_IMAGE
+from weft.kinds.parts.image.image_work import FETCHING, MOST_IMAGE_BYTES, ImageOrder, name_sent
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
@@ -30,7 +31,7 @@ async def made_image(context: ApiContext, call: Call, name: str, uid: str, sha25
     """``PUT /v1/nodes/{name}/images/{uid}/{sha256}``, by the node that has the order to make it. Repeated is fine."""
     await require_own(context, call, name)
     call.query()
-    orders = context.orders.find_image_orders(call.actor.id)
+    orders = context.orders.find_all(MAKE_IMAGE, call.actor.id)
     order = next((one for one in orders if one.uid == uid), None)
     if order is None or not _DIGEST.fullmatch(sha256):
         raise NotFound(f"node {name} has no image {uid[:80]} to make")

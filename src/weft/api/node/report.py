@@ -90,14 +90,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
         node = await read_again(context, node.key) or node
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
     await keep_disks(context, node, answer.superseded)
-    answer.warm = list(context.orders.warm_images.found.values())
-    answer.never_often = list(context.orders.never_often.found.values())
-    answer.backups = context.orders.find_backup_orders(uid)
-    answer.volume_work = context.orders.find_volume_orders(uid)
-    answer.image_work = context.orders.find_image_orders(uid)
-    answer.sends = context.orders.find_sends(uid)
-    answer.asks = context.orders.find_asks(uid)
-    answer.receives = context.orders.find_receives(uid)
+    answer.orders = context.orders.find(uid)
     if (digest := _read_digest(given.digest)) is not None and digest.stamp:
         answer.stamps = await _find_confirmed(context, uid)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))

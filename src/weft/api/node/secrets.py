@@ -17,6 +17,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.cluster import TOKEN as LINK_TOKEN
 from weft.kinds.device import DEVICE, DeviceSpec
 from weft.kinds.function import FUNCTION, FunctionSpec
+from weft.kinds.orders import BACKUP
 from weft.kinds.secret import PASSWORD, SECRET, TOKEN, USERNAME, SecretSpec, place_of
 from weft.kinds.volume import KEY as VOLUME_KEY
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -105,7 +106,7 @@ async def _open_device(context: ApiContext, node: str, named: str) -> OpenedSecr
 async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput) -> OpenedRepository:
     """The key and the credentials of a backup repository, only while the node has an order about it, or with a ticket. With a
     backup of a project that the node is to copy: its objects, too."""
-    name, orders = asked.repository, context.orders.find_backup_orders(call.actor.id)
+    name, orders = asked.repository, context.orders.find_all(BACKUP, call.actor.id)
     if asked.ticket:
         check_repository_ticket(context.settings.ticket_key, asked.ticket, name, call.actor.id, context.clock.now())
     elif all(order.repository != name for order in orders):
@@ -138,9 +139,8 @@ async def _open_repository(context: ApiContext, call: Call, asked: SecretsInput)
 
 async def _open_link(context: ApiContext, call: Call, name: str) -> OpenedLink:
     """How a linked cluster is reached, only while the node has an order to send a point there, or to ask there."""
-    orders = context.orders
-    sends, asks = orders.find_sends(call.actor.id), orders.find_asks(call.actor.id)
-    if name not in {order.cluster for order in sends} | {order.cluster for order in asks}:
+    orders = context.orders.find(call.actor.id)
+    if name not in {order.cluster for order in (*orders.send, *orders.ask)}:
         raise NotFound(f"node {call.actor.name} has nothing to do with cluster {name[:80]}")
     entry = await context.store.get(object_key(CLUSTER.name, None, name))
     spec = decode_part(decode_envelope(entry.value).spec, ClusterSpec) if entry is not None else None

@@ -74,10 +74,10 @@ class Backups:
     def _route_node(self, view: View, change: Changed) -> Iterable[str]:
         if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
             return [item.key for item in view.of_kind("backup").values() if is_active(item)]
-        if not has_changed(change, lambda node: node.report(NodeReport).backups):
+        if not has_changed(change, lambda node: node.report(NodeReport).orders.backup):
             return ()
         items = [item for item in (change.old, change.new) if item is not None]
-        uids = {one.uid for item in items for one in item.report(NodeReport).backups}
+        uids = {one.uid for item in items for one in item.report(NodeReport).orders.backup}
         return [item.key for uid in sorted(uids) for item in view.find(BACKUPS_BY_UID, uid)]
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:

@@ -16,8 +16,9 @@ from weft.kinds.backup import (
     subject_key,
 )
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
-from weft.kinds.fields.backup_work import BackupOrder, find_report
+from weft.kinds.fields.backup_work import BackupOrder
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.orders import find_report
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOTS_BY_UID, SnapshotStatus
 from weft.kinds.vm import VmSpec
@@ -73,7 +74,7 @@ def list_nodes(view: View, order: BackupOrder | None, *, first: str = "", pool: 
         Node(
             node.envelope.name,
             node.uid,
-            find_report(node.report(NodeReport).backups, order)
+            find_report(node.report(NodeReport).orders.backup, order)
             if order is not None and order.node_uid == node.uid
             else None,
         )

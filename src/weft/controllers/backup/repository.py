@@ -35,10 +35,10 @@ class BackupRepositories:
             return (change.key,)
         if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
             return list(view.of_kind("backuprepository"))
-        if not has_changed(change, lambda node: node.report(NodeReport).backups):
+        if not has_changed(change, lambda node: node.report(NodeReport).orders.backup):
             return ()
         items = [item for item in (change.old, change.new) if item is not None]
-        reports = [one for item in items for one in item.report(NodeReport).backups]
+        reports = [one for item in items for one in item.report(NodeReport).orders.backup]
         uids = {one.uid for one in reports if one.act == "check"}
         checked = [item.key for uid in sorted(uids) for item in view.find(REPOSITORIES_BY_UID, uid)]
         ids = {one.repository_id for one in reports if _counts(one)}
@@ -69,7 +69,7 @@ class BackupRepositories:
 
 
 def _list_reports(view: View) -> Iterable[BackupReport]:
-    return (one for node in view.of_kind("node").values() for one in node.report(NodeReport).backups)
+    return (one for node in view.of_kind("node").values() for one in node.report(NodeReport).orders.backup)
 
 
 def _counts(report: BackupReport) -> bool:

@@ -19,7 +19,8 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT
 from weft.kinds.image import IMAGE, IMAGES_BY_SNAPSHOT, IMAGES_BY_UID, ImageSpec, ImageStatus, source_key
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.parts.image_work import ImageOrder, ImageReport, find_image_report
+from weft.kinds.orders import find_report
+from weft.kinds.parts.image.image_work import ImageOrder, ImageReport
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid
@@ -47,10 +48,10 @@ class MadeImages:
     def _route_node(self, view: View, change: Changed) -> Iterable[str]:
         if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
             return [item.key for item in view.of_kind("image").values() if item.status(ImageStatus).phase in MAKING]
-        if not has_changed(change, lambda node: node.report(NodeReport).image_work):
+        if not has_changed(change, lambda node: node.report(NodeReport).orders.image):
             return ()
         items = [item for item in (change.old, change.new) if item is not None]
-        uids = {one.uid for item in items for one in item.report(NodeReport).image_work}
+        uids = {one.uid for item in items for one in item.report(NodeReport).orders.image}
         return [item.key for uid in sorted(uids) for item in view.find(IMAGES_BY_UID, uid)]
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
@@ -172,7 +173,7 @@ def _find_report(view: View, order: ImageOrder | None) -> ImageReport | None:
     node = _find_node(view, order.node_uid) if order is not None else None
     if order is None or node is None:
         return None
-    return find_image_report(node.report(NodeReport).image_work, order)
+    return find_report(node.report(NodeReport).orders.image, order)
 
 
 def _fail(status: ImageStatus, reason: str, message: str) -> ImageStatus:

@@ -66,15 +66,13 @@ def _list_orders(view: View) -> dict[str, set[str]]:
 
 
 def _read_word(node: Item, digest: str, orders: Mapping[str, set[str]]) -> str:
-    """What the node says of its machine; "" if that is about an earlier order. (An older agent doesn't name it.)"""
-    report = node.report(NodeReport)
-    order = report.warm_orders.get(digest)
-    return report.warm.get(digest, "") if order is None or order in orders.get(digest, ()) else ""
+    """What the node says of its machine; "" if that is about an earlier order."""
+    reports = (one for one in node.report(NodeReport).orders.warm if one.sha256 == digest)
+    return next((one.state for one in reports if one.order in orders.get(digest, ())), "")
 
 
 def _read_report(node: Item) -> object:
-    report = node.report(NodeReport)
-    return report.warm, report.warm_orders, _list_booted(node), _counts(node)
+    return node.report(NodeReport).orders.warm, _list_booted(node), _counts(node)
 
 
 def _counts(node: Item) -> bool:

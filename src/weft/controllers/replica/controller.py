@@ -19,8 +19,8 @@ from weft.controllers.replica.plan import Place, ReplicaFacts, ReplicaPlan, Retu
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT
-from weft.kinds.fields.replication.work import find_receive
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
 from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
@@ -98,8 +98,8 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
     if has_changed(change, lambda node: (node.uid, node.status(NodeStatus).phase)):
         return [one.key for uid in ("", *(item.uid for item in items)) for one in view.find(REPLICAS_BY_NODE, uid)]
-    if has_changed(change, lambda node: (node.report(NodeReport).receives, node.report(NodeReport).snapshots)):
-        uids = {one.uid for item in items for one in item.report(NodeReport).receives}
+    if has_changed(change, lambda node: (node.report(NodeReport).orders.receive, node.report(NodeReport).snapshots)):
+        uids = {one.uid for item in items for one in item.report(NodeReport).orders.receive}
         return [item.key for uid in sorted(uids) for item in view.find(REPLICAS_BY_UID, uid)]
     return ()
 
@@ -112,7 +112,7 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
     report, is_listed = None, False
     if status.order is not None:
         for node in view.find(NODES_BY_UID, status.order.node_uid):
-            report = find_receive(node.report(NodeReport).receives, status.order)
+            report = find_report(node.report(NodeReport).orders.receive, status.order)
             is_listed = any(one.uid == status.order.snapshot for one in node.report(NodeReport).snapshots)
     returned, keys = find_returned(view, replica), {one.uid: _list_keys(one) for one in found}
     if returned is not None and returned.point is not None:

@@ -20,8 +20,9 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED, find_project_there
-from weft.kinds.fields.replication.work import ReplicationOrder, SendReport, find_send
+from weft.kinds.fields.replication.work import ReplicationOrder, SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.orders import find_report
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
 from weft.kinds.replication import (
@@ -103,8 +104,8 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
     items = [item for item in (change.old, change.new) if item is not None]
     if has_changed(change, lambda node: node.status(NodeStatus).phase == "Ready"):
         return [item.key for item in view.find(REPLICATIONS_WAITING, WAITING)]
-    if has_changed(change, lambda node: node.report(NodeReport).sends):
-        uids = {one.uid for item in items for one in item.report(NodeReport).sends}
+    if has_changed(change, _list_reports):
+        uids = {one.uid for item in items for one in _list_reports(item)}
         return [item.key for uid in sorted(uids) for item in view.find(REPLICATIONS_BY_UID, uid)]
     return ()
 
@@ -186,7 +187,12 @@ def _find_report(view: View, order: ReplicationOrder | None) -> SendReport | Non
     if order is None:
         return None
     nodes = view.find(NODES_BY_UID, order.node_uid)
-    return next((found for node in nodes if (found := find_send(node.report(NodeReport).sends, order))), None)
+    return find_report((one for node in nodes for one in _list_reports(node)), order)
+
+
+def _list_reports(node: Item) -> list[SendReport]:
+    orders = node.report(NodeReport).orders
+    return [*orders.send, *orders.ask]
 
 
 def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, float]:

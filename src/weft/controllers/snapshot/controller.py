@@ -126,11 +126,13 @@ def _route_node(view: View, change: Changed) -> Iterable[str]:
     if has_changed(change, lambda item: (item.uid, item.report(NodeReport).snapshots)):
         uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
-    if has_changed(change, lambda item: item.report(NodeReport).volume_work):
-        uids = {one.uid for item in items for one in item.report(NodeReport).volume_work if one.act == "take"}
+    if has_changed(change, lambda item: item.report(NodeReport).orders.volume):
+        uids = {one.uid for item in items for one in item.report(NodeReport).orders.volume if one.act == "take"}
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
-    if has_changed(change, lambda item: item.report(NodeReport).backups):
-        uids = {one.uid for item in items for one in item.report(NodeReport).backups if one.act in ("fetch", "serve")}
+    if has_changed(change, lambda item: item.report(NodeReport).orders.backup):
+        uids = {
+            one.uid for item in items for one in item.report(NodeReport).orders.backup if one.act in ("fetch", "serve")
+        }
         keys |= {item.key: None for uid in sorted(uids) for item in view.find(SNAPSHOTS_BY_UID, uid)}
     if has_changed(change, _home_of):
         homes = sorted({item.uid for item in items})

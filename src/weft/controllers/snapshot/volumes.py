@@ -24,7 +24,8 @@ from weft.kinds.allocation import (
     is_restoring,
 )
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
-from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
+from weft.kinds.orders import find_report
+from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, is_of_volumes, read_workload, workload_key
@@ -101,7 +102,7 @@ def plan_of_volumes(view: View, snapshot: Item) -> tuple[SnapshotStatus, Sequenc
 
 def _follow(view: View, snapshot: Item, status: SnapshotStatus, order: VolumeOrder) -> SnapshotStatus:
     nodes = view.find(NODES_BY_UID, order.node_uid)
-    report = find_volume_report(nodes[0].report(NodeReport).volume_work, order) if nodes else None
+    report = find_report(nodes[0].report(NodeReport).orders.volume, order) if nodes else None
     if snapshot.deleting:
         # Its node first takes it to the end: otherwise it might keep a snapshot that nobody knows.
         waits = bool(nodes) and (report is None or not report.is_over)

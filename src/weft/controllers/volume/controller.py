@@ -66,8 +66,8 @@ class Volumes:
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
                     uids = {uid for item in items for uid in item.report(NodeReport).volumes}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
-                if has_changed(change, lambda item: item.report(NodeReport).volume_work):
-                    uids = {one.uid for item in items for one in item.report(NodeReport).volume_work}
+                if has_changed(change, lambda item: item.report(NodeReport).orders.volume):
+                    uids = {one.uid for item in items for one in item.report(NodeReport).orders.volume}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
                 if has_changed(change, lambda item: item.report(NodeReport).snapshots):
                     uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}

@@ -16,8 +16,9 @@ from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
-from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport, find_volume_report
+from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, pool_of
 from weft.objects.envelope import Envelope
@@ -218,4 +219,4 @@ def _find_holder(view: View, volume: Item) -> str:
 
 def _find_report(view: View, order: VolumeOrder) -> VolumeReport | None:
     nodes = view.find(NODES_BY_UID, order.node_uid)
-    return find_volume_report(nodes[0].report(NodeReport).volume_work, order) if nodes else None
+    return find_report(nodes[0].report(NodeReport).orders.volume, order) if nodes else None

@@ -1,8 +1,4 @@
-"""Work on backups that a node is asked to do: the order, which is in the status of what it is about, and the node's report on it.
-
-An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated. The node reports on
-it until then. A report answers the order with the same ``uid``, ``act`` and ``generation``.
-"""
+"""Work on backups that a node is asked to do: the order, in the status of what it is about, and the node's report on it."""
 
 from __future__ import annotations
 
@@ -38,6 +34,10 @@ class BackupOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     pool: str = ""  # to fetch to
     expires_at: float = 0.0  # unix seconds, to copy and to retain; 0: not locked
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.uid, self.act, self.generation
+
 
 class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: str
@@ -62,9 +62,6 @@ class BackupReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     reason: str = ""
     message: str = ""
 
-
-def find_report(reports: list[BackupReport], order: BackupOrder) -> BackupReport | None:
-    """The report on ``order``."""
-    return next(
-        (one for one in reports if (one.uid, one.act, one.generation) == (order.uid, order.act, order.generation)), None
-    )
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.uid, self.act, self.generation

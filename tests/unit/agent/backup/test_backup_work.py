@@ -13,8 +13,9 @@ import pytest
 from tests.scenario.agent_lab import StubServer
 
 from weft.agent.backup import uploads
-from weft.agent.backup.executor import BackupWork
+from weft.agent.backup.work import BackupWork
 from weft.agent.image.cache import ImageCache
+from weft.agent.orders.executor import Executor
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
@@ -23,7 +24,8 @@ from weft.backup.process.job import OBJECTS, name_upload
 from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
-from weft.kinds.fields.backup_work import BackupAct, BackupOrder
+from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
+from weft.kinds.orders import BACKUP
 from weft.objects.errors import NotFound, WeftError
 from weft.protocol.report import OpenedRepository
 
@@ -88,15 +90,14 @@ class Lab:
         self.work = self.begin()
         self.tasks: list[asyncio.Task[None]] = []
 
-    def begin(self) -> BackupWork:
+    def begin(self) -> Executor[BackupOrder, BackupReport]:
         """The agent, with what it finds in its state folder."""
         clock, state = SystemClock(), str(self.folder / "state")
         pools = Pools(self.pool, {}, clock, asyncio.Event())  # type: ignore[arg-type]
         images = ImageCache(state, self.server, AllocationTable())
         table, runtimes = AllocationTable(), Runtimes({}, {})
-        return BackupWork(
-            state, "n1", self.server, pools, images, table, runtimes, clock, self.changed.set, lambda: None
-        )
+        work = BackupWork(state, "n1", self.server, pools, images, table, runtimes, clock, lambda: None)
+        return Executor(BACKUP, work, state, clock, self.changed.set)
 
     def order(self, act: BackupAct = "check", uid: str = "r", generation: int = 1, **more: Any) -> BackupOrder:
         return BackupOrder(
@@ -148,7 +149,7 @@ async def test_an_order_is_done_once_and_reported_until_it_is_gone(lab: Lab) -> 
     lab.work.put_orders([other])
     assert [one.uid for one in lab.work.report()] == ["b"]
     lab.work.put_orders([])
-    assert lab.work.report() == [] and not lab.work.has_orders
+    assert lab.work.report() == [] and not lab.work.is_asking
 
 
 async def test_a_project_s_backup_has_the_code_that_its_objects_name(lab: Lab) -> None:

@@ -16,11 +16,13 @@ from tests.scenario.agent_lab import StubServer
 from weft.agent.backup import images
 from weft.agent.backup.images import ImageWork
 from weft.agent.image.cache import ImageCache
+from weft.agent.orders.executor import Executor
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
-from weft.kinds.parts.image_work import ImageOrder, ImageReport
+from weft.kinds.orders import MAKE_IMAGE
+from weft.kinds.parts.image.image_work import ImageOrder, ImageReport
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 from weft.objects.image.bundle import read_bundle
 
@@ -82,7 +84,8 @@ class Lab:
         clock, state = SystemClock(), str(self.folder)
         pools = Pools(self.pool, {}, clock, asyncio.Event())  # type: ignore[arg-type]
         cache = ImageCache(state, self.server, AllocationTable())
-        self.work = ImageWork(state, "n1", self.server, pools, cache, clock, self.changed.set)
+        work = ImageWork(state, "n1", self.server, pools, cache, clock)
+        self.work = Executor(MAKE_IMAGE, work, state, clock, self.changed.set)
         self.left = sorted((self.folder / "image-work").iterdir())
         self.task = asyncio.ensure_future(self.work.keep())
 

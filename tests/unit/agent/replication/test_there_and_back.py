@@ -14,6 +14,7 @@ from tests.unit.drivers.volume.test_volume_layers import ID as VOLUME
 from tests.unit.drivers.volume.test_volume_layers import list_files, make_driver, write, write_volume
 
 from weft.agent.image.cache import ImageCache
+from weft.agent.orders.executor import Executor
 from weft.agent.replication import peer, sender
 from weft.agent.replication.peer import list_pieces
 from weft.agent.replication.receiver import Receiver
@@ -26,6 +27,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.allocation import LOCAL, ROOT
 from weft.kinds.fields.replication.work import ReceiveOrder, SendOrder, SendReport
+from weft.kinds.orders import SEND
 from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.objects.identity import short_id
 from weft.protocol.claims import Claims
@@ -46,7 +48,9 @@ class Node:
         self.receiver = Receiver(pools, SystemClock(), lambda: None, lambda: None)
         server = cast(Server, _Server())
         images = cast(ImageCache, _Images(place / "image"))
-        self.sender = Sender("n1", server, pools, images, SystemClock(), lambda: None)
+        handler = Sender("n1", server, pools, images, SystemClock())
+        self.sender = Executor(SEND, handler, str(place), SystemClock(), lambda: None)
+        self.keeping = asyncio.ensure_future(self.sender.keep())
 
     async def take(self, uid: str, key: str, volume: str, name: str) -> None:
         """A snapshot of the volume."""
@@ -197,7 +201,8 @@ async def test_only_what_changed_comes_back_though_volumes_are_called_otherwise_
     assert (report.bytes, report.is_whole) == (BLOCK, False)
     assert await west.show("w5", "v-west") == "axcy..w"
     for node in (east, west):
-        await node.sender.close()
+        node.keeping.cancel()
+        await asyncio.gather(node.keeping, return_exceptions=True)
 
 
 async def test_what_comes_back_to_a_disk_on_an_image_leaves_the_image_s_part_as_it_is(
@@ -229,7 +234,8 @@ async def test_what_comes_back_to_a_disk_on_an_image_leaves_the_image_s_part_as_
     expected[:4096], expected[2 * BLOCK + 4096 : 2 * BLOCK + 8192] = b"a" * 4096, b"x" * 4096
     assert data == bytes(expected)
     for node in (east, west):
-        await node.sender.close()
+        node.keeping.cancel()
+        await asyncio.gather(node.keeping, return_exceptions=True)
 
 
 def test_disks_are_sent_in_the_order_in_which_a_ticket_names_them() -> None:

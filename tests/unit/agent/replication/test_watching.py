@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import msgspec
 import pytest
 
-from weft.agent.image.cache import ImageCache
 from weft.agent.replication import peer
 from weft.agent.replication import watching as module
-from weft.agent.replication.sender import Sender
+from weft.agent.replication.watching import Watching
 from weft.agent.server.client import Server
-from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
-from weft.kinds.fields.replication.work import AskOrder, SendOrder
+from weft.kinds.fields.replication.work import AskOrder
 from weft.objects.errors import IllegalTransition, Unavailable
 from weft.protocol.report import OpenedLink
 
@@ -25,12 +24,7 @@ PROMOTED = IllegalTransition("it was promoted", reason="staleGeneration", hint="
 
 
 class _Server:
-    def __init__(self, problem: Exception | None = None) -> None:
-        self._problem = problem
-
     def read_link(self, node: str, cluster: str) -> OpenedLink:
-        if self._problem is not None:
-            raise self._problem
         return OpenedLink("", "", "")
 
 
@@ -75,11 +69,15 @@ def make_ask(**changes: Any) -> AskOrder:
     return msgspec.structs.replace(order, **changes)
 
 
-def make_sender(
-    changed: Callable[[], None] = lambda: None, *, clock: SystemClock | None = None, problem: Exception | None = None
-) -> Sender:
-    server = cast(Server, _Server(problem))
-    return Sender("n1", server, cast(Pools, None), cast(ImageCache, None), clock or SystemClock(), changed)
+@contextlib.asynccontextmanager
+async def watching(
+    changed: Callable[[], None] = lambda: None, *, clock: SystemClock | None = None
+) -> AsyncIterator[Watching]:
+    work = Watching("n1", cast(Server, _Server()), clock or SystemClock(), changed)
+    keeping = asyncio.ensure_future(work.keep())
+    yield work
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -92,29 +90,27 @@ async def until(is_so: Callable[[], bool]) -> None:
 async def test_it_asks_again_until_the_replica_was_promoted(monkeypatch: pytest.MonkeyPatch, odd: Exception) -> None:
     there = There(monkeypatch, None, odd, None, PROMOTED)
     told = asyncio.Event()
-    sender = make_sender(told.set)
-    sender.put_orders([], [make_ask()])
-    assert not sender.has_orders and sender.report() == []  # it is nothing to report often for
-    async with asyncio.timeout(30):
-        await told.wait()
-    [report] = sender.report()
-    assert (report.uid, report.attempt, report.phase, report.reason) == ("r", 3, "failed", "staleGeneration")
-    assert (report.message, there.asked) == ("it was promoted; look there", [("web", "r")] * 4)
-    await until(lambda: there.closed == 4)
-    await sender.close()
+    async with watching(told.set) as work:
+        work.put_orders([make_ask()])
+        assert not work.is_asking and work.report() == []  # it is nothing to report often for
+        async with asyncio.timeout(30):
+            await told.wait()
+        [report] = work.report()
+        assert (report.uid, report.attempt, report.phase, report.reason) == ("r", 3, "failed", "staleGeneration")
+        assert (report.message, there.asked) == ("it was promoted; look there", [("web", "r")] * 4)
+        await until(lambda: there.closed == 4)
 
 
 async def test_it_asks_no_more_once_the_order_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     there = There(monkeypatch, None)
-    sender = make_sender()
-    sender.put_orders([], [make_ask()])
-    await until(lambda: len(there.asked) >= 3)
-    sender.put_orders([])
-    await asyncio.sleep(0)  # the task ends at its next step
-    asked = len(there.asked)
-    await sender.close()
-    await asyncio.sleep(0.05)
-    assert len(there.asked) <= asked + 1  # one may have been on its way
+    async with watching() as work:
+        work.put_orders([make_ask()])
+        await until(lambda: len(there.asked) >= 3)
+        work.put_orders([])
+        await asyncio.sleep(0)  # the task ends at its next step
+        asked = len(there.asked)
+        await asyncio.sleep(0.05)
+        assert len(there.asked) <= asked + 1  # one may have been on its way
 
 
 async def test_all_replicas_at_a_cluster_are_asked_after_by_one_line_after_a_pause(
@@ -122,37 +118,21 @@ async def test_all_replicas_at_a_cluster_are_asked_after_by_one_line_after_a_pau
 ) -> None:
     there, clock = There(monkeypatch, None), HandClock()
     monkeypatch.setattr(module, "ASK_EVERY_SECONDS", 30.0)
-    sender = make_sender(clock=clock)
-    asks = [make_ask(uid=f"r{number}", replica=f"web-{number}") for number in range(5)]
-    sender.put_orders([], asks[:4])
-    await until(lambda: len(clock.slept) == 1)
-    assert there.asked == [] and 15.0 <= clock.slept[0] <= 45.0
-    sender.put_orders([], asks[1:])  # one got its next point meanwhile, one is new
-    clock.turn.set()
-    await until(lambda: len(clock.slept) == 2)
-    assert (sorted(there.asked), there.closed) == ([(f"web-{number}", f"r{number}") for number in (1, 2, 3)], 1)
-    await sender.close()
+    async with watching(clock=clock) as work:
+        asks = [make_ask(uid=f"r{number}", replica=f"web-{number}") for number in range(5)]
+        work.put_orders(asks[:4])
+        await until(lambda: len(clock.slept) == 1)
+        assert there.asked == [] and 15.0 <= clock.slept[0] <= 45.0
+        work.put_orders(asks[1:])  # one got its next point meanwhile, one is new
+        clock.turn.set()
+        await until(lambda: len(clock.slept) == 2)
+        assert (sorted(there.asked), there.closed) == ([(f"web-{number}", f"r{number}") for number in (1, 2, 3)], 1)
 
 
 async def test_what_was_found_out_is_told_once_and_the_others_are_asked_after(monkeypatch: pytest.MonkeyPatch) -> None:
     there = There(monkeypatch, PROMOTED, None)
-    sender = make_sender()
-    sender.put_orders([], [make_ask(uid="a", replica="a"), make_ask(uid="b", replica="b")])
-    await until(lambda: len(there.asked) >= 6)
-    [report] = sender.report()
-    assert [uid for _, uid in there.asked].count(report.uid) == 1
-    await sender.close()
-
-
-async def test_a_point_that_fails_in_an_unknown_way_is_reported_failed() -> None:
-    """Else its order would be under way for ever."""
-    sender = make_sender(problem=TypeError("'int' object is not iterable"))
-    order = SendOrder(
-        uid="r", node_uid="n", attempt=3, cluster="west", project="lab", replica="web", manifest={}, snapshot="s"
-    )
-    sender.put_orders([order])
-    assert sender.has_orders
-    await until(lambda: [one.phase for one in sender.report()] == ["failed"])
-    [report] = sender.report()
-    assert (report.reason, report.message) == ("driverFailed", "'int' object is not iterable")
-    await sender.close()
+    async with watching() as work:
+        work.put_orders([make_ask(uid="a", replica="a"), make_ask(uid="b", replica="b")])
+        await until(lambda: len(there.asked) >= 6)
+        [report] = work.report()
+        assert [uid for _, uid in there.asked].count(report.uid) == 1

@@ -23,10 +23,10 @@ from weft.contracts.driver.template import RAM, STATE
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
 from weft.kinds.image import name_order
+from weft.kinds.parts.image.warm_work import WarmOrder
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.image.bundle import BundleManifest
-from weft.protocol.report import WarmImage
 
 MIB = 1 << 20
 IMAGE = AllocatedImage(name="tiny", uid="i", sha256="ab" * 32, size=1, url="/x")
@@ -121,6 +121,14 @@ async def until(holds: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+def states_of(node: Node) -> dict[str, str]:
+    return {one.sha256: one.state for one in node.library.report()}
+
+
+def orders_of(node: Node) -> dict[str, str]:
+    return {one.sha256: one.order for one in node.library.report()}
+
+
 def replaced(**fields: Any) -> AllocationSpec:
     return msgspec.structs.replace(SPEC, **fields)
 
@@ -129,16 +137,16 @@ def test_a_report_names_the_order_that_it_is_about(tmp_path: Path) -> None:
     async def go() -> None:
         node = make_node(tmp_path)
         keeping = asyncio.create_task(node.library.keep())
-        node.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        node.library.put_orders([WarmOrder(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY})
         small, large = ({IMAGE.sha256: name_order(size * MIB, 1, 4)} for size in (256, 512))
-        assert node.library.report_orders() == small
-        node.library.put_orders([WarmImage(IMAGE, 512 * MIB, 1, 4)])
-        assert (node.library.report(), node.library.report_orders()) == ({IMAGE.sha256: READY}, small)
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY} and node.library.report_orders() == large)
+        assert orders_of(node) == small
+        node.library.put_orders([WarmOrder(IMAGE, 512 * MIB, 1, 4)])
+        assert (states_of(node), orders_of(node)) == ({IMAGE.sha256: READY}, small)
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY} and orders_of(node) == large)
         assert len(node.machines.made) == 2
         node.library.put_orders([])
-        await until(lambda: node.library.report_orders() == {})
+        await until(lambda: orders_of(node) == {})
         keeping.cancel()
 
     asyncio.run(go())
@@ -150,8 +158,8 @@ def test_an_ordered_image_is_made_once_and_found_by_the_next_agent(tmp_path: Pat
         await node.library.begin()
         assert node.machines.cleared == ["template."]
         keeping = asyncio.create_task(node.library.keep())
-        node.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        node.library.put_orders([WarmOrder(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY})
         (plan,) = node.machines.made
         assert (plan.memory_bytes, plan.vcpus, plan.cpu_model) == (256 * MIB, 1, "max")
         assert await node.disks.list() == [], "its disk is kept as a layer"
@@ -163,18 +171,18 @@ def test_an_ordered_image_is_made_once_and_found_by_the_next_agent(tmp_path: Pat
         keeping.cancel()
         again = make_node(tmp_path, node.machines)
         keeping = asyncio.create_task(again.library.keep())
-        again.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
-        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        again.library.put_orders([WarmOrder(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: states_of(again) == {IMAGE.sha256: READY})
         assert len(node.machines.made) == 1
         node.machines.version = "2"  # another QEMU
         keeping.cancel()
         newer = make_node(tmp_path, node.machines)
         keeping = asyncio.create_task(newer.library.keep())
-        newer.library.put_orders([WarmImage(IMAGE, 256 * MIB, 1, 4)])
-        await until(lambda: newer.library.report() == {IMAGE.sha256: READY})
+        newer.library.put_orders([WarmOrder(IMAGE, 256 * MIB, 1, 4)])
+        await until(lambda: states_of(newer) == {IMAGE.sha256: READY})
         assert len(node.machines.made) == 2
         newer.library.put_orders([])
-        await until(lambda: newer.library.report() == {})
+        await until(lambda: states_of(newer) == {})
         assert await newer.disks.layers.list_kept() == []
         keeping.cancel()
 
@@ -186,8 +194,8 @@ def test_one_that_was_cut_off_is_made_again_and_leaves_nothing(tmp_path: Path) -
         node = make_node(tmp_path)
         node.machines.gate.clear()
         keeping = asyncio.create_task(node.library.keep())
-        node.library.put_orders([WarmImage(IMAGE)])
-        await until(lambda: node.library.report() == {IMAGE.sha256: MAKING} and node.machines.made)
+        node.library.put_orders([WarmOrder(IMAGE)])
+        await until(lambda: states_of(node) == {IMAGE.sha256: MAKING} and node.machines.made)
         cut_off, again = (
             keeping,
             make_node(tmp_path),
@@ -195,8 +203,8 @@ def test_one_that_was_cut_off_is_made_again_and_leaves_nothing(tmp_path: Path) -
         await again.library.begin()
         assert list((tmp_path / "templates").iterdir()) == []
         keeping = asyncio.create_task(again.library.keep())
-        again.library.put_orders([WarmImage(IMAGE)])
-        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        again.library.put_orders([WarmOrder(IMAGE)])
+        await until(lambda: states_of(again) == {IMAGE.sha256: READY})
         assert await again.disks.list() == []
         keeping.cancel()
         cut_off.cancel()
@@ -211,7 +219,7 @@ def test_a_vm_that_must_start_warm_waits_for_the_template_or_hears_why_there_is_
         node.machines.problem = "its agent doesn't answer"
         with pytest.raises(DriverFailed, match="doesn't answer"):
             await node.library.choose(replaced(boot="warm"), node.image, shown.append)
-        assert shown and node.library.report()[IMAGE.sha256] == "its agent doesn't answer"
+        assert shown and states_of(node)[IMAGE.sha256] == "its agent doesn't answer"
         assert await node.library.choose(SPEC, node.image, shown.append) is None, "auto boots"
         node.machines.problem = ""
         template = await node.library.choose(replaced(boot="warm"), node.image, shown.append)
@@ -261,10 +269,10 @@ def test_a_machine_that_a_vm_asked_for_first_goes_when_its_image_is_warmed_no_mo
         node = make_node(tmp_path)
         keeping = asyncio.create_task(node.library.keep())
         assert await node.library.choose(replaced(boot="warm"), node.image, lambda _: None)
-        node.library.put_orders([WarmImage(IMAGE)])
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        node.library.put_orders([WarmOrder(IMAGE)])
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY})
         node.library.put_orders([])
-        await until(lambda: node.library.report() == {})
+        await until(lambda: states_of(node) == {})
         assert await node.disks.layers.list_kept() == []
         keeping.cancel()
 
@@ -284,14 +292,14 @@ def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
             async with asyncio.timeout(20):
                 assert await node.library.choose(spec, node.image, lambda _: None), "the newest is always made"
         assert await node.library.choose(replaced(image=other(0)), node.image, lambda _: None) is None, "boots"
-        node.library.put_orders([WarmImage(other(number)) for number in (3, 4)])
+        node.library.put_orders([WarmOrder(other(number)) for number in (3, 4)])
         ordered = {other(number).sha256: READY for number in (3, 4)}  # they go before what VMs asked for
-        await until(lambda: node.library.report() == ordered and set(node.library.explain().values()) == {"ordered"})
+        await until(lambda: states_of(node) == ordered and set(node.library.explain().values()) == {"ordered"})
         with pytest.raises(DriverFailed, match="keeps 2 at most"):
             await node.library.choose(replaced(boot="warm"), node.image, lambda _: None)
-        node.library.put_orders([WarmImage(other(number)) for number in (1, 3, 4)])
-        await until(lambda: "ordered 2 already" in node.library.report().get(other(1).sha256, ""))
-        assert node.library.report()[other(3).sha256] == READY, "nor does a later order displace one"
+        node.library.put_orders([WarmOrder(other(number)) for number in (1, 3, 4)])
+        await until(lambda: "ordered 2 already" in states_of(node).get(other(1).sha256, ""))
+        assert states_of(node)[other(3).sha256] == READY, "nor does a later order displace one"
         keeping.cancel()
 
     asyncio.run(go())
@@ -345,10 +353,10 @@ def test_an_image_that_is_started_often_is_kept_for_its_project_and_says_why(
         again = make_node(tmp_path, node.machines)
         await again.library.begin()
         keeping = asyncio.create_task(again.library.keep())
-        await until(lambda: again.library.report() == {IMAGE.sha256: READY})
+        await until(lambda: states_of(again) == {IMAGE.sha256: READY})
         assert len(node.machines.made) == 1
-        again.library.put_orders([], [IMAGE.uid])
-        await until(lambda: again.library.report() == {} and again.library.explain() == {})
+        again.library.put_orders([WarmOrder(IMAGE, wanted=False, often=False)])
+        await until(lambda: states_of(again) == {} and again.library.explain() == {})
         assert await again.disks.layers.list_kept() == []
         keeping.cancel()
 
@@ -373,10 +381,10 @@ def test_what_nobody_asked_for_waits_while_memory_is_short_and_gives_way_to_what
         node.table.booting_bytes = 0
         node.machines.gate.clear()
         await until(lambda: node.machines.made)
-        node.library.put_orders([WarmImage(other(1))])
+        node.library.put_orders([WarmOrder(other(1))])
         await until(lambda: node.machines.made[-1].name == "template.i1")
         node.machines.gate.set()
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY, other(1).sha256: READY})
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY, other(1).sha256: READY})
         keeping.cancel()
 
     asyncio.run(go())
@@ -387,12 +395,12 @@ def test_the_server_hears_of_a_boot_before_it_begins_and_vms_that_need_its_memor
         node = make_node(tmp_path)
         node.machines.gate.clear()
         keeping = asyncio.create_task(node.library.keep())
-        node.library.put_orders([WarmImage(IMAGE, 256 * MIB)])
+        node.library.put_orders([WarmOrder(IMAGE, 256 * MIB)])
         await until(lambda: node.machines.made)
         assert node.told == [256 * MIB] and node.table.booting_bytes == 256 * MIB
         local: Any = SimpleNamespace(spec=replaced(resources=Resources(cpu=1.0, memory=4 << 30)))
         node.table.states["a"] = SimpleNamespace(local=local, released=False)  # type: ignore[assignment]
-        await until(lambda: "aren't free" in node.library.report()[IMAGE.sha256])
+        await until(lambda: "aren't free" in states_of(node)[IMAGE.sha256])
         assert node.table.booting_bytes == 0 and await node.disks.list() == []
         assert [path.name for path in (tmp_path / "templates").iterdir()] == []
         keeping.cancel()
@@ -417,8 +425,8 @@ def test_an_agent_that_died_while_it_kept_the_disk_leaves_no_layer(tmp_path: Pat
     async def go() -> None:
         node = make_node(tmp_path)
         keeping = asyncio.create_task(node.library.keep())
-        node.library.put_orders([WarmImage(IMAGE)])
-        await until(lambda: node.library.report() == {IMAGE.sha256: READY})
+        node.library.put_orders([WarmOrder(IMAGE)])
+        await until(lambda: states_of(node) == {IMAGE.sha256: READY})
         keeping.cancel()
         (folder,) = [path for path in (tmp_path / "templates").iterdir() if path.is_dir()]
         (folder / "template.json").unlink()  # as if it had died before the last step

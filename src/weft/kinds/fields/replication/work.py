@@ -1,7 +1,6 @@
 """Work on replication that a node is asked to do: the order, in the status of what it is about, and the node's report on it.
 
-An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated, and the node reports on
-it until then. A point is known by the uid of the snapshot at the source that it is a copy of.
+A point is known by the uid of the snapshot at the source that it is a copy of.
 """
 
 from __future__ import annotations
@@ -23,6 +22,10 @@ class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     project: str  # of the replica, there
     replica: str  # its name
     own_project: str = ""  # of the Replication
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.uid, self.attempt
 
 
 class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,8 +49,7 @@ class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True)
 
 class AskOrder(ReplicationOrder, frozen=True, kw_only=True):
     """In ``replication.status`` while nothing is sent: ask now and then whether the replica was promoted or is gone. Only that is
-    reported, as a failure. It is no SendOrder without a snapshot: agents of the release before couldn't read one. Attempts are
-    counted together."""
+    reported, as a failure. Attempts are counted together with those to send."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,6 +66,10 @@ class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str = ""
     message: str = ""
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.uid, self.attempt
+
 
 class ReceiveOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In ``replica.status``: take the next point in, if one comes."""
@@ -78,6 +84,10 @@ class ReceiveOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     parent: str = ""  # uid of the newest point's snapshot here; "": there is no point
     parent_source: str = ""  # uid that this one has at the source
     disks: dict[str, int] = {}  # the largest sizes, by the disks' names
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.uid, self.snapshot
 
 
 class ReceivedDisk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -99,12 +109,6 @@ class ReceiveReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     consistency: str = ""
     final: bool = False  # its source has written nothing since
 
-
-def find_send(reports: list[SendReport], order: ReplicationOrder) -> SendReport | None:
-    """The report on ``order``."""
-    return next((one for one in reports if (one.uid, one.attempt) == (order.uid, order.attempt)), None)
-
-
-def find_receive(reports: list[ReceiveReport], order: ReceiveOrder) -> ReceiveReport | None:
-    """The report on ``order``."""
-    return next((one for one in reports if (one.uid, one.snapshot) == (order.uid, order.snapshot)), None)
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.uid, self.snapshot

@@ -1,13 +1,9 @@
 """Work on volumes that a node is asked to do by itself, without a workload: the order, which is in the status of what it is about,
 and the node's report on it.
-
-An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated. The node reports on it
-until then. A report answers the order with the same ``uid``, ``act`` and ``generation``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -37,6 +33,10 @@ class VolumeOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     disk: str = ""  # of the snapshot, to make or replace from: as its pool's records call it
     size: int = 0  # bytes of a volume to make, at least
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.uid, self.act, self.generation
+
 
 class VolumeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: str
@@ -58,9 +58,6 @@ class VolumeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def is_over(self) -> bool:
         return self.phase == "done" or (self.phase == "failed" and not self.again)
 
-
-def find_volume_report(reports: Sequence[VolumeReport], order: VolumeOrder) -> VolumeReport | None:
-    """The report on ``order``."""
-    return next(
-        (one for one in reports if (one.uid, one.act, one.generation) == (order.uid, order.act, order.generation)), None
-    )
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.uid, self.act, self.generation

@@ -1,12 +1,7 @@
-"""The work on an image that a node is asked to do: the order, which is in the image's status, and the node's report on it.
-
-An order goes to the node with the answers to its reports, until it is in none any more; it may be repeated. The node reports on it
-until then. A report answers the order with the same ``uid`` and ``snapshot``.
-"""
+"""The work on an image that a node is asked to do: the order, which is in the image's status, and the node's report on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +25,10 @@ class ImageOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     keeps_identity: bool = False
     hostname: str = ""  # of the VM
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.uid, self.snapshot
+
 
 class ImageReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: str
@@ -40,10 +39,9 @@ class ImageReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     reason: str = ""
     message: str = ""  # of one that is being worked on: what is being done
 
-
-def find_image_report(reports: Sequence[ImageReport], order: ImageOrder) -> ImageReport | None:
-    """The report on ``order``."""
-    return next((one for one in reports if (one.uid, one.snapshot) == (order.uid, order.snapshot)), None)
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.uid, self.snapshot
 
 
 def name_sent(folder: Path, uid: str, sha256: str) -> Path:
