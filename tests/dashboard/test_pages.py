@@ -276,7 +276,7 @@ def test_the_backups_page_says_which_vms_have_none(open_page: Open, fabric: Fabr
         expect(row).to_contain_text("none")
         expect(row.get_by_role("link", name="nightly")).to_be_visible()
         expect(page.get_by_role("heading", name="Repositories").locator("..")).to_contain_text(f"dir://{tmp_path}")
-        page.get_by_role("button", name="backuppolicies").click()
+        page.get_by_role("button", name="backup policies").click()
         expect(page.get_by_label("Table").get_by_role("row").filter(has_text="nightly")).to_contain_text("daily")
     finally:
         fabric.weft("backuppolicy", "delete", "nightly", "--yes")

@@ -9,6 +9,8 @@ export function size(bytes) {
   return `${bytes < 0 ? '−' : ''}${left >= 100 || place === 0 ? Math.round(left) : left.toFixed(1)} ${SIZES[place]}`;
 }
 export const number = (value, digits = 1) => (value == null ? '–' : Number(value.toFixed(digits)).toLocaleString('en'));
+// A kind in the plural, as people say it: VMs, backup policies.
+export const many = (kind) => `${kind.title.replace(/([^aeiou])y$/, '$1ie')}s`;
 export const share = (part, whole) => (whole > 0 && part != null ? part / whole : 0);
 export const percent = (part) => `${Math.round(part * 100)} %`;
 

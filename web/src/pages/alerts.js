@@ -4,8 +4,9 @@ import { html } from '../html.js';
 import { pathOf, post, request } from '../api.js';
 import { moment, number } from '../format.js';
 import { readAll } from '../read.js';
-import { health, kinds, may, notice, noticeOf, now, placesOf, project, route, setQuery } from '../state.js';
+import { health, kinds, may, notice, noticeOf, now, placesOf, project, route } from '../state.js';
 import { events, summary } from '../stream.js';
+import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { EventList } from '../ui/events.js';
 import { Age, Name, State } from '../ui/parts.js';
@@ -29,8 +30,7 @@ export function Alerts() {
   const name = known.includes(route.value.query.kind) ? route.value.query.kind : 'alertrule';
   return html`<div class="row"><h1 class="grow">Alerts</h1><${CreateButton} names=${[name]} /></div>
     <${Current} />
-    <div class="row" role="group" aria-label="Kinds">${known.map((each) => html`<button key=${each} type="button" class="chip" aria-pressed=${name === each}
-      onClick=${() => setQuery({ kind: each, phase: '', sort: '' })}>${kinds.value.get(each).plural}</button>`)}</div>
+    <${KindChips} names=${known} chosen=${name} />
     <${Table} key=${name} names=${[name]} extra=${{ events: { project: project.value } }} empty=${EMPTY[name][0]} command=${EMPTY[name][1]} />
     <${Wrong} />`;
 }

@@ -3,8 +3,9 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { size } from '../format.js';
 import { MOST, readAll } from '../read.js';
-import { health, kinds, link, placesOf, route, setQuery } from '../state.js';
+import { health, kinds, link, placesOf, route } from '../state.js';
 import { summary } from '../stream.js';
+import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Age, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
@@ -22,8 +23,7 @@ export function Backups() {
   const name = known.includes(route.value.query.kind) ? route.value.query.kind : 'backup';
   return html`<div class="row"><h1 class="grow">Backups</h1><${CreateButton} names=${[name]} /></div>
     <${Overview} />
-    <div class="row" role="group" aria-label="Kinds">${known.map((each) => html`<button key=${each} type="button" class="chip" aria-pressed=${name === each}
-      onClick=${() => setQuery({ kind: each, phase: '', sort: '' })}>${kinds.value.get(each).plural}</button>`)}</div>
+    <${KindChips} names=${known} chosen=${name} />
     <${Table} key=${name} names=${[name]} empty=${EMPTY[name][0]} command=${EMPTY[name][1]} />`;
 }
 

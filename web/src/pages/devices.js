@@ -2,12 +2,14 @@
 // of devices are a stranger's: shown as text, and cut.
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
+import { many } from '../format.js';
 import { get, query } from '../api.js';
 import { MOST, readAll } from '../read.js';
 import { health, kinds, may, now, placesOf, route, setQuery } from '../state.js';
 import { summary } from '../stream.js';
 import { run } from '../ui/actions.js';
 import Chart from '../ui/chart.js';
+import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Age, Command, Name, ProblemBox, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
@@ -29,9 +31,8 @@ export function Devices() {
   const kind = known.includes(route.value.query.kind) ? route.value.query.kind : 'device';
   return html`<div class="row"><h1 class="grow">Devices</h1><${CreateButton} names=${[kind]} /></div>
     <${Now} />
-    <div class="row" role="group" aria-label="Kinds">${known.map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${kind === name}
-      onClick=${() => setQuery({ kind: name, phase: '', sort: '' })}>${kinds.value.get(name).plural}</button>`)}</div>
-    <${Table} key=${kind} names=${[kind]} empty=${`No ${kinds.value.get(kind).plural} yet.`} command=${COMMANDS[kind]} />`;
+    <${KindChips} names=${known} chosen=${kind} />
+    <${Table} key=${kind} names=${[kind]} empty=${`No ${many(kinds.value.get(kind))} yet.`} command=${COMMANDS[kind]} />`;
 }
 
 function Now() {
@@ -41,7 +42,7 @@ function Now() {
   const places = NAMES.map((name) => placesOf(`${name}:list`).join()).join(';');
   useEffect(() => {
     let isOver = false;
-    Promise.all(NAMES.map(readAll)).then(([devices, models, rules]) => { if (!isOver) setFacts({ devices, models: models.items, rules: rules.items }); });
+    Promise.all(NAMES.map((each) => readAll(each))).then(([devices, models, rules]) => { if (!isOver) setFacts({ devices, models: models.items, rules: rules.items }); });
     return () => { isOver = true; };
   }, [places, changes, asked, Math.floor(now.value / 10)]);
   if (!facts) return html`<p class="soft">Reading devices…</p>`;

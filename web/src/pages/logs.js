@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
-import { instant, quote } from '../format.js';
+import { instant, many, quote } from '../format.js';
 import { MOST_LINES, readMerged } from '../merged.js';
 import { kinds, may, placesOf, project, route, setQuery, toObject } from '../state.js';
 import { show, summary } from '../stream.js';
@@ -64,7 +64,7 @@ function Choice({ how, label, named, offered }) {
       ${Object.entries(BY).map(([name, words]) => html`<option key=${name} value=${name}>${words()}</option>`)}</select>
     ${how === 'name' && html`<form class="row" onSubmit=${add}><select name="name" required aria-label="Workload" disabled=${named.length >= MOST}>
         <option value="">${offered.length ? 'choose a workload…' : 'no workloads yet'}</option>
-        ${NAMES.map((kind) => [kind, free.filter((row) => row.kind === kind)]).filter(([, rows]) => rows.length).map(([kind, rows]) => html`<optgroup key=${kind} label=${`${kinds.value.get(kind).title}s`}>
+        ${NAMES.map((kind) => [kind, free.filter((row) => row.kind === kind)]).filter(([, rows]) => rows.length).map(([kind, rows]) => html`<optgroup key=${kind} label=${many(kinds.value.get(kind))}>
           ${rows.map((row) => html`<option key=${write(row)} value=${write(row)}>${row.name}${project.value || isOnly ? '' : ` in ${row.project}`}</option>`)}</optgroup>`)}</select>
       <button type="submit" disabled=${named.length >= MOST}>Add</button></form>`}
     ${how === 'label' && html`<form class="row" onSubmit=${(event) => { event.preventDefault(); setQuery({ label: new FormData(event.target).get('label').trim() }); }}>

@@ -60,7 +60,7 @@ function Topology() {
     <svg class="topology" style=${{ maxWidth: `${width}px` }} viewBox=${`0 0 ${width} ${height}`} role="group" aria-label=${`${names.length} networks with ${shown.length} guests`}>
       ${names.map((name, index) => html`<g key=${name} style=${{ color: `var(${COLOURS[index % COLOURS.length]})` }}>
         <line class="lane" x1="16" x2=${width - 16} y1=${lane(name)} y2=${lane(name)} stroke="currentColor" />
-        <text x="16" y=${lane(name) - 8}>${project.value ? name.split('/')[1] : name}  ${facts.networks.find((each) => `${each.project}/${each.name}` === name)?.spec.cidr ?? ''}</text></g>`)}
+        <text class="label" x="16" y=${lane(name) - 8}>${project.value ? name.split('/')[1] : name}  ${facts.networks.find((each) => `${each.project}/${each.name}` === name)?.spec.cidr ?? ''}</text></g>`)}
       ${shown.map(({ guest, networks }, index) => {
         const [x, y] = place(index);
         const rate = rates.get(`${guest.kind}/${guest.project}/${guest.name}`) ?? 0;

@@ -1,7 +1,7 @@
 // One object: its facts, why it is where it is, what happened, its samples, and ways into it. Tabs follow from what its kind can do.
 import { useEffect } from 'preact/hooks';
 import { html } from '../html.js';
-import { moment } from '../format.js';
+import { many, moment } from '../format.js';
 import { object, ownEvents, show, summary } from '../stream.js';
 import { health, kinds, may, route, toObject } from '../state.js';
 import { ActionButtons } from '../ui/actions.js';
@@ -55,7 +55,7 @@ export function ObjectPage() {
       ${obj && html`<${State} phase=${phaseOf(obj)} health=${healthOf(row, obj)} />`}
       ${project && html`<span class="soft">in ${project}</span>`}<span class="grow"></span>
       ${obj && html`<${ActionButtons} rows=${[row]} />`}</div>
-    ${obj === null && html`<div class="problem" role="alert">There is no ${kind.title} ${name}${project ? ` in project ${project}` : ''}; it may have been deleted. <a href=${`#/k/${kind.plural}`}>All ${kind.plural}</a></div>`}
+    ${obj === null && html`<div class="problem" role="alert">There is no ${kind.title} ${name}${project ? ` in project ${project}` : ''}; it may have been deleted. <a href=${`#/k/${kind.plural}`}>All ${many(kind)}</a></div>`}
     ${obj?.deleting_since && html`<div class="problem">It is being deleted since ${moment(obj.deleting_since)}; what holds it: ${(obj.finalizers ?? []).join(', ') || 'nothing'}</div>`}
     <${Tabs} tabs=${tabs} current=${tab} label=${`Parts of ${name}`} />
     ${obj && tab === 'summary' && html`<${Summary} key=${obj.uid} kind=${kind} obj=${obj} row=${row} />`}

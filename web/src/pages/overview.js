@@ -2,7 +2,7 @@
 // changes now.
 import { html } from '../html.js';
 import { useEffect } from 'preact/hooks';
-import { inUnit, number, size } from '../format.js';
+import { inUnit, many, number, size } from '../format.js';
 import { useHistory } from '../history.js';
 import { events, show, summary } from '../stream.js';
 import { health, kinds, link, project } from '../state.js';
@@ -59,7 +59,7 @@ function Counts({ phases }) {
     const kind = kinds.value.get(name);
     const count = total(phases[name]);
     return html`<a key=${name} title=${Object.entries(phases[name]).map(([phase, many]) => `${phase} ${many}`).join(', ')}
-      href=${WORKLOADS.includes(name) ? link(['workloads'], { kind: name }) : link(['k', kind.plural])}><b>${count.toLocaleString('en')}</b> ${kind.title}${count === 1 ? '' : 's'}</a>`;
+      href=${WORKLOADS.includes(name) ? link(['workloads'], { kind: name }) : link(['k', kind.plural])}><b>${count.toLocaleString('en')}</b> ${count === 1 ? kind.title : many(kind)}</a>`;
   })}</nav>`;
 }
 

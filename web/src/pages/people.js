@@ -2,8 +2,9 @@
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
-import { number } from '../format.js';
-import { kinds, project, route, setQuery } from '../state.js';
+import { many, number } from '../format.js';
+import { kinds, project, route } from '../state.js';
+import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Command, ProblemBox } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
@@ -15,9 +16,8 @@ export function People() {
   const name = known.includes(route.value.query.kind) ? route.value.query.kind : 'project';
   return html`<div class="row"><h1 class="grow">People and usage</h1><${CreateButton} names=${[name]} /></div>
     <${Usage} />
-    <div class="row" role="group" aria-label="Kinds">${known.map((each) => html`<button key=${each} type="button" class="chip" aria-pressed=${name === each}
-      onClick=${() => setQuery({ kind: each, phase: '', sort: '' })}>${kinds.value.get(each).plural}</button>`)}</div>
-    <${Table} key=${name} names=${[name]} empty=${`No ${kinds.value.get(name).plural} yet.`} command=${`weft ${name} create NAME`} />`;
+    <${KindChips} names=${known} chosen=${name} />
+    <${Table} key=${name} names=${[name]} empty=${`No ${many(kinds.value.get(name))} yet.`} command=${`weft ${name} create NAME`} />`;
 }
 
 function Usage() {

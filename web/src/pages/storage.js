@@ -1,8 +1,10 @@
 // Storage: pools with what is allocated and used, and the tables of volumes, snapshots, images and pools.
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
+import { many } from '../format.js';
 import { get } from '../api.js';
-import { health, kinds, may, route, setQuery } from '../state.js';
+import { health, kinds, may, route } from '../state.js';
+import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Bar, Legend, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
@@ -16,9 +18,8 @@ export function Storage() {
   const kind = known.includes(route.value.query.kind) ? route.value.query.kind : 'volume';
   return html`<div class="row"><h1 class="grow">Storage</h1>${kind === 'volume' || kind === 'image' ? html`<${CreateButton} names=${[kind]} />` : ''}</div>
     ${may('pool:list', '') && html`<${Pools} />`}
-    <div class="row" role="group" aria-label="Kinds">${known.map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${kind === name}
-      onClick=${() => setQuery({ kind: name, phase: '', sort: '' })}>${kinds.value.get(name).plural}</button>`)}</div>
-    <${Table} key=${kind} names=${[kind]} empty=${`No ${kinds.value.get(kind).plural} yet.`} command=${COMMANDS[kind]} />`;
+    <${KindChips} names=${known} chosen=${kind} />
+    <${Table} key=${kind} names=${[kind]} empty=${`No ${many(kinds.value.get(kind))} yet.`} command=${COMMANDS[kind]} />`;
 }
 
 // The fullest first.

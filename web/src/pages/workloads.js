@@ -1,6 +1,7 @@
 // VMs, containers, functions and jobs in one table, grouped as people wish.
 import { html } from '../html.js';
 import { kinds, route, setQuery } from '../state.js';
+import { KindChips } from '../ui/chips.js';
 import { Table } from '../ui/table.js';
 import { CreateButton } from '../ui/create.js';
 
@@ -22,8 +23,6 @@ export function Workloads() {
       <select aria-label="Group by" value=${group} onChange=${(event) => setQuery({ group: event.target.value, sort: GROUPS[event.target.value] ?? '' })}>
         <option value="">not grouped</option>${Object.keys(GROUPS).map((name) => html`<option value=${name}>by ${name}</option>`)}</select>
       <${CreateButton} names=${names} /></div>
-    <div class="row" role="group" aria-label="Kinds">
-      <button type="button" class="chip" aria-pressed=${!kind} onClick=${() => setQuery({ kind: '', phase: '' })}>All</button>
-      ${known.map((name) => html`<button key=${name} type="button" class="chip" aria-pressed=${kind === name} onClick=${() => setQuery({ kind: name, phase: '' })}>${kinds.value.get(name).title}s</button>`)}</div>
+    <${KindChips} names=${known} chosen=${kind} all />
     <${Table} key=${names.join()} names=${names} group=${heading} empty="No workloads are here yet." command="weft vm create hello --image tiny" />`;
 }
