@@ -4,7 +4,6 @@ import { project } from '../state.js';
 import { NODE_CELLS } from './nodes.js';
 
 const LEAST = 160; // pixels of a column that may be cut
-const LEAST_NOTE = 320;
 // Ages, and how full a node is, aren't among a row's texts: the page writes them itself.
 const isFilled = (row, head, cell) => head.type === 'age' || (row.kind === 'node' && NODE_CELLS[head.title]) || (row.cells[cell] && row.cells[cell] !== '–');
 
@@ -25,9 +24,9 @@ export function layOut(heads, rows) {
   return laid;
 }
 
-// The columns that fit into the box, and how wide those that may be cut then are: notes, which say what is wrong, then the others from
-// the left. All are laid out once, to be measured.
-export function useFit(box, columns) {
+// The columns that fit into the box, and how wide those that may be cut then are. All are laid out once, to be measured;
+// while it is paused others stand there.
+export function useFit(box, columns, isPaused) {
   const [fit, setFit] = useState({ of: null, columns, most: 0 });
   const [width, setWidth] = useState(0);
   const isMeasured = fit.of === columns && fit.width === width;
@@ -38,18 +37,21 @@ export function useFit(box, columns) {
     return () => observer.disconnect();
   }, [Boolean(box.current), columns.length > 0]);
   useLayoutEffect(() => {
-    if (isMeasured || !box.current || !columns.length) return;
+    if (isPaused || isMeasured || !box.current || !columns.length) return;
     const [choice, ...widths] = [...box.current.querySelectorAll('thead th')].map((cell) => cell.getBoundingClientRect().width);
     const place = box.current.clientWidth - choice;
-    const order = [...columns.keys()].sort((a, b) => (columns[b].title === 'NOTE') - (columns[a].title === 'NOTE') || a - b);
+    // What a narrow table keeps: which it is, how it is, and what is wrong.
+    const rank = (at) => (columns[at].title === 'NAME' ? 0 : columns[at].type === 'phase' ? 1 : columns[at].title === 'NOTE' ? 2 : 3);
+    const order = [...columns.keys()].sort((a, b) => rank(a) - rank(b) || a - b);
+    const least = (at) => (columns[at].title === 'NOTE' ? Math.min(320, 0.42 * place) : columns[at].flexible ? LEAST : Infinity);
     const kept = new Set();
     let used = 0;
     for (const at of order) {
-      used += columns[at].flexible ? Math.min(columns[at].title === 'NOTE' ? LEAST_NOTE : LEAST, widths[at]) : widths[at];
-      if (used > place + 1) break;
+      used += Math.min(least(at), widths[at]);
+      if (used > place + 1 && kept.size) break;
       kept.add(at);
     }
-    setFit({ of: columns, width, columns: columns.filter((_, at) => kept.has(at)), most: Math.max(LEAST, findMost([...kept], columns, widths, place)) });
+    setFit({ of: columns, width, columns: columns.filter((_, at) => kept.has(at)), most: Math.max(80, findMost([...kept], columns, widths, place)) });
   });
   return isMeasured ? fit : { columns, most: 0 };
 }

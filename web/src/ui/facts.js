@@ -10,6 +10,7 @@ const SPANS = /(^|_)(seconds|grace|timeout|duration|interval|cooldown|min_health
 const MOST_LINE = 160; // characters of a nested struct that is written as a line
 const MOST = 60; // fields, and entries of a list
 const isStruct = (value) => value !== null && typeof value === 'object';
+const isRef = (value) => typeof value.kind === 'string' && typeof value.name === 'string' && kinds.value.has(value.kind);
 const isEmpty = (value) => value === null || value === undefined || value === '' || value === false || (isStruct(value) && !Object.keys(value).length);
 
 // `types`: how the API's description names a field's type, by its path below `at`.
@@ -22,11 +23,12 @@ export function Facts({ of, skip = [], types, at = '' }) {
 function Value({ name, value, types, at }) {
   if (!isStruct(value)) return typeof value === 'string' && ['node', 'target', 'source'].includes(name) && /^[a-z0-9-]+$/.test(value) && kinds.value.has('node')
     ? html`<a class="mono" href=${toObject({ kind: 'node', name: value })}>${value}</a>` : scalar(name, value, types?.get(at));
+  if (isRef(value)) return html`<a class="mono" href=${toObject(value)}>${value.kind}/${value.name}</a>`;
   const line = inWords(name, value, types, at);
   if (line !== null && line.length <= MOST_LINE) return line;
   const count = Object.keys(value).length;
   return html`<details><summary>${Array.isArray(value) ? `${count} entries` : `${count} fields`}</summary>
-    ${Array.isArray(value) ? html`<ol>${value.slice(0, MOST).map((each, place) => html`<li key=${place}>${isStruct(each) ? html`<${Facts} of=${each} types=${types} at=${`${at}[]`} />` : scalar(name, each)}</li>`)}</ol>`
+    ${Array.isArray(value) ? html`<ol>${value.slice(0, MOST).map((each, place) => html`<li key=${place}>${isStruct(each) && !isRef(each) ? html`<${Facts} of=${each} types=${types} at=${`${at}[]`} />` : html`<${Value} name=${name} value=${each} at=${`${at}[]`} />`}</li>`)}</ol>`
       : html`<${Facts} of=${value} types=${types} at=${at} />`}</details>`;
 }
 

@@ -30,7 +30,7 @@ export function NodeRows({ nodes }) {
   const trends = useNodeHistory(nodes.map((node) => node.name));
   return html`<div class="scroll whole" tabindex="0" role="region" aria-label="Nodes"><table class="fill">
     <thead><tr><th>NODE</th><th>CORES</th><th>MEMORY</th><th>DISK</th></tr></thead>
-    <tbody>${nodes.map((node) => html`<tr key=${node.name}><td title=${node.note}><a class="mono" href=${toObject({ kind: 'node', name: node.name })}>${node.name}</a> <small class="soft">${node.workloads} ${node.workloads === 1 ? 'workload' : 'workloads'}</small><br /><${State} phase=${node.phase} health=${node.health} /></td>
+    <tbody>${nodes.map((node) => html`<tr key=${node.name}><td title=${node.note}><a class="mono" href=${toObject({ kind: 'node', name: node.name })}>${node.name}</a> <small class="soft">${node.workloads} ${node.workloads === 1 ? 'workload' : 'workloads'}</small> <br /><${State} phase=${node.phase} health=${node.health} /></td>
       ${Object.entries(AMOUNTS).map(([part, [title, unit]]) => html`<td key=${part} data-title=${title}><${Bar} title=${title} of=${node[part]} unit=${unit}><${Trend} points=${trends.get(`${node.name}/${part}`)} part=${part} name=${node.name} /><//></td>`)}</tr>`)}</tbody></table></div>`;
 }
 

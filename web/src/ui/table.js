@@ -72,8 +72,8 @@ export function Table({ names, extra, empty, command, group }) {
 
   useKeys(box, rows);
   const laid = layOut(fits?.columns ?? NONE, fits?.rows ?? NONE);
-  const fit = useFit(box, laid.columns);
   const [isWhole, setWhole] = useState(false); // all columns, whether or not they fit
+  const fit = useFit(box, laid.columns, isWhole);
   const columns = isWhole ? laid.all : fit.columns;
   const last = Math.min(total, view.first + view.count);
   const first = Math.min(view.first, Math.max(0, total - 1));
@@ -88,7 +88,7 @@ export function Table({ names, extra, empty, command, group }) {
   let before = null;
   return html`
     <${Toolbar} names=${names} phases=${fits?.phases ?? {}} total=${total}>
-      ${laid.all.length > columns.length || isWhole ? html`<button type="button" class="plain" aria-pressed=${isWhole} onClick=${() => setWhole(!isWhole)}>${isWhole ? 'fewer columns' : `${laid.all.length - columns.length} more columns`}</button>` : ''}<//>
+      ${total > 0 && (laid.all.length > columns.length || isWhole) ? html`<button type="button" class="plain" aria-pressed=${isWhole} onClick=${() => setWhole(!isWhole)}>${isWhole ? 'fewer columns' : `${laid.all.length - columns.length} more ${laid.all.length - columns.length === 1 ? 'column' : 'columns'}`}</button>` : ''}<//>
     ${fits && total === 0
       ? html`<${Empty} words=${words.filter || words.phase ? 'Nothing matches this filter.' : empty} command=${words.filter || words.phase ? null : command} />`
       : html`<div class="scroll rows" ref=${box} onScroll=${onScroll} tabindex="0" role="region" aria-label="Table">
@@ -180,8 +180,8 @@ function Toolbar({ names, phases, total, children }) {
   };
   const hasEnded = names.some((name) => kinds.value.get(name)?.over);
   return html`<div class="row" role="search" aria-label="Filter of the table">
-    <input type="search" aria-label="Filter by words" placeholder="Filter: words in any column or label" class="grow" style=${{ maxWidth: '420px' }} value=${typed} onInput=${(event) => filter(event.target.value)} />
-    ${Object.entries(phases).map(([phase, count]) => html`<button key=${phase} type="button" class="chip" aria-pressed=${words.phase === phase}
+    <input type="search" aria-label="Filter by words" placeholder="Words in any column or label" class="grow" style=${{ maxWidth: '420px' }} value=${typed} onInput=${(event) => filter(event.target.value)} />
+    ${Object.entries(phases).filter(([phase]) => phase).map(([phase, count]) => html`<button key=${phase} type="button" class="chip" aria-pressed=${words.phase === phase}
       onClick=${() => setQuery({ phase: words.phase === phase ? '' : phase })}>${phase} ${count}</button>`)}
     ${words.phase && !(words.phase in phases) && html`<button type="button" class="chip" aria-pressed="true" onClick=${() => setQuery({ phase: '' })}>${words.phase} 0</button>`}
     ${hasEnded && html`<label class="row"><input type="checkbox" checked=${words.ended === '1'} onChange=${(event) => setQuery({ ended: event.target.checked ? '1' : '' })} /> ended ones, too</label>`}
