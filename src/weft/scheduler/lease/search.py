@@ -19,7 +19,7 @@ import msgspec
 from weft.scheduler.lease.availability import Availability
 from weft.scheduler.lease.plan import LEAST_PIECE_SECONDS, Lease, PlannedPiece, Standing
 
-MOST_CHECKS = 40_000  # of what is free on a node: less than a second
+MOST_CHECKS = 50_000  # of what is free on a node: less than a second
 MOST_MACHINES = 50  # of one lease
 _MOST_FRAMES = 500  # of the interpreter's stack
 _SOON = 1e-3  # seconds: events so near are one
@@ -212,7 +212,8 @@ class _Search:
         job, time = self._jobs[number], event.time
         if time >= job.begins - _SOON and event.is_turn(0.0):
             reads = job.lease.suspend_seconds if state.saved else 0.0
-            end = time + reads + (min(state.left, _SOON) if job.splits else state.left)
+            goes_on = state.left if not job.splits else 0.0 if reads else min(state.left, _SOON)
+            end = time + reads + goes_on  # one that can be saved is decided on again once its memory is back
             for nodes in self._list_nodes(job, state, time, end):
                 runs = _State("runs", state.left, nodes, time + reads)
                 yield runs, [_Step(number, time, "start", nodes, reads)], [(time, end)]

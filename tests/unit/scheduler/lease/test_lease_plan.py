@@ -169,7 +169,7 @@ def test_a_small_machine_of_a_reservation_leaves_the_larger_node_to_a_deadline(p
     assert [run.state for run in runs] == ["DONE", "DONE"]
 
 
-@pytest.mark.parametrize("seeds", mark_long([range(40), range(40, 300)], range(40, 300)))
+@pytest.mark.parametrize("seeds", mark_long([range(40), range(5770, 5780), range(40, 300)], range(40, 300)))
 def test_what_an_exhaustive_search_can_place_is_not_rejected_and_what_is_accepted_is_kept(seeds: range) -> None:
     outcomes = [judge(draw(seed)) for seed in seeds]
     assert sum(outcome.rejected for outcome in outcomes) > len(seeds) // 2
