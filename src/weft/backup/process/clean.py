@@ -32,7 +32,7 @@ _LIMITS = {
     resource.RLIMIT_AS: 2 << 30,
     resource.RLIMIT_CPU: 1800,
     resource.RLIMIT_CORE: 0,
-    resource.RLIMIT_NPROC: 0,
+    resource.RLIMIT_NPROC: 1024,  # of all that is nobody's; e2fsck has threads
 }
 
 

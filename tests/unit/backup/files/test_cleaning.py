@@ -61,7 +61,7 @@ def make_disk(folder: Path, tree: Path, start: int = 0, form: str = "ext4") -> P
     with path.open("wb") as out:
         out.truncate(start + size + (8 * MIB if start else 0))
     where = [f"offset={start}"] if start else []
-    options = ["-E", ",".join([*where, "root_owner=0:0"]), "-b", "4096", "-d", str(tree), str(path)]
+    options = ["-E", ",".join([*where, "root_owner=0:0"]), "-b", "4096", "-g", "2048", "-d", str(tree), str(path)]
     subprocess.run(["mke2fs", "-q", "-F", "-t", form, *options, f"{size // 1024}k"], check=True)
     if start:
         with path.open("r+b") as disk:
