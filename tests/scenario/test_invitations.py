@@ -129,3 +129,29 @@ def test_an_unknown_server_is_trusted_once_its_digest_was_shown_and_compared(
     assert (home / "c.json").exists() is yes
     if yes:
         assert read_context(home / "c.json").ca.strip() == lab.context.ca.strip()
+
+
+@pytest.mark.parametrize(
+    ("content", "digest", "said"),
+    [
+        (b"\xff\xfe", None, "can't be read: it is not text in UTF-8"),
+        (b"hello", None, "is not a certificate"),
+        (None, None, "can't be read: no such file or directory"),
+        (b"CA", "0" * 64, "has another digest"),
+        (b"CA", "12ab", "--ca-sha256: '12ab' is not a SHA-256 digest"),
+    ],
+)
+def test_a_ca_that_can_not_be_used_is_refused_in_words(
+    content: bytes | None,
+    digest: str | None,
+    said: str,
+    lab: DoorsLab,
+    become: Callable[[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = become("guest") / "ca.crt"
+    if content is not None:
+        file.write_bytes(lab.context.ca.encode() if content == b"CA" else content)
+    flags = ["--ca-sha256", digest] if digest else []
+    assert run(["login", "--server", lab.context.server, "--ca", str(file), "--user", "ann", *flags], SystemClock) == 2
+    assert said in capsys.readouterr().err

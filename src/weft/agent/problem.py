@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.errors import DriverFailed, WeftError, describe_failure
 
 
 def is_full(problem: BaseException | None) -> bool:
@@ -16,7 +16,7 @@ def describe_problem(problem: Exception) -> tuple[str, str]:
     """Its reason and its message."""
     if isinstance(problem, WeftError):
         return problem.token, problem.message
-    return "noSpace" if is_full(problem) else "driverFailed", str(problem) or type(problem).__name__
+    return "noSpace" if is_full(problem) else "driverFailed", describe_failure(problem)
 
 
 def refuse_file(what: str, problem: OSError, step: str = "") -> DriverFailed:

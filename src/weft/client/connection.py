@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from weft.objects.errors import Unavailable
+from weft.objects.errors import Unavailable, describe_failure
 
 _SAFE = ("GET", "HEAD", "PUT")
 _IN_PATHS = "/?&=%:,()!~*'+@;$#[]"
@@ -130,12 +130,3 @@ class Connection(http.client.HTTPConnection):
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own: that takes from the other thread the state that it reads with.
                 socket.socket.shutdown(self._line, socket.SHUT_RDWR)
-
-
-def describe_failure(problem: BaseException) -> str:
-    """A short description of a connection's failure."""
-    if isinstance(problem, TimeoutError):
-        return "no answer in time"
-    if isinstance(problem, OSError) and problem.strerror:
-        return problem.strerror.lower() if not isinstance(problem, ssl.SSLError) else problem.strerror
-    return str(problem) or type(problem).__name__

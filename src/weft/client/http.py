@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from weft.client.answer import Answer, Stream, raise_problem, read_headers
-from weft.client.connection import BROKEN, Connection, Lost, Request, describe_failure, make_lost
+from weft.client.connection import BROKEN, Connection, Lost, Request, make_lost
 from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls, split_server
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import Unavailable, WeftError, describe_failure
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0

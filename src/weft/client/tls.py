@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 import socket
 import ssl
 from urllib.parse import urlsplit
 
-from weft.client.connection import describe_failure
 from weft.client.context import Context
-from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable
+from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, describe_failure
 
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME
 _OUT_OF_TIME = {9: "is not valid yet", 10: "has expired"}  # OpenSSL's numbers
@@ -47,7 +47,11 @@ def make_tls(context: Context) -> ssl.SSLContext:
         if context.certificate:
             tls.load_cert_chain(context.certificate, context.key or None)
     except (OSError, ValueError) as problem:
-        raise InvalidInput(f"the context's certificates can't be used: {problem}", field="ca") from problem
+        raise InvalidInput(
+            f"the context's certificates can't be used: {describe_failure(problem)}",
+            field="ca",
+            hint="weft login --server URL --user NAME makes the context again",
+        ) from problem
     return tls
 
 
@@ -79,6 +83,7 @@ def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
 
     The first contact of a machine that knows nothing else yet: nothing is sent. Raises NotAuthenticated if the server
     shows no such certificate, Unavailable if it can't be reached."""
+    check_digest(sha256)
     for certificate in _fetch_shown(server, timeout_seconds):
         if hashlib.sha256(certificate).hexdigest() == sha256.lower().replace(":", ""):
             return ssl.DER_cert_to_PEM_cert(certificate)
@@ -87,6 +92,16 @@ def fetch_ca(server: str, sha256: str, *, timeout_seconds: float = 10.0) -> str:
         field="ca_sha256",
         hint="copy the whole command that weft token create --join or weft user invite printed",
     )
+
+
+def check_digest(sha256: str) -> None:
+    """Raises InvalidInput for what is no SHA-256 digest."""
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256.lower().replace(":", "")):
+        raise InvalidInput(
+            f"ca_sha256: {sha256[:80]!r} is not a SHA-256 digest",
+            field="ca_sha256",
+            hint="copy its 64 hex digits whole, as weft token create --join or weft user invite printed them",
+        )
 
 
 def find_unknown_ca(server: str, *, timeout_seconds: float = 10.0) -> str:
@@ -117,8 +132,7 @@ def _fetch_shown(server: str, timeout_seconds: float) -> list[bytes]:
         ):
             return _shown_certificates(sock)
     except (OSError, ValueError) as problem:
-        why = describe_failure(problem) if isinstance(problem, OSError) else str(problem)
-        raise Unavailable(f"no weft server answers at {server}: {why}") from problem
+        raise Unavailable(f"no weft server answers at {server}: {describe_failure(problem)}") from problem
 
 
 def _shown_certificates(sock: ssl.SSLSocket) -> list[bytes]:

@@ -178,3 +178,53 @@ def error_from_dict(data: dict[str, Any]) -> WeftError:
         details=details if isinstance(details, dict) else {},
         retry_after_seconds=after if isinstance(after, int | float) else None,
     )
+
+
+# By the name of the class, so that nothing is loaded for it; the first of an exception's classes that is here counts.
+_WORDS = {
+    "TimeoutError": "no answer in time",
+    "RemoteDisconnected": "it hung up without an answer",
+    "ConnectionResetError": "it closed the connection",
+    "ConnectionAbortedError": "it closed the connection",
+    "BrokenPipeError": "it closed the connection",
+    "IncompleteRead": "its answer was cut off",
+    "IncompleteReadError": "the connection was cut off",
+    "SSLEOFError": "it closed the connection",
+    "SSLZeroReturnError": "it closed the connection",
+    "LineTooLong": "a line of its answer is too long",
+    "HTTPException": "it answers with something else than HTTP",
+    "JSONDecodeError": "it is not JSON",
+    "UnicodeDecodeError": "it is not text in UTF-8",
+    "EOFError": "it ended too early",
+    "MemoryError": "there is too little memory",
+    "RecursionError": "it is nested too deeply",
+}
+_NOT_TLS = (
+    "WRONG_VERSION_NUMBER",
+    "UNKNOWN_PROTOCOL",
+    "HTTP_REQUEST",
+    "RECORD_LAYER_FAILURE",
+    "PACKET_LENGTH_TOO_LONG",
+)
+
+
+def describe_failure(problem: BaseException) -> str:
+    """A short description of ``problem``, without the name of its class."""
+    for cls in type(problem).__mro__:
+        if cls.__name__ in _WORDS:
+            return _WORDS[cls.__name__]
+        if cls.__name__ == "SSLError":
+            return _describe_tls(problem)
+    words = getattr(problem, "strerror", None)
+    if isinstance(problem, OSError) and words:
+        named = f"{problem.filename}: " if isinstance(problem.filename, str) else ""
+        return f"{named}{words[:1].lower()}{words[1:]}"
+    return str(problem) or "it failed without a word"
+
+
+def _describe_tls(problem: BaseException) -> str:
+    reason = str(getattr(problem, "reason", None) or "")
+    if reason in _NOT_TLS:
+        return "what answers there doesn't speak TLS"
+    said = getattr(problem, "verify_message", None) or reason.replace("_", " ").lower()
+    return f"TLS failed: {said}" if said else "TLS failed"

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from weft.objects.errors import InvalidInput
+from weft.objects.errors import InvalidInput, describe_failure
 
 PREFIX = "otlp="
 SECONDS = 5.0
@@ -54,7 +54,7 @@ class Collector:
             finally:
                 connection.close()
         except (OSError, http.client.HTTPException) as problem:
-            return str(problem) or type(problem).__name__, False
+            return describe_failure(problem), False
         if answer.status in _AGAIN:
             return f"HTTP {answer.status}", False
         return "", answer.status >= 300

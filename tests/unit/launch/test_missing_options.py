@@ -1,5 +1,6 @@
 """Processes that are started without what they need: a sentence that says what, and nothing on the disk."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from weft.launch.agent.main import main as agent
 from weft.launch.edge.main import main as edge
 from weft.launch.gateway.main import main as gateway
+from weft.launch.server.main import main as server
 from weft.launch.witness import configuration
 from weft.launch.witness.main import main as witness
 
@@ -28,4 +30,35 @@ def test_a_process_without_what_it_needs_says_what_and_writes_nothing(
     ):
         assert main(argv) != 0
         assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "said"),
+    [
+        (server, ["--publish-on", "foo"], "--publish-on: 'foo' is not an IP address"),
+        (server, ["--oidc-issuer", "foo"], "--oidc-issuer: 'foo' is not the URL of an OIDC provider"),
+        (server, ["--plain-registry", "a/b"], "--plain-registry: 'a/b' is not a host"),
+        (server, ["--listen", "fo!o:1"], "--listen: 'fo!o:1' is not an address and a port"),
+        (server, ["--listen", ""], "--listen must not be empty"),
+        (server, ["--state="], "--state must not be empty"),
+        (gateway, ["--server", "foo"], "--server: server 'foo' is not an https URL"),
+        (agent, ["n1", "--server", "foo"], "--server: server 'foo' is not an https URL"),
+        (agent, ["n1", "--gateway", "foo"], "--gateway: 'foo' is not an address and a port"),
+        (agent, ["n1", "--address", "foo"], "'foo' is not an IP address"),
+        (agent, ["join", "foo", "--token", "a", "--ca-sha256", "b"], "server 'foo' is not an https URL"),
+        (server, ["restore", ""], "an argument must not be empty"),
+    ],
+)
+def test_a_flag_that_can_not_be_is_refused_before_anything_is_made(
+    main: Callable[[Sequence[str]], int],
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = [] if words[0] in ("join", "restore", "--state=") else ["--state", str(tmp_path / "state")]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *state])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

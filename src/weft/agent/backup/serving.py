@@ -25,7 +25,7 @@ from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptS
 from weft.contracts.driver.snapshot import CanSnapshot
 from weft.kinds.allocation import ROOT
 from weft.kinds.fields.backup_work import BackupOrder
-from weft.objects.errors import DriverFailed, WeftError
+from weft.objects.errors import DriverFailed, WeftError, describe_failure
 from weft.objects.identity import short_id
 
 LOOK_SECONDS, RETRY_SECONDS = 0.3, 3.0
@@ -118,7 +118,7 @@ class Serving:
                     note(Line(reason=line.reason, message=f"the VM waits: {line.message}" if line.message else ""))
                 why = "its server ended"
             except (WeftError, OSError) as problem:
-                why = str(problem) or type(problem).__name__
+                why = describe_failure(problem)
             note(Line(reason="repositoryWaits", message=f"the VM waits: {why}"))
             log.warning("backup %s is not served: %s", order.name, why)
             await self._clock.sleep(RETRY_SECONDS)

@@ -240,9 +240,9 @@ class ReadinessChecks:
         except (WeftError, OSError) as problem:
             silent = isinstance(problem, OSError) and problem.errno == errno.EHOSTUNREACH
             return CheckResult(False, f"port {readiness.port}: {_describe(problem)}", silent)
-        except Exception as problem:  # a defect here mustn't end the checks
+        except Exception:  # a defect here mustn't end the checks
             log.exception("readiness of %s", state.local.what)
-            return CheckResult(False, type(problem).__name__)
+            return CheckResult(False, "the check itself failed; the log of the node's agent says why")
 
     async def _run(self, state: AllocationState, readiness: Readiness) -> CheckResult:
         runtime: Any = self._runtimes.of(state.local)

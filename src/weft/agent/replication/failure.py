@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport
-from weft.objects.errors import WeftError
+from weft.objects.errors import WeftError, describe_failure
 
 MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 
@@ -14,7 +14,7 @@ log = logging.getLogger("weft.agent")
 
 def make_failure(order: ReplicationOrder, problem: Exception) -> SendReport:
     reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
-    why = (str(problem) or type(problem).__name__)[:MOST_MESSAGE]
+    why = describe_failure(problem)[:MOST_MESSAGE]
     hint = f"; {problem.hint}"[:MOST_MESSAGE] if isinstance(problem, WeftError) and problem.hint else ""
     is_known = isinstance(problem, WeftError | OSError)
     what = (order.project, order.replica, order.cluster, why)

@@ -21,7 +21,7 @@ from weft.client.tls import make_tls
 from weft.contracts.driver.layers import ServedDisk
 from weft.kinds.parts.stream_verbs import ReceiveInput
 from weft.kinds.replica import PRIMARY
-from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable
+from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, Unavailable, describe_failure
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.frames import FrameDecoder, FrameType, encode_data, encode_frame, encode_hello
 from weft.protocol.points import DATA, PIECE_BYTES, ZERO, encode_head
@@ -250,7 +250,7 @@ def _gone(name: str) -> IllegalTransition:
 
 
 def _lost(problem: OSError | None) -> Unavailable:
-    why = "it was closed" if problem is None else str(problem) or type(problem).__name__
+    why = "it was closed" if problem is None else describe_failure(problem)
     return Unavailable(f"the stream to the replica was lost: {why}", reason="streamLost", hint="it is tried again")
 
 

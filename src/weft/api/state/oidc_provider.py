@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
+from weft.objects.errors import NotAuthenticated, Unavailable, WeftError, describe_failure
 from weft.trust.id_tokens import Expected, Identity, Keys, UnknownKey, check_id_token, read_keys
 
 MOST_BYTES = 256 * 1024
@@ -145,7 +145,7 @@ class Provider:
         except TimeoutError:
             raise _broken(f"it did not answer within {WHOLE_SECONDS:.0f} s") from None
         except (OSError, http.client.HTTPException, ValueError) as problem:
-            raise _broken(str(problem) or type(problem).__name__) from None
+            raise _broken(describe_failure(problem)) from None
         finally:
             self._waiting -= 1
         try:

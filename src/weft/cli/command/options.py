@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ Run = Callable[..., int | None]
 _ARGV, _TYPED = "weft.argv", "weft.typed"
 
 
+# Texts for people, bodies of requests, and patterns that everything matches.
+_MAY_BE_EMPTY = ("description", "comment", "reason", "data", "filter", "regex", "desired")
 _CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would swallow the next word
 _DRY_RUNS = {"--dry-run=client": _CLIENT, "--dry-run=server": "--dry-run"}
 
@@ -34,7 +37,27 @@ class Plain(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if any(_CLIENT in param.opts for param in self.params):
             args = [_DRY_RUNS.get(arg, arg) for arg in args]
-        return super().parse_args(ctx, args)
+        left = super().parse_args(ctx, list(args))
+        given = self.make_parser(ctx).parse_args(list(args))[0]
+        for param in self.params:
+            _refuse_empty(ctx, param, given.get(param.name or ""))
+        return left
+
+
+def _refuse_empty(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Raises UsageError for an empty value where it means nothing: mostly a shell's variable that isn't set. An empty field of an
+    object is that field's to refuse."""
+    name, values = param.name or "", value if isinstance(value, list | tuple) else (value,)
+    if "" not in values or name.startswith("spec__") or name in _MAY_BE_EMPTY:
+        return
+    shown = " ".join(word for word in (param.metavar or name.upper()).partition("--")[0].split() if "|" not in word)
+    words = re.findall(r"[A-Z_]+(?:/[A-Z_]+)?", shown)
+    what = f"argument {words[min(values.index(''), len(words) - 1)]}" if words else "an argument"
+    if isinstance(param, click.Option):
+        session = ctx.find_object(Session)
+        typed = {word.partition("=")[0] for word in session.typed} if session is not None else set()
+        what = next((flag for flag in param.opts if flag in typed), param.opts[0])
+    raise usage(f"{what} must not be empty", f"{ctx.command_path} --help")
 
 
 class WithCommand(Plain):
@@ -350,7 +373,8 @@ def _setting(
     check: Callable[[click.Context, Any], None] | None = None,
     **more: Any,
 ) -> click.Option:
-    def store(context: click.Context, _: click.Parameter, value: Any) -> None:
+    def store(context: click.Context, param: click.Parameter, value: Any) -> None:
+        _refuse_empty(context, param, value)
         if check is not None and value is not None:
             check(context, value)
         session = context.find_object(Session)

@@ -31,9 +31,9 @@ from weft.client.context import (
     write_context,
 )
 from weft.client.http import Http
-from weft.client.tls import fetch_ca, find_unknown_ca
+from weft.client.tls import check_digest, fetch_ca, find_unknown_ca
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound
+from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, describe_failure
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
@@ -46,7 +46,9 @@ def login_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(["--server"], metavar="URL", help="The server's address. [that of the context]"),
         click.Option(["--ca"], metavar="FILE", help="The server's CA certificate. [that of the context]"),
         click.Option(
-            ["--ca-sha256"], metavar="HEX", help="SHA-256 digest of the server's CA certificate, instead of --ca."
+            ["--ca-sha256"],
+            metavar="HEX",
+            help="SHA-256 digest of the CA certificate that --ca names, or the server shows.",
         ),
         click.Option(["--user"], metavar="NAME", help="Who logs in."),
         PASSWORD_STDIN,
@@ -194,10 +196,7 @@ def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256
     same = server is None or server.rstrip("/") == known.server.rstrip("/")
     text = known.ca if same else ""
     if ca is not None:
-        try:
-            text = Path(ca).read_text()
-        except (OSError, UnicodeDecodeError) as problem:
-            raise InvalidInput(f"--ca: {ca} can't be read: {problem}", field="--ca") from problem
+        text = _read_ca(ca, ca_sha256)
     elif ca_sha256 is not None:
         text = fetch_ca(server or known.server, ca_sha256)
     elif not same and (shown := find_unknown_ca(server or "")):
@@ -205,6 +204,31 @@ def _find_server(session: Session, server: str | None, ca: str | None, ca_sha256
         text = shown
     name = known.server_name if same else ""
     return Context(server=server or known.server, ca=text, server_name=name, project=session.project or known.project)
+
+
+def _read_ca(file: str, sha256: str | None) -> str:
+    """The CA certificate in ``file``. Raises InvalidInput for anything else, and for one with another digest."""
+    hint = "give the file with the server's CA certificate (PEM); --ca-sha256 alone fetches it from the server"
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        why = (
+            problem.strerror.lower() if isinstance(problem, OSError) and problem.strerror else describe_failure(problem)
+        )
+        raise InvalidInput(f"--ca: {file} can't be read: {why}", field="ca", hint=hint) from None
+    try:
+        digest = hash_ca(text)
+    except ValueError:
+        raise InvalidInput(f"--ca: {file} is not a certificate", field="ca", hint=hint) from None
+    if sha256 is not None:
+        check_digest(sha256)
+        if digest != sha256.lower().replace(":", ""):
+            raise InvalidInput(
+                f"--ca-sha256: the certificate in {file} has another digest: {digest}",
+                field="ca_sha256",
+                hint="give the right file, or leave out --ca: then the server's certificate is compared",
+            )
+    return text
 
 
 def _ask_trust(server: str, sha256: str) -> None:

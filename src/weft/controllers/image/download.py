@@ -30,6 +30,7 @@ from urllib.parse import unquote, urlsplit
 
 from weft.contracts.public_address import guard_connections
 from weft.contracts.unprivileged import drop_privileges
+from weft.objects.errors import describe_failure
 
 PIECE_BYTES = 256 * 1024
 MEMORY_BYTES = 1024**3
@@ -96,8 +97,8 @@ def main(parent: int, url: str, most: int, space: int, patience: float, allowed:
     except MemoryError:
         return _fail("the answer makes no sense: it never ends")
     except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
-        reason = getattr(problem, "reason", None) or getattr(problem, "strerror", None) or problem
-        return _fail(str(reason) or type(problem).__name__)
+        inner = problem.reason if isinstance(problem, urllib.error.URLError) else problem
+        return _fail(inner if isinstance(inner, str) else describe_failure(inner))
 
 
 def _fetch(url: str, most: int, space: int, patience: float) -> int:

@@ -23,6 +23,7 @@ from weft.controllers.receiver.outcome import Outcome, clean, hide
 from weft.controllers.receiver.post import post
 from weft.controllers.receiver.signature import sign
 from weft.kinds.receiver import PASSWORD, SIGNING_KEY, TOKEN, USERNAME, ReceiverSpec
+from weft.objects.errors import describe_failure
 
 AT_ONCE, AT_ONCE_IN_PROJECT = 128, 16
 
@@ -88,11 +89,11 @@ def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Me
     except http.client.RemoteDisconnected:
         return Outcome(False, 0, "it closed the connection without an answer")
     except OSError as problem:
-        return Outcome(False, 0, clean(problem.strerror or str(problem) or type(problem).__name__))
+        return Outcome(False, 0, clean(describe_failure(problem)))
     except http.client.HTTPException as problem:
-        return Outcome(False, 0, f"it answers with something else than HTTP ({type(problem).__name__})")
-    except Exception as problem:  # its text may have a secret in it
-        return Outcome(False, 0, f"it can't be notified ({type(problem).__name__})")
+        return Outcome(False, 0, describe_failure(problem))
+    except Exception:  # its text may have a secret in it
+        return Outcome(False, 0, "it can't be notified")
     finally:
         line.release()
 

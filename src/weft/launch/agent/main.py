@@ -93,7 +93,7 @@ def _join(options: argparse.Namespace) -> int:
             hint="weft token create --join prints the token; write it into a file",
         ) from None
     enrolment = join(
-        options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address
+        options.state.absolute(), options.server, token.strip(), options.ca_sha256, options.node, options.address or ""
     )
     print(f"node {enrolment.node} has joined {enrolment.server}")
     print(f"start its agent: weft agent {enrolment.node} --state {options.state.absolute()}")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from weft.agent.node.enrolment import default_node_name
 from weft.launch.agent.drivers import CONTAINERD, NETWORKS, RUNTIMES, VOLUMES
+from weft.launch.process.address import take_address, take_host, take_registry, take_server
 from weft.launch.process.amounts import Parser, cores, count, duration, port, size
 from weft.telemetry.logs.store import LEAST_BYTES, MOST_AGE_SECONDS, MOST_BYTES
 
@@ -19,7 +20,7 @@ _ISOLATED = re.compile(r"microvm|kata(-[a-z0-9]+)*")
 
 def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="weft agent join", description="Make this machine a node of a fabric.")
-    parser.add_argument("server", metavar="URL", help="the server, like https://10.0.0.1:8443")
+    parser.add_argument("server", metavar="URL", type=take_server, help="the server, like https://10.0.0.1:8443")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--token", help="a join token, from weft token create --join")
     given.add_argument("--token-file", type=Path, help="a file with the token")
@@ -28,7 +29,7 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--state", type=Path, help=f"folder for the node's data (default {STATE}/NODE)")
     parser.add_argument("--node", default=default_node_name(), help="the node's name (default: the host name)")
-    parser.add_argument("--address", default="", help="the node's address as other nodes reach it")
+    parser.add_argument("--address", type=take_host, help="the node's address as other nodes reach it")
     return _with_state(parser.parse_args(argv))
 
 
@@ -51,13 +52,20 @@ def make_agent_parser() -> Parser:
         metavar="FILE",
         help="a file with settings (default agent.yaml in the node's folder, if any)",
     )
-    parser.add_argument("--server", metavar="URL", help="the server's address (default: where the node joined)")
     parser.add_argument(
-        "--gateway", metavar="ADDRESS:PORT", help="the gateway's address (default: where it was when the node joined)"
+        "--server", metavar="URL", type=take_server, help="the server's address (default: where the node joined)"
+    )
+    parser.add_argument(
+        "--gateway",
+        metavar="ADDRESS:PORT",
+        type=take_address,
+        help="the gateway's address (default: where it was when the node joined)",
     )
     parser.add_argument("--run-dir", type=Path, help="folder for sockets, with a short path (default /run/weft/ID)")
     parser.add_argument("--link-prefix", help="prefix of link names, at most 4 characters")
-    parser.add_argument("--underlay-address", "--address", help="this node's address as other nodes reach it")
+    parser.add_argument(
+        "--underlay-address", "--address", type=take_host, help="this node's address as other nodes reach it"
+    )
     parser.add_argument("--underlay-link", help="the interface with this address")
     parser.add_argument("--cgroup", help="cgroup of the guests, below each controller's mount")
     parser.add_argument("--cpu", type=cores(), help="cores to offer to guests (default: all)")
@@ -127,6 +135,7 @@ def make_agent_parser() -> Parser:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
+        type=take_registry,
         help="an image registry to use over http without TLS, in addition to those on loopback (repeatable)",
     )
     parser.add_argument(

@@ -25,7 +25,7 @@ from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
-from weft.launch.process.address import split_address, take_address, take_origin, url_at
+from weft.launch.process.address import split_address, take_address, take_host, take_origin, take_server, url_at
 from weft.launch.process.amounts import Parser
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
@@ -59,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="ADDRESS:PORT",
         help="where functions are invoked by HTTP and the Lambda API (default 127.0.0.1:8445)",
     )
-    parser.add_argument("--publish-on", metavar="ADDRESS", help="also offer published ports on this address")
+    parser.add_argument(
+        "--publish-on", metavar="ADDRESS", type=take_host, help="also offer published ports on this address"
+    )
     parser.add_argument(
         "--allow-origin",
         action="append",
@@ -67,7 +69,9 @@ def main(argv: Sequence[str]) -> int:
         metavar="URL",
         help="origin whose pages may open web sockets",
     )
-    parser.add_argument("--server", metavar="URL", help="the API server's address (default https://127.0.0.1:8443)")
+    parser.add_argument(
+        "--server", metavar="URL", type=take_server, help="the API server's address (default https://127.0.0.1:8443)"
+    )
     options = parser.parse_args(argv)
     options.gateway = options.gateway or ["127.0.0.1:8444"]
     options.functions = options.functions or ["127.0.0.1:8445"]

@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
+from collections.abc import Callable
+from urllib.parse import urlsplit
 
+from weft.client.tls import split_server
 from weft.gateway.stream.origins import read_origin
 from weft.objects.errors import InvalidInput
 
 # "Every address", as a person may write it, and the one to reach it by from here.
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (compared, not bound)
+
+
+_HOST = re.compile(r"[A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]|[0-9A-Fa-f:.]+")
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -27,21 +33,58 @@ def url_at(host: str, port: int) -> str:
 
 def take_address(text: str) -> str:
     """ADDRESS:PORT from a command line; port 0 is any that is free. Raises ArgumentTypeError for anything else."""
-    _, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
+    host, _, port = text.rpartition(":")
+    if not _HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65_535:
         raise argparse.ArgumentTypeError(
             f"{text[:60]!r} is not an address and a port of at most 65535; write it like 127.0.0.1:8443"
         )
     return text
 
 
-def take_origin(text: str) -> str:
-    """An origin of pages from a command line. Raises ArgumentTypeError for anything else."""
+def take_host(text: str) -> str:
+    """An address of this machine from a command line. Raises ArgumentTypeError for anything else."""
     try:
-        read_origin(text)
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not an IP address; write it like 192.0.2.1") from None
+    return text
+
+
+def take_registry(text: str) -> str:
+    """HOST[:PORT] from a command line. Raises ArgumentTypeError for anything else."""
+    host, _, port = text.rpartition(":") if re.search(r":[0-9]*$", text) and text[:1] != ":" else (text, "", "443")
+    if not host or not _HOST.fullmatch(host):
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is not a host; write it like registry.example:5000")
+    take_address(f"{host}:{port}")
+    return text
+
+
+def take_server(text: str) -> str:
+    """The URL of a weft server from a command line. Raises ArgumentTypeError for anything else."""
+    return _take(split_server, text)
+
+
+def take_issuer(text: str) -> str:
+    """The URL of an OIDC provider from a command line. Raises ArgumentTypeError for anything else."""
+    parts = urlsplit(text)
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment or " " in text:
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} is not the URL of an OIDC provider; write it like https://login.example/realms/lab"
+        )
+    return text
+
+
+def _take(read: Callable[[str], object], text: str) -> str:
+    try:
+        read(text)
     except InvalidInput as problem:
         raise argparse.ArgumentTypeError(f"{problem.message}; {problem.hint}") from None
     return text
+
+
+def take_origin(text: str) -> str:
+    """An origin of pages from a command line. Raises ArgumentTypeError for anything else."""
+    return _take(read_origin, text)
 
 
 def take_source(text: str) -> str:

@@ -5,7 +5,9 @@ Each function makes an argparse type; argparse puts the option's name before its
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +27,16 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self._negative_number_matcher = re.compile(r"-\.?\d")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does; an empty value means nothing anywhere: ``--listen ''`` is a variable that isn't set."""
+        words = list(sys.argv[1:] if args is None else args)
+        for before, word in itertools.pairwise(["", *words]):
+            if not word:
+                self.error(f"{before if before.startswith('--') else 'an argument'} must not be empty")
+            if re.fullmatch(r"--[a-z0-9-]+=", word):
+                self.error(f"{word[:-1]} must not be empty")
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str) -> NoReturn:
         """End the process with a line that says what is wrong, and one that says what to type: not with all options."""

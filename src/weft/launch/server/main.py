@@ -18,7 +18,15 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.public_address import PUBLIC_ONLY
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.network import read_cidr
-from weft.launch.process.address import take_address, take_networks, take_origin, take_source
+from weft.launch.process.address import (
+    take_address,
+    take_host,
+    take_issuer,
+    take_networks,
+    take_origin,
+    take_registry,
+    take_source,
+)
 from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
@@ -93,6 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="HOST[:PORT]",
+        type=take_registry,
         help="an image registry to use over http without TLS, in addition to those on loopback (repeatable)",
     )
     parser.add_argument(
@@ -121,7 +130,10 @@ def make_parser() -> argparse.ArgumentParser:
         " (repeatable; default none)",
     )
     parser.add_argument(
-        "--publish-on", metavar="ADDRESS", help="also offer published ports on this address of this machine"
+        "--publish-on",
+        metavar="ADDRESS",
+        type=take_host,
+        help="also offer published ports on this address of this machine",
     )
     parser.add_argument(
         "--allow-origin",
@@ -246,7 +258,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="how long a VM that was suspended for another workload waits for its own node before it may resume on another one"
         " (default 60s)",
     )
-    parser.add_argument("--oidc-issuer", metavar="URL", help="OIDC provider at which people may log in")
+    parser.add_argument(
+        "--oidc-issuer", metavar="URL", type=take_issuer, help="OIDC provider at which people may log in"
+    )
     parser.add_argument(
         "--oidc-client", metavar="ID", default="weft", help="the server's client id there (default weft)"
     )

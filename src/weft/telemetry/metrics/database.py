@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable
+from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable, describe_failure
 from weft.objects.identity import METRICS_NAME
 
 OWN, OFF = "local", "off"
@@ -163,7 +163,7 @@ class Asker:
             ) from None
         except (OSError, http.client.HTTPException) as problem:
             raise Unavailable(
-                f"the database for metrics can't be reached: {getattr(problem, 'strerror', None) or type(problem).__name__}",
+                f"the database for metrics can't be reached: {describe_failure(problem)}",
                 hint="try again",
                 retry_after_seconds=1,
             ) from None

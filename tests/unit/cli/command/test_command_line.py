@@ -619,6 +619,26 @@ def test_no_word_that_is_merely_spelled_alike_leads_to_what_destroys_or_to_anoth
         assert not proposed or proposed[0] == "vm" or proposed[0] not in BY_NAME, (word, err)
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["cluster", "replicate", "vm/web", "--destination", ""], "--destination"),
+        (["vm", "get", ""], "argument NAME"),
+        (["api", "GET", ""], "argument PATH"),
+        (["cp", "", "vm/web:/tmp"], "argument FROM"),
+        (["vm", "delete", "-l", ""], "-l"),
+        (["wait", "vm/web", "--for="], "--for"),
+        (["--project", "", "vm", "list"], "--project"),
+        (["vm", "list", "--context", ""], "--context"),
+    ],
+)
+def test_an_empty_value_that_means_nothing_is_refused_with_its_name(
+    words: list[str], what: str, weft: Said, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words, SystemClock) == 2
+    assert capsys.readouterr().err.startswith(f"error: {what} must not be empty\n")
+
+
 def test_the_audit_log_is_not_asked_for_a_kind_that_does_not_exist(weft: Said) -> None:
     code, _, err = weft("audit list --kind vmm")
     assert code != 0 and "vmm" in err and "did you mean" in err
