@@ -39,6 +39,7 @@ def change(path: str, old: Any, new: Any) -> FieldChange:
         ("GET", "/v1/projects/lab/vms/web", "refused", "read", "vm/lab/web"),
         ("GET", "/v1/tokens", "by people", "read", "token//"),
         ("GET", "/v1/projects/lab/secrets/s", "by people", "read", "secret/lab/s"),
+        ("GET", "/v1/projects/lab/volumes/v", "refused", "read", "volume/lab/v"),
         ("GET", "/v1/audit", "by people", "read", "audit//"),
         ("GET", "/v1/audit:verify", "by people", "verify", "audit//"),
         ("GET", "/v1/blobs/ab", "by people", "read", "image//"),

@@ -14,6 +14,7 @@ from weft.api.request.target import Target, read_target
 from weft.api.route import Topic
 from weft.kinds.permissions import find_right_to_read
 from weft.kinds.record import Kind
+from weft.kinds.secret import SECRET
 from weft.objects.errors import WeftError
 from weft.trust.redaction import hide_in_text
 
@@ -39,7 +40,7 @@ def topic_of(method: str, target: Target) -> Topic:
         return Topic(_when(kind, target.verb), hide_in_text(target.verb[:63]), *about)
     verb = _VERBS.get(method, method.lower())
     if method == "GET":
-        is_guarded = find_right_to_read(kind) != "read" or kind.admission.seals
+        is_guarded = find_right_to_read(kind) != "read" or kind is SECRET
         return Topic("by people" if is_guarded else "refused", verb, *about)
     return Topic("refused" if kind.lifetime.ephemeral else "always", verb, *about)
 
