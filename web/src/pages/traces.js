@@ -61,6 +61,6 @@ const Choice = ({ name, words, of, value }) => html`<label>${words} <select valu
 // KIND/PROJECT/NAME, as a link where there is such a page.
 function About({ about }) {
   const [kind, where, name] = about.split('/');
-  if (!kinds.value.has(kind) || !name || name === '-') return html`<bdi>${about.slice(0, MOST_TEXT)}</bdi>`;
+  if (!kinds.value.has(kind) || !name || name === '-') return about === 'request/-/-' ? '–' : html`<bdi>${about.slice(0, MOST_TEXT)}</bdi>`;
   return html`<a class="mono" href=${toObject({ kind, project: where, name })}>${kind}/${name}</a> <span class="soft">${where === '-' ? '' : where}</span>`;
 }

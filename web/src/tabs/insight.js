@@ -19,7 +19,7 @@ const CLASSES = {
   batch: 'long stretches of work, and long ones of none', growing: 'it uses more and more', irregular: 'it wanders: its past says little of its future', unknown: 'no class fits well enough, or there is too little history',
 };
 
-export const profileKindOf = (kind) => (kind === 'node' ? 'nodeprofile' : 'workloadprofile');
+const profileKindOf = (kind) => (kind === 'node' ? 'nodeprofile' : 'workloadprofile');
 
 export function Insight({ row, object }) {
   const kind = kinds.value.get(profileKindOf(row.kind));

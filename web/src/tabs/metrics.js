@@ -5,7 +5,7 @@ import { ownEvents } from '../stream.js';
 import { route, setQuery } from '../state.js';
 import { Command } from '../ui/parts.js';
 import Chart from '../ui/chart.js';
-import { connect, lost, readAll } from './stream.js';
+import { connect, lost, readStream } from './stream.js';
 
 const SPANS = { '2m': [120, 0.2], '10m': [600, 1], '1h': [3600, 1], '1d': [86400, 10], '30d': [2592000, 300] };
 
@@ -44,7 +44,7 @@ export function Metrics({ row, kind }) {
       } catch (error) { say(error); if (!isOver) timer = setTimeout(follow, 5000); }
     };
     const read = async () => {
-      try { const text = await readAll(row, 'metrics', { time_range: length, granularity }); if (!isOver) take(text); } catch (error) { say(error); }
+      try { const text = await readStream(row, 'metrics', { time_range: length, granularity }); if (!isOver) take(text); } catch (error) { say(error); }
       if (!isOver) timer = setTimeout(read, 15000);
     };
     if (isLive) follow(); else read();

@@ -13,7 +13,7 @@ export async function connect(row, verb, input) {
 }
 
 // All that a short stream says, as text. Rejects with the words of its end where that is an error.
-export async function readAll(row, verb, input) {
+export async function readStream(row, verb, input) {
   const socket = await connect(row, verb, input);
   return new Promise((resolve, reject) => {
     const pieces = [];

@@ -34,7 +34,7 @@ export function actionsOf(rows) {
 }
 
 // Why none of these rows can have it now; '' if one can.
-export const untimely = (action, rows) => {
+const untimely = (action, rows) => {
   const late = rows.filter((row) => row.phase && phasesOf(row, action.name).length && !phasesOf(row, action.name).includes(row.phase));
   return late.length === rows.length ? `not while ${rows.length === 1 ? 'it is' : 'they are'} ${[...new Set(late.map((row) => row.phase))].join(', ')}` : '';
 };

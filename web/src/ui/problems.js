@@ -6,7 +6,7 @@ import { Age, Name, State } from './parts.js';
 export const ProblemList = ({ problems }) => html`<ul class="list">${problems.map((each) => html`<li key=${`${each.kind}/${each.project}/${each.name}`}>
   <div class="row"><${State} phase=${each.phase} health=${each.health} /><span class="soft">${kinds.value.get(each.kind)?.title ?? each.kind}</span><${Name} row=${each} />
     ${each.project && html`<span class="soft">${each.project}</span>`}<${Ways} row=${each} />${each.since && html`<span class="soft"><${Age} since=${each.since} /></span>`}</div>
-  <div>${each.note}</div>${each.hint && html`<div class="soft">${each.hint}</div>`}</li>`)}</ul>`;
+  <div>${each.note}</div>${each.hint && html`<div class="soft mono">${each.hint}</div>`}</li>`)}</ul>`;
 
 // Straight to what is asked next of a workload: why it waits, or what it printed.
 function Ways({ row }) {

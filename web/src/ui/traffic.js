@@ -4,7 +4,7 @@ import { useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { number, size } from '../format.js';
 import { may, project, toObject } from '../state.js';
-import { readAll } from '../tabs/stream.js';
+import { readStream } from '../tabs/stream.js';
 
 const OUTSIDE = 'outside';
 const OTHER_PROJECT = 'a workload of another project';
@@ -28,7 +28,7 @@ export function Traffic({ guests, onFound }) {
     const ask = async () => {
       for (let guest = rest.shift(); guest; guest = rest.shift()) {
         try {
-          const { flows } = JSON.parse(await readAll({ kind: guest.kind, project: guest.project, name: guest.name }, 'flows', { since: seconds }));
+          const { flows } = JSON.parse(await readStream({ kind: guest.kind, project: guest.project, name: guest.name }, 'flows', { since: seconds }));
           answers.set(nameOf(guest), [...(answers.get(nameOf(guest)) ?? []), ...flows.map((flow) => ({ ...flow, project: guest.project }))]);
         } catch { silent.push(nameOf(guest)); }
       }
@@ -78,7 +78,7 @@ function HeatMap({ found }) {
   </svg><p class="soft">Rows send; column n receives as row n names it. Darker is more, a sixth for each factor of ten; the darkest is ${size(most)}.</p>`;
 }
 
-export function makeMatrix(workloads, answers) {
+function makeMatrix(workloads, answers) {
   const sent = new Map();
   const received = new Map();
   const add = (counts, source, destination, bytes, packets) => {

@@ -7,7 +7,7 @@ import { moment, number, size, span } from '../../format.js';
 import { useHistory } from '../../history.js';
 import { health, kinds, link, may, toObject } from '../../state.js';
 import { ownEvents } from '../../stream.js';
-import { readAll } from '../../tabs/stream.js';
+import { readStream } from '../../tabs/stream.js';
 import { EventList } from '../../ui/events.js';
 import { Age, Name, State } from '../../ui/parts.js';
 import { Spark } from '../../ui/spark.js';
@@ -39,7 +39,7 @@ function useSeries(kind, row, runs, since) {
   useEffect(() => {
     if (!asks) return undefined;
     let isOver = false;
-    readAll(row, 'metrics', { time_range: 3600, granularity: 60 }).then((text) => !isOver && setSampled(JSON.parse(text).series), (error) => !isOver && setProblem(error.message));
+    readStream(row, 'metrics', { time_range: 3600, granularity: 60 }).then((text) => !isOver && setSampled(JSON.parse(text).series), (error) => !isOver && setProblem(error.message));
     return () => { isOver = true; };
   }, [row.uid, asks]);
   const own = (series) => series && { ...series, points: series.points.filter(([at]) => at >= since) };
