@@ -182,7 +182,7 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
     try:
         client.create({"kind": "vm", "name": name, "labels": {"note": "a" * 60}, "spec": spec})
         page = open_page("workloads")
-        expect(page.get_by_role("link", name=name)).to_be_visible()
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
         page.goto(f"{relay.address}/#/o/vm/default/{name}/spec")
         page.get_by_label("Spec as JSON").fill('{"image": "' + HOSTILE.replace('"', '\\"') + '"}')
         page.get_by_role("button", name="Try without changing").click()

@@ -78,8 +78,7 @@ def test_taking_a_snapshot(hand: Hand, fabric: Fabric) -> None:
 
 def test_opening_a_terminal(hand: Hand) -> None:
     hand.go("Workloads")
-    hand.click(hand.page.get_by_role("link", name="desk", exact=True))
-    hand.click(hand.page.get_by_role("link", name="Terminal"))
+    hand.click(hand.page.get_by_role("link", name="Terminal of desk"))
     expect(hand.page.locator(".screen")).to_be_visible()
     assert hand.clicks == written("open its terminal")
 

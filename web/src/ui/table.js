@@ -6,7 +6,7 @@ import { useCallback, useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { changedAt, show, table } from '../stream.js';
-import { kinds, noticeOf, project, route, setQuery, toObject } from '../state.js';
+import { kinds, may, noticeOf, project, route, setQuery, toObject } from '../state.js';
 import { ActionButtons } from './actions.js';
 import { layOut, useFit } from './columns.js';
 import { NODE_CELLS, NodeCell } from './nodes.js';
@@ -16,6 +16,7 @@ const NONE = [];
 const ROW = 32; // pixels, as in the style
 const PAGE = 200; // rows of one request
 const STEP = 16; // rows that enter and leave the document together
+const TERMINALS = new Set(['vm', 'container']); // kinds whose rows lead to one
 const KEPT = 512; // rows whose elements are told apart: those that leave it come back as others
 const chosen = signal(new Map()); // uid → row
 
@@ -138,7 +139,8 @@ class Row extends Component {
 // No component, since a scroll makes hundreds of cells a second; only an age is one, and follows the clock.
 function fillCell(column, row, text) {
   if (row.kind === 'node' && NODE_CELLS[column.title]) return html`<${NodeCell} name=${row.name} title=${column.title} text=${text} />`;
-  if (column.title === 'NAME') return Name({ row });
+  if (column.title === 'NAME') return row.health === 'running' && TERMINALS.has(row.kind) && may(`${row.kind}:exec`, row.project)
+    ? html`${Name({ row })} <a class="quick" href=${toObject(row, 'exec')} title="Terminal" aria-label=${`Terminal of ${row.name}`}>›_</a>` : Name({ row });
   if (column.title === 'AGE') return html`<${Age} since=${row.created_at} />`;
   if (column.title === 'PHASE' || column.title === 'STATUS') return State({ phase: text, health: row.health });
   if (column.title === 'NODE' && text && text !== '–') return html`<a class="mono" href=${toObject({ kind: 'node', name: text })}>${text}</a>`;
