@@ -297,7 +297,8 @@ def fold_lease(
     elif report.state == "pending" and (report.reason == LEASE_WAITS or lease.prepare_at > now):
         state = "Scheduled"
     elif report.state in ("pending", "preparing", "starting"):
-        state = "Preparing"
+        begun = former is not None and former.start == lease.start and former.state in ("Active", "Suspended")
+        state = "Active" if begun else "Preparing"  # its guest restarts, or resumes
     told = placed is not None and placed.reason in (LEASE_CONFLICT, LEASE_AT_RISK)
     warned = former is not None and former.warned and former.end == lease.end
     if (

@@ -12,12 +12,14 @@ from weft.controllers.workload.status import (
     DesiredWorkload,
     Place,
     fold_current,
+    fold_lease,
     fold_ready,
     fold_set_up,
     fold_status,
     has_been_resized,
 )
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
+from weft.kinds.fields.lease import AllocatedLease, LeaseRequest, LeaseStatus, PlannedPause
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition
@@ -321,3 +323,25 @@ def test_what_became_of_a_vm_s_first_boot_is_a_condition_and_a_failure_a_note() 
     asked = fold_set_up(WorkloadStatus(phase="Running"), AllocationReport(set_up="running"), None, 6.0)
     assert (asked.status, asked.reason) == ("Unknown", "Running")
     assert fold_set_up(WorkloadStatus(phase="Stopped"), AllocationReport(), done, 7.0) == done, "it stays done"
+
+
+def test_a_lease_is_late_only_if_it_began_so_not_where_its_guest_resumes_or_restarts() -> None:
+    held = AllocatedLease(mode="deadline", start=100.0, end=900.0, pauses=(PlannedPause(300.0, 320.0, 400.0),))
+    want = wished(wish(lease=LeaseRequest(mode="deadline", duration=700.0, deadline_at=1000.0)))
+    status: LeaseStatus | None = None
+    for state, now, started_at, expected in (
+        ("starting", 101.0, None, "Preparing"),
+        ("running", 102.0, 102.0, "Active"),
+        ("suspended", 320.0, 102.0, "Suspended"),
+        ("starting", 401.0, 102.0, "Active"),
+        ("running", 403.0, 403.0, "Active"),
+        ("starting", 500.0, 403.0, "Active"),  # it has crashed
+        ("running", 510.0, 510.0, "Active"),
+    ):
+        one = place(state, started_at=started_at)
+        one = msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, lease=held))
+        status = fold_lease(want, one, status, now)
+        assert status is not None and (status.state, status.late_seconds) == (expected, 0.0), (state, now)
+        assert (status.message == "") == (now >= 400.0)
+    late = fold_lease(want, one, None, 510.0)
+    assert late is not None and late.late_seconds == 410.0
