@@ -151,6 +151,27 @@ async def test_a_lease_that_others_may_suspend_is_not_suspended_past_its_deadlin
         await until_lease(lab, "work", "Done", 4 * HOUR)
 
 
+async def test_pauses_that_nothing_needs_any_more_go_with_the_next_plan(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab)
+        await promise(lab, "first", 4.0, 0.5, 0.6)
+        await until_lease(lab, "first", "Active")
+        await lab.put_vm("class", cpu=4.0, grace=0.0, lease=lease(start=at(lab, HOUR), duration=HOUR / 2))
+        await until_lease(lab, "class", "Scheduled")
+        await promise(lab, "work", 4.0, 1, 2.2, preemptible=True)
+        await until_lease(lab, "work", "Scheduled")
+        assert len((await read(lab, "work"))[1].pauses) == 1
+        await lab.delete("/vm/default/class")
+        await lab.until_gone("/vm/default/class")
+        await promise(lab, "urgent", 4.0, 0.5, 1.1)
+        await until_lease(lab, "urgent", "Scheduled")
+        _, work = await read(lab, "work")
+        assert work.end is not None
+        assert (work.pauses, work.suspended_seconds, round(work.end - work.start, 3)) == ((), 0.0, HOUR)
+        await until_lease(lab, "work", "Done", 3 * HOUR)
+        assert (await read(lab, "work"))[1] == work
+
+
 def draw_lease(chance: random.Random, lab: Lab) -> LeaseRequest:
     mode = chance.choice(["immediate", "best-effort", "reservation", "deadline", "deadline", "deadline"])
     duration = float(chance.choice([60, 120, 300]))

@@ -227,8 +227,8 @@ def plan_extension(engine: Engine, workload: Item, allocation: Item, now: float)
     return Commit(workload.key, [put(changed), put(envelope)], [unchanged(workload), unchanged(allocation)], [event])
 
 
-def plan_replanned(workload: Item, allocation: Item, lease: AllocatedLease, now: float) -> Commit:
-    """Give an allocation other times on its node, as its deadline lets it."""
+def join_replanned(commit: Commit, workload: Item, allocation: Item, lease: AllocatedLease, now: float) -> Commit:
+    """``commit``, which gives another lease its place, with other times for this one on its node, as its deadline lets it."""
     spec, changed, envelope = allocation.spec(AllocationSpec), edit(allocation), edit(workload)
     held, of = spec.lease, workload.envelope
     changed.spec = merge_part(changed.spec, msgspec.structs.replace(spec, lease=lease))
@@ -243,7 +243,13 @@ def plan_replanned(workload: Item, allocation: Item, lease: AllocatedLease, now:
         writes.append(put(envelope))
     text = f"another lease needs its place: {text}, and is done by {format_time(lease.end or now)}"
     event = Event("Normal", "LeaseReplanned", text, of.ref, SOURCE)
-    return Commit(workload.key, writes, [unchanged(workload), unchanged(allocation)], [event])
+    return Commit(
+        commit.key,
+        [*commit.writes, *writes],
+        [*commit.preconditions, unchanged(workload), unchanged(allocation)],
+        [*commit.events, event],
+        commit.made,
+    )
 
 
 def describe_place(spec: AllocationSpec, lease: AllocatedLease | None, now: float) -> str:

@@ -1,16 +1,13 @@
 """Which leases with deadlines run at other times, or on other nodes, so that one that fits nowhere does. Pure but for the engine's
 caches, and its snapshot, in which trials are counted and removed again.
 
-What is promised to a lease with a deadline is its end: one that hasn't begun may begin at any time that keeps it, and one that may
-be suspended is, for a while that is planned with both its times. Everything else keeps its place. A node begins no lease while the
-server doesn't hear it (``agent/server/contact.py``), so what begins later than ``AHEAD_SECONDS`` from now hasn't begun
-anywhere when its other times are stored.
+``flexible.py`` says which leases may; everything else keeps its place.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice, pairwise
 
 import msgspec
@@ -19,33 +16,26 @@ import numpy as np
 from weft.contracts.policy import Request
 from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import AllocatedLease, LeaseRequest, PlannedPause
-from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.parts.workload import WORKLOADS_BY_UID
-from weft.kinds.registry import find_kind
+from weft.objects.quantity import format_time
 from weft.scheduler.allocation.count import read_entry
+from weft.scheduler.allocation.flexible import Flexible, Read, can_save, list_flexible, list_rows, may_split
 from weft.scheduler.allocation.lease import list_nearest
-from weft.scheduler.allocation.preempt import SAVED_BYTES_PER_SECOND, may_suspend
+from weft.scheduler.allocation.preempt import SAVED_BYTES_PER_SECOND
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.plan import Lease, Mode, PlannedPiece, Standing
 from weft.scheduler.lease.promises import keep_work
-from weft.scheduler.table.facts import amounts_on
+from weft.scheduler.table.facts import amounts_on, name_for
 from weft.scheduler.table.trial import Trial
-from weft.scheduler.workload.request import Candidate, Waiting
+from weft.scheduler.workload.request import Candidate
 
-AHEAD_SECONDS = 60.0
 MOST_NODES = 16  # on which capacity is freed, and others may run
 MOST_FLEXIBLE = 12  # leases, in one plan
 MOST_OTHERS = 8  # in one commit
 SAVES_AT_LEAST_SECONDS = 15.0  # twice what writing the memory takes comes on top
 
-_TICK = (
-    2.0**-22
-)  # seconds: the least difference of two times since 1970; what is a multiple of it adds up without an error
-
-Read = Callable[[Item], Candidate | Waiting]
+_TICK = 2.0**-22  # seconds: the least difference of two times since 1970; multiples of it add up without an error
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -84,21 +74,6 @@ class Replan(msgspec.Struct, frozen=True):
     others: tuple[Replanned, ...]
 
 
-class _Flexible(msgspec.Struct, frozen=True):
-    workload: Item
-    allocation: Item
-    lease: AllocatedLease
-    deadline_at: float
-    begun: bool
-    rows: tuple[int, ...]  # that it may run on; its own first
-    splits: bool
-    candidate: Candidate | None  # None: it stays on its node
-
-    @property
-    def spec(self) -> AllocationSpec:
-        return self.allocation.spec(AllocationSpec)
-
-
 def replan(
     view: View, engine: Engine, read: Read, asked: Asked, now: float, budgets: Budgets, *, searches: bool = True
 ) -> Replan | None:
@@ -113,13 +88,14 @@ def replan(
         return None
     splits = asked.lease.mode == "deadline" and bool(asked.lease.preemptible)
     splits = splits and may_split(asked.candidate.workload, asked.request, budgets)
-    saving = tuple(row for row in rows if _can_save(view, snapshot.uids[row])) if splits else ()
+    saving = tuple(row for row in rows if can_save(view, snapshot.uids[row])) if splits else ()
     everywhere = _list_everywhere(engine, rows, now)
-    found = _list_flexible(view, engine, read, asked, rows, everywhere, now, budgets)
+    found = list_flexible(view, engine, read, asked.candidate.workload.uid, rows, everywhere, now, budgets)
     flexible = list(islice(found, MOST_FLEXIBLE))
-    for chosen in _choose_sets(flexible, alone=bool(saving)):
+    sets = _choose_sets(flexible, alone=bool(saving))
+    for number, chosen in enumerate(sets, 1):
         plan = _Plan(view, engine, asked, saving or tuple(rows), bool(saving), chosen, now)
-        if (better := plan.find(searches=searches)) is not None:
+        if (better := plan.find(searches=searches and number == len(sets))) is not None:
             return better
     return None
 
@@ -132,101 +108,11 @@ def _list_everywhere(engine: Engine, rows: Sequence[int], now: float) -> list[in
     return list(dict.fromkeys((*rows, *(int(row) for row in most))))
 
 
-def _choose_sets(flexible: list[_Flexible], *, alone: bool) -> Iterator[list[_Flexible]]:
+def _choose_sets(flexible: list[Flexible], *, alone: bool) -> list[list[Flexible]]:
     """Few before many."""
-    if alone:
-        yield []
-    yield from ([one] for one in flexible)
-    if len(flexible) > 1:
-        yield flexible
-
-
-def may_split(workload: Item, request: Request, budgets: Budgets) -> bool:
-    """Whether a lease may be suspended as planned: its kind can be, and no disruption budget counts it."""
-    can = any(verb.name == "suspend" for verb in find_kind(workload.envelope.kind).verbs)
-    return can and request.gpus is None and not budgets.find(workload)
-
-
-def _can_save(view: View, node_uid: str) -> bool:
-    return any("suspend" in node.report(NodeReport).capabilities for node in view.find(NODES_BY_UID, node_uid))
-
-
-def _list_flexible(
-    view: View,
-    engine: Engine,
-    read: Read,
-    asked: Asked,
-    rows: Sequence[int],
-    everywhere: Sequence[int],
-    now: float,
-    budgets: Budgets,
-) -> Iterator[_Flexible]:
-    """The leases on ``rows`` that may run at other times, ``everywhere``; those on the first nodes first."""
-    for row in rows:
-        for key in engine.snapshot.leases.list_keys(engine.snapshot.uids[row]):
-            item = view.get(key)
-            if item is None or item.spec(AllocationSpec).workload.uid == asked.candidate.workload.uid:
-                continue
-            if (found := _read_flexible(view, engine, read, item, row, everywhere, now, budgets)) is not None:
-                yield found
-
-
-def _read_flexible(
-    view: View,
-    engine: Engine,
-    read: Read,
-    item: Item,
-    row: int,
-    everywhere: Sequence[int],
-    now: float,
-    budgets: Budgets,
-) -> _Flexible | None:
-    spec, report, lease = item.spec(AllocationSpec), item.report(AllocationReport), item.spec(AllocationSpec).lease
-    if (
-        lease is None
-        or lease.mode != "deadline"
-        or lease.end is None
-        or lease.cancelled
-        or lease.suspension is not None
-    ):
-        return None
-    if item.deleting or spec.role != "active" or spec.migration or spec.storage or spec.desired != "run":
-        return None
-    workload = next(iter(view.find(WORKLOADS_BY_UID, spec.workload.uid)), None)
-    wants = spec_of(workload).lease if workload is not None else None
-    if workload is None or workload.deleting or wants is None or wants.deadline_at is None or spec_of(workload).gang:
-        return None
-    deadline_at = max(wants.deadline_at, lease.end)
-    splits = lease.preemptible and not spec.gpus and not budgets.find(workload)
-    splits = splits and any(verb.name == "suspend" for verb in find_kind(spec.workload.kind).verbs)
-    splits = splits and _can_save(view, spec.node_uid)
-    if report.state == "pending" and lease.prepare_at > now + AHEAD_SECONDS and not spec.waits_for:
-        candidate = _read_elsewhere(read, workload, spec)
-        others = _list_rows(engine, item, candidate.request, everywhere) if candidate is not None else []
-        if splits:
-            others = [other for other in others if _can_save(view, engine.snapshot.uids[other])]
-        rows = (row, *(other for other in others if other != row))
-        return _Flexible(workload, item, lease, deadline_at, False, rows, splits, candidate)
-    if splits and not lease.pauses and lease.start <= now and may_suspend(view, item):
-        return _Flexible(workload, item, lease, deadline_at, True, (row,), splits, None)
-    return None
-
-
-def _read_elsewhere(read: Read, workload: Item, spec: AllocationSpec) -> Candidate | None:
-    """It as a candidate for another node; None if it has something that only its node has."""
-    if spec.gpus or spec.volumes or spec.origin is not None:
-        return None
-    candidate = read(workload)
-    bound = isinstance(candidate, Waiting) or candidate.reserved or candidate.arriving is not None
-    return None if bound or isinstance(candidate, Waiting) else candidate
-
-
-def _list_rows(engine: Engine, item: Item, request: Request, rows: Sequence[int]) -> list[int]:
-    """Those of ``rows`` that take it, but for its cores and memory, which are counted over time."""
-    with engine.snapshot.trial() as trial:
-        trial.drop(item.key)
-        fits = engine.fits(msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2])))
-        return [row for row in rows if fits[row]]
+    sets = [[]] if alone else list[list[Flexible]]()
+    sets += [[one] for one in flexible]
+    return [*sets, flexible] if len(flexible) > 1 else sets
 
 
 class _Plan:
@@ -240,7 +126,7 @@ class _Plan:
         asked: Asked,
         rows: tuple[int, ...],
         splits: bool,
-        flexible: Sequence[_Flexible],
+        flexible: Sequence[Flexible],
         now: float,
     ) -> None:
         self._view, self._engine, self._asked, self._flexible, self._now = view, engine, asked, flexible, now
@@ -279,7 +165,7 @@ class _Plan:
             preemptible=bool(request.preemptible),
             priority=request.priority,
             requested=duration,
-            suspended_seconds=_find_lost(lease, duration),
+            suspended_seconds=_find_lost(lease, duration, 0.0),
         )
         others = []
         for one in self._flexible:
@@ -293,7 +179,7 @@ class _Plan:
         found = Replan(row, lease, tuple(others))
         return found if len(others) <= MOST_OTHERS and self._fits(found) else None
 
-    def _replan(self, one: _Flexible, pieces: list[PlannedPiece]) -> AllocatedLease | None:
+    def _replan(self, one: Flexible, pieces: list[PlannedPiece]) -> AllocatedLease | None:
         held = one.lease
         assert held.end is not None
         made = self._make_lease(pieces, one.spec.grace_seconds, 0.0)
@@ -313,7 +199,8 @@ class _Plan:
             end=made.end,
             pauses=made.pauses,
         )
-        return msgspec.structs.replace(other, suspended_seconds=_find_lost(other, whole))
+        former = held.suspended_seconds if one.begun else 0.0
+        return msgspec.structs.replace(other, suspended_seconds=_find_lost(other, whole, former))
 
     def _make_lease(self, pieces: list[PlannedPiece], grace: float, ahead: float) -> AllocatedLease | None:
         """Its times; None if its last piece is too short for more than its shutdown."""
@@ -340,7 +227,7 @@ class _Plan:
             for one in found.others:
                 spec = one.allocation.spec(AllocationSpec)
                 amounts = amounts_on(spec, spec.resources)
-                if one.candidate is not None and one.row not in _list_rows(
+                if one.candidate is not None and one.row not in list_rows(
                     self._engine, one.allocation, one.candidate.request, [one.row]
                 ):
                     return False
@@ -361,7 +248,7 @@ class _Plan:
         trial.put_leased(f"planned/{name}", entry, amounts[2])
         return fits
 
-    def _stand(self, one: _Flexible) -> Standing:
+    def _stand(self, one: Flexible) -> Standing:
         lease, spec = one.lease, one.spec
         assert lease.end is not None
         cpu, memory, _ = amounts_on(spec, spec.resources)
@@ -415,6 +302,16 @@ class _Plan:
         return time + self._origin
 
 
+def describe_other(one: Replanned, project: str | None) -> str:
+    """What happens to it, for people of ``project``."""
+    name = name_for(project, one.workload.envelope.ref)
+    if one.candidate is not None:
+        return f"{name} begins on another node for it"
+    if one.lease.pauses and one.lease.start == one.former.start:
+        return f"{name} is suspended for it from {format_time(one.lease.pauses[0].at)} on, and is done by its deadline"
+    return f"{name} begins at {format_time(one.lease.start)} for it, and is done by its deadline"
+
+
 def find_saving_seconds(memory: int) -> float:
     """What is planned to write so many bytes, and as much to read them."""
     return SAVES_AT_LEAST_SECONDS + math.ceil(2.0 * memory / SAVED_BYTES_PER_SECOND)
@@ -424,7 +321,7 @@ def _round_up(seconds: float) -> float:
     return math.ceil(seconds / _TICK) * _TICK
 
 
-def _find_lost(lease: AllocatedLease, duration: float) -> float:
-    """For how long a lease of that duration doesn't work between its start and its end."""
+def _find_lost(lease: AllocatedLease, duration: float, former: float) -> float:
+    """For how long a lease of that duration doesn't work between its start and its end; ``former`` if it has no pauses."""
     assert lease.end is not None
-    return max(0.0, lease.end - lease.start - duration) if lease.pauses else lease.suspended_seconds
+    return max(0.0, lease.end - lease.start - duration) if lease.pauses else former

@@ -25,7 +25,7 @@ from weft.scheduler.allocation.bind import (
     plan_waiting,
 )
 from weft.scheduler.allocation.count import read_entry
-from weft.scheduler.allocation.lease import plan_replanned
+from weft.scheduler.allocation.lease import join_replanned
 from weft.scheduler.allocation.preempt import join_victims, preempting
 from weft.scheduler.allocation.promise import withdraw
 from weft.scheduler.batches import Batch
@@ -100,27 +100,26 @@ class Binder:
         commit = plan_placement(
             self._view, candidate, node, uid, load, place.explanation, timing, line, self._update_status
         )
-        if place.others:
-            commit = join([commit, *(self._replan(other, timing) for other in place.others)])
+        for other in place.others:
+            commit = self._replan(commit, other, timing)
         if way is None:
             return commit
         self.batch.resized += [victim.key for victim in way.victims]
         return join_victims(self._view, commit, way, candidate.workload, timing.at, self._elsewhere_seconds)
 
-    def _replan(self, other: ReplannedPlace, timing: Timing) -> Commit:
-        """Count the place that a lease gets instead of its own, and plan its commit. Until that is stored it has both."""
+    def _replan(self, commit: Commit, other: ReplannedPlace, timing: Timing) -> Commit:
+        """``commit`` with the place that a lease gets instead of its own. Until that is stored both are counted."""
         one = other.lease
         spec = one.allocation.spec(AllocationSpec)
         if other.place is not None:
-            commit = self.bind(other.place, timing)
-            why = "another lease needs its place"
-            return withdraw(self._view, commit, one.workload, one.allocation, why, timing.at)
+            elsewhere, why = self.bind(other.place, timing), "another lease needs its place"
+            return join([commit, withdraw(self._view, elsewhere, one.workload, one.allocation, why, timing.at)])
         amounts = amounts_on(spec, spec.resources)
         name = f"{one.allocation.key} replanned"
         entry = read_entry(spec.node_uid, one.lease, spec.grace_seconds, amounts[:2], timing.at)
         self._snapshot.put_leased(name, entry, 0)
         self.batch.assumed.append(name)
-        return plan_replanned(one.workload, one.allocation, one.lease, timing.at)
+        return join_replanned(commit, one.workload, one.allocation, one.lease, timing.at)
 
     def refuse(self, refusal: Refusal, timing: Timing) -> Commit | None:
         """Record why it has no place."""

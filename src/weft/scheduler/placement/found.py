@@ -10,8 +10,9 @@ from weft.contracts.clock import Clock
 from weft.informer.disruption.budgets import Budgets
 from weft.informer.view import View
 from weft.scheduler.allocation.bind import Timing
+from weft.scheduler.allocation.flexible import Read
 from weft.scheduler.allocation.preempt import Way
-from weft.scheduler.allocation.replan import Read, Replanned
+from weft.scheduler.allocation.replan import Replanned
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.gang.search_budget import Budget

@@ -5,12 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from weft.informer.workloads import spec_of
-from weft.objects.quantity import format_time
-from weft.scheduler.allocation.replan import Asked, Replanned, replan
+from weft.scheduler.allocation.replan import Asked, Replanned, describe_other, replan
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.placement.found import Placement, ReplannedPlace, Search
 from weft.scheduler.placement.preemption import without_capacity
-from weft.scheduler.table.facts import name_for
 from weft.scheduler.workload.request import Candidate
 
 
@@ -25,7 +23,7 @@ def find_replanned(search: Search, candidate: Candidate, now: float) -> Placemen
     search.plan_budget.spend(began, search.clock.elapsed())
     if found is None:
         return None
-    notes = tuple(_describe(one, workload.envelope.project) for one in found.others)
+    notes = tuple(describe_other(one, workload.envelope.project) for one in found.others)
     candidate = msgspec.structs.replace(candidate, lease=found.lease, preempts=notes)
     explanation = explain(engine, without_capacity(candidate.request), workload.uid, found.row)
     others = tuple(ReplannedPlace(one, _place(search, one)) for one in found.others)
@@ -41,13 +39,3 @@ def _place(search: Search, one: Replanned) -> Placement | None:
         trial.drop(one.allocation.key)
         explanation = explain(search.engine, without_capacity(request), one.workload.uid, one.row)
     return Placement(candidate, one.row, explanation)
-
-
-def _describe(one: Replanned, project: str | None) -> str:
-    """What happens to it, for people of ``project``."""
-    name = name_for(project, one.workload.envelope.ref)
-    if one.candidate is not None:
-        return f"{name} begins on another node for it"
-    if one.lease.pauses and one.lease.start == one.former.start:
-        return f"{name} is suspended for it from {format_time(one.lease.pauses[0].at)} on, and is done by its deadline"
-    return f"{name} begins at {format_time(one.lease.start)} for it, and is done by its deadline"

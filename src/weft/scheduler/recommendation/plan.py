@@ -35,6 +35,7 @@ from weft.objects.schema import read_strict
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.allocation.preempt import describe_kept, find_way, read_need
 from weft.scheduler.allocation.preempt import describe_way as describe_victims
+from weft.scheduler.allocation.replan import Asked, describe_other, replan
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
@@ -126,6 +127,8 @@ def answer(
             if chosen is None and need.lease is not None:  # its capacity is counted over time
                 found = find_slot(engine, request, workload.uid, need.lease, need.grace_seconds, now)
                 chosen = found.row if isinstance(found, Opening) else None
+            if chosen is None and need.lease is not None:
+                chosen, preempts = _replan(view, engine, candidate, strategy, now)
             if chosen is None:
                 protected: dict[Allowance, list[str]] = {}
                 way = find_way(view, engine, need, now, Budgets(view), protected)
@@ -150,6 +153,19 @@ def answer(
             notes=[*([silence] if silence else []), *preempts, *given_up, *explanation.warnings, *explanation.notes],
             suggestions=suggest(view, snapshot, fabric, workload, here, engine.fits(request), now) if fabric else [],
         )
+
+
+def _replan(
+    view: View, engine: Engine, candidate: Candidate, strategy: str, now: float
+) -> tuple[int | None, list[str]]:
+    """The node of a lease that fits once leases with deadlines run at other times, and a sentence on each of these."""
+    spec = spec_of(candidate.workload)
+    assert spec.lease is not None
+    asked = Asked(candidate, spec.lease, spec.grace)
+    found = replan(view, engine, lambda item: read_candidate(view, item, strategy, []), asked, now, Budgets(view))
+    if found is None:
+        return None, []
+    return found.row, [describe_other(one, candidate.workload.envelope.project) for one in found.others]
 
 
 def _assume(
