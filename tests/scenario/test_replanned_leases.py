@@ -12,6 +12,7 @@ from tests.long import examples
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.test_lease_promises import at
 from tests.scenario.test_preemption import add_node, lease, read, state, until_lease
+from tests.scenario.test_scheduler_answers import ask
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import LeaseRequest
@@ -41,6 +42,9 @@ async def test_leases_with_deadlines_that_have_not_begun_make_room_for_one_that_
         await until_lease(lab, "first", "Active")
         await promise(lab, "second", 4.0, 4, 20)  # follows the first one
         await until_lease(lab, "second", "Scheduled")
+        asked = {"mode": "deadline", "duration": HOUR, "deadline_at": at(lab, 2.5 * HOUR), "preemptible": False}
+        dry = await ask(lab, "dry", kind="vm", changes={"image": "tiny", "cpu": 4.0, "grace": 0.0, "lease": asked})
+        assert dry.best == "n1" and any(note.startswith("vm/second begins at ") for note in dry.notes)
         await promise(lab, "urgent", 4.0, 1, 2.5)
         await until_lease(lab, "urgent", "Scheduled")
         _, second = await read(lab, "second")
@@ -170,6 +174,30 @@ async def test_pauses_that_nothing_needs_any_more_go_with_the_next_plan(tmp_path
         assert (work.pauses, work.suspended_seconds, round(work.end - work.start, 3)) == ((), 0.0, HOUR)
         await until_lease(lab, "work", "Done", 3 * HOUR)
         assert (await read(lab, "work"))[1] == work
+
+
+async def test_one_whose_node_is_lost_takes_the_place_of_one_that_can_wait(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        nodes = {name: await add_node(lab, name) for name in ("n1", "n2")}
+        begun = lab.clock.now()
+        for number in (1, 2):  # both nodes are full at first
+            await promise(lab, f"now-{number}", 4.0, 0.5, 0.6)
+            await until_lease(lab, f"now-{number}", "Active")
+        await promise(lab, "tight", 4.0, 1, 1.7)
+        await until_lease(lab, "tight", "Scheduled")
+        await promise(lab, "loose", 4.0, 1, 9)
+        await until_lease(lab, "loose", "Scheduled")
+        homes = {name: (await read(lab, name))[0].node for name in ("tight", "loose")}
+        assert sorted(homes.values()) == ["n1", "n2"]
+        await nodes[homes["tight"]].die()
+
+        async def elsewhere() -> bool:
+            return homes["loose"] in [one.node for one in await lab.allocations() if one.workload.name == "tight"]
+
+        await lab.until(elsewhere, 120)
+        await until_done(lab, "tight", begun + 1.7 * HOUR + 5)
+        await until_done(lab, "loose", begun + 9 * HOUR + 5)
+        assert (await read(lab, "loose"))[0].node == homes["loose"]
 
 
 def draw_lease(chance: random.Random, lab: Lab) -> LeaseRequest:
