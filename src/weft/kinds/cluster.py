@@ -181,10 +181,11 @@ CLUSTER = Kind(
         readers="shared",
         status_writer="clusters",
         further_rights=_find_rights,
-        # How it is reached, what it may do, and the names of projects here and there: its name and its phase are for everyone.
+        # How it is reached, what it may do, the names of projects here and there, and how old the points of any project's replica
+        # are: its name and its phase are for everyone.
         fabric_fields=(
             *("spec.url", "spec.ca", "spec.peer_uid", "spec.grants", "spec.projects", "spec.witness", "spec.sealed"),
-            *("status.peer_uid", "status.epoch", "status.message"),
+            *("status.peer_uid", "status.epoch", "status.message", "status.lag_seconds", "status.rpo_seconds"),
         ),
     ),
     admission=Admission(
