@@ -274,6 +274,10 @@ def test_the_commands_list_export_and_verify(lab: DoorsLab, tmp_path: Path) -> N
     assert said.code == 0 and f"→ {file}" in said.err
     exported = file.read_bytes().splitlines()
     assert exported == [*read_after(lab.folder / "audit", 0)][: len(exported)]
+    again = weft(lab, "audit", "export", str(file))
+    assert again.code == 2 and f"{file} exists already" in again.err and "--force" in again.err
+    assert file.read_bytes().splitlines() == exported
+    assert weft(lab, "audit", "export", str(file), "--force").code == 0
     assert weft(lab, "audit", "export").out.encode().splitlines()[: len(exported)] == exported
     for words in ([], [str(file)]):
         said = weft(lab, "audit", "verify", *words)

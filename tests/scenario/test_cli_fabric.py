@@ -1243,6 +1243,11 @@ def test_a_support_bundle_has_what_is_needed_and_no_secret(
     assert said.code == 0, said.err
     assert (tmp_path / "out.tar.gz").stat().st_mode & 0o777 == 0o600
     assert fabric.weft("support", "bundle", "--file", "out.tar.gz").code == 2, "what is there is not written over"
+    (tmp_path / "plan.svg").write_text("mine")
+    refused = fabric.weft("calendar", "--plot", "plan.svg")
+    assert refused.code == 2 and "plan.svg exists already" in refused.err
+    assert fabric.weft("calendar", "--plot", "plan.svg", "--force").code == 0
+    assert fabric.weft("support", "bundle", "--file", "out.tar.gz", "--force").code == 0
     with tarfile.open(tmp_path / "out.tar.gz") as archive:
         files = {one.name: archive.extractfile(one).read().decode() for one in archive.getmembers()}  # type: ignore[union-attr]
     names = {name.partition("/")[2] for name in files}

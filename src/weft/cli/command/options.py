@@ -315,6 +315,11 @@ def dry_runs() -> list[click.Parameter]:
     ]
 
 
+def replace() -> click.Option:
+    """For commands that write a file of a name that people give."""
+    return click.Option(["--force"], is_flag=True, help="Replace the file if it exists already.")
+
+
 def detach() -> click.Option:
     return _setting(["--detach"], "detach", "Don't wait.", is_flag=True)
 

@@ -1,4 +1,5 @@
-"""Files that are written here from a guest or a backup: whole under their name, or not there."""
+"""Files that are written here: what is there is replaced only if people say so; those from a guest or a backup are whole under
+their name, or not there."""
 
 from __future__ import annotations
 
@@ -9,7 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from weft.objects.errors import InvalidInput
+
 ANY_MODE = 0o777  # without the set-user-ID bits, which a guest doesn't hand out here
+
+
+def refuse_existing(path: Path, flag: str, *, force: bool) -> None:
+    """Raises InvalidInput for a file that would be replaced. A pipe or a device is written to."""
+    if path.is_file() and not force:
+        raise InvalidInput(
+            f"{flag}: {path} exists already", field=flag, hint="give another name, or --force to replace it"
+        )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from weft.cli.output.formats import print_data, print_rows
 from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.session import Session
+from weft.cli.stream.whole_file import refuse_existing
 from weft.client.audit import read_all, read_newest, verify_server
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
@@ -46,6 +47,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             help="Only what NAME did: a user, a token (token:ID), or a node (node:UID).",
         ),
         click.Option(["--kind", "of_kind"], default="", metavar="KIND", help="Only what was done to objects of KIND."),
+        options.replace(),
         click.Option(["--outcome"], type=click.Choice(["allowed", "refused", "failed"]), help="Only these."),
         click.Option(
             ["-n", "--tail"],
@@ -69,6 +71,7 @@ def _run(
     until: float | None,
     actor: str,
     of_kind: str,
+    force: bool,
     outcome: str | None,
     tail: int | None,
 ) -> int | None:
@@ -84,7 +87,7 @@ def _run(
     if act == "verify":
         return _verify(session, files)
     if act == "export":
-        _export(session, files, query)
+        _export(session, files, query, force=force)
         return None
     if files:
         raise click.UsageError("list takes no file: weft audit verify FILE")
@@ -117,9 +120,11 @@ def _row(record: AuditRecord) -> list[str]:
     ]
 
 
-def _export(session: Session, files: tuple[Path, ...], query: dict[str, str]) -> None:
+def _export(session: Session, files: tuple[Path, ...], query: dict[str, str], *, force: bool) -> None:
     if len(files) > 1:
         raise click.UsageError("export takes one FILE, or none for standard output")
+    for file in files:
+        refuse_existing(file, "FILE", force=force)
     records = read_all(session.client.http, query)
     first = list(itertools.islice(records, 1))  # what the server refuses leaves no file
     count = 0

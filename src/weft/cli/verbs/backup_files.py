@@ -25,7 +25,7 @@ from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial, write_bytes
-from weft.cli.stream.whole_file import written_whole
+from weft.cli.stream.whole_file import refuse_existing, written_whole
 from weft.cli.verbs.get import show_objects
 from weft.cli.verbs.list import list_kind
 from weft.kinds.record import Kind
@@ -101,6 +101,7 @@ def get_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             metavar="FILE|FOLDER|FORM",
             help="The file to write, with -r a new folder, or an archive if it ends in .tar; of a backup: its form.",
         ),
+        options.replace(),
         click.Option(["-r", "--recursive"], is_flag=True, help="All of a folder; without -o as a tar archive."),
         *_place(),
         *options.selectors(kind),
@@ -117,6 +118,7 @@ def _get(
     kind: Kind,
     words: tuple[str, ...],
     out: str | None,
+    force: bool,
     recursive: bool,
     disk: str,
     partition: int | None,
@@ -146,6 +148,7 @@ def _get(
 
             _run(session, words[0], asked, unpack)
         return OK
+    refuse_existing(Path(str(out)), "-o", force=force)
     with _written(
         Path(str(out)), 0o600 if recursive else _find_mode(session, words[0], {**asked, "act": "list"})
     ) as descriptor:

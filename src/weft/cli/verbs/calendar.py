@@ -14,6 +14,7 @@ from weft.cli.output.local_time import render_time
 from weft.cli.output.table import make_columns
 from weft.cli.output.time_scale import TimeScale, draw_bar, find_span, make_scale, write_scale
 from weft.cli.session import Session
+from weft.cli.stream.whole_file import refuse_existing
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 
@@ -25,6 +26,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Option(["--node"], metavar="NODE", help="Only this node."),
         click.Option(["--plot"], metavar="FILE", help="Write a picture to this SVG file."),
+        options.replace(),
         options.all_projects(),
         *options.table(),
         options.output(),
@@ -32,7 +34,9 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     return options.build(verb, f"{entry.summary}.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None) -> None:
+def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None, force: bool) -> None:
+    if plot is not None:
+        refuse_existing(Path(plot), "--plot", force=force)
     if node is not None:
         session.client.get("node", node)  # raises NotFound
     entries = [one for one in _list(session) if node in (None, one["node"])]

@@ -28,6 +28,7 @@ from weft.cli.output.terminal import clean, find_width
 from weft.cli.recovery.report import describe_runs, leave_out_runs
 from weft.cli.session import Session
 from weft.cli.snapshot.description import describe_use, shorten_snapshot
+from weft.cli.stream.whole_file import refuse_existing
 from weft.cli.verbs.events import draw_events, read_own
 from weft.cli.wait.batch import each
 from weft.client.usage import fetch_usage
@@ -48,16 +49,19 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def migration_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     made = command(verb, entry, kind)
-    made.params.insert(
-        1, click.Option(["--plot"], metavar="FILE", help="Also draw the migration's progress, as an SVG file.")
-    )
+    help_ = "Also draw the migration's progress, as an SVG file."
+    made.params[1:1] = [click.Option(["--plot"], metavar="FILE", help=help_), options.replace()]
     return made
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None) -> int:
+def _run(
+    session: Session, kind: Kind | None, words: tuple[str, ...], plot: str | None = None, force: bool = False
+) -> int:
     targets = resolve(session, kind, words)
     if plot is not None and len(targets) != 1:
         raise click.UsageError("--plot draws one migration: give one name")
+    if plot is not None:
+        refuse_existing(Path(plot), "--plot", force=force)
 
     def describe(target: Target) -> None:
         obj = session.client.get(target.kind.name, target.name)

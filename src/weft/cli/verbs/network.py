@@ -30,6 +30,7 @@ from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.stream.watch import watch_documents
+from weft.cli.stream.whole_file import refuse_existing
 from weft.kinds.parts.stream_verbs import LONGEST_SINCE_SECONDS
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
@@ -121,6 +122,7 @@ def topology_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
             help="Show nodes or places (zone and rack) [node; place if there are more than 200 nodes].",
         ),
         click.Option(["--plot"], metavar="FILE", help="Write a map to this SVG file."),
+        options.replace(),
         *options.table(),
         options.output(),
     ]
@@ -129,7 +131,7 @@ def topology_command(verb: str, entry: Entry, kind: Kind | None) -> click.Comman
     )
 
 
-def _topology(session: Session, kind: Kind | None, node: str, by: str | None, plot: str | None) -> None:
+def _topology(session: Session, kind: Kind | None, node: str, by: str | None, plot: str | None, force: bool) -> None:
     if session.given_project:
         raise usage(f"-p {session.given_project}: the network between the nodes belongs to no project", "leave -p out")
     if node and by == "place":
@@ -138,6 +140,8 @@ def _topology(session: Session, kind: Kind | None, node: str, by: str | None, pl
         raise usage(
             f"--plot: a map is written as SVG, and {plot!r} doesn't end with .svg", "for example --plot map.svg"
         )
+    if plot is not None:
+        refuse_existing(Path(plot), "--plot", force=force)
     found = fetch_topology(session, by or "", node)
     if plot is not None:
         try:

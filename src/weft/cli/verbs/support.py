@@ -21,6 +21,7 @@ from weft.cli.command.grammar import Entry
 from weft.cli.command.settings import find_settings
 from weft.cli.output.timestamp import render_moments
 from weft.cli.session import Session
+from weft.cli.stream.whole_file import refuse_existing
 from weft.cli.verbs.doctor import examine
 from weft.cli.verbs.version import ask_server
 from weft.client.context import FILE, FOLDER
@@ -41,6 +42,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params = [
         click.Argument(["act"], type=click.Choice(["bundle"]), default="bundle", metavar="bundle"),
         click.Option(["--file"], metavar="FILE", help="Archive to write. [weft-support-VERSION.tar.gz]"),
+        options.replace(),
         click.Option(
             ["--state", "folder"], metavar="DIR", help="The state folder whose logs to pack. [the .weft of this clone]"
         ),
@@ -54,12 +56,15 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     )
 
 
-def _run(session: Session, kind: Kind | None, act: str, file: str | None, folder: str | None) -> int:
+def _run(session: Session, kind: Kind | None, act: str, file: str | None, force: bool, folder: str | None) -> int:
     session.would("read objects, events and logs, and write one archive without secrets")
     path = Path(file or f"weft-support-{weft.__version__}.tar.gz")
+    refuse_existing(path, "--file", force=force)
     state = Path(folder) if folder else _find_state()
     known = _list_known(session, state)
     try:
+        if force:
+            path.unlink(missing_ok=True)  # the new one is its owner's alone, whatever the former was
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as problem:
         raise InvalidInput(
