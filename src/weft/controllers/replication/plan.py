@@ -34,7 +34,6 @@ HISTORY_SECONDS, SPAN_SECONDS = 3600.0, 300.0
 # Refusals that only people end.
 _STALE, _GONE = "staleGeneration", "replicaGone"
 RESTING = ("Paused", "HandedOver")  # phases in which nothing is sent
-_STUCK = (_STALE, *REFUSALS)
 
 
 _RELEASING = "waits for {} or the witness to answer that it doesn't take over automatically any more"
@@ -388,9 +387,12 @@ def note_age(status: ReplicationStatus, age: float, now: float) -> ReplicationSt
 def _fail(facts: ReplicationFacts, reason: str, message: str, now: float) -> ReplicationPlan:
     """The next try takes a new snapshot, and sends all that changed since the replica's newest point."""
     status = facts.status
-    stuck = reason in _STUCK
-    pause = SLOW_RETRY_SECONDS if stuck else min(MOST_RETRY_SECONDS, LEAST_RETRY_SECONDS * 2 ** min(status.failures, 8))
-    if not stuck and status.point is not None and now - status.point.begun_at < facts.spec.rpo:
+    pause = min(MOST_RETRY_SECONDS, LEAST_RETRY_SECONDS * 2 ** min(status.failures, 8))
+    if reason in REFUSALS:  # people mend it, at the other cluster mostly, and wait for what they did to show
+        pause = MOST_RETRY_SECONDS
+    elif reason == _STALE:
+        pause = SLOW_RETRY_SECONDS
+    elif status.point is not None and now - status.point.begun_at < facts.spec.rpo:
         pause = min(pause, facts.spec.rpo * RETRY_SHARE)  # a line that drops for a moment doesn't break a short RPO
     failed = replace(
         status,

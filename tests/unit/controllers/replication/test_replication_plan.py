@@ -176,6 +176,15 @@ def test_a_failure_takes_a_new_snapshot_after_a_pause_that_grows_and_keeps_the_n
     assert plan_replication(make_facts(plan.status, point=take("a")), late + 60).begin
 
 
+@pytest.mark.parametrize(("failures", "reason"), [(0, "nameTaken"), (9, "nameTaken"), (0, "forbidden")])
+def test_what_the_other_cluster_refused_is_tried_again_within_half_a_minute(failures: int, reason: str) -> None:
+    facts = order_next()
+    tried = msgspec.structs.replace(facts.status, failures=failures)
+    report = SendReport(uid="r", attempt=1, phase="failed", reason=reason, message="no")
+    plan = plan_replication(msgspec.structs.replace(facts, status=tried, report=report), NOW)
+    assert plan.status.retry_at == NOW + MOST_RETRY_SECONDS == NOW + 30
+
+
 @pytest.mark.parametrize("rpo", [10.0, 60.0])
 def test_pauses_are_short_while_the_newest_point_is_younger_than_the_rpo(rpo: float) -> None:
     facts = order_next()

@@ -40,12 +40,12 @@ def is_going_back(obj: Object) -> bool:
 
 
 def refuse_vms_volume(volume: Object) -> None:
-    """Raises IllegalTransition for a volume that a VM has: its machine holds the disk."""
+    """Raises IllegalTransition for a volume that a VM has, whether it runs or not: snapshots of it are taken with the VM's."""
     holder = dig(volume, "status.attached_to")
     if holder and holder["kind"] == "vm":
         name = holder["name"]
         raise IllegalTransition(
-            f"volume/{volume['name']} is attached to vm/{name}, whose machine has it open",
+            f"volume/{volume['name']} is attached to vm/{name}: its snapshots are taken with those of the VM",
             reason="inUse",
             hint=f"take a snapshot of the VM with all its disks: weft vm snapshot {name}; or detach it: "
             f"weft volume detach {volume['name']} {name}",
