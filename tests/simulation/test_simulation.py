@@ -45,7 +45,7 @@ def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(stor
 @pytest.mark.parametrize(("store", "seed"), [("sqlite", 11), *long(("memory", 10), ("memory", 12))])
 def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: Store, seed: int) -> None:
     trace = run_simulation(seed, FAULTS, store, {**MISFORTUNES, "older store restored": 45})
-    assert trace.faults["older store restored"] > 10, trace
+    assert trace.faults["older store restored"] >= 5, trace
     assert not trace.violations, trace
 
 

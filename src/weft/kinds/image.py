@@ -12,7 +12,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import find_condition, reaches
-from weft.kinds.parts.image.image_work import ImageOrder
+from weft.kinds.parts.image_work import ImageOrder
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import (
     Access,
@@ -126,11 +126,6 @@ def read_cores(text_: str) -> tuple[int, int]:
             f"spec.warm.cpu: {text_} is not a range from 1 to {MOST_WARM_CPUS}", field="spec.warm.cpu", hint="write 1-4"
         )
     return least, most
-
-
-def name_order(memory: int, least_cpu: int, most_cpu: int) -> str:
-    """An order for a booted machine, as a node's word about it names it."""
-    return f"{memory}/{least_cpu}-{most_cpu}"
 
 
 def find_obstacle(status: Mapping[str, Any]) -> str | None:

@@ -20,7 +20,7 @@ from weft.kinds.allocation import ROOT
 from weft.kinds.image import IMAGE, IMAGES_BY_SNAPSHOT, IMAGES_BY_UID, ImageSpec, ImageStatus, source_key
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.orders import find_report
-from weft.kinds.parts.image.image_work import ImageOrder, ImageReport
+from weft.kinds.parts.image_work import ImageOrder, ImageReport
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid

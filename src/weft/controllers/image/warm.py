@@ -23,10 +23,10 @@ from weft.kinds.image import (
     ImageSpec,
     ImageStatus,
     find_obstacle,
-    name_order,
     read_cores,
 )
 from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.parts.image_work import name_order
 from weft.objects.envelope import Condition, set_condition
 
 _MOST_NAMED, _MOST_LETTERS = 8, 200  # in a condition
