@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from tests.scenario.migration_lab import World
-from tests.scenario.two_clusters_lab import Cluster, two_clusters
+from tests.scenario.two_clusters_lab import TERMS, Cluster, two_clusters
 
 from weft.client.cluster.peer import connect_peer
 from weft.contracts.store import Delete
@@ -62,8 +62,14 @@ def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its
     assert east.side.run(east.lab.every("allocation")) == []
     until_empty(east, "endpoint")
     west_arrivals(west, 0)
+    east.client.patch("cluster", "west", {"spec": TERMS})
+    back = west.until_phase("migration", west.migrate("web", "east"), "Failed", "Succeeded")["status"]
+    assert (back["phase"], back["reason"]) == ("Failed", "cantTake") and west.runs("web"), "nothing of it was lost"
+    said = "vm/web here is only the name of a VM that migrated to west/default/web: weft vm delete web -p default, at this cluster"
+    assert said in back["message"]
     east.client.delete("vm", "web", project="default")
     east.until("vm", "web", lambda obj: obj is None)
+    assert west.runs("web")
 
 
 def until_told(cluster: Cluster, *reasons: str) -> None:

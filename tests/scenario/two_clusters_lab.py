@@ -106,8 +106,8 @@ class Cluster:
         self.client.create({"kind": "vm", "name": name, "project": "default", "spec": given})
         return self.until_phase("vm", name, "Running")
 
-    def migrate(self, name: str) -> str:
-        made = self.client.verb("vm", name, "migrate", {"cluster": "west"}, project="default")
+    def migrate(self, name: str, to: str = "west") -> str:
+        made = self.client.verb("vm", name, "migrate", {"cluster": to}, project="default")
         return str(made["name"])
 
     def runs(self, name: str) -> bool:

@@ -138,9 +138,10 @@ async def _list_lacks(view: View, project: str | None, parts: list[Manifest], sp
     lacks = []
     for part in parts:
         there = await view.get(part.kind, part.project, part.name)
-        if there is not None and part.kind is VM and decode_part(there.spec, VmSpec).departed:
+        if there is not None and part.kind is VM and (where := decode_part(there.spec, VmSpec).departed):
             lacks.append(
-                f"vm/{part.name} is only the name that one left here which migrated away: delete it here, not where it runs"
+                f"vm/{part.name} here is only the name of a VM that migrated to {where}: weft vm delete {part.name} -p {project}, "
+                "at this cluster, frees it; the VM stays where it runs"
             )
         elif there is not None:
             lacks.append(f"{part.kind.name}/{part.name} exists here already")
