@@ -28,6 +28,7 @@ from tests.scenario import (
     test_drain,
     test_gangs,
     test_jobs,
+    test_made_images,
     test_migrations,
     test_placement_affinity,
     test_planned_migrations,
@@ -165,6 +166,8 @@ RELIES_ON = {
     ),
     "controllers/garbage_collector.py plan_past": "conversion at, migration at",
     "controllers/image/controller.py _write_status": "image at",
+    "controllers/image/making.py plan_image": "image at, snapshot absent",
+    "controllers/image/making.py plan_snapshot": "snapshot at",
     "controllers/image/warm.py plan_image": "image at",
     "controllers/job/controller.py plan_blocked": "job at",
     "controllers/job/controller.py plan_removal 1": "job at and goes",
@@ -663,6 +666,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     nodes_are_counted_for_a_constraint,
     what_leases_took_is_kept,
     an_image_is_kept_warm_until_nobody_asks_for_it,
+    test_made_images.test_an_image_fails_with_its_nodes_words_and_its_snapshot_goes,
     a_clock_is_set_back,
 )
 

@@ -27,7 +27,7 @@ def test_what_is_told_late_stands_at_its_time_and_following_begins_after_the_new
         return [record(1, 10.0), record(2, 40.0), record(3, 20.0)]
 
     session: Any = SimpleNamespace(client=SimpleNamespace(events=read), given_project=None, is_document=False)
-    assert [one["id"] for one in events._read(session, ["vm"])] == [1, 3, 2]
+    assert [one["id"] for one in events._read(session, None, [])] == [1, 3, 2]
     events._run(session, None, (), follow=True, tail=2)
     assert asked == [3]
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["R3", "R2"]
