@@ -144,6 +144,8 @@ def test_a_button_does_what_its_command_does(open_page: Open, fabric: Fabric) ->
     dialog.get_by_role("button", name=re.compile("^Stop VM")).click()
     assert fabric.weft("wait", "vm/clicked", "--for=phase=Stopped", "--timeout", "20s").code == 0
     expect(page.locator("h1 + .state")).to_have_text("Stopped")
+    page.get_by_role("button", name="Start", exact=True).click()  # harmless: no question
+    expect(page.locator("h1 + .state")).to_have_text("Running")
     page.get_by_role("link", name="Events").click()
     events = page.locator("main .list")
     expect(events).to_contain_text("Stopped")
