@@ -48,7 +48,7 @@ export function useFit(box, columns, isPaused) {
     let used = 0;
     for (const at of order) {
       used += Math.min(least(at), widths[at]);
-      if (used > place + 1 && kept.size) break;
+      if (used > place && kept.size) break;
       kept.add(at);
     }
     setFit({ of: columns, width, columns: columns.filter((_, at) => kept.has(at)), most: Math.max(80, findMost([...kept], columns, widths, place)) });
