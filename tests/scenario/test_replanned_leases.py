@@ -107,7 +107,7 @@ async def test_one_that_runs_is_suspended_as_planned_for_a_reservation_and_done_
         await until_lease(lab, "class", "Scheduled")
         _, planned = await read(lab, "work")
         (pause,) = planned.pauses
-        assert pause.at < pause.saved_by < start and pause.until == start + HOUR
+        assert pause.at < pause.saved_at < start and pause.until == start + HOUR
         assert planned.end is not None and planned.end <= begun + 5 * HOUR + 5
         await lab.put_vm("greedy", cpu=4.0, grace=0.0, lease=lease(mode="immediate", duration=60.0))
         await until_lease(lab, "greedy", "Rejected")

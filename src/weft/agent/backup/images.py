@@ -22,7 +22,7 @@ from weft.agent.problem import describe_problem
 from weft.agent.server.client import Server
 from weft.agent.snapshot.reading import read_disks
 from weft.agent.volume.pools import Pools
-from weft.backup.process.make_image import BUNDLE, DISK, ImageJob, ImageLine
+from weft.backup.process.image_job import BUNDLE, DISK, ImageJob, ImageLine
 from weft.contracts.clock import Clock
 from weft.kinds.parts.image_work import ImageOrder, ImageReport
 from weft.objects.errors import DriverFailed, NotFound, Unavailable

@@ -22,35 +22,15 @@ from pathlib import Path
 import msgspec
 
 from weft.backup.process.clean import clean
+from weft.backup.process.image_job import BUNDLE, DISK, ImageJob, ImageLine
 from weft.backup.process.nbd import NbdClient
 from weft.objects.errors import DriverFailed, WeftError
-from weft.objects.image.bundle import MANIFEST_NAME, BundleManifest
+from weft.objects.image.bundle import MANIFEST_NAME
 from weft.objects.quantity import format_bytes
 
-BUNDLE, DISK = "image", "disk.qcow2"
 SPARE_BYTES = 256 << 20
 SECONDS = 6 * 3600.0  # for the longest step
 _STEP, _HOLE = 4 << 20, 64 << 10
-
-
-class ImageJob(msgspec.Struct, frozen=True):
-    socket: str  # where the disk is served
-    size: int
-    extents: list[tuple[int, int, bool]]
-    folder: str  # empty, for this job alone
-    manifest: BundleManifest  # of the image that the VM was made from
-    parts: str = ""  # the folder with that image's kernel and initrd
-    keeps_identity: bool = False
-    hostname: str = ""
-
-
-class ImageLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    step: str = ""  # what is being done
-    sha256: str = ""  # of the image: it is done
-    size: int = 0
-    cleaned: list[str] = []
-    reason: str = ""  # it failed
-    message: str = ""
 
 
 def main() -> int:

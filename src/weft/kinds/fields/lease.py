@@ -72,7 +72,7 @@ class PlannedPause(msgspec.Struct, frozen=True):
     """A time in which its guest is suspended, as planned when it or another lease was accepted; seconds since 1970."""
 
     at: float  # its node begins to save its memory
-    saved_by: float  # from here on its cores and memory are others'
+    saved_at: float  # from here on its cores and memory are others'
     until: float  # its node resumes it
 
 

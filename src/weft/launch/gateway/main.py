@@ -10,6 +10,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,13 +20,13 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.gateway.function.invocation.traces import InvocationTraces
 from weft.gateway.gateway import Gateway
 from weft.gateway.published_port.listeners import PortListeners
-from weft.gateway.stream.origins import Origins
+from weft.gateway.stream.origins import Origins, read_origin
 from weft.gateway.stream.rights import OpenStreams, make_check
 from weft.gateway.stream.workload_location import WorkloadLocator
 from weft.informer.enrolments import Enrolments
 from weft.launch.gateway.function_api import keep_function_api
 from weft.launch.gateway.functions import make_functions
-from weft.launch.process.address import split_address, take_address, take_host, take_origin, take_server, url_at
+from weft.launch.process.address import split_address, take_address, take_by, take_host, take_server, url_at
 from weft.launch.process.amounts import Parser
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
@@ -65,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--allow-origin",
         action="append",
-        type=take_origin,
+        type=partial(take_by, read_origin),
         metavar="URL",
         help="origin whose pages may open web sockets",
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from weft.client.tls import split_server
-from weft.gateway.stream.origins import read_origin
 from weft.objects.errors import InvalidInput
 
 # "Every address", as a person may write it, and the one to reach it by from here.
@@ -61,7 +60,7 @@ def take_registry(text: str) -> str:
 
 def take_server(text: str) -> str:
     """The URL of a weft server from a command line. Raises ArgumentTypeError for anything else."""
-    return _take(split_server, text)
+    return take_by(split_server, text)
 
 
 def take_issuer(text: str) -> str:
@@ -74,17 +73,13 @@ def take_issuer(text: str) -> str:
     return text
 
 
-def _take(read: Callable[[str], object], text: str) -> str:
+def take_by(read: Callable[[str], object], text: str) -> str:
+    """``text`` from a command line if ``read`` takes it. Raises ArgumentTypeError with its words otherwise."""
     try:
         read(text)
     except InvalidInput as problem:
         raise argparse.ArgumentTypeError(f"{problem.message}; {problem.hint}") from None
     return text
-
-
-def take_origin(text: str) -> str:
-    """An origin of pages from a command line. Raises ArgumentTypeError for anything else."""
-    return _take(read_origin, text)
 
 
 def take_source(text: str) -> str:

@@ -16,14 +16,15 @@ from pathlib import Path
 
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.public_address import PUBLIC_ONLY
+from weft.gateway.stream.origins import read_origin
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.kinds.network import read_cidr
 from weft.launch.process.address import (
     take_address,
+    take_by,
     take_host,
     take_issuer,
     take_networks,
-    take_origin,
     take_registry,
     take_source,
 )
@@ -138,7 +139,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-origin",
         action="append",
-        type=take_origin,
+        type=partial(take_by, read_origin),
         metavar="URL",
         help="origin whose pages may open web sockets to the gateway, like https://novnc.example:6080, beside the server's own"
         " (repeatable)",

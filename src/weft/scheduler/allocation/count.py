@@ -80,7 +80,7 @@ def read_entry(
     """When a lease with an end takes ``amounts``: not in its pauses, but for one in which its node hasn't reported by ``now`` that
     it ``rests``."""
     assert lease.end is not None
-    ends = [*(min(pause.saved_by, lease.end) for pause in lease.pauses), lease.end + grace_seconds]
+    ends = [*(min(pause.saved_at, lease.end) for pause in lease.pauses), lease.end + grace_seconds]
     starts = [lease.prepare_at, *(min(pause.until, lease.end) for pause in lease.pauses)]
     stretches = list(zip(starts, ends, strict=True))
     while len(stretches) > 1 and stretches[0][1] <= now:

@@ -244,7 +244,7 @@ async def test_a_disk_that_there_is_no_room_for_is_sent_no_further_and_says_why(
     ends.door.receive = FullDisk()
     line, disk = ends.line(rate=64 << 20), ends.folder / "disk"
     disk.write_bytes(os.urandom(24 << 20))
-    with pytest.raises(DriverFailed, match="No space left") as failed:
+    with pytest.raises(DriverFailed, match="no space left") as failed:
         await line.carry_file("root", disk)
     assert failed.value.token == "noSpace"
     assert line.meter.sent < 20 << 20

@@ -27,6 +27,7 @@ def render(value: object) -> object:
 # Every field that is a number with a part behind the point, or a map of numbers, and is a time; a new one is put here or below.
 MOMENTS = {
     *("created_at", "deleting_since", "since", "at", "first_at", "started_at", "ended_at", "stopped_at", "running_at"),
+    "saved_at",
     *(
         "began_at",
         "begun_at",
