@@ -263,7 +263,7 @@ def measure() -> Measurement:
     return Measurement(
         "migration",
         "Guests of image tiny between two QEMU drivers, over a link between two namespaces; pauses from the source's stop to the "
-        "target's run, bytes as they left the interface. QEMU alone is carried by a bare relay, weft by agents' doors, with TLS. "
+        "target's run, bytes as they left it. QEMU alone goes through a bare relay, weft through agents' listeners, with TLS. "
         "Time and bytes are compared with those of one and the same of QEMU's modes, the soonest: fewer bytes that take longer "
         "are no better move. The pause is compared with the shortest one of any mode. All of "
         f"{', '.join(NATIVE)} were tried, each once, with a downtime limit of {NATIVE_PAUSE_MS} ms, and given up after "

@@ -89,7 +89,7 @@ def describe(done: list[Case], seconds: float) -> Measurement:
         "72 hours alone, simulated",
         "A node with two VMs, or with a container that has a secret, is cut off for 72 hours of virtual time; the event comes in "
         "the middle. No guest may be lost, doubled, or restarted without cause, no event lost or brought twice, and the node is "
-        "Ready within 30 s of its return, a lost report included. The real agents, doors and controllers in one process, drivers "
+        "Ready within 30 s of its return, a lost report included. Real agents, API servers and controllers in one process, drivers "
         "that pretend; in the idle hours what only looks, measures or tries again does so less often. The cases took "
         f"{seconds:.0f} s of ours, or the last of them did; "
         f"{max(case.memory for case in done) / 1e6:.0f} MB at most.",

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.schema_storm import Storm, operations
 
 from benchmarks.measurement import Figure, Measurement
@@ -27,7 +27,7 @@ def measure() -> Measurement:
     wrong: list[str] = []
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="weft-storm-") as folder:
-        lab = DoorsLab(Path(folder))
+        lab = ApiLab(Path(folder))
         storm = Storm(lab)
         try:
             asked = operations()

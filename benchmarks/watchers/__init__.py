@@ -73,7 +73,7 @@ async def run(server: FabricServer, *, secure: bool) -> Outcome:
 
 def measure() -> Measurement:
     vms = [make_vm(n) for n in range(10)]
-    command = [sys.executable, "-m", "benchmarks.watchers.plain_doors"]
+    command = [sys.executable, "-m", "benchmarks.watchers.plain_api"]
     with running_server(objects=vms, command=command) as server:
         plain = uvloop.run(run(server, secure=False))
     with running_server("api", vms) as server:

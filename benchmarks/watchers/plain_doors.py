@@ -1,4 +1,4 @@
-"""The API server without TLS, for the plain side of the benchmark alone: ``python -m benchmarks.watchers.plain_doors STATE``."""
+"""The API server without TLS, for the plain side of the benchmark alone: ``python -m benchmarks.watchers.plain_api STATE``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ async def serve(state: Path) -> None:
     settings = Settings(blobs=state, ticket_key=b"0" * 32, gateways=("127.0.0.1:1",), server_name="weft-server")
     audit = AuditLog(state / "audit", clock)
     audit.open()
-    doors = ApiContext(store, journal, clock, Authority(state, clock), settings, audit)
-    server = make_api_server(build_app(doors), [socket], None, clock)
+    api = ApiContext(store, journal, clock, Authority(state, clock), settings, audit)
+    server = make_api_server(build_app(api), [socket], None, clock)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    doors.start()
+    api.start()
     server.start()
     url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    await bootstrap(doors, state / "context.json", url)
+    await bootstrap(api, state / "context.json", url)
     await stop.wait()
-    await doors.stop()
+    await api.stop()
     await server.close()
     journal.close()
     await store.close()

@@ -109,7 +109,7 @@ PLAY = """
 import asyncio, contextlib, io, os, pathlib, sys, tempfile
 
 import weft.kinds.toy
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock
 from weft.launch.server.controllers import decide
@@ -140,7 +140,7 @@ def complete(*words):
 with tempfile.TemporaryDirectory() as folder:
     os.environ |= {"HOME": folder, "XDG_CACHE_HOME": folder}
     place = pathlib.Path(folder)
-    lab = DoorsLab(place)
+    lab = ApiLab(place)
     os.environ["WEFT_CONTEXT"] = str(lab.context_path)
     deciding = asyncio.run_coroutine_threadsafe(
         decide(lab.store, lab.journal, lab.clock, images=place / "images", holder="test", strategy="least-loaded"),

@@ -133,7 +133,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
     }
 
 
-def test_only_the_doors_write_reports_and_only_what_a_node_said() -> None:
+def test_only_the_api_servers_write_reports_and_only_what_a_node_said() -> None:
     assert set(find_writes("report")) == {"api/node/devices", "api/node/report"}
 
 
@@ -241,7 +241,7 @@ import contextlib, io, os, pathlib, tempfile
 
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 
 def weft(*words):
@@ -253,7 +253,7 @@ def weft(*words):
 
 
 with tempfile.TemporaryDirectory() as folder:
-    lab = DoorsLab(pathlib.Path(folder))
+    lab = ApiLab(pathlib.Path(folder))
     os.environ["WEFT_CONTEXT"] = str(lab.context_path)
     try:
         weft("toy", "create", "top", "--colour", "red")
@@ -270,7 +270,7 @@ with tempfile.TemporaryDirectory() as folder:
 """
 
 
-def test_a_kind_is_a_file_and_a_line_and_all_doors_know_it() -> None:
+def test_a_kind_is_a_file_and_a_line_and_all_interfaces_know_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", TOY + PLAY], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )

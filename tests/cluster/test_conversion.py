@@ -142,7 +142,7 @@ def test_what_can_not_be_leaves_the_container_as_it_was(cluster: Cluster, tmp_pa
 
 
 @pytest.mark.long
-def test_deciders_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, registry: str, make: Make) -> None:
+def test_controllers_that_are_killed_on_the_way_are_no_matter(cluster: Cluster, registry: str, make: Make) -> None:
     port = cluster.free_port()
     make("tough", registry, "--publish", f"{port}:80")
     words = [WEFT, "convert", "container/tough", "--to", "vm", "--confirm"]

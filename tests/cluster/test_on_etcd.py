@@ -39,12 +39,12 @@ def until(true: Callable[[], bool], cluster: Cluster, seconds: float = 60) -> No
 def test_a_cluster_on_etcd_outlives_the_kill_of_etcd_and_of_its_server_and_is_restored(on_etcd: Cluster) -> None:
     hello = on_etcd.vm("hello")
     boot = on_etcd.ok("vm", "exec", "hello", "--", "cat", "/proc/sys/kernel/random/boot_id")
-    [doors] = on_etcd.pids("server api")
+    [api] = on_etcd.pids("server api")
     [etcd] = on_etcd.pids("etcd --name")
     os.kill(etcd, signal.SIGKILL)
     until(lambda: on_etcd.pids("etcd --name") not in ([], [etcd]), on_etcd)  # the server keeps it
     until(lambda: on_etcd.run("create", "volume", "kept", "--size", "64M").returncode == 0, on_etcd)
-    assert on_etcd.pids("server api") == [doors]  # they waited, and watch on
+    assert on_etcd.pids("server api") == [api]  # they waited, and watch on
     on_etcd.ok("server", "backup", str(on_etcd.folder / "b"))
     for pid in [*on_etcd.pids("weft server --state"), *on_etcd.pids("etcd --name")]:
         os.kill(pid, signal.SIGKILL)

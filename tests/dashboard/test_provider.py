@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.oidc_provider_lab import SECRET, run_provider, take_free_port
 from weft.api.state.oidc_provider import ProviderSettings
 
@@ -16,7 +16,7 @@ def test_a_browser_comes_back_from_the_provider_signed_in(chromium: Browser, tmp
     provider = ProviderSettings(
         issuer=f"http://127.0.0.1:{port}", client="weft", secret=SECRET, scope="openid profile groups"
     )
-    lab = DoorsLab(tmp_path, provider=provider)
+    lab = ApiLab(tmp_path, provider=provider)
     context = chromium.new_context(ignore_https_errors=True)
     try:
         lab.client.create({"kind": "project", "name": "lab", "spec": {}})

@@ -3,7 +3,7 @@
 ``serve``: echoes UDP on port 7, counts on TCP port 9 (16 bytes each 5 ms), answers HTTP on port 80. ``watch
 KIND:HOST:PORT…``: asks without a pause until its input has a line, then prints one JSON line, by argument: ``failed``, ``asked``,
 the longest ``gap_ms`` between two answers. Kinds: udp (one each 2 ms), count, http. Either is ready once it really is: all
-its doors are open, or each of its clients has had some answers.
+its ports are open, or each of its clients has had some answers.
 """
 
 from __future__ import annotations

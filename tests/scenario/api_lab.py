@@ -1,4 +1,4 @@
-"""The real doors on a loopback port, over TLS, in a thread of their own; people and nodes with real clients."""
+"""The real API servers on a loopback port, over TLS, in a thread of their own; people and nodes with real clients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ T = TypeVar("T")
 GATEWAY = "127.0.0.1:9"
 
 
-class DoorsLab:
+class ApiLab:
     """ApiContext over ``store`` with their state in ``folder``; ``client`` is an admin's."""
 
     def __init__(
@@ -67,7 +67,7 @@ class DoorsLab:
         self.settings = Settings(
             folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
         )
-        self.loop = uvloop.new_event_loop()  # as the doors themselves
+        self.loop = uvloop.new_event_loop()  # as the API servers themselves
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.context_path = folder / "context.json"
@@ -82,7 +82,7 @@ class DoorsLab:
         self.audit.open()
         chain, key = self.authority.renew_server([])
         provider = Provider(self.provider, self.clock) if self.provider is not None else None
-        self.doors = ApiContext(
+        self.api = ApiContext(
             self.store,
             self.journal,
             self.clock,
@@ -95,19 +95,19 @@ class DoorsLab:
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]
         tls = make_server_tls(chain, key, self.authority.ca_path)
-        self.server = make_api_server(build_app(self.doors), [sock], tls, self.clock)
+        self.server = make_api_server(build_app(self.api), [sock], tls, self.clock)
         server = f"https://127.0.0.1:{self.port}"
-        await bootstrap(self.doors, self.context_path, server)
-        self.doors.start()
+        await bootstrap(self.api, self.context_path, server)
+        self.api.start()
         self.server.start()
 
     async def shut(self) -> None:
-        await self.doors.stop()
+        await self.api.stop()
         await self.server.close()
         self.audit.close()
 
     def restart(self) -> None:
-        """The doors end and come back at the same port, over the same store."""
+        """The API servers end and come back at the same port, over the same store."""
         self.run(self.shut())
         self.run(self.open(self.port))
 

@@ -1,4 +1,4 @@
-"""Somebody writes in between: each commit of the deciders (``Between``) and of everybody else (``MeddlingStore``) is met by a write
+"""Somebody writes in between: each commit of controllers (``Between``) and of all others (``MeddlingStore``) is met by a write
 to the very key that one of its preconditions is about, after it was planned and before the store has it. The store must refuse it,
 and who planned it plan anew.
 
@@ -137,7 +137,7 @@ class Between:
 
     @contextlib.contextmanager
     def step_in(self) -> Iterator[None]:
-        """Do so to all deciders that run meanwhile."""
+        """Do so to all controllers that run meanwhile."""
         perform, write = LeaderLease.perform, LeaderLease._write
         between = self
 

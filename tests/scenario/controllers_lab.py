@@ -1,4 +1,4 @@
-"""A fabric in one process for tests of the deciders: a store in memory, nodes that only pretend, and time moved by hand."""
+"""A fabric in one process for tests of the controllers: a store in memory, nodes that only pretend, and time moved by hand."""
 
 from __future__ import annotations
 
@@ -323,7 +323,7 @@ def step(spec: AllocationSpec, old: AllocationReport, deleting: bool, stage: Sta
 
 
 class Lab:
-    """``async with Lab(tmp_path) as lab``: a store, a network "default", an image "tiny", and the deciders."""
+    """``async with Lab(tmp_path) as lab``: a store, a network "default", an image "tiny", and the controllers."""
 
     def __init__(
         self,
@@ -342,24 +342,24 @@ class Lab:
         self.has_threads = False
         self.creator = ""  # of what is put from now on
         self._strategy = strategy
-        self._deciders: asyncio.Task[None] | None = None
+        self._controllers: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Lab:
         await self.store.open()
         await self.put("network", "default", {"cidr": "10.0.0.0/16"})
         await self.put_image("tiny")
-        self.start_deciders()
+        self.start_controllers()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._deciders is not None:
-            self._deciders.cancel()
-            await asyncio.gather(self._deciders, return_exceptions=True)
+        if self._controllers is not None:
+            self._controllers.cancel()
+            await asyncio.gather(self._controllers, return_exceptions=True)
         for node in self.nodes.values():
             await node.die()
 
-    def start_deciders(self, holder: str = "here", **settings: Any) -> None:
-        self._deciders = asyncio.ensure_future(
+    def start_controllers(self, holder: str = "here", **settings: Any) -> None:
+        self._controllers = asyncio.ensure_future(
             decide(
                 self.store,
                 self.journal,
@@ -371,9 +371,9 @@ class Lab:
             )
         )
 
-    async def kill_deciders(self) -> None:
+    async def kill_controllers(self) -> None:
         """End them wherever they are; raises what they died of if they were dead already."""
-        task, self._deciders = self._deciders, None
+        task, self._controllers = self._controllers, None
         if task is None:
             return
         if task.done():
@@ -418,7 +418,7 @@ class Lab:
         return await self.put("image", name, {"url": f"file://{self.folder}/none"}, status=status)
 
     async def put_vm(self, name: str, **spec: Any) -> Envelope:
-        """A VM as the doors make it: with its claims, in one commit."""
+        """A VM as the API servers make it: with its claims, in one commit."""
         full = VmSpec(**{"image": "tiny", **spec})
         if isinstance(full.lease, dict):
             full.lease = msgspec.convert(full.lease, LeaseRequest)
@@ -548,8 +548,8 @@ class Lab:
             await self._let_work()
             if await true():
                 return
-            if self._deciders is not None and self._deciders.done():
-                self._deciders.result()
+            if self._controllers is not None and self._controllers.done():
+                self._controllers.result()
             assert self.clock.elapsed() < ends_at or time.monotonic() < patient_until, "it did not come to pass"
             self.clock.advance(0.25)
             if self.has_threads:
@@ -569,8 +569,8 @@ class Lab:
         ends_at = self.clock.elapsed() + seconds
         while (left := ends_at - self.clock.elapsed()) > 0:
             rests = await self._let_work()
-            if self._deciders is not None and self._deciders.done():
-                self._deciders.result()
+            if self._controllers is not None and self._controllers.done():
+                self._controllers.result()
             self.clock.advance(min(left, max(0.25, self.clock.next_in()) if rests else 0.25))
             if self.has_threads:
                 await asyncio.sleep(0.002)  # they need real time

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 COOKIE = "__Host-weft"
 PASSWORD = "correct horse battery"
@@ -27,7 +27,7 @@ class Reply(NamedTuple):
 class Browser:
     """``origin`` is that of the page that sends the requests."""
 
-    def __init__(self, lab: DoorsLab) -> None:
+    def __init__(self, lab: ApiLab) -> None:
         self.host = f"127.0.0.1:{lab.port}"
         self.origin = f"https://{self.host}"
         self.cookie = self.page_key = ""
@@ -118,7 +118,7 @@ class Events:
         self._connection.close()
 
 
-def add_user(lab: DoorsLab, name: str, role: str, project: str | None) -> str:
+def add_user(lab: ApiLab, name: str, role: str, project: str | None) -> str:
     """A user with a password, and a role in one project (None: in all)."""
     lab.client.create({"kind": "user", "name": name, "spec": {}})
     reply = lab.client.http.request("POST", f"/v1/users/{name}:passwd", {"password": PASSWORD})

@@ -1,4 +1,4 @@
-"""The HTTP doors of functions over real TLS, on a gateway whose agents only pretend; callers are boto3 and plain HTTP."""
+"""The function gateway over real TLS, on a gateway whose agents only pretend; callers are boto3 and plain HTTP."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from weft.trust.tokens import make_token
 T = TypeVar("T")
 
 
-class DoorsLab:
-    """``lab`` is what stands behind the doors."""
+class ApiLab:
+    """``lab`` is what stands behind the API servers."""
 
     def __init__(self, lab: FunctionsLab) -> None:
         self.lab, self.folder = lab, lab.folder
@@ -36,8 +36,8 @@ class DoorsLab:
         self._stack = AsyncExitStack()
 
     async def open(self) -> None:
-        doors = serve_function_api([f"127.0.0.1:{self.port}"], self.folder, self.lab.parts, self.lab.clock)
-        server = await self._stack.enter_async_context(doors)
+        api = serve_function_api([f"127.0.0.1:{self.port}"], self.folder, self.lab.parts, self.lab.clock)
+        server = await self._stack.enter_async_context(api)
         self.server = server
         self.port = server.ports[0]
 
@@ -129,12 +129,12 @@ async def do(work: Callable[[], T]) -> T:
 
 
 @asynccontextmanager
-async def doors_lab(folder: Path) -> AsyncIterator[DoorsLab]:
+async def api_lab(folder: Path) -> AsyncIterator[ApiLab]:
     async with functions_lab(folder) as lab:
         await lab.base()
-        doors = DoorsLab(lab)
-        await doors.open()
+        api = ApiLab(lab)
+        await api.open()
         try:
-            yield doors
+            yield api
         finally:
-            await doors.close()
+            await api.close()

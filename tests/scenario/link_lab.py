@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.link_proxy import LinkProxy
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import PeerLink, ask_hello
@@ -29,7 +29,7 @@ from weft.protocol.link import HelloAnswer
 from weft.trust.seal import unseal
 
 
-class Side(DoorsLab):
+class Side(ApiLab):
     """One fabric; ``proxy`` is how the other one reaches it."""
 
     def __init__(self, folder: Path) -> None:

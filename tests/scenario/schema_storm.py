@@ -1,6 +1,6 @@
 """Requests made from the API's own description: those that fit it and those that don't, to every operation.
 
-Needs schemathesis. What the doors answer must be of a status, a type and a form that the description tells, and never 5xx.
+Needs schemathesis. What the API servers answer must be of a status, a type and a form that the description tells, and never 5xx.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.object import verbs
 from weft.api.openapi import describe_api
@@ -36,11 +36,11 @@ def operations() -> list[APIOperation[Any, Any, Any, Any]]:
 
 
 class Storm:
-    """Requests to the doors of ``lab``, as an admin, or as the node or the joiner where only they are heard."""
+    """Requests to the API servers of ``lab``, as an admin, or as the node or the joiner where only they are heard."""
 
-    def __init__(self, lab: DoorsLab) -> None:
+    def __init__(self, lab: ApiLab) -> None:
         self.lab = lab
-        lab.doors.spans = self.spans = TraceStore(lab.folder / "spans", lab.folder / "traces", lab.clock)
+        lab.api.spans = self.spans = TraceStore(lab.folder / "spans", lab.folder / "traces", lab.clock)
         self._place_seconds = verbs.PLACE_SECONDS
         verbs.PLACE_SECONDS = 0.1  # an exec waits for its VM's place, which nobody gives here
         self.node = lab.join("n1")
@@ -90,7 +90,7 @@ class Storm:
                     base_url=self.lab.context.server, session=session, verify=session.verify, timeout=SILENCE_SECONDS
                 )
                 case.validate_response(response, checks=CHECKS)
-            except Exception as problem:  # kept as it was: what the doors hold now, a replay may not meet again
+            except Exception as problem:  # kept as it was: what the API servers hold now, a replay may not meet again
                 self.problems.append(f"{operation.label}: {case.as_curl_command()[:600]}: {problem}")
                 raise
 
@@ -103,7 +103,7 @@ class Storm:
             session.close()
 
 
-def furnish(lab: DoorsLab) -> None:
+def furnish(lab: ApiLab) -> None:
     """Something of every kind, so that requests find what they ask for."""
     for made in (
         {"kind": "project", "name": "other"},

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.accounting_record import (
@@ -81,9 +81,9 @@ async def test_killed_controllers_count_on_from_what_is_stored(tmp_path: Path) -
         for n in range(4):
             lab.clock.advance(700 + n)
             await lab.pass_time(70 if n % 2 else 2)
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             lab.clock.advance(300)
-            lab.start_deciders()
+            lab.start_controllers()
             await lab.pass_time(15)
         await until_counted(lab, lab.clock.now())
         [record] = await lab.every("accountingrecord")
@@ -102,14 +102,14 @@ async def test_a_lease_that_is_suspended_and_resumes_between_two_kills_counts_fo
         await lab.until_lease("batch", "Suspended")
         for _ in range(2):
             await lab.pass_time(10)
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             lab.clock.advance(250)
-            lab.start_deciders()
+            lab.start_controllers()
         await lab.until_lease("batch", "Active", 200)
         await lab.pass_time(10)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.clock.advance(1000)
-        lab.start_deciders()
+        lab.start_controllers()
         await until_counted(lab, lab.clock.now())
         [record] = await lab.every("accountingrecord")
         through = decode_part(record.status, AccountingStatus).through
@@ -124,13 +124,13 @@ async def test_a_store_that_went_back_counts_no_time_twice(tmp_path: Path) -> No
         await until_counted(lab, lab.clock.now())
         [old] = await lab.every("accountingrecord")
         await lab.pass_time(130)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
 
         def go_back(envelope: Any) -> None:
             envelope.status = old.status
 
         await lab.change(old.key, go_back)
-        lab.start_deciders()
+        lab.start_controllers()
         await until_counted(lab, lab.clock.now())
         [record] = await lab.every("accountingrecord")
         through = decode_part(record.status, AccountingStatus).through
@@ -164,7 +164,7 @@ async def test_what_users_made_is_counted_as_theirs(tmp_path: Path) -> None:
 
 async def test_old_days_become_part_of_their_month_and_old_months_go(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         now = lab.clock.now()
         old = start_of_month(now - 60 * DAY) + 3 * DAY
         for start in (old, old + DAY):
@@ -177,7 +177,7 @@ async def test_old_days_become_part_of_their_month_and_old_months_go(tmp_path: P
             lab, name_month("web", ancient), spec, AccountingStatus(entries=[AccountingEntry(start=ancient)])
         )
         await lab.add_node("n1")
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def folded() -> bool:
             return [one.name for one in await lab.every("accountingrecord")] == [name_month("web", old)]
@@ -192,15 +192,15 @@ async def put_record(lab: Lab, name: str, spec: AccountingSpec, status: Accounti
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     for name in ("web", "db"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
     yield lab
     lab.close()
 
 
-def fill(lab: DoorsLab) -> float:
+def fill(lab: ApiLab) -> float:
     """Yesterday of two projects, and a day 50 days ago of one; the start of yesterday."""
     now = lab.clock.now()
     day, old = start_of_day(now) - DAY, start_of_day(now - 50 * DAY)
@@ -214,7 +214,7 @@ def fill(lab: DoorsLab) -> float:
     return day
 
 
-def put(lab: DoorsLab, name: str, project: str, period: Any, start: float, hours: list[AccountingEntry]) -> None:
+def put(lab: ApiLab, name: str, project: str, period: Any, start: float, hours: list[AccountingEntry]) -> None:
     spec = AccountingSpec(project=project, period=period, start=start)
     status = AccountingStatus(through=start + DAY, entries=hours)
     lab.put(ACCOUNTING_RECORD.make(name, spec, lab.clock.now(), status=status))
@@ -225,7 +225,7 @@ def ask(client: Any, path: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_api_adds_up_the_hours_of_a_span_for_one_project_or_all(lab: DoorsLab) -> None:
+def test_the_api_adds_up_the_hours_of_a_span_for_one_project_or_all(lab: ApiLab) -> None:
     day = fill(lab)
     assert ask(lab.client, "/v1/accounting")["items"] == [
         {"project": project, "user": user, "requested": asked, "used": used}
@@ -253,7 +253,7 @@ def requested(cores: float, memory: float) -> dict[str, float]:
 USED = {"core_hours": 2.4, "memory_gib_hours": 0.0, "disk_gib_hours": 0.0}
 
 
-def test_a_project_s_reader_sees_its_own_project_only(lab: DoorsLab) -> None:
+def test_a_project_s_reader_sees_its_own_project_only(lab: ApiLab) -> None:
     fill(lab)
     ann = lab.with_token(use="access", role="viewer", project="web")
     assert [one["project"] for one in ask(ann, "/v1/projects/web/accounting")["items"]] == ["web"]
@@ -267,12 +267,12 @@ def test_a_project_s_reader_sees_its_own_project_only(lab: DoorsLab) -> None:
 @pytest.mark.parametrize(
     "query", ["since=soon", "since=nan", "since=-1", "since=1e300", "since=5&until=4", "until=inf", "sinse=4"]
 )
-def test_wrong_times_are_refused(lab: DoorsLab, query: str) -> None:
+def test_wrong_times_are_refused(lab: ApiLab, query: str) -> None:
     answer = lab.client.http.request("GET", f"/v1/accounting?{query}")
     assert answer.status == 400, answer.json()
     assert answer.json()["field"] in ("since", "until", "sinse")
 
 
-def test_the_longest_span_is_answered_from_what_is_kept(lab: DoorsLab) -> None:
+def test_the_longest_span_is_answered_from_what_is_kept(lab: ApiLab) -> None:
     fill(lab)
     assert ask(lab.client, "/v1/accounting?since=0&until=253402300799")["items"][1]["requested"]["core_hours"] > 0

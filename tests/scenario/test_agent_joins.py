@@ -1,4 +1,4 @@
-"""A machine joins real doors over TLS, and its agent works with them."""
+"""A machine joins real API servers over TLS, and its agent works with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.agent_lab import ADDRESS, BUNDLE, DIGEST, Lab, change, make_allocation, make_published_port
-from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import GATEWAY, ApiLab, make_image, make_vm
 
 from weft.agent.agent import Agent
 from weft.agent.node.enrolment import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
@@ -40,32 +40,32 @@ from weft.trust.ca import Authority
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[DoorsLab]:
+def api(tmp_path: Path) -> Iterator[ApiLab]:
     folder = tmp_path / "server"
     folder.mkdir()
-    lab = DoorsLab(folder)
+    lab = ApiLab(folder)
     yield lab
     lab.close()
 
 
-def make_token(doors: DoorsLab, **spec: Any) -> str:
-    name = f"j{len(doors.client.list('token').items)}"
-    return str(doors.client.create({"kind": "token", "name": name, "spec": {"use": "join", **spec}})["secret"])
+def make_token(api: ApiLab, **spec: Any) -> str:
+    name = f"j{len(api.client.list('token').items)}"
+    return str(api.client.create({"kind": "token", "name": name, "spec": {"use": "join", **spec}})["secret"])
 
 
-def join_as(doors: DoorsLab, state: Path, node: str = "n1", token: str | None = None) -> Enrolment:
-    secret = token if token is not None else make_token(doors)
-    return join(state, doors.context.server, secret, hash_ca(doors.context.ca), node)
+def join_as(api: ApiLab, state: Path, node: str = "n1", token: str | None = None) -> Enrolment:
+    secret = token if token is not None else make_token(api)
+    return join(state, api.context.server, secret, hash_ca(api.context.ca), node)
 
 
-def test_a_machine_joins_and_its_key_stays_its_own(doors: DoorsLab, tmp_path: Path) -> None:
+def test_a_machine_joins_and_its_key_stays_its_own(api: ApiLab, tmp_path: Path) -> None:
     state = tmp_path / "node"
-    enrolment = join_as(doors, state)
+    enrolment = join_as(api, state)
     assert enrolment == read_enrolment(state)
     assert (enrolment.node, enrolment.gateway) == ("n1", GATEWAY)
-    assert doors.client.get("node", "n1")["uid"] == enrolment.node_uid
+    assert api.client.get("node", "n1")["uid"] == enrolment.node_uid
     assert stat.S_IMODE((state / "node.key").stat().st_mode) == 0o600
-    assert join_as(doors, state, token="not needed any more") == enrolment
+    assert join_as(api, state, token="not needed any more") == enrolment
 
 
 def test_a_wrong_digest_ends_the_join_before_anything_is_sent(tmp_path: Path) -> None:
@@ -92,30 +92,30 @@ def test_a_wrong_digest_ends_the_join_before_anything_is_sent(tmp_path: Path) ->
     assert not (tmp_path / "node").exists()
 
 
-def test_a_wrong_token_and_a_taken_name_are_told_apart(doors: DoorsLab, tmp_path: Path) -> None:
+def test_a_wrong_token_and_a_taken_name_are_told_apart(api: ApiLab, tmp_path: Path) -> None:
     with pytest.raises(NotAuthenticated):
-        join_as(doors, tmp_path / "a", token="weft_nope_" + "0" * 64)
-    join_as(doors, tmp_path / "b")
+        join_as(api, tmp_path / "a", token="weft_nope_" + "0" * 64)
+    join_as(api, tmp_path / "b")
     with pytest.raises(AlreadyExists, match="n1"):
-        join_as(doors, tmp_path / "c")
+        join_as(api, tmp_path / "c")
     with pytest.raises(Forbidden, match="n7"):
-        join_as(doors, tmp_path / "d", "n8", make_token(doors, node="n7"))
+        join_as(api, tmp_path / "d", "n8", make_token(api, node="n7"))
     with pytest.raises(NotFound):
         read_enrolment(tmp_path / "c")
 
 
-def test_a_joined_folder_refuses_another_name(doors: DoorsLab, tmp_path: Path) -> None:
-    join_as(doors, tmp_path / "node")
+def test_a_joined_folder_refuses_another_name(api: ApiLab, tmp_path: Path) -> None:
+    join_as(api, tmp_path / "node")
     with pytest.raises(AlreadyExists, match="belongs to node n1"):
-        join_as(doors, tmp_path / "node", "n2")
+        join_as(api, tmp_path / "node", "n2")
 
 
-def test_a_join_whose_answer_was_lost_may_be_repeated(doors: DoorsLab, tmp_path: Path) -> None:
-    state, token = tmp_path / "node", make_token(doors)
-    first = join_as(doors, state, token=token)
+def test_a_join_whose_answer_was_lost_may_be_repeated(api: ApiLab, tmp_path: Path) -> None:
+    state, token = tmp_path / "node", make_token(api)
+    first = join_as(api, state, token=token)
     for name in ("node.json", "node.crt", "ca.crt"):
         (state / name).unlink()
-    assert join_as(doors, state, token=token) == first
+    assert join_as(api, state, token=token) == first
 
 
 def test_no_server_is_told_as_that(tmp_path: Path) -> None:
@@ -123,9 +123,9 @@ def test_no_server_is_told_as_that(tmp_path: Path) -> None:
         join(tmp_path / "node", "https://127.0.0.1:9", "t", "0" * 64, "n1")
 
 
-def test_a_certificate_is_renewed_with_the_same_key(doors: DoorsLab, tmp_path: Path) -> None:
+def test_a_certificate_is_renewed_with_the_same_key(api: ApiLab, tmp_path: Path) -> None:
     state = tmp_path / "node"
-    enrolment = join_as(doors, state)
+    enrolment = join_as(api, state)
     before = (state / "node.crt").read_text()
     assert not needs_renewal(state)
     renew(state, "n1", make_context(state, enrolment))
@@ -136,11 +136,11 @@ def test_a_certificate_is_renewed_with_the_same_key(doors: DoorsLab, tmp_path: P
 
 
 def test_the_agent_refuses_another_nodes_folder_and_an_unjoined_one(
-    doors: DoorsLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    api: ApiLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert launch.main(["n1", "--state", str(tmp_path / "none")]) == 3
     assert "weft token create --join" in capsys.readouterr().err
-    join_as(doors, tmp_path / "node")
+    join_as(api, tmp_path / "node")
     assert launch.main(["n2", "--state", str(tmp_path / "node")]) == 2
     assert "belongs to node n1, not n2" in capsys.readouterr().err
 
@@ -148,9 +148,9 @@ def test_the_agent_refuses_another_nodes_folder_and_an_unjoined_one(
 class Joined:
     """A joined node's lab: fake drivers, a real server."""
 
-    def __init__(self, doors: DoorsLab, folder: Path) -> None:
-        self.doors, self.folder = doors, folder
-        self.enrolment = join_as(doors, folder)
+    def __init__(self, api: ApiLab, folder: Path) -> None:
+        self.api, self.folder = api, folder
+        self.enrolment = join_as(api, folder)
         self.lab = Lab(folder)
         self.lab.host = msgspec.structs.replace(self.lab.host, node_uid=self.enrolment.node_uid)
 
@@ -165,7 +165,7 @@ class Joined:
         return msgspec.structs.replace(envelope, name=allocation_name(self.enrolment.node_uid, envelope.uid))
 
     async def stored(self, envelope: Envelope) -> Envelope:
-        found = await asyncio.to_thread(self.doors.stored, envelope.key)
+        found = await asyncio.to_thread(self.api.stored, envelope.key)
         assert found is not None
         return found
 
@@ -178,29 +178,29 @@ class Joined:
         raise AssertionError(f"never {state}: {report}")
 
 
-async def test_an_agent_brings_an_allocation_of_real_doors_to_run_and_back(doors: DoorsLab, tmp_path: Path) -> None:
-    node = await asyncio.to_thread(Joined, doors, tmp_path / "node")
-    (doors.folder / "images" / DIGEST).write_bytes(BUNDLE)
+async def test_an_agent_brings_an_allocation_of_real_api_servers_to_run_and_back(api: ApiLab, tmp_path: Path) -> None:
+    node = await asyncio.to_thread(Joined, api, tmp_path / "node")
+    (api.folder / "images" / DIGEST).write_bytes(BUNDLE)
     agent = node.agent()
     await agent.start()
     try:
         web = node.allocation()
-        await asyncio.to_thread(doors.put, web, make_published_port(8080, "10.20.0.11", ADDRESS))
+        await asyncio.to_thread(api.put, web, make_published_port(8080, "10.20.0.11", ADDRESS))
         first = await node.until_state(web, "running")
         await node.lab.until(lambda: [f.port for f in node.lab.wire.forwards] == [8080])
-        stored = await asyncio.to_thread(doors.client.get, "node", "n1")
+        stored = await asyncio.to_thread(api.client.get, "node", "n1")
         report = msgspec.convert(stored["report"], NodeReport)
         assert (report.hypervisor, report.images, report.orphans) == ("fake 1", [DIGEST], [])
 
-        await asyncio.to_thread(doors.restart)
-        await asyncio.to_thread(doors.put, change(await node.stored(web), desired="stop"))
+        await asyncio.to_thread(api.restart)
+        await asyncio.to_thread(api.put, change(await node.stored(web), desired="stop"))
         await node.until_state(web, "stopped")
-        await asyncio.to_thread(doors.put, change(await node.stored(web), desired="run"))
+        await asyncio.to_thread(api.put, change(await node.stored(web), desired="run"))
         assert (await node.until_state(web, "running")).boot_id != first.boot_id
 
         gone = await node.stored(web)
         gone.deleting_since = 1.0
-        await asyncio.to_thread(doors.put, gone)
+        await asyncio.to_thread(api.put, gone)
         await node.until_state(web, "released")
         assert node.lab.guest(web) is None
     finally:
@@ -208,15 +208,15 @@ async def test_an_agent_brings_an_allocation_of_real_doors_to_run_and_back(doors
 
 
 async def test_a_port_that_a_node_s_program_listens_on_is_refused_with_the_node_s_name(
-    doors: DoorsLab, tmp_path: Path
+    api: ApiLab, tmp_path: Path
 ) -> None:
-    node = await asyncio.to_thread(Joined, doors, tmp_path / "node")
-    await asyncio.to_thread(doors.client.create, make_image())
+    node = await asyncio.to_thread(Joined, api, tmp_path / "node")
+    await asyncio.to_thread(api.client.create, make_image())
     node.lab.wire.held = [Held("tcp", 8080)]
 
     def create(publish: str, **spec: Any) -> str:
         try:
-            doors.client.create(make_vm("web", publish=[publish], **spec), dry_run=True)
+            api.client.create(make_vm("web", publish=[publish], **spec), dry_run=True)
         except InUse as problem:
             return problem.message
         return ""
@@ -235,14 +235,14 @@ async def test_a_port_that_a_node_s_program_listens_on_is_refused_with_the_node_
         await agent.close()
 
 
-async def test_an_image_whose_content_is_wrong_is_named_by_its_digest(doors: DoorsLab, tmp_path: Path) -> None:
-    node = await asyncio.to_thread(Joined, doors, tmp_path / "node")
-    (doors.folder / "images" / DIGEST).write_bytes(BUNDLE[:-1] + b"x")
+async def test_an_image_whose_content_is_wrong_is_named_by_its_digest(api: ApiLab, tmp_path: Path) -> None:
+    node = await asyncio.to_thread(Joined, api, tmp_path / "node")
+    (api.folder / "images" / DIGEST).write_bytes(BUNDLE[:-1] + b"x")
     agent = node.agent()
     await agent.start()
     try:
         web = node.allocation()
-        await asyncio.to_thread(doors.put, web)
+        await asyncio.to_thread(api.put, web)
         report = await node.until_state(web, "failed")
         assert report.reason == "sha256Mismatch" and "sha256" in report.message
         assert [path.name for path in (tmp_path / "node" / "images").iterdir()] == []
@@ -250,9 +250,9 @@ async def test_an_image_whose_content_is_wrong_is_named_by_its_digest(doors: Doo
         await agent.close()
 
 
-def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(doors: DoorsLab, tmp_path: Path) -> None:
+def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(api: ApiLab, tmp_path: Path) -> None:
     state = tmp_path / "node"
-    join_as(doors, state)
+    join_as(api, state)
     drivers = ["--runtime", "fake", "--network", "fake", "--run-dir", str(tmp_path / "run")]
     argv = [sys.executable, "-c", "import sys; from weft.launch.agent.main import main; sys.exit(main(sys.argv[1:]))"]
     argv += ["n1", "--state", str(state), *drivers]
@@ -264,7 +264,7 @@ def test_the_agents_process_is_small_survives_killing_and_runs_once_per_folder(d
         try:
             assert process.stderr is not None
             assert "node n1 has 0 allocations" in process.stderr.readline()
-            doors.client.wait(
+            api.client.wait(
                 "node", "n1", lambda node: bool(node and (node.get("report") or {}).get("version")), timeout_seconds=20
             )
             second = subprocess.run(argv, capture_output=True, text=True, timeout=60)
@@ -307,6 +307,6 @@ def test_the_machine_is_found_out_where_nothing_is_told(tmp_path: Path) -> None:
     assert len(host.link_prefix) == 4
 
 
-def test_the_digest_people_copy_is_of_the_certificate_itself(doors: DoorsLab) -> None:
-    der = ssl.PEM_cert_to_DER_cert(doors.context.ca)
-    assert hash_ca(doors.context.ca) == hashlib.sha256(der).hexdigest()
+def test_the_digest_people_copy_is_of_the_certificate_itself(api: ApiLab) -> None:
+    der = ssl.PEM_cert_to_DER_cert(api.context.ca)
+    assert hash_ca(api.context.ca) == hashlib.sha256(der).hexdigest()

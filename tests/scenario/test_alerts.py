@@ -46,8 +46,8 @@ class PlayedEvaluator:
 
 
 async def begin(lab: Lab, evaluator: object) -> None:
-    await lab.kill_deciders()
-    lab.start_deciders(evaluator=evaluator)
+    await lab.kill_controllers()
+    lab.start_controllers(evaluator=evaluator)
 
 
 async def put_rule(lab: Lab, name: str = "full", **spec: Any) -> Envelope:
@@ -87,7 +87,7 @@ async def test_an_alert_fires_is_sent_and_is_over(tmp_path: Path) -> None:
         evaluator.bad = ["web"]
         status = await until_state(lab, rule, "firing")
         assert [alert.labels for alert in status.alerts] == [{"vm": "web"}]
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await send_all(lab, rule)
         assert (await read_rule(lab, rule))[0].sent == {"ops": status.notices[-1].id}
         await begin(lab, evaluator)
@@ -131,7 +131,7 @@ async def test_a_server_that_is_killed_before_it_has_sent_sends_once_not_never(t
         for _ in range(3):  # each new server finds the same state
             await begin(lab, evaluator)
             await lab.pass_time(30)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         assert (await send_all(lab, rule), await send_all(lab, rule)) == (1, 0)
         assert lab.journal.reasons("full") == ["AlertFiring"]
 

@@ -1,4 +1,4 @@
-"""The doors against those who hold them open: slow, endless, many. Whoever is in goes on, and nothing is held for ever."""
+"""The API servers against those who hold them open: slow, endless, many. Whoever is in goes on, and nothing is held for ever."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
-from tests.scenario.test_api_process import DoorsProcess
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
+from tests.scenario.test_api_process import ApiProcess
 
 from weft.client import Client, find_context
 from weft.objects.errors import WeftError
@@ -24,18 +24,18 @@ PATIENCE_SECONDS = 0.4
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DoorsLab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiLab]:
     monkeypatch.setattr("weft.serving.server.CHECK_SECONDS", 0.05)
     for name in ("IDLE_SECONDS", "HEAD_SECONDS", "BODY_SECONDS", "READER_SECONDS", "LINGER_SECONDS"):
         monkeypatch.setattr(f"weft.serving.protocol.{name}", PATIENCE_SECONDS)
     for name in ("SILENCE_SECONDS", "HANDSHAKE_SECONDS", "GOODBYE_SECONDS"):
         monkeypatch.setattr(f"weft.serving.doorkeeper.{name}", PATIENCE_SECONDS)
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
-def connect(lab: DoorsLab, receive_buffer: int = 0) -> ssl.SSLSocket:
+def connect(lab: ApiLab, receive_buffer: int = 0) -> ssl.SSLSocket:
     plain = socket.socket()
     if receive_buffer:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -44,7 +44,7 @@ def connect(lab: DoorsLab, receive_buffer: int = 0) -> ssl.SSLSocket:
     return ssl.create_default_context(cadata=lab.context.ca).wrap_socket(plain, server_hostname="localhost")
 
 
-def head(lab: DoorsLab, start: str, *more: str, token: str | None = None) -> bytes:
+def head(lab: ApiLab, start: str, *more: str, token: str | None = None) -> bytes:
     lines = [f"{start} HTTP/1.1", "Host: x", f"Authorization: Bearer {token or lab.context.token}", *more]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
@@ -76,7 +76,7 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it didn't come true in a minute")
 
 
-def connections(lab: DoorsLab) -> set[HttpProtocol]:
+def connections(lab: ApiLab) -> set[HttpProtocol]:
     async def look() -> set[HttpProtocol]:
         return set(lab.server.connections)
 
@@ -88,7 +88,7 @@ CREATE = "POST /v1/projects/default/vms"
 
 @pytest.mark.parametrize("token", ["weft_x_" + "0" * 64, None], ids=["a stranger's", "an admin's"])
 @pytest.mark.parametrize("body", [f"Content-Length: {2**40}", "Transfer-Encoding: chunked"])
-def test_a_body_that_never_ends_is_not_taken(lab: DoorsLab, token: str | None, body: str) -> None:
+def test_a_body_that_never_ends_is_not_taken(lab: ApiLab, token: str | None, body: str) -> None:
     piece = b"10000\r\n" + b" " * 65536 + b"\r\n"
     with connect(lab) as sock:
         sent = 0
@@ -100,7 +100,7 @@ def test_a_body_that_never_ends_is_not_taken(lab: DoorsLab, token: str | None, b
     assert lab.client.list("vm").items == []
 
 
-def test_a_refusal_is_heard_by_who_sends_his_small_body_late(lab: DoorsLab) -> None:
+def test_a_refusal_is_heard_by_who_sends_his_small_body_late(lab: ApiLab) -> None:
     with connect(lab) as sock:
         sock.sendall(head(lab, CREATE, "Content-Length: 1000", token="weft_x_" + "0" * 64))
         assert read_answer(sock).startswith(b"HTTP/1.1 401")
@@ -108,7 +108,7 @@ def test_a_refusal_is_heard_by_who_sends_his_small_body_late(lab: DoorsLab) -> N
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_many_refusals_do_not_wear_a_connection_out(lab: DoorsLab) -> None:
+def test_many_refusals_do_not_wear_a_connection_out(lab: ApiLab) -> None:
     with connect(lab) as sock:
         for _ in range(15):
             sock.sendall(head(lab, CREATE, "Content-Length: 100000", token="weft_x_" + "0" * 64))
@@ -117,7 +117,7 @@ def test_many_refusals_do_not_wear_a_connection_out(lab: DoorsLab) -> None:
 
 
 @pytest.mark.parametrize("pause_seconds", [60.0, 0.02])
-def test_a_body_that_comes_too_slowly_is_told_so_and_holds_nothing(lab: DoorsLab, pause_seconds: float) -> None:
+def test_a_body_that_comes_too_slowly_is_told_so_and_holds_nothing(lab: ApiLab, pause_seconds: float) -> None:
     over = threading.Event()
     with connect(lab) as sock:
         sock.sendall(head(lab, CREATE, "Content-Length: 100000"))
@@ -132,10 +132,10 @@ def test_a_body_that_comes_too_slowly_is_told_so_and_holds_nothing(lab: DoorsLab
         assert read_all(sock).startswith(b"HTTP/1.1 408")
         over.set()
         trickling.join()
-    until(lambda: lab.doors.busy == 0)
+    until(lambda: lab.api.busy == 0)
 
 
-def test_a_head_that_trickles_is_hung_up_on(lab: DoorsLab) -> None:
+def test_a_head_that_trickles_is_hung_up_on(lab: ApiLab) -> None:
     with connect(lab) as sock, contextlib.suppress(OSError):
         for _ in range(400):
             sock.sendall(b"GET / HTTP/1.1\r\n" if _ == 0 else b"X: y\r\n")
@@ -143,20 +143,20 @@ def test_a_head_that_trickles_is_hung_up_on(lab: DoorsLab) -> None:
     assert _ < 300
 
 
-def fill(lab: DoorsLab, round_: int, vms: int = 240) -> None:
+def fill(lab: ApiLab, round_: int, vms: int = 240) -> None:
     for i in range(vms):
         lab.client.patch("vm", f"v{i}", {"labels": {"round": str(round_)}})
 
 
 @pytest.fixture
-def large(lab: DoorsLab) -> DoorsLab:
-    """Doors with more objects than the kernel buffers for anybody."""
+def large(lab: ApiLab) -> ApiLab:
+    """An API with more objects than the kernel buffers for anybody."""
     lab.client.create(make_image())
     lab.client.batch("vm", [make_vm(f"v{i}", user_data="#!/bin/sh\n" + "x" * 60_000) for i in range(240)])
     return lab
 
 
-def test_who_never_reads_his_list_is_let_go(large: DoorsLab) -> None:
+def test_who_never_reads_his_list_is_let_go(large: ApiLab) -> None:
     before = connections(large)
     with connect(large, receive_buffer=4096) as sock:
         sock.sendall(head(large, "GET /v1/vms"))
@@ -166,7 +166,7 @@ def test_who_never_reads_his_list_is_let_go(large: DoorsLab) -> None:
     assert len(large.client.list("vm").items) == 240
 
 
-def test_who_never_reads_his_watch_is_let_go_and_the_others_miss_nothing(large: DoorsLab) -> None:
+def test_who_never_reads_his_watch_is_let_go_and_the_others_miss_nothing(large: ApiLab) -> None:
     cursor = large.client.list("vm").cursor
     before = connections(large)
     with connect(large, receive_buffer=4096) as lazy:
@@ -194,7 +194,7 @@ def test_who_never_reads_his_watch_is_let_go_and_the_others_miss_nothing(large: 
         until(lambda: not his & connections(large))
 
 
-def test_garbage_after_a_request_does_not_become_its_answer(lab: DoorsLab) -> None:
+def test_garbage_after_a_request_does_not_become_its_answer(lab: ApiLab) -> None:
     with connect(lab) as sock:
         sock.sendall(head(lab, "GET /v1/vms?watch=1&cursor=" + lab.client.list("vm").cursor))
         assert sock.recv(65536).startswith(b"HTTP/1.1 200")
@@ -206,7 +206,7 @@ def test_garbage_after_a_request_does_not_become_its_answer(lab: DoorsLab) -> No
         assert answer.startswith(b"HTTP/1.1 200") and answer.count(b"HTTP/1.1 ") == 1
 
 
-def test_requests_sent_ahead_are_answered_in_order_up_to_a_number(lab: DoorsLab) -> None:
+def test_requests_sent_ahead_are_answered_in_order_up_to_a_number(lab: ApiLab) -> None:
     with connect(lab) as sock:
         paths = ["/v1/healthz", "/v1/nowhere", "/v1/kinds"]
         sock.sendall(
@@ -229,7 +229,7 @@ def test_requests_sent_ahead_are_answered_in_order_up_to_a_number(lab: DoorsLab)
 @pytest.mark.parametrize(
     "number", [str(2**63), str(2**64), str(-(2**63) - 1), str(10**400), "1e308", "1e-400", "-0.0", "9" * 300 + ".5"]
 )
-def test_a_number_no_machine_has_is_the_senders_fault(lab: DoorsLab, number: str) -> None:
+def test_a_number_no_machine_has_is_the_senders_fault(lab: ApiLab, number: str) -> None:
     for field in ("cpu", "memory", "disk", "grace", "restart_generation"):
         body = b'{"name":"x","spec":{"image":"tiny","' + field.encode() + b'":' + number.encode() + b"}}"
         answer = lab.client.http.request("POST", "/v1/projects/default/vms", body)
@@ -243,7 +243,7 @@ def test_a_number_no_machine_has_is_the_senders_fault(lab: DoorsLab, number: str
     assert answer.status in (400, 404, 409), answer.body
 
 
-def test_of_a_key_given_twice_the_last_one_counts(lab: DoorsLab) -> None:
+def test_of_a_key_given_twice_the_last_one_counts(lab: ApiLab) -> None:
     lab.client.create(make_image())
     body = b'{"name":"x","name":"y","spec":{"image":"tiny","cpu":7},"spec":{"image":"tiny","cpu":1,"cpu":2}}'
     made = lab.client.http.request("POST", "/v1/projects/default/vms", body).json()
@@ -255,7 +255,7 @@ def test_handshakes_that_never_end_keep_nobody_out_for_long(tmp_path: Path, monk
     monkeypatch.setattr("weft.serving.doorkeeper.MOST_HANDSHAKES", 4)
     monkeypatch.setattr("weft.serving.doorkeeper.HANDSHAKE_SECONDS", PATIENCE_SECONDS)
     monkeypatch.setattr("weft.serving.doorkeeper.SILENCE_SECONDS", 3600.0)
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.create_connection(("127.0.0.1", lab.port), 20)) for _ in range(20)]
         for sock in held[:8]:
@@ -270,7 +270,7 @@ def test_handshakes_that_never_end_keep_nobody_out_for_long(tmp_path: Path, monk
 
 def test_many_who_come_at_once_all_get_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.serving.doorkeeper.MOST_HANDSHAKES", 2)
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     clients = [lab.connect() for _ in range(40)]
     with concurrent.futures.ThreadPoolExecutor(40) as pool:
         found = list(pool.map(lambda client: client.get("project", "default")["name"], clients))
@@ -278,7 +278,7 @@ def test_many_who_come_at_once_all_get_in(tmp_path: Path, monkeypatch: pytest.Mo
     lab.close()
 
 
-def test_a_handshake_has_its_time(lab: DoorsLab) -> None:
+def test_a_handshake_has_its_time(lab: ApiLab) -> None:
     with socket.create_connection(("127.0.0.1", lab.port), 20) as silent, connect(lab) as sock:
         assert read_all(silent) == b""
         assert read_all(sock) == b""  # nor is one that says nothing afterwards kept
@@ -290,10 +290,10 @@ def test_a_handshake_has_its_time(lab: DoorsLab) -> None:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
-    doors = DoorsProcess(tmp_path / "state")
-    yield doors
-    for process in doors.processes:
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state")
+    yield api
+    for process in api.processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
@@ -311,28 +311,28 @@ def descriptors(most: int) -> Iterator[int]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def flood(doors: DoorsProcess, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
+def flood(api: ApiProcess, count: int, stack: contextlib.ExitStack) -> list[socket.socket]:
     """``count`` connections that say nothing."""
     made = []
     for _ in range(count):
         sock = stack.enter_context(socket.socket())
         sock.settimeout(20)
         with contextlib.suppress(ConnectionError):  # turned away while it came
-            sock.connect(("127.0.0.1", doors.port))
+            sock.connect(("127.0.0.1", api.port))
         made.append(sock)
     return made
 
 
-def test_ten_thousand_connections_are_turned_away_in_order_and_who_is_in_goes_on(doors: DoorsProcess) -> None:
-    process = doors.start()
-    client = doors.connect()
+def test_ten_thousand_connections_are_turned_away_in_order_and_who_is_in_goes_on(api: ApiProcess) -> None:
+    process = api.start()
+    client = api.connect()
     cursor = client.list("project").cursor
     with client.http.stream("GET", f"/v1/projects?watch=1&cursor={cursor}") as watch, contextlib.ExitStack() as stack:
         room = stack.enter_context(descriptors(10_500))
-        flood(doors, min(10_000, room - 300), stack)
+        flood(api, min(10_000, room - 300), stack)
         client.create({"kind": "project", "name": "amid"})  # over the connection it has
         assert any(b"amid" in line for line in watch.lines())
-        late = Client(find_context(str(doors.state / "context.json")), patience_seconds=20)
+        late = Client(find_context(str(api.state / "context.json")), patience_seconds=20)
         assert late.get("project", "amid")["name"] == "amid"
         late.close()
     client.close()
@@ -340,15 +340,15 @@ def test_ten_thousand_connections_are_turned_away_in_order_and_who_is_in_goes_on
     assert process.wait(20) == 0
 
 
-def test_a_server_without_descriptors_refuses_who_comes_and_goes_on(doors: DoorsProcess) -> None:
+def test_a_server_without_descriptors_refuses_who_comes_and_goes_on(api: ApiProcess) -> None:
     """Its limit leaves room for some forty connections; all that are let in are real ones."""
-    limited = doors.start("prlimit", "--nofile=300:300")
-    client = doors.connect()
-    tls = ssl.create_default_context(cadata=find_context(str(doors.state / "context.json")).ca)
+    limited = api.start("prlimit", "--nofile=300:300")
+    client = api.connect()
+    tls = ssl.create_default_context(cadata=find_context(str(api.state / "context.json")).ca)
     with contextlib.ExitStack() as stack:
         client.http.request("GET", "/v1/healthz")
         let_in = 0
-        for sock in flood(doors, 150, stack):
+        for sock in flood(api, 150, stack):
             with contextlib.suppress(OSError):
                 stack.enter_context(tls.wrap_socket(sock, server_hostname="localhost"))
                 let_in += 1

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.cli_lab import Said
-from tests.scenario.test_api_process import DoorsProcess
+from tests.scenario.test_api_process import ApiProcess
 
 from weft.cli.app import run
 from weft.client import Client
@@ -34,8 +34,8 @@ SECRET = "Tr0ub4dor-and-3"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     for name in ("lab", "other"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
         lab.client.apply([{**make_image(), "project": name}])
@@ -43,15 +43,15 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def read(lab: DoorsLab) -> list[AuditRecord]:
+def read(lab: ApiLab) -> list[AuditRecord]:
     return [read_record(line) for line in read_after(lab.folder / "audit", 0)]
 
 
-def last(lab: DoorsLab) -> AuditRecord:
+def last(lab: ApiLab) -> AuditRecord:
     return read(lab)[-1]
 
 
-def weft(lab: DoorsLab, *words: str, client: Client | None = None) -> Said:
+def weft(lab: ApiLab, *words: str, client: Client | None = None) -> Said:
     context = lab.folder / "of-client.json"
     write_context(context, (client or lab.client).context)
     out, err = io.TextIOWrapper(io.BytesIO()), io.StringIO()
@@ -61,7 +61,7 @@ def weft(lab: DoorsLab, *words: str, client: Client | None = None) -> Said:
     return Said(code, out.buffer.getvalue().decode(), err.getvalue())  # type: ignore[attr-defined]
 
 
-def test_a_change_a_refusal_and_a_failure_are_recorded_with_who_whence_what_and_why(lab: DoorsLab) -> None:
+def test_a_change_a_refusal_and_a_failure_are_recorded_with_who_whence_what_and_why(lab: ApiLab) -> None:
     ann = lab.with_token("ann", use="access", role="editor", project="lab")
     made = ann.create({**make_vm("web", networks=[], cpu=2), "project": "lab"})
     record = last(lab)
@@ -100,7 +100,7 @@ def test_a_change_a_refusal_and_a_failure_are_recorded_with_who_whence_what_and_
     assert lab.audit.verify().broken is None
 
 
-def test_verbs_streams_bulk_requests_joins_and_guarded_reads_are_recorded(lab: DoorsLab) -> None:
+def test_verbs_streams_bulk_requests_joins_and_guarded_reads_are_recorded(lab: ApiLab) -> None:
     web = lab.client.create({**make_vm("web", networks=[]), "project": "lab"})
     lab.client.verb("vm", "web", "hold", {}, project="lab")
     record = last(lab)
@@ -131,7 +131,7 @@ def test_verbs_streams_bulk_requests_joins_and_guarded_reads_are_recorded(lab: D
     )  # fmt: skip
 
 
-def test_reads_reports_questions_and_rehearsed_changes_leave_no_record(lab: DoorsLab) -> None:
+def test_reads_reports_questions_and_rehearsed_changes_leave_no_record(lab: ApiLab) -> None:
     node = lab.join("n1")
     before = len(read(lab))
     lab.client.list("vm", all_projects=True).items  # noqa: B018
@@ -145,7 +145,7 @@ def test_reads_reports_questions_and_rehearsed_changes_leave_no_record(lab: Door
     assert len(read(lab)) == before
 
 
-def test_a_stranger_is_recorded_up_to_a_bound_and_counted_beyond_it(lab: DoorsLab) -> None:
+def test_a_stranger_is_recorded_up_to_a_bound_and_counted_beyond_it(lab: ApiLab) -> None:
     stranger = lab.connect(msgspec.structs.replace(lab.context, token=f"weft_x_{SECRET}"))
     before = len(read(lab))
     for n in range(100):
@@ -161,7 +161,7 @@ def test_a_stranger_is_recorded_up_to_a_bound_and_counted_beyond_it(lab: DoorsLa
     assert lab.audit.verify().broken is None
 
 
-def test_no_secret_reaches_the_files(lab: DoorsLab) -> None:
+def test_no_secret_reaches_the_files(lab: ApiLab) -> None:
     made = lab.client.create({"kind": "secret", "name": "s", "spec": {"values": {"k": SECRET, "password": SECRET}}})
     lab.client.http.request("PATCH", "/v1/projects/default/secrets/s", {"spec": {"values": {"k": SECRET + "2"}}})
     lab.client.create({**make_vm("web", networks=[], user_data=f"#cloud-config\npassword: {SECRET}"), "project": "lab"})
@@ -190,7 +190,7 @@ def test_no_secret_reaches_the_files(lab: DoorsLab) -> None:
     assert len(read(lab)) > 12
 
 
-def test_a_project_s_admin_and_auditors_see_what_is_theirs(lab: DoorsLab) -> None:
+def test_a_project_s_admin_and_auditors_see_what_is_theirs(lab: ApiLab) -> None:
     for name in ("lab", "other"):
         lab.client.create({**make_vm("web", networks=[]), "project": name})
     boss = lab.with_token(use="access", role="admin", project="lab", subject="boss")
@@ -212,7 +212,7 @@ def test_a_project_s_admin_and_auditors_see_what_is_theirs(lab: DoorsLab) -> Non
         read_newest(lab.with_token(use="access", role="editor", project="lab").http, {})
 
 
-def test_records_are_selected_and_paged(lab: DoorsLab) -> None:
+def test_records_are_selected_and_paged(lab: ApiLab) -> None:
     for n in range(30):
         lab.client.create({"kind": "volume", "name": f"v{n}", "project": "lab", "spec": {"size": "1G"}})
     http = lab.client.http
@@ -234,7 +234,7 @@ def test_records_are_selected_and_paged(lab: DoorsLab) -> None:
             read_newest(http, query) if "limit" not in query else list(read_all(http, query))
 
 
-def test_an_administrator_of_a_project_forges_no_name_by_a_token_s_subject_or_name(lab: DoorsLab) -> None:
+def test_an_administrator_of_a_project_forges_no_name_by_a_token_s_subject_or_name(lab: ApiLab) -> None:
     lab.client.create({"kind": "user", "name": "bea", "spec": {}})
     boss = lab.with_token("boss", use="access", role="admin", project="lab")
     for name in ("admin", "bea"):
@@ -252,7 +252,7 @@ def test_an_administrator_of_a_project_forges_no_name_by_a_token_s_subject_or_na
         assert len(list(read_all(lab.client.http, {"actor": f"token:{name}", "kind": "vm"}))) == 1
 
 
-def test_the_commands_list_export_and_verify(lab: DoorsLab, tmp_path: Path) -> None:
+def test_the_commands_list_export_and_verify(lab: ApiLab, tmp_path: Path) -> None:
     ann = lab.with_token("ann", use="access", role="editor", project="lab")
     ann.create({**make_vm("web", networks=[]), "project": "lab"})
     with pytest.raises(Forbidden):
@@ -305,21 +305,21 @@ def test_the_commands_list_export_and_verify(lab: DoorsLab, tmp_path: Path) -> N
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
-    doors = DoorsProcess(tmp_path / "state", "--audit-syslog", str(tmp_path / "syslog"))
-    yield doors
-    for process in doors.processes:
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state", "--audit-syslog", str(tmp_path / "syslog"))
+    yield api
+    for process in api.processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
-def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_whole(doors: DoorsProcess) -> None:
-    folder = doors.state / "audit"
+def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_whole(api: ApiProcess) -> None:
+    folder = api.state / "audit"
     acknowledged: set[str] = set()
     for turn in range(3):
-        process = doors.start()
-        with contextlib.closing(doors.connect()) as client:
+        process = api.start()
+        with contextlib.closing(api.connect()) as client:
             begun = len(acknowledged)
 
             def write(writer: int, turn: int = turn) -> None:
@@ -342,8 +342,8 @@ def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_wh
             process.wait()
         with list_files(folder)[-1].open("ab") as file:
             file.write(b'{"sequence":' * turn)  # as if it was killed in a write
-    doors.start()
-    with contextlib.closing(doors.connect()) as client:
+    api.start()
+    with contextlib.closing(api.connect()) as client:
         assert verify_server(client.http).broken is None
         recorded = {
             one.name for line in read_after(folder, 0) for one in read_record(line).objects if one.action == "created"
@@ -354,30 +354,30 @@ def test_whatever_was_acknowledged_before_a_kill_is_in_the_log_and_the_log_is_wh
     assert len(list_torn(folder)) == 2
 
 
-def test_records_reach_syslog_and_its_end_holds_nothing_up(doors: DoorsProcess, tmp_path: Path) -> None:
+def test_records_reach_syslog_and_its_end_holds_nothing_up(api: ApiProcess, tmp_path: Path) -> None:
     syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     syslog.bind(str(tmp_path / "syslog"))
     syslog.settimeout(20)
-    process = doors.start()
-    with contextlib.closing(doors.connect()) as client:
+    process = api.start()
+    with contextlib.closing(api.connect()) as client:
         client.create({"kind": "volume", "name": "seen", "spec": {"size": "1G"}})
         got = b""
         while b'"seen"' not in got:
             got = syslog.recv(65536)
         assert got.startswith(b"<86>1 20") and f" weft {process.pid} audit - ".encode() in got
-        assert got.partition(b" - ")[2] in [*read_after(doors.state / "audit", 0)]
+        assert got.partition(b" - ")[2] in [*read_after(api.state / "audit", 0)]
         syslog.close()
         os.unlink(tmp_path / "syslog")
         for n in range(20):
             client.create({"kind": "volume", "name": f"v{n}", "spec": {"size": "1G"}})
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 0
-    assert read_record([*read_after(doors.state / "audit", 0)][-1]).verb == "stop"
+    assert read_record([*read_after(api.state / "audit", 0)][-1]).verb == "stop"
 
 
 def test_a_bad_setting_is_refused_at_once(tmp_path: Path) -> None:
     for option, value in (("--audit-keep", "soon"), ("--audit-most", "lots"), ("--audit-syslog", "here")):
-        process = DoorsProcess(tmp_path / "state", option, value).start()
+        process = ApiProcess(tmp_path / "state", option, value).start()
         assert process.wait(20) == 2
         assert process.stderr is not None and value in process.stderr.read()
     assert isinstance(process, subprocess.Popen)

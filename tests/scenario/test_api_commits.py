@@ -1,4 +1,4 @@
-"""Every commit of the doors and of the gateway relies on what its preconditions say: each of them is made wrong in turn, just
+"""Every commit of the API servers and of the gateway relies on what its preconditions say: each of them is made wrong in turn, just
 before the commit lands. The store must refuse it, and what was asked for must come about all the same.
 
 ``RELIES_ON`` is what each request says it relies on, by the site of its commits and by kind ("and goes": and takes away);
@@ -19,7 +19,7 @@ import msgspec
 import pytest
 from tests.node_key import make_node_key
 from tests.onnx_files import digest, linear
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
 from tests.scenario.dashboard_lab import Browser, add_user
 from tests.scenario.functions_lab import functions_lab
@@ -157,20 +157,20 @@ RELIES_ON = {
     "get_a_function_ready": {"gateway/function/readiness.py _write": "function at"},
 }
 
-Request = Callable[[DoorsLab, int], object]
+Request = Callable[[ApiLab, int], object]
 
 
-def send(lab: DoorsLab, method: str, path: str, body: Any = None) -> dict[str, Any]:
+def send(lab: ApiLab, method: str, path: str, body: Any = None) -> dict[str, Any]:
     answer = lab.client.http.request(method, path, body)
     raise_problem(answer)
     return dict(answer.json())
 
 
-def create_a_vm(lab: DoorsLab, number: int) -> None:
+def create_a_vm(lab: ApiLab, number: int) -> None:
     lab.client.create(make_vm(f"a{number}", volumes=["data"], publish=[f"{20000 + number}:80"]))
 
 
-def change_a_vm(lab: DoorsLab, number: int) -> None:
+def change_a_vm(lab: ApiLab, number: int) -> None:
     """It names another image, and its port leads elsewhere."""
     quietly(lab, lambda: lab.client.create(make_vm(f"b{number}", publish=[f"{21000 + number}:80"])))
     spec = {"image": "other", "publish": [f"{21000 + number}:81", f"{22000 + number}:80"]}
@@ -178,7 +178,7 @@ def change_a_vm(lab: DoorsLab, number: int) -> None:
     assert lab.client.get("publishedport", f"tcp-{21000 + number}")["spec"]["target_port"] == 81
 
 
-def give_an_own_role_to_more(lab: DoorsLab, number: int) -> None:
+def give_an_own_role_to_more(lab: ApiLab, number: int) -> None:
     """The role may be widened meanwhile, beyond what who gives it has."""
 
     def prepare() -> None:
@@ -190,7 +190,7 @@ def give_an_own_role_to_more(lab: DoorsLab, number: int) -> None:
     assert changed["spec"]["claims"] == ["staff"]
 
 
-def raise_a_priority(lab: DoorsLab, number: int) -> None:
+def raise_a_priority(lab: ApiLab, number: int) -> None:
     """To that of a class, below a ceiling that may be lowered meanwhile."""
 
     def prepare() -> None:
@@ -202,7 +202,7 @@ def raise_a_priority(lab: DoorsLab, number: int) -> None:
     assert changed["spec"]["lease"]["priority"] == 5
 
 
-def create_on_a_shared_image(lab: DoorsLab, number: int) -> None:
+def create_on_a_shared_image(lab: ApiLab, number: int) -> None:
     image = make_image() | {"project": f"o{number}"}
     image["spec"]["shared_with"] = ["*"]
     quietly(lab, lambda: lab.client.create({"kind": "project", "name": f"o{number}", "spec": {}}))
@@ -210,17 +210,17 @@ def create_on_a_shared_image(lab: DoorsLab, number: int) -> None:
     lab.client.create(make_vm(f"o{number}", image=f"o{number}/tiny", networks=[]))
 
 
-def patch_labels(lab: DoorsLab, number: int) -> None:
+def patch_labels(lab: ApiLab, number: int) -> None:
     send(lab, "PATCH", "/v1/projects/default/images/tiny", {"labels": {"number": str(number)}})
     assert lab.client.get("image", "tiny")["labels"] == {"number": str(number)}
 
 
-def hold_a_vm(lab: DoorsLab, number: int) -> None:
+def hold_a_vm(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"c{number}")))
     assert lab.client.verb("vm", f"c{number}", "hold")["spec"]["hold"]
 
 
-def log_in(lab: DoorsLab, number: int) -> None:
+def log_in(lab: ApiLab, number: int) -> None:
     def prepare() -> None:
         lab.client.create({"kind": "user", "name": f"u{number}", "spec": {}})
         send(lab, "POST", f"/v1/users/u{number}:passwd", {"password": "correct horse"})
@@ -230,7 +230,7 @@ def log_in(lab: DoorsLab, number: int) -> None:
     assert lab.client.get("token", made["token"])["owner"]["name"] == f"u{number}"
 
 
-def create_in_place_of_a_refused_one(lab: DoorsLab, number: int) -> None:
+def create_in_place_of_a_refused_one(lab: ApiLab, number: int) -> None:
     name, spec = f"r{number}", {"cpu": 1, "memory": "1G", "duration": "1h"}
 
     def prepare() -> None:
@@ -245,7 +245,7 @@ def create_in_place_of_a_refused_one(lab: DoorsLab, number: int) -> None:
     assert lab.client.get("reservation", name)["spec"]["cpu"] == 1
 
 
-def set_a_password_and_end_all_tokens(lab: DoorsLab, number: int) -> None:
+def set_a_password_and_end_all_tokens(lab: ApiLab, number: int) -> None:
     def prepare() -> Client:
         log_in(lab, 1000 + number)
         login = send(lab, "POST", "/v1/login", {"user": f"u{1000 + number}", "password": "correct horse"})
@@ -259,7 +259,7 @@ def set_a_password_and_end_all_tokens(lab: DoorsLab, number: int) -> None:
     assert lab.stored(f"/token/-/own-{number}") is None
 
 
-def end_a_session(lab: DoorsLab, number: int) -> None:
+def end_a_session(lab: ApiLab, number: int) -> None:
     def prepare() -> Browser:
         add_user(lab, f"s{number}", "", None)
         return Browser(lab).login(f"s{number}")
@@ -267,16 +267,16 @@ def end_a_session(lab: DoorsLab, number: int) -> None:
     assert quietly(lab, prepare).send("DELETE", "/v1/session").status == 204
 
 
-def use_a_token(lab: DoorsLab, number: int) -> None:
+def use_a_token(lab: ApiLab, number: int) -> None:
     key = object_key("token", None, quietly(lab, lambda: lab.with_token(use="access")).context.token.split("_")[1])
-    lab.doors.token_use.note(key, None, float(number + 1))
+    lab.api.token_use.note(key, None, float(number + 1))
     for _ in range(2):  # one that was changed meanwhile is written the next time
-        lab.run(lab.doors.token_use.write())
+        lab.run(lab.api.token_use.write())
     token = lab.stored(key)
     assert token is not None and decode_part(token.status, TokenStatus).used_at == float(number + 1)
 
 
-def act_on_the_one_that_was_read(lab: DoorsLab, path: str, verb: str, given: dict[str, Any]) -> None:
+def act_on_the_one_that_was_read(lab: ApiLab, path: str, verb: str, given: dict[str, Any]) -> None:
     """Whoever means one revision is told of a later one, and asks anew."""
     for _ in range(2):
         revision = send(lab, "GET", path)["revision"]
@@ -286,13 +286,13 @@ def act_on_the_one_that_was_read(lab: DoorsLab, path: str, verb: str, given: dic
     raise_problem(answer)
 
 
-def convert_a_container(lab: DoorsLab, number: int) -> None:
+def convert_a_container(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_container(f"d{number}")))
     path = f"/v1/projects/default/containers/d{number}"
     act_on_the_one_that_was_read(lab, path, "convert", {"to": "vm", "memory": "512M"})
 
 
-def migrate_a_vm(lab: DoorsLab, number: int) -> None:
+def migrate_a_vm(lab: ApiLab, number: int) -> None:
     def prepare() -> None:
         node = lab.join(f"s{number}")
         place_vm(lab, node, lab.client.create(make_vm(f"s{number}")))
@@ -301,7 +301,7 @@ def migrate_a_vm(lab: DoorsLab, number: int) -> None:
     act_on_the_one_that_was_read(lab, f"{VMS}/s{number}", "migrate", {})
 
 
-def publish_a_function(lab: DoorsLab, number: int) -> None:
+def publish_a_function(lab: ApiLab, number: int) -> None:
     spec = FunctionSpec(image=IMAGE, isolation="container")
     function = make_function(None)
     function.name, function.uid, function.spec = f"e{number}", f"e{number}", msgspec.Raw(msgspec.json.encode(spec))
@@ -310,24 +310,24 @@ def publish_a_function(lab: DoorsLab, number: int) -> None:
     assert lab.client.verb("function", f"e{number}", "publish")["spec"]["number"] == 1
 
 
-def create_many(lab: DoorsLab, number: int) -> None:
+def create_many(lab: ApiLab, number: int) -> None:
     given = {"objects": [make_vm(f"f{number}-{n}") for n in range(2)]}
     results = send(lab, "POST", f"{VMS}:batch", given)["results"]
     assert [result["object"]["name"] for result in results] == [f"f{number}-0", f"f{number}-1"]
 
 
-def apply_some(lab: DoorsLab, number: int) -> None:
+def apply_some(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"g{number}")))
     lab.client.apply([make_vm(f"g{number}", cpu=2), make_vm(f"g{number}-new")])
     assert lab.client.get("vm", f"g{number}")["spec"]["cpu"] == 2
 
 
-def create_within_a_quota(lab: DoorsLab, number: int) -> None:
+def create_within_a_quota(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: grant(lab, f"u{number}", instances=1))
     lab.client.create({**make_vm("web", networks=[]), "project": f"u{number}"})
 
 
-def apply_more_than_one_commit(lab: DoorsLab, number: int) -> None:
+def apply_more_than_one_commit(lab: ApiLab, number: int) -> None:
     """The quota is among what is applied."""
     quietly(lab, lambda: grant(lab, f"v{number}"))
     quota = {"kind": "quota", "name": "project", "spec": {"instances": 110}}
@@ -335,25 +335,25 @@ def apply_more_than_one_commit(lab: DoorsLab, number: int) -> None:
     lab.client.apply([{**one, "project": f"v{number}"} for one in objects])
 
 
-def delete_a_vm(lab: DoorsLab, number: int) -> None:
+def delete_a_vm(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create(make_vm(f"h{number}")))
     lab.client.delete("vm", f"h{number}")
     assert lab.client.get("vm", f"h{number}")["deleting_since"]
 
 
-def delete_a_network(lab: DoorsLab, number: int) -> None:
+def delete_a_network(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.put(make_network(f"i{number}", "10.77.0.0/24")))
     lab.client.delete("network", f"i{number}")
     assert lab.stored(f"/network/default/i{number}") is None
 
 
-def delete_a_volume(lab: DoorsLab, number: int) -> None:
+def delete_a_volume(lab: ApiLab, number: int) -> None:
     quietly(lab, lambda: lab.client.create({"kind": "volume", "name": f"t{number}", "spec": {"size": "1G"}}))
     lab.client.delete("volume", f"t{number}")
     assert lab.client.get("volume", f"t{number}")["deleting_since"]
 
 
-def delete_a_project_with_history(lab: DoorsLab, number: int) -> None:
+def delete_a_project_with_history(lab: ApiLab, number: int) -> None:
     name = f"past{number}"
     quietly(lab, lambda: lab.client.create({"kind": "project", "name": name}))
     kept = migrated("web-1", project=name)
@@ -362,11 +362,11 @@ def delete_a_project_with_history(lab: DoorsLab, number: int) -> None:
     assert not any(lab.stored(one.key) for one in kept)
 
 
-def join_a_new_node(lab: DoorsLab, number: int) -> None:
+def join_a_new_node(lab: ApiLab, number: int) -> None:
     lab.join(f"j{number}").report(node={"cpu": 4})
 
 
-def join_a_node_anew_twice(lab: DoorsLab, number: int) -> None:
+def join_a_node_anew_twice(lab: ApiLab, number: int) -> None:
     """The second time it says again what it has said: the answer was lost."""
     made: dict[str, Any] = {}
 
@@ -382,7 +382,7 @@ def join_a_node_anew_twice(lab: DoorsLab, number: int) -> None:
     again.report(node={"cpu": 4})
 
 
-def renew_and_use_another_key(lab: DoorsLab, number: int) -> None:
+def renew_and_use_another_key(lab: ApiLab, number: int) -> None:
     node = quietly(lab, lambda: lab.join(f"l{number}"))
     key = lab.folder / f"l{number}.new"
     answer = node.client.http.request("POST", f"/v1/nodes/{node.name}:renew", {"csr": make_node_key(key)})
@@ -393,7 +393,7 @@ def renew_and_use_another_key(lab: DoorsLab, number: int) -> None:
     assert JoinedNode(node.name, node.uid, lab.connect(context), key, context).report()["refused"] == {}
 
 
-def report_of_itself_and_of_its_places(lab: DoorsLab, number: int) -> None:
+def report_of_itself_and_of_its_places(lab: ApiLab, number: int) -> None:
     def prepare() -> tuple[JoinedNode, str]:
         node = lab.join(f"m{number}")
         return node, place_vm(lab, node, lab.client.create(make_vm(f"m{number}")))
@@ -404,14 +404,14 @@ def report_of_itself_and_of_its_places(lab: DoorsLab, number: int) -> None:
     assert lab.client.list("allocation", query={"node": node.uid}).items[0]["report"]["state"] == "running"
 
 
-def make_model(lab: DoorsLab, name: str) -> dict[str, Any]:
+def make_model(lab: ApiLab, name: str) -> dict[str, Any]:
     file = linear([2.0])
     upload_code(lab.client, digest(file), file, "onnx")
     spec = {"file": digest(file), "inputs": ["t"], "result": {"event": "frost", "threshold": 0.5}}
     return lab.client.create({"kind": "model", "name": name, "spec": spec})
 
 
-def report_of_devices_and_of_one_that_was_found(lab: DoorsLab, number: int) -> None:
+def report_of_devices_and_of_one_that_was_found(lab: ApiLab, number: int) -> None:
     def prepare() -> tuple[JoinedNode, dict[str, Any], dict[str, Any]]:
         node = lab.join(f"dev{number}")
         device = lab.client.create({"kind": "device", "name": node.name, "spec": {"node": node.name}})
@@ -437,14 +437,14 @@ def report_of_devices_and_of_one_that_was_found(lab: DoorsLab, number: int) -> N
     assert lab.client.get("model", node.name)["report"]["nodes"][node.name]["runs"] == 1
 
 
-def come_back_to_a_store_that_knows_nothing(lab: DoorsLab, number: int) -> None:
+def come_back_to_a_store_that_knows_nothing(lab: ApiLab, number: int) -> None:
     node = quietly(lab, lambda: lab.join(f"n{number}"))
     lab.run(lab.store.commit([Delete(f"/node/-/n{number}"), Delete(enrolment_key(node.uid))]))
     assert node.report(node={"cpu": 4})["refused"] == {}
     assert lab.client.get("node", f"n{number}")["uid"] == node.uid
 
 
-def give_up_a_node_twice(lab: DoorsLab, number: int) -> None:
+def give_up_a_node_twice(lab: ApiLab, number: int) -> None:
     """It comes back in between, once it has heard of that; what it has said by then is forgotten."""
 
     def prepare() -> JoinedNode:
@@ -470,7 +470,7 @@ def give_up_a_node_twice(lab: DoorsLab, number: int) -> None:
         node.report()
 
 
-def come_back_and_have_heard(lab: DoorsLab, number: int) -> None:
+def come_back_and_have_heard(lab: ApiLab, number: int) -> None:
     def prepare() -> JoinedNode:
         node = lab.join(f"p{number}")
         place_vm(lab, node, lab.client.create(make_vm(f"p{number}")))
@@ -488,7 +488,7 @@ def come_back_and_have_heard(lab: DoorsLab, number: int) -> None:
     assert lab.stored(f"{enrolment_key(node.uid)}.given-up") is None, "it is remembered no more"
 
 
-def come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere(lab: DoorsLab, number: int) -> None:
+def come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere(lab: ApiLab, number: int) -> None:
     def prepare() -> tuple[JoinedNode, str]:
         node = lab.join(f"kept{number}")
         vm = lab.client.create(make_vm(f"kept{number}"))
@@ -522,7 +522,7 @@ def come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere(lab: DoorsLab, 
     assert len(kept) == 1
 
 
-def link_another_cluster(lab: DoorsLab, number: int) -> None:
+def link_another_cluster(lab: ApiLab, number: int) -> None:
     """And again, which renews the link."""
     with another_cluster(lab, f"links{number}") as other:
         for _ in range(2):
@@ -530,14 +530,14 @@ def link_another_cluster(lab: DoorsLab, number: int) -> None:
         quietly(lab, lambda: lab.client.delete("cluster", "there"))
 
 
-def be_linked_by_another_cluster(lab: DoorsLab, number: int) -> None:
+def be_linked_by_another_cluster(lab: ApiLab, number: int) -> None:
     with another_cluster(lab, f"linked{number}") as other:
         for _ in range(2):
             link(other, "here", lab, quietly(lab, lambda: link_token(lab, "near")))
         quietly(lab, lambda: lab.client.delete("cluster", "near"))
 
 
-def let_a_vm_of_a_linked_cluster_in(lab: DoorsLab, number: int) -> None:
+def let_a_vm_of_a_linked_cluster_in(lab: ApiLab, number: int) -> None:
     """The VM, its volume and its address, with the arrival."""
     with another_cluster(lab, f"arrives{number}") as other:
 
@@ -574,47 +574,47 @@ def let_a_vm_of_a_linked_cluster_in(lab: DoorsLab, number: int) -> None:
         quietly(lab, lambda: lab.client.delete("cluster", f"near{number}"))
 
 
-def link_token(lab: DoorsLab, name: str) -> str:
+def link_token(lab: ApiLab, name: str) -> str:
     made = lab.client.create({"kind": "token", "spec": {"use": "link", "link": {"name": name}}})
     return str(made["secret"])
 
 
-def link(lab: DoorsLab, name: str, other: DoorsLab, token: str) -> None:
+def link(lab: ApiLab, name: str, other: ApiLab, token: str) -> None:
     body = {"url": other.context.server, "token": token, "own_url": lab.context.server}
     assert send(lab, "POST", f"/v1/clusters/{name}:link", body)["status"]["phase"] == "Linked"
 
 
 @contextlib.contextmanager
-def another_cluster(lab: DoorsLab, name: str) -> Iterator[DoorsLab]:
+def another_cluster(lab: ApiLab, name: str) -> Iterator[ApiLab]:
     folder = lab.folder / name
     folder.mkdir()
-    other = DoorsLab(folder)
+    other = ApiLab(folder)
     try:
         yield other
     finally:
         other.close()
 
 
-def stand_in_a_network(lab: DoorsLab, number: int) -> None:
+def stand_in_a_network(lab: ApiLab, number: int) -> None:
     node = quietly(lab, lambda: lab.join(f"q{number}"))
     assert ask(node)["network"] == "blue"
 
 
-def begin_anew_with_an_empty_store(lab: DoorsLab, number: int) -> None:
+def begin_anew_with_an_empty_store(lab: ApiLab, number: int) -> None:
     lab.run(lab.store.commit([Delete("/project/-/default"), Delete("/network/default/default")]))
     lab.run(lab.store.commit([Delete(key) for key in ("/defaultrules/-/given", "/project/-/fabric", FIRST_RULE)]))
     _keep_token(lab)
-    lab.run(bootstrap(lab.doors, lab.folder / f"context{number}.json", lab.context.server))
+    lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored("/network/default/default") is not None
 
 
-def begin_with_a_newer_rule(lab: DoorsLab, number: int) -> None:
+def begin_with_a_newer_rule(lab: ApiLab, number: int) -> None:
     lab.run(lab.store.commit([Put("/defaultrules/-/given", b"[]"), Delete(FIRST_RULE)]))
-    lab.run(bootstrap(lab.doors, lab.folder / f"context{number}.json", lab.context.server))
+    lab.run(bootstrap(lab.api, lab.folder / f"context{number}.json", lab.context.server))
     assert lab.stored(FIRST_RULE) is not None
 
 
-def _keep_token(lab: DoorsLab) -> None:
+def _keep_token(lab: ApiLab) -> None:
     """Have the lab's own token outlive another administrator's."""
     key = object_key("token", None, lab.context.token.split("_")[1])
     entry = lab.run(lab.store.get(key))
@@ -624,10 +624,10 @@ def _keep_token(lab: DoorsLab) -> None:
     lab.run(lab.store.commit([Put(key, encode_envelope(envelope))]))
 
 
-def find_objects_of_an_older_weft(lab: DoorsLab, number: int) -> None:
+def find_objects_of_an_older_weft(lab: ApiLab, number: int) -> None:
     key, kind = f"/elder/default/r{number}", msgspec.structs.replace(KIND, name="elder")
     lab.run(lab.store.commit([Put(key, msgspec.json.encode(stored(f"r{number}", 1, size=1)))]))
-    assert lab.run(upgrade_objects(lab.doors.store, [kind])) == 1
+    assert lab.run(upgrade_objects(lab.api.store, [kind])) == 1
     entry = lab.run(lab.store.get(key))
     assert entry is not None and msgspec.json.decode(entry.value)["schema"] == 3
     lab.run(lab.store.commit([Delete(key)]))
@@ -683,12 +683,12 @@ REMEDY = (
 )
 
 
-def meddling(lab: DoorsLab) -> MeddlingStore:
+def meddling(lab: ApiLab) -> MeddlingStore:
     assert isinstance(lab.store, MeddlingStore)
     return lab.store
 
 
-def quietly(lab: DoorsLab, prepare: Callable[[], Any]) -> Any:
+def quietly(lab: ApiLab, prepare: Callable[[], Any]) -> Any:
     """What comes before the request that is meant: nobody writes in between."""
     store = meddling(lab)
     asked, store.asked = store.asked, ""
@@ -699,9 +699,9 @@ def quietly(lab: DoorsLab, prepare: Callable[[], Any]) -> Any:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DoorsLab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiLab]:
     monkeypatch.setattr(token_use, "WRITE_SECONDS", 1e6)  # by itself it would write into the middle of another request
-    lab = DoorsLab(tmp_path, MeddlingStore(MemoryStore(SystemClock()), ["api"]))  # type: ignore[arg-type]
+    lab = ApiLab(tmp_path, MeddlingStore(MemoryStore(SystemClock()), ["api"]))  # type: ignore[arg-type]
     lab.client.create(make_image())
     lab.client.create(make_image("other"))
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
@@ -726,7 +726,7 @@ def check(store: MeddlingStore) -> None:
 
 
 def test_every_precondition_of_every_request_is_refused_when_it_is_wrong_and_the_wish_comes_about(
-    lab: DoorsLab,
+    lab: ApiLab,
 ) -> None:
     store = meddling(lab)
     with store.watch_makers():
@@ -755,5 +755,5 @@ async def test_what_the_gateway_writes_of_a_function_is_refused_when_somebody_ha
 def test_whoever_writes_to_the_store_is_walked_by_these_tests() -> None:
     files = {str(Path(file).relative_to(SOURCE)) for file, _ in find_calls(("",), is_store_commit)}
     others = {file for file in files if file.partition("/")[0] not in ("api", "gateway")}
-    others -= {"informer/leader_lease.py", "store/remote/server.py"}  # the deciders' own, and what passes commits on
+    others -= {"informer/leader_lease.py", "store/remote/server.py"}  # the controllers' own, and what passes commits on
     assert not others, f"{others}: a MeddlingStore must see their commits; {REMEDY}"

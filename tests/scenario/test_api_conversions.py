@@ -1,4 +1,4 @@
-"""What the doors say to people who convert: what is made, what is refused at once, and what neither side may do meanwhile."""
+"""What the API servers say to people who convert: what is made, what is refused at once, and what neither side may do meanwhile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_vm
+from tests.scenario.api_lab import ApiLab, make_vm
 
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
@@ -23,14 +23,14 @@ def make_container(name: str, **spec: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create({"kind": "image", "name": "web", "spec": {"url": f"oci://{IMAGE}"}})
     yield lab
     lab.close()
 
 
-def tell(lab: DoorsLab, key: str, **status: Any) -> None:
+def tell(lab: ApiLab, key: str, **status: Any) -> None:
     """What the controller of workloads says of it."""
     envelope = lab.stored(key)
     assert envelope is not None
@@ -38,7 +38,7 @@ def tell(lab: DoorsLab, key: str, **status: Any) -> None:
     lab.put(envelope)
 
 
-def test_the_verb_makes_a_conversion_and_its_verbs_say_what_is_wished(lab: DoorsLab) -> None:
+def test_the_verb_makes_a_conversion_and_its_verbs_say_what_is_wished(lab: ApiLab) -> None:
     lab.client.create(make_container("web"))
     made = lab.client.verb("container", "web", "convert", {"to": "vm", "memory": "512M"})
     assert made["kind"] == "conversion" and made["name"].startswith("web-")
@@ -53,7 +53,7 @@ def test_the_verb_makes_a_conversion_and_its_verbs_say_what_is_wished(lab: Doors
     [({"once": True}, "spec.once"), ({"gang": "g:2"}, "spec.gang"), ({"gpu_share": 0.5}, "spec.gpus")],
 )
 def test_a_container_that_cannot_be_a_vm_is_refused_however_it_is_asked_for(
-    lab: DoorsLab, spec: dict[str, Any], field: str
+    lab: ApiLab, spec: dict[str, Any], field: str
 ) -> None:
     lab.client.create(make_container("web", **spec))
     for act in (
@@ -67,7 +67,7 @@ def test_a_container_that_cannot_be_a_vm_is_refused_however_it_is_asked_for(
         assert refused.value.field == field and refused.value.hint
 
 
-def test_a_vm_with_a_volume_that_has_no_place_in_a_container_is_refused(lab: DoorsLab) -> None:
+def test_a_vm_with_a_volume_that_has_no_place_in_a_container_is_refused(lab: ApiLab) -> None:
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     lab.client.create(make_vm("db", image="web", volumes=["data"]))
     with pytest.raises(InvalidInput, match="volume data") as refused:
@@ -76,7 +76,7 @@ def test_a_vm_with_a_volume_that_has_no_place_in_a_container_is_refused(lab: Doo
 
 
 @pytest.mark.parametrize("verb", ["confirm", "undo"])
-def test_a_vm_that_has_handed_its_volumes_over_is_in_the_way_of_no_verb(lab: DoorsLab, verb: str) -> None:
+def test_a_vm_that_has_handed_its_volumes_over_is_in_the_way_of_no_verb(lab: ApiLab, verb: str) -> None:
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     lab.client.create(make_vm("db", image="web", volumes=["data"], user_data="mount data:/data\n"))
     made = lab.client.verb("vm", "db", "convert", {"to": "container"})
@@ -87,7 +87,7 @@ def test_a_vm_that_has_handed_its_volumes_over_is_in_the_way_of_no_verb(lab: Doo
     assert lab.client.verb("conversion", made["name"], verb)["spec"][verb]
 
 
-def test_what_is_to_be_converted_must_be_there_and_of_the_other_kind(lab: DoorsLab) -> None:
+def test_what_is_to_be_converted_must_be_there_and_of_the_other_kind(lab: ApiLab) -> None:
     with pytest.raises(NotFound) as missing:
         lab.client.create({"kind": "conversion", "name": "c", "spec": {"workload": "container/web", "to": "vm"}})
     assert missing.value.field == "spec.workload"
@@ -97,7 +97,7 @@ def test_what_is_to_be_converted_must_be_there_and_of_the_other_kind(lab: DoorsL
     assert same.value.field == "spec.to"
 
 
-def test_neither_side_is_changed_started_converted_or_deleted_while_one_may_have_to_give_back(lab: DoorsLab) -> None:
+def test_neither_side_is_changed_started_converted_or_deleted_while_one_may_have_to_give_back(lab: ApiLab) -> None:
     lab.client.create(make_container("web"))
     lab.client.create(make_vm("web", image="web", networks=[]))
     tell(lab, "/container/default/web", phase="Stopped", conversion="web-1", converts_to="vm/web")

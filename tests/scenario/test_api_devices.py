@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests import onnx_files
 from tests.onnx_files import digest, linear
-from tests.scenario.api_lab import DoorsLab, JoinedNode
+from tests.scenario.api_lab import ApiLab, JoinedNode
 from tests.scenario.cli_lab import WEFT
 
 from weft.client import Client
@@ -39,8 +39,8 @@ OUTSIDE = onnx_files.model(
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("devices"))
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("devices"))
     yield lab
     lab.close()
 
@@ -50,7 +50,7 @@ class Shop:
 
     count = 0
 
-    def __init__(self, lab: DoorsLab) -> None:
+    def __init__(self, lab: ApiLab) -> None:
         Shop.count += 1
         self.lab, self.project = lab, f"shop{Shop.count}"
         lab.client.create({"kind": "project", "name": self.project, "spec": {}})
@@ -98,7 +98,7 @@ def ask(client: Client, method: str, path: str, body: Any = None) -> Any:
 
 
 @pytest.fixture
-def shop(started: DoorsLab) -> Shop:
+def shop(started: ApiLab) -> Shop:
     return Shop(started)
 
 
@@ -280,7 +280,7 @@ def test_found_devices_that_are_approved_at_once_have_a_bound_too(shop: Shop) ->
 
 
 def test_found_devices_are_no_more_than_the_project_may_have(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shop.lab.doors, "settings", replace(shop.lab.doors.settings, most_objects=4))
+    monkeypatch.setattr(shop.lab.api, "settings", replace(shop.lab.api.settings, most_objects=4))
     answer = shop.report(found=[{"protocol": "mqtt", "address": f"c/{n}"} for n in range(3)])
     assert answer["not_kept"] == 1
     with pytest.raises(Forbidden) as caught:

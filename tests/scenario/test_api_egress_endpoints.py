@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, JoinedNode
+from tests.scenario.api_lab import ApiLab, JoinedNode
 
 from weft.client.answer import raise_problem
 from weft.kinds.endpoint import EndpointSpec, Served
@@ -37,8 +37,8 @@ def make_function(network: str | None, project: str = "default") -> Envelope:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.put(make_network("blue", "10.20.0.0/29"), make_network("red", "10.30.0.0/24", 4712), make_function("blue"))
     yield lab
     lab.close()
@@ -51,7 +51,7 @@ def ask(node: JoinedNode, network: str = "blue-uid", project: str = "default", n
     return dict(answer.json())
 
 
-def test_a_node_gets_the_highest_free_address_and_the_same_one_again(lab: DoorsLab) -> None:
+def test_a_node_gets_the_highest_free_address_and_the_same_one_again(lab: ApiLab) -> None:
     first, second = lab.join("n1"), lab.join("n2")
     first.report(node={"address": "10.99.0.1"})
     nic = ask(first)
@@ -63,7 +63,7 @@ def test_a_node_gets_the_highest_free_address_and_the_same_one_again(lab: DoorsL
     assert b'"node_address":"10.99.0.1"' in bytes(stored.status)
 
 
-def test_it_sees_the_network_only_from_then_on(lab: DoorsLab) -> None:
+def test_it_sees_the_network_only_from_then_on(lab: ApiLab) -> None:
     node = lab.join("n1")
     with pytest.raises(Forbidden):
         node.client.list("endpoint", query={"network": "blue-uid"})
@@ -75,7 +75,7 @@ def test_it_sees_the_network_only_from_then_on(lab: DoorsLab) -> None:
         node.client.list("endpoint", query={"network": "red-uid"})
 
 
-def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: DoorsLab) -> None:
+def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     with pytest.raises(Forbidden, match="no function and no service uses network red"):
         ask(node, "red-uid")
@@ -92,7 +92,7 @@ def test_it_gets_none_where_no_function_wants_it_and_for_nobody_else(lab: DoorsL
     assert ask(other)["address"] == "10.20.0.6"
 
 
-def test_an_http_service_in_the_network_is_a_reason_too(lab: DoorsLab) -> None:
+def test_an_http_service_in_the_network_is_a_reason_too(lab: ApiLab) -> None:
     node = lab.join("n1")
     spec = EndpointSpec(
         workload=Ref("service", "shop", "s", "other"), network="default/red", network_uid="red-uid", index=0,
@@ -106,7 +106,7 @@ def test_an_http_service_in_the_network_is_a_reason_too(lab: DoorsLab) -> None:
     assert ask(node, "red-uid")["address"] == "10.30.0.254"
 
 
-def test_a_full_network_is_told(lab: DoorsLab) -> None:
+def test_a_full_network_is_told(lab: ApiLab) -> None:
     node = lab.join("n1")
     for last in range(2, 7):
         address = f"10.20.0.{last}"

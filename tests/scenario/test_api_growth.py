@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeSpec
@@ -25,9 +25,9 @@ def raw(part: object) -> msgspec.Raw:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
     """A node of 8 cores, 16 GiB memory and 100 GiB disk, 60 of them promised; a VM and a volume on it, each of 1 GiB."""
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": GIB}})
@@ -47,7 +47,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def spec_of(lab: DoorsLab, kind: str, name: str) -> dict[str, object]:
+def spec_of(lab: ApiLab, kind: str, name: str) -> dict[str, object]:
     return dict(lab.client.get(kind, name)["spec"])
 
 
@@ -56,7 +56,7 @@ def spec_of(lab: DoorsLab, kind: str, name: str) -> dict[str, object]:
     [("memory", 500 * GIB, "16.0 GiB"), ("disk", 900 * 1024 * GIB, "100.0 GiB"), ("cpu", 64.0, "8")],
 )
 def test_a_size_that_no_node_has_is_refused_and_nothing_is_stored(
-    lab: DoorsLab, field: str, value: float, most: str
+    lab: ApiLab, field: str, value: float, most: str
 ) -> None:
     before = spec_of(lab, "vm", "web")
     with pytest.raises(Unplaceable, match=f"spec.{field}: .* is more than any node has: {most} at most"):
@@ -67,7 +67,7 @@ def test_a_size_that_no_node_has_is_refused_and_nothing_is_stored(
     assert lab.client.create(make_vm("new", **{field: value}))["spec"][field] == value, "a new one may wait for a node"
 
 
-def test_a_deployment_is_not_changed_to_a_size_that_no_node_has(lab: DoorsLab) -> None:
+def test_a_deployment_is_not_changed_to_a_size_that_no_node_has(lab: ApiLab) -> None:
     spec = {"workload": "vm", "template": {"image": "tiny", "memory": GIB}, "replicas": 1}
     lab.client.create({"kind": "deployment", "name": "shop", "spec": spec})
     before = spec_of(lab, "deployment", "shop")
@@ -79,7 +79,7 @@ def test_a_deployment_is_not_changed_to_a_size_that_no_node_has(lab: DoorsLab) -
     lab.client.patch("deployment", "shop", {"spec": {"template": {"image": "tiny", "memory": 2 * GIB}}})
 
 
-def test_a_volume_that_has_its_place_grows_by_no_more_than_its_pool_may_promise(lab: DoorsLab) -> None:
+def test_a_volume_that_has_its_place_grows_by_no_more_than_its_pool_may_promise(lab: ApiLab) -> None:
     with pytest.raises(
         Unplaceable, match=r"may promise 100\.0 GiB and has promised 60\.0 GiB: 41\.0 GiB more"
     ) as refused:
@@ -91,7 +91,7 @@ def test_a_volume_that_has_its_place_grows_by_no_more_than_its_pool_may_promise(
     assert lab.client.patch("volume", "data", {"spec": {"size": GIB}})["spec"]["size"] == GIB, "it hasn't grown yet"
 
 
-def test_a_volume_without_a_place_grows_no_further_than_any_pool_and_may_shrink_again(lab: DoorsLab) -> None:
+def test_a_volume_without_a_place_grows_no_further_than_any_pool_and_may_shrink_again(lab: ApiLab) -> None:
     lab.client.create({"kind": "volume", "name": "spare", "spec": {"size": GIB}})
     with pytest.raises(Unplaceable, match=r"more than any storage pool local may promise: 100\.0 GiB at most"):
         lab.client.patch("volume", "spare", {"spec": {"size": 900 * 1024 * GIB}})
@@ -99,14 +99,14 @@ def test_a_volume_without_a_place_grows_no_further_than_any_pool_and_may_shrink_
     assert lab.client.patch("volume", "spare", {"spec": {"size": GIB}})["spec"]["size"] == GIB
 
 
-def test_a_root_disk_is_no_smaller_than_what_its_image_takes(lab: DoorsLab) -> None:
+def test_a_root_disk_is_no_smaller_than_what_its_image_takes(lab: ApiLab) -> None:
     with pytest.raises(InvalidInput, match=r"spec.disk: 10 MiB is less than image tiny takes: 1\.0 GiB") as refused:
         lab.client.patch("vm", "web", {"spec": {"disk": 10 << 20}})
     assert refused.value.token == "tooLittleDisk"
     assert spec_of(lab, "vm", "web")["disk"] == 0
 
 
-def test_a_clone_has_the_disk_that_is_there_and_a_quota_counts_the_one_that_was_requested(lab: DoorsLab) -> None:
+def test_a_clone_has_the_disk_that_is_there_and_a_quota_counts_the_one_that_was_requested(lab: ApiLab) -> None:
     vm, volume = lab.stored("/vm/default/web"), lab.stored("/volume/default/data")
     assert vm is not None and volume is not None
     vm.spec = raw(VmSpec(image="tiny", networks=[], disk=90 * GIB, volumes=["data"]))  # as an older weft stored it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.objects.errors import InvalidInput
 
@@ -14,7 +14,7 @@ from weft.objects.errors import InvalidInput
 def test_a_job_that_would_wait_for_a_job_with_a_schedule_is_refused_with_what_to_name_instead(
     tmp_path: Path, after: str
 ) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         task = {"image": "registry.example.org/work:1"}
         lab.client.create({"kind": "job", "name": "tick", "spec": {"task": task, "schedule": "@hourly"}})

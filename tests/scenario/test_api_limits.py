@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.test_people import add_user, log_in, wait_until
 
 from weft.api.object import read
@@ -29,10 +29,10 @@ MOST = 20
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("limits")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
-    lab.doors.settings = dataclasses.replace(lab.settings, most_objects=MOST)
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab.api.settings = dataclasses.replace(lab.settings, most_objects=MOST)
     yield lab
     lab.close()
 
@@ -43,7 +43,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.client.http.MOST_THROTTLED_SECONDS", 0.0)
 
 
-def editor(lab: DoorsLab, project: str, role: str = "editor") -> Client:
+def editor(lab: ApiLab, project: str, role: str = "editor") -> Client:
     if lab.stored(f"/project/-/{project}") is None:
         lab.client.create({"kind": "project", "name": project, "spec": {}})
     client = lab.with_token(use="access", role=role, project=project)
@@ -62,7 +62,7 @@ def batch(client: Client, objects: list[dict[str, Any]], kind: str = "constraint
     return [one["error"]["reason"] if "error" in one else "made" for one in answer.json()["results"]]
 
 
-def test_a_project_has_so_many_objects_of_a_kind_and_no_more(lab: DoorsLab) -> None:
+def test_a_project_has_so_many_objects_of_a_kind_and_no_more(lab: ApiLab) -> None:
     ann, bea = editor(lab, "full"), editor(lab, "empty")
     assert batch(ann, [constraint(f"c{n}") for n in range(MOST + 5)]) == ["made"] * MOST + ["tooManyObjects"] * 5
     one_more = lambda: ann.create(constraint("more"))  # noqa: E731
@@ -82,14 +82,14 @@ def test_a_project_has_so_many_objects_of_a_kind_and_no_more(lab: DoorsLab) -> N
         ann.create(constraint("again"))
 
 
-def test_what_controllers_removed_is_counted_no_more_before_anything_is_refused(lab: DoorsLab) -> None:
+def test_what_controllers_removed_is_counted_no_more_before_anything_is_refused(lab: ApiLab) -> None:
     ann = editor(lab, "shrinks")
     batch(ann, [constraint(f"c{n}") for n in range(MOST)])
     lab.run(lab.store.commit([Delete("/constraint/shrinks/c0")]))
     ann.create(constraint("more"))
 
 
-def test_what_controllers_made_counts_within_a_minute(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_controllers_made_counts_within_a_minute(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = editor(lab, "grows")
     ann.create(constraint("first"))
     first = lab.stored("/constraint/grows/first")
@@ -100,17 +100,17 @@ def test_what_controllers_made_counts_within_a_minute(lab: DoorsLab, monkeypatch
         ann.create(constraint("one"))
 
 
-def test_failed_and_dry_runs_leave_nothing_counted(lab: DoorsLab) -> None:
+def test_failed_and_dry_runs_leave_nothing_counted(lab: ApiLab) -> None:
     ann = editor(lab, "tries")
     ann.create(constraint("c0"))
     for n in range(2 * MOST):
         ann.create(constraint(f"d{n}"), dry_run=True)
         with pytest.raises(WeftError):
             ann.create({**constraint("bad"), "spec": {"expression": "none.of(these"}})
-    assert lab.doors.objects.find("/constraint/tries/", lab.clock.elapsed()) == 1
+    assert lab.api.objects.find("/constraint/tries/", lab.clock.elapsed()) == 1
 
 
-def test_many_requests_together_make_no_more_than_one_after_the_other(lab: DoorsLab) -> None:
+def test_many_requests_together_make_no_more_than_one_after_the_other(lab: ApiLab) -> None:
     ann = editor(lab, "race")
     clients = [editor(lab, "race") for _ in range(8)]
     ann.create(constraint("first"))
@@ -120,7 +120,7 @@ def test_many_requests_together_make_no_more_than_one_after_the_other(lab: Doors
     assert len(ann.list("constraint").items) == MOST
 
 
-def test_jobs_and_quotas_bound_workloads_and_administrators_the_fabric_s_kinds(lab: DoorsLab) -> None:
+def test_jobs_and_quotas_bound_workloads_and_administrators_the_fabric_s_kinds(lab: ApiLab) -> None:
     ann = editor(lab, "work")
     ann.create(make_image())
     vms = [make_vm(f"v{n}", networks=[]) for n in range(MOST + 1)]
@@ -130,7 +130,7 @@ def test_jobs_and_quotas_bound_workloads_and_administrators_the_fabric_s_kinds(l
 
 
 def test_a_user_has_a_hundred_tokens_of_their_own_also_without_any_role(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.api.admission.limits._find_most", lambda *_: 3)
     add_user(lab, "rita")
@@ -151,7 +151,7 @@ def test_a_user_has_a_hundred_tokens_of_their_own_also_without_any_role(
     make("rita-more")
 
 
-def test_an_administrator_of_a_project_fills_no_place_of_others_with_tokens(lab: DoorsLab) -> None:
+def test_an_administrator_of_a_project_fills_no_place_of_others_with_tokens(lab: ApiLab) -> None:
     boss, other = editor(lab, "boss", "admin"), editor(lab, "else", "admin")
     spec = {"use": "access", "role": "viewer", "project": "boss"}
     made = 0
@@ -162,12 +162,10 @@ def test_an_administrator_of_a_project_fills_no_place_of_others_with_tokens(lab:
     other.create({"kind": "token", "name": "else-1", "spec": {**spec, "project": "else"}})
 
 
-def test_who_writes_too_fast_waits_and_others_go_on(
-    lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_writes_too_fast_waits_and_others_go_on(lab: ApiLab, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.api.state.request_rates.LEAST_BURST", 5)
     monkeypatch.setattr("weft.api.state.request_rates.BURST_SECONDS", 5)
-    monkeypatch.setattr(lab.doors, "writes", WriteRates(1))
+    monkeypatch.setattr(lab.api, "writes", WriteRates(1))
     ann, bea = editor(lab, "fast"), editor(lab, "slow")
     assert batch(ann, [constraint(f"c{n}") for n in range(4)]) == ["made"] * 4
     answer = ann.http.request(
@@ -189,13 +187,11 @@ def test_who_writes_too_fast_waits_and_others_go_on(
         node.report(node={"cpu": n + 1.0})
 
 
-def test_all_tokens_of_a_user_write_from_one_bucket(
-    lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_tokens_of_a_user_write_from_one_bucket(lab: ApiLab, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.api.state.request_rates.LEAST_BURST", 5)
     monkeypatch.setattr("weft.api.state.request_rates.BURST_SECONDS", 5)
     add_user(lab, "sara")
-    monkeypatch.setattr(lab.doors, "writes", WriteRates(1))
+    monkeypatch.setattr(lab.api, "writes", WriteRates(1))
     sara = log_in(lab, "sara")
     made = sara.create({"kind": "token", "name": "sara-1", "spec": {"use": "access", "role": ""}})
     again = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
@@ -208,18 +204,18 @@ def test_all_tokens_of_a_user_write_from_one_bucket(
 
 
 def test_what_was_made_before_a_restart_counts(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path, SqliteStore(tmp_path / "store.db", SystemClock()))
-    lab.doors.settings = dataclasses.replace(lab.settings, most_objects=2)
+    lab = ApiLab(tmp_path, SqliteStore(tmp_path / "store.db", SystemClock()))
+    lab.api.settings = dataclasses.replace(lab.settings, most_objects=2)
     ann = editor(lab, "again")
     batch(ann, [constraint("c0"), constraint("c1")])
     lab.restart()
-    lab.doors.settings = dataclasses.replace(lab.settings, most_objects=2)
+    lab.api.settings = dataclasses.replace(lab.settings, most_objects=2)
     with pytest.raises(Forbidden, match="has 2 constraints"):
         ann.create(constraint("c2"))
     lab.close()
 
 
-def send_raw(lab: DoorsLab, token: str, path: str) -> ssl.SSLSocket:
+def send_raw(lab: ApiLab, token: str, path: str) -> ssl.SSLSocket:
     """A connection that has sent a request and reads no answer."""
     host, _, port = lab.context.server.removeprefix("https://").rpartition(":")
     tls = ssl.create_default_context(cadata=lab.context.ca)
@@ -230,7 +226,7 @@ def send_raw(lab: DoorsLab, token: str, path: str) -> ssl.SSLSocket:
 
 
 def test_lists_of_one_person_wait_for_each_other_and_keep_nobody_else_waiting(
-    lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The making of lists stands still, as when they are long: the others of that person wait, up to a bound."""
     monkeypatch.setattr("weft.api.state.list_turns.MOST_WAITING", 3)
@@ -246,7 +242,7 @@ def test_lists_of_one_person_wait_for_each_other_and_keep_nobody_else_waiting(
     monkeypatch.setattr(read, "_list", list_slowly)
     path = "/v1/projects/long/vms"
     socks = [send_raw(lab, ann.context.token, path) for _ in range(5)]
-    wait_until(lambda: sum(turns.users for turns in lab.doors.lists._people.values()) == 5)
+    wait_until(lambda: sum(turns.users for turns in lab.api.lists._people.values()) == 5)
     assert len(begun) == 2
     refused = ann.http.request("GET", path)
     assert (refused.status, refused.json()["reason"], refused.headers["retry-after"]) == (429, "tooManyLists", "1")
@@ -255,11 +251,11 @@ def test_lists_of_one_person_wait_for_each_other_and_keep_nobody_else_waiting(
     for sock in socks:
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
         sock.close()
-    wait_until(lambda: not lab.doors.lists._people)
+    wait_until(lambda: not lab.api.lists._people)
 
 
 def test_what_one_person_does_not_read_is_bounded_and_is_free_when_the_person_leaves(
-    lab: DoorsLab, hasty: None, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.api.state.list_turns.MOST_BYTES", 20_000_000)
     ann, bea = editor(lab, "much"), editor(lab, "little")
@@ -271,14 +267,12 @@ def test_what_one_person_does_not_read_is_bounded_and_is_free_when_the_person_le
     name = f"token:{ann.http.request('GET', '/v1/whoami').json()['token']}"
     for _ in range(3):
         socks.append(send_raw(lab, ann.context.token, path))
-        wait_until(
-            lambda: (turns := lab.doors.lists._people.get(name)) is not None and turns.bytes > least * len(socks)
-        )
+        wait_until(lambda: (turns := lab.api.lists._people.get(name)) is not None and turns.bytes > least * len(socks))
     refused = ann.http.request("GET", path)
     assert refused.status == 429 and "of lists under way" in refused.json()["detail"]
     assert bea.list("vm").items == [] and bea.list("image").items
     for sock in socks:
         sock.close()
-    wait_until(lambda: not lab.doors.lists._people)
+    wait_until(lambda: not lab.api.lists._people)
     assert len(ann.list("vm").items) == 150
-    wait_until(lambda: not lab.doors.lists._people)
+    wait_until(lambda: not lab.api.lists._people)

@@ -1,4 +1,4 @@
-"""Images made from VMs, at the doors: who may ask for one, and what a node may send for it."""
+"""Images made from VMs, at the API servers: who may ask for one, and what a node may send for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, JoinedNode, make_image, make_vm
 
 from weft.agent.server.client import RemoteServer
 from weft.agent.server.line import Line
@@ -24,8 +24,8 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     yield lab
@@ -48,14 +48,14 @@ def make(name: str = "gold", **spec: Any) -> dict[str, Any]:
     ],
 )
 def test_an_image_has_one_source_which_is_a_vm_or_a_url(
-    lab: DoorsLab, spec: dict[str, Any], field: str, hint: str
+    lab: ApiLab, spec: dict[str, Any], field: str, hint: str
 ) -> None:
     with pytest.raises(InvalidInput) as refused:
         lab.client.create(make(**spec))
     assert refused.value.field == field and hint in (refused.value.hint or "")
 
 
-def test_the_vm_must_be_there_once_and_who_asks_must_be_allowed_to_take_snapshots_of_it(lab: DoorsLab) -> None:
+def test_the_vm_must_be_there_once_and_who_asks_must_be_allowed_to_take_snapshots_of_it(lab: ApiLab) -> None:
     with pytest.raises(NotFound, match='"nope" not found'):
         lab.client.create(make(made_from="vm/nope"))
     rules = {"image": ["create", "get"], "vm": ["get"]}
@@ -72,7 +72,7 @@ def test_the_vm_must_be_there_once_and_who_asks_must_be_allowed_to_take_snapshot
     lab.client.verb("image", "gold", "share", {"with": ["*"]})  # the source may be gone
 
 
-def order(lab: DoorsLab, node: JoinedNode) -> ImageOrder:
+def order(lab: ApiLab, node: JoinedNode) -> ImageOrder:
     """An image that the node is asked to make, once the server knows of it."""
     made = lab.client.create(make())
     envelope = lab.stored("/image/default/gold")
@@ -86,7 +86,7 @@ def order(lab: DoorsLab, node: JoinedNode) -> ImageOrder:
 
 
 def test_what_a_node_has_the_order_to_make_is_kept_whole_under_its_digest_and_nothing_else_is(
-    lab: DoorsLab, tmp_path: Path
+    lab: ApiLab, tmp_path: Path
 ) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     given = order(lab, node)
@@ -112,17 +112,17 @@ def test_what_a_node_has_the_order_to_make_is_kept_whole_under_its_digest_and_no
     assert len(list(folder.iterdir())) == 1
 
 
-def test_what_comes_for_an_image_that_was_deleted_is_not_kept(lab: DoorsLab, tmp_path: Path) -> None:
+def test_what_comes_for_an_image_that_was_deleted_is_not_kept(lab: ApiLab, tmp_path: Path) -> None:
     node = lab.join("n1")
     given = order(lab, node)
     path = tmp_path / "content"
     path.write_bytes(CONTENT)
-    found = lab.doors.orders.find_all
+    found = lab.api.orders.find_all
 
     def find_late(kind: Any, node_uid: str) -> list[Any]:
         return found(kind, node_uid) or [given]  # as an API server that hasn't heard of the deletion yet
 
-    lab.doors.orders.find_all = find_late  # type: ignore[method-assign]
+    lab.api.orders.find_all = find_late  # type: ignore[method-assign]
     lab.client.delete("image", "gold")
     with pytest.raises(WeftError, match="was deleted"):
         RemoteServer(node.client, Line(lab.clock)).send_image("n1", given.uid, DIGEST, path, threading.Event())

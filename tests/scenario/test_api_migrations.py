@@ -1,4 +1,4 @@
-"""What the doors say to people who move a VM: what keeps it from moving, and what did until a moment ago."""
+"""What the API servers say to people who move a VM: what keeps it from moving, and what did until a moment ago."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.kinds.migration import MigrationStatus
 from weft.kinds.parts.workload import WorkloadStatus
@@ -17,8 +17,8 @@ PATH = "/v1/projects/default/vms/web:migrate"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1"))
@@ -26,7 +26,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def tell(lab: DoorsLab, key: str, status: msgspec.Struct) -> None:
+def tell(lab: ApiLab, key: str, status: msgspec.Struct) -> None:
     """What the object's controller says of it."""
     envelope = lab.stored(key)
     assert envelope is not None
@@ -34,13 +34,13 @@ def tell(lab: DoorsLab, key: str, status: msgspec.Struct) -> None:
     lab.put(envelope)
 
 
-def migrate(lab: DoorsLab, key: str) -> tuple[int, dict[str, Any]]:
+def migrate(lab: ApiLab, key: str) -> tuple[int, dict[str, Any]]:
     answer = lab.client.http.request("POST", PATH, {}, headers={"Idempotency-Key": key})
     return answer.status, answer.json()
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Cancelled", "gone"])
-def test_a_move_that_has_ended_keeps_none_from_moving_though_its_vm_says_so_yet(lab: DoorsLab, phase: str) -> None:
+def test_a_move_that_has_ended_keeps_none_from_moving_though_its_vm_says_so_yet(lab: ApiLab, phase: str) -> None:
     _, first = migrate(lab, "first")
     tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1", migration=first["name"]))
     assert "is migrating already" in str(migrate(lab, "second"))
@@ -52,7 +52,7 @@ def test_a_move_that_has_ended_keeps_none_from_moving_though_its_vm_says_so_yet(
     assert status == 201 and second["name"] != first["name"]
 
 
-def test_a_repeated_request_is_answered_with_the_move_that_it_made(lab: DoorsLab) -> None:
+def test_a_repeated_request_is_answered_with_the_move_that_it_made(lab: ApiLab) -> None:
     _, first = migrate(lab, "k")
     tell(lab, "/vm/default/web", WorkloadStatus(phase="Running", node="n1", migration=first["name"]))
     assert migrate(lab, "k")[1]["uid"] == first["uid"]

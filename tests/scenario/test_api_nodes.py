@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.node_key import make_node_key
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_image, make_vm
 
 from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
@@ -48,20 +48,20 @@ from weft.trust.tickets import verify_ticket
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     yield lab
     lab.close()
 
 
-def start_vm(lab: DoorsLab, node: JoinedNode, name: str = "web", **spec: Any) -> tuple[dict[str, Any], str]:
+def start_vm(lab: ApiLab, node: JoinedNode, name: str = "web", **spec: Any) -> tuple[dict[str, Any], str]:
     """A VM with an allocation on ``node``, as scheduler and controllers would leave it; its allocation's name."""
     vm = lab.client.create(make_vm(name, **spec))
     return vm, place_vm(lab, node, vm)
 
 
-def place_vm(lab: DoorsLab, node: JoinedNode, vm: dict[str, Any]) -> str:
+def place_vm(lab: ApiLab, node: JoinedNode, vm: dict[str, Any]) -> str:
     name = vm["name"]
     network = lab.client.get("network", "default")
     allocation = make_allocation(node, vm, network_uid=network["uid"])
@@ -72,7 +72,7 @@ def place_vm(lab: DoorsLab, node: JoinedNode, vm: dict[str, Any]) -> str:
     return allocation.name
 
 
-def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: DoorsLab) -> None:
+def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: ApiLab) -> None:
     node = lab.join("n1")
     assert lab.client.get("node", "n1")["uid"] == node.uid
     answer = node.report(node={"version": "0.1.0", "cpu": 4, "memory": 8 << 30})
@@ -82,7 +82,7 @@ def test_a_node_joins_with_a_token_and_reports_with_its_certificate(lab: DoorsLa
     assert (lease.name, lease.holder) == (f"node/{node.uid}", node.uid)
 
 
-def test_a_report_that_says_nothing_new_writes_nothing(lab: DoorsLab) -> None:
+def test_a_report_that_says_nothing_new_writes_nothing(lab: ApiLab) -> None:
     node = lab.join("n1")
     _, name = start_vm(lab, node)
     body = {"node": {"cpu": 4, "a_field_of_tomorrow": 1}, "allocations": {name: {"incarnation": 1, "state": "running"}}}
@@ -94,7 +94,7 @@ def test_a_report_that_says_nothing_new_writes_nothing(lab: DoorsLab) -> None:
     assert lab.client.get("node", "n1")["report"]["a_field_of_tomorrow"] == 1
 
 
-def test_what_was_released_before_a_restore_is_not_taken_for_released_since(lab: DoorsLab) -> None:
+def test_what_was_released_before_a_restore_is_not_taken_for_released_since(lab: ApiLab) -> None:
     node = lab.join("n1")
     _, name = start_vm(lab, node)
     now = lab.run(lab.store.list("/")).cursor
@@ -109,7 +109,7 @@ def test_what_was_released_before_a_restore_is_not_taken_for_released_since(lab:
     assert lab.client.get("allocation", name)["report"]["state"] == "released"
 
 
-def test_a_join_token_works_once(lab: DoorsLab) -> None:
+def test_a_join_token_works_once(lab: ApiLab) -> None:
     made = lab.client.create({"kind": "token", "name": "once", "spec": {"use": "join"}})
     first = lab.join_with(made["secret"], "n1")
     with pytest.raises(NotAuthenticated, match="was used already"):
@@ -124,7 +124,7 @@ def test_a_join_token_works_once(lab: DoorsLab) -> None:
         lab.join_with(made["secret"], "n1", first.key)  # nobody knows by now whose key it was
 
 
-def test_nobody_joins_under_the_name_of_a_node_there_is(lab: DoorsLab) -> None:
+def test_nobody_joins_under_the_name_of_a_node_there_is(lab: ApiLab) -> None:
     first = lab.join("n1")
     with pytest.raises(AlreadyExists, match='node "n1" exists already'):
         lab.join("n1")
@@ -133,7 +133,7 @@ def test_nobody_joins_under_the_name_of_a_node_there_is(lab: DoorsLab) -> None:
     assert lab.join("n1", node="n1").uid == first.uid  # a token bound to it enrols it anew
 
 
-def test_a_join_must_bring_a_name_and_a_sound_request(lab: DoorsLab) -> None:
+def test_a_join_must_bring_a_name_and_a_sound_request(lab: ApiLab) -> None:
     made = lab.client.create({"kind": "token", "name": "t", "spec": {"use": "join"}})
     joiner = lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
     for body in ({"node": "n1", "csr": "x"}, {"node": "N!", "csr": "x"}, {"node": "n1"}, {"csr": 5, "node": "n1"}):
@@ -146,7 +146,7 @@ def test_a_join_must_bring_a_name_and_a_sound_request(lab: DoorsLab) -> None:
         lab.join_with(lab.context.token, "n1")
 
 
-def test_a_node_sees_only_what_is_its_own(lab: DoorsLab) -> None:
+def test_a_node_sees_only_what_is_its_own(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     _, name = start_vm(lab, one)
     network = lab.client.get("network", "default")["uid"]
@@ -175,7 +175,7 @@ def test_a_node_sees_only_what_is_its_own(lab: DoorsLab) -> None:
             refused()
 
 
-def test_a_node_watches_its_own_allocations(lab: DoorsLab) -> None:
+def test_a_node_watches_its_own_allocations(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     events = one.client.watch_forever("allocation", query={"node": one.uid})
     assert next(events).type == "synced"
@@ -184,7 +184,7 @@ def test_a_node_watches_its_own_allocations(lab: DoorsLab) -> None:
     assert next(events).object["name"] == name
 
 
-def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_orders(lab: DoorsLab) -> None:
+def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_orders(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     told, follow = [], {one.uid: one, two.uid: two}
@@ -193,7 +193,7 @@ def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_o
         assert next(events).type == "synced"
         follower = threading.Thread(target=lambda events=events, uid=uid: told.extend((uid, event) for event in events))
         follower.start()
-    wait_until(lambda: len(lab.doors.orders.bells) == 2)
+    wait_until(lambda: len(lab.api.orders.bells) == 2)
 
     def write(status: VolumeStatus) -> None:
         envelope = lab.stored("/volume/default/data")
@@ -215,10 +215,10 @@ def test_a_node_hears_in_its_watch_that_its_next_report_is_answered_with_other_o
     assert {uid for uid, _ in told} == {one.uid} and all(event.report for _, event in told)
     one.client.close()
     two.client.close()
-    wait_until(lambda: len(lab.doors.orders.bells) == 0)
+    wait_until(lambda: len(lab.api.orders.bells) == 0)
 
 
-def test_a_node_watches_the_snapshots_that_lie_on_it_and_sees_no_other(lab: DoorsLab) -> None:
+def test_a_node_watches_the_snapshots_that_lie_on_it_and_sees_no_other(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     for name, node in (("ours", one), ("theirs", two)):
         put_snapshot(lab, name, node)
@@ -234,7 +234,7 @@ def test_a_node_watches_the_snapshots_that_lie_on_it_and_sees_no_other(lab: Door
     assert event.object["name"] == "ours" and event.object["deleting_since"], "at once, not with the next report"
 
 
-def put_snapshot(lab: DoorsLab, name: str, node: JoinedNode) -> None:
+def put_snapshot(lab: ApiLab, name: str, node: JoinedNode) -> None:
     spec = SnapshotSpec(of="vm/web", memory=True)
     envelope = SNAPSHOT.make(name, spec, lab.clock.now(), project="default")
     envelope.finalizers = ["snapshot"]
@@ -242,7 +242,7 @@ def put_snapshot(lab: DoorsLab, name: str, node: JoinedNode) -> None:
     lab.put(envelope)
 
 
-def test_a_node_reports_on_its_own_allocations_and_the_newest_incarnation_only(lab: DoorsLab) -> None:
+def test_a_node_reports_on_its_own_allocations_and_the_newest_incarnation_only(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     _, name = start_vm(lab, one)
     allocation = lab.stored(f"/allocation/-/{name}")
@@ -260,7 +260,7 @@ def test_a_node_reports_on_its_own_allocations_and_the_newest_incarnation_only(l
         raise_problem(one.client.http.request("POST", "/v1/nodes/n2:report", {}))
 
 
-def test_a_report_on_many_allocations_is_one_commit_in_each_ninety(lab: DoorsLab) -> None:
+def test_a_report_on_many_allocations_is_one_commit_in_each_ninety(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report()
     vm = lab.client.create(make_vm("web"))
@@ -273,7 +273,7 @@ def test_a_report_on_many_allocations_is_one_commit_in_each_ninety(lab: DoorsLab
     assert states == ["running"] * 100
 
 
-def test_a_node_is_told_the_networks_ranges_once_and_which_of_its_idle_networks_are_gone(lab: DoorsLab) -> None:
+def test_a_node_is_told_the_networks_ranges_once_and_which_of_its_idle_networks_are_gone(lab: ApiLab) -> None:
     node = lab.join("n1")
     default, known = lab.client.get("network", "default"), ""
 
@@ -295,7 +295,7 @@ def test_a_node_is_told_the_networks_ranges_once_and_which_of_its_idle_networks_
     assert not hear(default["spec"]["cidr"])  # another network has its range still
 
 
-def test_a_node_is_told_all_nodes_own_addresses_but_none_that_can_be_no_machine_s(lab: DoorsLab) -> None:
+def test_a_node_is_told_all_nodes_own_addresses_but_none_that_can_be_no_machine_s(lab: ApiLab) -> None:
     said = {"n1": "10.9.0.2", "n2": "10.9.0.3", "n3": "0.0.0.0", "n4": "fe80::1", "n5": "127.0.0.1", "n6": "nowhere"}
     nodes = {name: lab.join(name) for name in said}
     for name, address in said.items():
@@ -307,7 +307,7 @@ def test_a_node_is_told_all_nodes_own_addresses_but_none_that_can_be_no_machine_
     wait_until(lambda: nodes["n1"].report(ranges_version=version)["node_ranges"] == ["10.9.0.2/32"])
 
 
-def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: DoorsLab) -> None:
+def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: ApiLab) -> None:
     nodes = {name: lab.join(name) for name in ("n1", "n2")}
     for name, address in (("n1", "10.9.0.2"), ("n2", "10.9.0.3")):
         odd = ["nowhere", "127.0.0.1", "169.254.3.3", "::1", "0.0.0.0", "192.0.2.1"]
@@ -321,7 +321,7 @@ def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: Door
     assert known.get("server", {}) == {}
 
     def move(*addresses: str) -> None:
-        lab.loop.call_soon_threadsafe(lab.doors.ranges.put_server, addresses, [8444, 8443], [8445])
+        lab.loop.call_soon_threadsafe(lab.api.ranges.put_server, addresses, [8444, 8443], [8445])
 
     move("203.0.113.5", "10.1.0.1")
     place = {"ranges": ["10.1.0.1/32", "203.0.113.5/32"], "api": [8443, 8444], "functions": [8445]}
@@ -332,7 +332,7 @@ def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: Door
     wait_until(lambda: nodes["n1"].report(ranges_version=version).get("server", {}).get("ranges") == ["203.0.113.6/32"])
 
 
-def test_a_node_is_told_what_its_networks_open_as_it_changes(lab: DoorsLab) -> None:
+def test_a_node_is_told_what_its_networks_open_as_it_changes(lab: ApiLab) -> None:
     node = lab.join("n1")
     blue = lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "172.30.0.0/24", "open": ["api"]}})
     default, uid = lab.client.get("network", "default")["uid"], blue["uid"]
@@ -344,14 +344,14 @@ def test_a_node_is_told_what_its_networks_open_as_it_changes(lab: DoorsLab) -> N
     assert node.report().get("networks", {}) == {}
 
 
-def test_a_report_that_makes_no_sense_is_refused_whole(lab: DoorsLab) -> None:
+def test_a_report_that_makes_no_sense_is_refused_whole(lab: ApiLab) -> None:
     node = lab.join("n1")
     for body in ({"node": {"cpu": "many"}}, {"allocations": {"x": {"state": "odd"}}}, {"events": [{}]}, []):
         answer = node.client.http.request("POST", "/v1/nodes/n1:report", body)
         assert (answer.status, answer.json()["reason"]) == (400, "invalidInput")
 
 
-def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: DoorsLab) -> None:
+def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: ApiLab) -> None:
     node = lab.join("n1")
     vm, _ = start_vm(lab, node)
     other = lab.client.create(make_vm("other"))
@@ -366,7 +366,7 @@ def test_a_node_tells_the_journal_only_about_what_is_its_own(lab: DoorsLab) -> N
     assert {(e["object"]["name"], e["object"]["uid"], e["source"]) for e in told} == {("web", vm["uid"], "node/n1")}
 
 
-def test_the_events_of_a_nodes_outbox_are_kept_once_at_the_time_when_they_happened(lab: DoorsLab) -> None:
+def test_the_events_of_a_nodes_outbox_are_kept_once_at_the_time_when_they_happened(lab: ApiLab) -> None:
     node = lab.join("n1")
     vm, _ = start_vm(lab, node)
     about = {"kind": "vm", "name": "web", "uid": vm["uid"], "project": "default"}
@@ -387,7 +387,7 @@ def test_the_events_of_a_nodes_outbox_are_kept_once_at_the_time_when_they_happen
             node.report(events=[{**events[0], **wrong}], outbox="box")
 
 
-def test_an_outbox_tells_of_workloads_that_the_rest_of_the_report_does_not_name(lab: DoorsLab) -> None:
+def test_an_outbox_tells_of_workloads_that_the_rest_of_the_report_does_not_name(lab: ApiLab) -> None:
     node = lab.join("n1")
     web, named = start_vm(lab, node)
     db, _ = start_vm(lab, node, "db")
@@ -407,7 +407,7 @@ def test_an_outbox_tells_of_workloads_that_the_rest_of_the_report_does_not_name(
     assert told == {"web", "db"}
 
 
-def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: DoorsLab) -> None:
+def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})
     keys = [entry.key for entry in lab.run(lab.store.list("/")).entries]
@@ -421,7 +421,7 @@ def test_a_node_that_a_restored_store_does_not_know_comes_back_by_itself(lab: Do
     assert admin.get("project", "default") and admin.get("network", "default")
 
 
-def test_a_name_that_is_taken_meanwhile_is_not_taken_back(lab: DoorsLab) -> None:
+def test_a_name_that_is_taken_meanwhile_is_not_taken_back(lab: ApiLab) -> None:
     node = lab.join("n1")
     lab.run(lab.store.commit([Delete("/node/-/n1"), Delete(f"/enrolment/-/{node.uid}")]))
     lab.join("n1")
@@ -429,7 +429,7 @@ def test_a_name_that_is_taken_meanwhile_is_not_taken_back(lab: DoorsLab) -> None
         node.report()
 
 
-def test_a_node_names_the_project_of_a_workload_that_keeps_it(lab: DoorsLab) -> None:
+def test_a_node_names_the_project_of_a_workload_that_keeps_it(lab: ApiLab) -> None:
     node = lab.join("n1")
     allocation = make_allocation(node, {"name": "far-off", "uid": "u"})
     workload = Ref("vm", "far-off", "u", "far")
@@ -441,7 +441,7 @@ def test_a_node_names_the_project_of_a_workload_that_keeps_it(lab: DoorsLab) -> 
     assert used.value.hint == "delete or change that first: weft describe vm/far-off -p far"
 
 
-def test_a_node_that_was_removed_stays_out(lab: DoorsLab) -> None:
+def test_a_node_that_was_removed_stays_out(lab: ApiLab) -> None:
     node = lab.join("n1")
     _, name = start_vm(lab, node)
     with pytest.raises(InUse, match='node "n1" is in use by vm/web'):
@@ -455,7 +455,7 @@ def test_a_node_that_was_removed_stays_out(lab: DoorsLab) -> None:
     assert lab.join("n1").uid != node.uid
 
 
-def test_nobody_makes_a_node_by_hand_but_labels_it(lab: DoorsLab) -> None:
+def test_nobody_makes_a_node_by_hand_but_labels_it(lab: ApiLab) -> None:
     with pytest.raises(InvalidInput, match="by joining"):
         lab.client.put({"kind": "node", "name": "n9"})
     lab.join("n1")
@@ -464,7 +464,7 @@ def test_nobody_makes_a_node_by_hand_but_labels_it(lab: DoorsLab) -> None:
     assert (labelled["labels"], labelled["spec"]["cordoned"]) == ({"rack": "r1"}, True)
 
 
-def test_a_node_renews_its_certificate_with_the_one_it_has(lab: DoorsLab) -> None:
+def test_a_node_renews_its_certificate_with_the_one_it_has(lab: ApiLab) -> None:
     node = lab.join("n1")
     path = "/v1/nodes/n1:renew"
     answer = node.client.http.request("POST", path, {"csr": make_node_key(node.key)})
@@ -472,7 +472,7 @@ def test_a_node_renews_its_certificate_with_the_one_it_has(lab: DoorsLab) -> Non
     assert lab.client.http.request("POST", path, {"csr": make_node_key(node.key)}).status == 403
 
 
-def test_a_certificate_of_another_ca_is_not_let_in(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_certificate_of_another_ca_is_not_let_in(lab: ApiLab, tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     key = foreign / "n.key"
@@ -483,7 +483,7 @@ def test_a_certificate_of_another_ca_is_not_let_in(lab: DoorsLab, tmp_path: Path
         lab.connect(context).list("vm")
 
 
-def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: DoorsLab) -> None:
+def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: ApiLab) -> None:
     node = lab.join("n1")
     volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     vm = lab.client.create(make_vm("web"))
@@ -494,7 +494,7 @@ def test_a_volume_is_removed_from_its_node_on_positive_evidence_only(lab: DoorsL
     lab.put(envelope, allocation)
     assert node.report()["remove_volumes"] == []
     lab.client.delete("volume", "data")
-    wait_until(lambda: lab.doors.orders.doomed_volumes.found)
+    wait_until(lambda: lab.api.orders.doomed_volumes.found)
     assert node.report()["remove_volumes"] == []  # one of its allocations has it still
     lab.run(lab.store.commit([Delete(allocation.key)]))
     assert lab.join("n2").report()["remove_volumes"] == []
@@ -510,7 +510,7 @@ def wait_until(condition: Any) -> None:
     raise AssertionError("it never came")
 
 
-def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab: DoorsLab) -> None:
+def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab: ApiLab) -> None:
     node = lab.join("n1")
     vm = lab.client.create(make_vm("soon"))
     answers: list[dict[str, Any]] = []
@@ -534,7 +534,7 @@ def test_exec_waits_for_a_vm_that_is_about_to_get_its_place_and_for_no_other(lab
         assert lab.clock.elapsed() - began < PLACE_SECONDS
 
 
-def test_nobody_gets_a_ticket_for_the_inside_of_a_guest_before_its_lease_begins(lab: DoorsLab) -> None:
+def test_nobody_gets_a_ticket_for_the_inside_of_a_guest_before_its_lease_begins(lab: ApiLab) -> None:
     node, start = lab.join("n1"), lab.clock.now() + 90
     _, name = start_vm(lab, node)
     allocation = lab.stored(f"/allocation/-/{name}")
@@ -558,7 +558,7 @@ def test_nobody_gets_a_ticket_for_the_inside_of_a_guest_before_its_lease_begins(
 
 
 def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.api.object.verbs.PLACE_SECONDS", 0.2)
     node = lab.join("n1")
@@ -596,7 +596,7 @@ def test_a_stream_verb_gives_a_ticket_for_the_place_of_the_workload(
         lab.with_token(use="access").verb("vm", "web", "exec", {"argv": ["x"]})
 
 
-def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: DoorsLab) -> None:
+def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: ApiLab) -> None:
     digest, content = "ab" * 32, bytes(range(256)) * 5000
     (lab.folder / "images" / digest).write_bytes(content)
     one, two = lab.join("n1"), lab.join("n2")
@@ -614,7 +614,7 @@ def test_an_image_is_given_to_people_and_to_nodes_that_have_it_allocated(lab: Do
             lab.client.http.stream("GET", f"/v1/blobs/{odd}")
 
 
-def test_who_has_a_role_in_a_project_only_sees_of_a_node_nothing_that_tells_of_others(lab: DoorsLab) -> None:
+def test_who_has_a_role_in_a_project_only_sees_of_a_node_nothing_that_tells_of_others(lab: ApiLab) -> None:
     secret, copy = "ab" * 32, '{"uid": "u", "spec": {}}'
     node = lab.join("n1")
     viewer = lab.with_token(use="access", role="viewer", project="default")
@@ -638,14 +638,14 @@ def test_who_has_a_role_in_a_project_only_sees_of_a_node_nothing_that_tells_of_o
             assert b"n1" not in shown
 
 
-def set_phase(lab: DoorsLab, phase: str) -> None:
+def set_phase(lab: ApiLab, phase: str) -> None:
     envelope = lab.stored("/node/-/n1")
     assert envelope is not None
     envelope.status = msgspec.Raw(msgspec.json.encode({"phase": phase}))
     lab.put(envelope)
 
 
-def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(lab: DoorsLab) -> None:
+def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})
     vm, _ = start_vm(lab, node)
@@ -688,7 +688,7 @@ def test_only_a_silent_node_is_given_up_and_what_it_returns_with_is_told_apart(l
 
 
 def test_the_root_disk_of_a_vm_that_was_placed_elsewhere_is_kept_as_a_volume_when_its_node_is_back(
-    lab: DoorsLab,
+    lab: ApiLab,
 ) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})
@@ -755,7 +755,7 @@ def test_the_root_disk_of_a_vm_that_was_placed_elsewhere_is_kept_as_a_volume_whe
         lab.client.verb("volume", name, "reclaim")
 
 
-def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: DoorsLab) -> None:
+def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: ApiLab) -> None:
     node = lab.join("n1")
     start_vm(lab, node)
     listed = node.client.list("allocation", query={"node": node.uid}).cursor
@@ -783,7 +783,7 @@ def test_a_node_that_was_given_up_is_taken_back_once_it_has_heard_of_that(lab: D
     assert node.report(node={"cpu": 4})["refused"] == {}
 
 
-def test_a_node_that_is_taken_back_is_asked_to_say_again_what_it_has_said(lab: DoorsLab) -> None:
+def test_a_node_that_is_taken_back_is_asked_to_say_again_what_it_has_said(lab: ApiLab) -> None:
     node = lab.join("n1")
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
     set_phase(lab, "NotReady")
@@ -793,7 +793,7 @@ def test_a_node_that_is_taken_back_is_asked_to_say_again_what_it_has_said(lab: D
     assert lab.client.get("node", "n1")["report"]["cpu"] == 4
 
 
-def test_a_node_that_comes_back_without_its_settings_is_said_to_with_what_they_were(lab: DoorsLab) -> None:
+def test_a_node_that_comes_back_without_its_settings_is_said_to_with_what_they_were(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 4})
     lab.client.patch("node", "n1", {"labels": {"site": "west"}, "spec": {"autonomy_seconds": 60, "taints": ["till"]}})
@@ -807,7 +807,7 @@ def test_a_node_that_comes_back_without_its_settings_is_said_to_with_what_they_w
     assert "people had given the node up" in told["TakenBack"] and "set again" in told["TakenBack"]
 
 
-def test_who_gives_a_node_up_within_its_autonomy_is_named_with_when_it_would_have_ended(lab: DoorsLab) -> None:
+def test_who_gives_a_node_up_within_its_autonomy_is_named_with_when_it_would_have_ended(lab: ApiLab) -> None:
     now = SystemClock().now()
     for name, lost_at, until in (("n1", now - 60.0, now + 3540.0), ("n2", now - 7200.0, None)):
         node = lab.join(name)
@@ -826,7 +826,7 @@ def test_who_gives_a_node_up_within_its_autonomy_is_named_with_when_it_would_hav
         assert told["GivenUp"].partition(", ")[2] == f"with the allocations of no workload{said}"
 
 
-def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsLab) -> None:
+def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     vm, _ = start_vm(lab, node)
     coming = make_allocation(node, vm)
@@ -848,7 +848,7 @@ def test_a_target_that_never_ran_goes_once_nobody_waits_for_its_word(lab: DoorsL
     assert ask() == [coming.uid]
 
 
-def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_stayed_has_the_data(lab: DoorsLab) -> None:
+def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_stayed_has_the_data(lab: ApiLab) -> None:
     node, source, former = lab.join("n1"), lab.join("n2"), lab.join("n3")
     volume = lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     vm = lab.client.create(make_vm("web"))
@@ -874,7 +874,7 @@ def test_what_it_made_of_a_volume_goes_with_it_once_the_node_where_its_guest_sta
     assert ask(former, there=True) == ask(None, there=True) == ask(source, there=True) == [volume["uid"]]
 
 
-def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: DoorsLab) -> None:
+def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: ApiLab) -> None:
     node = lab.join("n1")
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
     assert node.report(node={"cpu": 5}, version="a.2")["version"] == "a.2"
@@ -883,7 +883,7 @@ def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: Do
     assert envelope is not None and decode_part(envelope.report, NodeReport).cpu == 5
 
 
-def test_a_server_that_has_begun_anew_has_each_node_say_its_facts_again(lab: DoorsLab) -> None:
+def test_a_server_that_has_begun_anew_has_each_node_say_its_facts_again(lab: ApiLab) -> None:
     node = lab.join("n1")
     assert node.report(node={"cpu": 5}, version="b.1")["version"] == "b.1"
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"  # late, from a former life of its agent
@@ -895,7 +895,7 @@ def test_a_server_that_has_begun_anew_has_each_node_say_its_facts_again(lab: Doo
 
 def test_facts_that_may_have_been_written_though_the_store_did_not_answer_are_asked_for_again(tmp_path: Path) -> None:
     store = SilentStore(SystemClock())
-    lab = DoorsLab(tmp_path, store)
+    lab = ApiLab(tmp_path, store)
     try:
         node = lab.join("n1")
         assert node.report(node={"cpu": 5}, version="b.1")["version"] == "b.1"
@@ -927,7 +927,7 @@ class SilentStore(MemoryStore):
         return revision
 
 
-def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) -> None:
+def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: ApiLab) -> None:
     one, two, three = (lab.join(name) for name in ("n1", "n2", "n3"))
     for number, node in enumerate((one, two)):
         node.report(node={"cpu": 4, "address": f"10.0.0.{number}", "echo_port": 8445})
@@ -942,7 +942,7 @@ def test_nodes_are_told_whom_to_ask_how_far_away_they_are_once(lab: DoorsLab) ->
 
 
 def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
-    """The peers that a node is told, once they are these: the doors sort them once a second at most."""
+    """The peers that a node is told, once they are these: the API servers sort them once a second at most."""
     for _ in range(1200):
         told = node.report()["peers"]
         if told is not None and {peer["uid"] for peer in told["peers"]} == uids:
@@ -955,7 +955,7 @@ def wait_for_peers(node: JoinedNode, uids: set[str]) -> Any:
     ("verb", "given"), [("exec", {"argv": ["true"]}), ("start", {}), ("restart", {}), ("suspend", {})]
 )
 def test_what_is_refused_of_a_workload_out_of_reach_says_why_and_is_not_remedied_by_its_console(
-    lab: DoorsLab, verb: str, given: dict[str, Any]
+    lab: ApiLab, verb: str, given: dict[str, Any]
 ) -> None:
     node, lost = lab.join("n1"), "node n1 sends no heartbeat; the workload may still run there; waiting for the node"
     start_vm(lab, node)

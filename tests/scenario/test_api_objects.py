@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import GATEWAY, DoorsLab, make_image, make_vm, take_port
+from tests.scenario.api_lab import GATEWAY, ApiLab, make_image, make_vm, take_port
 
 from weft.client.answer import Answer
 from weft.kinds.image import ImageStatus
@@ -32,20 +32,20 @@ from weft.objects.errors import (
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
 @pytest.fixture
-def vms(lab: DoorsLab) -> DoorsLab:
+def vms(lab: ApiLab) -> ApiLab:
     """A lab with an image to make VMs from."""
     lab.client.create(make_image())
     return lab
 
 
-def test_what_is_created_can_be_read_listed_changed_and_deleted(lab: DoorsLab) -> None:
+def test_what_is_created_can_be_read_listed_changed_and_deleted(lab: ApiLab) -> None:
     made = lab.client.create(
         {"kind": "network", "name": "blue", "labels": {"tier": "db"}, "spec": {"cidr": "10.9.0.0/24"}}
     )
@@ -59,7 +59,7 @@ def test_what_is_created_can_be_read_listed_changed_and_deleted(lab: DoorsLab) -
         lab.client.get("network", "blue")
 
 
-def test_an_unknown_field_is_refused_with_its_path_and_a_suggestion(vms: DoorsLab) -> None:
+def test_an_unknown_field_is_refused_with_its_path_and_a_suggestion(vms: ApiLab) -> None:
     with pytest.raises(UnknownField) as caught:
         vms.client.create(make_vm("web", cpuu=2))
     assert (caught.value.field, caught.value.hint) == ("spec.cpuu", "did you mean spec.cpu?")
@@ -82,34 +82,34 @@ def test_an_unknown_field_is_refused_with_its_path_and_a_suggestion(vms: DoorsLa
         ({"image": "No Such"}, "spec.image"),
     ],
 )
-def test_a_wrong_value_is_refused_and_names_its_field(vms: DoorsLab, spec: dict[str, object], field: str) -> None:
+def test_a_wrong_value_is_refused_and_names_its_field(vms: ApiLab, spec: dict[str, object], field: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         vms.client.create(make_vm("web", **spec))
     assert caught.value.field == field
     assert vms.client.list("vm").items == []
 
 
-def test_all_problems_of_a_spec_are_told_at_once(vms: DoorsLab) -> None:
+def test_all_problems_of_a_spec_are_told_at_once(vms: ApiLab) -> None:
     with pytest.raises(InvalidInput) as caught:
         vms.client.create(make_vm("web", memory="5X", cpuu=1))
     assert [p["field"] for p in caught.value.details["problems"]] == ["spec.memory", "spec.cpuu"]
 
 
 @pytest.mark.parametrize("name", ["", "Web", "-web", "web_1", "a" * 64, "web/1", None, 5])
-def test_an_invalid_name_is_refused(vms: DoorsLab, name: object) -> None:
+def test_an_invalid_name_is_refused(vms: ApiLab, name: object) -> None:
     with pytest.raises(InvalidInput) as caught:
         vms.client.create({**make_vm("x"), "name": name})
     assert caught.value.field == "name"
 
 
-def test_a_taken_name_is_refused_and_says_since_when(vms: DoorsLab) -> None:
+def test_a_taken_name_is_refused_and_says_since_when(vms: ApiLab) -> None:
     vms.client.create(make_vm("web"))
     with pytest.raises(AlreadyExists, match=r'VM "web" exists already in project default \(created \ds ago\)'):
         vms.client.create(make_vm("web", cpu=2))
     assert vms.client.get("vm", "web")["spec"]["cpu"] == 1.0
 
 
-def test_what_a_manifest_names_must_exist(vms: DoorsLab) -> None:
+def test_what_a_manifest_names_must_exist(vms: ApiLab) -> None:
     for spec, field, hint in (
         ({"image": "tny"}, "spec.image", "did you mean tiny?"),
         ({"networks": ["defalt"]}, "spec.networks", "did you mean default?"),
@@ -124,14 +124,14 @@ def test_what_a_manifest_names_must_exist(vms: DoorsLab) -> None:
     assert vms.client.list("vm").items == []
 
 
-def test_an_unknown_strategy_is_named_and_dashes_are_fine(vms: DoorsLab) -> None:
+def test_an_unknown_strategy_is_named_and_dashes_are_fine(vms: ApiLab) -> None:
     with pytest.raises(InvalidStrategy) as caught:
         vms.client.create(make_vm("web", strategy="best_fti"))
     assert caught.value.hint == "did you mean best_fit?"
     assert vms.client.create(make_vm("web", strategy="best-fit"))["spec"]["strategy"] == "best_fit"
 
 
-def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(vms: DoorsLab) -> None:
+def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(vms: ApiLab) -> None:
     made = vms.client.create(make_vm("web"))
     envelope = vms.stored("/vm/default/web")
     assert envelope is not None
@@ -144,7 +144,7 @@ def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(v
     assert caught.value.details["generation"] == 2
 
 
-def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_read(vms: DoorsLab) -> None:
+def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_read(vms: ApiLab) -> None:
     def ask(method: str, path: str, tag: str, body: object = None) -> Answer:
         return vms.client.http.request(method, f"/v1/projects/default/{path}", body, headers={"If-Match": tag})
 
@@ -179,7 +179,7 @@ def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_
         tag = answer.headers["etag"]
 
 
-def test_if_none_match_makes_only_what_is_not_there_and_tells_only_what_is_new(vms: DoorsLab) -> None:
+def test_if_none_match_makes_only_what_is_not_there_and_tells_only_what_is_new(vms: ApiLab) -> None:
     def ask(method: str, tag: str, body: object = None) -> Answer:
         return vms.client.http.request(method, "/v1/projects/default/vms/web", body, headers={"If-None-Match": tag})
 
@@ -199,7 +199,7 @@ def test_if_none_match_makes_only_what_is_not_there_and_tells_only_what_is_new(v
     assert ask("GET", tag).json()["spec"]["grace"] == 7
 
 
-def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_it(lab: DoorsLab) -> None:
+def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_it(lab: ApiLab) -> None:
     lab.client.create(make_image("old"))
     tag = lab.client.http.request("GET", "/v1/projects/default/images/old").headers["etag"]
     lab.client.patch("image", "old", {"labels": {"a": "1"}})
@@ -209,7 +209,7 @@ def test_if_match_holds_a_deletion_to_what_was_read_also_where_others_refer_to_i
     assert lab.client.http.request("DELETE", "/v1/projects/default/images/old", headers={"If-Match": tag}).status < 300
 
 
-def test_a_put_with_a_stale_revision_is_refused(vms: DoorsLab) -> None:
+def test_a_put_with_a_stale_revision_is_refused(vms: ApiLab) -> None:
     made = vms.client.create(make_vm("web"))
     with pytest.raises(StaleRevision) as caught:
         vms.client.put({**make_vm("web", grace=6), "revision": 1})
@@ -231,11 +231,11 @@ def test_a_put_with_a_stale_revision_is_refused(vms: DoorsLab) -> None:
         vms.client.put({**make_vm("web"), "revision": "1"})
 
 
-def test_a_network_in_which_a_node_stands_is_refused(lab: DoorsLab) -> None:
+def test_a_network_in_which_a_node_stands_is_refused(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(node={"address": "10.77.0.4"}, version="a.1")
     for _ in range(6000):
-        if lab.doors.ranges.find_node("10.77.0.0/24"):
+        if lab.api.ranges.find_node("10.77.0.0/24"):
             break
         time.sleep(0.01)
     with pytest.raises(InvalidInput, match=r"contains 10\.77\.0\.4, which is a node's own address") as caught:
@@ -244,7 +244,7 @@ def test_a_network_in_which_a_node_stands_is_refused(lab: DoorsLab) -> None:
     lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.77.1.0/24"}})
 
 
-def test_an_idempotent_put_writes_nothing(vms: DoorsLab) -> None:
+def test_an_idempotent_put_writes_nothing(vms: ApiLab) -> None:
     made = vms.client.put(make_vm("web", memory="256M"))
     before = vms.revision()
     assert vms.client.put(make_vm("web", memory="0.25G")) == made
@@ -252,14 +252,14 @@ def test_an_idempotent_put_writes_nothing(vms: DoorsLab) -> None:
     assert vms.revision() == before
 
 
-def test_what_verbs_have_set_survives_a_manifest_that_does_not_mention_it(vms: DoorsLab) -> None:
+def test_what_verbs_have_set_survives_a_manifest_that_does_not_mention_it(vms: ApiLab) -> None:
     vms.client.create(make_vm("web"))
     assert vms.client.verb("vm", "web", "hold")["spec"]["hold"] is True
     assert vms.client.put(make_vm("web", grace=5))["spec"]["hold"] is True
     assert vms.client.put(make_vm("web", hold=False))["spec"]["hold"] is False
 
 
-def test_a_patch_merges_and_null_takes_a_field_back_to_its_default(vms: DoorsLab) -> None:
+def test_a_patch_merges_and_null_takes_a_field_back_to_its_default(vms: ApiLab) -> None:
     vms.client.create({**make_vm("web", grace=5), "labels": {"a": "1", "b": "2"}})
     changed = vms.client.patch("vm", "web", {"spec": {"grace": None, "restart": "always"}, "labels": {"a": None}})
     assert (changed["spec"]["grace"], changed["spec"]["restart"], changed["labels"]) == (20.0, "always", {"b": "2"})
@@ -267,7 +267,7 @@ def test_a_patch_merges_and_null_takes_a_field_back_to_its_default(vms: DoorsLab
         vms.client.patch("vm", "web", {"status": {"phase": "Running"}})
 
 
-def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(vms: DoorsLab) -> None:
+def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(vms: ApiLab) -> None:
     vms.client.create(make_image("other"))
     vms.client.create(make_vm("web"))
     with pytest.raises(InvalidInput, match=r"spec\.url of image .* can never change"):
@@ -287,7 +287,7 @@ def test_a_field_that_never_changes_and_one_that_needs_a_new_object_are_refused(
     assert vms.client.put(make_vm("web"))["spec"]["image"] == "tiny"
 
 
-def test_what_a_change_asks_for_must_agree_with_a_constraint_that_was_named_before(vms: DoorsLab) -> None:
+def test_what_a_change_asks_for_must_agree_with_a_constraint_that_was_named_before(vms: ApiLab) -> None:
     vms.client.create({"kind": "constraint", "name": "west", "spec": {"expression": "zone=west"}})
     vms.client.create(make_vm("web", constraint="@west"))
     with pytest.raises(InvalidInput, match="zone=west"):
@@ -295,7 +295,7 @@ def test_what_a_change_asks_for_must_agree_with_a_constraint_that_was_named_befo
     assert vms.client.get("vm", "web")["spec"]["constraint"] == "@west"
 
 
-def test_an_illegal_verb_names_the_legal_ones(vms: DoorsLab) -> None:
+def test_an_illegal_verb_names_the_legal_ones(vms: ApiLab) -> None:
     vms.client.create(make_vm("web"))
     with pytest.raises(IllegalTransition) as caught:
         vms.client.verb("vm", "web", "suspend")
@@ -307,7 +307,7 @@ def test_an_illegal_verb_names_the_legal_ones(vms: DoorsLab) -> None:
         vms.client.verb("vm", "web", "hold", {"why": "x"})
 
 
-def test_a_repeated_request_with_the_same_key_acts_once(vms: DoorsLab) -> None:
+def test_a_repeated_request_with_the_same_key_acts_once(vms: ApiLab) -> None:
     first = vms.client.create(make_vm("web", publish=["18080:80"]), idempotency_key="k1")
     assert vms.client.create(make_vm("web", publish=["18080:80"]), idempotency_key="k1")["uid"] == first["uid"]
     with pytest.raises(AlreadyExists):
@@ -322,7 +322,7 @@ def test_a_repeated_request_with_the_same_key_acts_once(vms: DoorsLab) -> None:
         assert answer.json()["spec"]["restart_generation"] == 1
 
 
-def test_a_dry_run_stores_nothing(vms: DoorsLab) -> None:
+def test_a_dry_run_stores_nothing(vms: ApiLab) -> None:
     before = vms.revision()
     assert vms.client.create(make_vm("web"), dry_run=True)["spec"]["memory"] == 256 << 20
     assert vms.client.apply([make_vm("web")], dry_run=True)[0]["action"] == "created"
@@ -335,7 +335,7 @@ def test_a_dry_run_stores_nothing(vms: DoorsLab) -> None:
     assert vms.client.get("vm", "web")["spec"]["memory"] == 256 << 20
 
 
-def test_apply_takes_references_between_its_objects_in_any_order(lab: DoorsLab) -> None:
+def test_apply_takes_references_between_its_objects_in_any_order(lab: ApiLab) -> None:
     manifests = [
         {**make_vm("web", networks=["blue"], volumes=["data"], publish=["18081:80"]), "project": "shop"},
         {"kind": "volume", "name": "data", "project": "shop", "spec": {"size": "1G"}},
@@ -350,7 +350,7 @@ def test_apply_takes_references_between_its_objects_in_any_order(lab: DoorsLab) 
     assert [p["name"] for p in lab.client.list("publishedport").items] == ["tcp-18081"]
 
 
-def test_apply_with_one_wrong_object_stores_none_and_says_which(vms: DoorsLab) -> None:
+def test_apply_with_one_wrong_object_stores_none_and_says_which(vms: ApiLab) -> None:
     before = vms.revision()
     with pytest.raises(InvalidInput) as caught:
         vms.client.apply([make_vm("a"), make_vm("b", image="nope"), {"kind": "vn", "name": "c"}, make_vm("d", cpu="x")])
@@ -359,14 +359,14 @@ def test_apply_with_one_wrong_object_stores_none_and_says_which(vms: DoorsLab) -
     assert vms.revision() == before
 
 
-def test_a_large_apply_is_split_and_complete(vms: DoorsLab) -> None:
+def test_a_large_apply_is_split_and_complete(vms: ApiLab) -> None:
     results = vms.client.apply([make_vm(f"v{i}") for i in range(250)])
     assert {r["action"] for r in results} == {"created"}
     assert len({r["object"]["revision"] for r in results}) == 3
     assert len(vms.client.list("vm").items) == 250
 
 
-def test_a_batch_gives_one_result_for_each_object(vms: DoorsLab) -> None:
+def test_a_batch_gives_one_result_for_each_object(vms: ApiLab) -> None:
     vms.client.create(make_vm("v3"))
     manifests = [make_vm(f"v{i}") for i in range(130)]
     manifests[7]["spec"]["image"] = "nope"
@@ -381,7 +381,7 @@ def test_a_batch_gives_one_result_for_each_object(vms: DoorsLab) -> None:
     assert len(vms.client.list("vm").items) == 126
 
 
-def test_a_repeated_batch_finds_what_the_first_one_made(vms: DoorsLab) -> None:
+def test_a_repeated_batch_finds_what_the_first_one_made(vms: ApiLab) -> None:
     manifests = [make_vm(f"v{i}", publish=[f"{21000 + i}:80"]) for i in range(120)]
     path = "/v1/projects/default/vms:batch"
     headers = {"Idempotency-Key": "once"}
@@ -392,7 +392,7 @@ def test_a_repeated_batch_finds_what_the_first_one_made(vms: DoorsLab) -> None:
     assert {r["error"]["reason"] for r in other["results"]} == {"portInUse"}
 
 
-def test_a_published_port_is_taken_once_and_free_again_after(vms: DoorsLab) -> None:
+def test_a_published_port_is_taken_once_and_free_again_after(vms: ApiLab) -> None:
     vms.client.create(make_vm("web", publish=["18082:80"]))
     with pytest.raises(InUse) as caught:
         vms.client.create(make_vm("other", publish=["18082:81"]))
@@ -406,7 +406,7 @@ def test_a_published_port_is_taken_once_and_free_again_after(vms: DoorsLab) -> N
     assert [r.get("error", {}).get("reason") for r in errors] == [None, "portInUse"]
 
 
-def test_a_chosen_address_is_the_vms_from_the_first_moment_and_nobody_elses(vms: DoorsLab) -> None:
+def test_a_chosen_address_is_the_vms_from_the_first_moment_and_nobody_elses(vms: ApiLab) -> None:
     vms.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.20.0.0/24"}})
     web = vms.client.create(make_vm("web", networks=["default", "blue:10.20.0.15"]))
     [endpoint] = vms.client.list("endpoint").items
@@ -438,7 +438,7 @@ def test_a_chosen_address_is_the_vms_from_the_first_moment_and_nobody_elses(vms:
     ],
 )
 def test_an_address_that_no_guest_can_have_is_refused_with_those_it_can(
-    vms: DoorsLab, written: str, reason: str, said: str
+    vms: ApiLab, written: str, reason: str, said: str
 ) -> None:
     vms.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.20.0.0/24"}})
     with pytest.raises(InvalidInput) as caught:
@@ -449,7 +449,7 @@ def test_an_address_that_no_guest_can_have_is_refused_with_those_it_can(
         assert caught.value.hint == "choose one from 10.20.0.2 to 10.20.0.254"
 
 
-def test_a_network_is_joined_once_whatever_the_address(vms: DoorsLab) -> None:
+def test_a_network_is_joined_once_whatever_the_address(vms: ApiLab) -> None:
     with pytest.raises(InvalidInput, match="names the same thing twice"):
         vms.client.create(make_vm("web", networks=["default", "default:10.214.0.9"]))
     with pytest.raises(NotFound, match="nowhere"):
@@ -457,7 +457,7 @@ def test_a_network_is_joined_once_whatever_the_address(vms: DoorsLab) -> None:
 
 
 def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path, publish_address="127.0.0.1")
+    lab = ApiLab(tmp_path, publish_address="127.0.0.1")
     try:
         lab.client.create(make_image())
         with take_port() as held:
@@ -483,7 +483,7 @@ def test_a_port_that_another_program_holds_is_refused(tmp_path: Path) -> None:
         (f"{GATEWAY.rpartition(':')[2]}:80", "is reserved for this fabric's server"),
     ],
 )
-def test_a_port_that_every_node_needs_is_published_only_by_who_insists(vms: DoorsLab, mapping: str, said: str) -> None:
+def test_a_port_that_every_node_needs_is_published_only_by_who_insists(vms: ApiLab, mapping: str, said: str) -> None:
     with pytest.raises(InUse) as caught:
         vms.client.create(make_vm("web", publish=["18085:80", mapping]))
     assert (caught.value.token, caught.value.field) == ("portReserved", "spec.publish[1]")
@@ -502,7 +502,7 @@ def take_port_again(port: int) -> socket.socket:
     return sock
 
 
-def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: DoorsLab) -> None:
+def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: ApiLab) -> None:
     vms.client.create(make_vm("web"))
     before = vms.revision()
     for kind, name in (("image", "tiny"), ("network", "default"), ("project", "default")):
@@ -513,7 +513,7 @@ def test_what_others_need_cannot_be_deleted_and_is_unharmed_by_the_try(vms: Door
     assert vms.client.get("image", "tiny")["deleting_since"] is None
 
 
-def test_the_hint_for_what_others_need_is_about_their_project(vms: DoorsLab) -> None:
+def test_the_hint_for_what_others_need_is_about_their_project(vms: ApiLab) -> None:
     vms.client.create({"kind": "project", "name": "far"})
     vms.client.create({"kind": "network", "name": "lan", "project": "far", "spec": {"cidr": "10.77.0.0/24"}})
     vms.put(VM.make("web", VmSpec(image="tiny", networks=["lan"]), 1.0, project="far"))
@@ -526,7 +526,7 @@ def test_the_hint_for_what_others_need_is_about_their_project(vms: DoorsLab) -> 
     assert missing.value.hint == "weft image build tiny --project far"
 
 
-def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: DoorsLab) -> None:
+def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: ApiLab) -> None:
     """One deletes images while others make VMs of them: every VM that was made has its image."""
     outcomes: list[str] = []
 
@@ -559,13 +559,13 @@ def test_deleting_and_referring_at_once_never_leaves_a_dangling_name(vms: DoorsL
     assert len(outcomes) == 48
 
 
-def test_an_empty_project_can_be_deleted(vms: DoorsLab) -> None:
+def test_an_empty_project_can_be_deleted(vms: ApiLab) -> None:
     vms.client.create({"kind": "project", "name": "shop"})
     vms.client.delete("project", "shop")
     assert [p["name"] for p in vms.client.list("project").items] == ["default", "fabric"]
 
 
-def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: DoorsLab) -> None:
+def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: ApiLab) -> None:
     vms.client.create(make_vm("web"))
     gone = vms.client.delete("vm", "web")
     assert gone["deleting_since"] and gone["finalizers"] == ["workload"]
@@ -584,7 +584,7 @@ def test_a_vm_is_marked_and_held_by_its_finalizer_and_its_name_stays_taken(vms: 
     assert twice.value.token == "alreadyExists"
 
 
-def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: DoorsLab) -> None:
+def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: ApiLab) -> None:
     vms.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     vms.client.create(make_vm("db", volumes=["data"]))
     holder, volume = vms.stored("/vm/default/db"), vms.stored("/volume/default/data")
@@ -605,7 +605,7 @@ def test_a_volume_that_a_vm_has_is_refused_to_another_and_not_to_itself(vms: Doo
     vms.client.create(make_vm("next", volumes=["data"]))
 
 
-def test_a_volume_grows_and_never_shrinks(lab: DoorsLab) -> None:
+def test_a_volume_grows_and_never_shrinks(lab: ApiLab) -> None:
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     used = lab.stored("/volume/default/data")
     assert used is not None
@@ -617,7 +617,7 @@ def test_a_volume_grows_and_never_shrinks(lab: DoorsLab) -> None:
     assert lab.client.patch("volume", "data", {"spec": {"size": "2G"}})["spec"]["size"] == 2 << 30
 
 
-def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab) -> None:
+def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: ApiLab) -> None:
     vms.client.create({"kind": "volume", "name": "data", "spec": {"size": "1G"}})
     vms.client.delete("volume", "data")
     with pytest.raises(NotFound, match='volume "data" is being deleted'):
@@ -625,7 +625,7 @@ def test_nothing_can_be_made_that_refers_to_what_is_being_deleted(vms: DoorsLab)
 
 
 def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may_be_changed_otherwise(
-    vms: DoorsLab,
+    vms: ApiLab,
 ) -> None:
     vms.client.create(make_vm("small", memory="64M"))
     image = vms.stored("/image/default/tiny")
@@ -648,7 +648,7 @@ def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may
     vms.client.patch("vm", "small", {"spec": {"memory": "128M"}})
 
 
-def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_changed_otherwise(lab: DoorsLab) -> None:
+def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_changed_otherwise(lab: ApiLab) -> None:
     lab.client.create({"kind": "network", "name": "old", "spec": {"cidr": "10.9.0.0/24"}})
     network = lab.stored("/network/default/old")
     assert network is not None
@@ -670,13 +670,13 @@ def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_chan
         lab.client.create({**whole, "name": "new", "spec": {"cidr": "10.8.0.0/24", "domain": "de"}})
 
 
-def test_what_weft_writes_itself_nobody_writes(lab: DoorsLab) -> None:
+def test_what_weft_writes_itself_nobody_writes(lab: ApiLab) -> None:
     for kind in ("allocation", "endpoint", "publishedport"):
         answer = lab.client.http.request("POST", f"/v1/{kind}s", {"name": "x", "spec": {}})
         assert (answer.status, answer.json()["reason"]) == (403, "forbidden")
 
 
-def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: DoorsLab) -> None:
+def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: ApiLab) -> None:
     for i in range(5):
         vms.client.create({**make_vm(f"v{i}"), "labels": {"odd": str(i % 2)}})
     page = vms.client.http.request("GET", "/v1/projects/default/vms?limit=2").json()
@@ -699,7 +699,7 @@ def test_lists_are_paged_at_one_instant_and_selected_by_labels_and_fields(vms: D
         vms.client.list("vm", project="nope")
 
 
-def test_a_field_that_no_object_can_have_is_refused_and_values_may_be_written_as_people_do(vms: DoorsLab) -> None:
+def test_a_field_that_no_object_can_have_is_refused_and_values_may_be_written_as_people_do(vms: ApiLab) -> None:
     vms.client.create(make_vm("web", memory="64M", cpu=1))
     for fields in ("memory=64M", "spec.memory = 0.0625G", "cpu=1", "phase=pending", "state in (Pending, running)"):
         assert [vm["name"] for vm in vms.client.list("vm", fields=fields).items] == ["web"], fields
@@ -717,7 +717,7 @@ def test_a_field_that_no_object_can_have_is_refused_and_values_may_be_written_as
             next(vms.client.watch_forever("vm", fields=fields))
 
 
-def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
+def test_what_someone_did_stands_in_the_journal(vms: ApiLab) -> None:
     by = vms.client.create(make_vm("web"))["created_by"]
     assert by.startswith("token:admin-")
     vms.client.verb("vm", "web", "hold")
@@ -741,7 +741,7 @@ def test_what_someone_did_stands_in_the_journal(vms: DoorsLab) -> None:
     ]
 
 
-def test_an_object_too_large_for_the_store_is_refused_not_broken(vms: DoorsLab) -> None:
+def test_an_object_too_large_for_the_store_is_refused_not_broken(vms: ApiLab) -> None:
     with pytest.raises(WeftError) as caught:
         vms.client.create(make_vm("web", user_data="#!" + "x" * 70_000))
     assert caught.value.field == "spec.user_data"
@@ -749,7 +749,7 @@ def test_an_object_too_large_for_the_store_is_refused_not_broken(vms: DoorsLab) 
         vms.client.create(make_vm("web", publish=[f"{20000 + i}:80" for i in range(61)]))
 
 
-def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: DoorsLab) -> None:
+def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: ApiLab) -> None:
     names = [f"v{i:04}" for i in range(1100)]
     for start in range(0, len(names), 550):
         objects = [make_vm(name, networks=[]) for name in names[start : start + 550]]
@@ -761,7 +761,7 @@ def test_a_list_longer_than_a_page_comes_whole_and_in_order(vms: DoorsLab) -> No
     assert [vm["name"] for vm in vms.client.list("vm", fields="name=v1099").items] == ["v1099"]
 
 
-def test_a_security_group_that_is_named_must_be_there_and_stays(vms: DoorsLab) -> None:
+def test_a_security_group_that_is_named_must_be_there_and_stays(vms: ApiLab) -> None:
     def group(name: str, *ingress: str) -> dict[str, object]:
         return {"kind": "securitygroup", "name": name, "spec": {"ingress": list(ingress)}}
 
@@ -782,7 +782,7 @@ def test_a_security_group_that_is_named_must_be_there_and_stays(vms: DoorsLab) -
     vms.client.delete("securitygroup", "web")
 
 
-def test_a_vm_without_networks_waits_for_no_address_from_the_first_moment(vms: DoorsLab) -> None:
+def test_a_vm_without_networks_waits_for_no_address_from_the_first_moment(vms: ApiLab) -> None:
     bare = vms.client.create(make_vm("bare", networks=[]))
     said = [(c["type"], c["status"], c["message"], c["generation"]) for c in bare["conditions"]]
     assert said == [("Addressed", "True", "no networks", 1)]

@@ -1,4 +1,4 @@
-"""The doors as a process over a real etcd: either may be killed, and clients never lose what was acknowledged."""
+"""The API servers as a process over a real etcd: either may be killed, and clients never lose what was acknowledged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.test_api_process import DoorsProcess
+from tests.scenario.test_api_process import ApiProcess
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
@@ -21,18 +21,18 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, etcd: EtcdServer) -> Iterator[DoorsProcess]:
-    doors = DoorsProcess(tmp_path / "state", "--store", f"etcd://{etcd.endpoint}")
-    yield doors
-    for process in doors.processes:
+def api(tmp_path: Path, etcd: EtcdServer) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state", "--store", f"etcd://{etcd.endpoint}")
+    yield api
+    for process in api.processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
-def test_doors_live_through_a_kill_of_etcd_and_their_own(doors: DoorsProcess, etcd: EtcdServer) -> None:
-    first = doors.start()
-    client = doors.connect()
+def test_api_servers_live_through_a_kill_of_etcd_and_their_own(api: ApiProcess, etcd: EtcdServer) -> None:
+    first = api.start()
+    client = api.connect()
     client.create({"kind": "volume", "name": "a", "spec": {"size": "1G"}})
     events = client.watch_forever("volume")
     assert [event.type for event in (next(events), next(events))] == ["put", "synced"]
@@ -43,9 +43,9 @@ def test_doors_live_through_a_kill_of_etcd_and_their_own(doors: DoorsProcess, et
     assert first.poll() is None
     first.kill()
     first.wait()
-    doors.start()
+    api.start()
     client.create({"kind": "volume", "name": "c", "spec": {"size": "1G"}}, idempotency_key="c")
     assert [v["name"] for v in client.list("volume").items] == ["a", "b", "c"]
     assert next(events).object["name"] == "c"
-    assert not (doors.state / "store.db").exists()
+    assert not (api.state / "store.db").exists()
     client.close()

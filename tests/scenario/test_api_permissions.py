@@ -1,4 +1,4 @@
-"""Every operation of the API, tried by every role, in its own project and in another one: the real doors answer as the page in
+"""Every operation of the API, tried by every role, in its own project and in another one: a real API server answers as the page in
 docs/reference says."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.permissions import render
 from weft.client import Client
@@ -29,15 +29,15 @@ OWN: dict[str, dict[str, list[str]]] = {  # own roles; test_each_role adds two t
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     lab = open_lab(tmp_path_factory.mktemp("doors"))
     yield lab
     lab.close()
 
 
-def open_lab(folder: Path) -> DoorsLab:
+def open_lab(folder: Path) -> ApiLab:
     """An API with the projects ``lab`` and ``other``."""
-    lab = DoorsLab(folder)
+    lab = ApiLab(folder)
     for name in ("lab", "other"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
         lab.client.apply([{**make_image(), "project": name}])
@@ -103,13 +103,13 @@ TOKENS = [
 
 
 @pytest.mark.parametrize(("role", "limited"), TOKENS)
-def test_each_role_gets_what_the_page_says(lab: DoorsLab, role: str, limited: bool) -> None:
+def test_each_role_gets_what_the_page_says(lab: ApiLab, role: str, limited: bool) -> None:
     tried, wrong = try_operations(lab, role, limited)
     assert tried > 150
     assert not wrong
 
 
-def try_operations(lab: DoorsLab, role: str, limited: bool) -> tuple[int, list[str]]:
+def try_operations(lab: ApiLab, role: str, limited: bool) -> tuple[int, list[str]]:
     """How many operations a token with ``role`` was tried on, and those that were answered otherwise than the page says."""
     held = read_permissions()["fabric-admin" if role == "admin" and not limited else role]
     if role in OWN:
@@ -151,7 +151,7 @@ def is_refused(client: Client, method: str, path: str, project: str) -> bool:
     return problem.get("code", problem.get("reason")) == "forbidden" and "managed by weft itself" not in str(problem)
 
 
-def test_a_project_s_editor_sees_and_changes_its_own_project_and_no_other(lab: DoorsLab) -> None:
+def test_a_project_s_editor_sees_and_changes_its_own_project_and_no_other(lab: ApiLab) -> None:
     ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
     lab.client.apply(
         [{**make_vm("secret", networks=[]), "project": "other"}, {**make_vm("web", networks=[]), "project": "lab"}]
@@ -173,7 +173,7 @@ def test_a_project_s_editor_sees_and_changes_its_own_project_and_no_other(lab: D
         ann.get("vm", "new", project="lab")
 
 
-def test_events_of_another_project_are_not_seen(lab: DoorsLab) -> None:
+def test_events_of_another_project_are_not_seen(lab: ApiLab) -> None:
     lab.client.apply(
         [{**make_vm("hidden", networks=[]), "project": "other"}, {**make_vm("shown", networks=[]), "project": "lab"}]
     )
@@ -188,7 +188,7 @@ def test_events_of_another_project_are_not_seen(lab: DoorsLab) -> None:
 
 
 def test_a_project_opens_the_server_s_services_to_its_networks_and_only_the_fabric_other_services_of_hosts(
-    lab: DoorsLab,
+    lab: ApiLab,
 ) -> None:
     ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
     network = {"kind": "network", "name": "blue", "project": "lab", "spec": {"cidr": "172.30.0.0/24"}}
@@ -217,7 +217,7 @@ def test_a_project_opens_the_server_s_services_to_its_networks_and_only_the_fabr
         ann.put(opening("tcp:22"))
 
 
-def test_a_service_whose_readiness_runs_a_command_takes_the_permission_to_exec(lab: DoorsLab) -> None:
+def test_a_service_whose_readiness_runs_a_command_takes_the_permission_to_exec(lab: ApiLab) -> None:
     rules = {"service": ["create", "get", "update"], "vm": ["exec"]}
     lab.client.create({"kind": "network", "name": "front", "project": "lab", "spec": {"cidr": "172.30.9.0/24"}})
     lab.client.apply([{"kind": "role", "name": "linker", "spec": {"rules": rules}}])
@@ -242,7 +242,7 @@ def test_a_service_whose_readiness_runs_a_command_takes_the_permission_to_exec(l
     assert taken.value.token == "portReserved" and "--force-publish" not in (taken.value.hint or "")
 
 
-def test_a_refusal_says_what_was_asked_for_in_words(lab: DoorsLab) -> None:
+def test_a_refusal_says_what_was_asked_for_in_words(lab: ApiLab) -> None:
     stranger = lab.with_token(use="access", role="editor", project="lab")
     with pytest.raises(Forbidden, match="it can't read the logs of a VM in other") as refused:
         stranger.verb("vm", "web", "logs", {}, project="other")

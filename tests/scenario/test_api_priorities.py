@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.test_api_quotas import grant, vm
 
 from weft.client import Client
@@ -18,9 +18,9 @@ from weft.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("priorities")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
     for name, value in (("urgent", 100), ("low", -10)):
         lab.client.create({"kind": "priorityclass", "name": name, "spec": {"value": value}})
     yield lab
@@ -55,13 +55,13 @@ def change(client: Client, name: str, **fields: Any) -> dict[str, Any]:
 CLASS = {"kind": "priorityclass", "name": "mine", "spec": {"value": 1}}
 
 
-def limit(lab: DoorsLab, project: str, ceiling: int | None) -> None:
+def limit(lab: ApiLab, project: str, ceiling: int | None) -> None:
     spec = {"priority_ceiling": ceiling}
     answer = lab.client.http.request("PATCH", f"/v1/projects/{project}", {"spec": spec})
     assert answer.status == 200, answer.json()
 
 
-def test_a_class_becomes_its_number_and_later_changes_of_it_change_nothing(lab: DoorsLab) -> None:
+def test_a_class_becomes_its_number_and_later_changes_of_it_change_nothing(lab: ApiLab) -> None:
     ann = grant(lab, "numbers")
     lab.client.create({"kind": "priorityclass", "name": "fleeting", "spec": {"value": 7}})
     made = ann.create(vm("web", **lease(priority_class="fleeting")))
@@ -86,7 +86,7 @@ def test_a_class_becomes_its_number_and_later_changes_of_it_change_nothing(lab: 
     assert (caught.value.field, caught.value.hint) == ("spec.task.lease.priority_class", "did you mean urgent?")
 
 
-def test_a_class_and_another_number_are_refused_together(lab: DoorsLab) -> None:
+def test_a_class_and_another_number_are_refused_together(lab: ApiLab) -> None:
     ann = grant(lab, "both")
     assert ann.create(vm("a", **lease(priority_class="urgent", priority=100)))["spec"]["lease"]["priority"] == 100
     with pytest.raises(InvalidInput) as caught:
@@ -109,7 +109,7 @@ def test_a_class_and_another_number_are_refused_together(lab: DoorsLab) -> None:
     [({"priority": 51}, "51"), ({"priority_class": "urgent"}, "100 (priorityclass/urgent)")],
 )
 def test_what_is_above_the_ceiling_is_refused_with_what_was_asked_what_is_allowed_and_a_remedy(
-    lab: DoorsLab, fields: dict[str, Any], asked: str
+    lab: ApiLab, fields: dict[str, Any], asked: str
 ) -> None:
     project = f"capped-{asked[:2]}"
     ann = grant(lab, project)
@@ -139,7 +139,7 @@ def test_what_is_above_the_ceiling_is_refused_with_what_was_asked_what_is_allowe
     assert not ann.list("job").items and not ann.list("container").items
 
 
-def test_a_lowered_ceiling_leaves_what_was_accepted_and_lets_nobody_up(lab: DoorsLab) -> None:
+def test_a_lowered_ceiling_leaves_what_was_accepted_and_lets_nobody_up(lab: ApiLab) -> None:
     ann = grant(lab, "lowered")
     ann.create(vm("web", **lease(priority=80)))
     limit(lab, "lowered", 10)
@@ -151,7 +151,7 @@ def test_a_lowered_ceiling_leaves_what_was_accepted_and_lets_nobody_up(lab: Door
     assert change(ann, "web", priority=1000)["priority"] == 1000
 
 
-def test_only_administrators_of_the_fabric_write_classes_and_ceilings(lab: DoorsLab) -> None:
+def test_only_administrators_of_the_fabric_write_classes_and_ceilings(lab: ApiLab) -> None:
     grant(lab, "own")
     limit(lab, "own", 5)
     for role in ("editor", "admin"):
@@ -183,7 +183,7 @@ def test_only_administrators_of_the_fabric_write_classes_and_ceilings(lab: Doors
         ("project", {"priority_ceiling": "all"}, "spec.priority_ceiling"),
     ],
 )
-def test_strange_values_name_their_field(lab: DoorsLab, kind: str, spec: dict[str, Any], field: str) -> None:
+def test_strange_values_name_their_field(lab: ApiLab, kind: str, spec: dict[str, Any], field: str) -> None:
     with pytest.raises(WeftError) as caught:
         lab.client.create({"kind": kind, "name": "strange", "spec": spec})
     assert caught.value.field == field

@@ -1,4 +1,4 @@
-"""The doors as the process they are, over the SQLite store: killed, ended, started twice."""
+"""The API servers as the process they are, over the SQLite store: killed, ended, started twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMAND = (
 
 
 def free_port() -> int:
-    """One that the kernel gives nobody by itself, since the doors take it only later, and leave it for a while."""
+    """One that the kernel gives nobody by itself, since the API servers take it only later, and leave it for a while."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as sock, contextlib.suppress(OSError):
@@ -34,7 +34,7 @@ def free_port() -> int:
             return port
 
 
-class DoorsProcess:
+class ApiProcess:
     def __init__(self, state: Path, *options: str) -> None:
         self.state = state
         self.options = options
@@ -46,16 +46,16 @@ class DoorsProcess:
         argv += self.options
         argv += ["--listen", f"127.0.0.1:{self.port}", "--listen", f"127.0.0.2:{self.port}"]
         log = self.state.with_name(f"{self.state.name}-{len(self.processes)}.log")
-        with log.open(
-            "w"
-        ) as stderr:  # a file takes all that is logged; a pipe that nobody reads holds the doors up when it is full
+        with (
+            log.open("w") as stderr
+        ):  # a file takes all that is logged; a pipe that nobody reads holds the API servers up when it is full
             process = subprocess.Popen([*under, sys.executable, "-c", COMMAND, *argv], stderr=stderr, text=True)
         process.stderr = log.open()
         self.processes.append(process)
         return process
 
     def connect(self) -> Client:
-        """A client of the started doors, once they answer."""
+        """A client of the started api, once they answer."""
         context = self.state / "context.json"
         while not context.exists():
             assert self.processes[-1].poll() is None, self.processes[-1].stderr
@@ -73,33 +73,33 @@ def told_by(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
-    doors = DoorsProcess(tmp_path / "state")
-    yield doors
-    for process in doors.processes:
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state")
+    yield api
+    for process in api.processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
-def test_what_was_acknowledged_survives_a_kill_and_the_token_and_watch_go_on(doors: DoorsProcess) -> None:
-    process = doors.start()
-    client = doors.connect()
+def test_what_was_acknowledged_survives_a_kill_and_the_token_and_watch_go_on(api: ApiProcess) -> None:
+    process = api.start()
+    client = api.connect()
     client.create({"kind": "volume", "name": "a", "spec": {"size": "1G"}})
     events = client.watch_forever("volume")
     assert [event.type for event in (next(events), next(events))] == ["put", "synced"]
     process.kill()
     process.wait()
-    doors.start()
+    api.start()
     client.create({"kind": "volume", "name": "b", "spec": {"size": "1G"}}, idempotency_key="k")
     assert [v["name"] for v in client.list("volume").items] == ["a", "b"]
     assert next(events).object["name"] == "b"
     client.close()
 
 
-def test_the_doors_end_cleanly_when_asked_with_a_watch_open(doors: DoorsProcess) -> None:
-    process = doors.start()
-    client = doors.connect()
+def test_the_api_servers_end_cleanly_when_asked_with_a_watch_open(api: ApiProcess) -> None:
+    process = api.start()
+    client = api.connect()
     events = client.watch("volume", client.list("volume").cursor)
     client.create({"kind": "volume", "name": "a", "spec": {"size": "1G"}})
     assert next(events).type == "put"
@@ -107,18 +107,18 @@ def test_the_doors_end_cleanly_when_asked_with_a_watch_open(doors: DoorsProcess)
     assert list(events) == []
     told = told_by(process)
     assert (process.returncode, "Traceback" in told) == (0, False)
-    assert not (doors.state / "store.sock").exists()
+    assert not (api.state / "store.sock").exists()
     client.close()
 
 
-def test_a_second_start_on_the_same_port_or_state_says_so(doors: DoorsProcess) -> None:
-    doors.start()
-    client = doors.connect()
-    again = doors.start()
+def test_a_second_start_on_the_same_port_or_state_says_so(api: ApiProcess) -> None:
+    api.start()
+    client = api.connect()
+    again = api.start()
     told = told_by(again)
     assert again.returncode == 1 and "can't listen at 127.0.0.1" in told and "Traceback" not in told
-    doors.port += 1 if doors.port < 65535 else -1
-    third = doors.start()
+    api.port += 1 if api.port < 65535 else -1
+    third = api.start()
     told = told_by(third)
     assert third.returncode == 1 and "Traceback" not in told and told.strip()
     with pytest.raises(NotFound):
@@ -126,11 +126,11 @@ def test_a_second_start_on_the_same_port_or_state_says_so(doors: DoorsProcess) -
     client.close()
 
 
-def test_every_address_it_listens_on_is_in_its_certificate(doors: DoorsProcess) -> None:
-    doors.start()
-    client = doors.connect()
+def test_every_address_it_listens_on_is_in_its_certificate(api: ApiProcess) -> None:
+    api.start()
+    client = api.connect()
     for host in ("127.0.0.1", "127.0.0.2"):
-        client.context.server = f"https://{host}:{doors.port}"
+        client.context.server = f"https://{host}:{api.port}"
         other = Client(client.context)
         assert other.get("project", "default")["name"] == "default"
         other.close()

@@ -1,4 +1,4 @@
-"""Quotas at the real doors over a real store: whatever comes at once, a project never gets more than it was granted."""
+"""Quotas at the real API servers over a real store: whatever comes at once, a project never gets more than it was granted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock
@@ -23,14 +23,14 @@ GIB = 1 << 30
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("quotas")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
     yield lab
     lab.close()
 
 
-def grant(lab: DoorsLab, project: str, **limits: Any) -> Client:
+def grant(lab: ApiLab, project: str, **limits: Any) -> Client:
     """An editor's client in a new project with this quota and the image tiny."""
     lab.client.create({"kind": "project", "name": project, "spec": {}})
     lab.client.apply([{**make_image(), "project": project}])
@@ -41,20 +41,20 @@ def grant(lab: DoorsLab, project: str, **limits: Any) -> Client:
     return ann
 
 
-def again(lab: DoorsLab, client: Client) -> Client:
+def again(lab: ApiLab, client: Client) -> Client:
     """Another connection of the same person."""
     other = lab.connect(client.context)
     other.project = client.project
     return other
 
 
-def remove(lab: DoorsLab, client: Client, kind: str, name: str) -> None:
+def remove(lab: ApiLab, client: Client, kind: str, name: str) -> None:
     """Delete an object, and let go of it as its controllers do."""
     client.delete(kind, name)
     lab.run(lab.store.commit([Delete(f"/{kind}/{client.project}/{name}")]))
 
 
-def change_status(lab: DoorsLab, client: Client, kind: str, name: str, status: Any) -> None:
+def change_status(lab: ApiLab, client: Client, kind: str, name: str, status: Any) -> None:
     envelope = lab.stored(f"/{kind}/{client.project}/{name}")
     assert envelope is not None
     envelope.status = merge_part(envelope.status, status)
@@ -93,7 +93,7 @@ def vm(name: str, **spec: Any) -> dict[str, Any]:
     return make_vm(name, **{"networks": [], "cpu": 1, **spec})
 
 
-def test_a_refusal_names_what_is_used_requested_and_allowed(lab: DoorsLab) -> None:
+def test_a_refusal_names_what_is_used_requested_and_allowed(lab: ApiLab) -> None:
     ann = grant(lab, "told", cpu=2, memory="1G")
     ann.create(vm("web", cpu=1.5, memory="512M"))
     error = refuse(lambda: ann.create(vm("db", cpu=1, memory="768M")))
@@ -112,17 +112,17 @@ def test_a_refusal_names_what_is_used_requested_and_allowed(lab: DoorsLab) -> No
 
 
 def test_a_quota_counts_from_its_commit_on_before_any_watch_brings_it(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ann = grant(lab, "prompt")
-    monkeypatch.setattr(lab.doors.rates._limits, "_put", lambda *_: None)  # the watch brings nothing
+    monkeypatch.setattr(lab.api.rates._limits, "_put", lambda *_: None)  # the watch brings nothing
     lab.client.create({"kind": "quota", "name": "project", "project": "prompt", "spec": {"cpu": 1}})
     refuse(lambda: ann.create(vm("web", cpu=2)))
     lab.client.apply([{"kind": "quota", "name": "project", "project": "prompt", "spec": {"cpu": 2}}])
     ann.create(vm("web", cpu=2))
 
 
-def test_of_racing_requests_only_those_pass_that_fit_together(lab: DoorsLab) -> None:
+def test_of_racing_requests_only_those_pass_that_fit_together(lab: ApiLab) -> None:
     ann = grant(lab, "race", cpu=1)
     clients = [again(lab, ann) for _ in range(3)]
     for number in range(30):
@@ -137,7 +137,7 @@ def test_of_racing_requests_only_those_pass_that_fit_together(lab: DoorsLab) -> 
             remove(lab, ann, "vm", name)
 
 
-def test_what_grows_races_with_what_is_new_of_any_kind_and_in_any_way(lab: DoorsLab) -> None:
+def test_what_grows_races_with_what_is_new_of_any_kind_and_in_any_way(lab: ApiLab) -> None:
     ann = grant(lab, "mixed", disk="10G", cpu=2)
     clients = [again(lab, ann) for _ in range(4)]
     ann.create(vm("base", disk="1G"))
@@ -162,14 +162,14 @@ def test_what_grows_races_with_what_is_new_of_any_kind_and_in_any_way(lab: Doors
         ann.create(vm("base", disk="1G"))
 
 
-def test_many_at_once_are_all_served_and_none_is_made_too_much(lab: DoorsLab) -> None:
+def test_many_at_once_are_all_served_and_none_is_made_too_much(lab: ApiLab) -> None:
     ann = grant(lab, "crowd", instances=20)
     results = run_together(*(partial(again(lab, ann).create, vm(f"c{n}")) for n in range(30)))
     assert sorted({one.token for one in results if isinstance(one, WeftError)}) == ["quotaExceeded"]
     assert len(ann.list("vm").items) == 20
 
 
-def test_a_batch_makes_as_many_as_fit_and_says_of_each_other_why_not(lab: DoorsLab) -> None:
+def test_a_batch_makes_as_many_as_fit_and_says_of_each_other_why_not(lab: ApiLab) -> None:
     ann = grant(lab, "batch", instances=120)
     results = ann.batch("vm", [vm(f"b{n}") for n in range(130)])
     assert ["object" in one for one in results] == [True] * 120 + [False] * 10
@@ -177,7 +177,7 @@ def test_a_batch_makes_as_many_as_fit_and_says_of_each_other_why_not(lab: DoorsL
     assert len(ann.list("vm").items) == 120
 
 
-def test_names_that_are_taken_cost_a_batch_no_amounts(lab: DoorsLab) -> None:
+def test_names_that_are_taken_cost_a_batch_no_amounts(lab: ApiLab) -> None:
     ann = grant(lab, "taken", instances=4)
     ann.create(vm("b1"))
     results = ann.batch("vm", [vm(f"b{n}") for n in range(4)])
@@ -185,7 +185,7 @@ def test_names_that_are_taken_cost_a_batch_no_amounts(lab: DoorsLab) -> None:
     refuse(lambda: ann.create(vm("b4")))
 
 
-def test_what_could_not_be_stored_is_not_counted(lab: DoorsLab) -> None:
+def test_what_could_not_be_stored_is_not_counted(lab: ApiLab) -> None:
     ann = grant(lab, "failed", cpu=2)
     ann.create(vm("web", cpu=1))
     for _ in range(3):
@@ -198,7 +198,7 @@ def test_what_could_not_be_stored_is_not_counted(lab: DoorsLab) -> None:
     refuse(lambda: ann.patch("vm", "db", {"spec": {"cpu": 1.75}}))
 
 
-def test_two_requests_for_two_projects_in_turn_wait_for_each_other_at_most_once(lab: DoorsLab) -> None:
+def test_two_requests_for_two_projects_in_turn_wait_for_each_other_at_most_once(lab: ApiLab) -> None:
     """Each has the turn of one project, and goes without that of the other."""
     for project in ("left", "right"):
         grant(lab, project, instances=200)
@@ -217,7 +217,7 @@ def test_two_requests_for_two_projects_in_turn_wait_for_each_other_at_most_once(
     assert not [one for one in results if isinstance(one, WeftError)]
 
 
-def test_a_repeated_batch_of_a_full_project_answers_as_the_first(lab: DoorsLab) -> None:
+def test_a_repeated_batch_of_a_full_project_answers_as_the_first(lab: ApiLab) -> None:
     ann = grant(lab, "repeat", instances=3)
     body = {"objects": [vm(f"b{n}") for n in range(3)]}
     headers = {"Idempotency-Key": "same"}
@@ -227,7 +227,7 @@ def test_a_repeated_batch_of_a_full_project_answers_as_the_first(lab: DoorsLab) 
     assert [one["object"]["uid"] for one in first["results"]] == [one["object"]["uid"] for one in second["results"]]
 
 
-def test_what_is_applied_fits_as_a_whole_or_nothing_is(lab: DoorsLab) -> None:
+def test_what_is_applied_fits_as_a_whole_or_nothing_is(lab: ApiLab) -> None:
     ann = grant(lab, "whole", cpu=2)
     error = refuse(lambda: ann.apply([vm("one"), vm("two"), vm("three")]))
     assert error.message.endswith("cpu: 2 of 2 cores used, 1 more requested: nothing was changed")
@@ -239,7 +239,7 @@ def test_what_is_applied_fits_as_a_whole_or_nothing_is(lab: DoorsLab) -> None:
         ann.apply([vm("one", cpu=3), vm("two", image="none")])
 
 
-def test_more_than_one_commit_of_one_request_counts_as_one(lab: DoorsLab) -> None:
+def test_more_than_one_commit_of_one_request_counts_as_one(lab: ApiLab) -> None:
     ann = grant(lab, "large", instances=250)
     before = lab.revision()
     ann.apply([vm(f"l{n}") for n in range(250)])
@@ -247,7 +247,7 @@ def test_more_than_one_commit_of_one_request_counts_as_one(lab: DoorsLab) -> Non
     refuse(lambda: ann.create(vm("more")))
 
 
-def test_a_quota_that_comes_with_what_it_limits_counts_for_that(lab: DoorsLab) -> None:
+def test_a_quota_that_comes_with_what_it_limits_counts_for_that(lab: ApiLab) -> None:
     grant(lab, "both")
     quota = {"kind": "quota", "name": "project", "spec": {"cpu": 2}}
     objects = [{**one, "project": "both"} for one in (vm("one"), vm("two"), vm("three"), quota)]
@@ -258,7 +258,7 @@ def test_a_quota_that_comes_with_what_it_limits_counts_for_that(lab: DoorsLab) -
     refuse(lambda: lab.client.create({**vm("four", cpu=0.01), "project": "both"}))
 
 
-def test_a_change_counts_by_its_difference(lab: DoorsLab) -> None:
+def test_a_change_counts_by_its_difference(lab: ApiLab) -> None:
     ann = grant(lab, "change", cpu=2)
     ann.create(vm("web", cpu=1.5))
     ann.patch("vm", "web", {"spec": {"cpu": 2}})
@@ -271,7 +271,7 @@ def test_a_change_counts_by_its_difference(lab: DoorsLab) -> None:
     refuse(lambda: ann.create(vm("third", cpu=0.1)))  # what is held or stopped keeps what it has
 
 
-def test_a_quota_below_the_usage_refuses_growth_and_nothing_else(lab: DoorsLab) -> None:
+def test_a_quota_below_the_usage_refuses_growth_and_nothing_else(lab: ApiLab) -> None:
     ann = grant(lab, "lowered", cpu=4, memory="4G")
     ann.create(vm("web", cpu=2))
     ann.create(vm("db", cpu=2))
@@ -285,7 +285,7 @@ def test_a_quota_below_the_usage_refuses_growth_and_nothing_else(lab: DoorsLab) 
     ann.create(vm("more", cpu=8))
 
 
-def test_what_is_deleted_counts_until_it_is_gone(lab: DoorsLab) -> None:
+def test_what_is_deleted_counts_until_it_is_gone(lab: ApiLab) -> None:
     ann = grant(lab, "gone", instances=1)
     ann.create(vm("web"))
     ann.delete("vm", "web")  # its node may still run it
@@ -294,7 +294,7 @@ def test_what_is_deleted_counts_until_it_is_gone(lab: DoorsLab) -> None:
     ann.create(vm("db"))
 
 
-def test_a_container_that_has_run_once_counts_no_more(lab: DoorsLab) -> None:
+def test_a_container_that_has_run_once_counts_no_more(lab: ApiLab) -> None:
     ann = grant(lab, "once", instances=1)
     image = "registry.example.org/work:1"
     ann.create({"kind": "container", "name": "work", "spec": {"image": image, "once": True, "networks": []}})
@@ -303,7 +303,7 @@ def test_a_container_that_has_run_once_counts_no_more(lab: DoorsLab) -> None:
     ann.create(vm("web"))
 
 
-def test_disks_ports_gpus_and_ready_instances_count(lab: DoorsLab) -> None:
+def test_disks_ports_gpus_and_ready_instances_count(lab: ApiLab) -> None:
     ann = grant(lab, "rest", disk="10G", gpus=1, published_ports=1, instances=6)
     change_status(lab, ann, "image", "tiny", ImageStatus(phase="Available", virtual_size=4 * GIB))
     ann.create(vm("web", disk="0", gpu_share=0.5))  # the image's own size
@@ -321,7 +321,7 @@ def test_disks_ports_gpus_and_ready_instances_count(lab: DoorsLab) -> None:
     assert lab.stored("/publishedport/-/tcp-28081") is None
 
 
-def test_instances_that_a_function_keeps_ready_count(lab: DoorsLab) -> None:
+def test_instances_that_a_function_keeps_ready_count(lab: ApiLab) -> None:
     ann = grant(lab, "ready", instances=3, memory="1G")
     spec = {"image": "registry.example.org/work:1", "memory": "256M"}
     ann.create({"kind": "function", "name": "auto", "spec": spec})
@@ -333,7 +333,7 @@ def test_instances_that_a_function_keeps_ready_count(lab: DoorsLab) -> None:
     ann.create(vm("web"))
 
 
-def test_a_quota_is_granted_by_the_fabric_s_administrators_alone(lab: DoorsLab) -> None:
+def test_a_quota_is_granted_by_the_fabric_s_administrators_alone(lab: ApiLab) -> None:
     grant(lab, "mine", cpu=1)
     head = lab.with_token(use="access", role="admin", project="mine")
     head.project = "mine"
@@ -370,7 +370,7 @@ def test_a_quota_is_granted_by_the_fabric_s_administrators_alone(lab: DoorsLab) 
         {"soft": 2},
     ],
 )
-def test_nonsense_is_refused_with_its_field(lab: DoorsLab, limits: dict[str, Any]) -> None:
+def test_nonsense_is_refused_with_its_field(lab: ApiLab, limits: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         lab.client.create({"kind": "quota", "name": "project", "project": "default", "spec": limits})
     assert (caught.value.field or "").startswith("spec.")

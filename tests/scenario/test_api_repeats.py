@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.objects.errors import NotFound, StaleRevision
 
@@ -15,14 +15,14 @@ VMS = "/v1/projects/default/vms"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     yield lab
     lab.close()
 
 
-def send(lab: DoorsLab, method: str, path: str, body: Any = None, key: str = "k") -> tuple[int, dict[str, Any]]:
+def send(lab: ApiLab, method: str, path: str, body: Any = None, key: str = "k") -> tuple[int, dict[str, Any]]:
     answer = lab.client.http.request(method, path, body, headers={"Idempotency-Key": key})
     return answer.status, answer.json()
 
@@ -31,7 +31,7 @@ def project(name: str, **more: Any) -> dict[str, Any]:
     return {"kind": "project", "name": name, "spec": {"description": "first"}, **more}
 
 
-def test_a_late_repeated_delete_spares_what_has_the_name_now(lab: DoorsLab) -> None:
+def test_a_late_repeated_delete_spares_what_has_the_name_now(lab: ApiLab) -> None:
     lab.client.create(project("blue"))
     assert send(lab, "DELETE", "/v1/projects/blue")[0] == 200
     again = lab.client.create(project("blue"))
@@ -44,7 +44,7 @@ def test_a_late_repeated_delete_spares_what_has_the_name_now(lab: DoorsLab) -> N
 
 
 @pytest.mark.parametrize("kind", ["vm", "image"])
-def test_a_late_repeated_delete_of_what_finalizers_held_spares_its_successor(lab: DoorsLab, kind: str) -> None:
+def test_a_late_repeated_delete_of_what_finalizers_held_spares_its_successor(lab: ApiLab, kind: str) -> None:
     made = make_vm("x") if kind == "vm" else make_image("x")
     lab.client.create(made)
     path = lab.client.path(kind, "x")
@@ -64,7 +64,7 @@ def test_a_late_repeated_delete_of_what_finalizers_held_spares_its_successor(lab
     assert lab.client.get(kind, "x")["uid"] == again["uid"] and lab.client.get(kind, "x")["deleting_since"] is None
 
 
-def test_a_delete_means_the_one_with_its_uid(lab: DoorsLab) -> None:
+def test_a_delete_means_the_one_with_its_uid(lab: ApiLab) -> None:
     old = lab.client.create(project("blue"))
     lab.client.delete("project", "blue")
     new = lab.client.create(project("blue"))
@@ -74,7 +74,7 @@ def test_a_delete_means_the_one_with_its_uid(lab: DoorsLab) -> None:
     lab.client.delete("project", "blue", uid=new["uid"])
 
 
-def test_a_late_repeated_put_or_patch_undoes_nothing(lab: DoorsLab) -> None:
+def test_a_late_repeated_put_or_patch_undoes_nothing(lab: ApiLab) -> None:
     assert send(lab, "PUT", "/v1/projects/blue", project("blue"))[0] == 201
     change = {"spec": {"description": "second"}, "generation": 1}
     assert send(lab, "PATCH", "/v1/projects/blue", change)[1]["generation"] == 2
@@ -87,7 +87,7 @@ def test_a_late_repeated_put_or_patch_undoes_nothing(lab: DoorsLab) -> None:
         lab.client.get("project", "blue")
 
 
-def test_a_late_repeated_apply_undoes_nothing(lab: DoorsLab) -> None:
+def test_a_late_repeated_apply_undoes_nothing(lab: ApiLab) -> None:
     objects = {"objects": [project("blue"), project("red"), make_vm("web")]}
     status, first = send(lab, "POST", "/v1/apply", objects)
     assert status == 200 and [r["action"] for r in first["results"]] == ["created"] * 3
@@ -101,7 +101,7 @@ def test_a_late_repeated_apply_undoes_nothing(lab: DoorsLab) -> None:
     assert send(lab, "POST", "/v1/apply", objects, key="another")[1]["results"][1]["action"] == "created"
 
 
-def test_an_apply_means_the_object_it_was_read_from(lab: DoorsLab) -> None:
+def test_an_apply_means_the_object_it_was_read_from(lab: ApiLab) -> None:
     read = lab.client.create(project("blue"))
     assert lab.client.apply([read])[0]["action"] == "unchanged"
     lab.client.patch("project", "blue", {"spec": {"description": "mine"}})

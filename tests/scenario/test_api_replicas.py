@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.api_lab import ApiLab, make_image
 from tests.scenario.test_api_snapshots import act, tell
 
 from weft.kinds.cluster import CLUSTER, ClusterSpec
@@ -35,15 +35,15 @@ POINT = {
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     lab.client.create(REPLICA)
     yield lab
     lab.close()
 
 
-def seed(lab: DoorsLab) -> None:
+def seed(lab: ApiLab) -> None:
     """The replica has point 4."""
     disks = {name: SnapshotDisk(key=name, size=size, pool="local") for name, size in DISKS.items()}
     taken = SnapshotStatus(
@@ -60,7 +60,7 @@ def seed(lab: DoorsLab) -> None:
     )
 
 
-def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab: DoorsLab) -> None:
+def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab: ApiLab) -> None:
     seed(lab)
     assert act(lab, "replica/web", "receive", **POINT)["ticket"]
     made = act(lab, "replica/web", "promote")
@@ -79,7 +79,7 @@ def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab
         act(lab, "replica/web", "promote")
 
 
-def test_a_promotion_under_a_name_that_is_taken_changes_nothing(lab: DoorsLab) -> None:
+def test_a_promotion_under_a_name_that_is_taken_changes_nothing(lab: ApiLab) -> None:
     seed(lab)
     lab.client.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})
     with pytest.raises(WeftError):
@@ -88,7 +88,7 @@ def test_a_promotion_under_a_name_that_is_taken_changes_nothing(lab: DoorsLab) -
     assert act(lab, "replica/web", "promote", new_name="shop")["name"] == "shop"
 
 
-def test_without_a_complete_point_nothing_is_promoted_and_without_a_node_nothing_comes(lab: DoorsLab) -> None:
+def test_without_a_complete_point_nothing_is_promoted_and_without_a_node_nothing_comes(lab: ApiLab) -> None:
     for given in ({}, {"point": 7}):
         with pytest.raises(IllegalTransition) as none:
             act(lab, "replica/web", "promote", **given)
@@ -98,7 +98,7 @@ def test_without_a_complete_point_nothing_is_promoted_and_without_a_node_nothing
     assert waits.value.token == "replicaNotReady"
 
 
-def test_a_project_without_the_quota_refuses_the_replica_before_any_byte_comes(lab: DoorsLab) -> None:
+def test_a_project_without_the_quota_refuses_the_replica_before_any_byte_comes(lab: ApiLab) -> None:
     lab.client.put({"kind": "quota", "name": "project", "spec": {"disk": 2 << 30}})
     with pytest.raises(Forbidden, match="disk"):
         lab.client.create({**REPLICA, "name": "other", "spec": {**REPLICA["spec"], "disks": {"root": 4 << 30}}})
@@ -108,12 +108,12 @@ def test_a_project_without_the_quota_refuses_the_replica_before_any_byte_comes(l
     "changes",
     [{"origin": ""}, {"disks": {}}, {"disks": {"data": 1}}, {"disks": {"root": 0}}, {"workload": {"x": "y" * 70_000}}],
 )
-def test_a_replica_that_can_not_be_is_refused(lab: DoorsLab, changes: dict[str, object]) -> None:
+def test_a_replica_that_can_not_be_is_refused(lab: ApiLab, changes: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
         lab.client.create({**REPLICA, "name": "other", "spec": {**REPLICA["spec"], **changes}})
 
 
-def test_a_recovery_plan_names_replicas_that_are_here_and_is_run_by_who_may(lab: DoorsLab) -> None:
+def test_a_recovery_plan_names_replicas_that_are_here_and_is_run_by_who_may(lab: ApiLab) -> None:
     plan = {"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"], "checks": ["web=command:true"]}}
     with pytest.raises(WeftError, match='replica "mail"'):
         lab.client.create({**plan, "spec": {"groups": ["web", "mail"]}})
@@ -133,7 +133,7 @@ def test_a_recovery_plan_names_replicas_that_are_here_and_is_run_by_who_may(lab:
         lab.client.create({**plan, "name": "other", "spec": {"groups": ["web"], "run_generation": 3}})
 
 
-def test_what_only_verbs_set_is_changed_by_no_manifest(lab: DoorsLab) -> None:
+def test_what_only_verbs_set_is_changed_by_no_manifest(lab: ApiLab) -> None:
     lab.client.create({"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"]}})
     steps = [{"project": "default", "workload": "vm/web", "uid": "u", "from": "n1", "to": "n2"}]
     lab.client.create({"kind": "rebalanceplan", "name": "even", "spec": {"steps": steps}})
@@ -164,7 +164,7 @@ def test_what_only_verbs_set_is_changed_by_no_manifest(lab: DoorsLab) -> None:
     assert lab.client.patch("replica", "web", {"spec": {"keep": 5, "role": "standby"}})["spec"]["keep"] == 5
 
 
-def test_who_may_not_promote_fails_nothing_over(lab: DoorsLab) -> None:
+def test_who_may_not_promote_fails_nothing_over(lab: ApiLab) -> None:
     lab.client.create({"kind": "recoveryplan", "name": "shop", "spec": {"groups": ["web"]}})
     rules = {"recoveryplan": ["get", "failover", "rehearse"], "vm": ["create"]}
     lab.client.create({"kind": "role", "name": "watch", "spec": {"rules": rules}})
@@ -178,7 +178,7 @@ def test_who_may_not_promote_fails_nothing_over(lab: DoorsLab) -> None:
     assert guard.verb("recoveryplan", "shop", "failover", {"force": True})["spec"]["run_mode"] == "failover"
 
 
-def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) -> None:
+def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: ApiLab) -> None:
     """What a deployment keeps running would run again beside its copy."""
     lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca="", projects={"default": "lab"}), 1.0))
     owner = Ref("deployment", "shop", "d", "default")
@@ -192,7 +192,7 @@ def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: DoorsLab) ->
     lab.client.create({"kind": "replication", "name": "own", "spec": {"of": "vm/own", "cluster": "west"}})
 
 
-def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated(lab: DoorsLab) -> None:
+def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated(lab: ApiLab) -> None:
     """It would be a Failed replication that people have to delete."""
     lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca="", projects={"default": "lab"}), 1.0))
     lab.put(VM.make("gone", VmSpec(image="tiny", run="stop", departed="west/lab/gone"), 1.0, project="default"))
@@ -204,7 +204,7 @@ def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated
 
 
 @pytest.mark.parametrize("automatic", [False, True])
-def test_a_replication_is_refused_of_a_project_that_the_link_is_not_for(lab: DoorsLab, automatic: bool) -> None:
+def test_a_replication_is_refused_of_a_project_that_the_link_is_not_for(lab: ApiLab, automatic: bool) -> None:
     """Whatever project there its people name: the administrators of the link say where it leads."""
     lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1", ca="", projects={"default": "lab"}), 1.0))
     lab.client.create({"kind": "project", "name": "atk", "spec": {}})
@@ -225,7 +225,7 @@ def test_a_replication_is_refused_of_a_project_that_the_link_is_not_for(lab: Doo
     assert make("default", project_there="lab")["spec"]["project_there"] == "lab"
 
 
-def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(lab: DoorsLab) -> None:
+def test_a_second_automatic_replication_of_a_vm_is_refused_and_names_the_first(lab: ApiLab) -> None:
     for name in ("west", "south"):
         lab.put(
             CLUSTER.make(name, ClusterSpec(url="https://10.0.0.1", ca="c", projects={"default": "lab"}), 1.0, uid=name)

@@ -1,11 +1,11 @@
-"""Requests a second at the real doors: refused with the time to wait, for a project's people alone; clients wait by themselves."""
+"""Requests a second at a real API server: refused with the time to wait, for a project's people alone; clients wait."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.test_api_quotas import grant, vm
 
 from weft.client import Client
@@ -14,8 +14,8 @@ from weft.objects.errors import InvalidInput, Throttled
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("rates"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("rates"))
     yield lab
     lab.close()
 
@@ -46,7 +46,7 @@ def ask_until_refused(client: Client, path: str) -> Answer:
         "/v1/projects/told",
     ],
 )
-def test_one_too_many_is_refused_for_the_moment(lab: DoorsLab, hasty: None, path: str) -> None:
+def test_one_too_many_is_refused_for_the_moment(lab: ApiLab, hasty: None, path: str) -> None:
     if lab.stored("/project/-/told") is None:
         grant(lab, "told", requests_per_second=1)
     ann = lab.with_token(use="access", role="editor", project="told")
@@ -57,7 +57,7 @@ def test_one_too_many_is_refused_for_the_moment(lab: DoorsLab, hasty: None, path
         assert lab.client.http.request("GET", path).status == 200
 
 
-def test_writes_count_and_do_nothing_when_refused(lab: DoorsLab, hasty: None) -> None:
+def test_writes_count_and_do_nothing_when_refused(lab: ApiLab, hasty: None) -> None:
     ann = grant(lab, "writes", requests_per_second=1)
     made, refused = set(), set()
     for number in range(20):
@@ -75,7 +75,7 @@ def test_writes_count_and_do_nothing_when_refused(lab: DoorsLab, hasty: None) ->
     assert {one["name"] for one in lab.client.list("vm", project="writes").items} == made
 
 
-def test_others_can_not_use_up_a_project_s_requests(lab: DoorsLab, hasty: None) -> None:
+def test_others_can_not_use_up_a_project_s_requests(lab: ApiLab, hasty: None) -> None:
     ann = grant(lab, "calm", requests_per_second=1)
     grant(lab, "loud")
     eve = lab.with_token(use="access", role="admin", project="loud")
@@ -86,7 +86,7 @@ def test_others_can_not_use_up_a_project_s_requests(lab: DoorsLab, hasty: None) 
         assert eve.http.request("GET", "/v1/projects/loud/vms").status == 200
 
 
-def test_a_client_waits_by_itself(lab: DoorsLab) -> None:
+def test_a_client_waits_by_itself(lab: ApiLab) -> None:
     ann = grant(lab, "patient", requests_per_second=2)
     for number in range(4):
         ann.create(vm(f"v{number}"))
@@ -94,7 +94,7 @@ def test_a_client_waits_by_itself(lab: DoorsLab) -> None:
 
 
 @pytest.mark.parametrize("rate", [0, -1, 0.5, 10**30, "fast"])
-def test_nonsense_is_refused_with_its_field(lab: DoorsLab, rate: object) -> None:
+def test_nonsense_is_refused_with_its_field(lab: ApiLab, rate: object) -> None:
     quota = {"kind": "quota", "name": "project", "project": "default", "spec": {"requests_per_second": rate}}
     with pytest.raises(InvalidInput) as caught:
         lab.client.create(quota)

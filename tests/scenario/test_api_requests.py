@@ -1,4 +1,4 @@
-"""The doors against strangers, nonsense and weather: all that comes in gets an answer that says what is wrong."""
+"""The API servers against strangers, nonsense and weather: all that comes in gets an answer that says what is wrong."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.openapi import render
 from weft.client import Client, Context
@@ -32,9 +32,9 @@ from weft.trust.tokens import make_token
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """One lab for all tests that leave nothing behind."""
-    lab = DoorsLab(tmp_path_factory.mktemp("doors"))
+    lab = ApiLab(tmp_path_factory.mktemp("doors"))
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     yield lab
@@ -42,13 +42,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
-def converse(lab: DoorsLab, request: bytes) -> bytes:
+def converse(lab: ApiLab, request: bytes) -> bytes:
     """Send raw bytes over TLS and read until the answer is whole or the server closes: it may long read on, to be heard."""
     tls = ssl.create_default_context(cadata=lab.context.ca)
     with (
@@ -70,7 +70,7 @@ def is_whole(answer: bytes) -> bool:
     return length is not None and len(body) >= int(length[1])
 
 
-def send(lab: DoorsLab, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+def send(lab: ApiLab, method: str, path: str, body: Any = None, **headers: str) -> Answer:
     return lab.client.http.request(method, path, body, headers=headers)
 
 
@@ -83,7 +83,7 @@ def check_problem(answer: Answer, status: int, reason: str) -> dict[str, Any]:
     return problem
 
 
-def test_nothing_is_anonymous(shared: DoorsLab) -> None:
+def test_nothing_is_anonymous(shared: ApiLab) -> None:
     stranger = shared.connect(msgspec.structs.replace(shared.context, token=""))
     for path in ("/v1/healthz", "/v1/vms", "/v1/openapi.json", "/nowhere", "/v1/projects/default/vms/web"):
         problem = check_problem(stranger.http.request("GET", path), 401, "notAuthenticated")
@@ -91,7 +91,7 @@ def test_nothing_is_anonymous(shared: DoorsLab) -> None:
     assert stranger.http.request("POST", "/v1/join", {}).headers["www-authenticate"] == "Bearer"
 
 
-def test_a_wrong_token_is_refused_and_not_repeated_in_the_answer(shared: DoorsLab) -> None:
+def test_a_wrong_token_is_refused_and_not_repeated_in_the_answer(shared: ApiLab) -> None:
     known = shared.context.token.split("_")[1]
     for token in (make_token(known)[0], make_token("nobody")[0], "weft_x_yyyy", "Bearer", "é" * 10):
         client = shared.connect(msgspec.structs.replace(shared.context, token="x"))
@@ -102,13 +102,13 @@ def test_a_wrong_token_is_refused_and_not_repeated_in_the_answer(shared: DoorsLa
     check_problem(answer, 401, "notAuthenticated")
 
 
-def test_an_expired_token_is_worth_nothing(shared: DoorsLab) -> None:
+def test_an_expired_token_is_worth_nothing(shared: ApiLab) -> None:
     client = shared.with_token(use="access", role="admin", expires_at=1.0)
     with pytest.raises(NotAuthenticated, match="has expired"):
         client.list("vm")
 
 
-def test_a_viewer_reads_and_changes_nothing(shared: DoorsLab) -> None:
+def test_a_viewer_reads_and_changes_nothing(shared: ApiLab) -> None:
     viewer = shared.with_token(use="access", subject="eve")
     assert viewer.get("vm", "web")["name"] == "web"
     for act in (
@@ -140,7 +140,7 @@ def every_route() -> Iterator[tuple[str, str]]:
                 yield method.upper(), filled
 
 
-def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab) -> None:
+def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: ApiLab) -> None:
     """Who may not ask hears that, and not what is wrong with the query, the body or the object."""
     viewer, node = shared.with_token(use="access", subject="eve"), shared.join("n9").client
     joiner = shared.with_token(use="join")
@@ -172,7 +172,7 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: DoorsLab
     assert tried > 600
 
 
-def test_who_may_only_look_takes_no_contents(lab: DoorsLab) -> None:
+def test_who_may_only_look_takes_no_contents(lab: ApiLab) -> None:
     data = b"an image"
     digest = hashlib.sha256(data).hexdigest()
     (lab.settings.blobs / digest).write_bytes(data)
@@ -181,7 +181,7 @@ def test_who_may_only_look_takes_no_contents(lab: DoorsLab) -> None:
     check_problem(refused, 403, "forbidden")
 
 
-def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: DoorsLab) -> None:
+def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: ApiLab) -> None:
     answer = send(lab, "POST", "/v1/tokens", {"spec": {"use": "join"}})
     made = answer.json()
     assert (answer.status, made["name"][:5]) == (201, "join-")
@@ -234,7 +234,7 @@ def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: DoorsLab) -> N
         ("POST", "/v1/nodes/n1:report", 403, "forbidden"),
     ],
 )
-def test_an_odd_path_gets_a_plain_answer(shared: DoorsLab, method: str, path: str, status: int, reason: str) -> None:
+def test_an_odd_path_gets_a_plain_answer(shared: ApiLab, method: str, path: str, status: int, reason: str) -> None:
     answer = send(shared, method, path)
     if status == 200:
         assert answer.status == 200
@@ -270,7 +270,7 @@ def test_an_odd_path_gets_a_plain_answer(shared: DoorsLab, method: str, path: st
     ("method", "path"),
     [("POST", "/v1/projects/default/vms"), ("PATCH", "/v1/projects/default/vms/web"), ("POST", "/v1/apply")],
 )
-def test_a_body_that_makes_no_sense_is_the_senders_fault(shared: DoorsLab, method: str, path: str, body: bytes) -> None:
+def test_a_body_that_makes_no_sense_is_the_senders_fault(shared: ApiLab, method: str, path: str, body: bytes) -> None:
     before = shared.revision()
     answer = send(shared, method, path, body)
     assert answer.status in (400, 404), answer.body
@@ -292,7 +292,7 @@ _fields = st.sampled_from([f for kind in KINDS for f in kind.spec.__struct_field
     top=st.dictionaries(st.sampled_from(["kind", "name", "project", "labels", "generation", "x"]), _plain, max_size=3),
     spec=st.dictionaries(_fields | st.text(max_size=5), _plain, max_size=4),
 )
-def test_no_manifest_makes_the_server_fail(shared: DoorsLab, kind: Any, top: Any, spec: Any) -> None:
+def test_no_manifest_makes_the_server_fail(shared: ApiLab, kind: Any, top: Any, spec: Any) -> None:
     base = "/v1/projects/default" if kind.scope == "project" else "/v1"
     body = msgspec.json.encode({"name": "x", "spec": spec, **top})
     answer = send(shared, "POST", f"{base}/{kind.plural}?dry_run=1", body)
@@ -302,7 +302,7 @@ def test_no_manifest_makes_the_server_fail(shared: DoorsLab, kind: Any, top: Any
     assert answer.status in (200, 400), answer.body
 
 
-def test_an_oversize_body_is_refused_unread(shared: DoorsLab) -> None:
+def test_an_oversize_body_is_refused_unread(shared: ApiLab) -> None:
     head = f"Host: x\r\nAuthorization: Bearer {shared.context.token}\r\n"
     answer = converse(
         shared, f"POST /v1/projects/default/vms HTTP/1.1\r\n{head}Content-Length: 99999999999\r\n\r\n{{".encode()
@@ -320,7 +320,7 @@ def test_an_oversize_body_is_refused_unread(shared: DoorsLab) -> None:
     check_problem(send(shared, "POST", "/v1/projects/default/vms:batch", too_many), 400, "invalidInput")
 
 
-def test_what_is_no_http_is_told_so(shared: DoorsLab) -> None:
+def test_what_is_no_http_is_told_so(shared: ApiLab) -> None:
     assert converse(shared, b"hello\r\n\r\n").startswith(b"HTTP/1.1 400")
     # Its answer may be lost with the connection, if the rest of the head was still on its way.
     assert converse(shared, b"GET / HTTP/1.1\r\nX: " + b"a" * 300_000 + b"\r\n\r\n")[:12] in (b"HTTP/1.1 400", b"")
@@ -328,7 +328,7 @@ def test_what_is_no_http_is_told_so(shared: DoorsLab) -> None:
     assert converse(shared, upgrade).startswith(b"HTTP/1.1 401")
 
 
-def test_a_head_that_never_ends_is_hung_up_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_never_ends_is_hung_up_on(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.serving.server.CHECK_SECONDS", 0.05)
     for name in ("IDLE_SECONDS", "HEAD_SECONDS"):
         monkeypatch.setattr(f"weft.serving.protocol.{name}", 0.2)
@@ -336,7 +336,7 @@ def test_a_head_that_never_ends_is_hung_up_on(lab: DoorsLab, monkeypatch: pytest
     assert converse(lab, b"GET /v1/healthz HTTP/1.1\r\nHost: x\r\n") == b""
 
 
-def test_a_request_id_given_is_given_back(shared: DoorsLab) -> None:
+def test_a_request_id_given_is_given_back(shared: ApiLab) -> None:
     answer = send(shared, "GET", "/v1/nowhere", **{"X-Request-Id": "mine-1"})
     assert answer.headers["x-request-id"] == answer.json()["request_id"] == "mine-1"
     assert send(shared, "GET", "/v1/nowhere", **{"X-Request-Id": "not ok!"}).headers["x-request-id"] != "not ok!"
@@ -344,7 +344,7 @@ def test_a_request_id_given_is_given_back(shared: DoorsLab) -> None:
 
 @pytest.mark.parametrize("kind", [RuntimeError, WeftError])
 def test_a_failure_inside_is_told_without_its_details(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: type[Exception]
 ) -> None:
     async def break_(*_: object, **__: object) -> None:
         raise kind("the secret is 12345")
@@ -357,7 +357,7 @@ def test_a_failure_inside_is_told_without_its_details(
 
 
 def test_the_log_has_a_line_for_what_someone_did_and_none_for_reads_and_signs_of_life(
-    lab: DoorsLab, caplog: pytest.LogCaptureFixture
+    lab: ApiLab, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = lab.join("n1")
     with caplog.at_level(logging.INFO, "weft.api"):
@@ -372,7 +372,7 @@ def test_the_log_has_a_line_for_what_someone_did_and_none_for_reads_and_signs_of
     ]
 
 
-def test_a_full_store_is_told_as_such_and_reads_go_on(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_store_is_told_as_such_and_reads_go_on(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object, **__: object) -> int:
         raise StoreFull("no room on the disk", hint="make room")
 
@@ -381,14 +381,14 @@ def test_a_full_store_is_told_as_such_and_reads_go_on(lab: DoorsLab, monkeypatch
     assert lab.client.list("project").items
 
 
-def test_too_many_requests_at_once_are_turned_away_with_a_time_to_come_back(lab: DoorsLab) -> None:
-    lab.doors.busy = 10_000
+def test_too_many_requests_at_once_are_turned_away_with_a_time_to_come_back(lab: ApiLab) -> None:
+    lab.api.busy = 10_000
     answer = send(lab, "GET", "/v1/healthz")
     check_problem(answer, 503, "unavailable")
     assert answer.headers["retry-after"] == "1"
 
 
-def test_writers_at_the_same_object_never_see_each_other(lab: DoorsLab) -> None:
+def test_writers_at_the_same_object_never_see_each_other(lab: ApiLab) -> None:
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     errors: list[Exception] = []
@@ -410,7 +410,7 @@ def test_writers_at_the_same_object_never_see_each_other(lab: DoorsLab) -> None:
     assert lab.client.get("vm", "web")["labels"] == {f"w{n}": "9" for n in range(8)}
 
 
-def test_one_of_many_gets_a_contested_port(lab: DoorsLab) -> None:
+def test_one_of_many_gets_a_contested_port(lab: ApiLab) -> None:
     lab.client.create(make_image())
     outcomes: list[int] = []
 
@@ -427,7 +427,7 @@ def test_one_of_many_gets_a_contested_port(lab: DoorsLab) -> None:
     assert len(lab.client.list("vm").items) == 1
 
 
-def test_health_and_kinds_are_told(shared: DoorsLab) -> None:
+def test_health_and_kinds_are_told(shared: ApiLab) -> None:
     assert send(shared, "GET", "/v1/healthz").json()["status"] == "ok"
     assert send(shared, "HEAD", "/v1/healthz").body == b""
     kinds = {kind["name"]: kind for kind in send(shared, "GET", "/v1/kinds").json()["items"]}
@@ -435,20 +435,20 @@ def test_health_and_kinds_are_told(shared: DoorsLab) -> None:
     assert "exec" in [verb["name"] for verb in kinds["vm"]["verbs"]]
 
 
-def test_the_description_of_the_api_is_the_one_checked_in(shared: DoorsLab) -> None:
+def test_the_description_of_the_api_is_the_one_checked_in(shared: ApiLab) -> None:
     kept = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
     assert kept.read_text() == render(), "python -m weft.api.openapi > docs/reference/openapi.json"
     assert send(shared, "GET", "/v1/openapi.json").json() == json.loads(kept.read_text())
 
 
-def test_a_machine_that_knows_only_a_digest_finds_the_right_ca(shared: DoorsLab) -> None:
+def test_a_machine_that_knows_only_a_digest_finds_the_right_ca(shared: ApiLab) -> None:
     digest = hash_ca(shared.context.ca)
     assert fetch_ca(shared.context.server, digest).strip() == shared.context.ca.strip()
     with pytest.raises(NotAuthenticated, match="does not belong to the CA"):
         fetch_ca(shared.context.server, "0" * 64)
 
 
-def test_a_server_of_another_ca_is_not_trusted(shared: DoorsLab, lab: DoorsLab) -> None:
+def test_a_server_of_another_ca_is_not_trusted(shared: ApiLab, lab: ApiLab) -> None:
     client = lab.connect(msgspec.structs.replace(lab.context, server=shared.context.server))
     with pytest.raises(NotAuthenticated, match="not the one this context trusts"):
         client.list("vm")
@@ -465,7 +465,7 @@ def test_a_server_that_is_not_there_is_named_with_the_next_step() -> None:
     assert "make up" in (caught.value.hint or "")
 
 
-def test_a_later_start_keeps_the_token_and_mends_a_lost_context(lab: DoorsLab) -> None:
+def test_a_later_start_keeps_the_token_and_mends_a_lost_context(lab: ApiLab) -> None:
     before = lab.context_path.read_bytes()
     lab.restart()
     assert lab.context_path.read_bytes() == before

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.test_api_quotas import change_status, grant, refuse, remove, vm
 from tests.scenario.test_people import add_user, create, log_in
 
@@ -22,9 +22,9 @@ from weft.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("reservations")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
     yield lab
     lab.close()
 
@@ -57,9 +57,7 @@ def reservation(name: str, **spec: Any) -> dict[str, Any]:
         ({"cores": 2}, "spec.cores", ""),
     ],
 )
-def test_bad_input_names_the_field_and_leaves_nothing(
-    lab: DoorsLab, spec: dict[str, Any], field: str, part: str
-) -> None:
+def test_bad_input_names_the_field_and_leaves_nothing(lab: ApiLab, spec: dict[str, Any], field: str, part: str) -> None:
     with pytest.raises(WeftError) as caught:
         lab.client.create(reservation("wrong", **spec))
     error = caught.value
@@ -67,7 +65,7 @@ def test_bad_input_names_the_field_and_leaves_nothing(
     assert [one for one in lab.client.list("reservation").items if one["name"] == "wrong"] == []
 
 
-def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: DoorsLab) -> None:
+def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: ApiLab) -> None:
     ann = grant(lab, "goes-with")
     ann.create(reservation("class", cpu=2, memory="1G"))
     for spec, field, part in (
@@ -92,7 +90,7 @@ def test_what_does_not_go_with_a_reservation_is_refused_by_field(lab: DoorsLab) 
     ann.create({"kind": "job", "name": "together", "spec": {"gang": True, "task": {**task, "cpu": 1}}})
 
 
-def test_a_reservation_of_another_project_is_not_found(lab: DoorsLab) -> None:
+def test_a_reservation_of_another_project_is_not_found(lab: ApiLab) -> None:
     ann, bob = grant(lab, "anns"), grant(lab, "bobs")
     ann.create(reservation("mine"))
     with pytest.raises(NotFound) as caught:
@@ -108,7 +106,7 @@ def test_a_reservation_of_another_project_is_not_found(lab: DoorsLab) -> None:
         assert refused.value.token == "forbidden"
 
 
-def test_one_that_is_over_or_refused_takes_no_workload(lab: DoorsLab) -> None:
+def test_one_that_is_over_or_refused_takes_no_workload(lab: ApiLab) -> None:
     ann = grant(lab, "over")
     for state, part in (("Done", "ended at 2023-11-14"), ("Rejected", "was refused: no node has 2 cores")):
         name = state.lower()
@@ -121,7 +119,7 @@ def test_one_that_is_over_or_refused_takes_no_workload(lab: DoorsLab) -> None:
         assert caught.value.field == "spec.reservation" and part in caught.value.message
 
 
-def test_one_that_was_refused_gives_its_name_to_the_next_that_its_creator_makes(lab: DoorsLab) -> None:
+def test_one_that_was_refused_gives_its_name_to_the_next_that_its_creator_makes(lab: ApiLab) -> None:
     ann = grant(lab, "again", cpu=4)
     made = ann.create(reservation("class", cpu=4))
     with pytest.raises(AlreadyExists):
@@ -147,7 +145,7 @@ def test_one_that_was_refused_gives_its_name_to_the_next_that_its_creator_makes(
     ann.create(reservation("more", cpu=1))
 
 
-def test_a_vm_whose_lease_was_refused_gives_its_name_and_its_ports_to_the_next(lab: DoorsLab) -> None:
+def test_a_vm_whose_lease_was_refused_gives_its_name_and_its_ports_to_the_next(lab: ApiLab) -> None:
     ann = grant(lab, "refused-vm", cpu=5)
     lab.client.apply(
         [{"kind": "network", "name": "default", "project": "refused-vm", "spec": {"cidr": "10.77.0.0/24"}}]
@@ -178,7 +176,7 @@ def test_a_vm_whose_lease_was_refused_gives_its_name_and_its_ports_to_the_next(l
         ann.create(vm("large", cpu=1, **spec))
 
 
-def test_it_counts_in_its_quota_whole_and_its_workloads_cores_and_memory_not_again(lab: DoorsLab) -> None:
+def test_it_counts_in_its_quota_whole_and_its_workloads_cores_and_memory_not_again(lab: ApiLab) -> None:
     ann = grant(lab, "counted", cpu=5, memory="5G", instances=3, disk="20G")
     ann.create(reservation("class", cpu=2, memory="2G", count=2))
     error = refuse(lambda: ann.create(reservation("more", cpu=1, memory="1M", count=2)))
@@ -194,7 +192,7 @@ def test_it_counts_in_its_quota_whole_and_its_workloads_cores_and_memory_not_aga
     ann.create(vm("d", cpu=5, memory="128M"))  # what has ended counts no more
 
 
-def test_it_is_deleted_only_when_nobody_names_it(lab: DoorsLab) -> None:
+def test_it_is_deleted_only_when_nobody_names_it(lab: ApiLab) -> None:
     ann = grant(lab, "used")
     ann.create(reservation("class"))
     ann.create(vm("web", reservation="class"))
@@ -209,7 +207,7 @@ def test_it_is_deleted_only_when_nobody_names_it(lab: DoorsLab) -> None:
     ann.delete("reservation", "class")
 
 
-def test_only_its_description_and_its_end_can_be_changed(lab: DoorsLab) -> None:
+def test_only_its_description_and_its_end_can_be_changed(lab: ApiLab) -> None:
     ann = grant(lab, "fixed")
     ann.create(reservation("class"))
     ann.patch("reservation", "class", {"spec": {"description": "for the class"}})
@@ -227,7 +225,7 @@ def test_only_its_description_and_its_end_can_be_changed(lab: DoorsLab) -> None:
     assert ann.get("reservation", "class")["spec"]["duration"] == 5400.0
 
 
-def test_an_extension_is_a_time_of_a_second_to_a_year_and_relies_on_its_quota(lab: DoorsLab) -> None:
+def test_an_extension_is_a_time_of_a_second_to_a_year_and_relies_on_its_quota(lab: ApiLab) -> None:
     ann = grant(lab, "longer", cpu=4, memory="4G")
     ann.create(reservation("class"))
     ann.create(reservation("until", duration=None, end=format_moment(time.time() + 3600)))
@@ -262,7 +260,7 @@ def test_an_extension_is_a_time_of_a_second_to_a_year_and_relies_on_its_quota(la
         viewer.verb("reservation", "until", "extend", {"by": "30m"})
 
 
-def test_one_for_a_group_takes_no_workload_of_anybody_else(lab: DoorsLab) -> None:
+def test_one_for_a_group_takes_no_workload_of_anybody_else(lab: ApiLab) -> None:
     admin = grant(lab, "lecture")
     create(lab, "group", "students")
     for name, groups in (("sue", ["students"]), ("tom", [])):

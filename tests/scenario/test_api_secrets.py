@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation
+from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation
 from tests.scenario.test_api_egress_endpoints import make_function
 
 from weft.client.answer import raise_problem
@@ -32,19 +32,19 @@ WORDS = ("hunter2-one", "hunter2-two", "hunter2-three")
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
-def make(lab: DoorsLab, name: str = "db", registry: str = "", **values: str) -> dict[str, Any]:
+def make(lab: ApiLab, name: str = "db", registry: str = "", **values: str) -> dict[str, Any]:
     return lab.client.create({"kind": "secret", "name": name, "spec": {"registry": registry, "values": values}})
 
 
 @pytest.mark.parametrize("values", [{"key": "hunter2"}, {"key": ""}, {"access_key": "", "secret_key": "x"}])
 def test_a_value_that_means_nothing_to_its_kind_is_refused_before_it_is_sealed(
-    lab: DoorsLab, values: dict[str, str]
+    lab: ApiLab, values: dict[str, str]
 ) -> None:
     spec = {"url": "dir:///srv/backups", "values": values}
     with pytest.raises(InvalidInput) as refused:
@@ -52,7 +52,7 @@ def test_a_value_that_means_nothing_to_its_kind_is_refused_before_it_is_sealed(
     assert refused.value.field == f"spec.values.{next(iter(values))}" and "hunter2" not in str(refused.value)
 
 
-def run(lab: DoorsLab, node: JoinedNode, **container: Any) -> str:
+def run(lab: ApiLab, node: JoinedNode, **container: Any) -> str:
     """A container with an allocation on ``node``; its allocation's name."""
     made = lab.client.create(
         {"kind": "container", "name": "web", "spec": {"image": "r.example.org/web:1", "memory": "64M", **container}}
@@ -71,7 +71,7 @@ def ask(node: JoinedNode, allocation: str, name: str = "") -> dict[str, Any]:
     return dict(answer.json())
 
 
-def test_what_it_holds_is_in_no_answer_and_sealed_in_the_store(lab: DoorsLab) -> None:
+def test_what_it_holds_is_in_no_answer_and_sealed_in_the_store(lab: ApiLab) -> None:
     made = make(lab, password=WORDS[0], user="shop")
     assert made["spec"]["values"] == {} and set(made["spec"]["sealed"]) == {"password", "user"}
     patched = lab.client.patch("secret", "db", {"spec": {"values": {"password": WORDS[1]}}})
@@ -98,7 +98,7 @@ def test_what_it_holds_is_in_no_answer_and_sealed_in_the_store(lab: DoorsLab) ->
     ]
 
 
-def test_what_was_read_can_be_sent_back_whole_or_without_a_key_and_not_otherwise(lab: DoorsLab) -> None:
+def test_what_was_read_can_be_sent_back_whole_or_without_a_key_and_not_otherwise(lab: ApiLab) -> None:
     made = make(lab, a="1", b="2")
     again = {key: made[key] for key in ("kind", "name", "spec")}
     assert [one["action"] for one in lab.client.apply([again])] == ["unchanged"]
@@ -124,7 +124,7 @@ def test_what_was_read_can_be_sent_back_whole_or_without_a_key_and_not_otherwise
         {"values": {"password": "hunter2-one"}, "valuse": {}},
     ],
 )
-def test_what_is_wrong_with_one_is_said_without_what_it_holds(lab: DoorsLab, spec: dict[str, Any]) -> None:
+def test_what_is_wrong_with_one_is_said_without_what_it_holds(lab: ApiLab, spec: dict[str, Any]) -> None:
     with pytest.raises(WeftError) as caught:
         lab.client.create({"kind": "secret", "name": "bad", "spec": spec})
     told = json.dumps(caught.value.to_dict())
@@ -133,7 +133,7 @@ def test_what_is_wrong_with_one_is_said_without_what_it_holds(lab: DoorsLab, spe
         lab.client.get("secret", "bad")
 
 
-def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: DoorsLab) -> None:
+def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     make(lab, "db", password=WORDS[0], admin=WORDS[2])
     make(lab, "reg", "r.example.org", username="puller", password=WORDS[1], note="x")
@@ -166,7 +166,7 @@ def test_a_node_is_told_what_its_own_allocations_name_and_no_more(lab: DoorsLab)
         lab.client.delete("secret", "db")
 
 
-def test_a_secret_or_key_that_is_not_there_is_named(lab: DoorsLab) -> None:
+def test_a_secret_or_key_that_is_not_there_is_named(lab: ApiLab) -> None:
     node = lab.join("n1")
     with pytest.raises(NotFound, match='"db"'):
         run(lab, node, env_secrets={"DB": "db/password"})
@@ -178,17 +178,17 @@ def test_a_secret_or_key_that_is_not_there_is_named(lab: DoorsLab) -> None:
 
 
 @pytest.mark.parametrize("place", ["db", "db/", "/x", "db/a/b", "D B/x"])
-def test_a_variable_names_a_secret_and_its_key(lab: DoorsLab, place: str) -> None:
+def test_a_variable_names_a_secret_and_its_key(lab: ApiLab, place: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         run(lab, lab.join("n1"), env_secrets={"DB": place})
     assert caught.value.field == "spec.env_secrets.DB"
 
 
-def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: DoorsLab) -> None:
+def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: ApiLab) -> None:
     node = lab.join("n1")
     make(lab, "db", password=WORDS[0])
     name = run(lab, node, env_secrets={"DB": "db/password"})
-    lab.doors.settings = dataclasses.replace(lab.doors.settings, seal_key=b"t" * 32)
+    lab.api.settings = dataclasses.replace(lab.api.settings, seal_key=b"t" * 32)
     with pytest.raises(WeftError) as caught:
         ask(node, name)
     assert caught.value.token == "sealedByAnother"
@@ -196,11 +196,11 @@ def test_with_another_key_nothing_is_opened_and_a_new_value_helps(lab: DoorsLab)
     assert ask(node, name)["secrets"]["db"] == {"password": WORDS[0]}
 
 
-def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_else(lab: DoorsLab) -> None:
+def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_else(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     make(lab, "reg", "r.example.org", username="puller", password=WORDS[1], note="x")
     make(lab, "db", password=WORDS[0])
-    key, now = lab.doors.settings.ticket_key, lab.doors.clock.now()
+    key, now = lab.api.settings.ticket_key, lab.api.clock.now()
 
     def ask_with(who: JoinedNode, ticket: str) -> dict[str, Any]:
         answer = who.client.http.request("POST", f"/v1/nodes/{who.name}:secrets", {"ticket": ticket})
@@ -227,7 +227,7 @@ def test_a_node_with_a_ticket_is_told_who_pulls_a_function_s_image_and_nothing_e
             ask_with(who, shown)
 
 
-def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: DoorsLab) -> None:
+def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: ApiLab) -> None:
     make(lab, "reg", "r.example.org", username="puller", password=WORDS[1])
     spec = {"image": "r.example.org/own:1", "registry_secret": "reg"}
     with pytest.raises(NotFound):
@@ -242,7 +242,7 @@ def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: DoorsL
         lab.client.verb("function", "own", "pull", {})
 
 
-def use(lab: DoorsLab, node: JoinedNode, volume: dict[str, Any]) -> str:
+def use(lab: ApiLab, node: JoinedNode, volume: dict[str, Any]) -> str:
     """A VM that uses the volume, with an allocation on ``node``; its allocation's name."""
     lab.client.create({"kind": "image", "name": "tiny", "spec": {"url": "file:///srv/tiny.tar"}})
     vm = lab.client.create({"kind": "vm", "name": "vault", "spec": {"image": "tiny", "volumes": [volume["name"]]}})
@@ -254,7 +254,7 @@ def use(lab: DoorsLab, node: JoinedNode, volume: dict[str, Any]) -> str:
     return allocation.name
 
 
-def test_the_server_draws_a_volume_s_key_and_tells_it_to_its_node_alone(lab: DoorsLab) -> None:
+def test_the_server_draws_a_volume_s_key_and_tells_it_to_its_node_alone(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     made = lab.client.create({"kind": "volume", "name": "vault", "spec": {"size": 1 << 24, "encrypted": True}})
     assert made["spec"]["values"] == {} and set(made["spec"]["sealed"]) == {"key"}
@@ -276,17 +276,17 @@ def test_the_server_draws_a_volume_s_key_and_tells_it_to_its_node_alone(lab: Doo
         lab.client.create({"kind": "volume", "name": "odd", "spec": {"size": 1 << 24, "values": {"key": "00" * 32}}})
 
 
-def test_a_volume_whose_key_is_lost_says_so(lab: DoorsLab) -> None:
+def test_a_volume_whose_key_is_lost_says_so(lab: ApiLab) -> None:
     node = lab.join("n1")
     made = lab.client.create({"kind": "volume", "name": "vault", "spec": {"size": 1 << 24, "encrypted": True}})
     name = use(lab, node, made)
-    lab.doors.settings = dataclasses.replace(lab.doors.settings, seal_key=b"t" * 32)
+    lab.api.settings = dataclasses.replace(lab.api.settings, seal_key=b"t" * 32)
     with pytest.raises(NotFound, match="the key of volume vault is lost") as caught:
         ask(node, name)
     assert caught.value.token == "keyLost"
 
 
-def test_a_node_reads_the_token_of_a_function_that_names_it_and_tells_of_that_alone(lab: DoorsLab) -> None:
+def test_a_node_reads_the_token_of_a_function_that_names_it_and_tells_of_that_alone(lab: ApiLab) -> None:
     here, other = lab.join("n1"), lab.join("n2")
     make(lab, "door", token=WORDS[0], more=WORDS[1])
     function = make_function(None)

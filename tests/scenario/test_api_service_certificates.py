@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, JoinedNode
+from tests.scenario.api_lab import ApiLab, JoinedNode
 from tests.scenario.test_api_egress_endpoints import encode, make_network
 
 from weft.client.answer import raise_problem
@@ -20,8 +20,8 @@ from weft.trust.ca import Authority
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.put(make_network("default", "10.20.0.0/24"), make_network("red", "10.30.0.0/24", 4712))
     yield lab
     lab.close()
@@ -40,15 +40,15 @@ def make_pair(tmp_path: Path, clock: Clock | None = None) -> dict[str, str]:
     return {"tls.crt": pem[at:], "tls.key": pem[:at]}
 
 
-def create(lab: DoorsLab, kind: str, name: str, spec: dict[str, Any]) -> None:
+def create(lab: ApiLab, kind: str, name: str, spec: dict[str, Any]) -> None:
     raise_problem(lab.client.http.request("POST", f"/v1/projects/default/{kind}", {"name": name, "spec": spec}))
 
 
-def put_service(lab: DoorsLab, **spec: Any) -> None:
+def put_service(lab: ApiLab, **spec: Any) -> None:
     create(lab, "services", "shop", {"selector": {"app": "web"}, "ports": ["443:8080"], "protocol": "http", **spec})
 
 
-def settle(lab: DoorsLab) -> str:
+def settle(lab: ApiLab) -> str:
     """As the controller does; the uid."""
     stored = lab.stored("/service/default/shop")
     assert stored is not None
@@ -68,14 +68,14 @@ def ask(node: JoinedNode, uid: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-def join(lab: DoorsLab) -> JoinedNode:
+def join(lab: ApiLab) -> JoinedNode:
     node = lab.join("n1")
     body = {"project": "default", "network": "default-uid"}
     raise_problem(node.client.http.request("POST", "/v1/nodes/n1:egress", body))
     return node
 
 
-def test_a_secret_without_a_good_pair_is_refused_with_its_field(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_secret_without_a_good_pair_is_refused_with_its_field(lab: ApiLab, tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
     create(lab, "secrets", "half", {"values": {"tls.crt": pair["tls.crt"]}})
     create(lab, "secrets", "mixed", {"values": {**pair, "tls.key": make_pair(tmp_path)["tls.key"]}})
@@ -96,7 +96,7 @@ def test_a_secret_without_a_good_pair_is_refused_with_its_field(lab: DoorsLab, t
     assert lab.stored("/service/default/shop") is None
 
 
-def test_a_secret_that_a_service_names_stays_good_and_stays(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_secret_that_a_service_names_stays_good_and_stays(lab: ApiLab, tmp_path: Path) -> None:
     create(lab, "secrets", "tls", {"values": make_pair(tmp_path)})
     put_service(lab, tls_secret="tls")
     with pytest.raises(InvalidInput, match="does not belong") as refused:
@@ -107,7 +107,7 @@ def test_a_secret_that_a_service_names_stays_good_and_stays(lab: DoorsLab, tmp_p
         raise_problem(lab.client.http.request("DELETE", "/v1/projects/default/secrets/tls"))
 
 
-def test_a_node_gets_it_only_with_an_address_in_the_network(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_node_gets_it_only_with_an_address_in_the_network(lab: ApiLab, tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
     create(lab, "secrets", "tls", {"values": pair})
     put_service(lab, tls_secret="tls")
@@ -121,19 +121,19 @@ def test_a_node_gets_it_only_with_an_address_in_the_network(lab: DoorsLab, tmp_p
         ask(node, "another-uid")
 
 
-def test_a_generated_one_names_the_service_and_says_when_it_ends(lab: DoorsLab) -> None:
+def test_a_generated_one_names_the_service_and_says_when_it_ends(lab: ApiLab) -> None:
     put_service(lab, tls="generated")
     answer = ask(join_after(lab), decode_uid(lab))
     assert answer["pem"].count("BEGIN CERTIFICATE") == 2 and "PRIVATE KEY" in answer["pem"]
     assert answer["ends"] > lab.clock.now() + 300 * 86_400.0
 
 
-def join_after(lab: DoorsLab) -> JoinedNode:
+def join_after(lab: ApiLab) -> JoinedNode:
     settle(lab)
     return join(lab)
 
 
-def decode_uid(lab: DoorsLab) -> str:
+def decode_uid(lab: ApiLab) -> str:
     stored = lab.stored("/service/default/shop")
     assert stored is not None
     return stored.uid

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.objects.errors import IllegalTransition, NotFound
@@ -15,7 +15,7 @@ from weft.objects.errors import IllegalTransition, NotFound
 def test_a_vm_that_has_the_ports_of_its_deployment_is_not_deleted_alone_and_no_other_instance_gets_ports(
     tmp_path: Path,
 ) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         lab.client.create(make_image())
         lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.9.0.0/24"}})

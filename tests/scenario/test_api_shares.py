@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.test_api_quotas import change_status, refuse, remove
 
 from weft.client import Client
@@ -20,14 +20,14 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("shares")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
     yield lab
     lab.close()
 
 
-def editor(lab: DoorsLab, project: str, *images: str) -> Client:
+def editor(lab: ApiLab, project: str, *images: str) -> Client:
     """An editor's client in a new project with these images."""
     lab.client.create({"kind": "project", "name": project, "spec": {}})
     client = lab.with_token(use="access", role="editor", project=project)
@@ -51,7 +51,7 @@ def not_found(client: Client, image: str, kind: str = "vm", **spec: Any) -> NotF
     return caught.value
 
 
-def test_an_image_that_its_owner_shared_is_named_by_the_other_project_and_by_no_third(lab: DoorsLab) -> None:
+def test_an_image_that_its_owner_shared_is_named_by_the_other_project_and_by_no_third(lab: ApiLab) -> None:
     ann, bea, cem = editor(lab, "physics", "base"), editor(lab, "biology"), editor(lab, "arts")
     refused = not_found(bea, "physics/base")
     assert share(ann, "base", **{"with": ["biology"]}) == ["biology"]
@@ -66,7 +66,7 @@ def test_an_image_that_its_owner_shared_is_named_by_the_other_project_and_by_no_
     assert str(not_found(bea, "physics/base")) == str(refused)
 
 
-def test_no_share_and_no_image_and_no_project_are_the_same_error_with_the_remedy(lab: DoorsLab) -> None:
+def test_no_share_and_no_image_and_no_project_are_the_same_error_with_the_remedy(lab: ApiLab) -> None:
     ann, bea = editor(lab, "chemistry", "hidden"), editor(lab, "history")
     share(ann, "hidden", **{"with": ["default"]})
     for kind in ("vm", "container"):
@@ -89,7 +89,7 @@ def test_no_share_and_no_image_and_no_project_are_the_same_error_with_the_remedy
     assert error is None
 
 
-def test_the_own_project_is_left_out_of_a_name(lab: DoorsLab) -> None:
+def test_the_own_project_is_left_out_of_a_name(lab: ApiLab) -> None:
     ann = editor(lab, "maths", "own")
     for spec, field in (({"image": "maths/own"}, "spec.image"), ({"image": "own", "iso": "maths/own"}, "spec.iso")):
         with pytest.raises(InvalidInput) as caught:
@@ -100,7 +100,7 @@ def test_the_own_project_is_left_out_of_a_name(lab: DoorsLab) -> None:
     assert caught.value.field == "spec.shared_with" and "leave it out" in str(caught.value.hint)
 
 
-def test_a_share_is_given_by_who_may_change_the_object_and_does_not_say_which_projects_exist(lab: DoorsLab) -> None:
+def test_a_share_is_given_by_who_may_change_the_object_and_does_not_say_which_projects_exist(lab: ApiLab) -> None:
     ann, bea = editor(lab, "geology", "rock"), editor(lab, "botany")
     viewer = lab.with_token(use="access", role="operator", project="geology")
     viewer.project = "geology"
@@ -128,7 +128,7 @@ def test_a_share_is_given_by_who_may_change_the_object_and_does_not_say_which_pr
     not_found(dan, "geology/rock")
 
 
-def test_the_share_of_a_deleted_project_goes_to_no_later_one(lab: DoorsLab) -> None:
+def test_the_share_of_a_deleted_project_goes_to_no_later_one(lab: ApiLab) -> None:
     ann = editor(lab, "law", "code")
     lab.client.create({"kind": "project", "name": "gone", "spec": {}})
     share(ann, "code", **{"with": ["gone"]})
@@ -140,7 +140,7 @@ def test_the_share_of_a_deleted_project_goes_to_no_later_one(lab: DoorsLab) -> N
     lab.client.create({"kind": "project", "name": "gone", "spec": {}})
 
 
-def test_a_manifest_that_says_nothing_of_shares_leaves_them(lab: DoorsLab) -> None:
+def test_a_manifest_that_says_nothing_of_shares_leaves_them(lab: ApiLab) -> None:
     ann = editor(lab, "music", "song")
     lab.client.create({"kind": "project", "name": "dance", "spec": {}})
     share(ann, "song", **{"with": ["dance"]})
@@ -153,7 +153,7 @@ def test_a_manifest_that_says_nothing_of_shares_leaves_them(lab: DoorsLab) -> No
     )
 
 
-def test_what_names_it_keeps_it_when_its_share_ends_and_keeps_it_from_being_deleted(lab: DoorsLab) -> None:
+def test_what_names_it_keeps_it_when_its_share_ends_and_keeps_it_from_being_deleted(lab: ApiLab) -> None:
     ann, bea = editor(lab, "latin", "verbs", "mine"), editor(lab, "greek", "verbs")
     share(ann, "verbs", **{"with": ["greek"]})
     use(bea, "homer-secret-name", "latin/verbs", cpu=1)
@@ -173,7 +173,7 @@ def test_what_names_it_keeps_it_when_its_share_ends_and_keeps_it_from_being_dele
     assert ann.list("image").items == []
 
 
-def test_a_network_that_its_owner_shared_is_joined_by_the_other_project_and_by_no_third(lab: DoorsLab) -> None:
+def test_a_network_that_its_owner_shared_is_joined_by_the_other_project_and_by_no_third(lab: ApiLab) -> None:
     ann, bea, cem = editor(lab, "metro"), editor(lab, "bus", "tiny"), editor(lab, "ferry", "tiny")
     ann.create(make_image("tiny"))
     ann.create({"kind": "network", "name": "lab", "spec": {"cidr": "10.81.0.0/24"}})
@@ -215,7 +215,7 @@ def test_a_network_that_its_owner_shared_is_joined_by_the_other_project_and_by_n
 
 
 @pytest.mark.parametrize("rival", ["withdrawal", "deletion", "network-deletion"])
-def test_a_racing_withdrawal_or_deletion_and_a_new_user_are_settled_in_the_commit(lab: DoorsLab, rival: str) -> None:
+def test_a_racing_withdrawal_or_deletion_and_a_new_user_are_settled_in_the_commit(lab: ApiLab, rival: str) -> None:
     ann, bea = editor(lab, f"a-{rival}"), editor(lab, f"b-{rival}", "tiny")
     for number in range(12):
         name = f"i{number}"
@@ -254,7 +254,7 @@ def test_a_racing_withdrawal_or_deletion_and_a_new_user_are_settled_in_the_commi
         assert all(isinstance(one, NotFound | InUse) for one in errors), results
 
 
-def test_one_request_brings_a_shared_image_and_what_names_it(lab: DoorsLab) -> None:
+def test_one_request_brings_a_shared_image_and_what_names_it(lab: ApiLab) -> None:
     for name in ("one", "two"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
     image = {**make_image(), "project": "one", "spec": {**make_image()["spec"], "shared_with": ["two"]}}
@@ -262,7 +262,7 @@ def test_one_request_brings_a_shared_image_and_what_names_it(lab: DoorsLab) -> N
     assert len(made) == 2 and lab.stored("/vm/two/v") is not None
 
 
-def test_a_list_shows_what_is_shared_with_a_project_and_of_it_only_what_users_need(lab: DoorsLab) -> None:
+def test_a_list_shows_what_is_shared_with_a_project_and_of_it_only_what_users_need(lab: ApiLab) -> None:
     ann, bea, cem = editor(lab, "north"), editor(lab, "south", "local"), editor(lab, "west")
     url = "http://files.example/disk?signature=hush"
     spec = {"url": url, "shared_with": ["south"]}
@@ -288,7 +288,7 @@ def test_a_list_shows_what_is_shared_with_a_project_and_of_it_only_what_users_ne
         bea.get("image", "open", project="north")
 
 
-def test_a_reservation_is_shared_as_an_image_is(lab: DoorsLab) -> None:
+def test_a_reservation_is_shared_as_an_image_is(lab: ApiLab) -> None:
     ann, bea = editor(lab, "deans", "tiny"), editor(lab, "pupils", "tiny")
     spec = {"cpu": 2, "memory": "1G", "duration": "1h", "description": "hush"}
     ann.create({"kind": "reservation", "name": "class", "spec": spec})
@@ -327,7 +327,7 @@ def test_a_reservation_is_shared_as_an_image_is(lab: DoorsLab) -> None:
         ann.delete("reservation", "class")
 
 
-def test_a_constraint_is_shared_as_an_image_is(lab: DoorsLab) -> None:
+def test_a_constraint_is_shared_as_an_image_is(lab: ApiLab) -> None:
     ann, bea = editor(lab, "labs", "tiny"), editor(lab, "offices", "tiny")
     ann.create({"kind": "constraint", "name": "fast", "spec": {"expression": "storage=nvme"}})
 
@@ -367,7 +367,7 @@ def test_a_constraint_is_shared_as_an_image_is(lab: DoorsLab) -> None:
         ann.delete("constraint", "fast")
 
 
-def test_a_quota_counts_the_disk_of_a_shared_image(lab: DoorsLab) -> None:
+def test_a_quota_counts_the_disk_of_a_shared_image(lab: ApiLab) -> None:
     ann, bea = editor(lab, "east", "large"), editor(lab, "small")
     share(ann, "large", **{"with": ["small"]})
     change_status(lab, ann, "image", "large", ImageStatus(phase="Available", virtual_size=60 * MIB))

@@ -1,4 +1,4 @@
-"""The verbs of snapshots at the doors: what they make in one commit, what they refuse, and what nodes hear of deleted ones."""
+"""The verbs of snapshots at the API: what they make in one commit, what they refuse, and what nodes hear of deleted ones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_allocation, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_allocation, make_image, make_vm
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
@@ -24,8 +24,8 @@ ROOT = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     lab.client.create({"kind": "network", "name": "blue", "spec": {"cidr": "10.9.0.0/24"}})
     lab.client.create({"kind": "volume", "name": "data", "spec": {"size": 5 << 20}})
@@ -36,7 +36,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def tell(lab: DoorsLab, key: str, status: msgspec.Struct, *conditions: Condition) -> None:
+def tell(lab: ApiLab, key: str, status: msgspec.Struct, *conditions: Condition) -> None:
     """What the object's controller says of it."""
     envelope = lab.stored(key)
     assert envelope is not None
@@ -46,12 +46,12 @@ def tell(lab: DoorsLab, key: str, status: msgspec.Struct, *conditions: Condition
     lab.put(envelope)
 
 
-def act(lab: DoorsLab, what: str, verb: str, **given: Any) -> dict[str, Any]:
+def act(lab: ApiLab, what: str, verb: str, **given: Any) -> dict[str, Any]:
     kind, name = what.split("/")
     return lab.client.verb(kind, name, verb, given)
 
 
-def make_ready(lab: DoorsLab, name: str, **more: Any) -> None:
+def make_ready(lab: ApiLab, name: str, **more: Any) -> None:
     web = lab.client.get("vm", "web")
     spec = {key: value for key, value in web["spec"].items() if key != "user_data"}
     disks = {**ROOT, "data": SnapshotDisk(key="v1", size=5 << 20, pool="local")}
@@ -61,7 +61,7 @@ def make_ready(lab: DoorsLab, name: str, **more: Any) -> None:
     tell(lab, f"/snapshot/default/{name}", msgspec.structs.replace(status, **more))
 
 
-def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: DoorsLab) -> None:
+def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: ApiLab) -> None:
     made = act(lab, "vm/web", "snapshot", name="before", memory=True)
     assert (made["kind"], made["name"]) == ("snapshot", "before")
     assert made["spec"] == {
@@ -75,12 +75,12 @@ def test_the_verb_makes_a_snapshot_of_the_vm_that_keeps_its_image(lab: DoorsLab)
         lab.client.delete("image", "tiny")
 
 
-def apply(lab: DoorsLab, name: str, **spec: Any) -> list[dict[str, Any]]:
+def apply(lab: ApiLab, name: str, **spec: Any) -> list[dict[str, Any]]:
     return lab.client.apply([{"kind": "snapshot", "name": name, "spec": {"of": "vm/web", **spec}}])
 
 
 @pytest.mark.parametrize("how", ["apply", "create"])
-def test_a_snapshot_that_is_written_by_hand_keeps_its_image_too(lab: DoorsLab, how: str) -> None:
+def test_a_snapshot_that_is_written_by_hand_keeps_its_image_too(lab: ApiLab, how: str) -> None:
     if how == "apply":
         apply(lab, "before")
     else:
@@ -96,7 +96,7 @@ def test_a_snapshot_that_is_written_by_hand_keeps_its_image_too(lab: DoorsLab, h
 
 
 @pytest.mark.parametrize("automatic", ["restore", "clone", "schedule"])
-def test_nobody_but_the_server_says_what_made_a_snapshot(lab: DoorsLab, automatic: str) -> None:
+def test_nobody_but_the_server_says_what_made_a_snapshot(lab: ApiLab, automatic: str) -> None:
     for make in (
         lambda: apply(lab, "a", automatic=automatic),
         lambda: lab.client.create({"kind": "snapshot", "name": "a", "spec": {"of": "vm/web", "automatic": automatic}}),
@@ -108,7 +108,7 @@ def test_nobody_but_the_server_says_what_made_a_snapshot(lab: DoorsLab, automati
 
 
 @pytest.mark.parametrize("phase", ["Stopped", "Suspended", "Failed"])
-def test_memory_that_a_vm_does_not_have_is_refused_however_the_snapshot_is_made(lab: DoorsLab, phase: str) -> None:
+def test_memory_that_a_vm_does_not_have_is_refused_however_the_snapshot_is_made(lab: ApiLab, phase: str) -> None:
     tell(lab, "/vm/default/web", WorkloadStatus(phase=phase, node="n1"))
     for make in (
         lambda: apply(lab, "a", memory=True),
@@ -133,7 +133,7 @@ def test_memory_that_a_vm_does_not_have_is_refused_however_the_snapshot_is_made(
     ],
 )
 def test_a_snapshot_that_makes_no_sense_is_refused_with_the_reason(
-    lab: DoorsLab, status: WorkloadStatus, given: dict[str, Any], why: str
+    lab: ApiLab, status: WorkloadStatus, given: dict[str, Any], why: str
 ) -> None:
     tell(lab, "/vm/default/web", status)
     with pytest.raises(IllegalTransition, match=why):
@@ -144,7 +144,7 @@ def test_a_snapshot_that_makes_no_sense_is_refused_with_the_reason(
     ("verb", "given"), [("snapshot", {}), ("clone", {"new_name": "b"}), ("restore", {"snapshot": "a"})]
 )
 def test_of_a_vm_that_migrated_to_another_cluster_every_verb_says_where_it_is(
-    lab: DoorsLab, verb: str, given: dict[str, Any]
+    lab: ApiLab, verb: str, given: dict[str, Any]
 ) -> None:
     left = VmSpec(image="tiny", run="stop", departed="west/default/gone")
     lab.put(VM.make("gone", left, 1.0, project="default", status=WorkloadStatus(phase="Stopped")))
@@ -153,7 +153,7 @@ def test_of_a_vm_that_migrated_to_another_cluster_every_verb_says_where_it_is(
     assert told.value.token == "departed"
 
 
-def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_turn(lab: DoorsLab) -> None:
+def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_turn(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a")
     with pytest.raises(IllegalTransition, match="snapshot/a is Pending"):
         act(lab, "vm/web", "restore", snapshot="a")
@@ -173,7 +173,7 @@ def test_a_restore_in_place_is_a_change_of_the_vm_and_a_second_one_waits_its_tur
     assert act(lab, "vm/web", "restore", snapshot="a")["spec"]["restore"]["generation"] == changed["generation"] + 1
 
 
-def test_a_restore_goes_on_from_the_memory_only_in_the_machine_that_it_is_of(lab: DoorsLab) -> None:
+def test_a_restore_goes_on_from_the_memory_only_in_the_machine_that_it_is_of(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a", memory=True)
     make_ready(lab, "a", memory=1 << 20)
     lab.client.patch("vm", "web", {"spec": {"memory": 1 << 30}})
@@ -182,7 +182,7 @@ def test_a_restore_goes_on_from_the_memory_only_in_the_machine_that_it_is_of(lab
     assert not act(lab, "vm/web", "restore", snapshot="a")["spec"]["restore"].get("memory")
 
 
-def test_a_restore_of_another_vms_snapshot_is_refused_and_one_of_none_is_not_found(lab: DoorsLab) -> None:
+def test_a_restore_of_another_vms_snapshot_is_refused_and_one_of_none_is_not_found(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a")
     make_ready(lab, "a", workload_uid="another")
     with pytest.raises(IllegalTransition, match="an earlier VM of that name"):
@@ -191,12 +191,12 @@ def test_a_restore_of_another_vms_snapshot_is_refused_and_one_of_none_is_not_fou
         act(lab, "vm/web", "restore", snapshot="b")
 
 
-def test_nobody_writes_a_restore_by_hand(lab: DoorsLab) -> None:
+def test_nobody_writes_a_restore_by_hand(lab: ApiLab) -> None:
     with pytest.raises(InvalidInput, match="only the verb restore"):
         lab.client.patch("vm", "web", {"spec": {"restore": {"snapshot": "a", "generation": 99}}})
 
 
-def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_the_old_vm_is_gone(lab: DoorsLab) -> None:
+def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_the_old_vm_is_gone(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a", memory=True)
     make_ready(lab, "a", memory=1 << 20)
     before = lab.revision()
@@ -214,7 +214,7 @@ def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_th
     assert not without["spec"]["origin"].get("memory")
 
 
-def test_a_restore_whose_network_is_gone_is_refused_with_its_name_and_leaves_nothing(lab: DoorsLab) -> None:
+def test_a_restore_whose_network_is_gone_is_refused_with_its_name_and_leaves_nothing(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a")
     make_ready(lab, "a")
     gone = [Delete("/vm/default/web"), Delete("/network/default/blue")]  # as controllers do
@@ -225,7 +225,7 @@ def test_a_restore_whose_network_is_gone_is_refused_with_its_name_and_leaves_not
     assert not lab.client.list("vm").items
 
 
-def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> None:
+def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: ApiLab) -> None:
     before = lab.revision()
     twin = act(lab, "vm/web", "clone", new_name="twin")
     assert lab.revision() == before + 1
@@ -239,7 +239,7 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: DoorsLab) -> No
     assert {"twin", "twin-data", source["name"]} <= created
 
 
-def test_copies_of_volumes_with_one_beginning_have_names_of_their_own_under_a_long_new_name(lab: DoorsLab) -> None:
+def test_copies_of_volumes_with_one_beginning_have_names_of_their_own_under_a_long_new_name(lab: ApiLab) -> None:
     volumes = ["payroll-ledger-current", "payroll-ledger-archive"]
     for name in volumes:
         lab.client.create({"kind": "volume", "name": name, "spec": {"size": 5 << 20}})
@@ -252,7 +252,7 @@ def test_copies_of_volumes_with_one_beginning_have_names_of_their_own_under_a_lo
 
 @pytest.mark.parametrize("new_name", ["web", "twin"])
 def test_a_twin_whose_name_is_taken_is_refused_by_that_name_and_nothing_is_to_be_deleted(
-    lab: DoorsLab, new_name: str
+    lab: ApiLab, new_name: str
 ) -> None:
     act(lab, "vm/web", "clone", new_name="twin")
     with pytest.raises(AlreadyExists, match=f'VM "{new_name}" exists already') as refused:
@@ -265,7 +265,7 @@ def test_a_twin_whose_name_is_taken_is_refused_by_that_name_and_nothing_is_to_be
     assert len(lab.client.list("snapshot").items) == 1
 
 
-def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: DoorsLab) -> None:
+def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: ApiLab) -> None:
     path = "/v1/projects/default/vms/web:clone"
     answers = [
         lab.client.http.request("POST", path, {"new_name": "twin"}, headers={"Idempotency-Key": "k"}).json()
@@ -275,7 +275,7 @@ def test_a_repeated_clone_is_answered_with_the_twin_that_it_made(lab: DoorsLab) 
     assert len(lab.client.list("snapshot").items) == 1
 
 
-def test_ready_snapshots_count_as_disk_of_the_project(lab: DoorsLab) -> None:
+def test_ready_snapshots_count_as_disk_of_the_project(lab: ApiLab) -> None:
     act(lab, "vm/web", "snapshot", name="a")
     make_ready(lab, "a", size=10 << 20)
     lab.client.create({"kind": "quota", "name": "project", "spec": {"disk": 20 << 20}})
@@ -287,7 +287,7 @@ def test_ready_snapshots_count_as_disk_of_the_project(lab: DoorsLab) -> None:
         act(lab, "vm/web", "snapshot", name="c")
 
 
-def test_a_node_hears_which_of_its_snapshots_go_once_none_of_its_guests_needs_them(lab: DoorsLab) -> None:
+def test_a_node_hears_which_of_its_snapshots_go_once_none_of_its_guests_needs_them(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     uid = act(lab, "vm/web", "snapshot", name="a")["uid"]
     make_ready(lab, "a")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.long import examples
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.schema_storm import Storm, operations
 
 SEED = 20261120
@@ -15,7 +15,7 @@ EXAMPLES = examples(6)  # requests to each operation; make soak asks far more
 
 @pytest.fixture(scope="module")
 def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
-    lab = DoorsLab(tmp_path_factory.mktemp("storm"))
+    lab = ApiLab(tmp_path_factory.mktemp("storm"))
     storm = Storm(lab)
     yield storm
     storm.close()
@@ -27,6 +27,6 @@ OURS = [operation for operation in operations() if not operation.path.startswith
 
 
 @pytest.mark.parametrize("operation", OURS, ids=lambda operation: operation.label)
-def test_what_the_description_says_is_what_the_doors_answer(storm: Storm, operation) -> None:  # type: ignore[no-untyped-def]
+def test_what_the_description_says_is_what_the_api_servers_answer(storm: Storm, operation) -> None:  # type: ignore[no-untyped-def]
     storm.ask(operation, SEED, EXAMPLES)
     assert storm.lab.client.http.request("GET", "/v1/healthz").status == 200

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.client import Client
 from weft.client.answer import raise_problem
@@ -15,8 +15,8 @@ from weft.objects.errors import Forbidden, InvalidInput, NotFound
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
@@ -27,7 +27,7 @@ def show(client: Client, query: str = "") -> dict[str, Any]:
     return dict(answer.json())
 
 
-def test_links_are_told_as_the_newest_heartbeats_measured_them_and_stored_nowhere(lab: DoorsLab) -> None:
+def test_links_are_told_as_the_newest_heartbeats_measured_them_and_stored_nowhere(lab: ApiLab) -> None:
     one, two = lab.join("n1"), lab.join("n2")
     one.report(node={"coordinate": [0.0, 0.0, 0.2]})
     two.report(node={"coordinate": [3.0, 4.0, 0.2]})
@@ -55,7 +55,7 @@ def test_links_are_told_as_the_newest_heartbeats_measured_them_and_stored_nowher
     assert lab.revision() == revision
 
 
-def test_who_may_not_see_the_whole_fabric_is_refused_and_a_wrong_question_is_explained(lab: DoorsLab) -> None:
+def test_who_may_not_see_the_whole_fabric_is_refused_and_a_wrong_question_is_explained(lab: ApiLab) -> None:
     node = lab.join("n1")
     for client in (node.client, lab.with_token(use="access", role="admin", project="default")):
         with pytest.raises(Forbidden):

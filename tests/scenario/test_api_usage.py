@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.client.answer import raise_problem
 from weft.client.usage import fetch_usage
@@ -16,13 +16,13 @@ from weft.protocol.failover.confirmed import CONFIRMED_PREFIX, HOLDER, write_con
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
-def test_what_a_node_said_last_is_told_to_people_and_leaves_no_trace_in_the_store(lab: DoorsLab) -> None:
+def test_what_a_node_said_last_is_told_to_people_and_leaves_no_trace_in_the_store(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 8.0})
     assert fetch_usage(lab.client.http) == []
@@ -42,7 +42,7 @@ def test_what_a_node_said_last_is_told_to_people_and_leaves_no_trace_in_the_stor
 @pytest.mark.parametrize(
     "digest", ["nonsense", {"guests": {"web": "much"}}, {"guests": {f"{n:036d}": [n, n, n] for n in range(2_000)}}]
 )
-def test_a_digest_that_is_not_understood_is_a_sign_of_life_all_the_same(lab: DoorsLab, digest: object) -> None:
+def test_a_digest_that_is_not_understood_is_a_sign_of_life_all_the_same(lab: ApiLab, digest: object) -> None:
     node = lab.join("n1")
     node.report(node={"cpu": 8.0}, digest={"guests": {"web": [1, 2, 3, True]}})
     node.report(digest=digest)
@@ -50,21 +50,21 @@ def test_a_digest_that_is_not_understood_is_a_sign_of_life_all_the_same(lab: Doo
     assert [lease.name for lease in lab.run(lab.store.leases("node/"))] == [f"node/{node.uid}"]
 
 
-def test_a_newer_agents_digest_is_read_as_far_as_it_is_understood(lab: DoorsLab) -> None:
+def test_a_newer_agents_digest_is_read_as_far_as_it_is_understood(lab: ApiLab) -> None:
     node = lab.join("n1")
     node.report(digest={"guests": {"web": [1, 2, 3, False, "more"]}, "pressure": [1, 2]})
     [told] = fetch_usage(lab.client.http, guests=True)
     assert told["guests"]["web"] == {"cpu": 0.001, "memory": 2, "disk": 3, "settled": False}
 
 
-def test_a_node_may_not_look_at_what_others_use(lab: DoorsLab) -> None:
+def test_a_node_may_not_look_at_what_others_use(lab: ApiLab) -> None:
     node = lab.join("n1")
     with pytest.raises(Forbidden):
         raise_problem(node.client.http.request("GET", "/v1/usage"))
     assert msgspec.json.decode(lab.client.http.request("GET", "/v1/usage?guests=0").body) == {"items": []}
 
 
-def test_a_node_that_sends_a_stamp_gets_its_own_confirmed_ones_back_and_no_others(lab: DoorsLab) -> None:
+def test_a_node_that_sends_a_stamp_gets_its_own_confirmed_ones_back_and_no_others(lab: ApiLab) -> None:
     node, other = lab.join("n1"), lab.join("n2")
     for uid, stamp in ((node.uid, "boot/1"), (other.uid, "boot/2"), (f"{node.uid}-longer", "boot/3")):
         lab.run(lab.store.grant(f"{CONFIRMED_PREFIX}{uid}", HOLDER, 60.0, write_confirmed({"vm": stamp})))

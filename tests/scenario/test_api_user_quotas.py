@@ -1,4 +1,4 @@
-"""Quotas of single users at the real doors over a real store: whatever comes at once, no user gets more than was granted."""
+"""Quotas of single users at the real API servers over a real store: whatever comes at once, no user gets more than was granted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.test_api_quotas import again, grant, refuse, remove, run_together, vm
 from tests.scenario.test_people import add_user, create, log_in
 
@@ -18,16 +18,16 @@ from weft.store.sqlite.store import SqliteStore
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("userquotas")
-    lab = DoorsLab(folder, SqliteStore(folder / "store.db", SystemClock()))
+    lab = ApiLab(folder, SqliteStore(folder / "store.db", SystemClock()))
     for name in ("ann", "bob"):
         add_user(lab, name)
     yield lab
     lab.close()
 
 
-def share(lab: DoorsLab, project: str, **limits: Any) -> tuple[Client, Client]:
+def share(lab: ApiLab, project: str, **limits: Any) -> tuple[Client, Client]:
     """The clients of ann and bob, editors of a new project with this quota."""
     grant(lab, project, **limits)
     create(lab, "rolebinding", project, role="editor", project=project, users=["ann", "bob"])
@@ -36,7 +36,7 @@ def share(lab: DoorsLab, project: str, **limits: Any) -> tuple[Client, Client]:
     return ann, bob
 
 
-def test_each_user_has_the_same_and_one_has_more(lab: DoorsLab) -> None:
+def test_each_user_has_the_same_and_one_has_more(lab: ApiLab) -> None:
     ann, bob = share(lab, "each", cpu=8, per_user={"cpu": 1, "instances": 3}, users={"ann": {"cpu": 3}})
     ann.create(vm("a1", cpu=2))
     error = refuse(lambda: ann.create(vm("a2", cpu=2)))
@@ -52,7 +52,7 @@ def test_each_user_has_the_same_and_one_has_more(lab: DoorsLab) -> None:
     )
 
 
-def test_the_project_s_limit_holds_beside_those_of_its_users(lab: DoorsLab) -> None:
+def test_the_project_s_limit_holds_beside_those_of_its_users(lab: ApiLab) -> None:
     ann, bob = share(lab, "both", cpu=3, per_user={"cpu": 2})
     ann.create(vm("a1", cpu=2))
     error = refuse(lambda: bob.create(vm("b1", cpu=2)))
@@ -61,7 +61,7 @@ def test_the_project_s_limit_holds_beside_those_of_its_users(lab: DoorsLab) -> N
     bob.create(vm("b1", cpu=1))
 
 
-def test_an_object_counts_for_who_created_it_whoever_changes_it(lab: DoorsLab) -> None:
+def test_an_object_counts_for_who_created_it_whoever_changes_it(lab: ApiLab) -> None:
     ann, bob = share(lab, "whose", per_user={"cpu": 2})
     ann.create(vm("web", cpu=1.5))
     error = refuse(lambda: bob.patch("vm", "web", {"spec": {"cpu": 2.5}}))
@@ -73,7 +73,7 @@ def test_an_object_counts_for_who_created_it_whoever_changes_it(lab: DoorsLab) -
     ann.create(vm("more", cpu=2))
 
 
-def test_a_user_s_tokens_are_the_user_and_any_other_token_counts_alone(lab: DoorsLab) -> None:
+def test_a_user_s_tokens_are_the_user_and_any_other_token_counts_alone(lab: ApiLab) -> None:
     ann, _ = share(lab, "tokens", per_user={"instances": 1})
     made = ann.create(
         {"kind": "token", "name": "ann-q", "spec": {"use": "access", "role": "editor", "project": "tokens"}}
@@ -89,7 +89,7 @@ def test_a_user_s_tokens_are_the_user_and_any_other_token_counts_alone(lab: Door
     assert error.details["user"].startswith("token:") and error.message.startswith("project tokens, token t")
 
 
-def test_of_a_user_s_racing_requests_only_those_pass_that_fit_together(lab: DoorsLab) -> None:
+def test_of_a_user_s_racing_requests_only_those_pass_that_fit_together(lab: ApiLab) -> None:
     ann, bob = share(lab, "race", per_user={"cpu": 1.1})
     ann.create(vm("base", cpu=0.1))
     clients = [again(lab, ann) for _ in range(3)]
@@ -109,7 +109,7 @@ def test_of_a_user_s_racing_requests_only_those_pass_that_fit_together(lab: Door
         ann.patch("vm", "base", {"spec": {"cpu": 0.1}})
 
 
-def test_what_is_applied_counts_for_the_user_as_a_whole(lab: DoorsLab) -> None:
+def test_what_is_applied_counts_for_the_user_as_a_whole(lab: ApiLab) -> None:
     ann, _ = share(lab, "whole", users={"ann": {"instances": 2}})
     with pytest.raises(Forbidden) as caught:
         ann.apply([vm(f"a{number}") for number in range(3)])
@@ -119,7 +119,7 @@ def test_what_is_applied_counts_for_the_user_as_a_whole(lab: DoorsLab) -> None:
     assert ["object" in one for one in results] == [True, True, False]
 
 
-def test_a_limit_below_what_a_user_has_ends_nothing_and_refuses_growth(lab: DoorsLab) -> None:
+def test_a_limit_below_what_a_user_has_ends_nothing_and_refuses_growth(lab: ApiLab) -> None:
     ann, bob = share(lab, "below")
     ann.create(vm("web", cpu=4))
     quota = {"kind": "quota", "name": "project", "project": "below", "spec": {"users": {"ann": {"cpu": 1}}}}
@@ -147,7 +147,7 @@ def test_a_limit_below_what_a_user_has_ends_nothing_and_refuses_growth(lab: Door
         {"users": {"ann": 2}},
     ],
 )
-def test_nonsense_is_refused_with_its_field(lab: DoorsLab, limits: dict[str, Any]) -> None:
+def test_nonsense_is_refused_with_its_field(lab: ApiLab, limits: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         lab.client.create({"kind": "quota", "name": "project", "project": "default", "spec": limits})
     assert (caught.value.field or "").startswith("spec.")

@@ -1,4 +1,4 @@
-"""The verbs of volumes and containers about snapshots at the doors: what they make in one commit, and what they refuse."""
+"""The verbs of volumes and containers about snapshots at the API servers: what they make in one commit, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.api_lab import ApiLab, make_image
 from tests.scenario.test_api_nodes import wait_until
 from tests.scenario.test_api_snapshots import act, tell
 
@@ -24,8 +24,8 @@ SIZE = 64 << 20
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     for name in ("data", "logs", "fresh"):
         lab.client.create({"kind": "volume", "name": name, "spec": {"size": SIZE}})
@@ -38,7 +38,7 @@ def lab(tmp_path: Path) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def make_ready(lab: DoorsLab, name: str, of: str = "volume/data", **more: Any) -> None:
+def make_ready(lab: ApiLab, name: str, of: str = "volume/data", **more: Any) -> None:
     lab.client.create({"kind": "snapshot", "name": name, "spec": {"of": of}})
     disks = {
         volume: SnapshotDisk(key=lab.client.get("volume", volume)["uid"], size=SIZE, pool="local")
@@ -49,7 +49,7 @@ def make_ready(lab: DoorsLab, name: str, of: str = "volume/data", **more: Any) -
     tell(lab, f"/snapshot/default/{name}", msgspec.structs.replace(status, **more))
 
 
-def attach(lab: DoorsLab, kind: str, name: str) -> None:
+def attach(lab: ApiLab, kind: str, name: str) -> None:
     tell(
         lab,
         "/volume/default/data",
@@ -57,7 +57,7 @@ def attach(lab: DoorsLab, kind: str, name: str) -> None:
     )
 
 
-def test_the_verbs_make_snapshots_of_a_volume_and_of_a_container(lab: DoorsLab) -> None:
+def test_the_verbs_make_snapshots_of_a_volume_and_of_a_container(lab: ApiLab) -> None:
     for what, name in (("volume/data", "one"), ("container/box", "two")):
         made = act(lab, what, "snapshot", name=name)
         assert (made["kind"], made["name"]) == ("snapshot", name)
@@ -67,7 +67,7 @@ def test_the_verbs_make_snapshots_of_a_volume_and_of_a_container(lab: DoorsLab) 
     act(lab, "volume/data", "snapshot", name="three")  # a container's is frozen and copied
 
 
-def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: DoorsLab) -> None:
+def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: ApiLab) -> None:
     lab.client.create({"kind": "container", "name": "bare", "spec": {"image": "registry.example.org/web:1"}})
     for what, token, hint in (
         ("volume/fresh", "noData", "mount it in a container first"),
@@ -98,7 +98,7 @@ def test_a_snapshot_that_can_not_be_taken_is_refused_with_what_to_do(lab: DoorsL
         lab.client.patch("volume", "data", {"spec": {"restore": restore}})
 
 
-def test_a_volume_goes_back_only_while_nothing_uses_it_and_once_at_a_time(lab: DoorsLab) -> None:
+def test_a_volume_goes_back_only_while_nothing_uses_it_and_once_at_a_time(lab: ApiLab) -> None:
     make_ready(lab, "one")
     make_ready(lab, "both", "container/box")
     attach(lab, "vm", "web")
@@ -132,7 +132,7 @@ def test_a_volume_goes_back_only_while_nothing_uses_it_and_once_at_a_time(lab: D
             act(lab, "volume/logs", verb, **given)
 
 
-def test_a_snapshot_makes_a_volume_also_when_the_first_one_is_gone(lab: DoorsLab) -> None:
+def test_a_snapshot_makes_a_volume_also_when_the_first_one_is_gone(lab: ApiLab) -> None:
     make_ready(lab, "one")
     make_ready(lab, "both", "container/box")
     made = act(lab, "snapshot/one", "restore", new_name="copy")
@@ -153,7 +153,7 @@ def test_a_snapshot_makes_a_volume_also_when_the_first_one_is_gone(lab: DoorsLab
     assert taken.value.hint == "use another name"
 
 
-def test_a_node_hears_of_the_orders_for_it_until_they_are_over(lab: DoorsLab) -> None:
+def test_a_node_hears_of_the_orders_for_it_until_they_are_over(lab: ApiLab) -> None:
     order = VolumeOrder(
         uid="u",
         act="replace",
@@ -166,8 +166,8 @@ def test_a_node_hears_of_the_orders_for_it_until_they_are_over(lab: DoorsLab) ->
     take = msgspec.structs.replace(order, act="take", generation=0)
     make_ready(lab, "one", volume_order=take, phase="Taking")
     tell(lab, "/volume/default/data", VolumeStatus(node="n1", node_uid="u1", order=order))
-    wait_until(lambda: len(lab.doors.orders.find_all(VOLUME_ORDERS, "u1")) == 2)
-    assert {one.act for one in lab.doors.orders.find_all(VOLUME_ORDERS, "u1")} == {"replace", "take"}
-    assert lab.doors.orders.find_all(VOLUME_ORDERS, "u2") == []
+    wait_until(lambda: len(lab.api.orders.find_all(VOLUME_ORDERS, "u1")) == 2)
+    assert {one.act for one in lab.api.orders.find_all(VOLUME_ORDERS, "u1")} == {"replace", "take"}
+    assert lab.api.orders.find_all(VOLUME_ORDERS, "u2") == []
     tell(lab, "/volume/default/data", VolumeStatus(node="n1", node_uid="u1", restored=3))
-    wait_until(lambda: [one.act for one in lab.doors.orders.find_all(VOLUME_ORDERS, "u1")] == ["take"])
+    wait_until(lambda: [one.act for one in lab.api.orders.find_all(VOLUME_ORDERS, "u1")] == ["take"])

@@ -1,4 +1,4 @@
-"""Orders to keep images warm, at the doors: a node keeps eight booted machines, so a ninth order is refused."""
+"""Orders to keep images warm, at the API servers: a node keeps eight booted machines, so a ninth order is refused."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.api_lab import ApiLab, make_image
 
 from weft.kinds.image import MOST_WARM_IMAGES, ImageStatus
 from weft.objects.errors import Forbidden
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
 
-def add_image(lab: DoorsLab, name: str) -> None:
+def add_image(lab: ApiLab, name: str) -> None:
     lab.client.create(make_image(name))
     envelope = lab.stored(f"/image/default/{name}")
     assert envelope is not None
@@ -30,16 +30,16 @@ def add_image(lab: DoorsLab, name: str) -> None:
     lab.put(envelope)
 
 
-def warm(lab: DoorsLab, name: str, **given: object) -> None:
+def warm(lab: ApiLab, name: str, **given: object) -> None:
     """Order it, or take the order back, and let the server's copy of the orders hear of that."""
     lab.client.verb("image", name, "warm", given)
     deadline = time.monotonic() + 10
-    while (name in {order.image.name for order in lab.doors.orders.list_warm()}) == bool(given.get("off")):
+    while (name in {order.image.name for order in lab.api.orders.list_warm()}) == bool(given.get("off")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def test_a_ninth_image_is_not_kept_warm_until_one_of_the_eight_is_no_more(lab: DoorsLab) -> None:
+def test_a_ninth_image_is_not_kept_warm_until_one_of_the_eight_is_no_more(lab: ApiLab) -> None:
     for number in range(MOST_WARM_IMAGES + 1):
         add_image(lab, f"i{number}")
     for number in range(MOST_WARM_IMAGES):

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.client import WatchEvent
 from weft.contracts.store import Delete
@@ -18,8 +18,8 @@ from weft.objects.errors import CursorGone, Forbidden, InvalidInput, NotAuthenti
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     lab.client.create(make_image())
     yield lab
     lab.close()
@@ -33,7 +33,7 @@ def take(events: Iterator[WatchEvent], count: int) -> list[tuple[str, str]]:
     return [told(event) for event in itertools.islice((e for e in events if e.type != "bookmark"), count)]
 
 
-def test_a_watch_from_a_list_tells_all_that_comes_after_it_in_order(lab: DoorsLab) -> None:
+def test_a_watch_from_a_list_tells_all_that_comes_after_it_in_order(lab: ApiLab) -> None:
     lab.client.create(make_vm("a"))
     cursor = lab.client.list("vm").cursor
     lab.client.create(make_vm("b"))
@@ -46,7 +46,7 @@ def test_a_watch_from_a_list_tells_all_that_comes_after_it_in_order(lab: DoorsLa
     assert take(events, 2) == [("put", "a"), ("put", "b")]
 
 
-def test_a_watch_resumes_right_after_the_event_it_broke_off_at(lab: DoorsLab) -> None:
+def test_a_watch_resumes_right_after_the_event_it_broke_off_at(lab: ApiLab) -> None:
     events = lab.client.watch("vm", lab.client.list("vm").cursor)
     for name in "abc":
         lab.client.create(make_vm(name))
@@ -58,7 +58,7 @@ def test_a_watch_resumes_right_after_the_event_it_broke_off_at(lab: DoorsLab) ->
 
 
 @pytest.mark.parametrize("more", [{}, {"labels": "tier=db"}], ids=["all", "selected"])
-def test_who_is_cut_off_amid_a_commit_is_told_the_whole_of_it_again(lab: DoorsLab, more: dict[str, str]) -> None:
+def test_who_is_cut_off_amid_a_commit_is_told_the_whole_of_it_again(lab: ApiLab, more: dict[str, str]) -> None:
     for name in "abc":
         lab.client.create({**make_vm(name), "labels": {"tier": "web" if name == "c" else "db"}})
     cursor = lab.client.list("vm").cursor
@@ -74,7 +74,7 @@ def test_who_is_cut_off_amid_a_commit_is_told_the_whole_of_it_again(lab: DoorsLa
     assert take(lab.client.watch("vm", next(events).cursor, **more), 1) == [("put", "d")]
 
 
-def test_what_stops_matching_a_selector_is_deleted_for_its_watcher(lab: DoorsLab) -> None:
+def test_what_stops_matching_a_selector_is_deleted_for_its_watcher(lab: ApiLab) -> None:
     lab.client.create({**make_vm("a"), "labels": {"tier": "db"}})
     events = lab.client.watch("vm", lab.client.list("vm").cursor, labels="tier=db")
     lab.client.create(make_vm("b"))
@@ -85,7 +85,7 @@ def test_what_stops_matching_a_selector_is_deleted_for_its_watcher(lab: DoorsLab
     assert take(events, 3) == [("put", "a"), ("delete", "a"), ("put", "b")]
 
 
-def test_a_foreign_or_forgotten_cursor_gets_410(lab: DoorsLab) -> None:
+def test_a_foreign_or_forgotten_cursor_gets_410(lab: ApiLab) -> None:
     with pytest.raises(InvalidInput):
         next(lab.client.watch("vm", ""))
     for cursor in ("nonsense", "0123456789ab:5"):
@@ -99,7 +99,7 @@ def test_a_foreign_or_forgotten_cursor_gets_410(lab: DoorsLab) -> None:
         next(lab.client.watch("vm", cursor))
 
 
-def test_a_lasting_watch_survives_a_restart_of_the_doors(lab: DoorsLab) -> None:
+def test_a_lasting_watch_survives_a_restart_of_the_api_servers(lab: ApiLab) -> None:
     lab.client.create(make_vm("a"))
     troubles: list[WeftError] = []
     events = lab.connect().watch_forever("vm", on_trouble=troubles.append)
@@ -109,7 +109,7 @@ def test_a_lasting_watch_survives_a_restart_of_the_doors(lab: DoorsLab) -> None:
     assert take(events, 1) == [("put", "b")]
 
 
-def test_a_lasting_watch_lists_again_when_its_place_in_history_is_forgotten(lab: DoorsLab) -> None:
+def test_a_lasting_watch_lists_again_when_its_place_in_history_is_forgotten(lab: ApiLab) -> None:
     lab.client.create(make_vm("a"))
     lab.client.create({"kind": "volume", "name": "gone", "spec": {"size": "1G"}})
     events = lab.connect().watch_forever("volume")
@@ -126,7 +126,7 @@ def test_a_lasting_watch_lists_again_when_its_place_in_history_is_forgotten(lab:
     assert take(events, 7) == [*(("put", f"v{i}") for i in range(5)), ("delete", "gone"), ("synced", "")]
 
 
-def test_closing_the_client_ends_a_watch_that_waits(lab: DoorsLab) -> None:
+def test_closing_the_client_ends_a_watch_that_waits(lab: ApiLab) -> None:
     client = lab.connect()
     ended = threading.Event()
     synced = threading.Event()
@@ -145,7 +145,7 @@ def test_closing_the_client_ends_a_watch_that_waits(lab: DoorsLab) -> None:
     thread.join()
 
 
-def test_the_doors_end_while_watches_are_open(lab: DoorsLab) -> None:
+def test_the_api_servers_end_while_watches_are_open(lab: ApiLab) -> None:
     events = [lab.connect().watch("vm", lab.client.list("vm").cursor) for _ in range(20)]
     lab.client.create(make_vm("a"))
     assert [told(next(e)) for e in events] == [("put", "a")] * 20
@@ -154,16 +154,16 @@ def test_the_doors_end_while_watches_are_open(lab: DoorsLab) -> None:
     lab.run(lab.open(lab.port))
 
 
-def test_one_encoded_line_serves_all_watchers(lab: DoorsLab) -> None:
+def test_one_encoded_line_serves_all_watchers(lab: ApiLab) -> None:
     cursor = lab.client.list("vm").cursor
     watches = [lab.connect().watch("vm", cursor) for _ in range(5)]
     lab.client.create(make_vm("a"))
     first = [next(watch) for watch in watches]
     assert len({bytes(event.raw) for event in first}) == 1
-    assert sum(key == "/vm/default/a" for _, key, _ in lab.doors.lines._lines) == 1
+    assert sum(key == "/vm/default/a" for _, key, _ in lab.api.lines._lines) == 1
 
 
-def test_waiting_sees_what_comes_and_gives_up_in_time(lab: DoorsLab) -> None:
+def test_waiting_sees_what_comes_and_gives_up_in_time(lab: ApiLab) -> None:
     lab.client.create(make_vm("a"))
     seen: list[int] = []
 
@@ -188,7 +188,7 @@ def test_waiting_sees_what_comes_and_gives_up_in_time(lab: DoorsLab) -> None:
     assert lab.connect().wait("vm", "never", lambda vm: vm is None, timeout_seconds=5) is None
 
 
-def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
+def test_events_can_be_followed_over_a_restart(lab: ApiLab) -> None:
     lab.journal.flush()
     newest = next(lab.client.events(limit=1))["id"]
     follower = lab.connect().events(since=newest, follow=True)
@@ -200,7 +200,7 @@ def test_events_can_be_followed_over_a_restart(lab: DoorsLab) -> None:
     assert (record["object"]["name"], record["reason"], record["source"]) == ("b", "Created", "api")
 
 
-def test_questions_that_come_and_go_leave_no_events(lab: DoorsLab) -> None:
+def test_questions_that_come_and_go_leave_no_events(lab: ApiLab) -> None:
     """A dry run makes one, and takes it away again: what it was about has an event of its own, if it changed anything."""
     for kind, spec in (
         ("recommendation", {"kind": "vm", "changes": {"image": "tiny"}}),
@@ -216,7 +216,7 @@ def test_questions_that_come_and_go_leave_no_events(lab: DoorsLab) -> None:
 
 
 @contextmanager
-def writing(lab: DoorsLab) -> Iterator[None]:
+def writing(lab: ApiLab) -> Iterator[None]:
     """VMs change all the time."""
     lab.client.create(make_vm("busy"))
     ended = threading.Event()
@@ -239,10 +239,10 @@ def writing(lab: DoorsLab) -> Iterator[None]:
 @pytest.mark.parametrize("how", ["deleted", "expired"])
 @pytest.mark.parametrize("about", [nullcontext, writing], ids=["quiet", "busy"])
 def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
-    lab: DoorsLab,
+    lab: ApiLab,
     monkeypatch: pytest.MonkeyPatch,
     how: str,
-    about: Callable[[DoorsLab], AbstractContextManager[object]],
+    about: Callable[[ApiLab], AbstractContextManager[object]],
 ) -> None:
     monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.1)
     monkeypatch.setattr("weft.api.watch.events.BOOKMARK_SECONDS", 0.1)
@@ -256,7 +256,7 @@ def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
             [token] = [t for t in lab.client.list("token").items if t["spec"]["subject"] == "eve"]
             lab.client.delete("token", token["name"])
         else:
-            monkeypatch.setattr(lab.doors.clock, "now", lambda: time.time() + 3601)
+            monkeypatch.setattr(lab.api.clock, "now", lambda: time.time() + 3601)
         with pytest.raises(NotAuthenticated):
             for _ in itertools.islice(events, 500):
                 pass
@@ -264,7 +264,7 @@ def test_a_watch_ends_with_its_token_however_much_there_is_to_tell(
         journal.close()
 
 
-def test_a_bookmark_resumes_without_loss(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bookmark_resumes_without_loss(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.05)
     monkeypatch.setattr("weft.api.state.store_position._BEAT_SECONDS", 0.02)
     lab.restart()
@@ -276,7 +276,7 @@ def test_a_bookmark_resumes_without_loss(lab: DoorsLab, monkeypatch: pytest.Monk
     assert take(lab.client.watch("volume", bookmark.cursor), 1) == [("put", "v")]
 
 
-def test_only_those_who_may_read_may_watch(lab: DoorsLab) -> None:
+def test_only_those_who_may_read_may_watch(lab: ApiLab) -> None:
     viewer = lab.with_token(use="access", subject="eve")
     cursor = lab.client.list("token").cursor
     with pytest.raises(Forbidden):
@@ -285,7 +285,7 @@ def test_only_those_who_may_read_may_watch(lab: DoorsLab) -> None:
         next(lab.client.watch("vm", cursor, project="nope"))
 
 
-def test_a_follower_lists_and_watches_over_one_connection_and_a_stale_one_is_no_trouble(lab: DoorsLab) -> None:
+def test_a_follower_lists_and_watches_over_one_connection_and_a_stale_one_is_no_trouble(lab: ApiLab) -> None:
     client = lab.connect()
     for _ in range(2):
         events = client.watch_forever("image")

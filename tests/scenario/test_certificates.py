@@ -13,7 +13,7 @@ from typing import cast
 
 import pytest
 from tests.scenario import api_lab
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.unit.trust.test_ca import SetClock
 
 from weft.agent.node.enrolment import _make_request, has_ended, join, make_context, needs_renewal
@@ -36,11 +36,11 @@ def shifted(days: float) -> SetClock:
 
 
 @contextlib.contextmanager
-def doors(folder: Path, monkeypatch: pytest.MonkeyPatch, days: float = 0.0):  # type: ignore[no-untyped-def]
-    """Doors whose CA has a clock that is off by so many days."""
+def api(folder: Path, monkeypatch: pytest.MonkeyPatch, days: float = 0.0):  # type: ignore[no-untyped-def]
+    """An API whose CA has a clock that is off by so many days."""
     folder.mkdir()
     monkeypatch.setattr(api_lab, "Authority", lambda state, _: Authority(state, shifted(days)))
-    lab = DoorsLab(folder)
+    lab = ApiLab(folder)
     try:
         yield lab
     finally:
@@ -51,20 +51,20 @@ def doors(folder: Path, monkeypatch: pytest.MonkeyPatch, days: float = 0.0):  # 
 def test_a_server_whose_certificate_is_out_of_its_time_is_told_with_both_causes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: float, fact: str
 ) -> None:
-    with doors(tmp_path / "server", monkeypatch, days) as lab, pytest.raises(NotAuthenticated, match=fact) as caught:
+    with api(tmp_path / "server", monkeypatch, days) as lab, pytest.raises(NotAuthenticated, match=fact) as caught:
         lab.client.list("vm")
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     assert caught.value.token == "certificateExpired" and f"this machine's clock says {today}" in caught.value.message
     assert "timedatectl" in str(caught.value.hint) and "restart weft server" in str(caught.value.hint)
 
 
-def enrol(lab: DoorsLab, state: Path, **token: object) -> Context:
+def enrol(lab: ApiLab, state: Path, **token: object) -> Context:
     made = lab.client.create({"kind": "token", "name": f"j{len(lab.clients)}", "spec": {"use": "join", **token}})
     lab.connect()
     return make_context(state, join(state, lab.context.server, made["secret"], hash_ca(lab.context.ca), "n1"))
 
 
-def age_certificate(lab: DoorsLab, state: Path, days: float) -> None:
+def age_certificate(lab: ApiLab, state: Path, days: float) -> None:
     """Give the node the certificate it would have got so many days from now."""
     uid = lab.client.get("node", "n1")["uid"]
     csr = read_csr(_make_request(state / "node.key"))
@@ -76,7 +76,7 @@ def test_a_node_whose_certificate_is_out_of_its_time_is_told_how_to_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: float
 ) -> None:
     state = tmp_path / "node"
-    with doors(tmp_path / "server", monkeypatch) as lab:
+    with api(tmp_path / "server", monkeypatch) as lab:
         context = enrol(lab, state)
         age_certificate(lab, state, days)
         for _ in range(5):

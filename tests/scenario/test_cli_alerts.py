@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.cli.app import run
 from weft.client.context import Context, write_context
@@ -28,8 +28,8 @@ NOW = 1_795_000_000.0
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    made = DoorsLab(tmp_path_factory.mktemp("doors"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    made = ApiLab(tmp_path_factory.mktemp("doors"))
     for project in ("red", "blue"):
         made.client.create({"kind": "project", "name": project, "spec": {}})
         spec = {"expr": "weft_x > 0", "summary": "{{ $labels.vm }} is full", "severity": "critical"}
@@ -39,7 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
     made.close()
 
 
-def fire(lab: DoorsLab, project: str, rule: str, vm: str) -> None:
+def fire(lab: ApiLab, project: str, rule: str, vm: str) -> None:
     key = object_key("alertrule", project, rule)
 
     async def write() -> None:
@@ -55,14 +55,14 @@ def fire(lab: DoorsLab, project: str, rule: str, vm: str) -> None:
     lab.run(write())
 
 
-def weft(lab: DoorsLab, *argv: str, context: Path | None = None) -> tuple[int, str, str]:
+def weft(lab: ApiLab, *argv: str, context: Path | None = None) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(["--context", str(context or lab.context_path), *argv], SystemClock)
     return code, out.getvalue(), err.getvalue()
 
 
-def test_alerts_of_all_projects_are_listed_with_rule_state_since_labels_and_value(lab: DoorsLab) -> None:
+def test_alerts_of_all_projects_are_listed_with_rule_state_since_labels_and_value(lab: ApiLab) -> None:
     code, out, err = weft(lab, "alert", "list", "-o", "json")
     assert code == 0, err
     items = json.loads(out)["items"]
@@ -86,7 +86,7 @@ def test_alerts_of_all_projects_are_listed_with_rule_state_since_labels_and_valu
     assert "no alerts" in weft(lab, "alert", "list", "--state", "pending")[2]
 
 
-def test_a_rule_names_receivers_that_are_there(lab: DoorsLab) -> None:
+def test_a_rule_names_receivers_that_are_there(lab: ApiLab) -> None:
     spec = {"expr": "weft_x > 0", "receivers": ["nope"]}
     with pytest.raises(NotFound, match="nope") as refused:
         lab.client.create({"kind": "alertrule", "name": "typo", "project": "red", "spec": spec})
@@ -94,7 +94,7 @@ def test_a_rule_names_receivers_that_are_there(lab: DoorsLab) -> None:
     assert weft(lab, "network", "matrix", "--network", "nope", "-p", "red")[0] == 3
 
 
-def test_who_is_limited_to_a_project_sees_its_alerts_only_and_silences_no_others(lab: DoorsLab, tmp_path: Path) -> None:
+def test_who_is_limited_to_a_project_sees_its_alerts_only_and_silences_no_others(lab: ApiLab, tmp_path: Path) -> None:
     client = lab.with_token(use="access", role="editor", project="red")
     context = tmp_path / "red.json"
     write_context(
@@ -112,7 +112,7 @@ def test_who_is_limited_to_a_project_sees_its_alerts_only_and_silences_no_others
         client.create({"kind": "alertrule", "name": "all", "project": "red", "spec": spec})
 
 
-def test_a_rule_is_silenced_in_its_own_project_listed_and_heard_again(lab: DoorsLab) -> None:
+def test_a_rule_is_silenced_in_its_own_project_listed_and_heard_again(lab: ApiLab) -> None:
     code, out, err = weft(
         lab, "alert", "silence", "node-silent", "--label", "node=n2", "--for", "2h", "--comment", "new disk"
     )
@@ -125,7 +125,7 @@ def test_a_rule_is_silenced_in_its_own_project_listed_and_heard_again(lab: Doors
     assert lab.client.list("silence", project="fabric").items == []
 
 
-def test_a_silenced_alert_is_listed_with_its_silence(lab: DoorsLab) -> None:
+def test_a_silenced_alert_is_listed_with_its_silence(lab: ApiLab) -> None:
     assert weft(lab, "alert", "silence", "full", "--for", "1h", "-p", "red")[0] == 0
     items = json.loads(weft(lab, "alert", "list", "-o", "json")[1])["items"]
     assert [bool(one["silenced"]) for one in items] == [False, True]
@@ -147,7 +147,7 @@ def test_a_silenced_alert_is_listed_with_its_silence(lab: DoorsLab) -> None:
         ("list", "--for", "1h"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_changes_nothing(lab: DoorsLab, argv: tuple[str, ...]) -> None:
+def test_what_makes_no_sense_is_refused_and_changes_nothing(lab: ApiLab, argv: tuple[str, ...]) -> None:
     before = lab.client.list("silence", all_projects=True).items
     code, _, err = weft(lab, "alert", *argv)
     assert code != 0
@@ -155,7 +155,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(lab: DoorsLab, argv:
     assert lab.client.list("silence", all_projects=True).items == before
 
 
-def test_a_rule_is_made_changed_and_deleted_by_flags_and_bombs_are_refused(lab: DoorsLab) -> None:
+def test_a_rule_is_made_changed_and_deleted_by_flags_and_bombs_are_refused(lab: ApiLab) -> None:
     made = weft(lab, "alertrule", "create", "busy", "--expr", "weft_guest_cpu_cores > 3", "--for", "5m", "-p", "red")
     assert made[0] == 0, made[2]
     assert weft(lab, "alertrule", "set", "busy", "--severity", "info", "--labels", "team=a", "-p", "red")[0] == 0
@@ -170,7 +170,7 @@ def test_a_rule_is_made_changed_and_deleted_by_flags_and_bombs_are_refused(lab: 
     assert weft(lab, "delete", "alertrule/busy", "-p", "red", "--yes")[0] == 0
 
 
-def test_a_new_fabric_has_its_rules_which_people_may_delete_for_good(lab: DoorsLab) -> None:
+def test_a_new_fabric_has_its_rules_which_people_may_delete_for_good(lab: ApiLab) -> None:
     rules = {one["name"]: one["spec"] for one in lab.client.list("alertrule", project="fabric").items}
     assert rules.keys() == list_default_rules().keys()
     assert all(rule["fabric"] and rule["summary"] for rule in rules.values())
@@ -180,7 +180,7 @@ def test_a_new_fabric_has_its_rules_which_people_may_delete_for_good(lab: DoorsL
     assert "clock-off" not in names
 
 
-def test_a_default_rule_says_what_the_reference_says(lab: DoorsLab) -> None:
+def test_a_default_rule_says_what_the_reference_says(lab: ApiLab) -> None:
     page = (Path(__file__).parents[2] / "docs/reference/alerts.md").read_text()
     metrics = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
     for name, spec in list_default_rules().items():
@@ -189,13 +189,13 @@ def test_a_default_rule_says_what_the_reference_says(lab: DoorsLab) -> None:
             assert not word.startswith("weft_") or word in metrics or word.startswith("weft_pool"), word
 
 
-def test_times_of_a_rule_are_refused_beyond_their_bounds(lab: DoorsLab) -> None:
+def test_times_of_a_rule_are_refused_beyond_their_bounds(lab: ApiLab) -> None:
     for spec in ({"expr": "weft_x", "for": -1}, {"expr": "weft_x", "for": "30d"}):
         with pytest.raises((InvalidInput, WeftError)):
             lab.client.create({"kind": ALERT_RULE.name, "name": "never", "project": "red", "spec": spec})
 
 
-def test_the_help_of_silence_is_about_silence(lab: DoorsLab) -> None:
+def test_the_help_of_silence_is_about_silence(lab: ApiLab) -> None:
     code, out, _ = weft(lab, "alert", "silence", "--help")
     assert code == 0 and "silence [OPTIONS] [RULE]" in out and "--for" in out
     assert "--state" not in out and "unsilence" not in out

@@ -771,7 +771,9 @@ def test_objects_of_another_project_are_seen_with_p_and_a(fabric: Fabric) -> Non
     assert fabric.weft("project", "delete", "lab", "--yes").code == 0
 
 
-def test_an_access_keys_secret_is_told_once_and_kept_nowhere_and_lets_nobody_in_at_the_doors(fabric: Fabric) -> None:
+def test_an_access_keys_secret_is_told_once_and_kept_nowhere_and_lets_nobody_in_at_the_api_servers(
+    fabric: Fabric,
+) -> None:
     said = fabric.weft("token", "create", "ci", "--access-key").out.split()
     key_id, secret = (line.partition("=")[2] for line in said)
     assert said == [f"AWS_ACCESS_KEY_ID={key_id}", f"AWS_SECRET_ACCESS_KEY={secret}"] and len(secret) == 40

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.metrics_lab import OwnDatabase, fetch
 
 from weft.cli.app import run
@@ -62,9 +62,9 @@ def make_status(now: float) -> ProfileStatus:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     own = OwnDatabase(tmp_path_factory.mktemp("server"))
-    made, now = DoorsLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find), time.time()
+    made, now = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find), time.time()
     for project in ("red", "blue"):
         made.client.create({"kind": "project", "name": project, "spec": {}})
     labels = (("project", "red"), ("kind", "vm"), ("name", "web"), ("node", "n1"))
@@ -95,14 +95,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
     own.close()
 
 
-def weft(lab: DoorsLab, *argv: str, context: Path | None = None) -> tuple[int, str, str]:
+def weft(lab: ApiLab, *argv: str, context: Path | None = None) -> tuple[int, str, str]:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(["--context", str(context or lab.context_path), *argv], SystemClock)
     return code, out.getvalue(), err.getvalue()
 
 
-def test_a_profile_says_all_in_plain_words(lab: DoorsLab) -> None:
+def test_a_profile_says_all_in_plain_words(lab: ApiLab) -> None:
     code, out, err = weft(lab, "insight", "vm/web", "-p", "red")
     assert code == 0, err
     lines = out.splitlines()
@@ -114,7 +114,7 @@ def test_a_profile_says_all_in_plain_words(lab: DoorsLab) -> None:
     assert "anomalies: less than a day of history" in out
 
 
-def test_programs_get_the_shape_that_is_promised(lab: DoorsLab) -> None:
+def test_programs_get_the_shape_that_is_promised(lab: ApiLab) -> None:
     code, out, err = weft(lab, "insight", "vm/web", "-p", "red", "-o", "json")
     assert code == 0, err
     told = json.loads(out)
@@ -124,7 +124,7 @@ def test_programs_get_the_shape_that_is_promised(lab: DoorsLab) -> None:
     assert told["prediction"]["1h"]["low"] == 0.15 and told["patterns"][0]["peaks"][0]["at"].endswith("Z")
 
 
-def test_a_picture_has_the_week_the_forecast_and_the_fold(lab: DoorsLab) -> None:
+def test_a_picture_has_the_week_the_forecast_and_the_fold(lab: ApiLab) -> None:
     code, out, err = weft(lab, "insight", "vm/web", "-p", "red", "--plot")
     assert code == 0 and not err
     assert "█" in out and "×" in out and "░" in out
@@ -132,7 +132,7 @@ def test_a_picture_has_the_week_the_forecast_and_the_fold(lab: DoorsLab) -> None
     assert max(map(len, out.split("\n\n", 2)[2].splitlines())) <= 80
 
 
-def test_lists_are_of_a_project_or_of_all_and_of_one_class(lab: DoorsLab) -> None:
+def test_lists_are_of_a_project_or_of_all_and_of_one_class(lab: ApiLab) -> None:
     code, out, _ = weft(lab, "insight", "list", "-A")
     assert code == 0 and [line.split()[:2] for line in out.splitlines()[1:]] == [
         ["blue", "vm/web"], ["red", "vm/web"], ["–", "node/n1"]
@@ -141,7 +141,7 @@ def test_lists_are_of_a_project_or_of_all_and_of_one_class(lab: DoorsLab) -> Non
     assert weft(lab, "insight", "list", "-p", "red", "--class", "idle")[2].strip() == "no workload is idle"
 
 
-def test_what_is_not_there_and_what_is_of_another_project_are_told_alike(lab: DoorsLab, tmp_path: Path) -> None:
+def test_what_is_not_there_and_what_is_of_another_project_are_told_alike(lab: ApiLab, tmp_path: Path) -> None:
     mine = tmp_path / "context.json"
     name = {"kind": "token", "name": "red-only", "spec": {"use": "access", "role": "viewer", "project": "red"}}
     limited = lab.client.create(name)["secret"]
@@ -194,14 +194,14 @@ def test_what_is_not_there_and_what_is_of_another_project_are_told_alike(lab: Do
     ],
 )
 def test_what_has_no_effect_or_no_sense_is_refused_with_what_to_do(
-    lab: DoorsLab, line: str, said: str, remedy: str
+    lab: ApiLab, line: str, said: str, remedy: str
 ) -> None:
     code, out, err = weft(lab, *line.split())
     assert code in (2, 3) and not out, (code, out, err)
     assert said in err and remedy in err, err
 
 
-def test_events_of_a_project_are_of_its_objects_only(lab: DoorsLab) -> None:
+def test_events_of_a_project_are_of_its_objects_only(lab: ApiLab) -> None:
     for project in ("red", "blue"):
         made = {"kind": "network", "name": f"in-{project}", "project": project, "spec": {"cidr": "10.0.0.0/24"}}
         lab.client.create(made)

@@ -70,10 +70,10 @@ class Far:
 
 async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         far = Far(lab)
         await lab.put("cluster", "west", SPEC, project=None)
-        lab.start_deciders(
+        lab.start_controllers(
             make_clusters=lambda lease: Clusters(lease, lambda sealed, place: f"{sealed} of {place}".encode(), far.ask)
         )
         status = await far.until("Linked")
@@ -97,7 +97,7 @@ async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_
 
 async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         secrets = {"east": "e" * 64, "west": "w" * 64}
         hashes = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in secrets.items()}
         witness = Witness(tmp_path / "votes.json", hashes, lab.clock.elapsed)
@@ -128,7 +128,7 @@ async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None
         ours = await lab.put("replication", "shop", there, status=status)
         lab.creator = "cluster:west"
         theirs = await lab.put("replica", "web", {"of": "vm/web", "origin": "o", "disks": {"root": 1}})
-        lab.start_deciders(
+        lab.start_controllers(
             make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
         )
         await until(ours.key, "OnlyHere")
@@ -163,11 +163,11 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
         return [Seen("w", "Running", "w1")] * len(acts)
 
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
         await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
         web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
-        lab.start_deciders(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
 
         async def runs() -> bool:
             envelope = await lab.get(web.key)
@@ -189,7 +189,7 @@ async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_
     done: list[str] = []
 
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
 
         async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
             listed = dict(there)
@@ -210,7 +210,7 @@ async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_
         spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
         await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
         web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
-        lab.start_deciders(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
 
         async def was_sent() -> bool:
             return "put" in done
@@ -228,7 +228,7 @@ async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_
 
 async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         second = Claim(Generation(2, "fresh"), "east")
 
         returned = set[str]()
@@ -267,7 +267,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         lab.creator = "cluster:south"
         ungranted = await lab.put("replica", "other", {**replica, "origin": "p"}, status=status)
         with mock.patch.object(facts, "PROMISE_SECONDS", 1e-6):
-            lab.start_deciders(
+            lab.start_controllers(
                 make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
             )
 
@@ -310,7 +310,7 @@ async def test_a_vm_is_held_before_its_replica_may_take_over(tmp_path: Path) -> 
     async with Lab(tmp_path) as lab:
         node, vm = await lab.add_node("n1", guard="yes"), await lab.put_vm("shop")
         await lab.until_phase("shop", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         linked = {
             "witness": ClusterWitness(url="https://192.0.2.7:7443", peer="west"),
             "sealed": {TOKEN: "s", VALUE: "t"},
@@ -331,7 +331,7 @@ async def test_a_vm_is_held_before_its_replica_may_take_over(tmp_path: Path) -> 
 
             await lab.until(there)
 
-        lab.start_deciders(make_witnesses=make)
+        lab.start_controllers(make_witnesses=make)
         await until("begin")
         await node.write_report(guards={vm.uid: "ready"})
         await until("hold")

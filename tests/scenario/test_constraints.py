@@ -1,4 +1,4 @@
-"""Constraints and preferences with the deciders at work: named ones that come and change, and wishes given up."""
+"""Constraints and preferences with the controllers at work: named ones that come and change, and wishes given up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the deciders do when they are killed, when two of them run, and when the store forgets."""
+"""What the controllers do when they are killed, when two of them run, and when the store forgets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def check_whole(lab: Lab, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("first", [0, 1, 2])
-async def test_deciders_killed_at_any_moment_lose_and_double_nothing(tmp_path: Path, first: int) -> None:
+async def test_controllers_killed_at_any_moment_lose_and_double_nothing(tmp_path: Path, first: int) -> None:
     for ticks in range(first, 120, 3):
         async with Lab(tmp_path, slow=ticks) as lab:
             await lab.add_node("n1")
@@ -46,21 +46,21 @@ async def test_deciders_killed_at_any_moment_lose_and_double_nothing(tmp_path: P
                 await lab.put_vm(name, cpu=4.0)
             for _ in range(ticks):
                 await asyncio.sleep(0)
-            await lab.kill_deciders()
-            lab.start_deciders()
+            await lab.kill_controllers()
+            lab.start_controllers()
             for name in names:
                 await lab.until_phase(name, "Running")
             await check_whole(lab, names)
             await lab.delete("/vm/default/b")
             for _ in range(ticks):
                 await asyncio.sleep(0)
-            await lab.kill_deciders()
-            lab.start_deciders()
+            await lab.kill_controllers()
+            lab.start_controllers()
             await lab.until_gone("/vm/default/b")
             await check_whole(lab, ["a", "c"])
 
 
-async def test_deciders_killed_again_and_again_get_there(tmp_path: Path) -> None:
+async def test_controllers_killed_again_and_again_get_there(tmp_path: Path) -> None:
     async with Lab(tmp_path, slow=1) as lab:
         await lab.add_node("n1")
         await lab.add_node("n2")
@@ -70,8 +70,8 @@ async def test_deciders_killed_again_and_again_get_there(tmp_path: Path) -> None
         for round_ in range(60):
             for _ in range(12 + round_):
                 await asyncio.sleep(0)
-            await lab.kill_deciders()
-            lab.start_deciders()
+            await lab.kill_controllers()
+            lab.start_controllers()
         for name in names:
             await lab.until_phase(name, "Running")
         await check_whole(lab, names)
@@ -102,16 +102,16 @@ async def test_of_two_only_one_decides_and_the_other_takes_over(tmp_path: Path) 
         await lab.put_vm("a")
         await lab.until_phase("a", "Running")
         other = Lab(tmp_path, store=lab.store, clock=lab.clock)
-        other.start_deciders("there")
+        other.start_controllers("there")
         await lab.put_vm("b")
         await lab.until_phase("b", "Running")
         assert other.journal.events == []
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.put_vm("c")
         await lab.until_phase("c", "Running")
         assert "Placed" in other.journal.reasons("c")
         await check_whole(lab, ["a", "b", "c"])
-        await other.kill_deciders()
+        await other.kill_controllers()
 
 
 async def test_one_that_slept_through_the_end_of_its_term_writes_nothing() -> None:
@@ -151,9 +151,9 @@ async def test_nodes_have_time_to_be_heard_of_when_the_leases_are_lost(tmp_path:
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
         await node.die()
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.store.release(f"node/{node.uid}", node.uid)  # as a restart of the store does
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.pass_time(20)
         assert (await lab.status("web")).phase == "Running"
         await lab.until_phase("web", "Unknown", 15)
@@ -166,10 +166,10 @@ async def test_what_was_left_over_of_a_vm_that_is_gone_is_removed_but_never_a_pl
         await lab.put_vm("other")
         await lab.until_phase("web", "Running")
         await lab.until_phase("other", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["vm"])
         await lab.put_vm("web", hold=True)  # another one under the old name
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def swept() -> bool:
             owners = [
@@ -208,13 +208,13 @@ async def test_a_guest_that_an_older_store_forgot_is_its_vms_again(tmp_path: Pat
         vm = await lab.put_vm("web", publish=["8080:80"])
         await lab.until_phase("web", "Running")
         [before] = await lab.every("allocation")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint"])
         vm.revision = 0
         await lab.store.commit([Put(vm.key, encode_envelope(vm))])  # as it was on its first day
         await report_orphans(lab, "n1")
         await lab.add_node("n2", cpu=64.0, memory=256 * GIB)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_phase("web", "Running")
         [after] = await lab.every("allocation")
         assert (after.key, after.uid) == (before.key, before.uid)
@@ -237,12 +237,12 @@ async def test_nobody_is_given_the_address_of_a_guest_that_the_store_forgot(tmp_
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint", "vm"])
         await report_orphans(lab, "n1")
         await lab.put_vm("other")
         await lab.add_node("n2")
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_phase("other", "Running")
         assert (await lab.status("other")).address == "10.0.0.3"  # not 10.0.0.2, which the orphan has
         await lab.nodes["n1"].write_report(orphans=[], orphan_allocations=[])
@@ -257,11 +257,11 @@ async def test_no_second_guest_is_started_beside_an_orphan(tmp_path: Path) -> No
         await lab.add_node("n2")
         await lab.put_vm("web", node="n1")
         await lab.until_phase("web", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint", "vm"])
         await report_orphans(lab, "n1", copies=False)
         await lab.put_vm("web")  # made anew by people, under the same name
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_refused("web", "orphanRunning")
         await lab.pass_time(40)
         assert await lab.allocations() == []
@@ -302,11 +302,11 @@ async def test_what_a_guest_without_a_place_takes_is_given_to_nobody(tmp_path: P
         await lab.add_node("n1")
         await lab.put_vm("web", cpu=5.0)
         await lab.until_phase("web", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint", "vm"])
         await report_orphans(lab, "n1")
         await lab.put_vm("other", cpu=5.0)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_refused("other", "insufficientResources")
         await lab.put_vm("web", cpu=5.0)  # made anew in the same way: the guest is this one's, and counts once
         await lab.until_phase("web", "Running")
@@ -323,11 +323,11 @@ async def test_a_vm_made_anew_in_the_same_way_takes_over_what_runs(tmp_path: Pat
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
         [before] = await lab.every("allocation")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint", "vm"])
         await report_orphans(lab, "n1")
         await lab.put_vm("web")
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_phase("web", "Running")
         [after] = await lab.every("allocation")
         assert after.key == before.key and after.owner is not None and after.owner.uid == (await lab.vm("web")).uid
@@ -338,11 +338,11 @@ async def test_a_vm_wished_for_otherwise_does_not_get_somebody_elses_guest(tmp_p
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint", "vm"])
         await report_orphans(lab, "n1")
         await lab.put_vm("web", memory=GIB)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_refused("web", "orphanRunning")
         await lab.delete("/vm/default/web")
         await lab.until_gone("/vm/default/web")
@@ -372,7 +372,7 @@ async def test_a_node_that_had_just_joined_when_the_backup_was_taken_is_waited_f
         for name in ("web", "gone"):
             await lab.until_phase(name, "Running")
         before = {place.workload.name: place.node for place in await lab.allocations()}
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await forget(lab, ["allocation", "decision", "endpoint"])
         for vm in (web, gone):  # as on their first day
             vm.revision = 0
@@ -380,7 +380,7 @@ async def test_a_node_that_had_just_joined_when_the_backup_was_taken_is_waited_f
         await lab.delete(gone.key)
         await lab.nodes["n1"].write_report(epoch="")
         await lab.add_node("n2", cpu=64.0, memory=256 * GIB)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_refused("web", "storeRestored")
         await lab.pass_time(10)
         assert await lab.allocations() == []
@@ -405,21 +405,21 @@ async def test_a_node_that_never_speaks_again_does_not_hold_all_up_after_a_resto
         assert (await lab.status("web")).node == "n2"
 
 
-async def test_deciders_delete_nothing_that_nobody_deleted(tmp_path: Path) -> None:
+async def test_controllers_delete_nothing_that_nobody_deleted(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         # The VM is forgotten, its allocation is not: the guest must stay.
         await forget(lab, ["vm"])
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.pass_time(60)
         [allocation] = await lab.every("allocation")
         assert allocation.deleting_since is None
 
 
-async def test_a_place_whose_spec_cannot_be_read_stops_the_deciders_rather_than_being_given_twice(
+async def test_a_place_whose_spec_cannot_be_read_stops_the_controllers_rather_than_being_given_twice(
     tmp_path: Path,
 ) -> None:
     async with Lab(tmp_path) as lab:
@@ -429,7 +429,7 @@ async def test_a_place_whose_spec_cannot_be_read_stops_the_deciders_rather_than_
             await lab.pass_time(2)
 
 
-async def test_deciders_go_on_with_an_empty_store_that_took_the_others_place(tmp_path: Path) -> None:
+async def test_controllers_go_on_with_an_empty_store_that_took_the_others_place(tmp_path: Path) -> None:
     clock = VirtualClock()
     store = ReplaceableStore(clock)
     async with Lab(tmp_path, store=store, clock=clock) as lab:
@@ -491,7 +491,7 @@ async def test_controllers_that_are_stopped_while_they_lose_the_leader_lease_end
             lab.clock.advance(TTL_SECONDS / 4)
             for _ in range(turns):
                 await asyncio.sleep(0)
-            deciding, lab._deciders = lab._deciders, None
+            deciding, lab._controllers = lab._controllers, None
             assert deciding is not None
             deciding.cancel()
             for _ in range(200):

@@ -1,4 +1,4 @@
-"""Every commit of the deciders relies on what its preconditions say: each of them is made wrong in turn, just before the commit
+"""Every commit of the controllers relies on what its preconditions say: each of them is made wrong in turn, just before the commit
 lands. The store must refuse it, and what was wished must come about all the same.
 
 ``RELIES_ON`` is what each site says it relies on, by kind. A precondition that a site drops is missing among those that were
@@ -421,8 +421,8 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
 
 async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
-        await lab.kill_deciders()
-        lab.start_deciders(make_departures=lambda lease: Departures(lease, None))  # there is no link to ask over
+        await lab.kill_controllers()
+        lab.start_controllers(make_departures=lambda lease: Departures(lease, None))  # there is no link to ask over
         node = await lab.add_node("n1")
         await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
         await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])
@@ -483,7 +483,7 @@ async def a_guest_is_found_after_its_vm_got_another_address(tmp_path: Path) -> N
         await lab.until_phase("web", "Running")
         (endpoint,) = await lab.every("endpoint")
         spec = decode_part(endpoint.spec, EndpointSpec)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await test_controllers_bad_days.forget(lab, ["allocation", "decision", "endpoint"])
         other = msgspec.structs.replace(spec, address="10.0.0.9", mac="52:54:00:00:00:09")
         raw = msgspec.Raw(msgspec.json.encode(other))
@@ -492,7 +492,7 @@ async def a_guest_is_found_after_its_vm_got_another_address(tmp_path: Path) -> N
         )
         await lab.store.commit([Put(new.key, encode_envelope(new))])
         await test_controllers_bad_days.report_orphans(lab, "n1")
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def has_its_own() -> bool:
             return [one.address for one in await lab.endpoints()] == [spec.address]

@@ -30,7 +30,7 @@ actions = st.one_of(
     st.tuples(st.just("restart"), names),
     st.tuples(st.just("join"), nodes),
     st.tuples(st.just("cordon"), nodes, st.booleans()),
-    st.tuples(st.just("kill deciders")),
+    st.tuples(st.just("kill controllers")),
     st.tuples(st.just("die"), nodes),
     st.tuples(st.just("grow"), nodes),
 )
@@ -84,9 +84,9 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
                 envelope.spec = merge_part(envelope.spec, NodeSpec(cordoned=flag))
 
             await lab.change(f"/node/-/{name}", change)
-        case ("kill deciders",):
-            await lab.kill_deciders()
-            lab.start_deciders()
+        case ("kill controllers",):
+            await lab.kill_controllers()
+            lab.start_controllers()
         case ("die", name) if name in lab.nodes and lab.nodes[name].alive:
             await lab.nodes[name].die()
         case ("grow", name) if name in lab.nodes:

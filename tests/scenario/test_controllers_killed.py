@@ -73,7 +73,7 @@ async def check(lab: RealLab, names: list[str]) -> None:
     assert sum(devices.values()) == 500 * sum("share" in name for name in names), devices
 
 
-async def test_deciders_killed_while_they_hold_room_for_a_planned_move_hold_it_once() -> None:
+async def test_controllers_killed_while_they_hold_room_for_a_planned_move_hold_it_once() -> None:
     async with fabric(Trap) as lab:
         trap: Trap = lab.front
         await lab.add_node("n1")
@@ -111,7 +111,7 @@ async def test_deciders_killed_while_they_hold_room_for_a_planned_move_hold_it_o
                 await process.wait()
 
 
-async def test_deciders_killed_between_decision_and_commit_lose_nothing_and_double_nothing() -> None:
+async def test_controllers_killed_between_decision_and_commit_lose_nothing_and_double_nothing() -> None:
     names: list[str] = []
     async with fabric(Trap) as lab:
         trap: Trap = lab.front

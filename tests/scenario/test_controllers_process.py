@@ -1,4 +1,4 @@
-"""The deciders as the process they are: over the store's socket, killed without warning."""
+"""The controllers as the process they are: over the store's socket, killed without warning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), **places)))
 
 
 class RealLab(Lab):
-    """Time and processes are real; the nodes still pretend. ``front`` is what the deciders reach of the store."""
+    """Time and processes are real; the nodes still pretend. ``front`` is what the controllers reach of the store."""
 
     front: Any
 

@@ -1,4 +1,4 @@
-"""Conversions from wish to end, with the deciders over a store in memory and nodes that only pretend: one of both has volumes,
+"""Conversions from wish to end, with the controllers over a store in memory and nodes that only pretend: one of both has volumes,
 addresses and ports at any time, and whatever fails the old one has them again."""
 
 from __future__ import annotations
@@ -452,15 +452,17 @@ async def test_one_that_has_ended_is_kept_for_a_while_only(tmp_path: Path) -> No
     async with ConvertingLab(tmp_path) as lab:
         await lab.convert("container/gone", "vm")
         await lab.until_conversion("Failed")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.clock.advance(KEPT_SECONDS + 1)
-        lab.start_deciders("later")
+        lab.start_controllers("later")
         await lab.until_gone("/conversion/default/c")
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("undo", [False, True])
-async def test_deciders_that_are_killed_anywhere_go_on_where_they_were(tmp_path: Path, seed: int, undo: bool) -> None:
+async def test_controllers_that_are_killed_anywhere_go_on_where_they_were(
+    tmp_path: Path, seed: int, undo: bool
+) -> None:
     """On a slow line, killed again and again: at no time do both have the address, the volume or the port."""
     async with ConvertingLab(tmp_path, slow=seed) as lab:
         before = await begin(lab)
@@ -474,8 +476,8 @@ async def test_deciders_that_are_killed_anywhere_go_on_where_they_were(tmp_path:
             holders = [spec for spec in await lab.allocations() if spec.volumes or spec.nics]
             assert len(holders) <= 1
             if count % (7 + seed) == 0 and count < 120:
-                await lab.kill_deciders()
-                lab.start_deciders(f"other-{count}")
+                await lab.kill_controllers()
+                lab.start_controllers(f"other-{count}")
             status = await lab.conversion()
             if undo and status.phase == "AwaitingConfirmation" and not asked:
                 asked = True

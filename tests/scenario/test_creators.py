@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.test_conversions import ConvertingLab, begin
 from tests.scenario.test_drain import drain
@@ -19,8 +19,8 @@ from weft.objects.errors import InvalidInput, UnknownField
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("creators"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("creators"))
     lab.client.create({"kind": "project", "name": "lab", "spec": {}})
     lab.client.apply([{**make_image(), "project": "lab"}])
     add_user(lab, "ann")
@@ -33,11 +33,11 @@ def vm(name: str, **more: Any) -> dict[str, Any]:
     return {**make_vm(name, networks=[]), "project": "lab", **more}
 
 
-def admin_of(lab: DoorsLab) -> str:
+def admin_of(lab: ApiLab) -> str:
     return f"token:{lab.client.http.request('GET', '/v1/whoami').json()['token']}"
 
 
-def test_an_object_says_who_made_it_however_it_was_made(lab: DoorsLab) -> None:
+def test_an_object_says_who_made_it_however_it_was_made(lab: ApiLab) -> None:
     ann = log_in(lab, "ann")
     ann.project = "lab"
     ann.create(vm("created"))
@@ -55,7 +55,7 @@ def test_an_object_says_who_made_it_however_it_was_made(lab: DoorsLab) -> None:
     assert ci.create(vm("by-own-token"))["created_by"] == "ann", "a user's tokens are the user"
 
 
-def test_a_token_without_a_user_is_named_as_no_user_can_be(lab: DoorsLab) -> None:
+def test_a_token_without_a_user_is_named_as_no_user_can_be(lab: ApiLab) -> None:
     made = lab.client.create(
         {"kind": "token", "name": "ann-s", "spec": {"use": "access", "role": "editor", "subject": "ann"}}
     )
@@ -67,7 +67,7 @@ def test_a_token_without_a_user_is_named_as_no_user_can_be(lab: DoorsLab) -> Non
     assert "created_by" not in lab.client.get("network", "default"), "weft itself made it"
 
 
-def test_no_client_sets_or_changes_who_made_an_object(lab: DoorsLab) -> None:
+def test_no_client_sets_or_changes_who_made_an_object(lab: ApiLab) -> None:
     lab.client.create(vm("claimed", created_by="ann"))
     read = lab.client.get("vm", "claimed", project="lab")
     assert read["created_by"] == admin_of(lab)
@@ -83,7 +83,7 @@ def test_no_client_sets_or_changes_who_made_an_object(lab: DoorsLab) -> None:
     assert ann.get("vm", "claimed")["created_by"] == admin_of(lab)
 
 
-def test_what_an_object_claims_has_its_creator(lab: DoorsLab) -> None:
+def test_what_an_object_claims_has_its_creator(lab: ApiLab) -> None:
     lab.client.create({"kind": "network", "name": "net", "project": "lab", "spec": {"cidr": "10.78.0.0/24"}})
     spec = {**make_vm("web")["spec"], "networks": ["net"], "publish": ["28180:80"]}
     log_in(lab, "ann").create({"kind": "vm", "name": "web", "project": "lab", "spec": spec})
@@ -138,7 +138,7 @@ async def test_the_migrations_of_a_drain_have_the_creators_of_their_workloads(tm
         assert await creators(lab, "migration") == ["ann"]
 
 
-def test_a_revision_says_who_asked_for_its_template_and_nobody_can_say_it_is_another(lab: DoorsLab) -> None:
+def test_a_revision_says_who_asked_for_its_template_and_nobody_can_say_it_is_another(lab: ApiLab) -> None:
     ann, admin = log_in(lab, "ann"), admin_of(lab)
     ann.project = lab.client.project = "lab"
     spec: dict[str, Any] = {"workload": "vm", "template": make_vm("web", networks=[])["spec"]}

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.dashboard_lab import Browser, add_user
 
 from weft.api.dashboard.boards import MOST_STREAMS
@@ -18,8 +18,8 @@ from weft.objects.errors import StoreUnavailable
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("dashboard"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("dashboard"))
     for name in ("red", "blue"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
         lab.client.apply([{**make_image(), "project": name}])
@@ -36,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
 
 
 @pytest.fixture
-def rita(lab: DoorsLab) -> Iterator[Browser]:
+def rita(lab: ApiLab) -> Iterator[Browser]:
     browser = Browser(lab).login("rita")
     yield browser
     browser.close()
@@ -70,7 +70,7 @@ def test_several_kinds_share_one_table(rita: Browser) -> None:
     assert all(len(row["cells"]) == len(table["columns"]) for row in table["rows"])
 
 
-def test_a_stream_begins_with_whole_states_and_then_has_what_changes(lab: DoorsLab, rita: Browser) -> None:
+def test_a_stream_begins_with_whole_states_and_then_has_what_changes(lab: ApiLab, rita: Browser) -> None:
     events = rita.stream(
         table={"kinds": "vm", "filter": "web"},
         summary={"project": "red"},
@@ -104,7 +104,7 @@ def test_a_token_has_a_bounded_number_of_streams(rita: Browser) -> None:
 
 
 def test_a_stream_outlives_a_store_that_is_away_and_then_has_the_newest_state(
-    lab: DoorsLab, rita: Browser, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, rita: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events = rita.stream(object={"kind": "vm", "project": "red", "name": "web-1"}, summary={})
     assert events.next("object")["name"] == "web-1"
@@ -129,7 +129,7 @@ def test_a_search_finds_by_name_and_by_word(rita: Browser) -> None:
     assert {row["kind"] for row in rita.get("/v1/dashboard/search", q="tiny")["items"]} == {"vm", "image"}
 
 
-def test_a_burst_of_changes_of_one_object_is_one_event_with_the_newest_state(lab: DoorsLab, rita: Browser) -> None:
+def test_a_burst_of_changes_of_one_object_is_one_event_with_the_newest_state(lab: ApiLab, rita: Browser) -> None:
     events = rita.stream(table={"kinds": "vm", "filter": "web-9"})
     assert len(events.next("table")["rows"]) == 1
     envelope = lab.stored("/vm/red/web-9")
@@ -147,7 +147,7 @@ def test_a_burst_of_changes_of_one_object_is_one_event_with_the_newest_state(lab
     assert len(changes) <= 2, "one at the first change, one for all that came meanwhile"
 
 
-def test_a_stream_that_is_cut_begins_again_with_whole_states(lab: DoorsLab, rita: Browser) -> None:
+def test_a_stream_that_is_cut_begins_again_with_whole_states(lab: ApiLab, rita: Browser) -> None:
     first = rita.stream(table={"kinds": "vm", "filter": "web"}, summary={})
     before = first.next("table")
     rita.close()
@@ -206,7 +206,7 @@ def test_the_kinds_say_what_can_be_done_with_them(rita: Browser) -> None:
     assert any(field["choices"] for field in vm["spec"])
 
 
-def test_a_problem_says_what_to_do_and_a_node_how_full_it_is(lab: DoorsLab) -> None:
+def test_a_problem_says_what_to_do_and_a_node_how_full_it_is(lab: ApiLab) -> None:
     ann = Browser(lab).login("ann")
     node = NODE.make("n1", NODE.spec(), 1.0, report=NodeReport(cpu=8, memory=16 << 30))
     lab.put(node)
@@ -224,7 +224,7 @@ def test_a_problem_says_what_to_do_and_a_node_how_full_it_is(lab: DoorsLab) -> N
     ann.close()
 
 
-def test_a_table_that_few_may_read_is_in_the_audit_log_as_its_list_would_be(lab: DoorsLab) -> None:
+def test_a_table_that_few_may_read_is_in_the_audit_log_as_its_list_would_be(lab: ApiLab) -> None:
     ann = Browser(lab).login("ann")
     for kinds in ("vm", "token", "vm,secret"):
         ann.get("/v1/dashboard/table", kinds=kinds)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import inspect as mi
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.dashboard_lab import Browser, add_user
 
 from weft.contracts.journal import Event
@@ -83,8 +83,8 @@ def make(kind: Kind, name: str, word: str, project: str | None, *shared_with: st
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("projects"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("projects"))
     for project in ("red", "blue"):
         lab.client.create({"kind": "project", "name": project, "spec": {}})
     lab.client.create({"kind": "project", "name": MARK, "spec": {"description": MARK}})
@@ -129,7 +129,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
 
 
 @pytest.fixture(scope="module")
-def browsers(lab: DoorsLab) -> Iterator[dict[str, Browser]]:
+def browsers(lab: ApiLab) -> Iterator[dict[str, Browser]]:
     found = {name: Browser(lab).login(name) for name in READERS}
     yield found
     for browser in found.values():
@@ -208,7 +208,7 @@ def test_a_summary_counts_what_its_reader_sees(browsers: dict[str, Browser]) -> 
 
 
 @EVERY_KIND
-def test_a_stream_has_no_change_of_another_project(lab: DoorsLab, browsers: dict[str, Browser], kind: Kind) -> None:
+def test_a_stream_has_no_change_of_another_project(lab: ApiLab, browsers: dict[str, Browser], kind: Kind) -> None:
     browser = Browser(lab)
     browser.cookie = browsers["rita"].cookie
     where = {"project": "blue"} if kind.scope == "project" else {}
@@ -244,7 +244,7 @@ def test_a_stream_of_another_project_s_events_is_refused(browsers: dict[str, Bro
         browsers[name].close()
 
 
-def test_nodes_and_joiners_have_no_dashboard(lab: DoorsLab) -> None:
+def test_nodes_and_joiners_have_no_dashboard(lab: ApiLab) -> None:
     node = lab.join("n1")
     for path in ("table?kinds=vm", "summary", "search?q=a", "stream?show={}"):
         assert node.client.http.request("GET", f"/v1/dashboard/{path}").status == 403

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.api_lab import ApiLab, make_image
 from tests.scenario.dashboard_lab import COOKIE, PASSWORD, Browser, add_user
 
 from weft.api.auth.login import MOST_BY_TOKEN
@@ -17,8 +17,8 @@ FOREIGN = "https://evil.example"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("sessions"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("sessions"))
     lab.client.create({"kind": "project", "name": "red", "spec": {}})
     lab.client.apply([{**make_image(), "project": "red"}])
     add_user(lab, "rita", "admin", "red")
@@ -28,11 +28,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
 
 
 @pytest.fixture
-def rita(lab: DoorsLab) -> Browser:
+def rita(lab: ApiLab) -> Browser:
     return Browser(lab).login("rita")
 
 
-def test_a_session_is_a_token_of_the_user_that_only_a_cookie_has(lab: DoorsLab) -> None:
+def test_a_session_is_a_token_of_the_user_that_only_a_cookie_has(lab: ApiLab) -> None:
     browser = Browser(lab)
     reply = browser.send("POST", "/v1/session", {"user": "rita", "password": PASSWORD})
     assert reply.status == 201 and set(reply.json()) == {"user", "expires_at", "page_key"}
@@ -45,19 +45,19 @@ def test_a_session_is_a_token_of_the_user_that_only_a_cookie_has(lab: DoorsLab) 
     assert who["token"] in [one["name"] for one in browser.get("/v1/tokens")["items"]], "it can be seen and revoked"
 
 
-def test_a_wrong_password_gives_no_cookie(lab: DoorsLab) -> None:
+def test_a_wrong_password_gives_no_cookie(lab: ApiLab) -> None:
     reply = Browser(lab).send("POST", "/v1/session", {"user": "rita", "password": "guess"})
     assert reply.status == 401 and "set-cookie" not in reply.headers
 
 
-def test_failed_logins_are_throttled_as_any_login_is(lab: DoorsLab) -> None:
+def test_failed_logins_are_throttled_as_any_login_is(lab: ApiLab) -> None:
     for _ in range(USER_TRIES):  # elsewhere
-        lab.doors.logins.take("mallory", "192.0.2.1", lab.clock.elapsed() + 60)
+        lab.api.logins.take("mallory", "192.0.2.1", lab.clock.elapsed() + 60)
     assert Browser(lab).send("POST", "/v1/session", {"user": "mallory", "password": "x"}).status == 429
     assert Browser(lab).send("POST", "/v1/session", {"user": "walter", "password": "x"}).status == 401
 
 
-def test_a_login_makes_a_new_token_whatever_cookie_was_there(lab: DoorsLab, rita: Browser) -> None:
+def test_a_login_makes_a_new_token_whatever_cookie_was_there(lab: ApiLab, rita: Browser) -> None:
     planted = Browser(lab)
     planted.cookie = rita.cookie
     planted.login("bob")
@@ -68,7 +68,7 @@ def test_a_login_makes_a_new_token_whatever_cookie_was_there(lab: DoorsLab, rita
     assert stale.login("rita").get("/v1/whoami")["user"] == "rita", "a dead cookie is in no one's way"
 
 
-def test_a_stolen_cookie_is_worth_nothing_after_the_logout(lab: DoorsLab, rita: Browser) -> None:
+def test_a_stolen_cookie_is_worth_nothing_after_the_logout(lab: ApiLab, rita: Browser) -> None:
     thief = Browser(lab)
     thief.cookie, thief.page_key = rita.cookie, rita.page_key
     assert thief.get("/v1/whoami")["user"] == "rita"
@@ -78,7 +78,7 @@ def test_a_stolen_cookie_is_worth_nothing_after_the_logout(lab: DoorsLab, rita: 
     assert thief.send("GET", "/v1/whoami", authorization=f"Bearer {thief.cookie}{thief.page_key}").status == 401
 
 
-def test_a_session_ends_with_the_user_and_with_its_token(lab: DoorsLab) -> None:
+def test_a_session_ends_with_the_user_and_with_its_token(lab: ApiLab) -> None:
     add_user(lab, "gone", "admin", "red")
     first, second = Browser(lab).login("gone"), Browser(lab).login("gone")
     lab.client.delete("token", first.get("/v1/whoami")["token"])
@@ -89,7 +89,7 @@ def test_a_session_ends_with_the_user_and_with_its_token(lab: DoorsLab) -> None:
     assert first.send("GET", "/v1/whoami").status == second.send("GET", "/v1/whoami").status == 401
 
 
-def test_a_stream_ends_when_the_reader_s_rights_change(lab: DoorsLab) -> None:
+def test_a_stream_ends_when_the_reader_s_rights_change(lab: ApiLab) -> None:
     add_user(lab, "eve", "admin", "red")
     browser = Browser(lab).login("eve")
     events = browser.stream(table={"kinds": "vm", "project": "red"})
@@ -127,7 +127,7 @@ def test_only_pages_of_this_origin_write_with_a_session(rita: Browser, sender: s
 
 
 @pytest.mark.parametrize("sender", WRITES)
-def test_only_pages_of_this_origin_log_in(lab: DoorsLab, sender: str) -> None:
+def test_only_pages_of_this_origin_log_in(lab: ApiLab, sender: str) -> None:
     headers, may = WRITES[sender]
     reply = Browser(lab).send("POST", "/v1/session", {"user": "rita", "password": PASSWORD}, **headers)
     assert reply.status == (201 if may else 403) and ("set-cookie" in reply.headers) == may
@@ -146,7 +146,7 @@ def test_other_sites_read_nothing_with_a_session(rita: Browser, site: str | None
     assert rita.send("GET", "/v1/dashboard/table?kinds=vm", sec_fetch_site=site).status == status
 
 
-def test_a_cookie_alone_as_another_port_of_the_host_sees_it_opens_nothing(lab: DoorsLab, rita: Browser) -> None:
+def test_a_cookie_alone_as_another_port_of_the_host_sees_it_opens_nothing(lab: ApiLab, rita: Browser) -> None:
     bob = Browser(lab).login("bob")
     for key, status in ((None, 403), ("1", 403), ("", 403), (bob.page_key, 401), ("0" * 32, 401)):
         for method, path in (("GET", "/v1/whoami"), ("GET", "/v1/dashboard/table?kinds=vm"), ("DELETE", "/v1/session")):
@@ -155,7 +155,7 @@ def test_a_cookie_alone_as_another_port_of_the_host_sees_it_opens_nothing(lab: D
     assert rita.get("/v1/whoami")["user"] == "rita"
 
 
-def test_a_request_with_a_bearer_never_reads_the_cookie(lab: DoorsLab, rita: Browser) -> None:
+def test_a_request_with_a_bearer_never_reads_the_cookie(lab: ApiLab, rita: Browser) -> None:
     secret = lab.client.create({"kind": "token", "name": "proxied", "spec": {"use": "access", "role": "viewer"}})[
         "secret"
     ]
@@ -164,7 +164,7 @@ def test_a_request_with_a_bearer_never_reads_the_cookie(lab: DoorsLab, rita: Bro
     assert rita.send("GET", "/v1/whoami", authorization="Bearer nonsense").status == 401
 
 
-def test_ending_a_session_leaves_a_token_alone_that_came_as_a_bearer(lab: DoorsLab, rita: Browser) -> None:
+def test_ending_a_session_leaves_a_token_alone_that_came_as_a_bearer(lab: ApiLab, rita: Browser) -> None:
     bearer = f"Bearer {rita.cookie}{rita.page_key}"  # as weft dashboard adds one to each request of its page
     reply = Browser(lab).send("DELETE", "/v1/session", authorization=bearer)
     assert reply.status == 409 and reply.json()["reason"] == "noSession"
@@ -175,7 +175,7 @@ def test_two_cookies_of_the_name_are_refused(rita: Browser) -> None:
     assert rita.send("GET", "/v1/whoami", cookie=f"{COOKIE}={rita.cookie}; {COOKIE}={rita.cookie}").status == 401
 
 
-def test_a_token_of_a_user_begins_a_session_that_may_do_no_more_and_lasts_no_longer(lab: DoorsLab) -> None:
+def test_a_token_of_a_user_begins_a_session_that_may_do_no_more_and_lasts_no_longer(lab: ApiLab) -> None:
     vic = Browser(lab).login(add_user(lab, "vic", "editor", "red"))
     spec = {"use": "access", "role": "viewer", "project": "red", "expires_at": lab.clock.now() + 600}
     made = vic.send("POST", "/v1/tokens", {"kind": "token", "name": "vic-reads", "spec": spec}).json()
@@ -188,7 +188,7 @@ def test_a_token_of_a_user_begins_a_session_that_may_do_no_more_and_lasts_no_lon
     assert "vm:delete" not in who["permissions"]["projects"]["red"]
 
 
-def test_sessions_that_a_limited_token_begins_end_no_login_of_its_user(lab: DoorsLab) -> None:
+def test_sessions_that_a_limited_token_begins_end_no_login_of_its_user(lab: ApiLab) -> None:
     zoe = Browser(lab).login(add_user(lab, "zoe", "editor", "red"))
     spec = {"use": "access", "role": "viewer", "project": "red", "expires_at": lab.clock.now() + 600}
     secret = zoe.send("POST", "/v1/tokens", {"kind": "token", "name": "zoe-reads", "spec": spec}).json()["secret"]
@@ -203,7 +203,7 @@ def test_sessions_that_a_limited_token_begins_end_no_login_of_its_user(lab: Door
     assert alive == [False] * MOST_BY_TOKEN + [True] * MOST_BY_TOKEN
 
 
-def test_a_token_without_a_user_begins_no_session(lab: DoorsLab) -> None:
+def test_a_token_without_a_user_begins_no_session(lab: ApiLab) -> None:
     secret = lab.context.token
     reply = Browser(lab).send("POST", "/v1/session", {"token": secret})
     assert reply.status == 403 and reply.json()["reason"] == "noUser" and secret not in reply.body.decode()
@@ -213,7 +213,7 @@ def test_a_token_without_a_user_begins_no_session(lab: DoorsLab) -> None:
 
 
 def test_logins_and_logouts_are_in_the_audit_log_and_their_secrets_nowhere(
-    lab: DoorsLab, rita: Browser, caplog: pytest.LogCaptureFixture
+    lab: ApiLab, rita: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     cookie = rita.cookie
     rita.send("DELETE", "/v1/session")
@@ -229,7 +229,7 @@ def _read(path: Path) -> str:
 
 
 def test_the_page_may_load_nothing_from_elsewhere_and_stand_in_no_other(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "assets").mkdir()
     (tmp_path / "index.html").write_text("<title>weft</title>")
@@ -252,7 +252,7 @@ def test_the_page_may_load_nothing_from_elsewhere_and_stand_in_no_other(
 
 
 def test_a_server_without_a_built_page_says_how_to_build_it(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("weft.api.dashboard.site.SITE", tmp_path)
     reply = Browser(lab).send("GET", "/")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.api.bootstrap import bootstrap
 from weft.contracts.store import Delete, Put
@@ -20,8 +20,8 @@ NEWER = ALL - set(FIRST_RULES)
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
@@ -30,19 +30,19 @@ def key(name: str) -> str:
     return f"/alertrule/{PROJECT}/{name}"
 
 
-def names(lab: DoorsLab) -> set[str]:
+def names(lab: ApiLab) -> set[str]:
     return {name for name in ALL if lab.stored(key(name)) is not None}
 
 
-def start(lab: DoorsLab) -> None:
-    lab.run(bootstrap(lab.doors, lab.folder / "context.json", lab.context.server))
+def start(lab: ApiLab) -> None:
+    lab.run(bootstrap(lab.api, lab.folder / "context.json", lab.context.server))
 
 
-def delete(lab: DoorsLab, *keys: str) -> None:
+def delete(lab: ApiLab, *keys: str) -> None:
     lab.run(lab.store.commit([Delete(one) for one in keys]))
 
 
-def test_a_new_fabric_has_all_and_those_that_people_delete_stay_away(lab: DoorsLab) -> None:
+def test_a_new_fabric_has_all_and_those_that_people_delete_stay_away(lab: ApiLab) -> None:
     assert names(lab) == ALL and NEWER
     delete(lab, key("clock-off"))
     start(lab)
@@ -52,7 +52,7 @@ def test_a_new_fabric_has_all_and_those_that_people_delete_stay_away(lab: DoorsL
     assert names(lab) == set() and lab.stored(HOME) is None
 
 
-def test_a_fabric_of_an_older_release_gets_the_newer_ones_once(lab: DoorsLab) -> None:
+def test_a_fabric_of_an_older_release_gets_the_newer_ones_once(lab: ApiLab) -> None:
     delete(lab, GIVEN, key("clock-off"), *(key(name) for name in NEWER))
     start(lab)
     assert names(lab) == ALL - {"clock-off"}, "what had been deleted before is not made again"
@@ -61,13 +61,13 @@ def test_a_fabric_of_an_older_release_gets_the_newer_ones_once(lab: DoorsLab) ->
     assert not names(lab) & NEWER
 
 
-def test_a_fabric_from_before_there_were_rules_gets_them_once(lab: DoorsLab) -> None:
+def test_a_fabric_from_before_there_were_rules_gets_them_once(lab: ApiLab) -> None:
     delete(lab, GIVEN, HOME, *(key(name) for name in ALL))
     start(lab)
     assert names(lab) == ALL and lab.stored(HOME) is not None
 
 
-def test_a_project_of_people_that_has_the_name_gets_none(lab: DoorsLab) -> None:
+def test_a_project_of_people_that_has_the_name_gets_none(lab: ApiLab) -> None:
     delete(lab, GIVEN, *(key(name) for name in ALL))
     home = lab.stored(HOME)
     assert home is not None
@@ -78,7 +78,7 @@ def test_a_project_of_people_that_has_the_name_gets_none(lab: DoorsLab) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NEWER))
-def test_a_rule_that_people_made_under_the_name_of_a_newer_one_stays_theirs(lab: DoorsLab, name: str) -> None:
+def test_a_rule_that_people_made_under_the_name_of_a_newer_one_stays_theirs(lab: ApiLab, name: str) -> None:
     entry = lab.run(lab.store.get(key(name)))
     assert entry is not None
     own = decode_envelope(entry.value)

@@ -259,8 +259,8 @@ async def test_controllers_that_die_at_any_moment_make_no_instance_twice(tmp_pat
             nonlocal most, turns
             turns += 1
             if turns % 7 == 0:
-                await lab.kill_deciders()
-                lab.start_deciders(f"holder-{turns}")
+                await lab.kill_controllers()
+                lab.start_controllers(f"holder-{turns}")
             stay = [one for one in await lab.every("container") if one.deleting_since is None]
             most = max(most, len(stay))
             status = await status_of(lab)

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 from tests.link_proxy import LinkProxy
 from tests.onnx_files import digest, linear
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.agent.node.enrolment import FILE, join, read_enrolment
 from weft.client import Client
@@ -62,7 +62,7 @@ def read_command(pid: int) -> bytes:
 class Site:
     """A node's gateway, its line to the server, and one device."""
 
-    def __init__(self, folder: Path, lab: DoorsLab) -> None:
+    def __init__(self, folder: Path, lab: ApiLab) -> None:
         self.lab, self.folder, self.node_state = lab, folder, folder / "node"
         token = str(lab.client.create({"kind": "token", "name": "j", "spec": {"use": "join", "node": "n1"}})["secret"])
         join(self.node_state, lab.context.server, token, hash_ca(lab.context.ca), "n1")
@@ -172,7 +172,7 @@ async def site() -> AsyncIterator[Site]:
     # Not pytest's: the broker's user must come through, and each run of pytest closes its folders again.
     folder = Path(tempfile.mkdtemp(prefix="weft-edge-"))
     folder.chmod(0o711)
-    lab = DoorsLab(folder)
+    lab = ApiLab(folder)
     made = Site(folder, lab)
     try:
         yield made
@@ -183,7 +183,7 @@ async def site() -> AsyncIterator[Site]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make(lab: DoorsLab, kind: str, name: str, **spec: Any) -> None:
+def make(lab: ApiLab, kind: str, name: str, **spec: Any) -> None:
     lab.client.create({"kind": kind, "name": name, "project": "default", "spec": spec})
 
 

@@ -42,8 +42,8 @@ async def test_gpus_are_given_as_devices_whole_or_shared_and_a_restart_counts_th
         await lab.put_vm("whole", gpus=1, gpu_models=["Tesla T4"])
         await lab.until_phase("whole", "Running")
         assert await devices_of(lab) == {0: 1000, 1: 750}
-        await lab.kill_deciders()
-        lab.start_deciders("later")
+        await lab.kill_controllers()
+        lab.start_controllers("later")
         await lab.put_vm("late", gpus=1)
         await lab.until_refused("late", "insufficientResources")
         said = await decision_of(lab, "late")

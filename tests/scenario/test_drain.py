@@ -1,4 +1,4 @@
-"""A node is drained, with the deciders over a store in memory and nodes that only pretend: nothing is shut down, what can't leave
+"""A node is drained, with the controllers over a store in memory and nodes that only pretend: nothing is stopped, what can't leave
 is told, and a drain outlives whoever leads it."""
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ async def test_within_its_window_workloads_leave_and_neither_before_nor_after(tm
         assert await places(lab) == {"vm-0": "n2"}
 
 
-async def test_a_drain_goes_on_after_its_deciders_died_and_moves_nothing_twice(tmp_path: Path) -> None:
+async def test_a_drain_goes_on_after_its_controllers_died_and_moves_nothing_twice(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await fill(lab, 4)
         await lab.add_node("n2")
@@ -183,8 +183,8 @@ async def test_a_drain_goes_on_after_its_deciders_died_and_moves_nothing_twice(t
                 return sum(node == "n1" for node in (await places(lab)).values()) < left
 
             await lab.until(fewer, 200)
-            await lab.kill_deciders()
-            lab.start_deciders(f"next-{round_}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"next-{round_}")
         await until_told(lab, "n1", "Drained")
         assert set((await places(lab)).values()) == {"n2"}
         assert len(await lab.every("migration")) == 4

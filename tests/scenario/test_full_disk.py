@@ -97,7 +97,7 @@ def fill_the_servers_disk(fabric: Fabric, disk: Disk) -> None:
     assert "full" in said.err and "free disk space" in said.err
     answer = fabric.weft("api", "post", "/v1/projects/default/volumes", "-d", '{"name": "x", "spec": {"size": "1G"}}')
     assert answer.code == 1 and "full" in answer.err + answer.out
-    time.sleep(3)  # nodes report, deciders try, the journal is written to
+    time.sleep(3)  # nodes report, controllers try, the journal is written to
     assert sorted(v["name"] for v in read(fabric, "volume")["items"]) == sorted(made)
     assert {n["status"]["phase"] for n in read(fabric, "node")["items"]} == {"Ready"}
     assert fabric.weft("vm", "stop", "web").code == 1

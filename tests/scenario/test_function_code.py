@@ -1,4 +1,4 @@
-"""Functions at the doors: their code comes first, and is what its digest says; nodes get it by ticket; publish counts."""
+"""Functions at the API servers: their code comes first, and is what its digest says; nodes get it by ticket; publish counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image
+from tests.scenario.api_lab import ApiLab, make_image
 from tests.scenario.test_api_requests import converse
 
 from weft.client import Client
@@ -43,8 +43,8 @@ def make_zip(text: str = "def handler(event, context): return event") -> tuple[s
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    made = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    made = ApiLab(tmp_path)
     yield made
     made.close()
 
@@ -53,7 +53,7 @@ def wish(digest: str, name: str = "thumb", **spec: Any) -> dict[str, Any]:
     return {"kind": "function", "name": name, "spec": {"code": digest, "handler": "app.handler", **spec}}
 
 
-def make_ready(lab: DoorsLab, name: str = "thumb") -> None:
+def make_ready(lab: ApiLab, name: str = "thumb") -> None:
     """As the gateway says it."""
     envelope = lab.stored(f"/function/default/{name}")
     assert envelope is not None
@@ -62,7 +62,7 @@ def make_ready(lab: DoorsLab, name: str = "thumb") -> None:
     lab.put(envelope)
 
 
-def test_a_function_needs_its_code_first(lab: DoorsLab) -> None:
+def test_a_function_needs_its_code_first(lab: ApiLab) -> None:
     digest, data = make_zip()
     with pytest.raises(NotFound) as caught:
         lab.client.create(wish(digest))
@@ -80,12 +80,12 @@ def test_a_function_needs_its_code_first(lab: DoorsLab) -> None:
     assert lab.client.patch("function", "thumb", {"spec": {"code": other}})["generation"] == 2
 
 
-def shop_of(lab: DoorsLab) -> Client:
+def shop_of(lab: ApiLab) -> Client:
     lab.client.create({"kind": "project", "name": "shop"})
     return Client(msgspec.structs.replace(lab.client.context, project="shop"))
 
 
-def test_who_knows_the_digest_of_another_project_s_code_has_it_only_by_uploading_it(lab: DoorsLab) -> None:
+def test_who_knows_the_digest_of_another_project_s_code_has_it_only_by_uploading_it(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(wish(digest))
@@ -112,7 +112,7 @@ def test_who_knows_the_digest_of_another_project_s_code_has_it_only_by_uploading
     assert (path / digest).read_bytes() == data
 
 
-def test_code_is_a_project_s_while_a_function_or_a_version_there_names_it(lab: DoorsLab) -> None:
+def test_code_is_a_project_s_while_a_function_or_a_version_there_names_it(lab: ApiLab) -> None:
     """As in a store that an older weft wrote, or in one that was restored: nothing says where it was uploaded."""
     (digest, data), (other, more) = make_zip(), make_zip("handler = print")
     shop = shop_of(lab)
@@ -134,7 +134,7 @@ def test_code_is_a_project_s_while_a_function_or_a_version_there_names_it(lab: D
     assert has_code(lab.client, other), "it was uploaded here a moment ago"
 
 
-def test_a_project_that_takes_the_name_of_a_deleted_one_has_none_of_its_uploads(lab: DoorsLab) -> None:
+def test_a_project_that_takes_the_name_of_a_deleted_one_has_none_of_its_uploads(lab: ApiLab) -> None:
     digest, data = make_zip()
     shop = shop_of(lab)
     upload_code(shop, digest, data)
@@ -143,7 +143,7 @@ def test_a_project_that_takes_the_name_of_a_deleted_one_has_none_of_its_uploads(
 
 
 def test_a_kill_between_the_file_and_its_record_leaves_code_that_is_uploaded_again(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise OSError("killed here")
@@ -158,7 +158,7 @@ def test_a_kill_between_the_file_and_its_record_leaves_code_that_is_uploaded_aga
     assert has_code(lab.client, digest)
 
 
-def test_what_is_named_again_does_not_go_meanwhile(lab: DoorsLab) -> None:
+def test_what_is_named_again_does_not_go_meanwhile(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     path = lab.folder / "images" / "code" / digest
@@ -167,7 +167,7 @@ def test_what_is_named_again_does_not_go_meanwhile(lab: DoorsLab) -> None:
     assert path.stat().st_mtime > time.time() - 60
 
 
-def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
+def test_only_good_zips_under_their_own_digest_are_kept(lab: ApiLab) -> None:
     digest, data = make_zip()
     no_zip = b"nothing of the kind"
     for name, body in ((digest, data[:-1]), (digest, b""), (hashlib.sha256(no_zip).hexdigest(), no_zip)):
@@ -186,7 +186,7 @@ def test_only_good_zips_under_their_own_digest_are_kept(lab: DoorsLab) -> None:
     assert list(folder.iterdir() if folder.exists() else ()) == []
 
 
-def test_code_that_comes_in_pieces_counts_as_a_whole(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_comes_in_pieces_counts_as_a_whole(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has said how long it will be: a bound on each piece alone would let it fill the disk."""
     monkeypatch.setattr("weft.api.code.upload.MOST_BYTES", 300_000)
     digest = "0" * 64
@@ -201,7 +201,7 @@ def test_code_that_comes_in_pieces_counts_as_a_whole(lab: DoorsLab, monkeypatch:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and list(folder.iterdir()) == []
 
 
-def test_who_only_reads_uploads_nothing(lab: DoorsLab) -> None:
+def test_who_only_reads_uploads_nothing(lab: ApiLab) -> None:
     digest, data = make_zip()
     viewer = lab.with_token(use="access", subject="eve", role="viewer")
     with pytest.raises(Forbidden):
@@ -210,7 +210,7 @@ def test_who_only_reads_uploads_nothing(lab: DoorsLab) -> None:
         viewer.verb("function", "thumb", "invoke", {})
 
 
-def test_a_node_gets_what_its_own_ticket_names(lab: DoorsLab) -> None:
+def test_a_node_gets_what_its_own_ticket_names(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     (lab.folder / "images" / ("ab" * 32)).write_bytes(b"base")
@@ -237,7 +237,7 @@ def test_a_node_gets_what_its_own_ticket_names(lab: DoorsLab) -> None:
             fetch(who, blob, ticket)
 
 
-def test_versions_count_up_and_are_never_given_twice(lab: DoorsLab) -> None:
+def test_versions_count_up_and_are_never_given_twice(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(wish(digest))
@@ -258,7 +258,7 @@ def test_versions_count_up_and_are_never_given_twice(lab: DoorsLab) -> None:
         lab.client.create({"kind": "functionversion", "name": "thumb-9", "spec": first["spec"]})
 
 
-def test_a_publish_that_comes_twice_makes_one_version(lab: DoorsLab) -> None:
+def test_a_publish_that_comes_twice_makes_one_version(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(wish(digest))
@@ -269,7 +269,7 @@ def test_a_publish_that_comes_twice_makes_one_version(lab: DoorsLab) -> None:
     assert len(lab.client.list("functionversion").items) == 1
 
 
-def test_a_ticket_to_invoke_names_the_function_and_no_node(lab: DoorsLab) -> None:
+def test_a_ticket_to_invoke_names_the_function_and_no_node(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     uid = lab.client.create(wish(digest))["uid"]
@@ -282,7 +282,7 @@ def test_a_ticket_to_invoke_names_the_function_and_no_node(lab: DoorsLab) -> Non
         lab.client.verb("function", "none", "invoke", {})
 
 
-def test_names_leave_room_for_a_versions_number(lab: DoorsLab) -> None:
+def test_names_leave_room_for_a_versions_number(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     with pytest.raises(InvalidInput):
@@ -290,7 +290,7 @@ def test_names_leave_room_for_a_versions_number(lab: DoorsLab) -> None:
     lab.client.create(wish(digest, name="f" * 56))
 
 
-def test_an_alias_names_versions_that_there_are_and_keeps_them(lab: DoorsLab) -> None:
+def test_an_alias_names_versions_that_there_are_and_keeps_them(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(wish(digest))
@@ -309,7 +309,7 @@ def test_an_alias_names_versions_that_there_are_and_keeps_them(lab: DoorsLab) ->
         lab.client.patch("function", "thumb", {"spec": {"aliases": {"prod": 2}}})
 
 
-def test_who_gets_dead_letters_must_be_there_and_stays(lab: DoorsLab) -> None:
+def test_who_gets_dead_letters_must_be_there_and_stays(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     with pytest.raises(NotFound):
@@ -320,7 +320,7 @@ def test_who_gets_dead_letters_must_be_there_and_stays(lab: DoorsLab) -> None:
         lab.client.delete("function", "graves")
 
 
-def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab: DoorsLab) -> None:
+def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab: ApiLab) -> None:
     digest, data = make_zip()
     shop = shop_of(lab)
     for client in (lab.client, shop):
@@ -340,7 +340,7 @@ def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab:
         shop.delete("image", "python3-11")
 
 
-def test_the_image_of_a_runtime_stays_while_a_version_uses_it(lab: DoorsLab) -> None:
+def test_the_image_of_a_runtime_stays_while_a_version_uses_it(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(make_image("python3-11"))
@@ -361,9 +361,9 @@ class SlowFile(io.BufferedRandom):
 
 
 def test_code_of_megabytes_comes_whole_however_much_waits_for_a_slow_disk(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its sender is quicker: what waits for the doors is more than a head may have, and comes at once."""
+    """Its sender is quicker: what waits for the API servers is more than a head may have, and comes at once."""
     monkeypatch.setattr(
         "weft.api.code.upload.os.fdopen", lambda descriptor, mode: SlowFile(io.FileIO(descriptor, "r+b"))
     )

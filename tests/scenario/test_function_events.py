@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.function_api_lab import DoorsLab, doors_lab
+from tests.scenario.function_api_lab import ApiLab, api_lab
 
 from weft.gateway.function.definition.catalogue import Function
 from weft.gateway.function.invocation.call import Call, Outcome
@@ -428,33 +428,33 @@ async def test_kill_9_loses_nothing_that_was_accepted(tmp_path: Path) -> None:
     assert accepted <= kept
 
 
-# Through the doors, with boto3's calls as they are on the wire.
+# Through the API servers, with boto3's calls as they are on the wire.
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[DoorsLab]:
-    async with doors_lab(tmp_path) as lab:
+async def api(tmp_path: Path) -> AsyncIterator[ApiLab]:
+    async with api_lab(tmp_path) as lab:
         yield lab
 
 
 PATH = "/2015-03-31/functions/thumb/invocations"
 
 
-async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_are_seen_through_the_doors(
-    doors: DoorsLab,
+async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_are_seen_through_the_api_servers(
+    api: ApiLab,
 ) -> None:
-    agent = await doors.lab.agent("n1")
-    await doors.lab.function("thumb", retries=0)
-    bearer = f"Bearer {await doors.token(role='admin')}"
+    agent = await api.lab.agent("n1")
+    await api.lab.function("thumb", retries=0)
+    bearer = f"Bearer {await api.token(role='admin')}"
     agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory")
     ids = set()
     for n in range(20):
-        status, headers, _ = await doors.ask(
+        status, headers, _ = await api.ask(
             "POST", PATH, str(n).encode(), Authorization=bearer, X_Amz_Invocation_Type="Event"
         )
         assert status == 202
         ids.add(headers["x-amzn-requestid"])
-    await doors.restart()
+    await api.restart()
     said = Answer("", b'{"errorType":"E","errorMessage":"odd"}', error="Unhandled", error_type="E")
 
     def answer(agent: Any, invoke: Invoke) -> Answer:
@@ -465,11 +465,11 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
     agent.says = answer
     await agent.stop()
     await agent.start()
-    await doors.lab.until(lambda: {one.id for one in agent.invoked if one.id in agent.heard} == ids)
+    await api.lab.until(lambda: {one.id for one in agent.invoked if one.id in agent.heard} == ids)
     path = "/v1/projects/default/functions/thumb/dead-letters"
 
     async def letters() -> list[dict[str, Any]]:
-        status, _, body = await doors.ask("GET", path, Authorization=bearer)
+        status, _, body = await api.ask("GET", path, Authorization=bearer)
         assert status == 200
         return list(json.loads(body)["items"])
 
@@ -479,38 +479,36 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
         await asyncio.sleep(0.05)
     assert sorted(int(letter["payload"]) for letter in found) == list(range(1, 20, 2))
     assert {(letter["error_type"], letter["error"], letter["tries"]) for letter in found} == {("E", "odd", 1)}
-    invoker = f"Bearer {await doors.token('inv')}"
-    assert (await doors.ask("POST", f"{path}:purge", Authorization=invoker))[0] == 403
-    assert (await doors.ask("GET", f"{path}:purge", Authorization=bearer))[0] == 405
-    assert (await doors.ask("POST", f"{path}:burn", Authorization=bearer))[0] == 404
+    invoker = f"Bearer {await api.token('inv')}"
+    assert (await api.ask("POST", f"{path}:purge", Authorization=invoker))[0] == 403
+    assert (await api.ask("GET", f"{path}:purge", Authorization=bearer))[0] == 405
+    assert (await api.ask("POST", f"{path}:burn", Authorization=bearer))[0] == 404
     agent.says = lambda agent, invoke: Answer(invoke.id, b"1")
-    assert json.loads((await doors.ask("POST", f"{path}:redrive", Authorization=bearer))[2]) == {"count": 10}
-    await doors.lab.until(lambda: len(agent.heard) >= 30)
+    assert json.loads((await api.ask("POST", f"{path}:redrive", Authorization=bearer))[2]) == {"count": 10}
+    await api.lab.until(lambda: len(agent.heard) >= 30)
     assert await letters() == []
-    assert json.loads((await doors.ask("POST", f"{path}:purge", Authorization=bearer))[2]) == {"count": 0}
+    assert json.loads((await api.ask("POST", f"{path}:purge", Authorization=bearer))[2]) == {"count": 0}
 
 
-async def test_a_damaged_file_of_events_keeps_the_doors_shut_until_it_is_moved_away(
-    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_damaged_file_of_events_keeps_the_api_servers_shut_until_it_is_moved_away(
+    api: ApiLab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(function_api, "AGAIN_SECONDS", 0.05)
-    await doors.lab.agent("n1")
-    await doors.lab.function("thumb")
-    bearer = f"Bearer {await doors.token()}"
-    await doors.close()
-    path = doors.folder / "gateway" / "events.db"
+    await api.lab.agent("n1")
+    await api.lab.function("thumb")
+    bearer = f"Bearer {await api.token()}"
+    await api.close()
+    path = api.folder / "gateway" / "events.db"
     path.write_bytes(b"no database" * 1000)
-    place = f"127.0.0.1:{doors.port}"
-    keeping = asyncio.ensure_future(
-        function_api.keep_function_api([place], doors.folder, doors.lab.parts, doors.lab.clock)
-    )
+    place = f"127.0.0.1:{api.port}"
+    keeping = asyncio.ensure_future(function_api.keep_function_api([place], api.folder, api.lab.parts, api.lab.clock))
     try:
-        await doors.lab.until(lambda: "functions can't be served over HTTP" in caplog.text)
-        assert await doors.lab.invoke("thumb", b"1")  # all else goes on
+        await api.lab.until(lambda: "functions can't be served over HTTP" in caplog.text)
+        assert await api.lab.invoke("thumb", b"1")  # all else goes on
         path.unlink()
         for _ in range(1200):
             try:
-                status, _, body = await doors.ask("POST", PATH, b"7", Authorization=bearer)
+                status, _, body = await api.ask("POST", PATH, b"7", Authorization=bearer)
                 break
             except OSError:
                 await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A project's quota on invocations at once, at the gateway's real doors: how many run, what is refused, and bad days."""
+"""A project's quota on invocations at once, at the gateway's real API servers: how many run, what is refused, and bad days."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.scenario.function_api_lab import DoorsLab, do, doors_lab, read
+from tests.scenario.function_api_lab import ApiLab, api_lab, do, read
 from tests.scenario.functions_lab import FunctionsLab
 
 from weft.contracts.store import Delete
@@ -26,14 +26,14 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[DoorsLab]:
+async def api(tmp_path: Path) -> AsyncIterator[ApiLab]:
     """With a node that ends nothing by itself, and the functions one and two."""
-    async with doors_lab(tmp_path) as doors:
-        agent = await doors.lab.agent("n1")
+    async with api_lab(tmp_path) as api:
+        agent = await api.lab.agent("n1")
         agent.says = lambda agent, invoke: None
         for name in ("one", "two"):
-            await doors.lab.function(name, http="open")
-        yield doors
+            await api.lab.function(name, http="open")
+        yield api
 
 
 async def limit(lab: FunctionsLab, most: int | None, project: str = "default") -> None:
@@ -61,8 +61,8 @@ async def refuse(lab: FunctionsLab, name: str) -> Throttled:
     return caught.value
 
 
-async def test_all_functions_of_a_project_share_what_runs_at_once(doors: DoorsLab) -> None:
-    lab, agent = doors.lab, doors.lab.agents["n1"]
+async def test_all_functions_of_a_project_share_what_runs_at_once(api: ApiLab) -> None:
+    lab, agent = api.lab, api.lab.agents["n1"]
     await limit(lab, 3)
     calls = [asyncio.ensure_future(lab.invoke(name)) for name in ("one", "two", "one", "two", "one")]
     await lab.until(lambda: len(agent.invoked) == 3)
@@ -86,8 +86,8 @@ async def test_all_functions_of_a_project_share_what_runs_at_once(doors: DoorsLa
     assert counts.throttles >= 3
 
 
-async def test_a_limit_below_what_runs_ends_nothing_and_counts_at_once(doors: DoorsLab) -> None:
-    lab, agent = doors.lab, doors.lab.agents["n1"]
+async def test_a_limit_below_what_runs_ends_nothing_and_counts_at_once(api: ApiLab) -> None:
+    lab, agent = api.lab, api.lab.agents["n1"]
     calls = [asyncio.ensure_future(lab.invoke("one")) for _ in range(3)]
     await lab.until(lambda: len(agent.invoked) == 3)
     await limit(lab, 1)
@@ -103,12 +103,12 @@ async def test_a_limit_below_what_runs_ends_nothing_and_counts_at_once(doors: Do
     assert (await lab.invoke("one")).payload == b"8"
 
 
-async def test_the_next_gateway_counts_what_the_killed_one_began(doors: DoorsLab) -> None:
-    lab, agent = doors.lab, doors.lab.agents["n1"]
+async def test_the_next_gateway_counts_what_the_killed_one_began(api: ApiLab) -> None:
+    lab, agent = api.lab, api.lab.agents["n1"]
     await limit(lab, 1)
     lost = asyncio.ensure_future(lab.invoke("one"))
     await lab.until(lambda: len(agent.invoked) == 1)
-    await doors.restart()
+    await api.restart()
     await agent.stop()
     await agent.start()
     await lab.until(lambda: lab.serves(agent))
@@ -120,10 +120,10 @@ async def test_the_next_gateway_counts_what_the_killed_one_began(doors: DoorsLab
     lost.cancel()
 
 
-async def test_callers_are_told_as_lambda_tells_them_and_events_wait(doors: DoorsLab) -> None:
-    lab, agent = doors.lab, doors.lab.agents["n1"]
+async def test_callers_are_told_as_lambda_tells_them_and_events_wait(api: ApiLab) -> None:
+    lab, agent = api.lab, api.lab.agents["n1"]
     await limit(lab, 1)
-    client = doors.boto(await doors.key(), retries={"total_max_attempts": 1, "mode": "standard"})
+    client = api.boto(await api.key(), retries={"total_max_attempts": 1, "mode": "standard"})
     under_way = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="one", Payload=b"1")))
     await lab.until(lambda: len(agent.invoked) == 1)
     with pytest.raises(client.exceptions.TooManyRequestsException) as raised:
@@ -132,7 +132,7 @@ async def test_callers_are_told_as_lambda_tells_them_and_events_wait(doors: Door
     assert told["ResponseMetadata"]["HTTPStatusCode"] == 429
     assert told["ResponseMetadata"]["HTTPHeaders"]["retry-after"] == "1"
     assert "function_concurrency: 1 of 1 used" in told["Error"]["Message"]
-    status, headers, _ = await doors.ask("GET", "/url/default/two/")
+    status, headers, _ = await api.ask("GET", "/url/default/two/")
     assert (status, headers["retry-after"]) == (429, "1")
     accepted = await do(lambda: client.invoke(FunctionName="two", InvocationType="Event", Payload=b'"later"'))
     assert accepted["StatusCode"] == 202

@@ -1,4 +1,4 @@
-"""Gangs on the deciders: together or not at all, whatever comes between."""
+"""Gangs on the controllers: together or not at all, whatever comes between."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_a_gang_waits_for_the_member_that_waits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_deciders_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_path: Path, seed: int) -> None:
+async def test_controllers_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     killed: Counter[int] = Counter()
     async with Lab(tmp_path, slow=seed) as lab:
@@ -131,11 +131,11 @@ async def test_deciders_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_
                 await lab.put_vm(f"g{number}-{member}", gang=f"g{number}:3", cpu=2.0)
             for _ in range(draw.randrange(60, 160)):
                 await asyncio.sleep(0)
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             counts = Counter(name.partition("-")[0] for name in await nodes_of(lab))
             assert set(counts.values()) <= {3}, counts
             killed[counts[f"g{number}"]] += 1
-            lab.start_deciders()
+            lab.start_controllers()
         for number in range(30):
             for member in "abc":
                 await lab.until_phase(f"g{number}-{member}", "Running")

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
-from tests.scenario.function_api_lab import do, doors_lab
+from tests.scenario.function_api_lab import api_lab, do
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 from tests.scenario.test_gateway_streams import plan_guest
 
@@ -163,21 +163,21 @@ async def test_a_token_that_expires_ends_its_stream(gateway: GatewayLab, store: 
 
 
 async def test_a_user_s_key_for_functions_ends_with_the_user_s_role(tmp_path: Path) -> None:
-    async with doors_lab(tmp_path) as doors:
-        await doors.lab.agent("n1")
-        await doors.lab.function("thumb")
-        ann = await put(doors.lab.store, USER, "ann", UserSpec())
+    async with api_lab(tmp_path) as api:
+        await api.lab.agent("n1")
+        await api.lab.function("thumb")
+        ann = await put(api.lab.store, USER, "ann", UserSpec())
         binding = RoleBindingSpec(role="invoker", project="default", users=["ann"])
-        await put(doors.lab.store, ROLE_BINDING, "ann-default", binding)
-        client = doors.boto(await doors.key("hers", owner=ann.ref))
+        await put(api.lab.store, ROLE_BINDING, "ann-default", binding)
+        client = api.boto(await api.key("hers", owner=ann.ref))
         assert (await do(lambda: client.invoke(FunctionName="thumb")))["StatusCode"] == 200
         key = object_key("rolebinding", None, "ann-default")
-        await doors.lab.store.commit([Delete(key)])
-        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(key) is None)
+        await api.lab.store.commit([Delete(key)])
+        await api.lab.until(lambda: api.lab.functions.cache.view.get(key) is None)
         with pytest.raises(ClientError, match="ann has no role: ann can't invoke functions"):
             await do(lambda: client.invoke(FunctionName="thumb"))
-        await drop(doors.lab.store, "user", "ann")
-        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(ann.key) is None)
+        await drop(api.lab.store, "user", "ann")
+        await api.lab.until(lambda: api.lab.functions.cache.view.get(ann.key) is None)
         with pytest.raises(ClientError, match="user ann was deleted or disabled"):
             await do(lambda: client.invoke(FunctionName="thumb"))
 
@@ -217,35 +217,35 @@ async def test_a_stream_ends_when_an_own_role_loses_its_verb(
 
 
 async def test_a_key_for_functions_has_what_its_own_role_lists_and_no_more(tmp_path: Path) -> None:
-    async with doors_lab(tmp_path) as doors:
-        await doors.lab.agent("n1")
-        await doors.lab.function("thumb")
-        await put(doors.lab.store, ROLE, "reader", RoleSpec(rules={"function": ["get"]}))
+    async with api_lab(tmp_path) as api:
+        await api.lab.agent("n1")
+        await api.lab.function("thumb")
+        await put(api.lab.store, ROLE, "reader", RoleSpec(rules={"function": ["get"]}))
         key = object_key("role", None, "reader")
-        await doors.lab.until(lambda: doors.lab.functions.cache.view.get(key) is not None)
-        client = doors.boto(await doors.key("reads", role="reader"))
+        await api.lab.until(lambda: api.lab.functions.cache.view.get(key) is not None)
+        client = api.boto(await api.key("reads", role="reader"))
         found = await do(lambda: client.get_function(FunctionName="thumb"))
         assert found["Configuration"]["FunctionName"] == "thumb"
         with pytest.raises(ClientError, match="it can't invoke functions"):
             await do(lambda: client.invoke(FunctionName="thumb"))
         with pytest.raises(ClientError, match="it can't list functions"):
             await do(client.list_functions)
-        await change_role(doors.lab.store, "reader", function=["invoke"])
-        view = doors.lab.functions.cache.view
-        await doors.lab.until(lambda: (item := view.get(key)) is not None and b"invoke" in bytes(item.envelope.spec))
+        await change_role(api.lab.store, "reader", function=["invoke"])
+        view = api.lab.functions.cache.view
+        await api.lab.until(lambda: (item := view.get(key)) is not None and b"invoke" in bytes(item.envelope.spec))
         assert (await do(lambda: client.invoke(FunctionName="thumb")))["StatusCode"] == 200
 
 
 async def test_a_user_s_token_reads_functions_only_if_its_own_role_may(tmp_path: Path) -> None:
-    async with doors_lab(tmp_path) as doors:
-        await doors.lab.agent("n1")
-        await doors.lab.function("thumb")
-        ann = await put(doors.lab.store, USER, "ann", UserSpec())
-        await put(doors.lab.store, ROLE, "starter", RoleSpec(rules={"vm": ["start"]}))
+    async with api_lab(tmp_path) as api:
+        await api.lab.agent("n1")
+        await api.lab.function("thumb")
+        ann = await put(api.lab.store, USER, "ann", UserSpec())
+        await put(api.lab.store, ROLE, "starter", RoleSpec(rules={"vm": ["start"]}))
         binding = RoleBindingSpec(role="editor", project="default", users=["ann"])
-        await put(doors.lab.store, ROLE_BINDING, "ann-default", binding)
-        whole = doors.boto(await doors.key("whole", owner=ann.ref, role=""))
-        limited = doors.boto(await doors.key("limited", owner=ann.ref, role="starter"))
+        await put(api.lab.store, ROLE_BINDING, "ann-default", binding)
+        whole = api.boto(await api.key("whole", owner=ann.ref, role=""))
+        limited = api.boto(await api.key("limited", owner=ann.ref, role="starter"))
         assert len((await do(whole.list_functions))["Functions"]) == 1
         for work in (lambda: limited.get_function(FunctionName="thumb"), limited.list_functions):
             with pytest.raises(ClientError, match="this token allows starter at most"):

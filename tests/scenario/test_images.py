@@ -81,10 +81,10 @@ async def test_a_file_that_was_lost_is_fetched_again_and_a_fetch_that_was_cut_be
     async with Lab(tmp_path) as lab:
         await lab.put("image", "mine", {"url": f"file://{tmp_path}/disk.raw"})
         await until_phase(lab, "mine", "Available")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         (tmp_path / "images" / DIGEST).unlink()
         (tmp_path / "images" / ".fetch-old").write_bytes(b"half")
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def back() -> bool:
             return (tmp_path / "images" / DIGEST).exists()
@@ -103,7 +103,7 @@ async def test_an_image_that_an_older_weft_fetched_says_how_much_memory_it_needs
     async with Lab(tmp_path) as lab:
         await lab.put("image", "small", {"url": f"file://{tmp_path}/small.tar"})
         assert (await until_phase(lab, "small", "Available")).min_memory == least
-        await lab.kill_deciders()
+        await lab.kill_controllers()
 
         def forget(image: Envelope) -> None:
             old = msgspec.structs.replace(decode_part(image.status, ImageStatus), min_memory=0)
@@ -111,7 +111,7 @@ async def test_an_image_that_an_older_weft_fetched_says_how_much_memory_it_needs
 
         await lab.change("/image/default/small", forget)
         assert (await status_of(lab, "small")).min_memory == 0
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def known() -> bool:
             return (await status_of(lab, "small")).min_memory == least

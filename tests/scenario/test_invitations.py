@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.cli.app import run
 from weft.client.context import hash_ca, read_context, write_context
@@ -18,14 +18,14 @@ from weft.objects.errors import NotFound
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("invitations"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("invitations"))
     yield lab
     lab.close()
 
 
 @pytest.fixture
-def become(lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def become(lab: ApiLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
     """Work in a home of that name from now on, with the administrator's context if it is the administrator's."""
     for name in ("WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_PROJECT", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -43,7 +43,7 @@ def become(lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def test_a_colleague_types_the_line_and_works(
-    lab: DoorsLab,
+    lab: ApiLab,
     become: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -68,7 +68,7 @@ def test_a_colleague_types_the_line_and_works(
 
 
 def test_of_two_invitations_at_once_one_prints_a_password_and_it_is_the_one_that_is_valid(
-    lab: DoorsLab, become: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: ApiLab, become: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     become("admin")
     words, numbers = [["user", "invite", "dot", "-p", "default"]], itertools.count()
@@ -89,7 +89,7 @@ def test_of_two_invitations_at_once_one_prints_a_password_and_it_is_the_one_that
 
 @pytest.mark.parametrize(("flags", "code"), [(["--role", "boss"], 3), (["--server", "10.0.0.1:6443"], 2)])
 def test_a_role_or_an_address_that_can_not_be_leaves_no_user(
-    lab: DoorsLab, become: Callable[[str], Path], flags: list[str], code: int
+    lab: ApiLab, become: Callable[[str], Path], flags: list[str], code: int
 ) -> None:
     become("admin")
     assert run(["user", "invite", "bea", "-p", "default", *flags], SystemClock) == code
@@ -99,7 +99,7 @@ def test_a_role_or_an_address_that_can_not_be_leaves_no_user(
 
 @pytest.mark.parametrize("yes", [True, False])
 def test_an_unknown_server_is_trusted_once_its_digest_was_shown_and_compared(
-    lab: DoorsLab,
+    lab: ApiLab,
     become: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -145,7 +145,7 @@ def test_a_ca_that_can_not_be_used_is_refused_in_words(
     content: bytes | None,
     digest: str | None,
     said: str,
-    lab: DoorsLab,
+    lab: ApiLab,
     become: Callable[[str], Path],
     capsys: pytest.CaptureFixture[str],
 ) -> None:

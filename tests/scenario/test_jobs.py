@@ -291,7 +291,7 @@ async def test_a_name_that_is_taken_is_waited_for(tmp_path: Path) -> None:
         assert (status.reason, began(nodes)) == ("", Counter(["thumbs-0", "thumbs-1"]))
 
 
-async def test_deciders_killed_again_and_again_run_nothing_twice_and_forget_nothing(tmp_path: Path) -> None:
+async def test_controllers_killed_again_and_again_run_nothing_twice_and_forget_nothing(tmp_path: Path) -> None:
     async with Lab(tmp_path, slow=4) as lab:
         nodes = await add_nodes(lab, 3)
         for node in nodes:
@@ -303,8 +303,8 @@ async def test_deciders_killed_again_and_again_run_nothing_twice_and_forget_noth
             nonlocal turns
             turns += 1
             if turns % 3 == 0:
-                await lab.kill_deciders()
-                lab.start_deciders()
+                await lab.kill_controllers()
+                lab.start_controllers()
             for _ in range(turns % 11 * 7):
                 await asyncio.sleep(0)
             return (await lab.job("thumbs")).phase == "Failed"
@@ -336,9 +336,9 @@ async def test_what_was_due_while_nobody_decided_runs_once(tmp_path: Path) -> No
         nodes = await add_nodes(lab)
         await lab.put_job("tick", schedule="* * * * *")
         await lab.until_job("tick", "Scheduled")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.pass_time(600)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.pass_time(20)
         assert len(began(nodes)) == 1
 
@@ -429,8 +429,8 @@ async def test_the_winner_waits_until_the_room_is_really_free(tmp_path: Path) ->
         (web,) = [spec for spec in await lab.allocations() if spec.workload.kind == "vm"]
         (filler,) = [e for e in await lab.every("allocation") if decode_part(e.spec, AllocationSpec).preemptible]
         assert web.waits_for == filler.name and filler.deleting_since is not None
-        await lab.kill_deciders()
-        lab.start_deciders()
+        await lab.kill_controllers()
+        lab.start_controllers()
         nodes[0].slow = False
         for envelope in await lab.every("allocation"):
             await nodes[0].act(envelope.key)

@@ -1,4 +1,4 @@
-"""boto3 against the doors of functions: what it asks is served as Lambda would, and refused as Lambda would."""
+"""boto3 against the function gateways: what it asks is served as Lambda would, and refused as Lambda would."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from botocore.exceptions import BotoCoreError, ClientError
 from tests.scenario.controllers_lab import VirtualClock
-from tests.scenario.function_api_lab import DoorsLab, do, doors_lab, read
+from tests.scenario.function_api_lab import ApiLab, api_lab, do, read
 
 from weft.gateway.function import dispatcher
 from weft.gateway.function.invocation import late_results
@@ -27,16 +27,16 @@ def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[DoorsLab]:
-    async with doors_lab(tmp_path) as lab:
+async def api(tmp_path: Path) -> AsyncIterator[ApiLab]:
+    async with api_lab(tmp_path) as lab:
         yield lab
 
 
-async def make(doors: DoorsLab, **spec: Any) -> Any:
+async def make(api: ApiLab, **spec: Any) -> Any:
     """An agent, a function thumb, and a client with a key of its own."""
-    await doors.lab.agent("n1")
-    await doors.lab.function("thumb", **spec)
-    return doors.boto(await doors.key())
+    await api.lab.agent("n1")
+    await api.lab.function("thumb", **spec)
+    return api.boto(await api.key())
 
 
 def refusal(raised: pytest.ExceptionInfo[ClientError]) -> tuple[int, str, str]:
@@ -44,9 +44,9 @@ def refusal(raised: pytest.ExceptionInfo[ClientError]) -> tuple[int, str, str]:
     return told["ResponseMetadata"]["HTTPStatusCode"], told["Error"]["Code"], told["Error"]["Message"]
 
 
-async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(doors: DoorsLab) -> None:
-    client = await make(doors)
-    agent = doors.lab.agents["n1"]
+async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(api: ApiLab) -> None:
+    client = await make(api)
+    agent = api.lab.agents["n1"]
     agent.says = lambda agent, invoke: Answer(invoke.id, invoke.payload, tail=b"x" * 5000 + b"\nlast line\n")
     context = base64.b64encode('{"custom": {"a": "b", "name": "Zoë"}}\n'.encode()).decode()
     told = await do(
@@ -76,23 +76,23 @@ async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(doors: 
         "thumb:$LATEST",
     ],
 )
-async def test_a_function_goes_by_all_its_names(doors: DoorsLab, name: str) -> None:
-    client = await make(doors)
+async def test_a_function_goes_by_all_its_names(api: ApiLab, name: str) -> None:
+    client = await make(api)
     assert read(await do(lambda: client.invoke(FunctionName=name, Payload=b"7"))) == 7
 
 
 @pytest.mark.parametrize("error", ["Handled", "Unhandled"])
-async def test_a_functions_own_error_is_told_as_lambda_tells_it(doors: DoorsLab, error: Any) -> None:
-    client = await make(doors)
+async def test_a_functions_own_error_is_told_as_lambda_tells_it(api: ApiLab, error: Any) -> None:
+    client = await make(api)
     said = b'{"errorMessage":"no","errorType":"ValueError"}'
-    doors.lab.agents["n1"].says = lambda agent, invoke: Answer(invoke.id, said, error=error, error_type="ValueError")
+    api.lab.agents["n1"].says = lambda agent, invoke: Answer(invoke.id, said, error=error, error_type="ValueError")
     told = await do(lambda: client.invoke(FunctionName="thumb"))
     assert (told["StatusCode"], told["FunctionError"], read(told)["errorType"]) == (200, error, "ValueError")
 
 
-async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> None:
-    client = await make(doors, max_concurrent=1)
-    agent = doors.lab.agents["n1"]
+async def test_what_can_not_run_is_refused_by_lambdas_types(api: ApiLab) -> None:
+    client = await make(api, max_concurrent=1)
+    agent = api.lab.agents["n1"]
     with pytest.raises(client.exceptions.ResourceNotFoundException) as raised:
         await do(lambda: client.invoke(FunctionName="nobody"))
     assert refusal(raised)[0] == 404
@@ -127,7 +127,7 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> 
     assert refusal(raised)[:2] == (503, "ServiceUnavailableException") and "no memory" in refusal(raised)[2]
     agent.says = lambda agent, invoke: None
     under_way = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await doors.lab.until(lambda: bool(agent.begun))
+    await api.lab.until(lambda: bool(agent.begun))
     with pytest.raises(client.exceptions.TooManyRequestsException) as raised:
         await do(lambda: client.invoke(FunctionName="thumb"))
     assert "1 of at most 1 invocations run" in refusal(raised)[2]
@@ -135,10 +135,10 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(doors: DoorsLab) -> 
     assert read(await under_way) == 2
 
 
-async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(doors: DoorsLab) -> None:
-    await make(doors)
-    client = doors.boto(await doors.key("retrying"), retries={"max_attempts": 4, "mode": "standard"})
-    agent = doors.lab.agents["n1"]
+async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(api: ApiLab) -> None:
+    await make(api)
+    client = api.boto(await api.key("retrying"), retries={"max_attempts": 4, "mode": "standard"})
+    agent = api.lab.agents["n1"]
 
     def lose(agent: Any, invoke: Invoke) -> None:
         agent.begun.clear()  # as an agent that was killed
@@ -151,21 +151,21 @@ async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(
     assert raised.value.response["ResponseMetadata"]["RetryAttempts"] >= 1 and len(agent.invoked) == 1
 
 
-async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(doors: DoorsLab) -> None:
-    await make(doors)
-    client = doors.boto(await doors.key("hasty"), read_timeout=1, retries={"max_attempts": 8, "mode": "standard"})
-    agent = doors.lab.agents["n1"]
+async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(api: ApiLab) -> None:
+    await make(api)
+    client = api.boto(await api.key("hasty"), read_timeout=1, retries={"max_attempts": 8, "mode": "standard"})
+    agent = api.lab.agents["n1"]
     agent.says = lambda agent, invoke: None
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await doors.lab.until(lambda: bool(agent.begun))
+    await api.lab.until(lambda: bool(agent.begun))
     await asyncio.sleep(1.5)
     agent.say(Answer(agent.invoked[0].id, b'"once"'))
     assert read(await asked) == "once" and len(agent.invoked) == 1
 
 
-async def test_functions_are_looked_at_and_waited_for(doors: DoorsLab) -> None:
-    client = await make(doors, env={"A": "b"}, memory=512 * 2**20, timeout=3.0, description="small pictures")
-    await doors.lab.function("other")
+async def test_functions_are_looked_at_and_waited_for(api: ApiLab) -> None:
+    client = await make(api, env={"A": "b"}, memory=512 * 2**20, timeout=3.0, description="small pictures")
+    await api.lab.function("other")
     whole = await do(lambda: client.get_function(FunctionName="thumb"))
     told = whole["Configuration"]
     assert (told["FunctionName"], told["State"], told["LastUpdateStatus"]) == ("thumb", "Active", "Successful")
@@ -199,15 +199,15 @@ async def test_functions_are_looked_at_and_waited_for(doors: DoorsLab) -> None:
     with pytest.raises(client.exceptions.ResourceNotFoundException):
         await do(lambda: client.get_function(FunctionName="nobody"))
     assert (await do(lambda: client.invoke(FunctionName="thumb", InvocationType="DryRun")))["StatusCode"] == 204
-    assert doors.lab.agents["n1"].invoked == []
+    assert api.lab.agents["n1"].invoked == []
 
 
-async def test_an_event_is_accepted_and_run(doors: DoorsLab) -> None:
-    client = await make(doors)
+async def test_an_event_is_accepted_and_run(api: ApiLab) -> None:
+    client = await make(api)
     told = await do(lambda: client.invoke(FunctionName="thumb", InvocationType="Event", Payload=b'{"n":1}'))
     assert told["StatusCode"] == 202 and told["Payload"].read() == b""
-    agent = doors.lab.agents["n1"]
-    await doors.lab.until(lambda: len(agent.heard) == 1)
+    agent = api.lab.agents["n1"]
+    await api.lab.until(lambda: len(agent.heard) == 1)
     assert agent.invoked[0].payload == b'{"n":1}' and agent.invoked[0].id == told["ResponseMetadata"]["RequestId"]
     with pytest.raises(ClientError) as raised:
         big = b'"' + b"x" * 256 * 1024 + b'"'
@@ -215,41 +215,41 @@ async def test_an_event_is_accepted_and_run(doors: DoorsLab) -> None:
     assert refusal(raised)[0] == 413
 
 
-async def test_who_may_not_is_refused_and_nothing_runs(doors: DoorsLab) -> None:
-    await make(doors)
-    key_id, secret = await doors.key("good")
-    lab, agent = doors.lab, doors.lab.agents["n1"]
+async def test_who_may_not_is_refused_and_nothing_runs(api: ApiLab) -> None:
+    await make(api)
+    key_id, secret = await api.key("good")
+    lab, agent = api.lab, api.lab.agents["n1"]
 
     async def refused(client: Any, name: str = "thumb") -> tuple[int, str, str]:
         with pytest.raises(ClientError) as raised:
             await do(lambda: client.invoke(FunctionName=name))
         return refusal(raised)
 
-    assert (await refused(doors.boto((key_id, secret + "x"))))[:2] == (403, "InvalidSignatureException")
-    assert (await refused(doors.boto(("WEFT" + "A" * 16, secret))))[:2] == (403, "UnrecognizedClientException")
-    status, code, said = await refused(doors.boto((key_id, secret), region="eu-central-1"))
+    assert (await refused(api.boto((key_id, secret + "x"))))[:2] == (403, "InvalidSignatureException")
+    assert (await refused(api.boto(("WEFT" + "A" * 16, secret))))[:2] == (403, "UnrecognizedClientException")
+    status, code, said = await refused(api.boto((key_id, secret), region="eu-central-1"))
     assert (status, code) == (403, "InvalidSignatureException") and "this is 'weft'" in said
-    other = doors.boto(await doors.key("other", project="lab"))
+    other = api.boto(await api.key("other", project="lab"))
     assert (await refused(other))[:2] == (404, "ResourceNotFoundException")  # lab has no such function
     arn = "arn:weft:lambda:weft:default:function:thumb"
     assert (await refused(other, arn))[:2] == (403, "AccessDeniedException")
-    viewer = doors.boto(await doors.key("viewer", role="viewer"))
+    viewer = api.boto(await api.key("viewer", role="viewer"))
     assert (await refused(viewer))[:2] == (403, "AccessDeniedException")
     assert (await do(lambda: viewer.get_function(FunctionName="thumb")))["Configuration"]["State"] == "Active"
-    late = doors.boto(await doors.key("late", expires_at=lab.clock.now() - 1))
+    late = api.boto(await api.key("late", expires_at=lab.clock.now() - 1))
     assert (await refused(late))[2].startswith("token late has expired")
-    gone = doors.boto(await doors.key("gone"))
+    gone = api.boto(await api.key("gone"))
     assert read(await do(lambda: gone.invoke(FunctionName="thumb"))) == {}
-    await doors.drop_token("gone")
+    await api.drop_token("gone")
     assert (await refused(gone))[1] == "UnrecognizedClientException"
     assert len(agent.invoked) == 1
 
 
-async def test_a_bearer_token_will_do_as_well(doors: DoorsLab) -> None:
-    await make(doors)
+async def test_a_bearer_token_will_do_as_well(api: ApiLab) -> None:
+    await make(api)
     path = "/2015-03-31/functions/thumb/invocations"
-    invoker, viewer = await doors.token("eve"), await doors.token("vic", role="viewer")
-    status, headers, body = await doors.ask("POST", path, b'{"n":2}', Authorization=f"Bearer {invoker}")
+    invoker, viewer = await api.token("eve"), await api.token("vic", role="viewer")
+    status, headers, body = await api.ask("POST", path, b'{"n":2}', Authorization=f"Bearer {invoker}")
     assert (status, json.loads(body), headers["x-amz-executed-version"]) == (200, {"n": 2}, "$LATEST")
     for bad, code in (
         (f"Bearer {viewer}", "AccessDeniedException"),
@@ -258,28 +258,28 @@ async def test_a_bearer_token_will_do_as_well(doors: DoorsLab) -> None:
         (f"Basic {invoker}", "MissingAuthenticationTokenException"),
         ("AWS4-HMAC-SHA256 nonsense", "IncompleteSignatureException"),
     ):
-        status, headers, _ = await doors.ask("POST", path, b"{}", Authorization=bad)
+        status, headers, _ = await api.ask("POST", path, b"{}", Authorization=bad)
         assert headers["x-amzn-errortype"] == code and status in (400, 403), bad
-    status, headers, _ = await doors.ask("POST", path, b"{}")
+    status, headers, _ = await api.ask("POST", path, b"{}")
     assert (status, headers["x-amzn-errortype"]) == (403, "MissingAuthenticationTokenException")
-    assert len(doors.lab.agents["n1"].invoked) == 1
+    assert len(api.lab.agents["n1"].invoked) == 1
 
 
-async def lose_the_gateway(doors: DoorsLab, *back: str) -> VirtualClock:
+async def lose_the_gateway(api: ApiLab, *back: str) -> VirtualClock:
     """The next one knows nothing of this one; the agents of the nodes ``back`` find it. Its time stands still until it is moved."""
-    for agent in doors.lab.agents.values():
+    for agent in api.lab.agents.values():
         await agent.stop()
-    clock = doors.lab.their_clock = VirtualClock()
-    await doors.restart()
+    clock = api.lab.their_clock = VirtualClock()
+    await api.restart()
     for name in back:
-        await start(doors, name)
+        await start(api, name)
     return clock
 
 
-async def start(doors: DoorsLab, name: str) -> None:
-    agent = doors.lab.agents[name]
+async def start(api: ApiLab, name: str) -> None:
+    agent = api.lab.agents[name]
     await agent.start()
-    await doors.lab.until(lambda: doors.lab.serves(agent))
+    await api.lab.until(lambda: api.lab.serves(agent))
 
 
 async def ended(clock: VirtualClock, asked: asyncio.Future[Any]) -> Any:
@@ -291,31 +291,31 @@ async def ended(clock: VirtualClock, asked: asyncio.Future[Any]) -> Any:
     return await asked
 
 
-async def until_one_waits(doors: DoorsLab, clock: VirtualClock) -> None:
+async def until_one_waits(api: ApiLab, clock: VirtualClock) -> None:
     """A call has come to a gateway whose time stands still, and waits for nodes: nobody else looks as often for anything."""
-    await doors.lab.until(lambda: clock.next_in() <= late_results.STEP_SECONDS)
+    await api.lab.until(lambda: clock.next_in() <= late_results.STEP_SECONDS)
 
 
 @pytest.mark.parametrize("answered", ["before", "after"])
 async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
-    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch, answered: str
+    api: ApiLab, monkeypatch: pytest.MonkeyPatch, answered: str
 ) -> None:
     monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
-    await make(doors)
-    agent = doors.lab.agents["n1"]
+    await make(api)
+    agent = api.lab.agents["n1"]
     agent.says = lambda agent, invoke: None
-    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 8, "mode": "standard"})
+    client = api.boto(await api.key("patient"), retries={"max_attempts": 8, "mode": "standard"})
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await doors.lab.until(lambda: bool(agent.begun))
+    await api.lab.until(lambda: bool(agent.begun))
     id = agent.invoked[0].id
     if answered == "before":  # while there is no gateway to hear it
         agent.answers[id] = Answer(id, b'"once"')
-    clock = await lose_the_gateway(doors)
-    await until_one_waits(doors, clock)
-    await start(doors, "n1")
+    clock = await lose_the_gateway(api)
+    await until_one_waits(api, clock)
+    await start(api, "n1")
     clock.advance(late_results.STEP_SECONDS)  # its node is back
     if answered == "after":
-        await until_one_waits(doors, clock)
+        await until_one_waits(api, clock)
         agent.say(Answer(id, b'"once"'))
     told = await ended(clock, asked)
     assert read(told) == "once" and told["ResponseMetadata"]["RequestId"] == id and len(agent.invoked) == 1
@@ -325,19 +325,19 @@ async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
 
 
 async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_not_back(
-    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    api: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
-    await make(doors)
-    first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
+    await make(api)
+    first, second = api.lab.agents["n1"], await api.lab.agent("n2")
     for agent in (first, second):
         agent.says = lambda agent, invoke: None
-    client = doors.boto(await doors.key("patient"), retries={"max_attempts": 5, "mode": "standard"})
+    client = api.boto(await api.key("patient"), retries={"max_attempts": 5, "mode": "standard"})
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await doors.lab.until(lambda: bool(first.begun or second.begun))
+    await api.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
-    clock = await lose_the_gateway(doors, other)
-    await until_one_waits(doors, clock)
+    clock = await lose_the_gateway(api, other)
+    await until_one_waits(api, clock)
     clock.advance(late_results.GATHER_SECONDS)
     with pytest.raises(ClientError) as raised:
         await asked
@@ -346,44 +346,44 @@ async def test_a_retry_is_not_run_elsewhere_while_the_node_that_may_have_it_is_n
 
 
 async def test_the_next_gateway_runs_no_more_at_once_though_one_node_is_heard_late(
-    doors: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    api: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "CLOSING_SECONDS", 0.1)
-    await make(doors, max_concurrent=1)
-    first, second = doors.lab.agents["n1"], await doors.lab.agent("n2")
+    await make(api, max_concurrent=1)
+    first, second = api.lab.agents["n1"], await api.lab.agent("n2")
     for agent in (first, second):
         agent.says = lambda agent, invoke: None
-    client = doors.boto(await doors.key("once"), retries={"total_max_attempts": 1, "mode": "standard"})
+    client = api.boto(await api.key("once"), retries={"total_max_attempts": 1, "mode": "standard"})
     lost = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await doors.lab.until(lambda: bool(first.begun or second.begun))
+    await api.lab.until(lambda: bool(first.begun or second.begun))
     there, other = ("n1", "n2") if first.begun else ("n2", "n1")
-    clock = await lose_the_gateway(doors, other)
+    clock = await lose_the_gateway(api, other)
     with pytest.raises((ClientError, BotoCoreError)):
         await lost
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"2")))
-    await until_one_waits(doors, clock)
+    await until_one_waits(api, clock)
     clock.advance(dispatcher.ALL_SECONDS - 1)
-    await until_one_waits(doors, clock)
-    await start(doors, there)
+    await until_one_waits(api, clock)
+    await start(api, there)
     with pytest.raises(ClientError) as raised:
         await ended(clock, asked)
     assert refusal(raised)[:2] == (429, "TooManyRequestsException")
     assert len(first.invoked) + len(second.invoked) == 1
 
 
-async def test_an_event_is_accepted_once_whichever_gateway_its_attempts_come_to(doors: DoorsLab) -> None:
-    await make(doors)
-    doors.lab.agents["n1"].says = lambda agent, invoke: None
-    token = await doors.token("again")
+async def test_an_event_is_accepted_once_whichever_gateway_its_attempts_come_to(api: ApiLab) -> None:
+    await make(api)
+    api.lab.agents["n1"].says = lambda agent, invoke: None
+    token = await api.token("again")
     path = "/2015-03-31/functions/thumb/invocations"
     sent = {"Authorization": f"Bearer {token}", "X-Amz-Invocation-Type": "Event", "amz-sdk-invocation-id": "i"}
     ids = []
     for attempt in (1, 2):
-        status, headers, _ = await doors.ask(
+        status, headers, _ = await api.ask(
             "POST", path, b"1", **sent, **{"amz-sdk-request": f"attempt={attempt}; max=3"}
         )
         assert status == 202
         ids.append(headers["x-amzn-requestid"])
         if attempt == 1:
-            await doors.restart()
+            await api.restart()
     assert ids[0] == ids[1]

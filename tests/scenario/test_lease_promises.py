@@ -112,8 +112,8 @@ async def test_a_machine_that_boots_slowly_is_begun_as_much_earlier(tmp_path: Pa
             return [step["seconds"] for step in (await lab.status("first")).steps] == [20.0, 100.0]
 
         await lab.until(told)
-        await lab.kill_deciders()  # what they know is in the reports
-        lab.start_deciders("again")
+        await lab.kill_controllers()  # what they know is in the reports
+        lab.start_controllers("again")
         start = at(lab, 600)
         await lab.put_vm("class", cpu=2.0, lease={"start": start, "duration": 100.0})
         await lab.until_lease("class", "Scheduled")
@@ -221,10 +221,10 @@ async def test_an_extension_and_a_place_decided_on_together_get_different_capaci
         await lab.put_vm("longer", cpu=8.0, grace=0.0, lease={"mode": "immediate", "duration": 100.0})
         begun = await lab.until_lease("longer", "Active")
         assert begun.start is not None
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.wish("longer", lease={"mode": "immediate", "duration": 150.0, "preemptible": False})
         await lab.put_vm("then", cpu=8.0, grace=0.0, lease={"deadline_at": begun.start + 400.0, "duration": 90.0})
-        lab.start_deciders("there")
+        lab.start_controllers("there")
         then = await lab.until_lease("then", "Scheduled", 100)
         longer = await lab.lease("longer")
         assert then.start is not None and longer.end is not None
@@ -261,7 +261,7 @@ def draw(rng: random.Random, lab: Lab) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("seed", range(examples(4)))
-async def test_no_capacity_is_given_twice_and_each_promise_is_kept_while_deciders_are_killed(
+async def test_no_capacity_is_given_twice_and_each_promise_is_kept_while_controllers_are_killed(
     tmp_path: Path, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -298,9 +298,9 @@ async def test_no_capacity_is_given_twice_and_each_promise_is_kept_while_decider
             await lab.put_vm(name, cpu=float(rng.choice([2, 4, 8])), memory=GIB, grace=1.0, lease=leases[name])
             await lab.pass_time(rng.choice([0.5, 3, 10]))
             if rng.random() < 0.3:
-                await lab.kill_deciders()
+                await lab.kill_controllers()
                 await lab.pass_time(rng.choice([1, 20]))
-                lab.start_deciders(f"again-{number}")
+                lab.start_controllers(f"again-{number}")
 
         async def all_over() -> bool:
             assert not watching.done() or watching.result() is None

@@ -1,4 +1,4 @@
-"""A VM under any order of people's verbs and the deciders' moves, at the real doors, held to the one table."""
+"""A VM under any order of people's verbs and the controllers' moves, at the real API servers, held to the one table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, NotFound, WeftError
 from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, describe_phase, legal_verbs
@@ -27,8 +27,8 @@ WISHES = ("run", "hold", "restart_generation")
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("machine"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("machine"))
     lab.client.create(make_image())
     yield lab
     lab.close()
@@ -37,7 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
 class OneVm(RuleBasedStateMachine):
     """``spec`` and ``generation`` are as the last answer told them."""
 
-    lab: ClassVar[DoorsLab]
+    lab: ClassVar[ApiLab]
     count: ClassVar[int] = 0
 
     @initialize()
@@ -97,7 +97,7 @@ class OneVm(RuleBasedStateMachine):
     @precondition(lambda self: not self.gone and TRANSITIONS[self.phase])
     @rule(data=st.data())
     def migrate(self, data: Any) -> None:
-        """What the deciders tell of the guest."""
+        """What the controllers tell of the guest."""
         self.phase = data.draw(st.sampled_from(sorted(TRANSITIONS[self.phase])))
         stored = self.lab.stored(f"/vm/default/{self.name}")
         assert stored is not None
@@ -141,7 +141,7 @@ class OneVm(RuleBasedStateMachine):
         assert found["status"]["phase"] == self.phase and (found["deleting_since"] is not None) == self.deleting
 
 
-def test_any_order_of_verbs_and_moves_keeps_to_the_table(lab: DoorsLab) -> None:
+def test_any_order_of_verbs_and_moves_keeps_to_the_table(lab: ApiLab) -> None:
     OneVm.lab = lab
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         OneVm,

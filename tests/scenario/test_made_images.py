@@ -73,9 +73,9 @@ async def test_an_image_is_made_from_a_snapshot_of_a_vm_whatever_is_killed_betwe
         await until(lab, "Snapshotting")
         (snapshot,) = await lab.every("snapshot")
         assert decode_part(snapshot.spec, SnapshotSpec) == SnapshotSpec(of="vm/web", automatic="image", image="tiny")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         node.takes = True
-        lab.start_deciders()
+        lab.start_controllers()
         await node.act((await lab.every("allocation"))[0].key)
         order = (await until(lab, "Copying")).order
         assert order is not None
@@ -93,10 +93,10 @@ async def test_an_image_is_made_from_a_snapshot_of_a_vm_whatever_is_killed_betwe
             return (await read_status(lab)).message == "copies"
 
         await lab.until(is_told)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await send(lab, node, order)
         (lab.folder / "images" / ".fetch-half").write_bytes(b"half")
-        lab.start_deciders()
+        lab.start_controllers()
         status = await until(lab, "Available")
         assert (status.sha256, status.size, status.order, status.cleaned) == (DIGEST, 2048, None, ["machine id"])
         assert (tmp_path / "images" / DIGEST).read_bytes() == RAW
@@ -159,12 +159,12 @@ async def test_what_a_node_sent_is_checked_as_any_image_and_what_the_server_lost
         assert again is not None
         await send(lab, node, again)
         await until(lab, "Available")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         (tmp_path / "images" / DIGEST).unlink()
-        lab.start_deciders()
+        lab.start_controllers()
         status = await until(lab, "Failed")
         assert status.reason == "contentGone" and "create it again" in status.message
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         (tmp_path / "images" / DIGEST).write_bytes(RAW)
-        lab.start_deciders()
+        lab.start_controllers()
         assert (await until(lab, "Available")).cleaned == ["machine id"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.agent.metrics.listener import make_listener
 from weft.agent.server.line import Line
@@ -30,7 +30,7 @@ from weft.serving.server import listen, listen_at
 
 
 def test_the_server_counts_requests_and_nodes_for_those_who_may_see_all(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         lab.join("n1").client.http.request("POST", "/v1/nodes/n1:report", {"digest": {"guests": {"u": [1500, 7, 8]}}})
         lab.client.http.request("GET", "/v1/nowhere")

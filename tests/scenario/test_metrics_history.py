@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.metrics_lab import OwnDatabase, run_prometheus
 
 from weft.cli.metrics.samples import draw_rows
@@ -33,7 +33,7 @@ STORAGE = (
 
 
 class History:
-    def __init__(self, lab: DoorsLab, own: OwnDatabase) -> None:
+    def __init__(self, lab: ApiLab, own: OwnDatabase) -> None:
         self.lab, self.own = lab, own
         for project in ("a", "b", "a-b"):
             lab.client.create({"kind": "project", "name": project, "spec": {}})
@@ -67,7 +67,7 @@ class History:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     own = OwnDatabase(tmp_path_factory.mktemp("server"))
-    lab = DoorsLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find)
+    lab = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find)
     yield History(lab, own)
     lab.close()
     own.close()
@@ -330,7 +330,7 @@ def test_a_prometheus_takes_the_samples_and_answers_only_who_may_see_everything(
         now = int(time.time() * 1000) - 2_000
         samples = [Sample("weft_guest_cpu_cores", (("name", quote(f"v ü{n}")),), now, n / 3) for n in range(3000)]
         assert history.own.send(samples, lambda: database) == 0
-        lab = DoorsLab(tmp_path_factory.mktemp("doors"), find_metrics=lambda: database)
+        lab = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=lambda: database)
         try:
             answer = ask(lab.client, "query", query="count(weft_guest_cpu_cores)")
             assert answer["data"]["result"][0]["value"][1] == "3000"
@@ -342,7 +342,7 @@ def test_a_prometheus_takes_the_samples_and_answers_only_who_may_see_everything(
 
 
 def test_without_a_database_the_answer_says_what_to_do(tmp_path: Any) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         assert "--metrics" in ask(lab.client, "query", query="weft_node_up")["error"]
     finally:

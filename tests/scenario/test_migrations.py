@@ -1,4 +1,4 @@
-"""Migrations from wish to end, with the deciders over a store in memory and nodes that only pretend: whatever breaks, the guest
+"""Migrations from wish to end, with the controllers over a store in memory and nodes that only pretend: whatever breaks, the guest
 runs at one side, one place is left, and the Migration says what happened."""
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ async def revision(lab: MovingLab) -> int:
     return int((await lab.store.list("/vm/", limit=1)).cursor.rpartition(":")[2])
 
 
-async def test_deciders_killed_at_any_moment_lead_it_on_all_the_same(tmp_path: Path) -> None:
+async def test_controllers_killed_at_any_moment_lead_it_on_all_the_same(tmp_path: Path) -> None:
     for moment in range(1, 30):
         folder = tmp_path / str(moment)
         folder.mkdir()
@@ -338,9 +338,9 @@ async def test_deciders_killed_at_any_moment_lead_it_on_all_the_same(tmp_path: P
                 turns += 1
                 if turns % 100 == 0:
                     lab.clock.advance(0.25)
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             await lab.pass_time(40)  # until nobody has the lease any more
-            lab.start_deciders("another")
+            lab.start_controllers("another")
             status = await lab.until_migration("Succeeded")
             assert status.tries == 1 + moment % 2
             await settle(lab, "n2", 2 + moment % 2)

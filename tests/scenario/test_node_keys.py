@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from cryptography import x509
 from tests.node_key import make_node_key
-from tests.scenario.api_lab import DoorsLab, JoinedNode
+from tests.scenario.api_lab import ApiLab, JoinedNode
 from tests.scenario.gateway_lab import GatewayLab
 
 from weft.agent.node import enrolment as enrol
@@ -35,8 +35,8 @@ from weft.trust.enrolment import Enrolment, enrolment_key
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path)
+def lab(tmp_path: Path) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path)
     yield lab
     lab.close()
 
@@ -57,7 +57,7 @@ def renew(node: JoinedNode, key: Path) -> Client:
 
 
 def test_a_node_enrolled_anew_leaves_the_old_certificate_worth_nothing_at_once(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("weft.api.watch.stream.BOOKMARK_SECONDS", 0.1)
     old = lab.join("n1")
@@ -88,7 +88,7 @@ def test_a_node_enrolled_anew_leaves_the_old_certificate_worth_nothing_at_once(
     refused(old.client)
 
 
-def test_a_request_that_was_begun_before_gets_no_certificate_after(lab: DoorsLab) -> None:
+def test_a_request_that_was_begun_before_gets_no_certificate_after(lab: ApiLab) -> None:
     """Who holds its body back until the node was enrolled anew is asked again."""
     old = lab.join("n1")
     body = msgspec.json.encode({"csr": make_node_key(old.key)})
@@ -107,7 +107,7 @@ def test_a_request_that_was_begun_before_gets_no_certificate_after(lab: DoorsLab
     other.close()
 
 
-def test_a_key_that_was_renewed_for_replaces_the_old_one_when_it_is_used(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_key_that_was_renewed_for_replaces_the_old_one_when_it_is_used(lab: ApiLab, tmp_path: Path) -> None:
     node = lab.join("n1")
     lost = renew(node, tmp_path / "lost.key")  # killed before it was written down: never used
     node.report()
@@ -126,7 +126,7 @@ def test_a_key_that_was_renewed_for_replaces_the_old_one_when_it_is_used(lab: Do
 
 
 def test_an_agent_that_is_killed_before_it_has_written_its_new_certificate_goes_on_with_the_old(
-    lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = lab.client.create({"kind": "token", "name": "j", "spec": {"use": "join"}})
     state = tmp_path / "node"
@@ -145,7 +145,7 @@ def test_an_agent_that_is_killed_before_it_has_written_its_new_certificate_goes_
     assert (state / "node.crt").read_text() != before
 
 
-def test_a_machine_whose_certificate_was_replaced_joins_again_with_what_it_has(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_machine_whose_certificate_was_replaced_joins_again_with_what_it_has(lab: ApiLab, tmp_path: Path) -> None:
     """As it is told to: the same command, the same state folder, and another token."""
 
     def join(**token: Any) -> enrol.Enrolment:
@@ -172,7 +172,7 @@ def test_a_machine_whose_certificate_was_replaced_joins_again_with_what_it_has(l
 
 
 def test_a_store_older_than_a_certificate_takes_the_younger_one_for_the_right_one(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days = iter((0.0, 1.0))
     begin = lab.authority.begin
@@ -190,7 +190,7 @@ def test_a_store_older_than_a_certificate_takes_the_younger_one_for_the_right_on
         new.report()
 
 
-class Doors:
+class Api:
     """A gateway that reads a store."""
 
     def __init__(self, folder: Path) -> None:
@@ -215,45 +215,45 @@ class Doors:
 
 
 @pytest.fixture
-async def doors(tmp_path: Path) -> AsyncIterator[Doors]:
-    doors = Doors(tmp_path)
-    await doors.store.open()
-    following = asyncio.ensure_future(doors.enrolments.run())
-    async with doors.lab.serving():
-        yield doors
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    api = Api(tmp_path)
+    await api.store.open()
+    following = asyncio.ensure_future(api.enrolments.run())
+    async with api.lab.serving():
+        yield api
     following.cancel()
     await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_the_gateway_lets_go_of_an_agent_whose_key_was_replaced_and_takes_it_no_more(
-    doors: Doors, tmp_path: Path
+    api: Api, tmp_path: Path
 ) -> None:
-    (old, old_key), (new, new_key) = doors.certify(tmp_path / "old.key"), doors.certify(tmp_path / "new.key")
-    await doors.enrol(key_sha256=old_key)
-    agent = await doors.lab.dial(old)
+    (old, old_key), (new, new_key) = api.certify(tmp_path / "old.key"), api.certify(tmp_path / "new.key")
+    await api.enrol(key_sha256=old_key)
+    agent = await api.lab.dial(old)
     agent.writer.write(encode_hello(role="agent", node_uid="u1"))
-    await doors.lab.until_connected("u1")
-    await doors.enrol(key_sha256=new_key)
+    await api.lab.until_connected("u1")
+    await api.enrol(key_sha256=new_key)
     with contextlib.suppress(OSError):
         while await asyncio.wait_for(agent.reader.read(4096), 60):  # pings until then
             pass
     for problem in (
-        await _hear(doors, old, role="agent", node_uid="u1"),
-        await _hear(doors, old, role="stream", stream="x"),
+        await _hear(api, old, role="agent", node_uid="u1"),
+        await _hear(api, old, role="stream", stream="x"),
     ):
         assert isinstance(problem, NotAuthenticated) and problem.token == "certificateReplaced"
-    agent = await doors.lab.dial(new)
+    agent = await api.lab.dial(new)
     agent.writer.write(encode_hello(role="agent", node_uid="u1"))
-    await doors.lab.until_connected("u1")
-    await doors.enrol(key_sha256=new_key, removed_at=1.0)
+    await api.lab.until_connected("u1")
+    await api.enrol(key_sha256=new_key, removed_at=1.0)
     with contextlib.suppress(OSError):
         while await asyncio.wait_for(agent.reader.read(4096), 60):
             pass
-    assert isinstance(await _hear(doors, new, role="agent", node_uid="u1"), Forbidden)
+    assert isinstance(await _hear(api, new, role="agent", node_uid="u1"), Forbidden)
 
 
-async def _hear(doors: Doors, context: Context, **hello: str) -> WeftError:
-    client = await doors.lab.dial(context)
+async def _hear(api: Api, context: Context, **hello: str) -> WeftError:
+    client = await api.lab.dial(context)
     client.writer.write(encode_hello(**hello))
     frame = await client.receive()
     assert frame is not None and frame.type == FrameType.ERROR

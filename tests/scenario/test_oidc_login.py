@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, take_port
+from tests.scenario.api_lab import ApiLab, take_port
 from tests.scenario.oidc_provider_lab import SECRET, Browser, run_provider, take_free_port
 
 from weft.api.auth.oidc import make_user_name
@@ -40,8 +40,8 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("oidc"), provider=make_settings(port))
+def lab(tmp_path_factory: pytest.TempPathFactory, port: int) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("oidc"), provider=make_settings(port))
     lab.client.create({"kind": "project", "name": "lab", "spec": {}})
     claims = {"role": "viewer", "project": "lab", "claims": ["staff"]}
     lab.client.create({"kind": "rolebinding", "name": "staff", "spec": claims})
@@ -61,7 +61,7 @@ class Tee(io.StringIO):
 
 
 def weft_login(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch, home: Path, person: str, *flags: str
+    lab: ApiLab, monkeypatch: pytest.MonkeyPatch, home: Path, person: str, *flags: str
 ) -> tuple[int, str, Path]:
     """`weft login` with a person who sees what it prints and does that; its exit code, what it printed, and the new context."""
     monkeypatch.setenv("HOME", str(home))
@@ -82,7 +82,7 @@ def weft_login(
     return code[0] if code else -1, err.getvalue(), saved
 
 
-def ask_who(lab: DoorsLab, saved: Path) -> dict[str, Any]:
+def ask_who(lab: ApiLab, saved: Path) -> dict[str, Any]:
     answer = lab.connect(read_context(saved)).http.request("GET", "/v1/whoami")
     assert answer.status == 200, answer.body
     return dict(answer.json())
@@ -90,7 +90,7 @@ def ask_who(lab: DoorsLab, saved: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("flags", [(), ("--device",)])
 def test_a_person_logs_in_and_has_the_roles_of_the_groups_at_the_provider(
-    lab: DoorsLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: tuple[str, ...]
+    lab: ApiLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
     monkeypatch.setattr(oidc_provider, "LEAST_SECONDS", 0.0)
     with run_provider(port, f"k1{flags}"):
@@ -104,7 +104,7 @@ def test_a_person_logs_in_and_has_the_roles_of_the_groups_at_the_provider(
 
 
 def test_new_keys_are_fetched_and_a_group_that_vanished_gives_nothing(
-    lab: DoorsLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lab: ApiLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(oidc_provider, "LEAST_SECONDS", 0.0)
     for key, person, roles in (("k2", "ben+staff", 1), ("k3", "ben", 0)):
@@ -115,7 +115,7 @@ def test_new_keys_are_fetched_and_a_group_that_vanished_gives_nothing(
 
 
 def test_nobody_gets_another_user_s_account_by_a_name(
-    lab: DoorsLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lab: ApiLab, port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     lab.client.create({"kind": "user", "name": "root", "spec": {}})
     monkeypatch.setattr(oidc_provider, "LEAST_SECONDS", 0.0)
@@ -148,7 +148,7 @@ def test_a_user_s_name_keeps_the_domain_of_the_name_at_the_provider(name: str, m
     assert make_user_name(name) == made
 
 
-def post(lab: DoorsLab, given: dict[str, Any]) -> Any:
+def post(lab: ApiLab, given: dict[str, Any]) -> Any:
     http = Http(Context(server=lab.context.server, ca=lab.context.ca))
     try:
         return http.request("POST", "/v1/login", given)
@@ -156,7 +156,7 @@ def post(lab: DoorsLab, given: dict[str, Any]) -> Any:
         http.close()
 
 
-def test_a_login_that_was_not_begun_here_is_refused(lab: DoorsLab) -> None:
+def test_a_login_that_was_not_begun_here_is_refused(lab: ApiLab) -> None:
     answer = post(lab, {"session": "AQ" * 40, "code": "x"})
     assert (answer.status, answer.json()["reason"]) == (401, "loginRefused")
     answer = post(lab, {"oidc": "browser", "redirect": "https://evil.example/callback"})
@@ -208,7 +208,7 @@ def test_a_provider_that_misbehaves_is_a_clear_error_soon(
 ) -> None:
     monkeypatch.setattr(oidc_provider, "WHOLE_SECONDS", 1.0)
     sock = take_port()
-    lab = DoorsLab(tmp_path, provider=make_settings(sock.getsockname()[1]))
+    lab = ApiLab(tmp_path, provider=make_settings(sock.getsockname()[1]))
     try:
         if answer is None:
             sock.close()
@@ -224,7 +224,7 @@ def test_a_provider_that_misbehaves_is_a_clear_error_soon(
 
 
 def test_without_a_provider_the_server_says_so(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         told = post(lab, {"oidc": "device"})
         assert (told.status, told.json()["reason"]) == (503, "noProvider")

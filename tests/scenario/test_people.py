@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.auth.tokens import find_logins
 from weft.api.state.login_limits import USER_TRIES
@@ -37,8 +37,8 @@ PASSWORD = "correct horse"
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("people"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("people"))
     for name in ("lab", "other"):
         lab.client.create({"kind": "project", "name": name, "spec": {}})
         lab.client.apply([{**make_image(), "project": name}])
@@ -46,16 +46,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
     lab.close()
 
 
-def create(lab: DoorsLab, kind: str, name: str, **spec: Any) -> dict[str, Any]:
+def create(lab: ApiLab, kind: str, name: str, **spec: Any) -> dict[str, Any]:
     return lab.client.create({"kind": kind, "name": name, "spec": spec})
 
 
-def add_user(lab: DoorsLab, name: str, password: str = PASSWORD, **spec: Any) -> None:
+def add_user(lab: ApiLab, name: str, password: str = PASSWORD, **spec: Any) -> None:
     create(lab, "user", name, **spec)
     raise_problem(lab.client.http.request("POST", f"/v1/users/{name}:passwd", {"password": password}))
 
 
-def post_login(lab: DoorsLab, user: str, password: str = PASSWORD, **more: Any) -> Answer:
+def post_login(lab: ApiLab, user: str, password: str = PASSWORD, **more: Any) -> Answer:
     http = Http(Context(server=lab.context.server, ca=lab.context.ca))
     try:
         return http.request("POST", "/v1/login", {"user": user, "password": password, **more})
@@ -63,7 +63,7 @@ def post_login(lab: DoorsLab, user: str, password: str = PASSWORD, **more: Any) 
         http.close()
 
 
-def log_in(lab: DoorsLab, user: str, password: str = PASSWORD, **more: Any) -> Client:
+def log_in(lab: ApiLab, user: str, password: str = PASSWORD, **more: Any) -> Client:
     answer = post_login(lab, user, password, **more)
     raise_problem(answer)
     return lab.connect(msgspec.structs.replace(lab.context, token=answer.json()["secret"]))
@@ -84,7 +84,7 @@ def is_refused(work: Callable[[], object], error: type[WeftError] = Forbidden) -
     return False
 
 
-def test_a_user_has_the_rights_of_all_bindings_together(lab: DoorsLab) -> None:
+def test_a_user_has_the_rights_of_all_bindings_together(lab: ApiLab) -> None:
     create(lab, "group", "staff")
     add_user(lab, "ann", groups=["staff"])
     ann = log_in(lab, "ann")
@@ -110,7 +110,7 @@ def test_a_user_has_the_rights_of_all_bindings_together(lab: DoorsLab) -> None:
     )
 
 
-def test_events_are_those_of_all_projects_that_a_user_may_read(lab: DoorsLab) -> None:
+def test_events_are_those_of_all_projects_that_a_user_may_read(lab: ApiLab) -> None:
     create(lab, "project", "third")
     lab.client.apply([{**make_image(), "project": "third"}])
     add_user(lab, "eve")
@@ -128,7 +128,7 @@ def test_events_are_those_of_all_projects_that_a_user_may_read(lab: DoorsLab) ->
 
 
 @pytest.mark.parametrize("end", ["binding", "group", "disabled", "deleted", "token", "password"])
-def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: DoorsLab, end: str) -> None:
+def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: ApiLab, end: str) -> None:
     user, group, binding = f"u-{end}", f"g-{end}", f"b-{end}"
     create(lab, "group", group)
     add_user(lab, user, groups=[group])
@@ -153,7 +153,7 @@ def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: DoorsL
     threads = [threading.Thread(target=follow, args=(path,), daemon=True) for path in paths]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(lab.doors.streams) >= 1)
+    wait_until(lambda: len(lab.api.streams) >= 1)
     time.sleep(0.3)
     assert not ended
     token = client.http.request("GET", "/v1/whoami").json()["token"]
@@ -176,9 +176,7 @@ def test_what_takes_rights_away_counts_at_once_and_ends_open_streams(lab: DoorsL
         assert own.list("vm", project="lab").items is not None
 
 
-def test_a_stream_that_begins_while_its_token_is_revoked_ends_too(
-    lab: DoorsLab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_that_begins_while_its_token_is_revoked_ends_too(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.api.watch.objects._FIRST_SECONDS", 0.6)
     token = lab.client.create(
         {"kind": "token", "name": "brief", "spec": {"use": "access", "role": "viewer", "project": "lab"}}
@@ -201,7 +199,7 @@ def test_a_stream_that_begins_while_its_token_is_revoked_ends_too(
     assert ended == ["the token is not valid any more"]
 
 
-def test_a_failed_login_tells_nothing(lab: DoorsLab) -> None:
+def test_a_failed_login_tells_nothing(lab: ApiLab) -> None:
     add_user(lab, "bob")
     create(lab, "user", "without")
     add_user(lab, "off", disabled=True)
@@ -215,7 +213,7 @@ def test_a_failed_login_tells_nothing(lab: DoorsLab) -> None:
     assert post_login(lab, "bob").status == 201
 
 
-def test_who_guesses_waits(lab: DoorsLab) -> None:
+def test_who_guesses_waits(lab: ApiLab) -> None:
     add_user(lab, "target")
     add_user(lab, "bystander")
     answered = [post_login(lab, "target", "wrong word").status for _ in range(USER_TRIES)]
@@ -228,7 +226,7 @@ def test_who_guesses_waits(lab: DoorsLab) -> None:
     assert post_login(lab, "bystander").status == 201  # others aren't held up
 
 
-def test_a_password_is_in_no_object_and_no_event(lab: DoorsLab) -> None:
+def test_a_password_is_in_no_object_and_no_event(lab: ApiLab) -> None:
     add_user(lab, "quiet", "a very secret word")
     user = lab.client.get("user", "quiet")
     assert "argon2" not in str(user) and "secret word" not in str(user)
@@ -243,7 +241,7 @@ def test_a_password_is_in_no_object_and_no_event(lab: DoorsLab) -> None:
         raise_problem(lab.client.http.request("POST", "/v1/users/quiet:passwd", {"password": "short"}))
 
 
-def test_users_change_their_own_password_and_nobody_else_s(lab: DoorsLab) -> None:
+def test_users_change_their_own_password_and_nobody_else_s(lab: ApiLab) -> None:
     add_user(lab, "carl")
     add_user(lab, "dora")
     carl, elsewhere = log_in(lab, "carl"), log_in(lab, "carl")
@@ -257,7 +255,7 @@ def test_users_change_their_own_password_and_nobody_else_s(lab: DoorsLab) -> Non
     assert post_login(lab, "carl").status == 401 and post_login(lab, "carl", "another word").status == 201
 
 
-def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: DoorsLab) -> None:
+def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: ApiLab) -> None:
     add_user(lab, "fred")
     create(lab, "rolebinding", "fred-lab", role="editor", project="lab", users=["fred"])
     fred = log_in(lab, "fred")
@@ -294,12 +292,12 @@ def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: DoorsLab) -> N
     wait_until(lambda: is_refused(lambda: ci.list("vm", project="lab"), NotAuthenticated), 2)
 
 
-def make_own(lab: DoorsLab, client: Client, name: str, **spec: Any) -> tuple[dict[str, Any], Client]:
+def make_own(lab: ApiLab, client: Client, name: str, **spec: Any) -> tuple[dict[str, Any], Client]:
     made = client.create({"kind": "token", "name": name, "spec": {"use": "access", **spec}})
     return made["spec"], lab.connect(msgspec.structs.replace(lab.context, token=made["secret"]))
 
 
-def test_a_limited_token_ends_itself_and_no_other_token_of_its_user(lab: DoorsLab) -> None:
+def test_a_limited_token_ends_itself_and_no_other_token_of_its_user(lab: ApiLab) -> None:
     add_user(lab, "lena")
     create(lab, "rolebinding", "lena-lab", role="editor", project="lab", users=["lena"])
     lena = log_in(lab, "lena")
@@ -315,7 +313,7 @@ def test_a_limited_token_ends_itself_and_no_other_token_of_its_user(lab: DoorsLa
     lena.delete("token", "lena-other")
 
 
-def test_a_user_s_own_tokens_end_a_while_after_the_last_login(lab: DoorsLab) -> None:
+def test_a_user_s_own_tokens_end_a_while_after_the_last_login(lab: ApiLab) -> None:
     add_user(lab, "mara")
     mara, most = log_in(lab, "mara"), lab.settings.user_token_seconds
     first, again = make_own(lab, mara, "mara-1", role="")
@@ -331,7 +329,7 @@ def test_a_user_s_own_tokens_end_a_while_after_the_last_login(lab: DoorsLab) -> 
         make_own(lab, again, "mara-4", role="", expires_at=first["expires_at"] + 1)
 
 
-def test_a_new_password_says_which_tokens_are_left_or_ends_them_all(lab: DoorsLab) -> None:
+def test_a_new_password_says_which_tokens_are_left_or_ends_them_all(lab: ApiLab) -> None:
     add_user(lab, "nele")
     nele = log_in(lab, "nele")
     _, own = make_own(lab, nele, "nele-ci", role="")
@@ -345,7 +343,7 @@ def test_a_new_password_says_which_tokens_are_left_or_ends_them_all(lab: DoorsLa
     assert nele.http.request("GET", "/v1/whoami").status == 200
 
 
-def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: DoorsLab) -> None:
+def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: ApiLab) -> None:
     add_user(lab, "olga")
     create(lab, "user", "pia", identity="https://login.example#17")
     spec = {"role": "viewer", "project": "lab", "users": ["olga", "pia"]}
@@ -355,7 +353,7 @@ def test_a_role_binding_says_who_its_users_are_at_the_provider(lab: DoorsLab) ->
     assert lab.client.create(alone)["identities"] == {}  # this server has no provider
 
 
-def test_a_token_for_a_project_that_does_not_exist_is_refused(lab: DoorsLab) -> None:
+def test_a_token_for_a_project_that_does_not_exist_is_refused(lab: ApiLab) -> None:
     def make(client: Client, project: str) -> None:
         client.create({"kind": "token", "spec": {"use": "access", "role": "viewer", "project": project}})
 
@@ -375,7 +373,7 @@ def test_a_token_for_a_project_that_does_not_exist_is_refused(lab: DoorsLab) -> 
         assert "chemistry?" not in str(hidden.value.hint)
 
 
-def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: DoorsLab) -> None:
+def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: ApiLab) -> None:
     add_user(lab, "gina")
     add_user(lab, "hugo")
     create(lab, "rolebinding", "gina-lab", role="admin", project="lab", users=["gina"])
@@ -413,7 +411,7 @@ def test_administrators_of_a_project_give_rights_in_it_and_nowhere_else(lab: Doo
     wait_until(lambda: is_refused(lambda: hugo.list("vm", project="lab")), 2)
 
 
-def test_a_user_is_deleted_and_what_the_user_made_stays(lab: DoorsLab) -> None:
+def test_a_user_is_deleted_and_what_the_user_made_stays(lab: ApiLab) -> None:
     add_user(lab, "iris")
     create(lab, "rolebinding", "iris-lab", role="editor", project="lab", users=["iris"])
     iris = log_in(lab, "iris")
@@ -430,7 +428,7 @@ def test_a_user_is_deleted_and_what_the_user_made_stays(lab: DoorsLab) -> None:
         iris.list("vm", project="lab")  # the tokens were another person's
 
 
-def test_a_group_with_users_and_a_project_with_bindings_stay(lab: DoorsLab) -> None:
+def test_a_group_with_users_and_a_project_with_bindings_stay(lab: ApiLab) -> None:
     create(lab, "group", "team")
     create(lab, "user", "jo", groups=["team"])
     with pytest.raises(InUse, match='group "team" is in use by user/jo'):
@@ -444,7 +442,7 @@ def test_a_group_with_users_and_a_project_with_bindings_stay(lab: DoorsLab) -> N
     assert "weft describe rolebinding/short-all;" in str(used.value.hint), "it is in no project"
 
 
-def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.api.auth.login.MOST_LOGINS", 3)
     add_user(lab, "lea")
     first = log_in(lab, "lea")
@@ -452,14 +450,14 @@ def test_logins_of_a_user_are_bounded_and_expired_ones_go(lab: DoorsLab, monkeyp
         log_in(lab, "lea")
     user = lab.stored("/user/-/lea")
     assert user is not None
-    wait_until(lambda: len(find_logins(lab.doors, user)) == 3)
+    wait_until(lambda: len(find_logins(lab.api, user)) == 3)
     wait_until(lambda: first.http.request("GET", "/v1/whoami").status == 401)
     with pytest.raises(InvalidInput, match="between a minute and 30 days"):
         log_in(lab, "lea", expires_seconds=10**9)
 
 
 def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
-    lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: ApiLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_user(lab, "nora")
     home, clone = tmp_path / "home", tmp_path / "clone"
@@ -488,7 +486,7 @@ def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
 
 
 def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
-    lab: DoorsLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    lab: ApiLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add_user(lab, "mila")
     create(lab, "rolebinding", "mila-lab", role="editor", project="lab", users=["mila"])
@@ -509,7 +507,7 @@ def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
     assert [one["name"] for one in mila.list("project", fields="name=other").items] == []
 
 
-def test_a_page_and_its_continuation_name_nothing_that_the_reader_may_not_see(lab: DoorsLab) -> None:
+def test_a_page_and_its_continuation_name_nothing_that_the_reader_may_not_see(lab: ApiLab) -> None:
     add_user(lab, "reader")
     for number in range(6):
         create(lab, "project", f"paged{number}")
@@ -532,8 +530,8 @@ def test_a_page_and_its_continuation_name_nothing_that_the_reader_may_not_see(la
     assert wrong.value.field == "continue"
 
 
-def test_a_token_of_another_cluster_is_refused(lab: DoorsLab, tmp_path: Path) -> None:
-    other = DoorsLab(tmp_path)
+def test_a_token_of_another_cluster_is_refused(lab: ApiLab, tmp_path: Path) -> None:
+    other = ApiLab(tmp_path)
     try:
         stranger = lab.connect(msgspec.structs.replace(lab.context, token=other.context.token))
         with pytest.raises(NotAuthenticated, match="the token is not valid"):

@@ -242,12 +242,12 @@ async def test_what_a_batch_under_way_has_given_away_the_next_one_does_not_give_
         for name in ("n1", "n2"):
             await lab.add_node(name)
         await lab.pass_time(1)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.put_vm("a", volumes=["data"], networks=[], memory=MIB)
         for number in range(BATCH):
             await lab.put_vm(f"m{number}", networks=[], cpu=0.01, memory=MIB)
         await lab.put_vm("z", volumes=["data"], networks=[], memory=MIB)
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.pass_time(12)
         placed = {allocation.workload.name for allocation in await lab.allocations()}
         assert len(placed) == BATCH + 1 and "a" in placed

@@ -66,18 +66,18 @@ async def test_members_of_one_batch_see_each_other_and_the_last_waits_for_one_to
         assert (await places(lab))[waiting[0]] == node
 
 
-async def test_members_count_after_the_deciders_were_killed(tmp_path: Path) -> None:
+async def test_members_count_after_the_controllers_were_killed(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await add_nodes(lab, {"n1": "", "n2": ""})
         await lab.put_vm("web-0", anti_affinity_groups=APART)
         await lab.put_vm("pair-0", affinity_groups=["pair"], node="n2")
         await lab.until_phase("web-0", "Running")
         await lab.until_phase("pair-0", "Running")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.put_vm("web-1", anti_affinity_groups=APART)
         await lab.put_vm("web-2", anti_affinity_groups=APART)
         await lab.put_vm("pair-1", affinity_groups=["pair"])
-        lab.start_deciders()
+        lab.start_controllers()
         await lab.until_phase("pair-1", "Running")
 
         async def one_left() -> bool:

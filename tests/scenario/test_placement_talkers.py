@@ -64,7 +64,7 @@ async def test_what_was_known_is_known_again_to_a_new_scheduler(tmp_path: Path) 
         talkers = {(await lab.vm("db")).uid: [(endpoint_name(of_web.network_uid, of_web.address), RATE)]}
         nodes["n2"].saying = write_digest(Digest(talkers=talkers))
         await nodes["n2"].heartbeat()
-        await lab.kill_deciders()
-        lab.start_deciders("another")
+        await lab.kill_controllers()
+        lab.start_controllers("another")
         await lab.pass_time(3)
         assert await place_again(lab, "web", node=None, near="talkers") == "n2", "the peer's node has seen it too"

@@ -1,4 +1,4 @@
-"""Migrations that are planned for later, with the deciders over a store in memory and nodes that only pretend: room is held for
+"""Migrations that are planned for later, with the controllers over a store in memory and nodes that only pretend: room is held for
 them from when they are planned, by an allocation that no node acts on, and let go when it is of no use any more."""
 
 from __future__ import annotations
@@ -245,9 +245,9 @@ async def test_one_whose_vm_has_gone_there_by_hand_says_so_at_its_time_and_tries
 async def test_a_window_that_passes_unused_lets_its_room_go_and_says_so(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await plan(lab, not_after=lab.clock.now() + LATER + 60)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.pass_time(LATER + 100)
-        lab.start_deciders("another")
+        lab.start_controllers("another")
         status = await lab.until_migration("Failed")
         assert (status.reason, status.message) == ("tooLate", "the migration could not start within its window")
         await until_none(lab)
@@ -274,10 +274,10 @@ async def test_a_node_that_can_take_nothing_just_when_the_hour_comes_is_replaced
     async with MovingLab(tmp_path) as lab:
         await plan(lab, "n2")
         await lab.add_node("n3")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.pass_time(LATER + 10)
         await mark(lab, "n2", cordoned=True)
-        lab.start_deciders("another")
+        lab.start_controllers("another")
         status = await lab.until_migration("Succeeded")
         assert status.target == "n3"
         await settle(lab, "n3", 2)
@@ -306,7 +306,7 @@ async def test_windows_that_use_the_same_nodes_are_worse_for_each_other(tmp_path
         await lab.until(alone)
 
 
-async def test_deciders_killed_at_any_moment_hold_room_once_and_make_the_target_of_it(tmp_path: Path) -> None:
+async def test_controllers_killed_at_any_moment_hold_room_once_and_make_the_target_of_it(tmp_path: Path) -> None:
     for moment in range(1, 16):
         folder = tmp_path / str(moment)
         folder.mkdir()
@@ -322,9 +322,9 @@ async def test_deciders_killed_at_any_moment_hold_room_once_and_make_the_target_
                 turns += 1
                 if turns % 50 == 0:
                     lab.clock.advance(0.25)
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             await lab.pass_time(40)  # until nobody has the lease any more
-            lab.start_deciders("another")
+            lab.start_controllers("another")
             status = await lab.until_migration("Succeeded")
             assert status.tries == 1
             await settle(lab, "n2", 2)

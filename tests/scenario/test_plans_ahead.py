@@ -113,8 +113,8 @@ async def test_the_cheapest_guest_leaves_before_the_shortage_and_nothing_else_do
         assert one.labels[AHEAD_LABEL] == spec.ahead == "n1" and one.labels[GROUP_LABEL] != one.name
         assert status.window is not None and "no cycle found" in status.window.reason and status.window.quality == 0.0
         for turn in range(5):
-            await lab.kill_deciders()
-            lab.start_deciders(f"next-{turn}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"next-{turn}")
             await lab.pass_time(25)
         assert await until_phases(lab, "Succeeded", seconds=6 * HOUR) and (await places(lab))["vm-0"] == to
         await tell(lab, "n1", forecast(lab.clock.now(), 2.0, 3.0))

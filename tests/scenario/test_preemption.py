@@ -90,8 +90,8 @@ async def test_the_winner_starts_only_after_its_victim_is_saved(tmp_path: Path) 
 
         await lab.until(placed)
         await lab.pass_time(30)
-        await lab.kill_deciders()
-        lab.start_deciders()
+        await lab.kill_controllers()
+        lab.start_controllers()
         await lab.pass_time(30)
         (web, _), (spare, _) = await read(lab, "web"), await read(lab, "spare")
         assert web.waits_for and (await lab.status("web")).phase != "Running"

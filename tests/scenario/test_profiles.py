@@ -98,7 +98,7 @@ class KilledOnce(Worker):
 
 
 class ProfilesLab:
-    """A fabric whose deciders are started after its objects are old enough for profiles."""
+    """A fabric whose controllers are started after its objects are old enough for profiles."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.history = lab, ListHistory()
@@ -107,13 +107,13 @@ class ProfilesLab:
 
     async def age(self, seconds: float) -> None:
         """Time passes while nobody decides: whoever is at it is killed."""
-        await self.lab.kill_deciders()
+        await self.lab.kill_controllers()
         self.lab.clock.advance(seconds)
         for node in self.lab.nodes.values():
             await node.heartbeat()
 
     def start(self) -> None:
-        self.lab.start_deciders(make_profiles=lambda lease: Profiles(lease, self.past, self.analyst))
+        self.lab.start_controllers(make_profiles=lambda lease: Profiles(lease, self.past, self.analyst))
 
     async def profile(self, name: str, kind: str = "workloadprofile") -> Envelope | None:
         found = [one for one in await self.lab.every(kind) if one.name == name]

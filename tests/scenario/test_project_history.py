@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
@@ -42,7 +42,7 @@ class MeddledStore(MemoryStore):
         return await super().commit(writes, preconditions, **more)
 
 
-class Lab(DoorsLab):
+class Lab(ApiLab):
     store: MeddledStore
 
     def keep(self, *envelopes: Envelope) -> None:

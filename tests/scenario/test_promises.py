@@ -316,9 +316,9 @@ async def test_nothing_begins_twice_and_no_capacity_is_given_twice_while_nodes_a
                 await lab.pass_time(rng.choice([0.5, 3.0]))
                 await check()
             if rng.random() < 0.3:
-                await lab.kill_deciders()
+                await lab.kill_controllers()
                 await lab.pass_time(rng.choice([1, 20]))
-                lab.start_deciders(f"again-{number}")
+                lab.start_controllers(f"again-{number}")
         for node in lab.nodes.values():
             await change_node(lab, node.name, cordoned=False)
             if not node.alive:

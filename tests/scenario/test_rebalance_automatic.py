@@ -88,8 +88,8 @@ async def test_automatic_plans_need_forecasts_that_agree_and_keep_to_their_budge
         name = (await policy(lab)).plan
         await until_plan(lab, name, "Done")
         for turn in range(6):
-            await lab.kill_deciders()
-            lab.start_deciders(f"next-{turn}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"next-{turn}")
             await lab.pass_time(2)
         plans = [decode_part(item.spec, RebalancePlanSpec) for item in await lab.every("rebalanceplan")]
         assert [len(plan.steps) for plan in plans] == [1] and len(await migrations(lab)) == 1

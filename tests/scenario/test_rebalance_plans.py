@@ -1,4 +1,4 @@
-"""Plans that even out load, with the deciders over a store in memory and nodes that only pretend: what is planned holds by the
+"""Plans that even out load, with the controllers over a store in memory and nodes that only pretend: what is planned holds by the
 engine's filters, nothing migrates twice whoever is killed, and a plan ends whatever happens to its workloads and nodes."""
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ async def test_a_plan_goes_on_after_a_kill_at_any_moment_and_nothing_migrates_tw
         await keep(lab, "tidy", found)
         await set_plan(lab, "tidy", start=True)
         for turn in range(40):
-            await lab.kill_deciders()
-            lab.start_deciders(f"next-{turn}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"next-{turn}")
             await lab.pass_time(0.3)
         await until_plan(lab, "tidy", "Done")
         assert await migrations(lab) == sorted((step.workload, step.to) for step in found.steps)
@@ -253,8 +253,8 @@ async def test_undo_in_the_middle_brings_back_what_arrives_and_begins_nothing_mo
         await lab.until(one_is_there, 120)
         await set_plan(lab, "tidy", undo=True)
         for turn in range(10):
-            await lab.kill_deciders()
-            lab.start_deciders(f"next-{turn}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"next-{turn}")
             await lab.pass_time(0.3)
         undone = await until_plan(lab, "tidy", "Undone")
         assert set((await places(lab)).values()) == {"n1"}

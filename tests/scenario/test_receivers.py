@@ -58,7 +58,7 @@ class TellingLab(Lab):
     events: SqliteJournal
 
     def start(self, holder: str = "here") -> None:
-        self.start_deciders(
+        self.start_controllers(
             holder,
             make_receivers=lambda lease: Receivers(
                 lease, self.events, self.told, lambda sealed, place: f"{sealed} of {place}".encode()
@@ -136,7 +136,7 @@ async def telling(folder: Path) -> AsyncGenerator[TellingLab, None]:
     lab.told, lab.has_threads = Told(), True
     lab.events = lab.journal = SqliteJournal(folder / "journal.db", lab.clock)  # type: ignore[assignment]
     async with lab:
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.start()
         yield lab
     lab.events.close()
@@ -166,14 +166,14 @@ async def test_killed_between_sending_and_noting_it_is_sent_again_with_the_same_
         lab.told.hangs.add("http://a/")  # it has the request; nobody hears its answer
         lab.happen()
         await lab.until_told(1)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.happen(name="meanwhile")
         lab.told.hangs.clear()
         lab.start("another")
         await lab.until_told(3)
         assert lab.told.ids()[0] == lab.told.ids()[1] != lab.told.ids()[2]
         await lab.until_status(lambda status: status.sent == 2)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.start("here")
         await lab.pass_time(30.0)
         assert len(lab.told.messages) == 3  # what is noted isn't told again
@@ -251,7 +251,7 @@ async def test_another_server_s_journal_is_read_from_the_time_that_was_reached(t
         await lab.put_receiver(on=["vm.created"])
         lab.happen(name="first")
         await lab.until_status(lambda status: status.sent == 1)
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         lab.events.close()
         (tmp_path / "journal.db").rename(tmp_path / "lost.db")
         lab.events = SqliteJournal(tmp_path / "journal.db", lab.clock)

@@ -58,8 +58,8 @@ async def test_leases_with_deadlines_that_have_not_begun_make_room_for_one_that_
         await promise(lab, "late", 4.0, 3, 3.5)  # would need the place of one that is as urgent
         await until_lease(lab, "late", "Rejected")
         assert (await read(lab, "second"))[1] == second
-        await lab.kill_deciders()
-        lab.start_deciders("again")
+        await lab.kill_controllers()
+        lab.start_controllers("again")
         await until_done(lab, "urgent", begun + 2.5 * HOUR + 5)
         await until_done(lab, "second", begun + 20 * HOUR)
 
@@ -112,9 +112,9 @@ async def test_one_that_runs_is_suspended_as_planned_for_a_reservation_and_done_
         await lab.put_vm("greedy", cpu=4.0, grace=0.0, lease=lease(mode="immediate", duration=60.0))
         await until_lease(lab, "greedy", "Rejected")
         if killed:  # the node keeps the plan by itself
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             await lab.pass_time(HOUR + 60.0)
-            lab.start_deciders("again")
+            lab.start_controllers("again")
         status = await until_lease(lab, "work", "Suspended", 2 * HOUR)
         assert status.reason == "preempted"
         await until_lease(lab, "class", "Active")
@@ -213,7 +213,7 @@ def draw_lease(chance: random.Random, lab: Lab) -> LeaseRequest:
 
 
 @pytest.mark.parametrize("seed", range(examples(6)))
-async def test_no_capacity_is_given_twice_and_every_end_is_kept_while_leases_move_and_deciders_are_killed(
+async def test_no_capacity_is_given_twice_and_every_end_is_kept_while_leases_move_and_controllers_are_killed(
     tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
@@ -242,9 +242,9 @@ async def test_no_capacity_is_given_twice_and_every_end_is_kept_while_leases_mov
             await lab.put_vm(name, cpu=float(chance.choice([2, 4])), grace=1.0, lease=leases[name])
             await lab.pass_time(chance.choice([3, 20, 60]))
             if chance.random() < 0.3:
-                await lab.kill_deciders()
+                await lab.kill_controllers()
                 await lab.pass_time(chance.choice([1, 40]))
-                lab.start_deciders(f"again-{number}")
+                lab.start_controllers(f"again-{number}")
 
         async def all_over() -> bool:
             assert not watching.done() or watching.result() is None

@@ -307,12 +307,12 @@ async def test_an_extension_is_made_though_the_controllers_were_killed_before_it
         assert end is not None
         await lab.put_vm("inside", cpu=5.0, reservation="class", grace=1.0)
         await lab.until_lease("inside", "Active")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await extend(lab, "class", 100.0)
         await lab.pass_time(20)
-        lab.start_deciders("second")
+        lab.start_controllers("second")
         await until_end(lab, "class", end + 100)
-        await lab.kill_deciders()  # its slot may have the end already, and the workload in it not
+        await lab.kill_controllers()  # its slot may have the end already, and the workload in it not
 
         def shorten(envelope: Envelope) -> None:
             spec = decode_part(envelope.spec, AllocationSpec)
@@ -325,7 +325,7 @@ async def test_an_extension_is_made_though_the_controllers_were_killed_before_it
             if decode_part(envelope.spec, AllocationSpec).slot is not None:
                 await lab.change(envelope.key, shorten)
         await lab.pass_time(20)
-        lab.start_deciders("third")
+        lab.start_controllers("third")
 
         async def longer() -> bool:
             return (await lab.lease("inside")).end == end + 100
@@ -351,9 +351,9 @@ async def test_of_an_extension_and_the_next_reservation_never_both_get_the_capac
             await one
             await lab.pass_time(rng.choice([0.0, 0.01, 0.1]))
         if rng.random() < 0.5:
-            await lab.kill_deciders()
+            await lab.kill_controllers()
             await lab.pass_time(20)
-            lab.start_deciders("again")
+            lab.start_controllers("again")
 
         async def decided() -> bool:
             first, other = await status_of(lab, "first"), await status_of(lab, "then")
@@ -440,9 +440,9 @@ async def test_gangs_in_a_reservation_are_whole_or_wait_while_controllers_are_ki
                 )
                 await lab.pass_time(rng.choice([0.0, 0.05, 1.0]))
             if rng.random() < 0.4:
-                await lab.kill_deciders()
+                await lab.kill_controllers()
                 await lab.pass_time(20)
-                lab.start_deciders(f"again-{gang}")
+                lab.start_controllers(f"again-{gang}")
         await lab.pass_time(30)
         there: Counter[int] = Counter()
         held: Counter[str] = Counter()
@@ -581,9 +581,9 @@ async def test_nothing_is_given_twice_and_reservations_are_kept_while_controller
                 await lab.pass_time(rng.choice([0.3, 1.0]))
                 await check()
             if rng.random() < 0.3:
-                await lab.kill_deciders()
+                await lab.kill_controllers()
                 await lab.pass_time(rng.choice([1, 20]))
-                lab.start_deciders(f"again-{number}")
+                lab.start_controllers(f"again-{number}")
         for _ in range(40):
             await lab.pass_time(10)
             await check()

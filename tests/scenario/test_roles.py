@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.test_api_audit import read, weft
 from tests.scenario.test_people import PASSWORD, add_user, create, is_refused, log_in, wait_until
 
@@ -23,8 +23,8 @@ MEMBERS = {"rolebinding": ["*"], "token": ["*"], "role": ["*"], "user": ["*"], "
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
-    lab = DoorsLab(tmp_path_factory.mktemp("roles"))
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
+    lab = ApiLab(tmp_path_factory.mktemp("roles"))
     for name in ("lab", "other"):
         create(lab, "project", name)
         lab.client.apply([{**make_image(), "project": name}])
@@ -40,7 +40,7 @@ def refusal(work: Callable[[], object]) -> Forbidden:
     return refused.value
 
 
-def test_an_own_role_allows_what_it_lists_and_nothing_else(lab: DoorsLab) -> None:
+def test_an_own_role_allows_what_it_lists_and_nothing_else(lab: ApiLab) -> None:
     add_user(lab, "ann")
     create(lab, "rolebinding", "ann-lab", role="starter", project="lab", users=["ann"])
     ann = log_in(lab, "ann")
@@ -62,7 +62,7 @@ def test_an_own_role_allows_what_it_lists_and_nothing_else(lab: DoorsLab) -> Non
     assert me["grants"] == [{"role": "starter", "project": "lab"}]
 
 
-def test_a_name_that_is_built_in_or_that_nothing_has_is_refused(lab: DoorsLab) -> None:
+def test_a_name_that_is_built_in_or_that_nothing_has_is_refused(lab: ApiLab) -> None:
     with pytest.raises(InvalidInput, match="name: editor is a built-in role") as taken:
         create(lab, "role", "editor", rules=STARTER)
     assert (taken.value.field, taken.value.hint) == ("name", "choose another name")
@@ -80,7 +80,7 @@ def test_a_name_that_is_built_in_or_that_nothing_has_is_refused(lab: DoorsLab) -
     assert (verb.value.field, verb.value.hint) == ("spec.rules.vm", "did you mean start?")
 
 
-def test_better_nodes_are_asked_for_by_those_who_may_migrate_the_workload(lab: DoorsLab) -> None:
+def test_better_nodes_are_asked_for_by_those_who_may_migrate_the_workload(lab: ApiLab) -> None:
     asks = {"recommendation": ["create", "get"], "vm": ["get", "list"]}
     create(lab, "role", "asks", rules=asks)
     create(lab, "role", "migrates", rules={**asks, "vm": ["get", "list", "migrate"]})
@@ -96,7 +96,7 @@ def test_better_nodes_are_asked_for_by_those_who_may_migrate_the_workload(lab: D
     ask(migrating, "better", suggest=True)
 
 
-def test_a_role_in_use_stays(lab: DoorsLab) -> None:
+def test_a_role_in_use_stays(lab: ApiLab) -> None:
     create(lab, "role", "held", rules=STARTER)
     create(lab, "rolebinding", "of-held", role="held", project="lab")
     create(lab, "token", "with-held", use="access", role="held")
@@ -110,7 +110,7 @@ def test_a_role_in_use_stays(lab: DoorsLab) -> None:
     lab.client.delete("role", "held")
 
 
-def test_a_role_is_deleted_or_bound_and_never_both(lab: DoorsLab) -> None:
+def test_a_role_is_deleted_or_bound_and_never_both(lab: ApiLab) -> None:
     for number in range(30):
         name = f"raced-{number}"
         create(lab, "role", name, rules=STARTER)
@@ -135,7 +135,7 @@ def test_a_role_is_deleted_or_bound_and_never_both(lab: DoorsLab) -> None:
         assert (name in roles) == (name in bound)
 
 
-def test_a_changed_role_counts_at_once_and_ends_open_streams(lab: DoorsLab) -> None:
+def test_a_changed_role_counts_at_once_and_ends_open_streams(lab: ApiLab) -> None:
     create(lab, "role", "changing", rules=STARTER)
     add_user(lab, "bob")
     create(lab, "rolebinding", "bob-lab", role="changing", project="lab", users=["bob"])
@@ -150,7 +150,7 @@ def test_a_changed_role_counts_at_once_and_ends_open_streams(lab: DoorsLab) -> N
     threads = [threading.Thread(target=follow, args=(client,), daemon=True) for client in (bob, program)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(lab.doors.streams) >= 2)
+    wait_until(lambda: len(lab.api.streams) >= 2)
     time.sleep(0.3)
     assert not ended
     changed = time.monotonic()
@@ -171,7 +171,7 @@ def _read(client: Any, path: str) -> None:
         list(stream.lines())
 
 
-def test_nobody_gives_what_they_do_not_have(lab: DoorsLab) -> None:
+def test_nobody_gives_what_they_do_not_have(lab: ApiLab) -> None:
     create(lab, "role", "members", rules=MEMBERS)
     create(lab, "role", "deleter", rules={"vm": ["delete"]})
     create(lab, "group", "crew")
@@ -227,7 +227,7 @@ def test_nobody_gives_what_they_do_not_have(lab: DoorsLab) -> None:
 
 
 def test_what_is_done_with_roles_is_in_the_audit_log(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path)  # of its own: many refusals of one place are one record
+    lab = ApiLab(tmp_path)  # of its own: many refusals of one place are one record
     create(lab, "role", "logged", rules={"vm": ["get"]})
     lab.client.patch("role", "logged", {"spec": {"rules": {"vm": ["get", "list"]}}})
     made, changed = read(lab)[-2:]
@@ -241,7 +241,7 @@ def test_what_is_done_with_roles_is_in_the_audit_log(tmp_path: Path) -> None:
     lab.close()
 
 
-def test_an_administrator_of_a_project_binds_own_roles_up_to_the_own_rights(lab: DoorsLab) -> None:
+def test_an_administrator_of_a_project_binds_own_roles_up_to_the_own_rights(lab: ApiLab) -> None:
     create(lab, "role", "reader", rules={"*": ["get", "list"]})
     create(lab, "role", "limits", rules={"quota": ["update"]})
     add_user(lab, "gina")
@@ -260,7 +260,7 @@ def test_an_administrator_of_a_project_binds_own_roles_up_to_the_own_rights(lab:
         refusal(lambda k=kind, s=spec: gina.create({"kind": k, "name": "x", "spec": s}))
 
 
-def test_a_wider_role_of_the_moment_is_not_given(lab: DoorsLab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wider_role_of_the_moment_is_not_given(lab: ApiLab, monkeypatch: pytest.MonkeyPatch) -> None:
     """The role is widened between the check of a binding and its commit."""
     create(lab, "role", "growing", rules={"vm": ["get"]})
     create(lab, "role", "binder", rules={"rolebinding": ["get", "update"], "vm": ["get"]})
@@ -282,7 +282,7 @@ def test_a_wider_role_of_the_moment_is_not_given(lab: DoorsLab, monkeypatch: pyt
     assert widened and found.details["permission"] == "vm:delete"
 
 
-def test_a_role_is_written_by_flags_or_from_a_file_and_named_like_a_built_in_one(lab: DoorsLab, tmp_path: Path) -> None:
+def test_a_role_is_written_by_flags_or_from_a_file_and_named_like_a_built_in_one(lab: ApiLab, tmp_path: Path) -> None:
     said = weft(lab, "role", "create", "typed", "--rule", "vm=get,list", "--rule", "image=get", "--rule", "vm=start")
     assert said.out == "role/typed  created\n"
     assert lab.client.get("role", "typed")["spec"]["rules"] == {"vm": ["get", "list", "start"], "image": ["get"]}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_api_process import DoorsProcess
+from test_api_process import ApiProcess
 
 from weft.backup.key import RepositoryKey
 from weft.backup.repository import Repository
@@ -37,27 +37,27 @@ def ok(*words: str | Path) -> str:
 
 
 @pytest.fixture
-def doors(tmp_path: Path) -> Iterator[DoorsProcess]:
-    doors = DoorsProcess(tmp_path / "state")
-    yield doors
-    for process in doors.processes:
+def api(tmp_path: Path) -> Iterator[ApiProcess]:
+    api = ApiProcess(tmp_path / "state")
+    yield api
+    for process in api.processes:
         if process.poll() is None:
             process.kill()
         process.communicate()
 
 
-def end(doors: DoorsProcess) -> None:
-    doors.processes[-1].terminate()
-    doors.processes[-1].communicate(timeout=30)
+def end(api: ApiProcess) -> None:
+    api.processes[-1].terminate()
+    api.processes[-1].communicate(timeout=30)
 
 
 def volume(name: str) -> dict[str, object]:
     return {"kind": "volume", "name": name, "spec": {"size": "1G"}}
 
 
-def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: DoorsProcess, tmp_path: Path) -> None:
-    doors.start()
-    client = doors.connect()
+def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(api: ApiProcess, tmp_path: Path) -> None:
+    api.start()
+    client = api.connect()
     made: list[str] = []
     stop = threading.Event()
 
@@ -77,7 +77,7 @@ def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: Door
     while len(made) < 100:
         threading.Event().wait(0.01)
     before = list(made)
-    said = ok("backup", tmp_path / "b", "--state", doors.state)
+    said = ok("backup", tmp_path / "b", "--state", api.state)
     stop.set()
     for writer in writers:
         writer.join()
@@ -85,11 +85,11 @@ def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: Door
     client.create(volume("after"))
     listed = client.list("volume")
 
-    refused = server("restore", tmp_path / "b", "--state", doors.state)
+    refused = server("restore", tmp_path / "b", "--state", api.state)
     assert refused.returncode == 1 and "in use by process" in refused.stderr
-    end(doors)
-    ok("restore", tmp_path / "b", "--state", doors.state)
-    doors.start()
+    end(api)
+    ok("restore", tmp_path / "b", "--state", api.state)
+    api.start()
     names = {v["name"] for v in client.list("volume").items}
     assert set(before) <= names <= set(made)
     with pytest.raises(CursorGone):
@@ -103,43 +103,43 @@ def test_a_backup_amid_writers_is_put_back_here_and_on_a_new_machine(doors: Door
     token = client.create({"kind": "token", "name": "ci", "spec": {"use": "access", "role": "admin", "subject": "ci"}})[
         "secret"
     ]
-    ok("backup", tmp_path / "b2", "--state", doors.state)
-    end(doors)
-    other = DoorsProcess(tmp_path / "elsewhere")
+    ok("backup", tmp_path / "b2", "--state", api.state)
+    end(api)
+    other = ApiProcess(tmp_path / "elsewhere")
     ok("restore", tmp_path / "b2", "--state", other.state)
-    other.port = doors.port
-    doors.processes.append(other.start())
+    other.port = api.port
+    api.processes.append(other.start())
     other.connect().close()
     client.context.token = token
     client.close()
     client = Client(client.context, patience_seconds=30)
     assert set(before) <= {v["name"] for v in client.list("volume").items} <= {*made, "later"}
-    assert (other.state / "ca.key").read_bytes() == (doors.state / "ca.key").read_bytes()
+    assert (other.state / "ca.key").read_bytes() == (api.state / "ca.key").read_bytes()
     client.close()
 
 
 async def test_events_that_wait_are_in_a_backup_and_put_back_beside_those_that_came_later(
-    doors: DoorsProcess, tmp_path: Path
+    api: ApiProcess, tmp_path: Path
 ) -> None:
-    doors.start()
-    doors.connect().close()
-    file = EventFile(doors.state / "gateway" / "events.db")  # as a gateway has it, which works on meanwhile
+    api.start()
+    api.connect().close()
+    file = EventFile(api.state / "gateway" / "events.db")  # as a gateway has it, which works on meanwhile
     await file.open()
     queue, fired = EventQueue(file), ScheduleState(file)
     await queue.add([make_event(f"e{n}", b"\0\xff" * 1000) for n in range(300)])
     await queue.bury("e7", tries=3, at=9.0, error_type="KeyError", error="'n'")
     await fired.fire(make_event("tick", b"{}"), "uid", "entry", 50.0)
-    assert (await asyncio.to_thread(server, "backup", tmp_path / "b", "--state", doors.state)).returncode == 0
+    assert (await asyncio.to_thread(server, "backup", tmp_path / "b", "--state", api.state)).returncode == 0
     await queue.add([make_event("later", b"{}")])
     await queue.again("e8", tries=2, due_at=60.0, error_type="E", error="x")
     await queue.done("e9")
     await fired.fire(make_event("tock", b"{}"), "uid", "entry", 110.0)
     await file.close()
-    end(doors)
+    end(api)
     elsewhere = tmp_path / "elsewhere"
-    for state in (doors.state, elsewhere):
+    for state in (api.state, elsewhere):
         await asyncio.to_thread(ok, "restore", tmp_path / "b", "--state", state)
-    here, there = [await read_all(state) for state in (doors.state, elsewhere)]
+    here, there = [await read_all(state) for state in (api.state, elsewhere)]
     assert set(there[0]) == {*(f"e{n}" for n in range(300)), "tick"} and there[1] == {("uid", "entry"): 50.0}
     assert there[0]["e7"].dead_at == 9.0 and there[0]["e3"] == make_event("e3", b"\0\xff" * 1000)
     assert set(here[0]) == {*there[0], "later", "tock"} and here[1] == {("uid", "entry"): 110.0}
@@ -161,40 +161,38 @@ async def read_all(state: Path) -> tuple[dict[str, Event], dict[tuple[str, str],
         await file.close()
 
 
-def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(
-    doors: DoorsProcess, tmp_path: Path
-) -> None:
-    doors.start()
-    client = doors.connect()
+def test_a_server_at_rest_is_backed_up_too_and_a_damaged_file_changes_nothing(api: ApiProcess, tmp_path: Path) -> None:
+    api.start()
+    client = api.connect()
     client.create(volume("kept"))
-    end(doors)
-    ok("backup", tmp_path / "b", "--state", doors.state)
-    again = server("backup", tmp_path / "b", "--state", doors.state)
+    end(api)
+    ok("backup", tmp_path / "b", "--state", api.state)
+    again = server("backup", tmp_path / "b", "--state", api.state)
     assert again.returncode == 5 and "exists already" in again.stderr
     damaged = bytearray((tmp_path / "b").read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "bad").write_bytes(damaged)
-    state = {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()}
+    state = {path.name: path.read_bytes() for path in api.state.iterdir() if path.is_file()}
     for flag in ("--name", "--key-file"):  # of repositories
-        refused = server("restore", tmp_path / "b", "--state", doors.state, flag, "x")
+        refused = server("restore", tmp_path / "b", "--state", api.state, flag, "x")
         assert refused.returncode == 2 and f"{flag} is for a repository" in refused.stderr
     for name in ("bad", "none"):
-        refused = server("restore", tmp_path / name, "--state", doors.state)
+        refused = server("restore", tmp_path / name, "--state", api.state)
         assert refused.returncode in (2, 3) and name in refused.stderr and "Traceback" not in refused.stderr
-    assert {path.name: path.read_bytes() for path in doors.state.iterdir() if path.is_file()} == state
-    own = (doors.state / "ca.key").read_bytes()
-    (doors.state / "ca.key").write_bytes(b"another server's")
-    restored = server("restore", tmp_path / "b", "--state", doors.state)
+    assert {path.name: path.read_bytes() for path in api.state.iterdir() if path.is_file()} == state
+    own = (api.state / "ca.key").read_bytes()
+    (api.state / "ca.key").write_bytes(b"another server's")
+    restored = server("restore", tmp_path / "b", "--state", api.state)
     assert "kept in" in restored.stderr and "as ca.key.replaced, store.db.replaced: remove it" in restored.stderr
-    assert (doors.state / "ca.key.replaced").read_bytes() == b"another server's"
-    assert (doors.state / "ca.key").read_bytes() == own
+    assert (api.state / "ca.key.replaced").read_bytes() == b"another server's"
+    assert (api.state / "ca.key").read_bytes() == own
     nowhere = server("backup", tmp_path / "b2", "--state", tmp_path / "empty")
     assert (
         nowhere.returncode == 3
         and "is not a server's state folder" in nowhere.stderr
         and not (tmp_path / "empty").exists()
     )
-    doors.start()
+    api.start()
     assert client.get("volume", "kept")["name"] == "kept"
     client.close()
 
@@ -207,7 +205,7 @@ def test_a_server_does_not_start_on_another_store_than_it_had(tmp_path: Path) ->
     assert "weft server backup" in refused.stderr
 
 
-def test_a_backup_goes_into_a_repository_and_comes_back(doors: DoorsProcess, tmp_path: Path) -> None:
+def test_a_backup_goes_into_a_repository_and_comes_back(api: ApiProcess, tmp_path: Path) -> None:
     place, key = tmp_path / "safe", tmp_path / "safe.key"
     place.mkdir()
     key.write_text("0f" * 32 + "\n")
@@ -215,21 +213,21 @@ def test_a_backup_goes_into_a_repository_and_comes_back(doors: DoorsProcess, tmp
     Repository.create(
         url, RepositoryKey(bytes.fromhex("0f" * 32)), clock=SystemClock(), cache=tmp_path / "cache"
     ).close()
-    doors.start()
-    client = doors.connect()
+    api.start()
+    client = api.connect()
     client.create(volume("first"))
-    assert "stored as server-" in ok("backup", url, "--key-file", key, "--state", doors.state)
+    assert "stored as server-" in ok("backup", url, "--key-file", key, "--state", api.state)
     client.create(volume("second"))
-    said = ok("backup", url, "--key-file", key, "--state", doors.state, "--keep", "30d")
+    said = ok("backup", url, "--key-file", key, "--state", api.state, "--keep", "30d")
     newest = said.split("stored as ")[1].split(",")[0]
     assert b"first" not in b"".join(one.read_bytes() for one in place.rglob("*") if one.is_file())
-    end(doors)
+    end(api)
 
     refused = server("restore", url, "--state", tmp_path / "new")
     assert refused.returncode == 2 and "whose key is needed" in refused.stderr
     refused = server("restore", url, "--key-file", key, "--name", "nothing", "--state", tmp_path / "new")
     assert refused.returncode != 0 and "it has: server-" in refused.stderr
-    said = ok("restore", url, "--key-file", key, "--state", doors.state)
+    said = ok("restore", url, "--key-file", key, "--state", api.state)
     assert f"found {newest}" in said
-    doors.start()
+    api.start()
     assert {one["name"] for one in client.list("volume").items} == {"first", "second"}

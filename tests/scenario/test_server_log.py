@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.cli_lab import Fabric, start_fabric
 from tests.unit.telemetry.test_log_export import Collector
 
@@ -199,10 +199,10 @@ def test_a_deleted_workload_s_lines_are_read_by_its_project_and_not_under_its_na
 
 
 def test_a_project_with_the_name_of_a_deleted_one_reads_nothing_of_that(tmp_path: Path) -> None:
-    lab = DoorsLab(tmp_path)
+    lab = ApiLab(tmp_path)
     try:
         kept = KeptLog(tmp_path / "p" / "departed", lab.clock)
-        lab.doors.server_log = ServerLog(tmp_path / "s", tmp_path / "p", lab.clock)
+        lab.api.server_log = ServerLog(tmp_path / "s", tmp_path / "p", lab.clock)
         journal = DepartureJournal(lab.journal, kept, lab.clock)
         given = {"aggregate": True, "deleted": True}
 
@@ -219,6 +219,6 @@ def test_a_project_with_the_name_of_a_deleted_one_reads_nothing_of_that(tmp_path
             lab.client.delete("project", "shop")
             until(lambda: lab.client.http.request("GET", "/v1/projects/shop").status == 404)
         assert lab.client.http.request("POST", "/v1/projects/default/vms/web:logs", {"deleted": True}).status == 400
-        lab.doors.server_log.close()
+        lab.api.server_log.close()
     finally:
         lab.close()

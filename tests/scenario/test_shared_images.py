@@ -1,4 +1,4 @@
-"""Workloads on an image that another project shares, with the deciders over a store in memory and nodes that only pretend."""
+"""Workloads on an image that another project shares, with the controllers over a store in memory and nodes that only pretend."""
 
 from __future__ import annotations
 
@@ -179,10 +179,10 @@ async def test_a_file_whose_image_was_not_recorded_is_nobody_s(
             await lab.until(lambda: asyncio.sleep(0, at_work.is_set()), 600)
             assert end == "deleted" or kept.exists()
             if end == "killed":
-                await lab.kill_deciders()
+                await lab.kill_controllers()
         (tmp_path / "same.raw").unlink()
         if end == "killed":
-            lab.start_deciders()
+            lab.start_controllers()
             assert (await until_image(lab, "mine", "Failed")).reason == "fetchFailed"
         else:
             await lab.until(lambda: asyncio.sleep(0, not kept.exists()), 600)
@@ -198,7 +198,7 @@ async def test_a_file_whose_image_was_not_recorded_is_nobody_s(
 class MakingLab(ConvertingLab):
     """One whose server makes disks of container images: here each is what it is made of."""
 
-    def start_deciders(self, holder: str = "here", **settings: Any) -> None:
+    def start_controllers(self, holder: str = "here", **settings: Any) -> None:
         self.made: list[str] = []
 
         def make(url: str, digest: str, credentials: object, target: Path, *_: object) -> str:
@@ -206,7 +206,7 @@ class MakingLab(ConvertingLab):
             target.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1536))
             return "0a" * 32
 
-        super().start_deciders(holder, make_bundle=make, **settings)
+        super().start_controllers(holder, make_bundle=make, **settings)
 
 
 async def test_an_image_is_made_of_another_only_while_that_is_shared(tmp_path: Path) -> None:

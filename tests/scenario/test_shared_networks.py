@@ -1,4 +1,4 @@
-"""Workloads in a network that another project shares, with the deciders over a store in memory and nodes that only pretend."""
+"""Workloads in a network that another project shares, with the controllers over a store in memory and nodes that only pretend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots as the deciders see to them: taken by the node of their VM, kept there, gone back to, begun from, removed."""
+"""Snapshots as the controllers see to them: taken by the node of their VM, kept there, gone back to, begun from, removed."""
 
 from __future__ import annotations
 
@@ -720,8 +720,8 @@ async def test_a_snapshot_of_a_clock_that_was_ahead_makes_a_schedule_neither_run
         assert told is not None and (told.reason, told.status) == ("clockSetBack", "Unknown")
         assert wrong in told.message
         if restarts:
-            await lab.kill_deciders()
-            lab.start_deciders()
+            await lab.kill_controllers()
+            lab.start_controllers()
         for _ in range(3):
             await lab.pass_time(1100.0)
             assert set(await list_taken(lab, node)) == {*earlier, wrong}

@@ -1,4 +1,4 @@
-"""Storage pools as the deciders see them: who lacks one is told so, what is shared stays where it is when its guest moves."""
+"""Storage pools as the controllers see them: who lacks one is told so, what is shared stays where it is when its guest moves."""
 
 from __future__ import annotations
 
@@ -358,9 +358,9 @@ async def test_a_new_scheduler_counts_what_was_promised_before_it(tmp_path: Path
         await lab.until_phase("db", "Running")
         await lab.delete("/vm/default/db")
         await lab.until_gone("/vm/default/db")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await lab.pass_time(20)
-        lab.start_deciders("again")
+        lab.start_controllers("again")
         await lab.put_vm("web", node=None, pool="san", disk=9 * GIB)
         await lab.until_refused("web", "insufficientResources")
 

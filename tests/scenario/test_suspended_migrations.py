@@ -1,4 +1,4 @@
-"""Suspended VMs change nodes with their memory, with the deciders over a store in memory and nodes that only pretend."""
+"""Suspended VMs change nodes with their memory, with the controllers over a store in memory and nodes that only pretend."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ async def test_one_whose_node_stays_full_resumes_on_another_after_a_minute(tmp_p
 
 async def test_an_option_of_the_server_says_how_long_one_waits_for_its_own_node(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
-        await lab.kill_deciders()
-        lab.start_deciders(elsewhere_seconds=4 * ELSEWHERE_SECONDS)
+        await lab.kill_controllers()
+        lab.start_controllers(elsewhere_seconds=4 * ELSEWHERE_SECONDS)
         await preempted(lab, "spare")
         await lab.add_node("n2", **SAVES)
         await lab.pass_time(3 * ELSEWHERE_SECONDS)

@@ -89,7 +89,7 @@ def allocation_of(fabric: Fabric, name: str) -> Any:
 
 
 def tick(fabric: Fabric) -> None:
-    """Long enough for agents to report again and deciders to write what they think."""
+    """Long enough for agents to report again and controllers to write what they think."""
     time.sleep(3)
     deadline = time.monotonic() + 60
     while not all(node["status"]["phase"] == "Ready" for node in read(fabric, "node")["items"]):
@@ -121,7 +121,9 @@ def test_a_newer_server_and_back_loses_no_field_and_restarts_no_guest(fabric: Fa
     assert (lives(fabric, "old"), lives(fabric, "new")) == (before, new)
     refused = fabric.weft("label", "network/default", "by=older")  # what a newer schema means would be guesswork
     assert refused.code == 5 and "newer weft" in refused.err and "nothing was changed" in refused.err
-    ok(fabric, "vm", "stop", "new")  # the doors write its spec, the deciders its allocation, the node its report
+    ok(
+        fabric, "vm", "stop", "new"
+    )  # the API servers write its spec, the controllers its allocation, the node its report
     assert allocation_of(fabric, "new")["spec"]["desired"] == "stop"
 
     fabric.stop_server()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import DoorsLab, JoinedNode, make_allocation, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_image, make_vm
 from tests.scenario.cli_lab import Fabric, start_fabric
 
 from weft.api.request.trace import RequestTraces
@@ -27,18 +27,18 @@ Spans = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorsLab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     folder = tmp_path_factory.mktemp("doors")
-    lab = DoorsLab(folder)
+    lab = ApiLab(folder)
     tracer = Tracer("api", lab.clock, Spool(folder / "traces" / "api").put)
-    lab.doors.traces = RequestTraces(tracer, 0.0)
-    lab.doors.spans = TraceStore(folder / "spans", folder / "traces", lab.clock)
+    lab.api.traces = RequestTraces(tracer, 0.0)
+    lab.api.spans = TraceStore(folder / "spans", folder / "traces", lab.clock)
     for project in ("lab", "other", "default"):
         if project != "default":
             lab.client.create({"kind": "project", "name": project, "spec": {}})
         lab.client.apply([{**make_image(), "project": project}])
     yield lab
-    lab.doors.spans.close()
+    lab.api.spans.close()
     lab.close()
 
 
@@ -62,7 +62,7 @@ def create(client: Client, name: str, project: str, traceparent: str = "") -> st
     return str(answer.json()["trace"].partition("-")[0])
 
 
-def test_a_write_begins_a_trace_or_goes_on_with_its_caller_s(lab: DoorsLab) -> None:
+def test_a_write_begins_a_trace_or_goes_on_with_its_caller_s(lab: ApiLab) -> None:
     own = create(lab.client, "one", "lab")
     spans = read_spans(lab.client, own)
     root = spans["POST /v1/projects/lab/vms"]
@@ -79,12 +79,12 @@ def test_a_write_begins_a_trace_or_goes_on_with_its_caller_s(lab: DoorsLab) -> N
 @pytest.mark.parametrize(
     "forged", ["00-" + "0" * 32 + "-" + "1" * 16 + "-01", "x" * 5000, "ff-" + "a" * 32 + "-" + "1" * 16 + "-01"]
 )
-def test_a_forged_header_begins_a_trace_of_its_own(lab: DoorsLab, forged: str) -> None:
+def test_a_forged_header_begins_a_trace_of_its_own(lab: ApiLab, forged: str) -> None:
     trace = create(lab.client, f"forged-{new_trace()[:8]}", "lab", forged)
     assert trace not in forged and read_spans(lab.client, trace)
 
 
-def test_only_reads_that_their_caller_traces_are_traced_and_a_stranger_s_are_not(lab: DoorsLab) -> None:
+def test_only_reads_that_their_caller_traces_are_traced_and_a_stranger_s_are_not(lab: ApiLab) -> None:
     caller = Context(new_trace(), "5" * 16)
     for path, headers in (
         ("/v1/projects/lab/vms", {"traceparent": write_traceparent(caller)}),
@@ -95,7 +95,7 @@ def test_only_reads_that_their_caller_traces_are_traced_and_a_stranger_s_are_not
     assert set(read_spans(lab.client, caller.trace)) == {"GET /v1/projects/lab/vms"}
 
 
-def test_what_streams_from_a_guest_doesn_t_hide_the_newest_write(lab: DoorsLab) -> None:
+def test_what_streams_from_a_guest_doesn_t_hide_the_newest_write(lab: ApiLab) -> None:
     own = create(lab.client, "watched", "lab")
     for verb in ("flows", "logs", "metrics", "exec", "capture"):
         lab.client.http.request("POST", f"/v1/projects/lab/vms/watched:{verb}", {})
@@ -103,7 +103,7 @@ def test_what_streams_from_a_guest_doesn_t_hide_the_newest_write(lab: DoorsLab) 
     assert [one["trace"] for one in found] == [own]
 
 
-def test_a_forged_id_of_another_project_s_trace_shows_nothing_of_it(lab: DoorsLab) -> None:
+def test_a_forged_id_of_another_project_s_trace_shows_nothing_of_it(lab: ApiLab) -> None:
     theirs = create(lab.client, "secret", "other")
     ann = lab.with_token(use="access", role="editor", project="lab", subject="ann")
     assert read_spans(ann, theirs) == {}
@@ -120,7 +120,7 @@ def test_a_forged_id_of_another_project_s_trace_shows_nothing_of_it(lab: DoorsLa
     assert ann.http.request("GET", "/v1/traces?object=vm/other/secret").json()["items"] == []
 
 
-def test_who_may_see_a_span_is_who_may_see_its_object(lab: DoorsLab) -> None:
+def test_who_may_see_a_span_is_who_may_see_its_object(lab: ApiLab) -> None:
     """Every built-in role, and one that reads traces but no VMs, in its own project and in the other one."""
     lab.client.apply(
         [{"kind": "role", "name": "tracer", "spec": {"rules": {"trace": ["get", "list"], "image": ["get"]}}}]
@@ -143,13 +143,13 @@ def test_who_may_see_a_span_is_who_may_see_its_object(lab: DoorsLab) -> None:
 
 
 @pytest.mark.parametrize("id", ["x", "AB" * 16, "0" * 32, "../../etc", "%00" * 8, "a" * 33, "ab" * 16 + "/x"])
-def test_what_is_no_id_of_a_trace_is_refused(lab: DoorsLab, id: str) -> None:
+def test_what_is_no_id_of_a_trace_is_refused(lab: ApiLab, id: str) -> None:
     assert lab.client.http.request("GET", f"/v1/traces/{id}").status in (400, 404)
     with pytest.raises(NotFound):
         check(lab.client, f"/v1/traces/{'ab' * 16}")
 
 
-def test_a_node_brings_spans_of_its_own_workloads_and_of_no_others(lab: DoorsLab) -> None:
+def test_a_node_brings_spans_of_its_own_workloads_and_of_no_others(lab: ApiLab) -> None:
     node = lab.join("n7")
     node.report(node={"capacity": {}})
     lab.client.create({**make_vm("here", networks=[]), "project": "default"})

@@ -1,4 +1,4 @@
-"""A VM's life, from wish to nothing left, with the deciders over a store in memory and nodes that only pretend."""
+"""A VM's life, from wish to nothing left, with the controllers over a store in memory and nodes that only pretend."""
 
 from __future__ import annotations
 
@@ -337,8 +337,8 @@ async def test_a_new_size_is_said_once_to_be_there_when_its_node_was_away_howeve
             await lab.change(place.key, change)
 
         async def restart() -> None:
-            await lab.kill_deciders()
-            lab.start_deciders()
+            await lab.kill_controllers()
+            lab.start_controllers()
             await lab.pass_time(5)
 
         def count() -> list[str]:
@@ -361,9 +361,9 @@ async def test_a_new_size_is_said_once_to_be_there_when_its_node_was_away_howeve
         await report(1.0, fitted=place.generation)  # it is back, and hasn't heard of it yet
         await restart()
         assert await waits()
-        await lab.kill_deciders()
+        await lab.kill_controllers()
         await report(3.0)
-        lab.start_deciders()
+        lab.start_controllers()
 
         async def told() -> bool:
             current = (await lab.vm("web")).condition("Current")
@@ -442,7 +442,7 @@ async def test_a_chosen_address_is_given_and_a_changed_one_comes_with_the_next_s
         await lab.until_phase("web", "Running")
         [allocation] = await lab.allocations()
         assert (allocation.nics[1].address, allocation.nics[1].mac) == ("10.7.0.40", "52:57:0a:07:00:28")
-        await lab.put_vm("other", networks=["blue:10.7.0.40"])  # as a restored store may hold it: past the doors
+        await lab.put_vm("other", networks=["blue:10.7.0.40"])  # as a restored store may hold it: past the API servers
 
         async def refused() -> bool:
             return (await lab.status("other")).reason == "addressInUse"

@@ -145,8 +145,8 @@ async def test_an_undo_ends_once_the_kept_vm_answers_as_updates_before_it_had_to
             await act(lab, "update", image)
             await until(lab, "Progressing", revision)
             await lab.pass_time(10)
-            await lab.kill_deciders()
-            lab.start_deciders(f"after-{revision}")
+            await lab.kill_controllers()
+            lab.start_controllers(f"after-{revision}")
             assert "TCP port 80" in (await until(lab, "Undecided", revision)).verdict
         await listen(lab, lambda spec: False)
         await act(lab, "undo", UndoInput())
@@ -277,7 +277,7 @@ async def test_a_vm_that_an_older_weft_promoted_gets_the_port_and_is_kept_too(tm
         await act(lab, "update", NEWER)
         await until(lab, "Promoted", 2)
         await lab.until_phase("web", "Stopped")
-        await lab.kill_deciders()
+        await lab.kill_controllers()
 
         def forget(envelope: Envelope) -> None:
             status = decode_part(envelope.status, DeploymentStatus)
@@ -288,7 +288,7 @@ async def test_a_vm_that_an_older_weft_promoted_gets_the_port_and_is_kept_too(tm
         await lab.wish("web", publish=["8091:80"])
         old = await lab.vm("web")
         await lab.put("publishedport", "tcp-8091", claim_port(old), project=None)
-        lab.start_deciders("newer")
+        lab.start_controllers("newer")
 
         async def handed_over() -> bool:
             kept = (await status_of(lab)).revisions[1].instance
@@ -379,8 +379,8 @@ async def test_controllers_that_die_at_any_moment_leave_volume_and_port_with_one
             nonlocal turns, undone
             turns += 1
             if turns % 5 == 0:
-                await lab.kill_deciders()
-                lab.start_deciders(f"holder-{turns}")
+                await lab.kill_controllers()
+                lab.start_controllers(f"holder-{turns}")
             every = [decode_part(one.spec, VmSpec) for one in await lab.every("vm")]
             assert sum(one.volumes == ["data"] for one in every) == 1
             assert sum(one.publish == ["8091:80"] for one in every) == 1

@@ -1,4 +1,4 @@
-"""Snapshots of volumes and of containers' volumes as the deciders see to them: ordered of the node that has the data, kept there,
+"""Snapshots of volumes and of containers' volumes as controllers see to them: ordered of the node that has the data, kept there,
 gone back to, and made into other volumes. Nothing uses a volume meanwhile."""
 
 from __future__ import annotations

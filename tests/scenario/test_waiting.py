@@ -245,8 +245,8 @@ async def test_what_was_promised_is_kept_whatever_is_predicted(tmp_path: Path) -
         await lab.put(
             "accountingrecord", "recent.default", spec, status=AccountingStatus(run_times={"": run_times}), project=None
         )
-        await lab.kill_deciders()
-        lab.start_deciders("again")
+        await lab.kill_controllers()
+        lab.start_controllers("again")
         start = lab.clock.now() + 300.0
         await lab.put_vm("promised", cpu=4.0, grace=0, lease=lease(start=start, duration=600.0))
         await lab.until_lease("promised", "Scheduled")

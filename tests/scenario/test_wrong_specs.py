@@ -1,5 +1,5 @@
 """Containers, functions, jobs and conversions with one strange value in a field: what is refused names the field and what would be
-right, writes nothing, and the doors go on; no value makes them busy for long or tell much."""
+right, writes nothing, and the API servers go on; no value makes them busy for long or tell much."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 from tests.scenario.wrong_specs import Asker, all_draws
 
 SEED, EXAMPLES = 20261121, 900
@@ -15,7 +15,7 @@ SEED, EXAMPLES = 20261121, 900
 
 @pytest.fixture
 def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
-    lab = DoorsLab(tmp_path_factory.mktemp("wrong"))
+    lab = ApiLab(tmp_path_factory.mktemp("wrong"))
     yield Asker(lab)
     lab.close()
 

@@ -1,4 +1,4 @@
-"""Specs that are right but for one value, and what the doors say of each: every field that a kind has, with what people, programs
+"""Specs that are right but for one value, and what the API says of each: every field that a kind has, with what people, programs
 and attackers put into fields."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
-from tests.scenario.api_lab import DoorsLab
+from tests.scenario.api_lab import ApiLab
 
 from weft.contracts.store import Delete
 from weft.kinds.container import ContainerSpec
@@ -78,7 +78,7 @@ def all_draws() -> list[tuple[str, str, Any]]:
 class Asker:
     """Asks ``lab`` for objects with one strange value, and says which answers are wrong."""
 
-    def __init__(self, lab: DoorsLab) -> None:
+    def __init__(self, lab: ApiLab) -> None:
         self.lab = lab
         self.accepted: list[dict[str, Any]] = []
         self.refused = 0

@@ -1,4 +1,4 @@
-"""The lines between the parts: HTTP from nodes and people to the doors, the store's socket from the deciders to it.
+"""The lines between the parts: HTTP from nodes and people to the API servers, the store's socket from the controllers to it.
 
 Nothing on them is certain: a message may be lost on its way or on the way back, come twice, come late, or not at all while
 its node is cut off. Every such fault is drawn from the seed and counted.
@@ -39,7 +39,7 @@ class Faults(Protocol):
 
 
 class Doorway:
-    """Where the doors can be reached: the process that serves now, and its application."""
+    """Where the API servers can be reached: the process that serves now, and its application."""
 
     def __init__(self) -> None:
         self.part: Part | None = None
@@ -51,7 +51,7 @@ class Doorway:
 
 
 class Line:
-    """HTTP of one client to the doors. ``token`` a person's, or ``node_uid`` of a node with its certificate."""
+    """HTTP of one client to the API servers. ``token`` a person's, or ``node_uid`` of a node with its certificate."""
 
     def __init__(self, doorway: Doorway, faults: Faults, who: str, token: str = "", node_uid: str = "") -> None:
         self._doorway, self._faults, self.who = doorway, faults, who
@@ -60,7 +60,7 @@ class Line:
         self.streams: list[Stream] = []
 
     async def exchange(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
-        """One request. Raises Unavailable when no answer comes, whether or not the doors acted on it."""
+        """One request. Raises Unavailable when no answer comes, whether or not the API servers acted on it."""
         faults = self._faults
         await asyncio.sleep(faults.delay(0.01))
         unheard = faults.is_deaf(self.who) if method == "GET" else faults.is_cut_off(self.who)
@@ -150,7 +150,7 @@ class Stream:
         self.part: Part | None = None
 
     async def take(self, made: Made) -> None:
-        """Carry over what the doors answer, to its end."""
+        """Carry over what the API servers answer, to its end."""
         self.status, self.headers = made.status, dict(made.headers)
         if made.body:
             self.pieces.append(made.body)

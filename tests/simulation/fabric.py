@@ -138,7 +138,7 @@ class Fabric:
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
         self.doorway = Doorway()
         self.lines: dict[str, Line] = {}
-        self.deciders: Part | None = None
+        self.controllers: Part | None = None
         self.nodes: list[Node] = []
         self.people: list[Person] = []
         self.wishes: Counter[str] = Counter()
@@ -196,7 +196,7 @@ class Fabric:
 
     # The server.
 
-    def start_doors(self) -> None:
+    def start_api(self) -> None:
         if self.doorway.up:
             return
         part = Part(self.loop, "API server")
@@ -216,33 +216,35 @@ class Fabric:
         part.spawn(start()).add_done_callback(self.note_end)
         self.doors = doors
 
-    def kill_doors(self) -> None:
+    def kill_api(self) -> None:
         part = self.doorway.part
         assert part is not None
         part.kill()
         self.ledger.forget(part)
         self.ledger.end_process()
 
-    def start_deciders(self) -> None:
-        if self.deciders is not None and self.deciders.alive:
+    def start_controllers(self) -> None:
+        if self.controllers is not None and self.controllers.alive:
             return
         self.terms += 1
-        self.deciders = part = Part(self.loop, "deciders")
-        store = Socket(self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_deciders)
+        self.controllers = part = Part(self.loop, "controllers")
+        store = Socket(
+            self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_controllers
+        )
         work = controllers.decide(
             store, Journal(), self.clock,
-            images=self.folder / "images", holder=f"deciders {self.terms}", strategy="least_loaded",
+            images=self.folder / "images", holder=f"controllers {self.terms}", strategy="least_loaded",
         )  # fmt: skip
         part.spawn(work).add_done_callback(self.note_end)
 
-    def kill_deciders(self) -> None:
-        assert self.deciders is not None
-        self.deciders.kill()
-        self.ledger.forget(self.deciders)
+    def kill_controllers(self) -> None:
+        assert self.controllers is not None
+        self.controllers.kill()
+        self.ledger.forget(self.controllers)
 
-    def _lose_deciders(self) -> None:
-        self.kill_deciders()
-        self._later(self.fate.draw.random() * 3.0, self.start_deciders)
+    def _lose_controllers(self) -> None:
+        self.kill_controllers()
+        self._later(self.fate.draw.random() * 3.0, self.start_controllers)
 
     def note_end(self, task: asyncio.Task[Any]) -> None:
         """A part that ends by itself has failed."""
@@ -252,13 +254,13 @@ class Fabric:
     async def set_up(self) -> None:
         (self.folder / "images").mkdir()
         (self.folder / "images" / DIGEST).write_bytes(BUNDLE)
-        self.start_doors()
+        self.start_api()
         while self.doorway.app is None:
             await asyncio.sleep(0.1)
         part = self.doorway.part
         assert part is not None
         await part.spawn(self._fill())
-        self.start_deciders()
+        self.start_controllers()
         for node in self.nodes:
             node.start()
 
@@ -341,11 +343,11 @@ class Fabric:
         node = draw.choice(self.nodes)
         pause = draw.random() * draw.choice((0.2, 2.0, 5.0))
         if name == "API server killed" and self.doorway.up:
-            self.kill_doors()
-            self._later(pause, self.start_doors)
-        elif name == "controllers killed" and self.deciders is not None and self.deciders.alive:
-            self.kill_deciders()
-            self._later(pause, self.start_deciders)
+            self.kill_api()
+            self._later(pause, self.start_api)
+        elif name == "controllers killed" and self.controllers is not None and self.controllers.alive:
+            self.kill_controllers()
+            self._later(pause, self.start_controllers)
         elif name == "agent killed" and node.up:
             node.kill()
             self._later(pause, node.start)
@@ -379,13 +381,13 @@ class Fabric:
 
     def _restore(self, pause: float) -> bool:
         """The server is stopped, an older store put in place, the server started; people find what they had then."""
-        self.kill_doors()
-        if self.deciders is not None and self.deciders.alive:
-            self.kill_deciders()
+        self.kill_api()
+        if self.controllers is not None and self.controllers.alive:
+            self.kill_controllers()
         volumes = {volume.uid for volume in self.ledger.notes.objects("volume")}
         restored = self.ledger.restore()
-        self._later(pause, self.start_doors)
-        self._later(pause, self.start_deciders)
+        self._later(pause, self.start_api)
+        self._later(pause, self.start_controllers)
         if restored:
             self.restores += 1
             self._remember(volumes)
@@ -464,8 +466,8 @@ class Fabric:
         self.fate.on = False
         self._make_room()
         self.fate.cut_off.clear()
-        self.start_doors()
-        self.start_deciders()
+        self.start_api()
+        self.start_controllers()
         for node in self.nodes:
             node.start()
 

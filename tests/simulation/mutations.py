@@ -41,7 +41,7 @@ Mutation = Callable[[], Any]  # a context manager
 
 
 def ack_before_commit() -> Any:
-    """The doors answer first and write a little later."""
+    """The API servers answer first and write a little later."""
     real = api_commit.settle
 
     class Hasty:
@@ -70,7 +70,7 @@ def ack_before_commit() -> Any:
 
 
 def forget_a_watch_event() -> Any:
-    """The deciders' cache misses one batch in thirty."""
+    """The controllers' cache misses one batch in thirty."""
     real, draw = Cache._take, random.Random(2)
 
     def take(self: Cache, batch: Any) -> None:

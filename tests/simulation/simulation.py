@@ -1,4 +1,4 @@
-"""The whole control plane in one process: the real doors, deciders, agents and stores over drivers that only pretend, in
+"""The whole control plane in one process: the real API servers, controllers, agents and stores over drivers that only pretend, in
 virtual time, with every misfortune drawn from a seed. ``run_simulation(seed, faults)`` ends when all is as people wished.
 """
 

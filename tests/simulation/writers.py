@@ -99,7 +99,7 @@ def _without(envelope: Envelope, *types: str) -> list[Condition]:
 
 
 def find_wrong_writers(writer: str, was: Envelope | None, now: Envelope | None, *, giving_up: bool) -> Iterator[str]:
-    """What ``writer`` did in one change that isn't its own to do. While a node is ``giving_up``, the doors remove its places."""
+    """What ``writer`` did in one change that isn't its own to do. While a node is ``giving_up``, API servers remove its places."""
     envelope, writer = now or was, ONE.get(writer, writer)
     assert envelope is not None
     kind, what = envelope.kind, f"{envelope.kind} {envelope.name}"

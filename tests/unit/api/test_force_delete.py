@@ -1,4 +1,4 @@
-"""A node is given up while deciders and controllers go on: no place is left behind on a node that isn't there."""
+"""A node is given up while controllers and controllers go on: no place is left behind on a node that isn't there."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_place_that_is_made_while_its_node_is_given_up_goes_too() -> None:
         entry = await store.get(node.key)
         assert entry is not None
         node.revision = entry.revision
-        doors: Any = mock.Mock(store=store, clock=SystemClock())
-        await give_up(doors, mock.Mock(), NODE, node)
+        api: Any = mock.Mock(store=store, clock=SystemClock())
+        await give_up(api, mock.Mock(), NODE, node)
         page = await store.list("/")
         return [entry.key for entry in page.entries if not entry.key.startswith("/enrolment/")]
 

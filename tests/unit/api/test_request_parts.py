@@ -1,4 +1,4 @@
-"""The doors' pure parts: targets, manifests, merge patches, problems, addresses."""
+"""The API servers' pure parts: targets, manifests, merge patches, problems, addresses."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from benchmarks.against import Compared, Value, compare, read_rows, read_value, 
 
 PRINTED = """## store_api
 
-One doors process.
+One api process.
 
 | what | weft | peer | ratio | goal | kept |
 |---|---|---|---|---|---|

@@ -1,4 +1,4 @@
-"""The deciders' view of the store: always one whole revision, whatever happens to the line."""
+"""The controllers' view of the store: always one whole revision, whatever happens to the line."""
 
 from __future__ import annotations
 

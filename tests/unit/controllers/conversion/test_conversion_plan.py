@@ -1,4 +1,4 @@
-"""What a Conversion does next, where the whole of the deciders would hide it: which image, which digest, and the way back."""
+"""What a Conversion does next, where the whole of the controllers would hide it: which image, which digest, and the way back."""
 
 from __future__ import annotations
 
