@@ -22,7 +22,7 @@ WRONG = (
     ("vm snapshot web db --memory", 2, "give one VM", "--name db"),
     ("vm snapshot container/web", 2, "container/web is not a VM", "weft vm snapshot --help"),
     ("vm snapshot web --name S_1", 2, "--name 'S_1' is not a valid name", "use a-z, 0-9 and -"),
-    ("vm snapshot web --name ''", 2, "--name: a snapshot's name can't be empty", "leave --name out"),
+    ("vm snapshot web --name ''", 2, "--name must not be empty", "leave --name out"),
     ("vm snapshot web --nme x", 2, "no such option: --nme", "did you mean --name?"),
     ("vm snapshot web --timeout 5x", 2, "'5x' is not a duration", "write a duration like 30s"),
     ("vm snapshot idle --memory", 5, "vm/idle is stopped, so it has no memory to keep", "without memory"),
@@ -44,7 +44,7 @@ WRONG = (
     (
         "vm restore web --snapshot one --new-name ''",
         2,
-        "--new-name: a name can't be empty",
+        "--new-name must not be empty",
         "leave --new-name out",
     ),
     ("vm restore gone --snapshot one", 3, 'VM "gone" not found', "--new-name gone creates it again"),

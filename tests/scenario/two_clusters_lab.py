@@ -57,7 +57,7 @@ class Cluster:
     async def _control(self) -> None:
         side = self.side
         cache = Cache(side.store, make_view(), side.clock)
-        lease = LeaderLease(side.store, cache, side.journal, side.clock, "controllers", "lab", None)
+        lease = LeaderLease(side.store, cache, side.journal, side.clock, "workloads", "lab", None)
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())
             await lease.begin()

@@ -57,7 +57,8 @@ def _refuse_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Non
         session = ctx.find_object(Session)
         typed = {word.partition("=")[0] for word in session.typed} if session is not None else set()
         what = next((flag for flag in param.opts if flag in typed), param.opts[0])
-    raise usage(f"{what} must not be empty", f"{ctx.command_path} --help")
+    hint = f"leave {what} out, or give it a value; " if isinstance(param, click.Option) and not param.required else ""
+    raise usage(f"{what} must not be empty", f"{hint}{ctx.command_path} --help")
 
 
 class WithCommand(Plain):
