@@ -123,6 +123,27 @@ async def test_constraints_affinity_and_cordons_hold_and_budgets_bound_a_plan(tm
         assert (await ask(lab)).steps == []
 
 
+async def test_what_would_stand_still_is_not_migrated_for_balance_and_a_drain_says_so_first(tmp_path: Path) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await crowd(lab)
+        node, uids = lab.nodes["n1"], {spec.workload.name: uid for uid, spec in lab.nodes["n1"].specs.items()}
+
+        def change(target: Envelope) -> None:
+            target.report = merge_part(target.report, still)
+
+        for name in ("vm-0", "vm-1", "vm-2"):
+            node.running[uids[name]] = still = msgspec.structs.replace(node.running[uids[name]], live_bar="hot-plugged")
+            await lab.change(f"/allocation/-/{node.uid}.{uids[name]}", change)
+        await lab.pass_time(2)
+        assert [step.workload for step in (await ask(lab)).steps] == ["vm/vm-3"]
+        await lab.put("report", "drain", {"subject": "drain", "node": "n1"}, project=None)
+        await lab.pass_time(2)
+        told = await lab.get("/report/-/drain")
+        assert told is not None
+        notes = {one.workload: one.message for one in decode_part(told.status, ReportStatus).leaving}
+        assert notes["vm/vm-0"] == "stands still meanwhile: hot-plugged" and notes["vm/vm-3"] == ""
+
+
 async def test_workloads_that_must_be_apart_never_meet(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await crowd(lab, 3, ())

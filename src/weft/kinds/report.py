@@ -82,7 +82,9 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
     workload: str
     project: str
     to: str = ""  # target node; "": it can't leave, for ``reason``
-    mode: Literal["live", "cold", "saved"] = "live"  # saved: stopped here, and restored there
+    mode: Literal["live", "cold", "saved", "later"] = (
+        "live"  # saved: stopped here, restored there; later: it only begins there
+    )
     memory: int = 0
     reason: str = ""
     message: str = ""  # why, or what it waits for first

@@ -79,9 +79,8 @@ def check_reservation(spec: ReservationSpec) -> None:
     if not LEAST_MEMORY <= spec.memory <= MOST_MEMORY:
         raise _invalid("memory", f"{spec.memory} bytes is not between 1M and 64T", "give the memory of one slot")
     if (spec.duration is None) == (spec.end is None):
-        raise _invalid(
-            "duration", "give either this or spec.end, not both", "write 2h, or as the end 2026-12-24T22:00:00Z"
-        )
+        why = "a reservation needs this or spec.end" if spec.end is None else "give either this or spec.end, not both"
+        raise _invalid("duration", why, "write 2h, or as the end 2026-12-24T22:00:00Z")
     if spec.duration is not None and not 1.0 <= spec.duration <= LONGEST_SECONDS:
         raise _invalid(
             "duration", f"{format_duration(spec.duration)} is not between a second and a year", "give one like 2h"

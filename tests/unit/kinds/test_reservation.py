@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.reservation import RESERVATION, ExtendInput, ReservationSpec, ReservationStatus
-from weft.objects.errors import Unplaceable
+from weft.kinds.reservation import RESERVATION, ExtendInput, ReservationSpec, ReservationStatus, check_reservation
+from weft.objects.errors import InvalidInput, Unplaceable
 from weft.objects.quantity import parse_moment
 
 GIB = 1 << 30
@@ -87,3 +87,12 @@ def test_it_counts_all_its_slots_until_it_is_over() -> None:
         assert amounts == {"cpu": 12.0, "memory": 24 * GIB, "gpus": 3}
     for state in ("Done", "Rejected"):
         assert RESERVATION.admission.counts(spec, ReservationStatus(state=state)).amounts == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({}, "a reservation needs this or spec.end"), ({"duration": 60.0, "end": 60.0}, "not both")],
+)
+def test_a_reservation_has_one_end(given: dict[str, float], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        check_reservation(ReservationSpec(cpu=1.0, memory=GIB, **given))  # type: ignore[arg-type]

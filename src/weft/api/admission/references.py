@@ -216,7 +216,7 @@ def in_use(kind: Kind, envelope: Envelope, users: list[str]) -> InUse:
     if own and " " not in own and BY_NAME[own.partition("/")[0]].scope == "project":
         own += give_project(envelope.name if kind.lifetime.holds_objects else envelope.project)
     hint = f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first"
-    if kind.lifetime.holds_objects and own:
+    if kind.lifetime.holds_objects and own and envelope.name != FIRST_PROJECT:
         hint += f"; or all of it: weft {kind.name} delete {envelope.name} --everything"
     if kind.lifetime.holds_objects and own and _goes_with_owner(own):
         hint = "what it belongs to was deleted, and it goes with that: try again in a moment"

@@ -73,6 +73,8 @@ def _run(job: FilesJob, confined: Confined) -> str:
         if job.act == "objects" or job.act == "upload":  # not "in": the types follow from it
             return _write_whole(repository, there, OBJECTS if job.act == "objects" else name_upload(job.path))
         disk = there.disk(job.disk)
+        if disk is None and job.disk == "root" and len(there.disks) == 1:  # of a volume
+            disk = there.disks[0]
         if disk is None:
             names = ", ".join(one.name for one in there.disks)
             raise NotFound(f"the backup has no disk {job.disk[:80]}", field="disk", hint=f"its disks: {names}")
@@ -80,7 +82,7 @@ def _run(job: FilesJob, confined: Confined) -> str:
         with repository.read(there.id) as reader:
             return confined.run(
                 question,
-                lambda offset, length: reader.read(job.disk, offset, length),
+                lambda offset, length: reader.read(disk.name, offset, length),
                 lambda piece: _write(DATA, piece),
             )
 

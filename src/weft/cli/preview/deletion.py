@@ -14,14 +14,17 @@ from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.registry import BY_NAME
 
+MOST_NAMED = 100  # in an error
+
 
 def check_person(session: Session, names: list[str], effects: Sequence[str] = ()) -> None:
     """Raises UsageError without a terminal to ask at, unless the command is only explained. ``effects``: sentences on what goes
     with the objects."""
     if session.recorder is None and not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         raise click.UsageError(
-            f"deleting {', '.join(names[:5])}{more} without a terminal needs --yes{': ' if effects else ''}{'; '.join(effects)}"
+            f"deleting {', '.join(names[:MOST_NAMED])}{more} without a terminal needs --yes"
+            f"{': ' if effects else ''}{'; '.join(effects)}"
         )
 
 

@@ -46,8 +46,12 @@ def find_trouble(view: View, allocation: Item, now: float) -> str:
         begins = lease.prepare_at if spec.volumes else lease.start
         lost = report.state in _NOT_BEGUN and was_lost_before(node, begins)
         return f"{spec.node} is lost" if lost else ""
-    waits = report.state == "pending" and now < lease.prepare_at - BEGINS_SOON_SECONDS
-    return find_bar(node) if waits else ""
+    return find_bar(node) if begins_later(lease, report, now) else ""
+
+
+def begins_later(lease: AllocatedLease, report: AllocationReport, now: float) -> bool:
+    """Whether a node that works has done nothing for it yet, and won't soon: it may still begin elsewhere."""
+    return report.state == "pending" and now < lease.prepare_at - BEGINS_SOON_SECONDS
 
 
 def was_lost_before(node: Item, moment: float) -> bool:

@@ -11,6 +11,7 @@ from weft.informer.view import Item, View
 from weft.insight.course import HOUR_SECONDS, Course, expect
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
+from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.profile import ProfileStatus, name_profile
 from weft.kinds.rebalance_plan import PlannedStep
 from weft.objects.identity import object_key
@@ -73,6 +74,7 @@ def read_problem(
                 amounts,
                 (cpu, float(amounts[1])),
                 float(amounts[1] + count_local(place.spec)),
+                mobile=not place.workload.status(WorkloadStatus).live_bar,  # it would stand still, which isn't worth it
             )
         )
         held[:, row] += np.array(amounts)

@@ -38,7 +38,7 @@ def plan_report(view: View, engine: Engine, question: Item, strategy: str, now: 
     """Write the answer into ``question``'s status."""
     spec, envelope = question.spec(ReportSpec), edit(question)
     if spec.subject == "drain":
-        status = preview_drain(view, engine, spec.node or "", strategy, force=spec.force)
+        status = preview_drain(view, engine, spec.node or "", strategy, now, force=spec.force)
         status.at = now
     elif spec.subject == "queue":
         queue, count = list_queue(view, engine, strategy, now)
