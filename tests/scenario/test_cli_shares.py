@@ -26,7 +26,10 @@ def test_an_image_is_shared_listed_used_and_its_share_withdrawn(fabric: Fabric) 
     assert fabric.weft("image", "share", "tiny", "--stop", "*").code == 0
     refused = fabric.weft(*create, "fold")
     assert refused.code == 3 and "weft image share base -p physics --with biology" in refused.err
-    assert "NAME" not in fabric.weft("image", "list", "--shared", "-p", "biology").out
+    none = fabric.weft("image", "list", "--shared", "-p", "biology")
+    assert (none.out, none.err) == ("", "no images that other projects share with project biology\n")
+    assert "--shared lists those that" in fabric.weft("image", "list", "-p", "biology").err
+    assert "is not the ID of a trace" in fabric.weft("trace", "nope").err
 
     said = fabric.weft("image", "share", "base", "--with", "biology", "--with", "default", "-p", "physics")
     assert said.code == 0 and "no project" not in said.err, said.err

@@ -197,7 +197,8 @@ def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
     """``items`` of one kind in its own columns; with objects of all projects, each one's project in front."""
     if not items:
         where = "" if session.all_projects or kind.scope == "fabric" else f" in project {session.client.project}"
-        session.notify(f"no {kind.plural}{where}")
+        more = "; --shared lists those that other projects share" if where and kind.is_shareable else ""
+        session.notify(f"no {kind.plural}{where}{more}")
         if not session.is_data:
             return
     columns, rows = make_rows(session, items, kind)

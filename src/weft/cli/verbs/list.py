@@ -89,6 +89,8 @@ def list_shared(session: Session, kind: Kind, labels: tuple[str, ...], fields: t
     found = session.client.list(kind.name, labels=",".join(labels), fields=",".join(fields), query=query).items
     if session.is_data:
         print_list(session, found, [kind])
+    elif not found:
+        session.notify(f"no {kind.plural} that other projects share with project {session.client.project}")
     else:
         print_list(session, [{**item, "name": f"{item['project']}/{item['name']}"} for item in found], [kind])
 

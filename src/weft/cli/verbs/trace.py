@@ -68,6 +68,8 @@ def _find_id(session: Session, words: tuple[str, ...]) -> str:
     """The trace that is named, or the newest of the object that is. Raises NotFound, UsageError."""
     if len(words) == 1 and _ID.fullmatch(words[0].lower()):
         return words[0].lower()
+    if len(words) == 1 and "/" not in words[0]:
+        raise usage(f"{words[0][:40]!r} is not the ID of a trace", "weft trace list shows them; or give KIND/NAME")
     targets = find_targets(session, None, words)
     if len(targets) != 1:
         raise usage("a waterfall shows one trace", "give one ID or KIND/NAME")
