@@ -29,7 +29,6 @@ from weft.kinds.fields.lease import (
     WARN_SECONDS,
     LeaseRequest,
     LeaseStatus,
-    find_pause,
 )
 from weft.kinds.parts.goal import NOT_STARTED, RESTARTING, STARTING
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
@@ -42,6 +41,7 @@ from weft.objects.quantity import format_duration, format_time
 
 # ``status.reason`` while a spec is being carried out, beside STARTING and RESTARTING.
 STOPPING, SUSPENDING, FENCED = "stopping", "suspending", "fenced"
+_MOST_PAUSES = 3  # of a lease, in its message
 _GIVEN = ("Placed", "Adopted")  # reasons of the condition Placed of a workload that has all that its place can give
 # Reasons of the condition Current: the node does it now; the node was away when it was told to, until it has done it.
 CHANGING, RESIZE_WAITS = "Changing", "ResizeWaits"
@@ -318,8 +318,10 @@ def fold_lease(
         if migration is not None and migration.saves:
             there, then = migration.peer, "its memory is there"
         message = f"suspended for {lease.suspension.winner}; it resumes on {there} once {then}"
-    elif (pause := find_pause(lease, now)) is not None and not over and not message:
-        message = f"it is suspended as planned from {format_time(pause.at)} to {format_time(pause.until)}"
+    elif (pauses := [one for one in lease.pauses if now < one.until]) and not over and not message:
+        shown = " and ".join(f"from {format_time(one.at)} to {format_time(one.until)}" for one in pauses[:_MOST_PAUSES])
+        more = f" and {len(pauses) - _MOST_PAUSES} times more" if len(pauses) > _MOST_PAUSES else ""
+        message = f"it is suspended as planned {shown}{more}"
     late = former.late_seconds if former is not None and former.start == lease.start else 0.0
     is_first = former is None or former.start != lease.start or former.state in ("Requested", "Scheduled", "Preparing")
     if is_first and state == "Active" and asked.mode != "best-effort" and report.started_at is not None:

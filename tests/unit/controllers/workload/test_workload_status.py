@@ -343,5 +343,11 @@ def test_a_lease_is_late_only_if_it_began_so_not_where_its_guest_resumes_or_rest
         status = fold_lease(want, one, status, now)
         assert status is not None and (status.state, status.late_seconds) == (expected, 0.0), (state, now)
         assert (status.message == "") == (now >= 400.0)
+    pauses = tuple(PlannedPause(at, at + 5.0, at + 30.0) for at in (600.0, 700.0, 750.0, 800.0))
+    more = msgspec.structs.replace(
+        one, spec=msgspec.structs.replace(one.spec, lease=msgspec.structs.replace(held, pauses=pauses))
+    )
+    told = fold_lease(want, more, status, 610.0)
+    assert told is not None and told.message.count(" from ") == 3 and told.message.endswith(" and 1 times more")
     late = fold_lease(want, one, None, 510.0)
     assert late is not None and late.late_seconds == 410.0
