@@ -12,6 +12,7 @@ import msgspec
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
+from weft.kinds.project import PROJECT
 from weft.kinds.registry import BY_NAME
 
 MOST_NAMED = 100  # in an error
@@ -33,8 +34,9 @@ def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
     check_person(session, [f"{obj['kind']}/{obj['name']}" for obj in found])
     if session.recorder is not None:
         return True  # the request is shown instead, and nothing is sent
+    with_volumes = any(obj["kind"] == PROJECT.name for obj in found)
     for obj in found:
-        session.notify(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj)}")
+        session.notify(f"  {obj['kind']}/{obj['name']}  {describe_loss(obj, with_volumes=with_volumes)}")
     question = "Delete this for good?" if len(found) == 1 else f"Delete these {len(found)} for good?"
     try:
         return click.confirm(question, err=True)
@@ -43,15 +45,17 @@ def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
         raise
 
 
-def describe_loss(obj: dict[str, Any]) -> str:
-    """What goes with the object, in a few words."""
+def describe_loss(obj: dict[str, Any], *, with_volumes: bool = False) -> str:
+    """What goes with the object, in a few words. ``with_volumes``: its volumes are deleted too."""
     parts = [str(dig(obj, "status.phase", ""))]
     kind = BY_NAME[obj["kind"]]
     if kind.workload is not None:
         node = dig(obj, "status.node")
         volumes = kind.workload.volumes(msgspec.convert(obj["spec"], kind.spec))
         parts += [f"on {node}"] if node else []
-        parts.append("; its root disk goes with it" + (f", volumes stay: {', '.join(volumes)}" if volumes else ""))
+        stay = "" if with_volumes or not volumes else f"volumes stay: {', '.join(volumes)}"
+        goes = "its root disk goes with it" if node else ""
+        parts += [f"; {', '.join(filter(None, (goes, stay)))}"] if goes or stay else []
     elif obj["kind"] == "job":
         running = dig(obj, "status.running", 0)
         parts.append(f"; {running} tasks that run, and the logs of all" if running else "; the logs of its tasks")
@@ -60,4 +64,8 @@ def describe_loss(obj: dict[str, Any]) -> str:
         parts.append(f"; nothing can be restored from it any more ({dig(obj, 'spec.of', '')})")
     elif obj["kind"] == "volume":
         parts.append("; the data on it is lost")
+    elif obj["kind"] == "backup":
+        parts.append(
+            f"; nothing can be restored from it any more: it is removed from its repository ({dig(obj, 'spec.of', '')})"
+        )
     return " ".join(part for part in parts if part).replace(" ;", ";")

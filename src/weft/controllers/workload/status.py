@@ -320,7 +320,7 @@ def fold_lease(
         message = f"suspended for {lease.suspension.winner}; it resumes on {there} once {then}"
     elif (pauses := [one for one in lease.pauses if now < one.until]) and not over and not message:
         shown = " and ".join(f"from {format_time(one.at)} to {format_time(one.until)}" for one in pauses[:_MOST_PAUSES])
-        more = f" and {len(pauses) - _MOST_PAUSES} times more" if len(pauses) > _MOST_PAUSES else ""
+        more = f" and {len(pauses) - _MOST_PAUSES} more" if len(pauses) > _MOST_PAUSES else ""
         message = f"it is suspended as planned {shown}{more}"
     late = former.late_seconds if former is not None and former.start == lease.start else 0.0
     is_first = former is None or former.start != lease.start or former.state in ("Requested", "Scheduled", "Preparing")

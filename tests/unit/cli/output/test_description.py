@@ -46,6 +46,16 @@ def test_what_goes_with_a_job_is_said_before_it_is_deleted() -> None:
     assert describe_loss(over) == "Succeeded; the logs of its tasks go with it"
 
 
+def test_what_goes_with_a_workload_and_a_backup_is_said_and_no_more() -> None:
+    vm = {"kind": "vm", "name": "web", "spec": {"image": "tiny", "volumes": ["data"]}, "status": {"phase": "Rejected"}}
+    assert describe_loss(vm) == "Rejected; volumes stay: data"
+    assert describe_loss(vm, with_volumes=True) == "Rejected"
+    there = {**vm, "status": {"phase": "Running", "node": "n1"}}
+    assert describe_loss(there, with_volumes=True) == "Running on n1; its root disk goes with it"
+    backup = {"kind": "backup", "name": "monday", "spec": {"of": "vm/web"}, "status": {"phase": "Ready"}}
+    assert "nothing can be restored from it any more" in describe_loss(backup)
+
+
 def test_times_are_shown_as_times() -> None:
     lease = {"state": "Scheduled", "start": 1795279033.5, "end": 1795282633.5, "prepare_at": 0.0}
     [status] = [line for line in _describe("vm", {}, {"lease": lease}) if "Scheduled" in line]

@@ -348,6 +348,6 @@ def test_a_lease_is_late_only_if_it_began_so_not_where_its_guest_resumes_or_rest
         one, spec=msgspec.structs.replace(one.spec, lease=msgspec.structs.replace(held, pauses=pauses))
     )
     told = fold_lease(want, more, status, 610.0)
-    assert told is not None and told.message.count(" from ") == 3 and told.message.endswith(" and 1 times more")
+    assert told is not None and told.message.count(" from ") == 3 and told.message.endswith(" and 1 more")
     late = fold_lease(want, one, None, 510.0)
     assert late is not None and late.late_seconds == 410.0
