@@ -26,7 +26,7 @@ def walk(files: FileSystem, path: str) -> Inode:
             raise NotFound(f"{show(path)} is not there: a file stands where a folder would be", field="path")
         inode = files.find(stack[-1], name)
         if inode is None:
-            missing = f": there is no {show(name.decode(errors='replace'))}" if names else ""
+            missing = f": {show(name.decode(errors='replace'))} does not exist" if names else ""
             raise NotFound(f"{show(path)} is not there{missing}", field="path")
         if inode.is_link:
             links += 1

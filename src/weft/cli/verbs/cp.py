@@ -20,7 +20,7 @@ import click
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry, able
 from weft.cli.command.lookup import find_targets
-from weft.cli.command.target import Target
+from weft.cli.command.target import Target, usage
 from weft.cli.output.terminal import clean_lines
 from weft.cli.session import Session
 from weft.cli.stream.port_forward import carry
@@ -147,6 +147,10 @@ def _read_mode(text: str) -> int:
 def _get_folder(session: Session, target: Target, path: str, into: Path) -> int:
     try:
         into.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise usage(
+            f"{into} is a file, and a folder is copied", "give a folder, or a name that isn't there yet"
+        ) from None
     except OSError as problem:
         raise DriverFailed(f"{into}: {problem.strerror}") from None
     with Unpacker(into) as unpacker:

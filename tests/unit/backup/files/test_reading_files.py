@@ -174,7 +174,7 @@ def test_what_is_not_there_is_told_and_a_link_leads_nowhere_else(tmp_path: Path)
     data = make_disk(tmp_path).read_bytes()
     with pytest.raises(NotFound, match=r"^etc/nobody is not there$"):
         ask(data, "read", "etc/nobody")
-    with pytest.raises(NotFound, match=r"^etc/nobody/x is not there: there is no nobody$"):
+    with pytest.raises(NotFound, match=r"^etc/nobody/x is not there: nobody does not exist$"):
         ask(data, "read", "etc/nobody/x")
     with pytest.raises(NotFound, match="more than 20 links"):
         ask(data, "read", "/loop")
