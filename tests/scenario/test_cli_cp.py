@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import pytest
 from tests.scenario.stream_far_end import far_end
 
@@ -92,6 +93,13 @@ def test_a_folder_goes_there_and_back_with_large_files_and_links(here: Here, tmp
     (tmp_path / "into").mkdir()
     assert here.get(tmp_path / "there/inner", tmp_path / "into") == 0  # into a folder that is there, under its own name
     assert (tmp_path / "into/inner/note").read_text() == "note"
+
+
+def test_a_folder_is_not_copied_onto_a_file(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(click.UsageError, match="is a file, and a folder is copied"):
+        here.get(make_folder(tmp_path / "folder"), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_file_goes_there_and_back(here: Here, tmp_path: Path) -> None:
