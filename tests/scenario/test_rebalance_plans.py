@@ -141,7 +141,7 @@ async def test_what_would_stand_still_is_not_migrated_for_balance_and_a_drain_sa
         told = await lab.get("/report/-/drain")
         assert told is not None
         notes = {one.workload: one.message for one in decode_part(told.status, ReportStatus).leaving}
-        assert notes["vm/vm-0"] == "stands still meanwhile: hot-plugged" and notes["vm/vm-3"] == ""
+        assert notes["vm/vm-0"] == "stands still while it migrates: hot-plugged" and notes["vm/vm-3"] == ""
 
 
 async def test_workloads_that_must_be_apart_never_meet(tmp_path: Path) -> None:

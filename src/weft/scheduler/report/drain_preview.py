@@ -85,7 +85,9 @@ def _find_target(
     saved = (migrating.carried or has_choice(spec)) and describe_way(view, migrating, workload_spec, node)[0]
     waits = f"waits: {held[0].text}" if held else ""
     still = (
-        f"stands still meanwhile: {report.live_bar}" if report.live_bar and answer.mode == "live" and not saved else ""
+        f"stands still while it migrates: {report.live_bar}"
+        if report.live_bar and answer.mode == "live" and not saved
+        else ""
     )
     message = "; ".join(filter(None, (still, waits)))
     return replace(answer, to=snapshot.names[row], mode="saved" if saved else answer.mode, message=message)
