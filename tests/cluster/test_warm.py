@@ -54,7 +54,7 @@ def test_a_vm_starts_from_a_booted_machine_of_its_image_and_is_like_any_other(
     assert "weft: up to here, what that machine printed as it booted" in log
     digest = cluster.object("image", image)["status"]["sha256"]
     node = cluster.object("node", cluster.vm("quick")["status"]["node"])
-    assert node["report"]["warm"][digest] == "ready"
+    assert {one["sha256"]: one["state"] for one in node["report"]["orders"]["warm"]}[digest] == "ready"
     cluster.ok("vm", "restart", "quick")
     assert cluster.ok("vm", "exec", "quick", "--", "sh", "-c", "hostname; wc -l </root/began") == "quick\n1\n"
 

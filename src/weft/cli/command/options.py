@@ -25,8 +25,8 @@ Run = Callable[..., int | None]
 _ARGV, _TYPED = "weft.argv", "weft.typed"
 
 
-# Texts for people, bodies of requests, and patterns that everything matches.
-_MAY_BE_EMPTY = ("description", "comment", "reason", "data", "filter", "regex", "desired")
+# Texts for people, bodies of requests, patterns that everything matches, and lists of which an empty one takes away what there was.
+_MAY_BE_EMPTY = ("description", "comment", "reason", "data", "filter", "regex", "desired", "grants", "projects")
 _CLIENT = "--dry-run-here"  # what --dry-run=client is read as: an option with a value would swallow the next word
 _DRY_RUNS = {"--dry-run=client": _CLIENT, "--dry-run=server": "--dry-run"}
 
@@ -49,6 +49,8 @@ def _refuse_empty(ctx: click.Context, param: click.Parameter, value: Any) -> Non
     object is that field's to refuse."""
     name, values = param.name or "", value if isinstance(value, list | tuple) else (value,)
     if "" not in values or name.startswith("spec__") or name in _MAY_BE_EMPTY:
+        return
+    if isinstance(param, click.Option) and ctx.info_name == "set":  # what the object had goes
         return
     shown = " ".join(word for word in (param.metavar or name.upper()).partition("--")[0].split() if "|" not in word)
     words = re.findall(r"[A-Z_]+(?:/[A-Z_]+)?", shown)

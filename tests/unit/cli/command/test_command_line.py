@@ -142,7 +142,7 @@ def test_no_word_means_two_things() -> None:
             "--start goes with --lease reservation",
             "leave it out",
         ),
-        ("reservation create r --cpu 1 --memory 1G", "--duration: give either this or --end", "write 2h"),
+        ("reservation create r --cpu 1 --memory 1G", "--duration: a reservation needs this or --end", "write 2h"),
         ("audit verify /", "'/' is a directory", "weft audit --help"),
         ("audit verify /nope", "/nope: no such file", "weft audit export FILE writes one"),
         ("audit delete", "'delete' is not one of", "weft audit --help"),
@@ -653,3 +653,20 @@ def test_the_help_shows_what_people_use_every_day_and_leads_to_the_rest(weft: Sa
         assert line.split()[0] in {*verbs_of(None), *TOOLS, *BY_NAME}, line
     _, whole, _ = weft("help all")
     assert all(f"  {word} " in whole or f"  {word}\n" in whole for word in [*verbs_of(None), *TOOLS])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["function", "set", "f", "--schedule", ""],
+        ["network", "set", "n", "--open", ""],
+        ["vm", "set", "web", "--publish", ""],
+        ["cluster", "link", "west", "--grants", ""],
+        ["cluster", "set", "west", "--grants", ""],
+    ],
+)
+def test_an_empty_value_that_takes_away_what_was_set_is_one(
+    words: list[str], weft: Said, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(words, SystemClock)
+    assert "must not be empty" not in capsys.readouterr().err
