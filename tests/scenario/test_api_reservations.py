@@ -41,7 +41,7 @@ def reservation(name: str, **spec: Any) -> dict[str, Any]:
         ({"duration": "0s"}, "spec.duration", "not between a second and a year"),
         ({"duration": "3650d"}, "spec.duration", "not between a second and a year"),
         ({"duration": "-5m"}, "spec.duration", ""),
-        ({"duration": None}, "spec.duration", "give either this or spec.end"),
+        ({"duration": None}, "spec.duration", "a reservation needs this or spec.end"),
         ({"end": "2999-01-01T00:00:00Z"}, "spec.duration", "give either this or spec.end"),
         ({"duration": None, "end": "2020-01-01T00:00:00Z"}, "spec.end", "not between a second and a year after"),
         ({"cpu": 0}, "spec.cpu", "must be more than 0"),

@@ -246,22 +246,21 @@ async def test_a_drain_of_a_silent_node_begins_nothing_before_it_is_back(tmp_pat
 async def test_leases_that_have_not_begun_begin_elsewhere_in_the_preview_as_in_the_drain(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await lab.add_node("n1")
-        lease = {"start": lab.clock.now() + 600, "duration": 100.0}
-        for name, cpu in (("class", 6.0), ("second", 2.0)):
-            await lab.put_vm(name, cpu=cpu, lease=lease)
+        for name, cpu, seconds in (("class", 6.0, 600), ("large", 8.0, 900)):
+            await lab.put_vm(name, cpu=cpu, lease={"start": lab.clock.now() + seconds, "duration": 100.0})
             await lab.until_lease(name, "Scheduled")
         await lab.add_node("n2")
         await lab.put_vm("busy", cpu=1.0, node="n2")
         await lab.until_phase("busy", "Running")
-        shown = [(one.workload, one.to, one.mode, one.reason) for one in await rehearse(lab, "n1")]
-        assert shown == [("vm/class", "n2", "later", ""), ("vm/second", "", "live", "leaseConflict")]
+        shown = {one.workload: (one.to, one.mode, one.reason) for one in await rehearse(lab, "n1")}
+        assert shown == {"vm/class": ("n2", "later", ""), "vm/large": ("", "live", "leaseConflict")}
         await drain(lab, "n1")
 
         async def is_there() -> bool:
             return (await places(lab))["class"] == "n2"
 
         await lab.until(is_there)
-        assert (await places(lab))["second"] == "n1"
+        assert (await places(lab))["large"] == "n1"
 
 
 async def test_a_drain_after_a_return_begins_at_once(tmp_path: Path) -> None:
