@@ -175,7 +175,7 @@ async def test_a_paused_replication_hears_of_a_promotion_and_stops_its_vm(tmp_pa
         ask = asked.ask
         assert (asked.order, ask.attempt, ask.node_uid, ask.cluster, ask.replica) == (None, 2, node.uid, "west", "web")
         found = SendReport(uid=ask.uid, attempt=2, phase="failed", reason="staleGeneration", message="promoted")
-        await node.write_report(orders=OrderReports(send=[found]))
+        await node.write_report(orders=OrderReports(ask=[found]))
         await lab.until_phase("web", "Stopped")
         spec = await read_spec(lab, vm.key)
         assert (spec.run, spec.fenced) == ("stop", "web")

@@ -19,7 +19,7 @@ _LINE_BYTES = 1 << 20
 async def read_lines(
     module: str, job: msgspec.Struct, line: type[L], secrets: Iterable[str] = ()
 ) -> AsyncGenerator[L, None]:
-    """What a process says that runs ``module``; it is killed at the end. Raises DriverFailed with its last words, without
+    """Lines of a process that runs ``module`` and is killed at the end. Raises DriverFailed with its last words, without
     ``secrets``, if it dies before."""
     process = await asyncio.create_subprocess_exec(
         *("setpriv", "--pdeathsig", "KILL"),  # it goes with the agent, however that ends

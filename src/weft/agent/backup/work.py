@@ -66,7 +66,7 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
         return order.repository_uid
 
     def lasts(self, order: BackupOrder) -> bool:
-        """What VMs stand on is served beside all else."""
+        """Serving a backup to a VM goes on beside all else."""
         return order.act == "serve"
 
     def begin(self, order: BackupOrder, former: BackupReport | None) -> BackupReport:

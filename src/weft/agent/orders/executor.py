@@ -148,7 +148,7 @@ class Executor(Generic[O, R]):
         self._note(order, report, is_over=True)
 
     def _note(self, order: O, report: R, *, is_over: bool = False) -> None:
-        """Of an order that stands, or whose end must be remembered nevertheless."""
+        """Keep ``report``, unless its order has changed or gone and the kind's work is cut off by that."""
         if self._orders.get(order.key) != order and self._kind.cancels:
             return
         self._open.pop(order.key, None)
@@ -162,7 +162,7 @@ class Executor(Generic[O, R]):
         self._changed()
 
     def _forget(self) -> None:
-        """What became of orders that are gone, beside the newest that are remembered."""
+        """Drop the reports on orders that are gone, except the newest that are remembered."""
         gone = [key for key in self._over if key not in self._orders]
         for key in gone[: max(0, len(gone) - self._kind.remembered)]:
             del self._over[key]

@@ -1,4 +1,4 @@
-"""The workers of each kind of order of this node: what passes the server's orders on to them, and collects their reports."""
+"""The workers of this node, one for each kind of order: passes the server's orders on to them, and collects their reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from weft.kinds.orders import OrderReports, Orders
 
 
 class Worker(Protocol):
-    """What does the orders of one kind; an ``Executor``, unless they aren't simply done one after the other."""
+    """Worker for the orders of one kind: an ``Executor``, unless they need more than being done one after the other."""
 
     @property
     def is_asking(self) -> bool:
@@ -20,7 +20,7 @@ class Worker(Protocol):
         """All that this node shall do."""
 
     def report(self) -> Sequence[Any]:
-        """What there is to say of the present orders."""
+        """Reports on the present orders."""
 
     async def keep(self) -> None:
         """Work for ever."""

@@ -1,5 +1,4 @@
-"""What nodes are ordered to do beside their allocations, and what they may remove: kept current by watches of the store, and sent
-in the answers to their reports."""
+"""Orders to nodes, and what nodes may remove: kept current by watches of the store, and sent in the answers to nodes' reports."""
 
 from __future__ import annotations
 

@@ -14,13 +14,14 @@ from msgspec.structs import replace
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
+from weft.controllers.node_reports import find_node_report
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT
 from weft.kinds.image import IMAGE, IMAGES_BY_SNAPSHOT, IMAGES_BY_UID, ImageSpec, ImageStatus, source_key
-from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.orders import find_report
-from weft.kinds.parts.image_work import ImageOrder, ImageReport
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
+from weft.kinds.orders import MAKE_IMAGE
+from weft.kinds.parts.image_work import ImageOrder
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid
@@ -121,7 +122,7 @@ def _await_snapshot(view: View, image: Item) -> ImageStatus:
 
 def _await_copy(view: View, image: Item) -> ImageStatus:
     status, snapshot = image.status(ImageStatus), _find_snapshot(view, image)
-    report = _find_report(view, status.order)
+    report = find_node_report(view, MAKE_IMAGE, status.order)
     if report is not None and report.phase == "failed":
         return _fail(status, report.reason or "copyFailed", report.message or "its node could not make it")
     if report is not None and report.phase == "done":
@@ -160,20 +161,8 @@ def _find_snapshot(view: View, image: Item) -> Item | None:
     return next((item for item in found if not item.deleting), None)
 
 
-def _find_node(view: View, uid: str) -> Item | None:
-    return next((node for node in view.of_kind("node").values() if node.uid == uid), None)
-
-
 def _is_ready(view: View, node_uid: str) -> bool:
-    node = _find_node(view, node_uid)
-    return node is not None and node.status(NodeStatus).phase == "Ready"
-
-
-def _find_report(view: View, order: ImageOrder | None) -> ImageReport | None:
-    node = _find_node(view, order.node_uid) if order is not None else None
-    if order is None or node is None:
-        return None
-    return find_report(node.report(NodeReport).orders.image, order)
+    return any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, node_uid))
 
 
 def _fail(status: ImageStatus, reason: str, message: str) -> ImageStatus:

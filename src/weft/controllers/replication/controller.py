@@ -14,15 +14,16 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
+from weft.controllers.node_reports import find_node_report
 from weft.controllers.replication.plan import RESTING, ReplicationFacts, ReplicationPlan, Taken, plan_replication
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSED, find_project_there
-from weft.kinds.fields.replication.work import ReplicationOrder, SendReport
+from weft.kinds.fields.replication.work import SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
-from weft.kinds.orders import find_report
+from weft.kinds.orders import ASK, SEND
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
 from weft.kinds.replication import (
@@ -136,8 +137,8 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         point=_read_snapshot(view, status.point),
         next=following,
         node_ready=any(node.status(NodeStatus).phase == "Ready" for node in view.find(NODES_BY_UID, home or "")),
-        report=_find_report(view, status.order),
-        heard=_find_report(view, status.ask),
+        report=find_node_report(view, SEND, status.order),
+        heard=find_node_report(view, ASK, status.ask),
         is_superseded=(said := replication.envelope.condition(WITNESSED)) is not None and said.reason == SUPERSEDED,
         is_left=(told := replication.envelope.condition(AUTOMATIC)) is not None and told.reason == LEFT,
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
@@ -181,13 +182,6 @@ def _read_snapshot(view: View, point: SentPoint | None) -> Taken | None:
     for item in view.find(SNAPSHOTS_BY_UID, point.snapshot_uid) if point is not None and point.snapshot_uid else ():
         return Taken(item.envelope.name, item.uid, item.deleting, item.status(SnapshotStatus))
     return None
-
-
-def _find_report(view: View, order: ReplicationOrder | None) -> SendReport | None:
-    if order is None:
-        return None
-    nodes = view.find(NODES_BY_UID, order.node_uid)
-    return find_report((one for node in nodes for one in _list_reports(node)), order)
 
 
 def _list_reports(node: Item) -> list[SendReport]:

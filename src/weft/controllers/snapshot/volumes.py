@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.allocation.active import active_allocation
+from weft.controllers.node_reports import find_node_report
 from weft.controllers.snapshot.lineage import find_parent, find_restore
 from weft.controllers.snapshot.plan import PLACE_LOST
 from weft.informer.view import Item, View
@@ -23,8 +24,8 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_restoring,
 )
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
-from weft.kinds.orders import find_report
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeStatus
+from weft.kinds.orders import VOLUME
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
@@ -102,7 +103,7 @@ def plan_of_volumes(view: View, snapshot: Item) -> tuple[SnapshotStatus, Sequenc
 
 def _follow(view: View, snapshot: Item, status: SnapshotStatus, order: VolumeOrder) -> SnapshotStatus:
     nodes = view.find(NODES_BY_UID, order.node_uid)
-    report = find_report(nodes[0].report(NodeReport).orders.volume, order) if nodes else None
+    report = find_node_report(view, VOLUME, order)
     if snapshot.deleting:
         # Its node first takes it to the end: otherwise it might keep a snapshot that nobody knows.
         waits = bool(nodes) and (report is None or not report.is_over)

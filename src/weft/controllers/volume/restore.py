@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.controllers.node_reports import find_node_report
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, AllocationReport, AllocationSpec, has_ended_for_good
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeStatus
-from weft.kinds.orders import find_report
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeStatus
+from weft.kinds.orders import VOLUME
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
@@ -58,7 +59,7 @@ def _is_wanted(spec: VolumeSpec, status: VolumeStatus) -> bool:
 
 def _end(view: View, status: VolumeStatus, order: VolumeOrder) -> None:
     """Its node first brings it to its end: otherwise data could come to be that nobody knows."""
-    report = _find_report(view, order)
+    report = find_node_report(view, VOLUME, order)
     if view.find(NODES_BY_UID, order.node_uid) and (report is None or report.phase == "working"):
         return
     if report is not None and report.phase == "done" and status.node_uid in (None, order.node_uid):
@@ -68,7 +69,7 @@ def _end(view: View, status: VolumeStatus, order: VolumeOrder) -> None:
 
 def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) -> Step:
     source = f"snapshot/{origin.snapshot}"
-    if status.order is not None and (report := _find_report(view, status.order)) is not None:
+    if status.order is not None and (report := find_node_report(view, VOLUME, status.order)) is not None:
         if report.phase == "done":
             _settle(view, status, status.order, report)
             status.order, status.reason, status.message = None, "", ""
@@ -131,7 +132,7 @@ def _settle(view: View, status: VolumeStatus, order: VolumeOrder, report: Volume
 def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, now: float) -> Step:
     source = f"snapshot/{asked.snapshot}"
     if status.order is not None:
-        report = _find_report(view, status.order)
+        report = find_node_report(view, VOLUME, status.order)
         if report is not None and report.phase == "done":
             status.order, status.restored, status.reason, status.message = None, asked.generation, "", ""
         elif report is not None and report.is_over:
@@ -215,8 +216,3 @@ def _find_holder(view: View, volume: Item) -> str:
         if not has_ended_for_good(spec, item.report(AllocationReport)):
             return f"{spec.workload.kind}/{spec.workload.name}"
     return ""
-
-
-def _find_report(view: View, order: VolumeOrder) -> VolumeReport | None:
-    nodes = view.find(NODES_BY_UID, order.node_uid)
-    return find_report(nodes[0].report(NodeReport).orders.volume, order) if nodes else None
