@@ -59,7 +59,7 @@ def _schemas(routes: Sequence[Route]) -> dict[str, Any]:
     types: list[Any] = [Ref, Condition, FieldChange, Event]
     types += [struct for route in routes for struct in _structs_of(route)]
     for kind in KINDS:
-        types += [kind.spec, kind.status, *([kind.report] if kind.report else [])]
+        types += [kind.spec, kind.status, *filter(None, (kind.actions, kind.marks, kind.report))]
         types += [verb.input for verb in kind.verbs if verb.input is not None]
     _, schemas = msgspec.json.schema_components(types, ref_template=SCHEMAS + "{name}")
     _write_bounds_as_integers(schemas)
@@ -104,7 +104,7 @@ def _write_quantities(kind: Kind, schemas: dict[str, Any]) -> None:
 
 
 def _object_schema(kind: Kind) -> dict[str, Any]:
-    report = {"report": refer_to(kind.report.__name__)} if kind.report else {}
+    further = {part: getattr(kind, part) for part in ("actions", "marks", "report")}
     schema = {
         "type": "object",
         "title": kind.title,
@@ -124,7 +124,7 @@ def _object_schema(kind: Kind) -> dict[str, Any]:
             "created_by": {"type": "string"},
             "spec": refer_to(kind.spec.__name__),
             "status": refer_to(kind.status.__name__),
-            **report,
+            **{part: refer_to(type_.__name__) for part, type_ in further.items() if type_ is not None},
             "conditions": {"type": "array", "items": refer_to("Condition")},
             "deleting_since": {"type": ["number", "null"]},
             "finalizers": {"type": "array", "items": {"type": "string"}},

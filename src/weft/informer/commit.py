@@ -41,6 +41,7 @@ class Draft:
         item: Item,
         *,
         spec: msgspec.Struct | None = None,
+        marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         deleting_since: float | None = None,
         condition: Condition | None = None,
@@ -50,6 +51,8 @@ class Draft:
         if spec is not None:
             envelope.spec = merge_part(envelope.spec, spec)
             envelope.generation += 1
+        if marks is not None:
+            envelope.marks = merge_part(envelope.marks, marks)
         if status is not None:
             envelope.status = merge_part(envelope.status, status)
         if envelope.deleting_since is None:

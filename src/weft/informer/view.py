@@ -13,7 +13,7 @@ import msgspec
 
 from weft.kinds.record import Index, WordsOf
 from weft.kinds.registry import BY_NAME, KINDS
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.objects.envelope import Envelope, Part, decode_envelope, decode_part
 
 T = TypeVar("T")
 
@@ -21,12 +21,14 @@ T = TypeVar("T")
 class Item:
     """One object as read: its envelope, and its parts as structs, decoded at the first use."""
 
-    __slots__ = ("_report", "_spec", "_status", "envelope", "words")
+    __slots__ = ("_actions", "_marks", "_report", "_spec", "_status", "envelope", "words")
 
     def __init__(self, envelope: Envelope, *, spec: object = None, report: object = None) -> None:
         """``spec`` and ``report``: those parts of ``envelope``, if the caller has them decoded."""
         self.envelope = envelope
         self._spec = spec
+        self._actions: object = None
+        self._marks: object = None
         self._status: object = None
         self._report = report
         self.words: tuple[tuple[str, ...], ...] | None = None  # the words that it has in each index
@@ -38,19 +40,25 @@ class Item:
         if mine.uid != its.uid:
             return
         same_spec, same_report = _is_same(mine.spec, its.spec), _is_same(mine.report, its.report)
+        same_actions, same_marks = _is_same(mine.actions, its.actions), _is_same(mine.marks, its.marks)
         if same_spec:
             self._spec = old._spec
+        if same_actions:
+            self._actions = old._actions
+        if same_marks:
+            self._marks = old._marks
         if same_report:
             self._report = old._report
         same_status = _is_same(mine.status, its.status)
         if same_status:
             self._status = old._status
-        if same_spec and same_report and (same_status or not by_status) and mine.labels == its.labels:
+        same = same_spec and same_actions and same_marks and same_report and (same_status or not by_status)
+        if same and mine.labels == its.labels:
             self.words = old.words
 
     def forget(self) -> None:
         """Drop the decoded parts, a few times as large as the raw ones: for items that won't be needed soon."""
-        self._spec = self._status = self._report = None
+        self._spec = self._actions = self._marks = self._status = self._report = None
 
     @property
     def key(self) -> str:
@@ -69,6 +77,16 @@ class Item:
         if not isinstance(self._spec, type_):
             self._spec = decode_part(self.envelope.spec, type_)
         return self._spec
+
+    def actions(self, type_: type[T]) -> T:
+        if not isinstance(self._actions, type_):
+            self._actions = decode_part(self.envelope.actions, type_)
+        return self._actions
+
+    def marks(self, type_: type[T]) -> T:
+        if not isinstance(self._marks, type_):
+            self._marks = decode_part(self.envelope.marks, type_)
+        return self._marks
 
     def status(self, type_: type[T]) -> T:
         if not isinstance(self._status, type_):
@@ -218,7 +236,9 @@ def _kind_at(key: str) -> str:
     return key[1 : key.find("/", 1)]
 
 
-def _is_same(one: msgspec.Raw, other: msgspec.Raw) -> bool:
+def _is_same(one: Part, other: Part) -> bool:
+    if isinstance(one, msgspec.UnsetType) or isinstance(other, msgspec.UnsetType):
+        return one is other
     return one is other or bytes(one) == bytes(other)
 
 

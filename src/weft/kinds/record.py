@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from weft.objects.envelope import EMPTY, Condition, Envelope
+from weft.objects.envelope import EMPTY, Condition, Envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import MAX_NAME, Ref, named_key, new_uid
 
@@ -31,6 +31,10 @@ class Stored(Protocol):
     def uid(self) -> str: ...
 
     def spec(self, type_: type[T], /) -> T: ...
+
+    def actions(self, type_: type[T], /) -> T: ...
+
+    def marks(self, type_: type[T], /) -> T: ...
 
     def status(self, type_: type[T], /) -> T: ...
 
@@ -116,7 +120,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Verb(msgspec.Struct, frozen=True):
-    """A verb beyond CRUD: ``POST …/{name}:{verb}``. With both ``change`` and ``make``, both happen in one commit."""
+    """A verb beyond CRUD: ``POST …/{name}:{verb}``. It changes the object or makes another, or both in one commit."""
 
     name: str
     summary: str
@@ -124,12 +128,15 @@ class Verb(msgspec.Struct, frozen=True):
     # Pure: the new spec, or the same if nothing needs to change; the object has ``now``, in unix seconds. Raises
     # IllegalTransition where the verb makes no sense now.
     change: Callable[[Object, Any], dict[str, Any]] | None = None
+    # Of the same, pure: the fields of its actions that the verb sets, and of those of its marks that name the verb as a writer.
+    # Raises as ``change`` does.
+    act: Callable[[Object, Any], dict[str, Any]] | None = None
     # Pure: the manifest of another object, which the server creates and answers with; the mark makes its name unique. None: with
-    # ``change``, only that happens now. Raises as ``change`` does.
+    # ``change`` or ``act``, only that happens now. Raises as ``change`` does.
     make: Callable[[Object, Any, str], dict[str, Any] | None] | None = None
     # Of the same: the manifests of further objects, which are created before that one, in the same commit; it may refer to them.
     make_before: Callable[[Object, Any, str], Sequence[dict[str, Any]]] | None = None
-    owns: bool = True  # with both ``change`` and ``make``: the object owns the new one
+    owns: bool = True  # with ``make`` and ``change`` or ``act``: the object owns the new one
     # Of the object and the input: kinds and names of objects in its project that the functions above need to see: under
     # ``others`` of the object, by ``vm/web``, those that exist.
     reads: Callable[[Object, Any], Sequence[tuple[str, str]]] | None = None
@@ -139,6 +146,11 @@ class Verb(msgspec.Struct, frozen=True):
     stream: bool = False  # the answer is a ticket for the gateway
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
     says: Callable[[Any], str] | None = None  # of the input, what its event says beside the verb; nothing secret
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes the object itself."""
+        return self.change is not None or self.act is not None
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -271,6 +283,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     )
     status_writer: str = ""  # the controller that writes its status
     condition_writers: Mapping[str, str] = {}  # condition type → the one controller that writes it
+    # Field of its marks → who writes it: controllers, and verbs as :VERB. Its actions are written by its verbs alone.
+    mark_writers: Mapping[str, tuple[str, ...]] = {}
     reported_by_node: bool = False  # its ``report`` is a node's
     # What it is named after, which lists may be narrowed by: its uid and a dot.
     name_begins: Literal["", "node", "network"] = ""
@@ -337,7 +351,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     # Of a spec, what one object of a project may have, and the field that says so. Two that come at one moment may both
     # have it: who acts on it looks again.
     one_of: tuple[Callable[[Any], str], str] | None = None
-    counts: Callable[[Any, Any], Counted] | None = None  # in its project's quota, of spec and status; None: nothing
+    # In its project's quota, of spec and status, and of marks where the kind has any; None: nothing. See ``Kind.count``.
+    counts: Callable[..., Counted] | None = None
     # How many may belong to one user, beside what logins make; 0: what belongs to users isn't counted so.
     most_of_owner: int = 0
     longest_name: int = MAX_NAME
@@ -388,6 +403,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     scope: Literal["project", "fabric"] = "project"
     spec: type[msgspec.Struct]
+    actions: type[msgspec.Struct] | None = None  # no field of these has the name of one of its marks
+    marks: type[msgspec.Struct] | None = None
     status: type[msgspec.Struct]
     report: type[msgspec.Struct] | None = None
     schema: int = 1
@@ -437,6 +454,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         labels: Mapping[str, str] = {},
         owner: Envelope | Ref | None = None,
         creator: str = "",
+        marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         report: msgspec.Struct | None = None,
         raw: msgspec.Raw | None = None,
@@ -458,11 +476,29 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             created_at=now,
             created_by=creator or msgspec.UNSET,
             spec=raw or _encode(spec),
+            actions=msgspec.UNSET if self.actions is None else _encode_first(self.actions),
+            marks=_encode(marks)
+            if marks is not None
+            else msgspec.UNSET
+            if self.marks is None
+            else _encode_first(self.marks),
             status=_encode_first(self.status) if status is None else _encode(status),
             report=EMPTY if report is None else _encode(report),
             finalizers=list(self.lifetime.finalizers),
             conditions=[msgspec.structs.replace(said, since=now, generation=1) for said in born],
         )
+
+    def count(self, spec: Any, status: Any, marks: Any = None) -> Counted:
+        """What an object with these parts counts in its project's quota; one without ``marks`` has none yet."""
+        if self.admission.counts is None:
+            return Counted({})
+        further = () if self.marks is None else (self.marks() if marks is None else marks,)
+        return self.admission.counts(spec, status, *further)
+
+    def count_envelope(self, spec: Any, envelope: Envelope) -> Counted:
+        """What the object ``envelope`` counts once it has the spec ``spec``."""
+        marks = None if self.marks is None else decode_part(envelope.marks, self.marks)
+        return self.count(spec, decode_part(envelope.status, self.status), marks)
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

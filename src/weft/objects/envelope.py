@@ -1,9 +1,10 @@
-"""The one shape of every object. ``spec``, ``status`` and ``report`` stay raw JSON here, so that a process that knows
-only some of their fields passes the others on untouched; a writer encodes only its own part again."""
+"""The one shape of every object. ``spec``, ``actions``, ``marks``, ``status`` and ``report`` stay raw JSON here, so that a process
+that knows only some of their fields passes the others on untouched; a writer encodes only its own part again."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from weft.objects.identity import Ref, object_key
 from weft.objects.unknown_fields import field_names, keep_unknown
 
 EMPTY = msgspec.Raw(b"{}")
+Part = msgspec.Raw | msgspec.UnsetType  # left out of objects whose kind has none
 T = TypeVar("T")
 
 
@@ -41,6 +43,8 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     created_at: float = 0.0  # unix seconds
     created_by: str | msgspec.UnsetType = msgspec.UNSET  # a user's name, or token:NAME; left out: weft itself
     spec: msgspec.Raw = EMPTY  # what people asked for
+    actions: Part = msgspec.UNSET  # what verbs asked for
+    marks: Part = msgspec.UNSET  # what was decided of it, beside what people want
     status: msgspec.Raw = EMPTY  # what the controllers say of it
     report: msgspec.Raw = EMPTY  # what the node says of it
     conditions: list[Condition] = []
@@ -113,20 +117,19 @@ def show_revision(value: bytes, revision: int) -> bytes:
     return _REVISION.sub(b'"revision":%d' % revision, value, 1)
 
 
-def decode_part(raw: msgspec.Raw, type_: type[T]) -> T:
-    """A spec, status or report as its struct; unknown fields are ignored (tolerant inside)."""
+def decode_part(raw: Part, type_: type[T]) -> T:
+    """One of an object's parts as its struct; unknown fields are ignored (tolerant inside)."""
     decoder = _decoders.get(type_)
     if decoder is None:
         decoder = _decoders[type_] = msgspec.json.Decoder(type_)
-    found: T = decoder.decode(raw)
+    found: T = decoder.decode(EMPTY if raw is msgspec.UNSET else raw)
     return found
 
 
-def merge_part(
-    raw: msgspec.Raw, part: msgspec.Struct | dict[str, Any], before: msgspec.Struct | None = None
-) -> msgspec.Raw:
-    """``part`` as raw JSON, with the fields of ``raw`` that this process doesn't know, at any depth: those of a list's element
-    stay with an element that is otherwise the same. ``before`` is ``raw`` decoded, if the caller has it."""
+def merge_part(given: Part, part: msgspec.Struct | dict[str, Any], before: msgspec.Struct | None = None) -> msgspec.Raw:
+    """``part`` as raw JSON, with the fields of ``given`` that this process doesn't know, at any depth: those of a list's element
+    stay with an element that is otherwise the same. ``before`` is ``given`` decoded, if the caller has it."""
+    raw = EMPTY if isinstance(given, msgspec.UnsetType) else given
     if isinstance(part, dict):
         old = msgspec.json.decode(raw)
         return msgspec.Raw(_encoder.encode({**old, **part} if isinstance(old, dict) else part))
@@ -143,6 +146,23 @@ def _is_known(raw: msgspec.Raw, type_: type[msgspec.Struct]) -> bool:
         return value == b"{}" or _encoder.encode(msgspec.json.decode(value, type=type_)) == value
     except msgspec.ValidationError:
         return False  # written by a newer weft
+
+
+def take_from_spec(
+    *, actions: type[msgspec.Struct] | None = None, marks: type[msgspec.Struct] | None = None
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The upgrade of a kind whose verbs and controllers wrote fields of the spec, which are those of ``actions`` and ``marks``
+    now."""
+
+    def take(stored: dict[str, Any]) -> dict[str, Any]:
+        spec, parts = dict(stored.get("spec") or {}), dict[str, dict[str, Any]]()
+        for part, type_ in (("actions", actions), ("marks", marks)):
+            if type_ is not None:
+                own = {name: spec.pop(name) for name in field_names(type_) if name in spec}
+                parts[part] = {**own, **(stored.get(part) or {})}
+        return {**stored, "spec": spec, **parts}
+
+    return take
 
 
 def set_condition(envelope: Envelope, condition: Condition) -> bool:

@@ -45,16 +45,19 @@ def plan_change(
 
 
 def plan_spec_change(
-    old: msgspec.Struct, new: msgspec.Struct, find_limits: Callable[[], Limits | None] = lambda: NO_LIMITS
+    old: msgspec.Struct,
+    new: msgspec.Struct,
+    find_limits: Callable[[], Limits | None] = lambda: NO_LIMITS,
+    part: str = "spec",
 ) -> list[FieldChange]:
-    """``plan_change`` of two whole specs of one kind: it compares only the fields that differ in detail, and reads the limits only
-    if they matter."""
+    """``plan_change`` of two whole specs of one kind, or of another ``part`` of two objects: it compares only the fields that
+    differ in detail, and reads the limits only if they matter."""
     was, now = msgspec.structs.astuple(old), msgspec.structs.astuple(new)
     changes: list[FieldChange] = []
     differing = itertools.compress(zip(new.__struct_encode_fields__, was, now, strict=True), map(operator.ne, was, now))
     modes, plain = change_modes(type(new)), msgspec.to_builtins
     for name, before, after in differing:
-        _compare(plain(before), plain(after), f"spec.{name}", modes, find_limits, changes)
+        _compare(plain(before), plain(after), f"{part}.{name}", modes, find_limits, changes)
     return changes
 
 

@@ -108,7 +108,7 @@ def test_every_kind_counts_in_fields_of_the_quota(kind: Any) -> None:
     specs["service"] = {"selector": {"app": "web"}, "ports": ["80"]}
     specs["replica"] = {"of": "vm/x", "origin": "u", "disks": {"root": 1}}
     spec = msgspec.convert({"image": "x", **specs.get(kind.name, {})}, kind.spec)
-    counted = kind.admission.counts(spec, kind.status())
+    counted = kind.count(spec, kind.status())
     assert counted.amounts and counted.amounts.keys() <= set(FIELDS)
 
 

@@ -36,7 +36,7 @@ def test_each_schema_of_a_kind_has_its_file_and_its_upgrade(kind: Kind) -> None:
 def test_what_the_present_schema_stored_is_read_whole(kind: Kind) -> None:
     stored = (STORED / f"{kind.name}.{kind.schema}.json").read_bytes()
     raw, envelope = msgspec.json.decode(stored), decode_envelope(stored)
-    for part, type_ in (("spec", kind.spec), ("status", kind.status), ("report", kind.report)):
+    for part, type_ in [(part, getattr(kind, part)) for part in ("spec", "actions", "marks", "status", "report")]:
         if type_ is not None:
             seen = read_as(getattr(envelope, part), type_)
             assert _cut(seen, raw[part]) == raw[part], f"{kind.name}.{part}"

@@ -322,8 +322,8 @@ async def plan_spec(
 async def charge(
     context: ApiContext, view: View, draft: Draft, old: Any, new: Any, former: Envelope | None = None
 ) -> None:
-    """Count the draft in its project's quota: the last step of a plan. ``former``: the object with the spec ``old``, where it has
-    another status. Raises Forbidden."""
+    """Count the draft in its project's quota: the last step of a plan. ``former``: the object with the spec ``old``, where other
+    parts differ too. Raises Forbidden."""
     kind, project = draft.kind, draft.envelope.project
     if kind.admission.counts is None or project is None:
         return

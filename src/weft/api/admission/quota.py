@@ -36,8 +36,8 @@ async def plan_quota(
     former: Envelope | None = None,
 ) -> tuple[list[Put], list[Precondition]]:
     """The guard of the project's quota, and its preconditions, for an object that gets the spec ``new`` in place of ``old`` (None:
-    it is a new one), which counted with the status of ``former``, if given. The last step of a plan, since from here on the object
-    counts. Raises Forbidden."""
+    it is a new one); ``former``: the object before that, where other parts differ too. The last step of a plan, since from here on
+    the object counts. Raises Forbidden."""
     project, user = envelope.project, envelope.creator
     if kind.admission.counts is None or project is None:
         return [], []
@@ -45,10 +45,8 @@ async def plan_quota(
     quota = await view.get_key(key)
     if quota is None:
         return [], []
-    status = decode_part(envelope.status, kind.status)
-    was = status if former is None else decode_part(former.status, kind.status)
-    before = {} if old is None else await _resolve(view, project, kind.admission.counts(old, was))
-    after = await _resolve(view, project, kind.admission.counts(new, status))
+    before = {} if old is None else await _resolve(view, project, kind.count_envelope(old, former or envelope))
+    after = await _resolve(view, project, kind.count_envelope(new, envelope))
     usage = view.usages.setdefault(key, Usage())
     growth = find_growth(_list_limits(quota, user), before, after)
     if growth and usage.sum is None:

@@ -165,7 +165,7 @@ def refuse_made_changes(kind: Kind, old: Any, new: Any) -> None:
     for name in kind.admission.made_fields:
         if getattr(new, name) != getattr(old, name):
             signed = kind.admission.signed
-            verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.change is not None]
+            verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.changes]
             if signed is not None and signed.field == name:
                 verbs = []
             instead = " or ".join(f"weft {kind.name} {verb}" for verb in verbs)

@@ -1,5 +1,4 @@
-"""Verbs beyond create, change, delete: each changes the spec in one commit, makes another object, or gives a ticket for the
-gateway.
+"""Verbs beyond create, change, delete: each changes the object in one commit, makes another, or gives a ticket for the gateway.
 
 The Kind record defines what a verb does; it is carried out here.
 """
@@ -7,6 +6,7 @@ The Kind record defines what a verb does; it is carried out here.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -39,7 +39,7 @@ from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.replica import REPLICA
 from weft.kinds.snapshot import SNAPSHOT
-from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput, NotFound, TooLarge, WeftError
 from weft.objects.identity import new_uid, object_key, short_id
 from weft.objects.lifecycle import ALLOWED, Phase, check_verb
@@ -121,23 +121,55 @@ async def _plan(
         raise not_found(kind, target.require_name(), target.project)
     if not verb.while_deleted:
         refuse_deleting(kind, current)
-    if verb.change is None:
+    if not verb.changes:
         raise NotFound(f"{kind.title} verb {verb.name} does nothing")
     old = decode_part(current.spec, kind.spec)
-    stored = msgspec.json.decode(msgspec.json.encode(current))
-    whole = {**stored, "spec": msgspec.to_builtins(old), "now": context.clock.now()}
+    whole = {**_read_whole(kind, current), "now": context.clock.now()}
     whole["others"] = await _read_others(view, target, verb, whole, given)
-    new = msgspec.convert(verb.change(whole, given), kind.spec)
+    new = old if verb.change is None else msgspec.convert(verb.change(whole, given), kind.spec)
     if kind.admission.check is not None:
         kind.admission.check(new)
-    changes = plan_spec_change(old, new)
-    if not changes:
+    asked, changes, marked = plan_act(kind, current, verb.act(whole, given) if verb.act is not None else {}, verb)
+    changes = [*plan_spec_change(old, new), *changes]
+    if not changes and not marked:
         return Draft(kind, current, "unchanged")
     rights = await admit.require_permissions(context, view, kind, target.project, current.name, call.actor, old, new)
-    draft = await admit.plan_spec(context, view, kind, current, old, new, changes, call.actor)
+    draft = await admit.plan_spec(context, view, kind, asked, old, new, changes, call.actor)
+    draft.changes = [*changes, *marked]
     draft.preconditions += rights
-    await admit.charge(context, view, draft, old, new)
+    await admit.charge(context, view, draft, old, new, current)
     return draft
+
+
+def _read_whole(kind: Kind, current: Envelope) -> dict[str, Any]:
+    """The object as plain data, with what its spec, its actions and its marks are unless somebody has said otherwise."""
+    whole: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(current))
+    whole["spec"] = msgspec.to_builtins(decode_part(current.spec, kind.spec))
+    for part, type_ in (("actions", kind.actions), ("marks", kind.marks)):
+        if type_ is not None:
+            whole[part] = msgspec.to_builtins(decode_part(getattr(current, part), type_))
+    return whole
+
+
+def plan_act(
+    kind: Kind, current: Envelope, fields: Mapping[str, Any], verb: Verb
+) -> tuple[Envelope, list[FieldChange], list[FieldChange]]:
+    """The object with what ``verb`` sets of its actions and marks, and what of each part that changes."""
+    envelope, changes = msgspec.structs.replace(current), dict[str, list[FieldChange]](actions=[], marks=[])
+    for part, type_ in (("actions", kind.actions), ("marks", kind.marks)):
+        if type_ is None:
+            continue
+        old = decode_part(getattr(current, part), type_)
+        own = {name: value for name, value in fields.items() if name in type_.__struct_fields__}
+        new = msgspec.convert({**msgspec.to_builtins(old), **own}, type_)
+        if part == "marks":
+            for name in own:
+                if f":{verb.name}" not in kind.access.mark_writers[name]:
+                    raise TypeError(f"the verb {verb.name} of {kind.plural} writes {name}, which others do")
+        if new != old:
+            setattr(envelope, part, merge_part(getattr(current, part), new, old))
+            changes[part] = plan_spec_change(old, new, part=part)
+    return envelope, changes["actions"], changes["marks"]
 
 
 async def _make(
@@ -164,7 +196,7 @@ async def _make(
         if made is None:
             return await _plan(context, call, view, target, verb, given, expected)
         manifest = read_manifest(made, project=target.project)
-        if verb.change is not None:
+        if verb.changes:
             needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected, needed)
         there = await view.get(manifest.kind, manifest.project, manifest.name)
@@ -180,7 +212,7 @@ async def _make(
             draft.preconditions.append(AtRevision(current.key, current.revision))
         return draft
 
-    if verb.change is not None and key is not None and await was_done(context, key):
+    if verb.changes and key is not None and await was_done(context, key):
         made = await _find_made(context, target)
         if made is not None:
             return object_answer(made)

@@ -27,6 +27,8 @@ PASSED_OVER = frozenset(
         "schema",
         "created_at",
         "created_by",
+        "actions",
+        "marks",
         "status",
         "report",
         "conditions",

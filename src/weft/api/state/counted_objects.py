@@ -104,8 +104,7 @@ async def read_image_sizes(store: Store, project: str, others: Iterable[str]) ->
 
 def count(kind: Kind, envelope: Envelope) -> Counted:
     """What an object of a kind that counts does."""
-    assert kind.admission.counts is not None
-    return kind.admission.counts(decode_part(envelope.spec, kind.spec), decode_part(envelope.status, kind.status))
+    return kind.count_envelope(decode_part(envelope.spec, kind.spec), envelope)
 
 
 def _count_entries(kind: Kind, entries: Sequence[Entry]) -> dict[str, _Known]:

@@ -271,7 +271,7 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
                 verbs[verb.name] = Entry(STREAMS[verb.name], verb.summary, (name,))
             elif verb.make is not None:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), verb.name), verb.summary, (name,))
-            elif verb.change is not None:
+            elif verb.changes:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
     return verbs
 

@@ -20,8 +20,8 @@ from weft.objects.schema import find_problems, read_strict, suggest
 
 WRITTEN = ("kind", "name", "project", "labels", "spec", "uid", "generation")
 SERVER_SET = (
-    *("owner", "revision", "schema", "created_at", "created_by", "status", "report", "conditions"),
-    *("deleting_since", "finalizers", "trace"),
+    *("owner", "revision", "schema", "created_at", "created_by", "actions", "marks", "status", "report"),
+    *("conditions", "deleting_since", "finalizers", "trace"),
 )
 _LISTS = ("items", "cursor", "continue")
 

@@ -9,7 +9,7 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import UnknownField
 from weft.objects.schema import Place, find_place, suggest
 
-_PARTS = ("spec", "status", "report")  # of an envelope that are a kind's own
+_PARTS = ("spec", "actions", "marks", "status", "report")  # of an envelope that are a kind's own
 _SHORT = ("", "status", "spec")  # where a path may begin, as in ``Fields``
 _ALSO = {"state": "status.phase"}  # as other tools call it
 
@@ -31,7 +31,7 @@ def read_path(kind: Kind, path: str) -> tuple[str, Place]:
 
 def _find(kind: Kind, path: list[str]) -> Place | None:
     first, *rest = path
-    types = {"spec": kind.spec, "status": kind.status, "report": kind.report}
+    types = {part: getattr(kind, part) for part in _PARTS}
     if first in _PARTS:
         type_ = types[first]
         return None if type_ is None or not rest else find_place(type_, rest)
@@ -42,6 +42,7 @@ def _list_paths(kind: Kind) -> list[str]:
     """The short names of all such fields."""
     names = [name for name in msgspec.structs.fields(Envelope) if name.encode_name not in (*_PARTS, "unknown")]
     paths = [name.encode_name for name in names]
-    for part, type_ in (("", kind.status), ("", kind.spec), ("report.", kind.report)):
-        paths += [f"{part}{f.encode_name}" for f in msgspec.structs.fields(type_)] if type_ is not None else []
+    for part in ("status", "spec", "actions", "marks", "report"):
+        type_, before = getattr(kind, part), "" if part in _SHORT else f"{part}."
+        paths += [f"{before}{f.encode_name}" for f in msgspec.structs.fields(type_)] if type_ is not None else []
     return paths
