@@ -162,14 +162,12 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/device/controller",
         "controllers/device/rollout",
         "controllers/failover/arming",
-        "controllers/failover/take_over",
         "controllers/job/controller",
         "controllers/migration/ahead",
         "controllers/migration/controller",
         "controllers/network/security_groups",
         "controllers/node/drain_controller",
         "controllers/rebalance/controller",
-        "controllers/recovery/make",
         "controllers/replica/controller",
         "controllers/replication/controller",
         "controllers/service/controller",
@@ -197,6 +195,12 @@ def test_each_status_has_one_writer_and_the_kind_names_it() -> None:
 def test_each_condition_has_one_writer_and_the_kind_names_it() -> None:
     declared = {(controller, type_) for kind in KINDS for type_, controller in kind.access.condition_writers.items()}
     assert set(find_conditions()) == declared
+
+
+def test_each_mark_that_a_controller_writes_names_it() -> None:
+    writers = {find_writer(place) for place in find_writes("marks") if not place.startswith("api/object/verbs")}
+    named = {writer for kind in KINDS for all_ in kind.access.mark_writers.values() for writer in all_}
+    assert writers == {writer for writer in named if not writer.startswith(":")}
 
 
 TOY = """

@@ -392,6 +392,7 @@ class Lab:
         name: str,
         spec: Any,
         *,
+        marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         finalizers: tuple[str, ...] = (),
         project: str | None = "default",
@@ -406,6 +407,8 @@ class Lab:
             spec=msgspec.Raw(msgspec.json.encode(spec)),
             finalizers=list(finalizers),
         )
+        if marks is not None:
+            envelope.marks = msgspec.Raw(msgspec.json.encode(marks))
         if status is not None:
             envelope.status = msgspec.Raw(msgspec.json.encode(status))
         await self.store.commit([Put(envelope.key, encode_envelope(envelope))])

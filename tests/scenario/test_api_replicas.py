@@ -16,7 +16,7 @@ from weft.kinds.fields.replication.work import ReceiveOrder
 from weft.kinds.replica import Point, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, UnknownField, WeftError
 from weft.objects.identity import Ref
 
 DISKS = {"root": 1 << 30, "data": 5 << 20}
@@ -67,7 +67,7 @@ def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab
     assert (made["kind"], made["name"], made["spec"]["origin"]["snapshot"]) == ("vm", "web", "web-point-4")
     assert made["spec"]["volumes"] == ["web-data"] and made.get("owner") is None
     assert lab.client.get("volume", "web-data")["spec"]["origin"] == {"snapshot": "web-point-4", "disk": "data"}
-    replica = lab.client.get("replica", "web")["spec"]
+    replica = lab.client.get("replica", "web")["marks"]
     assert (replica["role"], replica["generation"], replica["became"]) == ("primary", 2, "web")
     with pytest.raises(IllegalTransition) as stale:
         act(lab, "replica/web", "receive", **POINT)
@@ -84,7 +84,7 @@ def test_a_promotion_under_a_name_that_is_taken_changes_nothing(lab: ApiLab) -> 
     lab.client.create({"kind": "vm", "name": "web", "spec": {"image": "tiny"}})
     with pytest.raises(WeftError):
         act(lab, "replica/web", "promote")
-    assert lab.client.get("replica", "web")["spec"]["role"] == "standby"
+    assert lab.client.get("replica", "web")["marks"]["role"] == "standby"
     assert act(lab, "replica/web", "promote", new_name="shop")["name"] == "shop"
 
 
@@ -142,9 +142,6 @@ def test_what_only_verbs_set_is_changed_by_no_manifest(lab: ApiLab) -> None:
     lab.client.create({"kind": "vm", "name": "db", "spec": {"image": "tiny"}})
     lab.client.create({"kind": "replication", "name": "db", "spec": {"of": "vm/db", "cluster": "west"}})
     for kind, name, field, value, verb in (
-        ("replica", "web", "role", "primary", "promote"),
-        ("replica", "web", "promoted", 4, "promote"),
-        ("replica", "web", "generation", 2, "promote"),
         ("recoveryplan", "shop", "run_generation", 1, "failover"),
         ("recoveryplan", "shop", "force", True, "failover"),
         ("replication", "db", "handover", True, "hand-over"),
@@ -161,7 +158,11 @@ def test_what_only_verbs_set_is_changed_by_no_manifest(lab: ApiLab) -> None:
             lab.client.put({**manifest, "spec": {**there["spec"], field: value}})
         lab.client.put(manifest)  # as it is
         assert lab.client.get(kind, name)["generation"] == there["generation"]
-    assert lab.client.patch("replica", "web", {"spec": {"keep": 5, "role": "standby"}})["spec"]["keep"] == 5
+    with pytest.raises(UnknownField, match="role"):
+        lab.client.patch("replica", "web", {"spec": {"role": "primary"}})
+    spec = {**lab.client.get("replica", "web")["spec"], "keep": 5}
+    there = lab.client.put({"kind": "replica", "name": "web", "spec": spec, "marks": {"role": "primary"}})
+    assert (there["spec"]["keep"], there["marks"]["role"]) == (5, "standby")  # of marks manifests say nothing
 
 
 def test_who_may_not_promote_fails_nothing_over(lab: ApiLab) -> None:

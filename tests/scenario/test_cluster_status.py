@@ -24,7 +24,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import DelegationStatus
 from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
-from weft.kinds.replica import Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import Point, ReplicaMarks, ReplicaStatus
 from weft.kinds.replication import ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -261,11 +261,13 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         snapshot = await lab.put("snapshot", "web-point-4", of, status=taken)
         lab.creator = "cluster:west"
         point = Point(number=4, snapshot="web-point-4", snapshot_uid=snapshot.uid, source="s")
-        replica = {"of": "vm/web", "origin": "o", "disks": {"root": 1 << 30}, "automatic": True}
+        replica = {"of": "vm/web", "origin": "o", "disks": {"root": 1 << 30}}
         status = ReplicaStatus(phase="Standby", points=[point], node="n1")
-        theirs = await lab.put("replica", "web", replica, status=status)
+        theirs = await lab.put("replica", "web", replica, marks=ReplicaMarks(automatic=True), status=status)
         lab.creator = "cluster:south"
-        ungranted = await lab.put("replica", "other", {**replica, "origin": "p"}, status=status)
+        ungranted = await lab.put(
+            "replica", "other", {**replica, "origin": "p"}, marks=ReplicaMarks(automatic=True), status=status
+        )
         with mock.patch.object(facts, "PROMISE_SECONDS", 1e-6):
             lab.start_controllers(
                 make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
@@ -273,11 +275,11 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
 
             async def is_primary() -> bool:
                 envelope = await lab.get(theirs.key)
-                return envelope is not None and decode_part(envelope.spec, ReplicaSpec).role == "primary"
+                return envelope is not None and decode_part(envelope.marks, ReplicaMarks).role == "primary"
 
             async def is_disarmed() -> bool:
                 envelope = await lab.get(ungranted.key)
-                return envelope is not None and not decode_part(envelope.spec, ReplicaSpec).automatic
+                return envelope is not None and not decode_part(envelope.marks, ReplicaMarks).automatic
 
             await lab.until(is_primary)
             await lab.until(is_disarmed)
@@ -288,8 +290,8 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
             await lab.until(is_given_back)
         envelope = await lab.get(theirs.key)
         assert envelope is not None
-        spec = decode_part(envelope.spec, ReplicaSpec)
-        assert (spec.generation, spec.granted, spec.became) == (2, "fresh", "web")
+        marks = decode_part(envelope.marks, ReplicaMarks)
+        assert (marks.generation, marks.granted, marks.became) == (2, "fresh", "web")
         assert await lab.get(object_key("vm", "default", "web")) is not None
         assert "TookOver" in lab.journal.reasons("web")
 

@@ -19,7 +19,7 @@ from weft.client.cluster.peer import connect_peer
 from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.controllers.failover import facts
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
-from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
@@ -55,9 +55,20 @@ def put_pair(east: Side, west: Side, *, automatic: bool = False) -> None:
     of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
     west.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken))
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
-    replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS, automatic=automatic)
+    replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS)
     there = ReplicaStatus(phase="Standby", points=[point], node="n1", node_uid="u1")
-    west.put(REPLICA.make("web", replica, 1.0, uid="b" * 32, project="default", creator="cluster:east", status=there))
+    west.put(
+        REPLICA.make(
+            "web",
+            replica,
+            1.0,
+            uid="b" * 32,
+            project="default",
+            creator="cluster:east",
+            marks=ReplicaMarks(automatic=automatic),
+            status=there,
+        )
+    )
 
 
 def refuse(link: WitnessLink, requests: Sequence[Any]) -> list[Any]:
@@ -170,12 +181,12 @@ def test_a_copy_takes_over_once_its_primary_is_cut_off_from_both_and_not_before(
             east.run(east.store.grant("node/u1", "u1", 600.0, write_digest(Digest(stamp="boot/2"))))
             wait_until(lambda: read_confirmed_stamps(east) == {"w": "boot/2"})  # the other cluster promises instead
             wait_for(west, "replica", "PrimarySilent")
-            wait_until(lambda: west.client.get("replica", "web")["spec"]["renewals"] > 30)
-            assert west.client.get("replica", "web")["spec"]["role"] == "standby"
+            wait_until(lambda: west.client.get("replica", "web")["marks"]["renewals"] > 30)
+            assert west.client.get("replica", "web")["marks"]["role"] == "standby"
             west.proxy.cut()
             east.proxy.cut()
-            wait_until(lambda: west.client.get("replica", "web")["spec"]["role"] == "primary")
-            taken = west.client.get("replica", "web")["spec"]
+            wait_until(lambda: west.client.get("replica", "web")["marks"]["role"] == "primary")
+            taken = west.client.get("replica", "web")["marks"]
             assert (
                 taken["generation"] == 2 and taken["granted"] and west.client.get("vm", "web")["spec"]["run"] == "run"
             )
@@ -204,14 +215,14 @@ def test_only_the_source_of_a_replica_renews_its_hold(tmp_path: Path) -> None:
         )
         put_pair(east, west)
         renew(east, "web")
-        assert west.client.get("replica", "web")["spec"]["renewals"] == 1
+        assert west.client.get("replica", "web")["marks"]["renewals"] == 1
         # It holds a take-over up, so nobody here may, whatever rights they have.
         for role in ("operator", "admin"):
             with pytest.raises(Forbidden, match="only the linked cluster that made"):
                 west.with_token(use="access", role=role).verb(
                     "replica", "web", "renew", {"origin": "a" * 32}, project="default"
                 )
-        assert west.client.get("replica", "web")["spec"]["renewals"] == 1
+        assert west.client.get("replica", "web")["marks"]["renewals"] == 1
         with pytest.raises(IllegalTransition, match="of another replication"):
             renew(east, "web", "c" * 32)
         for field, value in (("automatic", True), ("renewals", 9), ("granted", "x")):

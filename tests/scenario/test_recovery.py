@@ -17,7 +17,7 @@ from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.recovery.run import RecoveryRun
 from weft.kinds.network import NetworkSpec
 from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
-from weft.kinds.replica import ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -125,7 +125,7 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
             assert await lab.every(kind) == []
         assert [one.name for one in await lab.every("network")] == ["default"]
         replica = await lab.get("/replica/default/web")
-        assert replica is not None and decode_part(replica.spec, ReplicaSpec).role == "standby"
+        assert replica is not None and decode_part(replica.marks, ReplicaMarks).role == "standby"
 
         await ask(lab, plan.key, "rehearse")
         await begin(lab, plan.key, "rehearse")
@@ -140,7 +140,7 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
             assert spec.origin is not None and spec.origin.test is None
             replica = await lab.get(f"/replica/default/{name}")
             assert replica is not None
-            promoted = decode_part(replica.spec, ReplicaSpec)
+            promoted = decode_part(replica.marks, ReplicaMarks)
             assert (promoted.role, promoted.generation) == ("primary", 2)
         await ask(lab, plan.key, "failover")  # again: what was promoted is only checked
         await pass_checks(lab, node, await begin(lab, plan.key, "failover"))

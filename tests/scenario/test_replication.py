@@ -228,8 +228,8 @@ async def test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_
         assert status.vm == "web"
 
         def promote(envelope: Envelope) -> None:
-            envelope.spec = merge_part(
-                envelope.spec, msgspec.defstruct("S", ["role", "promoted", "became"])("primary", 5, "web")
+            envelope.marks = merge_part(
+                envelope.marks, msgspec.defstruct("S", ["role", "promoted", "became"])("primary", 5, "web")
             )
 
         await lab.change(replica.key, promote)

@@ -77,13 +77,13 @@ def test_a_replica_that_goes_back_and_still_takes_over_is_found_out(monkeypatch:
     """Its source had turned that off, and its nodes hold the VM no more."""
     monkeypatch.setattr(two_sites, "FAULTS", ("restore", "people", "isolate"))
     assert run_seeds(range(47, 48), CLUSTERS, SECONDS)[0] == []
-    monkeypatch.setattr(two_sites, "change_replica", lambda renewals: {"restored": True, "renewals": renewals + 1})
+    monkeypatch.setattr(two_sites, "mark_replica", lambda renewals: {"restored": True, "renewals": renewals + 1})
     assert run_seeds(range(47, 48), CLUSTERS, SECONDS)[0] == [47]
 
 
 def test_a_replica_that_goes_back_and_promises_something_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """It had taken over, which its store doesn't know any more."""
-    monkeypatch.setattr(two_sites, "change_replica", lambda renewals: {"automatic": False, "renewals": renewals + 1})
+    monkeypatch.setattr(two_sites, "mark_replica", lambda renewals: {"automatic": False, "renewals": renewals + 1})
     assert run_seeds(range(94, 95), CLUSTERS, SECONDS)[0] == [94]
 
 

@@ -14,7 +14,7 @@ from weft.agent.guard.plan import GuardedGuest, describe_guard, explain_unheld, 
 from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.guard import Held
 from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
-from weft.controllers.failover.restored import change_replica, change_replication
+from weft.controllers.failover.restored import change_replication, mark_replica
 from weft.drivers.guard.holds import Hold, Holds, Request, apply_request, list_due
 from weft.failover.primary import is_confirmed, is_retired
 from weft.failover.standby import Question, Silence, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
@@ -496,7 +496,7 @@ class World:
         else:
             self.renewals, self.claim, self.is_automatic, self.arming, self.is_primary, self.returned = there
             if not self.is_primary:
-                changes = change_replica(self.renewals)
+                changes = mark_replica(self.renewals)
                 self.is_automatic = changes.get("automatic", self.is_automatic)
                 self.is_restored, self.renewals = changes.get("restored", False), changes["renewals"]
         self._restart(name)

@@ -40,7 +40,7 @@ class ProjectQuota(msgspec.Struct, frozen=True):
     def count_fitting(self, kind: str, spec: msgspec.Struct, user: str, most: int) -> tuple[int, str]:
         """How many new objects of ``kind`` fit, up to ``most``, and what one more than these would exceed; "" for none."""
         accounts = self.limits.accounts_of(user)
-        one = resolve(_count(kind, spec, BY_NAME[kind].status()), self.image_sizes)
+        one = resolve(BY_NAME[kind].count(spec, BY_NAME[kind].status()), self.image_sizes)
         for account, limits in accounts:
             most = count_fitting(limits, self.used.get(account, {}), one, most)
         for account, limits in accounts:
@@ -51,10 +51,10 @@ class ProjectQuota(msgspec.Struct, frozen=True):
 
     def count_change(self, item: Item, spec: msgspec.Struct) -> tuple[ProjectQuota, str]:
         """The quota once ``item`` has ``spec``, and what that would exceed; itself if it would exceed something."""
-        counts, accounts = BY_NAME[item.envelope.kind].admission.counts, self.limits.accounts_of(item.envelope.creator)
-        if counts is None:
+        accounts = self.limits.accounts_of(item.envelope.creator)
+        if BY_NAME[item.envelope.kind].admission.counts is None:
             return self, ""
-        after = resolve(counts(spec, item.status(BY_NAME[item.envelope.kind].status)), self.image_sizes)
+        after = resolve(count_item(item, spec), self.image_sizes)
         grown = find_growth([limits for _, limits in accounts], resolve(count_item(item), self.image_sizes), after)
         for account, limits in accounts:
             if excess := find_excess(limits, self.used.get(account, {}), grown, account):
@@ -63,10 +63,10 @@ class ProjectQuota(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, used={**self.used, **used}), ""
 
     def describe_excess_together(
-        self, made: Iterable[tuple[str, msgspec.Struct, str]], changed: Iterable[tuple[Item, msgspec.Struct]]
+        self, made: Iterable[tuple[str, msgspec.Struct, str]], marked: Iterable[tuple[Item, msgspec.Struct]]
     ) -> str:
-        """What new objects, each a kind, a spec and the user that it counts for, and changes, each an object and its spec after
-        that, would exceed all together, as a sentence; "" if they fit."""
+        """What new objects, each a kind, a spec and the user that it counts for, and objects that
+        get other marks, would exceed all together, as a sentence; "" if they fit."""
         taken: dict[str, list[Mapping[str, float]]] = {}
         limits: dict[str, AccountLimits] = {}
 
@@ -76,11 +76,10 @@ class ProjectQuota(msgspec.Struct, frozen=True):
                 taken.setdefault(account, []).append(amounts)
 
         for kind, spec, user in made:
-            note(user, resolve(_count(kind, spec, BY_NAME[kind].status()), self.image_sizes))
-        for item, spec in changed:
+            note(user, resolve(BY_NAME[kind].count(spec, BY_NAME[kind].status()), self.image_sizes))
+        for item, marks in marked:
             before = resolve(count_item(item), self.image_sizes)
-            kind = item.envelope.kind
-            after = resolve(_count(kind, spec, item.status(BY_NAME[kind].status)), self.image_sizes)
+            after = resolve(count_item(item, marks=marks), self.image_sizes)
             note(
                 item.envelope.creator,
                 {name: after.get(name, 0) - before.get(name, 0) for name in before.keys() | after.keys()},
@@ -112,12 +111,9 @@ def read_quota(view: View, project: str | None) -> ProjectQuota | None:
     return ProjectQuota(item, item.spec(QuotaSpec), used, sizes)
 
 
-def count_item(item: Item) -> Counted:
-    """What an object counts in its project's quota."""
+def count_item(item: Item, spec: msgspec.Struct | None = None, marks: msgspec.Struct | None = None) -> Counted:
+    """What an object counts in its project's quota; ``spec``, ``marks``: once it has these."""
     kind = BY_NAME[item.envelope.kind]
-    return _count(kind.name, item.spec(kind.spec), item.status(kind.status))
-
-
-def _count(kind: str, spec: msgspec.Struct, status: msgspec.Struct) -> Counted:
-    counts = BY_NAME[kind].admission.counts
-    return counts(spec, status) if counts is not None else Counted({})
+    if marks is None and kind.marks is not None:
+        marks = item.marks(kind.marks)
+    return kind.count(item.spec(kind.spec) if spec is None else spec, item.status(kind.status), marks)

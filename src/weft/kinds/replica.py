@@ -7,7 +7,7 @@ controller chooses that node, orders the next point, and removes old ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -38,6 +38,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import CLUSTER_PREFIX, MAX_NAME, cut_name
 from weft.objects.quantity import format_bytes
@@ -49,18 +50,6 @@ MOST_WORKLOAD_BYTES = 64 << 10
 MOST_DISK_BYTES = 1 << 50
 STANDBY, PRIMARY = "standby", "primary"
 RESTORE_FAILED, NODE_LOST = "restoreFailed", "nodeLost"  # reasons
-SERVER_FIELDS = (
-    "role",
-    "generation",
-    "promoted",
-    "became",
-    "granted",
-    "automatic",
-    "arming",
-    "renewals",
-    "returned",
-    "restored",
-)
 Rpo = Annotated[float, field("How old its newest point may be", quantity="period", ge=LEAST_RPO, le=MOST_RPO)]
 Keep = Annotated[int, field("Number of points that are kept", ge=1, le=MOST_KEPT)]
 
@@ -81,38 +70,29 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
             max_length=64,
         ),
     ] = ""
+
+
+class ReplicaMarks(msgspec.Struct, kw_only=True):
     role: Annotated[
         Literal["standby", "primary"],
-        field("standby: it takes points; primary: it was promoted, and takes none; set by the server"),
+        field("standby: it takes points; primary: it was promoted, and takes none"),
     ] = "standby"
     promoted: Annotated[
         int,
-        field(
-            "Number of the point that its VM went back to in a promotion; 0: it made a new VM; set by the server", ge=0
-        ),
+        field("Number of the point that its VM went back to in a promotion; 0: it made a new VM", ge=0),
     ] = 0
-    became: Annotated[
-        str, field("Name of the VM that its promotion made, or brought back; set by the server", name=True)
-    ] = ""
-    generation: Annotated[
-        int, field("Of who writes: a promotion begins the next one; set by the server", ge=1, le=1 << 40)
-    ] = 1
-    granted: Annotated[
-        str, field("Id of that generation, where the witness granted it; set by the server", max_length=64)
-    ] = ""
-    automatic: Annotated[
-        bool, field("It takes over once the witness grants it: the VM's nodes end it before that; set by the server")
-    ] = False
-    arming: Annotated[
-        int, field("Which turn of its source set ``automatic``: an earlier one is refused; set by the server", ge=0)
-    ] = 0
-    renewals: Annotated[
-        int, field("How often its source has renewed its hold as primary here; set by the server", ge=0)
-    ] = 0
+    became: Annotated[str, field("Name of the VM that its promotion made, or brought back", name=True)] = ""
+    generation: Annotated[int, field("Of who writes: a promotion begins the next one", ge=1, le=1 << 40)] = 1
+    granted: Annotated[str, field("Id of that generation, where the witness granted it", max_length=64)] = ""
+    automatic: Annotated[bool, field("It takes over once the witness grants it: the VM's nodes end it before that")] = (
+        False
+    )
+    arming: Annotated[int, field("Which turn of its source set ``automatic``: an earlier one is refused", ge=0)] = 0
+    renewals: Annotated[int, field("How often its source has renewed its hold as primary here", ge=0)] = 0
     returned: Annotated[
         str,
         field(
-            "Id of a generation that the witness granted, and that this cluster won't use any more; set by the server",
+            "Id of a generation that the witness granted, and that this cluster won't use any more",
             max_length=64,
         ),
     ] = ""
@@ -120,7 +100,7 @@ class ReplicaSpec(msgspec.Struct, kw_only=True):
         bool,
         field(
             "The store here was restored, so it may have been promoted since: it promises nothing to its source until the "
-            "witness says that it wasn't; set by the server"
+            "witness says that it wasn't"
         ),
     ] = False
 
@@ -178,8 +158,8 @@ def is_stopped_there(spec: ReplicaSpec) -> bool:
     return spec.workload.get("run") in ("stop", "suspend") and not spec.workload.get("fenced")
 
 
-def _check_change(old: ReplicaSpec, new: ReplicaSpec) -> None:
-    if old.role == PRIMARY and new != old:
+def _guard_change(replica: Envelope, new: ReplicaSpec, _: float) -> None:
+    if decode_part(replica.marks, ReplicaMarks).role == PRIMARY:
         raise IllegalTransition(
             "the replica was promoted, so its source changes it no more",
             reason="staleGeneration",
@@ -220,7 +200,7 @@ class PromoteInput(msgspec.Struct, kw_only=True):
 
 def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
     """Raises IllegalTransition, by which its source learns that it is primary no more."""
-    if dig(obj, "spec.role") == PRIMARY:
+    if dig(obj, "marks.role") == PRIMARY:
         raise IllegalTransition(
             f"replica/{obj['name']} was promoted: its source is primary no more",
             reason="staleGeneration",
@@ -232,13 +212,13 @@ def _renew(obj: Object, given: HoldInput) -> dict[str, Any]:
             reason="otherOrigin",
             hint="give this replication another name for its replica",
         )
-    if dig(obj, "spec.restored"):
+    if dig(obj, "marks.restored"):
         raise IllegalTransition(
             f"replica/{obj['name']} is of a store that was restored, so it may have been promoted since",
             reason="restored",
             hint=f"its cluster asks the witness; without one: delete replica/{obj['name']} there once nothing of it runs there",
         )
-    return {**obj["spec"], "renewals": int(dig(obj, "spec.renewals") or 0) + 1}
+    return {"renewals": int(dig(obj, "marks.renewals") or 0) + 1}
 
 
 def _list_needed(obj: Object, given: ArmInput) -> list[tuple[str, str]]:
@@ -261,7 +241,7 @@ def _list_volumes(obj: Object, vm: str) -> list[tuple[str, str]]:
 def _arm(obj: Object, given: ArmInput) -> dict[str, Any]:
     """Counts as a renewal, so that no take-over that was decided before comes after. Raises IllegalTransition."""
     after = _renew(obj, HoldInput(origin=given.origin))
-    if given.arming < int(dig(obj, "spec.arming") or 0):
+    if given.arming < int(dig(obj, "marks.arming") or 0):
         raise IllegalTransition(
             f"replica/{obj['name']} knows a later turn of its source than {given.arming}",
             reason="overtaken",
@@ -308,7 +288,7 @@ def _refuse_unable(obj: Object) -> None:
 def _find_point(obj: Object, given: PromoteInput) -> dict[str, Any]:
     """Raises IllegalTransition unless there is such a point."""
     what = f"replica/{obj['name']}"
-    if dig(obj, "spec.role") == PRIMARY:
+    if dig(obj, "marks.role") == PRIMARY:
         raise IllegalTransition(
             f"{what} was promoted before", hint=f"weft vm describe {split_subject(obj['spec']['of'])[1]}"
         )
@@ -375,12 +355,11 @@ def _make_volumes(obj: Object, given: PromoteInput, _: str) -> Sequence[dict[str
 
 def _promote(obj: Object, given: PromoteInput) -> dict[str, Any]:
     _read_snapshot(obj, given)
-    generation = int(dig(obj, "spec.generation") or 1) + 1
+    generation = int(dig(obj, "marks.generation") or 1) + 1
     goes_back = _goes_back(obj, given)
     became = dig(obj, "status.vm") if goes_back else _name_vm(obj, given)
     promoted = _find_point(obj, given)["number"] if goes_back else 0
-    after = {"role": PRIMARY, "generation": generation, "promoted": promoted, "became": became}
-    return {**obj["spec"], **after}
+    return {"role": PRIMARY, "generation": generation, "promoted": promoted, "became": became}
 
 
 def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
@@ -389,7 +368,7 @@ def _promote_if_silent(obj: Object, given: PromoteInput) -> dict[str, Any]:
     if given.force or _has_final_point(obj):
         return after
     what, source, said = f"replica/{obj['name']}", _name_source(obj), find_condition(obj, WITNESSED)
-    if dig(obj, "spec.automatic"):
+    if dig(obj, "marks.automatic"):
         raise _may_run_there(
             f"{what} takes over automatically once the witness grants it; until then its VM may run elsewhere",
             f"if it surely runs nowhere: weft replica promote {obj['name']} --force",
@@ -424,10 +403,10 @@ def _may_run_there(message: str, hint: str) -> IllegalTransition:
     return IllegalTransition(message, reason="primaryAnswers", hint=hint)
 
 
-def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
-    """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new spec. ``obj`` has the
+def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaMarks]:
+    """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new marks. ``obj`` has the
     snapshot of the point among its ``others``. Raises IllegalTransition."""
-    after = msgspec.convert(_promote(obj, given), ReplicaSpec)
+    after = _mark(obj, _promote(obj, given))
     made = _make_vm(obj, given, "")
     if made is None or dig(obj, "status.vm", ""):
         raise IllegalTransition(
@@ -437,15 +416,19 @@ def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], lis
     return made, list(_make_volumes(obj, given, "")), after
 
 
-def make_returned(obj: Object, given: PromoteInput) -> ReplicaSpec | None:
-    """The replica's spec after a promotion that brings the VM here back; None: it would make another one. ``obj`` has the snapshot
+def make_returned(obj: Object, given: PromoteInput) -> ReplicaMarks | None:
+    """The replica's marks after a promotion that brings the VM here back; None: it would make another one. ``obj`` has the snapshot
     of the point and that VM among its ``others``. Raises IllegalTransition."""
-    return msgspec.convert(_promote(obj, given), ReplicaSpec) if _goes_back(obj, given) else None
+    return _mark(obj, _promote(obj, given)) if _goes_back(obj, given) else None
 
 
-def _count(spec: ReplicaSpec, status: ReplicaStatus) -> Counted:
+def _mark(obj: Object, fields: Mapping[str, Any]) -> ReplicaMarks:
+    return msgspec.convert({**(obj.get("marks") or {}), **fields}, ReplicaMarks)
+
+
+def _count(spec: ReplicaSpec, _: ReplicaStatus, marks: ReplicaMarks) -> Counted:
     """The whole size of its disks, however much has come: so what comes is never too much. Once promoted, its VM counts."""
-    return Counted({"disk": 0 if spec.role == PRIMARY else sum(spec.disks.values())})
+    return Counted({"disk": 0 if marks.role == PRIMARY else sum(spec.disks.values())})
 
 
 def _newest(obj: Object, what: str) -> Any:
@@ -466,7 +449,7 @@ def _node_uid(replica: Stored) -> tuple[str, ...]:
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """What keeps its VM from starting after a promotion, until people do something."""
     reason = str(dig(obj, "status.reason", ""))
-    if goal.ends_refused and dig(obj, "spec.role") == PRIMARY and reason in (RESTORE_FAILED, NODE_LOST):
+    if goal.ends_refused and dig(obj, "marks.role") == PRIMARY and reason in (RESTORE_FAILED, NODE_LOST):
         message = f"{what}: {dig(obj, 'status.message', '')}"
         return DriverFailed(message, reason=reason, hint=f"It is tried again automatically.  weft describe {what}")
     return find_failed(obj, what, goal)
@@ -478,7 +461,10 @@ REPLICA = Kind(
     title="replica",
     summary="Points of VMs that run at another cluster",
     spec=ReplicaSpec,
+    marks=ReplicaMarks,
     status=ReplicaStatus,
+    schema=2,
+    upgrades=(take_from_spec(marks=ReplicaMarks),),
     indexes={
         REPLICAS_BY_UID: uid_of,
         REPLICAS_BY_NODE: _node_uid,
@@ -492,7 +478,7 @@ REPLICA = Kind(
             "renew",
             "Take over nothing for a while, since its source is primary",
             input=HoldInput,
-            change=_renew,
+            act=_renew,
             needs="operate",
             for_its_cluster=True,
         ),
@@ -500,7 +486,7 @@ REPLICA = Kind(
             "arm",
             "Take over automatically once the witness grants it, or not any more",
             input=ArmInput,
-            change=_arm,
+            act=_arm,
             reads=_list_needed,
             needs="operate",
             for_its_cluster=True,
@@ -509,7 +495,7 @@ REPLICA = Kind(
             "promote",
             "Create its VM from its newest point, and take no more points",
             input=PromoteInput,
-            change=_promote_if_silent,
+            act=_promote_if_silent,
             make=_make_vm,
             make_before=_make_volumes,
             owns=False,
@@ -517,12 +503,26 @@ REPLICA = Kind(
             needs="write",
         ),
     ),
-    access=Access(readers="project", status_writer="replicas", condition_writers={WITNESSED: "witnesses"}),
+    access=Access(
+        readers="project",
+        status_writer="replicas",
+        condition_writers={WITNESSED: "witnesses"},
+        mark_writers={
+            "role": (":promote", "recovery plans", "witnesses"),
+            "generation": (":promote", "recovery plans", "witnesses"),
+            "promoted": (":promote", "recovery plans", "witnesses"),
+            "became": (":promote", "recovery plans", "witnesses"),
+            "granted": ("witnesses",),
+            "automatic": (":arm", "witnesses"),
+            "arming": (":arm",),
+            "renewals": (":arm", ":renew", "witnesses"),
+            "returned": ("witnesses",),
+            "restored": ("witnesses",),
+        },
+    ),
     admission=Admission(
         check=check_replica,
-        check_change=_check_change,
-        server_fields=SERVER_FIELDS,
-        made_fields=SERVER_FIELDS,
+        change_guard=_guard_change,
         counts=_count,
     ),
     display=Display(

@@ -49,6 +49,11 @@ class _Replica(msgspec.Struct):
 
     spec: dict[str, Any]
     status: _Status
+    marks: dict[str, Any] = {}
+
+    @property
+    def is_primary(self) -> bool:
+        return PRIMARY in (self.marks.get("role"), self.spec.get("role"))  # an older weft has it in its spec
 
 
 class Peer:
@@ -75,17 +80,17 @@ class Peer:
         (``staleGeneration``) for one that was promoted, (``replicaGone``) for one that had points and is gone, since it may have
         been promoted before, and what the other cluster refuses it for."""
         try:
-            there = self._read(name).spec
+            found = self._read(name)
         except NotFound:
             if has_points:
                 raise _gone(name) from None
             self._client.create({"kind": "replica", "name": name, "spec": dict(spec)})
             return
-        if there.get("origin") != spec["origin"]:
-            raise _taken(name, self._client.project, is_same=there.get("of") == spec.get("of"))
-        if there.get("role") == PRIMARY:
+        if found.spec.get("origin") != spec["origin"]:
+            raise _taken(name, self._client.project, is_same=found.spec.get("of") == spec.get("of"))
+        if found.is_primary:
             raise _promoted(name)
-        differs = {key: spec[key] for key in OWN_FIELDS if key in spec and there.get(key) != spec[key]}
+        differs = {key: spec[key] for key in OWN_FIELDS if key in spec and found.spec.get(key) != spec[key]}
         if differs:
             self._client.patch("replica", name, {"spec": differs})
 
@@ -93,12 +98,12 @@ class Peer:
         """Raises IllegalTransition (``staleGeneration``) once the replica was promoted, (``replicaGone``) once it, or the one that
         was made by ``origin``, is gone."""
         try:
-            there = self._read(name).spec
+            found = self._read(name)
         except NotFound:
             raise _gone(name) from None
-        if there.get("origin") != origin:
+        if found.spec.get("origin") != origin:
             raise _gone(name)
-        if there.get("role") == PRIMARY:
+        if found.is_primary:
             raise _promoted(name)
 
     def send(self, name: str, point: ReceiveInput, disks: Sequence[ServedDisk], sent: Callable[[int], None]) -> int:
@@ -124,7 +129,7 @@ class Peer:
         promoted, be it with that point or without."""
         for _ in range(SHOWN_TRIES):
             there = self._read(name)
-            if as_standby and there.spec.get("role") == PRIMARY:
+            if as_standby and there.is_primary:
                 raise _promoted(name)
             if any(one.source == source for one in there.status.points):
                 return

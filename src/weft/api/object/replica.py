@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.kinds.replica import PRIMARY, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import PRIMARY, ReplicaMarks, ReplicaStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition, Unavailable
 
 
 def claim_replica(replica: Envelope) -> dict[str, Any]:
     """The claims of a stream with a point. Raises IllegalTransition (``staleGeneration``), Unavailable (``replicaNotReady``)."""
-    spec, status = decode_part(replica.spec, ReplicaSpec), decode_part(replica.status, ReplicaStatus)
-    if spec.role == PRIMARY:
+    marks, status = decode_part(replica.marks, ReplicaMarks), decode_part(replica.status, ReplicaStatus)
+    if marks.role == PRIMARY:
         raise IllegalTransition(
-            f"replica/{replica.name} was promoted, and is at generation {spec.generation}: it takes no more points",
+            f"replica/{replica.name} was promoted, and is at generation {marks.generation}: it takes no more points",
             reason="staleGeneration",
             hint="its source is no longer the one that writes",
-            details={"generation": spec.generation},
+            details={"generation": marks.generation},
         )
     if status.order is None or replica.deleting_since is not None:
         raise Unavailable(

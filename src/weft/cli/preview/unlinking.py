@@ -29,9 +29,9 @@ def describe_unlinking(name: str, replicas: Sequence[dict[str, Any]], project: s
     held = [
         one
         for one in replicas
-        if one.get("created_by") == f"{CLUSTER_PREFIX}{name}" and dig(one, "spec.role") != PRIMARY
+        if one.get("created_by") == f"{CLUSTER_PREFIX}{name}" and dig(one, "marks.role") != PRIMARY
     ]
-    armed = [one for one in held if dig(one, "spec.automatic")]
+    armed = [one for one in held if dig(one, "marks.automatic")]
     lines = []
     if held:
         lines.append(f"replicas from {name} that stay, and get no points any more: {_list_names(held, project)}")

@@ -87,15 +87,11 @@ def arm_replica(link: PeerLink, hold: Hold, *, automatic: bool, arming: int) -> 
         client.close()
 
 
-class _ReplicaSpec(msgspec.Struct):
+class _Replica(msgspec.Struct):
     origin: str = ""
     role: str = ""
     automatic: bool = False
     arming: Annotated[int, msgspec.Meta(ge=0, le=1 << 40)] = 0
-
-
-class _Replica(msgspec.Struct):
-    spec: _ReplicaSpec
 
 
 def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
@@ -104,7 +100,9 @@ def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
     try:
         _check_linked(hold)
         found = client.ask_for(hold.own_project).get("replica", hold.replica, project=hold.project)
-        there = msgspec.convert(found, _Replica).spec
+        there = msgspec.convert(
+            {**found["spec"], **found.get("marks", {})}, _Replica
+        )  # an older weft has all in its spec
     except Unavailable as problem:
         return ArmingAnswer("silent", problem.message[:MOST_TEXT])
     except NotFound:

@@ -47,7 +47,7 @@ from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, may_take_over
 from weft.kinds.fields.cluster.link import PRIMARY_SILENT, SUPERSEDED
-from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
+from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks
 from weft.kinds.replication import REPLICATION, REPLICATIONS_BY_CLUSTER
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import Unavailable, WeftError
@@ -96,7 +96,7 @@ class Witnesses:
         """Raises LeadershipLost when the lease ends."""
 
         def notice(changes: Sequence[Changed]) -> None:
-            if any(has_changed(change, lambda item: item.envelope.spec) for change in changes):
+            if any(has_changed(change, _read_asked) for change in changes):
                 self._wake.ring()
 
         unsubscribe = self._leadership.cache.subscribe(notice, (REPLICATION.name, REPLICA.name))
@@ -232,13 +232,15 @@ class Witnesses:
         # nothing takes over any more; one that is Suspect doesn't know itself what it had said.
         may_be_lost = cluster.status(ClusterStatus).phase == "Unreachable"
         for group in groups:
-            if not group.is_standby or not (spec := group.item.spec(ReplicaSpec)).automatic:
+            if not group.is_standby or not (marks := group.item.marks(ReplicaMarks)).automatic:
                 continue
             known = self._silences.get(group.item.uid)
-            silence = self._silences[group.item.uid] = follow_renewals(known, spec.renewals, facts.PROMISE_SECONDS, now)
+            silence = self._silences[group.item.uid] = follow_renewals(
+                known, marks.renewals, facts.PROMISE_SECONDS, now
+            )
             granted = may_take_over(cluster.spec(ClusterSpec), group.item.envelope.project)
             if may_be_lost and may_ask(silence, now) and granted:
-                found[group.name] = Question(spec.renewals, group.claim, site)
+                found[group.name] = Question(marks.renewals, group.claim, site)
         return found
 
     async def _take_over(
@@ -254,9 +256,9 @@ class Witnesses:
             asked, item = questions.get(group.name), view.get(group.item.key)
             if asked is None or not isinstance(said, WitnessAnswer) or item is None or item.uid != group.item.uid:
                 continue
-            spec = item.spec(ReplicaSpec)
-            claim = find_taken(asked, spec.renewals, said.answer, spec.returned)
-            if claim is None or spec.role == PRIMARY or not spec.automatic or item.deleting:
+            marks = item.marks(ReplicaMarks)
+            claim = find_taken(asked, marks.renewals, said.answer, marks.returned)
+            if claim is None or marks.role == PRIMARY or not marks.automatic or item.deleting:
                 continue
             if not may_take_over(link.spec(ClusterSpec), item.envelope.project):
                 continue
@@ -293,7 +295,7 @@ class Witnesses:
 
     def _plan_commit(self, former: Item, condition: Condition) -> Commit | None:
         item = self._leadership.cache.view.get(former.key)
-        if item is None or item.uid != former.uid or item.envelope.spec != former.envelope.spec:
+        if item is None or item.uid != former.uid or _read_asked(item) != _read_asked(former):
             return None  # what was asked is out of date
         envelope = edit(item)
         if not set_condition(envelope, replace(condition, since=self._leadership.clock.now())):
@@ -319,3 +321,8 @@ async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -
         *(in_thread(partial(ask_witness, link, requests[first::count])) for first in range(count))
     )
     return [parts[place % count][place // count] for place in range(len(requests))]
+
+
+def _read_asked(item: Item) -> tuple[object, object]:
+    """What the witness and the other cluster are asked about."""
+    return item.envelope.spec, item.envelope.marks

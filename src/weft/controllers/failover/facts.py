@@ -12,7 +12,7 @@ from weft.failover.timing import CLUSTERS
 from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import VALUE, WITNESSED, read_witness_token
-from weft.kinds.replica import PRIMARY, REPLICA, ReplicaSpec
+from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import ENDED, REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
@@ -58,14 +58,14 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
             found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
-            replica = item.spec(ReplicaSpec)
-            is_standby = replica.role != PRIMARY
+            origin, marks = item.spec(ReplicaSpec).origin, item.marks(ReplicaMarks)
+            is_standby = marks.role != PRIMARY
             claim = (
-                Claim(Generation(replica.generation, replica.origin), peer)
+                Claim(Generation(marks.generation, origin), peer)
                 if is_standby
-                else Claim(Generation(replica.generation, replica.granted or item.uid), site)
+                else Claim(Generation(marks.generation, marks.granted or item.uid), site)
             )
-            found.append(Group(item, replica.origin, claim, is_standby))
+            found.append(Group(item, origin, claim, is_standby))
     return found
 
 
@@ -74,13 +74,13 @@ def make_request(group: Group, peer: str, epoch: str, *, asks: bool = False) -> 
     what: Literal["claim", "question", "return", "inspect"] = "claim"
     turn, returned = _find_turn(group), ""
     if group.is_standby:
-        spec = group.item.spec(ReplicaSpec)
-        if spec.restored:
+        marks = group.item.marks(ReplicaMarks)
+        if marks.restored:
             what = "inspect"
         elif asks:
-            what, turn = "question", spec.arming
-        elif spec.returned:
-            what, returned = "return", spec.returned
+            what, turn = "question", marks.arming
+        elif marks.returned:
+            what, returned = "return", marks.returned
     return WitnessRequest(
         peer=peer,
         group=group.name,

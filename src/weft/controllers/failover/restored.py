@@ -20,9 +20,10 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.cluster import CLUSTER
-from weft.kinds.replica import PRIMARY, REPLICA
+from weft.kinds.parts.schema_upgrade import upgrade
+from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks
 from weft.kinds.replication import REPLICATION
-from weft.objects.envelope import Envelope, decode_envelope, encode_envelope, merge_part
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import object_key
 
 Entry = tuple[str, bytes]
@@ -38,10 +39,11 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
             case REPLICATION.name if (envelope := decode_envelope(value)).key in held.replications:
                 spec = msgspec.json.decode(envelope.spec)
                 yield key, _encode(envelope, change_replication(int(spec.get("arming", 0)), now))
-            case REPLICA.name if msgspec.json.decode(decode_envelope(value).spec).get("role") != PRIMARY:
-                envelope = decode_envelope(value)
-                spec = msgspec.json.decode(envelope.spec)
-                yield key, _encode(envelope, change_replica(int(spec.get("renewals", 0))))
+            case REPLICA.name if (
+                marks := decode_part((envelope := _upgrade(value)).marks, ReplicaMarks)
+            ).role != PRIMARY:
+                envelope.marks = merge_part(envelope.marks, mark_replica(marks.renewals))
+                yield key, encode_envelope(envelope)
             case "vm" if (envelope := decode_envelope(value)).uid in held.workloads:
                 yield key, _encode(envelope, {"guard": "hold"})
             case "allocation" if _workload_of(envelope := decode_envelope(value)) in held.workloads:
@@ -80,9 +82,15 @@ def change_replication(arming: int, now: float) -> dict[str, Any]:
     return {"guard": "hold", "arming": max(arming + 1, int(now))}
 
 
-def change_replica(renewals: int) -> dict[str, Any]:
-    """What changes in its spec."""
+def mark_replica(renewals: int) -> dict[str, Any]:
+    """What changes in its marks."""
     return {"automatic": False, "restored": True, "renewals": renewals + 1}
+
+
+def _upgrade(value: bytes) -> Envelope:
+    """A replica of the backup, which an older weft may have written."""
+    fresh = upgrade(REPLICA, msgspec.json.decode(value))
+    return decode_envelope(value if fresh is None else msgspec.json.encode(fresh))
 
 
 class _Held(msgspec.Struct):

@@ -21,7 +21,7 @@ from weft.informer.view import Item, View
 from weft.kinds.cluster import ClusterSpec, may_take_over
 from weft.kinds.fields.cluster.link import TAKE_OVER
 from weft.kinds.fields.recovery.run import RunMember
-from weft.kinds.replica import PRIMARY, Point, ReplicaSpec, is_stopped_there
+from weft.kinds.replica import PRIMARY, Point, ReplicaMarks, ReplicaSpec, is_stopped_there
 from weft.kinds.vm import VM
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.errors import IllegalTransition
@@ -45,7 +45,7 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
     if (returned := read_returned(view, replica, member)) is not None:
         vm, after = returned
         draft.preconditions.append(unchanged(vm))
-        draft.change(replica, spec=_grant(after, claim))
+        draft.change(replica, marks=_grant(after, claim))
         return _commit(draft, replica, claim, point, vm.envelope.name, now, source)
     manifest, volumes, after = read_promoted(view, replica, member)
     if (quota := read_quota(view, project)) is not None:
@@ -54,10 +54,10 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
         spec = msgspec.convert(one["spec"], VolumeSpec)
         draft.make(VOLUME.make(one["name"], spec, now, project=project))
     vm_spec = read_vm(manifest)
-    if is_stopped_there(after):
+    if is_stopped_there(replica.spec(ReplicaSpec)):
         vm_spec = replace(vm_spec, run="stop")
     draft.make(VM.make(manifest["name"], vm_spec, now, project=project))
-    draft.change(replica, spec=_grant(after, claim))
+    draft.change(replica, marks=_grant(after, claim))
     return _commit(draft, replica, claim, point, str(manifest["name"]), now, source)
 
 
@@ -67,13 +67,13 @@ def plan_disarming(view: View, link: Item, groups: Sequence[Group], source: str)
     commits = list[Commit]()
     for group in groups:
         item = view.get(group.item.key) if group.is_standby else None
-        if item is None or not (spec := item.spec(ReplicaSpec)).automatic or spec.role == PRIMARY:
+        if item is None or not (marks := item.marks(ReplicaMarks)).automatic or marks.role == PRIMARY:
             continue
         if may_take_over(link.spec(ClusterSpec), item.envelope.project):
             continue
         message = f"cluster/{link.envelope.name} isn't granted {TAKE_OVER} in this project any more: nothing takes over from it"
         draft = Draft()
-        draft.change(item, spec=replace(spec, automatic=False))
+        draft.change(item, marks=replace(marks, automatic=False))
         made = draft.commit(item.key, [Event("Normal", "Disarmed", message, item.envelope.ref, source)])
         commits += [made] if made is not None else []
     return commits
@@ -83,13 +83,13 @@ def plan_return(view: View, group: Group, site: str, answered: WitnessAnswer, so
     """Note that what the witness granted won't be used, see ``find_unused``; or, in a store that was restored, that the replica
     was not promoted since. None if there is nothing to note."""
     item, unused = view.get(group.item.key), find_unused(site, answered)
-    if item is None or item.uid != group.item.uid or (spec := item.spec(ReplicaSpec)).role == PRIMARY:
+    if item is None or item.uid != group.item.uid or (marks := item.marks(ReplicaMarks)).role == PRIMARY:
         return None
     draft, events = Draft(), list[Event]()
-    if spec.restored and was_not_promoted(answered):
-        draft.change(item, spec=replace(spec, restored=False))
-    elif not spec.restored and unused and spec.returned != unused:  # of a restored one it may have been used before
-        draft.change(item, spec=replace(spec, returned=unused, renewals=spec.renewals + 1))
+    if marks.restored and was_not_promoted(answered):
+        draft.change(item, marks=replace(marks, restored=False))
+    elif not marks.restored and unused and marks.returned != unused:  # of a restored one it may have been used before
+        draft.change(item, marks=replace(marks, returned=unused, renewals=marks.renewals + 1))
         message = "what the witness granted wasn't used: it is given back, and the witness promises to the source again"
         events.append(Event("Normal", "GaveBack", message, item.envelope.ref, source))
     return draft.commit(item.key, events)
@@ -109,5 +109,5 @@ def _commit(draft: Draft, replica: Item, claim: Claim, point: Point, name: str, 
     return commit
 
 
-def _grant(after: ReplicaSpec, claim: Claim) -> ReplicaSpec:
+def _grant(after: ReplicaMarks, claim: Claim) -> ReplicaMarks:
     return replace(after, generation=claim.generation.number, granted=claim.generation.id)

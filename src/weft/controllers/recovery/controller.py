@@ -38,7 +38,7 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunMember, RunResult
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
-from weft.kinds.replica import ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.service import ServiceStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.errors import WeftError
@@ -87,7 +87,9 @@ class RecoveryPlans:
 
 
 def _route_replica(view: View, change: Changed) -> Iterable[str]:
-    if not has_changed(change, lambda item: (item.uid, item.deleting, item.spec(ReplicaSpec).role, _has_points(item))):
+    if not has_changed(
+        change, lambda item: (item.uid, item.deleting, item.marks(ReplicaMarks).role, _has_points(item))
+    ):
         return ()
     project = change.item.envelope.project
     return [item.key for item in view.of_kind("recoveryplan").values() if item.envelope.project == project]

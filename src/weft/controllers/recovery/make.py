@@ -32,7 +32,7 @@ from weft.kinds.parts.snapshot.restored import (
 )
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
 from weft.kinds.record import Kind
-from weft.kinds.replica import PRIMARY, ReplicaSpec
+from weft.kinds.replica import PRIMARY, ReplicaMarks
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
@@ -135,10 +135,10 @@ def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: Run
     project, creator = plan.envelope.project, plan.envelope.creator
     replica = find_replica(view, plan, member.replica)
     assert replica is not None, member.replica
-    there = find_promoted(view, replica) if replica.spec(ReplicaSpec).role == PRIMARY else None
+    there = find_promoted(view, replica) if replica.marks(ReplicaMarks).role == PRIMARY else None
     if there is None and (returned := read_returned(view, replica, member)) is not None:
         there, after = returned
-        draft.change(replica, spec=after)
+        draft.change(replica, marks=after)
     if there is not None:
         envelope = edit(there)
         envelope.labels = {**envelope.labels, **_labels(run, member)}
@@ -154,7 +154,7 @@ def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: Run
         volume = msgspec.convert(one["spec"], VolumeSpec)
         draft.make(VOLUME.make(one["name"], volume, now, project=project, creator=creator))
     draft.make(VM.make(member.vm, spec, now, project=project, creator=creator, labels=_labels(run, member)))
-    draft.change(replica, spec=after)
+    draft.change(replica, marks=after)
     return _first_network(spec)
 
 

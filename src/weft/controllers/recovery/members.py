@@ -22,6 +22,7 @@ from weft.kinds.replica import (
     PRIMARY,
     Point,
     PromoteInput,
+    ReplicaMarks,
     ReplicaSpec,
     ReplicaStatus,
     make_promoted,
@@ -60,7 +61,7 @@ def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float
 def _is_left_out(view: View, replica: Item, mode: Mode | None) -> bool:
     """Whether a run of all replicas leaves it out: a rehearsal one that was promoted, whose VM runs here; a failover one whose VM
     people have deleted since."""
-    if replica.spec(ReplicaSpec).role != PRIMARY:
+    if replica.marks(ReplicaMarks).role != PRIMARY:
         return False
     return mode == REHEARSE or find_promoted(view, replica) is None
 
@@ -74,7 +75,7 @@ def _read_candidate(view: View, plan: Item, member: RunMember, run: str, mode: M
     member = msgspec.structs.replace(
         member, vm=_name_vm(spec, member, run, mode), checks=list_checks(plan, member, run)
     )
-    if spec.role == PRIMARY:
+    if replica.marks(ReplicaMarks).role == PRIMARY:
         vm = find_promoted(view, replica)
         if mode == REHEARSE:
             return Candidate(member, f"{what} was promoted, so there is nothing to rehearse", is_promoted=True)
@@ -152,7 +153,7 @@ def _with_point(member: RunMember, point: Point, now: float) -> RunMember:
 
 def find_promoted(view: View, replica: Item) -> Item | None:
     """The VM that its promotion made, or brought back; None: it is gone. Others that people made from its points don't count."""
-    status, name = replica.status(ReplicaStatus), replica.spec(ReplicaSpec).became
+    status, name = replica.status(ReplicaStatus), replica.marks(ReplicaMarks).became
     if not name:
         return _search_promoted(view, replica)
     vm = view.get(object_key("vm", replica.envelope.project, name))
@@ -187,16 +188,16 @@ def _recall_age(plan: Item, replica: str) -> float | None:
 
 def read_promoted(
     view: View, replica: Item, member: RunMember
-) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaSpec]:
-    """The manifests of the VM and its volumes that a promotion would make, and the spec of the replica after it. Raises
+) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaMarks]:
+    """The manifests of the VM and its volumes that a promotion would make, and the marks of the replica after it. Raises
     WeftError."""
     found = view.get(object_key("snapshot", replica.envelope.project, member.snapshot))
     others = {f"snapshot/{member.snapshot}": _as_data(found)} if found is not None else {}
     return make_promoted({**_as_data(replica), "others": others}, PromoteInput(point=member.point))
 
 
-def read_returned(view: View, replica: Item, member: RunMember) -> tuple[Item, ReplicaSpec] | None:
-    """The VM here that a promotion would bring back, and the spec of the replica after it; None: it would make another one. Raises
+def read_returned(view: View, replica: Item, member: RunMember) -> tuple[Item, ReplicaMarks] | None:
+    """The VM here that a promotion would bring back, and the marks of the replica after it; None: it would make another one. Raises
     WeftError."""
     project, name = replica.envelope.project, replica.status(ReplicaStatus).vm
     vm = view.get(object_key("vm", project, name)) if name else None
@@ -300,7 +301,7 @@ def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str
             continue
         replica = find_replica(view, plan, candidate.member.replica)
         creator = replica.envelope.creator if replica is not None and not candidate.is_promoted else ""
-        if creator and replica is not None and replica.spec(ReplicaSpec).automatic:
+        if creator and replica is not None and replica.marks(ReplicaMarks).automatic:
             found.add(f"replica/{replica.envelope.name} takes over automatically once the witness grants it")
         if creator.startswith(CLUSTER_PREFIX):
             name = creator.removeprefix(CLUSTER_PREFIX)

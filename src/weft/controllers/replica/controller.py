@@ -30,6 +30,7 @@ from weft.kinds.replica import (
     REPLICAS_BY_RETURNED,
     REPLICAS_BY_UID,
     Point,
+    ReplicaMarks,
     ReplicaSpec,
     ReplicaStatus,
     is_stopped_there,
@@ -122,6 +123,7 @@ def read_facts(view: View, replica: Item) -> ReplicaFacts:
         uid=replica.uid,
         deleting=replica.deleting,
         spec=spec,
+        marks=replica.marks(ReplicaMarks),
         status=status,
         snapshots=frozenset(usable),
         pinned=frozenset(
@@ -170,7 +172,7 @@ def find_returned(view: View, replica: Item) -> Returned | None:
                     snapshot=point.snapshot,
                     snapshot_uid=point.snapshot_uid,
                     source=point.snapshot_uid,
-                    generation=spec.generation,
+                    generation=replica.marks(ReplicaMarks).generation,
                     taken_at=point.taken_at,
                     received_at=point.begun_at,
                 )
@@ -239,8 +241,8 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
         draft.change(workload, spec=replace(spec, restore=restore))
     elif not spec.guard:  # else its nodes let it go first: nobody confirms it any more
-        given = replica.spec(ReplicaSpec)  # people who promote it start it; a take-over leaves it as it was
-        stays = bool(given.granted) and is_stopped_there(given)
+        # People who promote it start it; a take-over leaves it as it was.
+        stays = bool(replica.marks(ReplicaMarks).granted) and is_stopped_there(replica.spec(ReplicaSpec))
         draft.change(workload, spec=replace(spec, fenced="", run="stop" if stays else "run"))
         draft.change(left, deleting_since=now)
 

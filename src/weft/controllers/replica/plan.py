@@ -8,7 +8,16 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.kinds.fields.replication.work import ReceiveOrder, ReceiveReport
-from weft.kinds.replica import NODE_LOST, PRIMARY, RESTORE_FAILED, Point, ReplicaSpec, ReplicaStatus, name_points
+from weft.kinds.replica import (
+    NODE_LOST,
+    PRIMARY,
+    RESTORE_FAILED,
+    Point,
+    ReplicaMarks,
+    ReplicaSpec,
+    ReplicaStatus,
+    name_points,
+)
 from weft.objects.quantity import format_bytes
 
 RESEED_SECONDS = 300.0  # a node that has been away for this time is given up, if there is another
@@ -43,6 +52,7 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     uid: str
     deleting: bool
     spec: ReplicaSpec
+    marks: ReplicaMarks
     status: ReplicaStatus
     snapshots: frozenset[str]  # uids of its points' snapshots that are there and can be used
     pinned: frozenset[str] = frozenset()  # of these, what the run of a recovery plan needs: they stay
@@ -77,7 +87,7 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
             release=not facts.held,
         )
     returned = facts.returned
-    if returned is not None and status.order is None and not status.points and facts.spec.role != PRIMARY:
+    if returned is not None and status.order is None and not status.points and facts.marks.role != PRIMARY:
         if not returned.is_fenced:
             message = (
                 f"waits until vm/{returned.vm} is stopped here, which replication/{returned.replication} finds out"
@@ -94,7 +104,7 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
     drop = [one.snapshot_uid for one in points[: -facts.spec.keep] if one.snapshot_uid not in facts.pinned]
     points = [one for one in points if one.snapshot_uid not in drop]
     status = replace(status, points=points)
-    if facts.spec.role != PRIMARY:
+    if facts.marks.role != PRIMARY:
         vm = (
             (returned.vm, returned.vm_uid) if returned is not None and _continues(facts, returned, points) else ("", "")
         )
@@ -102,8 +112,8 @@ def plan_replica(facts: ReplicaFacts, now: float) -> ReplicaPlan:
     status = _choose_node(facts, status, now)
     status = replace(status, order=_plan_order(facts, status, arrived is not None))
     plan = ReplicaPlan(_describe(facts, status), arrived, drop)
-    if facts.spec.role == PRIMARY and facts.spec.promoted and returned is not None and returned.is_fenced:
-        point = next((one for one in points if one.number == facts.spec.promoted), None)
+    if facts.marks.role == PRIMARY and facts.marks.promoted and returned is not None and returned.is_fenced:
+        point = next((one for one in points if one.number == facts.marks.promoted), None)
         if point is not None:
             return _plan_start(returned, point, replace(plan, status=replace(status, phase="Standby")))
     return plan
@@ -153,11 +163,11 @@ def _choose_node(facts: ReplicaFacts, status: ReplicaStatus, now: float) -> Repl
             reason="nodeNotReady",
             message=f"node {status.node}, which has its points, is not ready",
         )
-        if facts.is_autonomous or now - since < RESEED_SECONDS or facts.spec.role == PRIMARY:
+        if facts.is_autonomous or now - since < RESEED_SECONDS or facts.marks.role == PRIMARY:
             return status
     needed = sum(facts.spec.disks.values())
     fits = [place for place in facts.places if place.free >= needed]
-    if not fits or facts.spec.role == PRIMARY:
+    if not fits or facts.marks.role == PRIMARY:
         most = max((place.free for place in facts.places), default=0)
         waits = (
             f"no ready node has {format_bytes(needed)} free in storage pool {facts.spec.pool}; the most is {format_bytes(most)}"
@@ -189,7 +199,7 @@ def _plan_order(facts: ReplicaFacts, status: ReplicaStatus, has_arrived: bool) -
     return ReceiveOrder(
         uid=facts.uid,
         node_uid=status.node_uid,
-        generation=facts.spec.generation,
+        generation=facts.marks.generation,
         origin=facts.spec.origin,
         number=max((one.number for one in status.points), default=former.number - 1 if former is not None else 0) + 1,
         snapshot=former.snapshot if goes_on and former is not None else facts.fresh_uid,
@@ -201,7 +211,7 @@ def _plan_order(facts: ReplicaFacts, status: ReplicaStatus, has_arrived: bool) -
 
 
 def _describe(facts: ReplicaFacts, status: ReplicaStatus) -> ReplicaStatus:
-    if facts.spec.role == PRIMARY:
+    if facts.marks.role == PRIMARY:
         return replace(status, phase="Promoted")
     if not status.node_uid:
         return replace(status, phase="Pending")

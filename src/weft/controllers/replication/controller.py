@@ -25,7 +25,7 @@ from weft.kinds.fields.replication.work import SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import ASK, SEND
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaSpec
+from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import (
     ENDED,
     REPLICATIONS_BY_CLUSTER,
@@ -167,12 +167,12 @@ def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
         snapshot = view.get(object_key(SNAPSHOT.name, project, began.snapshot)) if began is not None else None
         name = snapshot.spec(SnapshotSpec).replica if snapshot is not None else ""
         replica = view.get(object_key(REPLICA.name, project, name)) if name else None
-        if snapshot is not None and replica is not None and _became(replica.spec(ReplicaSpec), workload):
+        if snapshot is not None and replica is not None and _became(replica.marks(ReplicaMarks), workload):
             return replica, snapshot
     return None
 
 
-def _became(replica: ReplicaSpec, workload: Item) -> bool:
+def _became(replica: ReplicaMarks, workload: Item) -> bool:
     """Whether the workload is what the replica's promotion made; people may make others from its points. Of a replica that was
     promoted when that wasn't noted yet, any may be."""
     return replica.role == PRIMARY and replica.became in ("", workload.envelope.name)

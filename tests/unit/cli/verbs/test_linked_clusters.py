@@ -191,8 +191,8 @@ def test_a_cluster_that_is_not_linked_is_named_before_what_keeps_a_vm_here(
         )
 
 
-def replica(name: str, creator: str = "cluster:east", **spec: Any) -> dict[str, Any]:
-    return {"name": name, "project": spec.pop("project", "default"), "created_by": creator, "spec": spec}
+def replica(name: str, creator: str = "cluster:east", project: str = "default", **marks: Any) -> dict[str, Any]:
+    return {"name": name, "project": project, "created_by": creator, "spec": {}, "marks": marks}
 
 
 def test_what_hangs_on_a_link_is_said_before_it_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:

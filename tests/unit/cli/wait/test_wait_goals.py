@@ -366,7 +366,14 @@ def test_what_only_people_can_mend_ends_the_wait_of_a_command_but_not_that_of_we
     goal = plan_goal(kind, verb)
     assert goal is not None
     status = {"phase": phase, "reason": reason, "message": "taken there", "observed_generation": 1}
-    obj = {"kind": kind, "name": "x", "generation": 1, "spec": {"role": "primary"}, "status": status}
+    obj = {
+        "kind": kind,
+        "name": "x",
+        "generation": 1,
+        "spec": {"role": "primary"},
+        "marks": {"role": "primary"},
+        "status": status,
+    }
     error = find_failure(obj, f"{kind}/x", goal)
     assert error is not None and error.token == reason and "taken there" in error.message
     assert find_failure(obj, f"{kind}/x", msgspec.structs.replace(goal, ends_refused=False)) is None

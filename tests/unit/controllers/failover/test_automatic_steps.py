@@ -18,7 +18,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import Word
-from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 
@@ -38,8 +38,10 @@ def make_cluster(name: str, phase: str, grant: Word = "take-over", project: str 
 
 
 def make_replica(*, automatic: bool = True) -> Envelope:
-    spec = ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=automatic)
-    return REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east")
+    spec = ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30})
+    return REPLICA.make(
+        "web", spec, 1.0, uid="r", project="default", creator="cluster:east", marks=ReplicaMarks(automatic=automatic)
+    )
 
 
 @pytest.mark.parametrize("phase", ["Linked", "Suspect", "Refused", "Failed", "Pending"])
@@ -66,7 +68,7 @@ def test_what_people_grant_no_more_is_disarmed() -> None:
         (commit,) = plan_disarming(view, link, groups, "w")
         assert [event.reason for event in commit.events] == ["Disarmed"]
         (write,) = commit.writes
-        assert not decode_part(decode_envelope(write.value, 1).spec, ReplicaSpec).automatic  # type: ignore[union-attr]
+        assert not decode_part(decode_envelope(write.value, 1).marks, ReplicaMarks).automatic  # type: ignore[union-attr]
 
 
 async def test_a_word_that_is_refused_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

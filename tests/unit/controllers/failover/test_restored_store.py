@@ -16,11 +16,11 @@ from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import ClusterWitness
-from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.launch.server.main import main
-from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.store.backup import write_backup
 from weft.store.sqlite import SqliteStore
 
@@ -32,14 +32,15 @@ def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicati
     """A cluster with a VM that is replicated to west, another one, and a replica of a VM there."""
     link = ClusterSpec(url="https://x", ca="", witness=witness)
     replication = ReplicationSpec(of="vm/web", cluster="west", **spec)
-    replica = ReplicaSpec(of="vm/shop", origin="o", automatic=True, arming=6, renewals=7)
+    replica, marks = ReplicaSpec(of="vm/shop", origin="o"), ReplicaMarks(automatic=True, arming=6, renewals=7)
+    promoted = ReplicaMarks(role="primary")
     made = [
         CLUSTER.make("west", link, 1.0, uid="c"),
         REPLICATION.make(
             "web", replication, 1.0, uid="r", project="default", status=ReplicationStatus(phase=phase, workload_uid="w")
         ),
-        REPLICA.make("shop", replica, 1.0, uid="s", project="default", creator="cluster:west"),
-        REPLICA.make("old", ReplicaSpec(of="vm/old", origin="p", role="primary"), 1.0, uid="q", project="default"),
+        REPLICA.make("shop", replica, 1.0, uid="s", project="default", creator="cluster:west", marks=marks),
+        REPLICA.make("old", ReplicaSpec(of="vm/old", origin="p"), 1.0, uid="q", project="default", marks=promoted),
     ]
     for name, uid in (("web", "w"), ("other", "x")):
         vm = VM.make(name, VmSpec(image="tiny"), 1.0, uid=uid, project="default")
@@ -56,14 +57,17 @@ def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicati
 
 
 def restore(made: list[Envelope]) -> dict[str, Any]:
-    """The specs after it, by key."""
+    """The specs after it, by key; of replicas the marks."""
 
     def read() -> Iterator[tuple[str, bytes]]:
         yield from ((one.key, encode_envelope(one)) for one in made)
 
     after = {key: decode_envelope(value) for key, value in hold_restored(read, NOW)}
     assert list(after) == [one.key for one in made]
-    return {key: msgspec.json.decode(one.spec) for key, one in after.items()}
+    return {
+        key: msgspec.json.decode(one.spec if isinstance(one.marks, msgspec.UnsetType) else one.marks)
+        for key, one in after.items()
+    }
 
 
 def guards(specs: dict[str, Any]) -> list[str]:
@@ -110,10 +114,20 @@ def test_a_vm_that_could_have_been_replicated_since_is_named() -> None:
 
 
 def test_no_replica_takes_over_nor_promises_anything_before_the_witness_was_asked() -> None:
-    after = restore(make_place())
-    shop, old = after["/replica/default/shop"], after["/replica/default/old"]
-    assert (shop["automatic"], shop["restored"], shop["arming"], shop["renewals"]) == (False, True, 6, 8)
-    assert (old["role"], old.get("restored", False)) == ("primary", False)
+    """Nor one of a backup that an older weft made, which has its marks in its spec."""
+    made = make_place()
+    for backup in (made, [_write_as_before(one) if one.kind == "replica" else one for one in made]):
+        after = restore(backup)
+        shop, old = after["/replica/default/shop"], after["/replica/default/old"]
+        assert (shop["automatic"], shop["restored"], shop["arming"], shop["renewals"]) == (False, True, 6, 8)
+        if backup is made:
+            assert (old["role"], old.get("restored", False)) == ("primary", False)
+
+
+def _write_as_before(replica: Envelope) -> Envelope:
+    marks = decode_part(replica.marks, ReplicaMarks)
+    spec = {**msgspec.json.decode(replica.spec), **msgspec.to_builtins(marks)}
+    return msgspec.structs.replace(replica, schema=1, spec=msgspec.Raw(msgspec.json.encode(spec)), marks=msgspec.UNSET)
 
 
 def test_weft_server_restore_does_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from weft.controllers.failover.facts import Group, list_groups, make_request
 from weft.controllers.failover.take_over import plan_return, plan_take_over
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
@@ -29,13 +29,14 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1")
     of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
-    spec = ReplicaSpec(
-        of="vm/web", origin="o", disks={"root": 1 << 30}, automatic=True, renewals=7, workload=workload or {}
+    spec, marks = (
+        ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, workload=workload or {}),
+        ReplicaMarks(automatic=True, renewals=7),
     )
     status = ReplicaStatus(phase="Standby", points=[point], node="n1", vm=vm, vm_uid="v" if vm else "")
     made = [
         SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken),
-        REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east", status=status),
+        REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east", marks=marks, status=status),
     ]
     if vm:
         made.append(VM.make(vm, VmSpec(image="tiny", run="stop", fenced=fenced), 1.0, uid="v", project="default"))
@@ -46,12 +47,12 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
     return view, replica
 
 
-def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaSpec, list[str]]:
+def plan(vm: str, *, fenced: str) -> tuple[list[str], ReplicaMarks, list[str]]:
     """What is written, the replica after it, and what the commit relies on."""
     view, replica = make_place(vm, fenced=fenced)
     commit = plan_take_over(view, replica, LINK, GRANTED, 100.2, "witnesses")
     written = {write.key: write for write in commit.writes}
-    after = decode_part(decode_envelope(written[replica.key].value, 1).spec, ReplicaSpec)  # type: ignore[union-attr]
+    after = decode_part(decode_envelope(written[replica.key].value, 1).marks, ReplicaMarks)  # type: ignore[union-attr]
     relied = [one.key for one in commit.preconditions if isinstance(one, AtRevision)]
     assert [event.reason for event in commit.events] == ["TookOver"]
     assert "the last 1m41s is lost" in commit.events[0].message  # of 100.2 s: never less than it is
@@ -103,9 +104,9 @@ def ask_next(view: View, replica: Item, answered: WitnessAnswer) -> tuple[str, s
     if commit is not None:
         envelope = decode_envelope(commit.writes[0].value, 2)  # type: ignore[union-attr]
         replica = Item(envelope)
-    spec = replica.spec(ReplicaSpec)
+    marks = replica.marks(ReplicaMarks)
     request = make_request(Group(replica, "o", FIRST, is_standby=True), "east", "")
-    return request.what, request.returned, spec.renewals, spec.restored
+    return request.what, request.returned, marks.renewals, marks.restored
 
 
 def test_a_grant_that_was_not_used_is_noted_before_it_is_given_back() -> None:
@@ -120,7 +121,9 @@ def test_a_grant_that_was_not_used_is_noted_before_it_is_given_back() -> None:
 def test_a_replica_of_a_restored_store_only_inspects_and_gives_back_nothing_that_may_have_been_used() -> None:
     view, replica = make_place("", fenced="")
     envelope = msgspec.structs.replace(replica.envelope)
-    envelope.spec = msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(replica.spec(ReplicaSpec), restored=True)))
+    envelope.marks = msgspec.Raw(
+        msgspec.json.encode(msgspec.structs.replace(replica.marks(ReplicaMarks), restored=True))
+    )
     restored = Item(envelope)
     view.put_item(envelope.key, restored)
     unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)

@@ -8,7 +8,7 @@ import pytest
 from weft.controllers.failover.facts import Group
 from weft.controllers.failover.plan import plan_condition
 from weft.informer.view import Item
-from weft.kinds.replica import REPLICA, ReplicaSpec
+from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
 from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
@@ -27,7 +27,11 @@ def make_group(*, is_standby: bool) -> Group:
 
 
 def test_a_promoted_replica_is_confirmed_by_the_witness_alone_since_its_source_names_no_primary_any_more() -> None:
-    item = Item(REPLICA.make("web", ReplicaSpec(of="vm/web", origin="o", role="primary"), 1.0, uid="u", project="p"))
+    item = Item(
+        REPLICA.make(
+            "web", ReplicaSpec(of="vm/web", origin="o"), 1.0, uid="u", project="p", marks=ReplicaMarks(role="primary")
+        )
+    )
     promised = WitnessAnswer(answer=Promised(SECOND), epoch="e", is_armed=False, held_seconds=38.0)
     said = plan_condition(Group(item, "o", SECOND, is_standby=False), promised, "east")
     assert (said.status, said.reason) == ("True", "Confirmed") and "since its copy was promoted" in said.message

@@ -30,7 +30,7 @@ from weft.kinds.recovery_plan import (
     RecoveryPlanStatus,
     check_recovery_plan,
 )
-from weft.kinds.replica import REPLICA, Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
@@ -65,11 +65,15 @@ def put_replica(view: View, role: Any = "standby", *, name: str = "db", became: 
         "p1" if name == "db" else f"p-{name}",
     )
     put(view, SNAPSHOT.make(f"{name}-point-1", point, 1.0, uid=uid, project="default", status=taken))
-    spec = ReplicaSpec(
-        of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30}, role=role, became=became
-    )
+    spec = ReplicaSpec(of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30})
+    marks = ReplicaMarks(role=role, became=became)
     told = ReplicaStatus(points=[Point(number=1, snapshot=f"{name}-point-1", snapshot_uid=uid, source="s")])
-    put(view, REPLICA.make(name, spec, 1.0, uid=f"r-{name}", project="default", status=told, creator="cluster:east"))
+    put(
+        view,
+        REPLICA.make(
+            name, spec, 1.0, uid=f"r-{name}", project="default", marks=marks, status=told, creator="cluster:east"
+        ),
+    )
 
 
 @pytest.mark.parametrize(
@@ -379,8 +383,8 @@ def test_a_replica_that_takes_over_automatically_is_left_to_the_witness() -> Non
     plan, cluster = put_plan(view, "shop"), ClusterSpec(url="https://x", ca="")
     put(view, CLUSTER.make("east", cluster, 1.0, uid="c", status=ClusterStatus(phase="Unreachable")))
     for automatic, said in ((False, []), (True, ["replica/db takes over automatically once the witness grants it"])):
-        spec = ReplicaSpec(of="vm/db", origin="o", disks={"root": 1}, automatic=automatic)
-        put(view, REPLICA.make("db", spec, 1.0, uid="r", project="default", creator="cluster:east"))
+        spec, marks = ReplicaSpec(of="vm/db", origin="o", disks={"root": 1}), ReplicaMarks(automatic=automatic)
+        put(view, REPLICA.make("db", spec, 1.0, uid="r", project="default", creator="cluster:east", marks=marks))
         assert list_answering(view, plan, [Candidate(MEMBER)]) == said
         assert list_answering(view, plan, [Candidate(MEMBER, is_handed_over=True)]) == []
         assert list_answering(view, plan, [Candidate(MEMBER, is_promoted=True)]) == []

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.controllers.replica.plan import RESEED_SECONDS, Place, ReplicaFacts, Returned, plan_replica
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveReport
-from weft.kinds.replica import Point, ReplicaSpec, ReplicaStatus
+from weft.kinds.replica import Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 
 NOW = 10_000.0
 N1, N2 = Place("n1", "node-1", 1000), Place("n2", "node-2", 500)
@@ -20,6 +20,7 @@ def make_facts(status: ReplicaStatus | None = None, **changes: Any) -> ReplicaFa
         uid="r",
         deleting=False,
         spec=ReplicaSpec(of="vm/web", origin="o", disks={"root": 300, "data": 100}, keep=3),
+        marks=ReplicaMarks(),
         status=status or ReplicaStatus(),
         snapshots=frozenset(),
         places=(N1, N2),
@@ -121,10 +122,10 @@ def test_a_node_that_is_not_ready_is_waited_for_a_while() -> None:
 
 def test_one_that_was_promoted_has_an_order_of_the_next_generation_so_that_its_source_hears_of_it() -> None:
     facts = seed(1)
-    spec = msgspec.structs.replace(facts.spec, role="primary", generation=2)
-    status = plan_replica(msgspec.structs.replace(facts, spec=spec), NOW).status
+    marks = ReplicaMarks(role="primary", generation=2)
+    status = plan_replica(msgspec.structs.replace(facts, marks=marks), NOW).status
     assert status.order is not None and (status.phase, status.order.generation) == ("Promoted", 2)
-    gone = msgspec.structs.replace(facts, spec=spec, places=(N2,), node_exists=False)
+    gone = msgspec.structs.replace(facts, marks=marks, places=(N2,), node_exists=False)
     assert plan_replica(gone, NOW).status.node == "n1"
 
 
@@ -183,7 +184,7 @@ def test_one_that_continues_a_vm_takes_nothing_while_that_may_still_write() -> N
 
 def test_a_promotion_starts_the_vm_that_it_continues_once_its_disks_have_gone_back() -> None:
     facts = seed(7, 8)
-    facts = msgspec.structs.replace(facts, spec=msgspec.structs.replace(facts.spec, role="primary", promoted=8))
+    facts = msgspec.structs.replace(facts, marks=ReplicaMarks(role="primary", promoted=8))
 
     def plan(**changes: Any) -> tuple[Point | None, bool, str, str]:
         returned = msgspec.structs.replace(RETURNED, **changes)
