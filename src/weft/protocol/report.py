@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.allocation import AllocationReport
+from weft.kinds.network import API, FUNCTIONS
 from weft.kinds.node import NodeReport
 from weft.kinds.orders import Orders
 from weft.objects.identity import Ref
@@ -103,6 +104,11 @@ class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
     ranges: list[str] = []  # its own addresses
     api: list[int] = []  # of the API, and of its streams
     functions: list[int] = []  # of functions' callers
+
+    @property
+    def ports(self) -> dict[str, list[int]]:
+        """By what a network opens of it."""
+        return {API: self.api, FUNCTIONS: self.functions}
 
 
 NO_PLACE = ServerPlace()

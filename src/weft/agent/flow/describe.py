@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import msgspec
 
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.contracts.driver.network import Endpoint, SeenFlow
-from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
+from weft.contracts.network.rules import NewFlow, find_group
+from weft.kinds.allocation import AllocatedNic
 from weft.kinds.parts.stream_verbs import FlowsInput
 from weft.objects.identity import short_id
 
@@ -131,23 +131,6 @@ def _name_groups(
         own = flow.refused_by == port_id(local.uid, nic.uid)
         return ",".join(group.name for group in groups) if own else ""  # another workload's groups are its own affair
     far = flow.destination if out else flow.source
-    return find_group(groups, flow, far, neighbours.get(far), out=out)
-
-
-def find_group(groups: Sequence[AllocatedGroup], flow: SeenFlow, far: str, there: Endpoint | None, *, out: bool) -> str:
-    """The first group that allows a flow to or from the address ``far``, where the endpoint ``there`` is; "" if none does: it needs
-    none, or what allowed it has been changed."""
-    for group in groups:
-        if any(_allows(rule, flow, far, there) for rule in (group.egress if out else group.ingress)):
-            return group.name
-    return ""
-
-
-def _allows(rule: AllocatedRule, flow: SeenFlow, far: str, there: Endpoint | None) -> bool:
-    if rule.protocol not in ("any", flow.protocol):
-        return False
-    if rule.protocol in ("tcp", "udp") and not rule.first_port <= flow.destination_port <= rule.last_port:
-        return False
-    if rule.group_uid is not None:
-        return there is not None and rule.group_uid in there.groups
-    return rule.cidr is None or IPv4Address(far) in IPv4Network(rule.cidr)
+    there = neighbours.get(far)
+    opened = NewFlow(flow.protocol, flow.source, flow.destination, flow.source_port, flow.destination_port)
+    return find_group(groups, opened, far, [there] if there is not None else [], out=out)

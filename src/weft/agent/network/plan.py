@@ -6,14 +6,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 
 import msgspec
 
-from weft.agent.network.server_place import fold_open
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.checkpoint import Hop
 from weft.agent.state.service import ServedAddress
 from weft.agent.state.workload_kinds import is_workload
 from weft.contracts.driver.network import (
     Alias,
-    Allowed,
     Endpoint,
     Filter,
     Forward,
@@ -23,7 +21,8 @@ from weft.contracts.driver.network import (
     Port,
     Segment,
 )
-from weft.kinds.allocation import AllocatedNic, AllocatedRule
+from weft.contracts.network.rules import make_filter, open_hosts
+from weft.kinds.allocation import AllocatedNic
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus
 from weft.kinds.fields.allocated_migration import is_between_clusters
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
@@ -98,7 +97,7 @@ def fold_segments(
             endpoints=endpoints[uid],
             aliases=sorted(aliases.get(uid, ()), key=lambda alias: (alias.name, alias.address)),
             migrated=sorted(migrated.get(uid, ()), key=lambda nic: nic.address),
-            open=fold_open(rules[uid].open, server) if uid in rules else (),
+            open=open_hosts(rules[uid].open, server.ranges, server.ports) if uid in rules else (),
             services=tuple(services[uid][address].service for address in sorted(services.get(uid, ()))),
         )
         for uid, nic in nics.items()
@@ -181,27 +180,10 @@ def fold_filters(
         for nic in local.spec.nics if groups or local.uid in closed else ():
             segment = segments[nic.network_uid]
             port = port_id(local.uid, nic.uid)
-            filters[port] = Filter(
-                port_id=port,
-                segment_id=segment.id,
-                address=nic.address,
-                gateway=nic.gateway,
-                ingress=_allow([rule for group in groups for rule in group.ingress], segment),
-                egress=_allow([rule for group in groups for rule in group.egress], segment),
-                closed=local.uid in closed,
-                services=tuple(service.address for service in segment.services),
-            )
+            addresses = [service.address for service in segment.services]
+            is_closed = local.uid in closed
+            filters[port] = make_filter(port, nic, groups, segment.endpoints, addresses, closed=is_closed)
     return [filters[port] for port in sorted(filters)]
-
-
-def _allow(rules: Iterable[AllocatedRule], segment: Segment) -> tuple[Allowed, ...]:
-    allowed = []
-    for rule in rules:
-        ranges: tuple[str, ...] | None = None if rule.cidr is None else (rule.cidr,)
-        if rule.group_uid is not None:
-            ranges = tuple(e.address for e in segment.endpoints if rule.group_uid in e.groups)
-        allowed.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))
-    return tuple(dict.fromkeys(allowed))
 
 
 def read_endpoint(envelope: Envelope) -> Endpoint | None:

@@ -8,9 +8,6 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses
 from urllib.parse import urlsplit
 
-from weft.contracts.driver.network import Allowed
-from weft.kinds.network import API, FUNCTIONS, read_open
-from weft.objects.errors import InvalidInput
 from weft.protocol.report import ServerPlace
 
 
@@ -43,20 +40,3 @@ def join(*places: ServerPlace) -> ServerPlace:
         sorted({port for place in places for port in place.api}),
         sorted({port for place in places for port in place.functions}),
     )
-
-
-def fold_open(written: Iterable[str], server: ServerPlace) -> tuple[Allowed, ...]:
-    """A network's ``open`` for its segment. Pure. An entry that only a newer server understands opens nothing."""
-    ports = {API: server.api, FUNCTIONS: server.functions}
-    found: list[Allowed] = []
-    for entry in written:
-        try:
-            rule = read_open(entry)
-        except InvalidInput:
-            continue
-        if rule is None:
-            found += [Allowed("tcp", port, port, tuple(server.ranges)) for port in ports.get(entry, ())]
-        else:
-            ranges = None if rule.cidr is None else (rule.cidr,)
-            found.append(Allowed(rule.protocol, rule.first_port, rule.last_port, ranges))
-    return tuple(dict.fromkeys(found))

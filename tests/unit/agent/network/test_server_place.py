@@ -6,8 +6,9 @@ import socket
 
 import pytest
 
-from weft.agent.network.server_place import fold_open, join, locate
+from weft.agent.network.server_place import join, locate
 from weft.contracts.driver.network import Allowed
+from weft.contracts.network.rules import open_hosts
 from weft.protocol.report import ServerPlace
 
 NOWHERE = ServerPlace()
@@ -28,6 +29,10 @@ def test_names_are_resolved_to_every_address_that_others_reach(monkeypatch: pyte
     assert locate(["api.example"], found) == ServerPlace(["192.0.2.7/32"], [443])
     del known["api.example"]  # a name server that is away for a moment opens nothing
     assert locate(["api.example:8443", "192.0.2.9:1"], found).ranges == found.ranges
+
+
+def fold_open(written: list[str], server: ServerPlace) -> tuple[Allowed, ...]:
+    return open_hosts(written, server.ranges, server.ports)
 
 
 def test_what_a_network_opens_is_at_all_of_the_server_s_addresses_and_ports() -> None:

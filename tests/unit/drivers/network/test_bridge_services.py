@@ -8,10 +8,9 @@ import msgspec
 import pytest
 from tests.unit.drivers.network.test_bridge_plans import HOST, NAMES, PORT, SEGMENT
 
-from weft.contracts.driver.network import Filter, Forward, NodeShare, Service, ServicePort, Target
+from weft.contracts.driver.network import Forward, NodeShare, Service, ServicePort, Target
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.migration import find_neighbours
-from weft.drivers.network.bridge.nftables.flows import Flow, may_open
 from weft.drivers.network.bridge.nftables.parts import Part, make_parts
 from weft.drivers.network.bridge.plan import Uplink
 from weft.drivers.network.bridge.service.services import differ_in_services_only
@@ -162,14 +161,6 @@ def test_what_cannot_become_kernel_state_is_refused(change: dict[str, object]) -
     segment = msgspec.structs.replace(SEGMENT, services=(msgspec.structs.replace(shop(A), **change),))
     with pytest.raises(InvalidInput, match="services"):
         check_segment(segment, NAMES.prefix)
-
-
-def test_an_open_connection_to_a_service_is_not_revoked_by_rules_about_its_targets() -> None:
-    flows = [Flow("tcp", "10.20.0.11", target, 4000, 80) for target in ("10.20.0.100", "10.20.0.12")]
-    filters = {"10.20.0.11": Filter("p", SEGMENT.id, "10.20.0.11", "10.20.0.1", (), (), services=("10.20.0.100",))}
-    assert [may_open(flow, filters) for flow in flows] == [True] + [False] * (len(flows) - 1)
-    closed = {"10.20.0.11": msgspec.structs.replace(filters["10.20.0.11"], closed=True)}
-    assert not any(may_open(flow, closed) for flow in flows)
 
 
 def test_weights_of_all_sizes_leave_no_slot_to_nobody() -> None:

@@ -21,6 +21,7 @@ import msgspec
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
+from weft.contracts.network.rules import Opened, Refused
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.drivers.network.bridge import kernel, migration, plan
@@ -216,7 +217,7 @@ class BridgeNetwork:
         check_ranges([*cidrs, *hosts])
         async with self._change():
             links = await kernel.inspect_links()
-            refused = rules.Refused(tuple(cidrs), tuple(hosts), self._published.ports)
+            refused = Refused(tuple(cidrs), tuple(hosts), self._published.ports)
             await self._guards.refuse(refused, self._opened(links), self._routers(links))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:
@@ -417,10 +418,10 @@ class BridgeNetwork:
             cgroups=self._cgroups,
         )
 
-    def _opened(self, links: Mapping[str, Link], changed: Segment | None = None) -> rules.Opened:
+    def _opened(self, links: Mapping[str, Link], changed: Segment | None = None) -> Opened:
         """What the segments here open to their guests; ``changed`` is one of them, as it will be."""
         found = {segment.id: segment.open for segment in self._segments(links, changed) if segment.open}
-        return rules.Opened(found, read_resolvers() if self._host.dns_upstream else ())
+        return Opened(found, read_resolvers() if self._host.dns_upstream else ())
 
     def _segments(self, links: Mapping[str, Link], changed: Segment | None = None) -> list[Segment]:
         """Those here; ``changed`` is one of them, as it will be."""

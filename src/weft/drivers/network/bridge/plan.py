@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, ip_network
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Inside, Port, Segment
+from weft.contracts.network.rules import UPLINKS
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, Router
 from weft.drivers.network.bridge.migration import OLDER, find_neighbours, older_routers
 from weft.drivers.network.bridge.names import (
@@ -24,9 +25,6 @@ from weft.drivers.network.bridge.names import (
 )
 from weft.objects.errors import InUse, Unavailable
 
-# Between a node and its routers: link-local, so no tenant's or site's range can be it; kept clear of
-# 169.254.169.254, where clouds answer. One /31 per segment.
-UPLINKS = IPv4Network("169.254.64.0/18")
 EVERYWHERE = "00:00:00:00:00:00"
 
 

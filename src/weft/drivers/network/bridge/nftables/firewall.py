@@ -11,11 +11,12 @@ from collections.abc import Mapping
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
+from weft.contracts.network.rules import UPLINKS, Opened, Refused, may_open
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.netlink.ctnetlink import Tracked, forget_tracked, mark_tracked
 from weft.drivers.network.bridge.nftables import rules
-from weft.drivers.network.bridge.nftables.flows import find_closed, may_open, name_flow
+from weft.drivers.network.bridge.nftables.flows import find_closed, name_flow
 from weft.drivers.network.bridge.nftables.security_groups import (
     CALL_IPTABLES,
     COUNTED,
@@ -24,7 +25,6 @@ from weft.drivers.network.bridge.nftables.security_groups import (
     render_filters,
 )
 from weft.drivers.network.bridge.nftables.tables import Tables
-from weft.drivers.network.bridge.plan import UPLINKS
 from weft.objects.errors import DriverFailed
 
 
@@ -33,12 +33,12 @@ class Firewall:
 
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:
         self._host, self._names, self._tables = host, names, tables
-        self._refused: rules.Refused | None = None
-        self._opened = rules.Opened({}, ())
+        self._refused: Refused | None = None
+        self._opened = Opened({}, ())
         self._filters: list[Filter] | None = None
         self._followed: frozenset[str] = frozenset()
 
-    async def refuse(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+    async def refuse(self, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> None:
         """Refuse exactly this to guests' outbound traffic, but for what is ``opened``; open connections to other services of
         hosts end. ``routers``: the segments by their routers' addresses. Raises DriverFailed."""
         if (self._refused, self._opened) == (refused, opened):
@@ -48,7 +48,7 @@ class Firewall:
         self._refused, self._opened = refused, opened
         await self._cut_refused(refused, opened, routers)
 
-    async def open(self, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+    async def open(self, opened: Opened, routers: Mapping[str, str]) -> None:
         """Open exactly this to guests. Raises DriverFailed."""
         if self._refused is not None:
             await self.refuse(self._refused, opened, routers)
@@ -119,7 +119,7 @@ class Firewall:
         """The zone in which the port's connections are followed; None where nothing follows them."""
         return self.zones.get(port.segment_id)
 
-    async def _apply_refused(self, refused: rules.Refused, opened: rules.Opened) -> bool:
+    async def _apply_refused(self, refused: Refused, opened: Opened) -> bool:
         table = rules.render_refused(self._names, refused, opened)
         if refused.cidrs:
             return await self._tables.ensure("", table)
@@ -140,7 +140,7 @@ class Firewall:
             kernel.write_sysctl(counted, "1")
         return await self._tables.ensure("", *tables) or changed
 
-    async def _cut_refused(self, refused: rules.Refused, opened: rules.Opened, routers: Mapping[str, str]) -> None:
+    async def _cut_refused(self, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> None:
         """End guests' open connections to hosts' services that are closed to them: one that is open would go on."""
         if not routers or not refused.hosts:
             return

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Forward, Held
+from weft.contracts.network.rules import UPLINKS
 from weft.drivers.network.bridge.names import OUTSIDE, Names
 from weft.drivers.network.bridge.nftables.rules import Table, elements
-from weft.drivers.network.bridge.plan import UPLINKS, Uplink
+from weft.drivers.network.bridge.plan import Uplink
 
 ROUTER_FORWARDS_TABLE = "ports"
 

@@ -7,16 +7,16 @@ predecessor in one transaction.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, collapse_addresses
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import BEHIND, Allowed, Inside, Port, Segment
+from weft.contracts.network.rules import UPLINKS, Opened, Refused
 from weft.drivers.network.bridge.migration import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
-from weft.drivers.network.bridge.plan import UPLINKS
 
 ROUTER_TABLE = "router"
 SHARED_TABLE = "shared"
@@ -47,22 +47,6 @@ class Table:
         """Replaces the table, whatever it held, in one transaction."""
         head = f"table {self.family} {self.name}"
         return f'{head}\ndelete {head}\n{head} {{\ncomment "{self.digest}"\n{self.body}}}\n'
-
-
-class Opened(NamedTuple):
-    """What guests may open to hosts: each segment's own, by its id, and for all of them the name servers that gateways ask."""
-
-    segments: Mapping[str, tuple[Allowed, ...]]
-    resolvers: tuple[str, ...]
-
-
-class Refused(NamedTuple):
-    """Destinations refused to guests' outbound traffic: ``cidrs``, and the own addresses of ``hosts`` (ranges too) but for what
-    is ``published`` there, as (protocol, port)."""
-
-    cidrs: tuple[str, ...]
-    hosts: tuple[str, ...]
-    published: frozenset[tuple[str, int]]
 
 
 def render_node(names: Names, host: Host, opened: Opened) -> Table:

@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Forward, Held, Segment, Target
+from weft.contracts.network.rules import UPLINKS
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.nftables.parts import Part, PartedTable, make_parts
 from weft.drivers.network.bridge.nftables.rules import STEERED, Table, elements
-from weft.drivers.network.bridge.plan import UPLINKS, Uplink
+from weft.drivers.network.bridge.plan import Uplink
 from weft.drivers.network.slots import SLOTS, choose_slots
 
 SERVICES_TABLE = "services"
