@@ -111,7 +111,7 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         "/v1/nodes/{name}:certificate", "/v1/nodes/{name}:devices", "/v1/nodes/{name}:invocations",
         "/v1/nodes/{name}:report", "/v1/nodes/{name}:secrets", "/v1/nodes/{name}:egress", "/v1/nodes/{name}:traces",
         "/v1/nodes/{name}/images/{uid}/{sha256}",
-        "/v1/topology", "/v1/traces", "/v1/traces/{trace}", "/v1/server/logs/{process}",
+        "/v1/projects/{project}/networktrace", "/v1/topology", "/v1/traces", "/v1/traces/{trace}", "/v1/server/logs/{process}",
         "/v1/backuprepositories/{name}:key",
         "/v1/clusters/{name}:link",
         "/v1/link",

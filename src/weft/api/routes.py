@@ -23,6 +23,7 @@ from weft.api.context import ApiContext
 from weft.api.dashboard import kinds, search, site, stream, summary, table
 from weft.api.log import pages as log
 from weft.api.metrics import own, query
+from weft.api.network import handler as network
 from weft.api.node import (
     devices,
     egress_endpoints,
@@ -203,6 +204,7 @@ ROUTES: tuple[Route, ...] = (
     *stream.ROUTES,
     *summary.ROUTES,
     *table.ROUTES,
+    *network.ROUTES,
     *topology.ROUTES,
     *log.ROUTES,
     *trace.ROUTES,
