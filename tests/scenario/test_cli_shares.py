@@ -1,8 +1,9 @@
-"""`weft image share`, and what other projects do with what was shared, against a real server."""
+"""`weft image share`, what other projects do with what was shared, and what they learn of each other, against a real server."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 
 import pytest
@@ -72,3 +73,65 @@ def test_a_preview_of_a_conversion_names_the_shared_image_that_the_vm_will_be_ma
     assert fabric.weft("vm", "create", "disk", "--image", "chemistry/base").code == 0
     refused = fabric.weft("convert", "vm/disk", "--to", "container", "--dry-run")
     assert refused.code != 0 and "of another project" in refused.err and "weft image add" in refused.err
+
+
+def test_a_trace_names_what_stops_a_connection_and_what_lets_it_pass_but_nothing_of_another_project(
+    fabric: Fabric,
+) -> None:
+    def do(*words: str) -> None:
+        said = fabric.weft(*words)
+        assert said.code == 0, said.err
+
+    for project in ("geology", "zoology"):
+        do("project", "create", project)
+    do("network", "create", "lab", "--cidr", "10.61.0.0/24", "--shared-with", "zoology", "-p", "geology")
+    do("securitygroup", "create", "web", "--egress", "tcp:5432 to 10.61.0.0/24", "-p", "geology")
+    do("securitygroup", "create", "db", "--ingress", "tcp:5432 from group:web", "-p", "geology")
+    inside = ("--image", "default/tiny", "-p", "geology", "--network", "lab")
+    do("image", "share", "tiny", "--with", "*")
+    do("vm", "create", "shop", *inside, "--security-group", "web")
+    do("vm", "create", "db", *inside, "--security-group", "db", "--publish", "8091:5432")
+    do("vm", "create", "cat", "--image", "default/tiny", "-p", "zoology", "--network", "geology/lab")
+    do("vm", "create", "far", "--image", "default/tiny", "-p", "zoology", "--network", "default")
+    do("service", "create", "store", "--selector", "app=db", "--port", "5432", "--network", "lab", "-p", "geology")
+    db = json.loads(fabric.weft("vm", "get", "db", "-p", "geology", "-o", "json").out)["status"]["address"]
+
+    def trace(*words: str, project: str = "geology", context: str = "") -> dict[str, object]:
+        who = ("--context", context) if context else ()
+        said = fabric.weft(*who, "network", "trace", *words, "-p", project, "-o", "json")
+        found: dict[str, object] = json.loads(said.out or said.err)
+        assert said.code == (found["verdict"] != "allowed")
+        return found
+
+    assert trace("vm/shop", "db", "--port", "5432")["verdict"] == "allowed"
+    assert trace("vm/shop", db, "--port", "5432")["target"] == "vm/db"
+    for words, reason, by in (
+        (("vm/shop", "vm/db"), "egressDenied", "securitygroup/web"),
+        (("internet", "port/8091"), "ingressDenied", "securitygroup/db"),
+        (("vm/zoology/cat", "vm/db"), "ingressDenied", "securitygroup/db"),
+        (("vm/zoology/far", "vm/db"), "otherNetwork", "network/zoology/default"),
+        (("vm/shop", "service/store"), "noEndpoints", "service/store"),
+    ):
+        found = trace(*words)
+        assert (found["verdict"], found["reason"], found["by"]) == ("blocked", reason, by)
+    shown = fabric.weft("network", "trace", "internet", "port/8091", "-p", "geology")
+    lines = shown.out.splitlines()
+    assert shown.code == 1 and lines[-2] == "blocked by securitygroup/db: no rule allows tcp/5432 from everywhere"
+    allow = lines[-1].removeprefix("next: weft ")
+    do(*shlex.split(allow))
+    assert trace("internet", "port/8091")["verdict"] == "allowed"
+    do("vm", "stop", "db", "-p", "geology")
+    assert trace("vm/shop", "db", "--port", "5432")["silent"] == "vm/db is Stopped: it answers nothing"
+
+    secret = fabric.weft("token", "create", "--role", "viewer", "-p", "zoology").out.strip()
+    keeper = fabric.folder / "keeper.json"
+    keeper.write_text(json.dumps({**json.loads(fabric.context.read_text()), "token": secret}))
+    hidden = trace("vm/cat", db, project="zoology", context=str(keeper))
+    assert (hidden["verdict"], hidden["target"]) == ("unknown", db)
+    assert not {"db", "shop", "securitygroup/db"} & set(str(hidden).replace("'", " ").split())
+    other = trace("vm/far", db, project="zoology", context=str(keeper))
+    assert (other["verdict"], other["by"]) == ("blocked", "")
+    assert other["message"] == f"{db} is in another project's network"
+    for target in ("vm/geology/db", "port/8091", "service/geology/store"):
+        refused = fabric.weft("--context", str(keeper), "network", "trace", "vm/cat", target, "-p", "zoology")
+        assert refused.code != 0 and "securitygroup" not in refused.err and not refused.out

@@ -107,6 +107,7 @@ AFTER = {
     "network": {
         "flows": Entry("network.flows", "Show network flows of a workload", ("network",)),
         "matrix": Entry("network.matrix", "Show the traffic between workloads", ("network",)),
+        "trace": Entry("network.trace", "Show whether a connection is allowed, and what decides", ("network",)),
         "topology": Entry("network.topology", "Show the network between the nodes", ("network",)),
         "capture": Entry("capture.capture", "Capture packets of a workload", ("network",)),
     },

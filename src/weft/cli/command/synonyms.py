@@ -136,7 +136,6 @@ NOT_YET: dict[str, str] = {
     "cluster": "node list",
     "dashboard": "top",
     "rebalance": "vm recommend NAME",
-    "trace": "network flows --vm NAME",
     "update": "set NAME",
 }
 
@@ -151,6 +150,8 @@ AFTER: dict[tuple[str, str], str] = {
     ("vm", "pause"): "suspend NAME",
     **dict.fromkeys((("vm", "scale"), ("container", "scale")), "set NAME --cpu N --memory SIZE"),
     ("node", "return"): "uncordon NAME",
+    ("vm", "trace"): "network trace vm/NAME TO",
+    ("container", "trace"): "network trace container/NAME TO",
     **dict.fromkeys((("vm", "publish"), ("vm", "template")), "image create IMAGE --from vm/NAME"),
     ("image", "pull"): "add NAME oci://IMAGE",
     **dict.fromkeys((("snapshot", "revert"), ("snapshot", "rollback")), "restore NAME"),

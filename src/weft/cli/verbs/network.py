@@ -26,6 +26,7 @@ from weft.cli.network.flows import (
 from weft.cli.network.map import draw_map
 from weft.cli.network.matrix import MATRIX_COLUMNS, draw_plot, draw_rows, fetch_matrix
 from weft.cli.network.topology import LINK_COLUMNS, draw_links, fetch_topology
+from weft.cli.network.trace import draw_trace, fetch_trace, read_end
 from weft.cli.output.formats import print_data, print_line, print_rows
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
@@ -103,6 +104,39 @@ def _matrix(session: Session, kind: Kind | None, network: str, since: float, plo
     else:
         print_rows(session, MATRIX_COLUMNS, draw_rows(matrix))
     return 1 if matrix.unanswered else 0
+
+
+def trace_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
+    """`weft network trace vm/web vm/db --port 5432`."""
+    params = [
+        click.Argument(["source"], metavar="FROM"),
+        click.Argument(["target"], metavar="TO"),
+        click.Option(
+            ["--port"],
+            metavar="N[/udp]",
+            default="",
+            help="Port of TO. [a service's first port, a published port itself, else a ping]",
+        ),
+        click.Option(["--protocol"], type=click.Choice(["tcp", "udp", "icmp"]), help="Protocol. [tcp with a port]"),
+        options.output(),
+    ]
+    text = (
+        "Show whether connections get from FROM to TO, and what decides at each step.\n\n"
+        "FROM is a workload (vm/web, or vm/web@NETWORK for one of its networks); for a published port also internet or an address. "
+        "TO is a workload, service/NAME, port/PORT, an address, or internet; KIND/PROJECT/NAME is another project's. "
+        "The exit code is 0 if all connections are allowed, 1 if not."
+    )
+    return options.build(verb, text, _trace, kind, params)
+
+
+def _trace(session: Session, kind: Kind | None, source: str, target: str, port: str, protocol: str | None) -> int:
+    ends = read_end(session, source), read_end(session, target)
+    found = fetch_trace(session, *ends, port, protocol or "")
+    if session.is_document:
+        print_data(session, found)
+    else:
+        print("\n".join(draw_trace(found, session)))
+    return 0 if found["verdict"] == "allowed" else 1
 
 
 def topology_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
