@@ -193,6 +193,11 @@ def test_the_protocol_asks_until_the_end_on_gpu_nodes_only(tmp_path: Path, capsy
     assert (answer["strategy"], answer["nodes_used"]) == ("fragmentation", 1)
     assert sum(answer["rejected"].values()) == 3  # 1.3 · 4 GPUs by halves are 11, of which 8 fit
     assert "<polyline" in (tmp_path / "p.svg").read_text()
+    (tmp_path / "p.svg").write_text("an earlier picture")
+    again = ["placement", *map(str, files), "--format", "openb", "--plot", str(tmp_path / "p.svg")]
+    assert main(again) == 2 and "--force to replace it" in capsys.readouterr().err
+    assert (tmp_path / "p.svg").read_text() == "an earlier picture"
+    assert main([*again, "--force"]) == 0 and "<polyline" in (tmp_path / "p.svg").read_text()
 
 
 def test_repacking_counts_the_nodes_that_are_used_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

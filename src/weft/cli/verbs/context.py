@@ -32,7 +32,7 @@ from weft.client.context import (
     write_settings,
 )
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, WeftError
 from weft.objects.identity import check_name
 
 _ACTS = ("show", "list", "use", "add", "remove")
@@ -50,6 +50,7 @@ def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         ),
         click.Argument(["name"], required=False, metavar="[NAME]", shell_complete=complete_context),
         click.Argument(["file"], required=False, metavar="[FILE]"),
+        click.Option(["--force"], is_flag=True, help="With add: replace the context if it exists already."),
         *options.table(),
         options.output(),
     ]
@@ -62,7 +63,7 @@ def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
     )
 
 
-def _context(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None) -> None:
+def _context(session: Session, kind: Kind | None, act: str, name: str | None, file: str | None, force: bool) -> None:
     if act not in _ACTS and name is None:
         act, name = "use", act
     if act not in _ACTS:
@@ -76,6 +77,8 @@ def _context(session: Session, kind: Kind | None, act: str, name: str | None, fi
     session.would(f"{act} a context below {user_folder(session.environ)}")
     if act == "add":
         path = user_folder(session.environ) / NAMED / f"{check_name(name)}.json"
+        if path.exists() and not force:
+            raise AlreadyExists(f"context/{name} exists already", hint="give another name, or --force to replace it")
         write_context(path, read_context(Path(str(file))))
         print(f"context/{name}  added; weft context use {name}")
     elif act == "remove":

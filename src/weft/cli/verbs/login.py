@@ -75,6 +75,8 @@ def _login(
     save_as: str | None,
     **place: str | None,
 ) -> None:
+    if save_as and _names_file(save_as) and Path(save_as).is_file():
+        _refuse_other_file(Path(save_as))
     server = _find_server(session, **place)
     if oidc or device:
         given = _log_in_by_code(session, server) if device else _log_in_by_browser(session, server, callback_port)
@@ -143,7 +145,7 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
     local = None if save_as else _find_folder(session, server)
     if local is not None:
         save_as = str(local / NAMED / f"{check_name(made.user)}.json")
-    name = "" if save_as and ("/" in save_as or save_as.endswith(".json")) else check_name(save_as or made.user)
+    name = "" if save_as and _names_file(save_as) else check_name(save_as or made.user)
     path = user_folder(session.environ) / NAMED / f"{name}.json" if name else Path(save_as or "")
     session.would(f"write the context {path}")
     write_context(path, context)
@@ -156,6 +158,22 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
         print(f"context  {path}")
     if local is not None:
         session.notify(f"you still work as before; to work as {made.user} in this shell: export WEFT_CONTEXT={path}")
+
+
+def _names_file(save_as: str) -> bool:
+    return "/" in save_as or save_as.endswith(".json")
+
+
+def _refuse_other_file(path: Path) -> None:
+    """A login renews a context, and replaces no other file. Raises InvalidInput."""
+    try:
+        read_context(path)
+    except InvalidInput:
+        raise InvalidInput(
+            f"--save-as: {path} exists already and is not a context",
+            field="--save-as",
+            hint="give another name, or remove that file",
+        ) from None
 
 
 def _find_project(session: Session, context: Context) -> str:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from weft.cli.stream.whole_file import refuse_existing
 from weft.contracts.clock import SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, parse_strategy, read_plain_strategy
 from weft.launch.insight import anomalies, forecast
@@ -91,6 +92,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     command.add_argument(
         "--plot", type=_read_picture, metavar="FILE", help="draw allocation and fragmentation as an .svg file"
     )
+    command.add_argument("--force", action="store_true", help="replace the picture if it exists already")
     command.add_argument("-o", "--output", choices=["table", "json", "yaml"], default="table", help="output format")
     return parser.parse_args(argv)
 
@@ -100,6 +102,8 @@ def _run(options: argparse.Namespace) -> None:
         answer, table = _run_on_trace(options)
         print(_write(answer, table, options.output), flush=True)
         return
+    if options.plot is not None:
+        refuse_existing(options.plot, "--plot", force=options.force)
     strategy = _choose_strategy(options)
     found = read_input(options.nodes, options.workloads, options.format, strategy)
     for line in found.unread:

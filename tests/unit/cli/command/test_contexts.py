@@ -66,6 +66,13 @@ def test_contexts_have_names_and_one_is_in_use(weft: Weft, home: Path) -> None:
     assert code == 4 and "there are lab, prod" in err
     assert weft("context", "remove", "lab")[0] == 0 and "lab" not in weft("context", "list")[1]
     assert weft("context", "add", "lab")[0] == 2 and weft("context", "use")[0] == 2
+    again = ("context", "add", "prod", str(put(home / "next.json", {"server": "https://next"})))
+    code, _, err = weft(*again)
+    assert code == 5 and "context/prod exists already\ngive another name, or --force" in err
+    assert weft(*again, "--force")[0] == 0 and "https://next" in weft("context", "list")[1]
+    (home / "diary.txt").write_text("dear diary")
+    code, _, err = weft("login", "--server", "https://one", "--user", "ann", "--save-as", str(home / "diary.txt"))
+    assert code == 2 and "diary.txt exists already and is not a context" in err
 
 
 def test_a_context_is_used_by_its_name_alone_and_one_that_is_removed_is_used_no_more(weft: Weft, home: Path) -> None:
