@@ -56,6 +56,14 @@ def test_a_project_goes_with_everything_only_if_that_was_asked_for(
         stopped = fabric.weft("project", "delete", "lab", "--everything", "--yes")
     assert stopped.code == 130 and "weft project delete lab --everything goes on" in stopped.err
     assert "weft wait" not in stopped.err
+    for words in (
+        ("project", "delete", "default"),
+        ("project", "delete", "default", "--everything"),
+        ("delete", "project/default"),
+    ):
+        stays = fabric.weft(*words, "--yes")
+        assert stays.code == 5 and "can't be deleted: every cluster has it" in stays.err
+        assert "--everything" not in stays.err and fabric.weft("network", "get", "default").code == 0
     gone = fabric.weft("project", "delete", "lab", "--everything", "--yes")
     assert gone.code == 0, gone.err
     lines = [line.split("  ")[0] for line in gone.out.splitlines()]

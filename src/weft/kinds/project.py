@@ -10,7 +10,11 @@ from weft.kinds.fields.cells import AGE, NAME, text
 from weft.kinds.fields.lease import MOST_PRIORITY
 from weft.kinds.fields.strategy import policies_named, read_strategy
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Lifetime, Reference
+from weft.objects.envelope import Envelope
+from weft.objects.errors import IllegalTransition
 from weft.objects.schema import field
+
+FIRST = "default"  # every fabric has it: the API server creates it when it starts
 
 # A workload without a lease counts as 0, so no ceiling is below that.
 Ceiling = Annotated[int, msgspec.Meta(ge=0, le=MOST_PRIORITY)]
@@ -34,6 +38,19 @@ def check_project(spec: ProjectSpec) -> None:
         spec.strategy = read_strategy(spec.strategy)
 
 
+def refuse_deletion(name: str) -> None:
+    """Raises IllegalTransition for the project that always is there."""
+    if name == FIRST:
+        raise IllegalTransition(
+            f'project "{FIRST}" can\'t be deleted: every cluster has it',
+            hint="delete what is in it by kind and name, like weft vm delete NAME",
+        )
+
+
+def _guard_deletion(project: Envelope, now: float) -> None:
+    refuse_deletion(project.name)
+
+
 class ProjectStatus(msgspec.Struct, kw_only=True):
     pass
 
@@ -50,7 +67,7 @@ PROJECT = Kind(
         Reference("placementpolicy", "spec.strategy", lambda spec: policies_named(spec.strategy), awaited=True),
     ),
     access=Access(readers="shared"),
-    admission=Admission(check=check_project),
+    admission=Admission(check=check_project, delete_guard=_guard_deletion),
     display=Display(
         topic="People and projects",
         columns=(

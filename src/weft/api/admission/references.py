@@ -23,6 +23,7 @@ from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_fr
 from weft.contracts.store import Absent, AtRevision, Delete, Entry, Precondition, Put, Store, Write
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.sharing import SHARED_WITH, is_shared, read_shares
+from weft.kinds.project import FIRST
 from weft.kinds.published_port import PublishedPortSpec
 from weft.kinds.record import Claim, ClaimWithin, Kind, Reference
 from weft.kinds.registry import BY_NAME, KINDS
@@ -40,7 +41,6 @@ _SUGGEST_AMONG = 200
 _SHOWN = 5
 _OTHERS = "others in project "
 _PAGE = 500
-FIRST_PROJECT = "default"
 
 
 async def plan_project(view: View, project: str | None) -> list[Precondition]:
@@ -216,7 +216,7 @@ def in_use(kind: Kind, envelope: Envelope, users: list[str]) -> InUse:
     if own and " " not in own and BY_NAME[own.partition("/")[0]].scope == "project":
         own += give_project(envelope.name if kind.lifetime.holds_objects else envelope.project)
     hint = f"delete or change that first: weft describe {own}" if own else "ask them to delete or change that first"
-    if kind.lifetime.holds_objects and own and envelope.name != FIRST_PROJECT:
+    if kind.lifetime.holds_objects and own:
         hint += f"; or all of it: weft {kind.name} delete {envelope.name} --everything"
     if kind.lifetime.holds_objects and own and _goes_with_owner(own):
         hint = "what it belongs to was deleted, and it goes with that: try again in a moment"
@@ -320,10 +320,10 @@ async def _plan_one(
 
 async def _find_shared(view: View, kind: Kind, project: str | None, name: str) -> str:
     """Words for an object of this name that the first project shares; "" if there is none."""
-    other = await view.get(kind, FIRST_PROJECT, name) if kind.access.shared_fields and "/" not in name else None
+    other = await view.get(kind, FIRST, name) if kind.access.shared_fields and "/" not in name else None
     if other is None or not is_shared(read_shares(other.spec), project):
         return ""
-    return f"project {FIRST_PROJECT} shares one: give {FIRST_PROJECT}/{name}"
+    return f"project {FIRST} shares one: give {FIRST}/{name}"
 
 
 async def _refuse_held(view: View, kind: Kind, by: Envelope, name: str, reference: Reference) -> None:

@@ -19,7 +19,7 @@ from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import Done, finish, finish_one, plan_wait
 from weft.cli.wait.watch import Wait
 from weft.kinds.network import NETWORK, NetworkSpec, check_new_network
-from weft.kinds.project import PROJECT
+from weft.kinds.project import PROJECT, refuse_deletion
 from weft.kinds.quota import QUOTA
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS
@@ -92,6 +92,7 @@ def delete_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _delete(session: Session, kind: Kind | None, words: tuple[str, ...], everything: bool, yes: bool) -> int:
     target = one_target(read_targets(kind or PROJECT, words), "give one project: weft project delete NAME")
+    refuse_deletion(target.name)
     project = session.client.get(PROJECT.name, target.name)
     found = _list_content(session, target.name)
     others = [one for one in found if (one["kind"], one["name"]) not in OWN]
@@ -127,7 +128,8 @@ def _delete(session: Session, kind: Kind | None, words: tuple[str, ...], everyth
 
 
 def clear_own(session: Session, project: str) -> None:
-    """Delete what goes with a project, if there is nothing else in it."""
+    """Delete what goes with a project, if there is nothing else in it. Raises IllegalTransition for one that can't be deleted."""
+    refuse_deletion(project)
     found = _list_content(session, project)
     if all((one["kind"], one["name"]) in OWN for one in found):
         _empty(session, project, found)
