@@ -1350,6 +1350,10 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     assert said.code == 2 and "spec.users.ann.requests_per_second is not a field" in said.err
     said = fabric.weft("quota", "set", "-p", "lab", "--per-user", "--instances", "4", "--soft-cpu", "1")
     assert (said.code, said.out) == (0, "quota/project  of project lab, each user, set\n"), said.err
+    for user, what in (("nobody", 'user "nobody"'), ("token:nothing", 'token "nothing"')):
+        said = fabric.weft("quota", "set", "-p", "lab", "--user", user, "--cpu", "0.5")
+        assert said.code == 3 and f"{what} not found" in said.err
+    fabric.weft("user", "create", "ann")
     said = fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--cpu", "0.5", "--memory", "1G")
     assert (said.code, said.out) == (0, "quota/project  of project lab, user ann, set\n"), said.err
     assert fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--memory", "none").code == 0

@@ -74,7 +74,10 @@ def test_one_token_links_both_ways_and_works_once(sides: tuple[Side, Side]) -> N
     )
     with pytest.raises(InvalidInput, match="projects is empty"):
         east.link("west", west, west.link_token("east"), projects={})
-    east.link("west", west, west.link_token("east", grants=["run"], projects={"default": "default"}), grants=[])
+    token = west.link_token("east", grants=["run"], projects={"default": "default"})
+    with pytest.raises(NotFound, match='project "defualt" not found'):
+        east.link("west", west, token, projects={"defualt": "default"})
+    east.link("west", west, token, grants=[])  # the other side has not used it
     assert east.cluster("west")["spec"]["grants"] == [] and west.cluster("east")["spec"]["grants"] == ["run"]
 
 
@@ -315,6 +318,8 @@ def test_who_may_not_give_rights_gives_none_to_a_cluster(sides: tuple[Side, Side
     west.client.create({"kind": "role", "name": "linker", "spec": {"rules": {"cluster": ["*"], "token": ["create"]}}})
     linker = west.with_token(use="access", role="linker")
     linker.patch("cluster", "east", {"spec": {"projects": {}}})
+    with pytest.raises(NotFound, match='project "defualt" not found'):
+        west.client.patch("cluster", "east", {"spec": {"projects": {"defualt": "default"}}})
     with pytest.raises(Forbidden, match="let another cluster do more"):
         linker.patch("cluster", "east", {"spec": {"grants": ["replicate"], "projects": {"default": "default"}}})
     link = {"name": "x", "grants": ["replicate"], "projects": {"default": "default"}}

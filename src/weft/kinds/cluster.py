@@ -23,7 +23,7 @@ from weft.kinds.fields.cluster.link import (
     read_witness_token,
 )
 from weft.kinds.parts.goal import find_failed, is_settled, read_phase
-from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Verb
+from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.secret import SealedSpec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.quantity import format_duration
@@ -176,6 +176,7 @@ CLUSTER = Kind(
     spec=ClusterSpec,
     status=ClusterStatus,
     indexes={CLUSTERS_BY_PEER: lambda item: (item.spec(ClusterSpec).peer_uid,)},
+    references=(Reference("project", "spec.projects", lambda spec: list(spec.projects), blocks=False),),
     verbs=(Verb("trust", "Trust it again after its store was restored from a backup", change=_trust, needs="fabric"),),
     access=Access(
         readers="shared",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig
-from weft.kinds.record import Access, Admission, Column, Counted, Display, Kind, Object
+from weft.kinds.record import Access, Admission, Column, Counted, Display, Kind, Object, Reference
 from weft.objects.errors import Forbidden, InvalidInput, Throttled
 from weft.objects.identity import check_name, object_key
 from weft.objects.quantity import format_bytes
@@ -231,6 +231,10 @@ def format_amount(name: str, amount: float) -> str:
     return format_bytes(amount) if name in SIZES else f"{amount:g}"
 
 
+def _is_token(account: str) -> bool:
+    return account.startswith(_TOKEN)
+
+
 def _merge(own: Limits, others: Limits) -> dict[str, Any]:
     """The limits of ``own``, and where it has none those of ``others``."""
     values = {name: getattr(own, name) for name in FIELDS}
@@ -280,6 +284,15 @@ QUOTA = Kind(
     summary="How much a project and its users may use",
     spec=QuotaSpec,
     status=QuotaStatus,
+    references=(
+        Reference("user", "spec.users", lambda spec: [one for one in spec.users if not _is_token(one)], blocks=False),
+        Reference(
+            "token",
+            "spec.users",
+            lambda spec: [one.removeprefix(_TOKEN) for one in spec.users if _is_token(one)],
+            blocks=False,
+        ),
+    ),
     access=Access(
         readers="project",
         granted=True,

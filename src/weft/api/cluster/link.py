@@ -7,6 +7,8 @@ import asyncio
 
 from weft import __version__
 from weft.api.admission.commit import retry
+from weft.api.admission.references import plan_project
+from weft.api.admission.view import View
 from weft.api.auth.authorise import require_permission
 from weft.api.cluster.accept import check_word
 from weft.api.cluster.hello import read_epoch
@@ -40,6 +42,8 @@ async def link(context: ApiContext, call: Call, name: str) -> Answer:
     if terms.grants or (terms.grants is None and terms.projects):  # these widen the grants that it has already
         require_permission(call.actor, GRANTS_TAKE, None, "let another cluster do more here")
     url, own_url = check_url(given.url, "url"), check_url(given.own_url, "own_url")
+    for project in terms.projects or ():
+        await plan_project(View(context.store, context.clock), project)  # before the other side has its half
     read = read_link_token(given.token)
     if read is None:
         raise InvalidInput(
