@@ -14,7 +14,7 @@ import pytest
 from tests.scenario.api_lab import GATEWAY, ApiLab, make_image, make_vm, take_port
 
 from weft.client.answer import Answer
-from weft.kinds.image import ImageStatus
+from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Condition
@@ -107,6 +107,12 @@ def test_a_taken_name_is_refused_and_says_since_when(vms: ApiLab) -> None:
     with pytest.raises(AlreadyExists, match=r'VM "web" exists already in project default \(created \ds ago\)'):
         vms.client.create(make_vm("web", cpu=2))
     assert vms.client.get("vm", "web")["spec"]["cpu"] == 1.0
+    vms.put(
+        IMAGE.make("gone", ImageSpec(url="file:///gone"), 1.0, project="default", status=ImageStatus(phase="Failed"))
+    )
+    with pytest.raises(AlreadyExists, match=r"ago, Failed\)") as failed:
+        vms.client.create(make_image("gone"))
+    assert "if nobody needs that one: weft delete image/gone" in str(failed.value.hint)
 
 
 def test_what_a_manifest_names_must_exist(vms: ApiLab) -> None:

@@ -130,6 +130,10 @@ def test_a_vm_that_is_held_is_placed_when_it_is_released(fabric: Fabric) -> None
     late = fabric.weft("wait", "vm/held", "--for=phase=Running", "--timeout", "200ms")
     assert late.code == 7
     assert "the work goes on" in late.err
+    assert fabric.weft("vm", "create", "vast", *TINY, "--memory", "900G").code == 6
+    late = fabric.weft("wait", "vm/vast", "--for=phase=Running", "--timeout", "200ms")
+    assert late.code == 7 and "within 0.2 s (insufficientResources: needs 900.0 GiB memory" in late.err, late.err
+    assert fabric.weft("vm", "delete", "vast", "--yes").code == 0
     assert fabric.weft("vm", "release", "held").out.startswith("vm/held  Running on n")
     assert fabric.weft("vm", "delete", "held", "--yes").code == 0
 
@@ -275,9 +279,15 @@ def test_a_wrong_checksum_says_so_and_the_image_is_not_kept(fabric: Fabric) -> N
     path = str(fabric.folder / "tiny.tar")
     said = fabric.weft("image", "add", "wrong", path, "--sha256", "0" * 64)
     assert said.code == 1
-    assert "sha256" in said.err
+    assert "sha256" in said.err and "weft describe" not in said.err
+    assert said.err.endswith(
+        "\ncorrect the source, the digest or the secret, and add the image again\nimage/wrong was not kept\n"
+    )
     assert fabric.weft("image", "get", "wrong").code == 3
     assert fabric.weft("image", "add", "gone", "/no/such/file").code == 1
+    said = fabric.weft("vm", "create", "fold", "--image", "tiny", "--iso", "/no/such/file.iso")
+    assert said.code == 1 and said.err.count("error: ") == 1 and "image/file was not kept" in said.err
+    assert fabric.weft("vm", "get", "fold").code == 3
     assert fabric.weft("image", "list", "-o", "name").out == "image/tiny\n"
     assert fabric.weft("image", "add", "tiny", path).code == 5
     assert fabric.weft("image", "get", "tiny").code == 0

@@ -210,6 +210,11 @@ def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_b
     assert again.code == 0 and "volume/fresh  kept" in again.err
 
     key.write_text(weft("backuprepository", "key", "safe").out)
+    (tmp_path / "wrong.key").write_text("0" * 64)
+    for place, given in ((tmp_path, tmp_path / "wrong.key"), (tmp_path / "nowhere", key)):
+        refused = weft("backuprepository", "create", "found", "--url", f"dir://{place}", "--key-file", str(given))
+        assert refused.code == 1 and "weft describe" not in refused.err, refused.err
+        assert "create it again\nbackuprepository/found was not kept\n" in refused.err
     taken_in = weft("backuprepository", "create", "found", "--url", f"dir://{tmp_path}", "--key-file", str(key))
     assert taken_in.code == 0 and "backup/all-" in taken_in.out, taken_in.err
     listed = weft("backuprepository", "import", "found", "--dry-run", "-o", "json")

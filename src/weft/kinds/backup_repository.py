@@ -243,5 +243,8 @@ BACKUP_REPOSITORY = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": Goal(_is_ready, "Ready")}),
+    lifetime=Lifetime(
+        goals={"create": Goal(_is_ready, "Ready")},
+        remedy="correct the URL, the key or the credentials, and create it again",
+    ),
 )

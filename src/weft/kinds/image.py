@@ -397,5 +397,6 @@ IMAGE = Kind(
             "warm": Goal(is_warm, "warm", ends_failed=False, ends_refused=False, asked=f"condition={WARM}"),
         },
         operation=Operation(act="fetch"),
+        remedy="correct the source, the digest or the secret, and add the image again",
     ),
 )

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.api.context import ApiContext
 from weft.kinds.record import Kind
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import AlreadyExists, IllegalTransition, InvalidInput, NotFound, StaleRevision
 from weft.objects.identity import OWN_LABELS
 from weft.objects.quantity import format_age
@@ -75,11 +75,15 @@ def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | Non
             field="name",
             hint=f"wait for that, or use another name: weft wait {name} --for=delete",
         )
-    where = f" in project {current.project}" if current.project else ""
+    where, option = f" in project {current.project}" if current.project else "", give_project(current.project)
+    has_failed = getattr(decode_part(current.status, kind.status), "phase", "") == "Failed"
+    shows = f"weft describe {name}{option} shows {'why' if has_failed else 'this one'}"
     return AlreadyExists(
-        f"{what} exists already{where} (created {format_age(now - current.created_at)} ago)",
+        f"{what} exists already{where} (created {format_age(now - current.created_at)} ago{', Failed' if has_failed else ''})",
         field="name",
-        hint=f"use another name; weft describe {name}{give_project(current.project)} shows this one",
+        hint=f"{shows}; to use the name again, if nobody needs that one: weft delete {name}{option}"
+        if has_failed
+        else f"use another name; {shows}",
     )
 
 

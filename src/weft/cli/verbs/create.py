@@ -96,7 +96,9 @@ def create_one(
     """Create the object that the flags describe; the exit code, and its name."""
     iso = given.get("spec__iso") or ""
     if "/" in iso and not dry_run and not (held_name(iso) and not Path(iso).exists()):
-        given["spec__iso"] = add_file(session, iso)
+        added, given["spec__iso"] = add_file(session, iso)
+        if added:
+            return added, ""
     words = read_words(session, kind, words, given)
     manifest, code = read_spec(session, kind, words, given)
     target = Target(kind, manifest["name"])

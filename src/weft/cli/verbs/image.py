@@ -12,7 +12,7 @@ import click
 
 from weft.cli.command import options
 from weft.cli.command.completion import complete_target
-from weft.cli.command.exit_codes import INTERRUPTED, OK, TIMED_OUT
+from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target
 from weft.cli.manifest.check import check_spec
@@ -66,16 +66,7 @@ def _add(session: Session, kind: Kind | None, words: tuple[str, ...], sha256: st
     for problem in check_spec(target.kind, spec):
         raise problem
     made = session.client.create({"kind": "image", "name": target.name, "spec": spec})
-    code = finish_one(session, target, made, "create")
-    if code not in (OK, TIMED_OUT, INTERRUPTED):
-        try:
-            session.client.delete("image", target.name)
-        except NotFound:
-            return code
-        session.notify(
-            f"{target.what} was not kept; correct the URL, the digest or the secret, and add the image again"
-        )
-    return code
+    return finish_one(session, target, made, "create")
 
 
 def as_url(given: str) -> str:
@@ -83,9 +74,9 @@ def as_url(given: str) -> str:
     return given if _SCHEME.match(given) else Path(given).absolute().as_uri()
 
 
-def add_file(session: Session, path: str) -> str:
-    """The name of the image that the file is; one is made, named after it, and waited for unless there is one. Raises
-    AlreadyExists for another image of that name, DriverFailed."""
+def add_file(session: Session, path: str) -> tuple[int, str]:
+    """The exit code, and the name of the image that the file is; one is made, named after it, and waited for unless there is one.
+    Raises AlreadyExists for another image of that name."""
     url = as_url(path)
     name = check_name(re.sub(r"[^a-z0-9]+", "-", Path(path).stem.lower()).strip("-")[:60])
     target = Target(BY_NAME["image"], name)
@@ -93,18 +84,13 @@ def add_file(session: Session, path: str) -> str:
         known = session.client.get("image", name)
     except NotFound:
         made = session.client.create({"kind": "image", "name": name, "spec": {"url": url}})
-        code = finish_one(session, target, made, "create")
-        if code != OK:
-            raise DriverFailed(
-                f"{target.what} could not be fetched from {path}", hint=f"weft describe {target.what}"
-            ) from None
-        return name
+        return finish_one(session, target, made, "create"), name
     if known["spec"]["url"] != url:
         raise AlreadyExists(
             f"{target.what} exists already, from {known['spec']['url'] or known['spec']['made_from']}",
             hint="add the file under another name (weft image add NAME FILE) and give that name",
         )
-    return name
+    return OK, name
 
 
 def build_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from weft.cli.command.errors import complain
-from weft.cli.command.exit_codes import INTERRUPTED, OK, join_codes
+from weft.cli.command.exit_codes import INTERRUPTED, OK, TIMED_OUT, join_codes
 from weft.cli.command.target import Target
 from weft.cli.output.formats import print_list, print_object
 from weft.cli.placement.decision import explain_refusal
@@ -24,7 +24,7 @@ from weft.kinds.parts.goal import UNPLACEABLE, find_condition
 from weft.kinds.parts.workload import OUT_OF_REACH
 from weft.kinds.record import Goal, Object
 from weft.kinds.registry import BY_NAME, is_workload
-from weft.objects.errors import NotFound, Unplaceable, WeftError
+from weft.objects.errors import NotFound, TimedOut, Unplaceable, WeftError
 
 _MOST_NAMED = 10
 _UNDOES = {
@@ -75,9 +75,24 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
 
 
 def finish_one(session: Session, target: Target, obj: Object, verb: str, line: str = "") -> int:
-    """``finish`` for one object, with the wait that ``verb`` has."""
+    """``finish`` for one object, with the wait that ``verb`` has. A new one that only a try could check isn't kept if that fails:
+    its name is free for the next try."""
     wait = plan_wait(obj, target, verb)
-    return finish(session, [Done(target, obj, verb, line)], [wait] if wait else [])
+    code = finish(session, [Done(target, obj, verb, line)], [wait] if wait else [])
+    if verb == "create" and target.kind.lifetime.remedy and code not in (OK, TIMED_OUT, INTERRUPTED):
+        _take_away(session, target, obj)
+    return code
+
+
+def _take_away(session: Session, target: Target, obj: Object) -> None:
+    try:
+        session.client.delete(target.kind.name, target.name, project=obj.get("project"), uid=obj["uid"])
+    except NotFound:
+        return
+    except WeftError as problem:  # somebody uses it already, or only others may delete it
+        session.notify(f"{target.what} is kept: {problem.message}")
+        return
+    session.notify(f"{target.what} was not kept")
 
 
 def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_last: bool = True) -> int:
@@ -137,6 +152,8 @@ def _report(session: Session, result: Result, verb: str) -> int:
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
                 printed.show_last_lines(session, target, result.wait.project)
         error = explain(session, result, result.error)
+        if verb == "create" and target.kind.lifetime.remedy and not isinstance(error, TimedOut):
+            error.hint = target.kind.lifetime.remedy
         return complain(error, session.output, session.color, session.debug)
     if not session.is_data:
         goal, obj = result.wait.goal, result.obj

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from weft.kinds.fields.cells import note
 from weft.kinds.fields.path import read_path
 from weft.kinds.parts.goal import GONE, find_condition, read_phase
 from weft.kinds.record import Goal, Kind, Object
@@ -23,8 +24,9 @@ def gone(what: str) -> WeftError:
 
 
 def is_past(what: str, obj: Object, goal: Goal) -> WeftError:
+    why = f" ({said})" if (said := note(obj)) else ""
     return DriverFailed(
-        f"{what} is {read_phase(obj)}, so {goal.words} won't come any more", hint=f"weft describe {what}"
+        f"{what} is {read_phase(obj)}{why}, so {goal.words} won't come any more", hint=f"weft describe {what}"
     )
 
 

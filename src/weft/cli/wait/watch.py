@@ -17,6 +17,7 @@ from weft.cli.command.target import Target
 from weft.cli.session import Session, in_project_of
 from weft.cli.wait.goal import gone, is_past
 from weft.cli.wait.progress import Progress
+from weft.kinds.fields.cells import note
 from weft.kinds.operation import find_failure
 from weft.kinds.record import Goal
 from weft.objects.errors import TimedOut, WeftError
@@ -80,7 +81,7 @@ def follow(session: Session, waits: Sequence[Wait], progress: Progress) -> list[
             item = _next(session, news, deadline, progress)
             if item is None:
                 for index, wait in open_.items():
-                    results[index] = Result(wait, last.get(index), _late(session, wait, patience))
+                    results[index] = Result(wait, last.get(index), _late(session, wait, last.get(index), patience))
                 break
             if item.error is not None:
                 raise item.error
@@ -129,10 +130,11 @@ def _next(session: Session, news: queue.Queue[_News], deadline: float, progress:
             progress.tick()
 
 
-def _late(session: Session, wait: Wait, patience: float) -> WeftError:
+def _late(session: Session, wait: Wait, obj: Object | None, patience: float) -> WeftError:
     what, where = wait.target.what, in_project_of(session, wait.project)
+    why = f" ({said})" if (said := note(obj or {})) else ""
     return TimedOut(
-        f"{what} was not {wait.goal.words} within {patience:g} s; the work goes on",
+        f"{what} was not {wait.goal.words} within {patience:g} s{why}; the work goes on",
         hint=f"{describe_wait(wait)}{where}   weft describe {what}{where}",
     )
 

@@ -473,6 +473,13 @@ def test_a_wait_for_a_state_ends_with_what_keeps_it_from_ever_coming(
     assert (result is not None and result.error is not None) == ends
 
 
+def test_a_wait_for_a_phase_that_is_over_says_what_the_object_says() -> None:
+    obj = vm("", status={"phase": "Ready", "message": "2 disks"}) | {"kind": "snapshot"}
+    result = judge(Wait(Target(BY_NAME["snapshot"], "web"), read_goal("phase=Taking", BY_NAME["snapshot"])), obj)
+    assert result is not None and result.error is not None
+    assert result.error.message == "snapshot/web is Ready (2 disks), so phase=Taking won't come any more"
+
+
 def test_weft_wait_ends_with_a_lease_that_was_refused_for_good() -> None:
     refused = {"type": "Placed", "status": "False", "reason": "leaseConflict", "generation": 2}
     for kind in ("vm", "reservation"):

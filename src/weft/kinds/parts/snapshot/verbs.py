@@ -205,10 +205,11 @@ def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> d
 
 
 def describe_lost(obj: Object | None) -> str:
-    """The reason why a snapshot is Unavailable, to be put behind that word; "" for another phase."""
-    return (
-        f"; {dig(obj, 'status.message', '')}" if obj is not None and dig(obj, "status.phase") == "Unavailable" else ""
+    """The reason why a snapshot is Unavailable or Failed, to be put behind that word; "" for another phase."""
+    message = (
+        dig(obj or {}, "status.message", "") if dig(obj or {}, "status.phase") in ("Unavailable", "Failed") else ""
     )
+    return f"; {message}" if message else ""
 
 
 def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
