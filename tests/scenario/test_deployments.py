@@ -19,7 +19,7 @@ from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.deployment.strategy import RolloutStrategy
 from weft.kinds.parts.deployment.verbs import ScaleInput, UndoInput, UpdateInput
 from weft.kinds.quota import QuotaSpec
-from weft.kinds.service import ServiceSpec, ServiceStatus
+from weft.kinds.service import SERVICE, ServiceSpec, ServiceStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import IllegalTransition
@@ -296,9 +296,17 @@ async def test_a_service_sends_as_many_requests_to_a_new_revision_as_its_deploym
         async def is_split(*shares: int) -> bool:
             return list((await weights()).values()) == list(shares)
 
+        async def count_ready() -> str:
+            envelope = await lab.get("/service/default/web")
+            assert envelope is not None
+            cell = next(column.value for column in SERVICE.display.columns if column.title == "READY")
+            return cell({"status": msgspec.json.decode(envelope.status)})
+
         await lab.until(lambda: is_split(450, 450, 50, 50), 10)
+        assert await count_ready() == "4/4"
         await act(lab, "resume")
         await lab.until(lambda: is_split(0, 0, 500, 500), 10)
+        assert await count_ready() == "2/2"  # the old ones wait for an undo
         await until(lab, "Promoted", 2)
         await act(lab, "undo", UndoInput())
         await lab.until(lambda: is_split(500, 500, 0, 0), 10)

@@ -224,7 +224,9 @@ async def test_a_workload_that_is_to_stop_gets_no_new_connections_before_it_does
         found = await until_weights(lab, w1=900, w2=100, w3=0)
         assert found.endpoints[2].ready is False or found.endpoints[2].reason
         await label(lab, "w1", version="1", **WEB, **{"weft/draining": ""})
-        assert (await until_weights(lab, w1=0, w2=1000, w3=0)).endpoints[0].reason == "draining"
+        drained = await until_weights(lab, w1=0, w2=1000, w3=0)
+        assert drained.endpoints[0].reason == "draining"
+        assert [one.retired for one in drained.endpoints] == [True, False, False]  # people stopped w3, and may start it
         assert [one for one in (await served(lab)).targets if one.weight] == [
             ServedTarget(address=found.endpoints[1].address, weight=1000)
         ]

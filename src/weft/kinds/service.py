@@ -109,6 +109,7 @@ class ServiceEndpoint(msgspec.Struct, kw_only=True, frozen=True):
     reason: str = ""  # why it isn't ready, or gets none
     silent: bool = False  # it isn't ready only as it says nothing: it may be busy
     leaves: bool = False  # it gets no new connections any more, ready or not
+    retired: bool = False  # others have its place: it is being deleted, or a rollout has put another revision there
     departed_at: float | None = None  # since when no node sends it any, of one that leaves
     departure: int = 0  # which of its departures this is, of one that leaves: milliseconds since 1970 when it began
 
@@ -329,7 +330,8 @@ def _selector(obj: Object) -> str:
 
 
 def _ready(obj: Object) -> str:
-    endpoints = dig(obj, "status.endpoints", [])
+    """Without those whose place others have: a service of two that were just replaced has two endpoints, not four."""
+    endpoints = [one for one in dig(obj, "status.endpoints", []) if not one.get("retired")]
     return f"{sum(bool(one.get('ready')) for one in endpoints)}/{len(endpoints) + dig(obj, 'status.more', 0)}"
 
 

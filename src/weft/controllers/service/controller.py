@@ -196,7 +196,7 @@ def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, netwo
     if not endpoints:
         status.reason, status.message = "noWorkloads", "no VM or container has the labels of its selector"
     elif status.phase == "NoEndpoints":
-        first = endpoints[0]
+        first = next((one for one in endpoints if not one.retired), endpoints[0])
         status.reason = "noneReady"
         status.message = f"{first.workload.kind}/{first.workload.name}: {first.reason}"
     elif kept := sum(one.weight > 0 and not one.ready for one in endpoints):

@@ -74,6 +74,7 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
         reachable=False,
         labels=labels,
         leaves=DRAINING if workload.deleting or DRAINING_LABEL in labels or spec_of(workload).run != "run" else "",
+        retired=workload.deleting or DRAINING_LABEL in labels or PARKED_LABEL in labels,
         deployment=labels.get(DEPLOYMENT_LABEL, ""),
         revision=labels.get(REVISION_LABEL, ""),
     )

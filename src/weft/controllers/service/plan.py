@@ -31,6 +31,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     runs: bool = True  # it may be asked whether it is ready
     silent: bool = False  # it isn't ready only because it stopped answering its check: it was ready since it started
     leaves: str = ""  # why it gets no new connections, though it may be ready
+    retired: bool = False  # it is being deleted, or its deployment has put another in its place
     departed_at: float | None = None  # since when no node sends it any
     departure: int = 0  # see ServiceEndpoint
     reachable: bool = True  # its guest is there: connections may be open, or come
@@ -63,6 +64,7 @@ def plan_endpoints(
             reason=one.trouble or one.leaves,
             silent=one.silent,
             leaves=bool(one.leaves),
+            retired=one.retired or (split.get(one.deployment, {}).get(one.revision) == 0 and not given.get(at)),
             departed_at=one.departed_at,
             departure=one.departure,
         )
