@@ -12,8 +12,9 @@ import msgspec
 
 Read = Callable[[int, int], bytes]  # offset, length: exactly that many bytes
 SECTOR = 512
-MOST_PARTITIONS = 128
+MOST_PARTITIONS = 256  # Linux reads no more of a disk
 _EXTENDED = (0x05, 0x0F, 0x85)
+_PROTECTIVE = 0xEE  # of a disk with a GPT: one that has none is an MBR's, whatever stayed of an older GPT
 _MARKS = (  # offset, bytes, what it is
     (1080, b"\x53\xef", "ext4"),
     (0, b"XFSB", "xfs"),
@@ -42,9 +43,9 @@ def find_parts(read: Read, size: int) -> list[Part]:
     if whole in ("ext4", "xfs", "btrfs"):
         return [Part(0, 0, size, whole)]
     found = [
-        Part(number, start, length, _identify(read, start, length))
+        Part(number, start, min(length, size - start), _identify(read, start, min(length, size - start)))
         for number, start, length in list(_read_table(read, size))[:MOST_PARTITIONS]
-        if 0 < start < size and 0 < length <= size - start
+        if 0 < start < size and length > 0  # one that is longer than its disk ends with it, as on Linux
     ]
     return found or [Part(0, 0, size, whole)]
 
@@ -63,7 +64,8 @@ def _read_table(read: Read, size: int) -> Iterator[tuple[int, int, int]]:
     first = read(0, SECTOR)
     if first[510:] != b"\x55\xaa":
         return
-    if read(SECTOR, 8) == b"EFI PART":
+    kinds = [_read_mbr_entry(first, number)[0] for number in range(4)]
+    if _PROTECTIVE in kinds and read(SECTOR, 8) == b"EFI PART":
         yield from _read_gpt(read, size)
         return
     for number in range(1, 5):

@@ -233,6 +233,22 @@ def test_a_partition_is_found_and_chosen(tmp_path: Path) -> None:
             ask(bytes(data), "list", "/", 7)
 
 
+def test_partitions_are_those_that_linux_has() -> None:
+    """One that is longer than the disk ends with it, a GPT counts only where the MBR says so, and 255 have a number."""
+    data = bytearray(8 * MIB)
+    data[510:512] = b"\x55\xaa"
+    data[512:520] = b"EFI PART"
+    data[512 + 72 : 512 + 88] = struct.pack("<QII", 2, 1 << 20, 128)
+    for number in range(200):
+        first = 2048 + 8 * number
+        data[1024 + 128 * number : 1024 + 128 * number + 48] = struct.pack("<32sQQ", b"x" * 32, first, first + 7)
+    for kind, count in ((0x83, 1), (0xEE, 200)):
+        data[446:462] = struct.pack("<B3xB3xII", 0, kind, 2048, 1 << 20)
+        found = find_parts(reader(bytes(data)), len(data))
+        assert len(found) == count, hex(kind)
+        assert found[0].start == MIB and found[0].size == (7 * MIB if count == 1 else 4096)
+
+
 @pytest.mark.parametrize("form", ["ext2", "ext4", "ext4-inline"])
 def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path, form: str) -> None:
     good = make_disk(tmp_path, form).read_bytes()
