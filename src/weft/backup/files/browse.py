@@ -22,8 +22,8 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    # parts: those with a system, and swap; identity: what in one of them is this machine's own.
-    act: Literal["list", "read", "tree", "parts", "identity"]
+    # parts: those with a system, and swap; identity: what in one of them is this machine's own; journal: where its journal lies.
+    act: Literal["list", "read", "tree", "parts", "identity", "journal"]
     path: str = "/"  # in UTF-8; bytes that are none as surrogates, as Python's os.fsdecode has them
     partition: int = -1  # number of the one; -1: the only one, or the largest
     size: int  # of the disk
@@ -60,6 +60,9 @@ def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str
         for trace in traces or ():
             send(msgspec.json.encode(trace) + b"\n")
         return SYSTEM if traces is not None else ""
+    if question.act == "journal":
+        send(msgspec.json.encode(files.list_journal()))
+        return ""
     inode, said = walk(files, question.path), list[str]()
     if question.act == "list":
         for entry in _list(files, inode, question.path):

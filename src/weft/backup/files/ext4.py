@@ -85,14 +85,28 @@ class FileSystem:
             raise damaged("its superblock is impossible")
         self._first_meta = _u32(head, 260)
         self._overlay, self._overlaid, self._journal = Overlay(), list[int](), list[Run]()
-        journal = _u32(head, 224)
-        if self._incompatible & _RECOVER and journal:
-            self._take_journal(journal)
+        self._journal_inode = _u32(head, 224)
+        if self._incompatible & _RECOVER and self._journal_inode:
+            self._take_journal(self._journal_inode)
 
     @property
     def is_replayed(self) -> bool:
         """Whether newest metadata was taken from the journal."""
         return bool(self._overlaid)
+
+    def list_journal(self) -> list[tuple[int, int]]:
+        """Where what was written to its journal lies: start and length in bytes, in the order of the disk. Its first block, which
+        says what it is, is not part of that."""
+        runs = self._runs(self.inode(self._journal_inode)) if self._journal_inode else ()
+        found = list[tuple[int, int]]()
+        for run in sorted((run for run in runs if run.physical), key=lambda run: run.physical):
+            skipped = 1 if run.logical == 0 else 0
+            start, length = (run.physical + skipped) * self.block_size, (run.count - skipped) * self.block_size
+            if found and sum(found[-1]) == start:
+                found[-1] = found[-1][0], found[-1][1] + length
+            elif length:
+                found.append((start, length))
+        return found
 
     def inode(self, number: int) -> Inode:
         if not 0 < number <= self._inodes:

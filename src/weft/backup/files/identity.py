@@ -31,6 +31,7 @@ _BOOT = (
     *("extlinux", "loader", "dtb*", "memtest*"),
 )
 Act = Literal["remove", "empty"]
+LOGS = "logs"  # of which links lead to what isn't one, such as a README
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -68,10 +69,10 @@ RULES = (
     Rule("random seed", "remove", "/var/lib/random-seed"),
     Rule("random seed", "remove", "/var/lib/urandom/random-seed"),
     Rule("network rules", "remove", "/etc/udev/rules.d/*-persistent-net.rules"),
-    Rule("logs", "remove", "/var/log/journal/**"),
-    Rule("logs", "remove", "/var/crash/*"),
-    Rule("logs", "remove", "/var/lib/systemd/coredump/*"),
-    Rule("logs", "empty", "/var/log/**"),
+    Rule(LOGS, "remove", "/var/log/journal/**"),
+    Rule(LOGS, "remove", "/var/crash/*"),
+    Rule(LOGS, "remove", "/var/lib/systemd/coredump/*"),
+    Rule(LOGS, "empty", "/var/log/**"),
     *(Rule(what, "remove", f"{home}/{path}") for home in ("/root", "/home/*") for what, path in _OF_USERS),
 )
 HOSTNAME = "hostname"  # emptied where it is the VM's name
@@ -114,32 +115,38 @@ class _Search:
 
     def run(self, hostname: str) -> Iterator[Trace]:
         for rule in RULES:
-            for inode in self._match(rule):
-                if inode.number not in self._found:
-                    self._found[inode.number] = None
+            for trace in self._match(rule):
+                if trace.inode not in self._found:
+                    self._found[trace.inode] = None
                     if len(self._found) > MOST_FOUND:
                         raise _refuse(f"it has more than {MOST_FOUND} files to clean")
-                    yield Trace(inode.number, rule.act, rule.what)
+                    yield trace
         named = _find(self._files, "/etc/hostname")
         if named is not None and stat.S_ISREG(named.mode) and 0 < named.size <= MOST_NAME_BYTES:
             content = b"".join(self._files.read_file(named))[: named.size]
             if content.split() == [hostname.encode()]:
                 yield Trace(named.number, "empty", HOSTNAME)
 
-    def _match(self, rule: Rule) -> Iterator[Inode]:
-        """What the rule says of: a file that is empty already needs nothing."""
+    def _match(self, rule: Rule) -> Iterator[Trace]:
+        """What the rule says of, and the file that a link leads to. A file that is empty already needs nothing."""
         *way, last = rule.path.strip("/").split("/")
-        for folder in self._expand(way):
-            found = self._list_below(folder, {folder.number}, 0) if last == "**" else self._list(folder, last)
-            for inode in found:
-                if rule.act == "empty" and not (stat.S_ISREG(inode.mode) and inode.size):
+        for path, folder in self._expand(way):
+            found = (
+                self._list_below(path, folder, {folder.number}, 0) if last == "**" else self._list(path, folder, last)
+            )
+            for where, inode in found:
+                if inode.is_directory and last != "**":
                     continue
-                if inode.is_link and rule.path.endswith("/machine-id"):
-                    continue  # to the one in /etc
-                if not inode.is_directory or last == "**":
-                    yield inode
+                act, taken = rule.act, [inode]
+                if inode.is_link and rule.what != LOGS:
+                    target = _find(self._files, where)
+                    taken += [target] if target is not None and stat.S_ISREG(target.mode) else []
+                    act = "empty" if rule.path.endswith("/machine-id") else act  # the link stays
+                for one in taken:
+                    if act == "remove" or (stat.S_ISREG(one.mode) and one.size):
+                        yield Trace(one.number, act, rule.what)
 
-    def _expand(self, way: list[str]) -> list[Inode]:
+    def _expand(self, way: list[str]) -> list[tuple[str, Inode]]:
         """The folders at a path, whose names may have a *."""
         paths = [""]
         for name in way:
@@ -154,27 +161,28 @@ class _Search:
                 for entry, _ in self._files.list_directory(folder)
                 if fnmatchcase(entry.decode(errors="surrogateescape"), name)
             ]
-        found = [_find(self._files, path) for path in paths]
-        return [one for one in found if one is not None and one.is_directory and one.number != ROOT_INODE]
+        found = [(path, _find(self._files, path)) for path in paths]
+        return [(path, one) for path, one in found if one is not None and one.is_directory and one.number != ROOT_INODE]
 
-    def _list(self, folder: Inode, name: str) -> Iterator[Inode]:
+    def _list(self, path: str, folder: Inode, name: str) -> Iterator[tuple[str, Inode]]:
         for entry, number in self._files.list_directory(folder):
-            if fnmatchcase(entry.decode(errors="surrogateescape"), name):
-                yield self._files.inode(number)
+            where = entry.decode(errors="surrogateescape")
+            if fnmatchcase(where, name):
+                yield f"{path}/{where}", self._files.inode(number)
 
-    def _list_below(self, folder: Inode, entered: set[int], depth: int) -> Iterator[Inode]:
+    def _list_below(self, path: str, folder: Inode, entered: set[int], depth: int) -> Iterator[tuple[str, Inode]]:
         if depth > MOST_DEPTH:
             raise damaged(f"its folders lie deeper than {MOST_DEPTH} in each other")
-        for _, number in self._files.list_directory(folder):
-            inode = self._files.inode(number)
+        for entry, number in self._files.list_directory(folder):
+            where, inode = f"{path}/{entry.decode(errors='surrogateescape')}", self._files.inode(number)
             if inode.is_directory:
                 if inode.number in entered or inode.number == ROOT_INODE:
                     raise damaged("a folder lies within itself")
                 entered.add(inode.number)
                 if len(entered) > MOST_FOUND:
                     raise _refuse(f"it has more than {MOST_FOUND} folders to clean")
-                yield from self._list_below(inode, entered, depth + 1)
-            yield inode
+                yield from self._list_below(where, inode, entered, depth + 1)
+            yield where, inode
 
 
 def _find(files: FileSystem, path: str) -> Inode | None:

@@ -1,15 +1,17 @@
 """Takes a machine's identity off a copy of its disk, for an image that others are made from.
 
 A guest wrote the disk, so nothing mounts it: what is to go is found by a process without rights, and e2fsprogs' debugfs and e2fsck
-take it away as nobody, without a network, within bounds. Blocks that are free then are holes: nothing of what went can be read.
-Afterwards it is searched for once more. Blocks; the process must have one thread.
+take it away as nobody, without a network, within bounds. Afterwards it is searched for once more. Free blocks and the journal
+become holes: nothing of what went can be read. Blocks; the process must have one thread.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 
@@ -25,6 +27,10 @@ from weft.objects.errors import DriverFailed, WeftError
 
 SECONDS = 1800.0  # for one program
 MOST_ANSWER_BYTES = 64 << 20
+MOST_GROWTH_BYTES = 256 << 20  # of the disk by one program: e2fsck copies blocks that several files claim
+MOST_PIECES = 1000  # of a journal
+_LOOK_SECONDS = 0.2
+_ROUNDS = 3  # until a check finds nothing: only then e2fsck has made holes of all free blocks
 _MENDED = 3  # e2fsck: the highest code of a file system that is sound now
 _BLOCK = 4096
 _SWAP_HEAD = 4096  # of a swap area: its label and size
@@ -72,8 +78,20 @@ def _clean_part(disk: int, part: Part, hostname: str) -> tuple[bool, dict[str, N
         _check(disk, place)  # names without an inode, and blocks without an owner, go
         if left := _find(disk, question)[1]:
             raise _failed(f"{left[0].what} stayed")
-    _check(disk, place, "-E", "discard")
+    _clear_journal(disk, part)
+    if not any(_check(disk, place, "-E", "discard") == 0 for _ in range(_ROUNDS)):
+        raise _failed("its file system is damaged, and can't be mended")
     return is_system, dict.fromkeys(trace.what for trace in traces)
+
+
+def _clear_journal(disk: int, part: Part) -> None:
+    """Of one that has been replayed: it may have the content of files, of any that were written with data=journal."""
+    question = Question(act="journal", partition=part.number, size=_size(disk))
+    pieces = msgspec.json.decode(_ask(disk, question)[1], type=list[tuple[int, int]])
+    if len(pieces) > MOST_PIECES:
+        raise _failed(f"its journal lies in more than {MOST_PIECES} pieces")
+    for start, length in pieces:
+        _punch(disk, part.start + start, min(length, part.size - start))
 
 
 def _write_commands(trace: Trace) -> list[str]:
@@ -106,34 +124,51 @@ def _ask(disk: int, question: Question) -> tuple[str, bytes]:
         confined.end()
 
 
-def _check(disk: int, place: str, *options: str) -> None:
-    """Mend it, whatever is wrong with it. Raises DriverFailed."""
+def _check(disk: int, place: str, *options: str) -> int:
+    """Mend it, whatever is wrong with it; 0: nothing was. Raises DriverFailed."""
     code = _run(disk, ["e2fsck", "-f", "-y", *options, place])
     if not 0 <= code <= _MENDED:
         raise _failed("its file system is damaged, or needs too much time or memory")
+    return code
 
 
 def _run(disk: int, argv: list[str], commands: str = "") -> int:
     """Its exit code. The program has one file: the disk. Raises DriverFailed."""
-    limits = {**_LIMITS, resource.RLIMIT_FSIZE: _size(disk)}
-    try:
-        done = subprocess.run(
-            argv,
-            input=commands.encode(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(disk,),
-            timeout=SECONDS,
-            check=False,
-            cwd="/",
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            preexec_fn=partial(_give_up_rights, os.getpid(), limits),
-        )
-    except FileNotFoundError as problem:
-        raise DriverFailed(f"{argv[0]} is not installed on the node", hint="apt-get install e2fsprogs") from problem
-    except subprocess.TimeoutExpired as problem:
-        raise _failed(f"{argv[0]} did not end within {SECONDS:g} s") from problem
-    return done.returncode
+    limits, most = {**_LIMITS, resource.RLIMIT_FSIZE: _size(disk)}, _used(disk) + MOST_GROWTH_BYTES
+    with tempfile.TemporaryFile() as given:
+        given.write(commands.encode())
+        given.seek(0)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=given,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(disk,),
+                cwd="/",
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                preexec_fn=partial(_give_up_rights, os.getpid(), limits),
+            )
+        except FileNotFoundError as problem:
+            raise DriverFailed(f"{argv[0]} is not installed on the node", hint="apt-get install e2fsprogs") from problem
+    with process:
+        try:
+            return _await(process, argv[0], disk, most)
+        finally:
+            process.kill()
+
+
+def _await(process: subprocess.Popen[bytes], name: str, disk: int, most: int) -> int:
+    """Its exit code; it ends in time, and with a disk that uses at most ``most`` bytes. Raises DriverFailed."""
+    code = None
+    for _ in range(int(SECONDS / _LOOK_SECONDS)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(_LOOK_SECONDS)
+        if _used(disk) > most:
+            raise _failed("its file system is damaged, and would need much more space if it were mended")
+        if code is not None:
+            return code
+    raise _failed(f"{name} did not end within {SECONDS:g} s")
 
 
 def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:
@@ -149,6 +184,10 @@ def _punch(disk: int, start: int, length: int) -> None:
         argv = ["fallocate", "--punch-hole", *where, f"/proc/self/fd/{disk}"]
         if subprocess.run(argv, pass_fds=(disk,), check=False, stderr=subprocess.DEVNULL).returncode:
             raise _failed("the node's own file system can't make holes in a file, so what is removed could be read")
+
+
+def _used(disk: int) -> int:
+    return os.fstat(disk).st_blocks * 512
 
 
 def _size(disk: int) -> int:

@@ -3,6 +3,7 @@ can't be done."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from weft.backup.files.identity import RULES
+from weft.backup.process import clean as cleaning
 from weft.backup.process.clean import clean
 from weft.objects.errors import DriverFailed
 
@@ -77,6 +79,20 @@ def make_disk(folder: Path, tree: Path, start: int = 0, form: str = "ext4") -> P
     return path
 
 
+def ask_debugfs(disk: Path, *commands: str, start: int = 0) -> str:
+    place = f"{disk}?offset={start}" if start else str(disk)
+    argv = ["debugfs", "-w", "-f", "-", place]
+    return subprocess.run(argv, input="\n".join(commands), check=True, capture_output=True, text=True).stdout
+
+
+def write_into_journal(disk: Path, start: int) -> None:
+    """What stays of a file that was written with data=journal."""
+    blocks = ask_debugfs(disk, "blocks <8>", start=start).split()
+    with disk.open("r+b") as file:
+        file.seek(start + int(blocks[-1]) * 4096)
+        file.write(b"5ecre7-journalled")
+
+
 def read_tree(disk: Path, folder: Path, start: int = 0) -> dict[str, str]:
     """What e2fsprogs read of the disk."""
     folder.mkdir()
@@ -90,7 +106,7 @@ def test_what_is_a_machines_own_is_gone_from_every_byte_and_the_rest_is_as_it_wa
     tmp_path: Path, start: int, form: str
 ) -> None:
     disk = make_disk(tmp_path, make_tree(tmp_path, {**OWN, **EMPTIED, **KEPT}), start, form)
-    assert b"5ecre7" in disk.read_bytes()
+    write_into_journal(disk, start)
     cleaned = clean(str(disk), "web")
     assert {"machine id", "SSH host keys", "cloud-init's state", "users' SSH keys", "hostname", "logs"} <= set(cleaned)
     assert read_tree(disk, tmp_path / "after", start) == {**dict.fromkeys(EMPTIED, ""), **KEPT}
@@ -103,13 +119,25 @@ def test_what_is_a_machines_own_is_gone_from_every_byte_and_the_rest_is_as_it_wa
 def test_a_name_that_the_vm_does_not_have_stays_and_links_lead_nowhere_else(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "ssh_host_rsa_key").write_text("the node's")
-    tree = make_tree(tmp_path, {"etc/hostname": "shop\n", "usr/keys/ssh_host_rsa_key": "5ecre7", "etc/machine-id": ""})
+    files = {
+        "usr/keys/ssh_host_rsa_key": "5ecre7",
+        "srv/id": "5ecre7",
+        "srv/ed25519": "5ecre7",
+        "usr/README": "of logs",
+    }
+    tree = make_tree(tmp_path, {"etc/hostname": "shop\n", **files})
+    (tree / "etc" / "machine-id").symlink_to("../srv/id")
+    (tree / "usr" / "keys" / "ssh_host_ed25519_key").symlink_to("/srv/ed25519")
     (tree / "etc" / "ssh").symlink_to("/usr/keys")
     (tree / "root").symlink_to(tmp_path / "outside")
     (tree / "var").symlink_to("../../../..")
+    (tree / "log").mkdir()
+    (tree / "log" / "README").symlink_to("../usr/README")
     disk = make_disk(tmp_path, tree)
-    assert clean(str(disk), "web") == ["SSH host keys"]
-    assert read_tree(disk, tmp_path / "after") == {"etc/hostname": "shop\n", "etc/machine-id": ""}
+    assert clean(str(disk), "web") == ["machine id", "SSH host keys"]
+    left = {"etc/hostname": "shop\n", "etc/machine-id": "", "srv/id": ""}
+    assert read_tree(disk, tmp_path / "after") == {**left, "usr/README": "of logs", "log/README": "of logs"}
+    assert b"5ecre7" not in disk.read_bytes()
     assert (tmp_path / "outside" / "ssh_host_rsa_key").read_text() == "the node's"
 
 
@@ -151,6 +179,41 @@ def test_a_damaged_file_system_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DriverFailed) as problem:
         clean(str(disk))
     assert problem.value.token == "cantClean"
+
+
+def test_a_file_system_that_grows_when_it_is_mended_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """e2fsck gives each of the files that claim the same blocks a copy of them."""
+    monkeypatch.setattr(cleaning, "MOST_GROWTH_BYTES", 4 * MIB)
+    tree = make_tree(tmp_path, {"etc/machine-id": "0123", "srv/0": "shared " * (MIB // 7)})
+    for number in range(1, 20):
+        (tree / "srv" / str(number)).touch()
+    disk = make_disk(tmp_path, tree, form="ext3")
+    (shared,) = re.findall(r"\(IND\):(\d+)", ask_debugfs(disk, "stat /srv/0"))
+    for number in range(1, 20):
+        ask_debugfs(disk, f"sif /srv/{number} block[IND] {shared}", f"sif /srv/{number} size {MIB}")
+    with pytest.raises(DriverFailed, match="much more space"):
+        clean(str(disk))
+
+
+@pytest.mark.parametrize("dirty", [1, 9])
+def test_free_blocks_are_holes_only_once_a_check_finds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dirty: int
+) -> None:
+    """e2fsck discards nothing in a run that mends something."""
+    run, left = cleaning._run, [dirty]
+
+    def mend(disk: int, argv: list[str], commands: str = "") -> int:
+        left[0] -= "discard" in argv
+        return 1 if "discard" in argv and left[0] >= 0 else run(disk, argv, commands)
+
+    monkeypatch.setattr(cleaning, "_run", mend)
+    disk = make_disk(tmp_path, make_tree(tmp_path, {**OWN, **EMPTIED}))
+    if dirty == 1:
+        clean(str(disk), "web")
+        assert b"5ecre7" not in disk.read_bytes()
+    else:
+        with pytest.raises(DriverFailed, match="can't be mended"):
+            clean(str(disk), "web")
 
 
 def test_the_guide_lists_every_rule() -> None:
