@@ -110,6 +110,16 @@ def test_verbs_streams_bulk_requests_joins_and_guarded_reads_are_recorded(lab: A
     with pytest.raises(WeftError):
         lab.client.verb("vm", "web", "exec", body, project="lab")
     assert (last(lab).verb, last(lab).outcome) == ("exec", "failed")
+    before = len(read(lab))
+    for verb in ("exec", "console", "logs"):  # a ticket opens a guest: no dry run has it without a record
+        answer = lab.client.http.request("POST", f"/v1/projects/lab/vms/web:{verb}?dry_run=1", {})
+        assert answer.status == 400 and "dry_run" in answer.body.decode()
+    assert [one.verb for one in read(lab)[before:]] == ["exec", "console"]
+    with pytest.raises(WeftError):
+        lab.with_token(use="access", subject="eve", role="viewer", project="other").verb(
+            "vm", "web", "logs", project="lab"
+        )
+    assert (last(lab).verb, last(lab).outcome) == ("logs", "refused")
 
     lab.client.http.request(
         "POST", "/v1/projects/lab/vms:batch", {"objects": [make_vm(f"b{n}", networks=[]) for n in range(3)]}

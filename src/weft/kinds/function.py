@@ -442,6 +442,7 @@ FUNCTION = Kind(
             "Show the function's invocations, errors and durations",
             input=MetricsInput,
             stream=True,
+            figures=True,
             needs="read",
         ),
     ),

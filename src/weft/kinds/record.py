@@ -144,6 +144,7 @@ class Verb(msgspec.Struct, frozen=True):
     for_its_cluster: bool = False  # only the linked cluster that made the object may, whatever rights people have
     while_deleted: bool = False  # also of an object that is being deleted, whose end waits for it
     stream: bool = False  # the answer is a ticket for the gateway
+    figures: bool = False  # the stream has only what weft counts and measures, nothing that a guest wrote and no secret
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
     says: Callable[[Any], str] | None = None  # of the input, what its event says beside the verb; nothing secret
 

@@ -9,8 +9,8 @@ import pytest
 
 from weft.api.audit.changes import MOST_BYTES, describe_objects
 from weft.api.request.call import Change
-from weft.api.routes import find_route
-from weft.kinds.registry import BY_NAME
+from weft.api.routes import ROUTES, find_route
+from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Envelope
 from weft.objects.spec_change import FieldChange
 from weft.telemetry.audit.bound import MOST_ADDRESSES, MOST_LINES, MOST_OF_ALL, MOST_OF_ONE, Bound
@@ -35,7 +35,9 @@ def change(path: str, old: Any, new: Any) -> FieldChange:
         ("DELETE", "/v1/nodes/n1", "always", "delete", "node//n1"),
         ("POST", "/v1/projects/lab/vms/web:exec", "always", "exec", "vm/lab/web"),
         ("POST", "/v1/projects/lab/vms/web:console", "always", "console", "vm/lab/web"),
-        ("POST", "/v1/projects/lab/vms/web:logs", "refused", "logs", "vm/lab/web"),
+        ("POST", "/v1/projects/lab/vms/web:logs", "by people", "logs", "vm/lab/web"),
+        ("POST", "/v1/projects/lab/vms/web:metrics", "refused", "metrics", "vm/lab/web"),
+        ("GET", "/v1/server/logs/api", "by people", "logs", "server//api"),
         ("GET", "/v1/projects/lab/vms/web", "refused", "read", "vm/lab/web"),
         ("GET", "/v1/tokens", "by people", "read", "token//"),
         ("GET", "/v1/projects/lab/secrets/s", "by people", "read", "secret/lab/s"),
@@ -64,6 +66,41 @@ def change(path: str, old: Any, new: Any) -> FieldChange:
 def test_which_requests_are_recorded(method: str, path: str, when: str, verb: str, about: str) -> None:
     topic = find_route(method, path).topic
     assert (topic.when, topic.verb, f"{topic.kind}/{topic.project}/{topic.name}") == (when, verb, about)
+
+
+# Each says what things are called, are like, or how much there is of them, and nothing that a guest wrote.
+UNRECORDED = {
+    *("/v1/gateway", "/v1/healthz", "/v1/whoami", "/v1/link", "/v1/kinds", "/v1/openapi.json", "/", "/assets/{name}"),
+    *("/v1/accounting", "/v1/projects/{project}/accounting", "/v1/usage", "/v1/topology", "/v1/events"),
+    *("/metrics", "/api/v1/query", "/api/v1/query_range", "/api/v1/series", "/api/v1/labels"),
+    *("/api/v1/label/{name}/values", "/v1/traces", "/v1/traces/{trace}"),
+    *("/v1/projects/{project}/code/{sha256}", "/v1/projects/{project}/onnx/{sha256}"),
+    # These record what only few may read by the kinds that they turn out to be about.
+    *(f"/v1/dashboard/{name}" for name in ("search", "stream", "summary", "table")),
+}
+
+
+def test_whatever_opens_a_guest_or_shows_what_it_wrote_is_recorded() -> None:
+    """Unless it has figures alone, or what everyone may see: whoever adds a verb or a route has to say so."""
+    figures = set[str]()
+    for kind in KINDS:
+        base = f"/v1/projects/lab/{kind.plural}" if kind.scope == "project" else f"/v1/{kind.plural}"
+        for verb in kind.verbs:
+            topic = find_route("POST", f"{base}/web:{verb.name}").topic
+            assert (topic.kind, topic.verb) == (kind.name, verb.name)
+            if topic.when == "refused":
+                assert verb.figures and verb.stream, (kind.name, verb.name)
+                figures.add(verb.name)
+    assert figures == {"flows", "metrics"}
+    others = [route for route in ROUTES if route.where != "nodes"]
+    named = {"sha256": "ab", "process": "api", "trace": "ab" * 16}
+    found = {
+        one.path
+        for one in others
+        if find_route(one.method, one.path.format_map({"project": "lab", "name": "web", **named})).topic.when
+        == "refused"
+    }
+    assert found == UNRECORDED
 
 
 def test_a_new_object_is_described_by_what_differs_from_the_defaults() -> None:

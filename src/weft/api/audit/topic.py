@@ -1,8 +1,8 @@
 """What a request is about, by its method and path: which object, which verb, and whether it belongs in the audit log. Pure.
 
-Recorded are all changes, commands and consoles in guests, and what only few may read: tokens, secrets, contents of images, and the
-log itself. A refused request is recorded whatever it was for; other reads, nodes' reports and questions to the scheduler are not.
-A route may have a topic of its own (``api/route.py``).
+Recorded are all changes, whatever opens a guest or shows what it wrote (consoles, logs, files of its backups), and what only few
+may read: tokens, secrets, contents of images, and the log itself. A refused request is recorded whatever it was for; other reads,
+nodes' reports and questions to the scheduler are not. A route may have a topic of its own (``api/route.py``).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _when_by(method: str) -> Literal["always", "refused"]:
     return "refused" if method == "GET" else "always"
 
 
-def _when(kind: Kind, name: str) -> Literal["always", "refused"]:
-    if kind.lifetime.ephemeral:
-        return "refused"
+def _when(kind: Kind, name: str) -> Literal["always", "by people", "refused"]:
     verb = kind.verb(name)
-    return "refused" if verb is not None and verb.needs == "read" else "always"
+    if kind.lifetime.ephemeral or (verb is not None and verb.figures):
+        return "refused"
+    return "by people" if verb is not None and verb.needs == "read" else "always"

@@ -106,7 +106,7 @@ ROUTES = (
         "What one of the server's own processes logged",
         permission="server:logs",
         where="all",
-        topic=Topic("refused", "logs", "server", name="{process}"),
+        topic=Topic("by people", "logs", "server", name="{process}"),
         query=("since", "until", "filter", "regex", "tail", "from"),
         answers=LogPage,
         names=(PrintedLine,),

@@ -20,7 +20,7 @@ from weft.api.auth import tokens
 from weft.api.auth.authorise import authorise_write, require_writing
 from weft.api.context import ApiContext
 from weft.api.object import arrivals
-from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer, read_flag
+from weft.api.request.call import MAX_BULK_BYTES, Call, json_answer
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.problem import status_of
 from weft.api.request.target import Target
@@ -103,13 +103,13 @@ async def _plan_batch(
 async def apply(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/apply``: all objects or, if one of them is invalid, none."""
     require_writing(call.actor, "apply manifests")
-    query = call.query("dry_run")
+    asked = call.read_dry_run()
     body = await call.read_object(MAX_BULK_BYTES)
     raws = _check_objects(body, {"objects", "dry_run"})
     context.writes.take(call.actor, context.clock.elapsed(), len(raws) - 1)
     for project in _authorise(call.actor, raws):
         context.rates.take(call.actor, project)
-    call.is_dry_run = dry_run = body.get("dry_run", False) is True or read_flag(query, "dry_run")
+    call.is_dry_run = dry_run = asked or body.get("dry_run", False) is True
     key = None if dry_run else call.idempotency_key
     if key is not None and await was_done(context, key):
         return json_answer({"results": [_applied(part) for part in await _find_applied(context, raws)]})

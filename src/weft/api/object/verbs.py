@@ -21,7 +21,7 @@ from weft.api.context import ApiContext
 from weft.api.log.departed import claim_departed
 from weft.api.object.backup_files import claim_backup, claim_repository
 from weft.api.object.replica import claim_replica
-from weft.api.request.call import Call, Change, json_answer, object_answer, read_flag
+from weft.api.request.call import Call, Change, json_answer, object_answer
 from weft.api.request.if_match import Match
 from weft.api.request.manifest import Manifest, read_manifest
 from weft.api.request.target import Target
@@ -73,7 +73,11 @@ async def act(context: ApiContext, call: Call, target: Target) -> Answer:
     kind, verb = target.kind, _find_verb(target)
     doing = _NOT_VERBS.get(verb.name, verb.name)
     require_permission(call.actor, f"{kind.name}:{verb.name}", target.project, f"{doing} {kind.a_title}")
-    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    dry_run = False
+    if verb.stream:
+        call.query()  # a ticket opens what it is for: there is no trying
+    else:
+        dry_run = call.read_dry_run()
     given = _read_input(verb, await call.read_object())
     expected = Match(call)
     if call.actor.is_cluster:

@@ -16,7 +16,7 @@ from weft.api.auth import tokens
 from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext
 from weft.api.object import arrivals
-from weft.api.request.call import Call, object_answer, read_flag
+from weft.api.request.call import Call, object_answer
 from weft.api.request.if_match import Match, refuse_stale
 from weft.api.request.manifest import read_manifest
 from weft.api.request.target import Target
@@ -34,7 +34,7 @@ _PATCHED = ("labels", "spec", "uid", "generation")
 
 async def create(context: ApiContext, call: Call, target: Target) -> Answer:
     """``POST`` on a collection."""
-    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    dry_run = call.read_dry_run()
     raw = await call.read_object()
     if target.kind is ARRIVAL:
         return await arrivals.create(context, call, raw, target, dry_run=dry_run)
@@ -68,7 +68,7 @@ async def _list_identities(context: ApiContext, binding: Envelope) -> dict[str, 
 
 async def put(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PUT`` on an object."""
-    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    dry_run = call.read_dry_run()
     manifest = read_manifest(await call.read_object(), kind=target.kind, project=target.project, name=target.name)
     tokens.refuse_without_secret(manifest.kind)
     if target.kind is ARRIVAL:
@@ -89,7 +89,7 @@ async def put(context: ApiContext, call: Call, target: Target) -> Answer:
 
 async def patch(context: ApiContext, call: Call, target: Target) -> Answer:
     """``PATCH`` on an object: a JSON merge patch (RFC 7396) on labels and spec."""
-    dry_run = read_flag(call.query("dry_run"), "dry_run")
+    dry_run = call.read_dry_run()
     raw = await call.read_object()
     for field in raw:
         if field not in _PATCHED:

@@ -27,7 +27,6 @@ MAX_BODY_BYTES = 4_000_000
 MAX_BULK_BYTES = 16_000_000
 _PIECE_BYTES = 65536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DRY_RUNS = ("dry_run=1", "dry_run=true")
 _SECRET = re.compile(r"(?<=_)[0-9a-f]{16,}")
 _PROCESS = secrets.token_hex(4)  # the beginning of all request ids of this process; a number follows
 _numbers = itertools.count(1)
@@ -49,7 +48,7 @@ class Call:
 
     problem: WeftError | None = None  # why it was refused or failed
     topic: Topic | None = None  # what it turned out to be about, where the path doesn't say it
-    is_dry_run = False
+    is_dry_run = False  # its handler does nothing: ``read_dry_run``
     began_at = 0.0  # in seconds of the monotonic clock
     known_actor: Actor | None = None  # from when the request is authenticated
 
@@ -60,8 +59,6 @@ class Call:
         given = request.header(b"x-request-id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_PROCESS}{next(_numbers):06x}"
         self.changed: list[Change] = []
-        if request.query:
-            self.is_dry_run = any(part in _DRY_RUNS for part in request.query.split("&"))
 
     @property
     def actor(self) -> Actor:
@@ -132,6 +129,12 @@ class Call:
                 raise InvalidInput(f"query parameter {name} is given twice", field=name)
             out[name] = value
         return out
+
+    def read_dry_run(self) -> bool:
+        """Whether the request only asks what would be done. For handlers that heed it: no dry run is in the audit log. Raises as
+        ``query`` does."""
+        self.is_dry_run = read_flag(self.query("dry_run"), "dry_run")
+        return self.is_dry_run
 
     async def read_body(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body. Raises TooLarge beyond ``limit`` bytes without reading on, TimedOut when it stops coming."""

@@ -176,11 +176,14 @@ class StreamVerb(msgspec.Struct, frozen=True):
     # What the gateway goes on with at the guest's next node after a migration: a command, or what the guest prints.
     follows: Literal["", "session", "output"] = ""
     audited: bool = False  # the audit log has its input, too
+    figures: bool = False  # as Verb.figures
     check: Callable[[Any], None] | None = None  # as Verb.check
 
     def verb(self, summary: str) -> Verb:
         """The verb of a kind; ``summary`` says what it does there."""
-        return Verb(self.name, summary, input=self.input, check=self.check, stream=True, needs=self.needs)
+        return Verb(
+            self.name, summary, input=self.input, check=self.check, stream=True, figures=self.figures, needs=self.needs
+        )
 
 
 EXEC = StreamVerb("exec", ExecInput, "operate", reaches=True, follows="session")
@@ -189,11 +192,11 @@ FORWARD = StreamVerb("forward", ForwardInput, "operate", reaches=True)
 SCREEN = StreamVerb("screen", ScreenInput, "operate", reaches=True)
 LOGS = StreamVerb("logs", LogsInput, "read", follows="output", check=refuse_filters_alone)
 NODE_LOGS = Verb("logs", "Show what the node's agent logs", input=LogsInput, stream=True, needs="fabric")
-FLOWS = StreamVerb("flows", FlowsInput, "read")
+FLOWS = StreamVerb("flows", FlowsInput, "read", figures=True)
 CAPTURE = StreamVerb("capture", CaptureInput, "operate", audited=True)
-METRICS = StreamVerb("metrics", SamplesInput, "read")
+METRICS = StreamVerb("metrics", SamplesInput, "read", figures=True)
 CONTENTS = Verb("contents", "List the backups in it", input=ContentsInput, stream=True, needs="fabric")
-FILES = StreamVerb("files", FilesInput, "operate")
+FILES = StreamVerb("files", FilesInput, "operate", audited=True)
 RECEIVE = StreamVerb("receive", ReceiveInput, "operate", check=check_point)
 STREAM_VERBS = {
     verb.name: verb for verb in (EXEC, CONSOLE, FORWARD, SCREEN, LOGS, FLOWS, CAPTURE, METRICS, FILES, RECEIVE)
