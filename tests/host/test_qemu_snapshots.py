@@ -61,6 +61,21 @@ async def test_disks_are_kept_at_one_instant_and_the_guest_goes_on(lab: Snapshot
     await driver.stop(plan.id, grace_seconds=0)
 
 
+async def test_what_a_guest_trims_its_disk_gives_back(lab: SnapshotLab) -> None:
+    plan, driver = lab.plan("trims"), lab.driver()
+    await ready(driver, plan)
+    disk = Path(plan.disks[0].path)
+    fill = "dd if=/dev/urandom of=/big bs=1M count=24 2>/dev/null && sync"
+    assert (await run(driver, plan.id, "sh", "-c", fill))[2] == 0
+    full = disk.stat().st_blocks * 512
+    assert (await run(driver, plan.id, "sh", "-c", "rm /big && sync"))[2] == 0
+    assert disk.stat().st_blocks * 512 >= full - (1 << 20)
+    trimmed = await driver.trim(plan.id)
+    assert trimmed >= 24 << 20
+    assert full - disk.stat().st_blocks * 512 >= 20 << 20
+    await driver.stop(plan.id, grace_seconds=0)
+
+
 async def test_memory_that_is_kept_goes_on_as_the_guest_that_it_was(lab: SnapshotLab, counter: bytes) -> None:
     plan, driver = lab.plan("remembers", disks=2), lab.driver()
     await begin_counting(driver, plan, counter)

@@ -160,6 +160,7 @@ class StubServer:
         self.remove_volumes: list[str] = []
         self.remove_snapshots: list[str] = []
         self.volume_work: list[VolumeOrder] = []
+        self.orders = Orders()  # all others
         self.ranges: tuple[str, list[str], list[str]] = ("", [], [])
         self.place = ServerPlace()
         self.rules: dict[str, NetworkRules] = {}
@@ -253,7 +254,7 @@ class StubServer:
         return ReportAnswer(
             remove_volumes=[v for v in self.remove_volumes if v not in self.removed_volumes],
             remove_snapshots=self.remove_snapshots,
-            orders=Orders(volume=self.volume_work),
+            orders=msgspec.structs.replace(self.orders, volume=self.volume_work),
             ranges_version=version,
             ranges=ranges if version != body.ranges_version else None,
             node_ranges=node_ranges if version != body.ranges_version else [],

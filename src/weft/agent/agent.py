@@ -54,6 +54,7 @@ from weft.agent.service.certificates import Certificates
 from weft.agent.service.executor import Proxies
 from weft.agent.snapshot.absorption import Absorption
 from weft.agent.snapshot.inventory import KeptSnapshots
+from weft.agent.snapshot.trim import TrimWork
 from weft.agent.snapshot.turns import DiskTurns
 from weft.agent.snapshot.work import VolumeWork
 from weft.agent.state.checkpoint import CheckpointStore
@@ -78,7 +79,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.guard import GuardDriver
 from weft.contracts.proxy import ProxyDriver
 from weft.kinds.node import NODE, NodeReport
-from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, VOLUME, WARM
+from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
 from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
@@ -189,6 +190,9 @@ class Agent:
             {
                 BACKUP.name: Executor(BACKUP, backups, host.state_dir, clock, self._reporter.wake),
                 VOLUME.name: self._volume_orders,
+                TRIM.name: Executor(
+                    TRIM, TrimWork(self.pools, self.table, runtimes), host.state_dir, clock, self._reporter.wake
+                ),
                 MAKE_IMAGE.name: Executor(MAKE_IMAGE, images, host.state_dir, clock, self._reporter.wake),
                 SEND.name: Executor(SEND, sender, host.state_dir, clock, self._reporter.wake),
                 ASK.name: Watching(host.node, server, clock, self._reporter.wake),

@@ -18,7 +18,7 @@ from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
 from weft.kinds.parts.image_work import ImageOrder, ImageReport, WarmOrder, WarmReport
-from weft.kinds.parts.snapshot.volume_work import VolumeOrder, VolumeReport
+from weft.kinds.parts.snapshot.volume_work import TrimOrder, TrimReport, VolumeOrder, VolumeReport
 from weft.kinds.replication import ReplicationStatus
 from weft.objects.envelope import Envelope, decode_part
 
@@ -69,6 +69,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
 
     backup: list[BackupOrder] = []
     volume: list[VolumeOrder] = []
+    trim: list[TrimOrder] = []
     image: list[ImageOrder] = []
     send: list[SendOrder] = []
     ask: list[AskOrder] = []
@@ -81,6 +82,7 @@ class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
 
     backup: list[BackupReport] = []
     volume: list[VolumeReport] = []
+    trim: list[TrimReport] = []
     image: list[ImageReport] = []
     send: list[SendReport] = []
     ask: list[SendReport] = []
@@ -141,10 +143,11 @@ VOLUME = OrderKind(
     remembered=256,
     cancels=False,
 )
+TRIM = OrderKind("trim", TrimOrder, TrimReport, (in_status("volume", TrimOrder, "trim_order"),), at_once=2)
 MAKE_IMAGE = OrderKind("image", ImageOrder, ImageReport, (in_status("image", ImageOrder),))
 SEND = OrderKind("send", SendOrder, SendReport, (in_status("replication", SendOrder),), at_once=4)
 ASK = OrderKind("ask", AskOrder, SendReport, (Source("replication", find_ask),))
 RECEIVE = OrderKind("receive", ReceiveOrder, ReceiveReport, (in_status("replica", ReceiveOrder),), at_once=8)
 WARM = OrderKind("warm", WarmOrder, WarmReport, (Source("image", find_warm_order),))
 
-ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (BACKUP, VOLUME, MAKE_IMAGE, SEND, ASK, RECEIVE, WARM)
+ORDER_KINDS: tuple[OrderKind[Any, Any], ...] = (BACKUP, VOLUME, TRIM, MAKE_IMAGE, SEND, ASK, RECEIVE, WARM)

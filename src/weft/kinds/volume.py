@@ -17,7 +17,7 @@ from weft.kinds.parts.goal import find_condition, read_phase
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule, check_schedule
 from weft.kinds.parts.snapshot.volume_verbs import VOLUME_VERBS, is_going_back, is_made_alone
-from weft.kinds.parts.snapshot.volume_work import VolumeOrder
+from weft.kinds.parts.snapshot.volume_work import TrimOrder, VolumeOrder
 from weft.kinds.record import (
     Access,
     Admission,
@@ -77,6 +77,21 @@ class VolumeSpec(SealedSpec, kw_only=True):
     ] = None
 
 
+class VolumeActions(msgspec.Struct, kw_only=True):
+    trim: Annotated[int, field("Number of trims that were asked for", ge=0)] = 0
+
+
+class VolumeTrim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """What became of a trim."""
+
+    generation: int  # which one it was
+    at: float = 0.0  # when it ended, in seconds since 1970
+    trimmed: int = 0  # bytes that the guest says it gave back, of all its disks
+    freed: int = 0  # bytes of the volume that its pool got back
+    reason: str = ""  # why it failed
+    message: str = ""
+
+
 class VolumeStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Available", "Attached", "Restoring", "Orphaned", "Unavailable", "Deleting")] = (
         "Available"
@@ -91,6 +106,8 @@ class VolumeStatus(msgspec.Struct, kw_only=True):
     copies: list[str] = []
     order: VolumeOrder | None = None  # to have its data made from a snapshot, or taken back to one
     restored: int = 0  # generation of the last restore in place that is done or given up
+    trim_order: TrimOrder | None = None
+    trimmed: VolumeTrim | None = None  # the last one that ended
     reason: str = ""  # why its data isn't there yet, or a restore was given up
     message: str = ""
 
@@ -222,6 +239,40 @@ RECLAIM = Verb(
 )
 
 
+def _trim(obj: Object, _: Any) -> dict[str, Any]:
+    what, of = f"volume/{obj['name']}", dig(obj, "status.attached_to")
+    if of is None or of["kind"] != "vm":
+        raise IllegalTransition(
+            f"{what} is attached to no VM: only a running guest knows which blocks its files don't use"
+            if of is None
+            else f"{what} is mounted by {of['kind']}/{of['name']}: only volumes of VMs can be trimmed",
+            reason="notAttached",
+            hint=f"weft volume attach VM {obj['name']}" if of is None else "attach it to a VM",
+        )
+    return {"trim": int(dig(obj, "actions.trim") or 0) + 1}
+
+
+TRIM = Verb("trim", "Have its VM give back the blocks that no file uses, on all its disks", act=_trim, needs="operate")
+
+
+def _is_trimmed(obj: Object | None) -> bool:
+    return obj is not None and _find_trim(obj) is not None and not dig(obj, "status.trimmed.reason")
+
+
+def _find_trim(obj: Object) -> Any:
+    """What became of the last trim that was asked for; None: it goes on."""
+    found = dig(obj, "status.trimmed")
+    return found if found and found["generation"] >= int(dig(obj, "actions.trim") or 0) else None
+
+
+def _describe_trim(obj: Object) -> str:
+    found = _find_trim(obj) or {}
+    pool, trimmed = dig(obj, "status.pool") or LOCAL, format_bytes(found.get("trimmed", 0))
+    return (
+        f"pool {pool} got back {format_bytes(found.get('freed', 0))}; the VM says it trimmed {trimmed} on all its disks"
+    )
+
+
 def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
     check_restore(old, new)
     if new.values or new.sealed != old.sealed:
@@ -265,6 +316,12 @@ def _is_restored(obj: Object | None) -> bool:
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     """What keeps its data from coming for good. What may pass has a message and no reason."""
+    if goal is _TRIMMED:
+        found = _find_trim(obj)
+        if found is None or not found.get("reason"):
+            return None
+        hint = f"weft volume trim {obj['name']} tries it again"
+        return DriverFailed(f"{what} is not trimmed: {found.get('message', '')}", reason=found["reason"], hint=hint)
     if goal.ends_refused and read_phase(obj) == "Unavailable":
         message = f"{what} is Unavailable: {dig(obj, 'status.message', '')}"
         return DriverFailed(message, reason=str(dig(obj, "status.reason", "")) or None, hint=f"weft describe {what}")
@@ -297,6 +354,7 @@ def _find_refusal(obj: Object, what: str) -> WeftError | None:
 
 
 _RESTORED = Goal(_is_restored, "restored", ends_failed=False, ends_refused=False)
+_TRIMMED = Goal(_is_trimmed, "trimmed", ends_failed=False, ends_refused=False, answer=_describe_trim)
 
 
 def _find_size(obj: Object) -> int:
@@ -318,13 +376,14 @@ VOLUME = Kind(
     title="volume",
     summary="A disk that outlives VMs",
     spec=VolumeSpec,
+    actions=VolumeActions,
     status=VolumeStatus,
     indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home, VOLUMES_BY_SOURCE: _sources},
     references=(
         Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
         Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
     ),
-    verbs=(*VOLUME_VERBS, RECLAIM),
+    verbs=(*VOLUME_VERBS, TRIM, RECLAIM),
     snapshots="volume",
     in_backups="renamed",
     access=Access(
@@ -358,7 +417,7 @@ VOLUME = Kind(
         ),
     ),
     lifetime=Lifetime(
-        goals={"create": Goal(_is_as_asked, "Available"), "restore": _RESTORED},
+        goals={"create": Goal(_is_as_asked, "Available"), "restore": _RESTORED, "trim": _TRIMMED},
         find_failure=_find_failure,
         finalizers=("volume",),
     ),

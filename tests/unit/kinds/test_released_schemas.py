@@ -39,7 +39,7 @@ def test_what_the_present_schema_stored_is_read_whole(kind: Kind) -> None:
     for part, type_ in [(part, getattr(kind, part)) for part in ("spec", "actions", "marks", "status", "report")]:
         if type_ is not None:
             seen = read_as(getattr(envelope, part), type_)
-            assert _cut(seen, raw[part]) == raw[part], f"{kind.name}.{part}"
+            assert _cut(seen, raw.get(part, {})) == raw.get(part, {}), f"{kind.name}.{part}"
 
 
 @EVERY_KIND

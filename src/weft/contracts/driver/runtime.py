@@ -212,6 +212,15 @@ class CanHold(Protocol):
 
 
 @runtime_checkable
+class CanTrim(Protocol):
+    """A driver of machines whose guests can give back what their file systems don't use."""
+
+    async def trim(self, guest_id: str) -> int:
+        """Have it do so, on all its disks: how many bytes it says. Repeated is fine. Raises NotFound, DriverFailed
+        (``notTrimmed``, ``unsupported``), Unavailable for one that doesn't run or whose agent doesn't answer."""
+
+
+@runtime_checkable
 class CanSuspend(Protocol):
     async def suspend(self, guest_id: str) -> None:
         """Save memory and devices durably, then end the machine. Killed half-way: the guest either still runs or is

@@ -14,12 +14,14 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
 from weft.controllers.volume.restore import plan_data
+from weft.controllers.volume.trim import plan_trim
 from weft.informer.commit import Commit, Draft, delete, edit, put, unchanged
 from weft.informer.quotas import read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.volume_locations import find_copies, find_data, find_strays
 from weft.kinds.allocation import ALLOCATIONS_BY_VOLUME, LOCAL, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.node import NODES_BY_UID, NODES_BY_VOLUME, NodeReport, NodeStatus
+from weft.kinds.parts.snapshot.volume_work import TrimReport, VolumeReport
 from weft.kinds.snapshot import SNAPSHOTS_BY_UID, SnapshotStatus, workload_key
 from weft.kinds.volume import (
     NODE_DELETED,
@@ -28,10 +30,12 @@ from weft.kinds.volume import (
     VOLUMES_BY_UID,
     VolumeSpec,
     VolumeStatus,
+    VolumeTrim,
     describe_deleted,
     is_coming,
     pool_of,
 )
+from weft.objects.quantity import format_bytes
 
 FINALIZER = "volume"
 SOURCE = "volumes"
@@ -66,8 +70,8 @@ class Volumes:
                 if has_changed(change, lambda item: (item.uid, item.report(NodeReport).volumes)):
                     uids = {uid for item in items for uid in item.report(NodeReport).volumes}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
-                if has_changed(change, lambda item: item.report(NodeReport).orders.volume):
-                    uids = {one.uid for item in items for one in item.report(NodeReport).orders.volume}
+                if has_changed(change, _list_reports):
+                    uids = {one.uid for item in items for one in _list_reports(item)}
                     keys |= {item.key: None for uid in sorted(uids) for item in view.find(VOLUMES_BY_UID, uid)}
                 if has_changed(change, lambda item: item.report(NodeReport).snapshots):
                     uids = {one.uid for item in items for one in item.report(NodeReport).snapshots}
@@ -126,6 +130,7 @@ def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | 
     lists_copies = local and (status.node_uid is not None or undecided)  # one alone will be its home
     status.copies = find_copies(view, volume.uid, status.node_uid, explained) if lists_copies else []
     step = plan_data(view, volume, status, now)
+    plan_trim(view, volume, status, now)
     if status.phase == "Available" and is_coming(volume.spec(VolumeSpec), status):
         status.phase = "Restoring"
     if status.phase == "Available" and volume.spec(VolumeSpec).orphan is not None:
@@ -166,6 +171,8 @@ def _note_home(status: VolumeStatus, *, is_there: bool) -> None:
 def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undecided: bool) -> list[Event]:
     """``undecided``: several nodes have its data, and its home isn't one of them."""
     events = _make_restore_events(volume, former, status)
+    if status.trimmed is not None and status.trimmed != former.trimmed:
+        events.append(_make_trim_event(volume, status.trimmed))
     if former.node_uid not in (None, status.node_uid) and status.attached_to is None:
         message = f"the data is on {status.node}, not on {former.node} where it was expected"
         events.append(Event("Warning", "DataFound", message, volume.envelope.ref, SOURCE))
@@ -180,6 +187,13 @@ def _make_events(volume: Item, former: VolumeStatus, status: VolumeStatus, undec
     return events
 
 
+def _make_trim_event(volume: Item, result: VolumeTrim) -> Event:
+    if result.reason:
+        return Event("Warning", "NotTrimmed", f"it was not trimmed: {result.message}", volume.envelope.ref, SOURCE)
+    message = f"its pool got back {format_bytes(result.freed)}"
+    return Event("Normal", "Trimmed", message, volume.envelope.ref, SOURCE)
+
+
 def _make_restore_events(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Event]:
     about, asked = volume.envelope.ref, volume.spec(VolumeSpec).restore
     if status.restored != former.restored and asked is not None:
@@ -190,6 +204,11 @@ def _make_restore_events(volume: Item, former: VolumeStatus, status: VolumeStatu
         told = "Unavailable" if status.reason == NODE_DELETED else "NotMade"
         return [Event("Warning", told, status.message, about, SOURCE)]
     return []
+
+
+def _list_reports(node: Item) -> list[VolumeReport | TrimReport]:
+    orders = node.report(NodeReport).orders
+    return [*orders.volume, *orders.trim]
 
 
 def _stand_of_snapshot(snapshot: Item) -> object:

@@ -36,6 +36,8 @@
  *   'F' FREEZE   to the guest: u32 milliseconds: freeze the disks' file systems for at most so long; 0: let them go. To the host:
  *                channel 0: they are frozen, u32 how many, or were until now, u32 for how many milliseconds; channel 1: not, or
  *                not until now, u32 errno. They go by themselves when their time is up or the host has gone (see freeze.h)
+ *   'U' UNUSED   to the guest: give the blocks of the disks' file systems that no file uses back to the host. To the host: channel
+ *                0: u32 how many KiB; channel 1: it failed, u32 errno (see trim.h)
  *   'I' IDENTITY to the guest: what makes it another machine than the one whose memory it has (see identity.h). To the host: u32,
  *                a bit for each thing that failed
  *
@@ -45,6 +47,9 @@
 #include "command.h"
 #include "freeze.h"
 #include "identity.h"
+#include "trim.h"
+
+enum { OWN = 4 }; /* what the agent waits for beside its sessions */
 
 static const char *process_file = "/run/weft/process";
 static unsigned process_runs, process_report[2]; /* ends, code */
@@ -138,6 +143,9 @@ static void obey(const unsigned char *frame, size_t length) {
         return;
     case 'F':
         if (length == 4 && id) number ? freeze_file_systems(id, number) : thaw_file_systems(id);
+        return;
+    case 'U':
+        if (id) trim_file_systems(id);
         return;
     case 'I':
         if (id) renew(id, payload, length);
@@ -254,12 +262,13 @@ int main(int argc, char **argv) {
     read_process();
 
     for (long away_since = 0;;) {
-        struct pollfd polled[3 + 3 * SESSIONS];
-        struct { struct session *session; int channel; } whose[3 + 3 * SESSIONS];
-        int count = 3, timeout = renewal.script ? 1000 : -1;
+        struct pollfd polled[OWN + 3 * SESSIONS];
+        struct { struct session *session; int channel; } whose[OWN + 3 * SESSIONS];
+        int count = OWN, timeout = renewal.script ? 1000 : -1;
         polled[0] = (struct pollfd){signals, POLLIN, 0};
         polled[1] = (struct pollfd){port, POLLIN | (out_length ? POLLOUT : 0), 0};
         polled[2] = (struct pollfd){freezer.fd, POLLIN, 0};
+        polled[3] = (struct pollfd){trimmer.fd, POLLIN, 0};
         if (is_port && poll(&polled[1], 1, 0) > 0 && (polled[1].revents & POLLHUP)) {
             /* Nobody is there. The driver tells of comings and goings late, after data of the next host may have come: so
              * only who stays away has left his sessions behind. Its signal wakes us when someone comes. */
@@ -296,7 +305,7 @@ int main(int argc, char **argv) {
         struct signalfd_siginfo signalled;
         while (read(signals, &signalled, sizeof signalled) > 0)
             if (signalled.ssi_signo == SIGUSR1) read_process();
-        for (int i = 3; i < count; i++) {
+        for (int i = OWN; i < count; i++) {
             if (!polled[i].revents) continue;
             if (whose[i].channel) read_output(whose[i].session, whose[i].channel);
             else write_stdin(whose[i].session);
@@ -304,6 +313,7 @@ int main(int argc, char **argv) {
         reap();
         end_late_renewal();
         if (polled[2].revents) hear_freezer();
+        if (polled[3].revents) hear_trimmer();
         if (polled[1].revents & (POLLIN | POLLHUP | POLLERR)) read_port();
         if (out_length && polled[1].fd >= 0) write_port();
         if (process_untold && synced && !out_length) unlink(taken_file()), process_untold = 0;

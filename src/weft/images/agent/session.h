@@ -2,7 +2,7 @@
 #pragma once
 #include "../machine.h"
 
-enum { VERSION = 3, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
+enum { VERSION = 4, HEADER = 8, PAYLOAD = 16384, WINDOW = 262144, REQUEST = 2097152, SESSIONS = 256, END_MARK = 0xa5 };
 enum { SEND_ENOUGH = 131072 }; /* so much waits to be sent: read no more output for now */
 enum { PATIENCE = 1000 };      /* milliseconds a host may be away before its sessions end, or wait for another one */
 enum { KEEP = 60000 };         /* milliseconds a session with a name waits for a host */

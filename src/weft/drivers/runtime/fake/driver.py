@@ -165,6 +165,14 @@ class FakeDriver:
             self.migrations.check_stays(guest)
             self._end(guest_id, "suspended", None)
 
+    async def trim(self, guest_id: str) -> int:
+        async with self._lock(guest_id):
+            guest = self._read(guest_id)
+            if guest is None or guest.state != "running":
+                raise Unavailable(f"guest {guest_id} doesn't run")
+            await self._obey("trim")
+        return 1 << 20
+
     async def exec(self, guest_id: str, request: ExecRequest, mark: SessionMark | None = None) -> FakeSession:
         """It keeps no sessions."""
         await self._obey("exec")

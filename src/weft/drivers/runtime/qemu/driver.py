@@ -71,7 +71,7 @@ class QemuDriver:
         self._starter = GuestStarter(self._guests, self._cgroups, self._clock, host)
         self.migrations = QemuMigrations(self._guests, self._cgroups, self._clock, self._working)
         self.carrying = QemuCarrying(self._guests, self._clock, self._working)
-        self.hold, self.open_counters = self._guests.hold, self._guests.open_counters
+        self.hold, self.trim, self.open_counters = self._guests.hold, self._guests.trim, self._guests.open_counters
         self.printed = PrintedHere(self._guests.paths)
         self.relocations = QemuRelocations(self._guests, self._clock, self._working)
         self.snapshots = QemuSnapshots(self._guests, self._working)

@@ -125,6 +125,10 @@ class Guests:
             if not held:
                 await guest.agents.set_clock()
 
+    async def trim(self, guest_id: str) -> int:
+        """See contracts.driver.runtime: it needs no turn of its own, since nothing of the machine changes."""
+        return await (await self.get(guest_id)).agents.trim()
+
     async def forget(self, guest_id: str) -> None:
         """Remove everything of a guest that doesn't run, but for its disks."""
         if (guest := self.known.get(guest_id)) is not None:

@@ -38,6 +38,33 @@ class VolumeOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
         return self.uid, self.act, self.generation
 
 
+class TrimOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Have the VM that uses a volume give back what its file systems don't use."""
+
+    uid: str  # of the Volume
+    generation: int  # a higher one is another trim
+    node_uid: str
+    workload: str  # uid of the VM
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.uid, self.generation
+
+
+class TrimReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    uid: str
+    generation: int
+    phase: Literal["working", "done", "failed"] = "working"
+    trimmed: int = 0  # bytes of all its disks, as the guest says
+    freed: int = 0  # bytes of the volume that its pool got back
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.uid, self.generation
+
+
 class VolumeReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     uid: str
     act: VolumeAct

@@ -16,6 +16,7 @@ from weft.drivers.runtime.qemu.guest_agent import connections
 from weft.drivers.runtime.qemu.guest_agent.connections import GuestAgents
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.drivers.runtime.qemu.translate import GuestPaths
+from weft.objects.errors import DriverFailed, Unavailable
 
 PLAN = GuestPlan("g1", "u1", "web", 1, "q35", 1.0, 1, 1 << 28, BootDisk(), [], [], has_agent=False, qemu_agent=True)
 
@@ -26,6 +27,7 @@ class Agent:
     def __init__(self, path: Path) -> None:
         self.path, self.frozen, self.stuck = path, False, asyncio.Event()
         self.stuck.set()
+        self.trimmed: list[dict[str, object]] = []
 
     async def __aenter__(self) -> Agent:
         self._server = await asyncio.start_unix_server(self._serve, str(self.path))
@@ -57,6 +59,8 @@ class Agent:
                 self.frozen = True
                 await self.stuck.wait()
                 return {"return": 1}
+            case "guest-fstrim":
+                return {"return": {"paths": self.trimmed}}
             case "guest-file-open":
                 return {"return": 7}
             case "guest-file-read":
@@ -120,3 +124,20 @@ async def test_the_next_driver_lets_go_what_one_that_died_has_frozen(tmp_path: P
         agent.frozen = True
         async with connected(tmp_path, thaw_wanted=True):
             await until_thawed(agent)
+
+
+async def test_a_trim_sums_up_what_the_guest_gave_back_and_fails_only_if_nothing_could_be_trimmed(
+    tmp_path: Path,
+) -> None:
+    failed: dict[str, object] = {"path": "/boot", "error": "trim not supported"}
+    async with Agent(GuestPaths(run=tmp_path, state=tmp_path).qemu_agent) as agent, connected(tmp_path) as agents:
+        agent.trimmed = [{"path": "/", "trimmed": 5 << 20, "minimum": 0}, {"path": "/srv", "trimmed": 1 << 63}, failed]
+        assert await agents.trim() == 1 << 60  # of what a stranger says
+        agent.trimmed[1] = failed
+        assert await agents.trim() == 5 << 20
+        agent.trimmed = [failed]
+        with pytest.raises(DriverFailed, match="trim not supported"):
+            await agents.trim()
+        agent.trimmed = [{"path": "/", "trimmed": -1}]
+        with pytest.raises(Unavailable):
+            await agents.trim()

@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     encode_request,
     encode_size,
 )
-from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSION, Question
+from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSIONS, Question
 from weft.drivers.runtime.qemu.guest_agent.session import BROKEN, STANDING_SECONDS, GuestSession, session_lost
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
@@ -77,11 +77,11 @@ class GuestChannel(asyncio.Protocol):
         return self._transport is not None and self._reader.hello is not None
 
     async def ask(self, kind: str, payload: bytes, timeout_seconds: float) -> tuple[bool, int] | None:
-        """The guest's answer: whether it did it, and a number; None: its agent is too old for questions. Raises Unavailable if
+        """The guest's answer: whether it did it, and a number; None: its agent is too old for that. Raises Unavailable if
         none comes in time."""
         if self._transport is None or self._reader.hello is None:
             raise Unavailable("the guest's agent doesn't answer yet", retry_after_seconds=0.2)
-        if self._reader.hello.version < LEAST_VERSION:
+        if self._reader.hello.version < LEAST_VERSIONS[kind]:
             return None
         question, number = Question(kind), self._next_number()
         self._sessions[number] = question

@@ -25,6 +25,7 @@ from weft.drivers.runtime.qemu.guest_agent.qemu_agent import QemuAgent, connect_
 from weft.drivers.runtime.qemu.guest_agent.question import (
     FREEZE,
     IDENTITY,
+    UNUSED,
     describe_failures,
     encode_freeze,
     encode_renewal,
@@ -36,6 +37,7 @@ from weft.objects.errors import DriverFailed, Unavailable
 RETRY_SECONDS = 0.2
 SILENT_SECONDS = (4.0, 60.0)  # for one that doesn't introduce itself: at first, and at most
 FREEZE_SECONDS = 10.0
+TRIM_SECONDS = 120.0
 RENEW_SECONDS = 90.0  # the guest gives up before that
 SEED_BYTES = 32
 
@@ -158,6 +160,29 @@ class GuestAgents:
         except (Unavailable, DriverFailed):
             pass  # an agent that comes again is asked again
         return lasted
+
+    async def trim(self) -> int:
+        """Have the guest give back the blocks of its file systems that no file uses: how many bytes, by what it says. Raises
+        DriverFailed, Unavailable while no agent answers."""
+        name, answer = f"vm/{self._plan.name}", None
+        if self._weft is not None and self._weft.ready:
+            answer = await self._weft.ask(UNUSED, b"", TRIM_SECONDS)
+        if answer is not None:
+            fine, number = answer
+            if not fine:
+                raise DriverFailed(
+                    f"{name} couldn't trim its file systems: {os.strerror(min(number, 999))}", reason="notTrimmed"
+                )
+            return number << 10
+        if self._qemu is not None and self._qemu_answers:
+            return await self._qemu.trim(TRIM_SECONDS)
+        if self._weft is not None and self._weft.ready:
+            raise DriverFailed(
+                f"{name}: its agent is too old to trim file systems",
+                reason="unsupported",
+                hint="run fstrim -av in it; a VM of a newer image has an agent that can",
+            )
+        raise Unavailable(f"{name}: no agent in it answers", retry_after_seconds=RETRY_SECONDS)
 
     async def renew(self, identity: Identity | None, macs: Mapping[str, str]) -> str | None:
         """Give a guest that began from copied memory randomness, the time, and who it is: "" once it has all of it, else what

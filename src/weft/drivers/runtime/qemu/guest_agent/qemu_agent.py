@@ -34,6 +34,7 @@ LONG_SECONDS = 60.0  # for other guests' long answers
 NOISE_BYTES = 1 << 20  # from one that has yet to answer: then it is given a rest
 PIECE_BYTES = 64 << 10  # of output, to be read at once
 MOST_REASON = 500
+_MOST_TRIMMED = 1 << 60  # bytes; what a guest says may be anything
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -59,6 +60,15 @@ class _Status(msgspec.Struct, rename="kebab"):
     err_data: str = ""
     out_truncated: bool = False
     err_truncated: bool = False
+
+
+class _TrimmedPath(msgspec.Struct):
+    trimmed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    error: str = ""
+
+
+class _Trimmed(msgspec.Struct):
+    paths: list[_TrimmedPath] = []
 
 
 class QemuAgent:
@@ -93,12 +103,20 @@ class QemuAgent:
                     return
         raise Unavailable("the guest's agent sends unrequested data")
 
-    async def execute(self, command: str, reply: type[T], *, long: bool = False, **arguments: Any) -> T:
-        """The agent's answer, which may be ``long``. Raises DriverFailed if it refuses, Unavailable if it doesn't answer in time
-        or answers with nonsense: the guest is a stranger."""
+    async def execute(
+        self,
+        command: str,
+        reply: type[T],
+        *,
+        long: bool = False,
+        within: float = ANSWER_SECONDS,
+        **arguments: Any,
+    ) -> T:
+        """The agent's answer ``within`` so many seconds, which may be ``long``. Raises DriverFailed if it refuses, Unavailable if
+        it doesn't answer in time or answers with nonsense: the guest is a stranger."""
         async with self._turn:
             try:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(within):
                     self._send(command, arguments)
                     line = await self._read_short()
                 if line is None and long:
@@ -172,6 +190,14 @@ class QemuAgent:
     async def thaw(self) -> int:
         """Let them go: how many were still frozen. Raises DriverFailed, Unavailable."""
         return await self.execute("guest-fsfreeze-thaw", int)
+
+    async def trim(self, within: float) -> int:
+        """Give back the blocks that no file uses: how many bytes. Raises DriverFailed, Unavailable."""
+        found = await self.execute("guest-fstrim", _Trimmed, within=within)
+        if found.paths and not any(path.trimmed is not None for path in found.paths):
+            why = next((path.error for path in found.paths if path.error), "no reason given")
+            raise DriverFailed(f"the guest couldn't trim its file systems: {why[:MOST_REASON]}", reason="notTrimmed")
+        return min(sum(path.trimmed or 0 for path in found.paths), _MOST_TRIMMED)
 
     def exec(self, request: ExecRequest) -> QemuAgentSession:
         """Start a command. Raises InvalidInput for one that needs a terminal."""

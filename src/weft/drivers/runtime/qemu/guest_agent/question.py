@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from weft.contracts.driver.identity import Identity
 from weft.drivers.runtime.qemu.guest_agent.frames import Frame, OutOfStep, decode_number
 
-FREEZE, IDENTITY = "F", "I"
-LEAST_VERSION = 3  # of an agent that knows them
+FREEZE, IDENTITY, UNUSED = "F", "I", "U"
+LEAST_VERSIONS = {FREEZE: 3, IDENTITY: 3, UNUSED: 4}  # of agents that know them
 # What may fail of a renewal, by the bit that says so: see images/agent/identity.h.
 _FAILURES = (
     "its randomness", "its clock", "its host name", "its machine id", "a MAC address", "its SSH host keys", "the message"
