@@ -18,7 +18,7 @@ import msgspec
 from weft.agent.state.lease import Stage, find_stage
 from weft.contracts.journal import Event
 from weft.contracts.store import AtRevision, Batch, Delete, Precondition, PreconditionFailed, Put, Write, epoch_of
-from weft.kinds.allocation import AllocationReport, AllocationSpec
+from weft.kinds.allocation import AllocationReport, AllocationSpec, Step
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, LeaseRequest, LeaseStatus, check_lease
@@ -147,6 +147,7 @@ class PretendNode:
         self.ready_for = ""  # uid of a service whose check all that runs here passes
         self.listens: Callable[[AllocationSpec], bool] = lambda spec: True  # whether its published ports answer
         self.refuses: dict[str, str] = {}  # why machines with a firmware can't start here
+        self.fails: Callable[[AllocationSpec], str] = lambda spec: ""  # the stage of a start that can't be done here
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
 
@@ -234,8 +235,9 @@ class PretendNode:
         if seconds < math.inf and self._waking.get(key) != (stage, spec.lease):
             self._waking[key] = (stage, spec.lease)
             self._tasks.append(asyncio.ensure_future(self._wake(key, seconds)))
-        refused = spec.firmware in self.refuses and spec.desired == "run" and envelope.deleting_since is None
-        if refused and old.state == "failed":
+        runs = spec.desired == "run" and envelope.deleting_since is None
+        refused, stage_failed = spec.firmware in self.refuses and runs, self.fails(spec) if runs else ""
+        if (refused or stage_failed) and old.state == "failed":
             return  # an agent would try again after a while, and the same would come of it
         new = step(spec, old, envelope.deleting_since is not None, stage)
         new.generation = envelope.generation
@@ -247,6 +249,11 @@ class PretendNode:
             new = msgspec.structs.replace(old, state="failed", reason="imageGone", message=self.stuck)
         if refused and new.state == "starting":
             new.state, new.reason, new.message = "failed", "invalidInput", self.refuses[spec.firmware]
+        if old.state == "failed":
+            new.steps = []
+        if stage_failed and new.state == "starting":
+            new.state, new.reason, new.message = "failed", "driverFailed", "no space for its socket"
+            new.steps = [Step(name=stage_failed, state="failed")]
         if self.ready_for and new.state == "running":
             new.readiness = {self.ready_for: ReadinessReport(ready=True)}
         if new.state == "running":

@@ -294,6 +294,13 @@ def list_digests(spec: AllocationSpec) -> list[str]:
     return [image.sha256 for image in (spec.image, spec.iso) if image is not None]
 
 
+def image_of(spec: AllocationSpec) -> str:
+    """The name of the Image that it runs, or a container's reference of one in a registry; "" if it has none."""
+    if spec.image is not None:
+        return spec.image.name
+    return spec.container.image if spec.container is not None else ""
+
+
 def registry_secret_of(spec: AllocationSpec) -> str:
     """The secret with the credentials for its image's registry; "" if it has none."""
     return spec.container.registry_secret if spec.container is not None else ""

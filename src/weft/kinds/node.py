@@ -86,6 +86,12 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             le=LONGEST_AUTONOMY_SECONDS,
         ),
     ] = 0.0
+    uncordoned_at: Annotated[
+        float | None,
+        field(
+            "When people last ended a quarantine of the node; starts that failed before don't count", quantity="moment"
+        ),
+    ] = None
     devices_project: Annotated[
         str,
         field(
@@ -97,6 +103,16 @@ class NodeSpec(msgspec.Struct, kw_only=True):
 def find_devices_project(spec: NodeSpec) -> str:
     """The one project whose devices the node's gateway takes."""
     return spec.devices_project or "default"
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """Of a node on which the starts of different workloads failed, and none succeeded."""
+
+    since: float
+    until: float  # from then on the node is on probation
+    times: int = 1  # in a row, without a start that succeeded in between; each lasts longer
+    workloads: int = 0  # whose starts failed
+    on_probation: bool = False  # it gets workloads again; the first that starts ends the quarantine
 
 
 class NodeStatus(msgspec.Struct, kw_only=True):
@@ -116,6 +132,17 @@ class NodeStatus(msgspec.Struct, kw_only=True):
     lost_contact: str = ""  # ``report.contact`` when it was lost: while they are equal, it hasn't been back
     lost_at: float | None = None  # when its heartbeats were missed first; None while it sends them
     autonomous_until: float | None = None  # of a silent node; if people ended its autonomy: when it would have ended
+    quarantine: Quarantine | None = None
+
+
+def is_quarantined(status: NodeStatus) -> bool:
+    """Whether the node gets no workloads since starts failed there."""
+    return status.quarantine is not None and not status.quarantine.on_probation
+
+
+def find_cordon(spec: NodeSpec, status: NodeStatus) -> str:
+    """``cordoned``, ``quarantined``, or empty: why no new workloads are placed on a node that is ready."""
+    return "cordoned" if spec.cordoned else "quarantined" if is_quarantined(status) else ""
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -275,6 +302,8 @@ def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
 def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
     window = {"drain_not_before": None, "drain_not_after": None, "drain_force": False}
     spec = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
+    if obj.get("status", {}).get("quarantine"):
+        spec["uncordoned_at"] = obj["now"]
     return {**obj["spec"], **spec}
 
 
@@ -371,7 +400,12 @@ NODE = Kind(
     },
     verbs=(
         Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon, needs="fabric"),
-        Verb("uncordon", "Let a cordoned or drained node take workloads again", change=_uncordon, needs="fabric"),
+        Verb(
+            "uncordon",
+            "Let a cordoned, drained or quarantined node take workloads again",
+            change=_uncordon,
+            needs="fabric",
+        ),
         Verb(
             "drain",
             "Migrate all workloads away, and place no new ones",
@@ -393,7 +427,7 @@ NODE = Kind(
         readers="shared",
         status_writer="nodes",
         condition_writers={
-            **dict.fromkeys(("Ready", "Fits", "ConnectionsFit"), "nodes"),
+            **dict.fromkeys(("Ready", "Fits", "ConnectionsFit", "StartsGuests"), "nodes"),
             "Drained": "drain",
             "Snapshots": "snapshots",
         },
@@ -413,6 +447,7 @@ NODE = Kind(
             "report.orphan_allocations",
             "conditions.Drained",
             "conditions.Snapshots",
+            "conditions.StartsGuests",
         ),
     ),
     admission=Admission(
@@ -427,6 +462,7 @@ NODE = Kind(
             "drain_force",
             "maintenance",
             "maintenance_reason",
+            "uncordoned_at",
         ),
     ),
     display=Display(

@@ -34,7 +34,7 @@ from weft.kinds.allocation import (
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.fields.lease import PATIENCE_SECONDS
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, read_orphan
+from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, is_quarantined, read_orphan
 from weft.kinds.parts.in_place_update import find_fit
 from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
@@ -534,8 +534,9 @@ def is_regrouped(allocation: Item, workload: Item) -> bool:
 
 def _stand_of_node(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
-    of = node.envelope
-    return (node.uid, bytes(of.spec), bytes(of.report), of.labels, node.status(NodeStatus).phase, node.deleting)
+    of, status = node.envelope, node.status(NodeStatus)
+    state = status.phase, is_quarantined(status) and status.quarantine
+    return (node.uid, bytes(of.spec), bytes(of.report), of.labels, state, node.deleting)
 
 
 def _size_of_pool(pool: Item) -> object:
@@ -546,7 +547,8 @@ def _size_of_pool(pool: Item) -> object:
 def _promises_of_node(node: Item) -> object:
     """All that decides whether leases begin on a node."""
     spec, status = node.spec(NodeSpec), node.status(NodeStatus)
-    return status.phase, node.report(NodeReport).contact, spec.cordoned, spec.drain, spec.maintenance
+    people = spec.cordoned, spec.drain, spec.maintenance
+    return status.phase, node.report(NodeReport).contact, people, is_quarantined(status) and status.quarantine
 
 
 def _spec_state(workload: Item) -> object:

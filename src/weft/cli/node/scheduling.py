@@ -10,7 +10,7 @@ from typing import Any
 from weft.cli.node.usage import RESOURCES, describe_used
 from weft.kinds.fields.cells import dig
 from weft.kinds.parts.node.columns import bar, read_type
-from weft.objects.quantity import format_bytes, format_cpu
+from weft.objects.quantity import format_bytes, format_cpu, format_time
 
 Object = Mapping[str, Any]
 SHOWN = ("gpus", "sriov", "coordinate", "round_trips")  # parts of a node's report that are shown here, and not again
@@ -85,6 +85,20 @@ def _describe_refusals(node: Object) -> Iterator[tuple[str, str]]:
     ):
         if dig(node, f"spec.{on}"):
             yield word, f"no new workloads are placed here{_bracket(dig(node, f'spec.{reason}', ''))}"
+    if (quarantine := dig(node, "status.quarantine")) is not None:
+        yield "quarantined", _describe_quarantine(quarantine, str(dig(node, "name", "")))
+
+
+def _describe_quarantine(quarantine: Object, name: str) -> str:
+    failed = f"the starts of {quarantine['workloads']} workloads failed here"
+    if quarantine.get("on_probation"):
+        return (
+            f"until {format_time(quarantine['until'])}, since {failed}; on probation, workloads are placed here again"
+        )
+    return (
+        f"no new workloads are placed here before {format_time(quarantine['until'])}, since {failed}; once the cause is gone: "
+        f"weft node uncordon {name}"
+    )
 
 
 def _bracket(reason: str) -> str:

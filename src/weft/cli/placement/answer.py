@@ -14,6 +14,7 @@ from weft.objects.quantity import format_bytes, format_duration
 Object = Mapping[str, Any]
 _REMEDIES = {
     "cordon": "     weft node uncordon {node}",
+    "quarantine": "     weft node uncordon {node}",
     "maintenance": "     weft node maintenance {node} off",
     "gpu": "     weft node describe {node}",
     "taint": "     --tolerate allows it there",

@@ -1,10 +1,10 @@
-"""Judges which nodes are ready, and sums what is allocated on each.
+"""Judges which nodes are ready or quarantined, and sums what is allocated on each.
 
-Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where more is
-allocated than there is (the ratio of overcommitment was lowered, or the node shrank), Fits. Woken by nodes and once a second. A
-node is Ready while its lease lives and it has reported its capacity. A silent one is Autonomous for as long as its spec allows,
-then NotReady. Leases die with the store's process, so after a start every node has a full lease's time to send a heartbeat before
-it counts as lost.
+Reads nodes, allocations, and the nodes' leases (their heartbeats); writes node.status and the conditions Ready and, where they are
+not true, Fits (more is allocated than there is: the ratio of overcommitment was lowered, or the node shrank), ConnectionsFit and
+StartsGuests. Woken by nodes and once a second. A node is Ready while its lease lives and it has reported its capacity. A silent one
+is Autonomous for as long as its spec allows, then NotReady. Leases die with the store's process, so after a start every node has a
+full lease's time to send a heartbeat before it counts as lost.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from weft.contracts.journal import Event
 from weft.contracts.store import Store
 from weft.controllers.loop import Plan
 from weft.controllers.node.cpu_baseline import Cpus
+from weft.controllers.node.quarantine import Evidence, describe_end, describe_quarantine, fold_quarantine
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.pool.claims import Claims, list_claims, list_claims_of_node, list_claims_of_volume
 from weft.informer.view import Changed, Item, View, has_changed
@@ -30,7 +31,7 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_reservation,
 )
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_autonomy_end
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_autonomy_end, is_quarantined
 from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
@@ -94,11 +95,12 @@ class Nodes:
                 nodes[node.key] = node
             for uid in self._take_unsummed():
                 nodes.update((node.key, node) for node in view.find(NODES_BY_UID, uid))
+        evidence = Evidence(view)
         for node in nodes.values():
             next_start = min(find_next_start(view, node.uid, now), find_next_end(node, now))
             if next_start < math.inf:
                 plan.later[node.key] = max(CHECK_EVERY_SECONDS, min(next_start - now, LONGEST_SECONDS))
-            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now)
+            commit = plan_node(view, node, self._judge(node), self._cpus.common(node.key), now, evidence)
             if commit is not None:
                 plan.commits.append(commit)
         return plan
@@ -133,12 +135,15 @@ class Nodes:
         return False
 
 
-def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: float) -> Commit | None:
+def plan_node(
+    view: View, node: Item, live: bool | None, cpu_model: str, now: float, evidence: Evidence
+) -> Commit | None:
     """Write the node's status and its conditions if they change; ``cpu_model`` is the one that it has in common with others."""
     former = node.status(NodeStatus)
     sums = sum_allocations(view, node.uid, now)
     status = fold_node(former, node.report(NodeReport), sums, live, now, node.spec(NodeSpec).autonomy_seconds)
     status.cpu_model = cpu_model
+    status.quarantine, failed = fold_quarantine(view, node, evidence, now, live=bool(live))
     ready = Condition(
         "Ready",
         "True" if status.phase == "Ready" else "False",
@@ -156,6 +161,15 @@ def plan_node(view: View, node: Item, live: bool | None, cpu_model: str, now: fl
     reason = "connectionsHigh" if crowded else ""
     changed |= _set_rare(envelope, Condition("ConnectionsFit", "False" if crowded else "True", reason, crowded, now))
     events = []
+    held = status.quarantine
+    if failed and held is not None:
+        message = describe_quarantine(held, failed, node.envelope.name)
+        changed |= _set_rare(envelope, Condition("StartsGuests", "False", "quarantined", message, now))
+        events.append(Event("Warning", "NodeQuarantined", message, node.envelope.ref, SOURCE))
+    elif former.quarantine is not None and is_quarantined(former) and not is_quarantined(status):
+        message = describe_end(former.quarantine, held, node.spec(NodeSpec).uncordoned_at)
+        changed |= _set_rare(envelope, Condition("StartsGuests", "True", "", "", now))
+        events.append(Event("Normal", "NodeQuarantineEnded", message, node.envelope.ref, SOURCE))
     was, fit = (one.condition("ConnectionsFit") for one in (node.envelope, envelope))
     if (was and was.status) != (fit and fit.status):
         events.append(_report_connections(node, crowded))
@@ -243,9 +257,11 @@ def fold_node(
 
 
 def find_next_end(node: Item, now: float) -> float:
-    """When the autonomy of a silent node ends (seconds since 1970); infinite if it has none, or it is over."""
-    ends = find_autonomy_end(node.spec(NodeSpec), node.status(NodeStatus))
-    return ends if ends is not None and ends > now else math.inf
+    """When the autonomy of a silent node ends, or the node's quarantine (seconds since 1970); infinite if neither does."""
+    status = node.status(NodeStatus)
+    quarantine_ends = status.quarantine.until if status.quarantine is not None else None
+    ends = find_autonomy_end(node.spec(NodeSpec), status), quarantine_ends
+    return min((end for end in ends if end is not None and end > now), default=math.inf)
 
 
 def find_next_start(view: View, node_uid: str, now: float) -> float:

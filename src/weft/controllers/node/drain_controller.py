@@ -38,7 +38,7 @@ from weft.kinds.allocation import (
 )
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
 from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
-from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus, find_cordon
 from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -288,7 +288,9 @@ def _count_free(view: View, node: Item) -> int:
     others = [
         other
         for other in view.of_kind("node").values()
-        if other.key != node.key and other.status(NodeStatus).phase == "Ready" and not other.spec(NodeSpec).cordoned
+        if other.key != node.key
+        and other.status(NodeStatus).phase == "Ready"
+        and not find_cordon(other.spec(NodeSpec), other.status(NodeStatus))
     ]
     under_way = sum(
         item.status(MigrationStatus).phase not in ENDED

@@ -69,6 +69,7 @@ _PHASES: Mapping[Health, tuple[str, ...]] = {
     "degraded": (
         "Autonomous",
         "Cordoned",
+        "Quarantined",
         "Drained",
         "Maintenance",
         "Ready,ConnectionsHigh",

@@ -17,7 +17,7 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLease, LeaseRequest
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, is_quarantined
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.quantity import format_time
 from weft.scheduler.allocation.lease import SOURCE, Conflict, Opening, describe_place, find_slot
@@ -46,7 +46,7 @@ def find_trouble(view: View, allocation: Item, now: float) -> str:
         begins = lease.prepare_at if spec.volumes else lease.start
         lost = report.state in _NOT_BEGUN and was_lost_before(node, begins)
         return f"{spec.node} is lost" if lost else ""
-    return find_bar(node) if begins_later(lease, report, now) else ""
+    return find_bar(node, lease.prepare_at) if begins_later(lease, report, now) else ""
 
 
 def begins_later(lease: AllocatedLease, report: AllocationReport, now: float) -> bool:
@@ -62,14 +62,17 @@ def was_lost_before(node: Item, moment: float) -> bool:
     return status.phase == "NotReady" and silent and lost_at < moment - CLOCKS_DIFFER_SECONDS
 
 
-def find_bar(node: Item) -> str:
-    """Why a node that works takes nothing more; empty if it does."""
-    spec, name = node.spec(NodeSpec), node.envelope.name
+def find_bar(node: Item, begins: float) -> str:
+    """Why a node that works takes nothing more that ``begins`` then (seconds since 1970); empty if it does."""
+    spec, status, name = node.spec(NodeSpec), node.status(NodeStatus), node.envelope.name
     if spec.drain:
         return f"{name} is being drained"
     if spec.maintenance:
         return f"{name} is under maintenance"
-    return f"{name} is cordoned" if spec.cordoned else ""
+    if spec.cordoned:
+        return f"{name} is cordoned"
+    ends = status.quarantine.until if status.quarantine is not None and is_quarantined(status) else 0.0
+    return f"{name} is quarantined" if begins < ends else ""
 
 
 def find_again(

@@ -17,7 +17,16 @@ from weft.objects.quantity import format_bytes
 from weft.scheduler.constraint.affinity import Apart, AtHand, Near, Spreading
 from weft.scheduler.constraint.match import Meets
 from weft.scheduler.table.devices import WHOLE, count_fitting, find_fitting
-from weft.scheduler.table.facts import GPUS_KEPT, GPUS_WHOLE, NOT_READY, name_cpu, name_pool, name_runtime, name_shut
+from weft.scheduler.table.facts import (
+    GPUS_KEPT,
+    GPUS_WHOLE,
+    NOT_READY,
+    QUARANTINED,
+    name_cpu,
+    name_pool,
+    name_runtime,
+    name_shut,
+)
 
 
 class Online:
@@ -45,11 +54,28 @@ class Cordon:
         return True
 
     def fits(self, table: Table, request: Request) -> Flags:
-        return ~table.cordoned
+        return ~table.cordoned | _has_text(table, QUARANTINED)
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         note = table.notes[index]
         return f"cordoned ({note})" if note else "cordoned", []
+
+
+class Quarantine:
+    """Of a node on which starts failed; it is marked as cordoned, so that plans leave it out like those."""
+
+    name = "quarantine"
+    reads: Reads = "facts"
+
+    def asks(self, request: Request) -> Hashable:
+        return True
+
+    def fits(self, table: Table, request: Request) -> Flags:
+        return ~_has_text(table, QUARANTINED)
+
+    def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
+        texts = table.text(QUARANTINED)
+        return (texts.words[texts.codes[index]] if texts is not None else ""), []
 
 
 class Maintenance:
@@ -60,8 +86,7 @@ class Maintenance:
         return True
 
     def fits(self, table: Table, request: Request) -> Flags:
-        texts = table.text("maintenance")
-        return np.ones(len(table.names), dtype=np.bool_) if texts is None else texts.codes < 0
+        return ~_has_text(table, "maintenance")
 
     def explain(self, table: Table, request: Request, index: int) -> tuple[str, list[Lack]]:
         texts = table.text("maintenance")
@@ -367,6 +392,11 @@ class FreeCapacity:
         return "not enough " + " and ".join(lack.resource for lack in lacks), lacks
 
 
+def _has_text(table: Table, attribute: str) -> Flags:
+    texts = table.text(attribute)
+    return np.zeros(len(table.names), dtype=np.bool_) if texts is None else texts.codes >= 0
+
+
 def _is_text(table: Table, attribute: str, word: str | None) -> Flags:
     texts = table.text(attribute)
     if word is None or texts is None:
@@ -379,6 +409,7 @@ POOL_BOUND: Filter = BoundedPools()
 FACTS: tuple[Filter, ...] = (
     Online(),
     Cordon(),
+    Quarantine(),
     Maintenance(),
     Leaving(),
     Pinned("node", "name", lambda request: request.node, "node {} was requested"),

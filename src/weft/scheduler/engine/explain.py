@@ -309,6 +309,7 @@ def describe_gpus(ask: GpuAsk) -> str:
 _PHRASES = {
     "online": "not ready",
     "cordon": "cordoned",
+    "quarantine": "quarantined",
     "maintenance": "in maintenance",
     "node": "not the requested node",
     "leaves": "where an attempt to migrate has failed",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, is_quarantined
 from weft.kinds.parts.node.columns import read_type
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
 from weft.kinds.record import GUARD
@@ -17,6 +17,7 @@ from weft.scheduler.table.facts import (
     GPUS_KEPT,
     GPUS_WHOLE,
     NOT_READY,
+    QUARANTINED,
     Gpu,
     NodeFacts,
     name_alarm,
@@ -41,7 +42,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
         name=item.envelope.name,
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
-        cordoned=spec.cordoned,
+        cordoned=spec.cordoned or is_quarantined(status),
         machines=frozenset(
             (
                 *report.machines,
@@ -57,6 +58,7 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
             **{name_pool(pool.name): pool.id for pool in report.pools if pool.id and pool.name != LOCAL},
             **shut,
             **({NOT_READY: _SILENCES[status.phase]} if status.phase in _SILENCES else {}),
+            **({QUARANTINED: describe_quarantine(status)} if is_quarantined(status) and not spec.cordoned else {}),
         },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
@@ -66,6 +68,12 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
         coordinate=tuple(report.coordinate),
         round_trips=report.round_trips if len(report.round_trips) <= MOST_ROUND_TRIPS else {},
     )
+
+
+def describe_quarantine(status: NodeStatus) -> str:
+    """``quarantined: the starts of 3 workloads failed there``"""
+    assert status.quarantine is not None
+    return f"quarantined: the starts of {status.quarantine.workloads} workloads failed there"
 
 
 def find_shut(view: View, node: Item) -> dict[str, str]:

@@ -32,7 +32,7 @@ def advise(engine: Engine, request: Request) -> list[Advice]:
         for row in sorted(rows, key=lambda row: int(table.rank[row]))[:MOST]:
             node = table.names[row]
             reason, _ = filter_.explain(table, request, row)
-            command = f"weft node uncordon {node}" if filter_.name == "cordon" else ""
+            command = f"weft node uncordon {node}" if filter_.name in ("cordon", "quarantine") else ""
             others.append(Advice(node=node, text=f"{node} could take it except for this: {reason}", command=command))
     return [*smaller, *others][:MOST]
 

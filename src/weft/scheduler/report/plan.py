@@ -26,6 +26,7 @@ from weft.scheduler.report.drain_preview import preview_drain
 from weft.scheduler.report.fairness import report_fairness
 from weft.scheduler.report.rebalance import preview_rebalance
 from weft.scheduler.report.shortage import preview_shortage
+from weft.scheduler.table.facts import QUARANTINED
 from weft.scheduler.table.snapshot import Snapshot
 
 ALL_UP_TO = 64
@@ -157,4 +158,6 @@ def _is_placed(item: Item) -> bool:
 
 
 def _note(snapshot: Snapshot, row: int) -> str:
-    return "cordoned" if snapshot.online[row] else "not ready"
+    if not snapshot.online[row]:
+        return "not ready"
+    return "quarantined" if QUARANTINED in snapshot.facts[row].texts else "cordoned"

@@ -204,7 +204,8 @@ def find_slot_trouble(view: View, slot: Item, now: float) -> str:
     if node.status(NodeStatus).phase == "Autonomous":
         return ""  # nothing of it is planned elsewhere
     lost = node.status(NodeStatus).phase == "NotReady"
-    why = f"{node.envelope.name} is lost" if lost else find_bar(node)
+    lease = slot.spec(AllocationSpec).lease
+    why = f"{node.envelope.name} is lost" if lost else find_bar(node, lease.prepare_at if lease is not None else now)
     users = view.find(ALLOCATIONS_BY_SLOT, slot.envelope.name) if why else ()
     return why if all(user.deleting or find_trouble(view, user, now) for user in users) else ""
 

@@ -12,6 +12,7 @@ from weft.objects.identity import Ref
 # Texts of nodes: why guests can't get any of their GPUs; that guests get only whole GPUs.
 GPUS_KEPT, GPUS_WHOLE = "gpu.kept", "gpu.whole"
 NOT_READY = "not ready"  # why a node isn't, if it is silent
+QUARANTINED = "quarantined"  # why, of a node that people didn't cordon
 
 
 class Gpu(msgspec.Struct, frozen=True):

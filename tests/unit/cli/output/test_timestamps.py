@@ -69,7 +69,7 @@ MOMENTS = {
     ),
     *("looked_at", "cycles_looked_at", "sampled_at", "fold_at", "gains_since", "begun_at"),
     *("progressed_at", "step_since", "scaled_at", "departed_at"),
-    *("last_seen", "last_fired", "desired_until", "wave_at"),
+    *("last_seen", "last_fired", "desired_until", "wave_at", "uncordoned_at"),
 }
 QUANTITIES = {
     *("aliases", "allocated", "allocated_cpu", "backoff", "bytes", "bytes_factor", "bytes_ratio", "capacity", "confidence"),

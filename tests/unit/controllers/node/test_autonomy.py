@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from weft.controllers.node.controller import find_next_end, fold_node, plan_node
+from weft.controllers.node.quarantine import Evidence
 from weft.informer.view import Item, make_view
 from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Envelope, encode_envelope
@@ -94,7 +95,7 @@ def make_node(status: NodeStatus) -> Envelope:
 def judge(node: Envelope, now: float) -> tuple[Envelope, list[str]]:
     view = make_view()
     view.put(node.key, encode_envelope(node), 1)
-    commit = plan_node(view, view.of_kind("node")[node.key], False, "", now)
+    commit = plan_node(view, view.of_kind("node")[node.key], False, "", now, Evidence(view))
     assert commit is not None
     (write,) = commit.writes
     return msgspec.json.decode(write.value, type=Envelope), [event.reason for event in commit.events]

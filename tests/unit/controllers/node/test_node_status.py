@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from weft.controllers.node.controller import plan_node
+from weft.controllers.node.quarantine import Evidence
 from weft.informer.view import make_view
 from weft.kinds.node import NODE, NodeReport, NodeSpec
 from weft.objects.envelope import Envelope, encode_envelope
@@ -16,7 +17,7 @@ def judge(node: Envelope, percent: int, generation: int = 1) -> tuple[Envelope, 
     node = msgspec.structs.replace(node, report=msgspec.Raw(msgspec.json.encode(report)), generation=generation)
     view = make_view()
     view.put(node.key, encode_envelope(node), 1)
-    commit = plan_node(view, view.of_kind("node")[node.key], True, "", 100.0)
+    commit = plan_node(view, view.of_kind("node")[node.key], True, "", 100.0, Evidence(view))
     if commit is None:
         return node, []
     (write,) = commit.writes

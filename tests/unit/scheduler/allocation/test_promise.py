@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.informer.view import Item
-from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus, Quarantine
 from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_bar, was_lost_before
 
 START = 1000.0
@@ -51,4 +51,17 @@ def test_a_lease_hasn_t_begun_where_the_node_was_lost_before_and_hasn_t_been_hea
     ],
 )
 def test_why_a_node_takes_nothing_more(spec: NodeSpec, why: str) -> None:
-    assert find_bar(Item(NODE.make("n1", spec, 0.0))) == why
+    assert find_bar(Item(NODE.make("n1", spec, 0.0)), START) == why
+
+
+@pytest.mark.parametrize(
+    ("until", "on_probation", "why"),
+    [(START + 1.0, False, "n1 is quarantined"), (START, False, ""), (START + 1.0, True, "")],
+)
+def test_a_lease_keeps_its_place_on_a_node_whose_quarantine_ends_before(
+    until: float, on_probation: bool, why: str
+) -> None:
+    envelope = NODE.make("n1", NodeSpec(), 0.0)
+    quarantine = Quarantine(since=0.0, until=until, on_probation=on_probation)
+    envelope.status = msgspec.Raw(msgspec.json.encode(NodeStatus(phase="Ready", quarantine=quarantine)))
+    assert find_bar(Item(envelope), START) == why

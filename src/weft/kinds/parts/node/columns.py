@@ -22,6 +22,9 @@ def _status(obj: Object) -> str:
         return "Drained" if is_drained(obj) else "Draining"
     if phase == "Ready" and dig(obj, "spec.cordoned"):
         return "Cordoned"
+    quarantine = dig(obj, "status.quarantine")
+    if phase == "Ready" and quarantine and not quarantine.get("on_probation"):
+        return "Quarantined"
     fit = find_condition(obj, "ConnectionsFit")
     return "Ready,ConnectionsHigh" if phase == "Ready" and fit is not None and fit["status"] == "False" else phase
 
