@@ -13,7 +13,7 @@ from weft.controllers.metrics.storage import list_osds, list_storage
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.cluster import CLUSTER, ClusterStatus
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, is_quarantined
 from weft.kinds.replication import ENDED, REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.protocol.heartbeat import (
     CLOCK,
@@ -53,6 +53,8 @@ def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now:
             yield Sample("weft_node_up", labels, at, float(node.uid in ready))
             if node.spec(NodeSpec).autonomy_seconds:
                 yield Sample("weft_node_autonomous", labels, at, float(phase == "Autonomous"))
+            if node.status(NodeStatus).quarantine is not None:
+                yield Sample("weft_node_quarantined", labels, at, float(is_quarantined(node.status(NodeStatus))))
     yield from list_storage(view, at)
     for cluster in view.of_kind(CLUSTER.name).values():
         up = cluster.status(ClusterStatus).phase == "Linked"

@@ -25,6 +25,12 @@ def list_default_rules() -> dict[str, dict[str, Any]]:
             "critical",
             "node {{ $labels.node }} doesn't report: see weft describe node",
         ),
+        "node-quarantined": _rule(
+            "weft_node_quarantined == 1",
+            0.0,
+            "warning",
+            "starts keep failing on node {{ $labels.node }}, so it gets no workloads: see weft node describe {{ $labels.node }}",
+        ),
         "node-unreachable": _rule(
             f'min by (node) (label_replace({_LOSS}, "node", "$1", "peer", "(.*)")) > 0.9',
             0.0,
