@@ -11,6 +11,7 @@ import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.test_lease_promises import at
+from tests.scenario.test_placement import cordon
 from tests.scenario.test_preemption import add_node, lease, read, state, until_lease
 from tests.scenario.test_scheduler_answers import ask
 
@@ -174,6 +175,60 @@ async def test_pauses_that_nothing_needs_any_more_go_with_the_next_plan(tmp_path
         assert (work.pauses, work.suspended_seconds, round(work.end - work.start, 3)) == ((), 0.0, HOUR)
         await until_lease(lab, "work", "Done", 3 * HOUR)
         assert (await read(lab, "work"))[1] == work
+
+
+async def test_a_pause_is_taken_back_or_shortened_once_what_it_was_planned_for_has_gone(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        await add_node(lab)
+        begun = lab.clock.now()
+        await promise(lab, "work", 4.0, 3, 6, preemptible=True)
+        await until_lease(lab, "work", "Active")
+        for name, hours in (("early", 1), ("late", 1.6)):
+            start = at(lab, hours * HOUR - (lab.clock.now() - begun))
+            await lab.put_vm(name, cpu=4.0, grace=0.0, lease=lease(start=start, duration=HOUR / 2))
+            await until_lease(lab, name, "Scheduled")
+        _, both = await read(lab, "work")
+        (pause,) = both.pauses
+        assert pause.saved_at < pause.until == begun + 2.1 * HOUR and both.end is not None
+        await lab.delete("/vm/default/early")
+        await lab.pass_time(5.0)
+        _, one = await read(lab, "work")
+        (shorter,) = one.pauses
+        assert one.end is not None and shorter.saved_at > begun + 1.4 * HOUR and shorter.until == pause.until
+        assert one.end == pytest.approx(both.end - 0.6 * HOUR)
+        await lab.kill_controllers()
+        await lab.delete("/vm/default/late")
+        lab.start_controllers("again")  # which reads what is there
+        await lab.pass_time(45.0)
+        _, work = await read(lab, "work")
+        assert (work.pauses, work.suspended_seconds) == ((), 0.0) and work.end == pytest.approx(work.start + 3 * HOUR)
+        events = [event.message for event in lab.journal.events if event.reason == "LeaseReplanned"]
+        assert len(events) == 4 and events[-1].startswith("nothing needs its place any more as planned: it is done by ")
+        await until_done(lab, "work", begun + 3 * HOUR + 5.0)
+        assert "Suspended" not in lab.journal.reasons("work")
+
+
+async def test_a_pause_is_taken_back_once_the_lease_that_needed_it_begins_on_another_node(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        for name in ("n1", "n2"):
+            await add_node(lab, name)
+        begun = lab.clock.now()
+        await promise(lab, "work", 4.0, 3, 9, preemptible=True)
+        await until_lease(lab, "work", "Active")
+        await promise(lab, "fill", 4.0, 3, 3.1)
+        await until_lease(lab, "fill", "Active")
+        await lab.put_vm("class", cpu=4.0, grace=0.0, lease=lease(start=at(lab, HOUR), duration=HOUR))
+        await until_lease(lab, "class", "Scheduled")
+        place, planned = await read(lab, "work")
+        assert len(planned.pauses) == 1 and (await read(lab, "class"))[0].node == place.node
+        await lab.delete("/vm/default/fill")
+        await lab.until_gone("/vm/default/fill")
+        await lab.change(f"/node/-/{place.node}", cordon(True))  # type: ignore[arg-type]
+        await lab.pass_time(5.0)
+        assert (await read(lab, "class"))[0].node != place.node
+        assert (await read(lab, "work"))[1].pauses == ()
+        await until_done(lab, "work", begun + 3 * HOUR + 5.0)
+        assert "Suspended" not in lab.journal.reasons("work")
 
 
 async def test_one_whose_node_is_lost_takes_the_place_of_one_that_can_wait(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ from weft.scheduler.allocation.count import count_allocation, count_booting, cou
 from weft.scheduler.allocation.lease import has_other_end
 from weft.scheduler.allocation.preempt import may_preempt
 from weft.scheduler.allocation.promise import find_trouble, is_at_risk
+from weft.scheduler.allocation.replan import has_pause_to_come
 from weft.scheduler.allocation.resize import clear_refused, find_growing
 from weft.scheduler.constraint.affinity import depends_on
 from weft.scheduler.engine.cycle import Engine
@@ -461,6 +462,7 @@ class Intake:
             or clear_refused(self._view, workload, item, now) is not None
             or is_regrouped(item, workload)
             or has_other_end(self._view, item, spec)
+            or has_pause_to_come(item.spec(AllocationSpec).lease, now)
             for item in allocations
         )
         if to_do or has_migrated_from(workload, allocations):
@@ -523,7 +525,7 @@ def _stand_of(allocation: Item) -> object:
     """The parts of an allocation that decide which changes are possible."""
     spec = allocation.spec(AllocationSpec)
     report, lease = allocation.report(AllocationReport), spec.lease
-    return report.resize_limits, spec.migration, lease and (lease.suspension, report.state)
+    return report.resize_limits, spec.migration, lease and (lease.suspension, lease.pauses, report.state)
 
 
 def is_regrouped(allocation: Item, workload: Item) -> bool:

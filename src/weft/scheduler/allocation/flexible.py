@@ -1,9 +1,9 @@
 """Leases with deadlines that may run at other times than they have now, and where.
 
 What is promised to a lease with a deadline is its end: one that hasn't begun may begin at any time that keeps it, and one that may
-be suspended is, for a while that is planned with both its times. Everything else keeps its place. A node begins no lease while the
-server doesn't hear it (``agent/server/contact.py``), so what begins later than ``AHEAD_SECONDS`` from now hasn't begun anywhere
-when its other times are stored.
+be suspended is, for a while that is planned with both its times, and that is taken back where nothing needs it any more. Everything
+else keeps its place. A node begins no lease while the server doesn't hear it (``agent/server/contact.py``), so what begins later
+than ``AHEAD_SECONDS`` from now hasn't begun anywhere when its other times are stored.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from weft.scheduler.table.facts import amounts_on
 from weft.scheduler.workload.request import Candidate, Waiting
 
 AHEAD_SECONDS = 60.0
+ROUNDING_SECONDS = 1e-3
 
 Read = Callable[[Item], Candidate | Waiting]
 
@@ -42,10 +43,17 @@ class Flexible(msgspec.Struct, frozen=True):
     rows: tuple[int, ...]  # that it may run on; its own first
     splits: bool
     candidate: Candidate | None  # None: it stays on its node
+    now: float
 
     @property
     def spec(self) -> AllocationSpec:
         return self.allocation.spec(AllocationSpec)
+
+    def find_rested(self, resume_seconds: float) -> float:
+        """For how many seconds it hasn't worked since it began; after each pause it needs ``resume_seconds``."""
+        to_come = sum(pause.until - pause.at + resume_seconds for pause in self.lease.pauses if pause.until > self.now)
+        rested = self.lease.suspended_seconds - to_come if self.begun else 0.0
+        return rested if rested > ROUNDING_SECONDS else 0.0
 
 
 def may_split(workload: Item, request: Request, budgets: Budgets) -> bool:
@@ -75,11 +83,11 @@ def list_flexible(
             item = view.get(key)
             if item is None or item.spec(AllocationSpec).workload.uid == uid:
                 continue
-            if (found := _read_flexible(view, engine, read, item, row, everywhere, now, budgets)) is not None:
+            if (found := read_flexible(view, engine, read, item, row, everywhere, now, budgets)) is not None:
                 yield found
 
 
-def _read_flexible(
+def read_flexible(
     view: View,
     engine: Engine,
     read: Read,
@@ -89,6 +97,7 @@ def _read_flexible(
     now: float,
     budgets: Budgets,
 ) -> Flexible | None:
+    """The allocation ``item`` on ``row``; None if it keeps its times."""
     spec, report, lease = item.spec(AllocationSpec), item.report(AllocationReport), item.spec(AllocationSpec).lease
     if lease is None or lease.end is None or lease.cancelled or lease.suspension is not None:
         return None
@@ -108,10 +117,11 @@ def _read_flexible(
         if splits:
             others = [other for other in others if can_save(view, engine.snapshot.uids[other])]
         there = (row, *(other for other in others if other != row))
-        return Flexible(workload, item, lease, deadline_at, False, there, splits, candidate)
+        return Flexible(workload, item, lease, deadline_at, False, there, splits, candidate, now)
     lasts = lease.start <= now < lease.end - 1.0  # else it is about to end
-    if splits and not lease.pauses and lasts and may_suspend(view, item):
-        return Flexible(workload, item, lease, deadline_at, True, (row,), splits, None)
+    works = all(pause.until <= now or pause.at > now + AHEAD_SECONDS for pause in lease.pauses)
+    if splits and works and lasts and may_suspend(view, item):
+        return Flexible(workload, item, lease, deadline_at, True, (row,), splits, None, now)
     return None
 
 

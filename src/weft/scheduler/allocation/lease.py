@@ -252,6 +252,16 @@ def join_replanned(commit: Commit, workload: Item, allocation: Item, lease: Allo
     )
 
 
+def plan_shortened(workload: Item, allocation: Item, lease: AllocatedLease, now: float) -> Commit:
+    """Other times for a lease, since nothing needs its pauses any more."""
+    spec, changed = allocation.spec(AllocationSpec), edit(allocation)
+    changed.spec = merge_part(changed.spec, msgspec.structs.replace(spec, lease=lease))
+    changed.generation += 1
+    text = f"nothing needs its place any more as planned: it is done by {format_time(lease.end or now)}"
+    event = Event("Normal", "LeaseReplanned", text, workload.envelope.ref, SOURCE)
+    return Commit(workload.key, [put(changed)], [unchanged(workload), unchanged(allocation)], [event])
+
+
 def describe_place(spec: AllocationSpec, lease: AllocatedLease | None, now: float) -> str:
     """``on n1, from 2026-12-24 14:00 UTC``"""
     later = lease is not None and lease.start > now

@@ -20,10 +20,20 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import AllocatedLease, LeaseRequest, PlannedPause
 from weft.objects.quantity import format_time
 from weft.scheduler.allocation.count import read_entry
-from weft.scheduler.allocation.flexible import Flexible, Read, can_save, list_flexible, list_rows, may_split
+from weft.scheduler.allocation.flexible import (
+    AHEAD_SECONDS,
+    Flexible,
+    Read,
+    can_save,
+    list_flexible,
+    list_rows,
+    may_split,
+    read_flexible,
+)
 from weft.scheduler.allocation.lease import list_nearest
 from weft.scheduler.allocation.preempt import SAVED_BYTES_PER_SECOND
 from weft.scheduler.engine.cycle import Engine
+from weft.scheduler.lease.availability import Availability
 from weft.scheduler.lease.plan import Lease, Mode, PlannedPiece, Standing
 from weft.scheduler.lease.promises import keep_work
 from weft.scheduler.table.facts import amounts_on, name_for
@@ -33,6 +43,7 @@ from weft.scheduler.workload.request import Candidate
 MOST_NODES = 16  # on which capacity is freed, and others may run
 MOST_FLEXIBLE = 12  # leases, in one plan
 MOST_OTHERS = 8  # in one commit
+LEAST_GAIN_SECONDS = 1.0  # by which a lease must be done sooner to get other times for that alone
 SAVES_AT_LEAST_SECONDS = 15.0  # twice what writing the memory takes comes on top
 
 _TICK = 2.0**-22  # seconds: the least difference of two times since 1970; multiples of it add up without an error
@@ -94,7 +105,7 @@ def replan(
     flexible = list(islice(found, MOST_FLEXIBLE))
     sets = _choose_sets(flexible, alone=bool(saving))
     for number, chosen in enumerate(sets, 1):
-        plan = _Plan(view, engine, asked, saving or tuple(rows), bool(saving), chosen, now)
+        plan = _Plan(engine, asked, saving or tuple(rows), bool(saving), chosen, now)
         if (better := plan.find(searches=searches and number == len(sets))) is not None:
             return better
     return None
@@ -115,26 +126,47 @@ def _choose_sets(flexible: list[Flexible], *, alone: bool) -> list[list[Flexible
     return [*sets, flexible] if len(flexible) > 1 else sets
 
 
-class _Plan:
-    """A plan for one lease and those that may run at other times for it. Its times count from a whole second before now: sums of
-    seconds since 1970 are too coarse."""
+def has_pause_to_come(lease: AllocatedLease | None, now: float) -> bool:
+    """Whether it will be suspended as planned, and that may still be taken back."""
+    return lease is not None and any(pause.at > now + AHEAD_SECONDS for pause in lease.pauses)
 
-    def __init__(
-        self,
-        view: View,
-        engine: Engine,
-        asked: Asked,
-        rows: tuple[int, ...],
-        splits: bool,
-        flexible: Sequence[Flexible],
-        now: float,
-    ) -> None:
-        self._view, self._engine, self._asked, self._flexible, self._now = view, engine, asked, flexible, now
-        self._splits, self._own_rows = splits, rows
+
+def plan_fewer_pauses(
+    view: View, engine: Engine, read: Read, allocation: Item, now: float, budgets: Budgets
+) -> Replanned | None:
+    """Other times on its node for a lease whose pauses nothing needs any more, or not all of them: it is done sooner. None if there
+    are none."""
+    spec = allocation.spec(AllocationSpec)
+    row = engine.snapshot.index_of(spec.node_uid)
+    if row is None or not engine.snapshot.online[row] or not has_pause_to_come(spec.lease, now):
+        return None
+    engine.snapshot.settle()
+    flexible = read_flexible(view, engine, read, allocation, row, [row], now, budgets)
+    return None if flexible is None else _Times(engine, [flexible], (), now).shorten(flexible)
+
+
+class _Times:
+    """Times for leases that may run at others. They count from a whole second before now: sums of seconds since 1970 are too
+    coarse."""
+
+    def __init__(self, engine: Engine, flexible: Sequence[Flexible], rows: tuple[int, ...], now: float) -> None:
+        self._engine, self._flexible, self._now = engine, flexible, now
         self._origin = float(math.floor(now))
         self._rows = list(dict.fromkeys((*rows, *(row for one in flexible for row in one.rows))))
 
-    def find(self, *, searches: bool) -> Replan | None:
+    def shorten(self, one: Flexible) -> Replanned | None:
+        plan = keep_work([self._stand(one)], self._list_free(), self._now - self._origin, searches=False)
+        lease = self._replan(one, plan[one.allocation.key]) if plan is not None else None
+        assert one.lease.end is not None
+        if lease is None or lease.end is None or lease.end > one.lease.end - LEAST_GAIN_SECONDS:
+            return None
+        found = Replanned(one.workload, one.allocation, lease, one.rows[0])
+        with self._engine.snapshot.trial() as trial:
+            trial.drop(one.allocation.key)
+            return found if self._take_other(trial, found) else None
+
+    def _list_free(self) -> list[Availability]:
+        """What is free on each of the rows beside these leases."""
         snapshot = self._engine.snapshot
         with snapshot.trial() as trial:
             trial.drop(*(one.allocation.key for one in self._flexible))
@@ -145,39 +177,7 @@ class _Plan:
             ]
         for node in nodes:
             node.shift(-self._origin)
-        standings = [*(self._stand(one) for one in self._flexible), self._stand_asked()]
-        plan = keep_work(standings, nodes, self._now - self._origin, searches=searches)
-        return None if plan is None else self._read(plan)
-
-    def _read(self, plan: dict[str, list[PlannedPiece]]) -> Replan | None:
-        """The new leases of ``plan``; None if it changes too many, or doesn't fit after all."""
-        asked, ahead = self._asked, self._find_ahead()
-        pieces = plan[asked.candidate.workload.key]
-        row, lease = self._rows[pieces[0].nodes[0]], self._make_lease(pieces, asked.grace_seconds, ahead)
-        if lease is None:
-            return None
-        duration, request = asked.lease.duration or 0.0, asked.lease
-        if request.mode == "reservation" and request.start is not None:
-            lease = msgspec.structs.replace(lease, start=request.start, end=request.start + duration)
-        lease = msgspec.structs.replace(
-            lease,
-            mode=request.mode or "deadline",
-            preemptible=bool(request.preemptible),
-            priority=request.priority,
-            requested=duration,
-            suspended_seconds=_find_lost(lease, duration, 0.0),
-        )
-        others = []
-        for one in self._flexible:
-            there = self._rows[plan[one.allocation.key][0].nodes[0]]
-            other = self._replan(one, plan[one.allocation.key])
-            if other is None:
-                return None
-            if there != one.rows[0] or other != one.lease:
-                elsewhere = one.candidate if there != one.rows[0] else None
-                others.append(Replanned(one.workload, one.allocation, other, there, elsewhere))
-        found = Replan(row, lease, tuple(others))
-        return found if len(others) <= MOST_OTHERS and self._fits(found) else None
+        return nodes
 
     def _replan(self, one: Flexible, pieces: list[PlannedPiece]) -> AllocatedLease | None:
         held = one.lease
@@ -199,7 +199,7 @@ class _Plan:
             end=made.end,
             pauses=made.pauses,
         )
-        former = held.suspended_seconds if one.begun else 0.0
+        former = one.find_rested(find_saving_seconds(amounts_on(one.spec, one.spec.resources)[1]))
         return msgspec.structs.replace(other, suspended_seconds=_find_lost(other, whole, former))
 
     def _make_lease(self, pieces: list[PlannedPiece], grace: float, ahead: float) -> AllocatedLease | None:
@@ -219,22 +219,10 @@ class _Plan:
             pauses=pauses,
         )
 
-    def _fits(self, found: Replan) -> bool:
-        """Whether all of it fits beside everything else, counted one by one."""
-        snapshot, asked = self._engine.snapshot, self._asked
-        with snapshot.trial() as trial:
-            trial.drop(*(one.allocation.key for one in found.others))
-            for one in found.others:
-                spec = one.allocation.spec(AllocationSpec)
-                amounts = amounts_on(spec, spec.resources)
-                if one.candidate is not None and one.row not in list_rows(
-                    self._engine, one.allocation, one.candidate.request, [one.row]
-                ):
-                    return False
-                if not self._take(trial, one.allocation.key, one.row, one.lease, spec.grace_seconds, amounts):
-                    return False
-            amounts, key = asked.request.amounts, asked.candidate.workload.key
-            return self._take(trial, key, found.row, found.lease, asked.grace_seconds, amounts)
+    def _take_other(self, trial: Trial, one: Replanned) -> bool:
+        spec = one.allocation.spec(AllocationSpec)
+        amounts = amounts_on(spec, spec.resources)
+        return self._take(trial, one.allocation.key, one.row, one.lease, spec.grace_seconds, amounts)
 
     def _take(
         self, trial: Trial, name: str, row: int, lease: AllocatedLease, grace: float, amounts: tuple[int, int, int]
@@ -268,7 +256,78 @@ class _Plan:
         )
         if not one.begun:
             return Standing(made)
-        return Standing(made, done_seconds=self._now - lease.start - lease.suspended_seconds, nodes=made.on)
+        return Standing(
+            made, done_seconds=self._now - lease.start - one.find_rested(made.suspend_seconds), nodes=made.on
+        )
+
+    def _at(self, time: float) -> float:
+        return time + self._origin
+
+
+class _Plan(_Times):
+    """A plan for one lease and those that may run at other times for it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        asked: Asked,
+        rows: tuple[int, ...],
+        splits: bool,
+        flexible: Sequence[Flexible],
+        now: float,
+    ) -> None:
+        super().__init__(engine, flexible, rows, now)
+        self._asked, self._splits, self._own_rows = asked, splits, rows
+
+    def find(self, *, searches: bool) -> Replan | None:
+        standings = [*(self._stand(one) for one in self._flexible), self._stand_asked()]
+        plan = keep_work(standings, self._list_free(), self._now - self._origin, searches=searches)
+        return None if plan is None else self._read(plan)
+
+    def _read(self, plan: dict[str, list[PlannedPiece]]) -> Replan | None:
+        """The new leases of ``plan``; None if it changes too many, or doesn't fit after all."""
+        asked, ahead = self._asked, self._find_ahead()
+        pieces = plan[asked.candidate.workload.key]
+        row, lease = self._rows[pieces[0].nodes[0]], self._make_lease(pieces, asked.grace_seconds, ahead)
+        if lease is None:
+            return None
+        duration, request = asked.lease.duration or 0.0, asked.lease
+        if request.mode == "reservation" and request.start is not None:
+            lease = msgspec.structs.replace(lease, start=request.start, end=request.start + duration)
+        lease = msgspec.structs.replace(
+            lease,
+            mode=request.mode or "deadline",
+            preemptible=bool(request.preemptible),
+            priority=request.priority,
+            requested=duration,
+            suspended_seconds=_find_lost(lease, duration, 0.0),
+        )
+        others = []
+        for one in self._flexible:
+            there = self._rows[plan[one.allocation.key][0].nodes[0]]
+            other = self._replan(one, plan[one.allocation.key])
+            if other is None:
+                return None
+            if there != one.rows[0] or other != one.lease:
+                elsewhere = one.candidate if there != one.rows[0] else None
+                others.append(Replanned(one.workload, one.allocation, other, there, elsewhere))
+        found = Replan(row, lease, tuple(others))
+        return found if len(others) <= MOST_OTHERS and self._fits(found) else None
+
+    def _fits(self, found: Replan) -> bool:
+        """Whether all of it fits beside everything else, counted one by one."""
+        snapshot, asked = self._engine.snapshot, self._asked
+        with snapshot.trial() as trial:
+            trial.drop(*(one.allocation.key for one in found.others))
+            for one in found.others:
+                if one.candidate is not None and one.row not in list_rows(
+                    self._engine, one.allocation, one.candidate.request, [one.row]
+                ):
+                    return False
+                if not self._take_other(trial, one):
+                    return False
+            amounts, key = asked.request.amounts, asked.candidate.workload.key
+            return self._take(trial, key, found.row, found.lease, asked.grace_seconds, amounts)
 
     def _stand_asked(self) -> Standing:
         asked, request = self._asked, self._asked.lease
@@ -297,9 +356,6 @@ class _Plan:
         if asked.mode != "reservation" or asked.start is None:
             return 0.0
         return min(_round_up(self._engine.leads.find(self._asked.request)), max(0.0, asked.start - self._now))
-
-    def _at(self, time: float) -> float:
-        return time + self._origin
 
 
 def describe_other(one: Replanned, project: str | None) -> str:

@@ -25,9 +25,10 @@ from weft.scheduler.allocation.bind import (
     plan_waiting,
 )
 from weft.scheduler.allocation.count import read_entry
-from weft.scheduler.allocation.lease import join_replanned
+from weft.scheduler.allocation.lease import join_replanned, plan_shortened
 from weft.scheduler.allocation.preempt import join_victims, preempting
 from weft.scheduler.allocation.promise import withdraw
+from weft.scheduler.allocation.replan import Replanned
 from weft.scheduler.batches import Batch
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import describe_choice
@@ -110,16 +111,25 @@ class Binder:
     def _replan(self, commit: Commit, other: ReplannedPlace, timing: Timing) -> Commit:
         """``commit`` with the place that a lease gets instead of its own. Until that is stored both are counted."""
         one = other.lease
-        spec = one.allocation.spec(AllocationSpec)
         if other.place is not None:
             elsewhere, why = self.bind(other.place, timing), "another lease needs its place"
             return join([commit, withdraw(self._view, elsewhere, one.workload, one.allocation, why, timing.at)])
+        self._count_replanned(one, timing.at)
+        return join_replanned(commit, one.workload, one.allocation, one.lease, timing.at)
+
+    def shorten(self, one: Replanned, now: float) -> Commit:
+        """Give a lease times at which it is done sooner, on its node."""
+        self.batch.replans = True
+        self._count_replanned(one, now)
+        return plan_shortened(one.workload, one.allocation, one.lease, now)
+
+    def _count_replanned(self, one: Replanned, now: float) -> None:
+        """Until its other times are stored both count."""
+        spec = one.allocation.spec(AllocationSpec)
         amounts = amounts_on(spec, spec.resources)
         name = f"{one.allocation.key} replanned"
-        entry = read_entry(spec.node_uid, one.lease, spec.grace_seconds, amounts[:2], timing.at)
-        self._snapshot.put_leased(name, entry, 0)
+        self._snapshot.put_leased(name, read_entry(spec.node_uid, one.lease, spec.grace_seconds, amounts[:2], now), 0)
         self.batch.assumed.append(name)
-        return join_replanned(commit, one.workload, one.allocation, one.lease, timing.at)
 
     def refuse(self, refusal: Refusal, timing: Timing) -> Commit | None:
         """Record why it has no place."""

@@ -13,6 +13,7 @@ from weft.kinds.fields.lease import LEASE_AT_RISK
 from weft.scheduler.allocation.bind import Timing, plan_adopted, plan_regrouped, put_decision
 from weft.scheduler.allocation.lease import Conflict, has_other_end, plan_extension, plan_within
 from weft.scheduler.allocation.promise import clear_risk, find_trouble, is_at_risk, plan_at_risk, withdraw
+from weft.scheduler.allocation.replan import has_pause_to_come, plan_fewer_pauses
 from weft.scheduler.allocation.resize import clear_refused, find_growing, plan_resize
 from weft.scheduler.allocation.resume import plan_resume
 from weft.scheduler.engine.explain import Explanation
@@ -64,6 +65,10 @@ class Placed:
             if is_regrouped(allocation, workload):
                 batch.resized.append(allocation.key)
                 return plan_regrouped(workload, allocation, read_memberships(workload))
+            if has_pause_to_come(allocation.spec(AllocationSpec).lease, now):
+                self._intake.leases.add(workload.key)  # tried again when capacity over time becomes free
+                if fewer := plan_fewer_pauses(view, engine, self._read, allocation, now, search.disruptions):
+                    return self._binder.shorten(fewer, now)
         if is_at_risk(workload) and len(allocations) == 1:
             return clear_risk(workload, allocations[0], now)
         if len(allocations) == 1 and (commit := clear_refused(view, workload, allocations[0], now)) is not None:
