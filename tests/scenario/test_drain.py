@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from tests.scenario.migration_lab import MIB, MigratingNode, MovingLab, World
+from tests.scenario.test_reservations import reserve, until_state
 
 from weft.controllers.node.drain_plan import AT_ONCE
 from weft.kinds.allocation import AllocationReport, AllocationSpec
@@ -261,6 +262,41 @@ async def test_leases_that_have_not_begun_begin_elsewhere_in_the_preview_as_in_t
 
         await lab.until(is_there)
         assert (await places(lab))["large"] == "n1"
+
+
+async def test_slots_go_elsewhere_with_what_has_not_begun_in_them_in_the_preview_as_in_the_drain(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1")
+        for name, cpu, seconds in (("now", 1.0, None), ("room", 4.0, 600.0), ("hall", 8.0, 900.0)):
+            start = lab.clock.now() + seconds if seconds else None
+            await reserve(lab, name, cpu=cpu, memory=GIB, start=start, duration=200.0)
+            await until_state(lab, name, "Scheduled" if seconds else "Active")
+            await lab.put_vm(f"in-{name}", cpu=1.0, reservation=name)
+            await lab.until_lease(f"in-{name}", "Scheduled" if seconds else "Active")
+        await lab.put_vm("also-in-room", cpu=3.0, reservation="room")
+        await lab.until_lease("also-in-room", "Scheduled")
+        await lab.add_node("n2")
+        await lab.put_vm("busy", cpu=1.0, node="n2")
+        await lab.until_phase("busy", "Running")
+        leaving = {one.workload: one for one in await rehearse(lab, "n1")}
+        assert {name: (one.to, one.mode, one.reason) for name, one in leaving.items()} == {
+            "vm/in-now": ("", "live", "inReservation"),
+            "vm/in-room": ("n2", "later", ""),
+            "vm/also-in-room": ("n2", "later", ""),
+            "vm/in-hall": ("", "live", "reservationFull"),
+        }
+        assert leaving["vm/in-room"].message.endswith("with its slot")
+        assert leaving["vm/in-hall"].message.startswith("its slot can't leave: no node has 8 free cores")
+        await drain(lab, "n1")
+
+        async def there() -> bool:
+            found = await places(lab)
+            return found["in-room"] == found["also-in-room"] == "n2"
+
+        await lab.until(there)
+        assert (await places(lab))["in-hall"] == (await places(lab))["in-now"] == "n1"
 
 
 async def test_a_drain_after_a_return_begins_at_once(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import decide, describe_refusal, describe_way, read_migration_candidate
+from weft.scheduler.report.drained_slots import Slots
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting, read_candidate
 
@@ -41,7 +42,8 @@ def preview_drain(
     places.sort(key=lambda item: (item.spec(AllocationSpec).resources.memory, item.key))
     budgets = None if force else Budgets(view)
     with engine.snapshot.trial() as trial:
-        leaving = [_find_target(view, engine, place, strategy, trial, budgets, now) for place in places]
+        slots = Slots(view, engine, trial, now)
+        leaving = [_find_target(view, engine, place, strategy, trial, budgets, slots, now) for place in places]
     silent = leaving and node.status(NodeStatus).phase in SILENT_PHASES
     return ReportStatus(phase="Done", strategy=strategy, leaving=leaving, message=NOTHING_LEAVES if silent else "")
 
@@ -51,7 +53,14 @@ def _has_nothing_to_migrate(place: Item) -> bool:
 
 
 def _find_target(
-    view: View, engine: Engine, place: Item, strategy: str, trial: Trial, budgets: Budgets | None, now: float
+    view: View,
+    engine: Engine,
+    place: Item,
+    strategy: str,
+    trial: Trial,
+    budgets: Budgets | None,
+    slots: Slots,
+    now: float,
 ) -> Leaving:
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
     rests, best = report.state in ("stopped", "suspended"), MIGRATION_MODES[spec.workload.kind][0]
@@ -65,7 +74,9 @@ def _find_target(
     workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
     if workload is None or workload.uid != spec.workload.uid or workload.deleting:
         return replace(answer, reason="deleting", message="the workload is being deleted")
-    if spec.lease is not None and spec.slot is None and begins_later(spec.lease, report, now):
+    if spec.lease is not None and begins_later(spec.lease, report, now):
+        if spec.slot is not None:
+            return slots.find_start(place, workload, answer, strategy)
         return _find_start(view, engine, place, workload, answer, strategy, trial, now)
     counted = budgets.find(workload) if budgets is not None and stands_still(workload_spec) else []
     held = [allowance for allowance in counted if not allowance.left]

@@ -63,7 +63,7 @@ def list_within(view: View, engine: Engine, candidate: Candidate, now: float) ->
         if fits[row]:
             fitting.append((free.cpu, free.memory, key, row, slot, gpus))
         else:
-            bars.append(_find_bar(engine, base, row))
+            bars.append(describe_bar(engine, base, row))
     if not fitting:
         frees = [snapshot.slots.free(key) for key, _ in slots]
         return Waiting("reservationFull", _describe_full(what, request, frees, bars))
@@ -104,7 +104,7 @@ def _choose_gpus(ask: GpuAsk | None, free: Free, there: tuple[Gpu, ...]) -> Devi
     return tuple((index, ask.share) for _, index in fitting[: ask.count]) if len(fitting) >= ask.count else None
 
 
-def _find_bar(engine: Engine, base: Request, row: int) -> str:
+def describe_bar(engine: Engine, base: Request, row: int) -> str:
     """Why the slot's node doesn't take it, whatever is free: ``n1: cordoned``."""
     for filter_, flags in engine.refusers(base):
         if flags[row]:

@@ -210,6 +210,18 @@ def find_slot_trouble(view: View, slot: Item, now: float) -> str:
     return why if all(user.deleting or find_trouble(view, user, now) for user in users) else ""
 
 
+def find_slot_elsewhere(
+    view: View, engine: Engine, trial: Trial, item: Item, slot: Item, now: float
+) -> tuple[int, float] | Conflict:
+    """Row and start of another place for a slot whose node takes nothing more, counted in ``trial``; or why there is none."""
+    spec, status, request = slot.spec(AllocationSpec), item.status(ReservationStatus), _read_request(view, item)
+    if isinstance(request, str) or status.start is None or status.end is None:
+        return Conflict(request if isinstance(request, str) else "it has no time yet")
+    request = msgspec.structs.replace(request, leaves=spec.node)
+    found = _try(engine, trial, item, request, (max(now, status.start), status.end), 1, now)
+    return found[1] if isinstance(found, tuple) else (found[0].row, found[0].lease.start)
+
+
 def _is_ready(engine: Engine, node: str | None) -> bool:
     """Whether any node that slots may be on is there to be asked."""
     snapshot = engine.snapshot
