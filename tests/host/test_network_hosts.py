@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.contracts.driver.network import Allowed, Forward, Segment
+from weft.api.network.facts import Backend, Balanced, Caller, Facts, Group, Network, Published, Workload
+from weft.api.network.facts import Place as Address
+from weft.api.network.trace import trace
+from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, Target
+from weft.contracts.network.rules import Opened, Refused
+from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
 
 pytestmark = [
     pytest.mark.host,
@@ -133,6 +139,20 @@ while tried.get_map() and (left := end - time.monotonic()) > 0:
             try: works = key.fileobj.recv(99) == b"hello"
             except OSError: works = False
         if works: print(key.data)
+"""
+OPEN = """
+import selectors, socket, sys, time
+tried = selectors.DefaultSelector()
+for place in sys.argv[1:]:
+    link = socket.socket()
+    link.setblocking(False)
+    link.connect_ex((place.split(":")[0], int(place.split(":")[1])))
+    tried.register(link, selectors.EVENT_WRITE, place)
+end = time.monotonic() + 1
+while tried.get_map() and (left := end - time.monotonic()) > 0:
+    for key, _ in tried.select(left):
+        tried.unregister(key.fileobj)
+        if not key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR): print(key.data)
 """
 ALL_OF_SERVER = {f"{host}{port}" for host in (SERVER, SERVER_ELSEWHERE) for port in (f":{API}", f":{SSH}", "/5555")}
 
@@ -323,3 +343,137 @@ async def test_a_node_finds_its_addresses_of_every_link_but_none_that_no_other_r
         n1.shell(
             "ip addr del 192.0.2.9/24 dev up0; ip addr del 198.51.100.3/32 dev lo; ip addr del 169.254.7.7/16 dev up0"
         )
+
+
+def make_group(name: str, ingress: Sequence[AllocatedRule] = (), egress: Sequence[AllocatedRule] = ()) -> Group:
+    return Group(AllocatedGroup(name=name, uid=name, ingress=list(ingress), egress=list(egress)))
+
+
+def tcp(port: int, **peer: str) -> AllocatedRule:
+    return AllocatedRule(protocol="tcp", first_port=port, last_port=port, **peer)
+
+
+class Traced:
+    """The place as a trace has it, with the nodes' filters made of the same groups."""
+
+    def __init__(self, place: Place, groups: Mapping[str, Group]) -> None:
+        self.place = place
+        served = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 81),), (Target("10.20.0.12", 1),))
+        self.segments = [msgspec.structs.replace(place.blue, services=(served,)), place.green]
+        self.ends, self.networks = dict[str, Workload](), dict[str, Network]()
+        self._ports = dict[str, Port]()
+        for segment in self.segments:
+            for end in segment.endpoints:
+                mine = (groups[end.name],) if end.name in groups else ()
+                nic = AllocatedNic(
+                    uid=end.name, network=segment.name, network_uid=segment.name, vni=segment.vni, cidr=segment.cidr, mtu=1450,
+                    gateway=segment.gateway, domain=segment.domain, nat=True, mac=end.mac, address=end.address,
+                )  # fmt: skip
+                node = place.node_of(end.node_address)
+                self.ends[end.name] = Workload(
+                    *("vm", end.name, "default", end.name, (segment.name,), (nic,), mine, node.host.node, node.address)
+                )
+                self._ports[end.name] = make_port(segment, end.name)
+            members = tuple(
+                msgspec.structs.replace(end, groups=(end.name,) if end.name in groups else ())
+                for end in segment.endpoints
+            )
+            addresses = tuple(one.address for one in segment.services)
+            self.networks[segment.name] = Network(
+                segment.name, f"network/{segment.name}", segment.cidr, True, members, addresses
+            )
+
+    async def apply(self) -> None:
+        for node in self.place.lab.nodes:
+            await node.ensure_segment(self.segments[0])
+            x = self.ends["x"]
+            await node.ensure_forwards(
+                [Forward(8092, "tcp", self.place.green.id, x.nics[0].address, 82, x.node_address)]
+            )
+            here = [end for end in self.ends.values() if end.node_address == node.address]
+            filters = [(end.name, end.filter(end.nics[0], self.networks[end.networks[0]])) for end in here]
+            await node.ensure_filters(
+                [
+                    msgspec.structs.replace(one, port_id=self._ports[name].id, segment_id=self._ports[name].segment_id)
+                    for name, one in filters
+                    if one is not None
+                ]
+            )
+
+    def say(self, source: Workload | Caller, target: Workload | Balanced | Published | Address, port: int) -> str:
+        hosts = tuple(self.place.hosts)
+        refused = Refused(("10.20.0.0/24", "10.30.0.0/24"), hosts, frozenset({("tcp", 8092)}))
+        facts = Facts(source, target, self.networks, refused, Opened({}, ()), "tcp", port)
+        return trace(facts).verdict
+
+    def open(self, source: str, places: Sequence[str]) -> set[str]:
+        """Those of the places that answer one of the guests, or the machine outside."""
+        if source in self.place.guests:
+            return set(self.place.guests[source].run(*PYTHON, OPEN, *places).split())
+        command = ["nsenter", f"--net=/run/netns/{self.place.lab.outside}", *PYTHON, OPEN, *places]
+        return set(subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split())
+
+
+async def test_a_trace_says_what_packets_do(place: Place) -> None:
+    for guest, port in (("b", 81), ("a", 83), ("x", 82)):
+        place.guests[guest].serve(guest, port)
+    web, uplinks, other_node = tcp(81), tcp(82, cidr="169.254.64.0/18"), tcp(82, cidr=f"{place.n2.address}/32")
+    rounds = (
+        {
+            "b": make_group("b", [tcp(81, group_uid="a")]),
+            "x": make_group("x", [tcp(82, cidr=f"{OUTSIDE}/32"), uplinks]),
+        },
+        {
+            "a": make_group("a", [tcp(83, cidr="10.20.0.12/32")], [web]),
+            "b": make_group("b", [tcp(81, group_uid="a")], [tcp(83), tcp(8092)]),
+            "x": make_group("x", [other_node]),
+        },
+    )
+    entry = f"{place.n1.address}:8092"
+    asked = {
+        "a": ("10.20.0.12:81", "10.20.0.100:80", "10.30.0.11:82", f"{OUTSIDE}:80", f"{SERVER}:{API}", entry),
+        "b": ("10.20.0.11:83", f"{OUTSIDE}:80", entry),
+        "outside": (entry,),
+    }
+    try:
+        for number, groups in enumerate(rounds):
+            traced = Traced(place, groups)
+            await traced.apply()
+            ends = traced.ends
+            shop = Balanced(
+                *(
+                    "shop",
+                    traced.networks["blue"],
+                    "10.20.0.100",
+                    {("tcp", 80): 81},
+                    (Backend(ends["b"], "10.20.0.12"),),
+                )
+            )
+            known: dict[str, Workload | Balanced | Published | Address] = {
+                "10.20.0.11:83": ends["a"],
+                "10.20.0.12:81": ends["b"],
+                "10.20.0.100:80": shop,
+                "10.30.0.11:82": ends["x"],
+                entry: Published("port", 8092, "tcp", 82, ends["x"]),
+            }
+            said, seen = dict[str, list[str]](), dict[str, list[str]]()
+            with ThreadPoolExecutor() as pool:
+                reached = dict(zip(asked, pool.map(traced.open, asked, asked.values()), strict=True))
+            for who, places in asked.items():
+                source = ends.get(who, Caller(OUTSIDE))
+                for there in places:
+                    host, _, port = there.partition(":")
+                    verdict = traced.say(source, known.get(there, Address(host)), int(port))
+                    said.setdefault(who, []).extend([there] if verdict == "allowed" else [])
+                    seen.setdefault(who, []).extend([there] if there in reached[who] else [])
+            assert said == seen
+            assert said == (
+                {"a": [f"{OUTSIDE}:80", entry], "b": [], "outside": [entry]}
+                if number == 0
+                else {"a": ["10.20.0.12:81", "10.20.0.100:80"], "b": ["10.20.0.11:83", entry], "outside": []}
+            )
+    finally:
+        for node in place.lab.nodes:
+            await node.ensure_filters([])
+            await node.ensure_forwards([])
+        await place.open()
