@@ -59,6 +59,7 @@ class Sampler:
         self._tracks: dict[str, Track] = {}  # by uid of the workload, or of the node
         self._failed: dict[str, float] = {}  # when it couldn't be measured, by workload uid
         self._watched: dict[str, float] = {}  # when somebody asked for single steps, by workload uid
+        self._migrating: frozenset[str] = frozenset()  # workload uids
         self._ports: dict[str, tuple[AllocationSpec, tuple[str, ...]]] = {}  # by allocation uid
         self._counts: tuple[dict[str, DeviceCounts], dict[str, float]] = ({}, {})
         self._counted_at = float("-inf")
@@ -124,7 +125,7 @@ class Sampler:
 
     def _find_runs(self) -> dict[str, Run]:
         """The guests that run here, by workload uid, and the node."""
-        found = {}
+        found, migrating = {}, set[str]()
         if self._node is not None:
             pools = tuple(pool.name for pool in self._node.pools.facts)
             found[self._node.uid] = Run("", None, None, 0, (), pools)
@@ -133,9 +134,12 @@ class Sampler:
             if guest is not None and guest.state in ALIVE and (spec.role == "active" or spec.workload.uid not in found):
                 disks = tuple(guest.shape.disks) if guest.shape is not None else ()
                 ports = self._find_ports(state)
+                if spec.migration is not None:
+                    migrating.add(spec.workload.uid)
                 found[spec.workload.uid] = Run(
                     state.local.id, guest.pid, guest.started_at, guest.incarnation, ports, disks
                 )
+        self._migrating = frozenset(migrating)
         return found
 
     def _find_ports(self, state: AllocationState) -> tuple[str, ...]:
@@ -161,8 +165,7 @@ class Sampler:
         for uid, run in runs.items():
             try:
                 if (track := self._tracks.get(uid) or self._open(uid, run)) is not None:
-                    watched_at = self._watched.get(uid)
-                    track.measure(now, often=watched_at is not None and elapsed - watched_at < WATCHED_SECONDS)
+                    track.measure(now, often=self._is_watched(uid, elapsed))
             except ProcessLookupError:  # it has just ended
                 self._give_up(uid)
             except OSError as problem:
@@ -175,6 +178,11 @@ class Sampler:
                 problems.add(f"{type(problem).__name__}: {problem}")
                 self._give_up(uid)
         self._note("; ".join(sorted(problems)))
+
+    def _is_watched(self, uid: str, elapsed: float) -> bool:
+        """Whether what costs the guest time is read at each step. Not while it migrates: no probe may make that longer."""
+        watched_at = self._watched.get(uid)
+        return uid not in self._migrating and watched_at is not None and elapsed - watched_at < WATCHED_SECONDS
 
     def _open(self, uid: str, run: Run) -> Track | None:
         if self._clock.elapsed() - self._failed.get(uid, -REOPEN_SECONDS) < REOPEN_SECONDS:

@@ -67,25 +67,32 @@ class Broken:
 
 
 class Fine(Broken):
+    def __init__(self, asked: set[bool]) -> None:
+        self._asked = asked
+
     def read(self, at: float, *, often: bool) -> Counted:
+        self._asked.add(often)
         return Counted(at, {"cpu": at})
 
 
 class Drivers:
+    def __init__(self) -> None:
+        self.asked = dict[str, set[bool]]()  # whether they were read often, by guest
+
     def find(self, local: Any) -> Drivers:
         return self
 
     def open_counters(self, guest_id: str) -> list[Broken]:
-        return [Broken() if guest_id == "broken" else Fine()]
+        return [Broken() if guest_id == "broken" else Fine(self.asked.setdefault(guest_id, set()))]
 
 
-async def test_a_workload_that_can_not_be_measured_keeps_no_other_from_it(
+async def test_a_workload_that_can_not_be_measured_keeps_no_other_from_it_and_one_that_migrates_is_not_read_often(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     guest = SimpleNamespace(state="running", shape=None, pid=1, started_at=1.0, incarnation=1)
     table: Any = []
-    for name in ("broken", "fine"):
-        spec = SimpleNamespace(role="active", nics=[], workload=SimpleNamespace(uid=name))
+    for name, migration in (("broken", None), ("fine", None), ("moving", "under way")):
+        spec = SimpleNamespace(role="active", nics=[], workload=SimpleNamespace(uid=name), migration=migration)
         table.append(SimpleNamespace(guest=guest, local=SimpleNamespace(id=name, uid=name, spec=spec)))
     files = SampleFiles(tmp_path / "samples")
     drivers: Any = Drivers()
@@ -96,6 +103,11 @@ async def test_a_workload_that_can_not_be_measured_keeps_no_other_from_it(
             while b'"points":[]' in (now := await sampler.answer("fine", SamplesInput(1.0))) or b",1.0]" not in now:
                 assert not keeping.done()
                 await asyncio.sleep(0.1)
+            await sampler.answer("moving", SamplesInput(1.0))
+            drivers.asked["fine"].clear()
+            while True not in drivers.asked["fine"]:
+                await asyncio.sleep(0.1)
+        assert drivers.asked["moving"] == {False}  # though somebody watches it
         assert caplog.text.count("not being recorded") == 1
     finally:
         keeping.cancel()
