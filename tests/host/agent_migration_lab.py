@@ -91,7 +91,18 @@ class Node:
 
     async def run(self, allocation: Envelope, *argv: str, stdin: bytes = b"") -> str:
         """What a command in the allocation's guest prints; tried until its agent answers."""
-        asked = {"guest": short_id(allocation.uid), "argv": argv, "stdin": stdin.hex()}
+        return await self._ask({"guest": short_id(allocation.uid), "argv": argv, "stdin": stdin.hex()})
+
+    async def watch(self, allocation: Envelope) -> None:
+        """From now on somebody watches its workload's metrics, five times a second."""
+        await self._ask({"watch": decode_part(allocation.spec, AllocationSpec).workload.uid})
+
+    def read_asked(self) -> list[tuple[float, str]]:
+        """What QEMUs here were asked, and when."""
+        lines = (self.folder / "asked").read_text().splitlines()
+        return [(float(line.split(" ", 1)[0]), line.split(" ", 1)[1]) for line in lines]
+
+    async def _ask(self, asked: dict[str, Any]) -> str:
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
                 assert self._process is not None and self._process.stdin and self._process.stdout

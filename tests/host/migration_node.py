@@ -1,8 +1,9 @@
 """One node's agent over real guests, with a folder for a server: ``migration_node.py HOST FOLDER BUNDLE [DEATH]``, HOST as JSON.
 DEATH like ``migration.target:Target._take_over:before`` kills it by SIGKILL before (or after) that step of weft.agent.
 
-Allocations are files in FOLDER/wishes; what the agent reports lies in FOLDER/reports. Each line of stdin (JSON: guest,
-argv, stdin) is a command for a guest; what it printed comes back as a line. Killed at any moment, its guests go on.
+Allocations are files in FOLDER/wishes; what the agent reports lies in FOLDER/reports, what QEMUs are asked in FOLDER/asked, a line
+each: time and command. Each line of stdin (JSON: guest, argv, stdin) is a command for a guest; what it printed comes back as a
+line. With ``watch`` it is a workload's uid: from then on somebody watches its metrics. Killed at any moment, its guests go on.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import msgspec
 
 from weft.agent.agent import Agent
+from weft.agent.samples.sampler import Sampler
 from weft.agent.server.line import Line
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
@@ -28,8 +33,11 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.runtime import ExecRequest
 from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
+from weft.drivers.runtime.qemu.devices import disk_counters
 from weft.drivers.runtime.qemu.driver import QemuDriver
+from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.volume.directory.driver import DirectoryVolumes
+from weft.kinds.parts.stream_verbs import SamplesInput
 from weft.objects.errors import WeftError
 from weft.protocol.report import OpenedSecrets, ReportAnswer, ReportBody
 
@@ -92,18 +100,55 @@ def die_at(death: str) -> None:
     setattr(cls, name, perform_step)
 
 
+def note_commands(path: Path) -> None:
+    """Note what is sent to QEMUs' monitors: the driver's own, and the one for counters."""
+    execute, file = Qmp.execute, path.open("a", buffering=1)
+
+    def note(command: str) -> None:
+        file.write(f"{time.monotonic():.3f} {command}\n")
+
+    async def noted(self: Qmp, command: str, **more: Any) -> Any:
+        note(more.get("command-line", command))
+        return await execute(self, command, **more)
+
+    class Noting(socket.socket):
+        def send(self, data: Any, *more: int) -> int:
+            note(msgspec.json.decode(data)["execute"])
+            return super().send(data, *more)
+
+    Qmp.execute = noted  # type: ignore[method-assign]
+    disk_counters.socket = SimpleNamespace(**{**vars(socket), "socket": Noting})  # type: ignore[attr-defined]
+
+
+async def watch(sampler: Sampler, uid: str) -> None:
+    """As ``weft vm metrics --watch`` does at 5 Hz."""
+    while True:
+        await sampler.answer(uid, SamplesInput(1.0))
+        await asyncio.sleep(0.2)
+
+
 async def main(host: Host, folder: Path, bundle: Path) -> None:
+    note_commands(folder / "asked")
     clock = SystemClock()
     runtime = QemuDriver(host, clock)
     network, volumes = FakeNetwork(host, clock, FakeWire()), DirectoryVolumes(host)
     san = os.environ.get("POOL")
     pools = {"san": DirectoryVolumes(host, "san", san)} if san else {}
     agent = Agent(host, FolderServer(folder, bundle), Runtimes({"vm": runtime}), network, volumes, clock, pools=pools)
+    sampler = Sampler(agent.samples, Runtimes({"vm": runtime}), agent.table, clock)
     await agent.start()
+    beside = [asyncio.create_task(sampler.keep())]
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
-        print(msgspec.json.encode(await perform(runtime, msgspec.json.decode(line))).decode(), flush=True)
+        asked = msgspec.json.decode(line)
+        if uid := asked.get("watch"):
+            beside.append(asyncio.create_task(watch(sampler, uid)))
+            print('{"code": 0, "said": ""}', flush=True)
+        else:
+            print(msgspec.json.encode(await perform(runtime, asked)).decode(), flush=True)
+    for task in beside:
+        task.cancel()
     await agent.close()
 
 

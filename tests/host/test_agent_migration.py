@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
-from agent_migration_lab import VICTIMS, Moving, Pair, change, linked
+from agent_migration_lab import VICTIMS, Moving, Node, Pair, change, linked
 from tests.long import mark_long
 
+from weft.drivers.runtime.qemu.devices.disk_counters import EVERY_SECONDS
 from weft.kinds.allocation import AllocationSpec
 from weft.objects.envelope import decode_part
 
@@ -45,8 +47,11 @@ async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(g
     boot_id, fill = guest.here.report(guest.web).boot_id, "dd if=/dev/urandom of=/dev/vdb bs=64k count=77"
     read = "echo 3 > /proc/sys/vm/drop_caches; dd if=/dev/vdb bs=64k count=77 2>/dev/null | sha256sum"
     whole, seen = await guest.run("sh", "-c", f"{fill} 2>/dev/null; sync; {read}"), await guest.look()
-    for _ in ("there", "back"):
-        source, target = await guest.begin()
+    await guest.here.watch(guest.web)
+    await guest.there.watch(guest.web)
+    for way in ("there", "back"):
+        limit = {"bytes_per_second": 16 << 20} if way == "there" else {}
+        source, target = await guest.begin(**limit)
         told = (await guest.here.until(source, lambda r: r.migration is not None and r.migration.pause_ms)).migration
         assert told is not None and told.plan is not None and told.sent_bytes > 10_000_000, told
         taken = (
@@ -60,6 +65,24 @@ async def test_a_guest_moves_there_and_back_with_its_disks_and_goes_on_writing(g
         seen = await guest.look(after=seen + 1)
         assert guest.here.report(guest.web).boot_id == boot_id
         assert await guest.run("sh", "-c", read) == whole
+        if way == "there":
+            check_asked(guest.there)
+
+
+STEERING = {"migrate-continue", "migrate-set-parameters", "block-job-cancel", "block-job-complete", "cont", "quit"}
+
+
+def check_asked(source: Node) -> None:
+    """From when memory is sent, its machine is asked for the migration's own counters, and for those of disks about once a second
+    however closely somebody watches. How fast it writes memory is measured before, and nothing else is asked."""
+    asked = source.read_asked()
+    begun = [name for _, name in asked].index("migrate")
+    assert "info ramblock" in {name for _, name in asked[:begun]}
+    sent = Counter(name for _, name in asked[begun + 1 :])
+    assert set(sent) - STEERING == {"query-migrate", "query-jobs", "query-status", "query-blockstats"}
+    seconds = asked[-1][0] - asked[begun][0]
+    assert sent["query-blockstats"] <= seconds / EVERY_SECONDS + 2, (sent, seconds)
+    assert sent["query-migrate"] + sent["query-jobs"] > sent["query-blockstats"]
 
 
 @pytest.mark.parametrize(
