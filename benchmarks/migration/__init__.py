@@ -5,10 +5,12 @@ The same guest under the same load moves in one run, there and back, over a link
 nothing limits. ``native`` is QEMU alone in one mode from begin to end; weft samples, chooses, corrects and leads. Every
 loaded guest verifies what it has written; a guest that lost anything ends the run. For the second part guests are drawn:
 sizes, kinds of load and rates; each plan is made before its move, from those before it. For the third one a guest moves in a
-cluster of its own, and who asks it meanwhile counts what fails.
+cluster of its own, and who asks it meanwhile counts what fails. For the fourth it moves in turn with and without somebody who
+watches it.
 
-``LOAD`` (a part of a load's name), ``REPEATS``, ``MOVES`` (foreseen ones), ``CLIENT_MOVES`` and ``PATIENCE`` make it shorter, and
-0 leaves a part out. A run that is interrupted goes on with the next row, if the code is the same: ``.weft/bench-migration.json``.
+``LOAD`` (a part of a load's name), ``REPEATS``, ``MOVES`` (foreseen ones), ``CLIENT_MOVES``, ``WATCHED_MOVES`` and
+``PATIENCE`` make it shorter, and 0 leaves a part out. A run that is interrupted goes on with the next row, if the code is the same:
+``.weft/bench-migration.json``.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from benchmarks.measurement import Figure, Measurement
 from benchmarks.migration.clients import ask
 from benchmarks.migration.kept import Kept, read_kept
 from benchmarks.migration.rig import MIB, Migrated, Rig
+from benchmarks.migration.watched import compare_watched
 from weft.contracts.driver.migration import MigrationMode, MigrationSettings
 from weft.kinds.fields.allocated_migration import PlannedMigration
 from weft.transfer.calibration import EndedMigration, judge, learn
@@ -34,6 +37,7 @@ FORESEEN = int(os.environ.get("MOVES", "66"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
 ONLY = os.environ.get("LOAD", "")
 CLIENT_MOVES = int(os.environ.get("CLIENT_MOVES", "8"))
+WATCHED_MOVES = int(os.environ.get("WATCHED_MOVES", "8"))  # of each of the two
 LEARNT_FROM = 10  # moves before those that are judged
 NATIVE_PATIENCE_SECONDS = float(os.environ.get("PATIENCE", "30"))
 NATIVE_PAUSE_MS = 100
@@ -259,6 +263,8 @@ def measure() -> Measurement:
     figures = asyncio.run(_measure(kept))
     if CLIENT_MOVES:
         figures += ask(CLIENT_MOVES)
+    if WATCHED_MOVES:
+        figures += compare_watched(WATCHED_MOVES)
     kept.forget()
     return Measurement(
         "migration",
