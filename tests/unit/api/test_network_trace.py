@@ -177,6 +177,8 @@ def test_a_remedy_is_the_command_that_keeps_the_rules_there_are_and_adds_the_one
     assert ask(OPEN_A, GREEN, blue, network("green", GREEN)).remedy == (
         "weft vm set a --network blue --network green -p default"
     )
+    found = ask(OPEN_A, Place(HOST), network("blue", OPEN_A, open=("api",)), what="tcp/22")
+    assert found.remedy == f"weft network set blue --open api --open 'tcp:22 to {HOST}/32' -p default"
     closed = network("blue", OPEN_A, nat=False)
     found = ask(OPEN_A, Place("", is_all=True), closed)
     assert (found.reason, found.remedy) == ("noNat", "weft network set blue --nat -p default")

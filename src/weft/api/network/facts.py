@@ -21,6 +21,7 @@ class Network(msgspec.Struct, frozen=True):
     nat: bool
     endpoints: tuple[Endpoint, ...]  # those that are plugged in
     services: tuple[str, ...]  # addresses
+    open: tuple[str, ...] = ()  # of hosts, as its spec has it
     egress: dict[str, str] = {}  # the nodes' own addresses, by which their proxies reach endpoints, by node
 
 

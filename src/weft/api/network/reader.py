@@ -204,6 +204,7 @@ class Reader:
                 nat=spec.nat,
                 endpoints=tuple(found for at, end in ends if (found := _read_endpoint(at, end)) is not None),
                 services=tuple(at.address for at, _ in ends if at.served is not None),
+                open=tuple(spec.open),
                 egress={at.workload.name: at.address for at, _ in ends if is_egress(at)},
             )
         return self.networks[item.uid]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from weft.api.network.facts import EVERYWHERE, Group, Workload
+from weft.api.network.facts import EVERYWHERE, Group, Network, Workload
 
 
 def open_group(workload: Workload, protocol: str, far: str | Workload, port: int, *, out: bool) -> str:
@@ -25,6 +25,14 @@ def join_network(source: Workload, network: str) -> str:
     """Let the source join one more network."""
     flags = " ".join(f"--network {shlex.quote(one)}" for one in (*source.networks, network))
     return f"weft {source.kind} set {source.name} {flags} -p {source.project}"
+
+
+def open_host(near: Network, protocol: str, port: int, address: str, project: str) -> str:
+    """Open a service of a host to a network, beside what it opens; "" for another project's network."""
+    name = near.name.partition("/")[2]
+    rule = protocol + (f":{port}" if port else "") + f" to {address}/32"
+    flags = " ".join(f"--open {shlex.quote(one)}" for one in (*near.open, rule))
+    return "" if "/" in name else f"weft network set {name} {flags} -p {project}"
 
 
 def _name_peer(workload: Workload, far: str | Workload) -> str:

@@ -261,9 +261,7 @@ class _Path:
                 self._block("isolation", whose if of else "", "otherNetwork", f"{to} is in {whose}", "")
                 return
             if is_closed_host(flow, self.facts.refused, self.facts.opened, short_id(nic.network_uid)):
-                rule = self.facts.protocol + (f":{port}" if port else "")
-                name = near.name.partition("/")[2]
-                way = f'weft network set {name} --open "{rule} to {to}/32", beside what it opens already'
+                way = remedy.open_host(near, self.facts.protocol, port, to, source.project)
                 self._block(
                     *("hosts", near.name, "hostClosed", f"{to} is a node or the server, closed to workloads"), way
                 )
