@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from weft.cli.backup.container import describe_next, describe_restored, is_of_container
 from weft.cli.backup.moment import choose, describe_grain, name_all
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
@@ -120,6 +121,8 @@ def restore(session: Session, words: Sequence[str], pool: str | None, given: Map
     new_names = name_all(chosen.choices, given["new_name"] or "", existing)
     done, waits, grains = [], [], []
     for choice in chosen.choices:
+        if is_of_container(choice.backup):
+            session.notify(describe_restored(choice.backup))
         made = session.client.verb("backup", str(choice.backup["name"]), "restore", {"new_name": new_names[choice.of]})
         target = Target(BY_NAME[made["kind"]], made["name"])
         done.append(Done(target, made, "create"))
@@ -129,6 +132,9 @@ def restore(session: Session, words: Sequence[str], pool: str | None, given: Map
     if code == OK:
         for line in grains:
             session.notify(line) if session.is_data else print(line, flush=True)
+        for choice in chosen.choices:
+            if is_of_container(choice.backup):
+                session.notify(describe_next(choice.backup, new_names[choice.of], session.in_project))
     return code
 
 

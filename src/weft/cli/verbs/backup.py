@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from weft.cli.backup.adoption import import_all
+from weft.cli.backup.container import describe_next, describe_restored, is_of_container
 from weft.cli.backup.project import back_up_project
 from weft.cli.backup.project_restore import restore_project
 from weft.cli.command import options
@@ -83,6 +84,8 @@ def _create(session: Session, kind: Kind | None, words: tuple[str, ...], **given
     if session.project:
         manifest["project"] = session.project
     made = session.client.create(manifest)
+    if of == "container":
+        session.notify(f"of {named[0]} only the volumes are backed up: its image and its spec are not")
     return finish_one(session, Target(BY_NAME["backup"], name), made, "create")
 
 
@@ -163,8 +166,13 @@ def _restore(
     )
     if image:
         given["spec"] = {"image": image}
+    if is_of_container(found):
+        session.notify(describe_restored(found))
     made = session.client.verb("backup", target.name, "restore", given)
-    return finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
+    code = finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
+    if is_of_container(found) and code == OK:
+        session.notify(describe_next(found, new_name, session.in_project))
+    return code
 
 
 def _require_pool(session: Session, name: str) -> None:

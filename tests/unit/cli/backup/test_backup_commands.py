@@ -13,11 +13,13 @@ import pytest
 
 from weft.api.auth.authorise import authorise_write
 from weft.cli.backup.storage import restore
+from weft.cli.command.exit_codes import OK
 from weft.cli.command.flag_names import name_flags
 from weft.cli.command.options import Duration
 from weft.cli.verbs.act import _input_options
-from weft.cli.verbs.backup import _require_pool
+from weft.cli.verbs.backup import _require_pool, _restore
 from weft.cli.verbs.backup_files import _ask, _take, _written
+from weft.contracts.clock import SystemClock
 from weft.kinds.backup import BACKUP
 from weft.kinds.fields.backup_verification import VerifyBackupInput, find_verify_failure
 from weft.objects.errors import Forbidden, InvalidInput, NotFound
@@ -159,3 +161,38 @@ def test_an_error_about_a_field_of_a_policy_names_the_option_of_storage_backup()
             f"look at {flag}",
             f"spec.{field}",
         )
+
+
+def test_who_restores_a_container_s_backup_is_told_that_no_container_comes_back_and_how_to_create_one() -> None:
+    status = {"phase": "Ready", "state": "unproven", "taken_at": 0.0, "disks": {"data": {}, "logs": {}}}
+    status["workload_spec"] = {"mounts": ["data:/srv", "logs:/var/log/app:ro"]}
+    backup = {"name": "db-1", "spec": {"of": "container/db", "to": "safe"}, "status": status}
+
+    class Client:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            return backup
+
+        def list(self, kind: str) -> Any:
+            return SimpleNamespace(items=[backup] if kind == "backup" else [])
+
+        def verb(self, *_: Any) -> dict[str, Any]:
+            said.append("restored")
+            return {"kind": "volume", "name": "db2-data", "uid": "u"}
+
+    said: list[str] = []
+    session: Any = SimpleNamespace(
+        client=Client(), notify=said.append, detach=True, is_data=False, in_project="", given_project=""
+    )
+    session.clock, given = SystemClock(), {"point_in_time": None, "new_name": "db2"}
+    expected = [
+        "container/db itself is in no backup: only its volumes are restored, and no container is created",
+        "restored",
+        "no container was created; next: weft container create db2 --image IMAGE --mount db2-data:/srv "
+        "--mount db2-logs:/var/log/app:ro",
+    ]
+    words = {"instant": False, "pool": None, "image": None, "into": None, "keep_existing": False, "dry_run": False}
+    assert _restore(session, BACKUP, ("db-1",), "db2", **words) == OK
+    assert said == expected
+    said.clear()
+    assert restore(session, ["container/db"], None, given) == OK
+    assert said == expected

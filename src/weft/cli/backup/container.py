@@ -1,0 +1,30 @@
+"""What people hear of a container's backup, which has the container's volumes and not the container. Pure."""
+
+from __future__ import annotations
+
+from weft.kinds.fields.cells import dig
+from weft.kinds.fields.mount import read_mount
+from weft.kinds.parts.snapshot.restored import name_volume
+from weft.kinds.record import Object
+
+
+def is_of_container(backup: Object) -> bool:
+    return str(dig(backup, "spec.of", "")).startswith("container/")
+
+
+def describe_restored(backup: Object) -> str:
+    """Before a restore: what it brings back."""
+    return (
+        f"{dig(backup, 'spec.of')} itself is in no backup: only its volumes are restored, and no container is created"
+    )
+
+
+def describe_next(backup: Object, new_name: str, project: str) -> str:
+    """After it: the command for a container that has them; ``project`` ends what to type."""
+    mounts = map(read_mount, dig(backup, "status.workload_spec.mounts", []) or [])
+    paths = {mount.volume: f"{mount.path}{':ro' if mount.read_only else ''}" for mount in mounts}
+    flags = [
+        f" --mount {name_volume(new_name, disk)}:{paths.get(disk, '/PATH')}"
+        for disk in sorted(dig(backup, "status.disks", {}) or {})
+    ]
+    return f"no container was created; next: weft container create {new_name} --image IMAGE{''.join(flags)}{project}"
