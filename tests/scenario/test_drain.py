@@ -11,6 +11,7 @@ import msgspec
 from tests.scenario.migration_lab import MIB, MigratingNode, MovingLab, World
 from tests.scenario.test_reservations import reserve, until_state
 
+from weft.contracts.trace.context import Context, make_mark, read_ended
 from weft.controllers.node.drain_plan import AT_ONCE
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration
@@ -78,6 +79,37 @@ async def fill(lab: MovingLab, count: int, **spec: object) -> None:
         await lab.put_vm(f"vm-{number}", **{"memory": GIB, "cpu": 0.5, "node": None, **spec})
     for number in range(count):
         await lab.until_phase(f"vm-{number}", "Running")
+
+
+async def write_mark(lab: MovingLab, key: str, letter: str) -> str:
+    """Leave the mark of a person's write there, as the API server does."""
+    text = make_mark(Context(letter * 32, letter * 16), lab.clock.now())
+
+    def change(envelope: Envelope) -> None:
+        envelope.trace = text
+
+    await lab.change(key, change)
+    return text
+
+
+async def test_what_a_drain_migrates_is_in_the_drain_s_trace_and_a_vm_s_creation_ends_with_the_vm_running(
+    tmp_path: Path,
+) -> None:
+    async with MovingLab(tmp_path) as lab:
+        await lab.add_node("n1")
+        await lab.put_vm("web", memory=GIB, cpu=0.5)
+        created = await write_mark(lab, "/vm/default/web", "a")
+        await lab.until_phase("web", "Running")
+        assert [place.trace for place in await lab.every("allocation")] == [created]
+        vm = await lab.vm("web")
+        assert read_ended(vm.trace) == Context("a" * 32, "a" * 16)
+        await lab.add_node("n2")
+        asked = await write_mark(lab, "/node/-/n1", "b")
+        await drain(lab, "n1")
+        await until_told(lab, "n1", "Drained")
+        assert [one.trace for one in await lab.every("migration")] == [asked]
+        assert [place.trace for place in await lab.every("allocation")] == [asked]
+        assert read_ended((await lab.vm("web")).trace) == Context("a" * 32, "a" * 16)
 
 
 async def places(lab: MovingLab) -> dict[str, str]:

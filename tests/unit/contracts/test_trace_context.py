@@ -12,10 +12,13 @@ from weft.contracts.trace.context import (
     MARK_SECONDS,
     Context,
     Marks,
+    end_mark,
+    hand_over,
     make_mark,
     mark,
     marks,
     pass_on,
+    read_ended,
     read_mark,
     read_traceparent,
     write_traceparent,
@@ -116,6 +119,19 @@ def test_a_later_write_s_mark_isn_t_replaced_by_an_earlier_one_s() -> None:
     pass_on(make_envelope(late), allocation)
     pass_on(make_envelope(early), allocation)
     assert allocation.trace == late
+
+
+def test_what_is_done_names_its_trace_and_hands_it_on_to_nothing() -> None:
+    workload, allocation = make_envelope(make_mark(Context(TRACE, SPAN), NOW)), make_envelope()
+    end_mark(workload)
+    assert isinstance(workload.trace, str) and workload.trace.startswith(f"{TRACE}-")
+    assert read_ended(workload.trace) == Context(TRACE, SPAN) and read_mark(workload.trace, NOW) is None
+    pass_on(workload, allocation)
+    assert allocation.trace is msgspec.UNSET
+    allocation = make_envelope(make_mark(Context(TRACE, SPAN), NOW))
+    assert read_ended(allocation.trace) is None
+    hand_over(make_envelope(), allocation)  # a migration that nobody asked for
+    assert allocation.trace is msgspec.UNSET
 
 
 def test_an_object_without_a_mark_is_stored_as_it_always_was() -> None:

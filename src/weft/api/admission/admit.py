@@ -35,7 +35,7 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
-from weft.contracts.trace.context import mark
+from weft.contracts.trace.context import end_mark, mark
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
 from weft.kinds.quota import quota_key
@@ -302,6 +302,8 @@ async def plan_spec(
         envelope.spec = merge_part(current.spec, new, old)
         envelope.schema = kind.schema
     mark(envelope)
+    if not changes:  # of labels alone, or of nothing: no controller has anything to do for it
+        end_mark(envelope)
     draft = Draft(kind, envelope, "updated", changes, preconditions=[AtRevision(current.key, current.revision)])
     if envelope.labels != current.labels:
         draft.labels = current.labels

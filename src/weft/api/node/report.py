@@ -31,6 +31,7 @@ from weft.contracts.store import (
     epoch_of,
     revision_of,
 )
+from weft.contracts.trace.context import read_ended, read_mark
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring, list_snapshots_to_take
 from weft.kinds.function import FUNCTION, FunctionSpec, FunctionStatus
 from weft.kinds.node import MOST_DEPARTED, MOST_DEPARTED_CHARACTERS, NodeReport
@@ -280,9 +281,18 @@ async def _write_chunk(
         await context.store.commit(writes, preconditions)
         if context.traces is not None:
             for envelope, state in news:
-                context.traces.note_report(envelope, state, began)
+                if not await _is_done(context, envelope):
+                    context.traces.note_report(envelope, state, began)
                 context.node_spans.known(uid).add(name_owner(envelope))
     return list(found.values())
+
+
+async def _is_done(context: ApiContext, allocation: Envelope) -> bool:
+    """Whether the workload has become what the write wanted that the allocation's mark is of: this report has another cause."""
+    of = allocation.owner
+    workload = await read_again(context, object_key(of.kind, of.project, of.name)) if of is not None else None
+    done = read_ended(workload.trace) if workload is not None else None
+    return done is not None and done == read_mark(allocation.trace, context.clock.now())
 
 
 async def _read_allocations(context: ApiContext, uid: str, names: Sequence[str]) -> dict[str, Envelope]:

@@ -74,10 +74,31 @@ def read_mark(mark: str | msgspec.UnsetType, now: float) -> Context | None:
     return Context(found[1], found[2])
 
 
+def end_mark(envelope: Envelope) -> None:
+    """What people wrote is done: the object goes on naming the trace, and what happens to it from now on has other causes."""
+    found = _MARK.fullmatch(envelope.trace) if isinstance(envelope.trace, str) and len(envelope.trace) <= 64 else None
+    if found is not None:
+        envelope.trace = f"{found[1]}-{found[2]}-0"
+
+
+def read_ended(mark: str | msgspec.UnsetType) -> Context | None:
+    """The trace of a write that is done; None: of one that goes on, or of none."""
+    found = _MARK.fullmatch(mark) if isinstance(mark, str) and len(mark) <= 64 else None
+    return Context(found[1], found[2]) if found is not None and not int(found[3], 16) else None
+
+
 def pass_on(of: Envelope, to: Envelope) -> None:
-    """What is done to ``to`` from now on is done because of what was written to ``of``, unless people have written it later."""
-    if of.trace is not msgspec.UNSET and (to.trace is msgspec.UNSET or _time_of(of.trace) >= _time_of(to.trace)):
+    """What is done to ``to`` from now on is done because of what was written to ``of``, if that isn't done, and unless people have
+    written ``to`` later."""
+    if of.trace is msgspec.UNSET or not _time_of(of.trace):
+        return
+    if to.trace is msgspec.UNSET or _time_of(of.trace) >= _time_of(to.trace):
         to.trace = of.trace
+
+
+def hand_over(of: Envelope, to: Envelope) -> None:
+    """What is done to ``to`` from now on is done because of ``of`` alone, whatever ``to`` was written for before."""
+    to.trace = of.trace
 
 
 def _time_of(mark: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
+from weft.contracts.trace.context import pass_on
 from weft.controllers.deployment.facts import NewInstance, Outcome
 from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, find_holder, plan_handover
 from weft.controllers.deployment.instance_state import is_kept, is_parked, make_spec, merge_template
@@ -143,7 +144,9 @@ def make_migration(deployment: Item, status: DeploymentStatus, item: Item, now: 
         return None
     status.migrated = [*status.migrated, name]
     spec = MigrationSpec(workload=f"vm/{of.name}", reason=f"update of deployment/{deployment.envelope.name}")
-    return MIGRATION.make(name, spec, now, project=of.project, creator=of.creator)
+    migration = MIGRATION.make(name, spec, now, project=of.project, creator=of.creator)
+    pass_on(deployment.envelope, migration)
+    return migration
 
 
 def make_instance(deployment: Item, revision: Revision, name: str, now: float) -> InstanceWrite:

@@ -16,6 +16,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent
+from weft.contracts.trace.context import pass_on
 from weft.controllers.loop import Plan
 from weft.controllers.node.drain_plan import (
     Evictee,
@@ -228,6 +229,7 @@ def plan_migration(node: Item, evictee: Evictee, now: float, budgets: Budgets) -
     envelope = MIGRATION.make(
         name, spec, now, project=evictee.project, creator=evictee.creator, labels={LABEL: node.envelope.name}
     )
+    pass_on(node.envelope, envelope)
     event = Event(
         "Normal",
         "Draining",

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.journal import Event
+from weft.contracts.trace.context import pass_on
 from weft.controllers.loop import Plan
 from weft.controllers.node.trouble import find_trouble
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
@@ -78,20 +79,20 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
         )
         mode = MIGRATION_MODES[workload.envelope.kind][0]
         draft.preconditions.append(unchanged(workload))
-        draft.make(
-            MIGRATION.make(
-                one.name,
-                MigrationSpec(workload=step.workload, to=one.to, mode=mode, reason=why[:200]),
-                now,
-                project=step.project,
-                creator=workload.envelope.creator,
-                labels={LABEL: item.envelope.name},
-            )
+        migration = MIGRATION.make(
+            one.name,
+            MigrationSpec(workload=step.workload, to=one.to, mode=mode, reason=why[:200]),
+            now,
+            project=step.project,
+            creator=workload.envelope.creator,
+            labels={LABEL: item.envelope.name},
         )
+        pass_on(item.envelope, migration)
+        draft.make(migration)
     for number in decision.cancel:
-        migration = view.get(object_key("migration", spec.steps[number].project, seen[number].migration))
-        assert migration is not None, "its situation has a phase"
-        draft.change(migration, spec=msgspec.structs.replace(migration.spec(MigrationSpec), cancel=True))
+        begun = view.get(object_key("migration", spec.steps[number].project, seen[number].migration))
+        assert begun is not None, "its situation has a phase"
+        draft.change(begun, spec=msgspec.structs.replace(begun.spec(MigrationSpec), cancel=True))
     events = []
     if decision.status.phase != former.phase:
         kind: Literal["Warning", "Normal"] = "Warning" if decision.status.phase == "Refused" else "Normal"

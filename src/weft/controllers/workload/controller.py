@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_WRITES, Precondition, Write
-from weft.contracts.trace.context import pass_on
+from weft.contracts.trace.context import end_mark, pass_on
 from weft.controllers.allocation.active import find_active
 from weft.controllers.loop import Plan
 from weft.controllers.workload.adoption import plan_adoption
@@ -33,6 +33,7 @@ from weft.controllers.workload.status import (
     has_been_resized,
 )
 from weft.informer.commit import Commit, delete, edit, put, unchanged
+from weft.informer.trace.commits import is_reached
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import (
@@ -287,6 +288,8 @@ def render_status(
         changed = set_condition(envelope, fold_set_up(status, report, envelope.condition("SetUp"), now)) or changed
     if not changed and status == former:
         return None
+    if is_reached(envelope) and envelope.deleting_since is None:
+        end_mark(envelope)
     envelope.status = merge_part(envelope.status, status)
     told = _announce_end(status, former, envelope, spec_of(workload).reservation)
     told += _announce_late(status, former, envelope)

@@ -8,11 +8,13 @@ from contextvars import ContextVar
 
 import msgspec
 
-from weft.contracts.trace.context import Context, read_mark
+from weft.contracts.trace.context import Context, read_ended, read_mark
 from weft.contracts.trace.span import Tracer, Value
 from weft.informer.commit import Commit
 from weft.informer.view import Item, View
-from weft.objects.envelope import Condition
+from weft.kinds.operation import read_operation
+from weft.kinds.registry import is_workload
+from weft.objects.envelope import Envelope, encode_envelope
 
 MOST_FOLLOWED = 20_000  # objects
 READY = "Ready"
@@ -50,19 +52,23 @@ class CommitTraces:
 
     def _follow(self, item: Item, mark: str, commit: Commit, doing: Work | None, began: float, seconds: float) -> None:
         former, what = self._followed.get(item.key, ("", ""))
-        if former == mark and not what:
+        now, ended = began + seconds, read_ended(mark)
+        context = ended or read_mark(mark, now)
+        if context is None or (former == mark and not what):
             return
-        now = began + seconds
-        context = read_mark(mark, now)
-        if context is None:
-            return
+        if ended is not None and (not what or read_mark(former, now) != ended):
+            return  # it was done before this process followed it
         of = item.envelope
         about = f"{of.kind}/{of.project or '-'}/{of.name}"
         self._remember(item.key, mark, about)
         self._record(context, about, commit, doing, began, now)
+        if item.deleting:
+            return
         ready = of.condition(READY)
-        if ready is not None and _is_reached(ready) and ready.generation == of.generation and not item.deleting:
+        if ready is not None and is_reached(of):
             self._tracer.record(context, f"ready: {ready.reason}", now, now, about=about)
+            self._remember(item.key, mark, "")
+        elif not is_workload(of.kind) and read_operation(msgspec.json.decode(encode_envelope(of))).state != "running":
             self._remember(item.key, mark, "")
 
     def _record(
@@ -93,6 +99,13 @@ class CommitTraces:
             del self._followed[next(iter(self._followed))]
 
 
-def _is_reached(ready: Condition) -> bool:
+def is_reached(workload: Envelope) -> bool:
     """Whether the workload is as people want it, or won't be."""
-    return ready.status == "True" or ready.reason in _RESTS
+    ready, current = workload.condition(READY), workload.condition("Current")
+    if (
+        ready is None
+        or ready.generation != workload.generation
+        or (ready.status != "True" and ready.reason not in _RESTS)
+    ):
+        return False
+    return current is None or current.status != "False"

@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.store import Absent, Precondition, Write
-from weft.contracts.trace.context import pass_on
+from weft.contracts.trace.context import hand_over
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.view import Changed, Item, View
 from weft.informer.workloads import find_reservation
@@ -128,8 +128,8 @@ def plan_target(
     here = edit(migrating.source)
     here.spec = merge_part(here.spec, source)
     here.generation += 1
-    pass_on(item.envelope, here)
-    pass_on(item.envelope, there)
+    hand_over(item.envelope, here)
+    hand_over(item.envelope, there)
     placed = _put_condition(item, Condition("Placed", "True", "Placed", f"on {node.envelope.name}", now))
     writes: list[Write] = [*(delete(one) for one in held), put(there), put(here)]
     writes += [placed] if placed is not None else []
