@@ -20,7 +20,7 @@ from weft.scheduler.allocation.bind import StatusUpdate, no_status_update, plan_
 from weft.scheduler.batches import Batch, PendingBatches
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.assembly import assemble_gang
-from weft.scheduler.gang.search_budget import Budget
+from weft.scheduler.gang.search_budget import Budget, ProjectsBudget
 from weft.scheduler.intake import Intake
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.placement import plain, reserved, timed
@@ -63,7 +63,7 @@ class Decisions:
             queue=intake.queue,
             own=own,
             gang_budget=self.budget,
-            plan_budget=Budget(),
+            plan_budget=ProjectsBudget(),
             disruptions=Budgets(self._view),
             read=self._read,
         )

@@ -33,7 +33,7 @@ from weft.scheduler.allocation.flexible import (
 from weft.scheduler.allocation.lease import list_nearest
 from weft.scheduler.allocation.preempt import SAVED_BYTES_PER_SECOND
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.lease.availability import Availability
+from weft.scheduler.lease.availability import Availability, Checks
 from weft.scheduler.lease.plan import Lease, Mode, PlannedPiece, Standing
 from weft.scheduler.lease.promises import keep_work
 from weft.scheduler.table.facts import amounts_on, name_for
@@ -43,6 +43,8 @@ from weft.scheduler.workload.request import Candidate
 MOST_NODES = 16  # on which capacity is freed, and others may run
 MOST_FLEXIBLE = 12  # leases, in one plan
 MOST_OTHERS = 8  # in one commit
+MOST_CHECKS = 20_000  # by simple orders, in all plans for one lease
+FEW_CHECKS = 1_000  # where there is no time to search
 LEAST_GAIN_SECONDS = 1.0  # by which a lease must be done sooner to get other times for that alone
 SAVES_AT_LEAST_SECONDS = 15.0  # twice what writing the memory takes comes on top
 
@@ -89,7 +91,7 @@ def replan(
     view: View, engine: Engine, read: Read, asked: Asked, now: float, budgets: Budgets, *, searches: bool = True
 ) -> Replan | None:
     """A plan that keeps every promise, of those that change fewest leases; None if none was found. ``searches``: else only simple
-    orders of the leases are tried."""
+    orders of the leases are tried, and fewer. However many leases there are, it looks at no more than so many."""
     if asked.lease.mode == "best-effort" or asked.lease.duration is None or asked.request.gang:
         return None
     snapshot = engine.snapshot
@@ -104,9 +106,10 @@ def replan(
     found = list_flexible(view, engine, read, asked.candidate.workload.uid, rows, everywhere, now, budgets)
     flexible = list(islice(found, MOST_FLEXIBLE))
     sets = _choose_sets(flexible, alone=bool(saving))
+    checks = Checks(MOST_CHECKS if searches else FEW_CHECKS)
     for number, chosen in enumerate(sets, 1):
         plan = _Plan(engine, asked, saving or tuple(rows), bool(saving), chosen, now)
-        if (better := plan.find(searches=searches and number == len(sets))) is not None:
+        if (better := plan.find(checks, searches=searches and number == len(sets))) is not None:
             return better
     return None
 
@@ -155,7 +158,8 @@ class _Times:
         self._rows = list(dict.fromkeys((*rows, *(row for one in flexible for row in one.rows))))
 
     def shorten(self, one: Flexible) -> Replanned | None:
-        plan = keep_work([self._stand(one)], self._list_free(), self._now - self._origin, searches=False)
+        free, now = self._list_free(), self._now - self._origin
+        plan = keep_work([self._stand(one)], free, now, Checks(FEW_CHECKS), searches=False)
         lease = self._replan(one, plan[one.allocation.key]) if plan is not None else None
         assert one.lease.end is not None
         if lease is None or lease.end is None or lease.end > one.lease.end - LEAST_GAIN_SECONDS:
@@ -279,9 +283,9 @@ class _Plan(_Times):
         super().__init__(engine, flexible, rows, now)
         self._asked, self._splits, self._own_rows = asked, splits, rows
 
-    def find(self, *, searches: bool) -> Replan | None:
+    def find(self, checks: Checks, *, searches: bool) -> Replan | None:
         standings = [*(self._stand(one) for one in self._flexible), self._stand_asked()]
-        plan = keep_work(standings, self._list_free(), self._now - self._origin, searches=searches)
+        plan = keep_work(standings, self._list_free(), self._now - self._origin, checks, searches=searches)
         return None if plan is None else self._read(plan)
 
     def _read(self, plan: dict[str, list[PlannedPiece]]) -> Replan | None:

@@ -11,7 +11,25 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 
 Amounts = Sequence[float]  # of each resource, in the order of the capacity
+_STEPS_A_CHECK = 16
 _EQUAL = 1e-9  # of what is free: sums of fractions of cores differ by that much
+
+
+class OutOfChecks(Exception):
+    """A planner has looked at what is free as often as it may."""
+
+
+class Checks:
+    """How much planners may still look at: a check of one node is 1, and so are so many steps that are listed or copied."""
+
+    def __init__(self, most: float = math.inf) -> None:
+        self._left = most
+
+    def take(self, checks: int, *, steps: int = 0) -> None:
+        """Raises OutOfChecks."""
+        self._left -= checks + steps / _STEPS_A_CHECK
+        if self._left < 0:
+            raise OutOfChecks
 
 
 class Availability:
@@ -38,6 +56,10 @@ class Availability:
         return all(
             amount <= min(free[first:last]) + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount
         )
+
+    def __len__(self) -> int:
+        """How many steps it has."""
+        return len(self._times)
 
     def copy(self) -> Availability:
         made = Availability([0.0] * len(self._free))

@@ -18,7 +18,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.scheduler.lease.availability import Availability
+from weft.scheduler.lease.availability import Availability, Checks
 
 Order = Literal["deadline", "spare", "ratio"]  # of leases with deadlines
 ORDERS: tuple[Order, ...] = ("deadline", "spare", "ratio")
@@ -83,9 +83,11 @@ def make_plan(
     suspends: bool,
     restarts: bool,
     order: Order = "deadline",
+    checks: Checks | None = None,
 ) -> Plan:
-    """``nodes``: what is free of each beside ``standings``. ``restarts``: what runs may be ended at once, and begin again."""
-    planner = Planner([node.copy() for node in nodes], now, suspends=suspends, restarts=restarts)
+    """``nodes``: what is free of each beside ``standings``. ``restarts``: what runs may be ended at once, and begin again. Raises
+    OutOfChecks."""
+    planner = Planner([node.copy() for node in nodes], now, suspends=suspends, restarts=restarts, checks=checks)
     placed = sorted(standings, key=lambda standing: _rank(standing, order, now))
     for standing in placed:
         planner.pin(standing)
@@ -107,8 +109,20 @@ def _rank(standing: Standing, order: Order, now: float) -> tuple[int, float, flo
 
 
 class Planner:
-    def __init__(self, nodes: list[Availability], now: float, *, suspends: bool, restarts: bool) -> None:
+    """All of it may raise OutOfChecks."""
+
+    def __init__(
+        self,
+        nodes: list[Availability],
+        now: float,
+        *,
+        suspends: bool,
+        restarts: bool,
+        checks: Checks | None = None,
+    ) -> None:
         self.nodes = nodes
+        self._checks = checks if checks is not None else Checks()
+        self._checks.take(0, steps=sum(map(len, nodes)))
         self._now = now
         self._suspends = suspends
         self._restarts = restarts
@@ -223,16 +237,18 @@ class Planner:
     ) -> PlannedPiece | None:
         """The first one from ``time`` on, before the deadline."""
         latest = standing.lease.deadline - min(left, LEAST_PIECE_SECONDS)
-        for start in self._list_changes(time, latest):
+        for start in self._list_changes(standing.lease, time, latest):
             if (piece := self._fit(standing, start, left, resume, nodes)) is not None:
                 return piece
         return None
 
-    def _list_changes(self, time: float, latest: float) -> Iterable[float]:
+    def _list_changes(self, lease: Lease, time: float, latest: float) -> Iterable[float]:
+        """``time``, and when what is free changes on one of the lease's nodes."""
         yield time
-        yield from sorted(
-            {change for node in self.nodes for change in node.changes(time, math.inf) if change <= latest}
-        )
+        nodes = [self.nodes[node] for node in lease.on] or self.nodes
+        found = {change for node in nodes for change in node.changes(time, math.nextafter(latest, math.inf))}
+        self._checks.take(0, steps=len(found))
+        yield from sorted(found)
 
     def _fit(
         self, standing: Standing, start: float, left: float, resume: float, nodes: tuple[int, ...] | None = None
@@ -245,7 +261,9 @@ class Planner:
             return None
         overhead = resume + lease.suspend_seconds
         ends = [
-            end for end in self._list_changes(start, whole) if end - start >= overhead + min(left, LEAST_PIECE_SECONDS)
+            end
+            for end in self._list_changes(lease, start, whole)
+            if end - start >= overhead + min(left, LEAST_PIECE_SECONDS)
         ]
         low, high, best = 0, len(ends), None
         while low < high:  # what is free until a time is so until all times before it
@@ -271,6 +289,7 @@ class Planner:
             number = order[len(chosen)]
             machine = lease.machines[number]
             where = every[first:] if nodes is None else (nodes[number],)
+            self._checks.take(len(where))
             node = next((node for node in where if self.nodes[node].fits(start, end, machine)), None)
             if node is not None:
                 self.nodes[node].take(start, end, machine)

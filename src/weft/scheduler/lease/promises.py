@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from weft.scheduler.lease.availability import Amounts, Availability
+from weft.scheduler.lease.availability import Amounts, Availability, Checks, OutOfChecks
 from weft.scheduler.lease.plan import ORDERS, Plan, Planner, Standing, make_plan
 from weft.scheduler.lease.search import search_plan
 
@@ -28,23 +28,30 @@ def keep_promises(
 
 
 def keep_work(
-    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, *, searches: bool
+    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, checks: Checks, *, searches: bool
 ) -> Plan | None:
     """As ``keep_promises``, beside what else takes ``nodes``; what runs is suspended where it must be, and never begins again.
-    Without ``searches`` only the simple orders are tried."""
-    plan = _try_orders(standings, nodes, now, [(True, False)])
+    ``checks`` bounds the simple orders; without ``searches`` nothing else is tried."""
+    try:
+        plan = _try_orders(standings, nodes, now, [(True, False)], checks)
+    except OutOfChecks:
+        plan = None
     if plan is None and searches:
         plan = _search(standings, nodes, now, suspends=True, restarts=False)
     return plan
 
 
 def _try_orders(
-    standings: Sequence[Standing], nodes: Sequence[Availability], now: float, ways: Sequence[tuple[bool, bool]]
+    standings: Sequence[Standing],
+    nodes: Sequence[Availability],
+    now: float,
+    ways: Sequence[tuple[bool, bool]],
+    checks: Checks | None = None,
 ) -> Plan | None:
-    """``ways``: whether leases are suspended, and whether they begin again."""
+    """``ways``: whether leases are suspended, and whether they begin again. Raises OutOfChecks."""
     for suspend, restart in ways:
         for order in ORDERS:
-            plan = make_plan(standings, nodes, now, suspends=suspend, restarts=restart, order=order)
+            plan = make_plan(standings, nodes, now, suspends=suspend, restarts=restart, order=order, checks=checks)
             if all(plan.values()):
                 return plan
     return None

@@ -4,8 +4,7 @@ It goes from event to event: a lease may begin or must, something ends, what is 
 these. At each it decides for every lease, the one with the least time to spare first, whether it runs until the next one, and on
 which nodes; where that leads nowhere it goes back. A reservation is a lease without time to spare.
 
-It checks what is free on a node ``MOST_CHECKS`` times at most, however many nodes and leases there are, and gives up after that:
-small conflicts are solved, on thousands of nodes hardly any.
+It gives up after as many checks of what is free as it may make: small conflicts are solved, on thousands of nodes hardly any.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from weft.scheduler.lease.availability import Availability
+from weft.scheduler.lease.availability import Availability, Checks, OutOfChecks
 from weft.scheduler.lease.plan import LEAST_PIECE_SECONDS, Lease, PlannedPiece, Standing
 
 MOST_CHECKS = 50_000  # of what is free on a node: less than a second
@@ -74,33 +73,36 @@ class _Event(msgspec.Struct, frozen=True):
         return self.opens or any(abs(turn - cost - self.time) <= _SOON for turn in self.turns)
 
 
-class _OutOfChecks(Exception):
-    """The search has checked as often, or gone as deep, as it may."""
-
-
 def search_plan(
-    standings: Sequence[Standing], nodes: list[Availability], now: float, *, restarts: bool
+    standings: Sequence[Standing],
+    nodes: list[Availability],
+    now: float,
+    *,
+    restarts: bool,
+    checks: Checks | None = None,
 ) -> dict[str, list[PlannedPiece]]:
     """The pieces of all ``standings``, each of which has an end in time; {} if none were found. What is free on ``nodes`` is beside
-    them. ``restarts``: what runs may be ended at once, and begin again."""
+    them. ``restarts``: what runs may be ended at once, and begin again. ``checks``: ``MOST_CHECKS`` if unset."""
     if any(len(standing.lease.machines) > MOST_MACHINES for standing in standings):
         return {}
-    search = _Search(standings, nodes, now, restarts=restarts)
+    search = _Search(standings, nodes, now, checks or Checks(MOST_CHECKS), restarts=restarts)
     try:
         return search.read_plan() if search.go_on(now, search.begin()) else {}
-    except _OutOfChecks:
+    except OutOfChecks:
         return {}
 
 
 class _Search:
-    def __init__(self, standings: Sequence[Standing], nodes: list[Availability], now: float, *, restarts: bool) -> None:
+    def __init__(
+        self, standings: Sequence[Standing], nodes: list[Availability], now: float, checks: Checks, *, restarts: bool
+    ) -> None:
         self._standings, self._nodes, self._now, self._restarts = standings, nodes, now, restarts
         self._jobs = [_make_job(standing, now) for standing in standings]
         limited = [standing.lease.on for standing in standings if standing.lease.on]
         self._takers = [tuple(node in on for on in limited) for node in range(len(nodes))]  # of each who may run there
         self._steps: list[_Step] = []
         self._hopeless: set[tuple[float, bool, tuple[_State, ...]]] = set()
-        self._checks, self._events = MOST_CHECKS, 0
+        self._checks, self._events = checks, 0
 
     def begin(self) -> tuple[_State, ...]:
         states = []
@@ -134,7 +136,7 @@ class _Search:
         ]
         if min(spare) < -_SOON:
             return False
-        self._check(len(self._nodes))
+        self._checks.take(len(self._nodes))
         change = min((next(node.changes(time + _SOON, math.inf), math.inf) for node in self._nodes), default=math.inf)
         order = sorted(
             range(len(states)), key=lambda number: (states[number].phase in ("waits", "done"), spare[number])
@@ -146,7 +148,7 @@ class _Search:
         event = _Event(time, opens, turns)
         self._events += 1
         if self._events * (len(states) + 3) > _MOST_FRAMES:
-            raise _OutOfChecks
+            raise OutOfChecks  # it has gone as deep as it may
         good = self._decide(event, order, list(states))
         self._events -= 1
         if good:
@@ -278,13 +280,14 @@ class _Search:
         first = every.index(chosen[last]) if chosen and lease.machines[last] == lease.machines[number] else 0
         for node in every[first:]:
             on = [lease.machines[other] for other, where in chosen.items() if where == node]
-            self._check(1)
+            self._checks.take(1)
             if not self._nodes[node].fits(
                 start, end, [sum(amounts) for amounts in zip(lease.machines[number], *on, strict=True)]
             ):
                 continue
             if not on:
                 times, free = self._nodes[node].steps()
+                self._checks.take(0, steps=len(times))
                 alike = (*self._takers[node], *times, *(level for levels in free for level in levels))
                 if alike in seen:
                     continue
@@ -292,7 +295,7 @@ class _Search:
             yield from self._choose(lease, order, {**chosen, number: node}, start, end)
 
     def _fits(self, lease: Lease, nodes: tuple[int, ...], start: float, end: float) -> bool:
-        self._check(len(nodes))
+        self._checks.take(len(nodes))
         needs: dict[int, list[float]] = {}
         for node, machine in zip(nodes, lease.machines, strict=True):
             needs[node] = [a + b for a, b in zip(needs.get(node, [0.0] * len(machine)), machine, strict=True)]
@@ -301,11 +304,6 @@ class _Search:
     def _take(self, lease: Lease, nodes: tuple[int, ...], start: float, end: float, *, give_back: bool = False) -> None:
         for node, machine in zip(nodes, lease.machines, strict=True):
             self._nodes[node].take(start, end, [-amount for amount in machine] if give_back else machine)
-
-    def _check(self, nodes: int) -> None:
-        self._checks -= nodes
-        if self._checks < 0:
-            raise _OutOfChecks
 
     def read_plan(self) -> dict[str, list[PlannedPiece]]:
         """The pieces that the steps make."""

@@ -15,7 +15,7 @@ from weft.scheduler.allocation.preempt import Way
 from weft.scheduler.allocation.replan import Replanned
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation
-from weft.scheduler.gang.search_budget import Budget
+from weft.scheduler.gang.search_budget import Budget, ProjectsBudget
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.queue.lanes import Queue
 from weft.scheduler.table.facts import Load
@@ -31,7 +31,7 @@ class Search(msgspec.Struct):
     queue: Queue  # what is known of requests that were refused
     own: OwnPolicies
     gang_budget: Budget  # of time
-    plan_budget: Budget  # of time, to plan leases anew
+    plan_budget: ProjectsBudget  # of time, to plan leases anew
     disruptions: Budgets
     read: Read
 

@@ -18,9 +18,11 @@ def find_replanned(search: Search, candidate: Candidate, now: float) -> Placemen
     if spec.lease is None:
         return None
     asked, began = Asked(candidate, spec.lease, spec.grace), search.clock.elapsed()
-    searches = search.plan_budget.allows(began)
+    project = workload.envelope.project or ""
+    searches = search.plan_budget.allows(project, began)
     found = replan(search.view, engine, search.read, asked, now, search.disruptions, searches=searches)
-    search.plan_budget.spend(began, search.clock.elapsed())
+    if searches:
+        search.plan_budget.spend(project, began, search.clock.elapsed())
     if found is None:
         return None
     notes = tuple(describe_other(one, workload.envelope.project) for one in found.others)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples, mark_long
 
-from weft.scheduler.lease.availability import Availability
+from weft.scheduler.gang.search_budget import ProjectsBudget
+from weft.scheduler.lease.availability import Availability, Checks
 from weft.scheduler.lease.plan import Lease, Mode, Standing
 from weft.scheduler.lease.promises import keep_work
 from weft.scheduler.simulate.haizea import read_seconds, read_site
@@ -220,12 +221,45 @@ def test_haizeas_other_workloads_give_nothing_twice() -> None:
             check(simulate(site.leases, site.capacity, site.real_seconds, suspends=suspends), site.capacity)
 
 
+def test_a_plan_looks_only_at_its_nodes_and_no_more_often_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many small leases there are: each makes two more times at which one could begin, or be saved."""
+    looked = list[Availability]()
+    fits = Availability.fits
+    monkeypatch.setattr(Availability, "fits", lambda self, *given: looked.append(self) or fits(self, *given))
+
+    def plan(nodes: int, checks: Checks) -> int:
+        looked.clear()
+        there = [Availability((64.0,)) for _ in range(nodes)]
+        for number, node in enumerate(there):
+            node.take(0.0, math.inf, (60.0,))
+            for small in range(50):
+                node.take(number + 900.0 * small, number + 900.0 * small + 100.0, (0.1,))
+        fields = {"machines": ((8.0,),), "deadline": 12 * HOUR, "suspend_seconds": 30.0, "on": (0,), "stays": True}
+        asked = lease("asked", "deadline", HOUR, **fields)
+        assert keep_work([Standing(asked)], there, 0.0, checks, searches=False) is None
+        return len(looked)
+
+    assert plan(30, Checks()) == plan(1, Checks()) > 100
+    assert plan(30, Checks(100)) <= 100
+
+
+def test_a_project_that_searches_all_the_time_keeps_no_other_from_searching() -> None:
+    budget, searches = ProjectsBudget(), 0
+    for now in range(1000):
+        for project in ("greedy", "second"):
+            if budget.allows(project, now):
+                budget.spend(project, now, now + 1.0)
+                searches += 1
+        assert budget.allows("rare", now)
+    assert 80 < searches < 120
+
+
 def test_work_is_kept_where_its_memory_is_and_runs_only_where_it_may() -> None:
     node = (1.0,)
     work = lease("work", "deadline", 2 * HOUR, deadline=3.2 * HOUR, suspend_seconds=32.0, on=(1, 0), stays=True)
     class_ = lease("class", "reservation", HOUR, start=HOUR, on=(1,), preemptible=False)
     runs, promised = Standing(work, nodes=(1,)), Standing(class_)
-    plan = keep_work([runs, promised], [Availability(node), Availability(node)], 0.0, searches=True)
+    plan = keep_work([runs, promised], [Availability(node), Availability(node)], 0.0, Checks(), searches=True)
     assert plan is not None
     assert [(piece.start, piece.end, piece.nodes) for piece in plan["work"]] == [
         (0.0, HOUR, (1,)),
@@ -235,7 +269,7 @@ def test_work_is_kept_where_its_memory_is_and_runs_only_where_it_may() -> None:
     late = msgspec.structs.replace(work, deadline=3 * HOUR)  # it would have to begin again, on the other node
     for searches in (True, False):
         standings = [Standing(late, nodes=(1,)), promised]
-        assert keep_work(standings, [Availability(node), Availability(node)], 0.0, searches=searches) is None
+        assert keep_work(standings, [Availability(node), Availability(node)], 0.0, Checks(), searches=searches) is None
     waits = [Standing(late), promised]
-    found = keep_work(waits, [Availability(node), Availability(node)], 0.0, searches=True)
+    found = keep_work(waits, [Availability(node), Availability(node)], 0.0, Checks(), searches=True)
     assert found is not None and [piece.nodes for piece in found["work"]] == [(0,)]
