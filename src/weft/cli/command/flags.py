@@ -310,7 +310,8 @@ def _parameter(doc: FieldDoc) -> str:
 
 def _help(doc: FieldDoc) -> str:
     default = "" if doc.default in (None, "", [], {}, False, 0) else f" [{_show_default(doc)}]"
-    return f"{doc.description}.{default}" if doc.description else default.strip()
+    only = "; beyond it there is only a warning" if doc.path.startswith("spec.soft.") else ""  # a quota's other limits
+    return f"{doc.description}{only}.{default}" if doc.description else default.strip()
 
 
 def _show_default(doc: FieldDoc) -> str:
