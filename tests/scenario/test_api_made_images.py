@@ -40,7 +40,7 @@ def make(name: str = "gold", **spec: Any) -> dict[str, Any]:
     ("spec", "field", "hint"),
     [
         ({"made_from": "container/web"}, "spec.made_from", "weft container convert web"),
-        ({"made_from": "web"}, "spec.made_from", "vm/NAME"),
+        ({"made_from": "web"}, "spec.made_from", "write vm/web"),
         ({"url": "file:///srv/web.raw"}, "spec.url", "leave spec.url out"),
         ({"sha256": "a" * 64}, "spec.sha256", "leave spec.sha256 out"),
         ({"made_from": "", "url": "file:///srv/web.raw", "keep_identity": True}, "spec.keep_identity", "made_from"),

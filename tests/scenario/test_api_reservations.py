@@ -43,7 +43,7 @@ def reservation(name: str, **spec: Any) -> dict[str, Any]:
         ({"duration": "-5m"}, "spec.duration", ""),
         ({"duration": None}, "spec.duration", "a reservation needs this or spec.end"),
         ({"end": "2999-01-01T00:00:00Z"}, "spec.duration", "give either this or spec.end"),
-        ({"duration": None, "end": "2020-01-01T00:00:00Z"}, "spec.end", "not between a second and a year after"),
+        ({"duration": None, "end": "2020-01-01T00:00:00Z"}, "spec.end", "give a later end"),
         ({"cpu": 0}, "spec.cpu", "must be more than 0"),
         ({"cpu": 300}, "spec.cpu", "not between 0 and 255 cores"),
         ({"memory": 0}, "spec.memory", "not between 1M and 64T"),

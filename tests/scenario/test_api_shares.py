@@ -184,6 +184,13 @@ def test_a_network_that_its_owner_shared_is_joined_by_the_other_project_and_by_n
             bea.create(make_vm("fold", networks=[network]))
         refused.append(missing.value.message.replace(network.partition(":")[0], "X"))
     assert set(refused) == {'network "X" not found, or not shared with project bus'}
+    for fields, meant in (
+        ({"networks": ["network/lab"]}, "write lab for that of this project; ask someone of project network: "),
+        ({"image": "vm/fold"}, "weft image create NAME --from vm/fold; ask someone of project vm: "),
+    ):
+        with pytest.raises(NotFound) as missing:
+            bea.create(make_vm("fold", **fields))
+        assert meant in (missing.value.hint or "")
     ann.verb("network", "lab", "share", {"with": ["bus"]})
     bea.create(make_vm("fold", networks=["metro/lab:10.81.0.9"]))
     task = {"image": "tiny", "networks": ["metro/lab"]}

@@ -284,6 +284,10 @@ def test_a_wrong_checksum_says_so_and_the_image_is_not_kept(fabric: Fabric) -> N
         "\ncorrect the source, the digest or the secret, and add the image again\nimage/wrong was not kept\n"
     )
     assert fabric.weft("image", "get", "wrong").code == 3
+    assert fabric.weft("vm", "create", "source", "--image", "tiny").code == 0
+    said = fabric.weft("image", "create", "wrong", "--from", "vm/source")  # these nodes only pretend to have disks
+    assert said.err.endswith("\ncreate the image again once that is resolved\nimage/wrong was not kept\n")
+    assert fabric.weft("vm", "delete", "source", "--yes").code == 0
     assert fabric.weft("image", "add", "gone", "/no/such/file").code == 1
     said = fabric.weft("vm", "create", "fold", "--image", "tiny", "--iso", "/no/such/file.iso")
     assert said.code == 1 and said.err.count("error: ") == 1 and "image/file was not kept" in said.err

@@ -245,6 +245,6 @@ BACKUP_REPOSITORY = Kind(
     ),
     lifetime=Lifetime(
         goals={"create": Goal(_is_ready, "Ready")},
-        remedy="correct the URL, the key or the credentials, and create it again",
+        remedy=lambda _: "correct the URL, the key or the credentials, and create it again",
     ),
 )

@@ -172,7 +172,7 @@ def check_made_from(spec: ImageSpec) -> None:
             )
     kind, _, name = spec.made_from.partition("/")
     if kind != "vm" or not name:
-        hint = "write vm/NAME"
+        hint = "write vm/NAME" if "/" in spec.made_from else f"write vm/{spec.made_from[:63]}"
         if kind == "container" and name:
             hint = (
                 f"weft container convert {name[:60]} makes a VM of it; or build its image: weft image add NAME FILE.tar"
@@ -309,6 +309,12 @@ def _find_rights(old: ImageSpec | None, new: ImageSpec) -> Iterable[tuple[str, s
     return [("vm:snapshot", f"make an image from {new.made_from[:80]}")] if new.made_from and old is None else []
 
 
+def _find_remedy(spec: Mapping[str, Any]) -> str:
+    if spec.get("made_from"):
+        return "create the image again once that is resolved"
+    return "correct the source, the digest or the secret, and add the image again"
+
+
 IMAGES_BY_UID = Index("images by uid")
 IMAGES_BY_SNAPSHOT = Index("images by uid of the snapshot that they are made from", reads_status=True)
 
@@ -397,6 +403,6 @@ IMAGE = Kind(
             "warm": Goal(is_warm, "warm", ends_failed=False, ends_refused=False, asked=f"condition={WARM}"),
         },
         operation=Operation(act="fetch"),
-        remedy="correct the source, the digest or the secret, and add the image again",
+        remedy=_find_remedy,
     ),
 )

@@ -387,9 +387,9 @@ class Lifetime(msgspec.Struct, frozen=True, kw_only=True):
     goals: Mapping[str, Goal] = {}
     find_failure: Callable[[Object, str, Goal], WeftError | None] | None = None  # None: its phase is Failed
     operation: Operation | None = None
-    # Of a kind whose new objects name a place that only a try can check: what to do if that fails. The command that created one
-    # and waited doesn't keep it then.
-    remedy: str = ""
+    # Of a kind whose new objects name a place that only a try can check: by the spec, what to do if that fails. The command that
+    # created one and waited doesn't keep it then.
+    remedy: Callable[[Mapping[str, Any]], str] | None = None
     finalizers: tuple[str, ...] = ()  # hold a new object until their controllers let go
     goes_with_owner: bool = False  # it is removed when its owner is gone
     holds_objects: bool = False  # others lie in it, and keep it from being deleted

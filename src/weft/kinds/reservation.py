@@ -105,7 +105,11 @@ def check_reserved_times(spec: ReservationSpec, now: float) -> None:
     if start > min(now + FURTHEST_SECONDS, LAST_MOMENT):
         raise _invalid("start", "that is more than two years ahead", "give an earlier time")
     if spec.end is not None and not 1.0 <= spec.end - start <= LONGEST_SECONDS:
-        raise _invalid("end", f"{format_time(spec.end)} is not between a second and a year after its start", "")
+        raise _invalid(
+            "end",
+            f"{format_time(spec.end)} is not between a second and a year after its start, {format_time(start)}",
+            "give a later end, or an earlier start" if spec.end <= start else "give an earlier end",
+        )
 
 
 def check_longer(old: ReservationSpec, new: ReservationSpec) -> None:

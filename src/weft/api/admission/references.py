@@ -250,11 +250,22 @@ async def _plan_shared(
         raise NotFound(
             f'{kind.title} "{text}" not found, or not shared with project {envelope.project}',
             field=field,
-            hint=f"{share}; {reference.else_.format(text)}" if reference.else_ else share,
+            hint="; ".join(
+                filter(None, (_read_as_kind(kind, project or "", name), share, reference.else_.format(text)))
+            ),
         )
     if found.deleting_since is not None:
         raise NotFound(f'{kind.title} "{text}" is being deleted', field=field, hint=f"weft {kind.name} list --shared")
     return [] if view.is_planned(key) else [AtRevision(key, found.revision)]
+
+
+def _read_as_kind(kind: Kind, word: str, name: str) -> str:
+    """What to write instead of KIND/NAME, where only NAME or PROJECT/NAME may be."""
+    if word == kind.name:
+        return f"write {name} for that of this project"
+    if (word, kind.name) == ("vm", "image"):
+        return f"an image of a VM is made first: weft image create NAME --from vm/{name}"
+    return ""
 
 
 async def _refuse_outsider(view: View, envelope: Envelope, reference: Reference, target: Kind, name: str) -> None:

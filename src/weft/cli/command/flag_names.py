@@ -31,6 +31,7 @@ _BY_VERBS = {
     "spec__values__witness": "token",
     "expires_seconds": "expires",
 }  # fields that the input of a verb sets
+_WHOLE = "all of "
 _FIELD = re.compile(r"(?<![\w./-])(?:spec|input)(?:\.\w+)+(?:\[\d+\])?")
 
 
@@ -70,7 +71,14 @@ def _find_flags(command: click.Context) -> dict[str, str]:
         and param.name
         and (every or command.get_parameter_source(param.name) is ParameterSource.COMMANDLINE)
     }
-    return {**found, **{field: found[name] for field, name in _BY_VERBS.items() if name in found}}
+    groups = dict[
+        str, list[str]
+    ]()  # of fields that have none of their own: the flags that were typed for what is in them
+    for name, flag in found.items():
+        if "__" in name and command.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            groups.setdefault(_WHOLE + name.rpartition("__")[0], []).append(flag)
+    wholes = {name: " and ".join(given) for name, given in groups.items()}
+    return {**found, **wholes, **{field: found[name] for field, name in _BY_VERBS.items() if name in found}}
 
 
 def _rename(flags: dict[str, str], text: str) -> str:
@@ -79,6 +87,8 @@ def _rename(flags: dict[str, str], text: str) -> str:
 
 def _find_flag(flags: dict[str, str], path: str) -> str | None:
     """``--memory`` for ``spec.memory``, ``--env A`` for ``spec.env.A``, ``--by`` for ``input.by``."""
+    if whole := flags.get(_WHOLE + flag_parameter(path)):
+        return whole
     way = path.partition("[")[0].removeprefix("input.").split(".")
     for length in range(len(way), 0, -1):
         field = ".".join(way[:length])

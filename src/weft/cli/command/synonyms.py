@@ -210,6 +210,9 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "--entrypoint": ("--command",),
     "--payload": ("--data",),
     "--grace-period": ("--grace",),
+    "--suspendable": ("--preemptible",),
+    "--interruptible": ("--preemptible",),
+    "--spot": ("--preemptible",),
 }
 
 # Fields, where a name of them is written: --what-if mem=8G.

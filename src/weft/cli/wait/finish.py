@@ -152,8 +152,9 @@ def _report(session: Session, result: Result, verb: str) -> int:
                 printed = importlib.import_module("weft.cli.stream.logs")  # with all that streams need: for this alone
                 printed.show_last_lines(session, target, result.wait.project)
         error = explain(session, result, result.error)
-        if verb == "create" and target.kind.lifetime.remedy and not isinstance(error, TimedOut):
-            error.hint = target.kind.lifetime.remedy
+        remedy = target.kind.lifetime.remedy
+        if verb == "create" and remedy is not None and not isinstance(error, TimedOut):
+            error.hint = remedy((result.obj or {}).get("spec", {}))
         return complain(error, session.output, session.color, session.debug)
     if not session.is_data:
         goal, obj = result.wait.goal, result.obj

@@ -74,7 +74,9 @@ def _share(obj: Object, given: ShareInput) -> dict[str, Any]:
     check_shares(given.with_)
     if both := [name for name in given.stop if name in given.with_]:
         raise InvalidInput(
-            f"stop: {both[0][:80]} is also in with", field="stop", hint="name a project in either with or stop"
+            f"stop: {both[0][:80]} is in input.with, too",
+            field="stop",
+            hint="name a project in either input.with or input.stop",
         )
     for name in given.stop:
         if name not in now:

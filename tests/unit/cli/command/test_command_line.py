@@ -278,6 +278,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("container create web busybox -v a:/b", "no such option: -v", "did you mean --mount?"),
         ("container create web busybox -p 80:80", "-p means --project", "to publish a port: --publish 80:80"),
         ("vm migrate web --target n1", "no such option: --target", "did you mean --to?"),
+        ("vm create web --image tiny --suspendable", "no such option: --suspendable", "did you mean --preemptible?"),
         ("vm migrate web n1", "give one workload: they are migrated one at a time", "--to n1"),
         ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
         ("vm set web memory 96M", "give one object", "write --memory 96M"),

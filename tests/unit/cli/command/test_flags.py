@@ -130,5 +130,9 @@ def test_an_error_about_the_scale_of_a_deployment_names_its_options() -> None:
     command = autoscale_command("autoscale", cast(Any, None), DEPLOYMENT)
     problem = InvalidInput("spec.autoscale.min: must be at most max", field="spec.autoscale.min")
     assert name_flags(click.Context(command), problem).message == "--min: must be at most max"
+    typed = click.Command("create", params=list(make_flags(VM))).make_context("create", ["--duration", "1h", "--hold"])
+    problem = InvalidInput("spec.lease: not in a reservation", field="spec.lease", hint="spec.lease or spec.gang")
+    named = name_flags(typed, problem)
+    assert (named.message, named.hint) == ("--duration: not in a reservation", "--duration or --gang")
     problem = InvalidInput("input.tone is not a field", field="input.tone")
     assert name_flags(click.Context(command), problem).message == "tone is not a field"
