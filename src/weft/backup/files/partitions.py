@@ -14,7 +14,7 @@ Read = Callable[[int, int], bytes]  # offset, length: exactly that many bytes
 SECTOR = 512
 MOST_PARTITIONS = 256  # Linux reads no more of a disk
 _EXTENDED = (0x05, 0x0F, 0x85)
-_PROTECTIVE = 0xEE  # of a disk with a GPT: one that has none is an MBR's, whatever stayed of an older GPT
+_PROTECTIVE = 0xEE  # in the MBR of a disk with a GPT; without it Linux reads the MBR, whatever stayed of an older GPT
 _MARKS = (  # offset, bytes, what it is
     (1080, b"\x53\xef", "ext4"),
     (0, b"XFSB", "xfs"),
