@@ -147,7 +147,7 @@ class PretendNode:
         self.ready_for = ""  # uid of a service whose check all that runs here passes
         self.listens: Callable[[AllocationSpec], bool] = lambda spec: True  # whether its published ports answer
         self.refuses: dict[str, str] = {}  # why machines with a firmware can't start here
-        self.fails: Callable[[AllocationSpec], str] = lambda spec: ""  # the stage of a start that can't be done here
+        self.fails_at: Callable[[AllocationSpec], str] = lambda spec: ""  # the stage of a start that can't be done here
         self.stuck = ""  # why they can't be begun here
         self.began: list[str] = []  # names of those, each time one began
 
@@ -236,7 +236,7 @@ class PretendNode:
             self._waking[key] = (stage, spec.lease)
             self._tasks.append(asyncio.ensure_future(self._wake(key, seconds)))
         runs = spec.desired == "run" and envelope.deleting_since is None
-        refused, stage_failed = spec.firmware in self.refuses and runs, self.fails(spec) if runs else ""
+        refused, stage_failed = spec.firmware in self.refuses and runs, self.fails_at(spec) if runs else ""
         if (refused or stage_failed) and old.state == "failed":
             return  # an agent would try again after a while, and the same would come of it
         new = step(spec, old, envelope.deleting_since is not None, stage)

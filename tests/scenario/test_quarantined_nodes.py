@@ -24,7 +24,7 @@ async def make_lab(lab: Lab) -> PretendNode:
     broken = await lab.add_node("n1")
     await lab.add_node("n2")
     await lab.add_node("n3")
-    broken.fails = lambda spec: "boot"
+    broken.fails_at = lambda spec: "boot"
     await lab.put_vm("good", cpu=1.0, node="n2")
     await lab.until_phase("good", "Running")
     return broken
@@ -72,7 +72,7 @@ async def test_a_node_where_three_workloads_fail_to_start_gets_no_more_until_one
         second = await read_quarantine(lab)
         assert second is not None and second.times == 2 and second.until == second.since + 1200.0
 
-        broken.fails = lambda spec: ""
+        broken.fails_at = lambda spec: ""
         page = await lab.store.list(f"/allocation/-/{broken.uid}.")
         await broken.act(page.entries[0].key)  # its agent tries again
         await lab.pass_time(5.0)
@@ -114,7 +114,7 @@ async def test_an_image_that_starts_nowhere_and_failures_on_most_nodes_quarantin
         assert await read_quarantine(lab) is None
         await fail_on_n1(lab, "five", "six")  # the bad image, and two workloads whose image runs elsewhere
         assert await read_quarantine(lab) is not None
-        lab.nodes["n3"].fails = lambda spec: "boot"
+        lab.nodes["n3"].fails_at = lambda spec: "boot"
         for name in ("a", "b", "c"):
             await lab.put_vm(name, cpu=0.5, node="n3")
             await lab.until_phase(name, "Failed")

@@ -56,7 +56,6 @@ async def test_the_node_of_its_vm_trims_it_once_for_each_request_whichever_contr
     async with MovingLab(tmp_path) as lab:
         node: VolumeNode = await join(lab)
         made = await put_volume(lab, node)
-        lab.start_controllers()
         await lab.put_image("tiny")
         vm = await lab.put_vm("web", volumes=["data"])
         await lab.until_phase("web", "Running")
@@ -80,7 +79,6 @@ async def test_a_trim_ends_with_the_vm_that_had_the_volume(tmp_path: Path) -> No
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await put_volume(lab, node)
-        lab.start_controllers()
         await ask(lab)
         assert (await until_ended(lab, 1)).reason == "notAttached"
 
