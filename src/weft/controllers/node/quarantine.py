@@ -1,9 +1,9 @@
 """Which nodes get no workloads for a while, since the starts of different workloads failed there and none succeeded. Pure.
 
-All follows from the node's allocations and from its own status, so nothing is lost with this process. A failure counts if it may be
-the node's: a disk, a network or a machine that couldn't be made. An image that can't be fetched, or a disk in a pool that
-other nodes share, says nothing of the node. Workloads with an image, or an owner, that runs on no other node count as one: that
-may be what is broken.
+All follows from the node's allocations and from its own status, so nothing is lost with this process. A failure counts if the node
+may be its cause: it couldn't store an image, or make a disk, a network or a machine. A silent registry, or a disk in a pool that
+other nodes share, says nothing of the node. Workloads with an image, or an owner, that runs on no other node count as one: that may
+be what is broken.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def read_failure(view: View, item: Item) -> Failure | None:
         return None
     stage = next((step.name for step in report.steps if step.state == "failed"), "")
     shared = any(pool != LOCAL for pool, _ in list_disks(spec).values())
-    if not stage or (stage == "image" and report.reason != "noSpace") or (stage == "disk" and shared):
+    if not stage or (stage == "image" and report.reason == "timedOut") or (stage in ("image", "disk") and shared):
         return None
     workload = next(iter(view.find(WORKLOADS_BY_UID, spec.workload.uid)), None)
     if workload is None:

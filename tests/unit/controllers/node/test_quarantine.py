@@ -80,7 +80,7 @@ def test_three_failed_starts_quarantine_a_node_for_ten_minutes() -> None:
     for name in ("a", "b"):
         put_vm(view, name)
     assert judge(view) is None
-    put_vm(view, "c")
+    put_vm(view, "c", stage="image")  # which its node couldn't store
     assert judge(view) == Quarantine(since=NOW, until=NOW + 600.0, times=1, workloads=3)
     assert judge(view, live=False) is None
     put_vm(view, "d", state="running", started_at=NOW - 70.0)  # before all of them
@@ -95,7 +95,8 @@ SHARED = AllocatedVolume(name="data", uid="v", size=1, pool="ceph")
     [
         {"reason": "invalidInput"},
         {"reason": "imageGone", "stage": "image"},
-        {"stage": "image"},
+        {"reason": "registryUnavailable", "stage": "image"},
+        {"reason": "timedOut", "stage": "image"},
         {"stage": "disk", "volumes": (SHARED,)},
         {"steps": []},
         {"ended": True, "reason": "exited"},
