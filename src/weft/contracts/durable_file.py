@@ -26,11 +26,11 @@ def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
 def make_private(database: Path) -> None:
     """Make the file of an SQLite database for its owner alone, before anything is in it; one that is there, and the files beside
     it, which have its mode, lose the rights of others. Raises OSError."""
-    descriptor = os.open(database, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
+        # Only a new file is opened: closing one that is in use would drop the locks of this process's other connections to it.
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        database.chmod(0o600)
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             database.with_name(database.name + suffix).chmod(0o600)

@@ -191,19 +191,21 @@ def test_the_log_of_its_file_is_cut_back_when_a_long_reader_is_gone(
     assert size <= 1 << 20
 
 
-def test_two_processes_write_one_journal(journal: SqliteJournal, clock: SetClock, tmp_path: Path) -> None:
-    clock.at = SystemClock().now()  # the other's, or it forgets what is so old
-    code = """
+OTHER = """
 import sys
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 from weft.telemetry.journal import SqliteJournal
 journal = SqliteJournal(sys.argv[1])
-for n in range(200):
+for n in range(int(sys.argv[2])):
     journal.append(Event(type="Normal", reason="R", message=str(n), object=Ref("vm", "x", "u"), source="other"))
 journal.close()
 """
-    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "journal.db")])
+
+
+def test_two_processes_write_one_journal(journal: SqliteJournal, clock: SetClock, tmp_path: Path) -> None:
+    clock.at = SystemClock().now()  # the other's, or it forgets what is so old
+    other = subprocess.Popen([sys.executable, "-c", OTHER, str(tmp_path / "journal.db"), "200"])
     for number in range(200):
         journal.append(event(message=str(number)))
         if number % 20 == 0:
@@ -213,6 +215,12 @@ journal.close()
     records = journal.read()
     for source in ("test", "other"):
         assert [r.message for r in records if r.source == source] == [str(n) for n in range(200)]
+    # A process that ends, as the last one that seems to have it open, removes the log: not from under this one.
+    clock.at += 3600.0
+    assert journal.take("n1", "box", [(1, event())]) == 1
+    subprocess.run([sys.executable, "-c", OTHER, str(tmp_path / "journal.db"), "201"], check=True)
+    subprocess.run([sys.executable, "-c", OTHER, str(tmp_path / "journal.db"), "202"], check=True)
+    assert [r.message for r in journal.read() if r.source == "other"][-2:] == ["200", "201"]
 
 
 def test_what_was_appended_before_the_end_is_kept(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ class LockFile:
 def connect(path: Path) -> sqlite3.Connection:
     """A connection to the database at ``path``, which is made (mode 0600) if it isn't there."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.is_file():  # closing one that is in use would drop the locks of other connections to it
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as problem:
         raise cannot_open(path, problem) from problem
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
