@@ -16,7 +16,6 @@ from weft.controllers.deployment.handover import find_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
 from weft.controllers.deployment.plan import plan_deployment
-from weft.controllers.deployment.ports import list_ports, read_answers
 from weft.controllers.deployment.requests import plan_scale
 from weft.controllers.deployment.writes import (
     SOURCE,
@@ -26,6 +25,7 @@ from weft.controllers.deployment.writes import (
     plan_writes,
 )
 from weft.controllers.loop import Plan
+from weft.controllers.workload.ports import list_ports, read_answers
 from weft.informer.commit import Commit
 from weft.informer.disruption.budgets import Budgets
 from weft.informer.leader_lease import LeaderLease

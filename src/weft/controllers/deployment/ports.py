@@ -3,57 +3,12 @@ before answered, the next one has to answer before it is promoted, and a version
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from msgspec.structs import replace
 
-from weft.controllers.allocation.active import active_allocation
 from weft.controllers.deployment.facts import Instance
 from weft.controllers.deployment.instances import Instances
-from weft.informer.commit import Draft, edit, put, unchanged
-from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
-from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
+from weft.controllers.workload.ports import LOOK_SECONDS, describe_silence, may_answer_yet
 from weft.kinds.fields.deployment.status import DeploymentStatus
-from weft.kinds.fields.service.readiness import MOST_CHECKED, name_port
-from weft.kinds.parts.workload import parse_publish
-from weft.objects.envelope import merge_part
-
-LOOK_SECONDS = 0.5  # between two looks at what a node has found out
-SURE_SECONDS = 3.0  # after which a port that answers nobody serves nothing: one try may fail for other reasons
-LATE_SECONDS = 60.0  # after which a node won't say any more: it may be an older weft
-
-
-def list_ports(holder: Item | None) -> dict[int, str]:
-    """The guest's TCP ports that the VM publishes, MOST_CHECKED at most, with what its spec says: ``8391:80``."""
-    ports = dict[int, str]()
-    for text in spec_of(holder).publish if holder is not None else ():
-        _, guest, protocol = parse_publish(text)
-        if protocol == "tcp" and len(ports) < MOST_CHECKED:
-            ports.setdefault(guest, text)
-    return ports
-
-
-def read_answers(view: View, workload: Item) -> tuple[tuple[int, bool], ...]:
-    """Whether each port that its node checks answers, as far as the node has reported it."""
-    place = active_allocation(view, workload.uid)
-    if place is None:
-        return ()
-    asked, said = place.spec(AllocationSpec).asked_ports, place.report(AllocationReport).readiness
-    return tuple((port, said[name].ready) for port in asked if (name := name_port(port)) in said)
-
-
-def ask_ports(draft: Draft, view: View, workloads: Iterable[Item], ports: Iterable[int]) -> None:
-    """Have the nodes of these VMs ask for these ports, and for no others."""
-    asked = sorted(ports)
-    for workload in workloads:
-        for place in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
-            spec = place.spec(AllocationSpec)
-            if spec.asked_ports != asked and spec.migration is None and not place.deleting:
-                envelope = edit(place)  # not its next generation: the machine has nothing to fit
-                envelope.spec = merge_part(envelope.spec, replace(spec, asked_ports=asked))
-                draft.writes.append(put(envelope))
-                draft.preconditions.append(unchanged(place))
 
 
 def is_asking(status: DeploymentStatus) -> bool:
@@ -80,10 +35,9 @@ class Ports(Instances):
             return one
         if self._status.phase == "Progressing":
             self._requeue(LOOK_SECONDS)
-        shown = ", ".join(f"{port} (published as {self._facts.ports[port]})" for port in lacking)
         holder = self._status.holder or self._spec.adopt
         why = (
-            f"nothing answers on its TCP port {shown}, where the version before answered; have a program listen there, or"
+            f"{describe_silence(lacking, self._facts.ports, 'the version before')}; have a program listen there, or"
             f" publish other ports (weft vm set {holder} --publish …)"
         )
         return replace(one, state="coming", trouble=why, silent=False)
@@ -112,7 +66,7 @@ class Ports(Instances):
         since = self._now - (status.started_at or 0.0)
         runs = old is not None and old.state in ("healthy", "unhealthy", "coming")
         lacking = [port for port in ports if not said.get(port)]
-        if runs and lacking and 0 <= since < (SURE_SECONDS if all(one in said for one in ports) else LATE_SECONDS):
+        if runs and may_answer_yet(ports, said, since):
             assert old is not None
             self._waits.append(f"asks which of its published ports {old.name} answers")
             self._requeue(LOOK_SECONDS)

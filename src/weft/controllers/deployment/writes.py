@@ -11,7 +11,8 @@ from weft.contracts.trace.context import pass_on
 from weft.controllers.deployment.facts import NewInstance, Outcome
 from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, find_holder, plan_handover
 from weft.controllers.deployment.instance_state import is_kept, is_parked, make_spec, merge_template
-from weft.controllers.deployment.ports import ask_ports, is_asking, list_ports
+from weft.controllers.deployment.ports import is_asking
+from weft.controllers.workload.ports import ask_ports, list_ports
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
