@@ -133,6 +133,26 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
         await lab.until(free)
 
 
+@pytest.mark.parametrize("answered", [True, False])
+async def test_a_vm_that_answers_nobody_where_its_container_answered_gives_the_ports_back(
+    tmp_path: Path, answered: bool
+) -> None:
+    async with ConvertingLab(tmp_path) as lab:
+        await begin(lab)
+        await lab.put_oci_image()
+        for node in lab.nodes.values():
+            node.listens = lambda spec: answered and spec.workload.kind == "container"
+        await lab.convert("container/web", "vm", timeout_seconds=30.0)
+        status = await lab.until_conversion("Failed" if answered else "AwaitingConfirmation")
+        assert status.answered == ([80] if answered else [])
+        if answered:
+            assert status.reason == "timedOut" and "does not answer everywhere after 30 s" in status.message
+            assert "TCP port 80 (published as 8080:80), where container/web answered" in status.message
+            assert (await lab.status("web", "container")).phase == "Running"
+            assert set((await lab.owners()).values()) == {"container"}
+        assert [spec.asked_ports for spec in await lab.allocations()] == [[]] * (1 if answered else 2)
+
+
 async def test_that_it_stopped_once_is_not_believed_of_one_that_was_started_since(tmp_path: Path) -> None:
     """Its node began it again, and no word of that has come: the last that was heard is that nothing runs."""
     async with ConvertingLab(tmp_path) as lab:

@@ -84,6 +84,8 @@ class ConversionStatus(msgspec.Struct, kw_only=True):
     kept: dict[str, Any] | None = (
         None  # fields of the old workload's spec from before the hand-over; None before, and once it has them again
     )
+    asked_at: float | None = None  # since when the old workload's node asks for its published TCP ports
+    answered: list[int] | None = None  # those that answered before it stopped; None: not known yet
     left_out: list[str] = []  # what the new workload lacks
     ending: Literal["", "Undone", "Failed"] = ""  # the phase once everything is reverted
     reason: str = ""

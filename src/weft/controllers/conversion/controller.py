@@ -18,6 +18,7 @@ from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
 from weft.controllers.workload.handover import plan_claims, read_place
+from weft.controllers.workload.ports import ask_ports, list_ports, read_answers
 from weft.informer.commit import Commit, Draft, delete, let_go, unchanged
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
@@ -129,6 +130,7 @@ def plan_writes(
     for workload, spec, goes in ((old, outcome.old, outcome.old_goes), (new, outcome.new, outcome.new_goes)):
         if workload is not None and (spec is not None or goes):
             draft.change(workload, spec=spec, deleting_since=now if goes else None)
+    _ask_ports(draft, view, (old, new), status)
     if outcome.make is not None and old is not None:
         draft.make(make_workload(item, old, outcome.make, status.new_uid, now))
         if quota is not None:
@@ -148,6 +150,15 @@ def plan_writes(
     if status != former:
         draft.change(item, status=status)
     return draft.commit(item.key, _events(item, former, status))
+
+
+def _ask_ports(draft: Draft, view: View, workloads: tuple[Item | None, Item | None], status: ConversionStatus) -> None:
+    """Have the old one's node ask for its published ports until it is known which answer, then the new one's for these."""
+    old, new = workloads
+    learns = status.phase == "Preparing" and status.asked_at is not None and status.answered is None
+    watched = status.answered or [] if status.phase == "Starting" else []
+    for workload, ports in ((old, [*list_ports(old)] if learns else []), (new, watched)):
+        ask_ports(draft, view, [workload] if workload is not None else [], ports)
 
 
 def plan_release(item: Item) -> Commit | None:
@@ -199,6 +210,8 @@ def _read_workload(view: View, item: Item | None) -> WorkloadFacts | None:
         deleting=item.deleting,
         user=item.envelope.creator,
         image=place.report(AllocationReport).image if place is not None else "",
+        ports=list_ports(item),
+        answers=dict(read_answers(view, item)),
         healthy=healthy,
     )
 

@@ -32,6 +32,8 @@ class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     healthy: bool | None = None  # None: its health is not checked
     user: str = ""  # who created it
     image: str = ""  # the digest (sha256:…) that it runs, if its node has reported it
+    ports: dict[int, str] = {}  # the guest's TCP ports that it publishes, with what its spec says
+    answers: dict[int, bool] = {}  # whether each of them answers, as far as its node has reported it
 
 
 class KnownImage(msgspec.Struct, frozen=True):
@@ -94,6 +96,16 @@ def is_well(workload: WorkloadFacts) -> bool:
         and status.ready is not False
         and workload.healthy is not False
     )
+
+
+def list_silent(facts: Facts) -> list[int]:
+    """The ports on which the old one answered, and the new one doesn't."""
+    new = facts.new
+    return [
+        port
+        for port in facts.status.answered or ()
+        if new is not None and port in new.ports and not new.answers.get(port)
+    ]
 
 
 def strip(spec: WorkloadSpec) -> WorkloadSpec:

@@ -3,7 +3,8 @@ and without memory: after a crash the next process decides the same.
 
 The order: the image is there, a node has capacity, the new workload is made and the old one stopped, in one commit · the old one
 has stopped: the new one gets all that it had, in one commit · the old allocation has released it: the new one starts · it stays
-well: people confirm or undo. Until then a failure goes back the same way: the new one is stopped, and gives all back in one
+well, and answers on the published ports on which the old one answered: people confirm or undo. Until then a failure goes back the
+same way: the new one is stopped, and gives all back in one
 commit; the Conversion ends when the old one runs again."""
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, is_well, keep, strip
+from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, is_well, keep, list_silent, strip
 from weft.controllers.conversion.prepare import prepare, translate
 from weft.controllers.conversion.rollback import (
     clear,
@@ -23,6 +24,7 @@ from weft.controllers.conversion.rollback import (
     time_left,
     why,
 )
+from weft.controllers.workload.ports import LOOK_SECONDS, describe_silence
 from weft.kinds.conversion import ENDED, read_new
 from weft.objects.lifecycle import Phase, describe_phase
 
@@ -106,6 +108,9 @@ def _watch(facts: Facts) -> Outcome:
         detail = new.status.message or new.status.reason
         message = f"{status.new} is {describe_phase(new.status.phase)}" + (f": {detail}" if detail else "")
         return Outcome(status=replace(status, running_at=None, message=message))
+    if silent := list_silent(facts):
+        message = f"{status.new} runs, and {describe_silence(silent, new.ports, facts.spec.workload)}"
+        return Outcome(status=replace(status, running_at=None, message=message), requeue_after=LOOK_SECONDS)
     since = min(status.running_at or facts.now, facts.now)
     if new.status.restarts != status.restarts:
         since = facts.now

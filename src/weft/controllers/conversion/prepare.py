@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, WorkloadFacts, end, strip
+from weft.controllers.workload.ports import LOOK_SECONDS, may_answer_yet
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.image import OCI, ImageSpec, read_oci
@@ -20,6 +21,7 @@ from weft.kinds.vm import VmSpec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import cut_name
 from weft.objects.image.reference import read_source
+from weft.objects.lifecycle import Phase
 
 
 def prepare(facts: Facts) -> Outcome:
@@ -45,6 +47,10 @@ def prepare(facts: Facts) -> Outcome:
     if excess:
         return end(status, "Failed", REASON, f"{status.new} exceeds the quota while {old.what} is kept: {excess}", now)
     runs = old.spec.run == "run" and not old.spec.hold
+    if runs and status.answered is None:
+        status = _learn_answers(status, old, now)
+        if status.answered is None:
+            return Outcome(status=status, requeue_after=LOOK_SECONDS)
     if runs and (waiting := _find_capacity(facts, status, translated.spec)) is not None:
         return waiting
     status = replace(
@@ -57,6 +63,14 @@ def prepare(facts: Facts) -> Outcome:
         message="",
     )
     return Outcome(status=status, make=strip(translated.spec), old=replace(old.spec, run="stop"))
+
+
+def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> ConversionStatus:
+    """Which of its published ports the old one answers, while it has them: there the new one has to answer, too."""
+    asked_at = min(status.asked_at or now, now)
+    if old.status.phase == Phase.RUNNING and may_answer_yet(old.ports, old.answers, now - asked_at):
+        return replace(status, asked_at=asked_at, message=f"asks which of its published ports {old.what} answers")
+    return replace(status, answered=[port for port in old.ports if old.answers.get(port)])
 
 
 def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:

@@ -40,7 +40,8 @@ def find_end(facts: Facts) -> dict[str, str]:
         return why("Failed", new.status.reason, f"no node can take {status.new}: {new.status.message}")
     if time_left(facts) <= 0:
         stuck = f" ({status.message})" if status.message else ""
-        return why("Failed", "timedOut", f"{status.new} is not running after {spec.timeout_seconds:g} s{stuck}")
+        lacks = "does not answer everywhere" if new is not None and is_well(new) else "is not running"
+        return why("Failed", "timedOut", f"{status.new} {lacks} after {spec.timeout_seconds:g} s{stuck}")
     return {}
 
 
