@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import resource
 import shutil
 import struct
 import subprocess
@@ -16,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.backup.files import confined as confinement
 from weft.backup.files.browse import Question, answer
 from weft.backup.files.confined import Confined
 from weft.backup.files.partitions import find_parts
@@ -266,14 +264,6 @@ def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path
                 continue  # the confined process makes one error of all of them
 
 
-@pytest.fixture
-def small_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it is forked from is small, as weft's is: the process of tests may be larger by itself than the bound."""
-    own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    monkeypatch.setattr(confinement, "MEMORY_BYTES", own + confinement.MEMORY_BYTES)
-
-
-@pytest.mark.usefixtures("small_process")
 def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
     data, pieces, confined = make_disk(tmp_path).read_bytes(), list[bytes](), Confined()
     process = Path(f"/proc/{confined.pid}")
@@ -297,7 +287,6 @@ def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
         confined.end()
 
 
-@pytest.mark.usefixtures("small_process")
 def test_its_error_is_told_as_it_is(tmp_path: Path) -> None:
     data, confined = make_disk(tmp_path).read_bytes(), Confined()
     try:
