@@ -21,13 +21,14 @@ from weft.backup.files.browse import SYSTEM, Question
 from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Part
+from weft.contracts.clock import SystemClock
 from weft.contracts.system_calls import NETWORK, refuse_calls
 from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError
 
-SECONDS = 1800.0  # for one program
+SECONDS = 1800.0  # for all that is done to one disk
 MOST_ANSWER_BYTES = 64 << 20
-MOST_GROWTH_BYTES = 256 << 20  # of the disk by one program: e2fsck copies blocks that several files claim
+MOST_GROWTH_BYTES = 256 << 20  # of one disk: e2fsck copies blocks that several files claim
 MOST_PIECES = 1000  # of a journal
 _LOOK_SECONDS = 0.2
 _ROUNDS = 3  # until a check finds nothing: only then e2fsck has made holes of all free blocks
@@ -42,15 +43,36 @@ _LIMITS = {
 }
 
 
+class _Disk:
+    """The copy, and how much time and space all that is done to it may take, however many partitions it has."""
+
+    def __init__(self, place: int) -> None:
+        self.place = place  # its descriptor
+        self.size = os.fstat(place).st_size
+        self._clock = SystemClock()
+        self._until = self._clock.elapsed() + SECONDS
+        self._most = self._count_bytes() + MOST_GROWTH_BYTES
+
+    def require_bounds(self, doing: str) -> None:
+        """Raises DriverFailed."""
+        if self._clock.elapsed() > self._until:
+            raise _failed(f"{doing} did not end within {SECONDS:g} s")
+        if self._count_bytes() > self._most:
+            raise _failed("its file system is damaged, and would need much more space if it were mended")
+
+    def _count_bytes(self) -> int:
+        return os.fstat(self.place).st_blocks * 512
+
+
 def clean(path: str, hostname: str = "") -> list[str]:
     """Clean the disk at ``path``, which is raw and for nobody else; ``hostname`` is the machine's: a file with another name stays.
     Returns which rules found something. Raises DriverFailed (``cantClean``), OSError."""
     with open(path, "r+b", buffering=0) as file:
-        disk = file.fileno()
+        disk = _Disk(file.fileno())
         if os.geteuid() == 0:
-            os.fchown(disk, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
-        _punch(disk, _size(disk), _BLOCK)  # where that can't be done, e2fsck would leave what it frees, and say nothing
-        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=_size(disk)))[1], type=list[Part])
+            os.fchown(disk.place, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
+        _punch(disk, disk.size, _BLOCK)  # where that can't be done, e2fsck would leave what it frees, and say nothing
+        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=disk.size))[1], type=list[Part])
         what, systems = dict[str, None](), 0
         for part in parts:
             if part.holds == "swap":
@@ -63,14 +85,14 @@ def clean(path: str, hostname: str = "") -> list[str]:
             raise DriverFailed(
                 "its identity can't be removed: no system is on its disk", reason=CANT_CLEAN, hint=REMEDY
             )
-        os.fsync(disk)
+        os.fsync(disk.place)
     return list(what)
 
 
-def _clean_part(disk: int, part: Part, hostname: str) -> tuple[bool, dict[str, None]]:
-    place = f"/proc/self/fd/{disk}" + (f"?offset={part.start}" if part.start else "")
+def _clean_part(disk: _Disk, part: Part, hostname: str) -> tuple[bool, dict[str, None]]:
+    place = f"/proc/self/fd/{disk.place}" + (f"?offset={part.start}" if part.start else "")
     _check(disk, place)  # what its journal has is written
-    question = Question(act="identity", partition=part.number, size=_size(disk), hostname=hostname)
+    question = Question(act="identity", partition=part.number, size=disk.size, hostname=hostname)
     is_system, traces = _find(disk, question)
     if traces:
         commands = [line for trace in traces for line in _write_commands(trace)]
@@ -84,9 +106,9 @@ def _clean_part(disk: int, part: Part, hostname: str) -> tuple[bool, dict[str, N
     return is_system, dict.fromkeys(trace.what for trace in traces)
 
 
-def _clear_journal(disk: int, part: Part) -> None:
+def _clear_journal(disk: _Disk, part: Part) -> None:
     """Of one that has been replayed: it may have the content of files, of any that were written with data=journal."""
-    question = Question(act="journal", partition=part.number, size=_size(disk))
+    question = Question(act="journal", partition=part.number, size=disk.size)
     pieces = msgspec.json.decode(_ask(disk, question)[1], type=list[tuple[int, int]])
     if len(pieces) > MOST_PIECES:
         raise _failed(f"its journal lies in more than {MOST_PIECES} pieces")
@@ -101,14 +123,15 @@ def _write_commands(trace: Trace) -> list[str]:
     return [f"punch <{trace.inode}> 0", f"sif <{trace.inode}> size 0"]
 
 
-def _find(disk: int, question: Question) -> tuple[bool, list[Trace]]:
+def _find(disk: _Disk, question: Question) -> tuple[bool, list[Trace]]:
     """Whether it is a system's root, and what of it is to go."""
     said, lines = _ask(disk, question)
     return said == SYSTEM, [msgspec.json.decode(line, type=Trace) for line in lines.splitlines()]
 
 
-def _ask(disk: int, question: Question) -> tuple[str, bytes]:
+def _ask(disk: _Disk, question: Question) -> tuple[str, bytes]:
     """What a process without rights says of the disk, and its answer. Raises DriverFailed."""
+    disk.require_bounds("the search")
     confined, pieces, most = Confined(), bytearray(), MOST_ANSWER_BYTES
 
     def take(piece: bytes) -> None:
@@ -117,14 +140,14 @@ def _ask(disk: int, question: Question) -> tuple[str, bytes]:
             raise _failed("it has too many files to clean")
 
     try:
-        return confined.run(question, lambda offset, length: os.pread(disk, length, offset), take), bytes(pieces)
+        return confined.run(question, lambda offset, length: os.pread(disk.place, length, offset), take), bytes(pieces)
     except WeftError as problem:
         raise problem if problem.token == CANT_CLEAN else _failed(problem.message) from None
     finally:
         confined.end()
 
 
-def _check(disk: int, place: str, *options: str) -> int:
+def _check(disk: _Disk, place: str, *options: str) -> int:
     """Mend it, whatever is wrong with it; 0: nothing was. Raises DriverFailed."""
     code = _run(disk, ["e2fsck", "-f", "-y", *options, place])
     if not 0 <= code <= _MENDED:
@@ -132,9 +155,9 @@ def _check(disk: int, place: str, *options: str) -> int:
     return code
 
 
-def _run(disk: int, argv: list[str], commands: str = "") -> int:
+def _run(disk: _Disk, argv: list[str], commands: str = "") -> int:
     """Its exit code. The program has one file: the disk. Raises DriverFailed."""
-    limits, most = {**_LIMITS, resource.RLIMIT_FSIZE: _size(disk)}, _used(disk) + MOST_GROWTH_BYTES
+    limits = {**_LIMITS, resource.RLIMIT_FSIZE: disk.size}
     with tempfile.TemporaryFile() as given:
         given.write(commands.encode())
         given.seek(0)
@@ -144,7 +167,7 @@ def _run(disk: int, argv: list[str], commands: str = "") -> int:
                 stdin=given,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(disk,),
+                pass_fds=(disk.place,),
                 cwd="/",
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
                 preexec_fn=partial(_give_up_rights, os.getpid(), limits),
@@ -153,22 +176,19 @@ def _run(disk: int, argv: list[str], commands: str = "") -> int:
             raise DriverFailed(f"{argv[0]} is not installed on the node", hint="apt-get install e2fsprogs") from problem
     with process:
         try:
-            return _await(process, argv[0], disk, most)
+            return _await(process, argv[0], disk)
         finally:
             process.kill()
 
 
-def _await(process: subprocess.Popen[bytes], name: str, disk: int, most: int) -> int:
-    """Its exit code; it ends in time, and with a disk that uses at most ``most`` bytes. Raises DriverFailed."""
+def _await(process: subprocess.Popen[bytes], name: str, disk: _Disk) -> int:
+    """Its exit code. Raises DriverFailed once it takes too much."""
     code = None
-    for _ in range(int(SECONDS / _LOOK_SECONDS)):
+    while code is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(_LOOK_SECONDS)
-        if _used(disk) > most:
-            raise _failed("its file system is damaged, and would need much more space if it were mended")
-        if code is not None:
-            return code
-    raise _failed(f"{name} did not end within {SECONDS:g} s")
+        disk.require_bounds(name)
+    return code
 
 
 def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:
@@ -177,21 +197,13 @@ def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:
     refuse_calls(NETWORK)
 
 
-def _punch(disk: int, start: int, length: int) -> None:
+def _punch(disk: _Disk, start: int, length: int) -> None:
     """Make these bytes a hole, which reads as zeroes."""
     if length > 0:
         where = ["--offset", str(start), "--length", str(length)]
-        argv = ["fallocate", "--punch-hole", *where, f"/proc/self/fd/{disk}"]
-        if subprocess.run(argv, pass_fds=(disk,), check=False, stderr=subprocess.DEVNULL).returncode:
+        argv = ["fallocate", "--punch-hole", *where, f"/proc/self/fd/{disk.place}"]
+        if subprocess.run(argv, pass_fds=(disk.place,), check=False, stderr=subprocess.DEVNULL).returncode:
             raise _failed("the node's own file system can't make holes in a file, so what is removed could be read")
-
-
-def _used(disk: int) -> int:
-    return os.fstat(disk).st_blocks * 512
-
-
-def _size(disk: int) -> int:
-    return os.fstat(disk).st_size
 
 
 def _failed(why: str) -> DriverFailed:

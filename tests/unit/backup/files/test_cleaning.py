@@ -9,12 +9,14 @@ import struct
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from weft.backup.files.identity import RULES
 from weft.backup.process import clean as cleaning
 from weft.backup.process.clean import clean
+from weft.contracts.clock import SystemClock
 from weft.objects.errors import DriverFailed
 
 MIB = 1 << 20
@@ -195,6 +197,21 @@ def test_a_file_system_that_grows_when_it_is_mended_is_refused(tmp_path: Path, m
         clean(str(disk))
 
 
+def test_all_that_is_done_to_a_disk_has_one_bound_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many checks and partitions there are: here each program takes a second."""
+    disk, now, run = make_disk(tmp_path, make_tree(tmp_path, {**OWN, **EMPTIED})), [0.0], cleaning._run
+    monkeypatch.setattr(SystemClock, "elapsed", lambda self: now[0])
+    monkeypatch.setattr(cleaning, "SECONDS", 2.5)
+
+    def take_a_second(disk: Any, argv: list[str], commands: str = "") -> int:
+        now[0] += 1.0
+        return run(disk, argv, commands)
+
+    monkeypatch.setattr(cleaning, "_run", take_a_second)
+    with pytest.raises(DriverFailed, match=r"e2fsck did not end within 2\.5 s"):
+        clean(str(disk), "web")
+
+
 @pytest.mark.parametrize("dirty", [1, 9])
 def test_free_blocks_are_holes_only_once_a_check_finds_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dirty: int
@@ -202,7 +219,7 @@ def test_free_blocks_are_holes_only_once_a_check_finds_nothing(
     """e2fsck discards nothing in a run that mends something."""
     run, left = cleaning._run, [dirty]
 
-    def mend(disk: int, argv: list[str], commands: str = "") -> int:
+    def mend(disk: Any, argv: list[str], commands: str = "") -> int:
         left[0] -= "discard" in argv
         return 1 if "discard" in argv and left[0] >= 0 else run(disk, argv, commands)
 
