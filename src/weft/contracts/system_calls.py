@@ -40,9 +40,13 @@ NETWORK: Mapping[str, Mapping[str, int]] = {
         "accept4": 242,
     },
 }
-OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel itself
+PROGRAMS: Mapping[str, Mapping[str, int]] = {
+    "x86_64": {"execve": 59, "execveat": 322},
+    "aarch64": {"execve": 221, "execveat": 281},
+}
+PEERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel itself
     "x86_64": {
-        "execve": 59, "execveat": 322, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
+        "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311,
         "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424, "tkill": 200, "process_mrelease": 448,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 321, "perf_event_open": 298,
         "userfaultfd": 323, "keyctl": 250, "add_key": 248, "request_key": 249,
@@ -50,7 +54,7 @@ OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel it
         "shmget": 29, "semget": 64, "msgget": 68,  # what they make outlives the process
     },
     "aarch64": {
-        "execve": 221, "execveat": 281, "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
+        "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271,
         "pidfd_open": 434, "pidfd_getfd": 438, "pidfd_send_signal": 424, "tkill": 130, "process_mrelease": 448,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "bpf": 280, "perf_event_open": 241,
         "userfaultfd": 282, "keyctl": 219, "add_key": 217, "request_key": 218,
@@ -58,6 +62,7 @@ OTHERS: Mapping[str, Mapping[str, int]] = {  # other processes and the kernel it
         "shmget": 194, "semget": 190, "msgget": 186,
     },
 }  # fmt: skip
+OTHERS = {machine: {**PROGRAMS[machine], **calls} for machine, calls in PEERS.items()}
 # Signals, of which a process may send some to itself: abort() does. prlimit64 can end others by their limits, and has 0 for itself.
 SIGNALS: Mapping[str, Mapping[str, int]] = {
     "x86_64": {"kill": 62, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297},

@@ -22,7 +22,7 @@ from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Part
 from weft.contracts.clock import SystemClock
-from weft.contracts.system_calls import NETWORK, refuse_calls
+from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
 from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -194,7 +194,7 @@ def _await(process: subprocess.Popen[bytes], name: str, disk: _Disk) -> int:
 def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:
     leave_network()
     drop_privileges(parent, limits)
-    refuse_calls(NETWORK)
+    refuse_calls(NETWORK, PEERS)
 
 
 def _punch(disk: _Disk, start: int, length: int) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,14 @@ def test_a_file_system_that_grows_when_it_is_mended_is_refused(tmp_path: Path, m
         ask_debugfs(disk, f"sif /srv/{number} block[IND] {shared}", f"sif /srv/{number} size {MIB}")
     with pytest.raises(DriverFailed, match="much more space"):
         clean(str(disk))
+
+
+def test_the_programs_reach_no_other_process(tmp_path: Path) -> None:
+    disk = make_disk(tmp_path, make_tree(tmp_path, {"etc/machine-id": "0123"}))
+    ask = "import ctypes; raise SystemExit(ctypes.CDLL(None).ptrace(0, 0, 0, 0) == -1)"  # to be traced: always allowed
+    with disk.open("r+b") as file:
+        assert subprocess.run([sys.executable, "-c", ask], check=False).returncode == 0
+        assert cleaning._run(cleaning._Disk(file.fileno()), ["python3", "-c", ask]) == 1
 
 
 def test_all_that_is_done_to_a_disk_has_one_bound_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
