@@ -29,6 +29,7 @@ from typing import IO, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from weft.contracts.public_address import guard_connections
+from weft.contracts.system_calls import OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
 from weft.objects.errors import describe_failure
 
@@ -86,6 +87,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 def main(parent: int, url: str, most: int, space: int, patience: float, allowed: Sequence[str]) -> int:
     """Write what ``url`` gives to stdout; the exit status. Ends with process ``parent``."""
     drop_privileges(parent, LIMITS)
+    refuse_calls(OTHERS)
     signal.setitimer(signal.ITIMER_REAL, patience)
     guard_connections(allowed)
     try:

@@ -28,6 +28,7 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from weft.contracts.public_address import guard_connections
+from weft.contracts.system_calls import OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
 from weft.drivers.image.oci.fetch.framing import FRAME, GUARDED, PIECE_BYTES
 
@@ -214,6 +215,7 @@ def _open(path: str) -> BinaryIO:
 
 if __name__ == "__main__":
     drop_privileges(int(sys.argv[1]), LIMITS)
+    refuse_calls(OTHERS)
     for reach in _GUARDS:
         guard_connections(reach.split())
     Wire(sys.stdout.buffer).serve(sys.stdin.buffer)

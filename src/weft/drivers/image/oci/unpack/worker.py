@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges, end_with
 from weft.drivers.image.oci.unpack.confinement import confine
 from weft.drivers.image.oci.unpack.entries import Refused, Tree
@@ -150,7 +151,7 @@ def _open(packing: str) -> _Reads:
         return sys.stdin.buffer
     if packing == "gzip":
         return Gunzip(sys.stdin.buffer)
-    humble = partial(drop_privileges, os.getpid(), {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: 0})
+    humble = partial(_give_up_rights, os.getpid())
     argv = ["zstd", "-dcq", f"--memory={_ZSTD_MEMORY_MIB}MB"]
     try:
         process = subprocess.Popen(
@@ -160,6 +161,11 @@ def _open(packing: str) -> _Reads:
         raise Refused("it is packed with zstd, which this node lacks", "noZstd") from None
     assert process.stdout is not None
     return process.stdout
+
+
+def _give_up_rights(parent: int) -> None:
+    drop_privileges(parent, {resource.RLIMIT_AS: 1 << 30, resource.RLIMIT_FSIZE: 0})
+    refuse_calls(NETWORK, PEERS)
 
 
 def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:
