@@ -504,6 +504,15 @@ class Lab:
 
         await self.change(f"/{kind}/default/{name}", change)
 
+    async def ask(self, name: str, kind: str, **actions: Any) -> None:
+        """Set actions of an object as a verb does."""
+
+        def change(envelope: Envelope) -> None:
+            envelope.actions = merge_part(envelope.actions, actions)
+            envelope.generation += 1
+
+        await self.change(f"/{kind}/default/{name}", change)
+
     async def delete(self, key: str) -> None:
         def change(envelope: Envelope) -> None:
             envelope.deleting_since = self.clock.now()

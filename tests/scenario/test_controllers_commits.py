@@ -246,6 +246,7 @@ RELIES_ON = {
     "scheduler/allocation/lease.py join_replanned": (
         "workload at, node at, allocation absent, allocation at, endpoint absent, network at | decision"
     ),
+    "scheduler/allocation/lease.py plan_shortened": "workload at, allocation at",
     "scheduler/allocation/lease.py plan_within": "workload at, allocation at",
     "scheduler/allocation/promise.py plan_at_risk": "workload at | decision",
     "scheduler/allocation/promise.py clear_risk": "workload at, allocation at",
@@ -660,6 +661,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     a_guest_is_found_after_its_vm_got_another_address,
     a_lease_is_extended_gives_way_and_resumes,
     test_replanned_leases.test_leases_with_deadlines_that_have_not_begun_make_room_for_one_that_fits_nowhere,
+    test_replanned_leases.test_a_pause_is_taken_back_once_the_lease_that_needed_it_begins_on_another_node,
     test_suspended_migrations.test_one_whose_node_stays_full_resumes_on_another_after_a_minute,
     test_gangs.test_the_addresses_of_a_large_gang_come_before_its_places,
     a_policy_of_ones_own_can_not_be_had,

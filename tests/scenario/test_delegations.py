@@ -206,7 +206,7 @@ def test_an_abandoned_one_is_left_there(sides: tuple[Side, Side]) -> None:
         ({"template": {**VM, "memmory": "1G"}}, "spec.template.memmory"),
         ({"template": {**VM, "memory": "1X"}}, "spec.template.memory"),
         ({"template": {**VM, "user_data": "x" * 70000}}, "spec.template"),
-        ({"resends": 3}, "spec.resends"),
+        ({"resends": 3}, "resends"),
     ],
 )
 def test_what_is_wrong_is_refused_with_its_field(sides: tuple[Side, Side], spec: dict[str, Any], field: str) -> None:

@@ -48,9 +48,9 @@ async def keep(lab: MovingLab, name: str, found: ReportStatus, **spec: Any) -> N
     await lab.put("rebalanceplan", name, {"steps": steps, **spec}, project=None)
 
 
-async def set_plan(lab: MovingLab, name: str, **spec: Any) -> None:
+async def set_plan(lab: MovingLab, name: str, **asked: Any) -> None:
     def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
+        envelope.actions = merge_part(envelope.actions, asked)
         envelope.generation += 1
 
     await lab.change(f"/rebalanceplan/-/{name}", change)

@@ -327,7 +327,7 @@ async def test_a_test_shows_the_answer_and_a_good_one_ends_the_pause(tmp_path: P
         lab.happen()
         await lab.until_status(lambda status: status.attempts == 4)
         lab.told.answers["http://a/"] = OK if good else DOWN
-        await lab.wish("hook", "receiver", test_generation=1)
+        await lab.ask("hook", "receiver", test_generation=1)
         status = await lab.until_status(lambda status: status.test.generation == 1)
         assert status.test.delivery is not None and status.test.delivery.ok is good
         if good:

@@ -16,7 +16,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.recovery.run import RecoveryRun
 from weft.kinds.network import NetworkSpec
-from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -41,9 +41,9 @@ async def seed(lab: MovingLab, node: SnapshotNode, name: str, *, of: str = "", *
 
 async def ask(lab: MovingLab, key: str, mode: Any) -> None:
     def change(envelope: Envelope) -> None:
-        spec = decode_part(envelope.spec, RecoveryPlanSpec)
-        spec.run_generation, spec.run_mode = spec.run_generation + 1, mode
-        envelope.spec = merge_part(envelope.spec, spec)
+        asked = decode_part(envelope.actions, RecoveryPlanActions)
+        asked.run_generation, asked.run_mode = asked.run_generation + 1, mode
+        envelope.actions = merge_part(envelope.actions, asked)
         envelope.generation += 1
 
     await lab.change(key, change)

@@ -15,6 +15,7 @@ from weft.kinds.job import JOB
 from weft.kinds.parts.goal import reaches, read_phase
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.vm import VM
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, TooLarge, WeftError
 from weft.objects.schema import field, read_strict, words
 
@@ -33,8 +34,11 @@ class DelegationSpec(msgspec.Struct, kw_only=True):
     adopt: Annotated[
         bool, field("Take over what this cluster had created there under the name before, like what was abandoned")
     ] = False
-    resends: Annotated[int, field("How often it was to be created there again; set by the server", ge=0)] = 0
-    abandoned: Annotated[bool, field("What runs there is left alone; set by the server")] = False
+
+
+class DelegationActions(msgspec.Struct, kw_only=True):
+    resends: Annotated[int, field("Number of times re-creation there was requested", ge=0)] = 0
+    abandoned: Annotated[bool, field("What runs there is left alone")] = False
 
 
 class DelegationStatus(msgspec.Struct, kw_only=True):
@@ -46,7 +50,7 @@ class DelegationStatus(msgspec.Struct, kw_only=True):
     uid: str = ""  # of the workload there; "": it never was there
     sent: str = ""  # mark of what the other cluster took last
     refused: str = ""  # mark of what it refused last
-    resent: int = 0  # ``spec.resends`` when it was last created
+    resent: int = 0  # ``actions.resends`` when it was last created
     absent: bool = False  # it was there, and the other cluster no longer lists it
     ready: bool = False  # it is there as it was sent
     phase_there: str = ""
@@ -99,11 +103,11 @@ def _resend(obj: Object, _: Any) -> dict[str, Any]:
             f"delegation/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: the other cluster still has it",
             hint="only a workload that the other cluster no longer has is created there again",
         )
-    return {**obj["spec"], "resends": int(dig(obj, "spec.resends") or 0) + 1}
+    return {"resends": int(dig(obj, "actions.resends") or 0) + 1}
 
 
 def _abandon(obj: Object, _: Any) -> dict[str, Any]:
-    return {**obj["spec"], "abandoned": True}
+    return {"abandoned": True}
 
 
 def _mark(obj: Object) -> str:
@@ -115,7 +119,7 @@ def _attempt(obj: Object) -> str:
 
 
 def _is_as_sent(obj: Object | None) -> bool:
-    if obj is None or dig(obj, "status.resent", 0) < dig(obj, "spec.resends", 0):
+    if obj is None or dig(obj, "status.resent", 0) < dig(obj, "actions.resends", 0):
         return False
     has_ended_well = dig(obj, "status.absent") and read_phase(obj) == "Done"
     return dig(obj, "status.sent") == _mark(obj) and bool(dig(obj, "status.ready") or has_ended_well)
@@ -123,8 +127,8 @@ def _is_as_sent(obj: Object | None) -> bool:
 
 def _is_left(obj: Object) -> bool:
     """Whether nothing more is sent for it: it is abandoned, or was there and isn't any more, and people haven't resent it."""
-    lost = dig(obj, "status.absent") and dig(obj, "status.resent", 0) >= dig(obj, "spec.resends", 0)
-    return bool(dig(obj, "spec.abandoned") or (lost and not _is_as_sent(obj)))
+    lost = dig(obj, "status.absent") and dig(obj, "status.resent", 0) >= dig(obj, "actions.resends", 0)
+    return bool(dig(obj, "actions.abandoned") or (lost and not _is_as_sent(obj)))
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
@@ -154,24 +158,23 @@ DELEGATION = Kind(
     title="delegation",
     summary="Workloads that a linked cluster runs for this one",
     spec=DelegationSpec,
+    actions=DelegationActions,
     status=DelegationStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=DelegationActions),),
     indexes={DELEGATIONS_BY_CLUSTER: lambda item: (item.spec(DelegationSpec).cluster,)},
     references=(Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),),
     verbs=(
-        Verb(
-            "resend", "Create it there again, after the other cluster lost or deleted it", change=_resend, needs="write"
-        ),
+        Verb("resend", "Create it there again, after the other cluster lost or deleted it", act=_resend, needs="write"),
         Verb(
             "abandon",
             "Leave what runs there alone from now on; deleting the delegation then leaves it there, too",
-            change=_abandon,
+            act=_abandon,
             needs="write",
         ),
     ),
     access=Access(readers="project", status_writer="delegations"),
-    admission=Admission(
-        check=check_delegation, server_fields=("resends", "abandoned"), made_fields=("resends", "abandoned")
-    ),
+    admission=Admission(check=check_delegation),
     display=Display(
         topic="Clusters",
         columns=(

@@ -12,6 +12,7 @@ from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.fields.device.affordance import Value, check_desired, check_values
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Reference, Verb, keys_of
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import check_labels
 from weft.objects.schema import field, words
@@ -37,7 +38,10 @@ class DeviceRolloutSpec(msgspec.Struct, kw_only=True):
             le=MOST_TIMEOUT_SECONDS,
         ),
     ] = 60.0
-    resumed: Annotated[int, field("How often it was resumed; set by the server", ge=0)] = 0
+
+
+class DeviceRolloutActions(msgspec.Struct, kw_only=True):
+    resumed: Annotated[int, field("Number of times it was resumed", ge=0)] = 0
 
 
 class DeviceRolloutStatus(msgspec.Struct, kw_only=True):
@@ -75,7 +79,7 @@ def _resume(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(
             f"devicerollout/{obj['name']} isn't stopped", hint=f"weft devicerollout describe {obj['name']}"
         )
-    return {**obj["spec"], "resumed": int(dig(obj, "spec.resumed") or 0) + 1}
+    return {"resumed": int(dig(obj, "actions.resumed") or 0) + 1}
 
 
 ROLLOUTS_BY_MODEL = Index("device rollouts by model")
@@ -91,12 +95,15 @@ DEVICE_ROLLOUT = Kind(
     title="device rollout",
     summary="Values for many devices, in waves that stop where too many fail",
     spec=DeviceRolloutSpec,
+    actions=DeviceRolloutActions,
     status=DeviceRolloutStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=DeviceRolloutActions),),
     indexes={ROLLOUTS_BY_MODEL: lambda item: keys_of("devicemodel", item, [item.spec(DeviceRolloutSpec).model])},
     references=(Reference("devicemodel", "spec.model", lambda spec: [spec.model], agree=_agree, blocks=False),),
-    verbs=(Verb("resume", "Go on after a stop; as many devices may fail again", change=_resume, needs="write"),),
+    verbs=(Verb("resume", "Go on after a stop; as many devices may fail again", act=_resume, needs="write"),),
     access=Access(readers="project", status_writer="device rollouts"),
-    admission=Admission(check=check_device_rollout, server_fields=("resumed",), made_fields=("resumed",)),
+    admission=Admission(check=check_device_rollout),
     display=Display(
         topic="Devices",
         columns=(

@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Kind, Lifetime, Object, Operation, Verb
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.schema import field
 
@@ -62,8 +63,11 @@ class RebalancePlanSpec(msgspec.Struct, kw_only=True):
     per_hour: Annotated[
         int, field("How many begin within an hour; 0 means no limit", change="live", ge=0, le=MOST_MIGRATIONS)
     ] = 0
-    start: Annotated[bool, field("Carry it out; the verb start sets it")] = False
-    undo: Annotated[bool, field("Bring everything back; the verb undo sets it")] = False
+
+
+class RebalancePlanActions(msgspec.Struct, kw_only=True):
+    start: Annotated[bool, field("Carry it out")] = False
+    undo: Annotated[bool, field("Bring everything back")] = False
 
 
 class StepState(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,18 +121,18 @@ def check_plan(spec: RebalancePlanSpec) -> None:
 
 def _start(obj: Object, _: Any) -> dict[str, Any]:
     phase, what = dig(obj, "status.phase", "Proposed"), f"rebalanceplan/{obj['name']}"
-    if obj["spec"]["undo"] or phase in OVER:
+    if dig(obj, "actions.undo") or phase in OVER:
         raise IllegalTransition(
             f"{what} is over ({phase}): it can't be applied again", hint="plan again: weft rebalance plan"
         )
-    return {**obj["spec"], "start": True}
+    return {"start": True}
 
 
 def _undo(obj: Object, _: Any) -> dict[str, Any]:
-    if not obj["spec"]["start"] or dig(obj, "status.phase", "Proposed") == "Refused":
+    if not dig(obj, "actions.start") or dig(obj, "status.phase", "Proposed") == "Refused":
         what = f"rebalanceplan/{obj['name']}"
         raise IllegalTransition(f"{what} has migrated nothing, so there is nothing to undo", hint="weft rebalance list")
-    return {**obj["spec"], "undo": True}
+    return {"undo": True}
 
 
 def _count(obj: Object) -> str:
@@ -175,13 +179,16 @@ REBALANCE_PLAN = Kind(
     summary="Migrations that make the load of the nodes even",
     scope="fabric",
     spec=RebalancePlanSpec,
+    actions=RebalancePlanActions,
     status=RebalancePlanStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=RebalancePlanActions),),
     verbs=(
-        Verb("start", "Carry the plan out, if it still holds", change=_start, needs="operate"),
-        Verb("undo", "Bring back all that the plan migrated", change=_undo, needs="operate"),
+        Verb("start", "Carry the plan out, if it still holds", act=_start, needs="operate"),
+        Verb("undo", "Bring back all that the plan migrated", act=_undo, needs="operate"),
     ),
     access=Access(readers="fabric", status_writer="rebalance"),
-    admission=Admission(check=check_plan, server_fields=("start", "undo"), made_fields=("start", "undo")),
+    admission=Admission(check=check_plan),
     display=Display(
         topic="Work and answers",
         columns=(

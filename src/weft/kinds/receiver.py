@@ -11,6 +11,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, note, text
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Kind, Lifetime, Object, Reference, Verb
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.schema import field, words
 
@@ -51,7 +52,10 @@ class ReceiverSpec(msgspec.Struct, kw_only=True):
         bool, field("Notify it of all projects and of the fabric's own; takes rights in all projects")
     ] = False
     paused: Annotated[bool, field("Send it nothing for now; what is held back is sent once this is off again")] = False
-    test_generation: Annotated[int, field("Number of tests that were asked for; set by the server")] = 0
+
+
+class ReceiverActions(msgspec.Struct, kw_only=True):
+    test_generation: Annotated[int, field("Number of tests that were asked for")] = 0
 
 
 class Delivery(msgspec.Struct, kw_only=True, frozen=True):
@@ -180,9 +184,7 @@ def _refuse(name: str, message: str, hint: str) -> InvalidInput:
 def find_receiver_rights(old: ReceiverSpec | None, new: ReceiverSpec) -> Iterable[tuple[str, str]]:
     """What it takes in all projects: who notifies a receiver of all projects must be allowed to see them all.
     A test shows none of them."""
-    if old is not None and msgspec.structs.replace(old, test_generation=new.test_generation) == new:
-        return []
-    return [("event:list", "notify a receiver of all projects")] if new.all_projects else []
+    return [] if old == new else [("event:list", "notify a receiver of all projects")] if new.all_projects else []
 
 
 def wants_event(spec: ReceiverSpec, kind: str, reason: str) -> bool:
@@ -196,17 +198,16 @@ def has_events(spec: ReceiverSpec) -> bool:
 
 
 def _ask_test(obj: Object, _: Any) -> dict[str, Any]:
-    spec: dict[str, Any] = dict(obj["spec"])
-    return {**spec, "test_generation": spec.get("test_generation", 0) + 1}
+    return {"test_generation": dig(obj, "actions.test_generation", 0) + 1}
 
 
 def _is_tested(obj: Object | None) -> bool:
-    done, asked = dig(obj or {}, "status.test.generation", 0), dig(obj or {}, "spec.test_generation", 0)
+    done, asked = dig(obj or {}, "status.test.generation", 0), dig(obj or {}, "actions.test_generation", 0)
     return obj is not None and bool(done >= asked) and bool(dig(obj, "status.test.delivery.ok", False))
 
 
 def _find_test_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    if goal.words != TESTED.words or dig(obj, "status.test.generation", 0) < dig(obj, "spec.test_generation", 0):
+    if goal.words != TESTED.words or dig(obj, "status.test.generation", 0) < dig(obj, "actions.test_generation", 0):
         return None
     if dig(obj, "status.test.delivery.ok", False):
         return None
@@ -231,12 +232,15 @@ RECEIVER = Kind(
     title="receiver",
     summary="Who is notified of alerts and events: a webhook, e-mail, an Alertmanager",
     spec=ReceiverSpec,
+    actions=ReceiverActions,
     status=ReceiverStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=ReceiverActions),),
     references=(Reference("secret", "spec.secret", lambda spec: [spec.secret] if spec.secret else [], blocks=False),),
-    verbs=(Verb("test", "Send it a test, and show the answer", change=_ask_test, needs="write"),),
+    verbs=(Verb("test", "Send it a test, and show the answer", act=_ask_test, needs="write"),),
     in_backups="kept",
     access=Access(readers="project", status_writer="receivers", further_rights=find_receiver_rights),
-    admission=Admission(check=check_receiver, server_fields=("test_generation",)),
+    admission=Admission(check=check_receiver),
     display=Display(
         topic="Metrics, logs and alerts",
         columns=(

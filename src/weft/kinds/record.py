@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from weft.objects.envelope import EMPTY, Condition, Envelope, decode_part
+from weft.objects.envelope import EMPTY, Condition, Envelope, Part, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import MAX_NAME, Ref, named_key, new_uid
 
@@ -145,6 +145,8 @@ class Verb(msgspec.Struct, frozen=True):
     while_deleted: bool = False  # also of an object that is being deleted, whose end waits for it
     stream: bool = False  # the answer is a ticket for the gateway
     figures: bool = False  # the stream has only what weft counts and measures, nothing that a guest wrote and no secret
+    # Of the object and the input: the permissions in its project that it takes beside its own, each with what it is for.
+    rights: Callable[[Object, Any], Iterable[tuple[str, str]]] | None = None
     needs: str = ""  # the right of built-in roles that may (objects/roles.py); "": nobody may
     says: Callable[[Any], str] | None = None  # of the input, what its event says beside the verb; nothing secret
 
@@ -458,6 +460,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         labels: Mapping[str, str] = {},
         owner: Envelope | Ref | None = None,
         creator: str = "",
+        actions: msgspec.Struct | None = None,
         marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         report: msgspec.Struct | None = None,
@@ -480,12 +483,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
             created_at=now,
             created_by=creator or msgspec.UNSET,
             spec=raw or _encode(spec),
-            actions=msgspec.UNSET if self.actions is None else _encode_first(self.actions),
-            marks=_encode(marks)
-            if marks is not None
-            else msgspec.UNSET
-            if self.marks is None
-            else _encode_first(self.marks),
+            actions=_encode_part(actions, self.actions),
+            marks=_encode_part(marks, self.marks),
             status=_encode_first(self.status) if status is None else _encode(status),
             report=EMPTY if report is None else _encode(report),
             finalizers=list(self.lifetime.finalizers),
@@ -510,6 +509,12 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 def _encode(part: msgspec.Struct) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(part))
+
+
+def _encode_part(part: msgspec.Struct | None, type_: type[msgspec.Struct] | None) -> Part:
+    if part is not None:
+        return _encode(part)
+    return msgspec.UNSET if type_ is None else _encode_first(type_)
 
 
 @functools.cache

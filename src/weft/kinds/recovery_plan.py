@@ -39,6 +39,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_bytes, format_duration
@@ -68,9 +69,12 @@ class RecoveryPlanSpec(msgspec.Struct, kw_only=True):
     deadline: Annotated[
         float, field("How long a run may take from its begin until its last check passed", quantity="period")
     ] = 600.0
-    run_generation: Annotated[int, field("Number of runs that were asked for; set by the server")] = 0
-    run_mode: Annotated[Mode, field("What the last of them does; set by the server")] = "rehearse"
-    force: Annotated[bool, field("Fail over even if the cluster of the VMs answers; set by the server")] = False
+
+
+class RecoveryPlanActions(msgspec.Struct, kw_only=True):
+    run_generation: Annotated[int, field("Number of runs that were asked for")] = 0
+    run_mode: Annotated[Mode, field("What the last of them does")] = "rehearse"
+    force: Annotated[bool, field("Fail over even if the cluster of the VMs answers")] = False
 
 
 class RecoveryPlanStatus(msgspec.Struct, kw_only=True):
@@ -154,17 +158,19 @@ def _list_replicas(spec: RecoveryPlanSpec) -> Sequence[str]:
 
 
 def _find_rights(old: RecoveryPlanSpec | None, new: RecoveryPlanSpec) -> Iterable[tuple[str, str]]:
-    """A plan runs commands in guests and promotes replicas: nobody can have it do what they can't do themselves. What a
-    rehearsal makes is weft's own."""
+    """A plan runs commands in guests: nobody can have it do what they can't do themselves."""
     if any(check.type == "command" for check in read_checks(new)) and (old is None or old.checks != new.checks):
         yield "vm:exec", "run a command in the VMs of a recovery plan"
-    if old is not None and new.run_generation != old.run_generation and new.run_mode == FAILOVER:
-        yield "vm:create", "make the VMs of a recovery plan"
-        yield "replica:promote", "promote the replicas of a recovery plan"
 
 
 class FailoverInput(msgspec.Struct, kw_only=True):
     force: Annotated[bool, field("Do it even if the cluster that the VMs run at answers")] = False
+
+
+def _find_rights_of_failover(_: Object, __: FailoverInput) -> Iterable[tuple[str, str]]:
+    """What promoting each of its replicas would take. What a rehearsal makes is weft's own."""
+    yield "vm:create", "make the VMs of a recovery plan"
+    yield "replica:promote", "promote the replicas of a recovery plan"
 
 
 def _rehearse(obj: Object, _: Any) -> dict[str, Any]:
@@ -203,29 +209,31 @@ RECOVERY_PLAN = Kind(
     title="recovery plan",
     summary="The order in which VMs with replicas here are recovered, rehearsed and measured",
     spec=RecoveryPlanSpec,
+    actions=RecoveryPlanActions,
     status=RecoveryPlanStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=RecoveryPlanActions),),
     indexes={RECOVERY_PLANS_BY_SNAPSHOT: _list_snapshots, RECOVERY_PLANS_BY_UID: uid_of},
     references=(Reference("replica", "spec.groups", _list_replicas, blocks=False),),
     verbs=(
         Verb(
             "rehearse",
             "Recover its VMs in networks that lead nowhere, check and measure, and remove them again",
-            change=_rehearse,
+            act=_rehearse,
             needs="operate",
         ),
         Verb(
             "failover",
             "Promote its replicas in order, and check that the VMs work",
             input=FailoverInput,
-            change=_fail_over,
+            act=_fail_over,
+            rights=_find_rights_of_failover,
             needs="write",
         ),
     ),
     access=Access(readers="project", status_writer="recovery plans", further_rights_in_project=_find_rights),
     admission=Admission(
         check=check_recovery_plan,
-        server_fields=("run_generation", "run_mode", "force"),
-        made_fields=("run_generation", "run_mode", "force"),
     ),
     display=Display(
         topic="Clusters",

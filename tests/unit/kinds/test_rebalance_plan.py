@@ -14,6 +14,7 @@ from weft.kinds.rebalance_plan import (
     MOST_MIGRATIONS,
     REBALANCE_PLAN,
     PlannedStep,
+    RebalancePlanActions,
     RebalancePlanSpec,
     RebalancePlanStatus,
     StepState,
@@ -46,26 +47,27 @@ def test_a_plan_that_makes_no_sense_is_refused_by_its_field(steps: list[dict[str
         check_plan(read_strict({"steps": steps}, RebalancePlanSpec))
 
 
-def obj(phase: str, **spec: Any) -> dict[str, Any]:
+def obj(phase: str, **asked: Any) -> dict[str, Any]:
     return {
         "kind": "rebalanceplan",
         "name": "tidy",
-        "spec": {"steps": [step()], "start": False, "undo": False, **spec},
+        "spec": {"steps": [step()]},
+        "actions": {"start": False, "undo": False, **asked},
         "status": {"phase": phase},
     }
 
 
 def test_what_is_over_is_not_started_and_what_never_began_is_not_undone() -> None:
     start, undo = (REBALANCE_PLAN.verb(name) for name in ("start", "undo"))
-    assert start is not None and start.change is not None and undo is not None and undo.change is not None
-    assert start.change(obj("Proposed"), None)["start"] is True
-    assert undo.change(obj("Done", start=True), None)["undo"] is True
+    assert start is not None and start.act is not None and undo is not None and undo.act is not None
+    assert start.act(obj("Proposed"), None)["start"] is True
+    assert undo.act(obj("Done", start=True), None)["undo"] is True
     for phase in ("Done", "Refused", "Undone"):
         with pytest.raises(IllegalTransition, match="is over"):
-            start.change(obj(phase, start=True), None)
+            start.act(obj(phase, start=True), None)
     for made in (obj("Proposed"), obj("Refused", start=True)):
         with pytest.raises(IllegalTransition, match="nothing to undo"):
-            undo.change(made, None)
+            undo.act(made, None)
 
 
 def test_one_that_has_been_started_is_waited_for_until_it_is_over() -> None:
@@ -110,7 +112,7 @@ def test_a_plan_of_which_a_migration_failed_is_no_success_and_its_end_says_what_
 
 def test_an_undo_waits_for_what_migrates_and_then_goes_back_in_the_other_order() -> None:
     steps = [msgspec.convert(step(f"vm/w{number}", uid=f"u{number}"), PlannedStep) for number in range(3)]
-    spec = RebalancePlanSpec(steps=steps, start=True, undo=True, concurrent=1)
+    spec, asked = RebalancePlanSpec(steps=steps, concurrent=1), RebalancePlanActions(start=True, undo=True)
     states = [StepState(state="Done"), StepState(state="Migrating", migration="m1"), StepState()]
     status = RebalancePlanStatus(phase="Running", steps=states, started_at=1.0)
     seen = [
@@ -118,19 +120,19 @@ def test_an_undo_waits_for_what_migrates_and_then_goes_back_in_the_other_order()
         Situation(node="n1", migration="m1", phase="Migrating"),
         Situation(node="n1"),
     ]
-    waits = plan_rebalance(spec, status, seen, "", 2.0)
+    waits = plan_rebalance(spec, asked, status, seen, "", 2.0)
     assert [one.state for one in waits.status.steps] == ["Done", "Migrating", "Skipped"] and waits.begin == []
     seen[1] = Situation(node="n2", migration="m1", phase="Succeeded")
-    came = plan_rebalance(spec, waits.status, seen, "", 3.0)
+    came = plan_rebalance(spec, asked, waits.status, seen, "", 3.0)
     assert [one.state for one in came.status.steps] == ["Done", "Done", "Skipped"] and came.begin == []
     seen[1] = Situation(node="n2", migration="back-1")  # of the way back from now on
-    now = plan_rebalance(spec, came.status, seen, "", 4.0)
+    now = plan_rebalance(spec, asked, came.status, seen, "", 4.0)
     assert [one.state for one in now.status.steps] == ["Done", "Returning", "Skipped"]
     assert [(one.number, one.to) for one in now.begin] == [(1, "n1")] and now.status.phase == "Undoing"
 
 
 def test_what_a_lost_node_was_to_take_is_left_out_and_the_plan_ends() -> None:
-    spec = RebalancePlanSpec(steps=[msgspec.convert(step(), PlannedStep)], start=True)
+    spec, asked = RebalancePlanSpec(steps=[msgspec.convert(step(), PlannedStep)]), RebalancePlanActions(start=True)
     status = RebalancePlanStatus(phase="Running", steps=[StepState()], started_at=1.0)
-    ended = plan_rebalance(spec, status, [Situation(node="n1", trouble="n2 is NotReady")], "", 2.0)
+    ended = plan_rebalance(spec, asked, status, [Situation(node="n1", trouble="n2 is NotReady")], "", 2.0)
     assert (ended.status.phase, ended.status.message, ended.begin) == ("Done", "1 left out; n2 is NotReady", [])

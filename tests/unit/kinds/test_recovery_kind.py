@@ -64,10 +64,10 @@ def test_what_makes_no_sense_is_refused(spec: RecoveryPlanSpec, field: str) -> N
     assert refused.value.field == field
 
 
-def act(verb: str, status: dict[str, Any], **spec: Any) -> dict[str, Any]:
+def act(verb: str, status: dict[str, Any], **asked: Any) -> dict[str, Any]:
     found = RECOVERY_PLAN.verb(verb)
-    assert found is not None and found.change is not None
-    return found.change({"name": "shop", "spec": {"run_generation": 1, **spec}, "status": status}, FailoverInput())
+    assert found is not None and found.act is not None
+    return found.act({"name": "shop", "actions": {"run_generation": 1, **asked}, "status": status}, FailoverInput())
 
 
 def test_one_run_goes_on_at_a_time_but_a_failover_ends_a_rehearsal() -> None:
@@ -83,7 +83,7 @@ def test_one_run_goes_on_at_a_time_but_a_failover_ends_a_rehearsal() -> None:
 
 def test_a_result_counts_once_nothing_is_left_of_its_run() -> None:
     plan = {
-        "spec": {"run_generation": 2},
+        "actions": {"run_generation": 2},
         "status": {"ended_generation": 1, "rehearsal": {"generation": 2, "phase": "Passed"}},
     }
     assert find_result(plan) is None
@@ -98,8 +98,9 @@ def test_rights_for_a_run_are_those_for_what_it_does() -> None:
     assert rights is not None
     plain, command = RecoveryPlanSpec(groups=["db"]), RecoveryPlanSpec(groups=["db"], checks=["db=command:true"])
     assert list(rights(None, plain)) == [] and [one for one, _ in rights(None, command)] == ["vm:exec"]
-    failover = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover")
-    assert [one for one, _ in rights(plain, failover)] == ["vm:create", "replica:promote"]
+    found = RECOVERY_PLAN.verb("failover")
+    assert found is not None and found.rights is not None
+    assert [one for one, _ in found.rights({}, FailoverInput())] == ["vm:create", "replica:promote"]
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,8 @@ async def _plan(
     old = decode_part(current.spec, kind.spec)
     whole = {**_read_whole(kind, current), "now": context.clock.now()}
     whole["others"] = await _read_others(view, target, verb, whole, given)
+    for permission, what in verb.rights(whole, given) if verb.rights is not None else ():
+        call.actor.require(permission, target.project, what)
     new = old if verb.change is None else msgspec.convert(verb.change(whole, given), kind.spec)
     if kind.admission.check is not None:
         kind.admission.check(new)

@@ -55,9 +55,7 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
     "conversion": ("spec.confirm", "spec.undo"),
-    "receiver": ("spec.test_generation",),
     "recommendation": ("spec.assumed",),
-    "recoveryplan": ("spec.run_generation", "spec.run_mode", "spec.force"),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (
         "spec.values",

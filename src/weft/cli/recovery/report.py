@@ -16,7 +16,7 @@ _MODES = {REHEARSE: "rehearsal"}
 def make_report(obj: Object, asked: Object) -> dict[str, Any] | None:
     """The result of the run that ``asked`` began, as programs read it; None while it goes on."""
     result = find_result(obj)
-    if result is None or result["generation"] != asked["spec"]["run_generation"]:
+    if result is None or result["generation"] != asked["actions"]["run_generation"]:
         return None
     kept = {key: value for key, value in result.items() if key != "generation"}
     return {"plan": obj["name"], **kept, "mode": _MODES.get(result["mode"], result["mode"])}

@@ -30,6 +30,7 @@ from weft.kinds.delegation import (
     DELEGATION,
     DELEGATIONS_BY_CLUSTER,
     GONE,
+    DelegationActions,
     DelegationSpec,
     DelegationStatus,
 )
@@ -69,7 +70,7 @@ class Delegations:
         wake = self._wake
 
         def notice(changes: Sequence[Changed]) -> None:
-            if any(has_changed(change, lambda item: (item.envelope.spec, item.deleting)) for change in changes):
+            if any(has_changed(change, _read_asked) for change in changes):
                 wake.ring()
 
         unsubscribe = self._leadership.cache.subscribe(notice, (DELEGATION.name,))
@@ -173,6 +174,7 @@ def read_delegated(item: Item, cluster: Item | None) -> Delegated:
         deleting=item.deleting,
         labels=item.envelope.labels,
         spec=spec,
+        actions=item.actions(DelegationActions),
         status=status,
         project=linked and (status.project or linked),
         own_project=own,
@@ -208,3 +210,8 @@ async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> Listed:
 async def perform_in_thread(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
     """As ``perform_acts``, in a thread of its own."""
     return await in_thread(lambda: perform_acts(link, acts, SystemClock()))
+
+
+def _read_asked(item: Item) -> tuple[object, object, bool]:
+    """What people want of it."""
+    return item.envelope.spec, item.envelope.actions, item.deleting

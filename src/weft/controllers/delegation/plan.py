@@ -14,6 +14,7 @@ from weft.kinds.delegation import (
     REFUSED,
     RUNS_ALREADY,
     WORKLOADS,
+    DelegationActions,
     DelegationSpec,
     DelegationStatus,
     mark_attempt,
@@ -51,6 +52,7 @@ class Delegated(msgspec.Struct, frozen=True):
     deleting: bool
     labels: Mapping[str, str]
     spec: DelegationSpec
+    actions: DelegationActions
     status: DelegationStatus
     project: str
     own_project: str = ""
@@ -67,7 +69,7 @@ class Delegated(msgspec.Struct, frozen=True):
     @property
     def is_over(self) -> bool:
         """Whether it can go though the cluster can't be asked: nothing was ever sent there, or what is there stays."""
-        return self.deleting and (self.spec.abandoned or not self.status.begun)
+        return self.deleting and (self.actions.abandoned or not self.status.begun)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -131,14 +133,14 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     """What to do at the cluster, which lists ``seen``; None: nothing. What was there once and isn't any more is not created
     again by itself: that cluster may have forgotten a workload that still runs."""
     spec, status = one.spec, one.status
-    if spec.abandoned or not one.project or one.rival:
+    if one.actions.abandoned or not one.project or one.rival:
         return None
     if one.deleting:
         if seen is None or seen.deleting or not status.begun:  # what is there without our doing goes on
             return None
         return Act("delete", spec.workload, one.name, one.project, one.own_project, uid=seen.uid)
     if seen is None:
-        if status.uid and spec.resends <= status.resent:
+        if status.uid and one.actions.resends <= status.resent:
             return None
     elif seen.deleting or (status.sent == one.mark and status.uid == seen.uid):
         return None
@@ -174,7 +176,7 @@ class Turn(msgspec.Struct, frozen=True):
             return _with(one.status, begun=True, project=one.project), False
         is_absent = self.problem is None and self.seen is None and self.act is None and bool(one.project)
         over = one.is_over or (one.deleting and is_absent and sure and not one.rival)
-        if self.problem is not None and one.project and not one.spec.abandoned:
+        if self.problem is not None and one.project and not one.actions.abandoned:
             return plan_unlisted(one, self.problem), over
         if self.is_strange:
             return _plan_strange(one), over
@@ -204,14 +206,14 @@ def plan_status(
             f"the link with {cluster} has no project for this one: weft cluster set {cluster} --projects HERE=THERE"
         )
         return _with(status, phase="Pending" if not status.uid else "Unknown", reason="noProject", message=message)
-    if one.spec.abandoned:
+    if one.actions.abandoned:
         return _with(status, phase="Unknown", reason="abandoned", message=f"what runs at {cluster} is left alone")
     if one.rival:
         message = f"{one.rival} has a {WORKLOADS[one.spec.workload].title} of that name at {cluster}"
         return _with(status, phase="Failed", refused=one.attempt, reason=NAME_TAKEN, message=message)
     if isinstance(answer, Seen) and act is not None and act.what == "put":
         # Whether it is as it was sent now, the next list tells.
-        taken = {"sent": one.mark, "refused": "", "resent": one.spec.resends, "uid": answer.uid, "absent": False}
+        taken = {"sent": one.mark, "refused": "", "resent": one.actions.resends, "uid": answer.uid, "absent": False}
         return _with(_show(_with(status, **taken), answer, one.deleting), ready=False)
     if isinstance(answer, Seen):
         return _show(status, answer, one.deleting)

@@ -26,7 +26,13 @@ from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
 from weft.kinds.device import DEVICE, DEVICES_BY_MODEL, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
 from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
-from weft.kinds.device_rollout import DEVICE_ROLLOUT, ROLLOUTS_BY_MODEL, DeviceRolloutSpec, DeviceRolloutStatus
+from weft.kinds.device_rollout import (
+    DEVICE_ROLLOUT,
+    ROLLOUTS_BY_MODEL,
+    DeviceRolloutActions,
+    DeviceRolloutSpec,
+    DeviceRolloutStatus,
+)
 from weft.kinds.fields.device.affordance import are_equal
 from weft.objects.identity import object_key
 
@@ -97,7 +103,7 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
         percent=spec.percent,
         max_failures=spec.max_failures,
         timeout_seconds=spec.timeout_seconds,
-        resumed=spec.resumed,
+        resumed=item.actions(DeviceRolloutActions).resumed,
         together=_find_together(spec, devices.values()),
     )
     step = plan_rollout(waves, was, stands, now)

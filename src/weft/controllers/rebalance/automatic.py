@@ -130,7 +130,6 @@ def _take(
         score_after=answer.score_after,
         loads=answer.loads,
         concurrent=spec.concurrent,
-        start=True,
     )
     message = f"{found}: rebalanceplan/{name}{notes}"
     return Step(status=msgspec.structs.replace(status, gains_since=None, plan=name, message=message), plan=plan)

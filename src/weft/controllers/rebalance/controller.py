@@ -23,12 +23,7 @@ from weft.informer.view import Changed, Item, View
 from weft.kinds.migration import MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.rebalance_plan import (
-    LABEL,
-    PlannedStep,
-    RebalancePlanSpec,
-    RebalancePlanStatus,
-)
+from weft.kinds.rebalance_plan import LABEL, PlannedStep, RebalancePlanActions, RebalancePlanSpec, RebalancePlanStatus
 from weft.objects.identity import cut_name, object_key
 
 SOURCE = "rebalance"
@@ -51,8 +46,8 @@ class Rebalancing:
             item = view.get(key)
             if item is None or item.deleting:
                 continue
-            spec, status = item.spec(RebalancePlanSpec), item.status(RebalancePlanStatus)
-            if not spec.start or status.phase in ("Refused", "Undone") or (status.phase == "Done" and not spec.undo):
+            asked, status = item.actions(RebalancePlanActions), item.status(RebalancePlanStatus)
+            if not asked.start or status.phase in ("Refused", "Undone") or (status.phase == "Done" and not asked.undo):
                 continue
             if commit := plan_commit(view, item, now):
                 plan.commits.append(commit)
@@ -62,9 +57,13 @@ class Rebalancing:
 
 def plan_commit(view: View, item: Item, now: float) -> Commit | None:
     """The next status of a plan with the Migrations that it says are under way, all or nothing; None if nothing changes."""
-    spec, former = item.spec(RebalancePlanSpec), item.status(RebalancePlanStatus)
+    spec, asked, former = (
+        item.spec(RebalancePlanSpec),
+        item.actions(RebalancePlanActions),
+        item.status(RebalancePlanStatus),
+    )
     seen = [read_situation(view, item, spec, number) for number in range(len(spec.steps))]
-    decision = plan_rebalance(spec, former, seen, find_other(view, item), now)
+    decision = plan_rebalance(spec, asked, former, seen, find_other(view, item), now)
     if decision.status == former and not decision.cancel:
         return None
     draft = Draft(item)
@@ -74,8 +73,8 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
         step = spec.steps[one.number]
         workload = view.get(key_of(step))
         assert workload is not None, "its situation has a node"
-        why = f"{'undo of ' if spec.undo else ''}rebalanceplan {item.envelope.name}" + (
-            f": {step.reason}" if step.reason and not spec.undo else ""
+        why = f"{'undo of ' if asked.undo else ''}rebalanceplan {item.envelope.name}" + (
+            f": {step.reason}" if step.reason and not asked.undo else ""
         )
         mode = MIGRATION_MODES[workload.envelope.kind][0]
         draft.preconditions.append(unchanged(workload))
@@ -115,7 +114,7 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
     """Of one migration of a plan: in the direction that its state is in."""
     step, states = spec.steps[number], plan.status(RebalancePlanStatus).steps
     state = states[number].state if number < len(states) else "Waiting"
-    back = state == "Returning" or (spec.undo and state != "Migrating")
+    back = state == "Returning" or (plan.actions(RebalancePlanActions).undo and state != "Migrating")
     name = name_migration(plan, step, back=back)
     migration = view.get(object_key("migration", step.project, name))
     phase, message, cancelled = "", "", False
@@ -145,9 +144,9 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
 def find_other(view: View, plan: Item) -> str:
     """Another plan that is under way; of two that are started together, the first by name begins."""
     for item in view.of_kind("rebalanceplan").values():
-        status, spec = item.status(RebalancePlanStatus), item.spec(RebalancePlanSpec)
+        status, asked = item.status(RebalancePlanStatus), item.actions(RebalancePlanActions)
         begun = status.phase in ("Running", "Undoing")
-        first = spec.start and status.phase == "Proposed" and item.envelope.name < plan.envelope.name
+        first = asked.start and status.phase == "Proposed" and item.envelope.name < plan.envelope.name
         if item.uid != plan.uid and not item.deleting and (begun or first):
             return item.envelope.name
     return ""

@@ -13,7 +13,14 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.migration import ENDED
-from weft.kinds.rebalance_plan import OUTDATED, PlannedStep, RebalancePlanSpec, RebalancePlanStatus, StepState
+from weft.kinds.rebalance_plan import (
+    OUTDATED,
+    PlannedStep,
+    RebalancePlanActions,
+    RebalancePlanSpec,
+    RebalancePlanStatus,
+    StepState,
+)
 
 HOUR_SECONDS = 3600.0
 _NAMED = 3
@@ -48,10 +55,16 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 def plan_rebalance(
-    spec: RebalancePlanSpec, status: RebalancePlanStatus, seen: Sequence[Situation], other: str, now: float
+    spec: RebalancePlanSpec,
+    asked: RebalancePlanActions,
+    status: RebalancePlanStatus,
+    seen: Sequence[Situation],
+    other: str,
+    now: float,
 ) -> Decision:
-    """``seen``: of each of the plan's migrations, in the direction in which the plan goes; ``other``: a plan that is under way."""
-    if status.phase in ("Refused", "Undone") or not spec.start or (status.phase == "Done" and not spec.undo):
+    """``asked``: what people want of it; ``seen``: of each of the plan's migrations, in the direction in which the plan goes;
+    ``other``: a plan that is under way."""
+    if status.phase in ("Refused", "Undone") or not asked.start or (status.phase == "Done" and not asked.undo):
         return Decision(status, [])
     states = list(status.steps)
     if status.started_at is None:
@@ -63,36 +76,36 @@ def plan_rebalance(
         states = [StepState() for _ in spec.steps]
         status = msgspec.structs.replace(status, started_at=now)
     arriving = any(state.state == "Migrating" for state in states)  # seen on its way there, not back
-    cancel = [number for number, one in enumerate(seen) if spec.undo and is_waiting(states[number], one)]
+    cancel = [number for number, one in enumerate(seen) if asked.undo and is_waiting(states[number], one)]
     states = [follow(state, one) for state, one in zip(states, seen, strict=True)]
-    if spec.undo:
+    if asked.undo:
         states = [_leave_out(state, one) for state, one in zip(states, seen, strict=True)]
     begun_lately = sum(state.begun_at is not None and now - HOUR_SECONDS < state.begun_at <= now for state in states)
     going = sum(state.state in ("Migrating", "Returning") for state in states)
     begin = list[Begin]()
-    returning = spec.undo and not arriving
-    order = range(len(states) - 1, -1, -1) if spec.undo else range(len(states))
+    returning = asked.undo and not arriving
+    order = range(len(states) - 1, -1, -1) if asked.undo else range(len(states))
     for number in order:
         step, state, one = spec.steps[number], states[number], seen[number]
-        if spec.undo and state.state == "Waiting":
+        if asked.undo and state.state == "Waiting":
             states[number] = StepState(state="Skipped", message="the plan was undone before")
         elif state.state == "Waiting" or (returning and state.state == "Done"):
-            here, to = (step.to, step.from_) if spec.undo else (step.from_, step.to)
+            here, to = (step.to, step.from_) if asked.undo else (step.from_, step.to)
             if one.busy:
                 continue  # its own migration ends first
             if one.node != here or one.trouble:
                 where = one.trouble or (f"it is on {one.node}" if one.node else "it is gone, or on no node")
                 states[number] = msgspec.structs.replace(
-                    state, state="Stayed" if spec.undo else "Skipped", message=where
+                    state, state="Stayed" if asked.undo else "Skipped", message=where
                 )
-            elif going < spec.concurrent and (spec.undo or not spec.per_hour or begun_lately < spec.per_hour):
+            elif going < spec.concurrent and (asked.undo or not spec.per_hour or begun_lately < spec.per_hour):
                 going += 1
                 begun_lately += 1
                 begin.append(Begin(number, one.migration, to))
-                word: Literal["Returning", "Migrating"] = "Returning" if spec.undo else "Migrating"
+                word: Literal["Returning", "Migrating"] = "Returning" if asked.undo else "Migrating"
                 begun_at = now if state.begun_at is None else state.begun_at
                 states[number] = StepState(state=word, migration=one.migration, begun_at=begun_at)
-    return Decision(_conclude(status, states, spec, now), begin, cancel)
+    return Decision(_conclude(status, states, asked, now), begin, cancel)
 
 
 def is_waiting(state: StepState, one: Situation) -> bool:
@@ -130,10 +143,10 @@ def find_change(step: PlannedStep, one: Situation) -> str:
 
 
 def _conclude(
-    status: RebalancePlanStatus, states: list[StepState], spec: RebalancePlanSpec, now: float
+    status: RebalancePlanStatus, states: list[StepState], asked: RebalancePlanActions, now: float
 ) -> RebalancePlanStatus:
     left = sum(state.state in ("Waiting", "Migrating", "Returning") for state in states)
-    left += sum(state.state == "Done" for state in states) if spec.undo else 0
+    left += sum(state.state == "Done" for state in states) if asked.undo else 0
     counts = {
         name: sum(state.state == name for state in states) for name in ("Done", "Failed", "Skipped", "Back", "Stayed")
     }
@@ -143,9 +156,9 @@ def _conclude(
         (state.message for state in states if state.message and state.state in ("Failed", "Stayed", "Skipped")), ""
     )
     message = ", ".join([*parts, *([f"{left} to go"] if left else [])]) + (f"; {why}" if why and not left else "")
-    phase: Literal["Undoing", "Running", "Undone", "Done"] = "Undone" if spec.undo else "Done"
+    phase: Literal["Undoing", "Running", "Undone", "Done"] = "Undone" if asked.undo else "Done"
     if left:
-        phase = "Undoing" if spec.undo else "Running"
+        phase = "Undoing" if asked.undo else "Running"
     ended = None if left else (status.ended_at if status.phase == phase else now)
     return msgspec.structs.replace(status, phase=phase, steps=states, message=message, reason="", ended_at=ended)
 

@@ -12,7 +12,7 @@ from weft.controllers.loop import Plan
 from weft.controllers.rebalance.automatic import Seen, Step, count_spent, plan_automatic
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
-from weft.kinds.rebalance_plan import OVER, REBALANCE_PLAN, RebalancePlanSpec, RebalancePlanStatus
+from weft.kinds.rebalance_plan import OVER, REBALANCE_PLAN, RebalancePlanActions, RebalancePlanSpec, RebalancePlanStatus
 from weft.kinds.rebalance_policy import POLICY_LABEL, RebalancePolicySpec, RebalancePolicyStatus
 from weft.kinds.report import REPORT, ReportStatus
 from weft.objects.identity import object_key
@@ -68,7 +68,7 @@ def read_seen(view: View, policy: Item, now: float) -> Seen:
             (
                 (item.envelope.name, item.spec(RebalancePlanSpec).score_before)
                 for item in list_plans(view, policy)
-                if item.spec(RebalancePlanSpec).undo
+                if item.actions(RebalancePlanActions).undo
             ),
             None,
         ),
@@ -83,7 +83,7 @@ def list_plans(view: View, policy: Item) -> list[Item]:
 
 
 def _is_going(plan: Item) -> bool:
-    return plan.spec(RebalancePlanSpec).start and plan.status(RebalancePlanStatus).phase not in OVER
+    return plan.actions(RebalancePlanActions).start and plan.status(RebalancePlanStatus).phase not in OVER
 
 
 def make_commit(view: View, policy: Item, step: Step, now: float) -> Commit | None:
@@ -94,7 +94,9 @@ def make_commit(view: View, policy: Item, step: Step, now: float) -> Commit | No
     if step.ask is not None:
         draft.make(REPORT.make(step.status.report, step.ask, now, creator=creator, labels=labels))
     if step.plan is not None:
-        draft.make(REBALANCE_PLAN.make(step.status.plan, step.plan, now, creator=creator, labels=labels))
+        asked = RebalancePlanActions(start=True)
+        made = REBALANCE_PLAN.make(step.status.plan, step.plan, now, creator=creator, labels=labels, actions=asked)
+        draft.make(made)
     for number, item in enumerate(list_plans(view, policy)):
         ended = item.status(RebalancePlanStatus).ended_at
         if ended is not None and not item.deleting and (number >= KEPT or now - ended > KEPT_SECONDS):

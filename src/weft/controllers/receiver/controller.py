@@ -35,7 +35,7 @@ from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item
 from weft.kinds.alert_rule import ALERT_RULE
-from weft.kinds.receiver import RECEIVER, JournalPosition, ReceiverSpec, ReceiverStatus
+from weft.kinds.receiver import RECEIVER, JournalPosition, ReceiverActions, ReceiverSpec, ReceiverStatus
 from weft.kinds.silence import SILENCE
 from weft.objects.errors import WeftError
 
@@ -140,7 +140,7 @@ class Receivers:
     async def _inspect(self, receiver: Item) -> float | None:
         """Do what is due; returns the seconds until it must be looked at again, None: when it is woken."""
         spec, status = receiver.spec(ReceiverSpec), receiver.status(ReceiverStatus)
-        if spec.test_generation > status.test.generation:
+        if receiver.actions(ReceiverActions).test_generation > status.test.generation:
             await self._test(receiver)
             return 0.0
         now = self._clock.now()
@@ -199,7 +199,7 @@ class Receivers:
         return await self._send(receiver.envelope.project or "", spec, secrets, message, list_addresses(view))
 
     async def _test(self, receiver: Item) -> None:
-        asked, now = receiver.spec(ReceiverSpec).test_generation, self._clock.now()
+        asked, now = receiver.actions(ReceiverActions).test_generation, self._clock.now()
         message = render_test(receiver.envelope.ref, asked, now)
         outcome = await self._attempt(receiver, message)
         current = self._find(receiver.key, receiver.uid)

@@ -37,7 +37,7 @@ from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunMember, RunResult
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.service import ServiceStatus
 from weft.kinds.vm import VmSpec
@@ -79,7 +79,7 @@ class RecoveryPlans:
                 plan.commits.append(commit)
                 if is_rehearsing(status):
                     begins[item.envelope.project] = item
-            if item.deleting or is_under_way(status, item.spec(RecoveryPlanSpec).run_generation):
+            if item.deleting or is_under_way(status, item.actions(RecoveryPlanActions).run_generation):
                 plan.later[item.key] = TICK_SECONDS
             elif status.phase == "Pending" or refusals[item.key]:
                 plan.later[item.key] = REST_SECONDS
@@ -102,7 +102,8 @@ def _has_points(replica: Item) -> bool:
 def read_facts(view: View, item: Item, begins: Mapping[str | None, Item], now: float) -> RecoveryFacts:
     """``begins``: the plans whose rehearsals begin in the same moment, by project."""
     spec, status = item.spec(RecoveryPlanSpec), item.status(RecoveryPlanStatus)
-    asked = spec.run_mode if spec.run_generation > status.ended_generation else None
+    actions = item.actions(RecoveryPlanActions)
+    asked = actions.run_mode if actions.run_generation > status.ended_generation else None
     fresh = f"{'failover' if asked == FAILOVER else 'rehearsal'}-{new_uid()[:6]}"
     run = status.run
     made = list_made(view, item)
@@ -112,6 +113,7 @@ def read_facts(view: View, item: Item, begins: Mapping[str | None, Item], now: f
         name=item.envelope.name,
         deleting=item.deleting,
         spec=spec,
+        actions=actions,
         status=status,
         candidates=candidates,
         vms=_read_vms(view, item, run) if run is not None else {},

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from weft.kinds.fields.recovery.run import RunMember
-from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -37,6 +37,7 @@ class RecoveryFacts(msgspec.Struct, frozen=True):
     name: str
     deleting: bool
     spec: RecoveryPlanSpec
+    actions: RecoveryPlanActions
     status: RecoveryPlanStatus
     candidates: Sequence[Candidate] = ()  # in order, of the spec as it is
     vms: Mapping[str, VmFacts] = {}  # of the run, by name, those that exist

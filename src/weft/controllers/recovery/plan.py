@@ -59,7 +59,7 @@ def _plan(facts: RecoveryFacts, now: float) -> RecoveryStep:
         return RecoveryStep(replace(status, phase="Deleting", reason="", message=""), act)
     if run is not None and run.is_over:
         return _finish(facts, run)
-    asked = facts.spec.run_generation
+    asked = facts.actions.run_generation
     if run is not None and run.generation != asked:
         return _end(facts, run, now, FAILED, "superseded", "a failover was asked for, which ended it")
     if run is not None:
@@ -99,16 +99,16 @@ def _name_recoverable(facts: RecoveryFacts) -> str:
 
 
 def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
-    spec, status = facts.spec, facts.status
-    if status.asked_generation != spec.run_generation:
-        status = replace(status, asked_generation=spec.run_generation, asked_at=now)
-    rehearses = spec.run_mode == REHEARSE
+    asked, status = facts.actions, facts.status
+    if status.asked_generation != asked.run_generation:
+        status = replace(status, asked_generation=asked.run_generation, asked_at=now)
+    rehearses = asked.run_mode == REHEARSE
     if rehearses and facts.busy:  # a project rehearses one at a time, so that its measure is its own
         message = f"waits until {facts.busy} is over"
         return RecoveryStep(replace(status, phase="Pending", reason="isBusy", message=message))
     run = RecoveryRun(
-        mode=spec.run_mode,
-        generation=spec.run_generation,
+        mode=asked.run_mode,
+        generation=asked.run_generation,
         name=facts.fresh_name,
         began_at=now if rehearses else status.asked_at,  # a failover's time counts from when people asked for it
         members=[one.member for one in facts.candidates],
@@ -124,7 +124,7 @@ def _begin(facts: RecoveryFacts, now: float) -> RecoveryStep:
             f"the VMs are in {facts.networks} networks, which are too many for one rehearsal: at most {MOST_NETWORKS}"
         )
         return _end(replace(facts, status=status), run, now, REFUSED, "notRecoverable", message)
-    if not rehearses and facts.answering and not spec.force:
+    if not rehearses and facts.answering and not asked.force:
         message = f"{', '.join(facts.answering)}, so the VMs may still run there, and two of each would write"
         return _end(replace(facts, status=status), run, now, REFUSED, "primaryAnswers", message)
     status = replace(status, phase="Rehearsing" if rehearses else "FailingOver", run=run, reason="", message="")
@@ -285,7 +285,9 @@ def _finish(facts: RecoveryFacts, run: RecoveryRun) -> RecoveryStep:
     a node that is lost."""
     status = facts.status
     phase = "Rehearsing" if run.mode == REHEARSE else "FailingOver"
-    gives_way = run.mode == REHEARSE and facts.spec.run_mode == FAILOVER and facts.spec.run_generation > run.generation
+    gives_way = (
+        run.mode == REHEARSE and facts.actions.run_mode == FAILOVER and facts.actions.run_generation > run.generation
+    )
     if facts.leftovers and not gives_way:
         message = "removes what was made for it"
         return RecoveryStep(replace(status, run=run, phase=phase, reason="", message=message), "drop")

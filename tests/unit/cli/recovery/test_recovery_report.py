@@ -34,7 +34,8 @@ RESULT: dict[str, Any] = {
 }
 PLAN: dict[str, Any] = {
     "name": "shop",
-    "spec": {"groups": ["db", "web"], "run_generation": 2, "run_mode": "rehearse", "force": False},
+    "spec": {"groups": ["db", "web"]},
+    "actions": {"run_generation": 2, "run_mode": "rehearse", "force": False},
     "status": {"phase": "Ready", "ended_generation": 2, "rehearsal": RESULT, "failover": None},
 }
 
@@ -43,7 +44,7 @@ def test_a_report_is_of_the_run_that_was_asked_for() -> None:
     report = make_report(PLAN, PLAN)
     assert report is not None and {"rpo_seconds", "rto_seconds", "checks"} <= report.keys()
     assert (report["plan"], report["mode"], "generation" in report) == ("shop", "rehearsal", False)
-    assert make_report(PLAN, {"spec": {"run_generation": 3}}) is None
+    assert make_report(PLAN, {"actions": {"run_generation": 3}}) is None
 
 
 def test_a_report_has_a_row_for_each_check_and_the_figures() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from weft.controllers.delegation.plan import Act, Delegated, Seen, plan_turn, plan_unreachable, read_seen
 from weft.kinds.cluster import ClusterStatus
-from weft.kinds.delegation import DELEGATION, DelegationSpec, DelegationStatus, mark_workload
+from weft.kinds.delegation import DELEGATION, DelegationActions, DelegationSpec, DelegationStatus, mark_workload
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, NotFound, Unavailable, WeftError
 
 SPEC = DelegationSpec(cluster="west", workload="vm", template={"image": "tiny"})
@@ -21,9 +21,14 @@ THERE = Seen("w", "Running", "w1", "10.0.0.7", ready=True)
 CHANGED = msgspec.structs.replace(SPEC, template={"image": "tiny", "memory": "1G"})
 
 
-def make(status: DelegationStatus = SENT, spec: DelegationSpec = SPEC, **more: Any) -> Delegated:
+def make(
+    status: DelegationStatus = SENT,
+    spec: DelegationSpec = SPEC,
+    asked: DelegationActions | None = None,
+    **more: Any,
+) -> Delegated:
     given = {"key": "k", "uid": "u", "name": "web", "deleting": False, "labels": {}, "project": "lab"}
-    return Delegated(spec=spec, status=status, **{**given, **more})
+    return Delegated(spec=spec, actions=asked or DelegationActions(), status=status, **{**given, **more})
 
 
 def act_of(one: Delegated, seen: Seen | None) -> Act | None:
@@ -71,7 +76,7 @@ def test_what_was_there_and_is_gone_is_not_made_again_by_itself(phase: str) -> N
     assert turn.act is None
     gone = turn.end(None)[0]
     assert (gone.phase, gone.absent, gone.ready) == ("Gone", True, False)
-    again = make(gone, msgspec.structs.replace(SPEC, resends=1))
+    again = make(gone, asked=DelegationActions(resends=1))
     assert act_of(again, None) is not None
     status, _ = plan_turn(again, {}).end(Seen("x", "Pending"))
     assert (status.phase, status.uid, status.resent, status.absent) == ("Starting", "x", 1, False)
@@ -86,7 +91,7 @@ def test_what_ended_there_stays_so_when_it_is_cleaned_up_also_over_an_outage(the
     status, over = plan_turn(make(ended), {}).end(None)
     assert (status.phase, status.absent, over) == (phase, True, False)
     assert act_of(make(status, CHANGED), None) is None  # people say that it runs again
-    assert act_of(make(status, msgspec.structs.replace(SPEC, resends=1)), None) is not None
+    assert act_of(make(status, asked=DelegationActions(resends=1)), None) is not None
 
 
 @pytest.mark.parametrize("change", [{"spec": CHANGED}, {"labels": {"app": "shop"}}])
@@ -125,7 +130,7 @@ def test_it_is_over_only_once_the_cluster_says_that_it_has_it_no_more() -> None:
     assert plan_turn(gone, {}).end(None)[1]
     assert not plan_turn(gone, {}).end(None, sure=False)[1]  # a request may still arrive
     assert make(DelegationStatus(), deleting=True).is_over  # nothing was ever sent
-    assert make(spec=msgspec.structs.replace(SPEC, abandoned=True), deleting=True).is_over
+    assert make(asked=DelegationActions(abandoned=True), deleting=True).is_over
 
 
 def test_one_made_while_its_predecessor_is_still_ending_there_begins_once_that_is_gone() -> None:
@@ -135,8 +140,8 @@ def test_one_made_while_its_predecessor_is_still_ending_there_begins_once_that_i
 
 
 def test_an_abandoned_one_is_neither_changed_nor_deleted() -> None:
-    left = msgspec.structs.replace(SPEC, abandoned=True)
-    for one in (make(spec=left, labels={"a": "b"}), make(spec=left, deleting=True)):
+    left = DelegationActions(abandoned=True)
+    for one in (make(asked=left, labels={"a": "b"}), make(asked=left, deleting=True)):
         assert act_of(one, THERE) is None and act_of(one, None) is None
 
 
@@ -207,7 +212,7 @@ def test_a_command_ends_by_what_became_of_the_present_wish(
 @pytest.mark.parametrize(("phase", "why"), [("Unknown", "isn't known"), ("Running", "still has it")])
 def test_a_resend_claims_only_what_is_known_of_the_other_cluster(phase: str, why: str) -> None:
     resend = DELEGATION.verb("resend")
-    assert resend is not None and resend.change is not None
+    assert resend is not None and resend.act is not None
     obj = {"kind": "delegation", "name": "web", "spec": {}, "status": {"phase": phase, "absent": False}}
     with pytest.raises(IllegalTransition, match=why):
-        resend.change(obj, None)
+        resend.act(obj, None)

@@ -7,7 +7,7 @@ import pytest
 
 from weft.controllers.rebalance.automatic import ANSWER_SECONDS, LOOK_SECONDS, Seen, Spent, count_spent, plan_automatic
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
-from weft.kinds.rebalance_plan import PlannedStep, RebalancePlanSpec, RebalancePlanStatus
+from weft.kinds.rebalance_plan import PlannedStep, RebalancePlanActions, RebalancePlanSpec, RebalancePlanStatus
 from weft.kinds.rebalance_policy import RebalancePolicySpec, RebalancePolicyStatus, describe_budget
 from weft.kinds.report import ReportStatus
 
@@ -33,7 +33,7 @@ def test_a_plan_begins_only_if_it_gains_at_two_looks_running() -> None:
     again = plan_automatic("auto-1", spec, first.status, Seen(), NOW + LOOK_SECONDS)
     assert again.ask is not None and again.status.report == "auto-1-2"
     second = plan_automatic("auto-1", spec, again.status, Seen(asked=True, answer=GAIN), NOW + LOOK_SECONDS + 1)
-    assert second.plan is not None and second.plan.start and second.plan.steps == GAIN.steps
+    assert second.plan is not None and second.plan.steps == GAIN.steps
     assert second.status.plan == "auto-1-2" and second.status.gains_since is None
 
 
@@ -94,37 +94,38 @@ def test_plans_of_the_last_hour_count_and_older_ones_dont() -> None:
 
 
 def test_a_plan_begins_no_more_within_an_hour_than_it_may() -> None:
-    spec = RebalancePlanSpec(steps=[step(n) for n in range(4)], concurrent=4, per_hour=2, start=True)
+    spec = RebalancePlanSpec(steps=[step(n) for n in range(4)], concurrent=4, per_hour=2)
+    asked = RebalancePlanActions(start=True)
     seen = [Situation(node="n1", migration=f"m{n}") for n in range(4)]
-    first = plan_rebalance(spec, RebalancePlanStatus(), seen, "", NOW)
+    first = plan_rebalance(spec, asked, RebalancePlanStatus(), seen, "", NOW)
     assert [one.number for one in first.begin] == [0, 1]
     done = [
         Situation(node="n2" if n < 2 else "n1", migration=f"m{n}", phase="Succeeded" if n < 2 else "") for n in range(4)
     ]
-    second = plan_rebalance(spec, first.status, done, "", NOW + 3599)
+    second = plan_rebalance(spec, asked, first.status, done, "", NOW + 3599)
     assert second.begin == [] and second.status.phase == "Running"
-    assert [one.number for one in plan_rebalance(spec, second.status, done, "", NOW + 3600).begin] == [2, 3]
+    assert [one.number for one in plan_rebalance(spec, asked, second.status, done, "", NOW + 3600).begin] == [2, 3]
 
 
 def test_undo_cancels_what_waits_for_capacity_and_leaves_it_out() -> None:
-    spec = RebalancePlanSpec(steps=[step(0), step(1)], start=True)
+    spec, asked = RebalancePlanSpec(steps=[step(0), step(1)]), RebalancePlanActions(start=True)
     begun = plan_rebalance(
-        spec, RebalancePlanStatus(), [Situation(node="n1", migration=f"m{n}") for n in range(2)], "", NOW
+        spec, asked, RebalancePlanStatus(), [Situation(node="n1", migration=f"m{n}") for n in range(2)], "", NOW
     )
-    spec = msgspec.structs.replace(spec, undo=True)
+    asked = msgspec.structs.replace(asked, undo=True)
     seen = [
         Situation(node="n1", migration="m0", phase="Pending"),
         Situation(node="n1", migration="m1", phase="Migrating"),
     ]
-    undone = plan_rebalance(spec, begun.status, seen, "", NOW + 1)
+    undone = plan_rebalance(spec, asked, begun.status, seen, "", NOW + 1)
     assert undone.cancel == [0] and undone.begin == []
     seen[0] = msgspec.structs.replace(seen[0], cancelled=True)
-    assert plan_rebalance(spec, undone.status, seen, "", NOW + 2).cancel == []
+    assert plan_rebalance(spec, asked, undone.status, seen, "", NOW + 2).cancel == []
     seen[0] = msgspec.structs.replace(seen[0], phase="Cancelled")
     seen[1] = msgspec.structs.replace(seen[1], phase="Succeeded", node="n2")
-    arrived = plan_rebalance(spec, undone.status, seen, "", NOW + 3)
+    arrived = plan_rebalance(spec, asked, undone.status, seen, "", NOW + 3)
     seen[1] = msgspec.structs.replace(seen[1], phase="")  # its way back has none yet
-    back = plan_rebalance(spec, arrived.status, seen, "", NOW + 4)
+    back = plan_rebalance(spec, asked, arrived.status, seen, "", NOW + 4)
     assert back.status.steps[0].state == "Skipped" and [(one.number, one.to) for one in back.begin] == [(1, "n1")]
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
 from weft.controllers.recovery.plan import RecoveryStep, list_order, note_refusal, plan_recovery
 from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember
-from weft.kinds.recovery_plan import RecoveryPlanSpec, RecoveryPlanStatus
+from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
 
 NOW = 1000.0
 
@@ -33,7 +33,8 @@ def ask(mode: Any = "rehearse", **changes: Any) -> RecoveryFacts:
     facts = RecoveryFacts(
         name="shop",
         deleting=False,
-        spec=RecoveryPlanSpec(groups=["db", "web"], run_generation=1, run_mode=mode, deadline=60.0),
+        spec=RecoveryPlanSpec(groups=["db", "web"], deadline=60.0),
+        actions=RecoveryPlanActions(run_generation=1, run_mode=mode),
         status=RecoveryPlanStatus(),
         candidates=[Candidate(make_member("db", 0)), Candidate(make_member("web", 1, age=9.0, port=80))],
         fresh_name="run",
@@ -190,14 +191,14 @@ def test_a_failover_is_refused_while_the_cluster_answers_unless_it_is_forced() -
     assert failover is not None and (failover.phase, failover.reason) == ("Refused", "primaryAnswers")
     assert "cluster/east answers" in failover.message and failover.rpo_seconds is None
     facts = ask("failover", answering=["cluster/east answers"])
-    assert plan_recovery(replace(facts, spec=replace(facts.spec, force=True)), NOW).act == "begin"
+    assert plan_recovery(replace(facts, actions=replace(facts.actions, force=True)), NOW).act == "begin"
 
 
 def test_a_failover_ends_a_rehearsal_and_its_time_counts_from_when_it_was_asked_for() -> None:
     world = World(ask())
     world.step()
     world.step()
-    world.facts = replace(world.facts, spec=replace(world.facts.spec, run_generation=2, run_mode="failover"))
+    world.facts = replace(world.facts, actions=RecoveryPlanActions(run_generation=2, run_mode="failover"))
     world.nodes_are_there = False  # which a failover doesn't wait for
     world.step()
     assert world.acts[-1] == "drop" and world.status.run is None
@@ -222,7 +223,7 @@ def test_a_deleted_plan_goes_once_nothing_is_left() -> None:
 
 def test_a_plan_whose_replicas_are_all_promoted_says_so() -> None:
     facts = ask(candidates=[Candidate(make_member("db", 0), is_promoted=True)])
-    assert plan_recovery(replace(facts, spec=replace(facts.spec, run_generation=0)), NOW).status.phase == "Promoted"
+    assert plan_recovery(replace(facts, actions=RecoveryPlanActions()), NOW).status.phase == "Promoted"
 
 
 def test_all_other_replicas_are_the_last_group() -> None:

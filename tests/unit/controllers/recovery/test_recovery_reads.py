@@ -26,6 +26,7 @@ from weft.kinds.recovery_plan import (
     MOST_MEMBERS,
     MOST_SPEC_BYTES,
     RECOVERY_PLAN,
+    RecoveryPlanActions,
     RecoveryPlanSpec,
     RecoveryPlanStatus,
     check_recovery_plan,
@@ -47,9 +48,13 @@ def put(view: View, envelope: Any) -> Item:
     return item
 
 
+ASKED = RecoveryPlanActions(run_generation=1)
+
+
 def put_plan(view: View, name: str, project: str = "default", **status: Any) -> Item:
-    spec, told = RecoveryPlanSpec(groups=["db"], run_generation=1), RecoveryPlanStatus(**status)
-    return put(view, RECOVERY_PLAN.make(name, spec, 1.0, uid=f"{project}-{name}", project=project, status=told))
+    spec, told = RecoveryPlanSpec(groups=["db"]), RecoveryPlanStatus(**status)
+    made = RECOVERY_PLAN.make(name, spec, 1.0, uid=f"{project}-{name}", project=project, actions=ASKED, status=told)
+    return put(view, made)
 
 
 def put_image(view: View) -> None:
@@ -141,8 +146,9 @@ def test_a_promoted_replica_whose_vm_is_gone_says_so_whatever_else_was_made_from
     if left:
         origin = VmOrigin(snapshot="db-point-1" if left == "copy" else "another-point-1")
         put(view, VM.make(left, VmSpec(image="tiny", origin=origin), 1.0, uid="c", project="default"))
-    spec = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover")
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    spec = RecoveryPlanSpec(groups=["db"])
+    asked = RecoveryPlanActions(run_generation=1, run_mode="failover")
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=asked))
     (candidate,) = read_facts(view, plan, {}, 1.0).candidates
     assert candidate.problem == "replica/db was promoted, and what it became is gone"
 
@@ -221,8 +227,9 @@ def test_a_failover_that_the_quota_does_not_carry_is_refused_before_anything_is_
     put_quota(view, **limits)
     for name in names:
         put_replica(view, name=name)
-    spec = RecoveryPlanSpec(groups=names, run_generation=1, run_mode="failover", force=True)
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    spec = RecoveryPlanSpec(groups=names)
+    asked = RecoveryPlanActions(run_generation=1, run_mode="failover", force=True)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=asked))
     facts = read_facts(view, plan, {}, 1.0)
     assert ([one.problem for one in facts.candidates], facts.excess) == ([""] * 4, said)
     commit, status = plan_one(view, plan, {}, 1.0)
@@ -243,8 +250,9 @@ def test_a_promoted_replica_whose_vm_was_deleted_bars_no_run_of_all(mode: Any) -
     put_image(view)
     put_replica(view, "primary", name="old")
     put_replica(view, name="db")
-    spec = RecoveryPlanSpec(all=True, run_generation=1, run_mode=mode)
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    spec = RecoveryPlanSpec(all=True)
+    asked = RecoveryPlanActions(run_generation=1, run_mode=mode)
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=asked))
     assert [(one.member.replica, one.problem) for one in read_facts(view, plan, {}, 1.0).candidates] == [("db", "")]
 
 
@@ -252,9 +260,10 @@ def test_what_is_left_of_earlier_runs_goes_with_no_more_writes_than_a_commit_has
     view = make_view()
     put_replica(view)
     run = RecoveryRun(mode="failover", generation=1, name="run", began_at=1.0, members=[MEMBER])
-    spec = RecoveryPlanSpec(groups=["db"], run_generation=1, run_mode="failover", force=True)
+    spec = RecoveryPlanSpec(groups=["db"])
+    asked = RecoveryPlanActions(run_generation=1, run_mode="failover", force=True)
     status = RecoveryPlanStatus(phase="FailingOver", run=run, asked_generation=1)
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", status=status))
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=asked, status=status))
     one = ServiceSpec(selector={"app": "x"}, ports=["80"])
     for number in range(150):
         left = SERVICE.make(f"rehearsal-old-{number}", one, 1.0, project="default", owner=plan.envelope)
@@ -283,8 +292,8 @@ def test_a_run_of_large_vms_and_the_removal_of_large_ones_are_commits_that_the_s
         assert snapshot is not None
         told = msgspec.structs.replace(snapshot.status(SnapshotStatus), workload_spec=large)
         put(view, msgspec.structs.replace(snapshot.envelope, status=merge_part(snapshot.envelope.status, told)))
-    spec = RecoveryPlanSpec(groups=[",".join(names)], run_generation=1)
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    spec = RecoveryPlanSpec(groups=[",".join(names)])
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=ASKED))
     for number in range(90):
         vm = VmSpec(image="tiny", user_data="x" * 60_000)
         left = VM.make(f"rehearsal-old-{number}", vm, 1.0, uid=f"o{number}", project="default", owner=plan.envelope)
@@ -302,8 +311,8 @@ def test_a_step_that_the_store_refuses_is_named_in_the_status_and_tried_again() 
     view = make_view()
     put_image(view)
     put_replica(view)
-    spec = RecoveryPlanSpec(groups=["db"], run_generation=1)
-    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default"))
+    spec = RecoveryPlanSpec(groups=["db"])
+    plan = put(view, RECOVERY_PLAN.make("shop", spec, 1.0, uid="shop", project="default", actions=ASKED))
     controller = RecoveryPlans()
     controller.note_refusal(plan.key, "commit of 2 MB, at most 1 MB")
     (said,) = controller.plan(view, [plan.key], 2.0).commits
@@ -360,11 +369,12 @@ def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() 
         for name in names
     ]
     run = RecoveryRun(mode="rehearse", generation=1, name="run", began_at=1.0, members=members)
-    spec = RecoveryPlanSpec(groups=[",".join(names)], checks=checks, run_generation=1, deadline=10.0)
+    spec = RecoveryPlanSpec(groups=[",".join(names)], checks=checks, deadline=10.0)
     facts = RecoveryFacts(
         name="shop",
         deleting=False,
         spec=spec,
+        actions=ASKED,
         status=RecoveryPlanStatus(run=run),
         vms={name: VmFacts("Boot", long) for name in names},
         ready={name: Readiness(False, long) for name in names},

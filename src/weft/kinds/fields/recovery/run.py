@@ -99,13 +99,13 @@ class RecoveryRun(msgspec.Struct, kw_only=True, frozen=True):
 
 def find_busy(obj: Object) -> str:
     """The run of a plan that goes on or is asked for: rehearse, failover; "": none."""
-    asked, ended = dig(obj, "spec.run_generation", 0), dig(obj, "status.ended_generation", 0)
-    mode = dig(obj, "status.run.mode") or (dig(obj, "spec.run_mode", REHEARSE) if asked > ended else "")
+    asked, ended = dig(obj, "actions.run_generation", 0), dig(obj, "status.ended_generation", 0)
+    mode = dig(obj, "status.run.mode") or (dig(obj, "actions.run_mode", REHEARSE) if asked > ended else "")
     return str(mode)
 
 
 def ask(obj: Object, mode: Mode, *, force: bool = False) -> dict[str, Any]:
-    """The spec that asks for a run. A failover ends a rehearsal; nothing else begins while a run goes on. Raises
+    """The actions that ask for a run. A failover ends a rehearsal; nothing else begins while a run goes on. Raises
     IllegalTransition."""
     busy = find_busy(obj)
     if busy and not (busy == REHEARSE and mode == FAILOVER):
@@ -115,16 +115,15 @@ def ask(obj: Object, mode: Mode, *, force: bool = False) -> dict[str, Any]:
             reason="isBusy",
             hint=f"wait for its end: weft recovery describe {obj['name']}",
         )
-    spec: dict[str, Any] = dict(obj["spec"])
-    return {**spec, "run_generation": spec.get("run_generation", 0) + 1, "run_mode": mode, "force": force}
+    return {"run_generation": dig(obj, "actions.run_generation", 0) + 1, "run_mode": mode, "force": force}
 
 
 def _find_result(obj: Object | None, mode: Mode) -> dict[str, Any] | None:
     """The result of the last run that was asked for, once all that a rehearsal made is gone."""
-    if obj is None or dig(obj, "status.ended_generation", 0) < dig(obj, "spec.run_generation", 0):
+    if obj is None or dig(obj, "status.ended_generation", 0) < dig(obj, "actions.run_generation", 0):
         return None
     found: dict[str, Any] | None = dig(obj, "status.rehearsal" if mode == REHEARSE else "status.failover")
-    return found if found and found.get("generation") == dig(obj, "spec.run_generation") else None
+    return found if found and found.get("generation") == dig(obj, "actions.run_generation") else None
 
 
 def find_result(obj: Object | None) -> dict[str, Any] | None:
