@@ -16,10 +16,9 @@ import msgspec
 
 from weft.backup.files.browse import Question, answer
 from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
-from weft.contracts.unprivileged import leave_network
+from weft.contracts.unprivileged import drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError, error_from_dict
 
-NOBODY = 65534
 MEMORY_BYTES = 512 << 20
 CPU_SECONDS = 600
 MOST_BYTES = 4 << 20  # of one message
@@ -29,14 +28,16 @@ _ASK, _READ, _DATA, _DONE, _ERROR = b"Q", b"R", b"D", b"E", b"X"
 
 
 class Confined:
-    """The parent's end. Make it before there are secrets in the memory: the process has a copy of that."""
+    """The parent's end. Make it before there are secrets in the memory: the process has a copy of that. It ends with the thread
+    that made it."""
 
     def __init__(self) -> None:
         mine, its = socket.socketpair()
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             mine.close()
-            _live(its)  # doesn't return
+            _live(its, parent)  # doesn't return
         its.close()
         self._socket = mine
 
@@ -67,11 +68,11 @@ class Confined:
         os.waitpid(self.pid, 0)
 
 
-def _live(given: socket.socket) -> None:
+def _live(given: socket.socket, parent: int) -> None:
     """The process's whole life."""
     code = 1
     try:
-        connection = _give_up_rights(given)
+        connection = _give_up_rights(given, parent)
         _, _, length = _HEAD.unpack(_receive(connection, _HEAD.size))
         question = msgspec.json.decode(_receive(connection, length), type=Question)
 
@@ -104,25 +105,21 @@ def _live(given: socket.socket) -> None:
         os._exit(code)
 
 
-def _give_up_rights(given: socket.socket) -> socket.socket:
-    """All but the connection, which becomes descriptor 0: there can be no other one, not even in its place."""
+def _give_up_rights(given: socket.socket, parent: int) -> socket.socket:
+    """All but the connection, which becomes descriptor 0: there can be no other one, not even in its place. Raises OSError."""
     os.dup2(given.detach(), 0)
     os.closerange(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     connection = socket.socket(fileno=0)
-    for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, 0),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(limit, (value, value))
     leave_network()
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    limits = {
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NOFILE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    drop_privileges(parent, limits)
     refuse_calls(FILES, NETWORK, OTHERS)
     return connection
 

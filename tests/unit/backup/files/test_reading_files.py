@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import os
 import random
+import select
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Callable
@@ -277,6 +280,9 @@ def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
         assert next(line for line in limits if line.startswith("Max open files")).split()[3:5] == ["0", "0"]
         assert said["Seccomp"].strip() == "2"
         if os.geteuid() == 0:
+            assert not said["Groups"].strip() and not any(
+                int(said[what], 16) for what in ("CapPrm", "CapEff", "CapInh")
+            )
             assert (process / "ns/net").readlink() != Path("/proc/self/ns/net").readlink()
         return data[offset : offset + length]
 
@@ -285,6 +291,24 @@ def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
         assert confined.run(question, read, pieces.append) == "" and pieces == [b"shop\n"]
     finally:
         confined.end()
+
+
+def test_it_ends_with_the_process_that_started_it_even_while_somebody_keeps_its_connection_open() -> None:
+    mine, its = socket.socketpair()
+    starter = os.fork()
+    if not starter:
+        try:
+            made = Confined()
+            socket.send_fds(its, [str(made.pid).encode()], [made._socket.fileno()])
+            signal.pause()
+        finally:
+            os._exit(1)
+    its.close()
+    pid, kept, _, _ = socket.recv_fds(mine, 64, 1)
+    with mine, socket.socket(fileno=kept[0]), os.fdopen(os.pidfd_open(int(pid))) as process:
+        os.kill(starter, signal.SIGKILL)
+        os.waitpid(starter, 0)
+        assert select.select([process], [], [], 10)[0]
 
 
 def test_its_error_is_told_as_it_is(tmp_path: Path) -> None:
