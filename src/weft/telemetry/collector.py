@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import ssl
+from contextlib import closing
 from urllib.parse import urlsplit
 
 import msgspec
 
+from weft.contracts.clock import SystemClock
+from weft.contracts.http.connection import FAILURES, Connection
 from weft.objects.errors import InvalidInput, describe_failure
 
 PREFIX = "otlp="
-SECONDS = 5.0
+SECONDS, WHOLE_SECONDS = 5.0, 15.0  # of one silence; of one request
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 _AGAIN = (429, 502, 503, 504)  # as OTLP says: the others aren't retried
 
@@ -34,27 +35,17 @@ class Collector:
     """At ``url``. Used by one thread."""
 
     def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
+        self._url = url
 
     def post(self, document: object) -> tuple[str, bool]:
         """Why it must be sent again ("": it mustn't), and whether the collector will never take it."""
-        host, port = self._parts.hostname or "", self._parts.port
+        body, headers, clock = msgspec.json.encode(document), {"Content-Type": "application/json"}, SystemClock()
         try:
-            connection: http.client.HTTPConnection
-            if self._parts.scheme == "https":
-                tls = ssl.create_default_context()
-                connection = http.client.HTTPSConnection(host, port or 443, timeout=SECONDS, context=tls)
-            else:
-                connection = http.client.HTTPConnection(host, port or 80, timeout=SECONDS)
-            try:
-                body = msgspec.json.encode(document)
-                connection.request("POST", self._parts.path, body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                answer.read(65_536)
-            finally:
-                connection.close()
-        except (OSError, http.client.HTTPException) as problem:
+            with closing(Connection(self._url, silence_seconds=SECONDS, clock=clock)) as connection:
+                ends = clock.elapsed() + WHOLE_SECONDS
+                status = connection.begin("POST", self._url, body, headers, ends=ends, most_bytes=0).status
+        except FAILURES as problem:
             return describe_failure(problem), False
-        if answer.status in _AGAIN:
-            return f"HTTP {answer.status}", False
-        return "", answer.status >= 300
+        if status in _AGAIN:
+            return f"HTTP {status}", False
+        return "", status >= 300

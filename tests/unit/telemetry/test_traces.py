@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import threading
@@ -13,11 +14,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.unit.contracts.hostile_http import serving
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.trace.context import Context, new_trace
 from weft.contracts.trace.span import Span, Tracer
 from weft.objects.errors import InvalidInput
+from weft.telemetry import collector
 from weft.telemetry import spool as spools
 from weft.telemetry.collector import read_collector
 from weft.telemetry.spool import Spool, forget_read, list_files, read_spool
@@ -218,13 +221,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def test_a_collector_gets_what_is_over_also_after_it_was_away() -> None:
-    collector = Collector(refusals=1)
-    exporter = SpanExporter(read_collector(f"otlp=http://127.0.0.1:{collector.server_port}"))
+    server = Collector(refusals=1)
+    exporter = SpanExporter(read_collector(f"otlp=http://127.0.0.1:{server.server_port}"))
     exporter.put([make_span("ab" * 16, end=0), make_span("cd" * 16)])
-    assert collector.came.wait(20)
+    assert server.came.wait(20)
     exporter.close()
-    collector.shutdown()
-    ((path, type_, document),) = collector.taken
+    server.shutdown()
+    ((path, type_, document),) = server.taken
     assert (path, type_) == ("/v1/traces", "application/json")
     assert [span["traceId"] for span in document["resourceSpans"][0]["scopeSpans"][0]["spans"]] == ["cd" * 16]
 
@@ -236,6 +239,12 @@ def test_a_collector_that_is_nowhere_holds_nothing_up_and_the_queue_is_bounded(m
     assert exporter.unsent >= 400  # some may be on their way
     exporter.close()
     assert exporter.sent == 0
+
+
+def test_a_collector_that_drips_its_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "WHOLE_SECONDS", 0.3)
+    with serving(lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 400), pause=0.05) as url:
+        assert collector.Collector(url).post({}) == ("no answer in time", False)
 
 
 @pytest.mark.parametrize(
