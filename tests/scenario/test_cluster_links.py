@@ -111,7 +111,9 @@ def test_who_has_a_link_s_token_gets_nothing_but_what_the_api_says_of_itself(sid
     assert {path: method for method, path, _ in answered} == dict.fromkeys((*own, *api), "GET")
 
 
-def test_a_linked_cluster_with_every_grant_is_shown_no_dashboard(sides: tuple[Side, Side]) -> None:
+def test_a_linked_cluster_with_every_grant_is_shown_no_dashboard_and_traces_no_connection(
+    sides: tuple[Side, Side],
+) -> None:
     east, west = sides
     terms = {"grants": ["replicate", "run", "migrate"], "projects": {"default": "default"}}
     east.link("west", west, west.link_token("east", **terms), **terms)
@@ -119,6 +121,8 @@ def test_a_linked_cluster_with_every_grant_is_shown_no_dashboard(sides: tuple[Si
     for path in ("search?q=a", "table?kinds=vm&project=default", "summary", "stream?show={}"):
         answer = peer.http.request("GET", f"/v1/dashboard/{path}")
         assert answer.status == 403 and "cluster:east may not use the dashboard" in answer.body.decode(), path
+    answer = peer.http.request("GET", "/v1/projects/default/networktrace?from=vm/a&to=vm/b")
+    assert answer.status == 403 and "cluster:east may not trace connections" in answer.body.decode()
 
 
 def test_a_deleted_link_ends_the_others_rights_at_once(sides: tuple[Side, Side]) -> None:

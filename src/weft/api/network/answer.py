@@ -23,6 +23,22 @@ Stage = Literal[
 ]
 
 
+Reason = Literal[
+    "",
+    "egressDenied",
+    "hostClosed",
+    "ingressDenied",
+    "linkLocal",
+    "noAddress",
+    "noEndpoints",
+    "noNat",
+    "noSuchPort",
+    "notPublished",
+    "nothingThere",
+    "otherNetwork",
+]
+
+
 class TraceStep(msgspec.Struct, frozen=True):
     """One decision on the way. ``passes`` is null where it isn't known, or nothing is decided."""
 
@@ -30,7 +46,7 @@ class TraceStep(msgspec.Struct, frozen=True):
     passes: bool | None
     by: str  # the object that decides, like securitygroup/web; "" for none
     message: str
-    reason: str = ""  # of a step that doesn't pass
+    reason: Reason = ""  # of a step that doesn't pass
     remedy: str = ""  # what would let it pass
 
 
@@ -45,7 +61,7 @@ class NetworkTrace(msgspec.Struct, frozen=True):
     port: int | None
     verdict: Verdict
     by: str
-    reason: str
+    reason: Reason
     message: str
     remedy: str
     silent: str

@@ -6,7 +6,7 @@ import asyncio
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from weft.api.auth.authorise import require_permission
+from weft.api.auth.authorise import require_own_person, require_permission
 from weft.api.context import ApiContext
 from weft.api.network.answer import NetworkTrace
 from weft.api.network.facts import Balanced, Caller, Facts, Place, Protocol, Published, Target, Workload
@@ -36,6 +36,7 @@ class End(NamedTuple):
 
 async def network_trace(context: ApiContext, call: Call, project: str) -> Answer:
     """``from`` and ``to`` as ``End`` has them; ``port`` is N, N/tcp or N/udp; ``protocol`` tcp, udp or icmp."""
+    require_own_person(call.actor, "trace connections")
     require_permission(call.actor, "network:get", project, "trace connections")
     query = call.query("from", "to", "port", "protocol")
     check_name(project, "project")

@@ -6,7 +6,8 @@ NICs and groups are read as the scheduler and the controllers read them: by ``in
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network
 
 from weft.api.admission.refusals import not_found
@@ -25,6 +26,7 @@ from weft.api.network.facts import (
 )
 from weft.contracts.driver.network import Endpoint
 from weft.contracts.network.rules import Opened, Refused, open_hosts
+from weft.contracts.store import Entry
 from weft.informer.addresses import read_nics
 from weft.informer.security_groups import read_groups
 from weft.informer.view import Item, View
@@ -195,19 +197,22 @@ class Reader:
             return None
         if item.uid not in self.networks:
             await self._list(object_key("endpoint", None, f"{item.uid}."))
-            spec, envelope = item.spec(NetworkSpec), item.envelope
-            ends = [(end.spec(EndpointSpec), end) for end in self._view.find(ENDPOINTS_BY_NETWORK, item.uid)]
-            self.networks[item.uid] = Network(
-                uid=item.uid,
-                name=self._show("network", envelope.project, envelope.name),
-                cidr=spec.cidr,
-                nat=spec.nat,
-                endpoints=tuple(found for at, end in ends if (found := _read_endpoint(at, end)) is not None),
-                services=tuple(at.address for at, _ in ends if at.served is not None),
-                open=tuple(spec.open),
-                egress={at.workload.name: at.address for at, _ in ends if is_egress(at)},
-            )
+            self.networks[item.uid] = await asyncio.to_thread(self._make_network, item)
         return self.networks[item.uid]
+
+    def _make_network(self, item: Item) -> Network:
+        spec, envelope = item.spec(NetworkSpec), item.envelope
+        ends = [(end.spec(EndpointSpec), end) for end in self._view.find(ENDPOINTS_BY_NETWORK, item.uid)]
+        return Network(
+            uid=item.uid,
+            name=self._show("network", envelope.project, envelope.name),
+            cidr=spec.cidr,
+            nat=spec.nat,
+            endpoints=tuple(found for at, end in ends if (found := _read_endpoint(at, end)) is not None),
+            services=tuple(at.address for at, _ in ends if at.served is not None),
+            open=tuple(spec.open),
+            egress={at.workload.name: at.address for at, _ in ends if is_egress(at)},
+        )
 
     def _write_out(self, allocated: AllocatedGroup, project: str) -> Group:
         item = self._view.get(object_key("securitygroup", project, allocated.name))
@@ -241,6 +246,10 @@ class Reader:
             self._view.put(key, entry.value, entry.revision)
         return self._view.get(key)
 
+    def _take(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            self._view.put(entry.key, entry.value, entry.revision)
+
     async def _list(self, prefix: str) -> None:
         if prefix in self._listed:
             return
@@ -248,8 +257,7 @@ class Reader:
         after = None
         while True:
             page = await self._context.store.list(prefix, limit=_PAGE, after=after)
-            for entry in page.entries:
-                self._view.put(entry.key, entry.value, entry.revision)
+            await asyncio.to_thread(self._take, page.entries)
             if (after := page.next) is None:
                 return
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from weft.api.network import remedy
-from weft.api.network.answer import NetworkTrace, Stage, TraceStep, Verdict
+from weft.api.network.answer import NetworkTrace, Reason, Stage, TraceStep, Verdict
 from weft.api.network.facts import (
     EVERYWHERE,
     Anothers,
@@ -354,7 +354,7 @@ class _Path:
     def _know(self, stage: Stage, by: str, message: str) -> None:
         self.steps.append(TraceStep(stage, None, by, message))
 
-    def _block(self, stage: Stage, by: str, reason: str, message: str, remedy_: str) -> None:
+    def _block(self, stage: Stage, by: str, reason: Reason, message: str, remedy_: str) -> None:
         self.steps.append(TraceStep(stage, False, by, message, reason, remedy_))
 
 

@@ -243,6 +243,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("qm snapshot 100 s1", "no such command: qm", "weft vm snapshot"),
         ("virsh snapshot-create-as web s1", "no such command: virsh", "weft vm snapshot NAME --name SNAPSHOT"),
         ("virsh snapshot-revert web s1", "no such command: virsh", "weft vm restore NAME --snapshot SNAPSHOT"),
+        ("vm trace web", "no such command: trace", "did you mean weft network trace vm/NAME TO?"),
         ("vm flows web", "no such command: flows", "did you mean weft network flows --vm NAME?"),
         ("vm extend-lease web", "no such command: extend-lease", "did you mean weft lease extend NAME --by 1h?"),
         (
