@@ -10,8 +10,9 @@ from tests.scenario.controllers_lab import VirtualClock
 
 from weft.api.dashboard.boards import KEPT_SECONDS as SELECTION_SECONDS
 from weft.api.dashboard.boards import MOST_KEPT, Boards
+from weft.api.dashboard.row import Rendered
 from weft.api.dashboard.rows import KEPT_SECONDS
-from weft.api.dashboard.selection import Query
+from weft.api.dashboard.selection import Query, Selection
 from weft.api.dashboard.sight import Sight
 from weft.contracts.store import Delete, Put
 from weft.kinds.vm import VM
@@ -83,6 +84,46 @@ def test_a_kind_is_dropped_five_minutes_after_its_last_viewer() -> None:
         lab.boards.sweep()
         await lab.until(rows.task.cancelled)
         assert await lab.boards.rows.find(VM) is not rows
+
+    asyncio.run(run())
+
+
+def test_what_a_page_has_just_chosen_follows_the_store_though_many_tabs_were_closed_a_moment_ago() -> None:
+    async def run() -> None:
+        lab = Lab()
+        await lab.store.commit([vm("a")])
+        asked = [Query(sights=(Sight("vm"),), where=phase) for phase in ("", "Running", "Failed")]
+        for query in asked[:2]:
+            await lab.boards.select(query)
+        seen, viewer = list[Selection](), asyncio.Event()
+        for number in range(MOST_KEPT - 4):
+            seen.append(await lab.boards.select(Query(sights=(Sight("vm"),), words=(str(number),))))
+            seen[-1].viewers.add(viewer)
+        for one in seen:
+            one.viewers.discard(viewer)
+        lab.clock.advance(1.0)
+        parts = [await lab.boards.select(query) for query in asked]
+        await lab.store.commit([vm("b")])
+        await lab.until(lambda: [len(part.rows) for part in parts] == [2, 2, 0])
+
+    asyncio.run(run())
+
+
+def test_a_fault_in_what_one_viewer_shows_keeps_no_row_from_the_others() -> None:
+    async def run() -> None:
+        lab = Lab()
+        await lab.store.commit([vm("a")])
+        faults = [ValueError("once")]
+
+        def fail(old: Rendered | None, new: Rendered | None) -> None:
+            if faults:
+                raise faults.pop()
+
+        rows = await lab.boards.rows.find(VM)
+        rows.listeners.append(fail)
+        selection = await lab.boards.select(ALL)
+        await lab.store.commit([vm("b"), vm("c")])
+        await lab.until(lambda: [row.name for row in selection.rows] == ["a", "b", "c"])
 
     asyncio.run(run())
 

@@ -47,7 +47,8 @@ class Boards:
 
     def _evict(self) -> None:
         idle = [query for query, one in self._selections.items() if not one.viewers]
-        for query in sorted(idle, key=lambda query: self._selections[query].used_at)[: len(idle) - MOST_KEPT + 1]:
+        excess = max(0, len(idle) - MOST_KEPT + 1)
+        for query in sorted(idle, key=lambda query: self._selections[query].used_at)[:excess]:
             self._selections.pop(query).close()
 
     @contextmanager

@@ -49,10 +49,10 @@ class KindRows:
                 count = 0
                 async with aclosing(self._store.watch(kind_prefix(self.kind.name), cursor)) as batches:
                     async for batch in batches:
-                        self.cursor = cursor = batch.cursor
                         for change in batch.changes:
                             made = None if change.value is None else render(self.kind, change.value, batch.revision)
                             self._put(change.key, made)
+                        self.cursor = cursor = batch.cursor
                         count += len(batch.changes)
                         if count >= _AT_ONCE:
                             count = 0
@@ -96,7 +96,10 @@ class KindRows:
             self.found[key] = made
         if old is not None or made is not None:
             for listener in tuple(self.listeners):
-                listener(old, made)
+                try:
+                    listener(old, made)
+                except Exception:  # a fault in what one viewer shows: the others are told all the same
+                    _log.exception("a change of the %s can't be shown", self.kind.plural)
 
 
 class AllRows:
