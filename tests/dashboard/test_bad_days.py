@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import re
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.dashboard.conftest import Relay
 from tests.scenario.cli_lab import Fabric
@@ -211,6 +212,25 @@ def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Ope
     expect(page.get_by_text("No connection to the server")).to_have_count(0)
     assert fabric.weft("vm", "delete", "stays", "--yes").code == 0
     expect(row).to_have_count(0)
+
+
+def test_a_stream_that_falls_silent_is_opened_again(open_page: Open, fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "late", "--image", "tiny").code == 0
+    page, asked = open_page("nowhere"), list[Route]()
+    page.clock.install()
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        if len(asked) > 1:  # the first one is taken by nobody
+            route.continue_()
+
+    page.route(re.compile("/v1/dashboard/stream"), answer)
+    with page.expect_request(re.compile("/v1/dashboard/stream")):
+        page.evaluate("location.hash = '#/workloads?kind=vm'")
+    page.clock.fast_forward(26_000)
+    page.clock.fast_forward(2_000)
+    expect(page.get_by_role("row").filter(has_text="late")).to_contain_text("Running")
+    assert fabric.weft("vm", "delete", "late", "--yes").code == 0
 
 
 def test_no_objects_at_all_is_a_page_too(open_page: Open, fabric: Fabric) -> None:

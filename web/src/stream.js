@@ -19,6 +19,8 @@ let source = null;
 let asked = '';
 let version = '';
 let again = 0;
+let quiet = 0;
+const QUIET = 25_000; // milliseconds: the server says something every 8 s, so by then nobody is at the other end
 const pathOf = (what) => `/v1/dashboard/stream?show=${encodeURIComponent(what)}`;
 let blinking = new Map(); // uid → when its row changed, milliseconds
 
@@ -43,9 +45,16 @@ effect(() => {
 
 function close() {
   clearTimeout(again);
+  clearTimeout(quiet);
   source?.abort();
   source = null;
   asked = '';
+}
+
+// A connection can be dead without a word: after a laptop slept, or where a server hangs.
+function hear(opened) {
+  clearTimeout(quiet);
+  quiet = setTimeout(() => opened.abort(), QUIET);
 }
 
 const TAKERS = {
@@ -65,6 +74,7 @@ async function open(what) {
   asked = what;
   const opened = (source = new AbortController());
   let wait = 500; // milliseconds
+  hear(opened);
   try {
     const answer = await fetch(pathOf(what), { signal: opened.signal, headers: pageHeaders(), cache: 'no-store' });
     if (!answer.ok) {
@@ -86,6 +96,7 @@ async function read(body, opened) {
   for (;;) {
     const { done, value } = await reader.read();
     if (done || source !== opened) return;
+    hear(opened);
     const parts = (rest + value).split('\n\n');
     rest = parts.pop();
     for (const part of parts) {
