@@ -26,7 +26,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.taken: list[Span] = []
-        self._view = View(["vm", "quota", "backuprepository"])
+        self._view = View(["vm", "quota", "backuprepository", "function"])
         self._traces = CommitTraces(Tracer("controllers", SystemClock(), self.taken.append), self._view)
 
     def commit(self, envelope: Envelope, at: float) -> list[str]:
@@ -64,6 +64,12 @@ def test_a_repository_s_checks_after_the_first_good_one_are_not_its_creation() -
 def test_what_is_counted_in_a_quota_later_is_not_the_write_of_the_quota() -> None:
     leader, quota = Leader(), write(QUOTA.make("project", QuotaSpec(cpu=1), NOW, uid="q", project="default"))
     assert [len(leader.commit(quota, at)) for at in (0.1, 60.0, 600.0)] == [1, 0, 0]
+
+
+def test_an_object_of_another_version_that_says_nothing_readable_stops_nobody() -> None:
+    leader, odd = Leader(), Envelope(kind="function", name="odd", uid="f", project="default")
+    odd.status = msgspec.Raw(b'{"phase": "Failed", "reason": "x", "observed_generation": 1, "trace": 5}')
+    assert leader.commit(write(odd), 0.1) == ["commit"] and leader.commit(odd, 1.0) == []
 
 
 @pytest.mark.parametrize("restarted", [False, True])
