@@ -6,7 +6,7 @@ there as the controllers send theirs. Caches of answers are as they come: each q
 from __future__ import annotations
 
 import asyncio
-import http.client
+import math
 import statistics
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 from benchmarks.measurement import Figure, Measurement, spread
 from weft.client import Client, find_context
 from weft.contracts.clock import SystemClock
+from weft.contracts.http.connection import Connection, read_reply
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import Database, connect, find_database
 from weft.telemetry.metrics.sample import Sample
@@ -98,13 +99,15 @@ def label(number: int) -> tuple[tuple[str, str], ...]:
 def ask(database: Database, path: str, parameters: dict[str, str]) -> bytes:
     connection = CONNECTIONS.get(database.url)
     if connection is None:
-        connection = CONNECTIONS[database.url] = connect(database)
+        connection = CONNECTIONS[database.url] = connect(database, SystemClock())
     headers = {"Authorization": database.authorization, "Content-Type": "application/x-www-form-urlencoded"}
-    connection.request("POST", path, urlencode(parameters), headers)
-    return connection.getresponse().read()
+    body = urlencode(parameters).encode()
+    response = connection.begin("POST", database.url + path, body, headers, ends=math.inf, most_bytes=MOST_BYTES)
+    return read_reply(response, MOST_BYTES).body
 
 
-CONNECTIONS: dict[str, http.client.HTTPConnection] = {}
+CONNECTIONS: dict[str, Connection] = {}
+MOST_BYTES = 1 << 30
 
 
 def compare(client: Client, database: Database, what: str, path: str, query: str, has_goal: bool) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import ssl
 import threading
@@ -11,10 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.unit.contracts.hostile_http import serving
 
 from weft.contracts.clock import SystemClock
-from weft.objects.errors import Unavailable
-from weft.telemetry.metrics.database import Asker, Database, DatabaseEnded, Reply, make_own
+from weft.contracts.http.connection import Reply
+from weft.objects.errors import TimedOut, TooLarge, Unavailable
+from weft.telemetry.metrics.database import Asker, Database, DatabaseEnded, make_own
 from weft.trust.ca import Authority
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -49,11 +52,11 @@ def read_whole(link: socket.socket) -> bytes:
     return data
 
 
-def ask(database: Database, times: int = 1) -> Reply:
+def ask(database: Database, times: int = 1, seconds: float = 5) -> Reply:
     asker = Asker(SystemClock(), 1)
 
     async def run() -> list[Reply]:
-        return [await asker.ask(database, "/x", b"q", {}, seconds=5, most_bytes=100) for _ in range(times)]
+        return [await asker.ask(database, "/x", b"q", {}, seconds=seconds, most_bytes=100) for _ in range(times)]
 
     try:
         return asyncio.run(run())[-1]
@@ -111,6 +114,16 @@ def test_a_database_that_ends_before_its_answer_is_told_from_one_that_is_away() 
     with pytest.raises(Unavailable) as away:
         ask(Database("victoriametrics", f"http://127.0.0.1:{port}"))
     assert not isinstance(away.value, DatabaseEnded)
+
+
+def test_an_answer_that_was_cut_off_is_no_answer_nor_is_one_whose_head_drips() -> None:
+    with serving(lambda: [b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok"]) as url, pytest.raises(DatabaseEnded):
+        ask(Database("victoriametrics", url))
+    endless = serving(lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 200), pause=0.05)
+    with endless as url, pytest.raises(TimedOut):
+        ask(Database("victoriametrics", url), seconds=0.3)
+    with serving(lambda: [b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 101]) as url, pytest.raises(TooLarge):
+        ask(Database("victoriametrics", url))
 
 
 def test_a_connection_that_was_hung_up_while_idle_is_not_used_again() -> None:

@@ -18,9 +18,10 @@ from weft.api.context import ApiContext
 from weft.api.metrics.bounds import PARAMETERS, check_parameters
 from weft.api.request.call import JSON, Call
 from weft.api.route import Route
+from weft.contracts.http.connection import Reply
 from weft.objects.errors import Forbidden, InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer
-from weft.telemetry.metrics.database import Reply, make_off
+from weft.telemetry.metrics.database import make_off
 from weft.trust.credentials import Actor
 
 PERMISSION = "metric:list"

@@ -9,34 +9,24 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
-import http.client
-import select
 import ssl
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.http.connection import FAILURES, HANG_UPS, Connection, Reply, TooLong, read_reply
 from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable, describe_failure
 from weft.objects.identity import METRICS_NAME
 
 OWN, OFF = "local", "off"
 FILE = "metrics/database.json"  # in the server's state folder
 _MOST_IDLE = 8
-# How a connection ends on which a request was sent. One that can't be made is refused in other ways.
-_HANG_UPS = (
-    http.client.RemoteDisconnected,
-    http.client.IncompleteRead,
-    ConnectionResetError,
-    BrokenPipeError,
-    ssl.SSLEOFError,
-)
-_PIECE_BYTES = 262_144
 
 
 Sort = Literal["victoriametrics", "prometheus"]
@@ -59,11 +49,6 @@ class Database(msgspec.Struct, frozen=True):
 
 class DatabaseEnded(Unavailable):
     """The database ended while a request to it was under way."""
-
-
-class Reply(NamedTuple):
-    status: int
-    body: bytes
 
 
 def read_option(text: str, secret: str = "") -> Database | None:
@@ -128,7 +113,7 @@ class Asker:
     def __init__(self, clock: Clock, most_at_once: int) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(most_at_once, "metrics")
-        self._idle: list[tuple[Database, http.client.HTTPConnection]] = []
+        self._idle: list[tuple[Database, Connection]] = []
         self._lock = threading.Lock()
 
     async def ask(
@@ -155,13 +140,13 @@ class Asker:
             raise TimedOut(
                 f"the database for metrics did not answer within {seconds:g} s", hint="send a smaller query"
             ) from None
-        except _HANG_UPS:
+        except HANG_UPS:
             raise DatabaseEnded(
                 "the database for metrics ended before it had answered",
                 hint="send a smaller query",
                 retry_after_seconds=1,
             ) from None
-        except (OSError, http.client.HTTPException) as problem:
+        except FAILURES as problem:
             raise Unavailable(
                 f"the database for metrics can't be reached: {describe_failure(problem)}",
                 hint="try again",
@@ -179,95 +164,48 @@ class Asker:
         self, database: Database, path: str, body: bytes, headers: dict[str, str], ends: float, most_bytes: int
     ) -> Reply:
         connection = self._take(database)
-        kept = connection.sock is not None
+        kept, url = connection.sock is not None, database.url + path
+        begin = functools.partial(connection.begin, "POST", url, body, headers, ends=ends, most_bytes=most_bytes)
         try:
             try:
-                response = self._send(connection, database.url, path, body, headers, ends)
-            except _HANG_UPS as hung_up:
+                response = begin()
+            except HANG_UPS as hung_up:
                 if not kept:
                     raise
                 # The other end may have closed it as the request was sent, with nothing done; to do it twice changes nothing.
                 connection.close()
-                connection = connect(database)
                 try:
-                    self._open(connection, ends)
-                except (OSError, http.client.HTTPException):
+                    connection.connect_until(ends)
+                except FAILURES:
                     raise hung_up from None  # the database has ended
-                response = self._send(connection, database.url, path, body, headers, ends)
-            data = bytearray()
-            while piece := response.read1(_PIECE_BYTES):
-                data += piece
-                if len(data) > most_bytes:
-                    raise TooLarge(
-                        f"the answer is larger than {most_bytes >> 20} MiB",
-                        hint="ask for fewer series, or a longer step",
-                    )
-                self._bound(connection, ends)
-            response.close()  # else the connection waits for the rest of an answer without a body
+                response = begin()
+            reply = read_reply(response, most_bytes)
+        except TooLong:
+            connection.close()
+            raise TooLarge(
+                f"the answer is larger than {most_bytes >> 20} MiB", hint="ask for fewer series, or a longer step"
+            ) from None
         except BaseException:
             connection.close()
             raise
         self._give_back(database, connection)
-        return Reply(response.status, bytes(data))
+        return reply
 
-    def _send(
-        self,
-        connection: http.client.HTTPConnection,
-        url: str,
-        path: str,
-        body: bytes,
-        headers: dict[str, str],
-        ends: float,
-    ) -> http.client.HTTPResponse:
-        if connection.sock is None:
-            self._open(connection, ends)
-        self._bound(connection, ends)
-        connection.request("POST", urlsplit(url).path + path, body, headers)
-        return connection.getresponse()
-
-    def _open(self, connection: http.client.HTTPConnection, ends: float) -> None:
-        connection.timeout = max(0.1, ends - self._clock.elapsed())
-        connection.connect()
-
-    def _bound(self, connection: http.client.HTTPConnection, ends: float) -> None:
-        left = ends - self._clock.elapsed()
-        if left <= 0:
-            raise TimeoutError
-        if connection.sock is not None:  # http.client forgets it once an answer says that it is the last
-            connection.sock.settimeout(left)
-
-    def _take(self, database: Database) -> http.client.HTTPConnection:
+    def _take(self, database: Database) -> Connection:
         with self._lock:
             while self._idle:
                 of, connection = self._idle.pop()
-                if of == database and not _was_hung_up(connection):
+                if of == database and connection.is_quiet():
                     return connection
                 connection.close()
-        return connect(database)
+        return connect(database, self._clock)
 
-    def _give_back(self, database: Database, connection: http.client.HTTPConnection) -> None:
+    def _give_back(self, database: Database, connection: Connection) -> None:
         with self._lock:
             if connection.sock is not None and len(self._idle) < _MOST_IDLE:
                 self._idle.append((database, connection))
                 return
         connection.close()
-
-
-def _was_hung_up(connection: http.client.HTTPConnection) -> bool:
-    """Whether the other end closed it while nobody used it: there is something to read, where no answer is expected."""
-    return connection.sock is None or bool(select.select([connection.sock], [], [], 0)[0])
-
-
-class _NamedConnection(http.client.HTTPSConnection):
-    """To a server that has a certificate of a CA of ours, for a name that isn't its host's."""
-
-    def __init__(self, host: str, port: int | None, ca: str, name: str) -> None:
-        super().__init__(host, port)
-        self._ca, self._name = ca, name
-
-    def connect(self) -> None:
-        http.client.HTTPConnection.connect(self)
-        self.sock = _trusting(self._ca).wrap_socket(self.sock, server_hostname=self._name)
 
 
 @functools.lru_cache(4)
@@ -277,12 +215,7 @@ def _trusting(ca: str) -> ssl.SSLContext:
     return context
 
 
-def connect(database: Database) -> http.client.HTTPConnection:
+def connect(database: Database, clock: Clock) -> Connection:
     """A connection to be opened, which trusts only what ``database`` says."""
-    parts = urlsplit(database.url)
-    host = parts.hostname or ""
-    if database.ca:
-        return _NamedConnection(host, parts.port, database.ca, database.name)
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, parts.port, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, parts.port)
+    tls = _trusting(database.ca) if database.ca else None
+    return Connection(database.url, tls=tls, name=database.name, clock=clock)
