@@ -32,7 +32,7 @@ HANG_UPS = (
 _PIECE_BYTES = 262_144
 _RECORD_BYTES = 16_384  # of TLS: what is sent with one wait
 
-Dial = Callable[[str, int, Callable[[], float | None]], socket.socket]  # host, port, seconds that are left
+Dial = Callable[[str, int], socket.socket]
 
 
 class TooLong(OSError):
@@ -63,7 +63,8 @@ def exchange(
 
 class Connection(http.client.HTTPConnection):
     """To the server of ``url``, made with the first request, and again after ``close``; for one thread. The server's certificate
-    must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait."""
+    must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait; ``dial`` chooses the
+    address, and bounds that itself."""
 
     def __init__(
         self,
@@ -78,11 +79,11 @@ class Connection(http.client.HTTPConnection):
         parts = urlsplit(url)
         self._secure = parts.scheme == "https"
         self.default_port = 443 if self._secure else 80
-        super().__init__(parts.hostname or "", parts.port)
+        super().__init__(parts.hostname or "", parts.port or self.default_port)
         self._tls, self._name = tls, name or self.host
         self._silence, self._ends = silence_seconds, math.inf
         self._elapsed = (clock or SystemClock()).elapsed
-        self._dial = dial or dial_first
+        self._dial = dial or self._dial_first
         self.response_class = self._make_response  # type: ignore[assignment]
 
     def begin(
@@ -113,7 +114,7 @@ class Connection(http.client.HTTPConnection):
             self.connect()
 
     def connect(self) -> None:
-        self.sock = self._dial(self.host, self.port, self._limit)
+        self.sock = self._dial(self.host, self.port)
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._secure:
@@ -129,9 +130,32 @@ class Connection(http.client.HTTPConnection):
             self.sock.settimeout(self._limit())
             super().send(data[at : at + _RECORD_BYTES])
 
+    def shorten(self, seconds: float) -> None:
+        """Give what is left of the answer ``seconds`` at most."""
+        self._ends = min(self._ends, self._elapsed() + seconds)
+
     def is_quiet(self) -> bool:
         """Whether it may be used again: after an answer nothing has come. A server that hung up would have sent its goodbye."""
         return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+
+    def _dial_first(self, host: str, port: int) -> socket.socket:
+        """A connection to the first address of ``host`` that takes it. Raises OSError."""
+        problem: OSError | None = None
+        for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                sock = socket.socket(family, kind)
+            except OSError as unknown:  # a machine without IPv6
+                problem = unknown
+                continue
+            try:
+                sock.settimeout(self._limit())
+                sock.connect(place)
+            except OSError as refused:
+                sock.close()
+                problem = refused
+            else:
+                return sock
+        raise problem or OSError(f"{host} has no address")
 
     def _limit(self) -> float | None:
         """Seconds that the next wait may take; None: any. Raises TimeoutError."""
@@ -157,54 +181,36 @@ def read_reply(response: http.client.HTTPResponse, most_bytes: int) -> Reply:
     return Reply(response.status, bytes(body))
 
 
-def dial_first(host: str, port: int, limit: Callable[[], float | None]) -> socket.socket:
-    """A connection to the first address of ``host`` that takes it. Raises OSError."""
-    problem: OSError | None = None
-    for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        try:
-            sock = socket.socket(family, kind)
-        except OSError as unknown:  # a machine without IPv6
-            problem = unknown
-            continue
-        try:
-            sock.settimeout(limit())
-            sock.connect(place)
-        except OSError as refused:
-            sock.close()
-            problem = refused
-        else:
-            return sock
-    raise problem or OSError(f"{host} has no address")
+class Reader(io.RawIOBase):
+    """What ``sock`` receives, ``left`` bytes of it, each time within ``limit()`` seconds. ``hold`` is closed with it."""
+
+    def __init__(
+        self, sock: socket.socket, limit: Callable[[], float | None], left: float, hold: io.RawIOBase | None = None
+    ) -> None:
+        self._sock, self._limit, self.left, self._hold = sock, limit, left, hold
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        if self.left <= 0:
+            raise TooLong("its answer never ends")
+        self._sock.settimeout(self._limit())
+        got = self._sock.recv_into(memoryview(buffer)[: int(min(len(buffer), self.left))])
+        self.left -= got
+        return got
+
+    def close(self) -> None:
+        super().close()
+        if self._hold is not None:
+            self._hold.close()
 
 
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, limit: Callable[[], float | None], *given: Any, **named: Any) -> None:
         super().__init__(sock, *given, **named)
-        self._reader = _Reader(self.fp.detach(), sock, limit)
+        self._reader = Reader(sock, limit, MOST_HEAD_BYTES, hold=self.fp.detach())
         self.fp = io.BufferedReader(self._reader)
 
     def allow(self, most_bytes: float) -> None:
         self._reader.left = most_bytes
-
-
-class _Reader(io.RawIOBase):
-    """What a socket receives, ``left`` bytes of it."""
-
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, limit: Callable[[], float | None]) -> None:
-        self._raw, self._sock, self._limit = raw, sock, limit
-        self.left: float = MOST_HEAD_BYTES
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
-        if self.left <= 0:
-            raise TooLong("its answer never ends")
-        self._sock.settimeout(self._limit())
-        got = self._raw.readinto(memoryview(buffer)[: int(min(len(buffer), self.left))])
-        self.left -= got or 0
-        return got
-
-    def close(self) -> None:
-        super().close()
-        self._raw.close()

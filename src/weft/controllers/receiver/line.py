@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import socket
 import ssl
 from collections.abc import Collection, Sequence
@@ -73,23 +72,3 @@ def make_context(ca: str) -> ssl.SSLContext:
     if ca:
         context.load_verify_locations(cadata=ca)
     return context
-
-
-class Bounded(io.RawIOBase):
-    """What a socket receives, ending after MOST_READ bytes."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock, self._left = sock, MOST_READ
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        size = min(len(buffer), self._left)
-        got = self._sock.recv_into(memoryview(buffer)[:size]) if size else 0
-        self._left -= got
-        return got
-
-    def makefile(self, *_: object) -> io.BufferedReader:
-        """As a socket has it: the reader that an HTTP answer is parsed from."""
-        return io.BufferedReader(self)

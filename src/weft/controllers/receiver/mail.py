@@ -12,7 +12,8 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from typing import Any
 
-from weft.controllers.receiver.line import SECONDS, Bounded, Line, make_context
+from weft.contracts.http.connection import Reader
+from weft.controllers.receiver.line import MOST_READ, SECONDS, Line, make_context
 from weft.controllers.receiver.outcome import Outcome, clean
 from weft.kinds.receiver import PASSWORD, USERNAME, ReceiverSpec, read_smtp
 
@@ -34,7 +35,7 @@ class _Client(smtplib.SMTP):
     @property
     def file(self) -> io.BufferedReader | None:
         if self._reader is None and self.sock is not None:
-            self._reader = Bounded(self.sock).makefile()
+            self._reader = io.BufferedReader(Reader(self.sock, lambda: SECONDS, MOST_READ))
         return self._reader
 
     @file.setter

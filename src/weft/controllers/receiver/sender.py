@@ -84,14 +84,8 @@ def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Me
         return Outcome(False, 0, f"its certificate is not trusted: {clean(problem.verify_message)}")
     except ssl.SSLError as problem:
         return Outcome(False, 0, f"TLS failed: {clean(problem.reason or 'no reason given')}")
-    except TimeoutError:
-        return Outcome(False, 0, "no answer in time")
-    except http.client.RemoteDisconnected:
-        return Outcome(False, 0, "it closed the connection without an answer")
-    except OSError as problem:
+    except (OSError, http.client.HTTPException) as problem:
         return Outcome(False, 0, clean(describe_failure(problem)))
-    except http.client.HTTPException as problem:
-        return Outcome(False, 0, describe_failure(problem))
     except Exception:  # its text may have a secret in it
         return Outcome(False, 0, "it can't be notified")
     finally:

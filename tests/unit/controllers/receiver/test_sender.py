@@ -92,7 +92,7 @@ def test_a_webhook_gets_the_notification_signed_as_standard_webhooks_says() -> N
         (b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n", "HTTP 500", True),
         (b"HTTP/1.1 422 No\r\nContent-Length: 0\r\n\r\n", "HTTP 422", False),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "something else than HTTP", True),
-        (b"", "it closed the connection without an answer", True),
+        (b"", "it hung up without an answer", True),
     ],
 )
 def test_what_is_no_success_says_why(answer: bytes, says_so: str, again: bool) -> None:
