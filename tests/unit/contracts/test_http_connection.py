@@ -27,12 +27,12 @@ def get(url: str, seconds: float = 20, tls: ssl.SSLContext | None = None) -> Rep
 @pytest.mark.parametrize(
     ("pieces", "why"),
     [
-        (lambda: itertools.chain([HEAD], itertools.repeat(b"a: " + b"b" * 9000 + b"\r\n")), "never ends"),
-        (lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\na: b\r\n\r\n"), "never ends"),
-        (lambda: itertools.chain([CHUNKED, b"0\r\n"], itertools.repeat(b"a: b\r\n" * 100)), "never ends"),
-        (lambda: itertools.chain([CHUNKED], itertools.repeat(b"1;" + b"x" * 9000 + b"\r\nx\r\n")), "never ends"),
-        (lambda: itertools.chain([HEAD, b"\r\n"], itertools.repeat(b"x" * 9000)), "longer than 1000 bytes"),
-        (lambda: [HEAD + b"Content-Length: 9999999999\r\n\r\n" + b"x" * 1001], "longer than 1000 bytes"),
+        (lambda: itertools.chain([HEAD], itertools.repeat(b"a: " + b"b" * 9000 + b"\r\n")), "is too long"),
+        (lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\na: b\r\n\r\n"), "is too long"),
+        (lambda: itertools.chain([CHUNKED, b"0\r\n"], itertools.repeat(b"a: b\r\n" * 100)), "is too long"),
+        (lambda: itertools.chain([CHUNKED], itertools.repeat(b"1;" + b"x" * 9000 + b"\r\nx\r\n")), "is too long"),
+        (lambda: itertools.chain([HEAD, b"\r\n"], itertools.repeat(b"x" * 9000)), "too long: more than 1000 bytes"),
+        (lambda: [HEAD + b"Content-Length: 9999999999\r\n\r\n" + b"x" * 1001], "too long: more than 1000 bytes"),
         (lambda: [HEAD + b"Content-Length: 50\r\n\r\nhalf"], "cut off"),
         (lambda: [b"SSH-2.0-OpenSSH_9.2\r\n"], "something else than HTTP"),
         (lambda: [b""], "hung up without an answer"),

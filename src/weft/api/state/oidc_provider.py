@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import http.client
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from weft.contracts.clock import Clock
+from weft.contracts.http.connection import FAILURES, Reply, exchange
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError, describe_failure
 from weft.trust.id_tokens import Expected, Identity, Keys, UnknownKey, check_id_token, read_keys
 
@@ -144,7 +144,7 @@ class Provider:
                 )
         except TimeoutError:
             raise _broken(f"it did not answer within {WHOLE_SECONDS:.0f} s") from None
-        except (OSError, http.client.HTTPException, ValueError) as problem:
+        except FAILURES as problem:
             raise _broken(describe_failure(problem)) from None
         finally:
             self._waiting -= 1
@@ -160,31 +160,21 @@ class Provider:
             )
         return answer
 
-    def _exchange(self, url: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _exchange(self, url: str, body: bytes | None, headers: dict[str, str]) -> Reply:
         """One request, in a thread. No redirect is followed."""
         parts = urlsplit(url)
-        host = parts.hostname or ""
-        if parts.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                host, parts.port, timeout=STEP_SECONDS, context=self._tls
-            )
-        elif parts.scheme == "http" and host in _LOOPBACK:
-            connection = http.client.HTTPConnection(host, parts.port, timeout=STEP_SECONDS)
-        else:
+        if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in _LOOPBACK):
             raise ValueError("its addresses are not https")
-        began = self._clock.elapsed()
-        try:
-            path = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-            connection.request("GET" if body is None else "POST", path, body, headers)
-            response = connection.getresponse()
-            data = bytearray()
-            while piece := response.read1(65_536):
-                data += piece
-                if len(data) > MOST_BYTES or self._clock.elapsed() - began > WHOLE_SECONDS:
-                    raise ValueError("its answer is too long, or too slow")
-            return response.status, bytes(data)
-        finally:
-            connection.close()
+        return exchange(
+            "GET" if body is None else "POST",
+            url,
+            body,
+            headers,
+            seconds=WHOLE_SECONDS,
+            most_bytes=MOST_BYTES,
+            silence_seconds=STEP_SECONDS,
+            tls=self._tls,
+        )
 
 
 def _broken(why: str) -> WeftError:

@@ -52,11 +52,12 @@ def exchange(
     *,
     seconds: float,
     most_bytes: int,
+    silence_seconds: float = math.inf,
     tls: ssl.SSLContext | None = None,
 ) -> Reply:
     """One request over a connection of its own. Raises one of FAILURES."""
     clock = SystemClock()
-    with closing(Connection(url, tls=tls, clock=clock)) as connection:
+    with closing(Connection(url, tls=tls, silence_seconds=silence_seconds, clock=clock)) as connection:
         response = connection.begin(method, url, body, headers, ends=clock.elapsed() + seconds, most_bytes=most_bytes)
         return read_reply(response, most_bytes)
 
@@ -174,7 +175,7 @@ def read_reply(response: http.client.HTTPResponse, most_bytes: int) -> Reply:
     while piece := response.read1(_PIECE_BYTES):
         body += piece
         if len(body) > most_bytes:
-            raise TooLong(f"its answer is longer than {most_bytes} bytes")
+            raise TooLong(f"its answer is too long: more than {most_bytes} bytes")
     if response.length:  # read1 doesn't tell
         raise http.client.IncompleteRead(bytes(body), response.length)
     response.close()  # else the connection waits for the rest of an answer without a body
@@ -194,7 +195,7 @@ class Reader(io.RawIOBase):
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         if self.left <= 0:
-            raise TooLong("its answer never ends")
+            raise TooLong("its answer is too long")
         self._sock.settimeout(self._limit())
         got = self._sock.recv_into(memoryview(buffer)[: int(min(len(buffer), self.left))])
         self.left -= got
