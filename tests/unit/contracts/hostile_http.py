@@ -12,13 +12,19 @@ from contextlib import contextmanager
 
 @contextmanager
 def serving(
-    pieces: Callable[[], Iterable[bytes]], pause: float = 0, tls: ssl.SSLContext | None = None
+    pieces: Callable[[], Iterable[bytes]],
+    pause: float = 0,
+    tls: ssl.SSLContext | None = None,
+    asked: list[bytes] | None = None,
 ) -> Iterator[str]:
-    """The URL of a server that answers each request with ``pieces``, and waits ``pause`` seconds before each."""
+    """The URL of a server that answers each request with ``pieces``, and waits ``pause`` seconds before each; the requests
+    come into ``asked``."""
     over = threading.Event()
 
     def serve(link: socket.socket) -> None:
-        link.recv(4096)
+        request = link.recv(4096)
+        if asked is not None:
+            asked.append(request)
         for piece in pieces():
             over.wait(pause)
             link.sendall(piece)

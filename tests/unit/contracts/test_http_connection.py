@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import re
 import ssl
 from collections.abc import Callable, Iterable
@@ -12,7 +14,7 @@ import pytest
 from tests.unit.contracts.hostile_http import serving
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.http.connection import FAILURES, Reply, exchange
+from weft.contracts.http.connection import FAILURES, Connection, Reply, exchange
 from weft.objects.errors import describe_failure
 from weft.trust.ca import Authority
 
@@ -71,3 +73,19 @@ def test_only_a_server_with_a_certificate_of_the_ca_for_its_host_is_asked(tmp_pa
                 continue
             with pytest.raises(ssl.SSLCertVerificationError):
                 get(url, tls=tls)
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("http://shop.example/x?y", b"GET http://shop.example/x?y HTTP/1.1"),
+        ("https://shop.example/x", b"CONNECT shop.example:443 HTTP/1.0"),
+    ],
+)
+def test_a_proxy_is_asked_in_place_of_the_server(url: str, line: bytes) -> None:
+    asked = list[bytes]()
+    with serving(lambda: [b"HTTP/1.1 407 No\r\n\r\n"], asked=asked) as place:
+        connection = Connection(url, proxy=place.replace("://", "://me:secret@"))
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.begin("GET", url, ends=math.inf, most_bytes=0)
+    assert asked[0].startswith(line) and b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n" in asked[0]

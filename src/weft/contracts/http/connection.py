@@ -1,11 +1,13 @@
 """Requests to other people's HTTP servers, within bounds: of the time that a request takes in all, of each wait, and of the bytes
 that are read of an answer, its head included. Everything here blocks.
 
-It follows no redirect and asks no proxy. A request fails with one of ``FAILURES``; ``describe_failure`` has words for each.
+It follows no redirect, and asks no proxy but a given one. A request fails with one of ``FAILURES``; ``describe_failure`` has
+words for each.
 """
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import math
@@ -15,7 +17,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from weft.contracts.clock import Clock, SystemClock
 
@@ -65,7 +67,7 @@ def exchange(
 class Connection(http.client.HTTPConnection):
     """To the server of ``url``, made with the first request, and again after ``close``; for one thread. The server's certificate
     must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait; ``dial`` chooses the
-    address, and bounds that itself."""
+    address, and bounds that itself. ``proxy`` is the URL of one that is asked instead. Raises ValueError for a bad URL."""
 
     def __init__(
         self,
@@ -76,12 +78,18 @@ class Connection(http.client.HTTPConnection):
         silence_seconds: float = math.inf,
         clock: Clock | None = None,
         dial: Dial | None = None,
+        proxy: str = "",
     ) -> None:
         parts = urlsplit(url)
+        if not parts.hostname:
+            raise ValueError("its URL names no host")
         self._secure = parts.scheme == "https"
         self.default_port = 443 if self._secure else 80
-        super().__init__(parts.hostname or "", parts.port or self.default_port)
+        super().__init__(parts.hostname, parts.port or self.default_port)
         self._tls, self._name = tls, name or self.host
+        self._over: dict[str, str] | None = None  # headers of each request to a proxy that reads them
+        if proxy:
+            self._ask_over(proxy)
         self._silence, self._ends = silence_seconds, math.inf
         self._elapsed = (clock or SystemClock()).elapsed
         self._dial = dial or self._dial_first
@@ -101,9 +109,10 @@ class Connection(http.client.HTTPConnection):
         all. Raises one of FAILURES."""
         self.connect_until(ends)
         parts = urlsplit(url)
-        self.request(
-            method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", body, dict(headers or {})
-        )
+        place = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
+        if self._over is not None:
+            place = f"{parts.scheme}://{parts.netloc}{place}"
+        self.request(method, place, body, {**(headers or {}), **(self._over or {})})
         response: _Response = self.getresponse()  # type: ignore[assignment]
         response.allow(2 * most_bytes + MOST_HEAD_BYTES)  # in small pieces it may be twice as long
         return response
@@ -118,6 +127,8 @@ class Connection(http.client.HTTPConnection):
         self.sock = self._dial(self.host, self.port)
         try:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tunnel_host:  # type: ignore[attr-defined]
+                self._tunnel()  # type: ignore[attr-defined]
             if self._secure:
                 tls = self._tls or ssl.create_default_context()
                 self.sock.settimeout(self._limit())
@@ -138,6 +149,17 @@ class Connection(http.client.HTTPConnection):
     def is_quiet(self) -> bool:
         """Whether it may be used again: after an answer nothing has come. A server that hung up would have sent its goodbye."""
         return self.sock is not None and not select.select([self.sock], [], [], 0)[0]
+
+    def _ask_over(self, proxy: str) -> None:
+        over, headers = urlsplit(proxy), dict[str, str]()
+        if over.username:
+            named = f"{unquote(over.username)}:{unquote(over.password or '')}".encode()
+            headers["Proxy-Authorization"] = f"Basic {base64.b64encode(named).decode()}"
+        if self._secure:
+            self.set_tunnel(self.host, self.port, headers)
+        else:
+            self._over = headers
+        self.host, self.port = over.hostname or "", over.port or 80
 
     def _dial_first(self, host: str, port: int) -> socket.socket:
         """A connection to the first address of ``host`` that takes it. Raises OSError."""

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import encodings.idna  # noqa: F401 — needed later, when the files of this installation can't be read any more
 import ftplib
-import io
+import math
 import os
 import re
 import resource
 import select
 import signal
+import string
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage, HTTPResponse
-from typing import IO, Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from contextlib import closing, contextmanager
+from http.client import HTTPException, HTTPResponse
+from typing import Any, BinaryIO
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from weft.contracts.http.connection import FAILURES, Connection
+from weft.contracts.http.proxy import find_proxy
 from weft.contracts.public_address import guard_connections
 from weft.contracts.system_calls import OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
@@ -36,6 +37,7 @@ from weft.objects.errors import describe_failure
 PIECE_BYTES = 256 * 1024
 MEMORY_BYTES = 1024**3
 REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
 # Reading from a socket and writing to a pipe take no more.
 LIMITS = {resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: 0}
 FULL = 2
@@ -67,23 +69,6 @@ class _Transfer:
         self.total, self.tag = total, tag
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = REDIRECTS
-    max_repeats = 2
-
-    def http_error_302(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
-        fp.close()  # unread: it may never end
-        return super().http_error_302(req, io.BytesIO(), code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: HTTPMessage, newurl: str) -> Any:
-        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old, new) == ("https", "http"):
-            raise Refused(f"the server redirects from {old} to {new}")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def main(parent: int, url: str, most: int, space: int, patience: float, allowed: Sequence[str]) -> int:
     """Write what ``url`` gives to stdout; the exit status. Ends with process ``parent``."""
     drop_privileges(parent, LIMITS)
@@ -94,13 +79,10 @@ def main(parent: int, url: str, most: int, space: int, patience: float, allowed:
         return _fetch(url, most, space, patience)
     except BrokenPipeError:
         return 1  # nobody wants it any more
-    except urllib.error.HTTPError as problem:
-        return _fail(f"the server answered {problem.code} {problem.reason}")
     except MemoryError:
         return _fail("the answer makes no sense: it never ends")
-    except (Refused, OSError, HTTPException, ftplib.Error, ValueError, EOFError) as problem:
-        inner = problem.reason if isinstance(problem, urllib.error.URLError) else problem
-        return _fail(inner if isinstance(inner, str) else describe_failure(inner))
+    except (Refused, *FAILURES, ftplib.Error, EOFError) as problem:
+        return _fail(describe_failure(problem))
 
 
 def _fetch(url: str, most: int, space: int, patience: float) -> int:
@@ -119,7 +101,7 @@ def _fetch(url: str, most: int, space: int, patience: float) -> int:
             transfer.barren = 0 if transfer.fetched > before else transfer.barren + 1
             hopeless = transfer.resumes >= RESUMES or transfer.barren >= BARREN_RESUMES
             resumable = transfer.fetched and transfer.total is not None and not hopeless
-            if not resumable or isinstance(problem, (BrokenPipeError, urllib.error.HTTPError)):
+            if not resumable or isinstance(problem, BrokenPipeError):
                 if isinstance(problem, _Cut):
                     raise Refused(f"the connection ended after {transfer.fetched} of {transfer.total} bytes") from None
                 raise
@@ -134,33 +116,47 @@ def _open(url: str, transfer: _Transfer) -> Any:
 
 @contextmanager
 def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    headers = {"User-Agent": "weft", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "weft", "Accept-Encoding": "identity", "Connection": "close"}
     if transfer.fetched:
         headers["Range"] = f"bytes={transfer.fetched}-"
         if transfer.tag:
             headers["If-Range"] = transfer.tag
-    response: HTTPResponse = opener.open(urllib.request.Request(url, headers=headers))  # noqa: S310 (it opens no other scheme)
-    with response:
-        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        if response.status == 206 and transfer.fetched:
-            transfer.check_same(_read_range(response, transfer.fetched), tag or transfer.tag)
-            yield response, 0
-        elif response.status == 200:
-            transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
-            yield response, transfer.fetched
-        else:
-            raise Refused(f"the server answered {response.status} {response.reason}")
+    for _ in range(1 + REDIRECTS):
+        with closing(Connection(url, proxy=find_proxy(url))) as connection, _ask(connection, url, headers) as response:
+            place = response.headers.get("Location")
+            if response.status not in _REDIRECTS or place is None:
+                yield response, _find_start(response, transfer)
+                return
+        url = _follow(url, place)
+    raise Refused(f"the server redirects more than {REDIRECTS} times")
+
+
+def _ask(connection: Connection, url: str, headers: dict[str, str]) -> HTTPResponse:
+    try:
+        return connection.begin("GET", url, None, headers, ends=math.inf, most_bytes=math.inf)
+    except BrokenPipeError as problem:  # the server's, not that of who wants the content
+        raise ConnectionResetError(*problem.args) from problem
+
+
+def _follow(url: str, place: str) -> str:
+    """Where a redirect leads to. Raises Refused, ValueError."""
+    target = urljoin(url, quote(place, encoding="iso-8859-1", safe=string.punctuation))
+    old, new = urlsplit(url).scheme, urlsplit(target).scheme
+    if new not in ("http", "https") or (old, new) == ("https", "http"):
+        raise Refused(f"the server redirects from {old} to {new}, which is not allowed")
+    return target
+
+
+def _find_start(response: HTTPResponse, transfer: _Transfer) -> int:
+    """How many bytes come once more. Raises Refused."""
+    tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    if response.status == 206 and transfer.fetched:
+        transfer.check_same(_read_range(response, transfer.fetched), tag or transfer.tag)
+        return 0
+    if response.status == 200:
+        transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
+        return transfer.fetched
+    raise Refused(f"the server answered {response.status} {response.reason}")
 
 
 def _read_range(response: HTTPResponse, start: int) -> int:
