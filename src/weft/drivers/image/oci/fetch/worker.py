@@ -11,10 +11,10 @@ parent's to keep, but for connecting.
 
 from __future__ import annotations
 
-import base64
 import encodings.idna  # noqa: F401 — needed later, when the files of this installation can't be read any more
 import http.client
 import json
+import math
 import os
 import resource
 import socket
@@ -23,10 +23,12 @@ import stat
 import struct
 import sys
 import tarfile
-import urllib.request
 from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
+from weft.contracts.clock import SystemClock
+from weft.contracts.http.connection import Connection
+from weft.contracts.http.proxy import find_proxy
 from weft.contracts.public_address import guard_connections
 from weft.contracts.system_calls import OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges
@@ -55,7 +57,7 @@ class Wire:
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
         self._place: tuple[str, ...] = ()
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
 
     def serve(self, source: BinaryIO) -> None:
         while len(head := source.read(4)) == 4:
@@ -99,49 +101,31 @@ class Wire:
     def _begin(self, request: dict[str, Any]) -> http.client.HTTPResponse:
         parts = urlsplit(request["url"])
         place = (parts.scheme, parts.netloc, request["ca"])
-        if place != self._place:
+        if place != self._place or (self._connection is not None and self._connection.sock is None):
             self._drop()
         kept = self._connection is not None
         while True:
             if self._connection is None:
-                self._connection, self._place = self._connect(request, parts.scheme, parts.netloc), place
-            target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-            if getattr(self._connection, "whole_urls", False):
-                target = request["url"]
+                self._connection, self._place = self._connect(request, parts.scheme), place
             try:
-                self._connection.request(request["method"], target, headers=request["headers"])
-                return self._connection.getresponse()
+                return self._connection.begin(
+                    request["method"], request["url"], None, request["headers"], ends=math.inf, most_bytes=math.inf
+                )
             except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
                 self._drop()
                 if not kept:
                     raise Failed("cut", "the connection closed before an answer") from None
                 kept = False  # it was closed while nobody spoke
 
-    def _connect(self, request: dict[str, Any], scheme: str, netloc: str) -> http.client.HTTPConnection:
-        parts = urlsplit(f"{scheme}://{netloc}")
-        host, port = parts.hostname or "", parts.port or (443 if scheme == "https" else 80)
-        proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get(scheme)
-        over = urlsplit(proxy if proxy and "://" in proxy else f"http://{proxy}") if proxy else None
-        at = (over.hostname or "", over.port or 80) if over else (host, port)
-        proxy_headers = {}
-        if over and over.username:
-            named = f"{unquote(over.username)}:{unquote(over.password or '')}".encode()
-            proxy_headers["Proxy-Authorization"] = f"Basic {base64.b64encode(named).decode()}"
-        seconds = float(request["connect_seconds"])
-        connection: http.client.HTTPConnection
-        if scheme == "https":
-            context = ssl.create_default_context()
-            if request["ca"]:
-                context.load_verify_locations(cadata=request["ca"])
-            connection = http.client.HTTPSConnection(*at, timeout=seconds, context=context)
-            if over:
-                connection.set_tunnel(host, port, proxy_headers)
-        else:
-            connection = http.client.HTTPConnection(*at, timeout=seconds)
-            connection.whole_urls = over is not None  # type: ignore[attr-defined]
-            request["headers"].update(proxy_headers)
+    def _connect(self, request: dict[str, Any], scheme: str) -> Connection:
+        context = ssl.create_default_context() if scheme == "https" else None
+        if context and request["ca"]:
+            context.load_verify_locations(cadata=request["ca"])
+        url, silence, seconds = request["url"], float(request["idle_seconds"]), float(request["connect_seconds"])
+        clock = SystemClock()
+        connection = Connection(url, tls=context, silence_seconds=silence, clock=clock, proxy=find_proxy(url))
         try:
-            connection.connect()
+            connection.connect_until(clock.elapsed() + seconds)
         except ssl.SSLError as problem:
             why = getattr(problem, "verify_message", "") or problem.reason or "the server doesn't speak TLS"
             raise Failed("tls", f"{why}") from None
@@ -151,7 +135,6 @@ class Wire:
             raise Failed("connect", f"its name can't be resolved: {problem.strerror}") from None
         except OSError as problem:
             raise Failed("connect", problem.strerror or str(problem) or "can't be reached") from None
-        connection.sock.settimeout(float(request["idle_seconds"]))
         return connection
 
     def _drop(self) -> None:
