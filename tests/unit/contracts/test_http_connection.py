@@ -75,6 +75,12 @@ def test_only_a_server_with_a_certificate_of_the_ca_for_its_host_is_asked(tmp_pa
                 get(url, tls=tls)
 
 
+def test_a_password_that_no_header_can_hold_is_not_told() -> None:
+    with serving(lambda: [HEAD]) as url, pytest.raises(FAILURES) as problem:
+        exchange("GET", url, None, {"Authorization": "Bearer one\ntwo"}, seconds=9, most_bytes=0)
+    assert describe_failure(problem.value) == "the request has characters that HTTP does not allow"
+
+
 @pytest.mark.parametrize(
     ("url", "line"),
     [

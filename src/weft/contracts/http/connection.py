@@ -112,7 +112,10 @@ class Connection(http.client.HTTPConnection):
         place = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
         if self._over is not None:
             place = f"{parts.scheme}://{parts.netloc}{place}"
-        self.request(method, place, body, {**(headers or {}), **(self._over or {})})
+        try:
+            self.request(method, place, body, {**(headers or {}), **(self._over or {})})
+        except (ValueError, http.client.InvalidURL):  # the message would have the header in it, which may be a password
+            raise ValueError("the request has characters that HTTP does not allow") from None
         response: _Response = self.getresponse()  # type: ignore[assignment]
         response.allow(2 * most_bytes + MOST_HEAD_BYTES)  # in small pieces it may be twice as long
         return response
@@ -165,19 +168,16 @@ class Connection(http.client.HTTPConnection):
         """A connection to the first address of ``host`` that takes it. Raises OSError."""
         problem: OSError | None = None
         for family, kind, _, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            sock = None
             try:
-                sock = socket.socket(family, kind)
-            except OSError as unknown:  # a machine without IPv6
-                problem = unknown
-                continue
-            try:
+                sock = socket.socket(family, kind)  # a machine may have no IPv6
                 sock.settimeout(self._limit())
                 sock.connect(place)
-            except OSError as refused:
-                sock.close()
-                problem = refused
-            else:
                 return sock
+            except OSError as refused:
+                problem = refused
+                if sock is not None:
+                    sock.close()
         raise problem or OSError(f"{host} has no address")
 
     def _limit(self) -> float | None:
