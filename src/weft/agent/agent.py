@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -32,6 +32,7 @@ from weft.agent.network.executor import NetworkExecutor
 from weft.agent.network.guest_services import GuestServices
 from weft.agent.network.readiness import ReadinessChecks
 from weft.agent.node.capabilities import Capabilities
+from weft.agent.node.digest import DigestSource
 from weft.agent.node.facts import inspect_machine
 from weft.agent.node.link_load import LinkMeter
 from weft.agent.node.proximity import Proximity
@@ -82,7 +83,6 @@ from weft.kinds.node import NODE, NodeReport
 from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
-from weft.protocol.heartbeat import DeviceCounts, Digest, add_devices, add_requests, add_talkers
 from weft.protocol.report import EventType, ReportAnswer
 from weft.telemetry.logs.store import MOST_AGE_SECONDS, MOST_BYTES, LogStore
 
@@ -229,9 +229,10 @@ class Agent:
         place = host.underlay_address, host.echo_port
         self._proximity = Proximity(host.node_uid, *place, clock, news, find_load=self._link.find_share)
         self._meter = Meter(host, runtimes, self.pools, clock, self.table, news)
-        self.newest_digest = Digest(measured=False)  # the one that was reported last
-        # What workloads' disks and NICs, and the node, have done so far: of the one who takes samples.
-        self.count_devices: Callable[[], tuple[dict[str, DeviceCounts], dict[str, float]]] = lambda: ({}, {})
+        self.digests = DigestSource(
+            *(self._meter, self.table, self._proximity, self._link, self._network),
+            *(self.recorded_flows, self.proxies, self._guarded, clock),
+        )
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
     async def start(self) -> None:
@@ -348,7 +349,7 @@ class Agent:
             self._network.ask(),
             heard=self._watches.cursor_of("allocations"),
             peers_version=self._proximity.version,
-            digest=self._make_digest(),
+            digest=self.digests.make(),
         )
 
     def take_answer(self, answer: ReportAnswer) -> None:
@@ -369,20 +370,6 @@ class Agent:
     def note_contact(self) -> None:
         self.allocations.wake()
         self._secrets.wake()
-
-    def _make_digest(self) -> Digest:
-        """The guests' usage, if it can be measured, the counts of functions' instances, and the ports that programs hold."""
-        digest = self._meter.digest() or Digest(measured=False)
-        if self.table.functions is not None:
-            digest = msgspec.structs.replace(digest, instances=self.table.functions.count())
-        devices, node = self.count_devices()
-        paths, link = self._proximity.list_paths(), self._link.note(self._clock.elapsed())
-        digest = msgspec.structs.replace(
-            digest, held=self._network.held, node=node, paths=paths, link=link, stamp=self._guarded.make_stamp()
-        )
-        digest = add_requests(add_talkers(digest, self.recorded_flows.talkers.rates), self.proxies.count())
-        self.newest_digest = add_devices(digest, devices)
-        return self.newest_digest
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         functions = load_class(FUNCTIONS)(host, server, images, agent, clock, address)
     node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
     samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
-    agent.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
+    agent.digests.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
     streams = Streams(
         *(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs),
         BackupFiles(host.state_dir, host.node, server),
@@ -262,7 +262,7 @@ def make_metrics_place(place: str, host: Host, agent: Agent, clock: Clock) -> An
 
 def _serve_metrics(bound: Any, host: Host, agent: Agent, clock: Clock) -> Any:
     listener = importlib.import_module("weft.agent.metrics.listener")
-    return listener.make_listener([bound], host, agent.table, lambda: agent.newest_digest, agent.readiness, clock)
+    return listener.make_listener([bound], host, agent.table, lambda: agent.digests.newest, agent.readiness, clock)
 
 
 def _check_version(server: str) -> None:
