@@ -169,14 +169,6 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
             assert found is not None
             return decode_part(found.status, ArrivalStatus)
 
-        async def change(arrival: Envelope, **fields: bool) -> None:
-            def write(envelope: Envelope) -> None:
-                spec = msgspec.structs.replace(decode_part(envelope.spec, ArrivalSpec), **fields)
-                envelope.spec = merge_part(envelope.spec, spec)
-                envelope.generation += 1
-
-            await lab.change(arrival.key, write)
-
         async def until(arrival: Envelope, phase: str) -> ArrivalStatus:
             async def there() -> bool:
                 return (await status(arrival)).phase == phase
@@ -196,12 +188,12 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
         assert (await until(web, "Arrived")).pause_ms == 21
         await lab.until_phase("web", "Running")
         assert decode_part((await lab.vm("web")).spec, VmSpec).arrives == ""
-        await change(web, settled=True)
+        await lab.ask(web.name, "arrival", settled=True)
         await lab.until_gone(web.key)
 
         shop = await come("shop", "l")
         await until(shop, "Waiting")
-        await change(shop, cancel=True)
+        await lab.ask(shop.name, "arrival", cancel=True)
         assert (await until(shop, "Cancelled")).never_ran
         await lab.until_gone("/vm/default/shop")
         await lab.until_gone("/volume/default/data-shop")

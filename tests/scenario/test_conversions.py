@@ -32,8 +32,8 @@ class ConvertingLab(Lab):
         full = ConversionSpec(workload=workload, to=to, **spec)  # type: ignore[arg-type]
         await self.put("conversion", called, full, status=ConversionStatus(), finalizers=("conversion",))
 
-    async def ask(self, name: str = "c", **spec: bool) -> None:
-        await self.wish(name, "conversion", **spec)
+    async def ask(self, name: str = "c", kind: str = "conversion", **actions: Any) -> None:
+        await super().ask(name, kind, **actions)
 
     async def conversion(self, name: str = "c") -> ConversionStatus:
         return decode_part((await self.vm(name, "conversion")).status, ConversionStatus)

@@ -19,6 +19,7 @@ from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
 from weft.kinds.vm import VmSpec
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import CLUSTER_PREFIX, OWN_LABELS, check_name, object_key
 from weft.objects.schema import field, read_strict, words
@@ -32,7 +33,6 @@ CANCELLED: Final = "Cancelled"
 OVER = (ARRIVED, FAILED, CANCELLED)
 FROM_CLUSTER, FROM_UID = f"{OWN_LABELS}from-cluster", f"{OWN_LABELS}from-uid"  # labels of a VM that arrived
 FROM_ARRIVAL = f"{OWN_LABELS}from-arrival"  # label of a volume that was made with such a VM
-SERVER_FIELDS = ("cancel", "settled")
 # Fields of a VM's spec that stay at its old cluster: what is of its place there, and what only its server sets.
 LEFT_OUT = (
     *("node", "reservation", "lease", "gang", "hold", "boot", "origin", "restore"),
@@ -77,8 +77,11 @@ class ArrivalSpec(msgspec.Struct, kw_only=True):
     timeout_seconds: Annotated[
         float, field("Timeout, after which it is given up here", change="never", quantity="duration", ge=1, le=86_400)
     ] = 600.0
-    cancel: Annotated[bool, field("Take nothing in; the verb cancel sets it")] = False
-    settled: Annotated[bool, field("The other cluster knows how it ended; the verb settle sets it")] = False
+
+
+class ArrivalActions(msgspec.Struct, kw_only=True):
+    cancel: Annotated[bool, field("Take nothing in")] = False
+    settled: Annotated[bool, field("The other cluster knows how it ended")] = False
 
 
 class ArrivalStatus(msgspec.Struct, kw_only=True):
@@ -177,7 +180,7 @@ def _cancel(obj: Object, _: Any) -> dict[str, Any]:
             reason="hasArrived",
             hint=f"migrate it back: weft vm migrate {split_subject(obj['spec']['of'])[1]} --to-cluster CLUSTER",
         )
-    return {**obj["spec"], "cancel": True}
+    return {"cancel": True}
 
 
 def _settle(obj: Object, _: Any) -> dict[str, Any]:
@@ -186,7 +189,7 @@ def _settle(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(
             f"arrival/{obj['name']} is {phase}: it isn't over", hint="cancel it, or wait until it has arrived"
         )
-    return {**obj["spec"], "settled": True}
+    return {"settled": True}
 
 
 ARRIVALS_BY_UID = Index("arrivals by uid")
@@ -206,7 +209,10 @@ ARRIVAL = Kind(
     title="arrival",
     summary="VMs that migrate here from a linked cluster",
     spec=ArrivalSpec,
+    actions=ArrivalActions,
     status=ArrivalStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=ArrivalActions),),
     indexes={
         ARRIVALS_BY_UID: uid_of,
         ARRIVALS_BY_KEY: lambda item: (item.spec(ArrivalSpec).key,),
@@ -214,18 +220,18 @@ ARRIVAL = Kind(
         ARRIVALS_BY_CLUSTER: lambda item: (name_source(item.envelope.creator),),
     },
     verbs=(
-        Verb("cancel", "Take the VM in no more; it stays where it runs", change=_cancel, needs="operate"),
+        Verb("cancel", "Take the VM in no more; it stays where it runs", act=_cancel, needs="operate"),
         Verb(
             "settle",
             "Forget it, since the other cluster knows how it ended",
-            change=_settle,
+            act=_settle,
             needs="operate",
             for_its_cluster=True,
             while_deleted=True,
         ),
     ),
     access=Access(readers="project", status_writer="arrivals"),
-    admission=Admission(check=check_arrival, server_fields=SERVER_FIELDS, made_fields=SERVER_FIELDS),
+    admission=Admission(check=check_arrival),
     display=Display(
         topic="Clusters",
         columns=(

@@ -28,6 +28,7 @@ from weft.kinds.record import (
     Stored,
     Verb,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field
@@ -64,10 +65,12 @@ class ConversionSpec(msgspec.Struct, kw_only=True):
     timeout_seconds: Annotated[
         float, field("Timeout until the new workload runs", change="never", quantity="duration")
     ] = DEFAULT_TIMEOUT_SECONDS
-    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs; the verb confirm sets it")] = (
-        False
-    )
-    undo: Annotated[bool, field("Go back to the old workload; the verb undo sets it")] = False
+    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs")] = False
+
+
+class ConversionActions(msgspec.Struct, kw_only=True):
+    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs")] = False
+    undo: Annotated[bool, field("Go back to the old workload")] = False
 
 
 class ConversionStatus(msgspec.Struct, kw_only=True):
@@ -136,11 +139,11 @@ def check_conversion(spec: ConversionSpec) -> None:
 
 def _confirm(obj: Object, _: Any) -> dict[str, Any]:
     phase, what = dig(obj, "status.phase", "Pending"), f"conversion/{obj['name']}"
-    if phase != "Confirmed" and (phase in ENDED or phase == "Undoing" or obj["spec"]["undo"]):
+    if phase != "Confirmed" and (phase in ENDED or phase == "Undoing" or dig(obj, "actions.undo")):
         raise IllegalTransition(
             f"{what} is being undone or has ended ({phase}): it can't be confirmed", hint="convert it again"
         )
-    return {**obj["spec"], "confirm": True}
+    return {"confirm": True}
 
 
 def _undo(obj: Object, _: Any) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def _undo(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(
             f"{what} is confirmed: the old workload is gone", hint=f"convert it back: weft convert {new} --to {back}"
         )
-    return {**obj["spec"], "undo": True} if phase not in ENDED else dict(obj["spec"])
+    return {"undo": True} if phase not in ENDED else {}
 
 
 def _way(obj: Object) -> str:
@@ -190,18 +193,21 @@ CONVERSION = Kind(
     title="conversion",
     summary="A conversion of a container to a VM, or of a VM to a container",
     spec=ConversionSpec,
+    actions=ConversionActions,
     status=ConversionStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=ConversionActions),),
     indexes={CONVERSIONS_BY_WORKLOAD: workload_keys},
     references=tuple(
         Reference(kind, "spec.workload", partial(_workloads, kind), blocks=False, agree=_agree, agrees_once=True)
         for kind in KINDS
     ),
     verbs=(
-        Verb("confirm", "Accept the new workload, and delete the old one", change=_confirm, needs="write"),
-        Verb("undo", "Switch back to the old workload, and start it again", change=_undo, needs="write"),
+        Verb("confirm", "Accept the new workload, and delete the old one", act=_confirm, needs="write"),
+        Verb("undo", "Switch back to the old workload, and start it again", act=_undo, needs="write"),
     ),
     access=Access(readers="project", status_writer="conversions"),
-    admission=Admission(check=check_conversion, server_fields=("confirm", "undo")),
+    admission=Admission(check=check_conversion),
     display=Display(
         topic="Work and answers",
         columns=(

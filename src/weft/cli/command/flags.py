@@ -54,7 +54,7 @@ _NO_FLAG = {
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "migration": ("spec.cancel",),
-    "conversion": ("spec.confirm", "spec.undo"),
+    "conversion": ("spec.confirm",),
     "recommendation": ("spec.assumed",),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (

@@ -27,6 +27,7 @@ from weft.kinds.arrival import (
     FAILED,
     FROM_ARRIVAL,
     OVER,
+    ArrivalActions,
     ArrivalSpec,
     ArrivalStatus,
     name_source,
@@ -147,6 +148,7 @@ def read_facts(
     orphaned = [node.envelope.name for node in view.find(NODES_BY_ORPHAN, workload_key(arrival))]
     return ArrivalFacts(
         spec=arrival.spec(ArrivalSpec),
+        actions=arrival.actions(ArrivalActions),
         status=arrival.status(ArrivalStatus),
         cluster=source,
         begun_at=arrival.envelope.created_at,

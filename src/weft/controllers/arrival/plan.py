@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from weft.controllers.migration.abort import describe_stuck, is_stuck
 from weft.controllers.migration.facts import READY, MigrationEndpoint
 from weft.kinds.allocation import AllocationSpec, set_desired
-from weft.kinds.arrival import ARRIVED, CANCELLED, FAILED, OVER, ArrivalSpec, ArrivalStatus
+from weft.kinds.arrival import ARRIVED, CANCELLED, FAILED, OVER, ArrivalActions, ArrivalSpec, ArrivalStatus
 from weft.objects.envelope import Condition
 
 FOR_GOOD = ("invalidInput", "unsupported", "noSpace")  # a target that can't get ready for such a reason never will
@@ -27,6 +27,7 @@ Ending = Literal["Failed", "Cancelled"]
 
 class ArrivalFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: ArrivalSpec
+    actions: ArrivalActions
     status: ArrivalStatus
     cluster: str  # name here of where it comes from
     begun_at: float
@@ -60,7 +61,7 @@ def plan_arrival(facts: ArrivalFacts) -> ArrivalPlan:
         # The other cluster hasn't heard that its guest runs here, or never did; nothing else says so.
         kept_for_it = (status.phase == ARRIVED or bool(status.allocation)) and not facts.gone
         left = (status.ended_at or facts.begun_at) + KEPT_SECONDS - facts.now
-        over = facts.spec.settled or (facts.deleting and (left <= 0 or not kept_for_it))
+        over = facts.actions.settled or (facts.deleting and (left <= 0 or not kept_for_it))
         forgets = left <= 0 and not facts.deleting
         return ArrivalPlan(status=status, release=over, forgets=forgets, later=min(max(left, 0.1), DAY_SECONDS))
     if facts.workload:
@@ -106,7 +107,7 @@ def _arrive(facts: ArrivalFacts, status: ArrivalStatus, target: MigrationEndpoin
 def _find_ending(facts: ArrivalFacts) -> tuple[Ending, str, str] | None:
     """Why it can't arrive, if it can't: what it comes to, and the reason as token and sentence."""
     target = facts.target
-    if facts.spec.cancel or facts.deleting:
+    if facts.actions.cancel or facts.deleting:
         return CANCELLED, "cancelled", "cancelled on request"
     if facts.unlinked:
         return FAILED, "notLinked", facts.unlinked

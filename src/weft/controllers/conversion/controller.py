@@ -24,7 +24,14 @@ from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import name_of, record_of, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
-from weft.kinds.conversion import CONVERSIONS_BY_WORKLOAD, ConversionSpec, ConversionStatus, is_under_way, workload_keys
+from weft.kinds.conversion import (
+    CONVERSIONS_BY_WORKLOAD,
+    ConversionActions,
+    ConversionSpec,
+    ConversionStatus,
+    is_under_way,
+    workload_keys,
+)
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.parts.sharing import is_own_or_shared
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadSpec, WorkloadStatus
@@ -79,6 +86,7 @@ def read_facts(view: View, item: Item, now: float) -> Facts:
     project = item.envelope.project
     return Facts(
         spec=item.spec(ConversionSpec),
+        actions=item.actions(ConversionActions),
         status=status,
         old=_read_workload(view, old),
         new=_read_workload(view, new),

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from weft.controllers.workload.handover import Place
 from weft.informer.quotas import ProjectQuota
-from weft.kinds.conversion import ConversionSpec, ConversionStatus
+from weft.kinds.conversion import ConversionActions, ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageSpec
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus
 from weft.kinds.registry import BY_NAME, WORKLOADS
@@ -58,6 +58,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     spec: ConversionSpec
+    actions: ConversionActions
     status: ConversionStatus
     old: WorkloadFacts | None  # None: it doesn't exist (any more)
     new: WorkloadFacts | None

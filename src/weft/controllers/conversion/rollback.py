@@ -21,7 +21,7 @@ MOST_ENDS = 3  # of a new one that restarts each time
 def find_end(facts: Facts) -> dict[str, str]:
     """Why it goes back, as fields of its status; empty if it doesn't."""
     status, spec, new = facts.status, facts.spec, facts.new
-    if spec.undo or facts.deleting:
+    if facts.actions.undo or facts.deleting:
         return why("Undone", "undone", "undone on request")
     if facts.old is None or facts.old.deleting:
         return why("Failed", "workloadDeleted", f"{spec.workload} was deleted")

@@ -6,7 +6,7 @@ import msgspec
 
 from weft.informer.view import Item, View
 from weft.informer.workloads import record_of, spec_of
-from weft.kinds.arrival import OVER, ArrivalSpec, ArrivalStatus, name_source
+from weft.kinds.arrival import OVER, ArrivalActions, ArrivalSpec, ArrivalStatus, name_source
 from weft.kinds.cluster import CLUSTER, ClusterSpec, describe_unlinked
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.objects.identity import object_key
@@ -38,7 +38,7 @@ def read_arriving(view: View, workload: Item) -> ArrivingGuest | Lacking | None:
     if item is None or item.deleting or item.status(ArrivalStatus).vm not in ("", workload.uid):
         return Lacking("arrivalOver", f"arrival/{name}, by which it comes here, is gone")
     spec, status = item.spec(ArrivalSpec), item.status(ArrivalStatus)
-    if spec.cancel or status.ending or status.phase in OVER:
+    if item.actions(ArrivalActions).cancel or status.ending or status.phase in OVER:
         return Lacking("arrivalOver", f"arrival/{name}, by which it comes here, is over")
     source = name_source(item.envelope.creator)
     link = view.get(object_key(CLUSTER.name, None, source))

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from weft.controllers.arrival.plan import KEPT_SECONDS, ArrivalFacts, ArrivalPlan, plan_arrival
 from weft.controllers.migration.facts import MigrationEndpoint
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
-from weft.kinds.arrival import ArrivalSpec, ArrivalStatus
+from weft.kinds.arrival import ArrivalActions, ArrivalSpec, ArrivalStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.objects.envelope import Condition
 from weft.objects.identity import Ref
@@ -40,6 +40,7 @@ def target(says: str = "", **more: Any) -> MigrationEndpoint:
 def plan(at: MigrationEndpoint | None = None, status: ArrivalStatus = ALLOCATED, **more: Any) -> ArrivalPlan:
     given = {
         "spec": SPEC,
+        "actions": ArrivalActions(),
         "cluster": "east",
         "begun_at": NOW - 5,
         "workload": "w",
@@ -66,15 +67,15 @@ def test_what_its_node_reports_is_shown_with_the_address_where_it_listens() -> N
 
 
 def test_once_it_is_taken_over_the_target_is_the_vms_place_also_if_someone_cancelled_it() -> None:
-    for spec in (SPEC, replace(SPEC, cancel=True)):
-        came = plan(target("takenOver", desired="stop"), spec=spec)
+    for asked in (ArrivalActions(), ArrivalActions(cancel=True)):
+        came = plan(target("takenOver", desired="stop"), actions=asked)
         assert came.arrives and came.target is not None
         assert (came.target.role, came.target.migration, came.target.desired) == ("active", None, "run")
         assert (came.status.phase, came.status.pause_ms, came.status.never_ran) == ("Arrived", 21, False)
 
 
 ENDINGS: list[tuple[dict[str, Any], str, str]] = [
-    ({"spec": replace(SPEC, cancel=True)}, "Cancelled", "cancelled"),
+    ({"actions": ArrivalActions(cancel=True)}, "Cancelled", "cancelled"),
     ({"deleting": True}, "Cancelled", "cancelled"),
     ({"leaving": True}, "Cancelled", "workloadDeleted"),
     ({"unlinked": "the link with cluster east was ended"}, "Failed", "notLinked"),
@@ -103,9 +104,9 @@ def test_nothing_stays_once_its_node_says_that_it_never_ran_and_not_before(
 
 
 def test_without_a_target_it_goes_at_once_unless_a_node_may_have_its_guest() -> None:
-    over = plan(None, ArrivalStatus(vm="w"), spec=replace(SPEC, cancel=True), allocation="")
+    over = plan(None, ArrivalStatus(vm="w"), actions=ArrivalActions(cancel=True), allocation="")
     assert over.goes and over.status.never_ran
-    unsure = plan(None, ArrivalStatus(vm="w"), spec=replace(SPEC, cancel=True), allocation="", unsure="w2")
+    unsure = plan(None, ArrivalStatus(vm="w"), actions=ArrivalActions(cancel=True), allocation="", unsure="w2")
     assert not unsure.goes and not unsure.status.never_ran and "w2" in unsure.status.message
 
 
@@ -120,14 +121,14 @@ def test_a_guest_that_a_restored_store_found_here_has_arrived() -> None:
 def test_it_is_kept_until_the_other_cluster_has_taken_note() -> None:
     arrived = replace(ALLOCATED, phase="Arrived")
     assert not plan(None, arrived).release and not plan(None, arrived, deleting=True).release
-    assert plan(None, arrived, spec=replace(SPEC, settled=True)).release
+    assert plan(None, arrived, actions=ArrivalActions(settled=True)).release
     assert plan(None, arrived, deleting=True, unlinked="the link was ended", gone=True).release
     failed = replace(ALLOCATED, phase="Failed", never_ran=True)
     assert (
         not plan(None, failed, deleting=True).release
         and not plan(None, failed, deleting=True, unlinked="no grant").release
     )
-    assert plan(None, failed, spec=replace(SPEC, settled=True)).release
+    assert plan(None, failed, actions=ArrivalActions(settled=True)).release
     assert plan(None, ArrivalStatus(phase="Failed", never_ran=True), deleting=True).release  # it had no place
 
 

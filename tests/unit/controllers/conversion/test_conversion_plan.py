@@ -12,7 +12,7 @@ from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
 from weft.controllers.conversion.prepare import choose_image
 from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
 from weft.kinds.container import ContainerSpec
-from weft.kinds.conversion import ConversionSpec, ConversionStatus
+from weft.kinds.conversion import ConversionActions, ConversionSpec, ConversionStatus
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.vm import VmSpec
 
@@ -38,6 +38,7 @@ def facts(**given: Any) -> Facts:
     return Facts(
         **{
             "spec": SPEC,
+            "actions": ConversionActions(),
             "status": ConversionStatus(),
             "old": container(),
             "new": None,
@@ -193,7 +194,7 @@ def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse
     assert (new.volumes, new.networks, new.publish, new.run) == (["data"], ["default"], ["80:80"], "stop")
     after = msgspec.structs.replace(
         before,
-        spec=msgspec.structs.replace(SPEC, undo=True),
+        actions=ConversionActions(undo=True),
         status=status,
         old=msgspec.structs.replace(before.old, spec=old),
         new=msgspec.structs.replace(before.new, spec=new),
