@@ -19,7 +19,7 @@ from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls, split_server
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import Unavailable, WeftError, describe_failure
+from weft.objects.errors import InvalidInput, Unavailable, WeftError, describe_failure
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -48,6 +48,14 @@ class Http:
         self.tls = make_tls(context)
         self._headers = {"User-Agent": "weft"}
         if context.token:
+            if not (
+                context.token.isascii() and context.token.isprintable()
+            ):  # http.client would repeat it in its error
+                raise InvalidInput(
+                    "the token has characters that no token has",
+                    field="token",
+                    hint="set WEFT_TOKEN to the token alone; weft login --server URL --user NAME makes a new one",
+                )
             self._headers["Authorization"] = f"Bearer {context.token}"
         self._timeout_seconds = timeout_seconds
         self._most_answer_bytes, self._most_seconds = most_answer_bytes, most_seconds

@@ -44,6 +44,13 @@ def test_an_address_that_is_not_a_server_s_is_refused_before_anybody_is_asked(se
         Http(Context(server=server))
 
 
+@pytest.mark.parametrize("token", ["secret\n", "secr\u20act"])
+def test_a_token_that_no_request_can_hold_is_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        Http(Context(server="https://127.0.0.1:1", token=token))
+    assert refused.value.field == "token" and "secr" not in f"{refused.value.to_dict()}"
+
+
 class Answers(http.server.BaseHTTPRequestHandler):
     """Says a line over and over to who asks for a stream, and one to anybody else; hangs up on the first who asks for /late. Is
     silent to a POST until ``asked`` is set."""
