@@ -27,6 +27,7 @@ from weft.contracts.driver.host import Capacity, Host
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.drivers.runtime.fake.driver import FakeDriver
 from weft.drivers.volume.fake.driver import FakeVolumes
+from weft.launch.agent.parts import AgentParts
 from weft.objects.identity import short_id
 
 CAPACITY = Capacity(cpu=32, memory_bytes=64 << 30, disk_bytes=1 << 40)
@@ -46,7 +47,9 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
     runtimes = Runtimes({"vm": FakeDriver(host, clock), **containers})
     network, volumes = FakeNetwork(host, clock), FakeVolumes(host, clock)
     return Agent(
-        host, RemoteServer(client, Line(clock)), runtimes, network, volumes, clock, container_images=OneImage()
+        AgentParts(
+            host, RemoteServer(client, Line(clock)), runtimes, network, volumes, clock, container_images=OneImage()
+        )
     )
 
 

@@ -38,6 +38,7 @@ from weft.drivers.runtime.qemu.driver import QemuDriver
 from weft.drivers.runtime.qemu.qmp import Qmp
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.parts.stream_verbs import SamplesInput
+from weft.launch.agent.parts import AgentParts
 from weft.objects.errors import WeftError
 from weft.protocol.report import OpenedSecrets, ReportAnswer, ReportBody
 
@@ -134,8 +135,10 @@ async def main(host: Host, folder: Path, bundle: Path) -> None:
     network, volumes = FakeNetwork(host, clock, FakeWire()), DirectoryVolumes(host)
     san = os.environ.get("POOL")
     pools = {"san": DirectoryVolumes(host, "san", san)} if san else {}
-    agent = Agent(host, FolderServer(folder, bundle), Runtimes({"vm": runtime}), network, volumes, clock, pools=pools)
-    sampler = Sampler(agent.samples, Runtimes({"vm": runtime}), agent.table, clock)
+    agent = Agent(
+        AgentParts(host, FolderServer(folder, bundle), Runtimes({"vm": runtime}), network, volumes, clock, pools=pools)
+    )
+    sampler = Sampler(agent.parts.samples, Runtimes({"vm": runtime}), agent.parts.table, clock)
     await agent.start()
     beside = [asyncio.create_task(sampler.keep())]
     reader = asyncio.StreamReader(limit=1 << 24)

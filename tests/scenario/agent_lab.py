@@ -38,6 +38,7 @@ from weft.kinds.node import NodeReport
 from weft.kinds.orders import Orders
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.published_port import PublishedPortSpec, PublishedPortStatus
+from weft.launch.agent.parts import AgentParts
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref, short_id
@@ -335,15 +336,17 @@ class Lab:
         self.server.reopen()
         runtimes, pools = Runtimes({"vm": self.runtime}), {"san": self.san}
         agent = Agent(
-            self.host,
-            self.server,
-            runtimes,
-            self.network,
-            self.volumes,
-            self.clock,
-            pools=pools,
-            server_places=server_places,
-            guard=self.guard,
+            AgentParts(
+                self.host,
+                self.server,
+                runtimes,
+                self.network,
+                self.volumes,
+                self.clock,
+                pools=pools,
+                server_places=server_places,
+                guard=self.guard,
+            )
         )
         running = asyncio.ensure_future(agent.run())
         try:

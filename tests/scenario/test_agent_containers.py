@@ -21,6 +21,7 @@ from weft.contracts.driver.container import ContainerPlan
 from weft.contracts.driver.network import Inside
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import AllocatedContainer, AllocatedVolume, AllocationReport, HealthCheck, Resources
+from weft.launch.agent.parts import AgentParts
 from weft.objects.envelope import Envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import Ref, short_id
@@ -42,14 +43,16 @@ class ContainerLab(Lab):
         self.server.reopen()
         runtimes = Runtimes({"vm": self.runtime, "container": Containers(self.world), **self.more}, self.earlier)
         agent = Agent(
-            self.host,
-            self.server,
-            runtimes,
-            self.network,
-            self.volumes,
-            self.clock,
-            pools={"san": self.san},
-            container_images=Store(self.world),
+            AgentParts(
+                self.host,
+                self.server,
+                runtimes,
+                self.network,
+                self.volumes,
+                self.clock,
+                pools={"san": self.san},
+                container_images=Store(self.world),
+            )
         )
         running = asyncio.ensure_future(agent.run())
         try:

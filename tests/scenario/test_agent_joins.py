@@ -34,6 +34,7 @@ from weft.kinds.allocation import AllocationReport, allocation_name
 from weft.kinds.node import NodeReport
 from weft.launch.agent import main as launch
 from weft.launch.agent.host import make_host
+from weft.launch.agent.parts import AgentParts
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import AlreadyExists, Forbidden, InUse, NotAuthenticated, NotFound, Unavailable
 from weft.trust.ca import Authority
@@ -158,7 +159,7 @@ class Joined:
         self.lab.make_drivers()
         server = RemoteServer(Client(make_context(self.folder, self.enrolment)), Line(launch.SystemClock()))
         lab = self.lab
-        return Agent(lab.host, server, Runtimes({"vm": lab.runtime}), lab.network, lab.volumes, lab.clock)
+        return Agent(AgentParts(lab.host, server, Runtimes({"vm": lab.runtime}), lab.network, lab.volumes, lab.clock))
 
     def allocation(self, name: str = "web", **fields: Any) -> Envelope:
         envelope = change(make_allocation(name, **fields), node_uid=self.enrolment.node_uid)

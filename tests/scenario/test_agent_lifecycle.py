@@ -112,7 +112,7 @@ async def test_a_guest_at_rest_is_looked_at_and_nothing_is_planned_until_somethi
         planned = plans
         for _ in range(3):
             before = looks
-            agent.allocations.wake()
+            agent.parts.allocations.wake()
             await lab.until(lambda before=before: looks > before, "looked at")  # type: ignore[misc]
         assert plans == planned
         lab.runtime.kill(short_id(web.uid))
@@ -125,9 +125,9 @@ async def test_what_a_node_can_do_is_asked_again_and_told_when_it_has_changed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(capabilities, "PROBE_SECONDS", 0.02)
-    async with lab.agent() as agent:
+    async with lab.agent():
         await lab.until(lambda: lab.server.node_report is not None and not lab.server.node_report.problems)
-        [driver] = agent.runtimes.all()
+        driver = lab.runtime
         driver.orders.probe = RuntimeProbe("fake", False, "", "", [], [], ["what it stands on has gone"])
         await lab.until(lambda: "what it stands on has gone" in (lab.server.node_report or NodeReport()).problems)
         assert [runtime.usable for runtime in lab.server.node_report.runtimes] == [False]  # type: ignore[union-attr]
@@ -140,7 +140,7 @@ async def test_room_that_is_held_for_later_is_nothing_to_a_node(lab: Lab) -> Non
     async with lab.agent() as agent:
         lab.server.put(room, web)
         await lab.until_state(web, "running")
-        assert agent.table.find(room.name) is None and lab.guest(room) is None
+        assert agent.parts.table.find(room.name) is None and lab.guest(room) is None
         assert lab.copies() == [f"{short_id(web.uid)}.json"]
         lab.server.delete(room)
         await lab.settle()
@@ -543,13 +543,13 @@ async def test_a_report_that_comes_back_to_its_node_is_no_news_there(lab: Lab) -
     async with lab.agent() as agent:
         lab.server.put(web)
         report = await lab.until_state(web, "running")
-        (state,) = agent.table
+        (state,) = agent.parts.table
         before = state.local
         echo = msgspec.structs.replace(web, report=msgspec.Raw(msgspec.json.encode(report)))
-        assert agent.allocations.put(Put(echo)) is False
+        assert agent.parts.allocations.put(Put(echo)) is False
         assert state.local.report == report and state.local.spec is before.spec
         assert (
-            agent.allocations.put(Put(change(echo, restart_generation=1))) is True
+            agent.parts.allocations.put(Put(change(echo, restart_generation=1))) is True
             and state.local.spec.restart_generation == 1
         )
 

@@ -268,7 +268,7 @@ async def test_what_no_list_holds_any_more_while_a_step_is_written_down_is_told_
         lab.server.put(web)
         await lab.until(at_it.is_set, "the note")
         lab.server.restore("e2")
-        await lab.until(lambda: agent.allocations.epoch == "e2", "that it was missed")
+        await lab.until(lambda: agent.parts.allocations.epoch == "e2", "that it was missed")
         go_on.set()
         await lab.until(lambda: lab.server.node_report and lab.server.node_report.epoch == "e2", "epoch e2")
         await lab.settle()

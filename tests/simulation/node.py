@@ -27,6 +27,7 @@ from weft.drivers.network.fake.driver import FakeNetwork, FakeWire
 from weft.drivers.runtime.fake.driver import FakeOrders
 from weft.drivers.volume.fake.driver import FakeShelf
 from weft.drivers.volume.fake.layers import FakeLayers
+from weft.launch.agent.parts import AgentParts
 from weft.objects.errors import DriverFailed
 from weft.objects.identity import new_uid
 
@@ -85,7 +86,9 @@ class Node:
         images = Store(self.world) if fabric.jobs or fabric.converts else None
         server = ImageServer(client, ServerLine(self.clock, self.uid))
         agent = Agent(
-            self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
+            AgentParts(
+                self.host, server, Runtimes(runtimes), network, volumes, self.clock, wire, container_images=images
+            )
         )
         await agent.start()
         await agent.run()

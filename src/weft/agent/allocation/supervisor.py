@@ -26,11 +26,14 @@ from weft.agent.watches import Change, Deleted, Put
 from weft.contracts.clock import Clock
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
 if TYPE_CHECKING:  # loaded with the first allocation
     from weft.agent.allocation.worker import Worker
 
+RUNTIME_RETRY_SECONDS = 1.0
+BREATH_SECONDS = 0.02  # changes of guests come in bursts
 LISTEN_SECONDS = 8.0  # for the server's list, before guests that don't run are started from their checkpoints
 
 log = logging.getLogger("weft.agent")
@@ -81,6 +84,19 @@ class Allocations:
             else:
                 await self._clock.sleep(left)
 
+    async def follow_runtimes(self) -> None:
+        """Look again whenever guests have changed, for ever."""
+        while True:
+            try:
+                await self._executor.runtimes.changed()
+            except WeftError as problem:
+                log.warning("runtime: %s", problem.message)
+                await self._clock.sleep(RUNTIME_RETRY_SECONDS)
+            self.wake()
+            if await review_unexplained(self._table, self._executor.runtimes):
+                self._reporter.wake()  # a guest without an allocation has gone
+            await self._clock.sleep(BREATH_SECONDS)
+
     def put(self, change: Change) -> bool:
         """Apply a change of the server's; whether networks may be affected."""
         if isinstance(change, Put):
@@ -130,11 +146,6 @@ class Allocations:
         """Any guest may have changed."""
         for state in self._table:
             state.wake()
-
-    async def review_unexplained(self) -> None:
-        """Report it if a guest without an allocation has gone."""
-        if await review_unexplained(self._table, self._executor.runtimes):
-            self._reporter.wake()
 
     async def save_orphans(self) -> None:
         """Save the orphan marks before they are reported: an agent that restarts without a server would start the orphans'

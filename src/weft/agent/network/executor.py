@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from weft.agent.network.handover import NetworkHandover
 from weft.agent.network.plan import fold_filters, fold_held, fold_segments, keep_forwards, ports_of
 from weft.agent.network.server_place import join, locate
-from weft.agent.server.reporter import Question, Reporter
+from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import LocalAllocation
 from weft.agent.state.checkpoint import CheckpointFailed, CheckpointStore, Surroundings
 from weft.agent.state.service import ServedAddress, ServiceAddresses
@@ -31,7 +32,7 @@ from weft.kinds.network import SYSLOG, TRACES
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, short_id
 from weft.protocol.heartbeat import HeldPorts
-from weft.protocol.report import NetworkRules, ServerPlace
+from weft.protocol.report import ReportAnswer, ServerPlace
 
 log = logging.getLogger("weft.agent")
 HEAL_SECONDS = 10.0
@@ -128,28 +129,33 @@ class NetworkExecutor:
             self._faded_forwards[key] = self._forwards.pop(key)
         self.wake()
 
-    def put_ranges(self, version: str, networks: list[str], nodes: list[str], server: ServerPlace) -> None:
-        """The current address ranges of all the fabric's networks and of its nodes, and where its server is."""
-        self._ranges_version, self._ranges, self._node_ranges, self._server = version, networks, nodes, server
-        self.wake()
-
-    def put_networks(self, found: Mapping[str, NetworkRules], gone: Sequence[str]) -> None:
-        """What networks that are needed here open now, by uid; one that the server doesn't find keeps its last. Of those that are
-        deleted (``gone``) idle segments are removed at once."""
+    def take_answer(self, answer: ReportAnswer) -> None:
+        """The current address ranges of all the fabric's networks and of its nodes, and where its server is. Also what networks
+        that are needed here open now; one that the server doesn't find keeps its last. Of those that are deleted idle segments are
+        removed at once."""
+        if answer.ranges is not None:
+            self._ranges_version, self._ranges = answer.ranges_version, answer.ranges
+            self._node_ranges, self._server = answer.node_ranges, answer.server
+            self.wake()
         needed = self._table.networks() | self.handover.networks
-        rules = {uid: rule for uid, rule in {**self._rules, **found}.items() if uid in needed}
+        rules = {uid: rule for uid, rule in {**self._rules, **answer.networks}.items() if uid in needed}
         if rules != self._rules:
             self._rules = rules
             self.wake()
         known = self._idle or {}
-        for id in [id for id, idle in known.items() if idle.uid in gone]:
+        for id in [id for id, idle in known.items() if idle.uid in answer.gone_networks]:
             known[id] = Idle(known[id].uid, 0.0)
             self.wake()
 
-    def ask(self) -> Question:
-        """What the node's networks ask of the server."""
-        idle = sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid)
-        return Question(self._ranges_version, idle, sorted(self._table.networks() | self.handover.networks))
+    @property
+    def idle(self) -> list[str]:
+        """Uids of networks whose segments may be removed once the server says that they are deleted."""
+        return sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid)
+
+    def ask(self) -> dict[str, Any]:
+        """What the node's networks ask of the server: fields of ``Question``."""
+        needed = sorted(self._table.networks() | self.handover.networks)
+        return {"ranges_version": self._ranges_version, "idle_networks": self.idle, "networks": needed}
 
     async def plug(self, local: LocalAllocation) -> list[str]:
         """Make the allocation's segments and ports; the interface names in the order of its NICs. Raises WeftError."""

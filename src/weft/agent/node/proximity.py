@@ -22,7 +22,7 @@ from weft.agent.node.coordinates import Position
 from weft.agent.node.links import BURST, Links
 from weft.contracts.clock import Clock
 from weft.protocol.heartbeat import MOST_PATHS, PathFigures
-from weft.protocol.report import Peer, Peers
+from weft.protocol.report import Peer, Peers, ReportAnswer
 from weft.trust.probe.echo import (
     NONCE_BYTES,
     Place,
@@ -101,6 +101,10 @@ class Proximity:
     def version(self) -> str:
         """The version of the peers that are known here."""
         return self._peers.version
+
+    def take_answer(self, answer: ReportAnswer) -> None:
+        if answer.peers is not None:
+            self.put_peers(answer.peers)
 
     def put_peers(self, peers: Peers) -> None:
         """Probe these from now on."""

@@ -7,7 +7,6 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from weft.agent.agent import Agent
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.invocations import Functions
 from weft.agent.function.local.functions import LocalFunctions
@@ -19,6 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.image import OciStore
+from weft.launch.agent.parts import AgentParts
 from weft.launch.agent.places import read_place
 from weft.objects.errors import InvalidInput
 from weft.serving.place import Place
@@ -32,7 +32,7 @@ DRIVERS: dict[Isolation, str] = {
 
 
 def make_functions(
-    host: Host, server: Server, images: OciStore | None, agent: Agent, clock: Clock, address: str = ""
+    host: Host, server: Server, images: OciStore | None, parts: AgentParts, clock: Clock, address: str = ""
 ) -> Functions:
     """Wired to the agent: allocations have the first claim on the node's capacity, and reports list what runs here. ``address`` is
     where the node serves functions itself; "": nowhere."""
@@ -41,20 +41,20 @@ def make_functions(
     }
 
     def measure() -> FreeCapacity:
-        cpu, memory = agent.table.count_requested()
+        cpu, memory = parts.table.count_requested()
         return measure_capacity(host.capacity.cpu, host.capacity.memory_bytes, cpu, memory)
 
-    parts = Artifacts(
-        host.state_dir, host.node, server, images, lambda: functions.used(), agent.egress_endpoints, agent.images
+    artifacts = Artifacts(
+        host.state_dir, host.node, server, images, lambda: functions.used(), parts.egress_endpoints, parts.images
     )
-    functions = Functions(drivers, parts, measure, clock)
-    if agent.tracer is not None:
-        functions.traces = ServedTraces(agent.tracer)
+    functions = Functions(drivers, artifacts, measure, clock)
+    if parts.tracer is not None:
+        functions.traces = ServedTraces(parts.tracer)
     functions.local = LocalFunctions(
-        host.state_dir, host.node, server, parts, functions, agent.put_event, clock, address
+        host.state_dir, host.node, server, artifacts, functions, parts.reporter.put_event, clock, address
     )
-    parts.find_local = lambda: functions.local.digests if functions.local is not None else set()
-    agent.serve_functions(functions)
+    artifacts.find_local = lambda: functions.local.digests if functions.local is not None else set()
+    parts.table.functions = functions  # from now on this node runs functions too
     return functions
 
 

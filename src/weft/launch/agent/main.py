@@ -54,6 +54,7 @@ from weft.launch.agent.configuration import parse_agent, show_configuration
 from weft.launch.agent.drivers import FUNCTIONS, LOCAL_FUNCTIONS, load_class, load_drivers
 from weft.launch.agent.host import make_host
 from weft.launch.agent.options import parse_join
+from weft.launch.agent.parts import AgentParts
 from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
 from weft.objects.errors import InUse, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
@@ -136,7 +137,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     client.http.on_version = _check_version
     line = Line(clock)
     server = RemoteServer(client, line)
-    agent = Agent(
+    parts = AgentParts(
         host,
         server,
         runtimes,
@@ -153,25 +154,26 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         proxies=proxies,
         guard=guard,
     )
-    _send_lines(options, agent, clock)
+    agent = Agent(parts)
+    _send_lines(options, parts, clock)
     functions = None
     if offers_functions(options.functions, options.runtime):
         scheme = "https" if options.local_functions_tls else "http"
         address = f"{scheme}://{options.local_functions}" if options.local_functions else ""
-        functions = load_class(FUNCTIONS)(host, server, images, agent, clock, address)
-    node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), agent.pools)
-    samples = Sampler(agent.samples, runtimes, agent.table, clock, network, node)
-    agent.digests.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
+        functions = load_class(FUNCTIONS)(host, server, images, parts, clock, address)
+    node = NodeToMeasure(host.node_uid, partial(open_node_counters, host.underlay_link), parts.pools)
+    samples = Sampler(parts.samples, runtimes, parts.table, clock, network, node)
+    parts.digests.count_devices = add_own(samples.count_devices, Path(host.state_dir) / "node.crt", clock)
     streams = Streams(
-        *(runtimes, network, agent.table.find, host.node_uid, clock, functions, agent.flows, samples, agent.logs),
+        *(runtimes, network, parts.table.find, host.node_uid, clock, functions, parts.flows, samples, parts.logs),
         BackupFiles(host.state_dir, host.node, server),
-        agent.receiver,
+        parts.receiver,
     )
     place = urlsplit(f"//{options.gateway or enrolment.gateway}")
     gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     tls = make_tls(context)
-    client.http.on_answer = lambda request, status, headers, seconds: agent.wall.note_server(headers)
-    _check_time(agent, client.http.tls, tls)
+    client.http.on_answer = lambda request, status, headers, seconds: parts.wall.note_server(headers)
+    _check_time(parts, client.http.tls, tls)
     control = GatewayConnection(
         gateway,
         tls,
@@ -185,9 +187,9 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    listener, metrics = _make_listener(host, agent, clock), None
+    listener, metrics = _make_listener(host, parts, clock), None
     if options.metrics:
-        metrics = make_metrics_place(options.metrics, host, agent, clock)
+        metrics = make_metrics_place(options.metrics, host, parts, clock)
     local = None
     if functions is not None and options.local_functions:
         local = load_class(LOCAL_FUNCTIONS)(functions, options.local_functions, options.local_functions_tls, clock)
@@ -205,7 +207,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             agent.run(),
             control.keep(),
             samples.keep(),
-            _keep_time(agent, clock, client.http.tls, tls),
+            _keep_time(parts, clock, client.http.tls, tls),
             _wait(asked),
         )
         tasks = [asyncio.ensure_future(work) for work in works]
@@ -231,38 +233,38 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
             await images.close()
 
 
-def _send_lines(options: argparse.Namespace, agent: Agent, clock: Clock) -> None:
+def _send_lines(options: argparse.Namespace, parts: AgentParts, clock: Clock) -> None:
     """To a syslog and a collector, if they are named. Raises InvalidInput for what can't be one."""
     if options.log_syslog:
         sender = importlib.import_module("weft.agent.logs.syslog").LineSender
         target = importlib.import_module("weft.telemetry.audit.target").read_target(options.log_syslog)
-        agent.logs.syslog = sender(target, agent.host.node, clock)
+        parts.logs.syslog = sender(target, parts.host.node, clock)
     if options.log_otlp:
         export = importlib.import_module("weft.telemetry.logs.export")
         collector = importlib.import_module("weft.telemetry.collector")
         url = collector.read_collector(options.log_otlp, "--log-otlp", export.PATH)
         kept = options.state.absolute() / "logs" / "exported.json"
-        agent.logs.exporter = export.LogExporter(agent.logs.store, url, kept, f"node/{agent.host.node}", clock)
+        parts.logs.exporter = export.LogExporter(parts.logs.store, url, kept, f"node/{parts.host.node}", clock)
 
 
-def _make_listener(host: Host, agent: Agent, clock: Clock) -> Any:
+def _make_listener(host: Host, parts: AgentParts, clock: Clock) -> Any:
     """What answers /readyz, /healthz and /metrics at a socket in the run folder. Raises Unavailable."""
     serving = importlib.import_module("weft.serving.server")
-    agent.readiness.read_synchronized = is_clock_synchronized
-    return _serve_metrics(serving.listen_at(Path(host.run_dir) / SOCKET), host, agent, clock)
+    parts.readiness.read_synchronized = is_clock_synchronized
+    return _serve_metrics(serving.listen_at(Path(host.run_dir) / SOCKET), host, parts, clock)
 
 
-def make_metrics_place(place: str, host: Host, agent: Agent, clock: Clock) -> Any:
+def make_metrics_place(place: str, host: Host, parts: AgentParts, clock: Clock) -> Any:
     """The same at ``place`` (ADDRESS:PORT), as soon as that can be opened. Raises InvalidInput for what can't be a place."""
     serving, address = importlib.import_module("weft.serving.server"), read_metrics_place(place)
     return importlib.import_module("weft.serving.place").Place(
-        lambda: _serve_metrics(serving.listen(*address), host, agent, clock), clock, f"metrics at {place}"
+        lambda: _serve_metrics(serving.listen(*address), host, parts, clock), clock, f"metrics at {place}"
     )
 
 
-def _serve_metrics(bound: Any, host: Host, agent: Agent, clock: Clock) -> Any:
+def _serve_metrics(bound: Any, host: Host, parts: AgentParts, clock: Clock) -> Any:
     listener = importlib.import_module("weft.agent.metrics.listener")
-    return listener.make_listener([bound], host, agent.table, lambda: agent.digests.newest, agent.readiness, clock)
+    return listener.make_listener([bound], host, parts.table, lambda: parts.digests.newest, parts.readiness, clock)
 
 
 def _check_version(server: str) -> None:
@@ -305,16 +307,16 @@ def _lock(state: Path) -> int:
     return descriptor
 
 
-async def _keep_time(agent: Agent, clock: Clock, *contexts: ssl.SSLContext) -> None:
+async def _keep_time(parts: AgentParts, clock: Clock, *contexts: ssl.SSLContext) -> None:
     while True:
         await clock.sleep(TIME_SECONDS)
-        _check_time(agent, *contexts)
+        _check_time(parts, *contexts)
 
 
-def _check_time(agent: Agent, *contexts: ssl.SSLContext) -> None:
+def _check_time(parts: AgentParts, *contexts: ssl.SSLContext) -> None:
     """Without a right clock no certificate would be valid, and the server would never be heard."""
     for tls in contexts:
-        set_time_check(tls, not agent.wall.behind)
+        set_time_check(tls, not parts.wall.behind)
 
 
 async def _wait(asked: asyncio.Event) -> None:
