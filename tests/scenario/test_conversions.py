@@ -121,7 +121,7 @@ async def test_a_container_goes_on_as_a_vm_that_has_all_that_was_its_own(tmp_pat
             "vm": ("c", ""),
             "container": ("c", "vm/web"),
         }
-        await lab.ask(confirm=True)
+        await lab.ask(confirmed=True)
         await lab.until_conversion("Confirmed")
         await lab.until_gone("/container/default/web")
         assert (await lab.status("web")).phase == "Running"
@@ -381,7 +381,7 @@ async def test_nobody_takes_the_volume_while_it_is_between_two_places(tmp_path: 
         await lab.until_refused("thief", "volumeInUse")
         placed = await lab.placed("thief")
         assert placed is not None and placed.message == "volume data belongs to vm/web by conversion/c"
-        await lab.ask(confirm=True)
+        await lab.ask(confirmed=True)
         await lab.until_phase("thief", "Running")  # from now on it is whose place has it first
 
 

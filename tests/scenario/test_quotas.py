@@ -251,7 +251,7 @@ async def test_a_conversion_needs_amounts_for_both_workloads(tmp_path: Path) -> 
         await change_quota(lab, users={})
         await lab.convert("container/web", "vm", called="d")
         await lab.until_conversion("AwaitingConfirmation", "d")
-        await lab.ask("d", confirm=True)
+        await lab.ask("d", confirmed=True)
         await lab.until_conversion("Confirmed", "d")
         await lab.until_gone("/container/default/web")
 

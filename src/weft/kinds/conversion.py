@@ -69,7 +69,7 @@ class ConversionSpec(msgspec.Struct, kw_only=True):
 
 
 class ConversionActions(msgspec.Struct, kw_only=True):
-    confirm: Annotated[bool, field("Delete the old workload as soon as the new one runs")] = False
+    confirmed: Annotated[bool, field("Delete the old workload as soon as the new one runs")] = False
     undo: Annotated[bool, field("Go back to the old workload")] = False
 
 
@@ -143,7 +143,7 @@ def _confirm(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(
             f"{what} is being undone or has ended ({phase}): it can't be confirmed", hint="convert it again"
         )
-    return {"confirm": True}
+    return {"confirmed": True}
 
 
 def _undo(obj: Object, _: Any) -> dict[str, Any]:

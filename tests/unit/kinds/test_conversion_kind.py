@@ -94,16 +94,19 @@ def test_neither_side_is_changed_or_deleted_meanwhile(kind: str) -> None:
         guard(stored(conversion="c", converts_to="vm/new"))
 
 
+ACTIONS = {"confirm": "confirmed", "undo": "undo"}
+
+
 @pytest.mark.parametrize(
     ("verb", "phase", "asked", "legal"),
     [
         ("confirm", "Starting", {}, True),
-        ("confirm", "Confirmed", {"confirm": True}, True),
+        ("confirm", "Confirmed", {"confirmed": True}, True),
         ("confirm", "AwaitingConfirmation", {"undo": True}, False),
         ("confirm", "Undoing", {}, False),
         ("confirm", "Failed", {}, False),
         ("undo", "Pending", {}, True),
-        ("undo", "AwaitingConfirmation", {"confirm": True}, True),
+        ("undo", "AwaitingConfirmation", {"confirmed": True}, True),
         ("undo", "Undone", {}, True),
         ("undo", "Failed", {}, True),
         ("undo", "Confirmed", {}, False),
@@ -124,7 +127,7 @@ def test_confirm_and_undo_are_legal_until_the_other_is_carried_out(
         with pytest.raises(IllegalTransition):
             act(obj, verb)
         return
-    assert act(obj, verb) == ({} if phase in ("Undone", "Failed") else {verb: True})
+    assert act(obj, verb) == ({} if phase in ("Undone", "Failed") else {ACTIONS[verb]: True})
 
 
 def test_its_row_says_the_way_and_how_long_nothing_ran() -> None:

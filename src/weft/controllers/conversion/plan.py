@@ -128,7 +128,7 @@ def _ask(facts: Facts, fact: str) -> Outcome:
 
 def _await(facts: Facts) -> Outcome:
     status = facts.status
-    if not (facts.spec.confirm or facts.actions.confirm):
+    if not (facts.spec.confirm or facts.actions.confirmed):
         return Outcome(status=status)
     message = f"{facts.spec.workload} was deleted; {status.new} continues"
     outcome = end(replace(status, kept=None), "Confirmed", "", message, facts.now)
