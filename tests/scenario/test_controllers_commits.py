@@ -130,8 +130,8 @@ RELIES_ON = {
     "controllers/backup/repository.py plan": "backuprepository at",
     "controllers/conversion/controller.py plan_release": "conversion at and goes",
     "controllers/conversion/controller.py plan_writes": (
-        "conversion at, workload at, workload absent, image absent, image at and goes, endpoint at, publishedport absent, "
-        "publishedport at, quota at, recommendation absent | recommendation"
+        "conversion at, workload at, workload absent, allocation at, image absent, image at and goes, endpoint at, "
+        "publishedport absent, publishedport at, quota at, recommendation absent | recommendation"
     ),
     "controllers/node/drain_controller.py plan_condition": "node at",
     "controllers/rebalance/controller.py plan_commit": "rebalanceplan at, migration absent, migration at, workload at",
