@@ -36,6 +36,7 @@ WRITERS = {
     "controllers/deployment": "deployments",
     "controllers/job": "jobs",
     "controllers/migration": "migrations",
+    "controllers/migration/ahead": "plans ahead",
     "controllers/topology": "topology",
     "controllers/network/addresses": "addresses",
     "controllers/network/controller": "networks",
@@ -139,8 +140,7 @@ def test_only_the_api_servers_write_reports_and_only_what_a_node_said() -> None:
 
 def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> None:
     # Those of workloads, snapshots, restores, migrations (roles and moves) and security groups (the rules) and the scheduler write
-    # the specs of allocations, which are theirs; drain, rebalancing and plans ahead those of the Migrations that they
-    # make, jobs those of their
+    # the specs of allocations, which are theirs; plans ahead why the Migrations that they made are not needed, jobs those of their
     # tasks and runs, deployments those of their instances, and whose the endpoints and published ports
     # of those are;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
@@ -165,8 +165,6 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
         "controllers/migration/ahead",
         "controllers/migration/controller",
         "controllers/network/security_groups",
-        "controllers/node/drain_controller",
-        "controllers/rebalance/controller",
         "controllers/replica/controller",
         "controllers/replication/controller",
         "controllers/service/controller",
@@ -197,8 +195,9 @@ def test_each_condition_has_one_writer_and_the_kind_names_it() -> None:
     assert set(find_conditions()) == declared
 
 
-def test_each_mark_that_a_controller_writes_names_it() -> None:
-    writers = {find_writer(place) for place in find_writes("marks") if not place.startswith("api/object/verbs")}
+def test_each_mark_and_action_that_a_controller_writes_names_it() -> None:
+    places = [*find_writes("marks"), *find_writes("actions")]
+    writers = {find_writer(place) for place in places if not place.startswith("api/object/verbs")}
     named = {writer for kind in KINDS for all_ in kind.access.mark_writers.values() for writer in all_}
     assert writers == {writer for writer in named if not writer.startswith(":")}
 

@@ -188,11 +188,7 @@ class MovingLab(Lab):
         return await self.put("migration", name, {"workload": f"vm/{vm}", **spec}, finalizers=("migration",))
 
     async def cancel(self, name: str) -> None:
-        def change(envelope: Envelope) -> None:
-            envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), "cancel": True})
-            envelope.generation += 1
-
-        await self.change(f"/migration/default/{name}", change)
+        await self.ask(name, "migration", cancel=True)
 
     async def migration(self, name: str = "m") -> MigrationStatus:
         envelope = await self.get(f"/migration/default/{name}")

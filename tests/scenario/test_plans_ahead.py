@@ -14,7 +14,7 @@ from tests.scenario.test_drain import mark, places
 from tests.scenario.test_planned_migrations import rooms, until_none
 from tests.scenario.test_rebalance_automatic import expect
 
-from weft.kinds.migration import AHEAD_LABEL, GROUP_LABEL, MigrationSpec, MigrationStatus
+from weft.kinds.migration import AHEAD_LABEL, GROUP_LABEL, MigrationMarks, MigrationSpec, MigrationStatus
 from weft.kinds.profile import NODE_PROFILE, NodeProfileSpec, Pattern, Prediction, ProfileStatus
 from weft.kinds.recommendation import RecommendationStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
@@ -109,8 +109,9 @@ async def test_the_cheapest_guest_leaves_before_the_shortage_and_nothing_else_do
         assert [room.node for room in await rooms(lab)] == [to]
         [one] = await lab.every("migration")
         spec, status = decode_part(one.spec, MigrationSpec), decode_part(one.status, MigrationStatus)
-        assert "n1 would use up to 7.8 of 8 cores" in spec.reason and spec.window == "auto" and not spec.proposed
-        assert one.labels[AHEAD_LABEL] == spec.ahead == "n1" and one.labels[GROUP_LABEL] != one.name
+        marks = decode_part(one.marks, MigrationMarks)
+        assert "n1 would use up to 7.8 of 8 cores" in spec.reason and spec.window == "auto" and not marks.proposed
+        assert one.labels[AHEAD_LABEL] == marks.ahead == "n1" and one.labels[GROUP_LABEL] != one.name
         assert status.window is not None and "no cycle found" in status.window.reason and status.window.quality == 0.0
         for turn in range(5):
             await lab.kill_controllers()
@@ -132,9 +133,10 @@ async def test_a_proposal_holds_nothing_until_it_is_accepted_and_calm_cancels_it
 
         def accept(envelope: Envelope) -> None:
             spec = msgspec.structs.replace(
-                decode_part(envelope.spec, MigrationSpec), proposed=False, not_before=lab.clock.now() + 3 * HOUR
+                decode_part(envelope.spec, MigrationSpec), not_before=lab.clock.now() + 3 * HOUR
             )
             envelope.spec = merge_part(envelope.spec, msgspec.structs.replace(spec, not_after=None))
+            envelope.marks = merge_part(envelope.marks, {"proposed": False})
             envelope.generation += 1
 
         await lab.change(one.key, accept)
@@ -241,7 +243,7 @@ async def test_a_label_that_somebody_set_keeps_no_plan_from_being_made(tmp_path:
         await lab.change("/project/-/default", wants("act"))
         await threaten(lab)
         await until_phases(lab, "Planned", "Planned")
-        assert {decode_part(one.spec, MigrationSpec).ahead for one in await lab.every("migration")} == {"", "n1"}
+        assert {decode_part(one.marks, MigrationMarks).ahead for one in await lab.every("migration")} == {"", "n1"}
 
 
 async def test_a_lost_or_filled_target_is_replaced_and_a_deleted_guest_lets_go(tmp_path: Path) -> None:

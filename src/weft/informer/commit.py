@@ -41,15 +41,19 @@ class Draft:
         item: Item,
         *,
         spec: msgspec.Struct | None = None,
+        actions: msgspec.Struct | None = None,
         marks: msgspec.Struct | None = None,
         status: msgspec.Struct | None = None,
         deleting_since: float | None = None,
         condition: Condition | None = None,
     ) -> Envelope:
-        """Write these parts of it, with the spec its next generation. One that is being deleted is so since it was."""
+        """Write these parts of it, with the spec or actions its next generation. One that is being deleted is so since it was."""
         envelope = edit(item)
         if spec is not None:
             envelope.spec = merge_part(envelope.spec, spec)
+        if actions is not None:
+            envelope.actions = merge_part(envelope.actions, actions)
+        if spec is not None or actions is not None:
             envelope.generation += 1
         if marks is not None:
             envelope.marks = merge_part(envelope.marks, marks)

@@ -31,6 +31,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
@@ -106,16 +107,19 @@ class MigrationSpec(msgspec.Struct, kw_only=True):
             "auto: that time was chosen because its workload does least then, which its quality says", change="never"
         ),
     ] = ""
-    proposed: Annotated[bool, field("Wait until it is accepted; the verb accept ends that")] = False
     reason: Annotated[str, field("Reason, for people", change="live", max_length=200)] = ""
+
+
+class MigrationActions(msgspec.Struct, kw_only=True):
+    cancel: Annotated[bool, field("Abort the migration")] = False
+    reclaim: Annotated[bool, field("Let the VM go on here, since people say that it runs nowhere else")] = False
+
+
+class MigrationMarks(msgspec.Struct, kw_only=True):
+    proposed: Annotated[bool, field("Wait until it is accepted")] = False
     ahead: Annotated[
-        str,
-        field("Node of whose shortage weft plans it ahead; empty: it is planned for another reason", change="never"),
+        str, field("Node of whose shortage weft plans it ahead; empty: it is planned for another reason")
     ] = ""
-    cancel: Annotated[bool, field("Abort the migration; the verb cancel sets it")] = False
-    reclaim: Annotated[
-        bool, field("Let the VM go on here, since people say that it runs nowhere else; the verb reclaim sets it")
-    ] = False
 
 
 class MigrationArrival(msgspec.Struct, kw_only=True, frozen=True):
@@ -292,9 +296,9 @@ def check_migration(spec: MigrationSpec) -> None:
             field="spec.timeout_seconds",
             hint="give 1s to 1d",
         )
-    if (spec.window or spec.proposed) and spec.not_before is None:
+    if spec.window and spec.not_before is None:
         raise InvalidInput(
-            "spec.not_before: a window, or a proposal, needs its earliest start",
+            "spec.not_before: a window needs its earliest start",
             field="spec.not_before",
             hint="weft migration plan vm/web --window auto",
         )
@@ -340,14 +344,14 @@ def check_window(spec: MigrationSpec, now: float) -> None:
 def _cancel(obj: Object, _: Any) -> dict[str, Any]:
     phase = dig(obj, "status.phase", "Pending")
     what = f"migration/{obj['name']}"
-    if phase in ENDED and not obj["spec"]["cancel"]:
+    if phase in ENDED and not dig(obj, "actions.cancel"):
         raise IllegalTransition(f"{what} has ended ({phase}): it can't be cancelled")
     if phase == "Finishing":
         raise IllegalTransition(
             f"{what} can't be cancelled any more: {dig(obj, 'spec.workload', 'the workload')} runs on {dig(obj, 'status.target')}",
             hint=f"migrate it back: weft migrate {dig(obj, 'spec.workload', '')}",
         )
-    return {**obj["spec"], "cancel": True}
+    return {"cancel": True}
 
 
 def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
@@ -359,16 +363,16 @@ def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
             f"{what}: nothing is missing: either cluster says where {dig(obj, 'spec.workload')} runs, or will",
             hint=f"weft migration describe {obj['name']}",
         )
-    return {**obj["spec"], "reclaim": True}
+    return {"reclaim": True}
 
 
 def _accept(obj: Object, _: Any) -> dict[str, Any]:
-    if not obj["spec"]["proposed"] or dig(obj, "status.phase", "Proposed") != "Proposed":
+    if not dig(obj, "marks.proposed") or dig(obj, "status.phase", "Proposed") != "Proposed":
         raise IllegalTransition(
             f"migration/{obj['name']} is not proposed any more: it is {dig(obj, 'status.phase', 'Pending')}",
             hint="weft migration plans",
         )
-    return {**obj["spec"], "proposed": False}
+    return {"proposed": False}
 
 
 def _from_to(obj: Object) -> str:
@@ -431,7 +435,7 @@ def _list_asked(migration: Stored) -> Sequence[str]:
 
 def list_short_nodes(migration: Stored) -> Sequence[str]:
     """The node of whose shortage weft planned a Migration ahead, if it did."""
-    node = migration.spec(MigrationSpec).ahead
+    node = migration.marks(MigrationMarks).ahead
     return (node,) if node else ()
 
 
@@ -441,7 +445,11 @@ MIGRATION = Kind(
     title="migration",
     summary="A migration of a workload to another node",
     spec=MigrationSpec,
+    actions=MigrationActions,
+    marks=MigrationMarks,
     status=MigrationStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=MigrationActions, marks=MigrationMarks),),
     indexes={
         MIGRATIONS_BY_UID: uid_of,
         MIGRATIONS_BY_WORKLOAD: lambda item: (workload_key(item),),
@@ -462,12 +470,12 @@ MIGRATION = Kind(
         Reference("cluster", "spec.cluster", lambda s: [s.cluster] if s.cluster else [], blocks=False),
     ),
     verbs=(
-        Verb("accept", "Carry out a migration that was proposed", change=_accept, needs="operate"),
-        Verb("cancel", "Abort the migration; the workload stays where it is", change=_cancel, needs="operate"),
+        Verb("accept", "Carry out a migration that was proposed", act=_accept, needs="operate"),
+        Verb("cancel", "Abort the migration; the workload stays where it is", act=_cancel, needs="operate"),
         Verb(
             "reclaim",
             "Let a VM go on here that was handed over to a cluster which knows nothing of it any more, or is lost",
-            change=_reclaim,
+            act=_reclaim,
             needs="write",
             while_deleted=True,
         ),
@@ -476,12 +484,15 @@ MIGRATION = Kind(
         readers="project",
         status_writer="migrations",
         condition_writers={"Placed": "scheduler"},
+        mark_writers={
+            "cancel": (":cancel", "drain", "plans ahead", "rebalance"),
+            "proposed": (":accept", "plans ahead"),
+            "ahead": ("plans ahead",),
+        },
     ),
     admission=Admission(
         check=check_migration,
         check_times=check_window,
-        server_fields=("cancel", "proposed", "ahead", "reclaim"),
-        made_fields=("proposed", "ahead", "reclaim"),
     ),
     display=Display(
         topic="Work and answers",

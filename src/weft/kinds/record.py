@@ -286,7 +286,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     )
     status_writer: str = ""  # the controller that writes its status
     condition_writers: Mapping[str, str] = {}  # condition type → the one controller that writes it
-    # Field of its marks → who writes it: controllers, and verbs as :VERB. Its actions are written by its verbs alone.
+    # Field of its marks → who writes it: controllers, and verbs as :VERB. So is one of its actions that controllers set, too;
+    # all others are written by its verbs alone.
     mark_writers: Mapping[str, tuple[str, ...]] = {}
     reported_by_node: bool = False  # its ``report`` is a node's
     # What it is named after, which lists may be narrowed by: its uid and a dot.

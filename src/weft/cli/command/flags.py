@@ -53,7 +53,6 @@ _NO_FLAG = {
     "user": ("spec.password",),
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
-    "migration": ("spec.cancel",),
     "conversion": ("spec.confirm",),
     "recommendation": ("spec.assumed",),
     "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),

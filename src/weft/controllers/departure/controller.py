@@ -193,7 +193,7 @@ class Departures:
 def _concerns(change: Changed) -> bool:
     if change.kind == MIGRATION.name:
         return bool(change.item.spec(MigrationSpec).cluster) and has_changed(
-            change, lambda item: (item.envelope.spec, item.deleting)
+            change, lambda item: (item.envelope.spec, item.envelope.actions, item.deleting)
         )
     if change.kind == VM.name:
         return bool(change.item.spec(VmSpec).reclaim)

@@ -21,7 +21,7 @@ from weft.kinds.allocation import (
 from weft.kinds.arrival import FROM_UID, LEFT_OUT
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
 from weft.kinds.image import ImageStatus
-from weft.kinds.migration import MigrationSpec, MigrationStatus, migration_key, workload_key
+from weft.kinds.migration import MigrationActions, MigrationSpec, MigrationStatus, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.migration.departing import list_kept_here
 from weft.kinds.parts.workload import WorkloadStatus
@@ -61,6 +61,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
     facts = DepartureFacts(
         name=item.envelope.name,
         spec=spec,
+        actions=item.actions(MigrationActions),
         status=status,
         deleting=item.deleting,
         workload=workload.spec(VmSpec) if workload is not None and lives else None,

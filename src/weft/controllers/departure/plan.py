@@ -26,6 +26,7 @@ from weft.kinds.migration import (
     CLUSTER_UNREACHABLE,
     ENDED,
     WORKLOAD_DELETED,
+    MigrationActions,
     MigrationArrival,
     MigrationSpec,
     MigrationStatus,
@@ -40,6 +41,7 @@ Ending = Literal["Failed", "Cancelled"]
 class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: MigrationSpec
+    actions: MigrationActions
     status: MigrationStatus
     deleting: bool = False
     workload: VmSpec | None = None  # None: it doesn't exist, or is being deleted
@@ -151,7 +153,7 @@ def _begin(facts: DepartureFacts) -> DeparturePlan:
 def _find_early_trouble(facts: DepartureFacts) -> tuple[Ending, str, str] | None:
     """Why nothing comes of it, while nothing was sent."""
     spec, status = facts.spec, facts.status
-    if facts.deleting or spec.cancel:
+    if facts.deleting or facts.actions.cancel:
         return "Cancelled", "cancelled", "cancelled on request"
     if facts.workload is None:
         return "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted"
@@ -216,7 +218,7 @@ def _lead(facts: DepartureFacts, source: MigrationEndpoint) -> DeparturePlan:
     missing = seen is None or (
         isinstance(seen, SeenArrival) and not here and bool(seen.allocation or seen.phase in OVER)
     )
-    if handed and facts.spec.reclaim and (missing or (isinstance(seen, WeftError) and _is_overdue(facts))):
+    if handed and facts.actions.reclaim and (missing or (isinstance(seen, WeftError) and _is_overdue(facts))):
         message = "people let it go on here"
         return _return(facts, source, _ending(status, ("Failed", "reclaimed", message)), certain=True)
     if handed and missing:
@@ -259,7 +261,7 @@ def _find_trouble(
 ) -> tuple[Ending, str, str] | None:
     """Why it must be aborted; None if it can go on."""
     spec, workload, report = facts.spec, facts.workload, source.migration_report
-    if facts.deleting or spec.cancel:
+    if facts.deleting or facts.actions.cancel:
         return "Cancelled", "cancelled", "cancelled on request"
     if workload is None:
         return "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted"

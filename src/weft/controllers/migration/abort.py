@@ -27,7 +27,7 @@ class AbortReason(msgspec.Struct, frozen=True):
 
 def find_cancellation(facts: Facts) -> AbortReason | None:
     """Whether people cancelled it or deleted its workload."""
-    if facts.deleting or facts.spec.cancel:
+    if facts.deleting or facts.actions.cancel:
         return AbortReason("Cancelled", "cancelled", "cancelled on request")
     if facts.workload is None:
         return AbortReason("Cancelled", WORKLOAD_DELETED, f"{facts.spec.workload} was deleted")

@@ -28,6 +28,8 @@ from weft.kinds.migration import (
     MIGRATIONS_AHEAD,
     NOT_ACCEPTED,
     WORKLOAD_DELETED,
+    MigrationActions,
+    MigrationMarks,
     MigrationSpec,
     MigrationStatus,
 )
@@ -127,15 +129,19 @@ class PlansAhead:
             general = "no shortage is forecast any more"
         commits = []
         for item in going:
-            spec = item.spec(MigrationSpec)
-            if item.status(MigrationStatus).started_at is not None or spec.cancel or item.deleting:
+            spec, asked = item.spec(MigrationSpec), item.actions(MigrationActions)
+            if item.status(MigrationStatus).started_at is not None or asked.cancel or item.deleting:
                 continue
             off = "plans_ahead of its project is off" if _find_mode(view, item.envelope.project or "") == "off" else ""
             why = general or off or find_trouble(view, spec.to or "")
             if not why:
                 continue
             draft, reason = Draft(), f"{NOT_NEEDED}{why}: {spec.reason}"[:200]
-            draft.change(item, spec=msgspec.structs.replace(spec, cancel=True, reason=reason))
+            draft.change(
+                item,
+                spec=msgspec.structs.replace(spec, reason=reason),
+                actions=msgspec.structs.replace(asked, cancel=True),
+            )
             if commit := draft.commit(key):
                 commits.append(commit)
         return commits
@@ -198,11 +204,10 @@ def make_migrations(view: View, report: Item, node: str, made: Sequence[Item], n
                     not_before=window.start,
                     not_after=window.end,
                     window="auto",
-                    proposed=mode == "propose",
                     reason=step.reason,
-                    ahead=node,
                 ),
                 now,
+                marks=MigrationMarks(proposed=mode == "propose", ahead=node),
                 project=step.project,
                 creator=workload.envelope.creator,
                 labels={AHEAD_LABEL: node, GROUP_LABEL: name_group(report, group)},

@@ -6,7 +6,7 @@ import msgspec
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_migration import MigrationReport
-from weft.kinds.migration import MigrationSpec, MigrationStatus
+from weft.kinds.migration import MigrationActions, MigrationMarks, MigrationSpec, MigrationStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.envelope import Condition
 
@@ -36,6 +36,8 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     spec: MigrationSpec
+    actions: MigrationActions
+    marks: MigrationMarks
     status: MigrationStatus
     deleting: bool = False
     placed: Condition | None = None

@@ -69,13 +69,14 @@ def begin_migration(facts: Facts) -> Outcome:
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
         status = replace(status, source=facts.place.spec.node)
-    if facts.deleting or spec.cancel:
+    if facts.deleting or facts.actions.cancel:
         return Outcome(status=end_migration(status, "Cancelled", "cancelled", "cancelled before it began", now))
     if facts.workload is None:
         return Outcome(status=end_migration(status, "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted", now))
     waits = status.started_at is None and facts.place is not None
-    if spec.ahead and waits and status.source != spec.ahead:
-        message = f"{spec.workload} has left {spec.ahead} already"
+    short = facts.marks.ahead
+    if short and waits and status.source != short:
+        message = f"{spec.workload} has left {short} already"
         return Outcome(status=end_migration(status, "Cancelled", HAS_LEFT, message, now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already migrates {spec.workload}; wait for it to end, or cancel it"
@@ -83,7 +84,7 @@ def begin_migration(facts: Facts) -> Outcome:
     if waits and spec.to == status.source and (spec.not_before or 0.0) <= now:
         message = f"{spec.workload} is on {spec.to} already"
         return Outcome(status=end_migration(status, "Cancelled", "alreadyThere", message, now))
-    if spec.proposed and status.started_at is None:
+    if facts.marks.proposed and status.started_at is None:
         return _propose(facts, status)
     if status.phase == "Proposed":  # it was accepted
         status = replace(status, phase="Planned", target="", reason="", message="")

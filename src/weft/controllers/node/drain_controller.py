@@ -38,7 +38,14 @@ from weft.kinds.allocation import (
     is_reservation,
 )
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_WAITS
-from weft.kinds.migration import ENDED, MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
+from weft.kinds.migration import (
+    ENDED,
+    MIGRATION,
+    MIGRATIONS_BY_WORKLOAD,
+    MigrationActions,
+    MigrationSpec,
+    MigrationStatus,
+)
 from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus, find_cordon
 from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
@@ -271,11 +278,11 @@ def plan_return(view: View, node: Item) -> list[Commit]:
     """After a drain: cancel Migrations that haven't begun, and remove the condition."""
     commits = []
     for item in view.of_kind("migration").values():
-        if item.envelope.labels.get(LABEL) != node.envelope.name or item.spec(MigrationSpec).cancel:
+        if item.envelope.labels.get(LABEL) != node.envelope.name or item.actions(MigrationActions).cancel:
             continue
         if item.status(MigrationStatus).phase == "Pending":
             envelope = edit(item)
-            envelope.spec = merge_part(envelope.spec, {"cancel": True})
+            envelope.actions = merge_part(envelope.actions, {"cancel": True})
             envelope.generation += 1
             commits.append(Commit(node.key, [put(envelope)], [unchanged(item)]))
     if node.envelope.condition("Drained") is not None:

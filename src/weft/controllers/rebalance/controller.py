@@ -20,7 +20,14 @@ from weft.controllers.node.trouble import find_trouble
 from weft.controllers.rebalance.plan import Situation, plan_rebalance
 from weft.informer.commit import Commit, Draft, unchanged
 from weft.informer.view import Changed, Item, View
-from weft.kinds.migration import MIGRATION, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus, is_under_way
+from weft.kinds.migration import (
+    MIGRATION,
+    MIGRATIONS_BY_WORKLOAD,
+    MigrationActions,
+    MigrationSpec,
+    MigrationStatus,
+    is_under_way,
+)
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.rebalance_plan import LABEL, PlannedStep, RebalancePlanActions, RebalancePlanSpec, RebalancePlanStatus
@@ -91,7 +98,7 @@ def plan_commit(view: View, item: Item, now: float) -> Commit | None:
     for number in decision.cancel:
         begun = view.get(object_key("migration", spec.steps[number].project, seen[number].migration))
         assert begun is not None, "its situation has a phase"
-        draft.change(begun, spec=msgspec.structs.replace(begun.spec(MigrationSpec), cancel=True))
+        draft.change(begun, actions=msgspec.structs.replace(begun.actions(MigrationActions), cancel=True))
     events = []
     if decision.status.phase != former.phase:
         kind: Literal["Warning", "Normal"] = "Warning" if decision.status.phase == "Refused" else "Normal"
@@ -120,7 +127,7 @@ def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int)
     phase, message, cancelled = "", "", False
     if migration is not None:
         found = migration.status(MigrationStatus)
-        phase, message, cancelled = found.phase, found.message, migration.spec(MigrationSpec).cancel
+        phase, message, cancelled = found.phase, found.message, migration.actions(MigrationActions).cancel
     workload = view.get(key_of(step))
     node = ""
     if workload is not None and workload.uid == step.uid and not workload.deleting:

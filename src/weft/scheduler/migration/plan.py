@@ -23,6 +23,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration, read_migra
 from weft.kinds.migration import (
     MIGRATIONS_BY_UID,
     MIGRATIONS_BY_WORKLOAD,
+    MigrationActions,
     MigrationSpec,
     MigrationStatus,
     migration_key,
@@ -307,7 +308,7 @@ def _find_want(view: View, item: Item) -> Want | None:
         return None  # that cluster finds the target
     if _wants_target(item):
         return "target"
-    planned = item.status(MigrationStatus).phase == "Planned" and not item.deleting and not spec.cancel
+    planned = item.status(MigrationStatus).phase == "Planned" and not _is_ended_early(item)
     return "reservation" if planned and spec.mode != "storage" and find_reservation(view, item) is None else None
 
 
@@ -315,7 +316,11 @@ def _wants_target(item: Item) -> bool:
     status, placed = item.status(MigrationStatus), item.envelope.condition("Placed")
     at_all = item.spec(MigrationSpec).mode != "storage"  # which needs no target
     begun = status.phase == "Pending" and status.started_at is not None and at_all
-    return begun and not item.deleting and not item.spec(MigrationSpec).cancel and not _is_placed(placed, status)
+    return begun and not _is_ended_early(item) and not _is_placed(placed, status)
+
+
+def _is_ended_early(item: Item) -> bool:
+    return item.deleting or item.actions(MigrationActions).cancel
 
 
 def _is_placed(placed: Condition | None, status: MigrationStatus) -> bool:

@@ -16,7 +16,14 @@ from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import MIGRATION, MigrationArrival, MigrationSpec, MigrationStatus, is_settled
+from weft.kinds.migration import (
+    MIGRATION,
+    MigrationActions,
+    MigrationArrival,
+    MigrationSpec,
+    MigrationStatus,
+    is_settled,
+)
 from weft.kinds.node import NodePool, NodeReport
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import merge_part
@@ -72,6 +79,7 @@ def facts(seen: Any, at: MigrationEndpoint | None, status: MigrationStatus, **mo
         **{
             "name": "web-1",
             "spec": SPEC,
+            "actions": MigrationActions(),
             "status": status,
             "place": at,
             "source": at if is_source else None,
@@ -104,7 +112,7 @@ def test_the_source_trusts_the_other_clusters_ca_and_the_node_that_was_named() -
 @pytest.mark.parametrize(
     ("more", "phase", "reason", "said"),
     [
-        ({"spec": replace(SPEC, cancel=True)}, "Cancelled", "cancelled", "on request"),
+        ({"actions": MigrationActions(cancel=True)}, "Cancelled", "cancelled", "on request"),
         ({"workload": None}, "Cancelled", "workloadDeleted", "was deleted"),
         ({"workload": VmSpec(image="i", run="stop")}, "Failed", "notRunning", "start it first"),
         ({"lacks": ("volume a is encrypted", "b")}, "Failed", "cantLeave", "volume a is encrypted; b"),
@@ -149,7 +157,9 @@ def test_the_vm_leaves_only_once_the_other_cluster_says_that_this_very_guest_run
 @pytest.mark.parametrize(
     "seen", [SILENT, None, WAITING, replace(WAITING, phase="Failed"), replace(WAITING, allocation="y")]
 )
-@pytest.mark.parametrize("more", [{}, {"spec": replace(SPEC, cancel=True)}, {"workload": None}, {"now": NOW + 9999}])
+@pytest.mark.parametrize(
+    "more", [{}, {"actions": MigrationActions(cancel=True)}, {"workload": None}, {"now": NOW + 9999}]
+)
 def test_a_guest_that_was_handed_over_goes_on_here_by_no_other_word_than_that_it_never_ran(
     seen: Any, more: dict[str, Any]
 ) -> None:
@@ -165,7 +175,7 @@ def test_a_guest_that_was_handed_over_goes_on_here_by_no_other_word_than_that_it
 def test_a_missing_arrival_says_what_people_can_do_and_they_can() -> None:
     missing = plan(None, place("handedOver"), UNDER_WAY)
     assert missing.status.reason == "arrivalMissing" and "weft migration reclaim web-1" in missing.status.message
-    reclaimed = plan(None, place("handedOver"), missing.status, spec=replace(SPEC, reclaim=True))
+    reclaimed = plan(None, place("handedOver"), missing.status, actions=MigrationActions(reclaim=True))
     assert reclaimed.source is not None and reclaimed.source.migration is not None
     assert reclaimed.source.migration.never_ran and reclaimed.status.ending == "Failed"
 
@@ -174,11 +184,11 @@ def test_a_cluster_that_is_lost_for_good_is_no_end_either_but_people_who_know_ar
     handed = replace(UNDER_WAY, handed_over_at=NOW - 3600)
     waits = plan(SILENT, place("handedOver"), handed)
     assert waits.source is None and "weft migration reclaim web-1" in waits.status.message
-    reclaims = {"spec": replace(SPEC, reclaim=True), "gone": True, "unlinked": "cluster west isn't linked"}
+    reclaims = {"actions": MigrationActions(reclaim=True), "gone": True, "unlinked": "cluster west isn't linked"}
     told = plan(SILENT, place("handedOver"), handed, **reclaims)
     assert told.source is not None and told.source.migration is not None and told.source.migration.never_ran
     assert plan(SILENT, place("handedOver"), replace(handed, handed_over_at=NOW), **reclaims).source is None
-    assert plan(WAITING, place("handedOver"), handed, spec=replace(SPEC, reclaim=True)).source is None
+    assert plan(WAITING, place("handedOver"), handed, actions=MigrationActions(reclaim=True)).source is None
 
 
 def test_an_arrival_that_is_over_without_this_very_guest_is_a_missing_one() -> None:
@@ -187,7 +197,7 @@ def test_an_arrival_that_is_over_without_this_very_guest_is_a_missing_one() -> N
     assert (
         "it says Failed"
         in plan(
-            replace(WAITING, phase="Failed"), place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True)
+            replace(WAITING, phase="Failed"), place("migrating"), UNDER_WAY, actions=MigrationActions(cancel=True)
         ).status.message
     )
 
@@ -218,11 +228,11 @@ def test_once_it_never_ran_there_the_source_hears_it_first_and_then_is_the_place
 
 
 def test_a_cancellation_before_the_hand_over_asks_there_and_ends_with_its_word() -> None:
-    asked = plan(WAITING, place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True))
+    asked = plan(WAITING, place("migrating"), UNDER_WAY, actions=MigrationActions(cancel=True))
     assert asked.act is not None and asked.act.what == "cancel" and asked.status.ending == "Cancelled"
     cancelled = replace(WAITING, phase="Cancelled", never_ran=True)
-    told = plan(cancelled, place("migrating"), asked.status, spec=replace(SPEC, cancel=True))
-    ended = plan(cancelled, place("migrating", never_ran=True), told.status, spec=replace(SPEC, cancel=True))
+    told = plan(cancelled, place("migrating"), asked.status, actions=MigrationActions(cancel=True))
+    ended = plan(cancelled, place("migrating", never_ran=True), told.status, actions=MigrationActions(cancel=True))
     assert ended.status.phase == "Cancelled" and ended.source is not None and ended.source.role == "active"
 
 
@@ -253,10 +263,10 @@ def test_while_the_line_is_cut_a_migration_under_way_says_whose_answer_it_waits_
 def test_while_the_line_is_cut_a_source_that_failed_by_itself_is_the_place_again(seen: Any) -> None:
     ended = plan(seen, place("failed"), UNDER_WAY)
     assert ended.status.phase == "Failed" and ended.source is not None and ended.source.role == "active"
-    waits = plan(seen, place("migrating"), UNDER_WAY, spec=replace(SPEC, cancel=True))
+    waits = plan(seen, place("migrating"), UNDER_WAY, actions=MigrationActions(cancel=True))
     assert waits.source is None and "waits for west to say" in waits.status.message
     assert waits.status.message.endswith("the guest runs on here, unless it is handed over before")
-    assert plan(seen, place("migrating"), waits.status, spec=replace(SPEC, cancel=True)).status == waits.status
+    assert plan(seen, place("migrating"), waits.status, actions=MigrationActions(cancel=True)).status == waits.status
 
 
 def test_after_its_end_the_other_cluster_may_forget_it_and_only_then_is_it_settled() -> None:

@@ -14,7 +14,14 @@ from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
 from weft.controllers.migration.plan import plan_migration
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
-from weft.kinds.migration import MOST_SAMPLES, MigrationSpec, MigrationStatus, migration_key
+from weft.kinds.migration import (
+    MOST_SAMPLES,
+    MigrationActions,
+    MigrationMarks,
+    MigrationSpec,
+    MigrationStatus,
+    migration_key,
+)
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import Ref
 
@@ -52,8 +59,11 @@ def plan(
     source: MigrationEndpoint | None, target: MigrationEndpoint | None, status: MigrationStatus = UNDER_WAY, **more: Any
 ) -> Outcome:
     wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
+    asked, marks = more.pop("asked", MigrationActions()), more.pop("marks", MigrationMarks())
     facts = {"workload": VmSpec(image="i"), "now": NOW, **more}
-    return plan_migration(Facts(spec=wish, status=status, source=source, target=target, **facts))
+    return plan_migration(
+        Facts(spec=wish, actions=asked, marks=marks, status=status, source=source, target=target, **facts)
+    )
 
 
 def writes(outcome: Outcome) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
 @pytest.mark.parametrize(
     ("what", "facts", "ending"),
     [
-        ("asked for", {"wish": {"cancel": True}}, "Cancelled"),
+        ("asked for", {"asked": MigrationActions(cancel=True)}, "Cancelled"),
         ("deleted", {"deleting": True}, "Cancelled"),
         ("the VM goes", {"workload": None}, "Cancelled"),
         ("the VM is to stop", {"workload": VmSpec(image="i", run="stop")}, "Cancelled"),
@@ -288,7 +298,7 @@ def test_a_place_that_is_the_guests_again_carries_the_word_that_the_target_never
     ("given", "reason"),
     [
         ({"deleting": True}, "cancelled"),
-        ({"wish": {"cancel": True}}, "cancelled"),
+        ({"asked": MigrationActions(cancel=True)}, "cancelled"),
         ({"workload": None}, "workloadDeleted"),
     ],
 )
@@ -298,28 +308,29 @@ def test_what_is_not_wanted_any_more_never_begins(given: dict[str, Any], reason:
 
 
 def test_a_proposal_says_the_command_that_accepts_it() -> None:
-    wish = {"proposed": True, "not_before": NOW + 60, "not_after": NOW + 120}
-    told = plan(None, None, MigrationStatus(), name="web-1", wish=wish).status
+    wish, marks = {"not_before": NOW + 60, "not_after": NOW + 120}, MigrationMarks(proposed=True)
+    told = plan(None, None, MigrationStatus(), name="web-1", wish=wish, marks=marks).status
     assert told.phase == "Proposed" and told.message.endswith("weft migration accept web-1")
 
 
 @pytest.mark.parametrize(
-    ("wish", "node", "ends"),
+    ("wish", "marks", "node", "ends"),
     [
-        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60}, "n1", ""),
-        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60}, "n3", "hasLeft"),
-        ({"ahead": "n1", "to": "n2", "not_before": NOW + 60, "proposed": True}, "n3", "hasLeft"),
-        ({"to": "n2", "not_before": NOW + 60}, "n2", ""),  # it may be elsewhere by then
-        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, "n2", "alreadyThere"),
-        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, "n1", ""),
+        ({"to": "n2", "not_before": NOW + 60}, {"ahead": "n1"}, "n1", ""),
+        ({"to": "n2", "not_before": NOW + 60}, {"ahead": "n1"}, "n3", "hasLeft"),
+        ({"to": "n2", "not_before": NOW + 60}, {"ahead": "n1", "proposed": True}, "n3", "hasLeft"),
+        ({"to": "n2", "not_before": NOW + 60}, {}, "n2", ""),  # it may be elsewhere by then
+        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, {}, "n2", "alreadyThere"),
+        ({"to": "n2", "not_before": NOW - 1, "not_after": NOW + 60}, {}, "n1", ""),
     ],
 )
 def test_one_whose_workload_is_gone_from_there_or_has_arrived_ends_and_holds_nothing(
-    wish: dict[str, Any], node: str, ends: str
+    wish: dict[str, Any], marks: dict[str, Any], node: str, ends: str
 ) -> None:
     here = side("source")
     place = replace(here, spec=replace(here.spec, node=node, role="active", migration=None))
     held = side("target", desired="run")
-    outcome = plan(None, None, MigrationStatus(phase="Planned"), wish=wish, place=place, reservation=held)
+    given = {"wish": wish, "marks": MigrationMarks(**marks), "place": place, "reservation": held}
+    outcome = plan(None, None, MigrationStatus(phase="Planned"), **given)
     assert (outcome.status.phase == "Cancelled", outcome.status.reason if ends else "") == (bool(ends), ends)
     assert outcome.reservation_goes or not ends
