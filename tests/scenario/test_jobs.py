@@ -14,7 +14,7 @@ from weft.kinds.container import ContainerSpec
 from weft.kinds.node import Gpu, NodeRuntime, NodeStatus
 from weft.kinds.report import ReportStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import Envelope, decode_part
 
 RUNS = NodeRuntime(name="crun", version="1.8", kinds=["container"], isolations=["container"])
 
@@ -33,14 +33,6 @@ def index_of(spec: AllocationSpec) -> int:
 
 def began(nodes: list[PretendNode]) -> Counter[str]:
     return Counter(name for node in nodes for name in node.began)
-
-
-async def ask(lab: Lab, name: str, **spec: object) -> None:
-    def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
-        envelope.generation += 1
-
-    await lab.change(f"/job/default/{name}", change)
 
 
 async def test_an_array_runs_each_index_once_and_tells_each_its_number(tmp_path: Path) -> None:
@@ -131,7 +123,7 @@ async def test_a_failed_job_is_retried_where_it_failed_and_only_there(tmp_path: 
         assert (await lab.until_job("thumbs", "Failed")).failed_indexes == "1"
         for node in nodes:
             node.program = lambda spec: EndsAs(1.0)
-        await ask(lab, "thumbs", rounds=1)
+        await lab.ask("thumbs", "job", rounds=1)
         status = await lab.until_job("thumbs", "Succeeded")
         assert (status.succeeded_indexes, status.exit_codes, status.round) == ("0-2", {}, 1)
         assert began(nodes) == Counter(["thumbs-0", "thumbs-1", "thumbs-1-r2", "thumbs-2"])
@@ -189,7 +181,7 @@ async def test_a_cancelled_job_ends_what_runs_and_begins_no_more(tmp_path: Path)
             return (await lab.job("thumbs")).running == 4
 
         await lab.until(run)
-        await ask(lab, "thumbs", cancel=True)
+        await lab.ask("thumbs", "job", cancel=True)
         status = await lab.until_job("thumbs", "Cancelled")
         assert (status.succeeded, status.failed, status.running) == (0, 0, 0)
         assert len(began(nodes)) == 4
@@ -508,7 +500,7 @@ async def test_tasks_that_can_t_be_begun_say_why_and_end_with_their_job(tmp_path
         assert (status.reason, status.running) == ("jobTimedOut", 0) and not node.began
         await lab.put_job("worse")
         await lab.until(lambda: says(lab, "worse", "tasksWait"))
-        await ask(lab, "worse", cancel=True)
+        await lab.ask("worse", "job", cancel=True)
         await lab.until_job("worse", "Cancelled")
 
 

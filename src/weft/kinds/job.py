@@ -32,6 +32,7 @@ from weft.kinds.record import (
     keys_of,
     uid_of_owner,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import check_name, cut_name
 from weft.objects.index_ranges import format_indexes, parse_indexes
@@ -106,8 +107,11 @@ class JobSpec(msgspec.Struct, kw_only=True):
     ] = "forbid"
     history: Annotated[int, field("Ended runs of a schedule to keep", ge=0, le=100)] = 5
     keep_tasks: Annotated[int, field("How many of the newest ended tasks keep their logs", ge=0, le=1000)] = 100
-    hold: Annotated[bool, field("Start no new tasks; the verbs hold and release set it")] = False
-    cancel: Annotated[bool, field("End the job; the verb cancel sets it")] = False
+
+
+class JobActions(msgspec.Struct, kw_only=True):
+    hold: Annotated[bool, field("Start no new tasks")] = False
+    cancel: Annotated[bool, field("End the job")] = False
     rounds: Annotated[int, field("Counter: failed tasks are retried when it grows", ge=0)] = 0
 
 
@@ -249,20 +253,20 @@ def check_job_change(old: JobSpec, new: JobSpec) -> None:
 
 
 def _set(verb: str, phases: Sequence[str], **fields: Any) -> Callable[[Object, Any], dict[str, Any]]:
-    """The change of a verb that makes sense while the job's phase is none of ``phases``."""
+    """The act of a verb that makes sense while the job's phase is none of ``phases``."""
 
-    def change(obj: Object, _: Any) -> dict[str, Any]:
+    def act(obj: Object, _: Any) -> dict[str, Any]:
         phase = dig(obj, "status.phase", "Pending")
         if phase in phases:
             raise IllegalTransition(f"job/{obj['name']} is {phase}: it can't {verb}", details={"phase": phase})
-        return {**obj["spec"], **fields}
+        return fields
 
-    return change
+    return act
 
 
 def _cancel(obj: Object, given: Any) -> dict[str, Any]:
-    if obj["spec"].get("cancel"):
-        return dict(obj["spec"])
+    if dig(obj, "actions.cancel"):
+        return {}
     return _set("cancel", (*ENDED, "Scheduled"), cancel=True)(obj, given)
 
 
@@ -275,9 +279,8 @@ def _retry(obj: Object, _: Any) -> dict[str, Any]:
             hint="failed tasks can be retried once the job has ended",
             details={"phase": phase},
         )
-    if obj["spec"]["rounds"] > dig(obj, "status.round", 0):
-        return dict(obj["spec"])
-    return {**obj["spec"], "rounds": obj["spec"]["rounds"] + 1, "cancel": False}
+    rounds = dig(obj, "actions.rounds", 0)
+    return {} if rounds > dig(obj, "status.round", 0) else {"rounds": rounds + 1, "cancel": False}
 
 
 def first_exit_code(obj: Object) -> int:
@@ -302,7 +305,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
     if goal.ends_refused and dig(obj, "status.reason") == NAME_TAKEN:
         hint = f"It goes on when that is resolved.  weft wait {what} | weft delete {what}"
         return IllegalTransition(f"{what} waits: {dig(obj, 'status.message', '')}", reason=NAME_TAKEN, hint=hint)
-    if not goal.ends_failed or phase not in ENDED or dig(obj, "spec.rounds", 0) > dig(obj, "status.round", 0):
+    if not goal.ends_failed or phase not in ENDED or dig(obj, "actions.rounds", 0) > dig(obj, "status.round", 0):
         return None
     failed, total = dig(obj, "status.failed", 0), dig(obj, "status.tasks", 0)
     message = dig(obj, "status.message", "")
@@ -368,9 +371,10 @@ JOB = Kind(
     title="job",
     summary="Containers that run to their end, once, in an array, or by a schedule",
     spec=JobSpec,
+    actions=JobActions,
     status=JobStatus,
-    schema=2,
-    upgrades=(_name_timeouts,),
+    schema=3,
+    upgrades=(_name_timeouts, take_from_spec(actions=JobActions)),
     indexes={JOBS_BY_SCHEDULE: uid_of_owner, JOBS_BY_AFTER: _jobs_before},
     references=(
         *(_of_task(one) for one in CONTAINER.references),
@@ -384,19 +388,18 @@ JOB = Kind(
         ),
     ),
     verbs=(
-        Verb("cancel", "End the job's tasks and start no more", change=_cancel, needs="operate"),
-        Verb("retry", "Retry tasks that failed or were cancelled", change=_retry, needs="operate"),
-        Verb("hold", "Start no new tasks; running ones go on", change=_set("hold", ENDED, hold=True), needs="operate"),
-        Verb("release", "Let a held job go on", change=_set("release", ENDED, hold=False), needs="operate"),
+        Verb("cancel", "End the job's tasks and start no more", act=_cancel, needs="operate"),
+        Verb("retry", "Retry tasks that failed or were cancelled", act=_retry, needs="operate"),
+        Verb("hold", "Start no new tasks; running ones go on", act=_set("hold", ENDED, hold=True), needs="operate"),
+        Verb("release", "Let a held job go on", act=_set("release", ENDED, hold=False), needs="operate"),
     ),
     template=("container", "spec.task"),
     in_backups="unended",
-    access=Access(readers="project", status_writer="jobs"),
+    access=Access(readers="project", status_writer="jobs", mark_writers={"cancel": (":cancel", ":retry", "jobs")}),
     admission=Admission(
         check=check_job,
         check_times=lambda spec, now: check_times(spec.task, now),
         check_change=check_job_change,
-        server_fields=("hold", "cancel", "rounds"),
     ),
     display=Display(
         topic="Workloads",

@@ -43,8 +43,8 @@ def job(phase: str, **status: Any) -> dict[str, Any]:
 
 def verb(name: str, obj: dict[str, Any]) -> dict[str, Any]:
     found = JOB.verb(name)
-    assert found is not None and found.change is not None
-    return found.change(obj, None)
+    assert found is not None and found.act is not None
+    return found.act(obj, None)
 
 
 def test_an_array_gets_its_one_spelling() -> None:
@@ -120,8 +120,8 @@ def test_verbs_make_sense_in_their_phases_only() -> None:
     assert verb("cancel", job("Running"))["cancel"] is True
     assert verb("retry", job("Failed", round=0))["rounds"] == 1
     once_more = job("Cancelled", round=0)
-    once_more["spec"] |= {"cancel": True, "rounds": 1}
-    assert verb("retry", once_more) == once_more["spec"]  # it is asked for already
+    once_more["actions"] = {"cancel": True, "rounds": 1}
+    assert verb("retry", once_more) == {}  # it is asked for already
     for name, phase in (("cancel", "Failed"), ("retry", "Running"), ("retry", "Succeeded"), ("hold", "Cancelled")):
         with pytest.raises(IllegalTransition):
             verb(name, job(phase))

@@ -66,9 +66,6 @@ _NO_FLAG = {
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "model": ("spec.file", "spec.fallback.value"),
     "job": (
-        "spec.cancel",
-        "spec.hold",
-        "spec.rounds",
         "spec.task.lease.cancelled",
         "spec.task.lease.preemptible",
         "spec.task.lease.priority_class",

@@ -9,7 +9,7 @@ import msgspec
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec
 
 _ALWAYS = ("phase", "tasks", "succeeded", "failed", "array", "parallelism", "retries")
-_OWN = ("excused", "round", "wave", "observed_generation", "rounds", "ending")  # its controller's
+_OWN = ("excused", "round", "wave", "observed_generation", "ending")  # its controller's
 
 
 def leave_out_defaults(job: dict[str, Any]) -> dict[str, Any]:

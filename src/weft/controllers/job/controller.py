@@ -24,6 +24,7 @@ from weft.kinds.job import (
     JOBS_BY_AFTER,
     JOBS_BY_SCHEDULE,
     NAME_TAKEN,
+    JobActions,
     JobSpec,
     JobStatus,
     read_dependency,
@@ -108,6 +109,7 @@ class Jobs:
         outcome = plan_tasks(
             Facts(
                 spec=spec,
+                actions=item.actions(JobActions),
                 status=status,
                 seen=seen,
                 generation=item.envelope.generation,
@@ -246,7 +248,8 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
     children = view.find(JOBS_BY_SCHEDULE, job.uid)
     runs = [Run(item.envelope.name, item.status(JobStatus).phase, item.envelope.created_at) for item in children]
     of = job.envelope
-    outcome = plan_runs(of.name, job.spec(JobSpec), job.status(JobStatus), runs, of.created_at, of.generation, now)
+    parts = (job.spec(JobSpec), job.actions(JobActions), job.status(JobStatus))
+    outcome = plan_runs(of.name, *parts, runs, of.created_at, of.generation, now)
     by_name = {item.envelope.name: item for item in children if not item.deleting}
     draft = Draft(job)
     if outcome.status != job.status(JobStatus):
@@ -260,7 +263,7 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
         if item is None:
             continue
         if name in outcome.cancel:
-            draft.change(item, spec=msgspec.structs.replace(item.spec(JobSpec), cancel=True))
+            draft.change(item, actions=msgspec.structs.replace(item.actions(JobActions), cancel=True))
         else:
             draft.change(item, deleting_since=now)
     events = [Event(kind, reason, text, job.envelope.ref, SOURCE) for kind, reason, text in outcome.events]
@@ -270,7 +273,7 @@ def plan_schedule(view: View, job: Item, now: float) -> tuple[Commit | None, flo
 def make_run(job: Item, name: str, now: float) -> Envelope:
     """One run of a job with a schedule: the same without it."""
     of, workload_spec = job.envelope, job.spec(JobSpec)
-    spec = msgspec.structs.replace(workload_spec, schedule="", time_zone="UTC", hold=False, cancel=False, rounds=0)
+    spec = msgspec.structs.replace(workload_spec, schedule="", time_zone="UTC")
     return JOB.make(name, spec, now, project=of.project, labels={**of.labels, "job": of.name}, owner=of)
 
 

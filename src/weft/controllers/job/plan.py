@@ -13,7 +13,16 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.job import ENDED, LONGEST_PAUSE_SECONDS, MOST_AT_ONCE, NAME_TAKEN, JobSpec, JobStatus, list_array
+from weft.kinds.job import (
+    ENDED,
+    LONGEST_PAUSE_SECONDS,
+    MOST_AT_ONCE,
+    NAME_TAKEN,
+    JobActions,
+    JobSpec,
+    JobStatus,
+    list_array,
+)
 from weft.kinds.quota import REASON
 from weft.objects.index_ranges import format_indexes, read_indexes
 from weft.objects.quantity import format_duration
@@ -90,6 +99,7 @@ class Outcome(msgspec.Struct):
 
 class Facts(msgspec.Struct, frozen=True):
     spec: JobSpec
+    actions: JobActions
     status: JobStatus
     seen: Sequence[TaskFacts]
     generation: int
@@ -103,11 +113,11 @@ class Facts(msgspec.Struct, frozen=True):
 
 def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
     """What to do now, ``most`` things at once. ``book`` is brought up to the outcome's status."""
-    spec, now = facts.spec, facts.now
+    now = facts.now
     status = replace(facts.status, observed_generation=facts.generation)
     out = Outcome(status)
     if status.phase in ENDED:
-        if spec.rounds <= status.round:
+        if facts.actions.rounds <= status.round:
             out.delete = _trim(facts, book)[:most]
             return out
         _begin_round(out, book, facts)
@@ -136,7 +146,7 @@ def _begin_round(out: Outcome, book: TaskLedger, facts: Facts) -> None:
             book.retry_at[index] = int(facts.now)
     book.failed.clear()
     book.open.clear()
-    status.phase, status.ending, status.round = "Running", "", facts.spec.rounds
+    status.phase, status.ending, status.round = "Running", "", facts.actions.rounds
     status.started_at, status.ended_at, status.reason, status.message = facts.now, None, "", ""
     out.events.append(("Normal", "Retried", "all tasks that have not succeeded are tried again"))
 
@@ -167,7 +177,7 @@ def _note_end(out: Outcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> N
         book.open.discard(index)
         book.succeeded.add(index)
         return
-    if status.ending or spec.cancel:
+    if status.ending or facts.actions.cancel:
         return  # the job's end stopped it: it hasn't failed
     book.open.discard(index)
     if one.reason in LOST:
@@ -204,7 +214,7 @@ def _find_end(out: Outcome, facts: Facts) -> None:
     if status.ending:
         return
     over = None if spec.job_timeout is None or status.started_at is None else status.started_at + spec.job_timeout
-    if spec.cancel:
+    if facts.actions.cancel:
         status.ending, status.reason, status.message = "Cancelled", "cancelled", ""
     elif over is not None and facts.now >= over:
         status.ending, status.reason = "TimedOut", "jobTimedOut"
@@ -251,10 +261,10 @@ def _end_late(out: Outcome, live: Sequence[TaskFacts], facts: Facts) -> None:
 def _begin(out: Outcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts], most: int) -> None:
     """Make tries, due retries first: as many as may run at once."""
     spec, status, now = facts.spec, out.status, facts.now
-    if facts.waits_for or spec.hold:
+    if facts.waits_for or facts.actions.hold:
         if not book.tries:
             status.phase = "Pending"
-        status.reason, status.message = ("held", "") if spec.hold else ("waiting", facts.waits_for)
+        status.reason, status.message = ("held", "") if facts.actions.hold else ("waiting", facts.waits_for)
         return
     if status.reason in ("held", "waiting", REASON, NAME_TAKEN):
         status.reason = status.message = ""

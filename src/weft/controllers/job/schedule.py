@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.kinds.job import ENDED, JobSpec, JobStatus
+from weft.kinds.job import ENDED, JobActions, JobSpec, JobStatus
 from weft.objects.identity import cut_name
 from weft.objects.schedule import next_run
 
@@ -56,7 +56,14 @@ def _find_base(spec: JobSpec, former: JobStatus, status: JobStatus, created_at: 
 
 
 def plan_runs(
-    name: str, spec: JobSpec, former: JobStatus, runs: Sequence[Run], created_at: float, generation: int, now: float
+    name: str,
+    spec: JobSpec,
+    asked: JobActions,
+    former: JobStatus,
+    runs: Sequence[Run],
+    created_at: float,
+    generation: int,
+    now: float,
 ) -> Outcome:
     """What is due at ``now`` (unix seconds)."""
     status = replace(former, phase="Scheduled", observed_generation=generation)
@@ -66,7 +73,7 @@ def plan_runs(
     if due <= now:
         later = next_run(spec.schedule, spec.time_zone, now)
         status.last_run = due if next_run(spec.schedule, spec.time_zone, due) == later else now  # or some were missed
-        if spec.hold:
+        if asked.hold:
             out.events.append(("Normal", "RunSkipped", "the job is held"))
         elif under_way and spec.concurrency == "forbid":
             out.events.append(("Warning", "RunSkipped", f"{under_way[0]} is still running"))
@@ -75,7 +82,7 @@ def plan_runs(
             if spec.concurrency == "replace":
                 out.cancel = under_way
         due = later
-    status.next_run = None if spec.hold else due
+    status.next_run = None if asked.hold else due
     out.requeue_after = min(max(0.0, due - now), LONGEST_WAIT_SECONDS)
     status.running = len(under_way)
     ended = sorted(

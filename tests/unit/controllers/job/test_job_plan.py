@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.long import examples
 
 from weft.controllers.job.plan import LOST, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
-from weft.kinds.job import ENDED, JobSpec, JobStatus, TaskSpec
+from weft.kinds.job import ENDED, JobActions, JobSpec, JobStatus, TaskSpec
 
 TASK = TaskSpec(image="registry.example.org/work:1")
 
@@ -22,7 +22,7 @@ class Life:
     """A job, its containers and its clock."""
 
     def __init__(self, **spec: Any) -> None:
-        self.spec = JobSpec(task=TASK, **spec)
+        self.spec, self.asked = JobSpec(task=TASK, **spec), JobActions()
         self.status = JobStatus()
         self.seen: dict[tuple[int, int], TaskFacts] = {}
         self.book: TaskLedger | None = None
@@ -32,7 +32,9 @@ class Life:
     def turn(self, *, written: bool = True, most: int = 50) -> Outcome:
         """One plan; not ``written``: its commit failed, and the process was killed."""
         book = self.book or TaskLedger(self.spec, self.status)
-        out = plan_tasks(Facts(self.spec, self.status, list(self.seen.values()), 1, self.now, "g"), book, most)
+        out = plan_tasks(
+            Facts(self.spec, self.asked, self.status, list(self.seen.values()), 1, self.now, "g"), book, most
+        )
         if not written:
             self.book = None
             return out
@@ -140,9 +142,9 @@ def test_no_try_is_begun_twice_and_no_task_is_forgotten(
             case "wait":
                 life.now += what[1]
             case "cancel" if life.status.phase not in ENDED:
-                life.spec.cancel = True
+                life.asked.cancel = True
             case "retry" if life.status.phase in ENDED[1:]:
-                life.spec.cancel, life.spec.rounds = False, life.status.round + 1
+                life.asked.cancel, life.asked.rounds = False, life.status.round + 1
             case "turn":
                 life.turn(written=what[1])
                 check(life)

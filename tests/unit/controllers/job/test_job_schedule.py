@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.controllers.job.schedule import Outcome, Run, plan_runs
-from weft.kinds.job import JobSpec, JobStatus, TaskSpec
+from weft.kinds.job import JobActions, JobSpec, JobStatus, TaskSpec
 
 
 def at(text: str) -> float:
@@ -23,10 +23,11 @@ class Job:
 
     def __init__(self, schedule: str, zone: str = "UTC", status: JobStatus | None = None) -> None:
         self.spec = JobSpec(task=TaskSpec(image="busybox"), schedule=schedule, time_zone=zone)
+        self.asked = JobActions()
         self.status, self.made = status or JobStatus(), list[str]()
 
     def plan(self, now: float) -> Outcome:
-        out = plan_runs("nightly", self.spec, self.status, [], MADE, 1, now)
+        out = plan_runs("nightly", self.spec, self.asked, self.status, [], MADE, 1, now)
         self.status = out.status
         self.made += [out.make] if out.make else []
         return out
@@ -68,11 +69,11 @@ def test_a_run_that_was_missed_under_the_schedule_in_force_is_made_up_for_once()
 def test_a_job_that_is_held_changed_and_released_waits_for_its_next_time() -> None:
     job = Job("0 0 1 1 *")
     job.plan(MADE)
-    job.spec = msgspec.structs.replace(job.spec, hold=True)
+    job.asked = JobActions(hold=True)
     job.change("0 2 * * *")
     job.plan(at("2026-06-01 15:00"))
     job.plan(at("2026-06-02 02:00"))
-    job.spec = msgspec.structs.replace(job.spec, hold=False)
+    job.asked = JobActions()
     assert job.plan(at("2026-06-02 15:00")).make is None and not job.made
     assert job.plan(at("2026-06-03 02:00")).make == "nightly-202606030200"
 
@@ -85,7 +86,7 @@ def test_a_job_of_a_release_that_noted_no_schedule_makes_up_for_what_it_missed()
 def test_a_run_of_a_clock_that_was_ahead_pushes_no_later_one_out_of_the_history() -> None:
     runs = [Run(name, "Succeeded", MADE + seconds) for name, seconds in (("a", 1.0), ("ahead", 9e8), ("b", 2.0))]
     spec = JobSpec(task=TaskSpec(image="busybox"), schedule="0 2 * * *", history=2)
-    assert plan_runs("nightly", spec, JobStatus(), runs, MADE, 1, MADE + 10.0).delete == ["ahead"]
+    assert plan_runs("nightly", spec, JobActions(), JobStatus(), runs, MADE, 1, MADE + 10.0).delete == ["ahead"]
 
 
 @pytest.mark.parametrize("last", [at("2027-06-01 02:00"), None])
