@@ -39,7 +39,7 @@ def said(east: Side) -> dict[str, Any]:
 
 
 def is_automatic(west: Side) -> bool:
-    return bool(west.client.get("replica", "web")["spec"]["automatic"])
+    return bool(west.client.get("replica", "web")["marks"]["automatic"])
 
 
 def set_spec(east: Side, **spec: Any) -> None:
