@@ -144,7 +144,7 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     # tasks and runs, deployments those of their instances, and whose the endpoints and published ports
     # of those are;
     # conversions those of both workloads, for the people who asked for it, and whose their endpoints and published
-    # ports are; backup policies those of the backups that they make, to be verified anew at night; services
+    # ports are; services
     # those of their endpoints; recovery plans, and the witness's grants, those of the replicas that they promote; replications
     # and replicas, arrivals and departures those of VMs that another cluster runs: that they are stopped, and marked, or
     # taken back; what arms a replica those of its replication, VM and allocations, which nodes guard; device rollouts set
@@ -152,7 +152,6 @@ def test_only_admission_and_the_owners_of_fabric_made_objects_write_spec() -> No
     assert set(find_writes("spec")) == {
         "api/admission/admit",
         "controllers/arrival/controller",
-        "controllers/backup/policy",
         "controllers/conversion/controller",
         "controllers/departure/controller",
         "controllers/departure/reclaim",

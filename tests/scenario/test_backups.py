@@ -72,16 +72,8 @@ async def test_what_boots_a_backup_is_weft_s_own_and_goes_even_if_people_delete_
         node = await join(lab)
         key = await make_monday(lab, node)
 
-        def ask(envelope: Envelope) -> None:
-            spec = msgspec.structs.replace(
-                decode_part(envelope.spec, BackupSpec),
-                verify_generation=1,
-                verify_how="boot",
-                verify_check="test -s /srv/db",
-            )
-            envelope.spec = merge_part(envelope.spec, spec)
-
-        await lab.change(key, ask)
+        asked = {"verify_generation": 1, "verify_how": "boot", "verify_check": "test -s /srv/db"}
+        await lab.ask(key.rpartition("/")[2], "backup", **asked)
         await do(lab, node, key, "verify")
 
         async def read_status() -> BackupStatus:

@@ -48,7 +48,7 @@ from weft.kinds.record import (
 )
 from weft.kinds.snapshot import SnapshotDisk
 from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InUse, InvalidInput, WeftError
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_limit, format_time
@@ -83,8 +83,11 @@ class BackupSpec(msgspec.Struct, kw_only=True):
         ),
     ] = ""
     policy: Annotated[str, field("Backup policy that had it made; set by the server", change="never", name=True)] = ""
-    verify_generation: Annotated[int, field("Number of verifications that were asked for; set by the server")] = 0
-    verify_how: Annotated[How, field("What the last of them does; set by the server")] = "read"
+
+
+class BackupActions(msgspec.Struct, kw_only=True):
+    verify_generation: Annotated[int, field("Number of verifications that were asked for")] = 0
+    verify_how: Annotated[How, field("What the last of them does")] = "read"
     verify_check: Check = ""
     verify_within: Within = WITHIN_SECONDS
 
@@ -131,7 +134,6 @@ def check_backup(spec: BackupSpec) -> None:
         )
     if not 0 <= spec.keep <= 100 * 366 * 86400:
         raise InvalidInput("spec.keep: out of range", field="spec.keep", hint="give 0 to 36600d")
-    check_request(spec.verify_check, spec.verify_within, spec.verify_how == "boot", "spec.verify_")
 
 
 def refuse_locked(envelope: Envelope, now: float) -> None:
@@ -214,10 +216,8 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
         raise InvalidInput(
             "within: only a VM that is booted has a time to be good in", field="within", hint="give --boot, too"
         )
-    spec: dict[str, Any] = dict(obj["spec"])
     return {
-        **spec,
-        "verify_generation": spec.get("verify_generation", 0) + 1,
+        "verify_generation": dig(obj, "actions.verify_generation", 0) + 1,
         "verify_how": "boot" if given.boot else "read",
         "verify_check": given.check,
         "verify_within": given.within,
@@ -281,12 +281,13 @@ def _gather_verification(stored: dict[str, Any]) -> dict[str, Any]:
 
 BACKUP = Kind(
     name="backup",
-    schema=2,
-    upgrades=(_gather_verification,),
+    schema=3,
+    upgrades=(_gather_verification, take_from_spec(actions=BackupActions)),
     plural="backups",
     title="backup",
     summary="The disks of a VM, a volume or a container's volumes, copied into a backup repository",
     spec=BackupSpec,
+    actions=BackupActions,
     status=BackupStatus,
     indexes={
         BACKUPS_BY_UID: _ids,
@@ -321,16 +322,21 @@ BACKUP = Kind(
             "verify",
             "Read all of it, and find damage; or boot it, too",
             input=VerifyBackupInput,
-            change=_ask_verify,
+            act=_ask_verify,
             needs="operate",
         ),
     ),
-    access=Access(readers="project", status_writer="backups", further_rights=_find_rights),
+    access=Access(
+        readers="project",
+        status_writer="backups",
+        mark_writers=dict.fromkeys(BackupActions.__struct_fields__, (":verify", "backup policies")),
+        further_rights=_find_rights,
+    ),
     admission=Admission(
         check=check_backup,
         change_guard=refuse_shorter,
         delete_guard=refuse_locked,
-        server_fields=("policy", "verify_generation", "verify_how", "verify_check", "verify_within"),
+        server_fields=("policy",),
     ),
     display=Display(
         topic="Storage and networks",

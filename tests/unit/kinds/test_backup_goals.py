@@ -13,7 +13,7 @@ def make(result: str, *, asked: int = 1, ended: int = 1, message: str = "") -> d
     damaged = ["disk root at 4 MiB"] if result == "damaged" else []
     verify = {"generation": ended, "result": result, "damaged": damaged, "reason": "checkFailed", "message": message}
     status = {"phase": "Ready", "verify": verify}
-    return {"kind": "backup", "name": "monday", "uid": "u", "spec": {"verify_generation": asked}, "status": status}
+    return {"kind": "backup", "name": "monday", "uid": "u", "actions": {"verify_generation": asked}, "status": status}
 
 
 def judge(obj: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from weft.controllers.backup.model import Test
 from weft.controllers.backup.verification import begin, is_booted_next, name_test
 from weft.informer.commit import Draft
 from weft.informer.view import Item, View
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupActions, BackupSpec, BackupStatus
 from weft.kinds.fields.backup_verification import BackupTest
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.snapshot.restored import (
@@ -36,6 +36,7 @@ LABEL = "tests-backup"
 def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> BackupStatus:
     """All that boots it, in one commit with the status that says so."""
     spec, of, uid = backup.spec(BackupSpec), backup.envelope, new_uid()
+    asked = backup.actions(BackupActions)
     name = name_test(of.name, uid)
 
     def make(kind: Kind, name: str, made: msgspec.Struct, uid: str = "") -> None:
@@ -51,14 +52,16 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
         assert volume.origin is not None
         volume.origin = VolumeOrigin(snapshot=name, disk=volume.origin.disk, test=True)
         make(VOLUME, manifest["name"], volume)
-    make(VM, name, _make_vm(of.name, spec, status, name, disks))
-    return begin(status, name, spec.verify_generation, now)
+    make(VM, name, _make_vm(of.name, asked, status, name, disks))
+    return begin(status, name, asked.verify_generation, now)
 
 
-def _make_vm(backup: str, spec: BackupSpec, status: BackupStatus, name: str, disks: dict[str, int]) -> VmSpec:
+def _make_vm(backup: str, asked: BackupActions, status: BackupStatus, name: str, disks: dict[str, int]) -> VmSpec:
     made = make_restored_vm(status.workload_spec, name, name, disks, memory=False)["spec"]
     vm = msgspec.convert({key: value for key, value in made.items() if key not in LEFT_OUT_OF_TESTS}, VmSpec)
-    vm.origin = VmOrigin(snapshot=name, test=VmTest(backup=backup, check=spec.verify_check, within=spec.verify_within))
+    vm.origin = VmOrigin(
+        snapshot=name, test=VmTest(backup=backup, check=asked.verify_check, within=asked.verify_within)
+    )
     vm.networks, vm.restart, vm.grace, vm.on_node_loss = [name], "never", 1.0, "wait"
     return vm
 
@@ -108,7 +111,7 @@ def drop_test(draft: Draft, view: View, backup: Item, now: float) -> None:
 
 def find_tested_first(view: View, backup: Item) -> str:
     """PROJECT/NAME of the backup that is booted before this one; "": none. One is booted at a time in the whole fabric."""
-    if not is_booted_next(backup.spec(BackupSpec), backup.status(BackupStatus)):
+    if not is_booted_next(backup.actions(BackupActions), backup.status(BackupStatus)):
         return ""
     others = [item for item in view.of_kind("backup").values() if item.uid != backup.uid]
     first = next((item for item in others if item.status(BackupStatus).test is not None), None)
@@ -121,4 +124,4 @@ def find_tested_first(view: View, backup: Item) -> str:
 
 def _waits(item: Item) -> bool:
     status = item.status(BackupStatus)
-    return status.phase == "Ready" and not item.deleting and is_booted_next(item.spec(BackupSpec), status)
+    return status.phase == "Ready" and not item.deleting and is_booted_next(item.actions(BackupActions), status)

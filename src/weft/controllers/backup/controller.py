@@ -28,6 +28,7 @@ from weft.kinds.backup import (
     BACKUPS_BY_SNAPSHOT,
     BACKUPS_BY_SUBJECT,
     BACKUPS_BY_UID,
+    BackupActions,
     BackupSpec,
     BackupStatus,
     subject_key,
@@ -90,7 +91,7 @@ class Backups:
             if commit is not None:
                 plan.commits.append(commit)
             elif is_active(backup):
-                boots = is_booted_next(backup.spec(BackupSpec), backup.status(BackupStatus))
+                boots = is_booted_next(backup.actions(BackupActions), backup.status(BackupStatus))
                 plan.later[key] = TEST_SECONDS if boots else RETRY_SECONDS
         return plan
 
@@ -98,7 +99,7 @@ class Backups:
 def is_active(backup: Item) -> bool:
     """Whether it needs anything done."""
     status = backup.status(BackupStatus)
-    asked = backup.spec(BackupSpec).verify_generation > status.verify.generation or status.test is not None
+    asked = backup.actions(BackupActions).verify_generation > status.verify.generation or status.test is not None
     short = is_locked_too_short(backup.spec(BackupSpec), status, backup.envelope.created_at)
     return backup.deleting or status.phase in ("Pending", "Snapshotting", "Copying") or asked or short
 

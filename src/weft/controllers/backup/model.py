@@ -7,7 +7,14 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.backup import REPOSITORY_FAILED, REPOSITORY_MISSING, BackupSpec, BackupStatus, id_in_repository
+from weft.kinds.backup import (
+    REPOSITORY_FAILED,
+    REPOSITORY_MISSING,
+    BackupActions,
+    BackupSpec,
+    BackupStatus,
+    id_in_repository,
+)
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.parts.workload import WorkloadStatus
@@ -75,6 +82,7 @@ class BackupFacts(msgspec.Struct, frozen=True):
     spec: BackupSpec
     status: BackupStatus
     created_at: float
+    actions: BackupActions = msgspec.field(default_factory=BackupActions)
     set: str = ""  # name of the backup of a whole project that it is a part of
     shared: bool = False  # another Backup stands for the same one in the repository
     repository: Repository | None = None

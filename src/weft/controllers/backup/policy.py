@@ -16,7 +16,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationSpec, list_disks
-from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, PROJECT, BackupSpec, BackupStatus, policy_key
+from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, PROJECT, BackupActions, BackupSpec, BackupStatus, policy_key
 from weft.kinds.backup_policy import (
     POLICIES_BY_SUBJECT,
     BackupPolicySpec,
@@ -143,7 +143,7 @@ def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec, now: f
     newest = max(ready, key=lambda item: (ready[item] <= now, ready[item]), default=None)
     if newest is None:
         return
-    asked, status = newest.spec(BackupSpec), newest.status(BackupStatus)
+    asked, status = newest.actions(BackupActions), newest.status(BackupStatus)
     is_asked = status.verify.generation < asked.verify_generation
     if not is_asked and status.workload_spec and status.verify.how != "boot" and status.state != DAMAGED:
         boot = msgspec.structs.replace(
@@ -153,14 +153,13 @@ def _ask_boot(draft: Draft, made: Sequence[Item], spec: BackupPolicySpec, now: f
             verify_check=spec.verify_check,
             verify_within=spec.verify_within,
         )
-        draft.change(newest, spec=boot)
+        draft.change(newest, actions=boot)
 
 
 def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope:
     """A backup; its name has those of the policy and of what it is of."""
     uid, envelope = new_uid(), policy.envelope
     name = cut_name(f"{envelope.name}-{of.partition('/')[2]}", f"-{uid[:8]}")
-    made = BackupSpec(
-        of=of, to=spec.to, keep=read_keep(spec), policy=envelope.name, verify_generation=1 if spec.verify else 0
-    )
-    return BACKUP.make(name, made, now, uid=uid, project=envelope.project, creator=envelope.creator)
+    made = BackupSpec(of=of, to=spec.to, keep=read_keep(spec), policy=envelope.name)
+    asked = BackupActions(verify_generation=1 if spec.verify else 0)
+    return BACKUP.make(name, made, now, uid=uid, project=envelope.project, creator=envelope.creator, actions=asked)

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from weft.controllers.backup.model import BackupFacts, BackupPlan, make_order
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupActions, BackupStatus
 from weft.kinds.fields.backup_verification import (
     DAMAGED,
     FAILED,
@@ -35,12 +35,12 @@ _ENDED = (Phase.STOPPED, Phase.SUSPENDED)
 
 def plan_verification(facts: BackupFacts, now: float) -> BackupPlan:
     """Of a backup that is Ready."""
-    status, spec = facts.status, facts.spec
+    status, asked = facts.status, facts.actions
     if status.test is not None and status.test.has_ended:
         return end_test(facts, status)
-    if status.verify.generation >= spec.verify_generation:
+    if status.verify.generation >= asked.verify_generation:
         return end_test(facts, status) if status.test is not None else BackupPlan(replace(status, order=None))
-    if status.read_generation < spec.verify_generation:
+    if status.read_generation < asked.verify_generation:
         return _plan_reading(facts, now)
     if status.test is None:
         return _begin_test(facts, now)
@@ -48,7 +48,7 @@ def plan_verification(facts: BackupFacts, now: float) -> BackupPlan:
 
 
 def _plan_reading(facts: BackupFacts, now: float) -> BackupPlan:
-    status, asked = facts.status, facts.spec.verify_generation
+    status, asked = facts.status, facts.actions.verify_generation
     report = facts.asked.report if facts.asked is not None else None
     if report is not None and (report.phase == "done" or (report.phase == "failed" and report.damaged)):
         return BackupPlan(_note_read(facts, report, now))
@@ -71,9 +71,9 @@ def _note_read(facts: BackupFacts, report: BackupReport, now: float) -> BackupSt
     if report.damaged:
         message = ", ".join(report.damaged[:3])
         return _end(facts, "damaged", "read", at, reason=DAMAGED, message=message, damaged=report.damaged)
-    if facts.spec.verify_how == "read":
+    if facts.actions.verify_how == "read":
         return _end(facts, "passed", "read", at, message=report.message)
-    read = facts.spec.verify_generation
+    read = facts.actions.verify_generation
     return replace(
         status, state=_keep_boot(status.state), verified_at=at, read_generation=read, order=None, reason="", message=""
     )
@@ -81,7 +81,7 @@ def _note_read(facts: BackupFacts, report: BackupReport, now: float) -> BackupSt
 
 def _end(facts: BackupFacts, result: Any, how: How, at: float, **more: Any) -> BackupStatus:
     """The status once a verification is over. One that could not be made changes no verdict."""
-    status, asked = facts.status, facts.spec.verify_generation
+    status, asked = facts.status, facts.actions.verify_generation
     verify = BackupVerification(generation=asked, how=how, at=at, result=result, **more)
     test = replace(status.test, has_ended=True) if status.test is not None else None
     status = replace(status, verify=verify, order=None, test=test)
@@ -127,7 +127,7 @@ def begin(status: BackupStatus, name: str, generation: int, now: float) -> Backu
 def _plan_test(facts: BackupFacts, test: BackupTest, now: float) -> BackupPlan:
     """Judge by the VM. It is removed once there is a verdict, or once another verification is asked."""
     found = facts.test
-    if test.generation != facts.spec.verify_generation:
+    if test.generation != facts.actions.verify_generation:
         return BackupPlan(replace(facts.status, test=replace(test, has_ended=True)))
     verdict = _judge(facts, now)
     if verdict is None:
@@ -140,7 +140,7 @@ def _plan_test(facts: BackupFacts, test: BackupTest, now: float) -> BackupPlan:
 
 def _judge(facts: BackupFacts, now: float) -> dict[str, Any] | None:
     """The verdict as fields of a BackupVerification; None: there is none yet."""
-    found, spec, test = facts.test, facts.spec, facts.status.test
+    found, asked, test = facts.test, facts.actions, facts.status.test
     workload = found.workload if found is not None and not found.deleting else None
     if found is None or workload is None or test is None:
         return {"result": "undone", "reason": "testGone", "message": "the VM that booted it was deleted"}
@@ -152,16 +152,16 @@ def _judge(facts: BackupFacts, now: float) -> dict[str, Any] | None:
         }
     why = workload.message or workload.reason
     if workload.phase == Phase.RUNNING and healthy is not None and healthy.status == "False":
-        what = "its check failed" if spec.verify_check else "the guest does not answer"
-        reason = "checkFailed" if spec.verify_check else "guestSilent"
+        what = "its check failed" if asked.verify_check else "the guest does not answer"
+        reason = "checkFailed" if asked.verify_check else "guestSilent"
         return {"result": "failed", "reason": reason, "message": f"{what}: {healthy.message}"}
     if (
         workload.phase in (Phase.BOOT, Phase.RUNNING)
         and workload.started_at
-        and now - workload.started_at > spec.verify_within + LATE_SECONDS
+        and now - workload.started_at > asked.verify_within + LATE_SECONDS
     ):
-        what = "its check could not run" if spec.verify_check else "the guest did not answer"
-        message = f"{what} within {format_duration(spec.verify_within)}"
+        what = "its check could not run" if asked.verify_check else "the guest did not answer"
+        message = f"{what} within {format_duration(asked.verify_within)}"
         return {"result": "failed", "reason": "guestSilent", "message": message}
     if workload.phase in _ENDED or (workload.phase == Phase.FAILED and workload.started_at):
         return {"result": "failed", "reason": "guestEnded", "message": f"the guest ended{': ' if why else ''}{why}"}
@@ -188,6 +188,6 @@ def end_test(facts: BackupFacts, status: BackupStatus) -> BackupPlan:
     return BackupPlan(replace(status, test=test), test="drop")
 
 
-def is_booted_next(spec: BackupSpec, status: BackupStatus) -> bool:
+def is_booted_next(asked: BackupActions, status: BackupStatus) -> bool:
     """Whether a backup that is Ready was read, and is booted or waits for that."""
-    return spec.verify_how == "boot" and status.verify.generation < spec.verify_generation <= status.read_generation
+    return asked.verify_how == "boot" and status.verify.generation < asked.verify_generation <= status.read_generation

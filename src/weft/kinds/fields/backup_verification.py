@@ -80,7 +80,7 @@ def read_hours(hours: str, at: str = "hours") -> tuple[int, int]:
 
 def has_ended(obj: Object) -> bool:
     """Whether the last verification that was requested is over, however it went."""
-    return bool(dig(obj, "status.verify.generation", 0) >= dig(obj, "spec.verify_generation", 0))
+    return bool(dig(obj, "status.verify.generation", 0) >= dig(obj, "actions.verify_generation", 0))
 
 
 def is_verified(obj: Object | None) -> bool:

@@ -37,12 +37,12 @@ def test_each_option_of_a_verification_says_what_it_does() -> None:
 def test_what_only_a_boot_obeys_is_refused_without_one() -> None:
     backup = {"name": "monday", "spec": {"of": "vm/shop"}, "status": {"phase": "Ready"}}
     verb = BACKUP.verb("verify")
-    assert verb is not None and verb.change is not None
+    assert verb is not None and verb.act is not None
     for given in (VerifyBackupInput(check="true"), VerifyBackupInput(within=5)):
         with pytest.raises(InvalidInput) as refused:
-            verb.change(backup, given)
+            verb.act(backup, given)
         assert refused.value.hint == "give --boot, too"
-    assert verb.change(backup, VerifyBackupInput(boot=True, within=5))["verify_within"] == 5
+    assert verb.act(backup, VerifyBackupInput(boot=True, within=5))["verify_within"] == 5
 
 
 def test_how_long_a_guest_may_take_is_given_with_a_unit_by_people_and_in_seconds_by_programs() -> None:

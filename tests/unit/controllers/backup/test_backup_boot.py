@@ -9,7 +9,7 @@ import pytest
 from weft.controllers.backup.model import BackupFacts, Test
 from weft.controllers.backup.plan import plan_backup
 from weft.controllers.backup.verification import LATE_SECONDS, PLACE_SECONDS, name_test
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupActions, BackupSpec, BackupStatus
 from weft.kinds.fields.backup_verification import BackupTest, BackupVerification
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Condition
@@ -23,15 +23,14 @@ TEST = BackupTest(name="test-b-01234567", generation=1, began_at=NOW - 20)
 def make(test: BackupTest | None = TEST, found: Test | None = None, **known: Any) -> BackupFacts:
     """A backup that was read, and is to be booted."""
     asked = known.pop("asked", 1)
-    spec = BackupSpec(
-        of="vm/web", to="safe", verify_generation=asked, verify_how="boot", verify_check=known.pop("check", "")
-    )
+    spec = BackupSpec(of="vm/web", to="safe")
+    actions = BackupActions(verify_generation=asked, verify_how="boot", verify_check=known.pop("check", ""))
     more = known.pop("status", {})
     status = BackupStatus(
         **{"phase": "Ready", "state": "read", "read_generation": asked, "workload_spec": {"cpu": 1}, "test": test}
         | more
     )
-    return BackupFacts("p/b", "b", known.pop("deleting", False), spec, status, 3.0, test=found, **known)
+    return BackupFacts("p/b", "b", known.pop("deleting", False), spec, status, 3.0, actions, test=found, **known)
 
 
 def vm(phase: Phase = Phase.RUNNING, well: Any = None, message: str = "", **known: Any) -> Test:

@@ -14,7 +14,7 @@ from weft.controllers.backup.lock import RETRY_SECONDS, is_locked_too_short
 from weft.controllers.backup.model import BackupFacts, Repository
 from weft.controllers.backup.plan import plan_backup
 from weft.controllers.backup.retention import Made, is_over
-from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
+from weft.kinds.backup import BACKUP, BackupActions, BackupSpec, BackupStatus
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupOrder
 from weft.objects.envelope import Envelope
@@ -68,10 +68,14 @@ def test_a_lock_that_could_not_be_extended_is_told_and_tried_by_the_next_node() 
 
 
 def test_a_verification_that_is_under_way_ends_first() -> None:
-    spec = BackupSpec(of="vm/web", to="safe", keep=5000, verify_generation=1)
-    verifying = read_order(make_locked(5000, 5003.0, spec=spec))
+    spec = BackupSpec(of="vm/web", to="safe", keep=5000)
+    asked = BackupActions(verify_generation=1)
+    verifying = read_order(make_locked(5000, 5003.0, spec=spec, actions=asked))
     assert verifying.act == "verify"
-    assert read_order(make_locked(5000, 2003.0, spec=spec, order=verifying, asked=make_node())).act == "verify"
+    assert (
+        read_order(make_locked(5000, 2003.0, spec=spec, actions=asked, order=verifying, asked=make_node())).act
+        == "verify"
+    )
     assert is_locked_too_short(spec, BackupStatus(locked_until=2003.0), 3.0)
     assert not is_locked_too_short(spec, BackupStatus(), 3.0)
 

@@ -10,7 +10,7 @@ import pytest
 from weft.controllers.backup.model import BackupFacts, Earlier, Node, Repository, Snapshot
 from weft.controllers.backup.plan import plan_backup
 from weft.controllers.backup.repository import CHECK_SECONDS, RETRY_SECONDS, plan_repository
-from weft.kinds.backup import BackupSpec, BackupStatus
+from weft.kinds.backup import BackupActions, BackupSpec, BackupStatus
 from weft.kinds.backup_repository import BackupRepositorySpec, BackupRepositoryStatus
 from weft.kinds.fields.backup_verification import BackupVerification
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
@@ -221,11 +221,18 @@ def test_a_copy_that_failed_says_why_and_keeps_earlier_snapshots() -> None:
 
 def ready(asked: int, report: BackupReport | None = None, **known: Any) -> BackupFacts:
     """Verified once; verification ``asked`` is asked for now, and ordered of n1 if a report or order is given."""
-    spec = BackupSpec(of="vm/web", to="safe", verify_generation=asked)
+    spec, actions = BackupSpec(of="vm/web", to="safe"), BackupActions(verify_generation=asked)
     order = make_order("verify", generation=asked) if report is not None else None
     node = make_node(report=report)
     status = BackupStatus(state="read", order=order, verify=BackupVerification(generation=1))
-    told = {"nodes": [node], "asked": node if report else None, "spec": spec, "status": status, **known}
+    told = {
+        "nodes": [node],
+        "asked": node if report else None,
+        "spec": spec,
+        "actions": actions,
+        "status": status,
+        **known,
+    }
     return make_facts("Ready", **told)
 
 

@@ -11,7 +11,7 @@ import pytest
 from weft.contracts.store import Put
 from weft.controllers.backup.policy import plan_policy
 from weft.informer.view import Item, make_view
-from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
+from weft.kinds.backup import BACKUP, BackupActions, BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BACKUP_POLICY, BackupPolicySpec, BackupPolicyStatus, PolicySubject
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
@@ -52,7 +52,9 @@ class Policy:
         commit, _ = plan_policy(self._view, self._item, now)
         made = [decode_envelope(one.value) for one in (commit.writes if commit else ()) if isinstance(one, Put)]
         return [
-            one.name for one in made if one.kind == "backup" and decode_part(one.spec, BackupSpec).verify_generation
+            one.name
+            for one in made
+            if one.kind == "backup" and decode_part(one.actions, BackupActions).verify_generation
         ]
 
     def backs_up(self, now: float) -> bool:
