@@ -269,7 +269,7 @@ def _describe_trim(obj: Object) -> str:
     found = _find_trim(obj) or {}
     pool, trimmed = dig(obj, "status.pool") or LOCAL, format_bytes(found.get("trimmed", 0))
     return (
-        f"pool {pool} got back {format_bytes(found.get('freed', 0))}; the VM says it trimmed {trimmed} on all its disks"
+        f"trimmed: pool {pool} got back {format_bytes(found.get('freed', 0))} (the VM trimmed {trimmed} on all its disks)"
     )
 
 
