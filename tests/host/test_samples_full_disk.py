@@ -74,7 +74,7 @@ async def test_a_full_disk_makes_gaps_and_is_told_once(small: Path, caplog: pyte
     caplog.set_level(logging.INFO, "weft.agent")
     workload = SimpleNamespace(uid="vm1")
     guest = SimpleNamespace(state="running", shape=None, pid=1, started_at=1.0, incarnation=1)
-    spec = SimpleNamespace(role="active", nics=[], workload=workload)
+    spec = SimpleNamespace(role="active", nics=[], workload=workload, migration=None)
     table: Any = [SimpleNamespace(guest=guest, local=SimpleNamespace(id="g", uid="a", spec=spec))]
     runtimes: Any = Runtime()
     sampler = Sampler(SampleFiles(small / "samples"), runtimes, table, SystemClock())

@@ -55,7 +55,7 @@ REMOVERS = {
 SPEC_WRITERS = {
     "device": {"API server", "devices", "device rollouts"},
     "accountingrecord": {"accounting", "scheduler"},
-    "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores"},
+    "allocation": {"workload", "scheduler", "migrations", "snapshots", "restores", "conversions"},
     "decision": {"scheduler", "migrations"},
     "endpoint": {"addresses", "deployments", "services"},
     "migration": {"API server", "rebalance", "plans ahead"},
