@@ -268,9 +268,7 @@ def _find_trim(obj: Object) -> Any:
 def _describe_trim(obj: Object) -> str:
     found = _find_trim(obj) or {}
     pool, trimmed = dig(obj, "status.pool") or LOCAL, format_bytes(found.get("trimmed", 0))
-    return (
-        f"trimmed: pool {pool} got back {format_bytes(found.get('freed', 0))} (the VM trimmed {trimmed} on all its disks)"
-    )
+    return f"trimmed: pool {pool} got back {format_bytes(found.get('freed', 0))} (the VM trimmed {trimmed} on all its disks)"
 
 
 def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
