@@ -74,6 +74,8 @@ class Lifecycle:
         state = self._state
         if not has_set_up(state.local.spec) or guest.state not in ("running", "paused") or state.up_since is None:
             self._set_up_watch.stop()
+        elif guest.process is not None:  # a container image's init starts it once it has taken what it was given
+            self._set_up_watch.finish()
         elif guest.ready:
             reported, self._reported_set_up = self._reported_set_up, SetUp()
             same = guest.started_at == state.local.report.started_at

@@ -114,6 +114,11 @@ class SetUpWatch:
         if self._state.set_up.state == "running":
             self._task = asyncio.ensure_future(self._keep(self._state.local.id, runtime, age_seconds))
 
+    def finish(self) -> None:
+        """Its setup is known to be done, and nothing is asked."""
+        self.stop()
+        self._state.set_up = SetUp("done")
+
     def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
