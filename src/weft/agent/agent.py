@@ -23,7 +23,7 @@ SHORT_SILENCE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one part of an agent has of these. ``report`` and ``ask``: fields of the ``NodeReport`` and of the ``Question``."""
+    """One part of an agent; it sets what it has. ``report`` and ``ask``: fields of the ``NodeReport`` and of the ``Question``."""
 
     keep: Callable[[], Coroutine[Any, Any, None]] | None = None  # works for ever
     report: Callable[[], Mapping[str, Any]] = dict

@@ -153,7 +153,7 @@ class NetworkExecutor:
         return sorted(idle.uid for idle in (self._idle or {}).values() if idle.uid)
 
     def ask(self) -> dict[str, Any]:
-        """What the node's networks ask of the server: fields of ``Question``."""
+        """Questions of the node's networks to the server: fields of ``Question``."""
         needed = sorted(self._table.networks() | self.handover.networks)
         return {"ranges_version": self._ranges_version, "idle_networks": self.idle, "networks": needed}
 

@@ -260,7 +260,7 @@ async def _plan_shared(
 
 
 def _read_as_kind(kind: Kind, word: str, name: str) -> str:
-    """What to write instead of KIND/NAME, where only NAME or PROJECT/NAME may be."""
+    """Hint for KIND/NAME where only NAME or PROJECT/NAME is allowed."""
     if word == kind.name:
         return f"write {name} for that of this project"
     if (word, kind.name) == ("vm", "image"):

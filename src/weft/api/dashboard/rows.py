@@ -98,7 +98,7 @@ class KindRows:
             for listener in tuple(self.listeners):
                 try:
                     listener(old, made)
-                except Exception:  # a fault in what one viewer shows: the others are told all the same
+                except Exception:  # a fault in one viewer's table must not keep the change from the others
                     _log.exception("a change of the %s can't be shown", self.kind.plural)
 
 

@@ -1,4 +1,4 @@
-"""What a trace goes by: the two ends, and the networks, groups and hosts between them, as the nodes get them."""
+"""Facts for a trace: the two ends, and the networks, groups and hosts between them, as the nodes get them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Workload(msgspec.Struct, frozen=True):
     silent: str = ""  # why nothing comes from it or answers there, whatever the rules say
 
     def filter(self, nic: AllocatedNic, network: Network) -> Filter | None:
-        """What its node filters at that NIC; None without security groups."""
+        """The rules that its node applies at that NIC; None without security groups."""
         if not self.groups:
             return None
         groups = [group.allocated for group in self.groups]
@@ -104,7 +104,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Anothers(msgspec.Struct, frozen=True):
-    """What another project has at an address, and nobody here may see."""
+    """Another project's holder of an address, which nobody here may see."""
 
     address: str
 

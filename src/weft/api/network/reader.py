@@ -60,7 +60,7 @@ class Reader:
         self.networks: dict[str, Network] = {}
 
     async def target(self, kind: str, project: str, name: str) -> Workload | Balanced | Published | None:
-        """What takes connections; None for a kind that takes none. Raises Forbidden, NotFound."""
+        """The end that takes connections; None for a kind that takes none. Raises Forbidden, NotFound."""
         if is_workload(kind):
             return await self.workload(kind, project, name)
         others: dict[str, Callable[[], Awaitable[Balanced | Published]]] = {
@@ -140,7 +140,7 @@ class Reader:
         return Published(shown, spec.port, spec.protocol, spec.target_port, leads_to)
 
     async def address(self, address: str, source: Workload) -> Target:
-        """What has an address, as ``source`` reaches it."""
+        """The holder of an address, as ``source`` reaches it."""
         near = next((nic for nic in source.nics if IPv4Address(address) in IPv4Network(nic.cidr)), None)
         end = self._find_endpoint(near.network_uid, address) if near is not None else None
         if end is not None:
