@@ -11,6 +11,9 @@ from tests.scenario.agent_lab import Lab as AgentLab
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.test_volume_snapshots import VolumeNode, join, put_volume, volume
 
+from weft.cli.command.target import Target
+from weft.cli.wait.finish import plan_wait
+from weft.cli.wait.watch import judge
 from weft.kinds.allocation import AllocatedVolume
 from weft.kinds.orders import OrderReports, Orders, find_report
 from weft.kinds.parts.snapshot.volume_work import TrimOrder, TrimReport
@@ -92,6 +95,18 @@ def test_only_a_volume_that_a_vm_has_can_be_trimmed(of: dict[str, str] | None, s
     with pytest.raises(IllegalTransition, match=said) as refused:
         verb.act({"name": "data", "spec": {}, "status": {"attached_to": of}}, None)
     assert refused.value.hint
+
+
+def test_a_command_that_waits_for_a_trim_ends_with_why_it_failed() -> None:
+    trimmed = {"generation": 2, "reason": "notRunning", "message": "vm/web doesn't run"}
+    obj = {"kind": "volume", "name": "data", "uid": "u", "project": "default", "actions": {"trim": 2}}
+    for status, problem in (({"trimmed": {**trimmed, "generation": 1}}, ""), ({"trimmed": trimmed}, "doesn't run")):
+        whole = {**obj, "spec": {"size": 1}, "status": {"phase": "Attached", **status}}
+        wait = plan_wait(whole, Target(VOLUME, "data"), "trim")
+        assert wait is not None
+        ended = judge(wait, whole)
+        said = str(ended.error) if ended is not None else ""
+        assert said == (f"volume/data is not trimmed: vm/web {problem}" if problem else "")
 
 
 class TrimLab(AgentLab):
