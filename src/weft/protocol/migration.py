@@ -49,8 +49,8 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     """``expect``: get ready for ``guest``. ``flows``: its open connections have changed. ``stopped``, ``resumed``: it is paused at
     the source, or runs there again. ``takeOver``: it will never run at the source again, so let it run. ``samples``: what was
     measured of it there, a piece at a time, and an empty one last. ``traffic``: its flows there, folded, a piece at a time.
-    ``logs``: what it printed there, a piece at a time. ``layers``: what its disks stand on comes next, as files. ``status``:
-    report how it is."""
+    ``logs``: what it printed there, a piece at a time. A piece comes again, under its number, until it is answered. ``layers``:
+    what its disks stand on comes next, as files. ``status``: report how it is."""
 
     do: Literal["expect", "flows", "stopped", "resumed", "takeOver", "samples", "traffic", "logs", "layers", "status"]
     guest: MigratingGuest | None = None
@@ -65,6 +65,7 @@ class MigrationRequest(msgspec.Struct, frozen=True):
     samples: bytes = b""
     logs: bytes = b""
     traffic: bytes = b""
+    piece: Count = 0  # its number among those of its kind, from 1 on; 0: an older source, which sends each once
     layers: dict[str, CarriedDisk] = {}  # by disk: ROOT, or a volume's uid
     padding: str = ""  # ignored; the time that it takes measures the path
 

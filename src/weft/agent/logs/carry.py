@@ -50,8 +50,9 @@ class Arriving:
         self._store, self._uid, self._named = store, uid, named
         self._data = bytearray()
 
-    def take(self, packed: bytes) -> bool:
-        """Whether it was the last piece: then all of it is in the store. Raises InvalidInput, OSError."""
+    def take(self, packed: bytes, *, late: bool = False) -> bool:
+        """Whether it was the last piece: then all of it is in the store. ``late``: this node has gone on in its console, and keeps
+        its place there. Raises InvalidInput, OSError."""
         try:
             piece = msgspec.msgpack.decode(packed, type=Carried)
         except msgspec.MsgspecError as problem:
@@ -66,5 +67,6 @@ class Arriving:
             check_segment(data, self._uid if self._named else "", MOST_BYTES)
             data = data if self._named else name_segment(data, self._uid)
             self._store.put_carried(self._uid, data)
-        self._store.set_next(self._uid, piece.next, piece.cursor or Cursor())
+        if not late:
+            self._store.set_next(self._uid, piece.next, piece.cursor or Cursor())
         return True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.history import finish_carrying, mark_log, send_history
+from weft.agent.migration.history import HistorySender, mark_log
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
@@ -81,7 +81,7 @@ class ColdTarget(Waiter):
                 self._keep(taken=False)
                 raise
             spent = ask.elapsed_ms
-            self._await_history()
+            self._history.begin()
             self._report(phase="takenOver", sent_bytes=ask.sent_bytes, elapsed_ms=spent)
         if ask.do == "layers" and not self.migration.taken:
             await self._layers.expect(ask.layers)
@@ -134,7 +134,7 @@ class ColdSource(Role):
         super().__init__(context)
         self._limits = [self._node.limit, Limit(self._migration.bytes_per_second, self._node.clock)]
         self._task: asyncio.Task[None] | None = None
-        self._carrying: asyncio.Task[None] | None = None
+        self._history: HistorySender | None = None
 
     def start(self) -> None:
         self._task = asyncio.ensure_future(self._run())
@@ -143,7 +143,9 @@ class ColdSource(Role):
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await finish_carrying(self._carrying, self._node.clock)
+        if self._history is not None:
+            await self._history.release()
+            self.rest = self._history.task
 
     async def _run(self) -> None:
         """No failure here leaves the guest with two owners: it starts here again only after the target has given up."""
@@ -159,10 +161,8 @@ class ColdSource(Role):
             self._report(phase="failed", reason=reason, message=message)
         finally:
             showing.cancel()
-            if self._carrying is None:
+            if self._history is None:
                 connection.close()
-            else:
-                self._carrying.add_done_callback(lambda _: connection.close())
 
     async def _send(self, connection: Connection) -> None:
         began = self._node.clock.elapsed()
@@ -190,8 +190,12 @@ class ColdSource(Role):
             printed, sent = read_console(self._runtime, self._local.id), connection.meter.sent
             ask = MigrationRequest("takeOver", sent_bytes=sent, elapsed_ms=spent, printed=printed, log=mark)
             await connection.order(ask)
-            self._carrying = asyncio.ensure_future(
-                send_history(connection, self._node, self._local, between_clusters=self._between_clusters)
+            self._history = HistorySender(
+                lambda: connection,
+                connection.close,
+                self._node,
+                self._local,
+                between_clusters=self._between_clusters,
             )
         self._keep(taken=True)
         spent = round((self._node.clock.elapsed() - began) * 1000)

@@ -12,12 +12,14 @@ from weft.agent.flow.recorder import FlowRecorder
 from weft.agent.logs.collector import LogCollector
 from weft.agent.migration.cold import ColdSource, ColdTarget, list_disks
 from weft.agent.migration.disk_relocation import DiskRelocator, report_relocation
+from weft.agent.migration.history import finish_carrying
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext, Role
 from weft.agent.migration.target import Target, Waiter
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.samples.files import SampleFiles
+from weft.agent.server.reporter import Reporter
 from weft.agent.snapshot.transfer import ArrivingLayers, settle_layers
 from weft.agent.state.allocation import Checkpoint, DiskRelocation, LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
@@ -45,10 +47,14 @@ class MigrationExecutor:
         clock: Clock,
         logs: LogCollector | None = None,
         flows: FlowRecorder | None = None,
+        reporter: Reporter | None = None,
     ) -> None:
         self._runtimes, self._network = runtimes, network
-        self._node = NodeContext(host, runtimes, network, pools, samples, wire, Limit(0, clock), clock, logs, flows)
+        self._node = NodeContext(
+            host, runtimes, network, pools, samples, wire, Limit(0, clock), clock, logs, flows, reporter
+        )
         self._led: dict[str, Role] = {}  # by allocation uid
+        self._left: set[Role] = set()  # those that it has left, whose rest goes on
         self._relocating: dict[str, DiskRelocator] = {}  # by allocation uid
 
     def is_leading(self, local: LocalAllocation, migration: MigrationState | None) -> bool:
@@ -197,6 +203,9 @@ class MigrationExecutor:
         """Stop leading this allocation's migration."""
         if (led := self._led.pop(uid, None)) is not None:
             await led.close()
+            if led.rest is not None:
+                self._left.add(led)
+                led.rest.add_done_callback(lambda _: self._left.discard(led))
 
     async def drop_relocation(self, uid: str) -> None:
         """Stop leading a relocation of this allocation's disks."""
@@ -208,6 +217,7 @@ class MigrationExecutor:
             await self.drop(uid)
         for uid in list(self._relocating):
             await self.drop_relocation(uid)
+        await finish_carrying(self._left, self._node.clock)
 
     def _driver_of(self, local: LocalAllocation) -> MigrationDriver:
         runtime = self._runtimes.of(local)

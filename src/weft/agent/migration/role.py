@@ -13,6 +13,7 @@ from weft.agent.migration.relay import Limit
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.samples.files import SampleFiles
+from weft.agent.server.reporter import Reporter
 from weft.agent.state.allocation import LocalAllocation, MigrationState
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.volume.pools import Pools
@@ -38,6 +39,7 @@ class NodeContext(msgspec.Struct, frozen=True):
     clock: Clock
     logs: LogCollector | None = None  # None: this node keeps none
     flows: FlowRecorder | None = None  # None: this node records none
+    reporter: Reporter | None = None  # takes events
 
 
 class MigrationContext(msgspec.Struct, frozen=True):
@@ -58,6 +60,7 @@ class Role:
         self._migration = context.local.spec.migration
         self._between_clusters = is_between_clusters(self._migration)
         self._runtime = context.node.runtimes.of(context.local)
+        self.rest: asyncio.Task[None] | None = None  # goes on once it is closed
         self._phases = Phases()
         self._phases.enter(self.report.phase)
 
@@ -65,8 +68,13 @@ class Role:
         """The server has changed the migration's spec."""
         self._migration = migration
 
+    @property
+    def is_carrying(self) -> bool:
+        """Whether its ``rest`` has something to do yet."""
+        return self.rest is not None and not self.rest.done()
+
     async def close(self) -> None:
-        """Stop leading the migration, and cut its connections."""
+        """Stop leading the migration, and cut its connections, but for those of ``rest``."""
 
     def _keep(self, **fields: object) -> asyncio.Future[None]:
         """Save the changed fields; saved once awaited."""

@@ -16,7 +16,7 @@ import msgspec
 from weft.agent.migration.bandwidth import find_slow_path
 from weft.agent.migration.cold import list_disks
 from weft.agent.migration.disk_transfer import count_data
-from weft.agent.migration.history import finish_carrying, mark_log, send_history
+from weft.agent.migration.history import HistorySender, mark_log
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.transport import Connection
@@ -54,7 +54,7 @@ class Source(Role):
         self._printed = 0  # bytes of the console log that the target has
         self._sending: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
-        self._carrying: asyncio.Task[None] | None = None
+        self._history: HistorySender | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,8 +69,11 @@ class Source(Role):
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await finish_carrying(self._carrying, self._clock)
-        self._disconnect()
+        if self._history is None:
+            self._disconnect()
+        else:
+            await self._history.release()
+            self.rest = self._history.task
 
     async def _run(self) -> None:
         watching = asyncio.ensure_future(self._watch())
@@ -218,15 +221,14 @@ class Source(Role):
                 continue
             now = self._clock.elapsed()
             self._keep(taken=True)
-            self._carrying = asyncio.ensure_future(self._send_history())
+            self._history = HistorySender(
+                self._connect, self._disconnect, self._node, self._local, between_clusters=self._between_clusters
+            )
             elapsed = round((now - began) * 1000)
             self._report(phase="handedOver", reason="", message="", elapsed_ms=elapsed)
             pause_ms = await self._find_pause(now)
             self._report(pause_ms=pause_ms)
             self._phases.note("guest paused", pause_ms / 1000)
-
-    async def _send_history(self) -> None:
-        await send_history(self._connect(), self._node, self._local, between_clusters=self._between_clusters)
 
     async def _find_pause(self, taken_at: float) -> int:
         """Milliseconds of the guest's pause until ``taken_at``. Its beginning may become known only after the handover; the guest

@@ -4,9 +4,10 @@ there again. Woken by the source's requests; decides nothing by itself, and star
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 
-from weft.agent.migration.history import FlowsTaker, LogTaker, SamplesTaker
+from weft.agent.migration.history import HistoryTaker
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.snapshot.transfer import ArrivingLayers
 from weft.agent.workload.console_log import take_printed
@@ -25,11 +26,7 @@ class Waiter(Role, ABC):
         self._listener = node.wire.make_listener(
             self.migration.key, self._migration.peer_uid, self._answer, [node.limit], self._migration.peer_ca
         )
-        self._samples, self._logs = (
-            SamplesTaker(node, self._local),
-            LogTaker(node, self._local, between_clusters=self._between_clusters),
-        )
-        self._traffic = FlowsTaker(node, self._local)
+        self._history = HistoryTaker(node, self._local, between_clusters=self._between_clusters)
 
     async def open(self) -> None:
         """Open the listener for the source. Raises DriverFailed, InvalidInput."""
@@ -39,32 +36,30 @@ class Waiter(Role, ABC):
         await self._recall()
 
     async def close(self) -> None:
-        await self._samples.finish()
-        await self._logs.finish()
-        self._listener.close()
+        if self._history.is_awaited and self.rest is None:
+            self.rest = asyncio.ensure_future(self._take_rest())
+        elif self.rest is None:
+            self._listener.close()
+
+    @property
+    def is_carrying(self) -> bool:
+        return super().is_carrying and self._history.is_awaited
+
+    async def _take_rest(self) -> None:
+        try:
+            await self._history.finish()
+        finally:
+            self._listener.close()
 
     async def _answer(self, ask: MigrationRequest) -> MigrationAnswer:
         """Raises WeftError, OSError."""
-        if ask.do == "samples":
-            await self._samples.take(ask.samples)
+        if await self._history.take(ask):
             return MigrationAnswer(message=self.report.phase)
-        if ask.do == "traffic" and not self._between_clusters:
-            await self._traffic.take(ask.traffic)
-            return MigrationAnswer(message=self.report.phase)
-        if ask.do == "logs":
-            await self._logs.take(ask.logs)
-            return MigrationAnswer(message=self.report.phase)
-        self._logs.mark = ask.log or self._logs.mark
+        self._history.note_mark(ask.log)
         answer = await self._respond(ask)
         if ask.do == "takeOver":
-            self._await_history()  # of one that an earlier agent took over
+            self._history.begin()  # of one that an earlier agent took over
         return answer
-
-    def _await_history(self) -> None:
-        """The guest is taken over. Called before that is reported, for then the server may have its console read here."""
-        self._samples.begin()
-        self._traffic.begin()
-        self._logs.begin()
 
     async def _recall(self) -> None:
         """Continue from the state of an earlier agent."""
@@ -145,7 +140,7 @@ class Target(Waiter):
         now = self._node.clock.elapsed()
         pause = round((now - self._stopped_at) * 1000) if self._stopped_at is not None else 0
         elapsed = ask.elapsed_ms + round((now - asked_at) * 1000) if ask.elapsed_ms else 0
-        self._await_history()
+        self._history.begin()
         self._take(pause_ms=pause, elapsed_ms=elapsed, sent_bytes=ask.sent_bytes, passes=ask.passes)
         await self._layers.settle()  # before the answer: the source then forgets the snapshots
 

@@ -145,7 +145,8 @@ class AgentParts:
         lines = LogStore(folder / "logs", clock, log_bytes, log_seconds)
         self.logs = LogCollector(lines, runtimes, self.table, host.node, host.node_uid, clock)
         self._migrations = MigrationExecutor(
-            host, runtimes, self._network, self.pools, self.samples, wire, clock, self.logs, self.recorded_flows
+            *(host, runtimes, self._network, self.pools, self.samples, wire, clock),
+            *(self.logs, self.recorded_flows, self.reporter),
         )
         self._secrets = Secrets(server, host.node, SealedSecrets(folder), clock)
         self._keys = VolumeKeys(server, host.node)
