@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.driver.host import Capacity, Host
-from weft.contracts.driver.network import Alias, Endpoint, Forward, Inside, Port, Segment
+from weft.contracts.driver.network import Alias, Endpoint, Forward, Inside, Port, Segment, Service, ServicePort, Target
 from weft.drivers.network.bridge import plan
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
-from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress
-from weft.drivers.network.bridge.names import GATEWAY_MAC, Names, port_alias, port_from_alias
+from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress, Router
+from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, port_alias, port_from_alias
 from weft.drivers.network.bridge.nftables import rules
 from weft.drivers.network.bridge.nftables.published_ports import render_forwards
 from weft.drivers.network.bridge.probe import find_dropping_chains, find_small_mtu
@@ -74,6 +74,18 @@ def test_a_first_plan_makes_all_in_an_order_the_kernel_takes() -> None:
                 assert words[words.index(reference, 2) + 1] in made, line
     assert steps.mended == ["bridge", "overlay", "router"]
     assert all(len(name) <= 15 for name in made)
+
+
+@pytest.mark.parametrize(("mtu", "set_again"), [(1450, False), (1400, True)])
+def test_neighbours_are_set_again_where_the_router_s_link_forgets_them(mtu: int, set_again: bool) -> None:
+    target = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 8080),), (Target(B.address, 1),))
+    segment = msgspec.structs.replace(SEGMENT, services=(target,))
+    near = {"gateway": NAMES.gateway(segment.id), "uplink": NAMES.uplink(segment.id)}
+    links = {name: Link(ifname=name, link_index=number) for number, name in enumerate(near.values(), 1)}
+    inside = Link(ifname=INSIDE, ifindex=1, mtu=mtu, address=GATEWAY_MAC)
+    router = Router({INSIDE: inside, OUTSIDE: Link(ifname=OUTSIDE, ifindex=2)}, [], True, False, {B.address: B.mac})
+    steps = plan.plan_segment(NAMES, HOST, segment, [], links, [], router, plan.Uplink("169.254.64.0", "169.254.64.1"))
+    assert (f"neigh replace {B.address} lladdr {B.mac} dev {INSIDE} nud permanent" in steps.router) is set_again
 
 
 def test_uplinks_are_lowest_free_and_kept() -> None:

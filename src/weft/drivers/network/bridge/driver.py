@@ -76,6 +76,7 @@ class BridgeNetwork:
         self._sound: Sound | None = None
         self._applied: dict[str, Segment] = {}
         self._switched: set[str] = set()  # segments with a port that was switched since they were applied
+        self._unfinished: set[str] = set()  # segments that were changed, and could not be applied whole yet
         self._tables = Tables()
         self._guards = Firewall(host, self._names, self._tables)
         self.connections = ConnectionTable(host, self._names, self._tables, most_connections)
@@ -97,10 +98,14 @@ class BridgeNetwork:
         check_segment(segment, self._host.link_prefix)
         async with self._change():
             before = self._applied.get(segment.id)
-            if before is not None and before != segment and differ_in_services_only(before, segment):
+            if before == segment:
+                return
+            self._unfinished.add(segment.id)
+            if before is not None and differ_in_services_only(before, segment):
                 await self._apply_services(segment, before)
-            elif before != segment:
+            else:
                 await self._apply_segment(segment, *await kernel.inspect_node())
+            self._unfinished.discard(segment.id)
 
     async def dial(self, segment_id: str, address: str, port: int, seconds: float = CONNECT_SECONDS) -> socket.socket:
         """A TCP connection to a guest here. Raises OSError."""
@@ -118,6 +123,7 @@ class BridgeNetwork:
                 )
             segment = self._segment(segment_id)
             self._applied.pop(segment_id, None)
+            self._unfinished.discard(segment_id)
             namespace, files = self._names.router(segment_id), self._files(segment_id)
             await stop_server(files, namespace)
             kernel.clear_namespace_file(namespace)
@@ -328,9 +334,10 @@ class BridgeNetwork:
 
     async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
         """Bring the kernel from what was just read to the segment; returns what had to be made or mended. With a port
-        that is switched meanwhile it is done again, since what was read is out of date, and nothing counts as mended. What
-        fails is done once more after another look: a namespace ends some time after its name, and takes links along."""
-        late = again = False
+        that is switched meanwhile it is done again, since what was read is out of date, and nothing counts as mended; nor
+        does a change that was left unfinished. What fails is done once more after another look: a namespace ends some time
+        after its name, and takes links along."""
+        late, again = segment.id in self._unfinished, False
         mended: list[str] = []
         while True:
             late |= segment.id in self._switched
@@ -344,6 +351,7 @@ class BridgeNetwork:
                 done, again = False, True
             if done and segment.id not in self._switched:
                 self._applied[segment.id] = segment
+                self._unfinished.discard(segment.id)
                 return [] if late else list(dict.fromkeys(mended))
             if segment.id in self._switched:
                 segment = self._segment(segment.id) or segment

@@ -303,7 +303,9 @@ def _plan_older(steps: Steps, host: Host, segment: Segment, router: Router | Non
     left it ignores connections that it has not seen begin, since they belong to another router; elsewhere it may take them up, for
     example after it was made anew."""
     wanted = find_neighbours(host, segment)
-    held = router.neighbours if router else {}
+    # A link that is made anew, or is given its address again, has forgotten them.
+    is_kept = router is not None and not any(f"dev {INSIDE} address " in line for line in steps.router)
+    held = router.neighbours if router is not None and is_kept else {}
     lines = [f"neigh del {address} dev {INSIDE}" for address in sorted(set(held) - set(wanted))]
     lines += [
         f"neigh replace {address} lladdr {mac} dev {INSIDE} nud permanent"
