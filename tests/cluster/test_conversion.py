@@ -91,6 +91,7 @@ def test_a_container_goes_on_as_a_vm_and_that_as_a_container(
     assert fetch(port) == "run\nrun\n"
     vm = find(cluster, "vm/clerk")
     assert vm["status"]["address"] == address and vm["labels"] == {"tier": "shop"}
+    cluster.ok("wait", "vm/clerk", "--for", "condition=SetUp", timeout=60)
     assert address in look_up(cluster, "clerk")
     digest = conversion["status"]["digest"]
     assert find(cluster, f"image/{vm['spec']['image']}")["status"]["digest"] == digest
