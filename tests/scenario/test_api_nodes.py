@@ -18,7 +18,7 @@ from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Precondition, Write, epoch_of
 from weft.controllers.node.controller import fold_node
-from weft.kinds.allocation import AllocationSpec, Resources
+from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport, NodeStatus
@@ -438,7 +438,34 @@ def test_a_node_names_the_project_of_a_workload_that_keeps_it(lab: ApiLab) -> No
     lab.put(allocation)
     with pytest.raises(InUse, match='node "n1" is in use by vm/far-off -p far') as used:
         lab.client.delete("node", "n1")
-    assert used.value.hint == "delete or change that first: weft describe vm/far-off -p far"
+    away = "weft node drain n1 migrates what is there"
+    assert used.value.hint == f"{away}; weft describe vm/far-off -p far shows why one stays"
+
+
+def test_what_has_ended_does_not_hold_a_node_and_what_runs_is_named_first(lab: ApiLab) -> None:
+    node = lab.join("n1")
+    reports = {
+        "a-stopped": (AllocationReport(state="stopped", incarnation=1), False),
+        "b-runs": (AllocationReport(state="running", incarnation=1), False),
+        "c-done": (AllocationReport(state="stopped", incarnation=1, ended=True), True),
+    }
+    places = {}
+    for name, (report, once) in reports.items():
+        _, key = start_vm(lab, node, name)
+        envelope = places[name] = lab.stored(f"/allocation/-/{key}")
+        assert envelope is not None
+        envelope.spec = merge_part(envelope.spec, {"once": once})
+        envelope.report = merge_part(envelope.report, report)
+        lab.put(envelope)
+    with pytest.raises(InUse, match=r'node "n1" is in use by vm/b-runs, vm/a-stopped$'):
+        lab.client.delete("node", "n1")
+    assert len(lab.client.list("allocation").items) == 3, "a refused deletion lets nothing go"
+    for name in ("a-stopped", "b-runs"):
+        place = places[name]
+        assert place is not None
+        lab.run(lab.store.commit([Delete(place.key)]))
+    lab.client.delete("node", "n1")
+    assert lab.client.list("allocation").items == [] and lab.client.get("vm", "c-done")["name"] == "c-done"
 
 
 def test_a_node_that_was_removed_stays_out(lab: ApiLab) -> None:

@@ -21,7 +21,6 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.state.published_ports import FORCE_HINT, find_reserved, is_port_free
 from weft.contracts.store import Absent, AtRevision, Delete, Entry, Precondition, Put, Store, Write
-from weft.kinds.allocation import AllocationSpec
 from weft.kinds.parts.sharing import SHARED_WITH, is_shared, read_shares
 from weft.kinds.project import FIRST
 from weft.kinds.published_port import PublishedPortSpec
@@ -153,8 +152,6 @@ def _scope(target: Kind, envelope: Envelope) -> str | None:
 
 async def find_users(store: Store, kind: Kind, envelope: Envelope) -> list[str]:
     """A few of the objects that keep ``envelope`` from being deleted, like ``vm/web``."""
-    if kind.lifetime.runs_workloads:
-        return await _find_allocations(store, envelope.uid)
     users = (await read_content(store, envelope.name, _SHOWN)).users if kind.lifetime.holds_objects else []
     for other in KINDS:
         for reference in other.references:
@@ -388,16 +385,6 @@ def _read_entries(entries: Sequence[Entry]) -> list[Envelope]:
 async def _names(store: Store, kind: Kind, project: str | None) -> list[str]:
     page = await store.list(object_key(kind.name, project, ""), limit=_SUGGEST_AMONG)
     return [entry.key.rpartition("/")[2] for entry in page.entries]
-
-
-async def _find_allocations(store: Store, node_uid: str) -> list[str]:
-    page = await store.list(object_key("allocation", None, f"{node_uid}."), limit=_SHOWN + 1)
-    found = []
-    for entry in page.entries:
-        workload = decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload
-        where = f" -p {workload.project}" if workload.project not in (None, "default") else ""
-        found.append(f"{workload.kind}/{workload.name}{where}")
-    return found
 
 
 async def _find_referring(store: Store, kind: Kind, reference: Reference, target: Envelope) -> list[str]:

@@ -15,18 +15,18 @@ import msgspec
 from weft.api.admission.commit import read_again, retry
 from weft.api.auth.authorise import GivenUp, given_up_key
 from weft.api.context import ApiContext
+from weft.api.node.ended import AT_ONCE, plan_stopped, report_stopped
 from weft.api.request.call import Call
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.allocation import LOCAL, AllocationReport, AllocationSpec
+from weft.kinds.allocation import LOCAL, AllocationSpec
 from weft.kinds.node import NodeSpec, NodeStatus, find_autonomy_end
 from weft.kinds.parts.snapshot.copies import KINDS_WITH_COPIES, describe_copies, has_root_disk
 from weft.kinds.record import Kind
-from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
+from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import kind_prefix, object_key
 from weft.objects.quantity import format_duration, format_time
 
-_AT_ONCE = 45  # with its workload each, in one commit
 _MOST_PLACES = 4000  # allocations that are recorded of a node; guests of more stay as orphans
 
 
@@ -81,7 +81,7 @@ def _write(value: Any) -> str:
 async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
     """Delete a few of the node's allocations, and with the last of them the Node. Their workloads; None once all are deleted. An
     allocation that was made meanwhile is deleted after the Node."""
-    page = await context.store.list(object_key("allocation", None, f"{node.uid}."), limit=_AT_ONCE)
+    page = await context.store.list(object_key("allocation", None, f"{node.uid}."), limit=AT_ONCE)
     doomed = [(entry.key, entry.revision) for entry in page.entries]
     current = await read_again(context, node.key)
     if page.next is None and current is not None and current.uid == node.uid:
@@ -91,13 +91,7 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
     writes: list[Write] = [Delete(key) for key, _ in doomed]
     preconditions: list[Precondition] = [AtRevision(key, revision) for key, revision in doomed]
     places = [decode_envelope(entry.value) for entry in page.entries]
-    ended = list[Envelope]()
-    for place in places:
-        if (rests := await _find_ended(context, place)) is not None:
-            ended.append(rests)
-            preconditions.append(AtRevision(rests.key, rests.revision))
-            rests.spec, rests.generation = merge_part(rests.spec, {"run": "stop"}), rests.generation + 1
-            writes.append(Put(rests.key, encode_envelope(rests)))
+    stopped = await plan_stopped(context, places, writes, preconditions)
     if places:
         key = given_up_key(node.uid)
         former = await context.store.get(key)
@@ -106,27 +100,11 @@ async def _forget_some(context: ApiContext, node: Envelope) -> list[str] | None:
         writes.append(Put(key, msgspec.json.encode(GivenUp(node.name, uids, context.clock.now()))))
         preconditions.append(Absent(key) if former is None else AtRevision(key, former.revision))
     await context.store.commit(writes, preconditions)
-    for rests in ended:
-        said = f"it had ended on node {node.name}, which was given up: it stays stopped until somebody starts it"
-        context.add_event(rests.ref, "StaysStopped", said)
+    report_stopped(context, stopped, node.name, given_up=True)
     specs = [decode_part(place.spec, AllocationSpec) for place in places]
     for spec in specs:
         await _report_loss(context, node.name, spec)
     return [f"{spec.workload.kind}/{spec.workload.name}" for spec in specs]
-
-
-async def _find_ended(context: ApiContext, place: Envelope) -> Envelope | None:
-    """The workload of a place, if it had ended there and nobody has started it since: it must stay stopped instead of running a
-    second time elsewhere. Those that run once, and a deployment's instances, have their own controllers."""
-    spec, report = decode_part(place.spec, AllocationSpec), decode_part(place.report, AllocationReport)
-    if not report.ended or spec.once or spec.desired != "run":
-        return None
-    workload = await read_again(context, object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
-    if workload is None or workload.uid != spec.workload.uid or workload.deleting_since is not None:
-        return None
-    wanted = msgspec.json.decode(workload.spec)
-    started = wanted.get("restart_generation", 0) != report.restart_generation
-    return None if workload.owner is not None or wanted.get("run", "run") != "run" or started else workload
 
 
 async def _report_loss(context: ApiContext, node: str, spec: AllocationSpec) -> None:

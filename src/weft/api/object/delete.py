@@ -16,6 +16,7 @@ from weft.api.admission.refusals import guard, not_found, refuse_another
 from weft.api.auth.ownership import owns
 from weft.api.cluster.link_names import plan_leaving
 from weft.api.context import ApiContext
+from weft.api.node.ended import find_holders, release_ended, still_has
 from weft.api.node.force_delete import give_up, refuse_autonomous
 from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
@@ -25,7 +26,7 @@ from weft.contracts.trace.context import mark
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
-from weft.kinds.node import NodeSpec, NodeStatus
+from weft.kinds.node import SILENT_PHASES, NodeSpec, NodeStatus
 from weft.kinds.record import Kind
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
@@ -78,6 +79,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
             raise
         if kind.lifetime.holds_objects:
             await retry(context, lambda: _remove_past(context, target, envelope))
+        if kind.lifetime.runs_workloads:
+            await retry(context, lambda: release_ended(context, envelope))
     gone = await retry(context, lambda: _finish(context, target, envelope, key, expected))
     call.changed.append(Change(gone, "deleting" if gone.finalizers else "deleted"))
     if gone.finalizers:
@@ -126,12 +129,13 @@ async def _refuse_serving(context: ApiContext, vm: Envelope) -> None:
 
 
 async def _refuse_used(context: ApiContext, kind: Kind, envelope: Envelope) -> None:
-    users = await references.find_users(context.store, kind, envelope)
-    if users and kind.lifetime.runs_workloads:
-        spec, status = decode_part(envelope.spec, NodeSpec), decode_part(envelope.status, NodeStatus)
-        if status.phase == "Autonomous":
-            raise refuse_autonomous(envelope.name, spec, status)
-    if users:
+    if kind.lifetime.runs_workloads:
+        if users := await find_holders(context.store, envelope.uid):
+            spec, status = decode_part(envelope.spec, NodeSpec), decode_part(envelope.status, NodeStatus)
+            if status.phase == "Autonomous":
+                raise refuse_autonomous(envelope.name, spec, status)
+            raise still_has(envelope, users, silent=status.phase in SILENT_PHASES)
+    elif users := await references.find_users(context.store, kind, envelope):
         raise references.in_use(kind, envelope, users)
 
 
