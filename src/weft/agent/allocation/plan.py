@@ -22,7 +22,7 @@ from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.allocation import DISK_FAILED, LEFT_CLUSTER, AllocationPhase, AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin
-from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED
+from weft.kinds.fields.lease import LEASE_ENDED, LEASE_WAITS, PREEMPTED, AllocatedLease
 from weft.objects.quantity import format_time
 
 POWERED_OFF, UNHEALTHY = "guestPoweredOff", "unhealthy"
@@ -90,13 +90,13 @@ def _plan(facts: PlanInput) -> Plan:
     if facts.checkpoint.restoring is not None:
         return _plan_restore(facts, facts.checkpoint.restoring, stop)
     if spec.role == "source":
-        return _note_preemption(facts, _plan_source(facts))
+        return _note_rest(facts, _plan_source(facts))
     if spec.role == "target":
-        return _plan_target(facts)
+        return _note_rest(facts, _plan_target(facts))
     if spec.role != "active":
         return Plan((), _state(facts))
     if facts.checkpoint.migration is not None:  # before anything else
-        return _plan_after_migration(facts, facts.checkpoint.migration)
+        return _note_rest(facts, _plan_after_migration(facts, facts.checkpoint.migration))
     if (relocation := _plan_relocation(facts)) is not None:
         return relocation
     restore = find_restore(spec, facts.checkpoint)
@@ -267,8 +267,12 @@ def _plan_over(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
     stop, lease = _plan_stop(facts.guest, tidy), facts.local.spec.lease
     if stop.state != "stopped":
         return stop
+    return msgspec.structs.replace(stop, reason=LEASE_ENDED, message=_describe_over(lease))
+
+
+def _describe_over(lease: AllocatedLease | None) -> str:
     why = "was cancelled" if lease is None or lease.cancelled else f"ended at {format_time(lease.end or 0.0)}"
-    return msgspec.structs.replace(stop, reason=LEASE_ENDED, message=f"its lease {why}")
+    return f"its lease {why}"
 
 
 def _plan_ahead(facts: PlanInput) -> Plan | None:
@@ -306,22 +310,28 @@ def _plan_suspend(facts: PlanInput) -> Plan:
 
 def _plan_preempted(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
     """Its cores and memory are another workload's: its guest is suspended, and nothing is started."""
-    return _note_preemption(
+    return _note_rest(
         facts, _plan_stop(facts.guest, tidy) if facts.local.spec.desired == "stop" else _plan_suspend(facts)
     )
 
 
-def _note_preemption(facts: PlanInput, plan: Plan) -> Plan:
-    """Its cores and memory are free for as long as its node says so, also while it migrates; not yet while it stops."""
-    lease = facts.local.spec.lease
-    if plan.state == "stopping" and is_alive(facts.guest):
+def _note_rest(facts: PlanInput, plan: Plan) -> Plan:
+    """``plan`` with why the guest rests, also while it migrates: by that its cores and memory are free for others. Not yet while it
+    stops."""
+    lease, checkpoint = facts.local.spec.lease, facts.checkpoint
+    if plan.reason or (plan.state == "stopping" and is_alive(facts.guest)):
         return plan
-    if plan.reason or facts.stage != "suspended" or lease is None:
+    if facts.stage == "suspended" and lease is not None:
+        planned = "as planned, for what was promised to others"
+        why = planned if lease.suspension is None else f"for {lease.suspension.winner}"
+        return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended {why}")
+    if plan.state != "stopped":
         return plan
-    why = (
-        "as planned, for what was promised to others" if lease.suspension is None else f"for {lease.suspension.winner}"
-    )
-    return msgspec.structs.replace(plan, reason=PREEMPTED, message=f"suspended {why}")
+    if facts.stage == "over":
+        return msgspec.structs.replace(plan, reason=LEASE_ENDED, message=_describe_over(lease))
+    if facts.local.spec.desired == "run" and checkpoint.run == "ended" and checkpoint.ended in GOOD_ENDS:
+        return msgspec.structs.replace(plan, reason=checkpoint.ended, message=GOOD_ENDS[checkpoint.ended])
+    return plan
 
 
 def _plan_run(facts: PlanInput) -> Plan:
@@ -403,7 +413,7 @@ def _state(facts: PlanInput) -> AllocationPhase:
         lacks = bool(guest.ready) and lacks_devices(facts.local.spec, guest.shape)
         return "starting" if (guest.ready is False or lacks) and not facts.checkpoint.answered else "running"
     if facts.checkpoint.run == "ended":
-        return "stopped" if facts.checkpoint.ended in GOOD_ENDS else "failed"
+        return "stopped" if facts.checkpoint.ended in (*GOOD_ENDS, LEASE_ENDED) else "failed"
     return "pending" if facts.checkpoint.run == "new" else "stopped"
 
 

@@ -290,3 +290,19 @@ def test_a_preempted_guest_that_migrates_still_says_that_its_capacity_is_free() 
         plan = plan_for(facts, GuestFacts("id", "a", "web", 1, "suspended"), 0)
         assert (plan.steps, plan.state, plan.reason) == ((), "suspended", "preempted")
         assert plan.message == "suspended for vm/winner"
+
+
+def test_what_rests_since_its_lease_ended_says_so_at_both_ends_of_its_move_and_has_not_failed() -> None:
+    lease = AllocatedLease(mode="immediate", start=0.0, end=5.0)
+    cold = msgspec.structs.replace(TOLD, mode="cold", rests="leaseEnded")
+    coming = known(None, made=False, role="target", migration=cold, lease=lease)
+    opened = before_step(Step.OPEN, Checkpoint(), Moment(coming.local.spec, TARGET))
+    arrived = msgspec.structs.replace(opened, migration=change(TARGET, taken=True))
+    settled = msgspec.structs.replace(opened, migration=None, arrived_by="m")
+    older = msgspec.structs.replace(settled, run="ended", ended="leaseEnded", made=True)
+    for role, checkpoint in (("target", arrived), ("active", arrived), ("source", settled), ("source", older)):
+        facts = known(None, role=role, migration=None if role == "active" else cold, lease=lease)
+        facts = msgspec.structs.replace(facts, checkpoint=checkpoint, stage="over")
+        plan = plan_for(facts, GuestFacts("id", "a", "web", 1, "absent"), 6.0)
+        assert (plan.state, plan.reason) == ("stopped", "leaseEnded"), (role, plan)
+        assert plan.message.startswith("its lease ended at ")

@@ -9,6 +9,7 @@ from weft.agent.allocation.steps.names import Step
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kind import Show
+from weft.kinds.fields.lease import LEASE_ENDED
 
 RUNS = "it may have run here"  # of a guest that can't be given up
 
@@ -21,8 +22,11 @@ def _before_open(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
     spec = moment.spec
     generation = max(spec.restart_generation, checkpoint.restart_generation)
     checkpoint = replace(checkpoint, migration=moment.migration, restart_generation=generation)
-    if spec.migration is not None and spec.migration.rests:
-        checkpoint = replace(checkpoint, run="ended", ended=spec.migration.rests)
+    rests = spec.migration.rests if spec.migration is not None else ""
+    if rests == LEASE_ENDED:  # it was ended, and its lease says that it stays so
+        checkpoint = replace(checkpoint, run="down", ended="")
+    elif rests:
+        checkpoint = replace(checkpoint, run="ended", ended=rests)
     return checkpoint
 
 
