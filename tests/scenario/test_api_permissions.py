@@ -157,9 +157,16 @@ def test_a_project_s_editor_sees_and_changes_its_own_project_and_no_other(lab: A
         [{**make_vm("secret", networks=[]), "project": "other"}, {**make_vm("web", networks=[]), "project": "lab"}]
     )
     assert [one["name"] for one in ann.list("vm", project="lab").items] == ["web"]
+    listed = ann.list("vm", all_projects=True)
+    assert [one["name"] for one in listed.items] == ["web"]
+    page = ann.http.request("GET", "/v1/vms?limit=1").json()
+    assert ([one["name"] for one in page["items"]], page["continue"]) == (["web"], None)
+    watched = ann.watch("vm", listed.cursor, all_projects=True)
+    for project in ("other", "lab"):
+        lab.client.apply([{**make_vm("late", networks=[]), "project": project}])
+    assert next(one for one in watched if one.type == "put").object["project"] == "lab"
     for refused in (
         lambda: ann.list("vm", project="other").items,
-        lambda: ann.list("vm", all_projects=True).items,
         lambda: ann.get("vm", "secret", project="other"),
         lambda: ann.get("vm", "no-such", project="other"),
         lambda: ann.list("token").items,

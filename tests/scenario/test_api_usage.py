@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.scenario.api_lab import ApiLab
+from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.client.answer import raise_problem
 from weft.client.usage import fetch_usage
@@ -62,6 +62,23 @@ def test_a_node_may_not_look_at_what_others_use(lab: ApiLab) -> None:
     with pytest.raises(Forbidden):
         raise_problem(node.client.http.request("GET", "/v1/usage"))
     assert msgspec.json.decode(lab.client.http.request("GET", "/v1/usage?guests=0").body) == {"items": []}
+
+
+def test_people_of_a_project_see_what_its_own_workloads_use_and_nothing_else(lab: ApiLab) -> None:
+    lab.client.create({"kind": "project", "name": "shop"})
+    lab.client.apply([{**make_image(), "project": "shop"}])
+    [made] = lab.client.apply([{**make_vm("web", networks=[]), "project": "shop"}])
+    uid = made["object"]["uid"]
+    node = lab.join("n1")
+    node.report(digest={"guests": {uid: [1500, 5, 4, True], "other": [9, 9, 9, True]}, "other": [1, 1, 1, True]})
+    member = lab.with_token(use="access", role="viewer", project="shop")
+    [told] = fetch_usage(member.http, guests=True)
+    assert told["use"] == told["guests"][uid] and list(told["guests"]) == [uid]
+    with pytest.raises(Forbidden, match="the usage of nodes"):
+        fetch_usage(member.http)
+    lab.client.create({"kind": "role", "name": "nothing", "spec": {"rules": {"node": ["list"]}}})
+    with pytest.raises(Forbidden):
+        fetch_usage(lab.with_token(use="access", role="nothing", project="shop").http, guests=True)
 
 
 def test_a_node_that_sends_a_stamp_gets_its_own_confirmed_ones_back_and_no_others(lab: ApiLab) -> None:

@@ -836,6 +836,14 @@ def test_people_of_a_project_see_what_their_own_role_shows_of_an_object_and_of_a
     assert fabric.weft(*limited, "vm", "stop", "partly").out.startswith("vm/partly  Stopped")
     refused = fabric.weft(*limited, "vm", "start", "partly")
     assert refused.code == 4 and "it takes vm:start (role operator)" in refused.err
+    listed = fabric.weft(*limited, "vm", "list", "-A")
+    assert listed.code == 0 and "partly" in listed.out
+    for argv, act in (
+        (["capacity"], "see the capacity of the fabric"),
+        (["queue", "-A"], "see the queue of all projects"),
+    ):
+        asked = fabric.weft(*limited, *argv)
+        assert asked.code == 4 and act in asked.err and "in all projects" in asked.err and "report;" not in asked.err
 
 
 def test_exec_passes_output_and_exit_code_through(fabric: Fabric) -> None:

@@ -101,8 +101,11 @@ def test_a_user_has_the_rights_of_all_bindings_together(lab: ApiLab) -> None:
     assert refused.value.hint and "weft whoami" in refused.value.hint
     with pytest.raises(Forbidden, match="ann can't list the backups in a backup repository"):
         ann.verb("backuprepository", "safe", "contents", {})
-    with pytest.raises(Forbidden):
-        ann.list("vm", all_projects=True)
+    lab.client.apply([make_image(), make_vm("theirs", networks=[])])
+    assert [one["name"] for one in ann.list("vm", all_projects=True).items] == ["mine"]
+    with pytest.raises(Forbidden, match="can't create a report") as fabric_wide:
+        ann.create({"kind": "report", "name": "r", "spec": {"subject": "capacity"}})
+    assert "it takes report:create (role operator) in all projects" in fabric_wide.value.hint
     me = ann.http.request("GET", "/v1/whoami").json()
     assert (me["user"], me["grants"]) == (
         "ann",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+from weft.api.auth.ownership import lists_in_projects
 from weft.api.openapi import describe_api
 from weft.api.request.target import Target, read_target
 from weft.api.routes import ROUTES
@@ -109,6 +110,8 @@ def _find(path: str, method: str) -> tuple[str, str]:
     if (kind.access.readers == "administered" and verb != "update" and target.verb is None) or (
         verb in ("get", "list") and kind.access.readers == "shared"
     ):
+        where = "own"
+    if verb == "list" and target.project is None and lists_in_projects(kind):
         where = "own"
     return f"{kind.name}:{verb}", where
 

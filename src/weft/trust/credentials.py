@@ -125,21 +125,24 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
     def require_somewhere(self, permission: str, what: str) -> None:
         """Raise Forbidden unless it has ``permission`` in a project."""
         if self.find_projects(permission) == frozenset():
-            raise self.refuse(permission, self.project, what)
+            raise self.refuse(permission, self.project, what, anywhere=True)
 
     def require(self, permission: str, project: str | None, what: str) -> None:
         """Raise Forbidden unless it has ``permission`` in ``project``."""
         if not self.permits(permission, project):
             raise self.refuse(permission, project, what)
 
-    def refuse(self, permission: str, project: str | None, what: str) -> Forbidden:
-        """Why it may not do ``what``: it has no role, its token is limited to another project, or its role lacks the permission."""
-        refusal = self._refuse(permission, project, what)
+    def refuse(self, permission: str, project: str | None, what: str, *, anywhere: bool = False) -> Forbidden:
+        """Why it may not do ``what``: it has no role, its token is limited to another project, or its role lacks the permission.
+        ``anywhere``: any project would do."""
+        takes = f"it takes {permission} (role {find_least_role(permission)})"
+        if project is None and not anywhere and self.grants:
+            takes += " in all projects"
+        refusal = self._refuse(permission, project, what, takes)
         refusal.details["permission"] = permission
         return refusal
 
-    def _refuse(self, permission: str, project: str | None, what: str) -> Forbidden:
-        takes = f"it takes {permission} (role {find_least_role(permission)})"
+    def _refuse(self, permission: str, project: str | None, what: str, takes: str) -> Forbidden:
         if not self.grants:
             return Forbidden(
                 f"{self.name} has no role: {self.name} can't {what}",

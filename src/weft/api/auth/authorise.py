@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from weft.api.auth.ownership import owns, read_project
+from weft.api.auth.ownership import lists_some, owns, read_project
 from weft.api.context import ApiContext
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.endpoint import EndpointSpec
@@ -139,7 +139,8 @@ def _authorise_person(actor: Actor, kind: Kind, project: str | None, name: str |
     permission = f"{kind.name}:{verb}"
     if actor.permits(permission, name if kind.lifetime.holds_objects else project):
         return None
-    if kind.access.readers == "shared" and (name is None or not kind.lifetime.holds_objects):
+    everywhere = name is None and project is None and lists_some(actor, kind)
+    if everywhere or (kind.access.readers == "shared" and (name is None or not kind.lifetime.holds_objects)):
         return actor.require_somewhere(permission, f"see {kind.plural}")
     return actor.require(permission, name if kind.lifetime.holds_objects else project, f"see {kind.plural}")
 

@@ -45,6 +45,26 @@ def find_own(actor: Actor, kind: Kind, verb: str) -> Callable[[bytes], bool] | N
     return lambda value: owns(actor, decode_envelope(value), verb)
 
 
+def find_listed(actor: Actor, kind: Kind, project: str | None) -> Callable[[bytes], bool] | None:
+    """The test of a stored object for whether it belongs into the actor's list of ``project`` (None: of all projects): as
+    ``find_own`` says, and only what is in projects that the actor sees."""
+    own = find_own(actor, kind, "list")
+    if own is not None or project is not None or not lists_some(actor, kind):
+        return own
+    projects = actor.find_projects(f"{kind.name}:list")
+    return None if projects is None else lambda value: decode_envelope(value).project in projects
+
+
+def lists_some(actor: Actor, kind: Kind) -> bool:
+    """Whether a list of all projects has for the actor the objects of those that it sees."""
+    return lists_in_projects(kind) and actor.kind == "person" and not actor.is_cluster
+
+
+def lists_in_projects(kind: Kind) -> bool:
+    """Whether who may list a project's objects of ``kind`` gets them in a list of all projects, too."""
+    return kind.scope == "project" and kind.access.readers == "project"
+
+
 def _read_node(value: bytes) -> str | None:
     return decode_part(decode_envelope(value).status, _OnNode).node_uid
 

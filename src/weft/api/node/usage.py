@@ -4,14 +4,20 @@ Reads the nodes' leases. The answer leaves out a node that can't measure, or tha
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from weft.api.auth.authorise import require_permission
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer, read_flag
 from weft.api.route import Route
-from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Use, read_digest, total
+from weft.kinds.registry import KINDS
+from weft.objects.envelope import decode_envelope
+from weft.objects.identity import kind_prefix
+from weft.protocol.heartbeat import LEASE_PREFIX, LEASE_SECONDS, Digest, Use, read_digest, total
 from weft.serving.answer import Answer
+from weft.trust.credentials import Actor
 
 
 class Usage(msgspec.Struct):
@@ -43,14 +49,20 @@ class UsageAnswer(msgspec.Struct):
 
 
 async def usage(context: ApiContext, call: Call) -> Answer:
-    """``GET /v1/usage``; with ``guests=1`` each guest's too."""
-    require_permission(call.actor, "usage:get", None, "see the usage of nodes")
+    """``GET /v1/usage``; with ``guests=1`` each guest's too. That those get, too, who have rights in some projects only: the guests
+    there are all that they see."""
     query = call.query("guests")
     with_guests = read_flag(query, "guests")
+    own = await _find_guests(context, call.actor) if with_guests and not call.actor.permits("usage:get", None) else None
+    if own is None:
+        require_permission(call.actor, "usage:get", None, "see the usage of nodes")
     items = []
     for lease in await context.store.leases(LEASE_PREFIX, digests=True):
         digest = read_digest(lease.digest)
         if digest is not None and digest.measured:
+            if own is not None:
+                shown = {uid: use for uid, use in digest.guests.items() if uid in own}
+                digest = Digest(shown)
             guests = {uid: _make_usage(use) for uid, use in digest.guests.items()} if with_guests else {}
             age = round(max(0.0, LEASE_SECONDS - lease.remaining_seconds), 1)
             there = InstancesUsage(**msgspec.structs.asdict(digest.instances))
@@ -58,6 +70,21 @@ async def usage(context: ApiContext, call: Call) -> Answer:
                 NodeUsage(lease.name.removeprefix(LEASE_PREFIX), age, _make_usage(total(digest)), guests, there)
             )
     return json_answer(UsageAnswer(items))
+
+
+async def _find_guests(context: ApiContext, actor: Actor) -> set[str] | None:
+    """The uids of the workloads whose metrics ``actor`` may see in some projects; None if there are no such projects."""
+    if actor.kind != "person" or actor.is_cluster:
+        return None
+    kinds = [kind.name for kind in KINDS if kind.workload is not None]
+    asked = [(kind, project) for kind in kinds for project in sorted(actor.find_projects(f"{kind}:metrics") or ())]
+    found: set[str] = set()
+    for kind, project in asked:
+        page = await context.store.list(kind_prefix(kind, project))
+        found |= await asyncio.to_thread(
+            lambda entries: {decode_envelope(one.value).uid for one in entries}, page.entries
+        )
+    return found if asked else None
 
 
 def _make_usage(use: Use) -> Usage:

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.api.admission.refusals import not_found
 from weft.api.auth.authorise import authorise_read
-from weft.api.auth.ownership import find_own
+from weft.api.auth.ownership import find_listed, find_own
 from weft.api.auth.served_devices import find_served
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import find_narrowing, pick_shared
@@ -72,7 +72,7 @@ async def list_(context: ApiContext, call: Call, target: Target) -> Answer:
 async def _list(context: ApiContext, call: Call, target: Target, query: dict[str, str], names: str | None) -> Answer:
     if read_flag(query, "shared"):
         return await _list_shared(context, target, query)
-    own = await find_served(context, call.actor, target.kind) or find_own(call.actor, target.kind, "list")
+    own = await find_served(context, call.actor, target.kind) or find_listed(call.actor, target.kind, target.project)
     prefix, match = read_selection(target, names, query, own)
     limit = read_count(query, "limit", 0, _MOST)
     after = query.get("continue") or None

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 
 from weft.api.auth.authorise import authorise_read
-from weft.api.auth.ownership import find_own
+from weft.api.auth.ownership import find_listed
 from weft.api.auth.served_devices import find_served
 from weft.api.context import ApiContext
 from weft.api.object.narrowing import Narrow, find_narrowing
@@ -33,7 +33,7 @@ async def watch(context: ApiContext, call: Call, target: Target) -> Answer:
     cursor = query.get("cursor", "")
     if not cursor:
         raise InvalidInput("a watch needs a cursor", field="cursor", hint="list first: the answer has one")
-    own = await find_served(context, call.actor, target.kind) or find_own(call.actor, target.kind, "list")
+    own = await find_served(context, call.actor, target.kind) or find_listed(call.actor, target.kind, target.project)
     prefix, match = read_selection(target, names, query, own)
     await refuse_unknown_project(context, target.project)
     narrow = find_narrowing(target.kind, call.actor, "list")

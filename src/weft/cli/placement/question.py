@@ -9,17 +9,41 @@ from typing import Any
 
 from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
-from weft.objects.errors import NotFound, WeftError
+from weft.kinds.registry import BY_NAME
+from weft.objects.errors import Forbidden, NotFound, WeftError
 
 Object = Mapping[str, Any]
 PATIENCE_SECONDS = 30.0
+
+
+# Reports tell of the workloads of all projects: what was requested, and what those can run who have rights in some projects.
+_OF_ALL = {
+    "capacity": (
+        "see the capacity of the fabric",
+        "weft queue shows what waits in your project, weft quota list its quota",
+    ),
+    "drain": ("preview a drain", "weft vm list -A --field status.node=NODE lists your own VMs there"),
+    "fairness": ("see the shares of all projects", "weft queue shows what waits in your project"),
+    "queue": ("see the queue of all projects", "without -A it shows that of your project"),
+}
+
+
+def _refuse_of_all(refused: Forbidden, act: str, instead: str) -> Forbidden:
+    """The refusal in the words of the command: nobody asked for a report."""
+    message = refused.message.replace("create a report", act)
+    return Forbidden(message, hint=f"{refused.hint}; {instead}", details=refused.details)
 
 
 def ask(session: Session, kind: str, spec: Mapping[str, Any], *, keep: bool = False) -> Object:
     """The object of ``kind`` with its answer; unless ``keep``, it is deleted then. Raises TimedOut if no scheduler answers, and
     NotFound if the object was deleted."""
     name = f"asked-{secrets.token_hex(4)}"
-    session.client.create({"kind": kind, "name": name, "spec": dict(spec)})
+    try:
+        session.client.create({"kind": kind, "name": name, "spec": dict(spec)})
+    except Forbidden as refused:
+        if BY_NAME[kind].scope == "fabric" and (words := _OF_ALL.get(str(spec.get("subject")))):
+            raise _refuse_of_all(refused, *words) from None
+        raise
     try:
         answered = session.client.wait(
             kind,

@@ -22,7 +22,7 @@ from weft.client.usage import fetch_usage
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import ENDED
 from weft.kinds.record import Kind
-from weft.objects.errors import NotFound
+from weft.objects.errors import Forbidden, NotFound
 
 WATCH_SECONDS = 3.0
 _OVERHEAD = "A VM's MEMORY has QEMU's own in it, so it can be more than what the VM has (OF)."
@@ -50,7 +50,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             click.Argument(
                 ["word"],
                 metavar="nodes|vms|containers|migrations",
-                default="nodes",
+                default="",
                 shell_complete=Completer({"words": [[word, ""] for word in MEASURED]}),
             ),
         )
@@ -66,9 +66,9 @@ def _run(
     once: bool,
     labels: tuple[str, ...],
     fields: tuple[str, ...],
-    word: str = "nodes",
+    word: str = "",
 ) -> None:
-    kind = kind or _find(word)
+    kind = kind or (_find(word) if word else _choose(session))
     if kind.name not in _SHOWN and kind.workload is None:
         instead = (
             f"weft {kind.name} metrics NAME" if kind.verb("metrics") else "weft top nodes|vms|containers|migrations"
@@ -84,6 +84,16 @@ def _run(
             _show(session, kind, sort, labels, fields)
     except KeyboardInterrupt:
         return  # enough was seen
+
+
+def _choose(session: Session) -> Kind:
+    """Nodes; VMs for those who may not see the usage of nodes."""
+    try:
+        fetch_usage(session.client.http)
+    except Forbidden as refused:
+        session.notify(f"{refused.message}; these are VMs (weft top containers shows containers)")
+        return find_noun("vms")
+    return find_noun("nodes")
 
 
 def _find(word: str) -> Kind:
