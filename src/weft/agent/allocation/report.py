@@ -27,8 +27,10 @@ def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
 def failure_of(problem: Exception, before: StepFailure | None, now: float) -> StepFailure:
     """A step failed at ``now`` (elapsed seconds): it is retried after a pause, unless only another spec can help."""
     tries = (before.tries if before is not None else 0) + 1
-    heals = not isinstance(problem, (InvalidInput, Forbidden))
-    return StepFailure(*describe_problem(problem), tries, now + pause_after(tries) if heals else None)
+    if isinstance(problem, (InvalidInput, Forbidden)):
+        reason, message = describe_problem(problem)
+        return StepFailure(reason, "; ".join(filter(None, [message, problem.hint])), tries, None)
+    return StepFailure(*describe_problem(problem), tries, now + pause_after(tries))
 
 
 def make_report(

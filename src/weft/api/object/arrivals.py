@@ -176,7 +176,10 @@ async def _find_network_lack(view: View, project: str | None, nic: ArrivalNic) -
         return f"network/{nic.network} doesn't exist here"
     cidr = decode_part(network.spec, NetworkSpec).cidr
     if cidr != nic.cidr:
-        return f"network/{nic.network} is {cidr} here, not {nic.cidr}: a guest that runs keeps its address"
+        return (
+            f"network/{nic.network} is {cidr} here, not {nic.cidr}, and a guest that runs keeps its address: it can migrate only "
+            "in a network that has one name and one range at both clusters (weft network create NAME --cidr RANGE)"
+        )
     try:
         check_address(nic.address, network, "spec.nics")
     except InvalidInput as problem:

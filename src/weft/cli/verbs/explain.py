@@ -27,6 +27,7 @@ from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import find_decision
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.lease import PREEMPTED
+from weft.kinds.migration import ENDED
 from weft.kinds.parts.convert_verb import refuse_departed
 from weft.kinds.record import Kind
 from weft.objects.errors import NotFound, WeftError
@@ -147,9 +148,10 @@ def _explain(
 
 
 def _explain_undecided(session: Session, target: Target, obj: dict[str, Any]) -> None:
-    undecided = (
-        f"{target.what} is {describe_phase(dig(obj, 'status.phase', 'Pending'))}: no placement decided yet{_why(obj)}"
-    )
+    phase, said = dig(obj, "status.phase", "Pending"), dig(obj, "status.message")
+    undecided = f"{target.what} is {describe_phase(phase)}: no placement decided yet{_why(obj)}"
+    if said and target.kind.workload is None and phase in ENDED:  # nothing will be decided of a migration that is over
+        undecided = f"{target.what} is {describe_phase(phase)}: {said}"
     if session.is_data:
         refuse_departed(obj)
         raise NotFound(undecided)

@@ -20,6 +20,7 @@ POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unle
 # Reasons of a workload whose node hasn't taken up its last start: whatever else its status says is of the run before.
 STARTING, RESTARTING = "starting", "restarting"
 FAILED_SOURCE = "snapshotFailed"  # what it begins from will never be there
+WRONG_IMAGE = "wrongImage"  # a disk for VMs where a container's image belongs, or the other way round
 # Reasons that don't depend on which nodes there are.
 STUCK = (
     "volumeInUse",
@@ -28,7 +29,7 @@ STUCK = (
     "snapshotMissing",
     FAILED_SOURCE,
     "imageFailed",
-    "wrongImage",
+    WRONG_IMAGE,
     "orphanRunning",
     "policyNotFound",
     "constraintNotReady",
@@ -87,7 +88,14 @@ def find_failed(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return None
     reason, message = dig(obj, "status.reason", ""), dig(obj, "status.message", "")
     why = f"{reason}: {message}" if reason and message else reason or message or "no reason given"
-    return DriverFailed(f"{what} failed: {why}", reason=reason or None, hint=f"weft describe {what}")
+    return DriverFailed(f"{what} failed: {why}", reason=reason or None, hint=_name_next(what, reason))
+
+
+def _name_next(what: str, reason: str) -> str:
+    """The next command for what has failed; what its image or spec rules out is never tried again."""
+    if reason in ("noCloudInit", "unknownUserData"):
+        return f"it never starts so: weft delete {what}, and create it again"
+    return f"weft describe {what}"
 
 
 def find_ended(phases: tuple[str, ...]) -> Callable[[Object, str, Goal], WeftError | None]:
@@ -245,6 +253,12 @@ def _find_unplaced(obj: Object, what: str, goal: Goal, serverless: bool) -> Weft
             f"{what} can't begin: {placed.get('message', '')}",
             reason=reason,
             hint=f"delete it, and restore it again once that is resolved: weft delete {what}",
+        )
+    if reason == WRONG_IMAGE:  # what an image is never changes
+        return Unplaceable(
+            f"{what} can't be placed: {reason}: {placed.get('message', '')}",
+            reason=reason,
+            hint=f"it never starts with this image: weft delete {what}, and create it again with another",
         )
     if reason in STUCK or (reason == _ALONE and goal.ends_alone):
         return Unplaceable(

@@ -58,7 +58,8 @@ from weft.scheduler.workload.disks import find_storage, find_wary, is_used, read
 from weft.scheduler.workload.strategy import find_strategy
 
 _WRONG = {
-    True: "image {} is a container image, not a disk; weft image add NAME oci://… makes a disk of an image in a registry",
+    True: "image {0} is a container image, not a disk: weft container create NAME --image {0} runs it as a container; "
+    "weft image add NAME oci://… makes a disk of an image in a registry",
     False: "image {} is a disk for VMs; a container runs an OCI image: weft image add NAME FILE.tar, or REGISTRY/NAME:TAG",
 }
 

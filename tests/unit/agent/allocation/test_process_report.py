@@ -10,13 +10,14 @@ import msgspec
 from tests.scenario.agent_lab import make_allocation
 
 from weft.agent.allocation.lifecycle import Lifecycle
-from weft.agent.allocation.report import health_of
+from weft.agent.allocation.report import failure_of, health_of
 from weft.agent.state.allocation import Checkpoint, SetUp
 from weft.agent.state.allocation_state import AllocationState
 from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.workload.health import Health
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.runtime import GuestFacts, ProcessFacts
+from weft.objects.errors import DriverFailed, InvalidInput
 
 
 def test_a_machine_is_as_well_as_the_process_that_it_is_there_for() -> None:
@@ -58,3 +59,13 @@ async def test_a_machine_whose_process_was_started_has_been_set_up(tmp_path: Pat
     await life.inspect()
     assert state.set_up == SetUp()
     life.close()
+
+
+def test_what_another_spec_alone_can_help_says_so_with_how() -> None:
+    refused = failure_of(InvalidInput("tiny has no cloud-init", reason="noCloudInit", hint="use debian-12"), None, 0.0)
+    assert (refused.reason, refused.message, refused.retry_at) == (
+        "noCloudInit",
+        "tiny has no cloud-init; use debian-12",
+        None,
+    )
+    assert failure_of(DriverFailed("qemu: no", hint="h"), None, 0.0).message == "qemu: no"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from weft.cli.command.target import Target
 from weft.cli.output.terminal import Paint
 from weft.cli.verbs import explain
 from weft.kinds.registry import BY_NAME
@@ -92,3 +93,17 @@ def test_since_when_a_node_is_silent_is_left_out_if_that_is_not_known(
 def test_of_a_vm_that_runs_it_says_only_why_it_is_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(make_session(make_vm(phase="Running", node="n3"), {})) == 0
     assert capsys.readouterr().out.startswith("vm/web was placed on n3")
+
+
+def test_of_a_migration_that_was_refused_it_says_why_and_not_that_something_is_still_decided(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = {
+        "kind": "migration",
+        "name": "mv",
+        "uid": "m",
+        "status": {"phase": "Failed", "message": "west: no network"},
+    }
+    session = make_session(make_vm(), {}, None)
+    explain._explain_undecided(session, Target(BY_NAME["migration"], "mv"), failed)
+    assert capsys.readouterr().out == "migration/mv is Failed: west: no network\n"
