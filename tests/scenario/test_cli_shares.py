@@ -73,6 +73,12 @@ def test_a_preview_of_a_conversion_names_the_shared_image_that_the_vm_will_be_ma
     assert fabric.weft("vm", "create", "disk", "--image", "chemistry/base").code == 0
     refused = fabric.weft("convert", "vm/disk", "--to", "container", "--dry-run")
     assert refused.code != 0 and "of another project" in refused.err and "weft image add" in refused.err
+    already = fabric.weft("convert", "disk", "--to", "vm")
+    assert already.code == 2 and "vm/disk is a VM already" in already.err
+    assert "weft convert vm/disk --to container" in already.err
+    untraced = fabric.weft("network", "trace", "vm/disk", "vm/disk", "--port", "x")
+    assert untraced.code == 2 and "--port: 'x' is not a port" in untraced.err
+    assert 'named "nope"' in fabric.weft("logs", "nope").err
 
 
 def test_a_trace_names_what_stops_a_connection_and_what_lets_it_pass_but_nothing_of_another_project(

@@ -108,9 +108,16 @@ def is_image(session: Session, word: str) -> bool:
     return True
 
 
+_QUERY = "query parameter "
+
+
 def clarify(session: Session, problem: WeftError) -> WeftError:
     """``problem`` in the words of the command line: with flags instead of fields, and with a hint from the server: for a name that
     doesn't exist a similar one, for a size that no guest can have the sizes of the nodes. Without an answer there is no hint."""
+    if problem.field:  # who typed a flag knows of no query
+        problem.message = (
+            problem.message.removeprefix(_QUERY) if f"{_QUERY}{problem.field}:" in problem.message else problem.message
+        )
     if session.command is not None and problem.field:
         importlib.import_module("weft.cli.command.flag_names").name_flags(session.command, problem)
     try:

@@ -86,7 +86,7 @@ def read_targets(
     refuse_assignments(words)
     if kind is None and "/" not in words[0]:
         if not _names_kind(words, able):
-            return _unique([_find_bare(word, able, find) for word in words])
+            return _unique([_find_bare(word, able, find, alone=len(words) == 1) for word in words])
         kind, words = find_kind(words[0]), words[1:]
         if not words:
             raise usage(f"the name is missing: {kind.name} NAME or {kind.name}/NAME")
@@ -123,7 +123,7 @@ def _names_kind(words: Sequence[str], able: Sequence[str]) -> bool:
     return not (len(words) == 1 and _is_bare(able) and find_kind(words[0]).name != able[0])
 
 
-def _find_bare(word: str, able: Sequence[str], find: Find | None) -> Target:
+def _find_bare(word: str, able: Sequence[str], find: Find | None, *, alone: bool) -> Target:
     if "/" in word:
         return _read_target(None, word)
     if len(able) == 1:
@@ -133,7 +133,14 @@ def _find_bare(word: str, able: Sequence[str], find: Find | None) -> Target:
         return found
     if _is_bare(able):
         return Target(BY_NAME[able[0]], word)
-    return Target(find_noun(word), word)  # raises: it is none
+    try:
+        return Target(find_noun(word), word)
+    except NotFound as unknown:  # it is none, or the server doesn't answer
+        if alone and able and is_guess(unknown):
+            able_words = join_words([BY_NAME[name].title for name in able], "or")
+            unknown.message = f'no {able_words} named "{word[:80]}", nor a kind of that name'
+            unknown.hint = f"give the name of one, or KIND/NAME; {unknown.hint}"
+        raise
 
 
 def _is_bare(able: Sequence[str]) -> bool:

@@ -20,7 +20,10 @@ def read_json(text: str, file: str) -> list[Document]:
         value = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as problem:
         raise unreadable(
-            file, (problem.lineno, problem.colno), f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}"
+            file,
+            (problem.lineno, problem.colno),
+            f"JSON: {problem.msg[:1].lower()}{problem.msg[1:]}",
+            "look at commas, quotes and brackets there and in the lines before",
         ) from None
     except (ValueError, RecursionError) as problem:
         why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)

@@ -7,6 +7,7 @@ import tomllib
 
 from weft.cli.manifest.document import Document, Path, Place, unreadable
 
+_LOOK = "look at quotes, brackets and equals signs there and in the lines before"
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _TABLE = re.compile(r"\s*(\[\[?)\s*([^\]#]+?)\s*\]")
 _KEY = re.compile(r"""(\s*)((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*=""")
@@ -23,7 +24,7 @@ def read_toml(text: str, file: str) -> list[Document]:
         line = int(match[1]) if match and match[1] else len(text.splitlines()) or 1
         column = int(match[2]) if match and match[2] else 1
         why = _PLACE.sub("", why)
-        raise unreadable(file, (line, column), f"TOML: {why[:1].lower()}{why[1:]}") from None
+        raise unreadable(file, (line, column), f"TOML: {why[:1].lower()}{why[1:]}", _LOOK) from None
     except (ValueError, RecursionError) as problem:
         why = "nested too deeply" if isinstance(problem, RecursionError) else str(problem)
         raise unreadable(file, (1, 1), f"TOML: {why}") from None

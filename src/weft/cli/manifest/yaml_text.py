@@ -77,12 +77,12 @@ def _place(mark: Any) -> Place:
     return mark.line + 1, mark.column + 1
 
 
-def _hint(why: str) -> str | None:
+def _hint(why: str) -> str:
     if "\\t" in why:
         return "indent with spaces, not with tabs"
     if "mapping values are not allowed" in why:
         return "check the indentation, or put the text in quotes"
-    return None
+    return "look at brackets, quotes and indentation there and in the lines before"
 
 
 def _read_places(node: yaml.Node, path: Path, places: dict[Path, Place], file: str, seen: set[int]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import click
@@ -29,6 +30,7 @@ from weft.cli.stream.whole_file import refuse_existing, written_whole
 from weft.cli.verbs.get import show_objects
 from weft.cli.verbs.list import list_kind
 from weft.kinds.record import Kind
+from weft.objects.errors import NotFound
 from weft.objects.quantity import format_bytes
 
 _COLUMNS = make_columns("NAME!", "KIND", "SIZE>", "MODE", "CHANGED", "TARGET~")
@@ -213,7 +215,22 @@ def _ask(act: str, path: str, disk: str, partition: int | None) -> dict[str, Any
 
 def _run(session: Session, backup: str, asked: dict[str, Any], write: Any) -> None:
     """Raises the error that the node sent."""
-    ticket = session.client.verb("backup", backup.removeprefix("backup/"), "files", asked)
+    name = backup.removeprefix("backup/")
+    ticket = session.client.verb("backup", name, "files", asked)
     sys.stdout.flush()
-    with dial(session.client.context, ticket) as sock:
-        Stream(sock, write=write).run(None)
+    try:
+        with dial(session.client.context, ticket) as sock:
+            Stream(sock, write=write).run(None)
+    except NotFound as missing:
+        if missing.field == "path" and not missing.hint:
+            raise describe_missing(missing, name, asked, session.in_project) from None
+        raise
+
+
+def describe_missing(missing: NotFound, backup: str, asked: dict[str, Any], in_project: str) -> NotFound:
+    """The error for a path that isn't in a backup, with what lists the folder that it would be in."""
+    words = [backup, str(PurePosixPath(asked["path"]).parent)]
+    words += ["--disk", asked["disk"]] if asked["disk"] != "root" else []
+    words += ["--partition", str(asked["partition"])] if asked["partition"] >= 0 else []
+    hint = f"weft backup ls {shlex.join(words)}{in_project} shows what is there"
+    return NotFound(f"backup/{backup}: {missing.message}", field="path", hint=hint, details=missing.details)

@@ -3,6 +3,7 @@ ends the watching only."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from weft.cli.command import options
 from weft.cli.command.exit_codes import OK, UNPLACEABLE, exit_code
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
-from weft.cli.command.target import Target
+from weft.cli.command.target import Target, usage
 from weft.cli.conversion.progress import Converting, describe_end, describe_next
 from weft.cli.output.formats import print_object
 from weft.cli.session import Session
@@ -90,7 +91,19 @@ def _read_target(session: Session, kind: Kind | None, words: Sequence[str], to: 
     """A bare name is of the kind that it is converted from."""
     if kind is None and len(words) == 1 and "/" not in words[0]:
         kind = BY_NAME[next(name for name in KINDS if name != to)]
+        _refuse_converted(session, Target(kind, words[0]), to)
     return find_one(session, kind, words, KINDS, "give one workload")
+
+
+def _refuse_converted(session: Session, target: Target, to: str) -> None:
+    """Raise UsageError for a name that only a workload of the kind to convert to has."""
+    try:
+        session.client.get(target.kind.name, target.name)
+    except NotFound:
+        with contextlib.suppress(NotFound):
+            session.client.get(to, target.name)
+            back = f"weft convert {to}/{target.name} --to {target.kind.name}"
+            raise usage(f"{to}/{target.name} is {BY_NAME[to].a_title} already", f"the other way: {back}") from None
 
 
 def _read_input(body: Mapping[str, Any]) -> ConvertInput:

@@ -18,7 +18,7 @@ from weft.cli.command.flag_names import name_flags
 from weft.cli.command.options import Duration
 from weft.cli.verbs.act import _input_options
 from weft.cli.verbs.backup import _require_pool, _restore
-from weft.cli.verbs.backup_files import _ask, _take, _written
+from weft.cli.verbs.backup_files import _ask, _take, _written, describe_missing
 from weft.contracts.clock import SystemClock
 from weft.kinds.backup import BACKUP
 from weft.kinds.fields.backup_verification import VerifyBackupInput, find_verify_failure
@@ -196,3 +196,12 @@ def test_who_restores_a_container_s_backup_is_told_that_no_container_comes_back_
     said.clear()
     assert restore(session, ["container/db"], None, given) == OK
     assert said == expected
+
+
+def test_a_path_that_is_not_in_a_backup_is_told_with_the_backup_and_what_lists_its_folder() -> None:
+    missing = NotFound("/root/no file is not there", field="path")
+    told = describe_missing(missing, "mon", _ask("read", "/root/no file", "root", None), "")
+    assert told.message == "backup/mon: /root/no file is not there"
+    assert told.hint == "weft backup ls mon /root shows what is there"
+    told = describe_missing(missing, "mon", _ask("read", "/a b/c", "data", 2), " -p shop")
+    assert told.hint == "weft backup ls mon '/a b' --disk data --partition 2 -p shop shows what is there"

@@ -216,3 +216,8 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"kind: vm\nname: \xff\xfe\n")
     with pytest.raises(InvalidInput, match=r"a\.yaml:2:7: not text in UTF-8"):
         read_documents([str(path)])
+
+
+@pytest.mark.parametrize(("file", "text"), [("a.yaml", "a: [b\n"), ("a.json", '{"a": '), ("a.toml", "a = [")])
+def test_text_that_cannot_be_read_is_told_with_what_to_look_at(tmp_path: Path, file: str, text: str) -> None:
+    assert (complaint(tmp_path, file, text).hint or "").startswith("look at ")

@@ -20,6 +20,8 @@ from weft.cli.wait.goal import read_goal
 from weft.cli.wait.watch import Result, Wait, describe_wait, judge
 from weft.contracts.clock import SystemClock
 from weft.kinds.operation import find_cancel, find_failure, kinds_with_operations, list_running, plan_goal
+from weft.kinds.parts.goal import find_failed
+from weft.kinds.record import Goal
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import InvalidInput, NotFound, Unplaceable
 
@@ -637,3 +639,27 @@ def test_an_old_state_is_no_answer_to_a_new_spec() -> None:
     for generation, is_done in ((2, False), (4, True)):
         drained = {"type": "Drained", "status": "True", "reason": "Drained", "generation": generation}
         assert drain.reached({**node, "conditions": [drained]}) == is_done
+
+
+def test_a_single_word_like_a_kind_is_taken_for_a_name_by_a_verb_that_takes_names() -> None:
+    with pytest.raises(NotFound) as unknown:
+        read_targets(None, ["nope"], ["vm", "container", "node"], lambda name, kinds: None)
+    assert unknown.value.message == 'no VM, container or node named "nope", nor a kind of that name'
+    assert (unknown.value.hint or "").endswith("did you mean node?")
+    with pytest.raises(NotFound, match="no such kind"):
+        read_targets(None, ["nope", "web"], ["vm", "container", "node"], lambda name, kinds: None)
+
+
+@pytest.mark.parametrize(
+    ("status", "next_"),
+    [
+        (
+            {"phase": "Failed", "reason": "noCloudInit", "message": "m"},
+            "it never starts so: weft delete vm/web, and create it again",
+        ),
+        ({"phase": "Failed", "reason": "driverFailed", "message": "m"}, "weft describe vm/web"),
+    ],
+)
+def test_what_never_starts_is_told_with_the_way_out(status: dict[str, str], next_: str) -> None:
+    failed = find_failed({"status": status}, "vm/web", Goal(lambda obj: False, "Running"))
+    assert failed is not None and failed.hint == next_
