@@ -236,7 +236,10 @@ def _warn_of_loss(session: Session, target: Target) -> None:
         return
     found = session.client.list("allocation", query={"node": node["uid"]}).items
     ended = [item["spec"] for item in found if dig(item, "report.ended") and not dig(item, "spec.once")]
-    places = [item["spec"] for item in found if item["spec"] not in ended]
+    over = [
+        item["spec"] for item in found if dig(item, "report.ended") and dig(item, "spec.once")
+    ]  # they never run again
+    places = [item["spec"] for item in found if item["spec"] not in (*ended, *over)]
     pinned = _find_pinned(session, target.name, places)
     listed = session.client.list("volume", all_projects=True, fields=f"status.node={target.name}").items
     volumes = [one for one in listed if (one["status"].get("pool") or LOCAL) == LOCAL]  # others are on other nodes, too

@@ -238,10 +238,12 @@ def test_workloads_that_name_a_lost_node_are_not_said_to_be_placed_again() -> No
             return {"uid": "u", "status": {"phase": "NotReady"}}
 
         def list(self, kind: str, **query: Any) -> Any:
-            names = [("vm", "v1"), ("vm", "v2")]
+            names = [("vm", "v1"), ("vm", "v2"), ("container", "task-0")]
             refs = [{"kind": kind, "project": "default", "name": name} for kind, name in names]
             pinned = kind == "vm" and query["fields"] == "spec.node=n1"
-            found = {"allocation": [{"spec": {"workload": ref, "volumes": []}} for ref in refs], "vm": refs[:1]}
+            places: list[dict[str, Any]] = [{"spec": {"workload": ref, "volumes": []}} for ref in refs]
+            places[2]["spec"]["once"], places[2]["report"] = True, {"ended": True}  # it never runs again
+            found = {"allocation": places, "vm": refs[:1]}
             return SimpleNamespace(items=found.get(kind, []) if pinned or kind == "allocation" else [])
 
     said: list[str] = []
