@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 30.0
 _OF_ALL = {
     "capacity": (
         "see the capacity of the fabric",
-        "weft queue shows what waits in your project, weft quota list its quota",
+        "weft queue shows what waits in your project, weft quota show its quota",
     ),
     "drain": ("preview a drain", "weft vm list -A --field status.node=NODE lists your own VMs there"),
     "fairness": ("see the shares of all projects", "weft queue shows what waits in your project"),
