@@ -464,10 +464,15 @@ def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
     return {doc.path: doc.change for doc in describe_fields(type_, path)}
 
 
-def find_place(type_: Any, path: Sequence[str]) -> Place | None:
-    """The values at ``path`` below ``type_``; None if there is no such path. A map may have any name."""
+def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> Place | None:
+    """The values at ``path`` below ``type_``; None if there is no such path. A map may have any name. ``in_lists``: the path leads
+    on into the items of a list."""
     info, extra, _ = _unwrap(_info(type_))
     for step in path:
+        while in_lists and isinstance(info, (mi.ListType, mi.VarTupleType)):
+            info, extra, _ = _unwrap(info.item_type)
+        if in_lists and isinstance(info, mi.UnionType):
+            return Place()  # of one of several types, which each have their own fields
         if isinstance(info, mi.StructType):
             fields = {f.encode_name: f.type for f in info.fields}
             if step not in fields:

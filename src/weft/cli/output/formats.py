@@ -195,13 +195,13 @@ def print_items(
 
 def print_table(session: Session, items: Sequence[Object], kind: Kind) -> None:
     """``items`` of one kind in its own columns; with objects of all projects, each one's project in front."""
+    columns, rows = make_rows(session, items, kind)
     if not items:
         where = "" if session.all_projects or kind.scope == "fabric" else f" in project {session.client.project}"
         more = "; --shared lists those that other projects share" if where and kind.is_shareable else ""
         session.notify(f"no {kind.plural}{where}{more}")
         if not session.is_data:
             return
-    columns, rows = make_rows(session, items, kind)
     _print_rows(session, columns, rows)
 
 
@@ -224,7 +224,7 @@ def make_rows(session: Session, items: Sequence[Object], kind: Kind) -> tuple[li
         else:
             columns.append(Column(word.upper()))
             cells.append([_find_field(item, word) for item in items])
-            if items and set(cells[-1]) == {NONE} and not _is_field(word, items):
+            if set(cells[-1]) <= {NONE} and not _is_field(word, items, kind):
                 raise sheet.no_column(word, [column.title for column in kind.display.columns], "-c")
     return columns, [list(row) for row in zip(*cells, strict=True)]
 
@@ -241,7 +241,7 @@ def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequen
     word, backwards = _read_sort(session)
     column = next((each for each in kind.display.columns if sheet.as_word(each.title) == sheet.as_word(word)), None)
     if column is None:
-        if items and not _is_field(word, items):
+        if not _is_field(word, items, kind):
             raise sheet.no_column(word, [each.title for each in kind.display.columns], "--sort")
         return sorted(items, key=lambda item: sort_key(_find_field(item, word)), reverse=backwards)
     if column.title in _AGES:  # the least age is the latest moment
@@ -258,9 +258,13 @@ def _find_field(item: Object, path: str) -> str:
     return Fields(item).get(path.lstrip("."), "") or NONE
 
 
-def _is_field(path: str, items: Sequence[Object]) -> bool:
-    """Whether a path can lead somewhere in ``items``, although none of them may have anything there just now."""
-    return path in ("project",) or path.startswith("labels.") or any(path.lstrip(".") in Fields(item) for item in items)
+def _is_field(path: str, items: Sequence[Object], kind: Kind) -> bool:
+    """Whether a path can lead somewhere in ``items``, of ``kind``, although none of them may have anything there just now."""
+    path = path.lstrip(".")
+    if any(path in Fields(item) for item in items):
+        return True
+    known: bool = importlib.import_module("weft.kinds.fields.path").is_short_path(kind, path)
+    return known
 
 
 def _cell(session: Session, title: str, text: str) -> str:

@@ -1,7 +1,7 @@
 """``-o jsonpath=…`` as kubectl reads it: text with ``{paths}`` into the object, ``{range …}{end}``, ``{"\\n"}``. Pure.
 
 A path is ``.a.b``, ``['a']``, ``[0]``, ``[-1]``, ``[1:3]``, ``[*]``, ``.*``, ``..a`` or ``[?(@.a=="b")]``; what isn't there is
-nothing. Several values are set apart by blanks.
+nothing, and a field that no such object can have is refused. Several values are set apart by blanks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import click
+
+from weft.cli.output.fields import is_list, refuse_unknown
 from weft.objects.errors import InvalidInput
 
 _PART = re.compile(r"\{((?:[^{}\"']|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')*)\}|([^{}]+)|([{}])", re.S)
@@ -30,17 +33,53 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">": lambda a, b: a > b,
     ">=": lambda a, b: a >= b,
 }
-Node = tuple[str, Any]  # ("text", str), ("path", steps) or ("range", (steps, nodes))
+Node = tuple[str, Any]  # ("text", str), ("path", (path, steps)) or ("range", ((path, steps), nodes))
 Step = Callable[[Any], Iterator[Any]]
 
 
 def write_jsonpath(expression: str, value: Any) -> str:
-    """What ``expression`` makes of ``value``. Raises InvalidInput for one that can't be read."""
+    """What ``expression`` makes of ``value``. Raises InvalidInput for one that can't be read, UsageError for a field that no
+    object of ``value`` can have."""
     whole = expression if "{" in expression else "{" + expression + "}"
     nodes, rest = _read_nodes(_split(whole, expression), expression)
     if rest is not None:
         raise _bad(expression, "{end} has no {range}")
+    named = [path for path in _list_fields(nodes, []) if path]
+    if is_list(value):
+        if lost := next((path for path in named if path[0] != "items"), None):
+            raise click.UsageError(f"jsonpath {lost[0][:60]}: no such field; this is a list: begin with .items[*]")
+        named = [path[1:] for path in named]
+    refuse_unknown("jsonpath", named, value)
     return _write(nodes, value)
+
+
+def name_fields(path: str) -> list[str] | None:
+    """The names on a ``path``, without its places in lists; None if it leads to any field, or to any depth. Raises InvalidInput."""
+    names: list[str] = []
+    for match in _STEP.finditer(_begin(path)):
+        inside = (match["inside"] or "").strip()
+        if match["deep"] or match["name"] == "*":
+            return None
+        if match["name"] is not None:
+            names.append(_plain(match["name"]))
+        elif inside[:1] in ("'", '"'):
+            names.append(inside[1:-1])
+    return names
+
+
+def _list_fields(nodes: list[Node], before: list[str]) -> Iterator[list[str]]:
+    """What each path in ``nodes`` names, from the top."""
+    for kind, node in nodes:
+        if kind == "text":
+            continue
+        (path, _), below = (node, None) if kind == "path" else node
+        names = name_fields(path)
+        if names is None:
+            continue
+        whole = names if path.startswith("$") else [*before, *names]
+        yield whole
+        if below is not None:
+            yield from _list_fields(below, whole)
 
 
 def find_values(path: str, value: Any) -> list[Any]:
@@ -80,15 +119,16 @@ def _read_nodes(pieces: Iterator[tuple[str, bool]], expression: str) -> tuple[li
         elif piece == "end":
             return nodes, piece
         elif piece.startswith("range ") or piece == "range":
-            steps = _read_path(piece.removeprefix("range").strip(), expression)
+            path = piece.removeprefix("range").strip()
+            steps = _read_path(path, expression)
             below, end = _read_nodes(pieces, expression)
             if end is None:
                 raise _bad(expression, "{range} has no {end}")
-            nodes.append(("range", (steps, below)))
+            nodes.append(("range", ((path, steps), below)))
         elif piece[:1] in ("'", '"'):
             nodes.append(("text", _read_text(piece, expression)))
         else:
-            nodes.append(("path", _read_path(piece, expression)))
+            nodes.append(("path", (piece, _read_path(piece, expression))))
     return nodes, None
 
 
@@ -101,9 +141,7 @@ def _read_text(piece: str, expression: str) -> str:
 
 
 def _read_path(path: str, expression: str) -> list[Step]:
-    rest = path[1:] if path[:1] in ("$", "@") else path
-    if rest and rest[0] not in ".[":
-        rest = f".{rest}"
+    rest = _begin(path)
     steps: list[Step] = []
     at = 0
     if rest == ".":
@@ -115,6 +153,12 @@ def _read_path(path: str, expression: str) -> list[Step]:
         steps.append(_read_step(match, expression))
         at = match.end()
     return steps
+
+
+def _begin(path: str) -> str:
+    """``path`` with the first step as the others."""
+    rest = path[1:] if path[:1] in ("$", "@") else path
+    return f".{rest}" if rest and rest[0] not in ".[" else rest
 
 
 def _read_step(match: re.Match[str], expression: str) -> Step:
@@ -220,8 +264,8 @@ def _write(nodes: list[Node], value: Any) -> str:
         if kind == "text":
             parts.append(node)
         elif kind == "path":
-            parts.append(" ".join(write_value(found) for found in _walk(node, value)))
+            parts.append(" ".join(write_value(found) for found in _walk(node[1], value)))
         else:
-            steps, below = node
+            (_, steps), below = node
             parts += [_write(below, found) for found in _walk(steps, value)]
     return "".join(parts)

@@ -11,11 +11,12 @@ from typing import Any
 
 import click
 
-from weft.cli.output.jsonpath import find_values, write_value
+from weft.cli.output.fields import is_list, list_objects, refuse_unknown
+from weft.cli.output.jsonpath import find_values, name_fields, write_value
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.objects.schema import suggest
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|([{}])|\\([nt\\])")
+_GO = re.compile(r"\{\{-?\s*(?:[.$][\w.]*|(?:range|end|if|else|with|block|define|template|printf|len|index)\b)")
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 
 
@@ -30,19 +31,9 @@ def read_fields(text: str) -> list[str]:
 def pick_fields(document: Any, paths: Sequence[str]) -> Any:
     """``document`` with only the fields at ``paths`` of each object in it, null where one isn't there. Raises UsageError for a
     field that none of them can have."""
-    many = _is_list(document)
-    objects = document["items"] if many else [document]
-    for path in paths:
-        first = path.partition(".")[0]
-        known = sorted({name for obj in objects if isinstance(obj, dict) for name in obj})
-        if known and first not in known:
-            meant = suggest(first, known)
-            raise click.UsageError(
-                f"--json {path}: no such field; "
-                + (f"did you mean {meant}?" if meant else "there are " + ", ".join(known))
-            )
-    picked = [_pick(obj, paths) for obj in objects]
-    return {"items": picked} if many else picked[0]
+    refuse_unknown("--json", (path.split(".") for path in paths), document)
+    picked = [_pick(obj, paths) for obj in list_objects(document)]
+    return {"items": picked} if is_list(document) else picked[0]
 
 
 def _pick(obj: Any, paths: Sequence[str]) -> dict[str, Any]:
@@ -57,13 +48,15 @@ def _pick(obj: Any, paths: Sequence[str]) -> dict[str, Any]:
     return picked
 
 
-def _is_list(document: Any) -> bool:
-    return isinstance(document, dict) and set(document) == {"items"}
-
-
 def write_template(template: str, document: Any) -> str:
     """A line for each object of ``document``: ``{status.node}`` stands for that field, ``{{`` for a brace, ``\\n`` and ``\\t`` for
-    what they are elsewhere. Raises InvalidInput."""
+    what they are elsewhere. Raises InvalidInput, and UsageError for a field that none of them can have."""
+    if foreign := _GO.search(template):
+        raise InvalidInput(
+            f"template {template[:80]!r}: {foreign[0]} is of Go's templates, which weft doesn't read",
+            field="template",
+            hint="write '{name} is on {status.node}': it is printed for each object, without a range",
+        )
     for match in _PLACE.finditer(template):
         if match[2] or match[0] == "{}":
             raise InvalidInput(
@@ -71,7 +64,9 @@ def write_template(template: str, document: Any) -> str:
                 field="template",
                 hint="write fields like {name} or {status.node}, and {{ for a brace itself",
             )
-    objects = document["items"] if _is_list(document) else [document]
+    objects = list_objects(document)
+    named = (name_fields(match[1].strip()) for match in _PLACE.finditer(template) if match[1] is not None)
+    refuse_unknown("template", (path for path in named if path is not None), document)
     return "".join(_PLACE.sub(_filler(obj), template) + "\n" for obj in objects)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from weft.kinds.record import Kind
@@ -29,13 +31,34 @@ def read_path(kind: Kind, path: str) -> tuple[str, Place]:
     )
 
 
-def _find(kind: Kind, path: list[str]) -> Place | None:
+def is_short_path(kind: Kind, path: str) -> bool:
+    """Whether objects of ``kind`` can have something at ``path`` as ``Fields`` takes it."""
+    return any(_find(kind, [*filter(None, [root]), *path.split(".")]) is not None for root in _SHORT)
+
+
+def has_path(kind: Kind, path: Sequence[str]) -> bool:
+    """Whether objects of ``kind`` can have something at the whole ``path``, in the items of lists too."""
+    return (len(path) == 1 and path[0] in _PARTS) or _find(kind, list(path), in_lists=True) is not None
+
+
+def list_paths(kind: Kind) -> list[str]:
+    """The names of all fields of the first two levels, as a whole path has them."""
+    own = [
+        f"{part}.{one.encode_name}"
+        for part in _PARTS
+        if getattr(kind, part)
+        for one in msgspec.structs.fields(getattr(kind, part))
+    ]
+    return [*(one.encode_name for one in msgspec.structs.fields(Envelope)), *own]
+
+
+def _find(kind: Kind, path: list[str], *, in_lists: bool = False) -> Place | None:
     first, *rest = path
     types = {part: getattr(kind, part) for part in _PARTS}
     if first in _PARTS:
         type_ = types[first]
-        return None if type_ is None or not rest else find_place(type_, rest)
-    return find_place(Envelope, path)
+        return None if type_ is None or not rest else find_place(type_, rest, in_lists=in_lists)
+    return find_place(Envelope, path, in_lists=in_lists)
 
 
 def _list_paths(kind: Kind) -> list[str]:

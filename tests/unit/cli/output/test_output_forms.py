@@ -96,11 +96,12 @@ def test_any_field_can_be_a_column(show: Shown) -> None:
 
 
 @pytest.mark.parametrize(("setting", "value"), [("columns", ("nmae",)), ("sort", "nmae"), ("sort", "-spec.memroy")])
+@pytest.mark.parametrize("items", [ITEMS, []])
 def test_a_column_that_is_not_there_is_refused_with_the_one_that_was_meant(
-    show: Shown, setting: str, value: Any
+    show: Shown, items: list[dict[str, Any]], setting: str, value: Any
 ) -> None:
     with pytest.raises(click.UsageError) as refused:
-        show(**{setting: value})
+        show("csv", items, **{setting: value})
     assert "no such column" in refused.value.message
     assert "name" in refused.value.message
 
@@ -118,7 +119,7 @@ def test_jsonpath_reads_as_kubectls(show: Shown) -> None:
         ("{.items[0].spec.networks}", '["default"]'),
         ("{.items[?(@.spec.memory>=536870912)].name}", "web-10 web-9"),
         ("{.items[?(@.labels.app)].name}", "web-10"),
-        ("name: {.items[0].name}, {.items[0].nothing}", "name: web-10, "),
+        ("name: {.items[0].name}, {.items[0].deleting_since}", "name: web-10, "),
         ("{$.items[0].status.*}", "Running n2 10.0.0.12 "),
         ("{@.items[0].name}", "web-10"),
     ):
@@ -151,6 +152,38 @@ def test_a_template_gives_a_line_for_each_object(show: Shown) -> None:
     assert lines == ["web-10\tn2 {shop}", "web-9\tn1 {}", "db|1\tn1 {}"]
     with pytest.raises(InvalidInput):
         show("template={name")
+
+
+@pytest.mark.parametrize(
+    ("form", "settings", "meant"),
+    [
+        ("template={nme}", {}, "did you mean name?"),
+        ("template={name} {status.phse}", {}, "did you mean status.phase?"),
+        ("template={spec.publish.prot}", {}, "spec.publish"),
+        ("jsonpath={.items[*].nme}", {}, "did you mean name?"),
+        ("jsonpath={.name}", {}, "begin with .items[*]"),
+        ('jsonpath={range .items[?(@.name=="db|1")]}{.status.phse}{end}', {}, "did you mean status.phase?"),
+        ("json", {"json_fields": "name,status.phse"}, "did you mean status.phase?"),
+    ],
+)
+def test_a_misspelt_field_is_refused_and_one_that_is_only_unset_is_empty(
+    show: Shown, form: str, settings: dict[str, Any], meant: str
+) -> None:
+    with pytest.raises(click.UsageError) as refused:
+        show(form, **settings)
+    assert "no such field" in refused.value.message and meant in refused.value.message
+    assert refused.value.exit_code == 2
+    unset = "template={owner.name}{status.lease.state}{conditions.type}{spec.publish}{labels.x}"
+    assert show(unset) == "\n\n\n"
+    assert show("jsonpath={range .items[*]}{.conditions[*].type}{.spec.publish[0]}{..nme}{end}") == "\n"
+    assert show("csv,noheader", columns=("lease.state",)) == "\n".join(3 * ['""']) + "\n"
+
+
+@pytest.mark.parametrize("foreign", ["{{range .items}}{{.name}}{{end}}", "{{ .name }}", "{{- if .status}}x{{end}}"])
+def test_a_template_of_gos_is_refused_with_what_to_write(show: Shown, foreign: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        show(f"template={foreign}")
+    assert "{name} is on {status.node}" in str(refused.value.hint)
 
 
 def test_fields_are_picked_and_a_field_that_nothing_has_is_refused(show: Shown) -> None:
