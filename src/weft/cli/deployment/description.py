@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from weft.cli.output.local_time import render_time
+from weft.cli.output.table import Column, draw_table, make_columns
+from weft.cli.output.terminal import Paint
+from weft.kinds.deployment import TEMPLATES, DeploymentSpec
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.deployment.instance import DRAINING_LABEL, PARKED_LABEL, REVISION_LABEL, count_instances
+from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.fields.deployment.strategy import RolloutStrategy
 from weft.objects.quantity import format_duration
 
 Object = Mapping[str, Any]
 _MOST_FIELDS = 4
+_TITLES = ("REVISION>", "OUTCOME!", "CREATED", "AUTHOR", "IMAGE~", "CHANGES~")
+_ALWAYS = ("workload", "replicas", "phase", "strategy", "revision", "stable", "ready", "updated")
+_ALWAYS_OF_INSTANCES = ("image", "cpu", "memory")
+# What its controller counts by, and what the section of the revisions shows.
+_OWN = ("revisions", "slots", "observed_generation", "most_updated", "resumes", "rollout", "undos")
 
 
 def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
@@ -34,6 +47,53 @@ def describe_revisions(deployment: Object) -> list[dict[str, Any]]:
         )
         before = template
     return rows[::-1]
+
+
+def tabulate_revisions(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Column], list[list[str]]]:
+    """The columns and cells of what ``describe_revisions`` gives."""
+    cells = [
+        [
+            str(row["revision"]),
+            f"{row['outcome']}{', runs' * row['runs']}",
+            render_time(row["created_at"]),
+            row["author"] or "–",
+            row["image"],
+            row["changes"],
+        ]
+        for row in rows
+    ]
+    return list(make_columns(*_TITLES)), cells
+
+
+def leave_out_revisions(deployment: Object) -> dict[str, Any]:
+    """``deployment`` without its revisions, what is as ever, and what is only its controller's."""
+    spec = _changed(deployment["spec"], msgspec.to_builtins(DeploymentSpec(template={})))
+    spec["strategy"] = _changed(
+        deployment["spec"].get("strategy") or {}, msgspec.to_builtins(RolloutStrategy()), ("type",)
+    )
+    kind = TEMPLATES[spec["workload"]]
+    plain = msgspec.to_builtins(kind.spec(image=""))
+    spec["template"] = _changed(deployment["spec"].get("template") or {}, plain, _ALWAYS_OF_INSTANCES)
+    if spec["template"].get("command"):
+        spec["template"]["command"] = " ".join(spec["template"]["command"])
+    return {
+        **deployment,
+        "spec": spec,
+        "status": _changed(deployment.get("status") or {}, msgspec.to_builtins(DeploymentStatus())),
+    }
+
+
+def _changed(part: Mapping[str, Any], plain: Mapping[str, Any], always: Sequence[str] = _ALWAYS) -> dict[str, Any]:
+    return {k: v for k, v in part.items() if k not in _OWN and (k in always or v != plain.get(k))}
+
+
+def show_revisions(deployment: Object, width: int | None, paint: Paint) -> str:
+    """The revisions as a table; "" if there are none yet."""
+    rows = describe_revisions(deployment)
+    if not rows:
+        return ""
+    hint = f"weft rollout history {deployment['name']} --revision N shows the whole template of one"
+    return f"{draw_table(*tabulate_revisions(rows), width, paint)}\n{hint}"
 
 
 def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:

@@ -118,9 +118,12 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return format_bytes(value)
         return f"{value:g}" if isinstance(value, float) else str(value)
     if isinstance(value, dict):
+        shown = {key: _show(f"{path}.{key}", inner, types, age_of) for key, inner in value.items()}
+        if types.get(path) == "fields":  # a map's keys stay as people wrote them
+            shown = {key.replace("_", " "): text for key, text in shown.items()}
         if any(isinstance(inner, list) for inner in value.values()):
-            return "\n".join(f"{key}: {_show(f'{path}.{key}', inner, types, age_of)}" for key, inner in value.items())
-        return ", ".join(f"{key} {_show(f'{path}.{key}', inner, types, age_of) or '–'}" for key, inner in value.items())
+            return "\n".join(f"{key}: {text}" for key, text in shown.items() if text)
+        return ", ".join(f"{key} {text or '–'}" for key, text in shown.items())
     if isinstance(value, list):
         if any(isinstance(item, dict) for item in value):
             return "\n".join(_show_item(f"{path}[]", item, types, age_of) for item in value)

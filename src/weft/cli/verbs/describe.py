@@ -16,6 +16,7 @@ from weft.cli.command.exit_codes import partial_code
 from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.command.lookup import resolve
 from weft.cli.command.target import Target
+from weft.cli.deployment.description import leave_out_revisions, show_revisions
 from weft.cli.job.description import leave_out_defaults
 from weft.cli.migration.description import SHOWN as SHOWN_OF_MIGRATION
 from weft.cli.migration.description import describe_migration
@@ -175,6 +176,10 @@ _SHOWN: dict[str, _Shown] = {
     "migration": (_leave_out_progress, (lambda session, obj: describe_migration(obj, session.paint),)),
     "snapshot": (lambda _, obj: shorten_snapshot(obj), (lambda _, obj: describe_use(obj),)),
     "backup": (lambda _, obj: shorten_snapshot(obj), ()),
+    "deployment": (
+        lambda _, obj: leave_out_revisions(obj),
+        (lambda session, obj: show_revisions(obj, find_width(sys.stdout), session.paint),),
+    ),
     "job": (lambda _, obj: leave_out_defaults(obj), ()),
     "recoveryplan": (
         lambda _, obj: leave_out_runs(obj),

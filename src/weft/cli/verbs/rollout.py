@@ -14,11 +14,10 @@ from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
-from weft.cli.deployment.description import describe_revisions, explain_rollout
+from weft.cli.deployment.description import describe_revisions, explain_rollout, tabulate_revisions
 from weft.cli.deployment.preview import list_instances
 from weft.cli.output.formats import print_data, print_items, write_yaml
 from weft.cli.output.local_time import render_time
-from weft.cli.output.table import make_columns
 from weft.cli.session import Session
 from weft.cli.wait.finish import finish_one, plan_wait
 from weft.cli.wait.follow import follow_to_end
@@ -32,7 +31,6 @@ from weft.objects.errors import IllegalTransition, NotFound
 _ACTS = ("status", "pause", "resume", "undo", "history", "explain")
 _NOT_PROMOTED = 1
 _FIELDS = ("phase", "strategy", "revision", "ready", "updated", "verdict")
-_TITLES = ("REVISION>", "OUTCOME!", "CREATED", "AUTHOR", "IMAGE~", "CHANGES~")
 
 
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
@@ -103,18 +101,7 @@ def _run(
         return _show_template(session, target, obj, revision)
     if act == "history":
         rows = describe_revisions(obj)
-        cells = [
-            [
-                str(row["revision"]),
-                f"{row['outcome']}{', runs' * row['runs']}",
-                render_time(row["created_at"]),
-                row["author"] or "–",
-                row["image"],
-                row["changes"],
-            ]
-            for row in rows
-        ]
-        print_items(session, rows, [target.name], (make_columns(*_TITLES), cells), "there are no revisions yet")
+        print_items(session, rows, [target.name], tabulate_revisions(rows), "there are no revisions yet")
         return OK
     instances = list_instances(session, obj)
     if session.is_document:
