@@ -155,10 +155,12 @@ def test_snapshots_are_taken_regularly_until_people_end_that(fabric: Fabric) -> 
     assert ended.code == 0 and "those that it has stay" in ended.out + ended.err
 
 
-def test_a_pool_that_no_node_offers_is_named(fabric: Fabric) -> None:
+def test_a_pool_that_no_node_offers_is_named(fabric: Fabric, tmp_path: Path) -> None:
     made = fabric.weft("volume", "create", "odd", "--size", "64M", "--pool", "nope")
     assert made.code == 0 and "no node offers pool nope now" in made.err, made.err
     assert "no node offers" not in fabric.weft("volume", "create", "even", "--size", "64M").err
+    (tmp_path / "odd.yaml").write_text("{kind: volume, name: odder, spec: {size: 64M, pool: nope}}")
+    assert "no node offers pool nope now" in fabric.weft("apply", "-f", str(tmp_path / "odd.yaml")).err
 
 
 def test_objects_of_a_project_come_back_elsewhere_and_a_repository_is_taken_in_by_its_key(

@@ -16,6 +16,7 @@ from weft.cli.manifest.files import read_documents
 from weft.cli.preview.apply import bind, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import ask_to_delete
 from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
+from weft.cli.preview.pools import warn_of_pools
 from weft.cli.runtime_image import has_code, provide_bases
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
@@ -136,6 +137,7 @@ def _run(
         waits += [wait] if wait else []
     if dry_run:
         done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]
+    warn_of_pools(session, [one.obj for one in done if one.verb == "create"])
     code = finish(session, done, waits)
     refused = [line for what, one in foreseen.items() if (line := describe_refusal(one, what))]
     for line in refused:

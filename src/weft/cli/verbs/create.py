@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import secrets
 import shlex
@@ -26,9 +27,7 @@ from weft.cli.session import Session
 from weft.cli.verbs.image import add_file
 from weft.cli.wait.finish import finish_one
 from weft.cli.wait.follow import print_one
-from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import dig
-from weft.kinds.pool import POOL
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, find_kind
 from weft.objects.errors import NotFound
@@ -38,7 +37,6 @@ from weft.objects.schema import FieldDoc
 
 # Kinds that run a command, and the parameters of the command's and the image's flags.
 RUNS = {"container": "spec", "job": "spec__task"}
-WITH_DISKS = ("vm", "volume")  # in a pool that their spec names
 _MARKS, _MARK_LENGTH = "bcdfghjkmnpqrstvwxz23456789", 4  # no letters that form words or look like others
 
 
@@ -112,24 +110,10 @@ def create_one(
     made = session.client.create(manifest, dry_run=bool(dry_run))
     for user, identity in (made.get("identities") or {}).items():
         session.notify(f"user {user}  {identity or 'not linked with the OIDC provider'}")
-    if kind.name in WITH_DISKS:
-        _name_missing_pool(session, manifest["spec"])
+    importlib.import_module("weft.cli.preview.pools").warn_of_pools(session, [made])  # what the help needn't load
     if dry_run:
         return show_dry_run(session, target, made, "created"), target.name
     return finish_one(session, target, made, "create"), target.name
-
-
-def _name_missing_pool(session: Session, spec: dict[str, Any]) -> None:
-    """Say that no node offers the pool of a new disk. That is no error: a node that does may come later."""
-    pool = spec.get("pool")
-    if not isinstance(pool, str) or not pool or pool == LOCAL:
-        return
-    there = {str(dig(one, "spec.pool")) for one in session.client.list(POOL.name).items if dig(one, "status.nodes", 0)}
-    if pool not in there:
-        named = ", ".join(sorted(there)) or "none"
-        session.notify(
-            f"no node offers pool {pool} now, so nothing can be placed there; pools that are offered: {named}"
-        )
 
 
 def read_spec(
