@@ -30,7 +30,8 @@ _DOING = (
 )  # a workload's reasons while a change is carried out
 _ENDS = ("stopping", "restarting", "Shutdown")
 _ENDING = "ending"
-_STEPWISE = ("Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal, the steps of these are printed instead
+_BEGINS = "Updating"  # nobody has done anything yet about the newest change
+_STEPWISE = (_BEGINS, "Pending", *_UNDER_WAY, "Running", "Stopped")  # off a terminal, what follows is printed instead
 _PATIENT_SECONDS = 1.0  # an end that is over sooner isn't worth a word
 _SIGNS = {"done": "✓", "failed": "✗"}
 
@@ -197,7 +198,7 @@ def describe_standing(obj: Object) -> tuple[str, str]:
         return "Deleting", message if reason in OUT_OF_REACH else ""
     phase = str(status.get("phase") or "Pending")
     if status.get("observed_generation", obj.get("generation", 0)) < obj.get("generation", 0):
-        return phase, ""  # that is of the generation before
+        return _BEGINS, ""  # its phase is that of the generation before, which may have ended in any way
     if reason in _DOING:
         return reason, message
     progress = BY_NAME[obj["kind"]].display.progress

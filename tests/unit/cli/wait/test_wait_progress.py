@@ -37,6 +37,15 @@ class Shown:
         return lines
 
 
+def test_how_the_change_before_ended_is_never_said_of_the_one_that_begins() -> None:
+    for stream, said in ((io.StringIO(), []), (Terminal(), ["Updating"])):
+        for kind, phase in (("deployment", "RolledBack"), ("function", "Failed"), ("vm", "Suspended")):
+            shown = Progress(lambda: 0.0, stream=stream, color=False)
+            status = {"phase": phase, "observed_generation": 1, "message": "broken"}
+            shown.show(Target(BY_NAME[kind], "x"), {"kind": kind, "generation": 2, "spec": {}, "status": status})
+            assert [word for word in ("Updating", phase, "broken") if word in stream.getvalue()] == said
+
+
 def test_a_stop_that_takes_its_time_says_how_long_it_waits_and_what_then() -> None:
     shown = Shown()
     shown.show("Running", status={"observed_generation": 1})
