@@ -91,6 +91,14 @@ def test_what_a_file_would_drop_is_refused_and_leaves_nothing_half_done(fabric: 
     assert fabric.weft("get", "deployment/cat").code == 3
 
 
+def test_flags_of_the_strategy_stay_for_later_updates_and_a_live_migration_is_this_updates_own(fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "dog", "--config", write(fabric)).code == 0
+    for cpu, flags, stays in (("0.2", ["--live-migrate", "--rollback-on-failure"], True), ("0.3", [], False)):
+        assert fabric.weft("vm", "update", "dog", "--config", write(fabric, cpu=cpu), *flags).code == 0
+        strategy = json.loads(fabric.weft("get", "deployment/dog", "-o", "json").out)["spec"]["strategy"]
+        assert (strategy["live_migrate"], strategy["rollback_on_failure"]) == (stays, True)
+
+
 def test_a_version_that_fits_nowhere_beside_the_vm_is_refused_before_that_stops(fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "big", "--config", write(fabric, memory="5G")).code == 0
     where = json.loads(fabric.weft("get", "vm/big", "-o", "json").out)["status"]["node"]

@@ -88,7 +88,7 @@ def make_strategy_flags() -> list[click.Parameter]:
         click.Option(
             ["--rollback-on-failure/--no-rollback-on-failure", "strategy__rollback_on_failure"],
             default=None,
-            help="Go back to the old revision if the new one fails.",
+            help="Go back to the old revision if the new one fails. Like all of the strategy, it stays for later updates.",
         ),
         click.Option(
             ["--traffic-split", "strategy__traffic_split"],
@@ -114,7 +114,7 @@ def make_strategy_flags() -> list[click.Parameter]:
         click.Option(
             ["--auto-promote/--no-auto-promote", "strategy__auto_promote"],
             default=None,
-            help="Promote without a person's word once the new revision is judged good.",
+            help="Promote without a person's word once the new revision is judged good; this update and later ones.",
         ),
         click.Option(
             ["--on-undecided", "strategy__on_undecided"],

@@ -144,7 +144,8 @@ def _roll_out(
         return finish_one(session, target, same, "unchanged")
     if live:
         _refuse_restarts(current, template)
-        strategy["live_migrate"] = True
+    if live or chosen.get("live_migrate"):  # this update's own, not a later one's
+        strategy["live_migrate"] = live
     body = {"template": template, "strategy": strategy, "instance": instance}
     _try_update(session, deployment, vm, template, body)
     replaces = given["replace_root_disk"]
