@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -24,6 +26,7 @@ from weft.cli.wait.watch import Wait
 from weft.kinds.parts.function_code import DIGEST
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
+from weft.kinds.vm import VM
 from weft.objects.errors import StaleRevision, WeftError
 from weft.objects.quantity import format_bytes, format_duration
 from weft.objects.schema import describe_fields
@@ -221,7 +224,16 @@ def _describe_result(result: dict[str, Any]) -> str:
 def describe_change(change: dict[str, Any], kind: Kind) -> str:
     """``spec.memory 1.0 GiB → 2.0 GiB (at its next restart)``"""
     old, new = show_change(change, kind)
-    return f"{change['path']} {old} → {new} ({COSTS.get(str(change.get('mode')), 'immediately')})"
+    return f"{change['path']} {old} → {new} ({name_cost(change, kind)})"
+
+
+def name_cost(change: dict[str, Any], kind: Kind, costs: Mapping[str, str] = COSTS) -> str:
+    """When a change takes effect, in the words of ``costs``."""
+    cost = costs.get(str(change.get("mode")), costs["live"])
+    if kind is VM and change["path"] == "spec.cpu" and change.get("mode") == "live":
+        fewer = math.ceil(float(change["new"])) < math.ceil(float(change["old"]))
+        return f"{cost} as a limit, but the guest sees fewer CPUs only after a restart" if fewer else cost
+    return cost
 
 
 def show_change(change: dict[str, Any], kind: Kind) -> tuple[str, str]:

@@ -18,11 +18,11 @@ from weft.cli.preview.deletion import describe_loss
 from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
 from weft.cli.verbs.apply import (
-    COSTS,
     SHOWN_WITH_OTHERS,
     describe_change,
     files,
     find_new,
+    name_cost,
     prunes,
     read_all,
     read_labels,
@@ -99,9 +99,7 @@ def _render_step(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> l
         path = str(change["path"])
         if path not in SHOWN_WITH_OTHERS:
             old, new = show_change(change, step.target.kind)
-            lines.append(
-                f"    {path.removeprefix('spec.')} {old} → {new}, {COSTS.get(str(change.get('mode')), 'immediately')}"
-            )
+            lines.append(f"    {path.removeprefix('spec.')} {old} → {new}, {name_cost(change, step.target.kind)}")
     return lines
 
 

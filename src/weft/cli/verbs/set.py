@@ -18,7 +18,7 @@ from weft.cli.function.flags import make_more_flags, read_more_flags
 from weft.cli.output.formats import print_data
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
-from weft.cli.verbs.apply import SHOWN_WITH_OTHERS, show_value
+from weft.cli.verbs.apply import SHOWN_WITH_OTHERS, name_cost, show_value
 from weft.cli.wait.finish import Done, finish, plan_wait
 from weft.kinds.record import Kind
 from weft.objects.schema import describe_fields
@@ -88,7 +88,7 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     changes = plan.get("changes") or []
     types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
     for one in [one for one in changes if one["path"] not in SHOWN_WITH_OTHERS]:
-        session.notify(f"{target.what}  {_describe(one, types)}")
+        session.notify(f"{target.what}  {_describe(one, kind, types)}")
     needs = [one for one in changes if one["mode"] == "restart"]
     if dry_run:
         if session.is_data:
@@ -107,11 +107,11 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     return finish(session, [Done(target, result["object"], "set" if changes else "unchanged")], [wait] if wait else [])
 
 
-def _describe(change: dict[str, Any], types: dict[str, str]) -> str:
+def _describe(change: dict[str, Any], kind: Kind, types: dict[str, str]) -> str:
     """``cpu 1 → 2: live``"""
     path = str(change["path"])
     old, new = (show_value(change.get(side), types.get(path, "")) for side in ("old", "new"))
-    return f"{path.partition('.')[2]} {old} → {new}: {_COST.get(str(change['mode']), 'live')}"
+    return f"{path.partition('.')[2]} {old} → {new}: {name_cost(change, kind, _COST)}"
 
 
 def _ask(session: Session, target: Target) -> bool:
