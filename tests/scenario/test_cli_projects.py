@@ -44,7 +44,9 @@ def test_a_project_goes_with_everything_only_if_that_was_asked_for(
     refused = fabric.weft("project", "delete", "lab", "--yes")
     assert refused.code == 5 and "vm/web, volume/data" in refused.err and "--everything" in refused.err
     asked = fabric.weft("project", "delete", "lab", "--everything")
-    assert asked.code == 2 and "rolebinding/r without a terminal needs --yes" in asked.err
+    assert asked.code == 2 and "project/lab without a terminal needs --yes" in asked.err
+    listed = asked.err.partition("deleting ")[2].partition(" without")[0].split(", ")
+    assert {"rolebinding/r", "network/default", "vm/web", "volume/data"} < set(listed), "as a terminal shows them"
     assert fabric.weft("vm", "get", "web", "-p", "lab").code == 0
     assert fabric.weft("wait", "vm/web", "-p", "lab", "--for", "ready").out.startswith("vm/web  Running")
 

@@ -127,6 +127,7 @@ def test_snapshots_without_a_name_may_be_taken_in_one_second(fabric: Fabric) -> 
     assert [one.code for one in done] == [0] * 4, done[-1].err
     names = fabric.weft("snapshot", "list", "-o", "name").out
     assert names.count("snapshot/often-") == 4, names
+    assert fabric.weft("vm", "delete", "often", "--snapshots").err.count("snapshot/often-") == 4, "all that would go"
     assert fabric.weft("vm", "delete", "often", "--snapshots", "--yes").code == 0
 
 

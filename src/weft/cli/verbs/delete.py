@@ -86,14 +86,16 @@ def _run(
         session.notify("no object matches")
         return 0
     effects = [line for target in targets if target.kind is DEPLOYMENT for line in _find_end(session, target)]
+    if snapshots:  # before the question: they are a part of what would go
+        of_vms = _list_snapshots(session, targets)
+        own = _leave_out_earlier(session, of_vms, uids)
+        targets += [one for one in _find_snapshots(own, uids) if one not in targets]
     if not yes:
         check_person(session, [target.what for target in targets], effects)
     for line in effects:
         session.notify(line)
-    of_vms = _list_snapshots(session, targets)
-    if snapshots:
-        own = _leave_out_earlier(session, of_vms, uids)
-        targets += [one for one in _find_snapshots(own, uids) if one not in targets]
+    if not snapshots:
+        of_vms = _list_snapshots(session, targets)
     if force:
         for target in targets:
             _warn_of_loss(session, target)

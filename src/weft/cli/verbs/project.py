@@ -13,7 +13,7 @@ from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK
 from weft.cli.command.flags import make_flags
 from weft.cli.command.grammar import VERBS, Entry
 from weft.cli.command.target import Target, one_target, read_targets, usage
-from weft.cli.preview.deletion import ask_to_delete, check_person
+from weft.cli.preview.deletion import ask_to_delete
 from weft.cli.session import Session
 from weft.cli.verbs.create import create_one
 from weft.cli.wait.finish import Done, finish, finish_one, plan_wait
@@ -106,12 +106,9 @@ def _delete(session: Session, kind: Kind | None, words: tuple[str, ...], everyth
         raise usage(
             "--everything can't be given with --detach: what others use is deleted after them", "leave out --detach"
         )
-    if not yes:
-        names = [target.what, *map(_name, others)]
-        check_person(session, names if everything else [target.what])
-        if session.recorder is None and not ask_to_delete(session, [*found, project]):
-            session.notify("nothing was deleted")
-            return ERROR
+    if not yes and not ask_to_delete(session, [*found, project]):
+        session.notify("nothing was deleted")
+        return ERROR
     try:
         code = _empty(session, target.name, found)
     except KeyboardInterrupt:
