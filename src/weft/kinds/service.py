@@ -339,6 +339,24 @@ def _is_served(obj: Object | None) -> bool:
     return is_settled(obj) and read_phase(obj) in ("Ready", "NoEndpoints")
 
 
+def _describe_end(obj: Object) -> str:
+    return "Ready" if read_phase(obj) == "Ready" else "set up"
+
+
+def _describe_lack(obj: Object) -> str:
+    """What comes next, where nothing answers at its address yet."""
+    if read_phase(obj) == "Ready":
+        return ""
+    if dig(obj, "status.reason") == "noWorkloads":
+        return (
+            f"no VM or container has the labels {_selector(obj)} yet, so nothing answers: those that get them become its "
+            "endpoints"
+        )
+    if str(dig(obj, "status.message", "")).endswith(NOT_CHECKED):
+        return "its endpoints are asked now whether they are ready"
+    return f"nothing answers yet ({dig(obj, 'status.message', '')}): what is ready becomes an endpoint"
+
+
 SERVICE = Kind(
     name="service",
     plural="services",
@@ -383,5 +401,5 @@ SERVICE = Kind(
             Column("NOTE", note, flexible=True),
         ),
     ),
-    lifetime=Lifetime(goals={"create": Goal(_is_served, "Ready")}),
+    lifetime=Lifetime(goals={"create": Goal(_is_served, "Ready", answer=_describe_end, remark=_describe_lack)}),
 )

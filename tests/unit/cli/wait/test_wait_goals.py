@@ -618,6 +618,26 @@ def test_a_function_whose_node_is_away_is_ready_and_the_end_of_the_wait_says_tha
         assert capsys.readouterr().out.rstrip("\n").endswith(ends)
 
 
+def test_a_service_without_endpoints_is_set_up_and_the_end_of_the_wait_says_what_comes_next(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kind = BY_NAME["service"]
+    target, goal = Target(kind, "page"), plan_goal("service", "create", None)
+    assert goal is not None
+    obj: dict[str, Any] = {"kind": "service", "name": "page", "generation": 1, "spec": {"selector": {"app": "page"}}}
+    session: Any = SimpleNamespace(is_data=False)
+    for phase, reason, message, ends in (
+        ("Ready", "", "", "service/page  Ready after 0.0 s"),
+        ("NoEndpoints", "noWorkloads", "", "no VM or container has the labels app=page yet, so nothing answers"),
+        ("NoEndpoints", "noneReady", "vm/a: not checked yet", "its endpoints are asked now whether they are ready"),
+        ("NoEndpoints", "noneReady", "vm/a: it is stopped", "(vm/a: it is stopped): what is ready becomes an endpoint"),
+    ):
+        obj["status"] = {"phase": phase, "reason": reason, "message": message, "observed_generation": 1}
+        _report(session, Result(Wait(target, goal, "u", "default"), obj), "create")
+        said = capsys.readouterr().out
+        assert ends in said and "NoEndpoints" not in said, said
+
+
 def test_an_old_state_is_no_answer_to_a_new_spec() -> None:
     """Each pair: what is waited for, and the state of generation 1 that generation 2 was asked for in."""
     for kind, status in (
