@@ -173,6 +173,15 @@ SPECIAL = {
     ("set", "quota"): "quota.set",
     ("set", "device"): "device.set",
 }
+# What the lists of verbs say of those that do something else than their name does elsewhere.
+SUMMARIES = {
+    ("get", "backup"): "Copy a file or a folder out of a backup, or show backups",
+    ("set", "secret"): "Change values of a secret",
+    ("set", "quota"): "Set limits of a project",
+    ("set", "device"): "Say which values its properties shall have, or change its fields",
+    ("describe", "quota"): "Show the limits of a project, and how much of them is used",
+    ("create", "recommendation"): "Ask where a workload would be better, and why",
+}
 # Commands about no object in particular.
 TOOLS: dict[str, Entry] = {
     "apply": Entry("apply", "Create or change objects to match files"),
@@ -274,7 +283,9 @@ def verbs_of(noun: str | None) -> dict[str, Entry]:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), verb.name), verb.summary, (name,))
             elif verb.changes:
                 verbs[verb.name] = Entry(SPECIAL.get((verb.name, name), "act"), verb.summary, (name,))
-    return verbs
+    return {
+        verb: entry._replace(summary=SUMMARIES.get((verb, noun or ""), entry.summary)) for verb, entry in verbs.items()
+    }
 
 
 def load(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
