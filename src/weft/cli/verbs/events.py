@@ -20,6 +20,7 @@ from weft.cli.output.terminal import clean
 from weft.cli.session import Session
 from weft.kinds.record import Kind
 from weft.objects.errors import Forbidden, NotFound
+from weft.objects.quantity import format_limit
 
 COLUMNS = make_columns("AGE", "TYPE", "REASON", "OBJECT!", "MESSAGE~!")
 Record = dict[str, Any]
@@ -32,12 +33,20 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         click.Option(
             ["-n", "--tail"], type=click.IntRange(min=1), default=None, metavar="N", help="Show only the last N."
         ),
+        click.Option(["--since"], type=options.Duration(), default=None, help="Show events newer than this, like 5m."),
         options.output(),
     ]
     return options.build(verb, "Show events, oldest first.", _run, kind, params)
 
 
-def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bool, tail: int | None) -> int | None:
+def _run(
+    session: Session,
+    kind: Kind | None,
+    words: tuple[str, ...],
+    follow: bool,
+    tail: int | None,
+    since: float | None = None,
+) -> int | None:
     targets = find_targets(session, kind, words) if words else []
     past = _read(session, kind, targets)
     if not past and targets:  # deleted objects still have events: an object without events must exist
@@ -45,6 +54,9 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         for target in targets:
             session.client.get(target.kind.name, target.name)
         past = _read(session, kind, targets)
+    newest = max((record["id"] for record in past), default=0)
+    if since is not None:
+        past = [record for record in past if record["at"] > session.clock.now() - since]
     past = past[-tail:] if tail else past
     if not follow:
         if session.is_document:
@@ -52,9 +64,8 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], follow: bo
         elif past:
             print_rows(session, COLUMNS, _make_rows(session, past))
         else:
-            session.notify("no events")
+            session.notify("no events" if since is None else f"no events in the last {format_limit(since)}")
         return None
-    newest = max((record["id"] for record in past), default=0)
     for record in past:
         _print_line(session, record)
     try:

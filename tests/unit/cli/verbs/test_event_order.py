@@ -1,4 +1,4 @@
-"""In which order events are shown: a node that was cut off tells late what happened before."""
+"""Which events are shown, and in which order: a node that was cut off tells late what happened before."""
 
 from __future__ import annotations
 
@@ -26,8 +26,19 @@ def test_what_is_told_late_stands_at_its_time_and_following_begins_after_the_new
             return []
         return [record(1, 10.0), record(2, 40.0), record(3, 20.0)]
 
-    session: Any = SimpleNamespace(client=SimpleNamespace(events=read), given_project=None, is_document=False)
+    session: Any = SimpleNamespace(
+        client=SimpleNamespace(events=read),
+        given_project=None,
+        is_document=False,
+        clock=SimpleNamespace(now=lambda: 50.0),
+        notify=print,
+    )
     assert [one["id"] for one in events._read(session, None, [])] == [1, 3, 2]
     events._run(session, None, (), follow=True, tail=2)
     assert asked == [3]
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["R3", "R2"]
+    events._run(session, None, (), follow=True, tail=None, since=15.0)
+    assert asked == [3, 3]
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["R2"]
+    events._run(session, None, (), follow=False, tail=None, since=5.0)
+    assert capsys.readouterr().out == "no events in the last 5s\n"
