@@ -23,7 +23,9 @@ def _has_already(view: View, workload: Item, kind: str, name: str) -> bool:
     stored, record = view.get(workload.key), BY_NAME[workload.envelope.kind]
     if stored is None or stored.uid != workload.uid or stored.status(WorkloadStatus).incarnation == 0:
         return False
-    return any(name in one.names(stored.spec(record.spec)) for one in record.references if one.kind == kind)
+    marks = stored.marks(record.marks) if record.marks is not None else None
+    parts = stored.spec(record.spec), marks
+    return any(name in one.read_names(*parts) for one in record.references if one.kind == kind)
 
 
 def describe_missing(workload: Item, name: str) -> str:

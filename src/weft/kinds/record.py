@@ -157,11 +157,12 @@ class Verb(msgspec.Struct, frozen=True):
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """A spec names objects of another kind."""
+    """A spec, or marks that an object has from its beginning, name objects of another kind."""
 
     kind: str
     field: str  # its path, for errors
-    names: Callable[[Any], Sequence[str]]  # of a spec
+    names: Callable[..., Sequence[str]]  # of a spec, and of marks where it is ``marked``
+    marked: bool = False
     blocks: bool = True  # the other can't be deleted while it is referred to
     reserves: bool = False  # when the other was deleted, no new one may take its name while it is referred to
     # Of the other's status, the object that has it exclusively: nobody else may refer to it anew.
@@ -192,9 +193,13 @@ class Reference(msgspec.Struct, frozen=True):
     fits: Callable[[Any, str, Any, str | None], None] | None = None
     else_: str = ""  # what people may have meant where no object has that name
 
-    def list_names(self, own: str, spec: Any) -> list[str]:
-        """The names that the spec of the object ``own`` refers to."""
-        names = list(self.names(spec))
+    def read_names(self, spec: Any, marks: Any) -> Sequence[str]:
+        """The names that they have; ``marks`` is None of a kind without."""
+        return self.names(spec, marks) if self.marked else self.names(spec)
+
+    def list_names(self, own: str, spec: Any, marks: Any = None) -> list[str]:
+        """The names that the object ``own`` refers to."""
+        names = list(self.read_names(spec, marks))
         return names if self.below is None else [self.below(own, name) for name in names]
 
 
@@ -499,10 +504,13 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         further = () if self.marks is None else (self.marks() if marks is None else marks,)
         return self.admission.counts(spec, status, *further)
 
+    def read_marks(self, envelope: Envelope) -> Any:
+        """The marks of one of its objects; None if it has none."""
+        return None if self.marks is None else decode_part(envelope.marks, self.marks)
+
     def count_envelope(self, spec: Any, envelope: Envelope) -> Counted:
         """What the object ``envelope`` counts once it has the spec ``spec``."""
-        marks = None if self.marks is None else decode_part(envelope.marks, self.marks)
-        return self.count(spec, decode_part(envelope.status, self.status), marks)
+        return self.count(spec, decode_part(envelope.status, self.status), self.read_marks(envelope))
 
     def verb(self, name: str) -> Verb | None:
         return next((v for v in self.verbs if v.name == name), None)

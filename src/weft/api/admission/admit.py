@@ -123,11 +123,9 @@ async def plan_create(
     *,
     known_absent: bool = False,
     fleet: Fleet | None = None,
-    by_verb: bool = False,
 ) -> Draft:
     """A new object, for ``actor``, None for weft itself. Raises AlreadyExists; with ``known_absent`` the commit finds out.
-    ``fleet``: all objects of the request. ``by_verb``: a verb made the manifest. Raises Forbidden for what takes a further
-    right."""
+    ``fleet``: all objects of the request. Raises Forbidden for what takes a further right."""
     kind, former = manifest.kind, None
     if not known_absent:
         former = await view.get(kind, manifest.project, manifest.name)
@@ -164,7 +162,7 @@ async def plan_create(
         )
     manifest = await sealing.open_backed_up(context, manifest)
     given = sealing.take_in(context, manifest, None)
-    if actor is not None and not by_verb:
+    if actor is not None and manifest.marks is None:
         refuse_made_fields(kind, given)
         keep_own_labels(manifest.labels or {}, {})
     creator = actor.creator if actor is not None else ""
@@ -178,6 +176,7 @@ async def plan_create(
     if isinstance(spec, NetworkSpec):
         refuse_nodes_range(context, spec.cidr)
     await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
+    marks = msgspec.convert(manifest.marks or {}, kind.marks) if kind.marks is not None else None
     if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
@@ -188,6 +187,7 @@ async def plan_create(
         project=manifest.project,
         labels=manifest.labels or {},
         creator=creator,
+        marks=marks,
         raw=raw,
     )
     await references.refuse_reserved(view.store, kind, envelope)

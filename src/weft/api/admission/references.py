@@ -56,12 +56,15 @@ async def plan_references(
 
     Raises NotFound, and InUse for an object that another workload has exclusively."""
     preconditions: list[Precondition] = []
+    marks = kind.read_marks(envelope)
     for reference in kind.references:
-        asked = reference.names(new)
-        if not asked or (old is not None and _is_as_before(reference, old, new, asked)):
+        asked = reference.read_names(new, marks)
+        if not asked or (
+            old is not None and _is_as_before(reference, old, new, reference.read_names(old, marks) == asked)
+        ):
             continue
-        names = reference.list_names(envelope.name, new)
-        before = () if old is None else set(reference.list_names(envelope.name, old))
+        names = reference.list_names(envelope.name, new, marks)
+        before = () if old is None else set(reference.list_names(envelope.name, old, marks))
         for name in names:
             if name not in before:
                 target = BY_NAME[reference.kind]
@@ -107,20 +110,19 @@ async def plan_references(
 
 def is_same_for_all(kind: Kind, spec: Any) -> bool:
     """Whether ``plan_references`` gives the same for all new objects with ``spec``: no reference depends on the object's name or
-    uid, or on other objects of its kind."""
+    uid, on its marks, or on other objects of its kind."""
+    marks = None if kind.marks is None else kind.marks()
     return not any(
         (reference.below is not None or reference.holder is not None or reference.kind == kind.name)
-        and reference.names(spec)
+        and reference.read_names(spec, marks)
         for reference in kind.references
     )
 
 
-def _is_as_before(reference: Reference, old: Any, new: Any, asked: Sequence[str]) -> bool:
+def _is_as_before(reference: Reference, old: Any, new: Any, names_same: bool) -> bool:
     """Whether ``new`` has the references of ``old``, with the same conditions: then there is nothing to check."""
     return (
-        reference.agree is None
-        and (reference.suffices is None or _asks_as_before(reference, old, new))
-        and reference.names(old) == asked
+        names_same and reference.agree is None and (reference.suffices is None or _asks_as_before(reference, old, new))
     )
 
 
@@ -414,7 +416,7 @@ def _referring(kind: Kind, reference: Reference, target: Envelope, entries: Sequ
     found = []
     for entry in entries:
         envelope = decode_envelope(entry.value)
-        names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec))
+        names = reference.list_names(envelope.name, decode_part(envelope.spec, kind.spec), kind.read_marks(envelope))
         own = target.project in (None, envelope.project, reference.shared)
         name = target.name if own else f"{target.project}/{target.name}"
         if name in names and envelope.uid != target.uid:

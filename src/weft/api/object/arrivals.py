@@ -113,13 +113,14 @@ async def _plan_workload(
     spec = decode_part(draft.envelope.spec, ArrivalSpec)
     made = make_arriving_vm(manifest.name, spec, cluster, manifest.labels or {})
     parts = [
-        read_manifest(one, project=manifest.project) for one in (*make_arriving_volumes(manifest.name, spec), made)
+        read_manifest(one, project=manifest.project, by_verb=True)
+        for one in (*make_arriving_volumes(manifest.name, spec), made)
     ]
     reasons = await _list_lacks(view, manifest.project, parts, spec)
     drafts: list[Draft] = []
     if not reasons:
         try:
-            drafts += [await admit.plan_create(context, view, part, None, by_verb=True) for part in parts]
+            drafts += [await admit.plan_create(context, view, part, None) for part in parts]
         except WeftError as problem:
             reasons.append(problem.message)
     if reasons:

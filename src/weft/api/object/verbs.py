@@ -201,7 +201,7 @@ async def _make(
         made = make(whole, given, mark)
         if made is None:
             return await _plan(context, call, view, target, verb, given, expected)
-        manifest = read_manifest(made, project=target.project)
+        manifest = read_manifest(made, project=target.project, by_verb=True)
         if verb.changes:
             needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
             return await _make_with_change(context, call, view, target, verb, given, manifest, expected, needed)
@@ -212,7 +212,7 @@ async def _make(
         if there is not None:  # said before what it needs, whose names follow from this one
             raise _taken(context, call, manifest.kind, there)
         needed.extend(await _plan_before(context, call, view, target, verb, whole, given, mark))
-        draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
+        draft = await admit.plan_create(context, view, manifest, call.actor)
         add_drafts(draft, needed)
         if expected.is_given:
             draft.preconditions.append(AtRevision(current.key, current.revision))
@@ -243,10 +243,10 @@ async def _plan_before(
     """What the verb makes before its main object."""
     needed = []
     for made in verb.make_before(whole, given, mark) if verb.make_before is not None else ():
-        part = read_manifest(made, project=target.project)
+        part = read_manifest(made, project=target.project, by_verb=True)
         if (other := await view.get(part.kind, part.project, part.name)) is not None:
             raise _taken(context, call, part.kind, other, "; the names of its volumes follow from it")
-        needed.append(await admit.plan_create(context, view, part, call.actor, by_verb=True))
+        needed.append(await admit.plan_create(context, view, part, call.actor))
     return needed
 
 
@@ -299,7 +299,7 @@ async def _make_with_change(
 ) -> Draft:
     """The new object, what is needed for it, and the change of ``target`` that belongs to it, in one commit."""
     changed = await _plan(context, call, view, target, verb, given, expected)
-    draft = await admit.plan_create(context, view, manifest, call.actor, by_verb=True)
+    draft = await admit.plan_create(context, view, manifest, call.actor)
     if verb.owns:
         draft.envelope.owner = changed.envelope.ref
         draft.writes = [Put(draft.envelope.key, encode_envelope(draft.envelope)), *draft.writes[1:]]

@@ -48,16 +48,24 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None
     labels: dict[str, str] | None  # None: the manifest doesn't mention labels
     spec: dict[str, Any]  # as written
+    marks: dict[str, Any] | None = (
+        None  # of a new object that a verb makes; None: people, or weft itself, wrote the manifest
+    )
     uid: str | None = None
     generation: int | None = None
     revision: int | None = None  # for a PUT
 
 
 def read_manifest(
-    raw: Any, *, kind: Kind | None = None, project: str | None = None, name: str | None = None
+    raw: Any,
+    *,
+    kind: Kind | None = None,
+    project: str | None = None,
+    name: str | None = None,
+    by_verb: bool = False,
 ) -> Manifest:
     """The manifest in ``raw``. Fields that the URL has already (``kind``, ``project``, ``name``) are optional and must agree with
-    it. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
+    it. ``by_verb``: no person wrote it, and its marks count. Raises UnknownField, InvalidInput, NotFound for an unknown kind."""
     if not isinstance(raw, dict):
         raise InvalidInput("a manifest must be a set of fields", hint="like kind: vm, name: web, spec: …")
     found_kind = kind if kind is not None and "kind" not in raw else _read_kind(raw, kind)
@@ -69,6 +77,7 @@ def read_manifest(
         project=_read_project(raw, found_kind, project),
         labels=_read_labels(raw["labels"]) if "labels" in raw else None,
         spec=_read_spec(raw.get("spec")),
+        marks=raw.get("marks", {}) if by_verb else None,
         uid=_read_uid(raw["uid"]) if "uid" in raw else None,
         generation=_read_number(raw, "generation") if "generation" in raw else None,
         revision=_read_number(raw, "revision") if "revision" in raw else None,
