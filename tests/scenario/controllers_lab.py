@@ -399,7 +399,7 @@ class Lab:
         name: str,
         spec: Any,
         *,
-        marks: msgspec.Struct | None = None,
+        marks: Any = None,
         status: msgspec.Struct | None = None,
         finalizers: tuple[str, ...] = (),
         project: str | None = "default",
