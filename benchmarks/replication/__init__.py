@@ -173,7 +173,7 @@ class Bench:
 
         def are_left() -> bool:
             vms = [self.cluster.vm(name) for name in self.names]
-            return all(vm["spec"]["fenced"] and vm["status"]["phase"] == "Stopped" for vm in vms)
+            return all(vm["marks"]["fenced"] and vm["status"]["phase"] == "Stopped" for vm in vms)
 
         until(are_left, 180)
         return done, time.monotonic() - back

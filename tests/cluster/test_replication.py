@@ -67,7 +67,7 @@ def test_a_vm_goes_to_the_other_cluster_and_comes_back(pair: Cluster) -> None:
     assert {number: at for number, at in written.items() if number in there} == {
         number: at for number, at in there.items() if number in written
     }
-    until(lambda: east.vm("till")["spec"]["fenced"] == "till" and east.vm("till")["status"]["phase"] == "Stopped")
+    until(lambda: east.vm("till")["marks"]["fenced"] == "till" and east.vm("till")["status"]["phase"] == "Stopped")
     assert "only one of both may run" in east.fails(5, "vm", "start", "till")
 
     east.ok(*THERE, "vm", "exec", "till", "--", "sh", "-c", "echo west > /root/who; sync")

@@ -27,6 +27,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
 from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, claim_places
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
 from weft.launch.server.controllers import decide
@@ -427,13 +428,13 @@ class Lab:
         status = ImageStatus(phase=phase, sha256=DIGEST, size=10 * MIB, virtual_size=64 * MIB)  # type: ignore[arg-type]
         return await self.put("image", name, {"url": f"file://{self.folder}/none"}, status=status)
 
-    async def put_vm(self, name: str, **spec: Any) -> Envelope:
+    async def put_vm(self, name: str, *, marks: WorkloadMarks | None = None, **spec: Any) -> Envelope:
         """A VM as the API servers make it: with its claims, in one commit."""
         full = VmSpec(**{"image": "tiny", **spec})
         if isinstance(full.lease, dict):
             full.lease = msgspec.convert(full.lease, LeaseRequest)
             check_lease(full.lease)
-        return await self.put_workload("vm", name, full)
+        return await self.put_workload("vm", name, full, marks)
 
     async def put_container(self, name: str, **spec: Any) -> Envelope:
         full = ContainerSpec(**{"image": "registry.example.org/web:1", **spec})
@@ -458,7 +459,9 @@ class Lab:
         await self.until(there, seconds)
         return await self.job(name)
 
-    async def put_workload(self, kind: str, name: str, full: WorkloadSpec) -> Envelope:
+    async def put_workload(
+        self, kind: str, name: str, full: WorkloadSpec, marks: msgspec.Struct | None = None
+    ) -> Envelope:
         envelope = Envelope(
             kind=kind,
             name=name,
@@ -467,6 +470,7 @@ class Lab:
             created_at=self.clock.now(),
             created_by=self.creator or msgspec.UNSET,
             spec=msgspec.Raw(msgspec.json.encode(full)),
+            marks=msgspec.Raw(msgspec.json.encode(marks)) if marks is not None else msgspec.UNSET,
             finalizers=["workload"],
         )
         writes: list[Write] = [Put(envelope.key, encode_envelope(envelope))]

@@ -570,7 +570,7 @@ def let_a_vm_of_a_linked_cluster_in(lab: ApiLab, number: int) -> None:
         }
         made = client.create({"kind": "arrival", "name": f"x{number}", "project": "default", "spec": spec})
         assert made["created_by"] == f"cluster:near{number}"
-        assert quietly(lab, lambda: lab.client.get("vm", f"x{number}"))["spec"]["arrives"] == f"x{number}"
+        assert quietly(lab, lambda: lab.client.get("vm", f"x{number}"))["marks"]["arrives"] == f"x{number}"
         quietly(lab, lambda: lab.client.delete("cluster", f"near{number}"))
 
 

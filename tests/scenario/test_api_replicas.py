@@ -13,6 +13,7 @@ from tests.scenario.test_api_snapshots import act, tell
 
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replica import Point, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
@@ -190,7 +191,8 @@ def test_a_vm_that_belongs_to_another_object_is_not_replicated(lab: ApiLab) -> N
 def test_what_is_left_of_a_vm_that_migrated_to_another_cluster_is_not_replicated(lab: ApiLab) -> None:
     """It would be a Failed replication that people have to delete."""
     lab.put(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1:6443", ca="", projects={"default": "lab"}), 1.0))
-    lab.put(VM.make("gone", VmSpec(image="tiny", run="stop", departed="west/lab/gone"), 1.0, project="default"))
+    marks = WorkloadMarks(departed="west/lab/gone")
+    lab.put(VM.make("gone", VmSpec(image="tiny", run="stop"), 1.0, project="default", marks=marks))
     spec = {"of": "vm/gone", "cluster": "west"}
     with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is lab/gone") as told:
         lab.client.create({"kind": "replication", "name": "gone", "spec": spec})

@@ -15,6 +15,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Condition, decode_part, set_condition
@@ -146,8 +147,8 @@ def test_a_snapshot_that_makes_no_sense_is_refused_with_the_reason(
 def test_of_a_vm_that_migrated_to_another_cluster_every_verb_says_where_it_is(
     lab: ApiLab, verb: str, given: dict[str, Any]
 ) -> None:
-    left = VmSpec(image="tiny", run="stop", departed="west/default/gone")
-    lab.put(VM.make("gone", left, 1.0, project="default", status=WorkloadStatus(phase="Stopped")))
+    left, marks = VmSpec(image="tiny", run="stop"), WorkloadMarks(departed="west/default/gone")
+    lab.put(VM.make("gone", left, 1.0, project="default", marks=marks, status=WorkloadStatus(phase="Stopped")))
     with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is default/gone") as told:
         act(lab, "vm/gone", verb, **given)
     assert told.value.token == "departed"

@@ -28,7 +28,7 @@ def guards(east: Side) -> tuple[str, str, str]:
     placed = east.client.list("allocation").items
     return (
         east.client.get("replication", "web")["spec"]["guard"],
-        east.client.get("vm", "web")["spec"]["guard"],
+        east.client.get("vm", "web")["marks"]["guard"],
         placed[0]["spec"]["guard"],
     )
 

@@ -16,6 +16,7 @@ from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.node import NodePool, NodeSnapshot
 from weft.kinds.orders import OrderReports
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeStatus
@@ -90,11 +91,14 @@ async def test_what_boots_a_backup_is_weft_s_own_and_goes_even_if_people_delete_
         own = {kind: await lab.get(f"/{kind}/default/{test.name}") for kind in ("vm", "network", "snapshot")}
         specs: list[Any] = [decode_part(one.spec, BY_NAME[kind].spec) for kind, one in own.items() if one is not None]
         vm, network, snapshot = specs
-        assert (vm.networks, vm.origin.test.check, vm.restart) == ([test.name], "test -s /srv/db", "never")
+        assert own["vm"] is not None
+        marks = decode_part(own["vm"].marks, WorkloadMarks)
+        assert marks.test is not None and marks.test.check == "test -s /srv/db"
+        assert (vm.networks, vm.restart) == ([test.name], "never")
         assert (network.nat, network.open, snapshot.backup) == (False, [], "monday")
         for kind, spec in (("vm", vm), ("snapshot", snapshot)):
-            count = BY_NAME[kind].admission.counts
-            assert count is not None and count(spec, BY_NAME[kind].status()).amounts == {}
+            one = own[kind]
+            assert one is not None and BY_NAME[kind].count_envelope(spec, one).amounts == {}
 
         await lab.delete(f"/vm/default/{test.name}")
 

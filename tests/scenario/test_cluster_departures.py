@@ -17,6 +17,7 @@ from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError
@@ -85,7 +86,7 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
             (over.target, over.source) == ("west/w1", "n1") and over.actual is not None and over.actual.pause_ms == 21
         )
         await lab.until_phase("web", "Stopped")
-        assert decode_part((await lab.vm("web")).spec, VmSpec).departed == "west/lab/web"
+        assert decode_part((await lab.vm("web")).marks, WorkloadMarks).departed == "west/lab/web"
         await lab.until_gone("/volume/default/data")
 
         async def empty() -> bool:
@@ -161,7 +162,8 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
             volume = await lab.put("volume", f"data-{name}", {"size": 1 << 20}, finalizers=("volume",))
             made_with_it = {FROM_ARRIVAL: f"{name}-m"}
             await lab.change(volume.key, lambda envelope: setattr(envelope, "labels", made_with_it))
-            await lab.put_vm(name, networks=["default"], volumes=[f"data-{name}"], arrives=f"{name}-m")
+            marks = WorkloadMarks(arrives=f"{name}-m")
+            await lab.put_vm(name, marks=marks, networks=["default"], volumes=[f"data-{name}"])
             return arrival
 
         async def status(arrival: Envelope) -> ArrivalStatus:
@@ -187,7 +189,7 @@ async def test_a_vm_comes_from_another_cluster_or_nothing_of_it_stays(tmp_path: 
         await lab.nodes["n1"].act(f"/allocation/-/{lab.nodes['n1'].uid}.{waiting.allocation}")
         assert (await until(web, "Arrived")).pause_ms == 21
         await lab.until_phase("web", "Running")
-        assert decode_part((await lab.vm("web")).spec, VmSpec).arrives == ""
+        assert decode_part((await lab.vm("web")).marks, WorkloadMarks).arrives == ""
         await lab.ask(web.name, "arrival", settled=True)
         await lab.until_gone(web.key)
 

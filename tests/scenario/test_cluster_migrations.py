@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 from tests.scenario.migration_lab import World
 from tests.scenario.two_clusters_lab import TERMS, Cluster, two_clusters
 
 from weft.client.cluster.peer import connect_peer
 from weft.contracts.store import Delete
-from weft.kinds.vm import VmSpec
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import Envelope, merge_part
 from weft.objects.errors import Forbidden, InUse, InvalidInput, WeftError
 from weft.objects.identity import object_key
 
@@ -45,12 +43,12 @@ def test_a_running_vm_migrates_with_its_addresses_and_its_volumes_and_leaves_its
     assert over["status"]["phase"] == "Succeeded", over["status"]
     assert (over["status"]["target"], over["status"]["actual"]["pause_ms"]) == ("west/w1", 21)
     came = west.until_phase("vm", "web", "Running")
-    assert came["status"]["address"] == before["status"]["address"] and came["spec"]["arrives"] == ""
+    assert came["status"]["address"] == before["status"]["address"] and came["marks"]["arrives"] == ""
     assert (came["spec"]["volumes"], came["spec"]["publish"]) == (["data"], ["18080:80"])
     assert came["labels"] == {"weft/from-cluster": "east", "weft/from-uid": before["uid"]}
     assert next(iter(west.side.run(west.lab.endpoints()))).mac == mac
     left = east.until("vm", "web", lambda obj: obj["status"].get("reason") == "departed")
-    assert (left["status"]["phase"], left["spec"]["departed"]) == ("Stopped", "west/default/web")
+    assert (left["status"]["phase"], left["marks"]["departed"]) == ("Stopped", "west/default/web")
     assert "Placed" not in [one["type"] for one in left["conditions"]], "its node has it no more"
     until_told(west, "Created", "Placed", "Arrived", "Running")
     until_told(east, "Created", "Placed", "Running", "Departed")
@@ -170,7 +168,7 @@ def test_a_vm_that_leaves_stays_as_it_is_and_what_comes_there_has_a_mac_of_its_o
     guarded = object_key("vm", "default", "web")
 
     def guard(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, replace(decode_part(envelope.spec, VmSpec), guard="hold"))
+        envelope.marks = merge_part(envelope.marks, {"guard": "hold"})
 
     east.side.run(east.lab.change(guarded, guard))
     east.client.create(made)  # as of a manifest, which no verb has looked at

@@ -69,7 +69,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationR
 from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.parts.node.orphan import OrphanCopy
-from weft.kinds.vm import VmSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 
@@ -458,7 +458,7 @@ async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_los
         await tell(state="stopped", reason="leftCluster")
 
         async def left() -> bool:
-            return bool(decode_part((await lab.vm("web")).spec, VmSpec).departed)
+            return bool(decode_part((await lab.vm("web")).marks, WorkloadMarks).departed)
 
         await lab.until(left)
         node.slow = False

@@ -16,6 +16,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.recovery.run import RecoveryRun
 from weft.kinds.network import NetworkSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.vm import VM, VmSpec
@@ -106,9 +107,9 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         for member in run.members:
             vm, spec = await read_vm(lab, member.vm)
             assert (spec.networks, spec.publish) == ([network], [])
-            assert spec.origin is not None and spec.origin.test is not None and spec.origin.test.recovery == "shop"
-            assert spec.origin.test.hostname == member.replica  # as at its source, so that others find it
-            assert VM.admission.counts is not None and VM.admission.counts(spec, VM.status()).amounts == {}
+            test = decode_part(vm.marks, WorkloadMarks).test
+            assert test is not None and (test.recovery, test.hostname) == ("shop", member.replica)  # as at its source
+            assert VM.count_envelope(spec, vm).amounts == {}
             assert vm.owner is not None and vm.owner.uid == plan.uid
         # A newer point comes: the one that is used stays, though only one is kept.
         await receive(lab, node, "/replica/default/web", 2)
@@ -137,7 +138,7 @@ async def test_a_plan_is_rehearsed_in_isolation_with_nothing_left_and_then_faile
         for name in ("db", "web"):
             vm, spec = await read_vm(lab, name)
             assert (vm.owner, spec.networks, spec.volumes) == (None, ["default"], [f"{name}-data"])
-            assert spec.origin is not None and spec.origin.test is None
+            assert spec.origin is not None and decode_part(vm.marks, WorkloadMarks).test is None
             replica = await lab.get(f"/replica/default/{name}")
             assert replica is not None
             promoted = decode_part(replica.marks, ReplicaMarks)
@@ -222,7 +223,7 @@ async def test_a_plan_brings_back_a_vm_that_was_left_here_as_its_replica_s_promo
         assert (ended.failover.phase, ended.failover.message) == ("Passed", "")
         assert [(one.vm, one.point) for one in ended.failover.vms] == [("web", 5)]
         there, spec = await read_vm(lab, "web")
-        assert (there.uid, spec.run, spec.fenced) == (vm.uid, "run", "")
+        assert (there.uid, spec.run, decode_part(there.marks, WorkloadMarks).fenced) == (vm.uid, "run", "")
         assert node.begun_from["web"].snapshot == order.snapshot
         await until(lab, replica.key, ReplicaStatus, lambda status: status.phase == "Promoted")
         assert len(await lab.every("vm")) == 1

@@ -150,8 +150,8 @@ class Soak:
         if (phase := find_phase(home.find("vm", name))) != "Running":
             return f"vm/{name} at {home.name} is {phase}, and runs"
         there = self.by_name[home.other].find("vm", name)
-        if there is not None and not (find_phase(there) == "Stopped" and dig(there, "spec", "fenced")):
-            return f"vm/{name} at {home.other} is {find_phase(there)}, fenced by {dig(there, 'spec', 'fenced')!r}"
+        if there is not None and not (find_phase(there) == "Stopped" and dig(there, "marks", "fenced")):
+            return f"vm/{name} at {home.other} is {find_phase(there)}, fenced by {dig(there, 'marks', 'fenced')!r}"
         replication = home.find("replication", name)
         automatic = name in AUTOMATIC_VMS
         if replication is None:

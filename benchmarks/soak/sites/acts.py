@@ -183,7 +183,7 @@ class Acts:
             )
             return
         self._insist(
-            site, "replication", "take-back", name, done=lambda: not dig(site.find("vm", name), "spec", "fenced")
+            site, "replication", "take-back", name, done=lambda: not dig(site.find("vm", name), "marks", "fenced")
         )
         self._insist(site, "vm", "start", name, done=lambda: find_phase(site.find("vm", name)) == "Running")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from weft.informer.view import Item, View
 from weft.kinds.allocation import RESERVATIONS_BY_MIGRATION
 from weft.kinds.parts.workload import WorkloadSpec, name_gang
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Workload
 from weft.kinds.registry import BY_NAME, WORKLOADS
 
@@ -25,8 +26,13 @@ def record_of(item: Item) -> Workload:
 
 def find_hostname(item: Item) -> str:
     """What networks call it; "": its name. ``item`` may be a service, which has an address, too."""
-    record = WORKLOADS.get(item.envelope.kind)
-    return record.hostname(spec_of(item)) if record is not None else ""
+    test = item.marks(WorkloadMarks).test if item.envelope.kind in WORKLOADS else None
+    return test.hostname if test is not None else ""
+
+
+def is_test(workload: Item) -> bool:
+    """Whether weft made it to test a backup or to rehearse a recovery, and removes it again."""
+    return workload.marks(WorkloadMarks).test is not None
 
 
 def list_workloads(view: View) -> Iterator[Item]:

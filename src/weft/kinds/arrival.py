@@ -17,6 +17,7 @@ from weft.kinds.fields.cluster.link import check_sha256
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import take_from_spec
@@ -36,7 +37,8 @@ FROM_ARRIVAL = f"{OWN_LABELS}from-arrival"  # label of a volume that was made wi
 # Fields of a VM's spec that stay at its old cluster: what is of its place there, and what only its server sets.
 LEFT_OUT = (
     *("node", "reservation", "lease", "gang", "hold", "boot", "origin", "restore"),
-    *("fenced", "guard", "departed", "arrives", "reclaim", "disk", "networks", "run"),
+    *("reclaim", "disk", "networks", "run"),
+    *WorkloadMarks.__struct_fields__,  # an older cluster has them in the spec
 )
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 Uid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9.-]+$")]
@@ -149,8 +151,8 @@ def make_arriving_vm(name: str, spec: ArrivalSpec, cluster: str, labels: Mapping
             "networks": list_networks(spec),
             "volumes": list(spec.volumes),
             "run": "run",
-        }
-        | {"arrives": name},
+        },
+        "marks": {"arrives": name},
     }
 
 

@@ -321,7 +321,7 @@ WORKLOAD = Workload(
     needs=_needs,
     volumes=_volumes,
     volumes_field="mounts",
-    allocate=lambda spec: {
+    allocate=lambda spec, _: {
         "runtime": "oci",
         "container": _make(spec),
         "once": spec.once,

@@ -56,8 +56,6 @@ FIXED: Mapping[str, Any] = {
     "volumes": [],
     "origin": None,
     "restore": None,
-    "fenced": "",
-    "guard": "",
 }
 OWN = (*FIXED, "snapshots", "boot")  # fields that an instance keeps in an update in place
 _INSTEAD = {

@@ -15,6 +15,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_fenced
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,
@@ -408,10 +409,9 @@ def _workloads(kind: str, spec: MigrationSpec) -> Sequence[str]:
     return [name] if of_kind == kind else []
 
 
-def _refuse_absent(kind: str, _: MigrationSpec, named: Mapping[str, Any]) -> None:
-    """Raises IllegalTransition for a workload that runs, or may run, at another cluster."""
-    for name, spec in named.items():
-        refuse_fenced({"kind": kind, "name": name, "spec": msgspec.to_builtins(spec)})
+def _refuse_absent(_: MigrationSpec, name: str, vm: WorkloadMarks) -> None:
+    """Raises IllegalTransition for a VM that runs, or may run, at another cluster."""
+    refuse_fenced({"kind": "vm", "name": name, "marks": msgspec.to_builtins(vm)})
 
 
 MIGRATIONS_BY_UID = Index("migrations by uid")
@@ -461,8 +461,7 @@ MIGRATION = Kind(
             Reference(
                 *(kind, "spec.workload", partial(_workloads, kind)),
                 blocks=False,
-                agree=partial(_refuse_absent, kind),
-                agrees_once=True,
+                bars=_refuse_absent if kind == "vm" else None,
             )
             for kind in MIGRATION_MODES
         ),

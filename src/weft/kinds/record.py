@@ -173,6 +173,8 @@ class Reference(msgspec.Struct, frozen=True):
     # Of a spec and the specs of those that exist, by name. Raises InvalidInput where they contradict each other.
     agree: Callable[[Any, Mapping[str, Any]], None] | None = None
     agrees_once: bool = False  # ``agree`` is checked at creation only, since the object changes what it names
+    # Of a spec, and the name and the marks of one that it names anew. Raises a WeftError for one that isn't to be used any more.
+    bars: Callable[[Any, str, Any], None] | None = None
     # Of a spec and the status of those that exist, by name. Raises InvalidInput where they can't give what the spec requests.
     suffices: Callable[[Any, Mapping[str, Any]], None] | None = None
     asks: Callable[[Any], Any] | None = (
@@ -242,9 +244,7 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     pool: str = "local"  # of the root disk
     machine: str = ""  # its type; "": it is no machine
     cpu_model: str = ""  # as in a VM's spec
-    runtime: str = (
-        ""  # what a runtime of the node must be able to run; "": ``machine`` implies it; GUARD: its guard holds it
-    )
+    runtime: str = ""  # what a runtime of the node must be able to run; "": ``machine`` implies it
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,7 +253,9 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     needs: Callable[[Any], Needs]
     volumes: Callable[[Any], list[str]]  # names of those that it attaches, in order
     volumes_field: str  # where the spec has them
-    allocate: Callable[[Any], dict[str, Any]]  # the fields of an allocation that only this kind has
+    allocate: Callable[
+        [Any, Any], dict[str, Any]
+    ]  # of spec and marks: the fields of an allocation that only this kind has
     # Of these fields, by field of the workload's spec: what the allocation has, and what the workload requests.
     compare: Callable[[Any, Any], tuple[dict[str, Any], dict[str, Any]]]
     is_same: Callable[[Any, Any], bool]  # whether ``compare`` would find no difference; quick
@@ -262,11 +264,6 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     # The snapshot that its disks come from: with ``snapshot``, a name, and ``memory``; None if they come from its image.
     origin: Callable[[Any], Any] = lambda _: None
     runs_once: Callable[[Any], bool] = lambda _: False  # it never starts again after its end
-    is_test: Callable[[Any], bool] = lambda _: False  # weft made it to test a backup, and removes it again
-    arrives: Callable[[Any], str] = lambda _: ""  # name of the Arrival that it comes by from another cluster
-    departed: Callable[[Any], str] = lambda _: ""  # where it migrated to: CLUSTER/PROJECT/NAME
-    fenced: Callable[[Any], str] = lambda _: ""  # name of the Replication that left it to another cluster
-    hostname: Callable[[Any], str] = lambda _: ""  # what its guest and its networks call it; "": its name
     preemptible: Callable[[Any], bool] = lambda _: False  # it leaves its capacity to workloads that find none
     checks_health: Callable[[Any], bool] = lambda _: False  # of its spec: the node reports whether it is healthy
     # Of its allocation: why no node can save it as it runs, for another to continue it; "" if one may. None: this kind isn't saved.

@@ -317,7 +317,7 @@ def _goes_back(obj: Object, given: PromoteInput) -> bool:
     """Whether the VM that is here already goes back to the point, and no other is made."""
     vm = dig(obj, "status.vm", "")
     there = dig(obj, "others", {}).get(f"vm/{vm}") if vm and given.new_name in ("", vm) else None
-    return there is not None and there["uid"] == dig(obj, "status.vm_uid", "") and bool(dig(there, "spec.fenced", ""))
+    return there is not None and there["uid"] == dig(obj, "status.vm_uid", "") and bool(dig(there, "marks.fenced", ""))
 
 
 def _read_snapshot(obj: Object, given: PromoteInput) -> Object:

@@ -7,7 +7,6 @@ is measured by this cluster's clock alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -29,6 +28,7 @@ from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import find_condition, reaches, read_phase
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,
@@ -270,13 +270,12 @@ def check_replication(spec: ReplicationSpec) -> None:
     check_subject(spec.of, "spec.of", ("vm",), "can be replicated")
 
 
-def _refuse_departed(_: ReplicationSpec, named: Mapping[str, Any]) -> None:
+def _refuse_departed(_: ReplicationSpec, name: str, vm: WorkloadMarks) -> None:
     """Raise IllegalTransition for what is left of a VM that migrated to another cluster."""
-    for name, vm in named.items():
-        if vm.departed:
-            refusal = describe_departure(f"vm/{name}", vm.departed)
-            refusal.field, refusal.hint = "spec.of", f"there: weft cluster replicate vm/{name} --destination CLUSTER"
-            raise refusal
+    if vm.departed:
+        refusal = describe_departure(f"vm/{name}", vm.departed)
+        refusal.field, refusal.hint = "spec.of", f"there: weft cluster replicate vm/{name} --destination CLUSTER"
+        raise refusal
 
 
 def _refuse_other_project(spec: ReplicationSpec, _: str, cluster: ClusterSpec, project: str | None) -> None:
@@ -355,8 +354,7 @@ REPLICATION = Kind(
             "spec.of",
             lambda spec: list_named("vm", [spec.of]),
             blocks=False,
-            agree=_refuse_departed,
-            agrees_once=True,
+            bars=_refuse_departed,
             alone="starts and replaces it, also while a copy of it runs at the other cluster",
         ),
         Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True, fits=_refuse_other_project),

@@ -19,6 +19,7 @@ from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_v
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
 from weft.kinds.parts.snapshot.volume_verbs import make_volume
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,
@@ -138,10 +139,13 @@ def check_snapshot(spec: SnapshotSpec) -> None:
     check_group(name, spec.group, spec.members)
 
 
+def _refuse_departed(spec: SnapshotSpec, name: str, vm: WorkloadMarks) -> None:
+    if vm.departed and not (spec.backup or spec.replica):
+        raise describe_departure(f"vm/{name}", vm.departed)
+
+
 def _agree(spec: SnapshotSpec, vms: Mapping[str, Any]) -> None:
     for name, vm in vms.items():
-        if vm.departed and not (spec.backup or spec.replica):
-            raise describe_departure(f"vm/{name}", vm.departed)
         if spec.memory and vm.gpus:
             raise InvalidInput(
                 f"spec.memory: vm/{name} has GPUs, whose state can't be saved",
@@ -288,6 +292,7 @@ SNAPSHOT = Kind(
             *("vm", "spec.of", _name_sources("vm")),
             blocks=False,
             agree=_agree,
+            bars=_refuse_departed,
             agrees_once=True,
             suffices=_require_memory,
         ),

@@ -58,8 +58,8 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
+from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
 from weft.kinds.record import (
-    GUARD,
     Access,
     Admission,
     Column,
@@ -77,7 +77,7 @@ from weft.kinds.record import (
     keys_of,
 )
 from weft.kinds.volume import refuse_orphan
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.lifecycle import Phase
 from weft.objects.quantity import format_bytes
@@ -146,30 +146,10 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
     restore: Annotated[VmRestore | None, field("Last restore in place; the verb restore sets it")] = None
-    fenced: Annotated[
-        str, field("Replication that left it to another cluster: it can't be started; set by the server", name=True)
-    ] = ""
-    arrives: Annotated[
-        str, field("Arrival that it comes by from another cluster, until it runs here; set by the server", name=True)
-    ] = ""
-    departed: Annotated[
-        str,
-        field(
-            "Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here; set by the server", max_length=200
-        ),
-    ] = ""
     reclaim: Annotated[
         VmReclaim | None,
         field("Take it back from another cluster, to which a lost migration handed it over; the verb reclaim sets it"),
     ] = None
-    guard: Annotated[
-        Literal["", "begin", "hold"],
-        field(
-            "hold: its replica takes over automatically, so its node runs it only while this cluster is known to be primary; "
-            "begin: nodes find out whether they can; set by the server",
-            change="live",
-        ),
-    ] = ""
 
 
 def check_vm(spec: VmSpec) -> None:
@@ -236,19 +216,16 @@ def check_change(old: VmSpec, new: VmSpec) -> None:
             field="spec.restore",
             hint="leave spec.restore out; weft vm restore NAME --snapshot SNAPSHOT",
         )
-    if new.fenced != old.fenced:
-        raise InvalidInput("spec.fenced: only the server changes it", field="spec.fenced", hint="leave spec.fenced out")
-    if new.guard != old.guard:
-        raise InvalidInput("spec.guard: only the server changes it", field="spec.guard", hint="leave spec.guard out")
-    if new.arrives != old.arrives or new.departed != old.departed:
-        name = "arrives" if new.arrives != old.arrives else "departed"
-        raise InvalidInput(
-            f"spec.{name}: only the server changes it", field=f"spec.{name}", hint=f"leave spec.{name} out"
-        )
-    if new.departed and new != old:
-        raise describe_departure("the VM", new.departed)
-    if new.fenced and new.run != old.run:
-        raise describe_fence("the VM", new.fenced)
+
+
+def _guard_change(vm: Envelope, new: VmSpec, now: float) -> None:
+    """Raises IllegalTransition for what another cluster has, InvalidInput for a root disk that would shrink."""
+    marks, old = decode_part(vm.marks, WorkloadMarks), decode_part(vm.spec, VmSpec)
+    if marks.departed:
+        raise describe_departure("the VM", marks.departed)
+    if marks.fenced and new.run != old.run:
+        raise describe_fence("the VM", marks.fenced)
+    refuse_shrinking(vm, new, now)
 
 
 def refuse_shrinking(vm: Envelope, new: VmSpec, now: float) -> None:
@@ -331,29 +308,18 @@ def _needs(spec: VmSpec) -> Needs:
         pool=spec.pool,
         machine=spec.machine,
         cpu_model=spec.cpu_model,
-        runtime=GUARD if spec.guard else "",
     )
 
 
-def _is_test(spec: VmSpec) -> bool:
-    return spec.origin is not None and spec.origin.test is not None
-
-
-def _find_health_check(spec: VmSpec) -> HealthCheck | None:
+def _find_health_check(test: WorkloadTest | None) -> HealthCheck | None:
     """That of a VM which tests a backup; without a command it is asked whether it answers."""
-    test = spec.origin.test if spec.origin is not None else None
     if test is None or not test.backup:
         return None
     command = ["sh", "-c", test.check] if test.check else []
     return HealthCheck(command=command, interval=1.0, timeout=test.within, retries=1, start_period=test.within)
 
 
-def _find_hostname(spec: VmSpec) -> str:
-    test = spec.origin.test if spec.origin is not None else None
-    return test.hostname if test is not None else ""
-
-
-def _allocate(spec: VmSpec) -> dict[str, Any]:
+def _allocate(spec: VmSpec, marks: WorkloadMarks) -> dict[str, Any]:
     return {
         "machine": spec.machine,
         "requested_cpu_model": spec.cpu_model,
@@ -363,10 +329,10 @@ def _allocate(spec: VmSpec) -> dict[str, Any]:
         "firmware": spec.firmware,
         "screen": spec.screen,
         "boot": spec.boot,
-        "health_check": _find_health_check(spec),
-        "preemptible": _is_test(spec),
-        "hostname": _find_hostname(spec),
-        "guard": spec.guard,
+        "health_check": _find_health_check(marks.test),
+        "preemptible": marks.test is not None,
+        "hostname": marks.test.hostname if marks.test is not None else "",
+        "guard": marks.guard,
     }
 
 
@@ -452,11 +418,7 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
 def _check_new(spec: VmSpec) -> None:
     """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
     warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.fenced, spec.guard, spec.departed, spec.reclaim = None, "", "", "", None
-    if spec.origin is not None and spec.origin.test is not None:
-        raise InvalidInput(
-            "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
-        )
+    spec.restore, spec.reclaim = None, None
     if spec.boot != "warm":
         return
     barred = {
@@ -482,6 +444,16 @@ def _check_new(spec: VmSpec) -> None:
             )
 
 
+def _take_marks(stored: dict[str, Any]) -> dict[str, Any]:
+    """The upgrade of a VM whose marks were in its spec, and its test in its origin."""
+    taken = take_from_spec(marks=WorkloadMarks)(stored)
+    origin = dict(taken["spec"].get("origin") or {})
+    if test := origin.pop("test", None):
+        taken["spec"] = {**taken["spec"], "origin": origin}
+        taken["marks"] = {**taken["marks"], "test": test}
+    return taken
+
+
 VMS_BY_ORIGIN = Index("vms by the snapshot that they began from")
 VMS_BY_RESTORE = Index("vms by the snapshot that they went back to")
 VMS_RECLAIMED = Index("vms that people take back from another cluster")
@@ -503,12 +475,6 @@ WORKLOAD = Workload(
     volumes=lambda spec: spec.volumes,
     volumes_field="volumes",
     origin=lambda spec: spec.origin,
-    is_test=_is_test,
-    preemptible=_is_test,
-    arrives=lambda spec: spec.arrives,
-    departed=lambda spec: spec.departed,
-    fenced=lambda spec: spec.fenced,
-    hostname=_find_hostname,
     allocate=_allocate,
     compare=_compare,
     is_same=_is_same,
@@ -522,7 +488,10 @@ VM = Kind(
     title="VM",
     summary="A virtual machine",
     spec=VmSpec,
+    marks=WorkloadMarks,
     status=WorkloadStatus,
+    schema=2,
+    upgrades=(_take_marks,),
     indexes=index_workload(VmSpec, WORKLOAD)
     | {
         VMS_BY_ORIGIN: origin_keys,
@@ -562,18 +531,25 @@ VM = Kind(
             "Snapshots": "snapshots",
             RECLAIMED: "migrations",
         },
+        mark_writers={
+            "fenced": ("replications", "replicas"),
+            "arrives": ("arrivals",),
+            "departed": ("workload",),
+            "guard": ("witnesses", "workload"),
+            "test": ("backups", "recovery plans"),
+        },
     ),
     admission=Admission(
         check=check_vm,
         check_new=_check_new,
         check_times=check_times,
         check_change=check_change,
-        change_guard=refuse_shrinking,
+        change_guard=_guard_change,
         write_guard=guard_workload,
         other_version="weft vm update {} --config FILE lets another VM take its place, and keeps this one, stopped",
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "fenced", "guard", "arrives", "departed", "reclaim"),
-        made_fields=("arrives", "reclaim"),
+        server_fields=(*KEPT, "origin", "restore", "reclaim"),
+        made_fields=("reclaim",),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

@@ -46,6 +46,7 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
 )
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.pool import PoolSpec, PoolStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.snapshot import SnapshotStatus
@@ -559,6 +560,7 @@ def _spec_state(workload: Item) -> object:
     return (
         workload.uid,
         workload.envelope.generation,
+        workload.marks(WorkloadMarks),
         addressed and (addressed.status, addressed.generation),
         is_observed(workload),
     )

@@ -62,6 +62,6 @@ async def test_a_workload_is_where_its_active_or_source_allocation_is() -> None:
 async def test_one_that_another_cluster_has_is_refused_with_its_name_there() -> None:
     store = MemoryStore(SystemClock())
     await store.open()
-    await store.commit([stored("vm", "web", WEB.uid, spec={"departed": "west/lab/web"}, status={"phase": "Stopped"})])
+    await store.commit([stored("vm", "web", WEB.uid, marks={"departed": "west/lab/web"}, status={"phase": "Stopped"})])
     with pytest.raises(IllegalTransition, match="vm/web migrated to cluster west, where it is lab/web"):
         await WorkloadLocator(store).find(CLAIMS)

@@ -129,7 +129,7 @@ def test_what_can_not_be_is_refused_by_its_field(spec: dict[str, Any], field: st
 
 def test_capabilities_are_the_default_ones_with_what_is_added_and_without_what_is_dropped() -> None:
     def have(**spec: Any) -> set[str]:
-        made = WORKLOAD.allocate(wish(**spec))["container"]
+        made = WORKLOAD.allocate(wish(**spec), None)["container"]
         return {name.removeprefix("CAP_") for name in list_capabilities(made)}
 
     assert have() == set(DEFAULT_CAPABILITIES)
@@ -160,7 +160,7 @@ def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
         {"node": "n", "node_uid": "u", "workload": {"kind": "container", "name": "web", "uid": "w"}}
         | {"workload_generation": 1, "incarnation": 1, "resources": {}}
         | {"volumes": [{"name": "data", "uid": "d", "size": 1}]}
-        | msgspec.to_builtins(WORKLOAD.allocate(old)),
+        | msgspec.to_builtins(WORKLOAD.allocate(old, None)),
         AllocationSpec,
     )
     assert WORKLOAD.is_same(place, old)

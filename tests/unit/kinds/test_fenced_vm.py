@@ -21,7 +21,8 @@ def test_a_fenced_vm_is_not_started_by_a_verb(verb: str, given: dict[str, Any]) 
         "name": "web",
         "uid": "u",
         "generation": 3,
-        "spec": {"image": "tiny", "run": "stop", "fenced": "web"},
+        "spec": {"image": "tiny", "run": "stop"},
+        "marks": {"fenced": "web"},
         "status": {"phase": "Stopped", "node": "n1"},
         "others": {
             "snapshot/s": {

@@ -4,37 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from weft.kinds.fields.cluster.link import read_automatic
 from weft.kinds.parts.convert_verb import refuse_guarded
-from weft.kinds.record import GUARD
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replica import REPLICA, ArmInput, HoldInput, PromoteInput
 from weft.kinds.replication import REPLICATION
 from weft.kinds.vm import VM, VmSpec
-from weft.objects.errors import IllegalTransition, InvalidInput
+from weft.objects.errors import IllegalTransition
 
 
-def test_only_the_server_guards_a_vm_and_a_new_one_never_begins_so() -> None:
-    spec = VmSpec(image="tiny", guard="hold")
-    assert VM.admission.check_change is not None and VM.admission.check_new is not None
-    with pytest.raises(InvalidInput, match=r"spec\.guard: only the server"):
-        VM.admission.check_change(spec, msgspec.structs.replace(spec, guard=""))
-    VM.admission.check_new(spec)
-    assert spec.guard == ""
-
-
-def test_a_guarded_vm_asks_for_a_node_with_a_guard_and_its_allocation_says_so() -> None:
+def test_the_allocation_of_a_guarded_vm_says_so() -> None:
     record = VM.workload
     assert record is not None
-    for guard, runtime in (("", ""), ("begin", GUARD), ("hold", GUARD)):
-        spec = VmSpec(image="tiny", guard=guard)  # type: ignore[arg-type]
-        assert (record.needs(spec).runtime, record.allocate(spec)["guard"]) == (runtime, guard)
+    for guard in ("", "begin", "hold"):
+        assert record.allocate(VmSpec(image="tiny"), WorkloadMarks(guard=guard))["guard"] == guard  # type: ignore[arg-type]
 
 
 def test_what_it_would_be_converted_to_ran_unguarded_so_it_is_refused() -> None:
-    obj: dict[str, Any] = {"kind": "vm", "name": "web", "spec": {"guard": "hold"}}
+    obj: dict[str, Any] = {"kind": "vm", "name": "web", "spec": {}, "marks": {"guard": "hold"}}
     with pytest.raises(IllegalTransition, match="takes over automatically") as refused:
         refuse_guarded(obj)
     assert "weft replication pause" in (refused.value.hint or "")
@@ -175,10 +164,10 @@ def test_people_promote_beside_a_source_that_answers_only_once_it_handed_over_or
 
 
 def test_a_vm_that_was_left_there_is_no_obstacle_since_it_goes_back() -> None:
-    there = {"vm/web": {"uid": "u", "spec": {"fenced": "web"}}}
+    there = {"vm/web": {"uid": "u", "marks": {"fenced": "web"}}}
     assert arm({}, 5, status={"vm": "web", "vm_uid": "u"}, others=there)["automatic"] is True
     for uid, fenced in (("other", "web"), ("u", "")):
-        there = {"vm/web": {"uid": uid, "spec": {"fenced": fenced}}}
+        there = {"vm/web": {"uid": uid, "marks": {"fenced": fenced}}}
         with pytest.raises(IllegalTransition, match="can't become vm/web"):
             arm({}, 5, status={"vm": "web", "vm_uid": "u"}, others=there)
 

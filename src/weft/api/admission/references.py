@@ -89,10 +89,12 @@ async def plan_references(
                     await _refuse_outsider(view, envelope, reference, target, name)
                 if reference.projects is not None:
                     await _refuse_other_project(view, envelope, reference, target, name)
-                if reference.fits is not None and name not in before:
+                if reference.fits is not None or reference.bars is not None:
                     other = await view.get_key(named_key(target.name, _scope(target, envelope), name))
-                    if other is not None:
+                    if other is not None and reference.fits is not None:
                         reference.fits(new, name, decode_part(other.spec, target.spec), envelope.project)
+                    if other is not None and reference.bars is not None:
+                        reference.bars(new, name, target.read_marks(other))
                 if reference.alone:
                     await _refuse_owned(view, envelope, reference, target, name)
                 if reference.holder is not None:

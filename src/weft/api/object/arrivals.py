@@ -35,6 +35,7 @@ from weft.kinds.endpoint import (
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.nic import check_address
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Kind
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.vm import VM, VmSpec
@@ -139,7 +140,7 @@ async def _list_lacks(view: View, project: str | None, parts: list[Manifest], sp
     lacks = []
     for part in parts:
         there = await view.get(part.kind, part.project, part.name)
-        if there is not None and part.kind is VM and (where := decode_part(there.spec, VmSpec).departed):
+        if there is not None and part.kind is VM and (where := decode_part(there.marks, WorkloadMarks).departed):
             lacks.append(
                 f"vm/{part.name} here is only the name of a VM that migrated to {where}: weft vm delete {part.name} -p {project}, "
                 "at this cluster, frees it; the VM stays where it runs"

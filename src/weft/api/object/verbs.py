@@ -35,6 +35,7 @@ from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.stream_verbs import LOOKS, STREAM_VERBS, refuse_early
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.replica import REPLICA
@@ -404,7 +405,7 @@ async def _find_place(
     phase = Phase(status.get("phase", "Pending"))
     what = f"{kind.name}/{envelope.name}"
     allocation = await _find_allocation(context, envelope, status.get("node"))
-    where = kind.workload.departed(decode_part(envelope.spec, kind.spec)) if kind.workload is not None else ""
+    where = decode_part(envelope.marks, WorkloadMarks).departed
     if where and (allocation is None or verb.name in ALLOWED):
         raise describe_departure(what, where)
     if allocation is not None:

@@ -24,7 +24,7 @@ from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
 from weft.kinds.parts.migration.departing import VmReclaim
-from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VmTest, VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VolumeOrigin, VolumeRestore
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
@@ -37,9 +37,7 @@ from weft.objects.schema import FieldDoc, describe_fields, suggest
 _KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled", "spec.lease.priority_class")
 _OF_SNAPSHOTS = (
     *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
-    *(f"spec.origin.test.{name}" for name in VmTest.__struct_fields__),
     *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
-    *("spec.fenced", "spec.guard", "spec.arrives", "spec.departed"),
     *(f"spec.reclaim.{name}" for name in VmReclaim.__struct_fields__),
 )
 _NO_FLAG = {

@@ -162,7 +162,7 @@ def _explain_place(session: Session, target: Target, obj: dict[str, Any], decisi
     """Where it is now, if it can't be used there, and why it was placed on its node."""
     if whereabouts := explain_whereabouts(session, target.what, obj):
         print(localize(whereabouts))
-    if dig(obj, "spec.departed"):
+    if dig(obj, "marks.departed"):
         return  # the decision is about a node that it has left
     if suspension := _explain_suspension(session, target, obj):
         print(localize(suspension))

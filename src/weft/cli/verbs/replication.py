@@ -102,7 +102,7 @@ def _explain_left_out(vm: dict[str, Any]) -> str:
     """Why it isn't replicated with all VMs of the project; "": it is."""
     if owner := vm.get("owner"):
         return f"it belongs to {owner['kind']}/{owner['name']}, which would start it again beside its copy"
-    if where := dig(vm, "spec.departed"):
+    if where := dig(vm, "marks.departed"):
         return f"it migrated to {where}: replicate it from there"
     return ""
 

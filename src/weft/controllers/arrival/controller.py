@@ -37,7 +37,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, describe_taken_mac
 from weft.kinds.fields.cluster.link import MIGRATE
 from weft.kinds.node import NODES_BY_ORPHAN, NodeStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.identity import object_key
 
 FINALIZER, SOURCE = "arrival", "arrivals"
@@ -100,7 +100,7 @@ def plan_one(view: View, arrival: Item, now: float, silent: Sequence[str] = ()) 
     if target is not None and (plan.target is not None or plan.goes):
         draft.change(target, spec=plan.target, deleting_since=now if plan.goes else None)
     if workload is not None and plan.arrives:
-        draft.change(workload, spec=msgspec.structs.replace(workload.spec(VmSpec), arrives=""))
+        draft.change(workload, marks=msgspec.structs.replace(workload.marks(WorkloadMarks), arrives=""))
     elif workload is not None and plan.goes and not workload.deleting:
         draft.change(workload, deleting_since=now)
     if plan.goes:
@@ -124,7 +124,7 @@ def find_workload(view: View, arrival: Item) -> Item | None:
     found, status = view.get(workload_key(arrival)), arrival.status(ArrivalStatus)
     if found is None:
         return None
-    same = found.uid == status.vm if status.vm else found.spec(VmSpec).arrives == arrival.envelope.name
+    same = found.uid == status.vm if status.vm else found.marks(WorkloadMarks).arrives == arrival.envelope.name
     return found if same else None
 
 

@@ -15,13 +15,13 @@ from weft.kinds.parts.snapshot.restored import (
     LEFT_OUT_OF_TESTS,
     ROOT,
     VmOrigin,
-    VmTest,
     VolumeOrigin,
     make_restored_vm,
     make_restored_volumes,
     name_volume,
 )
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
 from weft.kinds.record import Kind
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec
 from weft.kinds.vm import VM, VmSpec
@@ -39,9 +39,9 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
     asked = backup.actions(BackupActions)
     name = name_test(of.name, uid)
 
-    def make(kind: Kind, name: str, made: msgspec.Struct, uid: str = "") -> None:
+    def make(kind: Kind, name: str, made: msgspec.Struct, uid: str = "", marks: msgspec.Struct | None = None) -> None:
         labels = {LABEL: of.name}
-        draft.make(kind.make(name, made, now, uid=uid, project=of.project, owner=of, labels=labels))
+        draft.make(kind.make(name, made, now, uid=uid, project=of.project, owner=of, labels=labels, marks=marks))
 
     fetched = SnapshotSpec(of=spec.of, automatic="test", backup=of.name, image=status.image)
     make(SNAPSHOT, name, fetched, uid)
@@ -52,16 +52,15 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
         assert volume.origin is not None
         volume.origin = VolumeOrigin(snapshot=name, disk=volume.origin.disk, test=True)
         make(VOLUME, manifest["name"], volume)
-    make(VM, name, _make_vm(of.name, asked, status, name, disks))
+    test = WorkloadTest(backup=of.name, check=asked.verify_check, within=asked.verify_within)
+    make(VM, name, _make_vm(status, name, disks), marks=WorkloadMarks(test=test))
     return begin(status, name, asked.verify_generation, now)
 
 
-def _make_vm(backup: str, asked: BackupActions, status: BackupStatus, name: str, disks: dict[str, int]) -> VmSpec:
+def _make_vm(status: BackupStatus, name: str, disks: dict[str, int]) -> VmSpec:
     made = make_restored_vm(status.workload_spec, name, name, disks, memory=False)["spec"]
     vm = msgspec.convert({key: value for key, value in made.items() if key not in LEFT_OUT_OF_TESTS}, VmSpec)
-    vm.origin = VmOrigin(
-        snapshot=name, test=VmTest(backup=backup, check=asked.verify_check, within=asked.verify_within)
-    )
+    vm.origin = VmOrigin(snapshot=name)
     vm.networks, vm.restart, vm.grace, vm.on_node_loss = [name], "never", 1.0, "wait"
     return vm
 

@@ -25,6 +25,7 @@ from weft.kinds.migration import MigrationActions, MigrationSpec, MigrationStatu
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.migration.departing import list_kept_here
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import OWN_LABELS, cut_name, object_key
 
@@ -65,6 +66,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         status=status,
         deleting=item.deleting,
         workload=workload.spec(VmSpec) if workload is not None and lives else None,
+        guarded=workload is not None and bool(workload.marks(WorkloadMarks).guard),
         place=read_endpoint(view, place),
         rival=find_rival(view, item),
         source=read_endpoint(view, source),
@@ -104,7 +106,7 @@ def list_lacks(view: View, workload: Item, place: Item) -> list[str]:
     """What the VM has that another cluster can't have, each with its remedy; beside what admission has refused."""
     spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
     name = workload.envelope.name
-    lacks += list_kept_here(name, msgspec.to_builtins(workload.spec(VmSpec)))
+    lacks += list_kept_here(name, msgspec.to_builtins(workload.spec(VmSpec)), workload.marks(WorkloadMarks).guard)
     if not _is_directory(view, spec, spec.pool):
         lacks.append(
             f"pool {spec.pool} of its root disk isn't a folder of its node: weft vm migrate {name} --storage --pool local"

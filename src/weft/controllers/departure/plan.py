@@ -45,6 +45,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     status: MigrationStatus
     deleting: bool = False
     workload: VmSpec | None = None  # None: it doesn't exist, or is being deleted
+    guarded: bool = False  # its replica takes over automatically
     place: MigrationEndpoint | None = None  # the active allocation of the VM
     rival: str = ""
     source: MigrationEndpoint | None = None
@@ -278,7 +279,7 @@ def _find_trouble(
         silent = f"; {spec.cluster} doesn't answer" if isinstance(seen, Unavailable) else ""
         way = "" if f"{spec.cluster}/" in why else f" couldn't send it to {spec.cluster}"
         return "Failed", report.reason or "failed", f"source {source.spec.node}{way}: {why}{silent}"
-    if workload.guard and not source.reports("handedOver"):
+    if facts.guarded and not source.reports("handedOver"):
         return "Failed", "cantLeave", f"{spec.workload}: an automatic failover of it was prepared since"
     if facts.gone and not source.reports("handedOver"):
         return "Failed", "notLinked", facts.unlinked

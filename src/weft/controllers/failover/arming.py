@@ -38,8 +38,8 @@ from weft.kinds.fields.cluster.link import (
     TURNED_OFF,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT, ReplicationSpec, ReplicationStatus, subject_of
-from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Condition, merge_part
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_duration
@@ -100,7 +100,7 @@ def read_arming_facts(
         has_point=status.point is not None,
         deleting=item.deleting,
         has_vm=same and vm is not None and not vm.deleting,
-        is_fenced=same and vm is not None and bool(vm.spec(VmSpec).fenced or vm.spec(VmSpec).departed),
+        is_fenced=same and vm is not None and bool(vm.marks(WorkloadMarks).fenced or vm.marks(WorkloadMarks).departed),
         migrates=same and vm is not None and _is_between_clusters(view, vm),
         rival=next((one.envelope.name for one in _list_rivals(view, item)), ""),
         has_witness=cluster.spec(ClusterSpec).witness is not None,
@@ -140,7 +140,7 @@ def _list_rivals(view: View, replication: Item) -> list[Item]:
 
 def _is_between_clusters(view: View, workload: Item) -> bool:
     places = [one.spec(AllocationSpec) for one in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)]
-    return bool(workload.spec(VmSpec).arrives) or any(is_between_clusters(one.migration) for one in places)
+    return bool(workload.marks(WorkloadMarks).arrives) or any(is_between_clusters(one.migration) for one in places)
 
 
 def _read_placed(view: View, allocation: Item, uid: str) -> Placed:
@@ -379,7 +379,7 @@ def _find_strongest(guard: Literal["", "begin", "hold"], rivals: Sequence[Item])
 
 
 def _guard_workload(draft: Draft, view: View, workload: Item, guard: Literal["", "begin", "hold"]) -> None:
-    draft.change(workload, spec=replace(workload.spec(VmSpec), guard=guard))
+    draft.change(workload, marks=replace(workload.marks(WorkloadMarks), guard=guard))
     for allocation in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
         spec = allocation.spec(AllocationSpec)
         if spec.guard != guard:

@@ -21,8 +21,10 @@ from msgspec.structs import replace
 
 from weft.kinds.cluster import CLUSTER
 from weft.kinds.parts.schema_upgrade import upgrade
+from weft.kinds.record import Kind
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks
 from weft.kinds.replication import REPLICATION
+from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import object_key
 
@@ -40,12 +42,13 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
                 spec = msgspec.json.decode(envelope.spec)
                 yield key, _encode(envelope, change_replication(int(spec.get("arming", 0)), now))
             case REPLICA.name if (
-                marks := decode_part((envelope := _upgrade(value)).marks, ReplicaMarks)
+                marks := decode_part((envelope := _upgrade(REPLICA, value)).marks, ReplicaMarks)
             ).role != PRIMARY:
                 envelope.marks = merge_part(envelope.marks, mark_replica(marks.renewals))
                 yield key, encode_envelope(envelope)
-            case "vm" if (envelope := decode_envelope(value)).uid in held.workloads:
-                yield key, _encode(envelope, {"guard": "hold"})
+            case VM.name if (envelope := _upgrade(VM, value)).uid in held.workloads:
+                envelope.marks = merge_part(envelope.marks, {"guard": "hold"})
+                yield key, encode_envelope(envelope)
             case "allocation" if _workload_of(envelope := decode_envelope(value)) in held.workloads:
                 yield key, _encode(envelope, {"guard": "hold"})
             case _:
@@ -87,9 +90,9 @@ def mark_replica(renewals: int) -> dict[str, Any]:
     return {"automatic": False, "restored": True, "renewals": renewals + 1}
 
 
-def _upgrade(value: bytes) -> Envelope:
-    """A replica of the backup, which an older weft may have written."""
-    fresh = upgrade(REPLICA, msgspec.json.decode(value))
+def _upgrade(kind: Kind, value: bytes) -> Envelope:
+    """An object of the backup, which an older weft may have written."""
+    fresh = upgrade(kind, msgspec.json.decode(value))
     return decode_envelope(value if fresh is None else msgspec.json.encode(fresh))
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.controllers.profile.series import CPU, INVOCATIONS, Series
 from weft.informer.view import Item, View
-from weft.informer.workloads import spec_of
+from weft.informer.workloads import is_test, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, AllocationSpec
 from weft.kinds.node import NodeReport
 from weft.kinds.profile import NODE_PROFILE, WORKLOAD_PROFILE, ProfileStatus, ProfileTimes, name_profile
@@ -96,7 +96,7 @@ def list_subjects(view: View, now: float) -> Iterator[Subject]:
     for kind, workload in WORKLOADS.items():
         for item in view.of_kind(kind).values():
             spec = spec_of(item)
-            if _is_old_enough(item, now) and not workload.runs_once(spec) and not workload.is_test(spec):
+            if _is_old_enough(item, now) and not workload.runs_once(spec) and not is_test(item):
                 yield Subject(item, _find_profile(view, item), spec.cpu)
     for item in view.of_kind("function").values():
         if _is_old_enough(item, now):

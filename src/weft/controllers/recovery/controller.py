@@ -37,6 +37,7 @@ from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunMember, RunResult
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.service import ServiceStatus
@@ -142,7 +143,7 @@ def _read_vms(view: View, item: Item, run: RecoveryRun) -> dict[str, VmFacts]:
 
 def _read_workload(view: View, item: Item, member: RunMember, workload: Item) -> VmFacts:
     status = workload.status(WorkloadStatus)
-    if workload.spec(VmSpec).fenced:  # it comes back once its disks are as they were in the point
+    if workload.marks(WorkloadMarks).fenced:  # it comes back once its disks are as they were in the point
         replica = find_replica(view, item, member.replica)
         why = replica.status(ReplicaStatus).message if replica is not None else ""
         return VmFacts(Phase.PENDING, why or "its disks go back to the point")

@@ -27,10 +27,10 @@ from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.snapshot.restored import (
     VmOrigin,
-    VmTest,
     VolumeOrigin,
 )
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
+from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
 from weft.kinds.record import Kind
 from weft.kinds.replica import PRIMARY, ReplicaMarks
 from weft.kinds.service import SERVICE, ServiceSpec
@@ -115,9 +115,8 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
     project = plan.envelope.project
     manifest, volumes = read_rehearsed(view, plan, member)
     vm = read_vm(manifest)
-    vm.origin = VmOrigin(
-        snapshot=member.snapshot, test=VmTest(recovery=plan.envelope.name, hostname=name_original(view, plan, member))
-    )
+    vm.origin = VmOrigin(snapshot=member.snapshot)
+    test = WorkloadTest(recovery=plan.envelope.name, hostname=name_original(view, plan, member))
     vm.networks = [run.networks[name] for name in vm.networks if name in run.networks]
     vm.restart, vm.grace, vm.on_node_loss = "on-failure", 1.0, "wait"
     for one in volumes:
@@ -125,7 +124,8 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
         assert volume.origin is not None
         volume.origin = VolumeOrigin(snapshot=member.snapshot, disk=volume.origin.disk, test=True)
         draft.make(VOLUME.make(one["name"], volume, now, project=project, owner=plan.envelope))
-    draft.make(VM.make(member.vm, vm, now, project=project, owner=plan.envelope, labels=_labels(run, member)))
+    marks, labels = WorkloadMarks(test=test), _labels(run, member)
+    draft.make(VM.make(member.vm, vm, now, project=project, owner=plan.envelope, labels=labels, marks=marks))
     return vm.networks[0] if vm.networks else next(iter(run.networks.values()), "default")
 
 

@@ -11,6 +11,7 @@ from weft.controllers.recovery.facts import Candidate
 from weft.controllers.recovery.plan import list_order
 from weft.informer.quotas import read_quota
 from weft.informer.view import Item, View
+from weft.informer.workloads import is_test
 from weft.kinds.cluster import ANSWERING, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import NO_WITNESS, PRIMARY_SPEAKS, WITNESSED
 from weft.kinds.fields.recovery.run import FAILOVER, REHEARSE, Mode, RunCheck, RunMember
@@ -174,8 +175,7 @@ def _search_promoted(view: View, replica: Item) -> Item | None:
         return there
     for point in reversed(status.points):
         for vm in view.find(VMS_BY_ORIGIN, object_key("snapshot", project, point.snapshot)):
-            origin = vm.spec(VmSpec).origin
-            if not vm.deleting and origin is not None and origin.test is None:
+            if not vm.deleting and not is_test(vm):
                 return vm
     return None
 

@@ -23,6 +23,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
 from weft.kinds.replica import (
     REPLICAS_BY_NODE,
@@ -91,8 +92,8 @@ class Replicas:
 
 
 def _stand_of(workload: Item) -> object:
-    told, spec = workload.envelope.condition(RESTORED), workload.spec(VmSpec)
-    return workload.uid, workload.deleting, spec.fenced, spec.guard, spec.restore, told
+    told, marks = workload.envelope.condition(RESTORED), workload.marks(WorkloadMarks)
+    return workload.uid, workload.deleting, marks.fenced, marks.guard, workload.spec(VmSpec).restore, told
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
@@ -161,7 +162,9 @@ def find_returned(view: View, replica: Item) -> Returned | None:
             continue
         own = (view.get(object_key("volume", envelope.project, one)) for one in vm.spec(VmSpec).volumes)
         disks = frozenset({ROOT, *(volume.uid for volume in own if volume is not None)})
-        found = _follow_return(Returned(vm.envelope.name, vm.uid, name, vm.spec(VmSpec).fenced == name, disks), vm)
+        found = _follow_return(
+            Returned(vm.envelope.name, vm.uid, name, vm.marks(WorkloadMarks).fenced == name, disks), vm
+        )
         point = status.point
         for item in view.find(SNAPSHOTS_BY_UID, point.snapshot_uid) if point is not None and point.snapshot_uid else ():
             taken = item.status(SnapshotStatus)
@@ -234,16 +237,17 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
     left = view.get(object_key("replication", project, returned.replication))
     if workload is None or left is None:
         return
-    spec = workload.spec(VmSpec)
+    spec, marks = workload.spec(VmSpec), workload.marks(WorkloadMarks)
     if plan.go_back is not None:
         status, generation = left.status(ReplicationStatus), workload.envelope.generation + 1
         keep = status.phase == "Stale" and not (status.point is not None and status.point.final)
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
         draft.change(workload, spec=replace(spec, restore=restore))
-    elif not spec.guard:  # else its nodes let it go first: nobody confirms it any more
+    elif not marks.guard:  # else its nodes let it go first: nobody confirms it any more
         # People who promote it start it; a take-over leaves it as it was.
         stays = bool(replica.marks(ReplicaMarks).granted) and is_stopped_there(replica.spec(ReplicaSpec))
-        draft.change(workload, spec=replace(spec, fenced="", run="stop" if stays else "run"))
+        own = replace(marks, fenced="")
+        draft.change(workload, spec=replace(spec, run="stop" if stays else "run"), marks=own)
         draft.change(left, deleting_since=now)
 
 

@@ -25,6 +25,7 @@ from weft.kinds.fields.replication.work import SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import ASK, SEND
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import (
     ENDED,
@@ -86,8 +87,8 @@ def _read_link(cluster: Item) -> object:
 
 
 def _stand_of(workload: Item) -> object:
-    spec = workload.spec(VmSpec)
-    return workload.uid, workload.deleting, spec.fenced, spec.departed, has_ended(workload), _has_run(workload)
+    marks = workload.marks(WorkloadMarks)
+    return workload.uid, workload.deleting, marks.fenced, marks.departed, has_ended(workload), _has_run(workload)
 
 
 def _has_run(workload: Item) -> bool:
@@ -142,7 +143,7 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         is_superseded=(said := replication.envelope.condition(WITNESSED)) is not None and said.reason == SUPERSEDED,
         is_left=(told := replication.envelope.condition(AUTOMATIC)) is not None and told.reason == LEFT,
         fenced=replication.envelope.name if _is_fenced_by(subject, replication) else "",
-        departed=subject.spec(VmSpec).departed if subject is not None else "",
+        departed=subject.marks(WorkloadMarks).departed if subject is not None else "",
         is_stopped=subject is not None and has_ended(subject),
         never_ran=subject is not None and not _has_run(subject),
         is_marked=subject is not None and _is_marked(view, subject),
@@ -157,7 +158,11 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
 
 
 def _is_fenced_by(workload: Item | None, replication: Item) -> bool:
-    return workload is not None and not workload.deleting and workload.spec(VmSpec).fenced == replication.envelope.name
+    return (
+        workload is not None
+        and not workload.deleting
+        and workload.marks(WorkloadMarks).fenced == replication.envelope.name
+    )
 
 
 def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
@@ -212,13 +217,14 @@ def plan_one(view: View, replication: Item, now: float) -> tuple[Commit | None, 
 def _fence(draft: Draft, view: View, replication: Item, workload: Item, on: bool, now: float) -> None:
     """Stop the VM, and keep it stopped, since its copy at the other cluster is, or may become, the one that writes; or let it be
     started again. A replica that it was promoted from is over then: nobody goes on from it."""
-    spec, name = workload.spec(VmSpec), replication.envelope.name
-    if on and not spec.fenced:
-        draft.change(workload, spec=msgspec.structs.replace(spec, run="stop", fenced=name))
+    spec, marks, name = workload.spec(VmSpec), workload.marks(WorkloadMarks), replication.envelope.name
+    if on and not marks.fenced:
+        fenced = msgspec.structs.replace(marks, fenced=name)
+        draft.change(workload, spec=msgspec.structs.replace(spec, run="stop"), marks=fenced)
         if (former := find_promoted(view, workload)) is not None and not former[0].deleting:
             draft.change(former[0], deleting_since=now)
-    elif not on and spec.fenced == name:
-        draft.change(workload, spec=msgspec.structs.replace(spec, fenced=""))
+    elif not on and marks.fenced == name:
+        draft.change(workload, marks=msgspec.structs.replace(marks, fenced=""))
 
 
 def _mark_places(draft: Draft, view: View, replication: Item, status: ReplicationStatus) -> None:

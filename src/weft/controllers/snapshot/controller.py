@@ -28,6 +28,7 @@ from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.verbs import name_member
 from weft.kinds.parts.workload import WorkloadStatus, sizes_of
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.quota import quota_key
 from weft.kinds.snapshot import (
     SNAPSHOTS_BY_NODE,
@@ -311,6 +312,8 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
         return {}
     spec: dict[str, Any] = msgspec.to_builtins(spec_of(workload))
     spec |= sizes_of(workload.status(WorkloadStatus), spec)
+    if workload.marks(WorkloadMarks).fenced:  # it stands still so that its copy runs
+        spec["run"] = "run"
     return {name: value for name, value in spec.items() if name not in ("user_data", "origin", "restore")}
 
 

@@ -9,11 +9,11 @@ import msgspec
 
 from weft.controllers.snapshot.facts import SnapshotFacts, list_orders
 from weft.controllers.snapshot.lineage import find_restore
-from weft.informer.workloads import record_of, spec_of
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import GroupTurn, SnapshotReport
 from weft.kinds.parts.snapshot.verbs import find_lost_memory
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.snapshot import DATA_GONE, SnapshotDisk, SnapshotStatus
 from weft.kinds.volume import NODE_DELETED, describe_deleted
 from weft.objects.quantity import format_bytes
@@ -159,7 +159,7 @@ def _plan_order(
         gone = "is gone" if facts.workload is None else "is being deleted"
         failed = msgspec.structs.replace(status, phase="Failed", reason=VM_GONE, message=f"{facts.what} {gone}")
         return SnapshotPlan(failed)
-    if departed := record_of(facts.workload).departed(spec_of(facts.workload)):
+    if departed := facts.workload.marks(WorkloadMarks).departed:
         message = f"{facts.what} migrated to {departed} before the snapshot was taken"
         return SnapshotPlan(msgspec.structs.replace(status, phase="Failed", reason=VM_GONE, message=message))
     waits = _find_obstacle(facts)

@@ -23,7 +23,7 @@ from weft.kinds.node import NODES_BY_ORPHAN, NodeReport, read_orphan
 from weft.kinds.parts.nic import are_plugged
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import named_key, object_key
 
@@ -146,7 +146,7 @@ def _make_allocation(workload: Item, node: Item, copy: OrphanCopy, now: float, *
         workload_generation=workload.envelope.generation,
         restart=workload_spec.restart,
         grace_seconds=workload_spec.grace,
-        guard=workload_spec.guard if isinstance(workload_spec, VmSpec) else "",
+        guard=workload.marks(WorkloadMarks).guard,
     )
     of = workload.envelope
     made = ALLOCATION.make(

@@ -59,6 +59,7 @@ from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatu
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
 from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, subject_of
@@ -374,8 +375,8 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
         _find_migration(view, workload),
         record_of(workload).runs_once(spec_of(workload)),
         *_find_conversion(view, workload),
-        arrives=record_of(workload).arrives(spec_of(workload)),
-        departed=record_of(workload).departed(spec_of(workload)),
+        arrives=workload.marks(WorkloadMarks).arrives,
+        departed=workload.marks(WorkloadMarks).departed,
         fenced=_describe_fence(view, workload),
         current=envelope.condition("Current"),
     )
@@ -383,7 +384,7 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
 
 def _describe_fence(view: View, workload: Item) -> str:
     """Where the workload runs, or may run, that was left to another cluster."""
-    name = record_of(workload).fenced(spec_of(workload))
+    name = workload.marks(WorkloadMarks).fenced
     left = view.get(object_key(REPLICATION.name, workload.envelope.project, name)) if name else None
     if left is None:
         return f"it was left to another cluster by replication/{name}" if name else ""

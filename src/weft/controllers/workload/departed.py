@@ -26,6 +26,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODES_BY_ORPHAN
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import MAX_NAME, object_key
@@ -61,11 +62,10 @@ def leave_name(
         security_groups=[],
         volumes=[],
         snapshots=None,
-        guard="",
         reclaim=None,
-        departed=where,
     )
-    draft.change(workload, spec=left)
+    marks = msgspec.structs.replace(workload.marks(WorkloadMarks), guard="", departed=where)
+    draft.change(workload, spec=left, marks=marks)
     for copied in volumes:
         volume = view.get(object_key("volume", workload.envelope.project, copied.name))
         if volume is not None and volume.uid == copied.uid and not volume.deleting:

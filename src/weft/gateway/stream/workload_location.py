@@ -10,6 +10,7 @@ import msgspec
 from weft.contracts.store import Store
 from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.kinds.parts.convert_verb import describe_departure
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, object_key, short_id
@@ -30,12 +31,6 @@ class _Allocated(msgspec.Struct, frozen=True):
     role: str = ""
 
 
-class _Departed(msgspec.Struct, frozen=True):
-    """The part of a workload's spec that names the other cluster which has it."""
-
-    departed: str = ""
-
-
 class WorkloadLocator:
     """Reads ``store``."""
 
@@ -53,7 +48,7 @@ class WorkloadLocator:
         except (WeftError, msgspec.ValidationError) as problem:
             log.debug("where a guest is: %s", problem)
             return None
-        where = decode_part(found.spec, _Departed).departed if found is not None else ""
+        where = decode_part(found.marks, WorkloadMarks).departed if found is not None else ""
         if place is None and where:
             raise describe_departure(f"{workload.kind}/{workload.name}", where)
         return place

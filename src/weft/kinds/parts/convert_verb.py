@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Object, Verb
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition
@@ -89,17 +90,11 @@ def guard_converting(workload: Envelope) -> None:
         refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
-class _Arriving(msgspec.Struct):
-    """The fields of a VM's spec about a migration from another cluster."""
-
-    arrives: str = ""
-
-
 def guard_workload(workload: Envelope) -> None:
     """Raises IllegalTransition for a stored workload that people may neither change nor delete now: it is part of a Conversion, or
     on its way here from another cluster."""
     guard_converting(workload)
-    if arrives := decode_part(workload.spec, _Arriving).arrives:
+    if arrives := decode_part(workload.marks, WorkloadMarks).arrives:
         raise describe_arrival(f"{workload.kind}/{workload.name}", arrives)
 
 
@@ -126,7 +121,7 @@ def describe_departure(what: str, where: str) -> IllegalTransition:
 
 def refuse_departed(obj: Object) -> None:
     """Raises IllegalTransition for what is left of a VM that migrated to another cluster."""
-    if where := dig(obj, "spec.departed", ""):
+    if where := dig(obj, "marks.departed", ""):
         raise describe_departure(f"{obj['kind']}/{obj['name']}", where)
 
 
@@ -143,16 +138,16 @@ def describe_fence(what: str, replication: str) -> IllegalTransition:
 def refuse_fenced(obj: Object) -> None:
     """Raises IllegalTransition for a VM that was left to another cluster, migrated there, or isn't here yet."""
     what = f"{obj['kind']}/{obj['name']}"
-    if fenced := dig(obj, "spec.fenced", ""):
+    if fenced := dig(obj, "marks.fenced", ""):
         raise describe_fence(what, fenced)
     refuse_departed(obj)
-    if arrives := dig(obj, "spec.arrives", ""):
+    if arrives := dig(obj, "marks.arrives", ""):
         raise describe_arrival(what, arrives)
 
 
 def refuse_guarded(obj: Object) -> None:
     """Raises IllegalTransition for a VM whose replica may take over: what it became would run unguarded."""
-    if dig(obj, "spec.guard", ""):
+    if dig(obj, "marks.guard", ""):
         raise IllegalTransition(
             f"{obj['kind']}/{obj['name']} has a replica that takes over automatically",
             reason="guarded",

@@ -21,6 +21,7 @@ from weft.kinds.parts.convert_verb import refuse_departed, refuse_replaced
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.published_port import claim_published_port
 from weft.kinds.record import (
     Claim,
@@ -67,6 +68,7 @@ WORKLOADS_BY_GANG = Index("workloads by gang")
 WORKLOADS_BY_LABEL = Index("workloads by label")
 WORKLOADS_BY_NEAR = Index("workloads by what they prefer to be near, or are placed near by their strategy")
 NEAR_STRATEGY = "network_proximity"
+_UNMARKED = WorkloadMarks()
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
@@ -402,8 +404,8 @@ def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counte
     """What a workload of a kind counts in its project's quota, whether it runs or not: it keeps its place. One that has ended for
     good has left it, and one that tests a backup is weft's own; one whose lease is over keeps its disk and its ports."""
 
-    def count(spec: Any, status: WorkloadStatus) -> Counted:
-        if (status.ended and workload.runs_once(spec)) or workload.is_test(spec) or workload.departed(spec):
+    def count(spec: Any, status: WorkloadStatus, marks: WorkloadMarks = _UNMARKED) -> Counted:
+        if (status.ended and workload.runs_once(spec)) or marks.test is not None or marks.departed:
             return Counted({})
         needs = workload.needs(spec)
         disk = max(needs.disk, status.resources.disk if status.resources is not None else 0)

@@ -32,6 +32,7 @@ from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
 from weft.kinds.parts.workload import WorkloadSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
@@ -225,7 +226,7 @@ def _make_allocation(
         pool=ask.pool,
         pool_id=pool_id(node.report(NodeReport), ask.pool),
         origin=candidate.begins.origin if candidate.begins is not None else None,
-        **record.allocate(workload_spec),
+        **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )
     return make_allocation(workload, spec, uid, now)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, spec_of
 from weft.kinds.arrival import OVER, ArrivalActions, ArrivalSpec, ArrivalStatus, name_source
 from weft.kinds.cluster import CLUSTER, ClusterSpec, describe_unlinked
 from weft.kinds.fields.allocated_migration import AllocatedMigration
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.identity import object_key
 
 
@@ -31,7 +31,7 @@ class Lacking(msgspec.Struct, frozen=True):
 def read_arriving(view: View, workload: Item) -> ArrivingGuest | Lacking | None:
     """None for every workload that doesn't come from another cluster. Whom its target trusts, the link here says: what that cluster
     sends names the node and the allocation only."""
-    name, project = record_of(workload).arrives(spec_of(workload)), workload.envelope.project
+    name, project = workload.marks(WorkloadMarks).arrives, workload.envelope.project
     if not name:
         return None
     item = view.get(object_key("arrival", project, name))

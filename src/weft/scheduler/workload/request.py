@@ -10,7 +10,7 @@ from weft.informer.security_groups import read_groups
 from weft.informer.shares import describe_missing, find_named
 from weft.informer.view import Item, View
 from weft.informer.volume_locations import find_data, find_strays
-from weft.informer.workloads import gang_of, name_of, record_of, spec_of
+from weft.informer.workloads import gang_of, is_test, name_of, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_VOLUME,
     ALLOCATIONS_BY_WORKLOAD,
@@ -44,7 +44,8 @@ from weft.kinds.parts.node.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
-from weft.kinds.record import Needs
+from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.record import GUARD, Needs
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import NODE_DELETED, VolumeSpec, VolumeStatus, is_coming, pool_of
 from weft.objects.errors import WeftError
@@ -207,7 +208,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
         request=Request(
             amounts=(cpu, memory, needs.own),
             machine=ask.machine if arriving is None else arriving.machine,
-            runtime=ask.runtime,
+            runtime=GUARD if workload.marks(WorkloadMarks).guard else ask.runtime,
             cpu_model=_read_cpu(ask) if arriving is None else arriving.cpu_model or None,
             strategy=chosen.strategy,
             mode=spec.type,
@@ -232,7 +233,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             spread=affinity.spread,
             data=data,
             leans=affinity.leans + leans + read_talkers(workload, spec) + read_near_device(view, project, spec.near),
-            preemptible=record.preemptible(spec),
+            preemptible=record.preemptible(spec) or is_test(workload),
         ),
         incarnation=max(
             [

@@ -38,8 +38,8 @@ def make_session(
     )
 
 
-def make_vm(spec: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
-    return {"kind": "vm", "name": "web", "uid": "u", "spec": spec or {}, "status": status}
+def make_vm(spec: dict[str, Any] | None = None, marks: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    return {"kind": "vm", "name": "web", "uid": "u", "spec": spec or {}, "marks": marks or {}, "status": status}
 
 
 def run(session: Any, why_not: str | None = None, what_if: tuple[str, ...] = ()) -> int:
@@ -50,7 +50,7 @@ def run(session: Any, why_not: str | None = None, what_if: tuple[str, ...] = ())
 def test_of_a_vm_that_migrated_to_another_cluster_it_says_where_it_is(
     decision: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    departed = make_vm({"departed": "west/lab/web"}, phase="Stopped", reason="departed")
+    departed = make_vm(marks={"departed": "west/lab/web"}, phase="Stopped", reason="departed")
     assert run(make_session(departed, {}, decision)) == 0
     assert capsys.readouterr().out.splitlines() == [
         "vm/web migrated to cluster west, where it is lab/web: nothing of it is left here",
@@ -59,7 +59,7 @@ def test_of_a_vm_that_migrated_to_another_cluster_it_says_where_it_is(
 
 
 def test_what_is_asked_of_a_departed_vm_besides_is_refused_with_where_it_is() -> None:
-    departed = make_vm({"departed": "west/lab/web"}, phase="Stopped", reason="departed")
+    departed = make_vm(marks={"departed": "west/lab/web"}, phase="Stopped", reason="departed")
     with pytest.raises(IllegalTransition, match="migrated to cluster west"):
         run(make_session(departed, {}), why_not="n1")
     with pytest.raises(IllegalTransition, match="migrated to cluster west"):

@@ -124,7 +124,9 @@ def test_ssh_of_a_vm_that_migrated_to_another_cluster_says_where_it_is(monkeypat
     monkeypatch.setattr(stream.options, "read_argv", lambda: ["true"])
     server = Server()
     monkeypatch.setattr(
-        server, "get", lambda kind, name: {"kind": kind, "name": name, "spec": {"departed": "west/default/gone"}}
+        server,
+        "get",
+        lambda kind, name: {"kind": kind, "name": name, "spec": {}, "marks": {"departed": "west/default/gone"}},
     )
     with pytest.raises(IllegalTransition, match="vm/gone migrated to cluster west, where it is default/gone"):
         stream._ssh(make_session(server), BY_NAME["vm"], ("root@gone",), "")
@@ -136,7 +138,7 @@ def test_only_vms_are_replicated_and_of_a_project_those_that_are_here(monkeypatc
         replicate(Server(), "container/x")
     vms = [
         {"name": "shop", "spec": {}},
-        {"name": "gone", "spec": {"departed": "west/default/gone"}},
+        {"name": "gone", "spec": {}, "marks": {"departed": "west/default/gone"}},
         {"name": "shop-1", "spec": {}, "owner": {"kind": "deployment", "name": "shop"}},
     ]
     server = Server(vm=vms)

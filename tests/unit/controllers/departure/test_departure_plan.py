@@ -211,7 +211,7 @@ def test_a_guest_that_runs_here_by_its_own_nodes_word_goes_on_whatever_the_other
 
 
 def test_a_failover_that_is_prepared_meanwhile_calls_it_off_before_the_hand_over() -> None:
-    guarded = {"workload": VmSpec(image="i", guard="begin")}
+    guarded = {"guarded": True}
     assert plan(WAITING, place("migrating"), UNDER_WAY, **guarded).status.ending == "Failed"
     assert plan(WAITING, place("handedOver"), UNDER_WAY, **guarded).status.ending == ""
 

@@ -29,6 +29,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.migration.departing import RECLAIMED, VmReclaim, find_not_reclaimed, is_reclaimed
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, Unavailable
@@ -186,9 +187,8 @@ def test_a_vm_that_turns_out_to_have_left_is_not_taken_back() -> None:
     view = make_world()
     (read,) = list_reclaims(view)
     left = replace(read.workload.envelope)
-    left.spec = msgspec.Raw(
-        msgspec.json.encode(replace(read.workload.spec(VmSpec), departed="west/lab/web", reclaim=None))
-    )
+    left.spec = msgspec.Raw(msgspec.json.encode(replace(read.workload.spec(VmSpec), reclaim=None)))
+    left.marks = msgspec.Raw(msgspec.json.encode(WorkloadMarks(departed="west/lab/web")))
     shown = show(left, "")
     assert not is_reclaimed(shown)
     problem = find_not_reclaimed(shown, "vm/web")

@@ -13,6 +13,7 @@ from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, pl
 from weft.controllers.failover.facts import Group
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
@@ -107,13 +108,13 @@ def test_a_copy_that_was_promoted_meanwhile_lets_nobody_go_before_the_vm_has_end
 def test_nothing_takes_over_for_what_is_left_of_a_vm_that_migrated_to_another_cluster_nor_while_it_does() -> None:
     west = Item(CLUSTER.make("west", ClusterSpec(url="https://10.0.0.1", ca="c"), 1.0, uid="c", creator="user:x"))
     replication = Item(REPLICATION.make("web", SPEC, 1.0, uid="r", project="default", creator="user:x"))
-    for spec, fenced, migrates in (
-        (VmSpec(image="i", run="stop", departed="west/default/web"), True, False),
-        (VmSpec(image="i", arrives="web-m"), False, True),
-        (VmSpec(image="i"), False, False),
+    for marks, fenced, migrates in (
+        (WorkloadMarks(departed="west/default/web"), True, False),
+        (WorkloadMarks(arrives="web-m"), False, True),
+        (WorkloadMarks(), False, False),
     ):
         view = make_view()
-        vm = VM.make("web", spec, 1.0, uid="v", project="default", creator="user:x")
+        vm = VM.make("web", VmSpec(image="i"), 1.0, uid="v", project="default", creator="user:x", marks=marks)
         view.put_item(vm.key, Item(vm))
         group = cast(Group, SimpleNamespace(item=replication, claim=None))
         facts = read_arming_facts(view, west, group, None, None)
@@ -219,7 +220,7 @@ def test_one_replication_of_a_vm_is_automatic_and_none_takes_the_hold_of_another
     assert read(plan) == ("", "Off")
     assert plan.condition is not None and "replication/web-south" in plan.condition.message
     view = make_view()
-    vm = VM.make("web", VmSpec(image="tiny", guard="hold"), 1.0, uid="v", project="default")
+    vm = VM.make("web", VmSpec(image="tiny"), 1.0, uid="v", project="default", marks=WorkloadMarks(guard="hold"))
     view.put_item(vm.key, Item(vm))
     for name, guard in (("web-west", "release"), ("web-south", "hold")):
         spec = ReplicationSpec(of="vm/web", cluster=name, guard=guard)  # type: ignore[arg-type]
@@ -231,7 +232,7 @@ def test_one_replication_of_a_vm_is_automatic_and_none_takes_the_hold_of_another
         commit = plan_step(view, replication, ArmingPlan(step), None, "witnesses")  # type: ignore[arg-type]
         assert commit is not None
         written = {write.key: write for write in commit.writes}
-        after = decode_part(decode_envelope(written[vm.key].value, 1).spec, VmSpec)  # type: ignore[union-attr]
+        after = decode_part(decode_envelope(written[vm.key].value, 1).marks, WorkloadMarks)  # type: ignore[union-attr]
         assert after.guard == "hold"
 
 

@@ -16,6 +16,7 @@ from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import ClusterWitness
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.vm import VM, VmSpec
@@ -57,7 +58,7 @@ def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicati
 
 
 def restore(made: list[Envelope]) -> dict[str, Any]:
-    """The specs after it, by key; of replicas the marks."""
+    """The specs after it, by key; of replicas and VMs the marks."""
 
     def read() -> Iterator[tuple[str, bytes]]:
         yield from ((one.key, encode_envelope(one)) for one in made)
@@ -146,7 +147,7 @@ def test_weft_server_restore_does_so(tmp_path: Path) -> None:
         await store.open()
         page = await store.list("/vm/default/web", limit=5)
         await store.close()
-        return str(msgspec.json.decode(decode_envelope(page.entries[0].value).spec).get("guard", ""))
+        return decode_part(decode_envelope(page.entries[0].value).marks, WorkloadMarks).guard
 
     asyncio.run(prepare())
     assert main(["restore", str(tmp_path / "backup"), "--state", str(state), "--store", "sqlite"]) == 0

@@ -10,6 +10,7 @@ from weft.controllers.failover.facts import Group, list_groups, make_request
 from weft.controllers.failover.take_over import plan_return, plan_take_over
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
@@ -39,7 +40,8 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
         REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east", marks=marks, status=status),
     ]
     if vm:
-        made.append(VM.make(vm, VmSpec(image="tiny", run="stop", fenced=fenced), 1.0, uid="v", project="default"))
+        left = WorkloadMarks(fenced=fenced)
+        made.append(VM.make(vm, VmSpec(image="tiny", run="stop"), 1.0, uid="v", project="default", marks=left))
     for envelope in made:
         view.put_item(envelope.key, Item(envelope))
     replica = view.get(made[1].key)

@@ -15,6 +15,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope
@@ -72,9 +73,8 @@ def test_a_schedules_snapshot_waits_for_a_vm_that_leaves_and_ends_once_it_has_le
     planned = plan(msgspec.structs.replace(facts, spec=of_schedule))
     assert (planned.order, planned.status.phase, planned.status.reason) == ("", "Pending", "isMigrating")
     assert "migration/web-1" in planned.status.message
-    left = Item(
-        VM.make("web", VmSpec(image="tiny", run="stop", departed="west/default/web"), 1.0, uid="w1", project="default")
-    )
+    marks = WorkloadMarks(departed="west/default/web")
+    left = Item(VM.make("web", VmSpec(image="tiny", run="stop"), 1.0, uid="w1", project="default", marks=marks))
     planned = plan(msgspec.structs.replace(facts, spec=of_schedule, status=planned.status, workload=left, place=None))
     assert planned.status.phase == "Failed" and "migrated to west/default/web" in planned.status.message
 

@@ -16,6 +16,7 @@ from weft.kinds.node import NODE, NodeReport, NodeStatus
 from weft.kinds.parts.migration.departing import ReclaimInput, VmReclaim, reclaim_lost
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -81,8 +82,8 @@ def list_back(written: dict[str, Envelope]) -> list[str]:
 def test_a_guest_that_left_in_a_lost_migration_leaves_only_its_name() -> None:
     view, item = make_world(LEFT)
     written = write_all(view, item)
-    left = decode_part(written["vm"].spec, VmSpec)
-    assert (left.departed, left.run, left.volumes, left.networks) == ("west/lab/web", "stop", [], [])
+    left, marks = decode_part(written["vm"].spec, VmSpec), decode_part(written["vm"].marks, WorkloadMarks)
+    assert (marks.departed, left.run, left.volumes, left.networks) == ("west/lab/web", "stop", [], [])
     gone = decode_part(written["allocation"].spec, AllocationSpec)
     assert written["allocation"].deleting_since == 5.0
     assert (gone.role, gone.desired) == ("source", "stop")
@@ -107,7 +108,7 @@ def test_it_stays_as_it_is_while_its_guest_may_be_here_or_somebody_else_ends_it(
         more.append(node)
     view, item = make_world(LEFT, *more)
     vm = write_all(view, item, silent=what == "silent").get("vm")
-    assert vm is None or not decode_part(vm.spec, VmSpec).departed
+    assert vm is None or not decode_part(vm.marks, WorkloadMarks).departed
 
 
 def test_one_that_was_handed_over_and_no_more_stays_as_it_is_until_people_take_it_back() -> None:
@@ -123,9 +124,9 @@ def test_one_that_was_handed_over_and_no_more_stays_as_it_is_until_people_take_i
     with pytest.raises(IllegalTransition, match="isn't missing: no node has handed it over"):
         reclaim_lost({**shown, "status": {}}, ReclaimInput())
     with pytest.raises(IllegalTransition, match="migrated to cluster west, where it is lab/web"):
-        reclaim_lost({**shown, "spec": {"departed": "west/lab/web"}}, ReclaimInput())
+        reclaim_lost({**shown, "marks": {"departed": "west/lab/web"}}, ReclaimInput())
     with pytest.raises(IllegalTransition, match="left to another cluster by replication/web"):
-        reclaim_lost({**shown, "spec": {"fenced": "web"}, "status": {}}, ReclaimInput())
+        reclaim_lost({**shown, "marks": {"fenced": "web"}, "status": {}}, ReclaimInput())
 
 
 def test_what_its_node_has_said_holds_while_that_tries_again_to_break_the_migration_off() -> None:
@@ -147,7 +148,7 @@ def test_people_take_nothing_back_that_the_other_cluster_has_taken_over() -> Non
     view, item = make_world(LEFT, reclaim=VmReclaim(key="lost"))
     written = write_all(view, item)
     assert list_back(written) == []
-    assert decode_part(written["vm"].spec, VmSpec).departed == "west/lab/web"
+    assert decode_part(written["vm"].marks, WorkloadMarks).departed == "west/lab/web"
 
 
 def test_a_hand_over_within_the_cluster_or_one_that_is_known_is_nothing_lost() -> None:

@@ -18,8 +18,8 @@ from weft.objects.schema import field
 HANDED_OVER = "handedOver"
 
 
-def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
-    """What a VM's spec has that another cluster can't have, in sentences with their remedies."""
+def list_kept_here(name: str, spec: Mapping[str, Any], guard: str) -> list[str]:
+    """What a VM has that another cluster can't have, in sentences with their remedies."""
     found = []
     if spec.get("gpus") or spec.get("gpu_share"):
         found.append("spec.gpus: a GPU stays with its node")
@@ -29,10 +29,8 @@ def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
         found.append("spec.lease: its place is leased here")
     if spec.get("gang"):
         found.append("spec.gang: its gang stays here")
-    if spec.get("guard"):
-        found.append(
-            f"spec.guard: its failover is automatic, so another cluster may start it: weft replication pause {name}"
-        )
+    if guard:
+        found.append(f"its failover is automatic, so another cluster may start it: weft replication pause {name}")
     if shared := [one for one in spec.get("networks") or () if "/" in one]:
         found.append(f"spec.networks: {', '.join(shared)} is another project's network")
     return found
@@ -40,7 +38,7 @@ def list_kept_here(name: str, spec: Mapping[str, Any]) -> list[str]:
 
 def refuse_kept_here(obj: Object) -> None:
     """Raises IllegalTransition for a VM with something that another cluster can't have, with all of it at once."""
-    if found := list_kept_here(obj["name"], obj["spec"]):
+    if found := list_kept_here(obj["name"], obj["spec"], dig(obj, "marks.guard", "")):
         raise IllegalTransition(
             f"vm/{obj['name']} can't migrate to another cluster: {'; '.join(found)}",
             reason="cantLeave",
@@ -90,12 +88,12 @@ def is_reclaimed(obj: Object | None) -> bool:
     """Whether its node lets it go on."""
     if obj is None or not is_settled(obj):
         return False
-    return not any(dig(obj, path, "") for path in ("spec.reclaim", "spec.departed", "status.handed_over"))
+    return not any(dig(obj, path, "") for path in ("spec.reclaim", "marks.departed", "status.handed_over"))
 
 
 def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
     """Why a VM that people asked to take back stays as it is."""
-    if where := dig(obj, "spec.departed", ""):
+    if where := dig(obj, "marks.departed", ""):
         return IllegalTransition(
             f"{what} is not taken back: its node says that it migrated to {where}", reason="notReclaimed"
         )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.parts.nic import read_nic
+from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.objects.identity import cut_name
 from weft.objects.schema import field
 
@@ -17,7 +18,7 @@ ROOT = "root"
 LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
     *("user_data", "run", "hold", "restart_generation", "origin", "restore", "snapshots", "boot"),
-    *("fenced", "guard", "arrives", "departed", "reclaim"),
+    *("reclaim", *WorkloadMarks.__struct_fields__),  # these were in the spec once
 )
 # Beside these, of a VM that is only there to test: what would give it a part in what the original does: groups, its choice of
 # nodes, GPUs, names for logins.
@@ -27,26 +28,11 @@ LEFT_OUT_OF_TESTS = (
 )
 
 
-class VmTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """That a VM is only there to test a backup, or to rehearse a recovery."""
-
-    backup: Annotated[str, field("Backup that it tests; unset: none", name=True)] = ""
-    recovery: Annotated[str, field("Recovery plan that it rehearses; unset: none", name=True)] = ""
-    hostname: Annotated[
-        str, field("Name that its guest and its networks call it by; unset: that of the VM", name=True)
-    ] = ""
-    check: Annotated[str, field("Command that must end with exit code 0; unset: the guest answers")] = ""
-    within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
-
-
 class VmOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """The snapshot that a VM begins from."""
 
     snapshot: Annotated[str, field("Snapshot that its disks come from", change="never", name=True)]
     memory: Annotated[bool, field("Go on from the snapshot's memory, too, if it has any", change="never")] = False
-    test: Annotated[VmTest | None, field("Set by the server for a VM that is only there to test", change="never")] = (
-        None
-    )
 
 
 class VmRestore(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
