@@ -21,7 +21,7 @@ from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.function_code import upload_code
 from weft.informer.enrolments import Enrolments
-from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
+from weft.kinds.device import DEVICE, DeviceActions, DeviceReport, DeviceSpec
 from weft.kinds.device_rollout import DeviceRolloutSpec
 from weft.kinds.model import ModelReport, NodeRuns
 from weft.objects.envelope import decode_part
@@ -85,6 +85,11 @@ class Shop:
         found = self.lab.stored(f"/device/{self.project}/{name}")
         assert found is not None
         return found.revision, decode_part(found.spec, DeviceSpec), decode_part(found.report, DeviceReport)
+
+    def times(self, name: str) -> dict[str, float]:
+        found = self.lab.stored(f"/device/{self.project}/{name}")
+        assert found is not None
+        return decode_part(found.actions, DeviceActions).desired_until
 
 
 def post(node: JoinedNode, path: str, body: Any) -> Any:
@@ -328,10 +333,10 @@ def test_a_manifest_with_another_desired_value_ends_the_time_of_the_former_one(s
     said = list(client.events(about=f"device/{shop.project}/fridge-1"))[-1]["message"]
     assert said.startswith("set requested by ") and said.endswith(": setpoint=4, for 50m")
     client.patch("device", "fridge-1", {"spec": {"desired": {"setpoint": 4}, "poll_seconds": 5}}, **where)
-    assert "setpoint" in shop.stored("fridge-1")[1].desired_until
+    assert "setpoint" in shop.times("fridge-1")
     client.patch("device", "fridge-1", {"spec": {"desired": {"setpoint": 5}}}, **where)
     assert shop.stored("fridge-1")[1].desired == {"setpoint": 5}
-    assert shop.stored("fridge-1")[1].desired_until == {}
+    assert shop.times("fridge-1") == {}
 
 
 def test_a_rule_that_fired_counts_once_however_often_it_is_reported(shop: Shop) -> None:
@@ -440,7 +445,7 @@ def test_set_is_checked_against_the_model_and_names_the_property(shop: Shop) -> 
         "device", "fridge-1", "set", {"desired": {"setpoint": 4}, "expires_seconds": 30}, project=shop.project
     )
     assert changed["spec"]["desired"] == {"setpoint": 4}
-    assert changed["spec"]["desired_until"]["setpoint"] > 0
+    assert changed["actions"]["desired_until"]["setpoint"] > 0
     for desired, field in (({"setpoint": 11}, "setpoint"), ({"temperature": 1}, "temperature"), ({"nope": 1}, "nope")):
         with pytest.raises(InvalidInput) as caught:
             client.verb("device", "fridge-1", "set", {"desired": desired}, project=shop.project)
@@ -457,7 +462,7 @@ def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop)
     assert said.returncode == 0, said.stderr
     _, spec, _ = shop.stored("fridge-1")
     assert spec.desired == {"setpoint": 4}
-    assert 0 < spec.desired_until["setpoint"] - shop.lab.clock.now() <= 30
+    assert 0 < shop.times("fridge-1")["setpoint"] - shop.lab.clock.now() <= 30
     refused = weft(shop, "device", "set", "fridge-1", "setpoint=40")
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: setpoint: 40 is more than 10")

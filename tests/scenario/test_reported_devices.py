@@ -31,8 +31,8 @@ async def test_a_desired_value_drifts_until_its_time_is_over_and_a_rule_that_fir
         await lab.add_node("n1")
         await lab.put("devicemodel", "fridge", MODEL)
         until = lab.clock.now() + 300.0
-        spec = DeviceSpec(node="n1", model="fridge", desired={"setpoint": 4}, desired_until={"setpoint": until})
-        fridge = await lab.put("device", "fridge", spec)
+        fridge = await lab.put("device", "fridge", DeviceSpec(node="n1", model="fridge", desired={"setpoint": 4}))
+        await lab.ask("fridge", "device", desired_until={"setpoint": until})
         warm = await lab.put("rule", "warm", RuleSpec(when="setpoint>5", then=[Act(event="too warm")]))
         other = await lab.put("device", "other", DeviceSpec(node="n2", model="fridge"))
         spec_of_model = ModelSpec(file="a" * 64, inputs=["setpoint"], result=Result(event="defrost", threshold=0.5))

@@ -30,6 +30,7 @@ from weft.kinds.record import (
     Verb,
     keys_of,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.quantity import format_duration, format_time
 from weft.objects.schema import field, words
@@ -56,7 +57,10 @@ class DeviceSpec(msgspec.Struct, kw_only=True):
     ] = 0.0
     approved: Annotated[bool, field("Whether it is used; one that was found waits for this")] = True
     desired: Annotated[dict[str, Value], field("Values that its properties shall have")] = {}
-    desired_until: Annotated[dict[str, float], field("When a desired value ends, by property; set by the server")] = {}
+
+
+class DeviceActions(msgspec.Struct, kw_only=True):
+    desired_until: Annotated[dict[str, float], field("When a desired value ends, by property")] = {}
 
 
 class CommandResult(msgspec.Struct, kw_only=True, frozen=True):
@@ -107,15 +111,16 @@ def check_device(spec: DeviceSpec) -> None:
             field="spec.desired",
             hint="weft device approve NAME --model MODEL",
         )
-    spec.desired_until = {name: at for name, at in spec.desired_until.items() if name in spec.desired}
 
 
-def _end_times(old: DeviceSpec, new: DeviceSpec) -> None:
+def _end_times(old: DeviceSpec, new: DeviceSpec, asked: DeviceActions) -> DeviceActions:
     """The time of a desired value ends with the value: another one that a manifest gives has none."""
-    for name in [name for name in new.desired_until if name in old.desired]:
-        before, after = old.desired[name], new.desired[name]
-        if type(before) is not type(after) or before != after:
-            new.desired_until = {other: at for other, at in new.desired_until.items() if other != name}
+    kept = {name for name, value in new.desired.items() if _is_same(old.desired.get(name), value)}
+    return DeviceActions(desired_until={name: at for name, at in asked.desired_until.items() if name in kept})
+
+
+def _is_same(before: Value | None, after: Value) -> bool:
+    return type(before) is type(after) and before == after
 
 
 def _agree(spec: DeviceSpec, models: Mapping[str, DeviceModelSpec]) -> None:
@@ -158,19 +163,24 @@ def _set(obj: Object, given: SetInput) -> dict[str, Any]:
         )
     if not given.desired:
         raise InvalidInput("no value is given", field="input.desired", hint="write property=value")
-    desired, until = dict(spec.get("desired") or {}), dict(spec.get("desired_until") or {})
+    desired = dict(spec.get("desired") or {})
     known = dig(obj.get("others", {}).get(f"{DEVICE_MODEL.name}/{spec.get('model', '')}"), "spec.properties") or {}
     for name, value in given.desired.items():
-        until.pop(name, None)
         if value is None:
             if name not in desired and name not in known:
                 raise no_property(list(known), name, "spec.desired")
             desired.pop(name, None)
             continue
         desired[name] = value
-        if given.expires_seconds is not None:
-            until[name] = obj["now"] + given.expires_seconds
-    return {**spec, "desired": desired, "desired_until": until}
+    return {**spec, "desired": desired}
+
+
+def _set_times(obj: Object, given: SetInput) -> dict[str, Any]:
+    kept = {name: at for name, at in obj["actions"]["desired_until"].items() if name not in given.desired}
+    if given.expires_seconds is None:
+        return {"desired_until": kept}
+    end = obj["now"] + given.expires_seconds
+    return {"desired_until": {**kept, **{name: end for name, value in given.desired.items() if value is not None}}}
 
 
 def _approve(obj: Object, given: ApproveInput) -> dict[str, Any]:
@@ -224,8 +234,11 @@ DEVICE = Kind(
     title="device",
     summary="A thing behind a node's gateway: what is desired of it, and what it reported",
     spec=DeviceSpec,
+    actions=DeviceActions,
     status=DeviceStatus,
     report=DeviceReport,
+    schema=2,
+    upgrades=(take_from_spec(actions=DeviceActions),),
     indexes={
         DEVICES_BY_NODE: lambda item: (item.spec(DeviceSpec).node,),
         DEVICES_BY_MODEL: _model_of,
@@ -254,6 +267,7 @@ DEVICE = Kind(
             "Say which values its properties shall have",
             input=SetInput,
             change=_set,
+            act=_set_times,
             reads=lambda obj, _: [(DEVICE_MODEL.name, model)] if (model := dig(obj, "spec.model", "")) else [],
             needs="write",
             says=_describe_set,
@@ -261,10 +275,13 @@ DEVICE = Kind(
         Verb("approve", "Use a device that was found", input=ApproveInput, change=_approve, needs="write"),
     ),
     in_backups="kept",
-    access=Access(readers="project", status_writer="devices", node_reads="serving"),
-    admission=Admission(
-        check=check_device, check_change=_end_times, server_fields=("desired_until",), made_fields=("desired_until",)
+    access=Access(
+        readers="project",
+        status_writer="devices",
+        mark_writers={"desired_until": (":set", "devices", "device rollouts")},
+        node_reads="serving",
     ),
+    admission=Admission(check=check_device, settle_actions=_end_times),
     display=Display(
         topic="Devices",
         columns=(

@@ -332,6 +332,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     check_times: Callable[[Any, float], None] | None = None
     # Of old and new spec; raises it for a change that can't be, and takes from the new one the server's fields that it ends.
     check_change: Callable[[Any, Any], None] | None = None
+    # Of old and new spec and its actions: what a change by people leaves of these.
+    settle_actions: Callable[[Any, Any, Any], msgspec.Struct] | None = None
     # Of an object, its new spec and now; raises IllegalTransition for a change that its state rules out.
     change_guard: Callable[[Envelope, Any, float], None] | None = None
     # How a field changes that one object can never change, with {} for its name; "": people create another object.

@@ -35,7 +35,7 @@ def write(kind: str, name: str, spec: dict[str, object], **more: object) -> byte
 def test_devices_models_and_rules_are_read_as_the_gateway_uses_them() -> None:
     room = {"room": "1"}
     devices = [
-        write("device", "a", {"node": "n1", "model": "m", "desired": {"fan": True}, "desired_until": {"fan": 12.5}}, labels=room),
+        write("device", "a", {"node": "n1", "model": "m"}, labels=room, actions={"desired_until": {"fan": 12.5}}),
         write("device", "b", {"node": "n1", "approved": False}),
         write("device", "c", {"node": "n2"}),
         write("device", "d", {"node": "n1"}, deleting_since=5.0),

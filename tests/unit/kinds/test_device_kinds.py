@@ -123,20 +123,21 @@ def test_a_rule_that_can_not_be_is_refused(spec: RuleSpec, field: str) -> None:
     assert (caught.value.field or "").startswith(field)
 
 
-def set_values(spec: dict[str, Any], **given: Any) -> dict[str, Any]:
+def set_values(spec: dict[str, Any], until: dict[str, float], **given: Any) -> tuple[Any, Any]:
     verb = DEVICE.verb("set")
-    assert verb is not None
-    assert verb.change is not None
-    obj = {"name": "fridge", "now": 1000.0, "spec": {"node": "n1", "model": "m", **spec}}
-    return verb.change(obj, msgspec.convert(given, SetInput))
+    assert verb is not None and verb.change is not None and verb.act is not None
+    whole = {"node": "n1", "model": "m", **spec}
+    obj = {"name": "fridge", "now": 1000.0, "spec": whole, "actions": {"desired_until": until}}
+    said = msgspec.convert(given, SetInput)
+    return verb.change(obj, said)["desired"], verb.act(obj, said)["desired_until"]
 
 
 def test_set_keeps_other_values_and_stamps_the_end_by_the_servers_clock() -> None:
-    spec = set_values({"desired": {"mode": "cool"}}, desired={"setpoint": 4}, expires_seconds=30.0)
-    assert (spec["desired"], spec["desired_until"]) == ({"mode": "cool", "setpoint": 4}, {"setpoint": 1030.0})
-    spec = set_values(spec, desired={"setpoint": 5})
-    assert spec["desired_until"] == {}
-    assert set_values(spec, desired={"setpoint": None})["desired"] == {"mode": "cool"}
+    both = set_values({"desired": {"mode": "cool"}}, {}, desired={"setpoint": 4}, expires_seconds=30.0)
+    assert both == ({"mode": "cool", "setpoint": 4}, {"setpoint": 1030.0})
+    spec, until = {"desired": both[0]}, both[1]
+    assert set_values(spec, until, desired={"setpoint": 5}) == ({"mode": "cool", "setpoint": 5}, {})
+    assert set_values(spec, until, desired={"setpoint": None}, expires_seconds=9.0) == ({"mode": "cool"}, {})
 
 
 def test_an_approved_device_gets_another_model_only_by_set() -> None:
@@ -153,7 +154,7 @@ def test_an_approved_device_gets_another_model_only_by_set() -> None:
 
 def test_nothing_is_set_on_a_device_that_is_not_approved() -> None:
     with pytest.raises(IllegalTransition) as caught:
-        set_values({"approved": False}, desired={"setpoint": 4})
+        set_values({"approved": False}, {}, desired={"setpoint": 4})
     assert caught.value.token == "notApproved"
 
 

@@ -269,6 +269,10 @@ async def plan_update(
         guard(kind, current)
     if changes and kind.admission.change_guard is not None:
         kind.admission.change_guard(current, spec, context.clock.now())
+    if kind.admission.settle_actions is not None and kind.actions is not None:
+        asked = decode_part(current.actions, kind.actions)
+        left = merge_part(current.actions, kind.admission.settle_actions(old, spec, asked), asked)
+        current = msgspec.structs.replace(current, actions=left)
     draft = await plan_spec(context, view, kind, current, old, spec, changes, actor, labels)
     draft.preconditions += relied
     draft.changes = sealing.hide_changes(kind, changes)

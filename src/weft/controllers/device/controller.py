@@ -24,6 +24,7 @@ from weft.kinds.device import (
     DEVICES_BY_MODEL,
     DEVICES_BY_NODE,
     DEVICES_FOUND,
+    DeviceActions,
     DeviceReport,
     DeviceSpec,
     DeviceStatus,
@@ -116,6 +117,7 @@ def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | Non
     accepting = () if spec.approved else view.find(MODELS_ACCEPTING, project or "")
     outcome = plan_device(
         spec,
+        item.actions(DeviceActions),
         item.report(DeviceReport),
         node.status(NodeStatus).phase if node is not None else None,
         model.spec(DeviceModelSpec) if model is not None else None,
@@ -125,11 +127,16 @@ def _plan_device(view: View, item: Item, plan: Plan, now: float) -> Commit | Non
     )
     if outcome.later is not None:
         plan.later[item.key] = min(max(outcome.later, _SHORTEST_SECONDS), _LONGEST_SECONDS)
-    changes_spec = outcome.spec is not spec
-    if not changes_spec and outcome.status == item.status(DeviceStatus):
+    differs = outcome.spec is not spec
+    if not differs and outcome.status == item.status(DeviceStatus):
         return None
     draft = Draft()
-    draft.change(item, spec=outcome.spec if changes_spec else None, status=outcome.status)
+    draft.change(
+        item,
+        spec=outcome.spec if differs else None,
+        actions=outcome.actions if differs else None,
+        status=outcome.status,
+    )
     events = [Event("Normal", reason, words, item.envelope.ref, SOURCE) for reason, words in outcome.events]
     before = item.status(DeviceStatus).gateway  # of the status that was written last
     if before and before != spec.node:

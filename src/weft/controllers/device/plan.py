@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence, Set
 
 import msgspec
 
-from weft.kinds.device import FOUND, OFFLINE, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
+from weft.kinds.device import (
+    FOUND,
+    OFFLINE,
+    ONLINE,
+    STALE,
+    UNKNOWN,
+    DeviceActions,
+    DeviceReport,
+    DeviceSpec,
+    DeviceStatus,
+)
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import are_equal
 from weft.kinds.model import ModelReport, ModelStatus
@@ -18,9 +28,10 @@ SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen,
 
 
 class Outcome(msgspec.Struct):
-    """Of a device: what its spec and its status shall be, what is told of it, and after how long to look again."""
+    """Of a device: what its parts shall be, what is told of it, and after how long to look again."""
 
     spec: DeviceSpec
+    actions: DeviceActions
     status: DeviceStatus
     events: list[tuple[str, str]] = []  # reason and words
     later: float | None = None
@@ -28,6 +39,7 @@ class Outcome(msgspec.Struct):
 
 def plan_device(
     spec: DeviceSpec,
+    asked: DeviceActions,
     report: DeviceReport,
     node: str | None,
     model: DeviceModelSpec | None,
@@ -40,13 +52,12 @@ def plan_device(
     ``accepting`` are models that take found devices, by
     name; ``now`` in unix seconds."""
     events: list[tuple[str, str]] = []
-    over = sorted(name for name, at in spec.desired_until.items() if at <= now)
+    over = sorted(name for name, at in asked.desired_until.items() if at <= now)
     if over:
         spec = msgspec.structs.replace(
-            spec,
-            desired={name: value for name, value in spec.desired.items() if name not in over},
-            desired_until={name: at for name, at in spec.desired_until.items() if name not in over},
+            spec, desired={name: value for name, value in spec.desired.items() if name not in over}
         )
+        asked = DeviceActions(desired_until={name: at for name, at in asked.desired_until.items() if name not in over})
         had = [name for name in over if name in report.reported]
         words = ", ".join(f"{name} ({msgspec.json.encode(report.reported[name]).decode()[:40]} now)" for name in had)
         rest = ", ".join(name for name in over if name not in report.reported)
@@ -59,17 +70,17 @@ def plan_device(
             events.append(("Approved", f"device model {taking[0]} accepts it"))
             model = taking[1]
     silent_at = _find_silence(report, model) if spec.approved else None
-    times = [*spec.desired_until.values(), *([silent_at] if silent_at is not None and silent_at > now else [])]
+    times = [*asked.desired_until.values(), *([silent_at] if silent_at is not None and silent_at > now else [])]
     later = min((at - now for at in times), default=None)
     status = _make_status(spec, report, node, model)
     if node is not None and not is_taken:
         status.phase = UNKNOWN
         status.problem = f"node {spec.node} takes no devices of this project any more: set another node, or delete it"
-        return Outcome(spec, status, events, later)
+        return Outcome(spec, asked, status, events, later)
     if silent_at is not None and silent_at <= now and status.phase == report.phase:
         status.phase = UNKNOWN
         status.problem = f"the gateway of node {spec.node} is silent about it: this is what it said last"
-    return Outcome(spec, status, events, later)
+    return Outcome(spec, asked, status, events, later)
 
 
 def _find_silence(report: DeviceReport, model: DeviceModelSpec | None) -> float | None:

@@ -24,7 +24,17 @@ from weft.controllers.device.rollout_plan import (
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
-from weft.kinds.device import DEVICE, DEVICES_BY_MODEL, ONLINE, STALE, UNKNOWN, DeviceReport, DeviceSpec, DeviceStatus
+from weft.kinds.device import (
+    DEVICE,
+    DEVICES_BY_MODEL,
+    ONLINE,
+    STALE,
+    UNKNOWN,
+    DeviceActions,
+    DeviceReport,
+    DeviceSpec,
+    DeviceStatus,
+)
 from weft.kinds.device_model import DEVICE_MODEL, DeviceModelSpec
 from weft.kinds.device_rollout import (
     DEVICE_ROLLOUT,
@@ -116,8 +126,12 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
     draft.change(item, status=after)
     for one in (devices[name] for name in step.to_set if name in devices):
         old = one.spec(DeviceSpec)
-        until = {name: at for name, at in old.desired_until.items() if name not in spec.set}
-        draft.change(one, spec=msgspec.structs.replace(old, desired={**old.desired, **spec.set}, desired_until=until))
+        times = one.actions(DeviceActions).desired_until.items()
+        draft.change(
+            one,
+            spec=msgspec.structs.replace(old, desired={**old.desired, **spec.set}),
+            actions=DeviceActions(desired_until={name: at for name, at in times if name not in spec.set}),
+        )
     return draft.commit(item.key)
 
 

@@ -23,6 +23,10 @@ class _DeviceSpec(msgspec.Struct):
     poll_seconds: float = 0.0
     approved: bool = True
     desired: dict[str, bool | int | float | str] = {}
+    desired_until: dict[str, float] = {}  # as servers of before keep it
+
+
+class _DeviceActions(msgspec.Struct):
     desired_until: dict[str, float] = {}
 
 
@@ -56,11 +60,13 @@ class _Head(msgspec.Struct):
     project: str = "default"
     labels: dict[str, str] = {}
     spec: msgspec.Raw = msgspec.Raw(b"{}")
+    actions: msgspec.Raw = msgspec.Raw(b"{}")
     deleting_since: float | None = None
 
 
 _head = msgspec.json.Decoder(_Head)
 _device = msgspec.json.Decoder(_DeviceSpec, strict=False)
+_device_actions = msgspec.json.Decoder(_DeviceActions, strict=False)
 _model = msgspec.json.Decoder(Model, strict=False)
 _rule = msgspec.json.Decoder(_RuleSpec, strict=False)
 _decision_model = msgspec.json.Decoder(_ModelSpec, strict=False)
@@ -103,7 +109,7 @@ def read_objects(
     for raw in devices:
         try:
             head = _head.decode(raw)
-            spec = _device.decode(head.spec)
+            spec, times = _device.decode(head.spec), _device_actions.decode(head.actions)
         except (msgspec.DecodeError, UnicodeDecodeError):
             wanted.unread += 1
             continue
@@ -120,7 +126,7 @@ def read_objects(
                 spec.credentials,
                 head.labels,
                 spec.desired,
-                spec.desired_until,
+                {**spec.desired_until, **times.desired_until},
             )
     for raw in rules:
         try:

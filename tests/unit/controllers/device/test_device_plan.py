@@ -10,7 +10,7 @@ import pytest
 from weft.controllers.device.controller import Devices
 from weft.controllers.device.plan import SILENCE_SECONDS, Outcome, plan_device, plan_rule
 from weft.informer.view import Item, make_view
-from weft.kinds.device import DEVICE, DeviceReport, DeviceSpec
+from weft.kinds.device import DEVICE, DeviceActions, DeviceReport, DeviceSpec
 from weft.kinds.device_model import DeviceModelSpec
 from weft.kinds.fields.device.affordance import Property
 from weft.kinds.rule import RULE, Act, NodeCount, RuleReport, RuleSpec, RuleStatus
@@ -19,9 +19,13 @@ FRIDGE = DeviceModelSpec(properties={"setpoint": Property(type="number", deadban
 ACME = DeviceModelSpec(accept="protocol=mqtt,manufacturer=Acme")
 
 
-def plan(spec: DeviceSpec, report: DeviceReport | None = None, **told: Any) -> Outcome:
+def plan(
+    spec: DeviceSpec, report: DeviceReport | None = None, asked: DeviceActions | None = None, **told: Any
+) -> Outcome:
     facts = {"node": "Ready", "model": FRIDGE, "accepting": [], "now": 100.0, **told}
-    return plan_device(spec, report or DeviceReport(phase="Online", reported={"setpoint": 4.0}), **facts)
+    return plan_device(
+        spec, asked or DeviceActions(), report or DeviceReport(phase="Online", reported={"setpoint": 4.0}), **facts
+    )
 
 
 def device(**fields: Any) -> DeviceSpec:
@@ -70,9 +74,9 @@ def test_a_device_whose_node_or_model_is_gone_says_so() -> None:
 
 
 def test_a_desired_value_goes_when_its_time_is_over_and_the_others_stay() -> None:
-    spec = device(desired={"setpoint": 4.0, "mode": "on"}, desired_until={"setpoint": 100.0, "mode": 130.0})
-    outcome = plan(spec, DeviceReport(reported={"setpoint": 4.0}))
-    assert (outcome.spec.desired, outcome.spec.desired_until) == ({"mode": "on"}, {"mode": 130.0})
+    asked = DeviceActions(desired_until={"setpoint": 100.0, "mode": 130.0})
+    outcome = plan(device(desired={"setpoint": 4.0, "mode": "on"}), DeviceReport(reported={"setpoint": 4.0}), asked)
+    assert (outcome.spec.desired, outcome.actions.desired_until) == ({"mode": "on"}, {"mode": 130.0})
     says = "its time is over, and the device keeps the value that it has: setpoint (4.0 now)"
     assert outcome.events == [("DesiredExpired", says)]
     assert outcome.later == 30.0
@@ -93,8 +97,8 @@ def test_a_found_device_cannot_pretend_another_protocol_by_its_facts() -> None:
 
 
 def test_a_plan_of_its_own_result_changes_nothing() -> None:
-    first = plan(device(desired={"setpoint": 4.0}, desired_until={"setpoint": 1.0}))
-    again = plan(first.spec)
+    first = plan(device(desired={"setpoint": 4.0}), asked=DeviceActions(desired_until={"setpoint": 1.0}))
+    again = plan(first.spec, asked=first.actions)
     assert again.spec is first.spec
     assert again.status == first.status
     assert not again.events
