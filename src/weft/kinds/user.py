@@ -8,6 +8,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, joined, text
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name
 from weft.objects.schema import field
@@ -23,9 +24,10 @@ class UserSpec(msgspec.Struct, kw_only=True):
     identity: Annotated[
         str, field("The person at the OIDC provider, ISSUER#SUB, if the user logs in there", max_length=600)
     ] = ""
-    password: Annotated[
-        str, field("Sealed hash of the password; set by weft user passwd", change="never", max_length=1000)
-    ] = ""
+
+
+class UserMarks(msgspec.Struct, kw_only=True):
+    password: Annotated[str, field("Sealed hash of the password; weft user passwd sets it", max_length=1000)] = ""
 
 
 class UserStatus(msgspec.Struct, kw_only=True):
@@ -35,16 +37,6 @@ class UserStatus(msgspec.Struct, kw_only=True):
 def check_user(spec: UserSpec) -> None:
     """Raises InvalidInput for a group that can't be one."""
     check_names(spec.groups, "spec.groups", MOST_GROUPS)
-
-
-def refuse_password(spec: UserSpec) -> None:
-    """Raise InvalidInput for a new user with a password: a manifest is no place for it."""
-    if spec.password:
-        raise InvalidInput(
-            "spec.password is set by the server",
-            field="spec.password",
-            hint="leave it out; weft user passwd NAME sets a password",
-        )
 
 
 def check_names(names: list[str], at: str, most: int) -> None:
@@ -75,7 +67,7 @@ def place_of_password(uid: str) -> str:
 
 
 def _login(obj: Object) -> str:
-    ways = [word for word, path in (("password", "spec.password"), ("oidc", "spec.identity")) if dig(obj, path)]
+    ways = [word for word, path in (("password", "marks.password"), ("oidc", "spec.identity")) if dig(obj, path)]
     return "disabled" if dig(obj, "spec.disabled") else ",".join(ways) or "–"
 
 
@@ -86,10 +78,13 @@ USER = Kind(
     summary="People who log in",
     scope="fabric",
     spec=UserSpec,
+    marks=UserMarks,
     status=UserStatus,
+    schema=2,
+    upgrades=(take_from_spec(marks=UserMarks),),
     references=(Reference("group", "spec.groups", lambda spec: spec.groups),),
-    access=Access(readers="guarded", status_writer="api"),
-    admission=Admission(check=check_user, check_new=refuse_password, server_fields=("password",)),
+    access=Access(readers="guarded", status_writer="api", mark_writers={"password": ("api",)}),
+    admission=Admission(check=check_user),
     display=Display(
         topic="People and projects",
         columns=(

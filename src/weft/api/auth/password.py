@@ -18,12 +18,11 @@ from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
 from weft.contracts.store import MAX_WRITES, Delete
 from weft.kinds.token import TOKEN
-from weft.kinds.user import MOST_BYTES, USER, UserSpec, check_password, place_of_password
-from weft.objects.envelope import Envelope, decode_envelope, decode_part
+from weft.kinds.user import MOST_BYTES, USER, UserMarks, UserSpec, check_password, place_of_password
+from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.objects.errors import AlreadyExists, NotAuthenticated, WeftError
 from weft.objects.identity import check_name, kind_prefix, object_key
 from weft.objects.schema import read_strict
-from weft.objects.spec_change import plan_spec_change
 from weft.protocol.login import PasswordAnswer, PasswordInput
 from weft.serving.answer import Answer
 from weft.serving.shares import who_is
@@ -74,16 +73,16 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
         user = await view.get(USER, None, name)
         if user is None:
             raise not_found(USER, name, None)
-        old = decode_part(user.spec, UserSpec)
-        if given.first and old.password:
+        if given.first and decode_part(user.marks, UserMarks).password:
             raise AlreadyExists(
                 f"user/{name} has a password already",
                 field="first",
                 hint=f"weft user passwd {name} sets another one",
             )
         sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
-        new = msgspec.structs.replace(old, password=sealed)
-        draft = await admit.plan_spec(context, view, USER, user, old, new, plan_spec_change(old, new), actor)
+        set_ = msgspec.structs.replace(user, marks=merge_part(user.marks, UserMarks(password=sealed)))
+        spec = decode_part(user.spec, UserSpec)
+        draft = await admit.plan_spec(context, view, USER, set_, spec, spec, [], actor)
         draft.writes += _plan_ends(context, user, actor)
         return draft
 
@@ -118,7 +117,7 @@ async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor) -> lis
 
 
 def _open_hash(context: ApiContext, user: Envelope) -> str | None:
-    sealed = decode_part(user.spec, UserSpec).password
+    sealed = decode_part(user.marks, UserMarks).password
     return unseal(context.settings.seal_key, sealed, place_of_password(user.uid)).decode() if sealed else None
 
 

@@ -48,7 +48,6 @@ _NO_FLAG = {
     "token": ("spec.sha256", "spec.project", "spec.claims"),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted", "spec.witness"),
     "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),
-    "user": ("spec.password",),
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "conversion": ("spec.confirm",),

@@ -22,6 +22,7 @@ from weft.cli.verbs.create import create_one
 from weft.client.answer import raise_problem
 from weft.client.context import LOOPBACK, hash_ca
 from weft.client.tls import split_server
+from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.user import MOST_BYTES, USER, check_password
@@ -106,7 +107,7 @@ def _invite(session: Session, kind: Kind | None, words: tuple[str, ...], role: s
     address = server or client.context.server
     digest = f" --ca-sha256 {hash_ca(client.context.ca)}" if client.context.ca else ""
     print(f"weft login --server {address}{digest} --user {name}")
-    if user["spec"].get("password") or user["spec"].get("identity"):
+    if dig(user, "marks.password") or user["spec"].get("identity"):
         session.notify(f"{name} logs in as before; weft user passwd {name} sets another password")
     else:
         _give_password(session, name)
