@@ -26,8 +26,7 @@ from weft.kinds.fields.service.readiness import ReadinessReport, is_service, nam
 from weft.kinds.image import ImageStatus
 from weft.kinds.job import JobSpec, JobStatus, TaskSpec, check_job
 from weft.kinds.node import NodeReport
-from weft.kinds.parts.workload import WorkloadSpec, WorkloadStatus, claim_places
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadSpec, WorkloadStatus, claim_places
 from weft.kinds.record import Claim
 from weft.kinds.vm import VmSpec
 from weft.launch.server.controllers import decide

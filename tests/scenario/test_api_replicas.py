@@ -13,7 +13,7 @@ from tests.scenario.test_api_snapshots import act, tell
 
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import Point, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec

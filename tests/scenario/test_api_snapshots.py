@@ -14,8 +14,7 @@ from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Condition, decode_part, set_condition

@@ -16,7 +16,7 @@ from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_work import BackupAct, BackupOrder, BackupReport
 from weft.kinds.node import NodePool, NodeSnapshot
 from weft.kinds.orders import OrderReports
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import VolumeStatus

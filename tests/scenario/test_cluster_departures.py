@@ -17,7 +17,7 @@ from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
 from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError

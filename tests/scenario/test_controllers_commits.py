@@ -69,7 +69,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationR
 from weft.kinds.fields.lease import LEASE_CONFLICT, LeaseRequest, check_lease
 from weft.kinds.function import FunctionSpec, FunctionStatus
 from weft.kinds.parts.node.orphan import OrphanCopy
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import Ref, new_uid
 

@@ -16,7 +16,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.recovery.run import RecoveryRun
 from weft.kinds.network import NetworkSpec
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.vm import VM, VmSpec

@@ -14,8 +14,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.node import NodePool, NodeReport, NodeSnapshot
 from weft.kinds.orders import OrderReports
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import RESERVATIONS_BY_MIGRATION
-from weft.kinds.parts.workload import WorkloadSpec, name_gang
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadSpec, name_gang
 from weft.kinds.record import Workload
 from weft.kinds.registry import BY_NAME, WORKLOADS
 

@@ -17,7 +17,7 @@ from weft.kinds.fields.cluster.link import check_sha256
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import take_from_spec

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
-from weft.kinds.parts.conversion.spec import refuse_untranslatable
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, To
 from weft.kinds.parts.goal import find_ended, reaches
+from weft.kinds.parts.spec_conversion import refuse_untranslatable
 from weft.kinds.record import (
     Access,
     Admission,

@@ -15,7 +15,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.parts.convert_verb import refuse_fenced
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.migration.verb import DEFAULT_TIMEOUT_SECONDS, MIGRATION_MODES, Mode
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,

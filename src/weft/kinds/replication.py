@@ -28,7 +28,7 @@ from weft.kinds.fields.replication.work import AskOrder, SendOrder
 from weft.kinds.fields.subject import check_subject, list_named, split_subject
 from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import find_condition, reaches, read_phase
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,

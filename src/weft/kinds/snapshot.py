@@ -19,7 +19,7 @@ from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_v
 from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
 from weft.kinds.parts.snapshot.volume_verbs import make_volume
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import (
     Access,
     Admission,

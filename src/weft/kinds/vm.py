@@ -41,8 +41,10 @@ from weft.kinds.parts.workload import (
     RELEASE,
     RESTART,
     START,
+    WorkloadMarks,
     WorkloadSpec,
     WorkloadStatus,
+    WorkloadTest,
     born,
     check_act,
     check_times,
@@ -58,7 +60,6 @@ from weft.kinds.parts.workload import (
     workload_columns,
     workload_references,
 )
-from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
 from weft.kinds.record import (
     Access,
     Admission,

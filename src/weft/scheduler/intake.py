@@ -43,10 +43,10 @@ from weft.kinds.parts.workload import (
     WORKLOADS_BY_NETWORK,
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
+    WorkloadMarks,
     WorkloadSpec,
     WorkloadStatus,
 )
-from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.pool import PoolSpec, PoolStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.snapshot import SnapshotStatus

@@ -8,7 +8,7 @@ import pytest
 
 from weft.kinds.fields.cluster.link import read_automatic
 from weft.kinds.parts.convert_verb import refuse_guarded
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, ArmInput, HoldInput, PromoteInput
 from weft.kinds.replication import REPLICATION
 from weft.kinds.vm import VM, VmSpec

@@ -12,9 +12,9 @@ from tests.long import examples
 
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.container import ContainerSpec, check_container
-from weft.kinds.parts.conversion.spec import to_container, to_vm
-from weft.kinds.parts.conversion.user_data import Process, read_process, write_process
 from weft.kinds.parts.placement_spec import MIB
+from weft.kinds.parts.spec_conversion import to_container, to_vm
+from weft.kinds.parts.user_data import Process, read_process, write_process
 from weft.kinds.vm import VmSpec, check_vm
 from weft.objects.errors import InvalidInput
 

@@ -35,7 +35,7 @@ from weft.kinds.endpoint import (
 from weft.kinds.image import ImageStatus
 from weft.kinds.network import NETWORK, NetworkSpec
 from weft.kinds.parts.nic import check_address
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import Kind
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.vm import VM, VmSpec

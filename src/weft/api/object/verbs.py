@@ -35,7 +35,7 @@ from weft.kinds.migration import ENDED, MIGRATION, MigrationStatus
 from weft.kinds.node import NODE
 from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.stream_verbs import LOOKS, STREAM_VERBS, refuse_early
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import Kind, Verb
 from weft.kinds.registry import KINDS, find_kind, is_workload
 from weft.kinds.replica import REPLICA

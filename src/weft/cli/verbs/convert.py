@@ -25,8 +25,8 @@ from weft.kinds.conversion import ENDED, ConversionSpec, check_conversion, read_
 from weft.kinds.fields.cells import dig
 from weft.kinds.image import OCI, read_oci
 from weft.kinds.operation import name_operation
-from weft.kinds.parts.conversion.spec import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.parts.convert_verb import DEFAULT_TIMEOUT_SECONDS, KINDS, ConvertInput, make_conversion
+from weft.kinds.parts.spec_conversion import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.record import Goal, Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VmSpec

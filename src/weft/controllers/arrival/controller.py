@@ -37,7 +37,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.endpoint import ENDPOINTS_BY_NETWORK, ENDPOINTS_BY_WORKLOAD, EndpointSpec, describe_taken_mac
 from weft.kinds.fields.cluster.link import MIGRATE
 from weft.kinds.node import NODES_BY_ORPHAN, NodeStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.identity import object_key
 
 FINALIZER, SOURCE = "arrival", "arrivals"

@@ -20,8 +20,7 @@ from weft.kinds.parts.snapshot.restored import (
     make_restored_volumes,
     name_volume,
 )
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus, WorkloadTest
 from weft.kinds.record import Kind
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec
 from weft.kinds.vm import VM, VmSpec

@@ -14,7 +14,7 @@ from weft.controllers.workload.ports import LOOK_SECONDS, may_answer_yet
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
 from weft.kinds.image import OCI, ImageSpec, read_oci
-from weft.kinds.parts.conversion.spec import Translated, refuse_elsewhere, to_container, to_vm
+from weft.kinds.parts.spec_conversion import Translated, refuse_elsewhere, to_container, to_vm
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.quota import REASON
 from weft.kinds.vm import VmSpec

@@ -24,8 +24,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrationActions, MigrationSpec, MigrationStatus, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.migration.departing import list_kept_here
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import OWN_LABELS, cut_name, object_key
 

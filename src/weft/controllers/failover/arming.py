@@ -38,7 +38,7 @@ from weft.kinds.fields.cluster.link import (
     TURNED_OFF,
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT, ReplicationSpec, ReplicationStatus, subject_of
 from weft.objects.envelope import Condition, merge_part
 from weft.objects.errors import WeftError

@@ -36,8 +36,7 @@ from weft.controllers.recovery.plan import (
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.fields.recovery.run import FAILED, FAILOVER, PASSED, REHEARSE, RecoveryRun, RunMember, RunResult
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.recovery_plan import RECOVERY_PLAN, RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
 from weft.kinds.replica import ReplicaMarks, ReplicaStatus
 from weft.kinds.service import ServiceStatus

@@ -29,8 +29,7 @@ from weft.kinds.parts.snapshot.restored import (
     VmOrigin,
     VolumeOrigin,
 )
-from weft.kinds.parts.workload import WORKLOADS_BY_OWNER
-from weft.kinds.parts.workload_marks import WorkloadMarks, WorkloadTest
+from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadMarks, WorkloadTest
 from weft.kinds.record import Kind
 from weft.kinds.replica import PRIMARY, ReplicaMarks
 from weft.kinds.service import SERVICE, ServiceSpec

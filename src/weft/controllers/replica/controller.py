@@ -23,7 +23,7 @@ from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import find_report
 from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, RESTORED
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.recovery_plan import RECOVERY_PLANS_BY_SNAPSHOT
 from weft.kinds.replica import (
     REPLICAS_BY_NODE,

@@ -24,8 +24,7 @@ from weft.kinds.fields.cluster.link import AUTOMATIC, LEFT, SUPERSEDED, WITNESSE
 from weft.kinds.fields.replication.work import SendReport
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import ASK, SEND
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.replica import PRIMARY, REPLICA, REPLICAS_BY_POINT, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import (
     ENDED,

@@ -27,8 +27,7 @@ from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationReport, All
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.verbs import name_member
-from weft.kinds.parts.workload import WorkloadStatus, sizes_of
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus, sizes_of
 from weft.kinds.quota import quota_key
 from weft.kinds.snapshot import (
     SNAPSHOTS_BY_NODE,

@@ -12,8 +12,7 @@ from weft.controllers.snapshot.lineage import find_restore
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.fields.allocated_snapshot import GroupTurn, SnapshotReport
 from weft.kinds.parts.snapshot.verbs import find_lost_memory
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.snapshot import DATA_GONE, SnapshotDisk, SnapshotStatus
 from weft.kinds.volume import NODE_DELETED, describe_deleted
 from weft.objects.quantity import format_bytes

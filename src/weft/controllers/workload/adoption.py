@@ -22,8 +22,7 @@ from weft.kinds.migration import MIGRATED_ON, MIGRATIONS_BY_UID, MigrationStatus
 from weft.kinds.node import NODES_BY_ORPHAN, NodeReport, read_orphan
 from weft.kinds.parts.nic import are_plugged
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import named_key, object_key
 

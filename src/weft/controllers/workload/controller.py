@@ -58,8 +58,7 @@ from weft.kinds.migration import MIGRATIONS_BY_WORKLOAD, MigrationSpec, Migratio
 from weft.kinds.node import NODES_BY_ORPHAN, NODES_BY_UID, NodeReport, NodeStatus, read_orphan
 from weft.kinds.parts.in_place_update import find_fit, wants_fresh_start
 from weft.kinds.parts.nic import networks_of
-from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WORKLOADS_BY_UID, WorkloadMarks, WorkloadStatus
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD, PublishedPortSpec
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, subject_of

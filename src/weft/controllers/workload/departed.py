@@ -26,7 +26,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODES_BY_ORPHAN
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import MAX_NAME, object_key

@@ -10,7 +10,7 @@ import msgspec
 from weft.contracts.store import Store
 from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.kinds.parts.convert_verb import describe_departure
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref, object_key, short_id

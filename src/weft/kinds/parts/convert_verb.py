@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.cells import dig
-from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.record import Object, Verb
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import IllegalTransition
@@ -90,11 +89,17 @@ def guard_converting(workload: Envelope) -> None:
         refuse_converting({"kind": workload.kind, "name": workload.name, "status": msgspec.to_builtins(status)})
 
 
+class _Arriving(msgspec.Struct):
+    """The mark of a VM about a migration from another cluster."""
+
+    arrives: str = ""
+
+
 def guard_workload(workload: Envelope) -> None:
     """Raises IllegalTransition for a stored workload that people may neither change nor delete now: it is part of a Conversion, or
     on its way here from another cluster."""
     guard_converting(workload)
-    if arrives := decode_part(workload.marks, WorkloadMarks).arrives:
+    if arrives := decode_part(workload.marks, _Arriving).arrives:
         raise describe_arrival(f"{workload.kind}/{workload.name}", arrives)
 
 

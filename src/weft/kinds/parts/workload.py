@@ -1,5 +1,5 @@
-"""What every kind of workload has: the part of its spec that controllers and scheduler read, its status, its checks, claims and
-verbs; and what a kind declares, so that they need not know the kinds."""
+"""What every kind of workload has: the part of its spec that controllers and scheduler read, its marks and status, its checks,
+claims and verbs; and what a kind declares, so that they need not know the kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from weft.kinds.parts.convert_verb import refuse_departed, refuse_replaced
 from weft.kinds.parts.goal import find_condition
 from weft.kinds.parts.nic import claim_address, networks_of, read_nic
 from weft.kinds.parts.placement_spec import MIB, PlacementSpec, check_placement, placement_references
-from weft.kinds.parts.workload_marks import WorkloadMarks
 from weft.kinds.published_port import claim_published_port
 from weft.kinds.record import (
     Claim,
@@ -44,7 +43,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.lifecycle import Phase, check_verb
 from weft.objects.quantity import format_bytes, format_cpu
-from weft.objects.schema import words
+from weft.objects.schema import field, words
 
 MOST_MEMORY_BYTES = 64 * 2**40
 MOST_CORES = 255
@@ -68,11 +67,43 @@ WORKLOADS_BY_GANG = Index("workloads by gang")
 WORKLOADS_BY_LABEL = Index("workloads by label")
 WORKLOADS_BY_NEAR = Index("workloads by what they prefer to be near, or are placed near by their strategy")
 NEAR_STRATEGY = "network_proximity"
-_UNMARKED = WorkloadMarks()
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
     """What controllers and scheduler read of every workload's spec; a kind's own adds to it."""
+
+
+class WorkloadTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """That a VM is only there to test a backup, or to rehearse a recovery."""
+
+    backup: Annotated[str, field("Backup that it tests; unset: none", name=True)] = ""
+    recovery: Annotated[str, field("Recovery plan that it rehearses; unset: none", name=True)] = ""
+    hostname: Annotated[
+        str, field("Name that its guest and its networks call it by; unset: that of the VM", name=True)
+    ] = ""
+    check: Annotated[str, field("Command that must end with exit code 0; unset: the guest answers")] = ""
+    within: Annotated[float, field("Time until it must", quantity="duration")] = 0.0
+
+
+class WorkloadMarks(msgspec.Struct, kw_only=True, frozen=True):
+    """What was decided of it beside what people want. Only VMs have any; of every other kind these are the defaults."""
+
+    fenced: Annotated[str, field("Replication that left it to another cluster: it can't be started", name=True)] = ""
+    arrives: Annotated[str, field("Arrival that it comes by from another cluster, until it runs here", name=True)] = ""
+    departed: Annotated[
+        str, field("Where it migrated to, as CLUSTER/PROJECT/NAME: nothing of it is here", max_length=200)
+    ] = ""
+    guard: Annotated[
+        Literal["", "begin", "hold"],
+        field(
+            "hold: its replica takes over automatically, so its node runs it only while this cluster is known to be primary; "
+            "begin: nodes find out whether they can"
+        ),
+    ] = ""
+    test: Annotated[WorkloadTest | None, field("Why it is only there to test")] = None
+
+
+_UNMARKED = WorkloadMarks()
 
 
 class WorkloadStatus(msgspec.Struct, kw_only=True):

@@ -31,8 +31,7 @@ from weft.kinds.arrival import FROM_UID
 from weft.kinds.decision import DECISION, DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
 from weft.kinds.node import NodeReport, NodeStatus, pool_id
-from weft.kinds.parts.workload import WorkloadSpec
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadSpec
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time

@@ -8,7 +8,7 @@ from weft.informer.view import Item, View
 from weft.kinds.arrival import OVER, ArrivalActions, ArrivalSpec, ArrivalStatus, name_source
 from weft.kinds.cluster import CLUSTER, ClusterSpec, describe_unlinked
 from weft.kinds.fields.allocated_migration import AllocatedMigration
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.identity import object_key
 
 

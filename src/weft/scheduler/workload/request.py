@@ -43,8 +43,7 @@ from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.node.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin
-from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadSpec, WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadMarks, WorkloadSpec, WorkloadStatus
 from weft.kinds.record import GUARD, Needs
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.volume import NODE_DELETED, VolumeSpec, VolumeStatus, is_coming, pool_of

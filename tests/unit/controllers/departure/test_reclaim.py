@@ -29,7 +29,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.migration.departing import RECLAIMED, VmReclaim, find_not_reclaimed, is_reclaimed
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, Unavailable

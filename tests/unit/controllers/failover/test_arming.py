@@ -13,7 +13,7 @@ from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, Placed, pl
 from weft.controllers.failover.facts import Group
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part

@@ -16,7 +16,7 @@ from weft.controllers.failover.restored import hold_restored, list_unknown
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import ClusterWitness
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.vm import VM, VmSpec

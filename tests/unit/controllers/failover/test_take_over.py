@@ -10,7 +10,7 @@ from weft.controllers.failover.facts import Group, list_groups, make_request
 from weft.controllers.failover.take_over import plan_return, plan_take_over
 from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus

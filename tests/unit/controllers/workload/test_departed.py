@@ -15,8 +15,7 @@ from weft.kinds.migration import MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.node import NODE, NodeReport, NodeStatus
 from weft.kinds.parts.migration.departing import ReclaimInput, VmReclaim, reclaim_lost
 from weft.kinds.parts.node.orphan import OrphanCopy
-from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part

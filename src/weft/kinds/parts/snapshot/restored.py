@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.parts.nic import read_nic
-from weft.kinds.parts.workload_marks import WorkloadMarks
+from weft.kinds.parts.workload import WorkloadMarks
 from weft.objects.identity import cut_name
 from weft.objects.schema import field
 

@@ -11,8 +11,8 @@ import msgspec
 
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.fields.mount import read_mount
-from weft.kinds.parts.conversion.user_data import MOST_CHARACTERS, Process, read_process, write_process
 from weft.kinds.parts.placement_spec import MIB
+from weft.kinds.parts.user_data import MOST_CHARACTERS, Process, read_process, write_process
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.kinds.vm import VmSpec, check_vm
 from weft.objects.errors import InvalidInput
