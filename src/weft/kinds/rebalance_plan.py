@@ -187,7 +187,9 @@ REBALANCE_PLAN = Kind(
         Verb("start", "Carry the plan out, if it still holds", act=_start, needs="operate"),
         Verb("undo", "Bring back all that the plan migrated", act=_undo, needs="operate"),
     ),
-    access=Access(readers="fabric", status_writer="rebalance"),
+    access=Access(
+        readers="fabric", status_writer="rebalance", mark_writers={"start": (":start", "rebalance policies")}
+    ),
     admission=Admission(check=check_plan),
     display=Display(
         topic="Work and answers",
