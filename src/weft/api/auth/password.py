@@ -80,9 +80,9 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
                 hint=f"weft user passwd {name} sets another one",
             )
         sealed = seal(context.settings.seal_key, hashed.encode(), place_of_password(user.uid))
-        set_ = msgspec.structs.replace(user, marks=merge_part(user.marks, UserMarks(password=sealed)))
-        spec = decode_part(user.spec, UserSpec)
-        draft = await admit.plan_spec(context, view, USER, set_, spec, spec, [], actor)
+        changed, spec = msgspec.structs.replace(user), decode_part(user.spec, UserSpec)
+        changed.marks = merge_part(user.marks, UserMarks(password=sealed))
+        draft = await admit.plan_spec(context, view, USER, changed, spec, spec, [], actor)
         draft.writes += _plan_ends(context, user, actor)
         return draft
 
