@@ -16,7 +16,7 @@ from botocore.config import Config
 from tests.scenario.functions_lab import FunctionsLab, functions_lab
 
 from weft.contracts.store import Delete
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.launch.gateway.function_api import serve_function_api
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import Ref, new_uid, object_key
@@ -56,13 +56,13 @@ class ApiLab:
         """A new access key, of a user if it has an ``owner``: its id and its secret."""
         key_id = make_key_id()
         secret = derive_secret(read_seal_key(self.folder), key_id)
-        given = {"use": "access-key", "role": "invoker", "project": project, "key_id": key_id, **spec}
-        await self._token(name, TokenSpec(**given), owner)
+        given = {"use": "access-key", "role": "invoker", "project": project, **spec}
+        await self._token(name, TokenSpec(**given), TokenMarks(key_id=key_id), owner)
         return key_id, secret
 
     async def token(self, name: str = "eve", **spec: Any) -> str:
         text, sha256 = make_token(name)
-        await self._token(name, TokenSpec(**{"use": "access", "role": "invoker", "sha256": sha256, **spec}))
+        await self._token(name, TokenSpec(**{"use": "access", "role": "invoker", **spec}), TokenMarks(sha256=sha256))
         return text
 
     async def drop_token(self, name: str) -> None:
@@ -70,9 +70,9 @@ class ApiLab:
         await self.lab.store.commit([Delete(key)])
         await self.lab.until(lambda: self.lab.functions.cache.view.get(key) is None)
 
-    async def _token(self, name: str, spec: TokenSpec, owner: Ref | None = None) -> None:
+    async def _token(self, name: str, spec: TokenSpec, marks: TokenMarks, owner: Ref | None = None) -> None:
         envelope = Envelope(kind="token", name=name, uid=new_uid(), owner=owner)
-        envelope.spec = merge_part(envelope.spec, spec)
+        envelope.spec, envelope.marks = merge_part(envelope.spec, spec), merge_part(envelope.marks, marks)
         await self.lab.put(envelope)
         await self.lab.until(lambda: self.lab.functions.cache.view.get(envelope.key) is not None)
 

@@ -792,9 +792,9 @@ def test_an_access_keys_secret_is_told_once_and_kept_nowhere_and_lets_nobody_in_
     key_id, secret = (line.partition("=")[2] for line in said)
     assert said == [f"AWS_ACCESS_KEY_ID={key_id}", f"AWS_SECRET_ACCESS_KEY={secret}"] and len(secret) == 40
     shown = fabric.weft("token", "get", "ci", "-o", "json").out
-    spec = json.loads(shown)["spec"]
-    assert (spec["use"], spec["role"], spec["project"], spec["key_id"]) == ("access-key", "invoker", "default", key_id)
-    assert secret not in shown and spec["sha256"] == ""
+    spec, marks = json.loads(shown)["spec"], json.loads(shown)["marks"]
+    assert (spec["use"], spec["role"], spec["project"], marks["key_id"]) == ("access-key", "invoker", "default", key_id)
+    assert secret not in shown and marks["sha256"] == ""
     for words in (("--join", "--access-key"), ("--access-key", "--use", "access"), ("--role", "invoker", "--join")):
         assert fabric.weft("token", "create", *words).code != 0
     assert key_id in fabric.weft("token", "list").out

@@ -39,7 +39,8 @@ from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSpec
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TOKEN as TOKENS
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.launch.server import controllers
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import new_uid
@@ -269,8 +270,8 @@ class Fabric:
         for name in NODES:
             await self._enrol(name)
         role = "fabric-admin" if self.shares else "admin"
-        token = TokenSpec(use="access", role=role, subject="someone", sha256=hash_secret(TOKEN_SECRET))
-        await self._put(_envelope("token", "sim", None, token))
+        marks = TokenMarks(sha256=hash_secret(TOKEN_SECRET))
+        await self._put(TOKENS.make("sim", TokenSpec(use="access", role=role, subject="someone"), 0.0, marks=marks))
         status = ImageStatus(phase="Available", sha256=DIGEST, size=len(BUNDLE), virtual_size=64 * MIB)
         await self._put(_envelope("image", "tiny", "default", {"url": "file:///none"}, status))
         await self._put(_envelope("network", "back", "default", {"cidr": "10.77.0.0/28"}))

@@ -107,8 +107,9 @@ async def _make_token(context: ApiContext, subject: str, role: str) -> str:
     """A new token of the fabric's own; older ones of ``subject`` are deleted."""
     await _drop_old(context, subject)
     text, sha256 = make_token(name := make_token_id(subject))
-    spec = {"use": "access", "role": role, "subject": subject, "sha256": sha256}
-    manifest = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec)
+    spec = {"use": "access", "role": role, "subject": subject}
+    marks = {"sha256": sha256}
+    manifest = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec, marks=marks)
     await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
 
@@ -118,7 +119,7 @@ async def _is_good(context: ApiContext, text: str, role: str) -> bool:
     if token is None:
         return False
     facts = await context.tokens.read(object_key("token", None, token.id))
-    return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.spec.sha256)
+    return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.marks.sha256)
 
 
 async def _drop_old(context: ApiContext, subject: str) -> None:

@@ -38,7 +38,7 @@ from weft.informer.enrolments import Enrolments
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.quota import QUOTA
 from weft.kinds.registry import BY_NAME
-from weft.kinds.token import TokenSpec, TokenStatus
+from weft.kinds.token import TokenMarks, TokenSpec, TokenStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import Ref, kind_prefix
 from weft.telemetry.audit.log import AuditLog
@@ -57,12 +57,13 @@ class TokenFacts:
 
     envelope: Envelope
     spec: TokenSpec
+    marks: TokenMarks
     used_at: float | None
     key: str
 
     @property
     def stored(self) -> StoredToken:
-        return StoredToken(self.envelope.name, self.spec, self.envelope.owner)
+        return StoredToken(self.envelope.name, self.spec, self.envelope.owner, self.marks)
 
 
 class KnownBearer(NamedTuple):
@@ -247,5 +248,5 @@ def _seen_from(host: str, places: tuple[str, ...]) -> str:
 
 
 def _token_facts(envelope: Envelope) -> TokenFacts:
-    used_at = decode_part(envelope.status, TokenStatus).used_at
-    return TokenFacts(envelope, decode_part(envelope.spec, TokenSpec), used_at, envelope.key)
+    spec, marks = decode_part(envelope.spec, TokenSpec), decode_part(envelope.marks, TokenMarks)
+    return TokenFacts(envelope, spec, marks, decode_part(envelope.status, TokenStatus).used_at, envelope.key)

@@ -15,7 +15,7 @@ from weft.kinds.cluster import ClusterSpec, ClusterStatus
 from weft.kinds.permissions import find_permissions
 from weft.kinds.role import RoleSpec
 from weft.kinds.rolebinding import RoleBindingSpec
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.kinds.user import UserSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import kind_prefix, object_key
@@ -135,4 +135,4 @@ def _read_role(envelope: Envelope) -> frozenset[str]:
 
 def read_token(item: Item) -> StoredToken:
     """The token that ``item`` is."""
-    return StoredToken(item.envelope.name, item.spec(TokenSpec), item.envelope.owner)
+    return StoredToken(item.envelope.name, item.spec(TokenSpec), item.envelope.owner, item.marks(TokenMarks))

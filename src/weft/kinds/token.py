@@ -10,6 +10,7 @@ from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.fields.cluster.link import LinkTerms, check_terms
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, uid_of_owner
 from weft.kinds.role import ROLE_REFERENCE
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.roles import EVERYWHERE
@@ -47,11 +48,12 @@ class TokenSpec(msgspec.Struct, kw_only=True):
     link: Annotated[
         LinkTerms | None, field("Of a link token: what the cluster that uses it becomes here", change="never")
     ] = None
-    claims: Annotated[
-        list[str], field("Groups that the OIDC provider named at the login; set by the server", change="never")
-    ] = []
-    sha256: Annotated[str, field("Hash of the secret; set by the server", change="never", max_length=64)] = ""
-    key_id: Annotated[str, field("The access key's id; set by the server", change="never", max_length=64)] = ""
+
+
+class TokenMarks(msgspec.Struct, kw_only=True, frozen=True):
+    claims: Annotated[list[str], field("Groups that the OIDC provider named at the login")] = []
+    sha256: Annotated[str, field("Hash of the secret", max_length=64)] = ""
+    key_id: Annotated[str, field("The access key's id", max_length=64)] = ""
 
 
 class TokenStatus(msgspec.Struct, kw_only=True):
@@ -107,17 +109,23 @@ TOKEN = Kind(
     summary="Credentials for a node or user",
     scope="fabric",
     spec=TokenSpec,
+    marks=TokenMarks,
     status=TokenStatus,
+    schema=2,
+    upgrades=(take_from_spec(marks=TokenMarks),),
     indexes={
-        TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.spec(TokenSpec).key_id) else (),
+        TOKENS_BY_KEY: lambda item: (key_id,) if (key_id := item.marks(TokenMarks).key_id) else (),
         TOKENS_BY_USER: uid_of_owner,
     },
     references=(ROLE_REFERENCE,),
-    access=Access(readers="administered", status_writer="api"),
+    access=Access(
+        readers="administered",
+        status_writer="api",
+        mark_writers=dict.fromkeys(TokenMarks.__struct_fields__, ("api",)),
+    ),
     admission=Admission(
         check=check_token,
         check_new=_refuse_new,
-        server_fields=("sha256", "key_id", "claims"),
         most_of_owner=100,
     ),
     display=Display(
@@ -129,7 +137,7 @@ TOKEN = Kind(
             Column("ROLE", _role),
             Column("NODE", text("spec.node")),
             Column("PROJECT", text("spec.project")),
-            Column("KEY", text("spec.key_id")),
+            Column("KEY", text("marks.key_id")),
             Column("LAST USE", lambda obj: str(dig(obj, "status.used_at") or "")),
             AGE,
         ),

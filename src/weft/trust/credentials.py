@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.driver.function import REGION
 from weft.kinds.permissions import PERMISSIONS, find_least_role
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import CLUSTER_PREFIX, NODE_PREFIX, Ref
 from weft.objects.roles import ALL, RIGHTS, Grant
@@ -200,6 +200,7 @@ class StoredToken(NamedTuple):
     name: str
     spec: TokenSpec
     owner: Ref | None = None
+    marks: TokenMarks = TokenMarks()
 
 
 class SignedRequest(msgspec.Struct, frozen=True):
@@ -234,7 +235,7 @@ def read_bearer(authorization: str) -> Token:
 
 def check_bearer(token: Token, stored: StoredToken, directory: Directory, now: float) -> Actor:
     """The owner of a token that is ``stored``. ``now``: unix seconds. Raises NotAuthenticated."""
-    if not verify_secret(token.secret, stored.spec.sha256) or stored.spec.use == "access-key":
+    if not verify_secret(token.secret, stored.marks.sha256) or stored.spec.use == "access-key":
         raise invalid_token()
     return make_actor(stored, directory, now)
 
@@ -261,7 +262,7 @@ def check_signature(
         )
     verify(
         signed,
-        derive_secret(seal_key, found.spec.key_id),
+        derive_secret(seal_key, found.marks.key_id),
         method=request.method,
         path=request.path,
         query=request.query,
@@ -310,7 +311,7 @@ def make_actor(stored: StoredToken, directory: Directory, now: float) -> Actor:
         return Actor("person", f"{CLUSTER_PREFIX}{stored.owner.name}", name, given)
     if stored.owner is None:
         return Actor("person", f"{TOKEN_PREFIX}{name}", name, (directory.find_grant(spec.role, spec.project),))
-    grants = directory.find_grants(stored.owner, spec.claims)
+    grants = directory.find_grants(stored.owner, stored.marks.claims)
     if grants is None:
         raise NotAuthenticated(
             f"user {stored.owner.name} was deleted or disabled: the user's tokens are not valid",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weft.kinds.rolebinding import RoleBindingSpec
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.objects.identity import Ref
 from weft.trust.credentials import Actor, StoredToken, make_actor
 from weft.trust.directory import Account, Directory
@@ -103,8 +103,10 @@ def test_an_own_role_gives_what_it_lists_from_the_moment_it_is_changed() -> None
 def test_groups_of_the_provider_get_own_roles_as_groups_here_do() -> None:
     fabric = Fabric()
     fabric.bindings = [RoleBindingSpec(role="starter", project="lab", claims=["ops"])]
-    login = TokenSpec(use="access", role="", claims=["ops"])
-    assert make_actor(StoredToken("t", login, ANN), fabric.directory, 1.0).permits("vm:start", "lab")
+    login = TokenSpec(use="access", role="")
+    assert make_actor(StoredToken("t", login, ANN, TokenMarks(claims=["ops"])), fabric.directory, 1.0).permits(
+        "vm:start", "lab"
+    )
     assert not make_actor(StoredToken("t", TokenSpec(use="access", role=""), ANN), fabric.directory, 1.0).grants
 
 

@@ -86,7 +86,8 @@ async def make_login(
         name=name,
         project=None,
         labels={LOGIN_LABEL: begun_by},
-        spec={**spec, "sha256": sha256, "claims": claims},
+        spec=spec,
+        marks={"sha256": sha256, "claims": claims},
     )
 
     async def plan(view: View) -> Draft:
@@ -128,7 +129,7 @@ async def who_am_i(context: ApiContext, call: Call) -> Answer:
             user=actor.user.name if actor.user is not None else None,
             token=actor.id,
             expires_at=facts.spec.expires_at if facts is not None else None,
-            claims=facts.spec.claims if facts is not None else [],
+            claims=facts.marks.claims if facts is not None else [],
             grants=[HeldRole(grant.role, grant.project) for grant in actor.grants],
             limit=HeldRole(actor.limit.role, actor.limit.project) if actor.limit is not None else None,
             permissions=_list_permissions(actor),

@@ -40,7 +40,7 @@ async def begin(context: ApiContext, call: Call) -> Answer:
         return json_answer(await oidc.begin(context, call, given, f"{own_origin(call)}/"))
     if given.token:
         user, made_by = await _find_by_token(context, call, given.token)
-        claims, seconds = made_by.spec.claims, _shorten(context, made_by, given.expires_seconds)
+        claims, seconds = made_by.marks.claims, _shorten(context, made_by, given.expires_seconds)
         limit = (made_by.spec.role, made_by.spec.project)
         begun_by = made_by.envelope.labels.get(LOGIN_LABEL, BY_PASSWORD)
         if begun_by == BY_PASSWORD:  # else it is such a session itself, and counts where that does

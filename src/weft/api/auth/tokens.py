@@ -10,6 +10,7 @@ from weft.api.admission.admit import Draft
 from weft.api.admission.commit import record_change, settle
 from weft.api.admission.limits import LOGIN_LABEL, limit_objects
 from weft.api.admission.references import plan_project
+from weft.api.admission.refusals import keep_own_labels
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_own
 from weft.api.context import ApiContext, TokenFacts
@@ -43,9 +44,6 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
-    for own in TOKEN.admission.server_fields:
-        if spec.get(own):
-            raise InvalidInput(f"spec.{own} is set by the server", field=f"spec.{own}", hint="leave it out")
     if isinstance(raw.get("labels"), dict) and LOGIN_LABEL in raw["labels"]:
         raise InvalidInput(
             f"labels.{LOGIN_LABEL} is set by the server", field=f"labels.{LOGIN_LABEL}", hint="leave it out"
@@ -55,10 +53,10 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
     if use == ACCESS_KEY:
         key_id = make_key_id()
         text = derive_secret(context.settings.seal_key, key_id)
-        full = {"role": "invoker", **spec, "key_id": key_id}
+        full, marks = {"role": "invoker", **spec}, {"key_id": key_id}
     else:
         text, sha256 = make_token(str(name))
-        full = {**spec, "sha256": sha256}
+        full, marks = dict(spec), {"sha256": sha256}
     latest = None
     if actor.user is not None and not (
         full.get("role", "viewer") and actor.permits("token:create", full.get("project"))
@@ -69,7 +67,8 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
             full["expires_at"] = latest
     if use in LIFETIMES and full.get("expires_at") is None:
         full["expires_at"] = context.clock.now() + LIFETIMES[use]
-    manifest = read_manifest({**raw, "name": name, "spec": full}, kind=TOKEN)
+    manifest = read_manifest({**raw, "name": name, "spec": full, "marks": marks}, kind=TOKEN, by_verb=True)
+    keep_own_labels(manifest.labels or {}, {})
 
     async def plan(view: View) -> Draft:
         draft = await admit.plan_create(context, view, manifest, call.actor)

@@ -13,7 +13,7 @@ from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import VALUE, LinkTerms, check_terms, find_uid
 from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
-from weft.kinds.token import TokenSpec
+from weft.kinds.token import TokenMarks, TokenSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import AlreadyExists, Forbidden, IllegalTransition, InvalidInput
 from weft.objects.identity import kind_prefix
@@ -168,7 +168,11 @@ async def plan_link(
     tokens = (await context.tokens.read_all()).values()
     writes += [Delete(one.key) for one in tokens if one.spec.use == "cluster" and one.envelope.owner == made.ref]
     token = TOKENS.make(
-        token_id, TokenSpec(use="cluster", role="", subject=f"cluster {name}", sha256=other.asks_with), now, owner=made
+        token_id,
+        TokenSpec(use="cluster", role="", subject=f"cluster {name}"),
+        now,
+        owner=made,
+        marks=TokenMarks(sha256=other.asks_with),
     )
     preconditions.append(Absent(token.key))
     writes.append(Put(token.key, encode_envelope(token)))

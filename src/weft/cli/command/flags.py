@@ -45,7 +45,7 @@ _NO_FLAG = {
     "vm": (*_KEPT, *_OF_SNAPSHOTS),
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
-    "token": ("spec.sha256", "spec.project", "spec.claims"),
+    "token": ("spec.project",),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted", "spec.witness"),
     "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),
     "rolebinding": ("spec.project",),

@@ -84,7 +84,7 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         print_object(session, made)
         return
     if access_key:
-        print(f"AWS_ACCESS_KEY_ID={made['spec']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
+        print(f"AWS_ACCESS_KEY_ID={made['marks']['key_id']}\nAWS_SECRET_ACCESS_KEY={made['secret']}")
         session.notify(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
         session.notify("weft function endpoint -o env prints the endpoint as variables")
         return
