@@ -109,7 +109,7 @@ def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time
     cluster.ok("vm", "create", "app", "--image", "tiny")
     node = cluster.vm("app")["status"]["node"]
     pools = cluster.json("pool", "list")["items"]
-    pool = next(one["name"] for one in pools if one["spec"]["pool"] == "local" and node in one["status"]["node_names"])
+    pool = next(one["name"] for one in pools if one["marks"]["pool"] == "local" and node in one["status"]["node_names"])
     line = ("storage", "backup", "--pool", pool, "--destination", "geo-backup")
     run(cluster, "app", "echo one > /root/note; sync")
     cluster.ok(*line, "--schedule", "* * * * *", "--retention", "30d")

@@ -59,7 +59,7 @@ def count(cluster: Cluster) -> int:
 
 def test_a_pool_in_ceph_is_one_for_all_nodes_and_shows_its_osds(on_ceph: Cluster) -> None:
     pool = on_ceph.object("pool", "ceph")
-    assert (pool["spec"]["driver"], pool["status"]["phase"], pool["status"]["nodes"]) == ("rbd", "Ready", 3)
+    assert (pool["marks"]["driver"], pool["status"]["phase"], pool["status"]["nodes"]) == ("rbd", "Ready", 3)
     assert pool["status"]["given"] >= 64 << 20
     metrics = ("storage", "metrics", "--pool", "ceph", "--show-osd-breakdown")
     until(lambda: "write" in str(on_ceph.json(*metrics)["items"][0]["osds"]), 90)

@@ -11,7 +11,7 @@ from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeReport, NodeSpec
-from weft.kinds.pool import PoolSpec, PoolStatus
+from weft.kinds.pool import PoolMarks, PoolStatus
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus
 from weft.objects.envelope import Envelope
@@ -40,7 +40,7 @@ def lab(tmp_path: Path) -> Iterator[ApiLab]:
     volume.status = raw(VolumeStatus(phase="Attached", node="n1", node_uid="n", pool="local", pool_id="p1", size=GIB))
     node = Envelope(kind="node", name="n1", uid="n", spec=raw(NodeSpec()))
     node.report = raw(NodeReport(cpu=8.0, memory=16 * GIB, disk=100 * GIB))
-    pool = Envelope(kind="pool", name="n1-local", uid="p", spec=raw(PoolSpec(id="p1", pool="local")))
+    pool = Envelope(kind="pool", name="n1-local", uid="p", marks=raw(PoolMarks(id="p1", pool="local")))
     pool.status = raw(PoolStatus(bound=100 * GIB, given=60 * GIB, nodes=1, node_names=["n1"]))
     lab.put(image, vm, volume, node, pool)
     yield lab

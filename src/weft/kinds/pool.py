@@ -14,7 +14,7 @@ import msgspec
 from weft.kinds.allocation import LOCAL
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Object, Stored
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import InUse, InvalidInput
 from weft.objects.schema import field, words
 
@@ -26,9 +26,6 @@ Driver = Literal["directory", "rbd"]
 
 
 class PoolSpec(msgspec.Struct, kw_only=True):
-    id: Annotated[str, field("Id of the storage; set by the server", change="never")]
-    pool: Annotated[str, field("Name that nodes and disks call it by; set by the server", change="never", name=True)]
-    driver: Annotated[Driver, field("What the storage is; set by the server", change="never")] = "directory"
     overcommit: Annotated[
         float | None,
         field(
@@ -41,6 +38,14 @@ class PoolSpec(msgspec.Struct, kw_only=True):
         float, field("Share of the capacity in use from which it counts as nearly full", quantity="ratio")
     ] = 0.8
     closed: Annotated[bool, field("Place no new disks here; those that are here stay")] = False
+
+
+class PoolMarks(msgspec.Struct, kw_only=True, frozen=True):
+    """What nodes report of the storage once and for all."""
+
+    id: Annotated[str, field("Id of the storage")] = ""
+    pool: Annotated[str, field("Name that nodes and disks call it by")] = ""
+    driver: Annotated[Driver, field("What the storage is")] = "directory"
 
 
 class PoolStatus(msgspec.Struct, kw_only=True):
@@ -71,7 +76,11 @@ def check_pool(spec: PoolSpec) -> None:
             field="spec.alarm",
             hint="give a smaller share, like 80%",
         )
-    if spec.pool == LOCAL and spec.overcommit is not None:
+
+
+def refuse_overcommit_of_own(pool: Envelope, spec: PoolSpec, now: float) -> None:
+    """Raises InvalidInput for the overcommit of a node's own pool."""
+    if spec.overcommit is not None and decode_part(pool.marks, PoolMarks).pool == LOCAL:
         raise InvalidInput(
             "spec.overcommit: a node's own pool promises what the node's overcommit of disk says",
             field="spec.overcommit",
@@ -105,11 +114,11 @@ POOLS_BEYOND_ALARM = Index("pools beyond their alarm, by the name that disks cal
 
 
 def _beyond_alarm(item: Stored) -> tuple[str, ...]:
-    return (item.spec(PoolSpec).pool,) if item.status(PoolStatus).phase in ("NearlyFull", "Full") else ()
+    return (item.marks(PoolMarks).pool,) if item.status(PoolStatus).phase in ("NearlyFull", "Full") else ()
 
 
 def _by_id(item: Stored) -> tuple[str, ...]:
-    return (item.spec(PoolSpec).id,)
+    return (item.marks(PoolMarks).id,)
 
 
 def _nodes(obj: Object) -> str:
@@ -125,7 +134,7 @@ def _share(obj: Object) -> str:
 
 def _overcommit(obj: Object) -> str:
     """Of a node's own pool the node says it."""
-    return "–" if dig(obj, "spec.pool") == LOCAL else f"{dig(obj, 'spec.overcommit') or DEFAULT_OVERCOMMIT:.4g}"
+    return "–" if dig(obj, "marks.pool") == LOCAL else f"{dig(obj, 'spec.overcommit') or DEFAULT_OVERCOMMIT:.4g}"
 
 
 def _state(obj: Object) -> str:
@@ -140,21 +149,28 @@ POOL = Kind(
     summary="A storage that nodes offer for disks",
     scope="fabric",
     spec=PoolSpec,
+    marks=PoolMarks,
     status=PoolStatus,
+    schema=2,
+    upgrades=(take_from_spec(marks=PoolMarks),),
     indexes={POOLS_BY_ID: _by_id, POOLS_BEYOND_ALARM: _beyond_alarm},
     access=Access(
         readers="shared",
         status_writer="pools",
         condition_writers=dict.fromkeys(("NearlyFull", "Full"), "pools"),
+        mark_writers=dict.fromkeys(PoolMarks.__struct_fields__, ("pools",)),
     ),
     admission=Admission(
-        check=check_pool, check_new=refuse_made, server_fields=("id", "pool", "driver"), delete_guard=refuse_offered
+        check=check_pool,
+        check_new=refuse_made,
+        change_guard=refuse_overcommit_of_own,
+        delete_guard=refuse_offered,
     ),
     display=Display(
         topic="Storage and networks",
         columns=(
             NAME,
-            Column("DRIVER", text("spec.driver", "directory")),
+            Column("DRIVER", text("marks.driver", "directory")),
             Column("NODES", _nodes),
             Column("CAPACITY", size("status.capacity"), align="right"),
             Column("USED", _share, align="right"),
@@ -163,8 +179,8 @@ POOL = Kind(
             Column("STATE", _state, keep=True),
             Column("MOST GIVEN", size("status.bound"), align="right", wide=True),
             Column("FREE", size("status.free"), align="right", wide=True),
-            Column("POOL", text("spec.pool"), wide=True),
-            Column("ID", text("spec.id"), wide=True),
+            Column("POOL", text("marks.pool"), wide=True),
+            Column("ID", text("marks.id"), wide=True),
             AGE,
         ),
     ),

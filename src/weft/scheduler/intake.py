@@ -47,7 +47,7 @@ from weft.kinds.parts.workload import (
     WorkloadSpec,
     WorkloadStatus,
 )
-from weft.kinds.pool import PoolSpec, PoolStatus
+from weft.kinds.pool import PoolMarks, PoolSpec, PoolStatus
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.kinds.snapshot import SnapshotStatus
 from weft.kinds.vm import VMS_BY_ORIGIN
@@ -422,10 +422,10 @@ class Intake:
         """One that was closed, or has become full, takes no new disks; one may promise more or less than before."""
         if not has_changed(change, lambda item: (item.spec(PoolSpec), _size_of_pool(item))):
             return
-        spec = change.item.spec(PoolSpec)
-        if change.new is not None and spec.pool != LOCAL:
-            self._snapshot.put_bound(spec.id, read_bound(change.new, 0))
-        for node in self._view.find(NODES_BY_POOL, change.item.spec(PoolSpec).id):
+        marks = change.item.marks(PoolMarks)
+        if change.new is not None and marks.pool != LOCAL:
+            self._snapshot.put_bound(marks.id, read_bound(change.new, 0))
+        for node in self._view.find(NODES_BY_POOL, marks.id):
             self._snapshot.put_node(read_node(node, find_shut(self._view, node)))
             self._nodes_changed = True
         self.wake.ring()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from weft.kinds.pool import POOL, PoolSpec, PoolStatus, check_pool, refuse_offered
+from weft.kinds.pool import POOL, PoolMarks, PoolSpec, PoolStatus, check_pool, refuse_offered
 from weft.objects.envelope import Envelope
 from weft.objects.errors import InUse, InvalidInput
 from weft.objects.schema import read_strict
 
 
 def read(**fields: object) -> PoolSpec:
-    spec = read_strict({"id": "u", "pool": "shared", **fields}, PoolSpec)
+    spec = read_strict(fields, PoolSpec)
     check_pool(spec)
     return spec
 
@@ -33,7 +33,7 @@ def test_a_share_that_is_none_is_refused(field: str, value: object) -> None:
 def test_a_pool_that_nodes_offer_is_not_deleted() -> None:
     def made(*nodes: str) -> Envelope:
         status = PoolStatus(nodes=len(nodes), node_names=list(nodes))
-        return POOL.make("fast", PoolSpec(id="u", pool="fast"), 0.0, status=status)
+        return POOL.make("fast", PoolSpec(), 0.0, marks=PoolMarks(id="u", pool="fast"), status=status)
 
     with pytest.raises(InUse, match="pool/fast is offered by n1, n2 and 1 more") as refused:
         refuse_offered(made("n1", "n2", "n3"), 0)

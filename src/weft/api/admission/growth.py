@@ -14,7 +14,7 @@ from weft.kinds.allocation import LOCAL
 from weft.kinds.deployment import DEPLOYMENT, decode_template
 from weft.kinds.node import NODE, NodeReport, NodeSpec
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.pool import POOL, PoolSpec, PoolStatus
+from weft.kinds.pool import POOL, PoolMarks, PoolStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus, has_size
@@ -101,10 +101,10 @@ async def _refuse_volume(view: View, current: Envelope, old: VolumeSpec, new: Vo
 
 
 def _is_its(pool: Envelope, status: VolumeStatus) -> bool:
-    spec, told = decode_part(pool.spec, PoolSpec), decode_part(pool.status, PoolStatus)
+    marks, told = decode_part(pool.marks, PoolMarks), decode_part(pool.status, PoolStatus)
     if status.pool_id:
-        return spec.id == status.pool_id
-    return spec.pool == (status.pool or LOCAL) and told.node_names == [status.node]
+        return marks.id == status.pool_id
+    return marks.pool == (status.pool or LOCAL) and told.node_names == [status.node]
 
 
 async def _list_pools(view: View, name: str) -> list[tuple[Envelope, int]]:
@@ -113,7 +113,7 @@ async def _list_pools(view: View, name: str) -> list[tuple[Envelope, int]]:
     return [
         (one, decode_part(one.status, PoolStatus).bound)
         for one in pools
-        if decode_part(one.spec, PoolSpec).pool == name
+        if decode_part(one.marks, PoolMarks).pool == name
     ]
 
 

@@ -38,9 +38,9 @@ def _pool(obj: Object) -> str:
 
 def _find_lack(obj: Object, offered: Sequence[Object]) -> str:
     pool, size = _pool(obj), dig(obj, "spec.size", 0)
-    most = max((dig(one, "status.bound", 0) for one in offered if dig(one, "spec.pool") == pool), default=None)
+    most = max((dig(one, "status.bound", 0) for one in offered if dig(one, "marks.pool") == pool), default=None)
     if most is None and pool != LOCAL:
-        named = ", ".join(sorted({str(dig(one, "spec.pool")) for one in offered})) or "none"
+        named = ", ".join(sorted({str(dig(one, "marks.pool")) for one in offered})) or "none"
         return f"no node offers pool {pool} now, so nothing can be placed there; pools that are offered: {named}"
     if obj["kind"] != VOLUME.name or not most or size <= most:
         return ""

@@ -177,7 +177,7 @@ def _restore(
 
 def _require_pool(session: Session, name: str) -> None:
     """Raises NotFound: what is restored would wait for it for ever."""
-    known = sorted({str(dig(one, "spec.pool")) for one in session.client.list("pool").items} | {LOCAL})
+    known = sorted({str(dig(one, "marks.pool")) for one in session.client.list("pool").items} | {LOCAL})
     if name not in known:
         raise NotFound(
             f"no node has a storage pool {name}",

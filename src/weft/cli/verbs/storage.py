@@ -116,9 +116,9 @@ _READ = ("node", "volume", "snapshot")
 
 def _choose_ceph(pools: list[dict[str, Any]], *, named: bool) -> list[dict[str, Any]]:
     """Raises InvalidInput where there is none."""
-    found = [pool for pool in pools if dig(pool, "spec.driver") == "rbd"]
+    found = [pool for pool in pools if dig(pool, "marks.driver") == "rbd"]
     if not found:
-        what = f"pool/{pools[0]['name']} is a {dig(pools[0], 'spec.driver')}" if named else "there is no Ceph pool"
+        what = f"pool/{pools[0]['name']} is a {dig(pools[0], 'marks.driver')}" if named else "there is no Ceph pool"
         raise InvalidInput(f"--show-osd-breakdown: {what}; OSDs exist only in Ceph pools", hint="leave the flag out")
     return found
 

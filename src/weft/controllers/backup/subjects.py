@@ -10,7 +10,7 @@ from weft.kinds.backup import PROJECT, explain_encrypted, tests_backup
 from weft.kinds.backup_policy import BackupPolicySpec
 from weft.kinds.container import ContainerSpec
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.pool import POOL, PoolSpec
+from weft.kinds.pool import POOL, PoolMarks
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus
@@ -23,7 +23,7 @@ def list_subjects(view: View, policy: Item) -> tuple[list[str], list[str]]:
     found, left_out = dict.fromkeys(spec.of), list[str]()
     pool = view.get(object_key(POOL.name, None, spec.pool)) if spec.pool else None
     for item in _list_all(view, project) if spec.whole_project or pool is not None else ():
-        if spec.whole_project or (pool is not None and _lies_in(view, item, pool.spec(PoolSpec).id)):
+        if spec.whole_project or (pool is not None and _lies_in(view, item, pool.marks(PoolMarks).id)):
             of = f"{item.envelope.kind}/{item.envelope.name}"
             if of not in found and (encrypted := _find_encrypted(view, item)):
                 left_out.append(explain_encrypted(of, encrypted))

@@ -17,7 +17,7 @@ from weft.informer.pool.claims import Claims, note_claims
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import LOCAL
 from weft.kinds.node import NODES_BY_POOL, NODES_BY_UID, NodePool, NodeReport, NodeSpec, NodeStatus, pool_id
-from weft.kinds.pool import POOL, POOLS_BY_ID, Driver, PoolSpec, PoolStatus, pool_key
+from weft.kinds.pool import POOL, POOLS_BY_ID, Driver, PoolMarks, PoolSpec, PoolStatus, pool_key
 from weft.objects.envelope import Condition, merge_part, set_condition
 from weft.objects.identity import is_name, object_key
 
@@ -40,7 +40,7 @@ class Pools:
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == POOL.name:
-            return (change.item.spec(PoolSpec).id,)
+            return (change.item.marks(PoolMarks).id,)
         touched = set(note_claims(self._claims, change))
         if change.kind == "node" and has_changed(change, _offer_of):
             for item in (change.old, change.new):
@@ -85,21 +85,22 @@ class Pools:
             lambda name: name in taken or view.get(object_key(POOL.name, None, name)) is not None,
         )
         taken.add(name)
-        draft.make(POOL.make(name, PoolSpec(id=storage, pool=pool.name, driver=read_driver(pool)), now))
+        marks = PoolMarks(id=storage, pool=pool.name, driver=read_driver(pool))
+        draft.make(POOL.make(name, PoolSpec(), now, marks=marks))
         return draft.commit(storage)  # its status follows, once it is there
 
     def _find_given(self, pool: Item, offers: Sequence[tuple[Item, NodePool]]) -> int:
-        spec = pool.spec(PoolSpec)
-        return self._claims.given.get(pool_key(spec.pool, spec.id, offers[0][0].uid if offers else ""), 0)
+        marks = pool.marks(PoolMarks)
+        return self._claims.given.get(pool_key(marks.pool, marks.id, offers[0][0].uid if offers else ""), 0)
 
 
 def plan_pool(pool: Item, offers: Sequence[Offer], given: int, now: float) -> Commit | None:
     """Write a pool's status and conditions if they change; remove one that is gone for good."""
-    spec, former, draft = pool.spec(PoolSpec), pool.status(PoolStatus), Draft()
-    if not offers and not given and spec == PoolSpec(id=spec.id, pool=spec.pool, driver=spec.driver):
+    spec, marks, former, draft = pool.spec(PoolSpec), pool.marks(PoolMarks), pool.status(PoolStatus), Draft()
+    if not offers and not given and spec == PoolSpec():
         draft.delete(pool)
-        return draft.commit(spec.id)
-    status = fold_pool(former, spec, offers, given, now)
+        return draft.commit(marks.id)
+    status = fold_pool(former, spec, marks.pool, offers, given, now)
     envelope = edit(pool)
     nearly, full = (status.message if status.phase == phase else "" for phase in ("NearlyFull", "Full"))
     changed = set_condition(envelope, Condition("NearlyFull", "True" if nearly else "False", "", nearly, now))
@@ -107,7 +108,7 @@ def plan_pool(pool: Item, offers: Sequence[Offer], given: int, now: float) -> Co
     if status == former and not changed:
         return None
     envelope.status = merge_part(envelope.status, status)
-    return Commit(spec.id, [put(envelope)], [unchanged(pool)], _make_events(pool, former, status))
+    return Commit(marks.id, [put(envelope)], [unchanged(pool)], _make_events(pool, former, status))
 
 
 def _make_events(pool: Item, former: PoolStatus, status: PoolStatus) -> list[Event]:

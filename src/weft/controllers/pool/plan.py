@@ -23,8 +23,11 @@ class Offer(msgspec.Struct, frozen=True):
     disk: int = 0  # of the node, in bytes: what its own pool may promise
 
 
-def fold_pool(former: PoolStatus, spec: PoolSpec, offers: Sequence[Offer], given: int, now: float) -> PoolStatus:
-    """A pool's status. Where nodes that share it differ, the least free space counts, of nodes that are ready."""
+def fold_pool(
+    former: PoolStatus, spec: PoolSpec, name: str, offers: Sequence[Offer], given: int, now: float
+) -> PoolStatus:
+    """The status of a pool that nodes call ``name``. Where nodes that share it differ, the least free space counts, of nodes that
+    are ready."""
     heard = [offer.pool for offer in offers if offer.ready] or [offer.pool for offer in offers]
     status = msgspec.structs.replace(
         former, given=given, nodes=len(offers), node_names=sorted(offer.node for offer in offers)[:MOST_NAMED]
@@ -33,7 +36,7 @@ def fold_pool(former: PoolStatus, spec: PoolSpec, offers: Sequence[Offer], given
         status.capacity = max(pool.total for pool in heard)
         status.free = min(status.capacity, *(pool.free for pool in heard))
         status.used = status.capacity - status.free
-        own = offers[0].disk if spec.pool == LOCAL else None
+        own = offers[0].disk if name == LOCAL else None
         status.bound = int(status.capacity * (spec.overcommit or DEFAULT_OVERCOMMIT)) if own is None else own
     status.phase, status.message = _judge(former.phase, spec, status)
     status.since = former.since if status.phase == former.phase and former.since else now

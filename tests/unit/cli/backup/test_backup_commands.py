@@ -104,7 +104,7 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
 
 
 def test_a_pool_that_no_node_has_is_refused_before_anything_is_made() -> None:
-    pools = SimpleNamespace(items=[{"name": "n1-local", "spec": {"pool": "local"}}, {"spec": {"pool": "ceph"}}])
+    pools = SimpleNamespace(items=[{"name": "n1-local", "marks": {"pool": "local"}}, {"marks": {"pool": "ceph"}}])
     session: Any = SimpleNamespace(client=SimpleNamespace(list=lambda _: pools))
     for known in ("local", "ceph"):
         _require_pool(session, known)

@@ -17,7 +17,7 @@ class Pools:
     def list(self, kind: str) -> Any:
         assert kind == "pool"
         items = [
-            {"spec": {"pool": pool}, "status": {"nodes": nodes, "bound": bound * GIB}}
+            {"marks": {"pool": pool}, "status": {"nodes": nodes, "bound": bound * GIB}}
             for pool, nodes, bound in (("local", 1, 80), ("local", 1, 100), ("local", 0, 9000), ("san", 2, 500))
         ]
         return type("Listing", (), {"items": items})

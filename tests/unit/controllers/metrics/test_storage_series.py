@@ -14,9 +14,10 @@ from weft.telemetry.metrics.devices import MOST_POOLS, list_pools
 from weft.telemetry.metrics.sample import Sample
 
 
-def put(view: View, kind: str, name: str, status: dict[str, Any], spec: dict[str, Any] | None = None) -> None:
+def put(view: View, kind: str, name: str, status: dict[str, Any], spec: Any = None, marks: Any = None) -> None:
     made = Envelope(kind=kind, name=name, uid=name, status=msgspec.Raw(msgspec.json.encode(status)))
     made.spec = msgspec.Raw(msgspec.json.encode(spec or {}))
+    made.marks = msgspec.Raw(msgspec.json.encode(marks or {}))
     assert view.put(made.key, encode_envelope(made), 1) is not None
 
 
@@ -52,7 +53,7 @@ def offer(*osds: NodeOsd, id: str = "p1") -> NodePool:
 
 def test_an_osd_is_told_of_by_the_pool_s_own_name() -> None:
     view = make_view()
-    put(view, "pool", "fast", {}, {"id": "p1", "pool": "ceph"})
+    put(view, "pool", "fast", {}, marks={"id": "p1", "pool": "ceph"})
     well = NodeOsd("osd.0", 100, 40, {"write": 4.0, "commit": 2.5})
     samples = list(list_osds(view, "n1", [offer(well, NodeOsd("osd.1", problem="it doesn't answer"))], 1000))
     assert short(samples) == {
@@ -69,7 +70,7 @@ def test_an_osd_is_told_of_by_the_pool_s_own_name() -> None:
 
 def test_a_hostile_node_s_osds_are_bounded_in_number_words_and_values() -> None:
     view = make_view()
-    put(view, "pool", "fast", {}, {"id": "p1", "pool": "ceph"})
+    put(view, "pool", "fast", {}, marks={"id": "p1", "pool": "ceph"})
     many = [NodeOsd(f"osd.{number}", 10, 1) for number in range(MOST_OSDS + 50)]
     assert len({one.labels for one in list_osds(view, "n1", [offer(*many)], 1000)}) == MOST_OSDS
     wild = [
@@ -86,7 +87,7 @@ def test_a_hostile_node_s_osds_are_bounded_in_number_words_and_values() -> None:
 def test_a_hostile_node_s_pools_are_bounded_and_each_series_has_one_sample() -> None:
     view, osd = make_view(), NodeOsd("osd.0", 10, 1, {"write": 4.0})
     for number in range(MOST_POOLS + 5):
-        put(view, "pool", f"pool-{number}", {}, {"id": f"p{number}", "pool": "ceph"})
+        put(view, "pool", f"pool-{number}", {}, marks={"id": f"p{number}", "pool": "ceph"})
     every = [offer(osd, id=f"p{number}") for number in range(MOST_POOLS + 5)]
     assert len({dict(one.labels)["pool"] for one in list_osds(view, "n1", every, 1000)}) == MOST_POOLS
     same = [offer(osd, osd, NodeOsd("osd.0", 10, 7), id="p1")] * MOST_POOLS

@@ -154,11 +154,11 @@ def test_a_disk_on_its_way_to_another_pool_is_in_both() -> None:
 
 
 def test_alarms_begin_at_their_share_and_end_a_little_below() -> None:
-    spec, status = PoolSpec(id="s1", pool="fast"), PoolStatus()
+    spec, status = PoolSpec(), PoolStatus()
     phases = []
     for free in (30, 20, 20.5, 22, 5, 5.5, 7, 40):
         offer = Offer("a", True, NodePool("fast", "s1", 100 * GIB, int(free * GIB)))
-        status = fold_pool(status, spec, [offer], 0, 1.0)
+        status = fold_pool(status, spec, "fast", [offer], 0, 1.0)
         phases.append(status.phase)
     assert phases == ["Ready", "NearlyFull", "NearlyFull", "Ready", "Full", "Full", "NearlyFull", "Ready"]
 
@@ -168,7 +168,7 @@ def test_the_least_free_space_of_ready_nodes_counts() -> None:
         Offer(name, ready, NodePool("fast", "s1", 100, free))
         for name, ready, free in (("a", True, 50), ("b", True, 40), ("lost", False, 10))
     ]
-    status = fold_pool(PoolStatus(), PoolSpec(id="s1", pool="fast", overcommit=1.5), offers, 7, 1.0)
+    status = fold_pool(PoolStatus(), PoolSpec(overcommit=1.5), "fast", offers, 7, 1.0)
     assert (status.free, status.nodes, status.bound, status.given) == (40, 3, 150, 7)
 
 
