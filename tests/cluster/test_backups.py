@@ -89,7 +89,7 @@ def test_a_shop_is_backed_up_deleted_and_restored(cluster: Cluster, tmp_path: Pa
             note,
             *sums,
         ]
-    until(lambda: not any(one["spec"].get("instant") for one in cluster.json("snapshot", "list")["items"]))
+    until(lambda: not any(one["marks"].get("instant") for one in cluster.json("snapshot", "list")["items"]))
     cluster.ok("vm", "restart", "old")  # it stands alone
     assert run(cluster, "old", "cat /root/note; head -n 1 /dev/vdb; sha256sum < /root/data") == ["one", "one", *sums]
     cluster.ok("vm", "delete", "shop", "old", "--yes")

@@ -106,7 +106,7 @@ def test_snapshots_go_back_in_place_and_to_a_new_name_and_are_deleted_anywhere(o
     assert on_ceph.vm("twin")["spec"]["pool"] == "ceph"
     on_ceph.ok("vm", "restore", "web", "--snapshot", "two", "--wait")
     assert sh(on_ceph, "cat /root/note") == "two\n"
-    [kept] = [one for one in on_ceph.json("snapshot", "list")["items"] if one["spec"].get("automatic") == "restore"]
+    [kept] = [one for one in on_ceph.json("snapshot", "list")["items"] if one["marks"].get("automatic") == "restore"]
     on_ceph.ok("snapshot", "delete", "two", "one", "--yes")
     on_ceph.ok("vm", "restore", "web", "--snapshot", kept["name"], "--yes", "--wait")
     assert sh(on_ceph, "cat /root/note") == "three\n"

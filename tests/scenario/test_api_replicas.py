@@ -15,7 +15,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import Point, ReplicaStatus
-from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, UnknownField, WeftError
 from weft.objects.identity import Ref
@@ -50,8 +50,8 @@ def seed(lab: ApiLab) -> None:
     taken = SnapshotStatus(
         phase="Ready", workload_uid="u", workload_spec=WORKLOAD, disks=disks, node="n1", node_uid="u1", listed=True
     )
-    spec = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
-    lab.put(SNAPSHOT.make("web-point-4", spec, 1.0, uid="p4", project="default", status=taken))
+    of, marks = SnapshotSpec(of="vm/web"), SnapshotMarks(automatic="replication", replica="web")
+    lab.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", marks=marks, status=taken))
     order = ReceiveOrder(uid="u", node_uid="u1", generation=1, origin="o", number=5, snapshot="p5", pool="local")
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s4")
     tell(

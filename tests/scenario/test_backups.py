@@ -18,7 +18,7 @@ from weft.kinds.node import NodePool, NodeSnapshot
 from weft.kinds.orders import OrderReports
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.registry import BY_NAME
-from weft.kinds.snapshot import SnapshotStatus
+from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
@@ -95,7 +95,8 @@ async def test_what_boots_a_backup_is_weft_s_own_and_goes_even_if_people_delete_
         marks = decode_part(own["vm"].marks, WorkloadMarks)
         assert marks.test is not None and marks.test.check == "test -s /srv/db"
         assert (vm.networks, vm.restart) == ([test.name], "never")
-        assert (network.nat, network.open, snapshot.backup) == (False, [], "monday")
+        assert (network.nat, network.open) == (False, []) and own["snapshot"] is not None
+        assert decode_part(own["snapshot"].marks, SnapshotMarks).backup == "monday"
         for kind, spec in (("vm", vm), ("snapshot", snapshot)):
             one = own[kind]
             assert one is not None and BY_NAME[kind].count_envelope(spec, one).amounts == {}
@@ -118,8 +119,8 @@ async def test_a_vm_begins_from_a_backup_that_is_served_and_the_snapshot_lasts_u
     async with MovingLab(tmp_path) as lab:
         node = await join(lab)
         await make_monday(lab, node)
-        spec = {"of": "vm/web", "automatic": "backup", "backup": "monday", "instant": True}
-        served = await lab.put("snapshot", "quick-back", spec, finalizers=("snapshot",))
+        marks = {"automatic": "backup", "backup": "monday", "instant": True}
+        served = await lab.put("snapshot", "quick-back", {"of": "vm/web"}, marks=marks, finalizers=("snapshot",))
         await lab.put_vm("quick", origin={"snapshot": "quick-back"})
 
         async def read() -> SnapshotStatus:
@@ -165,8 +166,8 @@ async def test_a_backup_is_made_fetched_and_removed_and_a_policy_makes_the_next(
         assert (status.bytes, status.stored_bytes, status.state) == (7, 6, "unproven")
         assert status.image_sha256  # of the image that its disks stood on
 
-        spec = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
-        fetched = await lab.put("snapshot", "back", spec, finalizers=("snapshot",))
+        marks = {"automatic": "backup", "backup": "monday"}
+        fetched = await lab.put("snapshot", "back", {"of": "vm/web"}, marks=marks, finalizers=("snapshot",))
         await do(lab, node, fetched.key, "fetch")
         others = node.report.snapshots
         await node.write_report(snapshots=[*others, NodeSnapshot(uid=fetched.uid, size=7, memory=0, pool_id="p")])
@@ -215,8 +216,8 @@ async def test_volumes_of_a_restore_that_never_began_go_with_its_vm(tmp_path: Pa
         node = await join(lab)
         await node.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
         gone = SnapshotStatus(phase="Failed", reason="backupGone", message="backup/monday is gone")
-        made = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
-        back = await lab.put("snapshot", "back", made, status=gone, finalizers=("snapshot",))
+        marks = {"automatic": "backup", "backup": "monday"}
+        back = await lab.put("snapshot", "back", {"of": "vm/web"}, marks=marks, status=gone, finalizers=("snapshot",))
         volume = {"size": GIB, "origin": {"snapshot": "back", "disk": "data"}}
         waiting = await lab.put_vm("new", volumes=["new-data"], origin={"snapshot": "back"})
         data = await lab.put("volume", "new-data", volume, finalizers=("volume",))
@@ -281,8 +282,8 @@ async def test_a_backup_is_fetched_where_its_vm_finds_room(tmp_path: Path) -> No
             await other.write_report(pools=[NodePool("local", "p", 100 * GIB, 90 * GIB)])
         chosen = []
         for name in ("a", "b", "c", "d"):
-            spec = {"of": "vm/web", "automatic": "backup", "backup": "monday"}
-            fetched = await lab.put("snapshot", name, spec, finalizers=("snapshot",))
+            marks = {"automatic": "backup", "backup": "monday"}
+            fetched = await lab.put("snapshot", name, {"of": "vm/web"}, marks=marks, finalizers=("snapshot",))
             chosen.append((await until_phase(lab, fetched.key, "Taking", SnapshotStatus)).node)
         # Each beside what is fetched for the others; the last one finds room nowhere, and waits where its VM was.
         assert chosen == ["n1", "n2", "n3", "n1"]

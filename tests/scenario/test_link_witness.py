@@ -21,7 +21,7 @@ from weft.controllers.failover import facts
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
-from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, Unavailable, WeftError
 from weft.objects.identity import Ref
@@ -52,8 +52,8 @@ def put_pair(east: Side, west: Side, *, automatic: bool = False) -> None:
     taken = SnapshotStatus(
         phase="Ready", workload_uid="u", workload_spec=WORKLOAD, disks=disks, node="n1", node_uid="u1", listed=True
     )
-    of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
-    west.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken))
+    of, marks = SnapshotSpec(of="vm/web"), SnapshotMarks(automatic="replication", replica="web")
+    west.put(SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", marks=marks, status=taken))
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
     replica = ReplicaSpec(of="vm/web", origin="a" * 32, workload=WORKLOAD, disks=DISKS)
     there = ReplicaStatus(phase="Standby", points=[point], node="n1", node_uid="u1")

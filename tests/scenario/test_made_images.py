@@ -14,7 +14,7 @@ from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
 from weft.kinds.orders import OrderReports
 from weft.kinds.parts.image_work import ImageOrder, ImageReport, name_sent
-from weft.kinds.snapshot import SnapshotSpec
+from weft.kinds.snapshot import SnapshotMarks, SnapshotSpec
 from weft.objects.envelope import decode_part
 
 RAW = bytes(510) + b"\x55\xaa" + bytes(1536)
@@ -72,7 +72,8 @@ async def test_an_image_is_made_from_a_snapshot_of_a_vm_whatever_is_killed_betwe
         await lab.put("image", "gold", {"made_from": "vm/web"})
         await until(lab, "Snapshotting")
         (snapshot,) = await lab.every("snapshot")
-        assert decode_part(snapshot.spec, SnapshotSpec) == SnapshotSpec(of="vm/web", automatic="image", image="tiny")
+        assert decode_part(snapshot.spec, SnapshotSpec) == SnapshotSpec(of="vm/web")
+        assert decode_part(snapshot.marks, SnapshotMarks) == SnapshotMarks(automatic="image", image="tiny")
         await lab.kill_controllers()
         node.takes = True
         lab.start_controllers()

@@ -16,13 +16,13 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSnapshot, NodeSpec
 from weft.kinds.parts.snapshot.restored import VmOrigin, VolumeOrigin
 from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec
 from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 
 
-async def take(lab: MovingLab, name: str, of: str = "vm/web", **spec: Any) -> Envelope:
-    return await lab.put("snapshot", name, {"of": of, **spec}, finalizers=("snapshot",))
+async def take(lab: MovingLab, name: str, of: str = "vm/web", *, memory: bool = False, **marks: Any) -> Envelope:
+    return await lab.put("snapshot", name, {"of": of, "memory": memory}, marks=marks, finalizers=("snapshot",))
 
 
 async def snapshot(lab: MovingLab, name: str) -> SnapshotStatus:
@@ -682,8 +682,9 @@ async def test_a_schedule_takes_snapshots_and_keeps_the_newest_and_everybodys_ow
         await lab.pass_time(5.0)
         made = [one for one in await lab.every("snapshot") if one.name != "mine"]
         assert [one.deleting_since for one in made] == [None, None]
-        specs = [decode_part(one.spec, SnapshotSpec) for one in made]
-        assert {(one.automatic, one.memory, one.image) for one in specs} == {("schedule", True, "tiny")}
+        assert all(decode_part(one.spec, SnapshotSpec).memory for one in made)
+        marks = [decode_part(one.marks, SnapshotMarks) for one in made]
+        assert {(one.automatic, one.image) for one in marks} == {("schedule", "tiny")}
         assert await lab.get("/snapshot/default/mine") is not None
 
 

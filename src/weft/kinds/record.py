@@ -288,8 +288,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     )
     status_writer: str = ""  # the controller that writes its status
     condition_writers: Mapping[str, str] = {}  # condition type → the one controller that writes it
-    # Field of its marks → who writes it: controllers, and verbs as :VERB. So is one of its actions that controllers set, too;
-    # all others are written by its verbs alone.
+    # Field of its marks → who writes it: controllers, and verbs as :VERB; nobody: it is made with it. So is one of its actions
+    # that controllers set, too; all others are written by its verbs alone.
     mark_writers: Mapping[str, tuple[str, ...]] = {}
     reported_by_node: bool = False  # its ``report`` is a node's
     # What it is named after, which lists may be narrowed by: its uid and a dot.
@@ -305,10 +305,10 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Derived(msgspec.Struct, frozen=True):
-    """Fields of a new spec that the server sets from what other objects have."""
+    """Marks of a new object that the server sets from what other objects have."""
 
-    reads: Callable[[Any], Sequence[tuple[str, str]]]  # of the spec: kind and name of each object
-    put: Callable[[Any, Mapping[str, Any]], None]  # into the spec, from the specs of those that exist, by ``vm/web``
+    reads: Callable[[Any, Any], Sequence[tuple[str, str]]]  # of the spec and the marks: kind and name of each object
+    put: Callable[[Any, Mapping[str, Any]], None]  # into the marks, from the specs of those that exist, by ``vm/web``
 
 
 class Signed(msgspec.Struct, frozen=True):

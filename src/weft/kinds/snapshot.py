@@ -16,7 +16,7 @@ from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.convert_verb import describe_departure
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.snapshot.restored import make_restored_vm, make_restored_volumes
-from weft.kinds.parts.snapshot.verbs import check_group, refuse_lost_memory
+from weft.kinds.parts.snapshot.verbs import refuse_lost_memory
 from weft.kinds.parts.snapshot.volume_verbs import make_volume
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
 from weft.kinds.parts.workload import WorkloadMarks
@@ -37,6 +37,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, words
@@ -52,29 +53,22 @@ LEAST_COUNTED_BYTES = 2**20  # what one counts in a quota until its size is know
 class SnapshotSpec(msgspec.Struct, kw_only=True):
     of: Annotated[str, field("What it is of: vm/NAME, volume/NAME or container/NAME, in this project", change="never")]
     memory: Annotated[bool, field("Keep the memory of the running VM too", change="never")] = False
+
+
+class SnapshotMarks(msgspec.Struct, kw_only=True):
+    """What was decided when it was made."""
+
     automatic: Annotated[
         Automatic,
-        field(
-            "What made it, if not people: restore, clone, schedule, backup, test, replication or image; set by the server",
-            change="never",
-        ),
+        field("What made it, if not people: restore, clone, schedule, backup, test, replication or image"),
     ] = ""
-    image: Annotated[
-        str,
-        field("Image that its root disk stands on; set by the server", change="never", name=True, shared=True),
-    ] = ""
-    group: Annotated[
-        str, field("Group whose snapshots are of one instant; the verb snapshot sets it", change="never", name=True)
-    ] = ""
-    members: Annotated[list[str], field("VMs of the group; set by the server", change="never", name=True)] = []
-    backup: Annotated[str, field("Backup that it is fetched from; set by the server", change="never", name=True)] = ""
-    replica: Annotated[str, field("Replica that it is a point of; set by the server", change="never", name=True)] = ""
-    instant: Annotated[
-        bool, field("A VM may begin from it before it is fetched; set by the server", change="never")
-    ] = False
-    pool: Annotated[
-        str, field("Storage pool that it is fetched into; set by the server", change="never", name=True)
-    ] = LOCAL
+    image: Annotated[str, field("Image that its root disk stands on", name=True, shared=True)] = ""
+    group: Annotated[str, field("Group whose snapshots are of one instant", name=True)] = ""
+    members: Annotated[list[str], field("VMs of the group", name=True)] = []
+    backup: Annotated[str, field("Backup that it is fetched from", name=True)] = ""
+    replica: Annotated[str, field("Replica that it is a point of", name=True)] = ""
+    instant: Annotated[bool, field("A VM may begin from it before it is fetched")] = False
+    pool: Annotated[str, field("Storage pool that it is fetched into", name=True)] = LOCAL
 
 
 class SnapshotDisk(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -120,27 +114,23 @@ def is_of_volumes(spec: SnapshotSpec) -> bool:
     return read_workload(spec)[0] in ("volume", "container")
 
 
-def is_dropped(spec: SnapshotSpec, status: SnapshotStatus) -> bool:
+def is_dropped(marks: SnapshotMarks, status: SnapshotStatus) -> bool:
     """Whether its group failed: what its node took of it nevertheless is removed."""
-    return bool(spec.group) and status.phase == "Failed" and status.reason != DATA_GONE
+    return bool(marks.group) and status.phase == "Failed" and status.reason != DATA_GONE
 
 
 def check_snapshot(spec: SnapshotSpec) -> None:
     check_subject(spec.of, "spec.of", ("vm", "volume", "container"), "snapshots are taken of")
-    kind, name = read_workload(spec)
-    if kind != "vm":
-        for given, what in (("memory", spec.memory), ("group", spec.group)):
-            if what:
-                raise InvalidInput(
-                    f"spec.{given}: only snapshots of VMs have one, and this one is of {spec.of[:60]}",
-                    field=f"spec.{given}",
-                    hint=f"leave spec.{given} out",
-                )
-    check_group(name, spec.group, spec.members)
+    if spec.memory and read_workload(spec)[0] != "vm":
+        raise InvalidInput(
+            f"spec.memory: only snapshots of VMs have one, and this one is of {spec.of[:60]}",
+            field="spec.memory",
+            hint="leave spec.memory out",
+        )
 
 
-def _refuse_departed(spec: SnapshotSpec, name: str, vm: WorkloadMarks) -> None:
-    if vm.departed and not (spec.backup or spec.replica):
+def _refuse_departed(_: SnapshotSpec, name: str, vm: WorkloadMarks) -> None:
+    if vm.departed:
         raise describe_departure(f"vm/{name}", vm.departed)
 
 
@@ -160,32 +150,34 @@ def _require_memory(spec: SnapshotSpec, statuses: Mapping[str, Any]) -> None:
             refuse_lost_memory(f"vm/{name}", status.phase)
 
 
-def _list_sources(spec: SnapshotSpec) -> list[tuple[str, str]]:
+def came_from_elsewhere(marks: SnapshotMarks) -> bool:
+    """Whether it came from a backup, or from another cluster, and doesn't need what it is of."""
+    return bool(marks.backup or marks.replica)
+
+
+def _list_sources(spec: SnapshotSpec, marks: SnapshotMarks) -> list[tuple[str, str]]:
     """What has the image that it stands on."""
-    return [] if spec.backup or spec.replica or is_of_volumes(spec) else [read_workload(spec)]
+    return [] if came_from_elsewhere(marks) or is_of_volumes(spec) else [read_workload(spec)]
 
 
-def _put_image(spec: SnapshotSpec, sources: Mapping[str, Any]) -> None:
+def _put_image(marks: SnapshotMarks, sources: Mapping[str, Any]) -> None:
     """It keeps the image that its VM stands on: its layers mean nothing without it."""
-    for what, source in sources.items():
-        image = getattr(source, "image", "")
-        if spec.image not in ("", image):
-            raise InvalidInput(
-                f"spec.image: {spec.image} is given, but {what} stands on image/{image}",
-                field="spec.image",
-                hint="leave spec.image out: the server sets it",
-            )
-        spec.image = image
+    for source in sources.values():
+        marks.image = getattr(source, "image", "")
 
 
-def _name_sources(kind: str) -> Callable[[SnapshotSpec], Sequence[str]]:
-    """What it is of, if that is of this kind. One that came from a backup, or from another cluster, doesn't need it."""
+def _name_sources(kind: str) -> Callable[[SnapshotSpec, SnapshotMarks], Sequence[str]]:
+    """What it is of, if that is of this kind, and it needs it."""
 
-    def find(spec: SnapshotSpec) -> Sequence[str]:
+    def find(spec: SnapshotSpec, marks: SnapshotMarks) -> Sequence[str]:
         of, name = read_workload(spec)
-        return [name] if of == kind and not spec.backup and not spec.replica else []
+        return [name] if of == kind and not came_from_elsewhere(marks) else []
 
     return find
+
+
+def _name_backup(_: SnapshotSpec, marks: SnapshotMarks) -> Sequence[str]:
+    return [marks.backup] if marks.backup and marks.automatic != "test" else []
 
 
 class RestoreAsInput(msgspec.Struct, kw_only=True):
@@ -263,13 +255,13 @@ def _node_uid(snapshot: Stored) -> tuple[str, ...]:
 
 
 def _backup_key(snapshot: Stored) -> tuple[str, ...]:
-    backup = snapshot.spec(SnapshotSpec).backup
+    backup = snapshot.marks(SnapshotMarks).backup
     return (object_key("backup", snapshot.envelope.project, backup),) if backup else ()
 
 
-def _count(spec: SnapshotSpec, status: SnapshotStatus) -> Counted:
+def _count(_: SnapshotSpec, status: SnapshotStatus, marks: SnapshotMarks) -> Counted:
     """One that failed holds nothing; what tests a backup is weft's own; a point counts with its replica."""
-    holds = status.phase != "Failed" and spec.automatic != "test" and not spec.replica
+    holds = status.phase != "Failed" and marks.automatic != "test" and not marks.replica
     return Counted({} if not holds else {"disk": max(status.size, LEAST_COUNTED_BYTES)})
 
 
@@ -279,7 +271,10 @@ SNAPSHOT = Kind(
     title="snapshot",
     summary="The disks of a VM, a volume or a container's volumes at one instant",
     spec=SnapshotSpec,
+    marks=SnapshotMarks,
     status=SnapshotStatus,
+    schema=2,
+    upgrades=(take_from_spec(marks=SnapshotMarks),),
     indexes={
         SNAPSHOTS_BY_UID: uid_of,
         SNAPSHOTS_BY_WORKLOAD: lambda item: (workload_key(item),),
@@ -290,18 +285,17 @@ SNAPSHOT = Kind(
     references=(
         Reference(
             *("vm", "spec.of", _name_sources("vm")),
+            marked=True,
             blocks=False,
             agree=_agree,
             bars=_refuse_departed,
             agrees_once=True,
             suffices=_require_memory,
         ),
-        Reference("volume", "spec.of", _name_sources("volume"), blocks=False),
-        Reference("container", "spec.of", _name_sources("container"), blocks=False),
-        Reference(
-            "backup", "spec.backup", lambda s: [s.backup] if s.backup and s.automatic != "test" else [], blocks=True
-        ),
-        Reference("image", "spec.image", lambda s: [s.image] if s.image else [], blocks=True),
+        Reference("volume", "spec.of", _name_sources("volume"), marked=True, blocks=False),
+        Reference("container", "spec.of", _name_sources("container"), marked=True, blocks=False),
+        Reference("backup", "marks.backup", _name_backup, marked=True),
+        Reference("image", "marks.image", lambda _, marks: [marks.image] if marks.image else [], marked=True),
     ),
     verbs=(
         Verb(
@@ -313,11 +307,14 @@ SNAPSHOT = Kind(
             needs="write",
         ),
     ),
-    access=Access(readers="project", status_writer="snapshots", node_reads="kept"),
+    access=Access(
+        readers="project",
+        status_writer="snapshots",
+        mark_writers=dict.fromkeys(SnapshotMarks.__struct_fields__, ()),
+        node_reads="kept",
+    ),
     admission=Admission(
         check=check_snapshot,
-        server_fields=("automatic", "image", "group", "members", "backup", "replica", "instant", "pool"),
-        made_fields=("automatic", "group", "members", "backup", "replica", "instant", "pool"),
         derived=Derived(_list_sources, _put_image),
         counts=_count,
     ),
@@ -326,14 +323,14 @@ SNAPSHOT = Kind(
         columns=(
             NAME,
             Column("OF", text("spec.of")),
-            Column("GROUP", text("spec.group"), flexible=True),
+            Column("GROUP", text("marks.group"), flexible=True),
             Column("PHASE", text("status.phase", "Pending"), keep=True),
             Column("SIZE", size("status.size"), align="right"),
             Column("CONSISTENCY", text("status.consistency")),
             Column("NODE", text("status.node")),
             Column("MEMORY", size("status.memory"), align="right", wide=True),
             Column("PARENT", text("status.parent"), wide=True),
-            Column("MADE BY", lambda obj: str(dig(obj, "spec.automatic", "")) or "people", wide=True),
+            Column("MADE BY", lambda obj: str(dig(obj, "marks.automatic", "")) or "people", wide=True),
             AGE,
             Column("NOTE", note, flexible=True),
         ),

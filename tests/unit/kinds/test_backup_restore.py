@@ -31,7 +31,8 @@ def test_of_a_volume_it_is_a_volume_whose_data_comes_without_a_vm() -> None:
     made, (snapshot,) = make_restored(obj, GIVEN, ""), make_parts(obj, GIVEN, "")
     origin = {"snapshot": "new-01234567-back", "disk": "data", "alone": True}
     assert made == {"kind": "volume", "name": "new", "spec": {"size": 8 << 20, "origin": origin}}
-    assert snapshot["spec"] == {"of": "volume/data", "automatic": "backup", "backup": "monday", "image": ""}
+    marks = {"automatic": "backup", "backup": "monday", "image": "", "instant": False, "pool": "local"}
+    assert (snapshot["spec"], snapshot["marks"]) == ({"of": "volume/data"}, marks)
 
 
 def test_of_a_container_it_is_each_of_its_volumes() -> None:
@@ -52,9 +53,9 @@ def test_all_of_it_goes_to_the_pool_that_is_named_and_to_the_nodes_own_if_none_i
     for pool in ("local", "ceph"):
         given = RestoreBackupInput(new_name="new", pool=pool)
         made, (snapshot, volume) = make_restored(obj, given, ""), make_parts(obj, given, "")
-        assert (made["spec"]["pool"], volume["spec"]["pool"], snapshot["spec"].get("pool", "local")) == (pool,) * 3
+        assert (made["spec"]["pool"], volume["spec"]["pool"], snapshot["marks"]["pool"]) == (pool,) * 3
     (alone,) = make_parts(backup("volume/data", "data"), given, "")
-    assert (make_restored(backup("volume/data", "data"), given, "")["spec"]["pool"], alone["spec"]["pool"]) == (
+    assert (make_restored(backup("volume/data", "data"), given, "")["spec"]["pool"], alone["marks"]["pool"]) == (
         "ceph",
         "ceph",
     )

@@ -26,7 +26,7 @@ from weft.contracts.durable_file import write_durably
 from weft.contracts.wakeup import Wake
 from weft.kinds.allocation import ROOT
 from weft.kinds.node import NodeSnapshot
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
+from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus, is_dropped
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
@@ -154,8 +154,8 @@ class KeptSnapshots:
 
 
 def _is_to_go(snapshot: Envelope) -> bool:
-    spec, status = decode_part(snapshot.spec, SnapshotSpec), decode_part(snapshot.status, SnapshotStatus)
-    return snapshot.deleting_since is not None or is_dropped(spec, status)
+    marks, status = decode_part(snapshot.marks, SnapshotMarks), decode_part(snapshot.status, SnapshotStatus)
+    return snapshot.deleting_since is not None or is_dropped(marks, status)
 
 
 def sum_up(kept: Iterable[tuple[str, list[KeptSnapshot]]]) -> list[NodeSnapshot]:

@@ -176,7 +176,7 @@ async def plan_create(
     if isinstance(spec, NetworkSpec):
         refuse_nodes_range(context, spec.cidr)
     await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
-    marks = msgspec.convert(manifest.marks or {}, kind.marks) if kind.marks is not None else None
+    marks = await _make_marks(view, manifest, spec)
     if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
@@ -192,7 +192,7 @@ async def plan_create(
     )
     await references.refuse_reserved(view.store, kind, envelope)
     await references.refuse_second(view, kind, envelope, None, spec)
-    await refuse_late_snapshot(view, manifest.project, spec)
+    await refuse_late_snapshot(view, manifest.project, spec, marks)
     limit_warm_images(context, envelope, None, spec)
     mark(envelope)
     key, old = envelope.key, None
@@ -425,22 +425,25 @@ def _check_size(draft: Draft) -> None:
         )
 
 
-async def _derive(view: View, kind: Kind, project: str | None, spec: Any) -> None:
-    """Set what the server reads off other objects. One that doesn't exist is the references' to refuse."""
-    derived, found = kind.admission.derived, {}
-    if derived is None:
-        return
-    for name_of_kind, name in derived.reads(spec):
+async def _make_marks(view: View, manifest: Manifest, spec: Any) -> Any:
+    """The marks of a new object: what the verb said that makes it, and what the server reads off other objects. One that doesn't
+    exist is the references' to refuse. None of a kind without."""
+    kind, derived, found = manifest.kind, manifest.kind.admission.derived, {}
+    if kind.marks is None:
+        return None
+    marks = msgspec.convert(manifest.marks or {}, kind.marks)
+    for name_of_kind, name in derived.reads(spec, marks) if derived is not None else ():
         other = BY_NAME[name_of_kind]
-        envelope = await view.get(other, project if other.scope == "project" else None, name)
+        envelope = await view.get(other, manifest.project if other.scope == "project" else None, name)
         if envelope is not None:
             found[f"{name_of_kind}/{name}"] = decode_part(envelope.spec, other.spec)
-    derived.put(spec, found)
+    if derived is not None:
+        derived.put(marks, found)
+    return marks
 
 
 async def _read_new(view: View, kind: Kind, project: str | None, given: dict[str, Any]) -> tuple[Any, msgspec.Raw]:
     spec = read_spec(kind, given)
-    await _derive(view, kind, project, spec)
     await settle_priority(view, kind, project, None, spec)
     return spec, _raw(spec)
 

@@ -15,7 +15,7 @@ from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.migration import ENDED, MIGRATION, MigrationSpec, MigrationStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.kinds.snapshot import SnapshotSpec, read_workload
+from weft.kinds.snapshot import SnapshotSpec, came_from_elsewhere, read_workload
 from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition, InUse
@@ -47,9 +47,9 @@ async def refuse_departing(view: View, kind: Kind, current: Envelope, changes: S
         )
 
 
-async def refuse_late_snapshot(view: View, project: str | None, spec: Any) -> None:
+async def refuse_late_snapshot(view: View, project: str | None, spec: Any, marks: Any) -> None:
     """Raise IllegalTransition for a snapshot of a VM that migrates to another cluster now: its disks go before it is taken."""
-    if not isinstance(spec, SnapshotSpec) or spec.backup or spec.replica:
+    if not isinstance(spec, SnapshotSpec) or came_from_elsewhere(marks):
         return
     kind, name = read_workload(spec)
     vm = await view.get(VM, project, name) if BY_NAME.get(kind) is VM else None

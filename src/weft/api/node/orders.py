@@ -15,7 +15,7 @@ from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.orders import ORDER_KINDS, WARM, O, OrderKind, Orders, R
 from weft.kinds.parts.image_work import WarmOrder
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus, is_dropped
+from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
@@ -133,7 +133,7 @@ def find_doomed(envelope: Envelope) -> tuple[str, str] | None:
 
 
 def find_doomed_snapshot(envelope: Envelope) -> DoomedSnapshot | None:
-    spec, status = decode_part(envelope.spec, SnapshotSpec), decode_part(envelope.status, SnapshotStatus)
-    if envelope.deleting_since is None and not is_dropped(spec, status):
+    marks, status = decode_part(envelope.marks, SnapshotMarks), decode_part(envelope.status, SnapshotStatus)
+    if envelope.deleting_since is None and not is_dropped(marks, status):
         return None
     return DoomedSnapshot(envelope.uid, frozenset({status.workload_uid, *(one.key for one in status.disks.values())}))

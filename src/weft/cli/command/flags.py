@@ -52,7 +52,6 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "conversion": ("spec.confirm",),
     "recommendation": ("spec.assumed",),
-    "snapshot": ("spec.automatic", "spec.image", "spec.group", "spec.members"),
     "volume": (
         "spec.values",
         "spec.sealed",

@@ -63,7 +63,7 @@ def refuse_container(name: str, source: Object | None) -> click.UsageError:
 def name_kept(session: Session, target: Target, known: set[str]) -> None:
     """Name the snapshot of what stood there before."""
     new = [one for one in list_snapshots(session, target.what) if one["uid"] not in known]
-    kept = [one["name"] for one in new if dig(one, "spec.automatic") == "restore"]
+    kept = [one["name"] for one in new if dig(one, "marks.automatic") == "restore"]
     if kept:
         name, where = kept[-1], session.in_project
         command = f"weft {target.kind.name} restore {target.name} --snapshot {name}{where}"

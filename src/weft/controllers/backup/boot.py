@@ -22,7 +22,7 @@ from weft.kinds.parts.snapshot.restored import (
 )
 from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus, WorkloadTest
 from weft.kinds.record import Kind
-from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec
+from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.identity import new_uid, object_key
@@ -42,8 +42,8 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
         labels = {LABEL: of.name}
         draft.make(kind.make(name, made, now, uid=uid, project=of.project, owner=of, labels=labels, marks=marks))
 
-    fetched = SnapshotSpec(of=spec.of, automatic="test", backup=of.name, image=status.image)
-    make(SNAPSHOT, name, fetched, uid)
+    fetched = SnapshotMarks(automatic="test", backup=of.name, image=status.image)
+    make(SNAPSHOT, name, SnapshotSpec(of=spec.of), uid, fetched)
     make(NETWORK, name, NetworkSpec(cidr=CIDR, nat=False, domain=DOMAIN))
     disks = {disk: one.size for disk, one in status.disks.items()}
     for manifest in make_restored_volumes({disk: (size, "local") for disk, size in disks.items()}, name, name):

@@ -36,7 +36,7 @@ from weft.kinds.backup import (
 from weft.kinds.backup_repository import BackupRepositoryStatus
 from weft.kinds.fields.backup_verification import BackupVerification
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec
 from weft.objects.identity import cut_name, new_uid
 from weft.objects.quantity import format_bytes
 
@@ -132,9 +132,8 @@ def _make_snapshot(draft: Draft, backup: Item, status: BackupStatus, now: float)
     """A snapshot of what the backup is of; its name tells whose it is."""
     uid, envelope = new_uid(), backup.envelope
     name = cut_name(envelope.name, f"-{uid[:12]}")
-    spec = SnapshotSpec(of=backup.spec(BackupSpec).of, automatic="backup", image=status.image)
-    made = SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator)
-    draft.make(made)
+    spec, marks = SnapshotSpec(of=backup.spec(BackupSpec).of), SnapshotMarks(automatic="backup", image=status.image)
+    draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator, marks=marks))
     return msgspec.structs.replace(status, snapshot=name, snapshot_uid=uid)
 
 

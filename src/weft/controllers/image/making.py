@@ -22,7 +22,7 @@ from weft.kinds.image import IMAGE, IMAGES_BY_SNAPSHOT, IMAGES_BY_UID, ImageSpec
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import MAKE_IMAGE
 from weft.kinds.parts.image_work import ImageOrder
-from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid
 
@@ -65,7 +65,7 @@ def plan_snapshot(view: View, snapshot: Item, now: float) -> Commit | None:
     """Delete it once no image is being made from it."""
     users = view.find(IMAGES_BY_SNAPSHOT, snapshot.uid)
     is_used = any(item.status(ImageStatus).phase in MAKING and not item.deleting for item in users)
-    if snapshot.spec(SnapshotSpec).automatic != "image" or is_used:
+    if snapshot.marks(SnapshotMarks).automatic != "image" or is_used:
         return None
     draft = Draft()
     draft.change(snapshot, deleting_since=now)
@@ -98,9 +98,11 @@ def _begin(draft: Draft, view: View, image: Item, now: float) -> ImageStatus:
     if vm is None or vm.deleting:
         return _fail(status, "vmGone", f"{spec.made_from} is gone")
     uid = new_uid()
-    wanted = SnapshotSpec(of=spec.made_from, automatic="image", image=vm.spec(VmSpec).image)
+    wanted, marks = SnapshotSpec(of=spec.made_from), SnapshotMarks(automatic="image", image=vm.spec(VmSpec).image)
     name = cut_name(envelope.name, f"-{uid[:12]}")
-    draft.make(SNAPSHOT.make(name, wanted, now, uid=uid, project=envelope.project, creator=envelope.creator))
+    draft.make(
+        SNAPSHOT.make(name, wanted, now, uid=uid, project=envelope.project, creator=envelope.creator, marks=marks)
+    )
     return replace(status, phase="Snapshotting", snapshot_uid=uid, reason="", message="")
 
 

@@ -43,7 +43,7 @@ from weft.kinds.replication import (
     ReplicationStatus,
     subject_of,
 )
-from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import CLUSTER_PREFIX, new_uid, object_key
@@ -282,12 +282,10 @@ def make_snapshot(view: View, replica: Item, facts: ReplicaFacts, point: Point) 
         workload_spec=facts.spec.workload,
         image_sha256=former.status(SnapshotStatus).image_sha256 if former is not None else "",
     )
-    image = former.spec(SnapshotSpec).image if former is not None else ""
-    spec = SnapshotSpec(
-        of=facts.spec.of, automatic="replication", replica=facts.name, pool=facts.spec.pool, image=image
-    )
+    image = former.marks(SnapshotMarks).image if former is not None else ""
     return SNAPSHOT.make(
-        *(point.snapshot, spec, point.received_at),
+        *(point.snapshot, SnapshotSpec(of=facts.spec.of), point.received_at),
+        marks=SnapshotMarks(automatic="replication", replica=facts.name, pool=facts.spec.pool, image=image),
         uid=point.snapshot_uid,
         project=envelope.project,
         creator=envelope.creator,

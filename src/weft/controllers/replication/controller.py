@@ -39,7 +39,7 @@ from weft.kinds.replication import (
     SentPoint,
     subject_of,
 )
-from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid, object_key
 from weft.objects.lifecycle import Phase
@@ -169,7 +169,7 @@ def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
     spec, project = workload.spec(VmSpec), workload.envelope.project
     for began in (spec.restore, spec.origin):
         snapshot = view.get(object_key(SNAPSHOT.name, project, began.snapshot)) if began is not None else None
-        name = snapshot.spec(SnapshotSpec).replica if snapshot is not None else ""
+        name = snapshot.marks(SnapshotMarks).replica if snapshot is not None else ""
         replica = view.get(object_key(REPLICA.name, project, name)) if name else None
         if snapshot is not None and replica is not None and _became(replica.marks(ReplicaMarks), workload):
             return replica, snapshot
@@ -261,8 +261,9 @@ def _make_snapshot(
     subject = view.get(subject_of(replication))
     name = cut_name(envelope.name, f"-{uid[:12]}")
     image = subject.spec(VmSpec).image if subject is not None else ""
-    spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of, automatic="replication", image=image)
-    draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator))
+    spec = SnapshotSpec(of=replication.spec(ReplicationSpec).of)
+    marks = SnapshotMarks(automatic="replication", image=image)
+    draft.make(SNAPSHOT.make(name, spec, now, uid=uid, project=envelope.project, creator=envelope.creator, marks=marks))
     return msgspec.structs.replace(status, next=SentPoint(snapshot=name, snapshot_uid=uid, begun_at=now, final=final))
 
 

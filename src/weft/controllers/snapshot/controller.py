@@ -34,7 +34,7 @@ from weft.kinds.snapshot import (
     SNAPSHOTS_BY_UID,
     SNAPSHOTS_BY_WORKLOAD,
     SNAPSHOTS_BY_WORKLOAD_UID,
-    SnapshotSpec,
+    SnapshotMarks,
     SnapshotStatus,
     is_of_volumes,
     workload_key,
@@ -185,18 +185,18 @@ def _is_open(item: Item) -> bool:
 
 def find_members(view: View, snapshot: Item) -> list[Item]:
     """All snapshots of its group that exist; none if it belongs to no group."""
-    spec, project = snapshot.spec(SnapshotSpec), snapshot.envelope.project
-    keys = [object_key("snapshot", project, name_member(spec.group, vm)) for vm in spec.members]
+    marks, project = snapshot.marks(SnapshotMarks), snapshot.envelope.project
+    keys = [object_key("snapshot", project, name_member(marks.group, vm)) for vm in marks.members]
     found = [view.get(key) for key in keys]
-    return [one for one in found if one is not None and one.spec(SnapshotSpec).members == spec.members]
+    return [one for one in found if one is not None and one.marks(SnapshotMarks).members == marks.members]
 
 
 def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: bool, now: float) -> Commit | None:
     """Write what changes of a group's snapshots at once, with the orders to their nodes."""
-    spec = snapshot.spec(SnapshotSpec)
+    marks = snapshot.marks(SnapshotMarks)
     members = [_plan_alone(view, item, silent) for item in items]
     there = {facts.name for facts, _ in members}
-    missing = [name for vm in spec.members if (name := name_member(spec.group, vm)) not in there]
+    missing = [name for vm in marks.members if (name := name_member(marks.group, vm)) not in there]
     draft, events = Draft(), list[Event]()
     grown = False
     for item, (facts, _), plan in zip(items, members, plan_group(members, missing, now), strict=True):
@@ -255,7 +255,7 @@ def plan_one(view: View, snapshot: Item, silent: bool, now: float) -> Commit | N
 def _plan_fetched(view: View, snapshot: Item, now: float) -> Commit | None:
     status, draft = plan_fetch(view, snapshot), Draft()
     # A VM stands on it until it is copied.
-    ends = snapshot.spec(SnapshotSpec).instant and not view.find(VMS_BY_ORIGIN, snapshot.key)
+    ends = snapshot.marks(SnapshotMarks).instant and not view.find(VMS_BY_ORIGIN, snapshot.key)
     if status == snapshot.status(SnapshotStatus) and not ends:
         return None
     draft.change(snapshot, status=status, deleting_since=now if ends else None)
@@ -318,8 +318,8 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
 
 def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     """Whether it was made for a twin that doesn't need it any more: it has begun, or is gone."""
-    spec = snapshot.spec(SnapshotSpec)
-    if (spec.automatic != "clone" and not spec.backup) or status.phase not in ("Ready", "Unavailable", "Failed"):
+    marks = snapshot.marks(SnapshotMarks)
+    if (marks.automatic != "clone" and not marks.backup) or status.phase not in ("Ready", "Unavailable", "Failed"):
         return False
     if any(
         is_coming(one.spec(VolumeSpec), one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)

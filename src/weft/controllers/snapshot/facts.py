@@ -26,7 +26,7 @@ from weft.kinds.node import (
     NodeSnapshot,
     NodeStatus,
 )
-from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, read_workload, workload_key
+from weft.kinds.snapshot import SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus, read_workload, workload_key
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -42,6 +42,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     uid: str
     deleting: bool
     spec: SnapshotSpec
+    marks: SnapshotMarks
     status: SnapshotStatus
     what: str  # vm/web
     workload: Item | None = None  # that of its name; of its uid once it has one
@@ -79,6 +80,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         uid=snapshot.uid,
         deleting=snapshot.deleting,
         spec=spec,
+        marks=snapshot.marks(SnapshotMarks),
         status=status,
         what="/".join(read_workload(spec)),
         workload=workload,

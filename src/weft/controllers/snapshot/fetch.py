@@ -16,18 +16,18 @@ from weft.informer.view import Item, View
 from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_cordon
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus
 from weft.objects.identity import object_key
 
 
 def is_fetched(snapshot: Item) -> bool:
     """Whether it is on no node yet, and comes from a backup."""
     pending = snapshot.status(SnapshotStatus).phase in ("Pending", "Taking")
-    return bool(snapshot.spec(SnapshotSpec).backup) and pending and not snapshot.deleting
+    return bool(snapshot.marks(SnapshotMarks).backup) and pending and not snapshot.deleting
 
 
 def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
-    status, name = snapshot.status(SnapshotStatus), snapshot.spec(SnapshotSpec).backup
+    status, name = snapshot.status(SnapshotStatus), snapshot.marks(SnapshotMarks).backup
     backup = view.get(object_key("backup", snapshot.envelope.project, name))
     if backup is None or backup.deleting or backup.status(BackupStatus).phase != "Ready":
         return _fail(status, "backupGone", f"backup/{name} is gone")
@@ -35,7 +35,7 @@ def plan_fetch(view: View, snapshot: Item) -> SnapshotStatus:
     if repository is None:
         return _fail(status, "repositoryGone", f"the repository of backup/{name} is gone")
     made = backup.status(BackupStatus)
-    pool = snapshot.spec(SnapshotSpec).pool
+    pool = snapshot.marks(SnapshotMarks).pool
     nodes = list_nodes(view, status.order, first=made.node, pool=pool)
     asked = find_asked(nodes, status.order)
     if status.order is not None and status.order.act == "serve" and (status.serves or asked is not None):
@@ -107,10 +107,10 @@ def _follow_serving(
 
 def _give(status: SnapshotStatus, snapshot: Item, backup: Item, repository: Repository, node: Node) -> SnapshotStatus:
     made, name = backup.status(BackupStatus), backup.envelope.name
-    pool = snapshot.spec(SnapshotSpec).pool
+    pool = snapshot.marks(SnapshotMarks).pool
     order = BackupOrder(
         uid=snapshot.uid,
-        act="serve" if snapshot.spec(SnapshotSpec).instant else "fetch",
+        act="serve" if snapshot.marks(SnapshotMarks).instant else "fetch",
         node_uid=node.uid,
         repository=repository.name,
         repository_uid=repository.uid,

@@ -42,9 +42,9 @@ def plan_snapshot(
     if status.phase in ("Ready", "Unavailable"):
         return _plan_ready(facts, status)
     if status.phase == "Failed":
-        if facts.kept and status.reason in (DATA_GONE, *(() if facts.spec.group else (PLACE_LOST, VM_GONE))):
+        if facts.kept and status.reason in (DATA_GONE, *(() if facts.marks.group else (PLACE_LOST, VM_GONE))):
             return SnapshotPlan(msgspec.structs.replace(status, phase="Ready", reason="", message=""))
-        return end_turn(facts, msgspec.structs.replace(status, size=0, memory=0) if facts.spec.group else status)
+        return end_turn(facts, msgspec.structs.replace(status, size=0, memory=0) if facts.marks.group else status)
     if facts.report is not None and facts.report.phase != "taking":
         return SnapshotPlan(_fold_report(status, facts.report), "take back" if facts.ordered is not None else "")
     if facts.ordered is not None:
@@ -168,7 +168,7 @@ def _plan_order(
     assert facts.place is not None
     place, memory = facts.place.spec(AllocationSpec), facts.spec.memory
     if memory and (lost := find_lost_memory(facts.what, facts.workload.status(WorkloadStatus).phase)):
-        if not facts.spec.automatic:  # people meant it; a schedule or a twin does without
+        if not facts.marks.automatic:  # people meant it; a schedule or a twin does without
             return SnapshotPlan(msgspec.structs.replace(status, phase="Failed", reason=NO_MEMORY, message=lost))
         memory = False
     given = msgspec.structs.replace(

@@ -28,7 +28,7 @@ from weft.kinds.parts.snapshot.restored import VmRestore
 from weft.kinds.parts.snapshot.verbs import GIVEN_UP, KEEPS_TOO_MUCH, RESTORE_FAILED, RESTORED, TRIED_AGAIN
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import REPLICA, ReplicaStatus
-from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
 from weft.objects.envelope import Condition, Envelope, set_condition
 from weft.objects.identity import cut_name, new_uid, object_key
@@ -125,7 +125,7 @@ def _find_obstacle(view: View, workload: Item, place: Item | None, asked: VmRest
 
 def _continues(view: View, snapshot: Item, workload: Item) -> bool:
     """Whether it is a point of a replica that continues the workload's own disks."""
-    name = snapshot.spec(SnapshotSpec).replica
+    name = snapshot.marks(SnapshotMarks).replica
     replica = view.get(object_key(REPLICA.name, workload.envelope.project, name)) if name else None
     return replica is not None and replica.status(ReplicaStatus).vm_uid == workload.uid
 
@@ -191,7 +191,7 @@ def _keep(view: View, workload: Item, allocation: Item, asked: VmRestore, now: f
         workload_uid=workload.uid,
         workload_spec=read_spec(workload),
     )
-    spec = SnapshotSpec(of=f"vm/{workload.envelope.name}", automatic="restore", image=workload.spec(VmSpec).image)
+    spec = SnapshotSpec(of=f"vm/{workload.envelope.name}")
     project = workload.envelope.project
     return SNAPSHOT.make(
         _name_kept(view, workload, asked),
@@ -200,6 +200,7 @@ def _keep(view: View, workload: Item, allocation: Item, asked: VmRestore, now: f
         uid=new_uid(),
         project=project,
         creator=workload.envelope.creator,
+        marks=SnapshotMarks(automatic="restore", image=workload.spec(VmSpec).image),
         status=status,
     )
 

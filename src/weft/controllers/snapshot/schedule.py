@@ -18,7 +18,14 @@ from weft.kinds.parts.snapshot.schedule import SnapshotSchedule
 from weft.kinds.parts.snapshot.verbs import has_disks, has_memory
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
-from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_WORKLOAD, SnapshotSpec, SnapshotStatus, workload_key
+from weft.kinds.snapshot import (
+    SNAPSHOT,
+    SNAPSHOTS_BY_WORKLOAD,
+    SnapshotMarks,
+    SnapshotSpec,
+    SnapshotStatus,
+    workload_key,
+)
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeSpec, VolumeStatus, is_coming
 from weft.objects.envelope import Condition, Envelope, set_condition
@@ -40,7 +47,7 @@ class ScheduledSnapshots:
                 if has_changed(change, _stand_of):
                     return (change.key,)
             case "snapshot":
-                is_own = change.item.spec(SnapshotSpec).automatic == "schedule"
+                is_own = change.item.marks(SnapshotMarks).automatic == "schedule"
                 if is_own and has_changed(change, lambda item: (item.uid, item.status(SnapshotStatus).phase)):
                     return (workload_key(change.item),)
         return ()
@@ -145,7 +152,7 @@ def list_scheduled(view: View, workload: Item) -> list[Item]:
     return [
         item
         for item in view.find(SNAPSHOTS_BY_WORKLOAD, workload.key)
-        if item.spec(SnapshotSpec).automatic == "schedule"
+        if item.marks(SnapshotMarks).automatic == "schedule"
         and item.status(SnapshotStatus).workload_uid in ("", workload.uid)
         and not item.deleting
     ]
@@ -163,12 +170,12 @@ def find_surplus(newest_first: Sequence[Item], keep: int) -> list[Item]:
 
 def _make(view: View, workload: Item, schedule: SnapshotSchedule, now: float) -> Envelope:
     of = workload.envelope
-    made = SnapshotSpec(of=f"{of.kind}/{of.name}", automatic="schedule")
+    made, marks = SnapshotSpec(of=f"{of.kind}/{of.name}"), SnapshotMarks(automatic="schedule")
     if _is_machine(workload):
         spec, status = workload.spec(VmSpec), workload.status(WorkloadStatus)
         made.memory = schedule.memory and has_memory(status.phase, spec.gpus)
-        made.image = spec.image
-    return SNAPSHOT.make(_name(view, workload, now), made, now, project=of.project, creator=of.creator)
+        marks.image = spec.image
+    return SNAPSHOT.make(_name(view, workload, now), made, now, project=of.project, creator=of.creator, marks=marks)
 
 
 def _name(view: View, workload: Item, now: float) -> str:

@@ -29,7 +29,15 @@ from weft.kinds.orders import VOLUME
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import BY_NAME
-from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus, is_of_volumes, read_workload, workload_key
+from weft.kinds.snapshot import (
+    SnapshotDisk,
+    SnapshotMarks,
+    SnapshotSpec,
+    SnapshotStatus,
+    is_of_volumes,
+    read_workload,
+    workload_key,
+)
 from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, is_coming, pool_of
 from weft.objects.lifecycle import describe_phase
 
@@ -57,7 +65,7 @@ class Place(msgspec.Struct, frozen=True):
 def is_taken_of_volumes(snapshot: Item) -> bool:
     """Whether its node has yet to say what became of it."""
     spec, status = snapshot.spec(SnapshotSpec), snapshot.status(SnapshotStatus)
-    if not is_of_volumes(spec) or spec.backup:
+    if not is_of_volumes(spec) or snapshot.marks(SnapshotMarks).backup:
         return False
     return status.volume_order is not None or (status.phase in ("Pending", "Taking") and not snapshot.deleting)
 
@@ -152,7 +160,7 @@ def _find_place(view: View, snapshot: Item, what: str) -> Place | Waits:
     if source is None or source.deleting:
         gone = "is gone" if source is None else "is being deleted"
         return Waits(SOURCE_GONE, f"{what} {gone}", fails=True)
-    automatic = snapshot.spec(SnapshotSpec).automatic
+    automatic = snapshot.marks(SnapshotMarks).automatic
     if BY_NAME[source.envelope.kind].snapshots == "volume":
         return _find_volume(view, source, automatic)
     return _find_container(view, source)

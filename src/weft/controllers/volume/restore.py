@@ -20,7 +20,7 @@ from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeStatus
 from weft.kinds.orders import VOLUME
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
-from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, pool_of
 from weft.objects.envelope import Envelope
 from weft.objects.identity import cut_name, object_key
@@ -183,14 +183,15 @@ def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, 
     name = name_kept(volume, asked)
     kept = view.get(object_key(SNAPSHOT.name, volume.envelope.project, name))
     if kept is None:
-        spec = SnapshotSpec(of=f"volume/{volume.envelope.name}", automatic="restore")
+        spec = SnapshotSpec(of=f"volume/{volume.envelope.name}")
         project, creator = volume.envelope.project, volume.envelope.creator
         quota = read_quota(view, project)
         if quota is not None and (excess := quota.describe_excess(SNAPSHOT.name, spec, creator)):
             message = f"what stands there could not be kept: {excess}; restore it without keeping that: --yes"
             return _give_up(status, asked, "quotaExceeded", message)
         status.reason, status.message = "", f"what stands there is being kept as snapshot/{name}"
-        return Step(make=SNAPSHOT.make(name, spec, now, project=project, creator=creator))
+        marks = SnapshotMarks(automatic="restore")
+        return Step(make=SNAPSHOT.make(name, spec, now, project=project, creator=creator, marks=marks))
     stand = kept.status(SnapshotStatus)
     if kept.deleting or stand.phase == "Failed":
         why = "was deleted" if kept.deleting else f"failed: {stand.message}"

@@ -15,7 +15,7 @@ from weft.agent.state.checkpoint import CheckpointStore
 from weft.agent.watches import Deleted, Listed, Put
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot
 from weft.kinds.node import NodeSnapshot
-from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.objects.envelope import Envelope
 
 RAN = Checkpoint(run="up", made=True)
@@ -128,8 +128,8 @@ async def test_a_workload_needs_the_snapshot_that_it_begins_from_until_it_runs(p
 
 
 def make_snapshot(name: str, uid: str, *, deleting: bool = False, phase: str = "Ready", group: str = "") -> Envelope:
-    spec = SnapshotSpec(of="vm/web", group=group, members=["web"] if group else [])
-    envelope = SNAPSHOT.make(name, spec, 1.0, uid=uid, project="default")
+    marks = SnapshotMarks(group=group, members=["web"] if group else [])
+    envelope = SNAPSHOT.make(name, SnapshotSpec(of="vm/web"), 1.0, uid=uid, project="default", marks=marks)
     envelope.status = msgspec.Raw(msgspec.json.encode(SnapshotStatus(phase=phase)))
     envelope.deleting_since = 2.0 if deleting else None
     return envelope

@@ -13,7 +13,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
-from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
 from weft.protocol.failover.claim import Claim, Generation, Newer, Refused
@@ -28,7 +28,7 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
     view = make_view()
     disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec={"image": "tiny"}, disks=disks, node="n1")
-    of = SnapshotSpec(of="vm/web", automatic="replication", replica="web")
+    of, point_of = SnapshotSpec(of="vm/web"), SnapshotMarks(automatic="replication", replica="web")
     point = Point(number=4, snapshot="web-point-4", snapshot_uid="p4", source="s")
     spec, marks = (
         ReplicaSpec(of="vm/web", origin="o", disks={"root": 1 << 30}, workload=workload or {}),
@@ -36,7 +36,7 @@ def make_place(vm: str, *, fenced: str, workload: dict[str, str] | None = None) 
     )
     status = ReplicaStatus(phase="Standby", points=[point], node="n1", vm=vm, vm_uid="v" if vm else "")
     made = [
-        SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", status=taken),
+        SNAPSHOT.make("web-point-4", of, 1.0, uid="p4", project="default", marks=point_of, status=taken),
         REPLICA.make("web", spec, 1.0, uid="r", project="default", creator="cluster:east", marks=marks, status=status),
     ]
     if vm:

@@ -33,7 +33,7 @@ from weft.kinds.recovery_plan import (
 )
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 from weft.kinds.service import SERVICE, ServiceSpec
-from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Condition, decode_envelope, decode_part, merge_part, set_condition
 from weft.objects.errors import InvalidInput
@@ -65,11 +65,9 @@ def put_replica(view: View, role: Any = "standby", *, name: str = "db", became: 
     workload = {"image": "tiny", "memory": 64 << 20, "networks": []}
     disks = {"root": SnapshotDisk(key="root", size=1 << 30, pool="local")}
     taken = SnapshotStatus(phase="Ready", workload_uid="u", workload_spec=workload, disks=disks, node="n1", listed=True)
-    point, uid = (
-        SnapshotSpec(of=f"vm/{name}", automatic="replication", replica=name),
-        "p1" if name == "db" else f"p-{name}",
-    )
-    put(view, SNAPSHOT.make(f"{name}-point-1", point, 1.0, uid=uid, project="default", status=taken))
+    point, uid = SnapshotSpec(of=f"vm/{name}"), "p1" if name == "db" else f"p-{name}"
+    of = SnapshotMarks(automatic="replication", replica=name)
+    put(view, SNAPSHOT.make(f"{name}-point-1", point, 1.0, uid=uid, project="default", marks=of, status=taken))
     spec = ReplicaSpec(of=f"vm/{name}", origin="o", workload=workload, disks={"root": 1 << 30})
     marks = ReplicaMarks(role=role, became=became)
     told = ReplicaStatus(points=[Point(number=1, snapshot=f"{name}-point-1", snapshot_uid=uid, source="s")])

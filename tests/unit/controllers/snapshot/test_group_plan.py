@@ -12,7 +12,7 @@ from weft.controllers.snapshot.facts import SnapshotFacts
 from weft.controllers.snapshot.group import plan_group
 from weft.controllers.snapshot.plan import plan_snapshot
 from weft.kinds.fields.allocated_snapshot import AllocatedSnapshot, SnapshotReport
-from weft.kinds.snapshot import SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus
 
 TAKING = SnapshotStatus(phase="Taking", workload_uid="w1", disks=DISKS, **HOME)
 
@@ -21,8 +21,8 @@ def member(name: str, status: SnapshotStatus | None = None, turn: str = "", **mo
     if turn:
         more["ordered"] = make_place(snapshots=[AllocatedSnapshot(uid="s1", name=name, turn=turn)])  # type: ignore[arg-type]
     facts = make_facts(status, turn=turn, **more)
-    spec = SnapshotSpec(of="vm/web", group="g", members=["a", "b"])
-    return msgspec.structs.replace(facts, name=f"g-{name}", spec=spec)
+    marks = SnapshotMarks(group="g", members=["a", "b"])
+    return msgspec.structs.replace(facts, name=f"g-{name}", marks=marks)
 
 
 def taking(name: str, turn: str, done: str = "", **report: Any) -> SnapshotFacts:

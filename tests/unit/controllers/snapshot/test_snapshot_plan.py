@@ -15,7 +15,7 @@ from weft.kinds.fields.allocated_migration import AllocatedMigration
 from weft.kinds.fields.allocated_snapshot import AllocatedOrigin, AllocatedSnapshot, SnapshotReport
 from weft.kinds.node import NodeSnapshot
 from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
-from weft.kinds.snapshot import SnapshotDisk, SnapshotSpec, SnapshotStatus
+from weft.kinds.snapshot import SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
@@ -47,8 +47,9 @@ def make_facts(status: SnapshotStatus | None = None, **more: Any) -> SnapshotFac
     deleting = known.pop("deleting", False)
     kept = known.pop("kept", ())
     return SnapshotFacts(
-        name="a", uid="s1", deleting=deleting, spec=SnapshotSpec(of="vm/web"), status=status or SnapshotStatus(),
-        what="vm/web", kept=[Kept(node, uid, NodeSnapshot("s1", 7)) for node, uid in kept], **known,
+        name="a", uid="s1", deleting=deleting, spec=SnapshotSpec(of="vm/web"), marks=SnapshotMarks(),
+        status=status or SnapshotStatus(), what="vm/web",
+        kept=[Kept(node, uid, NodeSnapshot("s1", 7)) for node, uid in kept], **known,
     )  # fmt: skip
 
 
@@ -67,21 +68,22 @@ def test_a_schedules_snapshot_waits_for_a_vm_that_leaves_and_ends_once_it_has_le
     to = AllocatedMigration(key="m", peer="west/n1", peer_uid="u9", peer_allocation="t", peer_ca="CA")
     envelope = VM.make("web", VmSpec(image="tiny"), 1.0, uid="w1", project="default")
     envelope.status = raw(WorkloadStatus(phase="Running", node="n1", migration="web-1"))
-    of_schedule = SnapshotSpec(of="vm/web", automatic="schedule")
+    of_schedule = SnapshotMarks(automatic="schedule")
     facts = make_facts(workload=Item(envelope), place=make_place(role="source", migration=to))
-    planned = plan(msgspec.structs.replace(facts, spec=of_schedule))
+    planned = plan(msgspec.structs.replace(facts, marks=of_schedule))
     assert (planned.order, planned.status.phase, planned.status.reason) == ("", "Pending", "isMigrating")
     assert "migration/web-1" in planned.status.message
     marks = WorkloadMarks(departed="west/default/web")
     left = Item(VM.make("web", VmSpec(image="tiny", run="stop"), 1.0, uid="w1", project="default", marks=marks))
-    planned = plan(msgspec.structs.replace(facts, spec=of_schedule, status=planned.status, workload=left, place=None))
+    planned = plan(msgspec.structs.replace(facts, marks=of_schedule, status=planned.status, workload=left, place=None))
     assert planned.status.phase == "Failed" and "migrated to west/default/web" in planned.status.message
 
 
-def stopped(**spec: Any) -> SnapshotFacts:
+def stopped(automatic: Any = "", **spec: Any) -> SnapshotFacts:
     envelope = VM.make("web", VmSpec(image="tiny"), 1.0, uid="w1", project="default")
     envelope.status = raw(WorkloadStatus(phase="Stopped", node="n1"))
-    return msgspec.structs.replace(make_facts(workload=Item(envelope)), spec=SnapshotSpec(of="vm/web", **spec))
+    wish, marks = SnapshotSpec(of="vm/web", **spec), SnapshotMarks(automatic=automatic)
+    return msgspec.structs.replace(make_facts(workload=Item(envelope)), spec=wish, marks=marks)
 
 
 def test_memory_of_a_vm_that_has_stopped_meanwhile_fails_peoples_snapshot_and_others_do_without() -> None:

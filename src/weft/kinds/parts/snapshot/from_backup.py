@@ -90,7 +90,7 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
     """The manifests of the snapshot that is fetched, and of the other volumes that begin from it."""
     name, disks = _name_snapshot(obj, given.new_name), dig(obj, "status.disks", {})
     image = given.spec.get("image") or dig(obj, "status.image", "")
-    spec = {"of": dig(obj, "spec.of"), "automatic": "backup", "backup": obj["name"], "image": image}
+    marks = {"automatic": "backup", "backup": obj["name"], "image": image, "instant": given.instant, "pool": given.pool}
     if given.instant and not _is_of_vm(obj):
         raise InvalidInput(
             f"instant: backup/{obj['name']} is of {dig(obj, 'spec.of')}, and only a VM runs before its disks are copied",
@@ -103,11 +103,7 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
             field="instant",
             hint="leave instant out, or the pool",
         )
-    if given.instant:
-        spec["instant"] = True
-    if given.pool != LOCAL:
-        spec["pool"] = given.pool
-    snapshot = {"kind": "snapshot", "name": name, "spec": spec}
+    snapshot = {"kind": "snapshot", "name": name, "spec": {"of": dig(obj, "spec.of")}, "marks": marks}
     if not _is_of_vm(obj):
         return [snapshot, *_make_volumes(obj, given)[1:]]
     volumes = {disk: (one.get("size", 0), given.pool) for disk, one in disks.items()}

@@ -140,27 +140,19 @@ def name_member(group: str, vm: str) -> str:
     return f"{group}-{vm}"
 
 
-def check_group(vm: str, group: str, members: Sequence[str]) -> None:
-    """Of the snapshot of ``vm``. Raises InvalidInput."""
-    if not group and not members:
-        return
-    if not group or vm not in members or len(set(members)) != len(members):
-        raise InvalidInput(
-            "spec.members: a group has a name and names each of its VMs once",
-            field="spec.members",
-            hint="take it with: weft vm snapshot VM... --group NAME",
-        )
+def _check_group(group: str, members: Sequence[str]) -> None:
+    """Raises InvalidInput."""
     if len(members) > MOST_MEMBERS:
         raise InvalidInput(
             f"a group has at most {MOST_MEMBERS} VMs, and this one has {len(members)}",
-            field="spec.members",
+            field="others",
             hint="take several groups",
         )
     long = [one for one in members if len(name_member(group, one)) > MAX_NAME]
     if long:
         raise InvalidInput(
             f"group: the snapshot's name would be {name_member(group, long[0])[:80]!r}, which is longer than {MAX_NAME}",
-            field="spec.group",
+            field="group",
             hint="choose a shorter name for the group",
         )
 
@@ -179,8 +171,8 @@ def make_snapshot(obj: Object, given: SnapshotInput, mark: str) -> dict[str, Any
     if given.group:
         made = _snapshot(obj, name_member(given.group, obj["name"]), memory=given.memory)
         members = sorted({obj["name"], *given.others})
-        check_group(obj["name"], given.group, members)
-        return {**made, "spec": {**made["spec"], "group": given.group, "members": members}}
+        _check_group(given.group, members)
+        return {**made, "marks": {"group": given.group, "members": members}}
     name = given.name or cut_name(obj["name"], f"-{mark}")
     return _snapshot(obj, name, memory=given.memory)
 
@@ -200,8 +192,8 @@ def _make_others(obj: Object, given: SnapshotInput, mark: str) -> list[dict[str,
 
 
 def _snapshot(obj: Object, name: str, *, memory: bool, automatic: str = "") -> dict[str, Any]:
-    spec = {"of": f"vm/{obj['name']}", "memory": memory, "automatic": automatic}
-    return {"kind": "snapshot", "name": name, "spec": spec}
+    spec = {"of": f"vm/{obj['name']}", "memory": memory}
+    return {"kind": "snapshot", "name": name, "spec": spec, "marks": {"automatic": automatic}}
 
 
 def describe_lost(obj: Object | None) -> str:
