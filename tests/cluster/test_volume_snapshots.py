@@ -49,7 +49,7 @@ def test_a_containers_volume_goes_back_in_place_and_runs_a_second_time_under_ano
     agent = cluster.pid(f"weft agent {two['status']['node']} ")
     with ThreadPoolExecutor() as threads:
         restoring = threads.submit(cluster.run, "volume", "restore", "ledger", "--snapshot", "one")
-        until(lambda: cluster.object("volume", "ledger")["spec"].get("restore"))
+        until(lambda: cluster.object("volume", "ledger")["actions"].get("restore"))
         os.kill(agent, 9)
         done = restoring.result()
     assert done.returncode == 0, done.stderr

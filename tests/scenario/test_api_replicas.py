@@ -67,7 +67,7 @@ def test_a_promotion_makes_the_vm_and_its_volumes_and_refuses_further_points(lab
     made = act(lab, "replica/web", "promote")
     assert (made["kind"], made["name"], made["spec"]["origin"]["snapshot"]) == ("vm", "web", "web-point-4")
     assert made["spec"]["volumes"] == ["web-data"] and made.get("owner") is None
-    assert lab.client.get("volume", "web-data")["spec"]["origin"] == {"snapshot": "web-point-4", "disk": "data"}
+    assert lab.client.get("volume", "web-data")["marks"]["origin"] == {"snapshot": "web-point-4", "disk": "data"}
     replica = lab.client.get("replica", "web")["marks"]
     assert (replica["role"], replica["generation"], replica["became"]) == ("primary", 2, "web")
     with pytest.raises(IllegalTransition) as stale:

@@ -199,7 +199,7 @@ def test_a_restore_under_a_new_name_makes_vm_and_volumes_in_one_commit_though_th
     assert (spec["networks"], spec["publish"], spec["user_data"], spec["disk"]) == (["blue"], [], "", 1 << 30)
     assert spec["origin"] == {"snapshot": "a", "memory": True}
     volume = lab.client.get("volume", "copy-data")
-    assert (volume["spec"]["size"], volume["spec"]["origin"]) == (5 << 20, {"snapshot": "a", "disk": "data"})
+    assert (volume["spec"]["size"], volume["marks"]["origin"]) == (5 << 20, {"snapshot": "a", "disk": "data"})
     with pytest.raises(WeftError, match="exists already"):
         act(lab, "snapshot/a", "restore", new_name="copy")
     without = act(lab, "snapshot/a", "restore", new_name="plain", memory=False)
@@ -224,7 +224,7 @@ def test_a_twin_begins_from_a_snapshot_that_is_made_with_it(lab: ApiLab) -> None
     source = lab.client.get("snapshot", twin["spec"]["origin"]["snapshot"])
     assert (source["marks"]["automatic"], source["spec"]["memory"], source["spec"]["of"]) == ("clone", True, "vm/web")
     assert twin["spec"]["volumes"] == ["twin-data"] and twin["spec"]["publish"] == []
-    assert lab.client.get("volume", "twin-data")["spec"]["origin"]["disk"] == "data"
+    assert lab.client.get("volume", "twin-data")["marks"]["origin"]["disk"] == "data"
     lab.journal.flush()
     events = list(lab.client.events())
     created = {event["object"]["name"] for event in events if event["reason"] == "Created"}
@@ -238,7 +238,7 @@ def test_copies_of_volumes_with_one_beginning_have_names_of_their_own_under_a_lo
     lab.client.create(make_vm("src", volumes=volumes))
     tell(lab, "/vm/default/src", WorkloadStatus(phase="Running", node="n1"))
     twin = act(lab, "vm/src", "clone", new_name="payroll-production-europe-west-application-server-number")
-    copies = {one: lab.client.get("volume", one)["spec"]["origin"]["disk"] for one in twin["spec"]["volumes"]}
+    copies = {one: lab.client.get("volume", one)["marks"]["origin"]["disk"] for one in twin["spec"]["volumes"]}
     assert list(copies.values()) == volumes and len(copies) == 2
 
 

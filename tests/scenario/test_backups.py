@@ -218,9 +218,9 @@ async def test_volumes_of_a_restore_that_never_began_go_with_its_vm(tmp_path: Pa
         gone = SnapshotStatus(phase="Failed", reason="backupGone", message="backup/monday is gone")
         marks = {"automatic": "backup", "backup": "monday"}
         back = await lab.put("snapshot", "back", {"of": "vm/web"}, marks=marks, status=gone, finalizers=("snapshot",))
-        volume = {"size": GIB, "origin": {"snapshot": "back", "disk": "data"}}
+        marks = {"origin": {"snapshot": "back", "disk": "data"}}
         waiting = await lab.put_vm("new", volumes=["new-data"], origin={"snapshot": "back"})
-        data = await lab.put("volume", "new-data", volume, finalizers=("volume",))
+        data = await lab.put("volume", "new-data", {"size": GIB}, marks=marks, finalizers=("volume",))
         own = await lab.put("volume", "own", {"size": GIB}, finalizers=("volume",))
         await lab.pass_time(30.0)
         assert await lab.get(data.key) is not None

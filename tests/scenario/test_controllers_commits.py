@@ -473,7 +473,7 @@ async def a_kept_root_disk_goes_once_a_backup_has_it(tmp_path: Path) -> None:
         taken = BackupStatus(phase="Ready", workload_uid="w", taken_at=now - 10 * DAY)
         await lab.put("backup", "nightly", {"of": "vm/web", "to": "store"}, status=taken)
         orphan = {"of": "vm/web", "workload_uid": "w", "node": "n1", "since": now - 8 * DAY, "lost_at": now - 9 * DAY}
-        await lab.put("volume", "kept", {"size": 1 << 20, "orphan": orphan}, finalizers=("volume",))
+        await lab.put("volume", "kept", {"size": 1 << 20}, marks={"orphan": orphan}, finalizers=("volume",))
         await lab.until_gone("/volume/default/kept")
 
 

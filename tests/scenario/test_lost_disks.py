@@ -70,7 +70,7 @@ async def test_a_kept_root_disk_is_for_those_who_reclaim_it(tmp_path: Path) -> N
     async with Lab(tmp_path) as lab:
         node = await lab.add_node("n1")
         orphan = {"of": "vm/web", "workload_uid": "w", "node": "n1", "since": lab.clock.now()}
-        await lab.put("volume", "kept", {"size": GIB, "orphan": orphan}, finalizers=("volume",))
+        await lab.put("volume", "kept", {"size": GIB}, marks={"orphan": orphan}, finalizers=("volume",))
         await lab.put_vm("new", volumes=["kept"])
         await lab.until_refused("new", "volumeOrphaned")
         assert "weft volume reclaim kept" in (await lab.status("new")).message
@@ -89,8 +89,7 @@ async def test_a_kept_root_disk_is_for_those_who_reclaim_it(tmp_path: Path) -> N
         await lab.until(orphaned)
 
         def reclaim(envelope: Envelope) -> None:
-            envelope.spec = merge_part(envelope.spec, {"orphan": None})
-            envelope.generation += 1
+            envelope.marks = merge_part(envelope.marks, {"orphan": None})
 
         await lab.change("/volume/default/kept", reclaim)
         await lab.until_phase("new", "Running")

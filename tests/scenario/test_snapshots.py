@@ -641,7 +641,9 @@ async def test_a_vm_from_a_snapshot_gets_the_volumes_that_were_made_with_it_and_
         await take(lab, "a")
         disks = (await until(lab, "a", "Ready")).disks
         origin = VolumeOrigin(snapshot="a", disk="data")
-        copy = await lab.put("volume", "copy-data", VolumeSpec(size=GIB, origin=origin), finalizers=("volume",))
+        copy = await lab.put(
+            "volume", "copy-data", VolumeSpec(size=GIB), marks={"origin": origin}, finalizers=("volume",)
+        )
         await lab.put_vm("thief", volumes=["copy-data"])
         await lab.until_refused("thief", "volumeNotReady")
         await lab.put_vm("copy", volumes=["copy-data"], origin=VmOrigin(snapshot="a"))

@@ -105,9 +105,9 @@ async def volume(lab: MovingLab, name: str = "data") -> VolumeStatus:
 
 async def go_back(lab: MovingLab, source: str, generation: int = 2, name: str = "data", **more: Any) -> None:
     def change(envelope: Envelope) -> None:
-        spec = decode_part(envelope.spec, VolumeSpec)
-        spec.restore = VolumeRestore(snapshot=source, generation=generation, **more)
-        envelope.spec, envelope.generation = merge_part(envelope.spec, spec), generation
+        asked = VolumeRestore(snapshot=source, generation=generation, **more)
+        envelope.actions = merge_part(envelope.actions, {"restore": asked})
+        envelope.generation = generation
 
     await lab.change(f"/volume/default/{name}", change)
 
@@ -269,7 +269,7 @@ async def test_a_volume_from_a_snapshot_is_made_where_that_lies_and_then_used_th
         await until(lab, "a", "Ready")
         node.rests = True
         origin = VolumeOrigin(snapshot="a", disk="data", alone=True)
-        made = await lab.put("volume", "copy", VolumeSpec(size=SIZE, origin=origin), finalizers=("volume",))
+        made = await lab.put("volume", "copy", VolumeSpec(size=SIZE), marks={"origin": origin}, finalizers=("volume",))
         await lab.put_vm("web", volumes=["copy"])
         await join(lab, "n2")
         await lab.until_refused("web", "volumeNotReady")
@@ -294,12 +294,12 @@ async def test_a_volume_from_a_snapshot_that_is_gone_says_so_and_one_that_is_del
         await take(lab, "a", "volume/data")
         await until(lab, "a", "Ready")
         gone = VolumeOrigin(snapshot="nope", disk="data", alone=True)
-        await lab.put("volume", "none", VolumeSpec(size=SIZE, origin=gone), finalizers=("volume",))
+        await lab.put("volume", "none", VolumeSpec(size=SIZE), marks={"origin": gone}, finalizers=("volume",))
         await lab.pass_time(1.0)
         assert (await volume(lab, "none")).reason == "snapshotGone"
         node.rests = True
         origin = VolumeOrigin(snapshot="a", disk="data", alone=True)
-        made = await lab.put("volume", "copy", VolumeSpec(size=SIZE, origin=origin), finalizers=("volume",))
+        made = await lab.put("volume", "copy", VolumeSpec(size=SIZE), marks={"origin": origin}, finalizers=("volume",))
         await lab.pass_time(1.0)
         await lab.delete("/volume/default/copy")
         await lab.pass_time(2.0)

@@ -349,7 +349,7 @@ CONTAINER = Kind(
         Reference(
             "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"
         ),
-        Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to, fits=refuse_orphan),
+        Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to, bars=refuse_orphan),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),
         *workload_references(),
     ),

@@ -333,7 +333,7 @@ def _of_task(one: Reference) -> Reference:
         awaited=one.awaited,
         else_=one.else_,
         groups=one.groups,
-        fits=None if one.fits is None else partial(_check_task, one.fits),
+        bars=None if one.bars is None else partial(_check_task, one.bars),
         agree=None if agree is None else partial(_check_task, agree),
         suffices=None if suffices is None else partial(_check_task, suffices),
         asks=None if asks is None else lambda spec: asks(spec.task),

@@ -510,7 +510,7 @@ VM = Kind(
         ),
         Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
         Reference(
-            "volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to, fits=refuse_orphan
+            "volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to, bars=refuse_orphan
         ),
         Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
         Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),

@@ -36,7 +36,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.secret import SealedSpec, check_values
-from weft.objects.envelope import Envelope, decode_part
+from weft.objects.envelope import Envelope, decode_part, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, Ref
 from weft.objects.quantity import format_bytes
@@ -65,20 +65,19 @@ class VolumeSpec(SealedSpec, kw_only=True):
     encrypted: Annotated[
         bool, field("Encrypt what lies in the pool, with a key that only the server keeps; for VMs", change="never")
     ] = False
-    origin: Annotated[
-        VolumeOrigin | None, field("Disk of a snapshot that its data comes from; set by the server", change="never")
-    ] = None
     snapshots: Annotated[
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
-    ] = None
-    restore: Annotated[VolumeRestore | None, field("Last restore in place; the verb restore sets it")] = None
-    orphan: Annotated[
-        VolumeOrphan | None, field("What it was the root disk of; set by the server, and ended by the verb reclaim")
     ] = None
 
 
 class VolumeActions(msgspec.Struct, kw_only=True):
     trim: Annotated[int, field("Number of trims that were asked for", ge=0)] = 0
+    restore: Annotated[VolumeRestore | None, field("Last restore in place")] = None
+
+
+class VolumeMarks(msgspec.Struct, kw_only=True):
+    origin: Annotated[VolumeOrigin | None, field("Disk of a snapshot that its data comes from")] = None
+    orphan: Annotated[VolumeOrphan | None, field("What it was the root disk of, until somebody reclaims it")] = None
 
 
 class VolumeTrim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -125,12 +124,6 @@ def check_volume(spec: VolumeSpec) -> None:
             field=f"spec.values.{given[0][:60]}",
             hint=f"an encrypted volume has one value, {KEY}, which the server draws",
         )
-    if spec.encrypted and spec.origin is not None:
-        raise InvalidInput(
-            "spec.encrypted: the data of a snapshot can't become an encrypted volume",
-            field="spec.encrypted",
-            hint="create an empty encrypted volume, and copy the data inside a VM",
-        )
     if spec.size < 1024 * 1024:
         raise InvalidInput(f"spec.size: {spec.size} bytes is too small", field="spec.size", hint="give at least 1M")
     if spec.size > MOST_BYTES:
@@ -159,29 +152,20 @@ def _check_given(values: Mapping[str, str]) -> None:
         )
 
 
-def check_restore(old: VolumeSpec, new: VolumeSpec) -> None:
-    """Raises InvalidInput for a restore that people wrote by hand."""
-    if new.restore != old.restore:
-        raise InvalidInput(
-            "spec.restore: only the verb restore changes it",
-            field="spec.restore",
-            hint="leave spec.restore out; weft volume restore NAME --snapshot SNAPSHOT",
-        )
-
-
-def has_size(spec: VolumeSpec, status: VolumeStatus) -> int:
+def has_size(spec: VolumeSpec, marks: VolumeMarks, status: VolumeStatus) -> int:
     """How large its disk is at most: what placement has given it, not a growth that nothing was given for; 0: it has none yet."""
     if status.node_uid is None:
-        return spec.size if spec.origin is not None else 0  # which the data of the snapshot needs
+        return spec.size if marks.origin is not None else 0  # which the data of the snapshot needs
     return min(spec.size, status.size) if status.size else spec.size
 
 
 def guard_size(volume: Envelope, new: VolumeSpec, now: float) -> None:
     """Raises InvalidInput for a smaller size: a file system on it would lose its end. A growth that hasn't happened can be taken
     back. Raises IllegalTransition for another size of an orphan."""
-    if new.orphan is not None and new.size != decode_part(volume.spec, VolumeSpec).size:
-        refuse_orphan(None, volume.name, new, None)
-    least = has_size(decode_part(volume.spec, VolumeSpec), decode_part(volume.status, VolumeStatus))
+    spec, marks = decode_part(volume.spec, VolumeSpec), decode_part(volume.marks, VolumeMarks)
+    if new.size != spec.size:
+        refuse_orphan(None, volume.name, marks)
+    least = has_size(spec, marks, decode_part(volume.status, VolumeStatus))
     if new.size < least:
         raise InvalidInput(
             f"spec.size: a volume can't shrink from {format_bytes(least)} to {format_bytes(new.size)}",
@@ -190,19 +174,9 @@ def guard_size(volume: Envelope, new: VolumeSpec, now: float) -> None:
         )
 
 
-def check_new(spec: VolumeSpec) -> None:
-    """A new volume has gone back to nothing, though the manifest may be another volume's. Raises InvalidInput for what only the
-    server makes."""
-    spec.restore = None
-    if spec.origin is not None and spec.origin.test:
-        raise InvalidInput(
-            "spec.origin.test: only the server sets it", field="spec.origin.test", hint="leave spec.origin.test out"
-        )
-
-
-def count(spec: VolumeSpec, _: VolumeStatus) -> Counted:
+def count(spec: VolumeSpec, _: VolumeStatus, marks: VolumeMarks) -> Counted:
     """What tests a backup is weft's own, and so is a disk that a node kept, until people reclaim it."""
-    is_own = spec.orphan is not None or (spec.origin is not None and spec.origin.test)
+    is_own = marks.orphan is not None or (marks.origin is not None and marks.origin.test)
     return Counted({} if is_own else {"disk": spec.size})
 
 
@@ -212,11 +186,12 @@ def name_orphan(vm: str, uid: str) -> str:
     return f"{vm[: MAX_NAME - len(mark) - 6].rstrip('-')}-root-{mark}"
 
 
-def refuse_orphan(_: Any, name: str, volume: VolumeSpec, __: str | None) -> None:
+def refuse_orphan(_: Any, name: str, marks: VolumeMarks) -> None:
     """Raises IllegalTransition for a volume that no workload gets, as it is."""
-    if volume.orphan is not None:
+    orphan = marks.orphan
+    if orphan is not None:
         raise IllegalTransition(
-            f"volume/{name} is an orphan, the root disk of {volume.orphan.of} that node {volume.orphan.node} kept, and can't be "
+            f"volume/{name} is an orphan, the root disk of {orphan.of} that node {orphan.node} kept, and can't be "
             "attached, mounted or resized",
             hint=f"make it an ordinary volume first: weft volume reclaim {name}",
         )
@@ -224,18 +199,18 @@ def refuse_orphan(_: Any, name: str, volume: VolumeSpec, __: str | None) -> None
 
 def _reclaim(obj: Object, _: Any) -> dict[str, Any]:
     what = f"volume/{obj['name']}"
-    if dig(obj, "spec.orphan") is None:
+    if dig(obj, "marks.orphan") is None:
         raise IllegalTransition(f"{what} is not an orphan", hint="weft volume list --orphans")
     if dig(obj, "status.node_uid") is None:
         raise IllegalTransition(
-            f"node {dig(obj, 'spec.orphan.node')} has not made {what} of the root disk yet",
+            f"node {dig(obj, 'marks.orphan.node')} has not made {what} of the root disk yet",
             hint="try again in a moment",
         )
-    return {**obj["spec"], "orphan": None}
+    return {"orphan": None}
 
 
 RECLAIM = Verb(
-    "reclaim", "Keep the root disk that a returned node had as an ordinary volume", change=_reclaim, needs="write"
+    "reclaim", "Keep the root disk that a returned node had as an ordinary volume", act=_reclaim, needs="write"
 )
 
 
@@ -272,7 +247,6 @@ def _describe_trim(obj: Object) -> str:
 
 
 def _check_change(old: VolumeSpec, new: VolumeSpec) -> None:
-    check_restore(old, new)
     if new.values or new.sealed != old.sealed:
         raise InvalidInput(
             "spec.values: what lies on a volume is encrypted with the key that it was created with",
@@ -297,15 +271,29 @@ def _home(item: Stored) -> tuple[str, ...]:
 
 
 def _sources(item: Stored) -> list[str]:
-    spec = item.spec(VolumeSpec)
-    named = [one.snapshot for one in (spec.origin, spec.restore) if one is not None]
+    named = [one.snapshot for one in (read_origin(item), read_restore(item)) if one is not None]
     return keys_of("snapshot", item, named)
 
 
-def is_coming(spec: VolumeSpec, status: VolumeStatus) -> bool:
+def read_origin(volume: Stored) -> VolumeOrigin | None:
+    """The disk of a snapshot that its data comes from."""
+    return volume.marks(VolumeMarks).origin
+
+
+def read_restore(volume: Stored) -> VolumeRestore | None:
+    """The last restore in place that was asked for."""
+    return volume.actions(VolumeActions).restore
+
+
+def is_coming(volume: Stored, status: VolumeStatus) -> bool:
     """Whether its data is yet to come from a snapshot by itself, or is about to go back to one: until then nothing may use it."""
-    alone = spec.origin is not None and spec.origin.alone and status.node_uid is None
-    return alone or status.order is not None or (spec.restore is not None and spec.restore.generation > status.restored)
+    origin, asked = read_origin(volume), read_restore(volume)
+    alone = origin is not None and origin.alone and status.node_uid is None
+    return alone or status.order is not None or (asked is not None and asked.generation > status.restored)
+
+
+def _name_origin(_: VolumeSpec, marks: VolumeMarks) -> list[str]:
+    return [marks.origin.snapshot] if marks.origin is not None else []
 
 
 def _is_restored(obj: Object | None) -> bool:
@@ -362,7 +350,7 @@ def _find_size(obj: Object) -> int:
 
 
 def _find_note(obj: Object) -> str:
-    asked, orphan = int(dig(obj, "spec.size", 0)), dig(obj, "spec.orphan")
+    asked, orphan = int(dig(obj, "spec.size", 0)), dig(obj, "marks.orphan")
     if orphan is not None and not note(obj):
         return f"root disk of {dig(orphan, 'of')}, kept by {dig(orphan, 'node')}: weft volume reclaim {obj['name']}"
     return note(obj) or (f"{format_bytes(asked)} requested" if _find_size(obj) < asked else "")
@@ -375,23 +363,24 @@ VOLUME = Kind(
     summary="A disk that outlives VMs",
     spec=VolumeSpec,
     actions=VolumeActions,
+    marks=VolumeMarks,
     status=VolumeStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=VolumeActions, marks=VolumeMarks),),
     indexes={VOLUMES_BY_UID: uid_of, VOLUMES_BY_HOME: _home, VOLUMES_BY_SOURCE: _sources},
-    references=(
-        Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
-        Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
-    ),
+    references=(Reference("snapshot", "marks.origin", _name_origin, marked=True, blocks=False),),
     verbs=(*VOLUME_VERBS, TRIM, RECLAIM),
     snapshots="volume",
     in_backups="renamed",
     access=Access(
-        readers="project", status_writer="volumes", condition_writers={"Snapshots": "snapshots", GROWN: "scheduler"}
+        readers="project",
+        status_writer="volumes",
+        condition_writers={"Snapshots": "snapshots", GROWN: "scheduler"},
+        mark_writers={"origin": ("backups", "recovery plans", "witnesses"), "orphan": (":reclaim",)},
     ),
     admission=Admission(
         check=check_volume,
-        server_fields=("origin", "restore", "orphan", "sealed"),
-        made_fields=("orphan",),
-        check_new=check_new,
+        server_fields=("sealed",),
         check_change=_check_change,
         change_guard=guard_size,
         check_values=_check_given,

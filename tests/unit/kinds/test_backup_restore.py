@@ -23,14 +23,14 @@ def test_of_a_vm_it_is_a_vm_with_its_volumes() -> None:
     made, (snapshot, volume) = make_restored(obj, GIVEN, ""), make_parts(obj, GIVEN, "")
     assert (made["kind"], made["name"], made["spec"]["volumes"]) == ("vm", "new", ["new-data"])
     assert made["spec"]["origin"]["snapshot"] == snapshot["name"] == "new-01234567-back"
-    assert (volume["kind"], volume["name"], "alone" in volume["spec"]["origin"]) == ("volume", "new-data", False)
+    assert (volume["kind"], volume["name"], "alone" in volume["marks"]["origin"]) == ("volume", "new-data", False)
 
 
 def test_of_a_volume_it_is_a_volume_whose_data_comes_without_a_vm() -> None:
     obj = backup("volume/data", "data")
     made, (snapshot,) = make_restored(obj, GIVEN, ""), make_parts(obj, GIVEN, "")
     origin = {"snapshot": "new-01234567-back", "disk": "data", "alone": True}
-    assert made == {"kind": "volume", "name": "new", "spec": {"size": 8 << 20, "origin": origin}}
+    assert made == {"kind": "volume", "name": "new", "spec": {"size": 8 << 20}, "marks": {"origin": origin}}
     marks = {"automatic": "backup", "backup": "monday", "image": "", "instant": False, "pool": "local"}
     assert (snapshot["spec"], snapshot["marks"]) == ({"of": "volume/data"}, marks)
 
@@ -39,7 +39,7 @@ def test_of_a_container_it_is_each_of_its_volumes() -> None:
     obj = backup("container/db", "logs", "data")
     made, (snapshot, other) = make_restored(obj, GIVEN, ""), make_parts(obj, GIVEN, "")
     assert [one["name"] for one in (made, other)] == ["new-data", "new-logs"]
-    assert {one["spec"]["origin"]["snapshot"] for one in (made, other)} == {snapshot["name"]}
+    assert {one["marks"]["origin"]["snapshot"] for one in (made, other)} == {snapshot["name"]}
 
 
 def test_one_that_is_not_ready_is_not_restored() -> None:

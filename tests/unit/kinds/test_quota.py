@@ -124,7 +124,7 @@ def test_amounts_of_each_kind() -> None:
     share = VM.admission.counts(VmSpec(image="tiny", gpus=1, gpu_share=0.25), WorkloadStatus())
     assert share.amounts["gpus"] == 0.25
     assert VOLUME.admission.counts is not None
-    assert VOLUME.admission.counts(VolumeSpec(size=7), VolumeStatus()) == Counted({"disk": 7})
+    assert VOLUME.count(VolumeSpec(size=7), VolumeStatus()) == Counted({"disk": 7})
     assert FUNCTION.admission.counts is not None
     warm = FunctionSpec(cpu=0.5, memory=100, ready=3)
     assert FUNCTION.admission.counts(warm, FunctionStatus()).amounts == {"cpu": 1.5, "memory": 300, "instances": 3}

@@ -17,7 +17,7 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.pool import POOL, PoolMarks, PoolStatus
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
-from weft.kinds.volume import VOLUME, VolumeSpec, VolumeStatus, has_size
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeSpec, VolumeStatus, has_size
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Unplaceable
 from weft.objects.identity import kind_prefix
@@ -90,13 +90,14 @@ async def _refuse_volume(view: View, current: Envelope, old: VolumeSpec, new: Vo
     if pool is None:
         return
     told = decode_part(pool.status, PoolStatus)
-    more, free = new.size - has_size(old, status), max(0, told.bound - told.given)
+    has = has_size(old, decode_part(current.marks, VolumeMarks), status)
+    more, free = new.size - has, max(0, told.bound - told.given)
     if more > free and told.bound:
         raise Unplaceable(
             f"spec.size: pool/{pool.name} may promise {format_bytes(told.bound)} and has promised {format_bytes(told.given)}: "
             f"{format_bytes(more)} more are too much",
             field="spec.size",
-            hint=f"give at most {format_bytes(has_size(old, status) + free)}; weft pool list -o wide shows what pools may promise",
+            hint=f"give at most {format_bytes(has + free)}; weft pool list -o wide shows what pools may promise",
         )
 
 

@@ -19,7 +19,7 @@ from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
 from weft.kinds.parts.snapshot.copies import has_root_disk
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.project import PROJECT
-from weft.kinds.volume import VOLUME, VolumeOrphan, VolumeSpec, VolumeStatus, name_orphan
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeOrphan, VolumeSpec, VolumeStatus, name_orphan
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
 from weft.objects.identity import object_key
 
@@ -67,9 +67,9 @@ async def _make_volume(context: ApiContext, node: str, orphan: OrphanCopy, key: 
     spec, workload, now = orphan.spec, orphan.spec.workload, context.clock.now()
     of = f"{workload.kind}/{workload.name}"
     about = VolumeOrphan(of=of, workload_uid=workload.uid, node=node, since=now, lost_at=lost_at)
-    wanted = VolumeSpec(size=spec.resources.disk, pool=spec.pool, orphan=about)
+    wanted = VolumeSpec(size=spec.resources.disk, pool=spec.pool)
     name = name_orphan(workload.name, orphan.uid)
-    volume = VOLUME.make(name, wanted, now, project=workload.project)
+    volume = VOLUME.make(name, wanted, now, project=workload.project, marks=VolumeMarks(orphan=about))
     volume.uid = orphan.uid
     try:
         await context.store.commit([Put(key, encode_envelope(volume))], [Absent(key)])

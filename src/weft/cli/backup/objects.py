@@ -210,7 +210,8 @@ def list_needs(one: BackedUpObject) -> list[Key]:
     """What its spec names, as far as it can be read."""
     kind = BY_NAME[one.kind]
     spec = read_strict(one.spec, kind.spec, "spec")
-    return [(ref.kind, name) for ref in kind.references for name in ref.list_names(one.name, spec)]
+    marks = kind.marks() if kind.marks is not None else None  # a backup has none
+    return [(ref.kind, name) for ref in kind.references for name in ref.list_names(one.name, spec, marks)]
 
 
 def _rename_within(one: BackedUpObject, names: Mapping[Key, str]) -> BackedUpObject:

@@ -186,7 +186,7 @@ def _carry_out(
 
 def list_data_waits(made: Object) -> list[Wait]:
     """What a restore waits for beside what it made: one that is stopped doesn't wait for the snapshot that has its data."""
-    snapshot = str(dig(made, "spec.origin.snapshot", "") or "")
+    snapshot = str(dig(made, "marks.origin.snapshot") or dig(made, "spec.origin.snapshot") or "")
     if not snapshot or dig(made, "spec.run", "run") == "run":
         return []
     target = Target(BY_NAME["snapshot"], snapshot)

@@ -24,12 +24,11 @@ from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
 from weft.kinds.parts.migration.departing import VmReclaim
-from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore, VolumeOrigin, VolumeRestore
+from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
 from weft.kinds.registry import WORKLOADS
-from weft.kinds.volume import VolumeOrphan
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
@@ -52,13 +51,7 @@ _NO_FLAG = {
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "conversion": ("spec.confirm",),
     "recommendation": ("spec.assumed",),
-    "volume": (
-        "spec.values",
-        "spec.sealed",
-        *(f"spec.origin.{name}" for name in VolumeOrigin.__struct_fields__),
-        *(f"spec.restore.{name}" for name in VolumeRestore.__struct_fields__),
-        *(f"spec.orphan.{name}" for name in VolumeOrphan.__struct_fields__),
-    ),
+    "volume": ("spec.values", "spec.sealed"),
     "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
     "model": ("spec.file", "spec.fallback.value"),
     "job": (

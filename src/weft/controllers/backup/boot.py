@@ -24,7 +24,7 @@ from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus, WorkloadTes
 from weft.kinds.record import Kind
 from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec
 from weft.kinds.vm import VM, VmSpec
-from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeSpec
 from weft.objects.identity import new_uid, object_key
 
 # Nobody else is in the network, so any range will do that no guest expects.
@@ -47,10 +47,8 @@ def make_test(draft: Draft, backup: Item, status: BackupStatus, now: float) -> B
     make(NETWORK, name, NetworkSpec(cidr=CIDR, nat=False, domain=DOMAIN))
     disks = {disk: one.size for disk, one in status.disks.items()}
     for manifest in make_restored_volumes({disk: (size, "local") for disk, size in disks.items()}, name, name):
-        volume = msgspec.convert(manifest["spec"], VolumeSpec)
-        assert volume.origin is not None
-        volume.origin = VolumeOrigin(snapshot=name, disk=volume.origin.disk, test=True)
-        make(VOLUME, manifest["name"], volume)
+        marks = VolumeMarks(origin=VolumeOrigin(**manifest["marks"]["origin"], test=True))
+        make(VOLUME, manifest["name"], msgspec.convert(manifest["spec"], VolumeSpec), marks=marks)
     test = WorkloadTest(backup=of.name, check=asked.verify_check, within=asked.verify_within)
     make(VM, name, _make_vm(status, name, disks), marks=WorkloadMarks(test=test))
     return begin(status, name, asked.verify_generation, now)

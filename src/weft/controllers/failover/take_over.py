@@ -23,7 +23,7 @@ from weft.kinds.fields.cluster.link import TAKE_OVER
 from weft.kinds.fields.recovery.run import RunMember
 from weft.kinds.replica import PRIMARY, Point, ReplicaMarks, ReplicaSpec, is_stopped_there
 from weft.kinds.vm import VM
-from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeSpec
 from weft.objects.errors import IllegalTransition
 from weft.objects.identity import CLUSTER_PREFIX
 from weft.objects.quantity import format_duration
@@ -51,8 +51,8 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
     if (quota := read_quota(view, project)) is not None:
         quota.guard(draft)
     for one in volumes:
-        spec = msgspec.convert(one["spec"], VolumeSpec)
-        draft.make(VOLUME.make(one["name"], spec, now, project=project))
+        spec, marks = msgspec.convert(one["spec"], VolumeSpec), msgspec.convert(one["marks"], VolumeMarks)
+        draft.make(VOLUME.make(one["name"], spec, now, project=project, marks=marks))
     vm_spec = read_vm(manifest)
     if is_stopped_there(replica.spec(ReplicaSpec)):
         vm_spec = replace(vm_spec, run="stop")

@@ -34,7 +34,7 @@ from weft.kinds.record import Kind
 from weft.kinds.replica import PRIMARY, ReplicaMarks
 from weft.kinds.service import SERVICE, ServiceSpec
 from weft.kinds.vm import VM, VmSpec
-from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeSpec
 from weft.objects.identity import named_key, object_key
 
 RUN_LABEL, MEMBER_LABEL = "recovery-run", "recovery-member"
@@ -120,9 +120,8 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
     vm.restart, vm.grace, vm.on_node_loss = "on-failure", 1.0, "wait"
     for one in volumes:
         volume = msgspec.convert(one["spec"], VolumeSpec)
-        assert volume.origin is not None
-        volume.origin = VolumeOrigin(snapshot=member.snapshot, disk=volume.origin.disk, test=True)
-        draft.make(VOLUME.make(one["name"], volume, now, project=project, owner=plan.envelope))
+        origin = VolumeMarks(origin=VolumeOrigin(**one["marks"]["origin"], test=True))
+        draft.make(VOLUME.make(one["name"], volume, now, project=project, owner=plan.envelope, marks=origin))
     marks, labels = WorkloadMarks(test=test), _labels(run, member)
     draft.make(VM.make(member.vm, vm, now, project=project, owner=plan.envelope, labels=labels, marks=marks))
     return vm.networks[0] if vm.networks else next(iter(run.networks.values()), "default")
@@ -150,8 +149,8 @@ def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: Run
     if quota is not None:
         quota.guard(draft)
     for one in volumes:
-        volume = msgspec.convert(one["spec"], VolumeSpec)
-        draft.make(VOLUME.make(one["name"], volume, now, project=project, creator=creator))
+        volume, marks = msgspec.convert(one["spec"], VolumeSpec), msgspec.convert(one["marks"], VolumeMarks)
+        draft.make(VOLUME.make(one["name"], volume, now, project=project, creator=creator, marks=marks))
     draft.make(VM.make(member.vm, spec, now, project=project, creator=creator, labels=_labels(run, member)))
     draft.change(replica, marks=after)
     return _first_network(spec)

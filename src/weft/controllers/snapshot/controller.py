@@ -40,7 +40,7 @@ from weft.kinds.snapshot import (
     workload_key,
 )
 from weft.kinds.vm import VMS_BY_ORIGIN
-from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeSpec, VolumeStatus, is_coming
+from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeStatus, is_coming, read_origin
 from weft.objects.identity import object_key
 
 FINALIZER = "snapshot"
@@ -166,7 +166,7 @@ def _of_volumes(view: View, change: Changed) -> Iterable[str]:
 def _of_volume(view: View, change: Changed) -> Iterable[str]:
     """The snapshots of a volume, and those that its data came from."""
     items = [item for item in (change.old, change.new) if item is not None]
-    named = [origin.snapshot for item in items if (origin := item.spec(VolumeSpec).origin) is not None]
+    named = [origin.snapshot for item in items if (origin := read_origin(item)) is not None]
     keys = [object_key("snapshot", change.item.envelope.project, name) for name in named]
     of = [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, change.key)]
     return [*of, *(key for key in keys if view.get(key) is not None)]
@@ -174,8 +174,8 @@ def _of_volume(view: View, change: Changed) -> Iterable[str]:
 
 def _stand_of_volume(volume: Item) -> object:
     """The parts of a volume that concern its snapshots."""
-    spec, status = volume.spec(VolumeSpec), volume.status(VolumeStatus)
-    return volume.uid, volume.deleting, status.node_uid, status.attached_to, is_coming(spec, status)
+    status = volume.status(VolumeStatus)
+    return volume.uid, volume.deleting, status.node_uid, status.attached_to, is_coming(volume, status)
 
 
 def _is_open(item: Item) -> bool:
@@ -321,9 +321,7 @@ def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:
     marks = snapshot.marks(SnapshotMarks)
     if (marks.automatic != "clone" and not marks.backup) or status.phase not in ("Ready", "Unavailable", "Failed"):
         return False
-    if any(
-        is_coming(one.spec(VolumeSpec), one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)
-    ):
+    if any(is_coming(one, one.status(VolumeStatus)) for one in view.find(VOLUMES_BY_SOURCE, snapshot.key)):
         return False
     twins = view.find(VMS_BY_ORIGIN, snapshot.key)
     return all(any(_has_begun(item) for item in view.find(ALLOCATIONS_BY_WORKLOAD, twin.uid)) for twin in twins)

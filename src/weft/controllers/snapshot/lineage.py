@@ -11,7 +11,7 @@ from weft.kinds.parts.snapshot.verbs import RESTORED
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOTS_BY_WORKLOAD_UID, SnapshotStatus
 from weft.kinds.vm import VmSpec
-from weft.kinds.volume import VolumeSpec, VolumeStatus
+from weft.kinds.volume import VolumeStatus, read_restore
 from weft.objects.identity import object_key
 
 
@@ -33,7 +33,7 @@ def find_restore(workload: Item, place: Item | None) -> tuple[int, str]:
 
 
 def _find_volume_restore(source: Item) -> tuple[int, str]:
-    asked, status = source.spec(VolumeSpec).restore, source.status(VolumeStatus)
+    asked, status = read_restore(source), source.status(VolumeStatus)
     if asked is None or status.restored < asked.generation or status.reason:
         return 0, ""
     return asked.generation, asked.snapshot

@@ -202,10 +202,10 @@ def _is_able(workload: Item) -> bool:
     if _is_machine(workload):
         status = workload.status(WorkloadStatus)
         return has_disks(status.phase, status.node)
-    spec, volume = workload.spec(VolumeSpec), workload.status(VolumeStatus)
+    volume = workload.status(VolumeStatus)
     holder = volume.attached_to
     bars = holder is not None and BY_NAME[holder.kind].snapshots == "machine"
-    return volume.node_uid is not None and not is_coming(spec, volume) and not bars
+    return volume.node_uid is not None and not is_coming(workload, volume) and not bars
 
 
 def _stand_of(workload: Item) -> object:

@@ -38,7 +38,7 @@ from weft.kinds.snapshot import (
     read_workload,
     workload_key,
 )
-from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, is_coming, pool_of
+from weft.kinds.volume import VolumeMarks, VolumeSpec, VolumeStatus, has_size, is_coming, pool_of
 from weft.objects.lifecycle import describe_phase
 
 SOURCE_GONE, IN_USE, NO_DATA, NO_VOLUMES = "sourceGone", "inUse", "noData", "noVolumes"
@@ -168,7 +168,7 @@ def _find_place(view: View, snapshot: Item, what: str) -> Place | Waits:
 
 def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
     spec, status, name = volume.spec(VolumeSpec), volume.status(VolumeStatus), volume.envelope.name
-    if is_coming(spec, status) and automatic != "restore":
+    if is_coming(volume, status) and automatic != "restore":
         return Waits("isRestoring", f"volume/{name} is being restored: the snapshot waits")
     for allocation in view.find(ALLOCATIONS_BY_VOLUME, volume.uid):
         place = allocation.spec(AllocationSpec)
@@ -184,7 +184,7 @@ def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
     if status.node is None or status.node_uid is None:
         return Waits(NO_DATA, f"volume/{name} has no data yet: nothing has used it", fails=True)
     pool = pool_of(spec, status)
-    disks = {name: SnapshotDisk(key=volume.uid, size=has_size(spec, status), pool=pool)}
+    disks = {name: SnapshotDisk(key=volume.uid, size=has_size(spec, volume.marks(VolumeMarks), status), pool=pool)}
     ordered = [OrderedVolume(uid=volume.uid, name=name, pool=pool, pool_id=status.pool_id)]
     return Place(status.node, status.node_uid, disks, ordered, [volume])
 
@@ -224,5 +224,6 @@ def _read_spec(source: Item) -> dict[str, object]:
     """Of a volume what another one needs; of a container its mounts, since the rest may be secret."""
     if BY_NAME[source.envelope.kind].snapshots == "volume":
         spec = source.spec(VolumeSpec)
-        return {"size": has_size(spec, source.status(VolumeStatus)), "pool": spec.pool}
+        size = has_size(spec, source.marks(VolumeMarks), source.status(VolumeStatus))
+        return {"size": size, "pool": spec.pool}
     return {"mounts": list(getattr(spec_of(source), "mounts", []))}

@@ -28,12 +28,14 @@ from weft.kinds.volume import (
     VOLUMES_BY_HOME,
     VOLUMES_BY_SOURCE,
     VOLUMES_BY_UID,
+    VolumeMarks,
     VolumeSpec,
     VolumeStatus,
     VolumeTrim,
     describe_deleted,
     is_coming,
     pool_of,
+    read_restore,
 )
 from weft.objects.quantity import format_bytes
 
@@ -131,9 +133,9 @@ def plan_volume(view: View, volume: Item, silent: bool, now: float) -> Commit | 
     status.copies = find_copies(view, volume.uid, status.node_uid, explained) if lists_copies else []
     step = plan_data(view, volume, status, now)
     plan_trim(view, volume, status, now)
-    if status.phase == "Available" and is_coming(volume.spec(VolumeSpec), status):
+    if status.phase == "Available" and is_coming(volume, status):
         status.phase = "Restoring"
-    if status.phase == "Available" and volume.spec(VolumeSpec).orphan is not None:
+    if status.phase == "Available" and volume.marks(VolumeMarks).orphan is not None:
         status.phase = "Orphaned"
     _note_home(status, is_there=status.node_uid is None or _is_there(view, volume, status))
     is_free = not allocations and status.order is None
@@ -195,7 +197,7 @@ def _make_trim_event(volume: Item, result: VolumeTrim) -> Event:
 
 
 def _make_restore_events(volume: Item, former: VolumeStatus, status: VolumeStatus) -> list[Event]:
-    about, asked = volume.envelope.ref, volume.spec(VolumeSpec).restore
+    about, asked = volume.envelope.ref, read_restore(volume)
     if status.restored != former.restored and asked is not None:
         if status.reason:
             return [Event("Warning", "NotRestored", status.message, about, SOURCE)]

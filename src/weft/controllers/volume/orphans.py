@@ -13,7 +13,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Draft
 from weft.informer.view import Changed, Item, View
 from weft.kinds.backup import BACKUPS_BY_SUBJECT, BackupStatus
-from weft.kinds.volume import VOLUME, VolumeSpec
+from weft.kinds.volume import VOLUME, VolumeMarks
 from weft.objects.identity import object_key
 
 SOURCE = "orphaned volumes"
@@ -26,13 +26,13 @@ class OrphanedVolumes:
     kinds = (VOLUME.name,)
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
-        return (change.key,) if change.new is not None and change.new.spec(VolumeSpec).orphan is not None else ()
+        return (change.key,) if change.new is not None and change.new.marks(VolumeMarks).orphan is not None else ()
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         plan = Plan()
         for key in keys:
             volume = view.get(key)
-            orphan = volume.spec(VolumeSpec).orphan if volume is not None else None
+            orphan = volume.marks(VolumeMarks).orphan if volume is not None else None
             if volume is None or orphan is None or volume.deleting:
                 continue
             if (wait := orphan.since + KEPT_SECONDS - now) > 0 or not has_backup(view, volume):
@@ -49,7 +49,7 @@ class OrphanedVolumes:
 
 def has_backup(view: View, volume: Item) -> bool:
     """Whether a backup has this disk, as it was before its node was lost, not the one that the VM got after it."""
-    orphan = volume.spec(VolumeSpec).orphan
+    orphan = volume.marks(VolumeMarks).orphan
     assert orphan is not None
     kind, _, name = orphan.of.partition("/")
     found = view.find(BACKUPS_BY_SUBJECT, object_key(kind, volume.envelope.project, name))

@@ -21,7 +21,7 @@ from weft.kinds.orders import VOLUME
 from weft.kinds.parts.snapshot.restored import VolumeOrigin, VolumeRestore
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder, VolumeReport
 from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec, SnapshotStatus
-from weft.kinds.volume import VolumeSpec, VolumeStatus, has_size, pool_of
+from weft.kinds.volume import VolumeMarks, VolumeSpec, VolumeStatus, has_size, pool_of, read_origin, read_restore
 from weft.objects.envelope import Envelope
 from weft.objects.identity import cut_name, object_key
 
@@ -35,26 +35,26 @@ class Step(msgspec.Struct, frozen=True):
 
 def plan_data(view: View, volume: Item, status: VolumeStatus, now: float) -> Step:
     """Change ``status`` by what its data needs next."""
-    spec = volume.spec(VolumeSpec)
-    if status.order is not None and (volume.deleting or not _is_wanted(spec, status)):
+    origin, asked = read_origin(volume), read_restore(volume)
+    if status.order is not None and (volume.deleting or not _is_wanted(asked, status)):
         _end(view, status, status.order)
         return Step()
     if volume.deleting:
         return Step()
-    if spec.origin is not None and spec.origin.alone and status.node_uid is None:
-        return _make(view, volume, status, spec.origin)
-    if spec.restore is not None and spec.restore.generation > status.restored:
-        return _restore(view, volume, status, spec.restore, now)
-    if spec.restore is None or spec.restore.generation != status.restored:
+    if origin is not None and origin.alone and status.node_uid is None:
+        return _make(view, volume, status, origin)
+    if asked is not None and asked.generation > status.restored:
+        return _restore(view, volume, status, asked, now)
+    if asked is None or asked.generation != status.restored:
         status.reason = status.message = ""
     return Step()
 
 
-def _is_wanted(spec: VolumeSpec, status: VolumeStatus) -> bool:
+def _is_wanted(asked: VolumeRestore | None, status: VolumeStatus) -> bool:
     assert status.order is not None
     if status.order.act == "make":
         return status.node_uid is None  # else its node has listed it already
-    return spec.restore is not None and spec.restore.generation == status.order.generation
+    return asked is not None and asked.generation == status.order.generation
 
 
 def _end(view: View, status: VolumeStatus, order: VolumeOrder) -> None:
@@ -172,7 +172,7 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
         snapshot_name=asked.snapshot,
         volumes=[OrderedVolume(uid=volume.uid, name=name, pool=pool_of(spec, status), pool_id=status.pool_id)],
         disk=volume.uid,
-        size=has_size(spec, status),
+        size=has_size(spec, volume.marks(VolumeMarks), status),
     )
     status.reason, status.message = "", f"goes back to {source}"
     return Step(needs=[snapshot])

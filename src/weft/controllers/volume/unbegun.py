@@ -12,7 +12,7 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.vm import VMS_BY_ORIGIN, origin_keys
-from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeSpec, VolumeStatus
+from weft.kinds.volume import VOLUMES_BY_SOURCE, VolumeStatus, read_origin
 from weft.objects.identity import object_key
 
 SOURCE = "unbegun volumes"
@@ -53,7 +53,7 @@ class UnbegunVolumes:
 
 def is_unbegun(view: View, volume: Item) -> bool:
     """Whether it has no data, and no VM is left that could begin with it."""
-    origin = volume.spec(VolumeSpec).origin
+    origin = read_origin(volume)
     if origin is None or origin.alone or volume.status(VolumeStatus).node_uid is not None:
         return False
     return not view.find(VMS_BY_ORIGIN, object_key("snapshot", volume.envelope.project, origin.snapshot))

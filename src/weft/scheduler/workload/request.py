@@ -46,7 +46,7 @@ from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.parts.workload import WORKLOADS_BY_VOLUME, WorkloadMarks, WorkloadSpec, WorkloadStatus
 from weft.kinds.record import GUARD, Needs
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.volume import NODE_DELETED, VolumeSpec, VolumeStatus, is_coming, pool_of
+from weft.kinds.volume import NODE_DELETED, VolumeMarks, VolumeSpec, VolumeStatus, is_coming, pool_of, read_origin
 from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 from weft.scheduler.constraint.affinity import read_affinity
@@ -347,7 +347,7 @@ def read_beginning(
         return Waiting("snapshotFailed", f"{what} stands on an earlier content of image {image.name}")
     disks = {ROOT: status.disks[ROOT].key} if ROOT in status.disks else {}
     for volume in volumes:
-        of = volume.spec(VolumeSpec).origin
+        of = read_origin(volume)
         if of is not None and of.snapshot == asked.snapshot and of.disk in status.disks:
             disks[volume.uid] = status.disks[of.disk].key
     holders = view.find(NODES_BY_SNAPSHOT, snapshot.uid)
@@ -396,17 +396,17 @@ def read_volumes(view: View, placed_workload: Item, names: list[str]) -> list[It
                 f'volume "{name}" does not exist' if item is None else f"volume {name} is being deleted",
             )
         spec, status = item.spec(VolumeSpec), item.status(VolumeStatus)
-        if is_coming(spec, status):
+        if is_coming(item, status):
             message = status.message or "its data comes from a snapshot"
             return Waiting("volumeNotReady", f"volume {name} is not ready: {message}")
-        if spec.orphan is not None:
+        if item.marks(VolumeMarks).orphan is not None:
             return Waiting("volumeOrphaned", f"volume {name} is an orphan: weft volume reclaim {name}")
         if status.reason == NODE_DELETED:
             return Waiting("volumesApart", f"volume {name}: {status.message}")
         if spec.encrypted and not record_of(placed_workload).needs(spec_of(placed_workload)).machine:
             what = f"volume {name} is encrypted, and {placed_workload.envelope.kind}s can't read encrypted volumes"
             return Waiting("volumeNotReady", f"{what}; give it to a VM")
-        origin = spec.origin
+        origin = read_origin(item)
         if origin is not None and item.status(VolumeStatus).node_uid is None and not find_data(view, item.uid):
             begins = record_of(placed_workload).origin(spec_of(placed_workload))
             if begins is None or begins.snapshot != origin.snapshot:

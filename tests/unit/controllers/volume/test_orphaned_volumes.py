@@ -8,7 +8,7 @@ import pytest
 from weft.controllers.volume.orphans import OrphanedVolumes
 from weft.informer.view import Item, make_view
 from weft.kinds.backup import BACKUP, BackupSpec, BackupStatus
-from weft.kinds.volume import VOLUME, VolumeOrphan, VolumeSpec
+from weft.kinds.volume import VOLUME, VolumeMarks, VolumeOrphan, VolumeSpec
 
 LOST, DAY = 1_000_000.0, 86400.0
 
@@ -17,7 +17,9 @@ def is_deleted(age: float, **backup: object) -> bool:
     """Whether the disk goes ``age`` seconds after its node came back, a day after it was lost."""
     view = make_view()
     about = VolumeOrphan(of="vm/web", workload_uid="w", node="n1", since=LOST + DAY, lost_at=LOST)
-    volume = Item(VOLUME.make("kept", VolumeSpec(size=1 << 30, orphan=about), LOST, project="default"))
+    volume = Item(
+        VOLUME.make("kept", VolumeSpec(size=1 << 30), LOST, project="default", marks=VolumeMarks(orphan=about))
+    )
     view.put_item(volume.key, volume)
     if backup:
         made = BACKUP.make("nightly", BackupSpec(of="vm/web", to="store"), LOST, project="default")

@@ -108,7 +108,7 @@ def make_parts(obj: Object, given: RestoreBackupInput, _: str) -> list[dict[str,
         return [snapshot, *_make_volumes(obj, given)[1:]]
     volumes = {disk: (one.get("size", 0), given.pool) for disk, one in disks.items()}
     made = make_restored_volumes(volumes, given.new_name, name)
-    return [snapshot, *({**one, "name": _name_volume(given, one["spec"]["origin"]["disk"])} for one in made)]
+    return [snapshot, *({**one, "name": _name_volume(given, one["marks"]["origin"]["disk"])} for one in made)]
 
 
 def _is_of_vm(obj: Object) -> bool:
@@ -123,11 +123,8 @@ def _make_volumes(obj: Object, given: RestoreBackupInput) -> list[dict[str, Any]
             "kind": "volume",
             "name": given.new_name if is_one else _name_volume(given, name),
             **({"labels": given.labels} if given.labels else {}),
-            "spec": {
-                "size": disk.get("size", 0),
-                **({"pool": given.pool} if given.pool != LOCAL else {}),
-                "origin": {"snapshot": snapshot, "disk": name, "alone": True},
-            },
+            "spec": {"size": disk.get("size", 0), **({"pool": given.pool} if given.pool != LOCAL else {})},
+            "marks": {"origin": {"snapshot": snapshot, "disk": name, "alone": True}},
         }
         for name, disk in sorted(dig(obj, "status.disks", {}).items())
     ]

@@ -91,11 +91,8 @@ def make_restored_volumes(volumes: Mapping[str, tuple[int, str]], vm: str, snaps
         {
             "kind": "volume",
             "name": name_volume(vm, name),
-            "spec": {
-                "size": size,
-                **({"pool": pool} if pool else {}),
-                "origin": {"snapshot": snapshot, "disk": name},
-            },
+            "spec": {"size": size, **({"pool": pool} if pool else {})},
+            "marks": {"origin": {"snapshot": snapshot, "disk": name}},
         }
         for name, (size, pool) in volumes.items()
         if name != ROOT

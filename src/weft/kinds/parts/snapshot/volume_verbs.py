@@ -31,12 +31,12 @@ class RestoreVolumeInput(msgspec.Struct, kw_only=True):
 
 def is_made_alone(obj: Object) -> bool:
     """Whether a volume's data comes from a snapshot without a VM, and isn't there yet."""
-    return bool(dig(obj, "spec.origin.alone", False)) and not dig(obj, "status.node_uid")
+    return bool(dig(obj, "marks.origin.alone", False)) and not dig(obj, "status.node_uid")
 
 
 def is_going_back(obj: Object) -> bool:
     """Whether a volume's last restore in place is neither done nor given up."""
-    return int(dig(obj, "spec.restore.generation", 0) or 0) > int(dig(obj, "status.restored", 0) or 0)
+    return int(dig(obj, "actions.restore.generation", 0) or 0) > int(dig(obj, "status.restored", 0) or 0)
 
 
 def refuse_vms_volume(volume: Object) -> None:
@@ -76,7 +76,7 @@ def _refuse_unavailable(volume: Object) -> None:
 
 def _refuse_going_back(volume: Object) -> None:
     if is_going_back(volume):
-        what, source = f"volume/{volume['name']}", dig(volume, "spec.restore.snapshot", "")
+        what, source = f"volume/{volume['name']}", dig(volume, "actions.restore.snapshot", "")
         raise IllegalTransition(
             f"{what} is being restored from snapshot/{source}",
             reason="isRestoring",
@@ -126,7 +126,7 @@ def list_mounted(spec: Mapping[str, Any]) -> list[str]:
 
 
 def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
-    """The spec of a volume that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
+    """What is asked of a volume that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"volume/{obj['name']}", f"snapshot/{given.snapshot}"
     as_new = (
         f"restore it under a new name: weft volume restore {obj['name']} --snapshot {given.snapshot} --new-name NAME"
@@ -170,7 +170,7 @@ def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
             hint=as_new,
         )
     restore = {"snapshot": given.snapshot, "keep": given.keep, "generation": obj["generation"] + 1}
-    return {**obj["spec"], "restore": restore}
+    return {"restore": restore}
 
 
 def find_disk(snapshot: Object, disk: str) -> tuple[str, int, str]:
@@ -200,7 +200,8 @@ def make_volume(snapshot: Object, name: str, disk: str) -> dict[str, Any]:
     return {
         "kind": "volume",
         "name": name,
-        "spec": {"size": size, **({"pool": pool} if pool else {}), "origin": origin},
+        "spec": {"size": size, **({"pool": pool} if pool else {})},
+        "marks": {"origin": origin},
     }
 
 
@@ -211,7 +212,7 @@ VOLUME_VERBS = (
         "Go back to a snapshot of the volume",
         input=RestoreVolumeInput,
         reads=lambda _, given: [("snapshot", given.snapshot)],
-        change=_restore,
+        act=_restore,
         needs="write",
     ),
 )
