@@ -310,7 +310,14 @@ SNAPSHOT = Kind(
     access=Access(
         readers="project",
         status_writer="snapshots",
-        mark_writers=dict.fromkeys(SnapshotMarks.__struct_fields__, ()),
+        mark_writers={
+            **dict.fromkeys(SnapshotMarks.__struct_fields__, ()),
+            "automatic": ("snapshots", "restores", "volumes", "backups", "replications", "replicas", "images"),
+            "image": ("restores", "backups", "replications", "replicas", "images"),
+            "backup": ("backups",),
+            "replica": ("replicas",),
+            "pool": ("replicas",),
+        },
         node_reads="kept",
     ),
     admission=Admission(
