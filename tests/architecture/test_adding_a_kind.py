@@ -101,7 +101,7 @@ ENTRIES = {
     ),
     "controllers/registry.py": (
         ("from weft.controllers.node.drain_controller import Drain\n", "from weft.controllers.toy import Toys\n"),
-        ("    lambda _: Networks(),\n", "    lambda _: Toys(),\n"),
+        ("    Registered(lambda *_: Networks()),\n", "    Registered(lambda *_: Toys()),\n"),
     ),
 }
 
@@ -112,6 +112,7 @@ import weft.kinds.toy
 from tests.scenario.api_lab import ApiLab
 from weft.cli.app import run
 from weft.contracts.clock import SystemClock
+from weft.controllers.registry import Needs
 from weft.launch.server.controllers import decide
 
 
@@ -143,7 +144,7 @@ with tempfile.TemporaryDirectory() as folder:
     lab = ApiLab(place)
     os.environ["WEFT_CONTEXT"] = str(lab.context_path)
     deciding = asyncio.run_coroutine_threadsafe(
-        decide(lab.store, lab.journal, lab.clock, images=place / "images", holder="test", strategy="least-loaded"),
+        decide(lab.store, lab.journal, lab.clock, Needs(images=place / "images"), holder="test", strategy="least-loaded"),
         lab.loop,
     )
     try:

@@ -18,6 +18,9 @@ import msgspec
 from weft.agent.state.lease import Stage, find_stage
 from weft.contracts.journal import Event
 from weft.contracts.store import AtRevision, Batch, Delete, Precondition, PreconditionFailed, Put, Write, epoch_of
+from weft.controllers.asking import Asking
+from weft.controllers.registry import CONTROLLERS, Needs, Registered
+from weft.informer.leader_lease import LeaderLease
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Step
 from weft.kinds.container import ContainerSpec, check_container
 from weft.kinds.endpoint import EndpointSpec
@@ -365,16 +368,22 @@ class Lab:
         for node in self.nodes.values():
             await node.die()
 
-    def start_controllers(self, holder: str = "here", **settings: Any) -> None:
+    def start_controllers(
+        self, holder: str = "here", *, more: Sequence[Callable[[LeaderLease], Asking]] = (), **settings: Any
+    ) -> None:
+        """``more``: controllers beside those that have what they need."""
+        given = {"images": self.folder / "images", "allow_fetch": [str(self.folder), "127.0.0.0/8"], **settings}
+        needs = Needs(**{name: given.pop(name) for name in Needs.__struct_fields__ if name in given})
         self._controllers = asyncio.ensure_future(
             decide(
                 self.store,
                 self.journal,
                 self.clock,
-                images=self.folder / "images",
+                needs,
                 holder=holder,
                 strategy=self._strategy,
-                **{"allow_fetch": [str(self.folder), "127.0.0.0/8"], **settings},
+                controllers=[*CONTROLLERS, *(Registered(lambda lease, _, make=make: make(lease)) for make in more)],
+                **given,
             )
         )
 

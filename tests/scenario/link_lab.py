@@ -16,8 +16,10 @@ from tests.scenario.api_lab import ApiLab
 from weft.client.answer import raise_problem
 from weft.client.cluster.peer import PeerLink, ask_hello
 from weft.client.cluster.witness import ask_witness
+from weft.controllers.asking import run_asking
 from weft.controllers.cluster import controller, plan
-from weft.controllers.cluster.controller import Clusters, in_thread
+from weft.controllers.cluster.controller import Clusters
+from weft.controllers.cluster.requests import in_thread
 from weft.controllers.failover import controller as witness_controller
 from weft.controllers.failover.controller import Witnesses
 from weft.informer.cache import Cache
@@ -52,13 +54,13 @@ class Side(ApiLab):
                 lambda sealed, place: unseal(self.settings.seal_key, sealed, place),
                 lambda link: in_thread(lambda: self.ask(link)),
             )
-            group.create_task(clusters.run())
+            group.create_task(run_asking(clusters, lease))
             witnesses = Witnesses(
                 lease,
                 lambda sealed, place: unseal(self.settings.seal_key, sealed, place),
                 lambda link, requests: in_thread(lambda: self.ask_witness(link, requests)),
             )
-            group.create_task(witnesses.run())
+            group.create_task(run_asking(witnesses, lease))
 
     def link_token(self, name: str, **terms: Any) -> str:
         made = self.client.create({"kind": "token", "spec": {"use": "link", "link": {"name": name, **terms}}})

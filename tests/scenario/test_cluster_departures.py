@@ -75,7 +75,7 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
         await lab.put("volume", "extra", {"size": 1 << 20}, finalizers=("volume",))
         await lab.put("cluster", "west", SPEC, project=None, status=ClusterStatus(phase="Linked"))
         await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
-        lab.start_controllers(make_departures=lambda lease: Departures(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(more=[lambda lease: Departures(lease, lambda *_: b"t", ask, perform)])
         await lab.add_node("n1")
         lab.nodes["west/w1"] = Elsewhere()  # type: ignore[assignment]
         await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])
@@ -116,7 +116,7 @@ async def test_a_guest_is_not_let_go_on_here_by_an_old_report_that_it_stays(tmp_
         lab.begin.append(World(stops_at="migrating", fails_at="switching"))
         await lab.kill_controllers()
         await lab.put("cluster", "west", SPEC, project=None, status=ClusterStatus(phase="Linked"))
-        lab.start_controllers(make_departures=lambda lease: Departures(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(more=[lambda lease: Departures(lease, lambda *_: b"t", ask, perform)])
         node = await lab.add_node("n1")
         lab.nodes["west/w1"] = Elsewhere()  # type: ignore[assignment]
         await lab.put_vm("web", networks=["default"])

@@ -14,8 +14,9 @@ from weft.client.cluster.hold import ArmingAnswer, Hold
 from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
+from weft.controllers.cluster.requests import SETTLED_SECONDS
 from weft.controllers.delegation.controller import Delegations
-from weft.controllers.delegation.perform import SETTLED_SECONDS, Place
+from weft.controllers.delegation.perform import Place
 from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
@@ -74,7 +75,7 @@ async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_
         far = Far(lab)
         await lab.put("cluster", "west", SPEC, project=None)
         lab.start_controllers(
-            make_clusters=lambda lease: Clusters(lease, lambda sealed, place: f"{sealed} of {place}".encode(), far.ask)
+            more=[lambda lease: Clusters(lease, lambda sealed, place: f"{sealed} of {place}".encode(), far.ask)]
         )
         status = await far.until("Linked")
         assert (status.epoch, status.protocol, status.clock_offset_seconds) == ("e", 1, 0.0)
@@ -129,7 +130,7 @@ async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None
         lab.creator = "cluster:west"
         theirs = await lab.put("replica", "web", {"of": "vm/web", "origin": "o", "disks": {"root": 1}})
         lab.start_controllers(
-            make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
+            more=[lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)]
         )
         await until(ours.key, "OnlyHere")
         claims = {"o": Claim(Generation(1, "o"), "west"), ours.uid: Claim(Generation(1, ours.uid), "east")}
@@ -167,7 +168,7 @@ async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: P
         spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
         await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
         web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
-        lab.start_controllers(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(more=[lambda lease: Delegations(lease, lambda *_: b"t", ask, perform)])
 
         async def runs() -> bool:
             envelope = await lab.get(web.key)
@@ -210,7 +211,7 @@ async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_
         spec = msgspec.structs.replace(SPEC, projects={"default": "lab"}, sealed={TOKEN: "s"})
         await lab.put("cluster", "west", spec, project=None, status=ClusterStatus(phase="Linked"))
         web = await lab.put("delegation", "web", {"cluster": "west", "workload": "vm", "template": {"image": "tiny"}})
-        lab.start_controllers(make_delegations=lambda lease: Delegations(lease, lambda *_: b"t", ask, perform))
+        lab.start_controllers(more=[lambda lease: Delegations(lease, lambda *_: b"t", ask, perform)])
 
         async def was_sent() -> bool:
             return "put" in done
@@ -270,7 +271,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
         )
         with mock.patch.object(facts, "PROMISE_SECONDS", 1e-6):
             lab.start_controllers(
-                make_witnesses=lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)
+                more=[lambda lease: Witnesses(lease, lambda *_: f"east.{'e' * 64}.{'c' * 64}".encode(), ask)]
             )
 
             async def is_primary() -> bool:
@@ -333,7 +334,7 @@ async def test_a_vm_is_held_before_its_replica_may_take_over(tmp_path: Path) -> 
 
             await lab.until(there)
 
-        lab.start_controllers(make_witnesses=make)
+        lab.start_controllers(more=[make])
         await until("begin")
         await node.write_report(guards={vm.uid: "ready"})
         await until("hold")

@@ -423,7 +423,7 @@ async def a_guest_went_on_by_a_move_that_the_store_has_lost(tmp_path: Path) -> N
 async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_lost(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.kill_controllers()
-        lab.start_controllers(make_departures=lambda lease: Departures(lease, None))  # there is no link to ask over
+        lab.start_controllers(more=[lambda lease: Departures(lease, None)])  # there is no link to ask over
         node = await lab.add_node("n1")
         await lab.put("volume", "data", {"size": 1 << 20}, finalizers=("volume",))
         await lab.put_vm("web", volumes=["data"], networks=["default"], publish=["8080:80"])

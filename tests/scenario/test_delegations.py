@@ -15,6 +15,8 @@ from tests.scenario.link_lab import Side, two_sides
 from weft.client.cluster.peer import PeerLink
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.store import Delete
+from weft.controllers.asking import run_asking
+from weft.controllers.cluster import requests
 from weft.controllers.delegation import controller, perform
 from weft.controllers.delegation.controller import Delegations
 from weft.controllers.delegation.plan import Act, Seen
@@ -36,7 +38,7 @@ VM = {"image": "tiny", "memory": "128M"}
 def sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Side, Side]]:
     """East, which delegates to west."""
     monkeypatch.setattr(controller, "ASK_SECONDS", 0.2)
-    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(requests, "SETTLED_SECONDS", 0.0)
     with two_sides(tmp_path) as (east, west):
         for side in (east, west):
             side.client.create({"kind": "image", "name": "tiny", "project": "default", "spec": {"url": URL}})
@@ -55,7 +57,7 @@ async def delegate(side: Side) -> None:
         await lease.begin()
         group.create_task(lease.keep())
         keeper = Delegations(lease, lambda sealed, place: unseal(side.settings.seal_key, sealed, place))
-        group.create_task(keeper.run())
+        group.create_task(run_asking(keeper, lease))
 
 
 def create(side: Side, name: str, template: dict[str, Any] = VM, **more: Any) -> dict[str, Any]:
@@ -239,7 +241,7 @@ def test_a_request_without_an_answer_may_still_arrive_after_the_deletion(
 
     real = perform.perform_acts
     monkeypatch.setattr(controller, "perform_acts", hold_back)
-    monkeypatch.setattr(controller, "SETTLED_SECONDS", 3600.0)
+    monkeypatch.setattr(requests, "SETTLED_SECONDS", 3600.0)
     create(east, "web")
     ends = time.monotonic() + 60.0
     while not late:
@@ -251,5 +253,5 @@ def test_a_request_without_an_answer_may_still_arrive_after_the_deletion(
     monkeypatch.setattr(controller, "perform_acts", real)
     real(*late[0], SystemClock())  # it arrives
     end(west, "web")
-    monkeypatch.setattr(controller, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(requests, "SETTLED_SECONDS", 0.0)
     until_gone(east, "delegation", "web")

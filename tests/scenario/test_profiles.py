@@ -113,7 +113,7 @@ class ProfilesLab:
             await node.heartbeat()
 
     def start(self) -> None:
-        self.lab.start_controllers(make_profiles=lambda lease: Profiles(lease, self.past, self.analyst))
+        self.lab.start_controllers(more=[lambda lease: Profiles(lease, self.past, self.analyst)])
 
     async def profile(self, name: str, kind: str = "workloadprofile") -> Envelope | None:
         found = [one for one in await self.lab.every(kind) if one.name == name]

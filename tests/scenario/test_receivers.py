@@ -60,9 +60,11 @@ class TellingLab(Lab):
     def start(self, holder: str = "here") -> None:
         self.start_controllers(
             holder,
-            make_receivers=lambda lease: Receivers(
-                lease, self.events, self.told, lambda sealed, place: f"{sealed} of {place}".encode()
-            ),
+            more=[
+                lambda lease: Receivers(
+                    lease, self.events, self.told, lambda sealed, place: f"{sealed} of {place}".encode()
+                )
+            ],
         )
 
     async def put_receiver(self, name: str = "hook", url: str = "http://a/", **spec: Any) -> Envelope:

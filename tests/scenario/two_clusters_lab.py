@@ -14,10 +14,10 @@ import pytest
 from tests.scenario.link_lab import Side, two_sides
 from tests.scenario.migration_lab import MovingLab, World
 
+from weft.controllers.cluster import requests
 from weft.controllers.departure import controller
 from weft.controllers.departure.controller import Departures
-from weft.controllers.loop import run_controller
-from weft.controllers.registry import CONTROLLERS
+from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
 from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease
@@ -63,10 +63,14 @@ class Cluster:
             await lease.begin()
             group.create_task(lease.keep())
             group.create_task(Scheduler(lease, "least_loaded", update_status=set_placed_status).run())
-            for make in CONTROLLERS:
-                group.create_task(run_controller(make(lease), lease))
-            keeper = Departures(lease, lambda sealed, place: unseal(side.settings.seal_key, sealed, place))
-            group.create_task(keeper.run())
+            needs = Needs(
+                images=side.folder / "images",
+                unseal=lambda sealed, place: unseal(side.settings.seal_key, sealed, place),
+            )
+            mine = [one for one in CONTROLLERS if not one.needs]
+            departures = Registered(lambda lease, needs: Departures(lease, needs.unseal))
+            for run in list_runs(lease, needs, [*mine, departures]):
+                group.create_task(run)
 
     def close(self) -> None:
         self.task.cancel()
@@ -121,7 +125,7 @@ def two_clusters(folder: Path, worlds: list[World]) -> Iterator[tuple[Cluster, C
     """East, whose VMs may migrate to west. ``worlds``: what the next tries are like."""
     with pytest.MonkeyPatch.context() as patch, two_sides(folder) as (east, west):
         patch.setattr(controller, "ASK_SECONDS", 0.1)
-        patch.setattr(controller, "SETTLED_SECONDS", 0.0)
+        patch.setattr(requests, "SETTLED_SECONDS", 0.0)
         shared: dict[str, World] = {}
         sides = Cluster(east, "e1", shared, worlds), Cluster(west, "w1", shared, worlds)
         sides[0].lab.nodes["west/w1"] = Across(sides[1].node, west.loop)  # type: ignore[assignment]

@@ -37,6 +37,7 @@ from weft.api.context import ApiContext, Settings
 from weft.api.node.join import make_node
 from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
+from weft.controllers.registry import Needs
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeSpec
 from weft.kinds.token import TOKEN as TOKENS
@@ -233,8 +234,8 @@ class Fabric:
             self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_controllers
         )
         work = controllers.decide(
-            store, Journal(), self.clock,
-            images=self.folder / "images", holder=f"controllers {self.terms}", strategy="least_loaded",
+            store, Journal(), self.clock, Needs(images=self.folder / "images"),
+            holder=f"controllers {self.terms}", strategy="least_loaded",
         )  # fmt: skip
         part.spawn(work).add_done_callback(self.note_end)
 

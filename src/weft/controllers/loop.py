@@ -88,6 +88,10 @@ class Queue:
             heapq.heappush(self._later, (due, key))
             self._wake.ring()
 
+    def drop_later(self, key: str) -> None:
+        """Forget the time of ``add_later``."""
+        self._due.pop(key, None)
+
     def failed(self, key: str) -> None:
         """Plan it again: at once after the first failure, then after growing pauses."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1

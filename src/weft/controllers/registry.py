@@ -1,25 +1,41 @@
-"""The controllers that the loop runs, one line each."""
+"""The controllers, one line each, with what they need beside the store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+import msgspec
+
+from weft.contracts.history import History
 from weft.controllers.accounting.controller import Accounting
+from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
 from weft.controllers.arrival.controller import Arrivals
+from weft.controllers.asking import Asking, run_asking
 from weft.controllers.backup.controller import Backups
 from weft.controllers.backup.expiry import BackupExpiry
 from weft.controllers.backup.policy import BackupPolicies
 from weft.controllers.backup.repository import BackupRepositories
+from weft.controllers.cluster.controller import Clusters
 from weft.controllers.conversion.controller import Conversions
+from weft.controllers.delegation.controller import Delegations
+from weft.controllers.departure.controller import Departures
+from weft.controllers.deployment.controller import Deployments
 from weft.controllers.device.controller import Devices
 from weft.controllers.device.rollout import DeviceRollouts
+from weft.controllers.failover.controller import Witnesses
 from weft.controllers.function.away import FunctionsAway
+from weft.controllers.function.code import Code
 from weft.controllers.garbage_collector import Garbage
+from weft.controllers.image.controller import Images, MakeBundle
+from weft.controllers.image.credentials import Unseal
 from weft.controllers.image.making import MadeImages
 from weft.controllers.image.warm import WarmImages
 from weft.controllers.job.controller import Jobs
-from weft.controllers.loop import Controller
+from weft.controllers.loop import Controller, run_controller
+from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
 from weft.controllers.migration.ahead import PlansAhead
 from weft.controllers.migration.controller import Migrations
 from weft.controllers.network.addresses import Addresses
@@ -28,9 +44,13 @@ from weft.controllers.network.security_groups import SecurityGroups
 from weft.controllers.node.controller import Nodes
 from weft.controllers.node.drain_controller import Drain
 from weft.controllers.pool.controller import Pools
+from weft.controllers.profile.controller import Analyses, Profiles
 from weft.controllers.quota.controller import Quotas
 from weft.controllers.rebalance.controller import Rebalancing
 from weft.controllers.rebalance.policy import RebalancePolicies
+from weft.controllers.receiver.controller import Receivers
+from weft.controllers.receiver.outbox import EventReader
+from weft.controllers.receiver.sender import Send
 from weft.controllers.recovery.controller import RecoveryPlans
 from weft.controllers.replica.controller import Replicas
 from weft.controllers.replication.controller import Replications
@@ -46,44 +66,100 @@ from weft.controllers.volume.unbegun import UnbegunVolumes
 from weft.controllers.workload.controller import Workloads
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent
+from weft.kinds.parts.function_code import CODE_FOLDER
+from weft.objects.errors import Unavailable
+from weft.telemetry.metrics.database import make_off
+from weft.telemetry.metrics.sample import Sample
 
-CONTROLLERS: tuple[Callable[[LeaderLease], Controller], ...] = (
-    lambda _: Addresses(),
-    lambda _: Networks(),
-    lambda _: SecurityGroups(),
-    lambda _: Services(),
-    lambda lease: Workloads(partial(find_silent, lease.cache)),
-    lambda lease: Nodes(lease.store, lease.clock),
-    lambda lease: Volumes(partial(find_silent, lease.cache)),
-    lambda lease: Snapshots(partial(find_silent, lease.cache)),
-    lambda _: UnbegunVolumes(),
-    lambda _: OrphanedVolumes(),
-    lambda _: Restores(),
-    lambda _: ScheduledSnapshots(),
-    lambda _: Backups(),
-    lambda _: BackupRepositories(),
-    lambda _: BackupPolicies(),
-    lambda _: BackupExpiry(),
-    lambda _: Replications(),
-    lambda _: Replicas(),
-    lambda _: RecoveryPlans(),
-    lambda _: UnexplainedSnapshots(),
-    lambda _: Pools(),
-    lambda _: NetworkTopologies(),
-    lambda _: Devices(),
-    lambda _: DeviceRollouts(),
-    lambda _: FunctionsAway(),
-    lambda _: Migrations(),
-    lambda lease: Arrivals(partial(find_silent, lease.cache)),
-    lambda _: PlansAhead(),
-    lambda _: Conversions(),
-    lambda _: Rebalancing(),
-    lambda _: RebalancePolicies(),
-    lambda _: Drain(),
-    lambda _: Jobs(),
-    lambda _: WarmImages(),
-    lambda _: MadeImages(),
-    lambda _: Quotas(),
-    lambda _: Garbage(),
-    lambda lease: Accounting(lease.store, lease.clock),
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """What controllers have beside store, clock and journal of events. Who needs what isn't there doesn't run."""
+
+    images: Path  # the folder of images' files
+    make_bundle: MakeBundle | None = None
+    unseal: Unseal | None = None  # decrypts what is sealed: secrets, tokens of linked clusters
+    allow_fetch: Sequence[str] = ()  # which of the machine's own places images may come from
+    put_samples: Callable[[Sequence[Sample]], None] | None = None  # takes the samples of metrics
+    read_ends: Callable[[], Mapping[str, float]] = dict  # when the server's certificates end, in unix seconds by name
+    metrics_interval: float = INTERVAL_SECONDS
+    evaluator: Evaluates | Unevaluated | None = None  # of alert rules
+    journal: EventReader | None = None  # whose events receivers are told of
+    send: Send | None = None
+    history: History | Unavailable = msgspec.field(default_factory=make_off)  # or why there is none
+    analyst: Analyses | None = None  # does the arithmetic of profiles
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A controller. ``needs`` names the fields of Needs without which it doesn't run."""
+
+    make: Callable[[LeaderLease, Any], Controller | Asking]
+    needs: tuple[str, ...] = ()
+
+
+CONTROLLERS: tuple[Registered, ...] = (
+    Registered(lambda *_: Addresses()),
+    Registered(lambda *_: Networks()),
+    Registered(lambda *_: SecurityGroups()),
+    Registered(lambda *_: Services()),
+    Registered(lambda lease, _: Workloads(partial(find_silent, lease.cache))),
+    Registered(lambda lease, _: Nodes(lease.store, lease.clock)),
+    Registered(lambda lease, _: Volumes(partial(find_silent, lease.cache))),
+    Registered(lambda lease, _: Snapshots(partial(find_silent, lease.cache))),
+    Registered(lambda *_: UnbegunVolumes()),
+    Registered(lambda *_: OrphanedVolumes()),
+    Registered(lambda *_: Restores()),
+    Registered(lambda *_: ScheduledSnapshots()),
+    Registered(lambda *_: Backups()),
+    Registered(lambda *_: BackupRepositories()),
+    Registered(lambda *_: BackupPolicies()),
+    Registered(lambda *_: BackupExpiry()),
+    Registered(lambda *_: Replications()),
+    Registered(lambda *_: Replicas()),
+    Registered(lambda *_: RecoveryPlans()),
+    Registered(lambda *_: UnexplainedSnapshots()),
+    Registered(lambda *_: Pools()),
+    Registered(lambda *_: NetworkTopologies()),
+    Registered(lambda *_: Devices()),
+    Registered(lambda *_: DeviceRollouts()),
+    Registered(lambda *_: FunctionsAway()),
+    Registered(lambda *_: Migrations()),
+    Registered(lambda lease, _: Arrivals(partial(find_silent, lease.cache))),
+    Registered(lambda *_: PlansAhead()),
+    Registered(lambda *_: Conversions()),
+    Registered(lambda *_: Rebalancing()),
+    Registered(lambda *_: RebalancePolicies()),
+    Registered(lambda *_: Drain()),
+    Registered(lambda *_: Jobs()),
+    Registered(lambda *_: WarmImages()),
+    Registered(lambda *_: MadeImages()),
+    Registered(lambda *_: Quotas()),
+    Registered(lambda *_: Garbage()),
+    Registered(lambda lease, _: Accounting(lease.store, lease.clock)),
+    Registered(lambda lease, needs: Deployments(lease, needs.history)),
+    Registered(lambda lease, needs: Images(needs.images, lease, needs.make_bundle, needs.unseal, needs.allow_fetch)),
+    Registered(lambda lease, needs: Code(needs.images / CODE_FOLDER, lease)),
+    Registered(
+        lambda lease, needs: Recorder(lease, needs.put_samples, needs.read_ends, needs.metrics_interval),
+        ("put_samples",),
+    ),
+    Registered(lambda lease, needs: Alerts(lease, needs.evaluator), ("evaluator",)),
+    Registered(lambda lease, needs: Receivers(lease, needs.journal, needs.send, needs.unseal), ("journal", "send")),
+    Registered(lambda lease, needs: Profiles(lease, needs.history, needs.analyst), ("analyst",)),
+    Registered(lambda lease, needs: Clusters(lease, needs.unseal), ("unseal",)),
+    Registered(lambda lease, needs: Witnesses(lease, needs.unseal), ("unseal",)),
+    Registered(lambda lease, needs: Delegations(lease, needs.unseal), ("unseal",)),
+    Registered(lambda lease, needs: Departures(lease, needs.unseal), ("unseal",)),
 )
+
+
+def list_runs(
+    lease: LeaderLease, needs: Needs, registered: Sequence[Registered] = CONTROLLERS
+) -> list[Coroutine[Any, Any, None]]:
+    """What runs each controller that has what it needs, while ``lease`` is held."""
+    runs = []
+    for one in registered:
+        if all(getattr(needs, name) is not None for name in one.needs):
+            controller = one.make(lease, needs)
+            run = run_asking(controller, lease) if isinstance(controller, Asking) else run_controller(controller, lease)
+            runs.append(run)
+    return runs

@@ -6,7 +6,6 @@ on: what is due is in the statuses."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -15,6 +14,7 @@ import msgspec
 from weft.contracts.journal import Event
 from weft.controllers.alert.rules import MOST_RULES, bound_expr, choose_rules, write_rules
 from weft.controllers.alert.state import next_status
+from weft.controllers.asking import Asking, Later
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item, View
@@ -22,7 +22,7 @@ from weft.kinds.alert_rule import AlertRuleSpec, AlertRuleStatus
 from weft.kinds.fields.alert.notification import FIRING
 from weft.kinds.silence import SilenceSpec
 from weft.objects.envelope import Condition, merge_part, set_condition
-from weft.objects.errors import StoreUnavailable, WeftError
+from weft.objects.errors import WeftError
 from weft.telemetry.metrics.evaluator import Evaluated
 
 SOURCE = "alerts"
@@ -31,7 +31,6 @@ NO_RESULT = "noResult"
 AWAY_SECONDS = 30.0  # that it may be away, as when it is started again, before rules say so
 _BATCH = 100
 _MOST_PAUSE_SECONDS = 5.0
-_log = logging.getLogger("weft.alerts")
 
 
 class Evaluates(Protocol):
@@ -53,29 +52,21 @@ class Unevaluated(msgspec.Struct, frozen=True):
     message: str
 
 
-class Alerts:
+class Alerts(Asking):
+    name = "alerts"
+    always = ("alerts",)
+
     def __init__(self, leadership: LeaderLease, evaluator: Evaluates | Unevaluated) -> None:
         self._leadership, self._evaluator = leadership, evaluator
         self._written = b""
         self._read_at = leadership.clock.elapsed()
         self._unwritten: Unevaluated | None = None
 
-    async def run(self) -> None:
-        """Keep them for ever. Raises LeadershipLost."""
-        clock, evaluator = self._leadership.clock, self._evaluator
-        pause = (
-            1.0 if isinstance(evaluator, Unevaluated) else min(_MOST_PAUSE_SECONDS, max(0.2, evaluator.interval / 4))
-        )
-        while True:
-            try:
-                await self.step()
-            except StoreUnavailable:
-                pass
-            except WeftError:
-                raise
-            except Exception:  # a defect here must not end the controllers
-                _log.exception("alerts can't be kept")
-            await clock.sleep(pause)
+    async def take_turn(self, key: str) -> Later:
+        await self.step()
+        if isinstance(self._evaluator, Unevaluated):
+            return {key: 1.0}
+        return {key: min(_MOST_PAUSE_SECONDS, max(0.2, self._evaluator.interval / 4))}
 
     async def step(self) -> None:
         """One round."""

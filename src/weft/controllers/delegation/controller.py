@@ -1,4 +1,4 @@
-"""Has linked clusters run what is delegated to them, and notes how it is there: one task for each cluster, so that one which hangs
+"""Has linked clusters run what is delegated to them, and notes how it is there: a turn for each cluster, so that one which hangs
 delays no other.
 
 Reads delegations and clusters; writes delegation.status, and releases the finalizer "delegation" once the other cluster has the
@@ -8,23 +8,21 @@ there first."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
 
 import msgspec
 
 from weft.client.cluster.peer import PeerLink
 from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
-from weft.contracts.wakeup import Wake
-from weft.controllers.cluster.controller import in_thread
+from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
-from weft.controllers.cluster.turns import Turns
-from weft.controllers.delegation.perform import NOT_BEGUN, SETTLED_SECONDS, Place, list_seen, perform_acts
+from weft.controllers.cluster.requests import Unanswered, in_thread
+from weft.controllers.delegation.perform import Place, list_seen, perform_acts
 from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, Turn, plan_turn, plan_unreachable
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.leader_lease import LeaderLease
-from weft.informer.view import Changed, Item, has_changed
+from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import (
     DELEGATION,
@@ -35,7 +33,7 @@ from weft.kinds.delegation import (
     DelegationStatus,
 )
 from weft.kinds.fields.cluster.link import find_project_there
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import WeftError
 from weft.objects.identity import object_key
 
 ASK_SECONDS = 3.0
@@ -48,10 +46,9 @@ Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[Listed]]
 Perform = Callable[[PeerLink, Sequence[Act]], Awaitable[list[Seen | WeftError]]]
 
 
-class Delegations:
-    """``run`` works while ``leadership`` is held."""
-
+class Delegations(Asking):
     name = "delegations"
+    kinds = (DELEGATION.name,)
 
     def __init__(
         self, leadership: LeaderLease, unseal: Unseal | None, ask: Ask | None = None, perform: Perform | None = None
@@ -59,38 +56,22 @@ class Delegations:
         self._leadership, self._unseal = leadership, unseal
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
         self._clock = leadership.clock
-        self._wake = Wake(self._clock)
-        self._turns = Turns(self._wake, "the delegations to cluster %s can't be kept")  # by the cluster's name
-        self._began = self._clock.elapsed()
         self._failing: dict[str, float] = {}  # since when a cluster's lists fail
-        self._stuck: dict[str, float] = {}  # when an act had no answer, by the delegation's key
+        self._unanswered = Unanswered(self._clock)
 
-    async def run(self) -> None:
-        """Raises LeadershipLost when the lease ends."""
-        wake = self._wake
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        return [change.item.spec(DelegationSpec).cluster] if has_changed(change, _read_asked) else ()
 
-        def notice(changes: Sequence[Changed]) -> None:
-            if any(has_changed(change, _read_asked) for change in changes):
-                wake.ring()
+    async def take_turn(self, key: str) -> Later:
+        """``key``: the cluster's name."""
+        again = await self._serve(key)
+        if self._leadership.cache.view.count(DELEGATIONS_BY_CLUSTER, key):
+            return {key: 0.0 if again else ASK_SECONDS}
+        self._failing.pop(key, None)
+        return {}
 
-        unsubscribe = self._leadership.cache.subscribe(notice, (DELEGATION.name,))
-        try:
-            while True:
-                self._begin()
-                await wake.wait(ASK_SECONDS)
-        finally:
-            unsubscribe()
-            self._turns.cancel()
-
-    def _begin(self) -> None:
-        """Begin the turn of each cluster that has none now. Raises LeadershipLost."""
-        self._turns.collect()
-        view = self._leadership.cache.view
-        names = {item.spec(DelegationSpec).cluster for item in view.of_kind(DELEGATION.name).values()}
-        for name in sorted(names):
-            self._turns.begin(name, name, partial(self._serve, name))
-
-    async def _serve(self, name: str) -> None:
+    async def _serve(self, name: str) -> bool:
+        """Whether what was noted is acted upon now."""
         view = self._leadership.cache.view
         cluster = view.get(object_key(CLUSTER.name, None, name))
         by_key = {item.key: item for item in view.find(DELEGATIONS_BY_CLUSTER, name)}
@@ -106,37 +87,31 @@ class Delegations:
             except WeftError as problem:
                 since = self._failing.setdefault(name, self._clock.elapsed())
                 if self._clock.elapsed() - since < SILENCE_SECONDS:
-                    return  # the cluster's own status tells soon
+                    return False  # the cluster's own status tells soon
                 listed = dict.fromkeys(places, problem)
         if link is None:
             status = cluster.status(ClusterStatus) if cluster is not None else None
             await self._note([(by_key[one.key], plan_unreachable(one, status), one.is_over) for one in ones])
-            return
+            return False
         turn = [plan_turn(one, listed.get(_place_of(one))) for one in ones]
         # What was refused, or had no answer, is tried again last.
-        turn.sort(key=lambda one: (one.key in self._stuck, one.one.status.refused == one.one.attempt))
+        turn.sort(key=lambda one: (one.key in self._unanswered, one.one.status.refused == one.one.attempt))
         acting = [one for one in turn if one.act is not None][:MOST_ACTS]
         answers = dict(zip([one.key for one in acting], await self._act(link, acting), strict=True))
         planned = [
-            (by_key[one.key], *one.end(answers.get(one.key), sure=self._is_sure(one.key, asked_at))) for one in turn
+            (by_key[one.key], *one.end(answers.get(one.key), sure=self._unanswered.is_sure(one.key, asked_at)))
+            for one in turn
         ]
-        if any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned):
-            self._turns.repeat(name)  # what is noted as begun is sent now
+        begun = any(status.begun and not by_key[item.key].status(DelegationStatus).begun for item, status, _ in planned)
         await self._note(planned)
+        return begun
 
     async def _act(self, link: PeerLink, acting: Sequence[Turn]) -> list[Seen | WeftError]:
         acts = [one.act for one in acting if one.act is not None]
         answers = await self._perform(link, acts) if acts else []
         for one, answer in zip(acting, answers, strict=True):
-            if not isinstance(answer, Unavailable):
-                self._stuck.pop(one.key, None)
-            elif answer is not NOT_BEGUN:
-                self._stuck[one.key] = self._clock.elapsed()
+            self._unanswered.note(one.key, answer)
         return answers
-
-    def _is_sure(self, key: str, asked_at: float) -> bool:
-        """Whether no request about it, of this leader's or of the one before, can have arrived there since ``asked_at``."""
-        return asked_at - max(self._began, self._stuck.get(key, 0.0)) >= SETTLED_SECONDS
 
     async def _note(self, planned: Sequence[tuple[Item, DelegationStatus, bool]]) -> None:
         commits = [commit for item, status, over in planned if (commit := plan_commit(item, status, over)) is not None]

@@ -9,19 +9,16 @@ from urllib.parse import urlencode
 import msgspec
 
 from weft.client.answer import raise_problem
-from weft.client.api import Client
-from weft.client.cluster.peer import PeerLink, connect_peer
+from weft.client.cluster.peer import PeerClient, PeerLink, connect_peer
 from weft.contracts.clock import Clock
+from weft.controllers.cluster.requests import ask_each
 from weft.controllers.delegation.plan import Act, Seen, read_seen
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 
 MOST_PAGE_BYTES = 32 << 20
 PAGE, MOST_PAGES = 100, 100  # workloads of a page, and pages of one project and kind
 LIST_SECONDS, ACT_SECONDS = 60.0, 30.0  # what doesn't begin within this is left to the next turn
-# So long after an act that had no answer, or after another leader may have sent one, it may still arrive there.
-SETTLED_SECONDS = 100.0
 TOO_LONG = "answerTooLong"
-NOT_BEGUN = Unavailable("it is left to the next turn")
 Place = tuple[str, str, str]  # kind, project there, and project here
 
 
@@ -51,7 +48,7 @@ def list_seen(link: PeerLink, places: Iterable[Place], clock: Clock) -> dict[Pla
     return found
 
 
-def _list(client: Client, kind: str, project: str, clock: Clock) -> dict[str, Seen]:
+def _list(client: PeerClient, kind: str, project: str, clock: Clock) -> dict[str, Seen]:
     path, query, began = client.path(kind, project=project), {"limit": str(PAGE)}, clock.elapsed()
     found: dict[str, Seen] = {}
     for _ in range(MOST_PAGES):
@@ -73,26 +70,12 @@ def _list(client: Client, kind: str, project: str, clock: Clock) -> dict[str, Se
 
 
 def perform_acts(link: PeerLink, acts: Sequence[Act], clock: Clock) -> list[Seen | WeftError]:
-    """The answer to each, in order. Once the cluster doesn't answer, or after ``ACT_SECONDS``, the others have
-    ``NOT_BEGUN``. Blocks."""
-    answers: list[Seen | WeftError] = []
-    began = clock.elapsed()
-    client = connect_peer(link)
-    try:
-        for act in acts:
-            if clock.elapsed() - began > ACT_SECONDS or (answers and isinstance(answers[-1], Unavailable)):
-                answers.append(NOT_BEGUN)
-                continue
-            try:
-                answers.append(_perform(client.ask_for(act.own_project), act))
-            except WeftError as problem:
-                answers.append(problem)
-    finally:
-        client.close()
-    return answers
+    """As ``ask_each``."""
+    return ask_each(link, acts, _perform, ACT_SECONDS, clock)
 
 
-def _perform(client: Client, act: Act) -> Seen:
+def _perform(client: PeerClient, act: Act) -> Seen:
+    client = client.ask_for(act.own_project)
     if act.what == "put":
         return read_seen(client.put(act.manifest))
     return read_seen(client.delete(act.kind, act.name, project=act.project, uid=act.uid))

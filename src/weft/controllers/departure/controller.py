@@ -1,4 +1,4 @@
-"""Leads Migrations to linked clusters on: one task for each cluster, so that one which hangs delays no other.
+"""Leads Migrations to linked clusters on: a turn for each cluster, so that one which hangs delays no other.
 
 Reads Migrations, VMs, allocations, nodes, images, clusters; writes Migration.status, of a VM that migrates its allocation's role
 and what it desires, and of one that has left its spec; deletes its volumes and published ports. Of VMs that people take back after
@@ -7,20 +7,18 @@ the allocations of both. All that it keeps is which requests had no answer."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import msgspec
 
 from weft.client.cluster.peer import PeerLink
 from weft.contracts.clock import SystemClock
 from weft.contracts.journal import Event
-from weft.contracts.wakeup import Wake
-from weft.controllers.cluster.controller import in_thread
+from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
-from weft.controllers.cluster.turns import Turns
+from weft.controllers.cluster.requests import Unanswered, in_thread
 from weft.controllers.departure.facts import Departure, read_departure
-from weft.controllers.departure.perform import SETTLED_SECONDS, Place, Seen, find_seen, list_seen, perform_acts
+from weft.controllers.departure.perform import Place, Seen, find_seen, list_seen, perform_acts
 from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
 from weft.controllers.departure.reclaim import Reclaim, ReclaimPlan, list_reclaims, plan_reclaim
 from weft.controllers.departure.reclaim import plan_commit as plan_reclaim_commit
@@ -44,10 +42,9 @@ Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[list[Seen]]]
 Perform = Callable[[PeerLink, Sequence[ArrivalAct]], Awaitable[list[SeenArrival | WeftError]]]
 
 
-class Departures:
-    """``run`` works while ``leadership`` is held."""
-
+class Departures(Asking):
     name = "departures"
+    kinds = (MIGRATION.name, "allocation", VM.name)
 
     def __init__(
         self,
@@ -61,48 +58,24 @@ class Departures:
         self._find = find or find_in_thread
         self._ask, self._perform = ask or ask_in_thread, perform or perform_in_thread
         self._clock = leadership.clock
-        self._wake = Wake(self._clock)
-        self._turns = Turns(self._wake, "the migrations to cluster %s can't be led on")  # by the cluster's name
-        self._began = self._clock.elapsed()
-        self._unanswered: dict[str, float] = {}  # when an act had no answer, by the Migration's key
+        self._unanswered = Unanswered(self._clock)  # by the Migration's key
 
-    async def run(self) -> None:
-        """Raises LeadershipLost when the lease ends."""
-        wake = self._wake
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        return _list_clusters(view) if _concerns(change) else ()
 
-        def notice(changes: Sequence[Changed]) -> None:
-            if any(_concerns(change) for change in changes):
-                wake.ring()
+    async def take_turn(self, key: str) -> Later:
+        """``key``: the cluster's name."""
+        led, taken = await self._lead(key), await self._take_back(key)
+        if key not in _list_clusters(self._leadership.cache.view):
+            return {}
+        return {key: 0.0 if led or taken else ASK_SECONDS}
 
-        unsubscribe = self._leadership.cache.subscribe(notice, (MIGRATION.name, "allocation", VM.name))
-        try:
-            while True:
-                begun = self._begin()
-                await wake.wait(ASK_SECONDS if begun else None)
-        finally:
-            unsubscribe()
-            self._turns.cancel()
-
-    def _begin(self) -> bool:
-        """Begin the turn of each cluster that has none now; whether there is one. Raises LeadershipLost."""
-        self._turns.collect()
-        view = self._leadership.cache.view
-        departing = {item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)}
-        clusters = sorted(departing | {one.facts.cluster for one in list_reclaims(view)})
-        for name in clusters:
-            self._turns.begin(name, name, partial(self._serve, name))
-        return bool(clusters) or bool(self._turns)
-
-    async def _serve(self, name: str) -> None:
-        await self._lead(name)
-        await self._take_back(name)
-
-    async def _take_back(self, name: str) -> None:
-        """The VMs that people take back from cluster ``name``."""
+    async def _take_back(self, name: str) -> bool:
+        """The VMs that people take back from cluster ``name``; whether there is more to do now."""
         view = self._leadership.cache.view
         found = [one for one in list_reclaims(view) if one.facts.cluster == name]
         if not found:
-            return
+            return False
         link, problem = self._read_link(view, name)
         asked = [index for index, one in enumerate(found) if one.facts.asks]
         seen: dict[int, Seen] = dict.fromkeys(asked, problem)
@@ -115,7 +88,6 @@ class Departures:
         cancelled = [plan.act for _, plan in plans if plan.act is not None and plan.waits]
         if link is not None and cancelled:
             await self._perform(link, cancelled)
-            self._turns.repeat(name)
         now = self._clock.now()
         commits = [commit for one, plan in plans if (commit := plan_reclaim_commit(one, plan, now)) is not None]
         failed = {commit.key for commit in await self._leadership.perform(commits)} if commits else set()
@@ -124,10 +96,11 @@ class Departures:
         over = [plan.act for plan in ended if plan.act is not None]
         if link is not None and over:
             await self._perform(link, over)
+        return link is not None and bool(cancelled)
 
-    async def _lead(self, name: str) -> None:
-        """The migrations to cluster ``name``."""
-        view, now = self._leadership.cache.view, self._clock.now()
+    async def _lead(self, name: str) -> bool:
+        """The migrations to cluster ``name``; whether there is more to do now."""
+        view, now, read_at, again = self._leadership.cache.view, self._clock.now(), self._clock.elapsed(), False
         found = {item.key: read_departure(view, item, now) for item in view.find(DEPARTURES, name)}
         link, problem = self._read_link(view, name)
         places = {
@@ -142,7 +115,7 @@ class Departures:
             seen |= dict(zip(asked, await self._ask(link, [places[key] for key in asked]), strict=True))
         plans: dict[str, tuple[DepartureFacts, DeparturePlan]] = {}
         for key, one in found.items():
-            whole = msgspec.structs.replace(one.facts, seen=seen.get(key), sure=self._is_sure(key))
+            whole = msgspec.structs.replace(one.facts, seen=seen.get(key), sure=self._unanswered.is_sure(key, read_at))
             plans[key] = whole, plan_departure(whole)
         acting = (
             [(key, plan.act) for key, (facts, plan) in plans.items() if plan.act is not None and not facts.unlinked]
@@ -152,22 +125,23 @@ class Departures:
         answers = await self._perform(link, [act for _, act in acting]) if link is not None and acting else []
         for (key, act), answer in zip(acting, answers, strict=True):
             facts, plan = plans[key]
-            self._note_answer(key, answer)
+            self._unanswered.note(key, answer)
             refused = isinstance(answer, WeftError) and not isinstance(answer, (Unavailable, AlreadyExists))
             if (
                 act.what == "create" and isinstance(answer, WeftError) and refused
             ):  # an answer got lost if it exists already
                 plans[key] = facts, plan_refused(facts, plan, answer)
             elif not isinstance(answer, WeftError):
-                self._turns.repeat(name)  # what came of it is read at once
+                again = True  # what came of it is read now
         commits = []
         for key, one in found.items():
             commit = plan_commit(view, one, plans[key][1], self._clock.now())
             commits += [commit] if commit is not None else []
-            if commit is not None and one.facts.status.arrival is None:
-                self._turns.repeat(name)  # the Arrival, which is noted as begun now, is created in the next turn
+            # An Arrival that is noted as begun now is created in the next turn.
+            again |= commit is not None and one.facts.status.arrival is None
         if commits:
             await self._leadership.perform(commits)  # what someone else wrote meanwhile is planned again
+        return again
 
     def _read_link(self, view: View, name: str) -> tuple[PeerLink | None, WeftError]:
         """How that cluster is asked, or why it can't be."""
@@ -179,15 +153,11 @@ class Departures:
         except WeftError as problem:
             return None, problem
 
-    def _note_answer(self, key: str, answer: SeenArrival | WeftError) -> None:
-        if isinstance(answer, Unavailable):
-            self._unanswered[key] = self._clock.elapsed()
-        else:
-            self._unanswered.pop(key, None)
 
-    def _is_sure(self, key: str) -> bool:
-        """Whether no request about it, of this leader's or of the one before, can still arrive there."""
-        return self._clock.elapsed() - max(self._began, self._unanswered.get(key, 0.0)) >= SETTLED_SECONDS
+def _list_clusters(view: View) -> set[str]:
+    """Those to which something migrates, or from which people take VMs back, by name."""
+    departing = {item.spec(MigrationSpec).cluster or "" for item in view.find(DEPARTURES, ANY_CLUSTER)}
+    return departing | {one.facts.cluster for one in list_reclaims(view)}
 
 
 def _concerns(change: Changed) -> bool:

@@ -13,8 +13,8 @@ from weft.client.cluster.hold import ArmingAnswer, Hold, arm_replica, read_armin
 from weft.client.cluster.peer import PeerLink
 from weft.contracts.clock import read_boot_time
 from weft.contracts.journal import Event
-from weft.controllers.cluster.controller import in_thread
 from weft.controllers.cluster.facts import read_link
+from weft.controllers.cluster.requests import in_thread
 from weft.controllers.failover.arming import ArmingPlan, plan_arming, plan_step, read_arming_facts
 from weft.controllers.failover.facts import Group
 from weft.controllers.failover.hold import read_hold

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -22,10 +22,9 @@ from weft.client.cluster.peer import PeerLink
 from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.contracts.clock import read_boot_time
 from weft.contracts.journal import Event
-from weft.contracts.wakeup import Wake
-from weft.controllers.cluster.controller import in_thread
+from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
-from weft.controllers.cluster.turns import Turns
+from weft.controllers.cluster.requests import ask_in_parts
 from weft.controllers.failover import facts
 from weft.controllers.failover.automatic import Arm, Automatics, Read
 from weft.controllers.failover.facts import Group, list_groups, list_unwitnessed, make_request, read_witness
@@ -56,6 +55,7 @@ from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.heartbeat import LEASE_PREFIX, read_digest
 
 RENEW_SECONDS = 5.0
+REVIEW, UNWITNESSED = "review ", "unwitnessed"
 PATIENCE_SECONDS = 10.0  # a grant that took longer is asked for again
 MOST_COMMITS = 50  # at once
 MOST_THREADS, REQUESTS_OF_THREAD = 8, 50  # of one link
@@ -65,10 +65,13 @@ Renew = Callable[[PeerLink, Sequence[Hold]], Awaitable[list[bool | None]]]
 _log = logging.getLogger(__name__)
 
 
-class Witnesses:
-    """``run`` asks while ``leadership`` is held."""
+class Witnesses(Asking):
+    """Keys are those of clusters; with ``REVIEW`` before one, what takes long while nodes get their stamps; and ``UNWITNESSED``,
+    what no witness is asked about."""
 
     name = "witnesses"
+    kinds = (CLUSTER.name, REPLICATION.name, REPLICA.name)
+    always = (UNWITNESSED,)
 
     def __init__(
         self,
@@ -83,63 +86,42 @@ class Witnesses:
         self._renew = renew or renew_in_thread
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
-        self._wake = Wake(leadership.clock)
-        self._asking = Turns(self._wake, "the witness of cluster %s can't be asked")  # by the same
-        # By the same: what takes long, while nodes get their stamps.
-        self._reviews = Turns(self._wake, "what cluster %s takes over can't be reviewed")
+        self._heard: dict[str, tuple[list[Group], list[Heard]]] = {}  # for the next review, by the cluster's key
         self._silences: dict[str, Silence] = {}  # by the replica's uid
         self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
         self._asked: dict[str, dict[str, float]] = {}  # when the other cluster was asked, by its uid and the group
         self._stamps: dict[str, dict[str, str]] = {}  # that nodes get back, by the node's uid and the workload's
 
-    async def run(self) -> None:
-        """Raises LeadershipLost when the lease ends."""
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if not has_changed(change, _read_asked):
+            return ()
+        if change.kind == CLUSTER.name:
+            return [change.key]
+        return [UNWITNESSED, *view.of_kind(CLUSTER.name)]
 
-        def notice(changes: Sequence[Changed]) -> None:
-            if any(has_changed(change, _read_asked) for change in changes):
-                self._wake.ring()
-
-        unsubscribe = self._leadership.cache.subscribe(notice, (REPLICATION.name, REPLICA.name))
-        try:
-            await self._follow()
-        finally:
-            unsubscribe()
-
-    async def _follow(self) -> None:
-        try:
-            while True:
-                try:
-                    await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(self._begin())])
-                except (LeadershipLost, asyncio.CancelledError):
-                    raise
-                except Exception:  # a defect here must not end the other controllers
-                    _log.exception("witnesses can't be asked")
-                await self._wake.wait(RENEW_SECONDS)
-        finally:
-            self._asking.cancel()
-            self._reviews.cancel()
-
-    def _begin(self) -> View:
-        """Ask each witness that isn't being asked now, by what is returned: a slow one delays no other's. Raises LeadershipLost."""
-        view = self._leadership.cache.view
-        clusters = list(view.of_kind(CLUSTER.name).values())
-        self._epochs = {item.uid: self._epochs[item.uid] for item in clusters if item.uid in self._epochs}
-        self._asked = {item.uid: self._asked[item.uid] for item in clusters if item.uid in self._asked}
-        self._asking.collect()
-        self._reviews.collect()
-        for item in clusters:
-            name = item.envelope.name
-            if item.spec(ClusterSpec).witness is not None or view.count(REPLICATIONS_BY_CLUSTER, name):
-                self._asking.begin(item.uid, name, partial(self._take_turn, item))
-        return view
-
-    async def _take_turn(self, cluster: Item) -> None:
-        groups, heard = await self._speak(cluster)
-        self._begin_review(cluster, groups, heard)
-
-    def _begin_review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard]) -> None:
-        review = partial(self._automatics.review, cluster, groups, answers)
-        self._reviews.begin(cluster.uid, cluster.envelope.name, review)
+    async def take_turn(self, key: str) -> Later:
+        view, began = self._leadership.cache.view, self._leadership.clock.elapsed()
+        if key == UNWITNESSED:
+            there = {item.uid for item in view.of_kind(CLUSTER.name).values()}
+            self._epochs = {uid: epoch for uid, epoch in self._epochs.items() if uid in there}
+            self._asked = {uid: asked for uid, asked in self._asked.items() if uid in there}
+            await self._note([(item, plan_unwitnessed()) for item in list_unwitnessed(view)])
+            return {key: RENEW_SECONDS}
+        cluster = view.get(key.removeprefix(REVIEW))
+        if cluster is None:
+            self._heard.pop(key.removeprefix(REVIEW), None)
+            return {}
+        if key.startswith(REVIEW):
+            if (heard := self._heard.pop(cluster.key, None)) is not None:
+                await self._automatics.review(cluster, *heard)
+            return {}
+        if cluster.spec(ClusterSpec).witness is None and not view.count(REPLICATIONS_BY_CLUSTER, cluster.envelope.name):
+            return {}
+        self._heard[key] = await self._speak(cluster)
+        return {
+            f"{REVIEW}{key}": 0.0,
+            key: max(0.0, RENEW_SECONDS - (self._leadership.clock.elapsed() - began)),
+        }
 
     async def _speak(self, cluster: Item) -> tuple[list[Group], list[Heard]]:
         """What the witness was asked of, and what it answered to each."""
@@ -306,21 +288,13 @@ class Witnesses:
 
 
 async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
-    """As ``renew_holds``, in threads: one for so many, each of which begins with the first of its own."""
-    count = min(MOST_THREADS, -(-len(holds) // REQUESTS_OF_THREAD))
-    parts = await asyncio.gather(
-        *(in_thread(partial(renew_holds, link, holds[first::count])) for first in range(count))
-    )
-    return [parts[place % count][place // count] for place in range(len(holds))]
+    """As ``renew_holds``, in threads: each begins with the first of its own."""
+    return await ask_in_parts(holds, partial(renew_holds, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
-    """As ``ask_witness``, in threads: one for so many requests, so that a far witness hears of each VM before a promise ends."""
-    count = min(MOST_THREADS, -(-len(requests) // REQUESTS_OF_THREAD))
-    parts = await asyncio.gather(
-        *(in_thread(partial(ask_witness, link, requests[first::count])) for first in range(count))
-    )
-    return [parts[place % count][place // count] for place in range(len(requests))]
+    """As ``ask_witness``, in threads, so that a far witness hears of each VM before a promise ends."""
+    return await ask_in_parts(requests, partial(ask_witness, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
 def _read_asked(item: Item) -> tuple[object, object]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from weft.controllers.asking import Asking, Later
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import View
 from weft.kinds.function import FunctionSpec, FunctionStatus
@@ -23,19 +24,21 @@ EVERY_SECONDS = 600.0
 YOUNG_SECONDS = 3600.0
 
 
-class Code:
-    """``run`` cleans ``folder`` every ten minutes while ``leadership`` is held. ``now`` is the file system's clock."""
+class Code(Asking):
+    """Cleans ``folder`` every ten minutes. ``now`` is the file system's clock."""
+
+    name = "code"
+    always = ("code",)
 
     def __init__(self, folder: Path, leadership: LeaderLease, now: Callable[[], float] = time.time) -> None:
         self._folder = folder
         self._leadership = leadership
         self._now = now
 
-    async def run(self) -> None:
-        while True:
-            await self._leadership.clock.sleep(EVERY_SECONDS)
-            named = find_named(self._leadership.cache.view)
-            await asyncio.to_thread(remove_unnamed, self._folder, named, self._now() - YOUNG_SECONDS)
+    async def take_turn(self, key: str) -> Later:
+        named = find_named(self._leadership.cache.view)
+        await asyncio.to_thread(remove_unnamed, self._folder, named, self._now() - YOUNG_SECONDS)
+        return {key: EVERY_SECONDS}
 
 
 def find_named(view: View) -> set[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,14 +21,13 @@ from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
 from weft.contracts.public_address import CLOSED
+from weft.controllers.asking import Asking, Later
 from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
-from weft.controllers.loop import Queue
 from weft.controllers.node.addresses import list_addresses
-from weft.informer.cache import whole
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease
-from weft.informer.view import Changed, Item
+from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
 from weft.kinds.parts.image_work import FETCHING, SENT, name_sent
@@ -41,6 +40,7 @@ AT_ONCE = 2
 REPORT_EVERY_SECONDS = 1.0
 PAUSE_SECONDS = 0.2
 CONTENT_GONE = "contentGone"  # the reason of an image that was made from a VM, and whose content is lost
+OLDER = "older images"
 MAKE_AGAIN = "delete the image, and create it again"
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
 _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
@@ -50,10 +50,15 @@ _MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "
 MakeBundle = Callable[[str, str, RegistryCredentials | None, Path, Progress, threading.Event], str]
 
 
-class Images:
-    """``run`` keeps ``folder`` and the images' status up to date while ``leadership`` is held. ``make_bundle`` None: container
-    images are refused; ``unseal`` decrypts registry secrets; ``allowed`` are addresses of this machine or its links, and closed
-    folders, that images may come from."""
+class Images(Asking):
+    """Keeps ``folder`` and the images' status up to date. Keys are those of images, and ``OLDER``, at whose turn the images of an
+    older weft are read again. ``make_bundle`` None: container images are refused; ``unseal`` decrypts registry secrets; ``allowed``
+    are addresses of this machine or its links, and closed folders, that images may come from."""
+
+    name = "images"
+    kinds = ("image", "secret")
+    always = (OLDER,)
+    turn_seconds = None  # an image may be large, and its source slow
 
     def __init__(
         self,
@@ -66,36 +71,44 @@ class Images:
         self._folder, self._make_bundle, self._unseal = folder, make_bundle, unseal
         self._allowed = tuple(allowed)
         self._leadership = leadership
-        self._queue = Queue(leadership.clock)
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._again = asyncio.Semaphore(1)  # for those that failed before: they keep no new one waiting
         self._fetching: dict[str, threading.Event] = {}  # by uid
         self._attempts: dict[str, int] = {}
 
-    async def run(self) -> None:
-        """Raises LeadershipLost when the lease ends."""
+    def begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for left in self._folder.glob(f"{FETCHING}*"):
             left.unlink(missing_ok=True)
         for left in self._folder.glob(f"{SENT}*"):
             if not any(left.name.startswith(f"{SENT}{uid}.") for uid in self._list_made()):
                 left.unlink(missing_ok=True)
-        unsubscribe = self._leadership.cache.subscribe(self._notice, ("image", "secret"))
-        try:
-            async with asyncio.TaskGroup() as group:
-                self._notice(whole(self._leadership.cache.view, ("image",)))
-                group.create_task(self._inspect_again())
-                while True:
-                    for key in await self._queue.take(100):
-                        image = self._leadership.cache.view.get(key)
-                        if image is not None and not image.deleting and image.uid not in self._fetching:
-                            if self._needs_fetch(image):
-                                self._fetching[image.uid] = threading.Event()
-                                group.create_task(self._provide(image))
-        finally:
-            unsubscribe()
-            for stop in self._fetching.values():
-                stop.set()
+
+    def route(self, view: View, change: Changed) -> Iterable[str]:
+        if change.kind == "secret":
+            return self._find_shut(change.new) if change.new is not None else ()
+        if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
+            self._forget(change.old)
+        if change.new is None:
+            return ()
+        if change.new.status(ImageStatus).phase == "Failed":
+            self._drop_sent(change.new)
+        if change.old is None or _is_another(change.old, change.new) or _was_sent(change.old, change.new):
+            return [change.key]
+        return ()
+
+    async def take_turn(self, key: str) -> Later:
+        if key == OLDER:
+            await self._inspect_again()
+            return {}
+        image = self._leadership.cache.view.get(key)
+        if image is None or image.deleting or not self._needs_fetch(image):
+            return {}
+        return await self._provide(image)
+
+    async def end(self) -> None:
+        for stop in self._fetching.values():
+            stop.set()
 
     async def _inspect_again(self) -> None:
         """Read what an older weft didn't read of its images from their files."""
@@ -109,20 +122,6 @@ class Images:
                 now = self._leadership.cache.view.get(image.key)
                 if facts.min_memory and now is not None and now.status(ImageStatus) == status:
                     await self._write_status(now, msgspec.structs.replace(status, min_memory=facts.min_memory))
-
-    def _notice(self, changes: Sequence[Changed]) -> None:
-        for change in changes:
-            gone = change.old is not None and (change.new is None or change.new.uid != change.old.uid)
-            if change.old is not None and change.kind == "image" and gone:
-                self._forget(change.old)
-            if change.new is not None and change.kind == "image" and change.new.status(ImageStatus).phase == "Failed":
-                self._drop_sent(change.new)
-            if change.new is not None and change.kind == "secret":
-                self._queue.add(self._find_shut(change.new))
-            elif change.new is not None and (
-                change.old is None or _is_another(change.old, change.new) or _was_sent(change.old, change.new)
-            ):
-                self._queue.add([change.key])
 
     def _list_made(self) -> list[str]:
         """Uids of the images that nodes are making, and send here."""
@@ -167,16 +166,19 @@ class Images:
             return _may_pass(image, status.reason)
         return not is_kept
 
-    async def _provide(self, image: Item) -> None:
+    async def _provide(self, image: Item) -> Later:
         """Get one image and write its status. It is tried again if its file went with another's image before that was written."""
+        self._fetching[image.uid] = threading.Event()
         try:
             async with self._again if image.uid in self._attempts else self._slots:
                 await (self._take_in(image) if image.spec(ImageSpec).made_from else self._try(image))
         finally:
             self._fetching.pop(image.uid, None)
         now = self._leadership.cache.view.get(image.key)
-        if now is not None and now.status(ImageStatus).phase == "Available":
-            self._queue.add([image.key])
+        if now is None or now.status(ImageStatus).phase == "Available":
+            return {image.key: 0.0} if now is not None else {}
+        attempts = self._attempts.get(image.uid, 0)
+        return {image.key: RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1]} if attempts else {}
 
     async def _try(self, image: Item) -> None:
         spec, stop = image.spec(ImageSpec), self._fetching[image.uid]
@@ -318,8 +320,7 @@ class Images:
             message += f"; check secret {secret}" if secret else "; set registry_secret"
         await self._write_status(image, ImageStatus(phase="Failed", reason=problem.token, message=message))
         if _may_pass(image, problem.token):
-            attempts = self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
-            self._queue.add_later(image.key, RETRY_SECONDS[min(attempts, len(RETRY_SECONDS)) - 1])
+            self._attempts[image.uid] = self._attempts.get(image.uid, 0) + 1
 
     async def _write_status(self, image: Item, status: ImageStatus) -> None:
         """Write the status, unless the image is gone."""

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from weft.contracts.history import Floats, History, Span
+from weft.controllers.asking import Asking, Later
 from weft.controllers.profile.plan import count_fresh, count_silent, plan_finding, plan_without_history
 from weft.controllers.profile.series import CPU, INVOCATIONS, RESOURCES, add_up, pick, read_all, read_project
 from weft.controllers.profile.subjects import Subject, is_to_search, list_due, list_orphaned
@@ -40,33 +41,31 @@ class Analyses(Protocol):
         """Nothing more is asked for a while."""
 
 
-class Profiles:
+class Profiles(Asking):
+    name = "profiles"
+    always = ("profiles",)
+    turn_seconds = None  # as long as the arithmetic takes
+
     def __init__(self, leadership: LeaderLease, history: History | Unavailable, analyst: Analyses) -> None:
         """``history``: or why there is none."""
         self._leadership, self._history, self._analyst = leadership, history, analyst
         self._peers: dict[str, Peers | None] = {}
         self._trouble = ""
 
-    async def run(self) -> None:
-        """Keep them for ever. Raises LeadershipLost."""
-        clock = self._leadership.clock
+    async def take_turn(self, key: str) -> Later:
+        clock, more = self._leadership.clock, False
+        began = clock.elapsed()
         try:
-            while True:
-                began, more = clock.elapsed(), False
-                try:
-                    more = await self.step()
-                    self._trouble = ""
-                except LeadershipLost:
-                    raise
-                except StoreUnavailable:
-                    pass
-                except WeftError as problem:
-                    self._note(problem)
-                except Exception:  # a defect here must not end the controllers
-                    _log.exception("profiles can't be kept")
-                await clock.sleep(max(1.0, IDLE_SHARE * (clock.elapsed() - began)) if more else PAUSE_SECONDS)
-        finally:
-            await self._analyst.rest()
+            more = await self.step()
+            self._trouble = ""
+        except (LeadershipLost, StoreUnavailable):
+            raise
+        except WeftError as problem:
+            self._note(problem)
+        return {key: max(1.0, IDLE_SHARE * (clock.elapsed() - began)) if more else PAUSE_SECONDS}
+
+    async def end(self) -> None:
+        await self._analyst.rest()
 
     async def step(self) -> bool:
         """Look at those that wait longest; whether more are due."""

@@ -1,4 +1,4 @@
-"""Notifies receivers of alerts and events: one task for each, so that one which hangs delays no other.
+"""Notifies receivers of alerts and events: a turn for each, so that one which hangs delays no other.
 
 Reads receivers, their Secrets, rules, silences, nodes, and this server's journal; writes receiver.status and, of a rule, which
 notifications were sent. Woken by receivers, Secrets, rules and silences, and by the journal, which is read twice a second.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from weft.contracts.journal import Event
-from weft.contracts.wakeup import Wake
 from weft.controllers.alert.due import note_sent
+from weft.controllers.asking import Asking, Later
 from weft.controllers.image.credentials import Unseal
 from weft.controllers.node.addresses import list_addresses
 from weft.controllers.receiver.alerts import (
@@ -30,10 +30,9 @@ from weft.controllers.receiver.outbox import EventReader, Waiting, read_events
 from weft.controllers.receiver.outcome import Outcome
 from weft.controllers.receiver.plan import find_wait, list_lost, note_attempt, note_position, note_test
 from weft.controllers.receiver.sender import Send
-from weft.informer.cache import whole
 from weft.informer.commit import Commit, Draft
-from weft.informer.leader_lease import LeaderLease, LeadershipLost
-from weft.informer.view import Changed, Item
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import Changed, Item, View
 from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.receiver import RECEIVER, JournalPosition, ReceiverActions, ReceiverSpec, ReceiverStatus
 from weft.kinds.silence import SILENCE
@@ -43,99 +42,67 @@ POLL_SECONDS = 0.5
 NOTE_SECONDS = 1.0  # so often it is noted what was sent
 KEEP_SECONDS = 600.0
 TRY_AGAIN_SECONDS = 10.0  # after a defect
+JOURNAL = "journal"
 _MOST_TRIES = 5
 _SOURCE = "receivers"
 _log = logging.getLogger(__name__)
 
 
-class Receivers:
-    """``run`` notifies the receivers while ``leadership`` is held."""
+class Receivers(Asking):
+    """Keys are those of receivers, and ``JOURNAL``, at whose turn it is looked for events."""
+
+    name = "receivers"
+    kinds = (RECEIVER.name, "secret", ALERT_RULE.name, SILENCE.name)
+    always = (JOURNAL,)
 
     def __init__(self, leadership: LeaderLease, journal: EventReader, send: Send, unseal: Unseal | None = None) -> None:
         self._leadership, self._journal, self._send, self._unseal = leadership, journal, send, unseal
         self._clock = leadership.clock
-        self._wakes: dict[str, Wake] = {}  # by uid
+        self._newest = -1
         self._reached: dict[str, JournalPosition] = {}  # by uid: nothing that it gets is before this
         self._kept_at: dict[str, float] = {}  # by uid, when that was last noted without anything to send
         self._repeated_at: dict[str, float] = {}
 
-    async def run(self) -> None:
-        """Raises LeadershipLost when the lease ends."""
-        async with asyncio.TaskGroup() as group:
-
-            def notice(changes: Sequence[Changed]) -> None:
-                for change in changes:
-                    if change.kind == RECEIVER.name and change.new is not None and change.new.uid not in self._wakes:
-                        self._wakes[change.new.uid] = Wake(self._clock)
-                        group.create_task(self._serve(change.new.key, change.new.uid))
-                    self._ring(change)
-
-            unsubscribe = self._leadership.cache.subscribe(
-                notice, (RECEIVER.name, "secret", ALERT_RULE.name, SILENCE.name)
-            )
-            try:
-                notice(whole(self._leadership.cache.view, (RECEIVER.name,)))
-                await self._watch_journal()
-            finally:
-                unsubscribe()
-
-    def _ring(self, change: Changed) -> None:
-        """Wake the receivers that it concerns."""
+    def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == RECEIVER.name:
-            for item in (change.old, change.new):
-                if item is not None and item.uid in self._wakes:
-                    self._wakes[item.uid].ring()
-            return
-        for receiver in self._leadership.cache.view.of_kind(RECEIVER.name).values():
-            if receiver.uid not in self._wakes:
-                continue
-            if change.kind == ALERT_RULE.name:
-                concerns = is_addressed(receiver, change.item)
-            else:
-                concerns = receiver.spec(ReceiverSpec).all_projects or (
-                    receiver.envelope.project == change.item.envelope.project
-                )
-            if concerns:
-                self._wakes[receiver.uid].ring()
+            if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
+                for kept in (self._reached, self._kept_at, self._repeated_at):
+                    kept.pop(change.old.uid, None)
+            return [change.key]
+        receivers = view.of_kind(RECEIVER.name)
+        if change.kind == ALERT_RULE.name:
+            return [key for key, receiver in receivers.items() if is_addressed(receiver, change.item)]
+        project = change.item.envelope.project
+        return [
+            key
+            for key, receiver in receivers.items()
+            if receiver.spec(ReceiverSpec).all_projects or receiver.envelope.project == project
+        ]
 
-    async def _watch_journal(self) -> None:
-        newest = -1
-        while True:
-            try:
-                found = await asyncio.to_thread(self._journal.find_newest) if self._wakes else newest
-            except Exception:  # a full or damaged disk: what is due is sent once it can be read
-                _log.exception("the journal can't be read")
-                await self._clock.sleep(TRY_AGAIN_SECONDS)
-                continue
-            if found != newest:
-                newest = found
-                for wake in self._wakes.values():
-                    wake.ring()
-            await self._clock.sleep(POLL_SECONDS)
+    async def take_turn(self, key: str) -> Later:
+        if key == JOURNAL:
+            return await self._watch_journal()
+        receiver = self._leadership.cache.view.get(key)
+        if receiver is None or receiver.deleting:
+            return {}
+        wait = await self._inspect(receiver)
+        return {key: wait} if wait is not None else {}
+
+    async def _watch_journal(self) -> Later:
+        receivers = self._leadership.cache.view.of_kind(RECEIVER.name)
+        try:
+            found = await asyncio.to_thread(self._journal.find_newest) if receivers else self._newest
+        except Exception:  # a full or damaged disk: what is due is sent once it can be read
+            _log.exception("the journal can't be read")
+            return {JOURNAL: TRY_AGAIN_SECONDS}
+        if found == self._newest:
+            return {JOURNAL: POLL_SECONDS}
+        self._newest = found
+        return {**dict.fromkeys(receivers, 0.0), JOURNAL: POLL_SECONDS}
 
     def _find(self, key: str, uid: str) -> Item | None:
         item = self._leadership.cache.view.get(key)
         return item if item is not None and item.uid == uid and not item.deleting else None
-
-    async def _serve(self, key: str, uid: str) -> None:
-        """Notify this one receiver until it is deleted."""
-        wake = self._wakes[uid]
-        try:
-            while (receiver := self._find(key, uid)) is not None:
-                try:
-                    wait = await self._inspect(receiver)
-                except (LeadershipLost, asyncio.CancelledError):
-                    raise
-                except Exception:  # a defect here must neither end the controllers nor keep other receivers waiting
-                    _log.exception("receiver %s can't be notified", key)
-                    wait = TRY_AGAIN_SECONDS
-                if wait != 0.0:
-                    await wake.wait(wait)
-        finally:
-            self._wakes.pop(uid, None)
-            self._reached.pop(uid, None)
-            self._kept_at.pop(uid, None)
-            self._repeated_at.pop(uid, None)
 
     async def _inspect(self, receiver: Item) -> float | None:
         """Do what is due; returns the seconds until it must be looked at again, None: when it is woken."""

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -26,28 +26,14 @@ from weft.contracts.history import History
 from weft.contracts.journal import Journal
 from weft.contracts.store import Store
 from weft.contracts.trace.span import Tracer
-from weft.controllers.alert.controller import Alerts, Evaluates, Unevaluated
-from weft.controllers.cluster.controller import Clusters
-from weft.controllers.delegation.controller import Delegations
-from weft.controllers.departure.controller import Departures
-from weft.controllers.deployment.controller import Deployments
-from weft.controllers.failover.controller import Witnesses
-from weft.controllers.function.code import Code
-from weft.controllers.image.controller import Images, MakeBundle
-from weft.controllers.image.credentials import Unseal
-from weft.controllers.loop import run_controller
-from weft.controllers.metrics.recorder import INTERVAL_SECONDS, Recorder
-from weft.controllers.profile.controller import Profiles
-from weft.controllers.receiver.controller import Receivers
 from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.sender import Courier
-from weft.controllers.registry import CONTROLLERS
+from weft.controllers.registry import CONTROLLERS, Needs, Registered, list_runs
 from weft.controllers.workload.controller import set_placed_status
 from weft.informer.cache import Cache
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import make_view
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
-from weft.kinds.parts.function_code import CODE_FOLDER
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.insight.worker import Worker
 from weft.launch.server.alerts import find_unfit
@@ -64,7 +50,6 @@ from weft.telemetry.metrics.certificate_end import read_ends
 from weft.telemetry.metrics.database import OFF, Asker, Database, find_database, make_off
 from weft.telemetry.metrics.evaluator import Evaluator
 from weft.telemetry.metrics.history import DatabaseHistory
-from weft.telemetry.metrics.sample import Sample
 from weft.telemetry.metrics.sender import Sender
 from weft.trust.seal import read_seal_key, unseal
 
@@ -99,34 +84,16 @@ async def decide(
     store: Store,
     journal: Journal,
     clock: Clock,
+    needs: Needs,
     *,
-    images: Path,
     holder: str,
     strategy: str,
     seed: int = 0,
-    make_bundle: MakeBundle | None = None,
-    unseal: Unseal | None = None,
-    allow_fetch: Sequence[str] = (),
-    put_samples: Callable[[Sequence[Sample]], None] | None = None,
     elsewhere_seconds: float = ELSEWHERE_SECONDS,
-    evaluator: Evaluates | Unevaluated | None = None,
-    make_receivers: Callable[[LeaderLease], Receivers] | None = None,
-    make_profiles: Callable[[LeaderLease], Profiles] | None = None,
-    make_clusters: Callable[[LeaderLease], Clusters] | None = None,
-    make_witnesses: Callable[[LeaderLease], Witnesses] | None = None,
-    make_delegations: Callable[[LeaderLease], Delegations] | None = None,
-    make_departures: Callable[[LeaderLease], Departures] | None = None,
     tracer: Tracer | None = None,
-    read_ends: Callable[[], Mapping[str, float]] = dict,
-    metrics_interval: float = INTERVAL_SECONDS,
-    history: History | Unavailable | None = None,
+    controllers: Sequence[Registered] = CONTROLLERS,
 ) -> None:
-    """Run scheduler and controllers for ever, one leadership after the other. ``holder`` must be this one's alone. ``put_samples``
-    takes the samples of metrics; without it none are made. Without ``evaluator`` nobody keeps alert rules, without
-    ``make_receivers`` nobody is notified, without ``make_profiles`` workloads have no profiles, without ``make_clusters`` nobody
-    asks linked clusters how they are, without ``make_witnesses`` nobody asks their witnesses, without ``make_delegations`` nothing
-    is delegated to them, and without ``make_departures`` nothing migrates there. ``read_ends`` gives when the server's certificates
-    end, in unix seconds by name; ``history`` tells deployments of requests."""
+    """Run scheduler and ``controllers`` for ever, one leadership after the other. ``holder`` must be this one's alone."""
     cache = Cache(store, make_view(), clock)
     lease = LeaderLease(store, cache, journal, clock, LEADER_LEASE, holder, tracer)
     async with asyncio.TaskGroup() as group:
@@ -135,28 +102,11 @@ async def decide(
             while True:
                 await lease.begin()
                 _log.info("the leader lease is held under fence %d", lease.fence)
+                scheduler = Scheduler(
+                    lease, strategy, seed=seed, update_status=set_placed_status, elsewhere_seconds=elsewhere_seconds
+                )
                 try:
-                    await _run_alone(
-                        _serve(
-                            lease,
-                            partial(Images, images, lease, make_bundle, unseal, allow_fetch),
-                            images / CODE_FOLDER,
-                            strategy,
-                            seed,
-                            put_samples,
-                            elsewhere_seconds,
-                            evaluator,
-                            make_receivers,
-                            make_profiles,
-                            make_clusters,
-                            make_witnesses,
-                            make_delegations,
-                            make_departures,
-                            read_ends,
-                            metrics_interval,
-                            history if history is not None else make_off(),
-                        )
-                    )
+                    await _run_alone(_serve(lease, [scheduler.run(), *list_runs(lease, needs, controllers)]))
                 except* LeadershipLost as lost:
                     _log.warning("leader lease lost: %s", _first(lost))
         finally:
@@ -175,53 +125,12 @@ async def _run_alone(serving: Coroutine[Any, Any, None]) -> None:
     task.result()
 
 
-async def _serve(
-    lease: LeaderLease,
-    make_images: Callable[[], Images],
-    code: Path,
-    strategy: str,
-    seed: int,
-    put_samples: Callable[[Sequence[Sample]], None] | None,
-    elsewhere_seconds: float,
-    evaluator: Evaluates | Unevaluated | None,
-    make_receivers: Callable[[LeaderLease], Receivers] | None,
-    make_profiles: Callable[[LeaderLease], Profiles] | None,
-    make_clusters: Callable[[LeaderLease], Clusters] | None,
-    make_witnesses: Callable[[LeaderLease], Witnesses] | None,
-    make_delegations: Callable[[LeaderLease], Delegations] | None,
-    make_departures: Callable[[LeaderLease], Departures] | None,
-    read_ends: Callable[[], Mapping[str, float]],
-    metrics_interval: float,
-    history: History | Unavailable,
-) -> None:
+async def _serve(lease: LeaderLease, runs: Sequence[Coroutine[Any, Any, None]]) -> None:
     """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
-        scheduler = Scheduler(
-            lease, strategy, seed=seed, update_status=set_placed_status, elsewhere_seconds=elsewhere_seconds
-        )
-        group.create_task(scheduler.run())
-        for make in CONTROLLERS:
-            group.create_task(run_controller(make(lease), lease))
-        group.create_task(run_controller(Deployments(lease, history), lease))
-        group.create_task(make_images().run())
-        group.create_task(Code(code, lease).run())
-        if put_samples is not None:
-            group.create_task(Recorder(lease, put_samples, read_ends, metrics_interval).run())
-        if evaluator is not None:
-            group.create_task(Alerts(lease, evaluator).run())
-        if make_receivers is not None:
-            group.create_task(make_receivers(lease).run())
-        if make_profiles is not None:
-            group.create_task(make_profiles(lease).run())
-        if make_clusters is not None:
-            group.create_task(make_clusters(lease).run())
-        if make_witnesses is not None:
-            group.create_task(make_witnesses(lease).run())
-        if make_delegations is not None:
-            group.create_task(make_delegations(lease).run())
-        if make_departures is not None:
-            group.create_task(make_departures(lease).run())
+        for run in runs:
+            group.create_task(run)
 
 
 async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
@@ -250,37 +159,32 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             return unseal(read_seal_key(options.state), sealed, place)
 
         departed = keep_log(options.state, DEPARTED, clock, listens=False)
-        send = Courier(options.receivers_allow, clock.now)
-        holder = f"{socket.gethostname()}:{options.state.resolve()}"
+        needs = Needs(
+            images=options.state / "images",
+            make_bundle=plan_bundles(
+                (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
+            ),
+            unseal=unseal_own,
+            allow_fetch=options.allow_fetch,
+            put_samples=sender.put if sender is not None else None,
+            read_ends=partial(read_ends, {name: options.state / file for name, file in CERTIFICATES.items()}),
+            metrics_interval=options.metrics_interval,
+            evaluator=find_unfit(options.metrics, options.database)
+            or Evaluator(options.state, clock, options.alert_interval),
+            journal=journal,
+            send=Courier(options.receivers_allow, clock.now),
+            history=history,
+            analyst=Worker(),
+        )
         deciding = asyncio.ensure_future(
             decide(
                 store,
                 DepartureJournal(journal, departed, clock),
                 clock,
-                images=options.state / "images",
-                holder=holder,
+                needs,
+                holder=f"{socket.gethostname()}:{options.state.resolve()}",
                 strategy=default_strategy(),
-                make_bundle=plan_bundles(
-                    (options.state / "oci").absolute(), options.microvm_dir, options.plain_registry, options.allow_fetch
-                ),
-                allow_fetch=options.allow_fetch,
-                unseal=unseal_own,
-                put_samples=sender.put if sender is not None else None,
-                metrics_interval=options.metrics_interval,
                 elsewhere_seconds=options.resume_elsewhere_after,
-                read_ends=partial(
-                    read_ends,
-                    {name: options.state / file for name, file in CERTIFICATES.items()},
-                ),
-                evaluator=find_unfit(options.metrics, options.database)
-                or Evaluator(options.state, clock, options.alert_interval),
-                make_receivers=lambda lease: Receivers(lease, journal, send, unseal_own),
-                make_profiles=lambda lease: Profiles(lease, history, Worker()),
-                make_clusters=lambda lease: Clusters(lease, unseal_own),
-                make_witnesses=lambda lease: Witnesses(lease, unseal_own),
-                make_delegations=lambda lease: Delegations(lease, unseal_own),
-                make_departures=lambda lease: Departures(lease, unseal_own),
-                history=history,
                 tracer=make_tracer(options, "controllers", clock),
             )
         )
