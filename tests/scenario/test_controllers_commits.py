@@ -447,7 +447,7 @@ async def a_guest_left_for_another_cluster_by_a_migration_that_the_store_has_los
             return one.back_from == ["m.1"]
 
         await tell(reason="illegalTransition")
-        await lab.wish("web", reclaim={"key": "m.1"})
+        await lab.ask("web", "vm", reclaim={"key": "m.1"})
         await lab.until(back)
 
         def forget(envelope: Envelope) -> None:

@@ -18,7 +18,7 @@ from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
 from weft.kinds.replica import ReplicaStatus
 from weft.kinds.replication import ReplicationStatus
 from weft.kinds.snapshot import SnapshotStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions, VmSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 
 LOCAL = NodePool("local", "p", 100 * GIB, 90 * GIB)
@@ -238,8 +238,9 @@ async def test_a_vm_whose_replica_was_promoted_is_stopped_and_goes_back_to_what_
 
         await lab.change(replica.key, promote)
         await until(lab, replica.key, ReplicaStatus, lambda status: status.phase == "Promoted")
-        spec = await read_spec(lab, vm.key)
-        assert await read_fence(lab) == ("run", "") and spec.restore.snapshot == status.points[-1].snapshot
+        asked = decode_part((await lab.vm("web")).actions, VmActions).restore
+        assert await read_fence(lab) == ("run", "")
+        assert asked is not None and asked.snapshot == status.points[-1].snapshot
         await lab.until_phase("web", "Running")
         assert node.begun_from["web"].snapshot == order.snapshot
         await lab.until_gone(made.key)

@@ -52,7 +52,7 @@ async def until_restored(lab: MovingLab, name: str, reason: str) -> Condition:
 
 async def restore(lab: MovingLab, name: str, source: str, **more: Any) -> None:
     generation = (await lab.vm(name)).generation + 1
-    await lab.wish(name, restore={"snapshot": source, "generation": generation, **more})
+    await lab.ask(name, "vm", restore={"snapshot": source, "generation": generation, **more})
 
 
 @pytest.mark.parametrize("memory", [False, True])

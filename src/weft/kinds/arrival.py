@@ -19,7 +19,7 @@ from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions, VmSpec
 from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import CLUSTER_PREFIX, OWN_LABELS, check_name, object_key
@@ -36,9 +36,9 @@ FROM_CLUSTER, FROM_UID = f"{OWN_LABELS}from-cluster", f"{OWN_LABELS}from-uid"  #
 FROM_ARRIVAL = f"{OWN_LABELS}from-arrival"  # label of a volume that was made with such a VM
 # Fields of a VM's spec that stay at its old cluster: what is of its place there, and what only its server sets.
 LEFT_OUT = (
-    *("node", "reservation", "lease", "gang", "hold", "boot", "origin", "restore"),
-    *("reclaim", "disk", "networks", "run"),
-    *WorkloadMarks.__struct_fields__,  # an older cluster has them in the spec
+    *("node", "reservation", "lease", "gang", "hold", "boot", "origin"),
+    *("disk", "networks", "run"),
+    *(*VmActions.__struct_fields__, *WorkloadMarks.__struct_fields__),  # an older cluster has them in the spec
 )
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 Uid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9.-]+$")]

@@ -55,7 +55,6 @@ FIXED: Mapping[str, Any] = {
     "mounts": [],
     "volumes": [],
     "origin": None,
-    "restore": None,
 }
 OWN = (*FIXED, "snapshots", "boot")  # fields that an instance keeps in an update in place
 _INSTEAD = {

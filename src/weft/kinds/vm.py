@@ -146,10 +146,12 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     snapshots: Annotated[
         SnapshotSchedule | None, field("Snapshots to take regularly; none if unset", change="live")
     ] = None
-    restore: Annotated[VmRestore | None, field("Last restore in place; the verb restore sets it")] = None
+
+
+class VmActions(msgspec.Struct, kw_only=True, frozen=True):
+    restore: Annotated[VmRestore | None, field("Last restore in place")] = None
     reclaim: Annotated[
-        VmReclaim | None,
-        field("Take it back from another cluster, to which a lost migration handed it over; the verb reclaim sets it"),
+        VmReclaim | None, field("Take it back from another cluster, to which a lost migration handed it over")
     ] = None
 
 
@@ -207,16 +209,6 @@ def _suspend(obj: Object, _: Any) -> dict[str, Any]:
         raise IllegalTransition(f"{what_is(obj)} has GPUs, so it can't be suspended", hint=f"weft stop {what_is(obj)}")
     refuse_replaced(obj)
     return {**obj["spec"], "run": "suspend"}
-
-
-def check_change(old: VmSpec, new: VmSpec) -> None:
-    """Raises InvalidInput for what only verbs and the server write."""
-    if new.restore != old.restore:
-        raise InvalidInput(
-            "spec.restore: only the verb restore changes it",
-            field="spec.restore",
-            hint="leave spec.restore out; weft vm restore NAME --snapshot SNAPSHOT",
-        )
 
 
 def _guard_change(vm: Envelope, new: VmSpec, now: float) -> None:
@@ -282,7 +274,7 @@ VERBS = (
         "Let a VM go on here that was handed over to a cluster by a migration which a restore lost, once that cluster says that it "
         "never ran there",
         input=ReclaimInput,
-        change=reclaim_lost,
+        act=reclaim_lost,
         needs="write",
     ),
     Verb("migrate", "Migrate to another node", input=MigrateInput, make=make_migration, needs="operate"),
@@ -412,14 +404,14 @@ def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
         return find_workload_failure(obj, what, WORKLOAD_GOALS["start"])
     hint = f"weft describe {what}"
     if told.get("reason") == KEEPS_TOO_MUCH:
-        hint = f"delete snapshots, or keep nothing: weft restore {what} --snapshot {dig(obj, 'spec.restore.snapshot')}, which asks"
+        snapshot = dig(obj, "actions.restore.snapshot")
+        hint = f"delete snapshots, or keep nothing: weft restore {what} --snapshot {snapshot}, which asks"
     return DriverFailed(f"{what} is not restored: {told.get('message', '')}", hint=hint)
 
 
 def _check_new(spec: VmSpec) -> None:
-    """A new VM has gone back to nothing, though the manifest may be another VM's. Raises InvalidInput for one that can't start
-    warm, which would fail on its node; later such fields may change, since only the first boot is warm."""
-    spec.restore, spec.reclaim = None, None
+    """Raises InvalidInput for one that can't start warm, which would fail on its node; later such fields may change, since only the
+    first boot is warm."""
     if spec.boot != "warm":
         return
     barred = {
@@ -467,7 +459,7 @@ def origin_keys(item: Stored) -> list[str]:
 
 
 def _restore_keys(item: Stored) -> list[str]:
-    restore = item.spec(VmSpec).restore
+    restore = item.actions(VmActions).restore
     return keys_of("snapshot", item, [restore.snapshot]) if restore is not None else []
 
 
@@ -489,15 +481,16 @@ VM = Kind(
     title="VM",
     summary="A virtual machine",
     spec=VmSpec,
+    actions=VmActions,
     marks=WorkloadMarks,
     status=WorkloadStatus,
-    schema=2,
-    upgrades=(_take_marks,),
+    schema=3,
+    upgrades=(_take_marks, take_from_spec(actions=VmActions)),
     indexes=index_workload(VmSpec, WORKLOAD)
     | {
         VMS_BY_ORIGIN: origin_keys,
         VMS_BY_RESTORE: _restore_keys,
-        VMS_RECLAIMED: lambda item: ("",) if item.spec(VmSpec).reclaim else (),
+        VMS_RECLAIMED: lambda item: ("",) if item.actions(VmActions).reclaim else (),
     },
     references=(
         Reference(
@@ -513,7 +506,6 @@ VM = Kind(
             "volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to, bars=refuse_orphan
         ),
         Reference("snapshot", "spec.origin", lambda s: [s.origin.snapshot] if s.origin else [], blocks=False),
-        Reference("snapshot", "spec.restore", lambda s: [s.restore.snapshot] if s.restore else [], blocks=False),
         *workload_references(),
     ),
     verbs=VERBS,
@@ -533,6 +525,8 @@ VM = Kind(
             RECLAIMED: "migrations",
         },
         mark_writers={
+            "restore": (":restore", "replicas"),
+            "reclaim": (":reclaim", "migrations", "workload"),
             "fenced": ("replications", "replicas"),
             "arrives": ("arrivals",),
             "departed": ("workload",),
@@ -544,13 +538,11 @@ VM = Kind(
         check=check_vm,
         check_new=_check_new,
         check_times=check_times,
-        check_change=check_change,
         change_guard=_guard_change,
         write_guard=guard_workload,
         other_version="weft vm update {} --config FILE lets another VM take its place, and keeps this one, stopped",
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "origin", "restore", "reclaim"),
-        made_fields=("reclaim",),
+        server_fields=(*KEPT, "origin"),
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

@@ -12,7 +12,7 @@ def test_a_restore_from_a_snapshot_on_a_deleted_node_is_refused_by_name_of_both_
     None
 ):
     restore = next(one for one in VM.verbs if one.name == "restore")
-    assert restore.change is not None and restore.input is not None
+    assert restore.act is not None and restore.input is not None
     lost = {"phase": "Unavailable", "workload_uid": "u", "message": "its data is on node n1, which was deleted"}
     obj = {
         "kind": "vm",
@@ -24,4 +24,4 @@ def test_a_restore_from_a_snapshot_on_a_deleted_node_is_refused_by_name_of_both_
         "others": {"snapshot/s": {"spec": {"of": "vm/web"}, "status": lost}},
     }
     with pytest.raises(IllegalTransition, match=r"snapshot/s is Unavailable, .*n1, which was deleted"):
-        restore.change(obj, restore.input(snapshot="s"))
+        restore.act(obj, restore.input(snapshot="s"))

@@ -23,8 +23,7 @@ from weft.cli.command.options import Moment
 from weft.cli.command.synonyms import FIELDS
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.job import FIXED
-from weft.kinds.parts.migration.departing import VmReclaim
-from weft.kinds.parts.snapshot.restored import VmOrigin, VmRestore
+from weft.kinds.parts.snapshot.restored import VmOrigin
 from weft.kinds.priority_class import PRIORITY_CLASS
 from weft.kinds.quota import AccountLimits
 from weft.kinds.record import Kind
@@ -34,11 +33,7 @@ from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
 _KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled", "spec.lease.priority_class")
-_OF_SNAPSHOTS = (
-    *(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),
-    *(f"spec.restore.{name}" for name in VmRestore.__struct_fields__),
-    *(f"spec.reclaim.{name}" for name in VmReclaim.__struct_fields__),
-)
+_OF_SNAPSHOTS = (*(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),)
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
     "vm": (*_KEPT, *_OF_SNAPSHOTS),

@@ -29,7 +29,7 @@ from weft.objects.schema import read_strict
 
 Object = Mapping[str, Any]
 REPLACE = "Let another VM take its place without asking; the root disk stays with the old VM, which is kept."
-SERVERS = ("restart_generation", "pulls", "restore", "reclaim")  # no person's
+SERVERS = ("restart_generation", "pulls")  # no person's
 # Of a VM, whatever version it runs: another way changes them.
 _OWN = (*(name for name in FIXED if hasattr(VmSpec, name) and name not in SERVERS), "snapshots", "boot")
 _OTHER_WAYS = {

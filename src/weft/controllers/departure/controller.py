@@ -33,7 +33,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.cluster import CLUSTER, describe_unlinked
 from weft.kinds.fields.allocated_migration import names_other_cluster
 from weft.kinds.migration import ANY_CLUSTER, DEPARTURES, MIGRATION, MigrationSpec, MigrationStatus
-from weft.kinds.vm import VM, VmSpec
+from weft.kinds.vm import VM, VmActions
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
@@ -166,7 +166,7 @@ def _concerns(change: Changed) -> bool:
             change, lambda item: (item.envelope.spec, item.envelope.actions, item.deleting)
         )
     if change.kind == VM.name:
-        return bool(change.item.spec(VmSpec).reclaim)
+        return bool(change.item.actions(VmActions).reclaim)
     migration, report = change.item.spec(AllocationSpec).migration, change.item.report(AllocationReport)
     lost = migration is None and report.migration is not None and names_other_cluster(report.migration.peer)
     return lost or (migration is not None and bool(migration.peer_ca))

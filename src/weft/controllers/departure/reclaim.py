@@ -29,7 +29,7 @@ from weft.kinds.arrival import ARRIVED, OVER
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.workload import WorkloadStatus
-from weft.kinds.vm import VMS_RECLAIMED, VmSpec
+from weft.kinds.vm import VMS_RECLAIMED, VmActions
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import object_key
@@ -77,7 +77,7 @@ class Reclaim(msgspec.Struct, frozen=True):
 def list_reclaims(view: View) -> Iterator[Reclaim]:
     """Those whose node still says that it handed them over by the very migration that people mean."""
     for workload in view.find(VMS_RECLAIMED, ""):
-        asked, known = workload.spec(VmSpec).reclaim, workload.status(WorkloadStatus).handed_over
+        asked, known = workload.actions(VmActions).reclaim, workload.status(WorkloadStatus).handed_over
         for place in view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid):
             report = place.report(AllocationReport)
             found = find_unknown_departure(place.spec(AllocationSpec), report, known)
@@ -170,10 +170,8 @@ def plan_commit(read: Reclaim, plan: ReclaimPlan, now: float) -> Commit | None:
     if plan.waits and not set_condition(edit(workload), condition):
         return None
     draft, events = Draft(place), list[Event]()
-    spec = None
-    if not plan.waits:
-        spec = msgspec.structs.replace(workload.spec(VmSpec), reclaim=None)
-    draft.change(workload, spec=spec, condition=condition)
+    left = None if plan.waits else msgspec.structs.replace(workload.actions(VmActions), reclaim=None)
+    draft.change(workload, actions=left, condition=condition)
     if plan.goes_on:
         draft.change(place, spec=come_back(place.spec(AllocationSpec), found.key))
         node = place.spec(AllocationSpec).node

@@ -44,7 +44,7 @@ from weft.kinds.replication import (
     subject_of,
 )
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions, VmSpec
 from weft.objects.envelope import Envelope
 from weft.objects.identity import CLUSTER_PREFIX, new_uid, object_key
 from weft.objects.quantity import format_bytes
@@ -93,7 +93,7 @@ class Replicas:
 
 def _stand_of(workload: Item) -> object:
     told, marks = workload.envelope.condition(RESTORED), workload.marks(WorkloadMarks)
-    return workload.uid, workload.deleting, marks.fenced, marks.guard, workload.spec(VmSpec).restore, told
+    return workload.uid, workload.deleting, marks.fenced, marks.guard, workload.actions(VmActions).restore, told
 
 
 def _route_node(view: View, change: Changed) -> Iterable[str]:
@@ -220,7 +220,7 @@ def plan_one(view: View, replica: Item, now: float) -> Commit | None:
 
 def _follow_return(found: Returned, workload: Item) -> Returned:
     """How the workload's last restore in place goes."""
-    asked, told = workload.spec(VmSpec).restore, workload.envelope.condition(RESTORED)
+    asked, told = workload.actions(VmActions).restore, workload.envelope.condition(RESTORED)
     if asked is None:
         return found
     if told is None or told.generation < asked.generation:
@@ -242,7 +242,7 @@ def _change_vm(draft: Draft, view: View, returned: Returned, replica: Item, plan
         status, generation = left.status(ReplicationStatus), workload.envelope.generation + 1
         keep = status.phase == "Stale" and not (status.point is not None and status.point.final)
         restore = VmRestore(snapshot=plan.go_back.snapshot, generation=generation, keep=keep)
-        draft.change(workload, spec=replace(spec, restore=restore))
+        draft.change(workload, actions=replace(workload.actions(VmActions), restore=restore))
     elif not marks.guard:  # else its nodes let it go first: nobody confirms it any more
         # People who promote it start it; a take-over leaves it as it was.
         stays = bool(replica.marks(ReplicaMarks).granted) and is_stopped_there(replica.spec(ReplicaSpec))

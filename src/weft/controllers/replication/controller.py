@@ -40,7 +40,7 @@ from weft.kinds.replication import (
     subject_of,
 )
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec, SnapshotStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions, VmSpec
 from weft.objects.identity import cut_name, new_uid, object_key
 from weft.objects.lifecycle import Phase
 
@@ -167,7 +167,7 @@ def _is_fenced_by(workload: Item | None, replication: Item) -> bool:
 def find_promoted(view: View, workload: Item) -> tuple[Item, Item] | None:
     """The replica here that the VM was promoted from, with that point's snapshot."""
     spec, project = workload.spec(VmSpec), workload.envelope.project
-    for began in (spec.restore, spec.origin):
+    for began in (workload.actions(VmActions).restore, spec.origin):
         snapshot = view.get(object_key(SNAPSHOT.name, project, began.snapshot)) if began is not None else None
         name = snapshot.marks(SnapshotMarks).replica if snapshot is not None else ""
         replica = view.get(object_key(REPLICA.name, project, name)) if name else None

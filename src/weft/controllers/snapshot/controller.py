@@ -313,7 +313,7 @@ def read_spec(workload: Item | None) -> dict[str, Any]:
     spec |= sizes_of(workload.status(WorkloadStatus), spec)
     if workload.marks(WorkloadMarks).fenced:  # it stands still so that its copy runs
         spec["run"] = "run"
-    return {name: value for name, value in spec.items() if name not in ("user_data", "origin", "restore")}
+    return {name: value for name, value in spec.items() if name not in ("user_data", "origin")}
 
 
 def is_used_up(view: View, snapshot: Item, status: SnapshotStatus) -> bool:

@@ -10,7 +10,7 @@ from weft.kinds.allocation import AllocationReport, AllocationSpec, is_restoring
 from weft.kinds.parts.snapshot.verbs import RESTORED
 from weft.kinds.registry import BY_NAME
 from weft.kinds.snapshot import SNAPSHOTS_BY_WORKLOAD_UID, SnapshotStatus
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions
 from weft.kinds.volume import VolumeStatus, read_restore
 from weft.objects.identity import object_key
 
@@ -26,7 +26,7 @@ def find_restore(workload: Item, place: Item | None) -> tuple[int, str]:
         spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
         if spec.origin is not None and spec.origin.generation and not is_restoring(spec, report):
             return spec.origin.generation, spec.origin.name
-    asked, told = workload.spec(VmSpec).restore, workload.envelope.condition(RESTORED)
+    asked, told = workload.actions(VmActions).restore, workload.envelope.condition(RESTORED)
     if asked is None or told is None or told.status != "True" or told.generation < asked.generation:
         return 0, ""
     return asked.generation, asked.snapshot  # its place is another one since

@@ -29,7 +29,7 @@ from weft.kinds.parts.snapshot.verbs import GIVEN_UP, KEEPS_TOO_MUCH, RESTORE_FA
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.replica import REPLICA, ReplicaStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotMarks, SnapshotSpec, SnapshotStatus
-from weft.kinds.vm import VMS_BY_RESTORE, VmSpec
+from weft.kinds.vm import VMS_BY_RESTORE, VmActions, VmSpec
 from weft.objects.envelope import Condition, Envelope, set_condition
 from weft.objects.identity import cut_name, new_uid, object_key
 
@@ -43,7 +43,7 @@ class Restores:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "vm":
-                if has_changed(change, lambda item: (item.uid, item.spec(VmSpec).restore, item.deleting)):
+                if has_changed(change, lambda item: (item.uid, item.actions(VmActions).restore, item.deleting)):
                     return (change.key,)
             case "snapshot":
                 if has_changed(change, lambda item: (item.uid, item.deleting, item.status(SnapshotStatus).phase)):
@@ -61,7 +61,7 @@ class Restores:
 
 def plan_restore(view: View, workload: Item, now: float) -> Commit | None:
     """The next step of a workload's last restore in place; None if nobody asked for one."""
-    asked = workload.spec(VmSpec).restore
+    asked = workload.actions(VmActions).restore
     if asked is None or workload.deleting or _is_over(workload, asked):
         return None
     place = active_allocation(view, workload.uid)

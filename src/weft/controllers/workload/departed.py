@@ -28,7 +28,7 @@ from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, M
 from weft.kinds.node import NODES_BY_ORPHAN
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.published_port import PUBLISHED_PORTS_BY_WORKLOAD
-from weft.kinds.vm import VmSpec
+from weft.kinds.vm import VmActions, VmSpec
 from weft.objects.identity import MAX_NAME, object_key
 
 
@@ -62,10 +62,10 @@ def leave_name(
         security_groups=[],
         volumes=[],
         snapshots=None,
-        reclaim=None,
     )
     marks = msgspec.structs.replace(workload.marks(WorkloadMarks), guard="", departed=where)
-    draft.change(workload, spec=left, marks=marks)
+    actions = msgspec.structs.replace(workload.actions(VmActions), reclaim=None)
+    draft.change(workload, spec=left, actions=actions, marks=marks)
     for copied in volumes:
         volume = view.get(object_key("volume", workload.envelope.project, copied.name))
         if volume is not None and volume.uid == copied.uid and not volume.deleting:

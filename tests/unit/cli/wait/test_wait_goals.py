@@ -212,8 +212,8 @@ def test_a_restore_that_the_quota_bars_names_what_does_without() -> None:
     goal = plan_goal("vm", "restore")
     assert goal is not None
     told = {"type": "Restored", "status": "False", "reason": "QuotaExceeded", "message": "too much", "generation": 2}
-    spec = {"run": "run", "restore": {"snapshot": "a", "generation": 2}}
-    error = find_failure(vm("Running", spec=spec, conditions=[told]), "vm/web", goal)
+    asked = {"restore": {"snapshot": "a", "generation": 2}}
+    error = find_failure({**vm("Running", conditions=[told]), "actions": asked}, "vm/web", goal)
     assert (
         error is not None
         and error.hint is not None

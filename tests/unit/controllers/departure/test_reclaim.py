@@ -30,7 +30,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.kinds.parts.migration.departing import RECLAIMED, VmReclaim, find_not_reclaimed, is_reclaimed
 from weft.kinds.parts.workload import WorkloadMarks
-from weft.kinds.vm import VM, VmSpec
+from weft.kinds.vm import VM, VmActions, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import Forbidden, Unavailable
 from weft.objects.identity import Ref
@@ -94,10 +94,13 @@ def test_people_may_force_it_and_their_word_is_all_there_is_while_the_line_is_cu
     assert not any(replace(FACTS, **one).asks for one in ({"forced": True}, {"cut": "x"}, {"barred": "x"}))
 
 
-def make_world(phase: str = "Linked", reason: str = "illegalTransition", **spec: Any) -> View:
+ASKED = VmReclaim(key="k")
+
+
+def make_world(phase: str = "Linked", reason: str = "illegalTransition", reclaim: VmReclaim | None = ASKED) -> View:
     view = make_view()
-    given = {"image": "tiny", "reclaim": VmReclaim(key="k"), **spec}
-    vm = VM.make("web", VmSpec(**given), 1.0, uid="vm-1", project="default")
+    asked = VmActions(reclaim=reclaim)
+    vm = VM.make("web", VmSpec(image="tiny"), 1.0, uid="vm-1", project="default", actions=asked)
     allocation = AllocationSpec(
         node="n1",
         node_uid="node-1",
@@ -162,12 +165,12 @@ def show(envelope: Envelope, handed_over: str = "k") -> dict[str, Any]:
 def test_what_comes_of_it_is_written_with_its_reason_and_ends_the_request() -> None:
     view = make_world()
     asking = write(view, plan(Unavailable("no answer")))
-    assert decode_part(asking["vm"].spec, VmSpec).reclaim == VmReclaim(key="k") and "allocation" not in asking
+    assert decode_part(asking["vm"].actions, VmActions).reclaim == ASKED and "allocation" not in asking
     assert find_not_reclaimed(show(asking["vm"]), "vm/web") is None
     assert write(view, plan(Unavailable("no answer"))) == {}, "nothing new"
 
     refused = write(view, plan(None))
-    assert decode_part(refused["vm"].spec, VmSpec).reclaim is None and "allocation" not in refused
+    assert decode_part(refused["vm"].actions, VmActions).reclaim is None and "allocation" not in refused
     problem = find_not_reclaimed(show(refused["vm"]), "vm/web")
     assert problem is not None and "no arrival of it" in problem.message
     assert "weft vm reclaim web --force" in (problem.hint or "")
@@ -175,7 +178,7 @@ def test_what_comes_of_it_is_written_with_its_reason_and_ends_the_request() -> N
 
     view = make_world(reclaim=VmReclaim(key="k", force=True))
     back = write(view, plan(None, forced=True))
-    place, vm = decode_part(back["allocation"].spec, AllocationSpec), decode_part(back["vm"].spec, VmSpec)
+    place, vm = decode_part(back["allocation"].spec, AllocationSpec), decode_part(back["vm"].actions, VmActions)
     assert (place.back_from, place.role, place.desired) == (["k"], "active", "run")
     assert vm.reclaim is None
     told = back["vm"].condition(RECLAIMED)
@@ -187,7 +190,7 @@ def test_a_vm_that_turns_out_to_have_left_is_not_taken_back() -> None:
     view = make_world()
     (read,) = list_reclaims(view)
     left = replace(read.workload.envelope)
-    left.spec = msgspec.Raw(msgspec.json.encode(replace(read.workload.spec(VmSpec), reclaim=None)))
+    left.actions = msgspec.Raw(msgspec.json.encode(VmActions()))
     left.marks = msgspec.Raw(msgspec.json.encode(WorkloadMarks(departed="west/lab/web")))
     shown = show(left, "")
     assert not is_reclaimed(shown)

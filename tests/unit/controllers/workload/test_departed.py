@@ -16,7 +16,7 @@ from weft.kinds.node import NODE, NodeReport, NodeStatus
 from weft.kinds.parts.migration.departing import ReclaimInput, VmReclaim, reclaim_lost
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.kinds.parts.workload import WorkloadMarks, WorkloadStatus
-from weft.kinds.vm import VM, VmSpec
+from weft.kinds.vm import VM, VmActions, VmSpec
 from weft.kinds.volume import VOLUME, VolumeSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 from weft.objects.errors import IllegalTransition
@@ -47,10 +47,11 @@ def place_spec() -> AllocationSpec:
     )
 
 
-def make_world(report: AllocationReport, *more: Envelope, **spec: object) -> tuple[View, Item]:
+def make_world(report: AllocationReport, *more: Envelope, reclaim: VmReclaim | None = None) -> tuple[View, Item]:
     view = make_view()
     node = NODE.make("n1", NODE.spec(), 1.0, uid="node-1", status=NodeStatus(phase="Ready"))
-    vm = VM.make("web", VmSpec(image="tiny", volumes=["data"], **spec), 1.0, uid="vm-1", project="default")  # type: ignore[arg-type]
+    spec, asked = VmSpec(image="tiny", volumes=["data"]), VmActions(reclaim=reclaim)
+    vm = VM.make("web", spec, 1.0, uid="vm-1", project="default", actions=asked)
     parts = [msgspec.Raw(msgspec.json.encode(part)) for part in (place_spec(), report)]
     place = Envelope(kind="allocation", name="node-1.a", uid="a", spec=parts[0], report=parts[1])
     link = CLUSTER.make("west", ClusterSpec(url="https://x", ca="", projects={"default": "lab"}), 1.0, uid="w")

@@ -88,7 +88,7 @@ function Place({ obj, row }) {
     <dt>size</dt><dd>${number(spec.cpu, 2)} ${spec.cpu === 1 ? 'core' : 'cores'}, ${size(spec.memory)} of memory</dd>
     ${status.resize_limits?.cpu > 0 && html`<dt>may grow to</dt><dd>${[`${status.resize_limits.cpu} cores`, `${size(status.resize_limits.memory)} of memory`, `${status.resize_limits.volumes} volumes`, `${status.resize_limits.networks} networks`].join(', ')}, without a restart</dd>`}
     <dt>restarts</dt><dd>${{ always: 'always', never: 'never', 'on-failure': 'after a failure' }[spec.restart] ?? spec.restart}; it has ${span(spec.grace ?? 0)} to shut down</dd>
-    ${spec.restore && html`<dt>restored</dt><dd>from snapshot ${spec.restore.snapshot}</dd>`}
+    ${obj.actions?.restore && html`<dt>restored</dt><dd>from snapshot ${obj.actions.restore.snapshot}</dd>`}
     ${obj.owner && html`<dt>belongs to</dt><dd><a class="mono" href=${toObject(obj.owner)}>${obj.owner.kind}/${obj.owner.name}</a></dd>`}</dl></section>`;
 }
 

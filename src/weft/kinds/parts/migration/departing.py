@@ -72,7 +72,7 @@ class ReclaimInput(msgspec.Struct, kw_only=True):
 
 
 def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
-    """The change of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
+    """The act of the verb ``reclaim`` of VMs. Raises IllegalTransition for a VM that its node hasn't handed over so."""
     what, key = f"{obj['kind']}/{obj['name']}", dig(obj, "status.handed_over", "")
     refuse_departed(obj)
     if not key:
@@ -81,14 +81,14 @@ def reclaim_lost(obj: Object, given: ReclaimInput) -> dict[str, Any]:
             f"{what} isn't missing: no node has handed it over to another cluster by a migration that this one doesn't know",
             hint=f"weft vm describe {obj['name']} says how it is; by a migration that it knows: weft migration reclaim NAME",
         )
-    return {**obj["spec"], "reclaim": msgspec.to_builtins(VmReclaim(key=key, force=given.force))}
+    return {"reclaim": msgspec.to_builtins(VmReclaim(key=key, force=given.force))}
 
 
 def is_reclaimed(obj: Object | None) -> bool:
     """Whether its node lets it go on."""
     if obj is None or not is_settled(obj):
         return False
-    return not any(dig(obj, path, "") for path in ("spec.reclaim", "marks.departed", "status.handed_over"))
+    return not any(dig(obj, path, "") for path in ("actions.reclaim", "marks.departed", "status.handed_over"))
 
 
 def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
@@ -98,7 +98,7 @@ def find_not_reclaimed(obj: Object, what: str) -> WeftError | None:
             f"{what} is not taken back: its node says that it migrated to {where}", reason="notReclaimed"
         )
     told = find_condition(obj, RECLAIMED)
-    if told is None or told["status"] != "False" or dig(obj, "spec.reclaim"):
+    if told is None or told["status"] != "False" or dig(obj, "actions.reclaim"):
         return None
     hint = f"if it surely runs nowhere: weft vm reclaim {what.partition('/')[2]} --force"
     return IllegalTransition(f"{what} is not taken back: {told.get('message', '')}", reason="notReclaimed", hint=hint)

@@ -17,8 +17,8 @@ ROOT = "root"
 # from the snapshot's node, and what acts on a first boot, which its disks have behind them.
 LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
-    *("user_data", "run", "hold", "restart_generation", "origin", "restore", "snapshots", "boot"),
-    *("reclaim", *WorkloadMarks.__struct_fields__),  # these were in the spec once
+    *("user_data", "run", "hold", "restart_generation", "origin", "snapshots", "boot"),
+    *("restore", "reclaim", *WorkloadMarks.__struct_fields__),  # these were in the spec once
 )
 # Beside these, of a VM that is only there to test: what would give it a part in what the original does: groups, its choice of
 # nodes, GPUs, names for logins.

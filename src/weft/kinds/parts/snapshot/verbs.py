@@ -57,10 +57,10 @@ class CloneInput(msgspec.Struct, kw_only=True):
 
 def is_restoring(obj: Object) -> bool:
     """Whether a VM's last restore in place is neither done nor given up."""
-    if dig(obj, "spec.restore") is None:
+    if dig(obj, "actions.restore") is None:
         return False
     told = find_condition(obj, RESTORED)
-    if told is None or told.get("generation", 0) < dig(obj, "spec.restore.generation", 0):
+    if told is None or told.get("generation", 0) < dig(obj, "actions.restore.generation", 0):
         return True
     return told["status"] != "True" and told.get("reason", "") not in GIVEN_UP | TRIED_AGAIN
 
@@ -88,7 +88,7 @@ def _require_disks(verb: str, obj: Object) -> None:
         )
     if is_restoring(obj):
         raise IllegalTransition(
-            f"{what} is being restored from snapshot/{dig(obj, 'spec.restore.snapshot', '')}",
+            f"{what} is being restored from snapshot/{dig(obj, 'actions.restore.snapshot', '')}",
             reason="isRestoring",
             hint=f"weft describe {what} shows how it goes",
         )
@@ -205,7 +205,7 @@ def describe_lost(obj: Object | None) -> str:
 
 
 def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
-    """The spec of a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
+    """What a VM is asked that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
     snapshot = obj["others"].get(source)
     if dig(snapshot or {}, "status.phase") != "Unavailable":  # that is told first: the VM may wait for the same node
@@ -245,11 +245,13 @@ def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
             hint=as_new if dig(snapshot, "status.memory", 0) else "leave memory out: the VM boots from the disks",
         )
     memory = given.memory if given.memory is not None else not bar
-    spec = {**obj["spec"], "restore": {"snapshot": given.snapshot, "memory": memory, "keep": given.keep}}
-    spec["restore"]["generation"] = obj["generation"] + 1
-    if memory:
-        spec["run"] = "run"
-    return spec
+    restore = {"snapshot": given.snapshot, "memory": memory, "keep": given.keep, "generation": obj["generation"] + 1}
+    return {"restore": restore}
+
+
+def _run_restored(obj: Object, given: RestoreInput) -> dict[str, Any]:
+    """Its spec: one that goes on from memory runs. Raises as ``_restore``."""
+    return {**obj["spec"], **({"run": "run"} if _restore(obj, given)["restore"]["memory"] else {})}
 
 
 def _find_memory_bar(obj: Object, snapshot: Object) -> str:
@@ -313,7 +315,8 @@ SNAPSHOT_VERBS = (
         "Go back to a snapshot of the VM",
         input=RestoreInput,
         reads=lambda _, given: [("snapshot", given.snapshot)],
-        change=_restore,
+        change=_run_restored,
+        act=_restore,
         needs="write",
     ),
     Verb(
