@@ -23,9 +23,7 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
-SPEC = ClusterSpec(
-    url="https://10.0.0.1:6443", ca="their CA", peer_uid="u", projects={"default": "lab"}, sealed={TOKEN: "s"}
-)
+SPEC = ClusterSpec(url="https://10.0.0.1:6443", ca="their CA", projects={"default": "lab"}, sealed={TOKEN: "s"})
 CAME = ArrivalSpec(of="vm/web", origin="o", key="k", node="e1", node_uid="n", allocation="s", volumes={"data": 1 << 20})
 
 

@@ -22,7 +22,7 @@ from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
 from weft.controllers.failover.facts import PROMISE_SECONDS
 from weft.informer.leader_lease import LeaderLease
-from weft.kinds.cluster import TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import TOKEN, ClusterMarks, ClusterSpec, ClusterStatus
 from weft.kinds.delegation import DelegationStatus
 from weft.kinds.fields.cluster.link import VALUE, ClusterWitness
 from weft.kinds.replica import Point, ReplicaMarks, ReplicaStatus
@@ -37,7 +37,7 @@ from weft.protocol.link import HelloAnswer
 from weft.witness.service import Witness
 
 KEY = object_key("cluster", None, "west")
-SPEC = ClusterSpec(url="https://10.0.0.1:6443", ca="ca", peer_uid="u", sealed={TOKEN: "s"})
+SPEC = ClusterSpec(url="https://10.0.0.1:6443", ca="ca", sealed={TOKEN: "s"})
 
 
 class Far:
@@ -73,7 +73,7 @@ async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_
     async with Lab(tmp_path) as lab:
         await lab.kill_controllers()
         far = Far(lab)
-        await lab.put("cluster", "west", SPEC, project=None)
+        await lab.put("cluster", "west", SPEC, marks=ClusterMarks(peer_uid="u"), project=None)
         lab.start_controllers(
             more=[lambda lease: Clusters(lease, lambda sealed, place: f"{sealed} of {place}".encode(), far.ask)]
         )
@@ -87,9 +87,7 @@ async def test_a_linked_cluster_is_asked_and_its_phase_follows_what_it_says(tmp_
         assert (await far.until("Suspect")).epoch == "e"
 
         def trust(envelope) -> None:  # type: ignore[no-untyped-def]
-            spec = decode_part(envelope.spec, ClusterSpec)
-            spec.trusted += 1
-            envelope.spec = merge_part(envelope.spec, spec)
+            envelope.actions = merge_part(envelope.actions, {"trusted": 1})
 
         await lab.change(KEY, trust)
         assert (await far.until("Linked")).epoch == "f"

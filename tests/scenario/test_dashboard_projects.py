@@ -15,7 +15,7 @@ from tests.scenario.dashboard_lab import Browser, add_user
 from weft.contracts.journal import Event
 from weft.contracts.store import Delete, Put
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
-from weft.kinds.cluster import CLUSTER, ClusterSpec
+from weft.kinds.cluster import CLUSTER, ClusterMarks, ClusterSpec
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS
 from weft.objects.envelope import Condition, Envelope, encode_envelope
@@ -113,10 +113,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
                 kept = BackupRepositoryStatus(phase="Ready", id=MARK, backups=3, message=MARK)
                 own.spec, own.status = (msgspec.Raw(msgspec.json.encode(part)) for part in (place, kept))
             if kind is CLUSTER:
-                link = ClusterSpec(
-                    url=f"https://{MARK}", ca=MARK, peer_uid=MARK, projects={MARK: MARK}, sealed={MARK: MARK}
+                link = ClusterSpec(url=f"https://{MARK}", ca=MARK, projects={MARK: MARK}, sealed={MARK: MARK})
+                own.spec, own.marks = (
+                    msgspec.Raw(msgspec.json.encode(part)) for part in (link, ClusterMarks(peer_uid=MARK))
                 )
-                own.spec = msgspec.Raw(msgspec.json.encode(link))
         lab.put(own)
         if kind.scope == "project":
             lab.put(make(kind, f"x{MARK}", MARK, "blue"))

@@ -25,6 +25,7 @@ from weft.kinds.fields.cluster.link import (
 from weft.kinds.parts.goal import find_failed, is_settled, read_phase
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.secret import SealedSpec
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.quantity import format_duration
 from weft.objects.schema import field, words
@@ -42,7 +43,6 @@ class ClusterSpec(SealedSpec, kw_only=True):
     ca: Annotated[
         str, field("Certificate of its CA, in PEM: who else answers is not it", change="never", max_length=MOST_CA)
     ]
-    peer_uid: Annotated[str, field("Its uid, which follows from its CA; set by the server", change="never")] = ""
     grants: Annotated[list[Word], field("What it may do here", change="live")] = msgspec.field(default_factory=list)
     projects: Annotated[
         dict[str, str],
@@ -51,9 +51,14 @@ class ClusterSpec(SealedSpec, kw_only=True):
     witness: Annotated[
         ClusterWitness | None, field("Third place that both clusters ask which of them is primary", change="live")
     ] = None
-    trusted: Annotated[
-        int, field("How often people trusted it after it was restored; set by the server", change="live")
-    ] = 0
+
+
+class ClusterActions(msgspec.Struct, kw_only=True):
+    trusted: Annotated[int, field("How often people trusted it after it was restored")] = 0
+
+
+class ClusterMarks(msgspec.Struct, kw_only=True):
+    peer_uid: Annotated[str, field("Its uid, which follows from its CA")] = ""
 
 
 class ClusterStatus(msgspec.Struct, kw_only=True):
@@ -62,7 +67,7 @@ class ClusterStatus(msgspec.Struct, kw_only=True):
     release: str = ""  # of weft there
     protocol: int = 0  # of links: the newest that both speak; 0: not known
     epoch: str = ""  # the history of its store that this cluster trusts
-    trusted: int = 0  # ``spec.trusted`` when it was last trusted
+    trusted: int = 0  # ``actions.trusted`` when it was last trusted
     seen_at: float | None = None  # when it last answered, to within 15 s
     clock_offset_seconds: float | None = None  # its clock's time less this one's
     lag_seconds: float | None = (
@@ -143,7 +148,7 @@ def _trust(obj: Object, given: Any) -> dict[str, Any]:
             f"cluster/{obj['name']} is {dig(obj, 'status.phase') or 'Pending'}: there is nothing to trust again",
             hint="only a cluster that is Suspect, because its store was restored, is trusted again",
         )
-    return {**obj["spec"], "trusted": int(dig(obj, "spec.trusted") or 0) + 1}
+    return {"trusted": obj["actions"]["trusted"] + 1}
 
 
 def _seconds(path: str) -> Any:
@@ -174,18 +179,23 @@ CLUSTER = Kind(
     summary="Other clusters that this one is linked with",
     scope="fabric",
     spec=ClusterSpec,
+    actions=ClusterActions,
+    marks=ClusterMarks,
     status=ClusterStatus,
-    indexes={CLUSTERS_BY_PEER: lambda item: (item.spec(ClusterSpec).peer_uid,)},
+    schema=2,
+    upgrades=(take_from_spec(actions=ClusterActions, marks=ClusterMarks),),
+    indexes={CLUSTERS_BY_PEER: lambda item: (item.marks(ClusterMarks).peer_uid,)},
     references=(Reference("project", "spec.projects", lambda spec: list(spec.projects), blocks=False),),
-    verbs=(Verb("trust", "Trust it again after its store was restored from a backup", change=_trust, needs="fabric"),),
+    verbs=(Verb("trust", "Trust it again after its store was restored from a backup", act=_trust, needs="fabric"),),
     access=Access(
         readers="shared",
         status_writer="clusters",
+        mark_writers={"peer_uid": ("api",)},
         further_rights=_find_rights,
         # How it is reached, what it may do, the names of projects here and there, and how old the points of any project's replica
         # are: its name and its phase are for everyone.
         fabric_fields=(
-            *("spec.url", "spec.ca", "spec.peer_uid", "spec.grants", "spec.projects", "spec.witness", "spec.sealed"),
+            *("spec.url", "spec.ca", "marks.peer_uid", "spec.grants", "spec.projects", "spec.witness", "spec.sealed"),
             *("status.peer_uid", "status.epoch", "status.message", "status.lag_seconds", "status.rpo_seconds"),
         ),
     ),
@@ -194,8 +204,7 @@ CLUSTER = Kind(
         check_new=_refuse_new,
         check_change=_check_change,
         check_values=_check_values,
-        server_fields=("sealed", "peer_uid", "trusted"),
-        made_fields=("trusted",),
+        server_fields=("sealed",),
         seals=True,
     ),
     display=Display(

@@ -52,7 +52,7 @@ def test_both_have_names_networks_and_ports_of_their_own() -> None:
 def show(name: str, phase: str, epoch: str, trusted: int = 0) -> dict[str, Any]:
     """The link with cluster ``name``, which trusts this history of that one's store."""
     status = {"phase": phase, "epoch": epoch, "clock_offset_seconds": 0.0, "trusted": 0}
-    return {"name": name, "spec": {"trusted": trusted}, "status": status}
+    return {"name": name, "actions": {"trusted": trusted}, "status": status}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ async def test_a_link_with_a_cluster_that_was_restored_is_waited_for_by_nobody_a
     )
 
     async def sleep(_: float) -> None:
-        assert found[restored]["spec"]["trusted"] == 1, "it waits though nobody trusts it again"
+        assert found[restored]["actions"]["trusted"] == 1, "it waits though nobody trusts it again"
         found.update({name: show(name, "Linked", epochs[name]) for name in found})
 
     clock = cast(Clock, SimpleNamespace(elapsed=lambda: 0.0, sleep=sleep))

@@ -10,7 +10,7 @@ import msgspec
 
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Entry, Precondition, Put, Write
-from weft.kinds.cluster import ClusterSpec
+from weft.kinds.cluster import ClusterMarks
 from weft.kinds.fields.cluster.link import GRANTS
 from weft.kinds.registry import BY_NAME
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -26,7 +26,7 @@ class _Holder(msgspec.Struct):
 
 def plan_leaving(link: Envelope) -> Put:
     """What stays in the store of a Cluster object that is deleted: also of one that an older release made."""
-    return _write(link.name, decode_part(link.spec, ClusterSpec).peer_uid)
+    return _write(link.name, decode_part(link.marks, ClusterMarks).peer_uid)
 
 
 async def plan_name(context: ApiContext, name: str, uid: str) -> tuple[list[Write], list[Precondition]]:

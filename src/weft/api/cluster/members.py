@@ -9,7 +9,7 @@ import msgspec
 from weft.api.cluster.link_names import plan_name
 from weft.api.context import ApiContext
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put, Write
-from weft.kinds.cluster import CLUSTER, TOKEN, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import CLUSTER, TOKEN, ClusterActions, ClusterMarks, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import VALUE, LinkTerms, check_terms, find_uid
 from weft.kinds.secret import place_of
 from weft.kinds.token import TOKEN as TOKENS
@@ -70,7 +70,7 @@ class Members(msgspec.Struct, frozen=True):
         return None
 
     def _is(self, one: Envelope, uid: str) -> bool:
-        return decode_part(one.spec, ClusterSpec).peer_uid == uid
+        return decode_part(one.marks, ClusterMarks).peer_uid == uid
 
 
 async def read_members(context: ApiContext) -> Members:
@@ -120,7 +120,6 @@ async def plan_link(
     spec = ClusterSpec(
         url=other.url,
         ca=other.ca,
-        peer_uid=uid,
         grants=terms.grants or [],
         projects=terms.projects or {},
         sealed={
@@ -140,7 +139,7 @@ async def plan_link(
     preconditions: list[Precondition] = []
     writes: list[Write] = []
     if former is None:
-        made = CLUSTER.make(name, spec, now, creator=creator, status=status)
+        made = CLUSTER.make(name, spec, now, creator=creator, marks=ClusterMarks(peer_uid=uid), status=status)
         writes, preconditions = await plan_name(context, name, uid)
         preconditions.append(Absent(made.key))
     else:
@@ -151,16 +150,16 @@ async def plan_link(
                 field: getattr(status, field)
                 for field in ("phase", "peer_uid", "release", "protocol", "epoch", "seen_at")
             },
-            trusted=old.trusted,
+            trusted=decode_part(former.actions, ClusterActions).trusted,
             clock_offset_seconds=None,
             reason="",
             message="",
         )
-        spec.trusted = old.trusted
         made = msgspec.structs.replace(
             former,
             generation=former.generation + 1,
             spec=merge_part(former.spec, spec, old),
+            marks=merge_part(former.marks, ClusterMarks(peer_uid=uid)),
             status=merge_part(former.status, status),
         )
         preconditions.append(AtRevision(former.key, former.revision))

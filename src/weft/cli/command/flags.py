@@ -40,7 +40,7 @@ _NO_FLAG = {
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.project",),
-    "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.peer_uid", "spec.trusted", "spec.witness"),
+    "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.witness"),
     "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),

@@ -19,7 +19,7 @@ from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import CLUSTER, ClusterActions, ClusterMarks, ClusterStatus
 from weft.objects.errors import WeftError
 from weft.protocol.link import HelloAnswer
 
@@ -75,7 +75,8 @@ class Clusters(Asking):
     async def _note(self, cluster: Item, reply: Reply) -> None:
         former, name = cluster.status(ClusterStatus), cluster.envelope.name
         lag = find_lag(self._leadership.cache.view, name)
-        status = plan_status(name, cluster.spec(ClusterSpec), former, reply, self._clock.now(), lag)
+        parts = cluster.marks(ClusterMarks), cluster.actions(ClusterActions)
+        status = plan_status(name, *parts, former, reply, self._clock.now(), lag)
         if reply.hello is not None or status.phase != "Linked":  # a silence is borne for a while, by whatever spec
             status = msgspec.structs.replace(status, observed_generation=cluster.envelope.generation)
         if status == former:

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.client.version_skew import MOST_MINORS, describe_skew
 from weft.controllers.cluster.facts import Reply
-from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.kinds.cluster import ClusterActions, ClusterMarks, ClusterStatus
 from weft.objects.quantity import format_duration
 from weft.protocol.link import NEWEST, OLDEST, HelloAnswer, choose_protocol
 
@@ -30,7 +30,8 @@ _MOST_WORD = 64
 
 def plan_status(
     name: str,
-    spec: ClusterSpec,
+    marks: ClusterMarks,
+    asked: ClusterActions,
     former: ClusterStatus,
     reply: Reply,
     now: float,
@@ -51,7 +52,7 @@ def plan_status(
     known = former.clock_offset_seconds
     if known is None or abs(offset - known) > 1.0:
         status.clock_offset_seconds = round(offset, 1)
-    if hello.uid != spec.peer_uid:
+    if hello.uid != marks.peer_uid:
         return _fail(status, "wrongCa", f"{name} says that it is another cluster than the link's")
     if not status.protocol:
         return _fail(
@@ -61,8 +62,8 @@ def plan_status(
             " update the older one",
         )
     epoch = read_word(hello.epoch)
-    if spec.trusted > former.trusted or not former.epoch:
-        status.epoch, status.trusted = epoch, spec.trusted
+    if asked.trusted > former.trusted or not former.epoch:
+        status.epoch, status.trusted = epoch, asked.trusted
     if epoch != status.epoch:
         status.phase, status.reason = "Suspect", "restored"
         status.message = (

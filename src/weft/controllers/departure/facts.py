@@ -19,7 +19,7 @@ from weft.kinds.allocation import (
     is_restoring,
 )
 from weft.kinds.arrival import FROM_UID, LEFT_OUT
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
+from weft.kinds.cluster import CLUSTER, ClusterMarks, ClusterSpec, ClusterStatus, describe_link, describe_unlinked
 from weft.kinds.image import ImageStatus
 from weft.kinds.migration import MigrationActions, MigrationSpec, MigrationStatus, migration_key, workload_key
 from weft.kinds.node import NODES_BY_UID, NodeReport
@@ -53,7 +53,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
             source = one
     link = view.get(object_key(CLUSTER.name, None, spec.cluster or ""))
     gone = link is None or link.deleting
-    peer_uid = link.spec(ClusterSpec).peer_uid if link is not None else ""
+    peer_uid = link.marks(ClusterMarks).peer_uid if link is not None else ""
     another = not gone and status.arrival is not None and status.arrival.cluster_uid not in ("", peer_uid)
     lives = workload is not None and not workload.deleting
     name = cut_name(item.envelope.name, f"-{item.uid[:8].lower()}")

@@ -10,12 +10,12 @@ import pytest
 from weft.controllers.cluster.facts import Reply, find_lag
 from weft.controllers.cluster.plan import find_offset, plan_status
 from weft.informer.view import make_view
-from weft.kinds.cluster import ClusterSpec, ClusterStatus
+from weft.kinds.cluster import ClusterActions, ClusterMarks, ClusterStatus
 from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
 from weft.objects.envelope import encode_envelope
 from weft.protocol.link import HelloAnswer
 
-SPEC = ClusterSpec(url="https://10.0.0.1", ca="ca", peer_uid="u")
+MARKS, NOTHING = ClusterMarks(peer_uid="u"), ClusterActions()
 HELLO = HelloAnswer(
     uid="u", release="0.1.0", epoch="e", oldest=1, newest=1, now=100.0, seen_seconds=1.0, phase="Linked"
 )
@@ -27,7 +27,7 @@ LINKED = ClusterStatus(
 def plan(
     hello: HelloAnswer | None = HELLO, former: ClusterStatus = LINKED, now: float = 100.0, **reply: object
 ) -> ClusterStatus:
-    return plan_status("west", SPEC, former, Reply(hello, **reply), now)  # type: ignore[arg-type]
+    return plan_status("west", MARKS, NOTHING, former, Reply(hello, **reply), now)  # type: ignore[arg-type]
 
 
 def changed(**fields: object) -> HelloAnswer:
@@ -67,11 +67,11 @@ def test_what_it_says_decides_its_phase(hello: HelloAnswer, phase: str, reason: 
 def test_another_history_is_taken_only_when_people_trust_it() -> None:
     suspect = plan(changed(epoch="f"))
     assert suspect.epoch == "e"
-    trusted = msgspec.structs.replace(SPEC, trusted=1)
-    status = plan_status("west", trusted, suspect, Reply(changed(epoch="f")), 100.0)
+    trusted = ClusterActions(trusted=1)
+    status = plan_status("west", MARKS, trusted, suspect, Reply(changed(epoch="f")), 100.0)
     assert (status.phase, status.epoch, status.trusted) == ("Linked", "f", 1)
     # A second restore is not covered by the first word.
-    assert plan_status("west", trusted, status, Reply(changed(epoch="g")), 100.0).phase == "Suspect"
+    assert plan_status("west", MARKS, trusted, status, Reply(changed(epoch="g")), 100.0).phase == "Suspect"
 
 
 def test_a_short_silence_is_no_matter_and_a_refusal_is_at_once() -> None:
@@ -91,12 +91,12 @@ def test_clocks_that_are_apart_are_named_and_do_no_harm() -> None:
 
 
 def test_the_lag_of_what_is_replicated_there_is_shown_also_while_it_is_silent() -> None:
-    status = plan_status("west", SPEC, LINKED, Reply(HELLO), 100.0, (12.0, 60.0))
+    status = plan_status("west", MARKS, NOTHING, LINKED, Reply(HELLO), 100.0, (12.0, 60.0))
     assert (status.phase, status.lag_seconds, status.rpo_seconds) == ("Linked", 12.0, 60.0)
     silent = Reply(None, "unavailable", "m", silent_seconds=2.0)
-    grown = plan_status("west", SPEC, status, silent, 103.0, (15.0, 60.0))
+    grown = plan_status("west", MARKS, NOTHING, status, silent, 103.0, (15.0, 60.0))
     assert (grown.phase, grown.lag_seconds) == ("Linked", 15.0)
-    assert plan_status("west", SPEC, grown, silent, 104.0) == LINKED
+    assert plan_status("west", MARKS, NOTHING, grown, silent, 104.0) == LINKED
 
 
 def test_the_replica_that_is_oldest_for_its_rpo_counts() -> None:

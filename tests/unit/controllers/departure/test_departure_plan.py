@@ -14,7 +14,7 @@ from weft.controllers.departure.seen import SeenArrival, read_absence, read_seen
 from weft.controllers.migration.facts import MigrationEndpoint
 from weft.informer.view import Item, View, make_view
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
-from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
+from weft.kinds.cluster import CLUSTER, ClusterMarks, ClusterSpec, ClusterStatus
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
 from weft.kinds.migration import (
     MIGRATION,
@@ -312,7 +312,7 @@ def test_another_cluster_that_has_the_name_since_is_not_asked() -> None:
     )
     view = make_view()
     for uid, gone in (("ca-1", False), ("ca-2", True)):
-        link = CLUSTER.make("west", ClusterSpec(url="https://x", ca="", peer_uid=uid), NOW, uid="w")
+        link = CLUSTER.make("west", ClusterSpec(url="https://x", ca=""), NOW, uid="w", marks=ClusterMarks(peer_uid=uid))
         link.status = merge_part(link.status, ClusterStatus(phase="Linked"))
         view.put_item(link.key, Item(link))
         facts = read_departure(view, item, NOW).facts

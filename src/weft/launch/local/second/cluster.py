@@ -144,8 +144,8 @@ def _is_linked(link: Mapping[str, Any]) -> bool:
 def refuse_restored(link: Mapping[str, Any], epoch: str) -> None:
     """Raise IllegalTransition for a cluster whose store has another history than the one that ``link`` trusts: only people end
     that. ``epoch``: its history now, which the other cluster may not have heard of yet."""
-    name, spec, status = link["name"], link["spec"], link["status"]
-    if status.get("epoch") and status["epoch"] != epoch and spec.get("trusted", 0) <= status.get("trusted", 0):
+    name, asked, status = link["name"], link["actions"], link["status"]
+    if status.get("epoch") and status["epoch"] != epoch and asked.get("trusted", 0) <= status.get("trusted", 0):
         by = EAST if name == WEST else WEST
         raise IllegalTransition(
             f"both clusters run, but {by} lets {name} do nothing since the store of {name} was restored",
