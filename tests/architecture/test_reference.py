@@ -11,7 +11,7 @@ from source import FILES, ROOT, nodes_of, text_of
 import weft.contracts.store  # noqa: F401  its errors belong to the tree
 from weft.api.request.problem import STATUS
 from weft.cli.command.exit_codes import exit_code
-from weft.launch.server.main import make_parser
+from weft.launch.reference import write_page
 from weft.objects.errors import WeftError
 from weft.protocol.frames import FrameType
 
@@ -69,9 +69,10 @@ def test_every_variable_that_weft_reads_is_in_the_reference() -> None:
     assert read <= {row[0] for row in read_table("environment.md")} and len(read) > 5
 
 
-def test_every_option_of_the_server_is_in_the_reference() -> None:
-    options = {name for action in make_parser()._actions for name in action.option_strings if name.startswith("--")}
-    assert {row[0].split()[0] for row in read_table("server.md")} == options - {"--help"}
+def test_the_page_of_settings_is_what_the_processes_understand() -> None:
+    assert (PAGES / "settings.md").read_text() == write_page(), (
+        "python -m weft.launch.reference > docs/reference/settings.md"
+    )
 
 
 def test_the_frames_of_the_gateway_are_in_the_reference() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from weft.launch.agent.configuration import parse_agent
-from weft.launch.server.main import parse_options
+from weft.launch.server.configuration import parse_options
 
 SERVER = ["--state", "/s", "--store", "sqlite"]
 

@@ -11,7 +11,8 @@ from weft.contracts.clock import SystemClock
 from weft.drivers.cache.redis.driver import RedisCache
 from weft.drivers.cache.sqlite.driver import SqliteCache
 from weft.launch.edge.cache import make_cache, make_publisher
-from weft.launch.edge.configuration import read_settings, show_settings
+from weft.launch.edge.configuration import read_settings
+from weft.launch.process.settings import show_settings
 from weft.objects.errors import InvalidInput
 
 

@@ -16,13 +16,15 @@ from weft.launch.witness.main import main as witness
 def test_a_process_without_what_it_needs_says_what_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(configuration._DEFAULTS, "state", tmp_path / "default")
+    monkeypatch.setattr(configuration, "STATE", tmp_path / "default")
+    monkeypatch.setattr("weft.launch.server.configuration.FILE", tmp_path / "server.yaml")
     monkeypatch.setattr("weft.launch.gateway.main.WAIT_SECONDS", 0.0)
     none, join = str(tmp_path / "none"), ["join", "https://127.0.0.1:1", "--ca-sha256", "a" * 64, "--token-file"]
     for main, argv, said in (
         (witness, ["add-site", "east"], "--config FILE"),
         (witness, [], "--config FILE"),
         (witness, ["remove-site", "east", "--state", none], "none doesn't exist"),
+        (server, [], "the folder for its data is missing"),
         (edge, [], "the command is missing"),
         (edge, ["gateway"], "node_state is missing"),
         (agent, [*join, none], "weft token create --join"),

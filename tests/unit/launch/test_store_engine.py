@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from weft.contracts.clock import SystemClock
 from weft.launch.local.fabric import plan_daemons
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import ETCD, Taken, plan_topology
-from weft.launch.server.main import parse_options
+from weft.launch.server.configuration import parse_options
+from weft.launch.server.main import main
 from weft.launch.store.engine import find_endpoints, make_store
 from weft.launch.store.etcd import find_socket, plan_etcd
 from weft.objects.errors import InvalidInput, Unavailable
@@ -29,8 +31,8 @@ def test_a_url_names_every_endpoint_of_an_etcd_cluster_or_a_socket() -> None:
 def test_what_names_no_store_is_refused_where_it_is_typed(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidInput):
         find_endpoints(url)
-    with pytest.raises(SystemExit):
-        parse_options(["--state", "/s", "--store", url])
+    with contextlib.suppress(SystemExit):
+        main(["--state", "/s", "--store", url])
     assert ("is not a store" if url else "--store must not be empty") in capsys.readouterr().err
 
 

@@ -99,7 +99,9 @@ def make_agent_parser() -> Parser:
         help="where to answer /metrics, /healthz and /readyz, too, without credentials: on loopback, or a network of administrators"
         " (default nowhere)",
     )
-    parser.add_argument("--vxlan-port", type=port(), default=4789)
+    parser.add_argument(
+        "--vxlan-port", type=port(), default=4789, help="UDP port of networks between the nodes (default 4789)"
+    )
     parser.add_argument(
         "--runtime",
         choices=sorted(RUNTIMES),
@@ -187,8 +189,18 @@ def make_agent_parser() -> Parser:
         metavar="URL",
         help="also send these lines to an OpenTelemetry collector, like http://127.0.0.1:4318",
     )
-    parser.add_argument("--network", choices=sorted(NETWORKS), default="bridge")
-    parser.add_argument("--volume", choices=sorted(VOLUMES), default="directory")
+    parser.add_argument(
+        "--network",
+        choices=sorted(NETWORKS),
+        default="bridge",
+        help="what connects guests; fake is for tests of weft itself (default: bridge)",
+    )
+    parser.add_argument(
+        "--volume",
+        choices=sorted(VOLUMES),
+        default="directory",
+        help="what keeps disks; fake is for tests of weft itself (default: directory)",
+    )
     return parser
 
 

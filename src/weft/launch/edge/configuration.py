@@ -1,5 +1,4 @@
-"""The settings of ``weft edge gateway``, each from the strongest place that has it: a flag, a variable ``WEFT_EDGE_…``, a line of
-its file, or its default. Unknown names are refused."""
+"""The settings of ``weft edge gateway``: flags, variables ``WEFT_EDGE_…``, and a file."""
 
 from __future__ import annotations
 
@@ -7,32 +6,22 @@ import argparse
 import importlib
 import os
 import ssl
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from weft.drivers.device.address import split_place
 from weft.drivers.device.opcua.words import read_address
 from weft.launch.process.address import take_address
 from weft.launch.process.amounts import Parser, count
-from weft.launch.process.settings_file import ONE_VALUE, read_settings_file
+from weft.launch.process.settings import WORDS, Program, Setting, find_settings
 from weft.objects.errors import InvalidInput
-from weft.objects.schema import suggest
 
-PREFIX = "WEFT_EDGE_"
+PROGRAM = Program(command="weft edge gateway", title="the gateway", example="listen: 0.0.0.0:1883")
 MOST_RATE = 10_000
 MOST_HOSTS = 500
 LEAST_CACHE_SECONDS, MOST_CACHE_SECONDS = 3, 7 * 86400
 NO_CACHE, SQLITE_CACHE = "off", "sqlite"
-_WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-
-
-class Setting(NamedTuple):
-    """A value in force, and where it comes from."""
-
-    value: Any
-    origin: str
 
 
 class Settings(NamedTuple):
@@ -61,13 +50,13 @@ class Settings(NamedTuple):
 
 
 def _take_switch(text: str) -> bool:
-    if text.lower() not in _WORDS:
+    if text.lower() not in WORDS:
         raise argparse.ArgumentTypeError(f"give true or false, not {text[:60]!r}")
-    return _WORDS[text.lower()]
+    return WORDS[text.lower()]
 
 
 def _take_births(text: str) -> str:
-    word = _WORDS.get(text.lower())
+    word = WORDS.get(text.lower())
     if word is None and text:
         return take_address(text)
     if word:
@@ -100,8 +89,6 @@ def _take_opcua_hosts(text: str) -> list[str]:
 
 def _take_hosts(text: str, check: Callable[[str], object]) -> list[str]:
     hosts = [one.strip() for one in text.split(",") if one.strip()]
-    if len(hosts) > MOST_HOSTS:
-        raise argparse.ArgumentTypeError(f"{len(hosts)} hosts are too many; give at most {MOST_HOSTS}")
     for host in hosts:
         try:
             check(host)
@@ -123,34 +110,43 @@ def make_edge_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--listen",
         type=take_address,
+        default="127.0.0.1:1883",
         metavar="ADDRESS:PORT",
         help="where devices reach the broker (default 127.0.0.1:1883)",
     )
-    parser.add_argument("--certificate", help="PEM file: the broker speaks TLS with it")
-    parser.add_argument("--key", help="PEM file: the key of --certificate")
+    parser.add_argument("--certificate", default="", help="PEM file: the broker speaks TLS with it")
+    parser.add_argument("--key", default="", help="PEM file: the key of --certificate")
     parser.add_argument(
         "--births",
         type=_take_births,
+        default="",
         metavar="ADDRESS:PORT",
         help="where devices announce themselves without a password, at a broker of its own (default: nowhere)",
     )
-    parser.add_argument("--rate", type=count(1, MOST_RATE), help="messages a second of one device (default 100)")
     parser.add_argument(
-        "--connections", type=count(1, 100_000), help="devices that are connected together (default 5000)"
+        "--rate", type=count(1, MOST_RATE), default=100, help="messages a second of one device (default 100)"
+    )
+    parser.add_argument(
+        "--connections", type=count(1, 100_000), default=5000, help="devices that are connected together (default 5000)"
     )
     parser.add_argument(
         "--local-devices",
         type=_take_switch,
+        default=False,
         help="let devices be at this machine's own addresses, and at link-local ones (default false)",
     )
     parser.add_argument(
         "--coap-hosts",
+        action="extend",
+        default=[],
         type=_take_coap_hosts,
         metavar="HOST[:PORT],…",
         help="where CoAP devices may be found, with commas between them",
     )
     parser.add_argument(
         "--opcua-hosts",
+        action="extend",
+        default=[],
         type=_take_opcua_hosts,
         metavar="HOST[:PORT][/PATH],…",
         help="where OPC UA servers may be found, with commas between them",
@@ -158,36 +154,26 @@ def make_edge_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cache",
         type=_take_cache,
+        default=NO_CACHE,
         metavar="off|sqlite|redis://HOST[:PORT]",
         help="where what devices are is kept for other programs of the site (default off)",
     )
-    parser.add_argument("--cache-password", metavar="FILE", help="the password of the cache's Redis is in this file")
     parser.add_argument(
-        "--cache-authority", metavar="FILE", help="PEM file: who signed the certificate of a rediss:// cache"
+        "--cache-password", default="", metavar="FILE", help="the password of the cache's Redis is in this file"
+    )
+    parser.add_argument(
+        "--cache-authority",
+        default="",
+        metavar="FILE",
+        help="PEM file: who signed the certificate of a rediss:// cache",
     )
     parser.add_argument(
         "--cache-seconds",
         type=count(LEAST_CACHE_SECONDS, MOST_CACHE_SECONDS),
+        default=60,
         help="how long a device is in the cache after it was written (default 60)",
     )
     return parser
-
-
-_DEFAULTS = {
-    "listen": "127.0.0.1:1883",
-    "certificate": "",
-    "key": "",
-    "births": "",
-    "rate": 100,
-    "connections": 5000,
-    "local_devices": False,
-    "coap_hosts": [],
-    "opcua_hosts": [],
-    "cache": NO_CACHE,
-    "cache_password": "",
-    "cache_authority": "",
-    "cache_seconds": 60,
-}
 
 
 def read_settings(
@@ -195,29 +181,21 @@ def read_settings(
 ) -> tuple[Settings, dict[str, Setting], bool]:
     """The settings, each with its origin, and whether they are only to show. Raises InvalidInput; argparse ends the process for a
     wrong flag."""
-    parser = make_edge_parser()
-    options = vars(parser.parse_args(argv))
-    only_show, config = options.pop("show_config"), options.pop("config")
-    actions = {action.dest: action for action in parser._actions if action.dest in options}
-    found = {name: Setting(value, "default") for name, value in _DEFAULTS.items()}
-    if config is not None:
-        found.update(_read_file(actions, config))
-    for variable, text in sorted(environ.items()):
-        if variable.startswith(PREFIX):
-            name = variable.removeprefix(PREFIX).lower()
-            if name not in actions:
-                raise _refuse(variable, [PREFIX + known.upper() for known in actions], variable)
-            found[name] = Setting(_convert(actions[name], text, variable), f"environment {variable}")
-    for name, value in options.items():
-        if value is not None:
-            found[name] = Setting(value, f"flag {actions[name].option_strings[0]}")
-    if "node_state" not in found:
+    options, found = find_settings(PROGRAM, make_edge_parser(), argv, environ, ("show_config",))
+    if found["node_state"].value is None:
         raise InvalidInput(
             "node_state is missing: the folder of the node's agent, with its certificate",
             field="node_state",
             hint="write node_state: /var/lib/weft/NODE, or join first: weft agent join",
         )
-    found.setdefault("state", Setting(Path(f"{found['node_state'].value}-edge"), "default"))
+    if found["state"].value is None:
+        state = Path(f"{found['node_state'].value}-edge")
+        found["state"] = Setting(state, str(state), "default")
+    for name in ("coap_hosts", "opcua_hosts"):
+        if len(found[name].value) > MOST_HOSTS:
+            raise InvalidInput(
+                f"{name}: {len(found[name].value)} hosts are too many; give at most {MOST_HOSTS}", field=name
+            )
     if bool(found["certificate"].value) != bool(found["key"].value):
         missing = "key" if found["certificate"].value else "certificate"
         raise InvalidInput(
@@ -236,7 +214,8 @@ def read_settings(
     if found["certificate"].value:
         _check_pair(found["certificate"].value, found["key"].value)
     _check_cache({name: found[name].value for name in ("cache", "cache_password", "cache_authority")})
-    return Settings(**{name: one.value for name, one in found.items()}), found, only_show
+    values = {name: found[name].value for name in Settings._fields}
+    return Settings(**values), found, options.show_config
 
 
 def _check_pair(certificate: str, key: str) -> None:
@@ -290,51 +269,3 @@ def _check_cache(given: Mapping[str, str]) -> None:
             field="cache_password",
             hint="write the user's password into a file, and its path as cache_password",
         )
-
-
-def show_settings(settings: Mapping[str, Setting], out: TextIO = sys.stdout) -> None:
-    rows = [("SETTING", "VALUE", "ORIGIN"), *((name, _show(one.value), one.origin) for name, one in settings.items())]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for name, value, origin in rows:
-        out.write(f"{name:<{widths[0]}}  {value or '–':<{widths[1]}}  {origin}\n")
-
-
-def _show(value: Any) -> str:
-    return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _read_file(actions: Mapping[str, argparse.Action], path: Path) -> dict[str, Setting]:
-    try:
-        given, find_place = read_settings_file(path, "listen: 0.0.0.0:1883")
-    except FileNotFoundError:
-        raise InvalidInput(
-            f"--config {path}: this file doesn't exist", field="config", hint="give the path of a file"
-        ) from None
-    found = {}
-    for key, value in given.items():
-        where = find_place(key)
-        name = str(key).replace("-", "_")
-        if name not in actions:
-            raise _refuse(f"{where}: {key}", list(actions), name)
-        found[name] = Setting(_convert(actions[name], value, f"{where}: {key}"), f"file {where}")
-    return found
-
-
-def _convert(action: argparse.Action, raw: Any, where: str) -> Any:
-    if isinstance(raw, list) and all(isinstance(one, str) for one in raw):
-        raw = ",".join(raw)
-    if not isinstance(raw, (bool, str, int, float)):
-        raise InvalidInput(
-            f"{where}: must be a text or a number, not {str(raw)[:60]!r}", field=action.dest, hint=ONE_VALUE
-        )
-    read: Any = action.type or str
-    try:
-        return read(str(raw))
-    except (argparse.ArgumentTypeError, ValueError) as problem:
-        raise InvalidInput(f"{where}: {problem}", field=action.dest) from None
-
-
-def _refuse(what: str, known: Sequence[str], name: str) -> InvalidInput:
-    meant = suggest(name, list(known))
-    hint = f"did you mean {meant}?" if meant else "weft edge gateway --help lists the settings"
-    return InvalidInput(f"{what} is not a known setting of the gateway", field=name, hint=hint)

@@ -30,10 +30,11 @@ from weft.edge.gateway import DeviceGateway
 from weft.edge.server.files import ModelFiles
 from weft.edge.server.link import ServerLink
 from weft.launch.edge.cache import make_cache, make_publisher
-from weft.launch.edge.configuration import Settings, read_settings, show_settings
+from weft.launch.edge.configuration import Settings, read_settings
 from weft.launch.edge.drivers import make_drivers
 from weft.launch.edge.models import find_missing_runtime, make_model_command
 from weft.launch.process.address import split_address
+from weft.launch.process.settings import show_settings
 from weft.objects.errors import InUse, InvalidInput, WeftError
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
             raise InvalidInput(f"weft edge: {fault}", hint="weft edge gateway --config FILE")
         settings, origins, only_show = read_settings(argv[1:])
         if only_show:
-            show_settings(origins)
+            show_settings(origins, sys.stdout)
             return 0
         return _run(settings)
     except WeftError as problem:

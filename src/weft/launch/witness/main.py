@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     """Run ``weft witness …``: 0 after a signal; a sentence on stderr and its exit code if it can't go on."""
     try:
         settings = read_settings(argv)
+        if settings.command == "config":
+            return 0
         if settings.command == "remove-site":
             return _remove_site(settings)
         _make_folder(settings.state)
