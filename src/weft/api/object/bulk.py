@@ -304,7 +304,9 @@ def _rank_kinds() -> dict[str, int]:
     for _ in KINDS:
         for kind in KINDS:
             for reference in () if kind.lifetime.holds_objects else kind.references:
-                if reference.field.removeprefix("spec.") not in kind.admission.server_fields and not reference.existing:
+                own = reference.field.removeprefix("spec.")
+                by_server = own.startswith("marks.") or own in kind.admission.server_fields
+                if not by_server and not reference.existing:
                     ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
     return ranks
 
