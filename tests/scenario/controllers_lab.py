@@ -508,9 +508,11 @@ class Lab:
                 continue
 
     async def wish(self, name: str, kind: str = "vm", **spec: Any) -> None:
-        """Change a workload's spec as a person would."""
+        """Change a workload's spec as a person would, and let it start afresh."""
+        actions = {one: spec.pop(one) for one in ("restart_generation",) if one in spec}
 
         def change(envelope: Envelope) -> None:
+            envelope.actions = merge_part(envelope.actions, actions)
             envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
             envelope.generation += 1
 

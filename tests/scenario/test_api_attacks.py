@@ -230,7 +230,7 @@ def test_requests_sent_ahead_are_answered_in_order_up_to_a_number(lab: ApiLab) -
     "number", [str(2**63), str(2**64), str(-(2**63) - 1), str(10**400), "1e308", "1e-400", "-0.0", "9" * 300 + ".5"]
 )
 def test_a_number_no_machine_has_is_the_senders_fault(lab: ApiLab, number: str) -> None:
-    for field in ("cpu", "memory", "disk", "grace", "restart_generation"):
+    for field in ("cpu", "memory", "disk", "grace", "gpus"):
         body = b'{"name":"x","spec":{"image":"tiny","' + field.encode() + b'":' + number.encode() + b"}}"
         answer = lab.client.http.request("POST", "/v1/projects/default/vms", body)
         assert answer.status in (201, 400, 404), answer.body

@@ -325,7 +325,7 @@ def test_a_repeated_request_with_the_same_key_acts_once(vms: ApiLab) -> None:
     path = "/v1/projects/default/vms/web:restart"
     for _ in range(3):
         answer = vms.client.http.request("POST", path, {}, headers={"Idempotency-Key": "again"})
-        assert answer.json()["spec"]["restart_generation"] == 1
+        assert answer.json()["actions"]["restart_generation"] == 1
 
 
 def test_a_dry_run_stores_nothing(vms: ApiLab) -> None:

@@ -15,6 +15,7 @@ from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
 from weft.kinds.node import NodeReport, NodeSpec
+from weft.kinds.parts.workload import WorkloadActions
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.table.snapshot import amounts_of
 
@@ -75,7 +76,9 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
         case ("start", name):
             await lab.wish(name, run="run")
         case ("restart", name) if (vm := await lab.get(f"/vm/default/{name}")) is not None:
-            await lab.wish(name, run="run", restart_generation=decode_part(vm.spec, dict)["restart_generation"] + 1)
+            await lab.wish(
+                name, run="run", restart_generation=decode_part(vm.actions, WorkloadActions).restart_generation + 1
+            )
         case ("join", name) if name not in lab.nodes:
             await lab.add_node(name, cpu=6.0)
         case ("cordon", name, flag) if name in lab.nodes:

@@ -18,6 +18,7 @@ from weft.kinds.fields.deployment.instance import REVISION_LABEL
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.deployment.strategy import RolloutStrategy
 from weft.kinds.parts.deployment.verbs import ScaleInput, UndoInput, UpdateInput
+from weft.kinds.parts.workload import WorkloadActions
 from weft.kinds.quota import QuotaSpec
 from weft.kinds.service import SERVICE, ServiceSpec, ServiceStatus
 from weft.kinds.vm import VmSpec
@@ -333,11 +334,8 @@ async def test_a_vm_that_a_deployment_adopts_is_changed_in_its_place_and_left_wh
         await act(lab, "update", UpdateInput(template={"firmware": "bios"}))
         await until(lab, "Promoted", 2)
         vm = await lab.vm("web")
-        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware, decode_part(vm.spec, VmSpec).restart_generation) == (
-            uid,
-            "bios",
-            1,
-        )
+        starts = decode_part(vm.actions, WorkloadActions).restart_generation
+        assert (vm.uid, decode_part(vm.spec, VmSpec).firmware, starts) == (uid, "bios", 1)
         assert list(await instances(lab, "vm")) == ["web"]
         await act(lab, "undo", UndoInput())
         await until(lab, "RolledBack", 1)

@@ -19,7 +19,7 @@ from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
 async def test_a_new_vm_is_placed_and_runs(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
-        await lab.put_vm("web", cpu=2.0, memory=512 * MIB, restart_generation=0)
+        await lab.put_vm("web", cpu=2.0, memory=512 * MIB)
         await lab.until_phase("web", "Running")
         status = await lab.status("web")
         assert (status.node, status.address, status.incarnation, status.ready) == ("n1", "10.0.0.2", 1, True)

@@ -403,7 +403,8 @@ class Fabric:
         self.forgotten_volumes |= volumes - {volume.uid for volume in kept.values()}
         for person in self.people:
             vm, volume = vms.get(person.name), kept.get(person.volume)
-            person.wanted = {"uid": vm.uid, "spec": msgspec.json.decode(vm.spec)} if vm is not None else None
+            parts = msgspec.json.decode(msgspec.json.encode(vm)) if vm is not None else {}
+            person.wanted = {part: parts.get(part) for part in ("uid", "spec", "actions")} if parts else None
             person.has_volume = volume is not None and volume.deleting_since is None
         for node in notes.objects("node"):
             if decode_part(node.spec, NodeSpec).cordoned and node.name not in self.cordoned:

@@ -13,7 +13,7 @@ from weft.kinds.migration import ENDED, MigrationSpec, MigrationStatus
 from weft.kinds.node import NodeReport, read_orphan
 from weft.kinds.parts.in_place_update import plan_fit
 from weft.kinds.parts.node.orphan import OrphanCopy, read_copies
-from weft.kinds.parts.workload import WorkloadStatus
+from weft.kinds.parts.workload import WorkloadActions, WorkloadStatus
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.vm import VmSpec
 from weft.kinds.volume import VolumeStatus
@@ -49,9 +49,14 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     if vm.deleting_since is not None:
         return [f"vm {name} is being deleted; nobody asked for it"]
     spec, status = decode_part(vm.spec, VmSpec), decode_part(vm.status, WorkloadStatus)
-    asked = {key: wanted["spec"].get(key) for key in ("run", "hold", "restart_generation")}
-    if asked != {"run": spec.run, "hold": spec.hold, "restart_generation": spec.restart_generation}:
-        return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {spec.restart_generation}"]
+    starts = decode_part(vm.actions, WorkloadActions).restart_generation
+    asked = (
+        wanted["spec"].get("run"),
+        wanted["spec"].get("hold"),
+        (wanted.get("actions") or {}).get("restart_generation", 0),
+    )
+    if asked != (spec.run, spec.hold, starts):
+        return [f"vm {name}: {asked} was asked for, the store has {spec.run} {spec.hold} {starts}"]
     places = [a for a in fabric.ledger.notes.objects("allocation") if fabric.witness.workload_of[a.uid] == vm.uid]
     if not places:
         return _check_placeless(fabric, person, vm, spec, status)
@@ -60,9 +65,7 @@ def _check_vm(fabric: Fabric, person: Person, guests: dict[str, str]) -> list[st
     report = decode_part(places[0].report, AllocationReport)
     guest = guests.get(places[0].uid, "absent")
     ok = {
-        "run": status.phase == "Running"
-        and guest == "running"
-        and report.restart_generation >= spec.restart_generation,
+        "run": status.phase == "Running" and guest == "running" and report.restart_generation >= starts,
         "stop": status.phase == "Stopped" and guest in ("stopped", "absent", "failed"),
         "suspend": status.phase in ("Suspended", "Stopped") and guest in ("suspended", "stopped", "absent", "failed"),
     }[spec.run]

@@ -69,7 +69,7 @@ async def a_vm_is_placed_anew_after_its_node_was_given_up(fabric: Fabric) -> Non
     await asyncio.sleep(5.0)
     started = await ask(fabric, "POST", f"{VMS}/v0:start", {})
     assert fabric.people[0].wanted is not None
-    fabric.people[0].wanted["spec"] = started["spec"]
+    fabric.people[0].wanted |= {"spec": started["spec"], "actions": started["actions"]}
     await until(lambda: places(fabric, "v0") or fabric.broken, "it is placed elsewhere")
     fabric.witness.dark.clear()
     fabric.fate.cut_off.discard(node.name)
@@ -108,7 +108,7 @@ async def a_vm_is_stopped_and_started_until_that_is_not_seen(fabric: Fabric) -> 
             return  # for ever, unless it is asked for another time
         changed = await ask(fabric, "POST", f"{VMS}/v0:{verb}", {})
         assert fabric.people[0].wanted is not None
-        fabric.people[0].wanted["spec"] = changed["spec"]
+        fabric.people[0].wanted |= {"spec": changed["spec"], "actions": changed["actions"]}
 
 
 async def _comes_to(fabric: Fabric, reached: str) -> bool:
@@ -139,7 +139,7 @@ def _spec(**more: Any) -> dict[str, Any]:
 
 async def _make(fabric: Fabric, **more: Any) -> None:
     made = await ask(fabric, "POST", VMS, {"kind": "vm", "name": "v0", "spec": _spec(**more)})
-    fabric.people[0].wanted = {"uid": made["uid"], "spec": made["spec"]}
+    fabric.people[0].wanted = {part: made[part] for part in ("uid", "spec", "actions")}
 
 
 async def _until_it_runs(fabric: Fabric) -> Node:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from weft.informer.view import Item, View
-from weft.kinds.allocation import RESERVATIONS_BY_MIGRATION
-from weft.kinds.parts.workload import WorkloadMarks, WorkloadSpec, name_gang
+from weft.kinds.allocation import RESERVATIONS_BY_MIGRATION, AllocationSpec
+from weft.kinds.container import ContainerActions
+from weft.kinds.parts.workload import WorkloadActions, WorkloadMarks, WorkloadSpec, name_gang
 from weft.kinds.record import Workload
 from weft.kinds.registry import BY_NAME, WORKLOADS
 
@@ -21,6 +24,20 @@ def spec_of(item: Item) -> WorkloadSpec:
 def record_of(item: Item) -> Workload:
     """The Workload record of its kind."""
     return WORKLOADS[item.envelope.kind]
+
+
+def count_starts(item: Item) -> int:
+    """The workload's counter of starts: its guest is started afresh when that grows."""
+    return item.actions(WorkloadActions).restart_generation
+
+
+def pass_on_starts(spec: AllocationSpec, workload: Item) -> AllocationSpec:
+    """An allocation's spec with the starts, and pulls of the image, that people have asked for."""
+    container, starts = spec.container, max(count_starts(workload), spec.restart_generation)
+    if container is not None:
+        pulls = max(workload.actions(ContainerActions).pulls, container.pulls)
+        container = msgspec.structs.replace(container, pulls=pulls)
+    return msgspec.structs.replace(spec, restart_generation=starts, container=container)
 
 
 def find_hostname(item: Item) -> str:

@@ -17,9 +17,9 @@ from weft.kinds.fields.cluster.link import check_sha256
 from weft.kinds.fields.subject import check_subject, split_subject
 from weft.kinds.parts.goal import find_ended, reaches
 from weft.kinds.parts.nic import DRAWN_MACS, mac_of, read_nic
-from weft.kinds.parts.workload import WorkloadMarks
+from weft.kinds.parts.workload import ONCE_IN_SPEC
 from weft.kinds.record import Access, Admission, Column, Display, Index, Kind, Lifetime, Object, Stored, Verb, uid_of
-from weft.kinds.vm import VmActions, VmSpec
+from weft.kinds.vm import VmSpec
 from weft.objects.envelope import take_from_spec
 from weft.objects.errors import IllegalTransition, InvalidInput
 from weft.objects.identity import CLUSTER_PREFIX, OWN_LABELS, check_name, object_key
@@ -38,7 +38,7 @@ FROM_ARRIVAL = f"{OWN_LABELS}from-arrival"  # label of a volume that was made wi
 LEFT_OUT = (
     *("node", "reservation", "lease", "gang", "hold", "boot", "origin"),
     *("disk", "networks", "run"),
-    *(*VmActions.__struct_fields__, *WorkloadMarks.__struct_fields__),  # an older cluster has them in the spec
+    *ONCE_IN_SPEC,  # an older cluster sends them
 )
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 Uid = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9.-]+$")]

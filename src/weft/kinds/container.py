@@ -28,6 +28,8 @@ from weft.kinds.parts.workload import (
     RELEASE,
     RESTART,
     START,
+    STARTED_BY,
+    WorkloadActions,
     WorkloadSpec,
     WorkloadStatus,
     born,
@@ -57,6 +59,7 @@ from weft.kinds.record import (
     Workload,
 )
 from weft.kinds.volume import refuse_orphan
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import check_name, check_shared_name
 from weft.objects.image.reference import held_name, parse_reference
@@ -95,7 +98,6 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     registry_secret: Annotated[str, field("Secret with the credentials for the image's registry", change="restart")] = (
         ""
     )
-    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", change="restart", ge=0)] = 0
     mounts: Annotated[
         list[str], field("Volumes to mount: NAME:/PATH, or NAME:/PATH:ro for read-only", change="restart")
     ] = []
@@ -131,6 +133,10 @@ class ContainerSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
         bool,
         field("May be evicted, and started afresh elsewhere, when other workloads find no capacity", change="never"),
     ] = False
+
+
+class ContainerActions(WorkloadActions, msgspec.Struct, kw_only=True, frozen=True):
+    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", ge=0)] = 0
 
 
 def check_image_reference(image: str) -> None:
@@ -233,9 +239,9 @@ class RestartInput(msgspec.Struct):
 
 
 def _restart(obj: Object, given: RestartInput) -> dict[str, Any]:
-    assert RESTART.change is not None
-    spec = RESTART.change(obj, None)
-    return spec | {"pulls": spec.get("pulls", 0) + 1} if given.pull else spec
+    assert RESTART.act is not None
+    asked = RESTART.act(obj, given)
+    return asked | {"pulls": dig(obj, "actions.pulls", 0) + 1} if given.pull else asked
 
 
 VERBS = (
@@ -246,7 +252,14 @@ VERBS = (
         change=set_fields("stop", run="stop"),
         needs="operate",
     ),
-    Verb("restart", "Stop the container and start it afresh", input=RestartInput, change=_restart, needs="operate"),
+    Verb(
+        "restart",
+        "Stop the container and start it afresh",
+        input=RestartInput,
+        change=RESTART.change,
+        act=_restart,
+        needs="operate",
+    ),
     CONTAINER_SNAPSHOT,
     CONVERT,
     HOLD,
@@ -279,7 +292,7 @@ def _needs(spec: ContainerSpec) -> Needs:
     )
 
 
-_FIELDS = AllocatedContainer.__struct_fields__
+_FIELDS = tuple(name for name in AllocatedContainer.__struct_fields__ if name != "pulls")  # which is no field of a spec
 _read = attrgetter(*_FIELDS)  # of a spec, or of an allocation's part
 
 
@@ -293,7 +306,8 @@ def _compare(place: AllocationSpec, spec: ContainerSpec) -> tuple[dict[str, Any]
         return {}, msgspec.to_builtins(asked)
     there = {volume.name for volume in place.volumes}  # one that rests has let go of those that it didn't name
     mounts = [mount for mount in has.mounts if read_mount(mount).volume in there]
-    return {**msgspec.to_builtins(has), "mounts": mounts}, msgspec.to_builtins(asked)
+    has = msgspec.structs.replace(has, mounts=mounts, pulls=asked.pulls)
+    return msgspec.to_builtins(has), msgspec.to_builtins(asked)
 
 
 def _is_same(place: AllocationSpec, spec: ContainerSpec) -> bool:
@@ -309,7 +323,8 @@ def _is_alike(place: AllocationSpec, spec: ContainerSpec) -> bool:
 
 def _resize(place: AllocationSpec, spec: ContainerSpec, fields: set[str]) -> None:
     if {name.partition(".")[0] for name in fields} & set(_FIELDS):
-        place.container = _make(spec)
+        pulls = place.container.pulls if place.container is not None else 0
+        place.container = msgspec.structs.replace(_make(spec), pulls=pulls)
 
 
 def _bar_checkpoint(place: AllocationSpec) -> str:
@@ -343,7 +358,10 @@ CONTAINER = Kind(
     title="container",
     summary="Processes from an OCI image",
     spec=ContainerSpec,
+    actions=ContainerActions,
     status=WorkloadStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=ContainerActions),),
     indexes=index_workload(ContainerSpec, WORKLOAD),
     references=(
         Reference(
@@ -362,13 +380,14 @@ CONTAINER = Kind(
         further_rights=find_publish_rights,
         status_writer="workload",
         condition_writers=CONDITIONS | {"Healthy": "workload"},
+        mark_writers={"restart_generation": STARTED_BY},
     ),
     admission=Admission(
         check=check_container,
         check_times=check_times,
         write_guard=guard_converting,
         resize_limits=lambda status: status.resize_limits,
-        server_fields=(*KEPT, "pulls"),
+        server_fields=KEPT,
         claims=claim_places,
         counts=count_workload(WORKLOAD),
         was_refused=was_refused,

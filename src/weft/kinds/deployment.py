@@ -13,11 +13,11 @@ from weft.kinds.container import CONTAINER
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.fields.deployment.instance import LONGEST_NAME, OWN_LABELS, count_instances
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS, Autoscale, check_autoscale
-from weft.kinds.fields.deployment.status import DeploymentStatus
+from weft.kinds.fields.deployment.status import DeploymentStatus, mark_template
 from weft.kinds.fields.deployment.strategy import RolloutStrategy, check_strategy
 from weft.kinds.parts.deployment.verbs import ROLLOUT_VERBS
 from weft.kinds.parts.goal import is_settled, read_phase
-from weft.kinds.parts.workload import check_times
+from weft.kinds.parts.workload import check_times, leave_out_starts
 from weft.kinds.record import (
     Access,
     Admission,
@@ -45,8 +45,6 @@ FIXED: Mapping[str, Any] = {
     "force_publish": False,
     "run": "run",
     "hold": False,
-    "restart_generation": 0,
-    "pulls": 0,
     "gang": None,
     "lease": None,
     "type": "long-lived",
@@ -307,6 +305,18 @@ def _check_times(spec: DeploymentSpec, now: float) -> None:
     check_times(decode_template(spec.workload, spec.template), now)
 
 
+def _leave_out_starts(stored: dict[str, Any]) -> dict[str, Any]:
+    """The upgrade of one whose templates have what is no longer in a workload's spec. They stay the same: nothing is rolled out."""
+    spec, status = dict(stored["spec"]), dict(stored.get("status") or {})
+    labels, template = spec.get("labels") or {}, leave_out_starts(spec.get("template") or {})
+    if status.get("template") == mark_template(spec.get("template") or {}, labels):
+        status["template"] = mark_template(template, labels)
+    if "revisions" in status:
+        kept = [{**one, "template": leave_out_starts(one["template"])} for one in status["revisions"]]
+        status["revisions"] = kept
+    return {**stored, "spec": {**spec, "template": template}, "status": status}
+
+
 DEPLOYMENT = Kind(
     name="deployment",
     plural="deployments",
@@ -314,6 +324,8 @@ DEPLOYMENT = Kind(
     summary="Replicas of one template, and how they change to another version",
     spec=DeploymentSpec,
     status=DeploymentStatus,
+    schema=2,
+    upgrades=(_leave_out_starts,),
     references=(
         *_references(),
         Reference("vm", "spec.adopt", lambda spec: [spec.adopt] if spec.adopt else [], blocks=False),

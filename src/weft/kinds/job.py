@@ -14,7 +14,7 @@ from weft.kinds.container import CONTAINER, ContainerSpec, check_container
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.fields.gang import MOST as MOST_IN_GANG
 from weft.kinds.parts.goal import reaches, read_phase
-from weft.kinds.parts.workload import check_times
+from weft.kinds.parts.workload import check_times, leave_out_starts
 from weft.kinds.record import (
     Access,
     Admission,
@@ -51,8 +51,6 @@ FIXED: dict[str, Any] = {
     "restart": "on-failure",
     "run": "run",
     "hold": False,
-    "restart_generation": 0,
-    "pulls": 0,
     "gang": None,
     "type": "long-lived",
     "on_node_loss": "wait",
@@ -365,6 +363,12 @@ def _name_timeouts(stored: dict[str, Any]) -> dict[str, Any]:
     return {**stored, "spec": spec, "status": status}
 
 
+def _leave_out_starts(stored: dict[str, Any]) -> dict[str, Any]:
+    """The upgrade of a job whose tasks' container had its counters of starts in its spec."""
+    spec = dict(stored["spec"])
+    return {**stored, "spec": {**spec, "task": leave_out_starts(spec.get("task") or {})}}
+
+
 JOB = Kind(
     name="job",
     plural="jobs",
@@ -373,8 +377,8 @@ JOB = Kind(
     spec=JobSpec,
     actions=JobActions,
     status=JobStatus,
-    schema=3,
-    upgrades=(_name_timeouts, take_from_spec(actions=JobActions)),
+    schema=4,
+    upgrades=(_name_timeouts, take_from_spec(actions=JobActions), _leave_out_starts),
     indexes={JOBS_BY_SCHEDULE: uid_of_owner, JOBS_BY_AFTER: _jobs_before},
     references=(
         *(_of_task(one) for one in CONTAINER.references),

@@ -41,6 +41,8 @@ from weft.kinds.parts.workload import (
     RELEASE,
     RESTART,
     START,
+    STARTED_BY,
+    WorkloadActions,
     WorkloadMarks,
     WorkloadSpec,
     WorkloadStatus,
@@ -148,7 +150,7 @@ class VmSpec(WorkloadSpec, msgspec.Struct, kw_only=True):
     ] = None
 
 
-class VmActions(msgspec.Struct, kw_only=True, frozen=True):
+class VmActions(WorkloadActions, msgspec.Struct, kw_only=True, frozen=True):
     restore: Annotated[VmRestore | None, field("Last restore in place")] = None
     reclaim: Annotated[
         VmReclaim | None, field("Take it back from another cluster, to which a lost migration handed it over")
@@ -484,8 +486,8 @@ VM = Kind(
     actions=VmActions,
     marks=WorkloadMarks,
     status=WorkloadStatus,
-    schema=3,
-    upgrades=(_take_marks, take_from_spec(actions=VmActions)),
+    schema=4,
+    upgrades=(_take_marks, take_from_spec(actions=VmActions), take_from_spec(actions=WorkloadActions)),
     indexes=index_workload(VmSpec, WORKLOAD)
     | {
         VMS_BY_ORIGIN: origin_keys,
@@ -525,6 +527,7 @@ VM = Kind(
             RECLAIMED: "migrations",
         },
         mark_writers={
+            "restart_generation": STARTED_BY,
             "restore": (":restore", "replicas"),
             "reclaim": (":reclaim", "migrations", "workload"),
             "fenced": ("replications", "replicas"),

@@ -19,7 +19,7 @@ from weft.informer.disruption.budgets import is_running
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.silent_nodes import find_silent, may_be_silent
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.informer.workloads import gang_of, list_workloads, record_of, spec_of
+from weft.informer.workloads import count_starts, gang_of, list_workloads, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_SLOT,
@@ -44,7 +44,6 @@ from weft.kinds.parts.workload import (
     WORKLOADS_BY_UID,
     WORKLOADS_BY_VOLUME,
     WorkloadMarks,
-    WorkloadSpec,
     WorkloadStatus,
 )
 from weft.kinds.pool import PoolMarks, PoolSpec, PoolStatus
@@ -459,7 +458,7 @@ class Intake:
             not is_placed
             or find_trouble(self._view, item, now)
             or is_suspended(item)
-            or needs_resize(self._view, item, spec)
+            or needs_resize(self._view, item, workload)
             or clear_refused(self._view, workload, item, now) is not None
             or is_regrouped(item, workload)
             or has_other_end(self._view, item, spec)
@@ -514,11 +513,12 @@ class Intake:
             self.wake.ring()
 
 
-def needs_resize(view: View, allocation: Item, workload_spec: WorkloadSpec) -> bool:
+def needs_resize(view: View, allocation: Item, workload: Item) -> bool:
     """Whether the allocation has other amounts than its workload, or a volume of it, requests by now."""
     spec = allocation.spec(AllocationSpec)
     return spec.migration is None and bool(
-        find_fit(spec, workload_spec, allocation.report(AllocationReport)) or find_growing(view, spec.volumes)
+        find_fit(spec, spec_of(workload), allocation.report(AllocationReport), count_starts(workload))
+        or find_growing(view, spec.volumes)
     )
 
 

@@ -76,7 +76,7 @@ def test_what_had_ended_on_a_node_that_is_given_up_does_not_run_again(report: di
         node = Envelope(
             kind="node", name="n1", uid="node-1", status=msgspec.Raw(msgspec.json.encode(NodeStatus(phase="NotReady")))
         )
-        spec = {"image": "tiny", "run": "run", "restart_generation": 2}
+        spec, asked = {"image": "tiny", "run": "run"}, {"restart_generation": 2}
         vm = Envelope(
             kind="vm",
             name="web",
@@ -84,6 +84,7 @@ def test_what_had_ended_on_a_node_that_is_given_up_does_not_run_again(report: di
             project="default",
             generation=1,
             spec=msgspec.Raw(msgspec.json.encode(spec)),
+            actions=msgspec.Raw(msgspec.json.encode(asked)),
         )
         there = decode_envelope(place("early").value)
         there.report = msgspec.Raw(msgspec.json.encode(report))

@@ -191,12 +191,12 @@ def test_each_kind_of_workload_says_what_it_can_do_and_migrations_know_which_can
     assert bound <= set(ALLOWED)
 
 
-@pytest.mark.parametrize("field", ["env.A", "env_secrets.A", "health_check.interval", "mounts", "pulls"])
+@pytest.mark.parametrize("field", ["env.A", "env_secrets.A", "health_check.interval", "mounts"])
 def test_a_place_takes_what_changed_within_a_field(field: str) -> None:
-    spec = ContainerSpec(image="r.example.org/web:1", env={"A": "2"}, pulls=3)
+    spec = ContainerSpec(image="r.example.org/web:1", env={"A": "2"})
     place = AllocationSpec(
         node="n", node_uid="u", workload=Ref("container", "web", "w", "default"), workload_generation=1, incarnation=1,
-        resources=Resources(), container=AllocatedContainer(image="r.example.org/web:1", env={"A": "1"}),
+        resources=Resources(), container=AllocatedContainer(image="r.example.org/web:1", env={"A": "1"}, pulls=3),
     )  # fmt: skip
     WORKLOAD.resize(place, spec, {"cpu"})
     assert place.container is not None and place.container.env == {"A": "1"}
@@ -206,13 +206,14 @@ def test_a_place_takes_what_changed_within_a_field(field: str) -> None:
 
 def test_a_restart_looks_its_tag_up_again_only_if_so_asked() -> None:
     verb = CONTAINER.verb("restart")
-    assert verb is not None and verb.change is not None
+    assert verb is not None and verb.act is not None
     obj = {
         "kind": "container",
         "name": "web",
-        "spec": {"run": "run", "restart_generation": 1, "pulls": 4},
+        "spec": {"run": "run"},
+        "actions": {"restart_generation": 1, "pulls": 4},
         "status": {"phase": "Running"},
     }
-    assert verb.change(obj, RestartInput())["pulls"] == 4
-    asked = verb.change(obj, RestartInput(pull=True))
+    assert "pulls" not in verb.act(obj, RestartInput())
+    asked = verb.act(obj, RestartInput(pull=True))
     assert (asked["pulls"], asked["restart_generation"]) == (5, 2)

@@ -16,7 +16,7 @@ from weft.objects.schema import read_strict
 
 
 def container(**status: Any) -> dict[str, Any]:
-    spec = {"run": "run", "restart_generation": 0, "hold": False, "pulls": 0}
+    spec = {"run": "run", "hold": False}
     return {"kind": "container", "name": "web", "spec": spec, "status": {"phase": "Running", **status}}
 
 
@@ -62,7 +62,7 @@ def test_a_conversion_that_makes_no_sense_is_refused(given: dict[str, Any], fiel
 def act(obj: dict[str, Any], verb: str) -> Any:
     found = BY_NAME[obj["kind"]].verb(verb)
     assert found is not None
-    change = found.act or found.change
+    change = found.change or found.act
     assert change is not None
     return change(obj, found.input() if found.input is not None else None)
 

@@ -10,7 +10,9 @@ import pytest
 
 from weft.kinds.deployment import DEPLOYMENT
 from weft.kinds.fields.deployment.scaling import Autoscale, check_autoscale
+from weft.kinds.fields.deployment.status import mark_template
 from weft.kinds.parts.deployment.verbs import UndoInput, UpdateInput
+from weft.kinds.parts.schema_upgrade import upgrade
 from weft.objects.errors import IllegalTransition, InvalidInput
 
 
@@ -116,3 +118,14 @@ def test_an_undo_to_what_runs_already_is_refused() -> None:
     assert undo(obj, UndoInput(revision=1))["undos"] == 1
     obj["status"]["revision"] = 3  # one that is on its way, or failed
     assert undo(obj, UndoInput(revision=2))["undos"] == 1
+
+
+def test_a_template_of_before_is_not_rolled_out_again_for_what_is_no_longer_in_it() -> None:
+    old = {"image": "i:1", "restart_generation": 0, "pulls": 0}
+    revision = {"number": 1, "template": old, "labels": {"a": "b"}}
+    status = {"template": mark_template(old, {"a": "b"}), "revisions": [revision]}
+    stored = {"schema": 1, "spec": {"workload": "container", "template": old, "labels": {"a": "b"}}, "status": status}
+    fresh = upgrade(DEPLOYMENT, stored)
+    assert fresh is not None and fresh["spec"]["template"] == {"image": "i:1"}
+    assert [one["template"] for one in fresh["status"]["revisions"]] == [{"image": "i:1"}]
+    assert fresh["status"]["template"] == mark_template(fresh["spec"]["template"], {"a": "b"})

@@ -110,10 +110,10 @@ def test_stop_wishes_and_start_wishes_back() -> None:
 
 def test_starting_a_guest_that_ended_by_itself_asks_for_a_fresh_boot() -> None:
     start = VM.verb("start")
-    assert start and start.change
+    assert start and start.act
     for run in ("run", "stop"):  # people may have told it to stop after that
-        assert start.change(vm("Stopped", run=run), None)["restart_generation"] == 1
-    assert start.change(vm("Running", run="run"), None)["restart_generation"] == 0
+        assert start.act(vm("Stopped", run=run), None) == {"restart_generation": 1}
+    assert start.act(vm("Running", run="run"), None) == {}
 
 
 def test_an_illegal_verb_names_the_legal_ones() -> None:

@@ -48,7 +48,6 @@ def containers(draw: st.DrawFn) -> ContainerSpec:
         isolation=draw(st.sampled_from(["container", "vm"])),
         preemptible=draw(st.booleans()),
         registry_secret=draw(st.sampled_from(["", "hub"])),
-        pulls=draw(st.integers(0, 2)),
         health_check=draw(st.sampled_from([None, HealthCheck(command=["true"], interval=3.0)])),
     )
     check_container(spec)

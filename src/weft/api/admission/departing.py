@@ -23,7 +23,10 @@ from weft.objects.identity import kind_prefix
 from weft.objects.spec_change import FieldChange
 
 _PAGE = 500
-_FREE = ("run", "restart_generation")  # these end the migration, as long as the guest hasn't been handed over
+_FREE = (
+    "spec.run",
+    "actions.restart_generation",
+)  # these end the migration, as long as the guest hasn't been handed over
 
 
 class _Migrating(msgspec.Struct):
@@ -34,7 +37,7 @@ class _Migrating(msgspec.Struct):
 
 async def refuse_departing(view: View, kind: Kind, current: Envelope, changes: Sequence[FieldChange]) -> None:
     """Raise IllegalTransition for changes of a VM that migrates to another cluster now."""
-    if kind is not VM or all(change.path.removeprefix("spec.") in _FREE for change in changes):
+    if kind is not VM or all(change.path in _FREE for change in changes):
         return
     if (found := await _find_departure(view, current)) is not None:
         name, cluster = found

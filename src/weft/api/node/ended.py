@@ -12,6 +12,7 @@ from weft.api.admission.commit import read_again
 from weft.api.context import ApiContext
 from weft.contracts.store import AtRevision, Delete, Entry, Precondition, Put, Store, Write
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_nothing_to_migrate
+from weft.kinds.parts.workload import WorkloadActions
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import InUse
 from weft.objects.identity import object_key
@@ -114,5 +115,5 @@ async def _find_resting(context: ApiContext, place: Envelope) -> Envelope | None
     if workload is None or workload.uid != spec.workload.uid or workload.deleting_since is not None:
         return None
     wanted = msgspec.json.decode(workload.spec)
-    started = wanted.get("restart_generation", 0) != report.restart_generation
+    started = decode_part(workload.actions, WorkloadActions).restart_generation != report.restart_generation
     return None if workload.owner is not None or wanted.get("run", "run") != "run" or started else workload

@@ -32,7 +32,7 @@ from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.schema import FieldDoc, describe_fields, suggest
 
 # Fields that verbs, the server or words of every command set; a flag for them would only confuse.
-_KEPT = ("spec.run", "spec.restart_generation", "spec.pulls", "spec.lease.cancelled", "spec.lease.priority_class")
+_KEPT = ("spec.run", "spec.lease.cancelled", "spec.lease.priority_class")
 _OF_SNAPSHOTS = (*(f"spec.origin.{name}" for name in VmOrigin.__struct_fields__),)
 _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),

@@ -29,9 +29,8 @@ from weft.objects.schema import read_strict
 
 Object = Mapping[str, Any]
 REPLACE = "Let another VM take its place without asking; the root disk stays with the old VM, which is kept."
-SERVERS = ("restart_generation", "pulls")  # no person's
 # Of a VM, whatever version it runs: another way changes them.
-_OWN = (*(name for name in FIXED if hasattr(VmSpec, name) and name not in SERVERS), "snapshots", "boot")
+_OWN = (*(name for name in FIXED if hasattr(VmSpec, name)), "snapshots", "boot")
 _OTHER_WAYS = {
     "publish": "weft vm set {} --publish … changes it",
     "force_publish": "weft vm set {} --force-publish changes it",
@@ -56,7 +55,7 @@ def make_template(file: Mapping[str, Any], vm: Object) -> dict[str, Any]:
         if name in file and _compare(name, asked[name]) != _compare(name, has[name]):
             raise _refuse(name, has[name], vm["name"])
     _check_addresses(asked["networks"], has["networks"], vm["name"])
-    template = {name: value for name, value in asked.items() if name not in (*_OWN, *SERVERS)}
+    template = {name: value for name, value in asked.items() if name not in _OWN}
     return {**template, "networks": networks_of(asked["networks"]), "boot": has["boot"]}
 
 

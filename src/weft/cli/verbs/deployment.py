@@ -28,7 +28,6 @@ from weft.cli.deployment.flags import (
 from weft.cli.deployment.preview import foresee, is_unchanged, list_serving, print_preview
 from weft.cli.deployment.replacement import (
     REPLACE,
-    SERVERS,
     describe_replaced,
     find_current,
     make_template,
@@ -211,7 +210,7 @@ def _read_base(session: Session, deployment: dict[str, Any], file: dict[str, Any
     if dig(deployment, "spec.adopt"):
         return make_template(file, find_current(session, deployment))
     whole = msgspec.to_builtins(read_strict(file, TEMPLATES[dig(deployment, "spec.workload", CONTAINER.name)].spec))
-    own = [name for name in FIXED if name not in file or name in SERVERS or whole[name] == FIXED[name]]
+    own = [name for name in FIXED if name not in file or whole[name] == FIXED[name]]
     return {name: value for name, value in whole.items() if name not in own}
 
 

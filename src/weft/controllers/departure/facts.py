@@ -12,6 +12,7 @@ from weft.controllers.departure.plan import DepartureFacts
 from weft.controllers.migration.controller import find_rival, read_endpoint
 from weft.informer.shares import find_named
 from weft.informer.view import Item, View
+from weft.informer.workloads import count_starts
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_WORKLOAD,
     AllocationReport,
@@ -65,6 +66,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         status=status,
         deleting=item.deleting,
         workload=workload.spec(VmSpec) if workload is not None and lives else None,
+        starts=count_starts(workload) if workload is not None else 0,
         guarded=workload is not None and bool(workload.marks(WorkloadMarks).guard),
         place=read_endpoint(view, place),
         rival=find_rival(view, item),

@@ -45,6 +45,7 @@ class DepartureFacts(msgspec.Struct, frozen=True, kw_only=True):
     status: MigrationStatus
     deleting: bool = False
     workload: VmSpec | None = None  # None: it doesn't exist, or is being deleted
+    starts: int = 0  # its counter of starts
     guarded: bool = False  # its replica takes over automatically
     place: MigrationEndpoint | None = None  # the active allocation of the VM
     rival: str = ""
@@ -268,7 +269,7 @@ def _find_trouble(
         return "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted"
     if workload.run != source.spec.desired:
         return "Cancelled", "workloadChanged", f"{spec.workload} was asked to {workload.run} since"
-    if workload.restart_generation > source.spec.restart_generation:
+    if facts.starts > source.spec.restart_generation:
         return "Cancelled", "workloadChanged", f"{spec.workload} was asked to restart since"
     if report is not None and report.phase == "failed":
         seen = facts.seen

@@ -36,6 +36,7 @@ class InstanceWrite(msgspec.Struct):
     spec: WorkloadSpec
     labels: dict[str, str | None] = {}  # None takes one away
     changes_spec: bool = False
+    afresh: bool = False  # it is started afresh
     deletes: bool = False
 
     def set_spec(self, spec: WorkloadSpec) -> None:

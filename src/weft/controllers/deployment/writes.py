@@ -17,6 +17,7 @@ from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.disruption.budgets import Allowance, guard
 from weft.informer.quotas import ProjectQuota
 from weft.informer.view import Item, View
+from weft.informer.workloads import count_starts
 from weft.kinds.deployment import IS_REPLICATED, NAME_TAKEN, TEMPLATES, DeploymentSpec
 from weft.kinds.fields.deployment.instance import (
     DEPLOYMENT_LABEL,
@@ -30,7 +31,7 @@ from weft.kinds.fields.deployment.status import DeploymentStatus, Revision
 from weft.kinds.migration import MIGRATION, MigrationSpec
 from weft.kinds.parts.goal import UNPLACEABLE
 from weft.kinds.parts.migration.verb import MIGRATION_MODES
-from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadStatus
+from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadActions, WorkloadStatus
 from weft.kinds.replication import REPLICATIONS_BY_SUBJECT
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import cut_name, object_key, short_id
@@ -113,7 +114,9 @@ def _write(draft: Draft, write: InstanceWrite, now: float) -> None:
         return
     spec = write.spec if write.changes_spec else None
     if spec is not None or write.deletes or envelope.labels != write.envelope.labels:
-        draft.change(Item(envelope), spec=spec, deleting_since=now if write.deletes else None)
+        item = Item(envelope)
+        afresh = WorkloadActions(restart_generation=count_starts(item) + 1) if write.afresh else None
+        draft.change(item, spec=spec, actions=afresh, deleting_since=now if write.deletes else None)
 
 
 def _start(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
@@ -128,7 +131,7 @@ def _change(deployment: Item, write: InstanceWrite, revision: Revision) -> None:
     old, limits = write.spec, write.item.status(WorkloadStatus).resize_limits
     spec = merge_template(old, make_spec(deployment, revision))
     if any(change.mode in ("restart", "start") for change in plan_spec_change(old, spec, lambda: limits)):
-        spec.restart_generation += 1
+        write.afresh = True
     write.set_spec(spec)
     write.labels = {REVISION_LABEL: str(revision.number), DRAINING_LABEL: None, **revision.labels}
 

@@ -57,7 +57,7 @@ def find_abort_reason(facts: Facts) -> AbortReason | None:
         return AbortReason(
             "Cancelled", "workloadChanged", f"{spec.workload} was asked to {facts.workload.run} meanwhile"
         )
-    if facts.workload.restart_generation > source.spec.restart_generation:
+    if facts.starts > source.spec.restart_generation:
         return AbortReason("Cancelled", "workloadChanged", f"{spec.workload} was asked to restart meanwhile")
     if (
         source.report.reason == "notSaved"

@@ -18,7 +18,7 @@ from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.informer.workloads import find_reservation, spec_of
+from weft.informer.workloads import count_starts, find_reservation, spec_of
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, ALLOCATIONS_BY_WORKLOAD, AllocationReport, AllocationSpec
 from weft.kinds.fields.allocated_migration import read_migration
 from weft.kinds.migration import (
@@ -127,6 +127,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
             deleting=item.deleting,
             placed=item.envelope.condition("Placed"),
             workload=spec_of(workload) if workload is not None and not workload.deleting else None,
+            starts=count_starts(workload) if workload is not None else 0,
             place=read_endpoint(view, place),
             rival=find_rival(view, item),
             source=read_endpoint(view, source),

@@ -42,6 +42,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     deleting: bool = False
     placed: Condition | None = None
     workload: WorkloadSpec | None = None  # None: it doesn't exist, or is being deleted
+    starts: int = 0  # its counter of starts
     place: MigrationEndpoint | None = None  # the workload's active allocation
     rival: str = ""  # an older Migration of the workload that is under way
     source: MigrationEndpoint | None = None

@@ -35,7 +35,7 @@ from weft.controllers.workload.status import (
 from weft.informer.commit import Commit, delete, edit, put, unchanged
 from weft.informer.trace.commits import is_reached
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.informer.workloads import record_of, spec_of
+from weft.informer.workloads import count_starts, pass_on_starts, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATIONS_BY_NODE,
     ALLOCATIONS_BY_WAITED,
@@ -194,7 +194,8 @@ def plan_allocation(view: View, workload: Item, item: Item, now: float) -> Write
         envelope.deleting_since = now
     else:
         workload_spec, report = spec_of(workload), item.report(AllocationReport)
-        if wants_fresh_start(spec, workload_spec) and find_fit(spec, workload_spec, report):
+        starts = count_starts(workload)
+        if wants_fresh_start(spec, workload_spec, starts) and find_fit(spec, workload_spec, report, starts):
             return None  # the scheduler passes the spec on, with the new size
         # Its node may be between two files of a disk: nobody else gets that before it is done.
         rests = is_at_rest(spec, report) and not list_snapshots_to_take(spec, report) and not is_restoring(spec, report)
@@ -212,9 +213,8 @@ def follow_spec(view: View, workload: Item, spec: AllocationSpec, *, rests: bool
     workload_spec = spec_of(workload)
     named, joined = record_of(workload).volumes(workload_spec), networks_of(workload_spec.networks)
     return msgspec.structs.replace(
-        set_desired(spec, workload_spec.run),
+        set_desired(pass_on_starts(spec, workload), workload_spec.run),
         workload_generation=workload.envelope.generation,
-        restart_generation=max(workload_spec.restart_generation, spec.restart_generation),
         restart=workload_spec.restart,
         grace_seconds=workload_spec.grace,
         waits_for=find_waited(view, spec),
@@ -378,6 +378,7 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
         departed=workload.marks(WorkloadMarks).departed,
         fenced=_describe_fence(view, workload),
         current=envelope.condition("Current"),
+        starts=count_starts(workload),
     )
 
 

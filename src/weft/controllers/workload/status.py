@@ -73,6 +73,7 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
     departed: str = ""  # where it migrated to
     fenced: str = ""  # at which cluster it runs, or may run, so that it can't be started here
     current: Condition | None = None  # until now
+    starts: int = 0  # its counter of starts
 
 
 def fold_status(
@@ -169,13 +170,13 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         if desired.spec.on_node_loss == "restart":
             status.message += " (on_node_loss: restart is not carried out; weft waits)"
         return
-    status.phase, doing = _living(desired.spec, spec, report, former)
+    status.phase, doing = _living(desired, spec, report, former)
     if place.leaves:  # it gives its place to another, and waits for a new one
         doing = PREEMPTED
     if spec.role == "source" and _is_migrating(desired.spec, status.phase, spec):
         status.phase = Phase.MIGRATE
     status.ready = report.ready if status.phase in (Phase.BOOT, Phase.RUNNING) else None
-    if doing in (STARTING, RESTARTING) and not _has_taken_up(desired.spec, place):
+    if doing in (STARTING, RESTARTING) and not _has_taken_up(desired.starts, place):
         status.reason, status.message = doing, ""  # what its node says is of the run before
     elif doing and not report.reason:
         status.reason = doing
@@ -189,9 +190,9 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         status.message = describe_lost(f"{spec.workload.kind}/{spec.workload.name}", departure.peer)
 
 
-def _has_taken_up(workload_spec: WorkloadSpec, place: Place) -> bool:
+def _has_taken_up(starts: int, place: Place) -> bool:
     """Whether its node has reported on the last start. An older agent doesn't say so."""
-    passed_on = place.spec.restart_generation >= workload_spec.restart_generation and place.spec.desired == "run"
+    passed_on = place.spec.restart_generation >= starts and place.spec.desired == "run"
     return place.report.generation is None or (passed_on and place.report.generation >= place.generation)
 
 
@@ -203,9 +204,10 @@ def _leaving(report: AllocationReport, former: WorkloadStatus) -> Phase:
 
 
 def _living(
-    workload_spec: WorkloadSpec, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
+    desired: DesiredWorkload, spec: AllocationSpec, report: AllocationReport, former: WorkloadStatus
 ) -> tuple[Phase, str]:
     """The phase of a workload whose node is alive, and the reason while its spec is being carried out."""
+    workload_spec, starts = desired.spec, desired.starts
     doing = {"stop": STOPPING, "suspend": SUSPENDING}.get(workload_spec.run, "")
     match report.state:
         case "pending" | "preparing":
@@ -213,15 +215,11 @@ def _living(
         case "starting":
             return Phase.BOOT, doing
         case "running":
-            return Phase.RUNNING, doing or (
-                RESTARTING if workload_spec.restart_generation > report.restart_generation else ""
-            )
+            return Phase.RUNNING, doing or (RESTARTING if starts > report.restart_generation else "")
         case "stopping":
             # Until it has stopped, it keeps its former phase.
             was = Phase.BOOT if former.phase in (Phase.PROLOG, Phase.BOOT) else Phase.RUNNING
-            return was, doing or (
-                RESTARTING if workload_spec.restart_generation > report.restart_generation else STOPPING
-            )
+            return was, doing or (RESTARTING if starts > report.restart_generation else STOPPING)
         case "suspended":
             return (
                 Phase.SUSPENDED,
@@ -231,17 +229,13 @@ def _living(
             return Phase.PROLOG, doing  # its spec desires run again, and it may have begun
         case "stopped":
             wanted = workload_spec.run == "run" and (
-                spec.desired != "run"
-                or workload_spec.restart_generation > report.restart_generation
-                or not report.reason
+                spec.desired != "run" or starts > report.restart_generation or not report.reason
             )
             return Phase.STOPPED, STARTING if wanted else ""
         case "failed":
             return (
                 Phase.FAILED,
-                STARTING
-                if workload_spec.run == "run" and workload_spec.restart_generation > report.restart_generation
-                else "",
+                STARTING if workload_spec.run == "run" and starts > report.restart_generation else "",
             )
         case "released":
             return Phase.EPILOG, ""

@@ -37,18 +37,19 @@ def is_as_asked(place: AllocationSpec, spec: WorkloadSpec) -> bool:
     )
 
 
-def find_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> set[str]:
+def find_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport, starts: int) -> set[str]:
     """The fields of the allocation that follow the spec now: all, with a fresh start; while its machine runs
     those that it can take."""
     if spec.run != "run":
         return set()
     changes = plan_fit(place, spec, report)
-    fresh = wants_fresh_start(place, spec)
+    fresh = wants_fresh_start(place, spec, starts)
     return {field_of(change) for change in changes if fresh or (change.mode == "live" and place.desired == "run")}
 
 
-def wants_fresh_start(place: AllocationSpec, spec: WorkloadSpec) -> bool:
-    return spec.run == "run" and (place.desired == "stop" or spec.restart_generation > place.restart_generation)
+def wants_fresh_start(place: AllocationSpec, spec: WorkloadSpec, starts: int) -> bool:
+    """``starts``: the workload's counter of starts."""
+    return spec.run == "run" and (place.desired == "stop" or starts > place.restart_generation)
 
 
 def field_of(change: FieldChange) -> str:

@@ -88,7 +88,6 @@ class RunSpec(msgspec.Struct, kw_only=True):
         Literal["run", "stop", "suspend"], field("Desired state; the verbs start, stop and suspend set it")
     ] = "run"
     hold: Annotated[bool, field("Do not place the workload yet; the verbs hold and release set it")] = False
-    restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
     lease: Annotated[
         LeaseRequest | None, field("When and for how long it has its place; unset: immediately, for good")
     ] = None

@@ -19,9 +19,7 @@ from weft.objects.errors import InvalidInput
 
 KERNEL_BYTES = 64 * MIB  # what a machine's own kernel takes beside what runs in it
 LEAST_VM_BYTES = 128 * MIB
-_SHARED = tuple(
-    name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "restart_generation", "memory")
-)
+_SHARED = tuple(name for name in WorkloadSpec.__struct_fields__ if name not in ("run", "hold", "memory"))
 # A container's fields that a VM lacks, and the text that "left out" shows for each.
 _KEPT = {
     "read_only": "read_only: the VM's root is writable",
@@ -32,7 +30,6 @@ _KEPT = {
     "disk": "",  # the image's, or as it is asked for
     "isolation": "",  # a machine of its own is what it gets
     "preemptible": "preemptible: it is never evicted",
-    "pulls": "",
     "registry_secret": "",  # the Image's, if that was made for it
 }
 # A VM's fields that a container lacks.

@@ -54,7 +54,7 @@ WITHOUT_NETWORKS = Condition(
 )  # a workload without any waits for no address
 OUT_OF_REACH = ("nodeAutonomous", "nodeLost")  # nothing changes there until its node is back
 CONDITIONS = {"Placed": "scheduler", "Addressed": "addresses", "Ready": "workload", "Current": "workload"}
-KEPT = ("run", "hold", "restart_generation")
+KEPT = ("run", "hold")
 
 WORKLOADS_BY_UID = Index("workloads by uid")
 WORKLOADS_BY_OWNER = Index("workloads by owner")
@@ -71,6 +71,10 @@ NEAR_STRATEGY = "network_proximity"
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
     """What controllers and scheduler read of every workload's spec; a kind's own adds to it."""
+
+
+class WorkloadActions(msgspec.Struct, kw_only=True, frozen=True):
+    restart_generation: Annotated[int, field("Counter: the workload is started afresh when it grows", ge=0)] = 0
 
 
 class WorkloadTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -104,6 +108,8 @@ class WorkloadMarks(msgspec.Struct, kw_only=True, frozen=True):
 
 
 _UNMARKED = WorkloadMarks()
+# Fields of actions and marks that were in the spec once: older objects, and older clusters, have them there.
+ONCE_IN_SPEC = ("restart_generation", "pulls", "restore", "reclaim", *WorkloadMarks.__struct_fields__)
 
 
 class WorkloadStatus(msgspec.Struct, kw_only=True):
@@ -137,6 +143,11 @@ class WorkloadStatus(msgspec.Struct, kw_only=True):
     handed_over: str = (
         ""  # key of the migration to another cluster that its node has carried out, and the store doesn't know
     )
+
+
+def leave_out_starts(template: Mapping[str, Any]) -> dict[str, Any]:
+    """A template that an older weft stored without what was in a workload's spec then, and is in its actions or marks."""
+    return {name: value for name, value in template.items() if name not in ONCE_IN_SPEC}
 
 
 def find_publish_rights(old: Any, new: Any) -> list[tuple[str, str]]:
@@ -289,18 +300,22 @@ def check_times(spec: WorkloadSpec, now: float) -> None:
 
 
 def _start(obj: Object, _: Any) -> dict[str, Any]:
-    """Set it to run; a guest that ended by itself, or failed, gets a fresh boot."""
-    phase = phase_of(obj)
     check_act("start", obj)
+    return _run(obj)
+
+
+def _count_start(obj: Object, _: Any) -> dict[str, Any]:
+    """A guest that ended by itself, or failed, gets a fresh boot; it may have been told to stop after that."""
+    return _count_restart(obj, _) if phase_of(obj) in (Phase.STOPPED, Phase.FAILED) else {}
+
+
+def _run(obj: Object) -> dict[str, Any]:
+    """The spec of one that shall run. Raises IllegalTransition for one that can't."""
     refuse_replaced(obj)
     _refuse_parked(obj)
     _refuse_again(obj)
     _refuse_over(obj)
-    spec = dict(obj["spec"])
-    if phase in (Phase.STOPPED, Phase.FAILED):
-        spec["restart_generation"] += 1  # it may have ended by itself, and been told to stop after that
-    spec["run"] = "run"
-    return spec
+    return {**obj["spec"], "run": "run"}
 
 
 def _refuse_parked(obj: Object) -> None:
@@ -341,15 +356,24 @@ def _refuse_over(obj: Object) -> None:
 
 def _restart(obj: Object, _: Any) -> dict[str, Any]:
     check_act("restart", obj)
-    refuse_replaced(obj)
-    _refuse_parked(obj)
-    _refuse_again(obj)
-    _refuse_over(obj)
-    return {**obj["spec"], "run": "run", "restart_generation": obj["spec"]["restart_generation"] + 1}
+    return _run(obj)
 
 
-START = Verb("start", "Start the workload (after stop, suspend or failure)", change=_start, needs="operate")
-RESTART = Verb("restart", "Shut the workload down and start it afresh", change=_restart, needs="operate")
+def _count_restart(obj: Object, _: Any) -> dict[str, Any]:
+    return {"restart_generation": dig(obj, "actions.restart_generation", 0) + 1}
+
+
+START = Verb(
+    "start",
+    "Start the workload (after stop, suspend or failure)",
+    change=_start,
+    act=_count_start,
+    needs="operate",
+)
+RESTART = Verb(
+    "restart", "Shut the workload down and start it afresh", change=_restart, act=_count_restart, needs="operate"
+)
+STARTED_BY = (":start", ":restart", "deployments")  # who lets a workload start afresh
 HOLD = Verb("hold", "Do not place the workload yet", change=set_fields("hold", hold=True), needs="operate")
 RELEASE = Verb("release", "Let a held workload be placed", change=set_fields("release", hold=False), needs="operate")
 

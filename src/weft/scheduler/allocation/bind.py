@@ -18,7 +18,7 @@ from weft.contracts.trace.context import pass_on
 from weft.informer.addresses import make_addressed, make_endpoint
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, spec_of
+from weft.informer.workloads import pass_on_starts, record_of, spec_of
 from weft.kinds.allocation import (
     ALLOCATION,
     AllocatedGpu,
@@ -204,7 +204,6 @@ def _make_allocation(
         workload_generation=workload.envelope.generation,
         incarnation=candidate.incarnation,
         desired=workload_spec.run,
-        restart_generation=workload_spec.restart_generation,
         resources=candidate.resources,
         cpu_model=choose_cpu(node, ask.cpu_model) if arriving is None else arriving.cpu_model,
         role="active" if arriving is None else "target",
@@ -227,7 +226,7 @@ def _make_allocation(
         origin=candidate.begins.origin if candidate.begins is not None else None,
         **record.allocate(workload_spec, workload.marks(WorkloadMarks)),
     )
-    return make_allocation(workload, spec, uid, now)
+    return make_allocation(workload, pass_on_starts(spec, workload), uid, now)
 
 
 def make_allocation(workload: Item, spec: AllocationSpec, uid: str, now: float) -> Item:

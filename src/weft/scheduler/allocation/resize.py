@@ -17,7 +17,7 @@ from weft.contracts.trace.context import pass_on
 from weft.informer.commit import Commit, Draft, edit, put, unchanged
 from weft.informer.pool.claims import Claim
 from weft.informer.view import Item, View
-from weft.informer.workloads import record_of, spec_of
+from weft.informer.workloads import count_starts, pass_on_starts, record_of, spec_of
 from weft.kinds.allocation import (
     LOCAL,
     AllocatedImage,
@@ -58,16 +58,15 @@ def plan_resize(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     the running machine can take. None if there is nothing to write."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     new = msgspec.structs.replace(
-        set_desired(spec, workload_spec.run),
+        set_desired(pass_on_starts(spec, workload), workload_spec.run),
         workload_generation=workload.envelope.generation,
-        restart_generation=max(workload_spec.restart_generation, spec.restart_generation),
     )
     preconditions = [unchanged(workload), unchanged(allocation)]
-    fields = find_fit(spec, workload_spec, allocation.report(AllocationReport))
+    fields = find_fit(spec, workload_spec, allocation.report(AllocationReport), count_starts(workload))
     parts = _read_parts(view, snapshot, workload, allocation, fields)
     had = parts if isinstance(parts, _Parts) else _Parts(spec.resources, spec.volumes, [], spec.nics, spec.iso)
     growth = _grow_volumes(view, snapshot, spec, had)
-    where, fresh = f"on {spec.node}", wants_fresh_start(spec, workload_spec)
+    where, fresh = f"on {spec.node}", wants_fresh_start(spec, workload_spec, count_starts(workload))
     if isinstance(parts, Waiting) and parts.reason == "addressPending" and not fresh:
         return None  # the address is being made, and wakes the scheduler
     new.volumes = growth.volumes

@@ -49,7 +49,7 @@ class Placed:
                 return self._plan_resume(search, workload, allocation, now)
             if trouble := find_trouble(view, allocation, now):
                 return self._plan_again(search, workload, allocation, trouble, now)
-            if not allocation.deleting and needs_resize(view, allocation, spec_of(workload)):
+            if not allocation.deleting and needs_resize(view, allocation, workload):
                 batch.resized.append(allocation.key)
                 commit = plan_resize(view, engine.snapshot, workload, allocation, now)
                 is_given = commit is not None and allocation.key in {write.key for write in commit.writes}

@@ -151,7 +151,7 @@ def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
         ("deleted", {"deleting": True}, "Cancelled"),
         ("the VM goes", {"workload": None}, "Cancelled"),
         ("the VM is to stop", {"workload": VmSpec(image="i", run="stop")}, "Cancelled"),
-        ("the VM is to be restarted", {"workload": VmSpec(image="i", restart_generation=1)}, "Cancelled"),
+        ("the VM is to be restarted", {"starts": 1}, "Cancelled"),
         ("too late", {"now": NOW + 1000}, "Failed"),
         ("the source failed", {"source": side("source", "failed")}, "Retry"),
         ("the target failed", {"target": side("target", "failed")}, "Retry"),

@@ -34,8 +34,10 @@ def wish(**fields: object) -> VmSpec:
     return VmSpec(image="tiny", **fields)  # type: ignore[arg-type]
 
 
-def wished(spec: VmSpec | None = None, *, deleting: bool = False, placed: Condition | None = None) -> DesiredWorkload:
-    return DesiredWorkload(spec or wish(), 3, deleting, placed, None)
+def wished(
+    spec: VmSpec | None = None, *, deleting: bool = False, placed: Condition | None = None, starts: int = 0
+) -> DesiredWorkload:
+    return DesiredWorkload(spec or wish(), 3, deleting, placed, None, starts=starts)
 
 
 def place(state: str = "running", *, node: str | None = "Ready", incarnation: int = 1, **report: object) -> Place:
@@ -61,7 +63,6 @@ def fold(want: DesiredWorkload, *places: Place, former: WorkloadStatus | None = 
         wish,
         run=st.sampled_from(["run", "stop", "suspend"]),
         hold=st.booleans(),
-        restart_generation=st.integers(0, 2),
         on_node_loss=st.sampled_from(["wait", "restart"]),
     ),
     st.booleans(),
@@ -121,12 +122,9 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
                 fields: dict[str, object] = {"stop": {"run": "stop"}, "suspend": {"run": "suspend"}}.get(
                     verb, {"run": "run"}
                 )
-                if verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed")):
-                    fields["restart_generation"] = spec.restart_generation + 1
-                want = wished(msgspec.structs.replace(spec, **fields))
-                new = msgspec.structs.replace(
-                    here.spec, desired=want.spec.run, restart_generation=want.spec.restart_generation
-                )
+                afresh = verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed"))
+                want = wished(msgspec.structs.replace(spec, **fields), starts=want.starts + afresh)
+                new = msgspec.structs.replace(here.spec, desired=want.spec.run, restart_generation=want.starts)
                 here = Place(new, report, here.node_phase)
             case ("guest ends",) if report.state == "running" and here.node_phase == "Ready":
                 ended = msgspec.structs.replace(report, state="stopped", reason="guestPoweredOff")
@@ -134,7 +132,7 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
             case ("node is lost",):
                 here = Place(here.spec, report, "NotReady")
             case ("delete",):
-                want = wished(want.spec, deleting=True)
+                want = wished(want.spec, deleting=True, starts=want.starts)
         new_status = fold(want, here, former=status)
         assert may_change(Phase(status.phase), Phase(new_status.phase)), (
             f"{status.phase} → {new_status.phase} by {migration}"
@@ -162,7 +160,7 @@ def test_what_is_being_done_stands_in_the_reason_until_it_is_done() -> None:
     assert fold(wished(wish(run="stop")), place("stopping"), former=running).phase == "Running"
     stopped = fold(wished(wish(run="stop")), place("stopped"), former=running)
     assert (stopped.phase, stopped.reason) == ("Stopped", "")
-    assert fold(wished(wish(restart_generation=1)), place("running")).reason == "restarting"
+    assert fold(wished(starts=1), place("running")).reason == "restarting"
     assert fold(wished(wish(run="suspend")), place("running")).reason == "suspending"
 
 
@@ -245,7 +243,7 @@ def test_what_a_restart_could_not_give_is_said_and_no_other_restart_is_asked_for
 
 
 def test_of_the_run_before_a_start_nothing_is_said_until_the_node_has_taken_up_the_start() -> None:
-    start = wished(wish(restart_generation=1))
+    start = wished(starts=1)
     for state, reason in (("stopped", "guestPoweredOff"), ("failed", "exited"), ("failed", "noSpace")):
         ended = place(state, reason=reason, message="as it ended")
         passed_on = msgspec.structs.replace(

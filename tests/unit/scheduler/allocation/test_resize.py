@@ -18,8 +18,9 @@ IMAGE = AllocatedImage(name="tiny", uid="i", sha256="0" * 64, size=1, url="/")
 def make(cpu: float, *, restart_generation: int = 1, has: float | None = None) -> tuple[Item, Item, Snapshot]:
     """A VM that wants ``cpu`` cores and a restart, its place with 4 (its machine ``has`` as many), and a node of 8 where 3
     more are used."""
-    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[], restart_generation=restart_generation)
+    wish = VmSpec(image="tiny", cpu=cpu, memory=100, networks=[])
     vm = Envelope(kind="vm", name="web", uid="v", project="default", spec=msgspec.Raw(msgspec.json.encode(wish)))
+    vm.actions = msgspec.Raw(msgspec.json.encode({"restart_generation": restart_generation}))
     spec = AllocationSpec(
         node="n1",
         node_uid="n",

@@ -16,7 +16,7 @@ from weft.objects.identity import cut_name
 from weft.objects.schema import field
 
 # What nobody says of a VM that is restored: where its disks come from, and its volumes, which have a field of their own.
-_RESTORE_SETS = ("origin", "restore", "restart_generation", "volumes", "disk", "pool")
+_RESTORE_SETS = ("origin", "volumes", "disk", "pool")
 
 
 class RestoreBackupInput(msgspec.Struct, kw_only=True):

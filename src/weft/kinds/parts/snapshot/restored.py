@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from weft.kinds.parts.nic import read_nic
-from weft.kinds.parts.workload import WorkloadMarks
+from weft.kinds.parts.workload import ONCE_IN_SPEC
 from weft.objects.identity import cut_name
 from weft.objects.schema import field
 
@@ -17,8 +17,8 @@ ROOT = "root"
 # from the snapshot's node, and what acts on a first boot, which its disks have behind them.
 LEFT_OUT = (
     *("publish", "force_publish", "lease", "reservation", "gang", "node", "anti_affinity_groups", "spread"),
-    *("user_data", "run", "hold", "restart_generation", "origin", "snapshots", "boot"),
-    *("restore", "reclaim", *WorkloadMarks.__struct_fields__),  # these were in the spec once
+    *("user_data", "run", "hold", "origin", "snapshots", "boot"),
+    *ONCE_IN_SPEC,
 )
 # Beside these, of a VM that is only there to test: what would give it a part in what the original does: groups, its choice of
 # nodes, GPUs, names for logins.
