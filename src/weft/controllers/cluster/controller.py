@@ -38,7 +38,7 @@ class Clusters(Asking):
         self._answered_at: dict[str, float] = {}  # by uid, elapsed seconds: when it last answered, or was first asked
 
     def route(self, view: View, change: Changed) -> Iterable[str]:
-        if not has_changed(change, lambda one: one.envelope.spec):
+        if not has_changed(change, _read_asked):
             return ()
         for item in (change.old, change.new):
             if item is not None:
@@ -53,7 +53,7 @@ class Clusters(Asking):
         current = self._find(key)
         if current is None or current.uid != cluster.uid:
             self._answered_at.pop(cluster.uid, None)
-        elif current.envelope.spec == cluster.envelope.spec:
+        elif _read_asked(current) == _read_asked(cluster):
             await self._note(current, reply)
         return {key: ASK_SECONDS}
 
@@ -85,6 +85,11 @@ class Clusters(Asking):
         draft.change(cluster, status=status)
         if (commit := draft.commit(cluster.key, list_events(cluster, former, status))) is not None:
             await self._leadership.perform([commit])  # if someone else wrote it meanwhile, the next answer is noted
+
+
+def _read_asked(cluster: Item) -> tuple[object, object]:
+    """What people want of it."""
+    return cluster.envelope.spec, cluster.envelope.actions
 
 
 def list_events(cluster: Item, former: ClusterStatus, status: ClusterStatus) -> list[Event]:
