@@ -147,7 +147,7 @@ def test_draining_a_node(hand: Hand, fabric: Fabric) -> None:
     hand.click(hand.page.get_by_role("button", name="Drain n2…"))
     try:
         hand.click(hand.page.get_by_role("dialog").get_by_role("button", name="Drain n2", exact=True))
-        until(lambda: json.loads(fabric.weft("node", "get", "n2", "-o", "json").out)["spec"].get("drain"))
+        until(lambda: json.loads(fabric.weft("node", "get", "n2", "-o", "json").out)["actions"].get("drain"))
         assert hand.clicks == written("drain a node, seeing first what goes where")
     finally:
         fabric.weft("node", "uncordon", "n2")

@@ -184,9 +184,9 @@ def test_the_fullest_node_is_first_and_a_drain_is_shown_before_it_begins(open_pa
     page.get_by_role("button", name=f"Drain {node}…").click()
     try:
         dialog.get_by_role("button", name=f"Drain {node}", exact=True).click()
-        until(lambda: json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
+        until(lambda: json.loads(fabric.weft("node", "get", node, "-o", "json").out)["actions"].get("drain"))
         page.get_by_role("button", name=f"Uncordon {node}").click()
-        until(lambda: not json.loads(fabric.weft("node", "get", node, "-o", "json").out)["spec"].get("drain"))
+        until(lambda: not json.loads(fabric.weft("node", "get", node, "-o", "json").out)["actions"].get("drain"))
     finally:
         fabric.weft("node", "uncordon", node)
 

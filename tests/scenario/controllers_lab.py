@@ -518,14 +518,14 @@ class Lab:
 
         await self.change(f"/{kind}/default/{name}", change)
 
-    async def ask(self, name: str, kind: str, **actions: Any) -> None:
+    async def ask(self, name: str, kind: str, project: str | None = "default", /, **actions: Any) -> None:
         """Set actions of an object as a verb does."""
 
         def change(envelope: Envelope) -> None:
             envelope.actions = merge_part(envelope.actions, actions)
             envelope.generation += 1
 
-        await self.change(f"/{kind}/default/{name}", change)
+        await self.change(object_key(kind, project, name), change)
 
     async def delete(self, key: str) -> None:
         def change(envelope: Envelope) -> None:

@@ -488,7 +488,7 @@ def test_nobody_makes_a_node_by_hand_but_labels_it(lab: ApiLab) -> None:
     lab.join("n1")
     lab.client.verb("node", "n1", "cordon", {"reason": "disk swap"})
     labelled = lab.client.put({"kind": "node", "name": "n1", "labels": {"rack": "r1"}})
-    assert (labelled["labels"], labelled["spec"]["cordoned"]) == ({"rack": "r1"}, True)
+    assert (labelled["labels"], labelled["actions"]["cordoned"]) == ({"rack": "r1"}, True)
 
 
 def test_a_node_renews_its_certificate_with_the_one_it_has(lab: ApiLab) -> None:

@@ -538,7 +538,7 @@ def test_labels_volumes_and_cordons_change_what_is_there(fabric: Fabric) -> None
     assert fabric.weft("volume", "detach", "volume/data", "vm/box").code == 0
     assert fabric.weft("volume", "detach", "data", "box").code == 3
     assert fabric.weft("node", "cordon", "n2", "--reason", "disk swap").out == "node/n2  cordoned\n"
-    assert listed(fabric, "node", "get", "n1", "n2")[1]["spec"]["cordon_reason"] == "disk swap"
+    assert listed(fabric, "node", "get", "n1", "n2")[1]["actions"]["cordon_reason"] == "disk swap"
     assert "Cordoned" in fabric.weft("node", "list").out
     assert fabric.weft("uncordon", "n2").code == 0
     assert fabric.weft("vm", "delete", "box", "--yes").code == 0
@@ -894,10 +894,10 @@ def test_a_list_in_any_form_is_of_the_same_objects_and_can_be_applied_back(fabri
     later = {"not_before": "2099-12-24T22:00:00+01:00", "not_after": 4101850800.12345}
     assert fabric.weft("api", "POST", "/v1/nodes/n2:drain", "-d", json.dumps(later)).code == 0
     node = fabric.weft("get", "node/n2", "-o", "yaml").out
-    spec = yaml.safe_load(node)["spec"]
-    assert spec["drain_not_before"] == "2099-12-24T21:00:00.000Z" and spec["drain_not_after"].endswith(":00.123Z")
+    asked = yaml.safe_load(node)["actions"]
+    assert asked["drain_not_before"] == "2099-12-24T21:00:00.000Z" and asked["drain_not_after"].endswith(":00.123Z")
     assert fabric.weft("apply", "-f", "-", stdin=node).out == "node/n2  unchanged\n"
-    assert "2099" in fabric.weft("node", "get", "n2", "-o", "manifest").out
+    assert "2099" not in fabric.weft("node", "get", "n2", "-o", "manifest").out
     assert fabric.weft("node", "uncordon", "n2").code == 0
 
     (vm,) = listed(fabric, "vm", "list", "-l", "app=forms")
@@ -1230,7 +1230,7 @@ def test_explain_says_what_would_be_asked_and_changes_nothing(fabric: Fabric, tm
     assert missing.code == 3 and "GET /v1/projects/default/vms/nope" in missing.out
     assert fabric.weft("vm", "get", "explained").code == 3
     (node,) = [one for one in listed(fabric, "node", "list") if one["name"] == "n1"]
-    assert not node["spec"]["cordoned"] and "rack" not in node["labels"]
+    assert not node["actions"]["cordoned"] and "rack" not in node["labels"]
 
 
 PLANTED = "pl4nted-s3cret"

@@ -141,7 +141,7 @@ async def test_a_drain_names_the_containers_that_can_not_leave(tmp_path: Path) -
         await lab.until_phase("web", "Running", kind="container")
 
         def drain(envelope: Envelope) -> None:
-            envelope.spec = merge_part(envelope.spec, {"drain": True, "cordoned": True})
+            envelope.actions = merge_part(envelope.actions, {"drain": True, "cordoned": True})
             envelope.generation += 1
 
         await lab.change("/node/-/n1", drain)

@@ -14,9 +14,9 @@ from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationReport, AllocationSpec, account
-from weft.kinds.node import NodeReport, NodeSpec
+from weft.kinds.node import NodeReport
 from weft.kinds.parts.workload import WorkloadActions
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import decode_part
 from weft.scheduler.table.snapshot import amounts_of
 
 names = st.sampled_from(["a", "b", "c", "d", "e"])
@@ -82,11 +82,7 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
         case ("join", name) if name not in lab.nodes:
             await lab.add_node(name, cpu=6.0)
         case ("cordon", name, flag) if name in lab.nodes:
-
-            def change(envelope: Envelope) -> None:
-                envelope.spec = merge_part(envelope.spec, NodeSpec(cordoned=flag))
-
-            await lab.change(f"/node/-/{name}", change)
+            await lab.ask(name, "node", None, cordoned=flag)
         case ("kill controllers",):
             await lab.kill_controllers()
             lab.start_controllers()

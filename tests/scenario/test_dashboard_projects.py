@@ -102,7 +102,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
             continue
         own = make(kind, "red", "red", "red")
         if kind.access.fabric_fields:  # which name other people's objects
-            own.spec, own.status = msgspec.Raw(b'{"drain": true}'), msgspec.Raw(b'{"phase": "Ready"}')
+            own.spec, own.status = msgspec.Raw(b"{}"), msgspec.Raw(b'{"phase": "Ready"}')
+            own.actions = msgspec.Raw(b'{"drain": true}')
             own.report, own.conditions = (
                 getattr(make(kind, "red", MARK, None), part) for part in ("report", "conditions")
             )

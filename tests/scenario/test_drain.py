@@ -24,12 +24,8 @@ GIB = 1024**3
 T4 = Gpu("Tesla T4", 16 * GIB, "0000:86:00.0")
 
 
-async def mark(lab: MovingLab, node: str, **spec: object) -> None:
-    def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
-        envelope.generation += 1
-
-    await lab.change(f"/node/-/{node}", change)
+async def mark(lab: MovingLab, node: str, **asked: object) -> None:
+    await lab.ask(node, "node", None, **asked)
 
 
 async def drain(lab: MovingLab, node: str) -> None:

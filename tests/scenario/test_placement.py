@@ -16,7 +16,7 @@ from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec
 from weft.kinds.decision import DecisionSpec
 from weft.kinds.endpoint import EndpointStatus
-from weft.kinds.node import NodeSpec
+from weft.kinds.node import NodeActions
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, merge_part
 from weft.scheduler.loop import BATCH
@@ -24,7 +24,7 @@ from weft.scheduler.loop import BATCH
 
 def cordon(flag: bool) -> object:
     def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, NodeSpec(cordoned=flag, cordon_reason="disk swap"))
+        envelope.actions = merge_part(envelope.actions, NodeActions(cordoned=flag, cordon_reason="disk swap"))
         envelope.generation += 1
 
     return change

@@ -10,7 +10,7 @@ import pytest
 from tests.scenario.controllers_lab import Lab
 
 from weft.kinds.decision import DecisionSpec
-from weft.kinds.node import NodeSpec
+from weft.kinds.node import NodeActions, NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.placement import Joint, Member, find_places
@@ -29,7 +29,7 @@ async def add_nodes(lab: Lab, zones: Mapping[str, str]) -> None:
 
 
 def cordon(envelope: Envelope) -> None:
-    envelope.spec = merge_part(envelope.spec, NodeSpec(cordoned=True))
+    envelope.actions = merge_part(envelope.actions, NodeActions(cordoned=True))
     envelope.generation += 1
 
 

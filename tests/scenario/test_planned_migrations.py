@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import msgspec
 import pytest
 from tests.scenario.migration_lab import MovingLab, World
 from tests.scenario.test_migrations import revision, settle, start
@@ -14,18 +13,14 @@ from tests.scenario.test_migrations import revision, settle, start
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import MigrationStatus
 from weft.kinds.node import NodeStatus
-from weft.objects.envelope import Envelope, decode_part, merge_part
+from weft.objects.envelope import decode_part
 
 GIB = 1024**3
 LATER = 300.0
 
 
-async def mark(lab: MovingLab, node: str, **spec: object) -> None:
-    def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
-        envelope.generation += 1
-
-    await lab.change(f"/node/-/{node}", change)
+async def mark(lab: MovingLab, node: str, **asked: object) -> None:
+    await lab.ask(node, "node", None, **asked)
 
 
 async def rooms(lab: MovingLab) -> list[AllocationSpec]:

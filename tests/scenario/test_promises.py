@@ -7,24 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab, PretendNode
 from tests.scenario.test_reservations import reserve, status_of, until_state
 
 from weft.contracts.store import Delete
-from weft.objects.envelope import Envelope, merge_part
 
 LOST_SECONDS = 31.0  # until a silent node is lost
 
 
-async def change_node(lab: Lab, name: str, **spec: object) -> None:
-    def change(envelope: Envelope) -> None:
-        envelope.spec = merge_part(envelope.spec, {**msgspec.json.decode(envelope.spec), **spec})
-        envelope.generation += 1
-
-    await lab.change(f"/node/-/{name}", change)
+async def change_node(lab: Lab, name: str, **asked: object) -> None:
+    await lab.ask(name, "node", None, **asked)
 
 
 async def promise(lab: Lab, seconds: float, duration: float, **spec: Any) -> tuple[PretendNode, float]:

@@ -39,7 +39,7 @@ from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
 from weft.controllers.registry import Needs
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NodeSpec
+from weft.kinds.node import NodeActions
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenMarks, TokenSpec
 from weft.launch.server import controllers
@@ -407,7 +407,7 @@ class Fabric:
             person.wanted = {part: parts.get(part) for part in ("uid", "spec", "actions")} if parts else None
             person.has_volume = volume is not None and volume.deleting_since is None
         for node in notes.objects("node"):
-            if decode_part(node.spec, NodeSpec).cordoned and node.name not in self.cordoned:
+            if decode_part(node.actions, NodeActions).cordoned and node.name not in self.cordoned:
                 self._revive(self._uncordon(node.name), f"the end of {node.name}'s cordon")
 
     def _alive_on(self, node: Node) -> list[str]:

@@ -27,6 +27,7 @@ from weft.kinds.record import (
     Verb,
     uid_of,
 )
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import object_key
 from weft.objects.schema import field, suggest, words
@@ -67,15 +68,6 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             ge=0,
         ),
     ] = 0
-    cordoned: Annotated[bool, field("Place no new workloads here; running ones stay")] = False
-    cordon_reason: Annotated[str, field("Reason for the cordon", max_length=200)] = ""
-    drain: Annotated[bool, field("Migrate the node's workloads away")] = False
-    drain_reason: Annotated[str, field("Reason for the drain", max_length=200)] = ""
-    drain_not_before: Annotated[float | None, field("Earliest start of the drain", quantity="moment")] = None
-    drain_not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
-    drain_force: Annotated[bool, field("Whether the drain waits for no disruption budget")] = False
-    maintenance: Annotated[bool, field("Under maintenance: place no new workloads here")] = False
-    maintenance_reason: Annotated[str, field("Reason for the maintenance", max_length=200)] = ""
     autonomy_seconds: Annotated[
         float,
         field(
@@ -86,18 +78,30 @@ class NodeSpec(msgspec.Struct, kw_only=True):
             le=LONGEST_AUTONOMY_SECONDS,
         ),
     ] = 0.0
-    uncordoned_at: Annotated[
-        float | None,
-        field(
-            "When people last ended a quarantine of the node; starts that failed before don't count", quantity="moment"
-        ),
-    ] = None
     devices_project: Annotated[
         str,
         field(
             "Project whose devices the node's gateway takes, and that gets those it finds; unset: default", name=True
         ),
     ] = ""
+
+
+class NodeActions(msgspec.Struct, kw_only=True):
+    cordoned: Annotated[bool, field("Place no new workloads here; running ones stay")] = False
+    cordon_reason: Annotated[str, field("Reason for the cordon", max_length=200)] = ""
+    drain: Annotated[bool, field("Migrate the node's workloads away")] = False
+    drain_reason: Annotated[str, field("Reason for the drain", max_length=200)] = ""
+    drain_not_before: Annotated[float | None, field("Earliest start of the drain", quantity="moment")] = None
+    drain_not_after: Annotated[float | None, field("Latest start of a workload's migration", quantity="moment")] = None
+    drain_force: Annotated[bool, field("Whether the drain waits for no disruption budget")] = False
+    maintenance: Annotated[bool, field("Under maintenance: place no new workloads here")] = False
+    maintenance_reason: Annotated[str, field("Reason for the maintenance", max_length=200)] = ""
+    uncordoned_at: Annotated[
+        float | None,
+        field(
+            "When people last ended a quarantine of the node; starts that failed before don't count", quantity="moment"
+        ),
+    ] = None
 
 
 def find_devices_project(spec: NodeSpec) -> str:
@@ -117,7 +121,7 @@ class Quarantine(msgspec.Struct, frozen=True):
 
 class NodeStatus(msgspec.Struct, kw_only=True):
     phase: Annotated[str, words("Joining", "Ready", "Autonomous", "NotReady")] = (
-        "Joining"  # without cordons, which are in the spec
+        "Joining"  # without cordons, which are in the actions
     )
     message: str = ""
     allocated_cpu: float = 0.0
@@ -140,9 +144,9 @@ def is_quarantined(status: NodeStatus) -> bool:
     return status.quarantine is not None and not status.quarantine.on_probation
 
 
-def find_cordon(spec: NodeSpec, status: NodeStatus) -> str:
+def find_cordon(asked: NodeActions, status: NodeStatus) -> str:
     """``cordoned``, ``quarantined``, or empty: why no new workloads are placed on a node that is ready."""
-    return "cordoned" if spec.cordoned else "quarantined" if is_quarantined(status) else ""
+    return "cordoned" if asked.cordoned else "quarantined" if is_quarantined(status) else ""
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -278,7 +282,7 @@ class CordonInput(msgspec.Struct):
 
 
 def _cordon(obj: Object, given: CordonInput) -> dict[str, Any]:
-    return {**obj["spec"], "cordoned": True, "cordon_reason": given.reason}
+    return {"cordoned": True, "cordon_reason": given.reason}
 
 
 class DrainInput(msgspec.Struct):
@@ -295,16 +299,13 @@ def _drain(obj: Object, given: DrainInput) -> dict[str, Any]:
         )
     why = f"drained: {given.reason}" if given.reason else "drained"
     window = {"drain_not_before": given.not_before, "drain_not_after": given.not_after, "drain_force": given.force}
-    spec = {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
-    return {**obj["spec"], **spec}
+    return {"drain": True, "drain_reason": given.reason, **window, "cordoned": True, "cordon_reason": why[:200]}
 
 
 def _uncordon(obj: Object, _: Any) -> dict[str, Any]:
     window = {"drain_not_before": None, "drain_not_after": None, "drain_force": False}
-    spec = {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": ""}
-    if obj.get("status", {}).get("quarantine"):
-        spec["uncordoned_at"] = obj["now"]
-    return {**obj["spec"], **spec}
+    ended = {"uncordoned_at": obj["now"]} if (obj.get("status") or {}).get("quarantine") else {}
+    return {"drain": False, "drain_reason": "", **window, "cordoned": False, "cordon_reason": "", **ended}
 
 
 class MaintenanceInput(msgspec.Struct):
@@ -313,7 +314,7 @@ class MaintenanceInput(msgspec.Struct):
 
 
 def _maintain(obj: Object, given: MaintenanceInput) -> dict[str, Any]:
-    return {**obj["spec"], "maintenance": given.on, "maintenance_reason": given.reason if given.on else ""}
+    return {"maintenance": given.on, "maintenance_reason": given.reason if given.on else ""}
 
 
 def check_node(spec: NodeSpec) -> None:
@@ -381,8 +382,11 @@ NODE = Kind(
     summary="A machine that runs workloads",
     scope="fabric",
     spec=NodeSpec,
+    actions=NodeActions,
     status=NodeStatus,
     report=NodeReport,
+    schema=2,
+    upgrades=(take_from_spec(actions=NodeActions),),
     references=(
         Reference(
             "project",
@@ -399,18 +403,18 @@ NODE = Kind(
         NODES_BY_POOL: lambda item: [pool.id for pool in item.report(NodeReport).pools if pool.id],
     },
     verbs=(
-        Verb("cordon", "Place no new workloads on the node", input=CordonInput, change=_cordon, needs="fabric"),
+        Verb("cordon", "Place no new workloads on the node", input=CordonInput, act=_cordon, needs="fabric"),
         Verb(
             "uncordon",
             "Let a cordoned, drained or quarantined node take workloads again",
-            change=_uncordon,
+            act=_uncordon,
             needs="fabric",
         ),
         Verb(
             "drain",
             "Migrate all workloads away, and place no new ones",
             input=DrainInput,
-            change=_drain,
+            act=_drain,
             needs="fabric",
         ),
         METRICS.verb("Show what the node used, over time"),
@@ -419,7 +423,7 @@ NODE = Kind(
             "maintenance",
             "Begin or end maintenance of the node, during which no new workloads are placed there",
             input=MaintenanceInput,
-            change=_maintain,
+            act=_maintain,
             needs="fabric",
         ),
     ),
@@ -450,28 +454,14 @@ NODE = Kind(
             "conditions.StartsGuests",
         ),
     ),
-    admission=Admission(
-        check=check_node,
-        server_fields=(
-            "cordoned",
-            "cordon_reason",
-            "drain",
-            "drain_reason",
-            "drain_not_before",
-            "drain_not_after",
-            "drain_force",
-            "maintenance",
-            "maintenance_reason",
-            "uncordoned_at",
-        ),
-    ),
+    admission=Admission(check=check_node),
     display=Display(
         topic="Placement",
         columns=NODE_COLUMNS,
     ),
     lifetime=Lifetime(
         goals={"drain": Goal(is_drained, "drained", ends_failed=False, ends_refused=False, asked="condition=Drained")},
-        operation=Operation(act="drain", cancel="uncordon", while_="spec.drain", condition="Drained"),
+        operation=Operation(act="drain", cancel="uncordon", while_="actions.drain", condition="Drained"),
         runs_workloads=True,
     ),
 )

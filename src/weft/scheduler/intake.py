@@ -34,7 +34,7 @@ from weft.kinds.allocation import (
 from weft.kinds.disruption_budget import DISRUPTION_BUDGET
 from weft.kinds.fields.lease import PATIENCE_SECONDS
 from weft.kinds.image import ImageStatus
-from weft.kinds.node import NODES_BY_POOL, NodeReport, NodeSpec, NodeStatus, is_quarantined, read_orphan
+from weft.kinds.node import NODES_BY_POOL, NodeActions, NodeReport, NodeStatus, is_quarantined, read_orphan
 from weft.kinds.parts.in_place_update import find_fit
 from weft.kinds.parts.workload import (
     WORKLOADS_BY_CONSTRAINT,
@@ -539,7 +539,8 @@ def _stand_of_node(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
     of, status = node.envelope, node.status(NodeStatus)
     state = status.phase, is_quarantined(status) and status.quarantine
-    return (node.uid, bytes(of.spec), bytes(of.report), of.labels, state, node.deleting)
+    asked = node.actions(NodeActions)
+    return (node.uid, bytes(of.spec), asked, bytes(of.report), of.labels, state, node.deleting)
 
 
 def _size_of_pool(pool: Item) -> object:
@@ -549,8 +550,8 @@ def _size_of_pool(pool: Item) -> object:
 
 def _promises_of_node(node: Item) -> object:
     """All that decides whether leases begin on a node."""
-    spec, status = node.spec(NodeSpec), node.status(NodeStatus)
-    people = spec.cordoned, spec.drain, spec.maintenance
+    asked, status = node.actions(NodeActions), node.status(NodeStatus)
+    people = asked.cordoned, asked.drain, asked.maintenance
     return status.phase, node.report(NodeReport).contact, people, is_quarantined(status) and status.quarantine
 
 

@@ -45,11 +45,11 @@ def test_what_waits_is_explained_and_what_failed_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "phase", "health"),
+    ("actions", "phase", "health"),
     [({}, "Ready", "running"), ({"cordoned": True}, "Cordoned", "degraded"), ({"drain": True}, "Draining", "changing")],
 )
-def test_a_node_s_phase_is_what_its_table_says(spec: dict[str, Any], phase: str, health: str) -> None:
-    found = row("node", spec=spec, status={"phase": "Ready"})
+def test_a_node_s_phase_is_what_its_table_says(actions: dict[str, Any], phase: str, health: str) -> None:
+    found = row("node", actions=actions, status={"phase": "Ready"})
     assert (found.phase, found.health) == (phase, health)
     assert found.node is not None and found.node.cpu.capacity == 0
 

@@ -80,24 +80,20 @@ def test_a_node_with_gpus_is_a_gpu_node_unless_people_say_otherwise() -> None:
 
 def test_maintenance_is_begun_with_a_reason_and_ended_without() -> None:
     verb = NODE.verb("maintenance")
-    assert verb is not None and verb.change is not None and verb.input is not None
-    begun = verb.change({"spec": {"cordoned": False}}, verb.input(on=True, reason="new fans"))
-    assert begun == {"cordoned": False, "maintenance": True, "maintenance_reason": "new fans"}
-    assert verb.change({"spec": begun}, verb.input(on=False)) == {
-        **begun,
-        "maintenance": False,
-        "maintenance_reason": "",
-    }
+    assert verb is not None and verb.act is not None and verb.input is not None
+    begun = verb.act({}, verb.input(on=True, reason="new fans"))
+    assert begun == {"maintenance": True, "maintenance_reason": "new fans"}
+    assert verb.act({}, verb.input(on=False)) == {"maintenance": False, "maintenance_reason": ""}
 
 
 def test_uncordon_ends_a_cordon_and_a_drain_with_its_window() -> None:
     cordon, drain, uncordon = (NODE.verb(name) for name in ("cordon", "drain", "uncordon"))
-    assert cordon and cordon.change and cordon.input and drain and drain.change and drain.input
-    assert uncordon is not None and uncordon.change is not None and NODE.verb("return") is None
-    drained = drain.change({"spec": {}}, drain.input(reason="fans", not_before=1.0, not_after=2.0))
+    assert cordon and cordon.act and cordon.input and drain and drain.act and drain.input
+    assert uncordon is not None and uncordon.act is not None and NODE.verb("return") is None
+    drained = drain.act({}, drain.input(reason="fans", not_before=1.0, not_after=2.0))
     assert drained["drain"] and drained["cordoned"] and drained["cordon_reason"] == "drained: fans"
-    for before in (drained, cordon.change({"spec": {}}, cordon.input(reason="swap"))):
-        after = uncordon.change({"name": "n1", "spec": before}, None)
+    for before in (drained, cordon.act({}, cordon.input(reason="swap"))):
+        after = {**before, **uncordon.act({"name": "n1", "actions": before}, None)}
         assert not [name for name, value in after.items() if value], after
 
 

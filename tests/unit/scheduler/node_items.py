@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from weft.informer.view import Item
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus
+from weft.kinds.node import NodeActions, NodeReport, NodeSpec, NodeStatus
 from weft.objects.envelope import Envelope
 
 GIB = 2**30
@@ -20,6 +20,7 @@ def make_node(
     labels: dict[str, str] | None = None,
     uid: str = "",
     phase: str = "Ready",
+    actions: NodeActions | None = None,
     **spec: Any,
 ) -> Item:
     envelope = Envelope(
@@ -29,6 +30,7 @@ def make_node(
         project=None,
         labels=labels or {},
         spec=msgspec.Raw(msgspec.json.encode(NodeSpec(**spec))),
+        actions=msgspec.Raw(msgspec.json.encode(actions or NodeActions())),
         status=msgspec.Raw(msgspec.json.encode({**msgspec.to_builtins(NodeStatus()), "phase": phase})),
         report=msgspec.Raw(msgspec.json.encode(report)),
     )

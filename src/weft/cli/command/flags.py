@@ -38,7 +38,6 @@ _NO_FLAG = {
     **dict.fromkeys(WORKLOADS, _KEPT),
     "vm": (*_KEPT, *_OF_SNAPSHOTS),
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
-    "node": ("spec.cordoned", "spec.cordon_reason", "spec.maintenance", "spec.maintenance_reason"),
     "token": ("spec.project",),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.witness"),
     "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),

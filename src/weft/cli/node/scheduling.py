@@ -83,8 +83,8 @@ def _describe_refusals(node: Object) -> Iterator[tuple[str, str]]:
         ("cordoned", "cordoned", "cordon_reason"),
         ("maintenance", "maintenance", "maintenance_reason"),
     ):
-        if dig(node, f"spec.{on}"):
-            yield word, f"no new workloads are placed here{_bracket(dig(node, f'spec.{reason}', ''))}"
+        if dig(node, f"actions.{on}"):
+            yield word, f"no new workloads are placed here{_bracket(dig(node, f'actions.{reason}', ''))}"
     if (quarantine := dig(node, "status.quarantine")) is not None:
         yield "quarantined", _describe_quarantine(quarantine, str(dig(node, "name", "")))
 

@@ -38,7 +38,7 @@ from weft.kinds.fields.deployment.instance import (
 )
 from weft.kinds.fields.deployment.scaling import MOST_REPLICAS
 from weft.kinds.fields.deployment.status import DeploymentStatus, mark_template
-from weft.kinds.node import NodeSpec, NodeStatus, find_cordon
+from weft.kinds.node import NodeActions, NodeStatus, find_cordon
 from weft.kinds.parts.deployment.spread import names_places
 from weft.kinds.parts.workload import WORKLOADS_BY_OWNER, WorkloadSpec, WorkloadStatus
 from weft.kinds.quota import REASON as OVER_QUOTA
@@ -164,8 +164,8 @@ def is_spread(deployment: Item, instances: int) -> bool:
 
 def count_nodes(view: View) -> int:
     """Those that take workloads."""
-    nodes = [(one.spec(NodeSpec), one.status(NodeStatus)) for one in view.of_kind("node").values()]
-    return sum(status.phase == "Ready" and not find_cordon(spec, status) for spec, status in nodes)
+    nodes = [(one.actions(NodeActions), one.status(NodeStatus)) for one in view.of_kind("node").values()]
+    return sum(status.phase == "Ready" and not find_cordon(asked, status) for asked, status in nodes)
 
 
 def list_templates(spec: DeploymentSpec, status: DeploymentStatus) -> list[WorkloadSpec]:

@@ -36,7 +36,7 @@ from weft.kinds.migration import (
     read_workload,
     workload_key,
 )
-from weft.kinds.node import NODES_BY_UID, NodeSpec, NodeStatus, find_cordon, is_quarantined
+from weft.kinds.node import NODES_BY_UID, NodeActions, NodeSpec, NodeStatus, find_cordon, is_quarantined
 from weft.kinds.registry import WORKLOADS, is_workload
 from weft.objects.envelope import Envelope
 from weft.objects.identity import object_key
@@ -229,23 +229,21 @@ def read_endpoint(view: View, item: Item | None) -> MigrationEndpoint | None:
         return None
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
-    phase = nodes[0].status(NodeStatus).phase if nodes else None
-    workload_spec, status = (
-        (nodes[0].spec(NodeSpec), nodes[0].status(NodeStatus)) if nodes else (NodeSpec(), NodeStatus())
+    bandwidth = nodes[0].spec(NodeSpec).migration_bandwidth if nodes else 0
+    asked, status = (
+        (nodes[0].actions(NodeActions), nodes[0].status(NodeStatus)) if nodes else (NodeActions(), NodeStatus())
     )
-    cordon = "being drained" if workload_spec.drain else find_cordon(workload_spec, status)
-    closed = f"the node is {cordon}" if cordon else ""
-    closed = closed or ("the node is in maintenance" if workload_spec.maintenance else "")
-    return MigrationEndpoint(
-        spec, item.report(AllocationReport), phase, item.deleting, workload_spec.migration_bandwidth, closed
-    )
+    cordon = "being drained" if asked.drain else find_cordon(asked, status)
+    closed = f"the node is {cordon}" if cordon else "the node is in maintenance" if asked.maintenance else ""
+    phase = status.phase if nodes else None
+    return MigrationEndpoint(spec, item.report(AllocationReport), phase, item.deleting, bandwidth, closed)
 
 
 def _stand_of(node: Item) -> object:
     """The parts of a node that concern migrations from it and to it."""
-    spec = node.spec(NodeSpec)
-    workload_spec = (spec.migration_bandwidth, spec.cordoned, spec.drain, spec.maintenance)
-    return node.uid, node.status(NodeStatus).phase, is_quarantined(node.status(NodeStatus)), workload_spec
+    asked = node.actions(NodeActions)
+    people = (node.spec(NodeSpec).migration_bandwidth, asked.cordoned, asked.drain, asked.maintenance)
+    return node.uid, node.status(NodeStatus).phase, is_quarantined(node.status(NodeStatus)), people
 
 
 def _migrations_of(view: View, allocations: Iterable[Item]) -> list[str]:

@@ -31,7 +31,15 @@ from weft.kinds.allocation import (
     has_ended_for_good,
     is_reservation,
 )
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_autonomy_end, is_quarantined
+from weft.kinds.node import (
+    NODES_BY_UID,
+    NodeActions,
+    NodeReport,
+    NodeSpec,
+    NodeStatus,
+    find_autonomy_end,
+    is_quarantined,
+)
 from weft.kinds.volume import VOLUMES_BY_HOME, VolumeStatus
 from weft.objects.envelope import Condition, Envelope, merge_part, set_condition
 from weft.objects.errors import StoreUnavailable
@@ -167,7 +175,7 @@ def plan_node(
         changed |= _set_rare(envelope, Condition("StartsGuests", "False", "quarantined", message, now))
         events.append(Event("Warning", "NodeQuarantined", message, node.envelope.ref, SOURCE))
     elif former.quarantine is not None and is_quarantined(former) and not is_quarantined(status):
-        message = describe_end(former.quarantine, held, node.spec(NodeSpec).uncordoned_at)
+        message = describe_end(former.quarantine, held, node.actions(NodeActions).uncordoned_at)
         changed |= _set_rare(envelope, Condition("StartsGuests", "True", "", "", now))
         events.append(Event("Normal", "NodeQuarantineEnded", message, node.envelope.ref, SOURCE))
     was, fit = (one.condition("ConnectionsFit") for one in (node.envelope, envelope))

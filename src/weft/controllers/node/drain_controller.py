@@ -46,7 +46,7 @@ from weft.kinds.migration import (
     MigrationSpec,
     MigrationStatus,
 )
-from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeSpec, NodeStatus, find_cordon
+from weft.kinds.node import NODES_BY_UID, SILENT_PHASES, NodeActions, NodeStatus, find_cordon
 from weft.kinds.parts.migration.verb import MIGRATION_MODES, Mode
 from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import WORKLOADS, is_workload
@@ -76,7 +76,7 @@ class Drain:
         match change.kind:
             case "node":
                 concerned = change.key in self._drained
-                if change.new is not None and change.new.spec(NodeSpec).drain:
+                if change.new is not None and change.new.actions(NodeActions).drain:
                     self._drained[change.key] = None
                 else:
                     self._drained.pop(change.key, None)
@@ -105,12 +105,12 @@ class Drain:
             node = view.get(key)
             if node is None or node.deleting:
                 continue
-            if not node.spec(NodeSpec).drain:
+            if not node.actions(NodeActions).drain:
                 plan.commits += plan_return(view, node)
                 continue
             begun_at = read_beginning(node, now)
             evictees = find_evictees(view, node, begun_at, now, budgets)
-            window = Window.of(node.spec(NodeSpec), now)
+            window = Window.of(node.actions(NodeActions), now)
             left = {one.budget.key: one.left for one in budgets.allowances.values()}
             begins = window.open and not _is_silent(node)
             begun = choose_next(evictees, _count_free(view, node), left) if begins else []
@@ -166,7 +166,7 @@ def find_evictees(view: View, node: Item, begun_at: float, now: float, budgets: 
                 evictees.append(msgspec.structs.replace(evictee, way="notYet", verdict=why))
                 continue
             evictee = _read_migrations(view, node, evictee, begun_at, now)
-            if way == "cold" and not evictee.migration and not node.spec(NodeSpec).drain_force:
+            if way == "cold" and not evictee.migration and not node.actions(NodeActions).drain_force:
                 allowances = budgets.find(workload)
                 held = min((one for one in allowances if not one.left), key=lambda one: one.most, default=None)
                 keys = tuple(allowance.budget.key for allowance in allowances)
@@ -226,7 +226,7 @@ def plan_migration(node: Item, evictee: Evictee, now: float, budgets: Budgets) -
     """Make the Migration, and guard its ``budgets``. Its name follows from the one before, so it is made once."""
     mark = hashlib.sha256(f"{node.uid}/{evictee.uid}/{evictee.last}".encode()).hexdigest()[:6]
     name = evictee.name.partition("/")[2]
-    reason = node.spec(NodeSpec).drain_reason
+    reason = node.actions(NodeActions).drain_reason
     why = f"drain of {node.envelope.name}" + (f": {reason}" if reason else "")
     best = MIGRATION_MODES[evictee.name.partition("/")[0]][0]
     rests: Mode = "saved" if evictee.phase == Phase.SUSPENDED else "cold"
@@ -299,7 +299,7 @@ def _count_free(view: View, node: Item) -> int:
         for other in view.of_kind("node").values()
         if other.key != node.key
         and other.status(NodeStatus).phase == "Ready"
-        and not find_cordon(other.spec(NodeSpec), other.status(NodeStatus))
+        and not find_cordon(other.actions(NodeActions), other.status(NodeStatus))
     ]
     under_way = sum(
         item.status(MigrationStatus).phase not in ENDED

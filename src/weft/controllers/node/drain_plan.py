@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from weft.kinds.migration import MigrationStatus
-from weft.kinds.node import NOTHING_LEAVES, NodeSpec
+from weft.kinds.node import NOTHING_LEAVES, NodeActions
 
 AT_ONCE = 2  # migrations from one node: more than one, so that the link isn't idle while one prepares
 AHEAD_SECONDS = 3.0  # before a migration frees the link the next one begins: about as long as it takes to get ready
@@ -53,8 +53,8 @@ class Window(msgspec.Struct, frozen=True):
     changes_after: float = 0.0  # seconds; 0: never
 
     @classmethod
-    def of(cls, spec: NodeSpec, now: float) -> Window:
-        begin, end = spec.drain_not_before, spec.drain_not_after
+    def of(cls, asked: NodeActions, now: float) -> Window:
+        begin, end = asked.drain_not_before, asked.drain_not_after
         if begin is not None and now < begin:
             at = datetime.fromtimestamp(begin, UTC)
             return cls(False, f"the drain starts at {at:%Y-%m-%d %H:%M} UTC", begin - now)

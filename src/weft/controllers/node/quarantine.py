@@ -15,7 +15,7 @@ import msgspec
 from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_NODE, LOCAL, AllocationReport, AllocationSpec, image_of, list_disks
 from weft.kinds.fields.deployment.instance import REVISION_LABEL
-from weft.kinds.node import NodeSpec, NodeStatus, Quarantine, find_cordon, is_quarantined
+from weft.kinds.node import NodeActions, NodeStatus, Quarantine, find_cordon, is_quarantined
 from weft.kinds.parts.workload import WORKLOADS_BY_IMAGE, WORKLOADS_BY_OWNER, WORKLOADS_BY_UID, WorkloadStatus
 from weft.kinds.record import keys_of
 from weft.objects.lifecycle import Phase
@@ -87,15 +87,15 @@ class Evidence:
 
 
 def _takes(node: Item) -> bool:
-    spec, status = node.spec(NodeSpec), node.status(NodeStatus)
-    return status.phase == "Ready" and not (find_cordon(spec, status) or spec.maintenance)
+    asked, status = node.actions(NodeActions), node.status(NodeStatus)
+    return status.phase == "Ready" and not (find_cordon(asked, status) or asked.maintenance)
 
 
 def fold_quarantine(
     view: View, node: Item, evidence: Evidence, now: float, *, live: bool
 ) -> tuple[Quarantine | None, list[str]]:
     """The node's quarantine at ``now``; of one that begins, the workloads too."""
-    held, uncordoned_at = node.status(NodeStatus).quarantine, node.spec(NodeSpec).uncordoned_at or 0.0
+    held, uncordoned_at = node.status(NodeStatus).quarantine, node.actions(NodeActions).uncordoned_at or 0.0
     placed = [item for item in view.find(ALLOCATIONS_BY_NODE, node.uid) if item.spec(AllocationSpec).role == "active"]
     last_start = max(map(find_start, placed), default=0.0)
     if held is not None and held.since <= max(uncordoned_at, last_start):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.informer.view import View
-from weft.kinds.node import NodeSpec, NodeStatus, find_cordon
+from weft.kinds.node import NodeActions, NodeStatus, find_cordon
 from weft.objects.identity import object_key
 
 
@@ -14,5 +14,5 @@ def find_trouble(view: View, name: str) -> str:
         return f"{name} is gone"
     if node.status(NodeStatus).phase != "Ready":
         return f"{name} is {node.status(NodeStatus).phase}"
-    cordon = find_cordon(node.spec(NodeSpec), node.status(NodeStatus))
+    cordon = find_cordon(node.actions(NodeActions), node.status(NodeStatus))
     return f"{name} is {cordon}" if cordon else ""

@@ -15,7 +15,7 @@ from weft.controllers.backup.model import Node, Repository
 from weft.informer.view import Item, View
 from weft.kinds.backup import BackupSpec, BackupStatus, id_in_repository
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
-from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, find_cordon
+from weft.kinds.node import NODES_BY_SNAPSHOT, NODES_BY_UID, NodeActions, NodeReport, NodeSpec, NodeStatus, find_cordon
 from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus
 from weft.objects.identity import object_key
 
@@ -72,7 +72,9 @@ def _choose(view: View, nodes: list[Node], workload_spec: Mapping[str, Any]) -> 
             spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
             free_cpu = report.cpu * spec.overcommit.get("cpu", 1.0) - status.allocated_cpu - cpu
             free_memory = report.memory * spec.overcommit.get("memory", 1.0) - status.allocated_memory - memory
-            if not (find_cordon(spec, status) or spec.maintenance) and free_cpu >= asked[0] and free_memory >= asked[1]:
+            wanted = item.actions(NodeActions)
+            closed = find_cordon(wanted, status) or wanted.maintenance
+            if not closed and free_cpu >= asked[0] and free_memory >= asked[1]:
                 return node
     return nodes[0]
 

@@ -17,7 +17,7 @@ from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.view import Item, View
 from weft.kinds.allocation import AllocationReport, AllocationSpec, is_lease_over
 from weft.kinds.fields.lease import LEASE_AT_RISK, LEASE_CONFLICT, AllocatedLease, LeaseRequest
-from weft.kinds.node import NODES_BY_UID, NodeReport, NodeSpec, NodeStatus, is_quarantined
+from weft.kinds.node import NODES_BY_UID, NodeActions, NodeReport, NodeStatus, is_quarantined
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.quantity import format_time
 from weft.scheduler.allocation.lease import SOURCE, Conflict, Opening, describe_place, find_slot
@@ -64,12 +64,12 @@ def was_lost_before(node: Item, moment: float) -> bool:
 
 def find_bar(node: Item, begins: float) -> str:
     """Why a node that works takes nothing more that ``begins`` then (seconds since 1970); empty if it does."""
-    spec, status, name = node.spec(NodeSpec), node.status(NodeStatus), node.envelope.name
-    if spec.drain:
+    asked, status, name = node.actions(NodeActions), node.status(NodeStatus), node.envelope.name
+    if asked.drain:
         return f"{name} is being drained"
-    if spec.maintenance:
+    if asked.maintenance:
         return f"{name} is under maintenance"
-    if spec.cordoned:
+    if asked.cordoned:
         return f"{name} is cordoned"
     ends = status.quarantine.until if status.quarantine is not None and is_quarantined(status) else 0.0
     return f"{name} is quarantined" if begins < ends else ""

@@ -17,7 +17,7 @@ from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.device import DEVICE, DeviceSpec
 from weft.kinds.fields.strategy import SERVERLESS_STRATEGY, parse_strategy
-from weft.kinds.node import NodeReport, NodeStatus
+from weft.kinds.node import NodeActions, NodeReport, NodeStatus
 from weft.kinds.parts.workload import WorkloadSpec
 from weft.objects.errors import WeftError
 from weft.scheduler.allocation.count import count_allocation, count_booting, count_orphans
@@ -176,8 +176,8 @@ def _stand_of_allocation(item: Item) -> object:
 
 def _stand_of_node(item: Item) -> object:
     """All that this module reads of a node."""
-    of = item.envelope
-    return item.uid, bytes(of.spec), bytes(of.report), of.labels, item.status(NodeStatus).phase, item.deleting
+    of, asked, phase = item.envelope, item.actions(NodeActions), item.status(NodeStatus).phase
+    return item.uid, bytes(of.spec), asked, bytes(of.report), of.labels, phase, item.deleting
 
 
 def _stand_of_device(item: Item) -> object:

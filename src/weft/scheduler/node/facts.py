@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from weft.informer.view import Item, View
 from weft.kinds.allocation import LOCAL
-from weft.kinds.node import NodeReport, NodeSpec, NodeStatus, is_quarantined
+from weft.kinds.node import NodeActions, NodeReport, NodeSpec, NodeStatus, is_quarantined
 from weft.kinds.parts.node.columns import read_type
 from weft.kinds.pool import DEFAULT_OVERCOMMIT, POOLS_BY_ID, PoolSpec, PoolStatus
 from weft.kinds.record import GUARD
@@ -37,12 +37,13 @@ MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow ev
 def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
     """What placement needs of a Node object; ``shut`` has why pools of it take no new disks, or come last, as attributes."""
     spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
+    asked = item.actions(NodeActions)
     return NodeFacts(
         uid=item.uid,
         name=item.envelope.name,
         capacity=(round(report.cpu * 1000), report.memory, report.disk),
         online=status.phase == "Ready" and not item.deleting,
-        cordoned=spec.cordoned or is_quarantined(status),
+        cordoned=asked.cordoned or is_quarantined(status),
         machines=frozenset(
             (
                 *report.machines,
@@ -51,14 +52,15 @@ def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
                 *([name_runtime(GUARD)] if report.guard == "yes" else []),
             )
         ),
-        note=spec.cordon_reason,
+        note=asked.cordon_reason,
         overcommit=spec.overcommit,
         texts={
             **read_texts(spec, report, item.envelope.labels),
+            **({"maintenance": asked.maintenance_reason or "on"} if asked.maintenance else {}),
             **{name_pool(pool.name): pool.id for pool in report.pools if pool.id and pool.name != LOCAL},
             **shut,
             **({NOT_READY: _SILENCES[status.phase]} if status.phase in _SILENCES else {}),
-            **({QUARANTINED: describe_quarantine(status)} if is_quarantined(status) and not spec.cordoned else {}),
+            **({QUARANTINED: describe_quarantine(status)} if is_quarantined(status) and not asked.cordoned else {}),
         },
         numbers=read_numbers(spec, report),
         extras={**({"sriov": report.sriov} if report.sriov else {}), **spec.resources},
@@ -124,8 +126,6 @@ def read_texts(spec: NodeSpec, report: NodeReport, labels: dict[str, str]) -> di
         derived[GPUS_KEPT] = report.gpus[0].kept.partition("; ")[0]
     if report.gpus and "gpu-shares" not in report.capabilities:
         derived[GPUS_WHOLE] = "yes"
-    if spec.maintenance:
-        derived["maintenance"] = spec.maintenance_reason or "on"
     return {**{name: text for name, text in found.items() if text}, **labels, **derived}
 
 

@@ -576,8 +576,14 @@ def test_a_job_that_runs_is_an_operation_and_one_that_has_ended_only_on_request(
 
 def test_a_drain_is_a_nodes_operation_until_its_condition_says_that_it_is_over() -> None:
     told = {"type": "Drained", "status": "False", "message": "2 workloads left", "since": 5.0}
-    node = {"kind": "node", "name": "n1", "spec": {"drain": True}, "status": {"phase": "Ready"}, "conditions": [told]}
-    (drain,) = list_running("node", [node, {**node, "spec": {"drain": False}}])
+    node = {
+        "kind": "node",
+        "name": "n1",
+        "actions": {"drain": True},
+        "status": {"phase": "Ready"},
+        "conditions": [told],
+    }
+    (drain,) = list_running("node", [node, {**node, "actions": {"drain": False}}])
     assert (drain.act, drain.since, drain.message, find_cancel(node)) == ("drain", 5.0, "2 workloads left", "uncordon")
     assert not list_running("node", [{**node, "conditions": [{**told, "status": "True"}]}])
 
@@ -655,7 +661,7 @@ def test_an_old_state_is_no_answer_to_a_new_spec() -> None:
         assert not goal.reached(obj) and find_failure(obj, f"{kind}/x", goal) is None
     drain = plan_goal("node", "drain")
     assert drain is not None
-    node = {"kind": "node", "name": "n1", "generation": 4, "spec": {"drain": True}, "status": {}}
+    node = {"kind": "node", "name": "n1", "generation": 4, "actions": {"drain": True}, "status": {}}
     for generation, is_done in ((2, False), (4, True)):
         drained = {"type": "Drained", "status": "True", "reason": "Drained", "generation": generation}
         assert drain.reached({**node, "conditions": [drained]}) == is_done

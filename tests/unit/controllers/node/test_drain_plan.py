@@ -20,7 +20,7 @@ from weft.controllers.node.drain_plan import (
 )
 from weft.informer.view import Item
 from weft.kinds.migration import MigrationProgress, MigrationStatus
-from weft.kinds.node import NODE, NodeSpec
+from weft.kinds.node import NODE, NodeActions, NodeSpec
 from weft.objects.envelope import decode_envelope, merge_part
 
 MIB = 1 << 20
@@ -149,7 +149,7 @@ def test_many_that_cant_leave_are_told_by_what_keeps_them_each_reason_once() -> 
 
 @pytest.mark.parametrize("phase", ["Ready", "Autonomous", "NotReady"])
 def test_a_drain_of_a_silent_node_says_that_it_is_silent(phase: str) -> None:
-    envelope = NODE.make("n3", NodeSpec(drain=True), 1.0, uid="u3")
+    envelope = NODE.make("n3", NodeSpec(), 1.0, uid="u3", actions=NodeActions(drain=True))
     envelope.status = merge_part(envelope.status, {"phase": phase})
     node = Item(envelope)
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.informer.view import Item
-from weft.kinds.node import NODE, NodeReport, NodeSpec, NodeStatus, Quarantine
+from weft.kinds.node import NODE, NodeActions, NodeReport, NodeSpec, NodeStatus, Quarantine
 from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_bar, was_lost_before
 
 START = 1000.0
@@ -42,16 +42,16 @@ def test_a_lease_hasn_t_begun_where_the_node_was_lost_before_and_hasn_t_been_hea
 
 
 @pytest.mark.parametrize(
-    ("spec", "why"),
+    ("asked", "why"),
     [
-        (NodeSpec(), ""),
-        (NodeSpec(cordoned=True), "n1 is cordoned"),
-        (NodeSpec(maintenance=True), "n1 is under maintenance"),
-        (NodeSpec(cordoned=True, drain=True), "n1 is being drained"),
+        (NodeActions(), ""),
+        (NodeActions(cordoned=True), "n1 is cordoned"),
+        (NodeActions(maintenance=True), "n1 is under maintenance"),
+        (NodeActions(cordoned=True, drain=True), "n1 is being drained"),
     ],
 )
-def test_why_a_node_takes_nothing_more(spec: NodeSpec, why: str) -> None:
-    assert find_bar(Item(NODE.make("n1", spec, 0.0)), START) == why
+def test_why_a_node_takes_nothing_more(asked: NodeActions, why: str) -> None:
+    assert find_bar(Item(NODE.make("n1", NodeSpec(), 0.0, actions=asked)), START) == why
 
 
 @pytest.mark.parametrize(

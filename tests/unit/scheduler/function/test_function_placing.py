@@ -6,7 +6,7 @@ from typing import Any
 
 from weft.contracts.function_placement import PlacementQuery
 from weft.informer.view import Item, View
-from weft.kinds.node import NodeReport, NodeSpec
+from weft.kinds.node import NodeActions, NodeReport, NodeSpec
 from weft.kinds.parts.function_code import FunctionCode
 from weft.objects.envelope import Envelope, merge_part
 from weft.scheduler.function.placing import KINDS, FunctionPlacing
@@ -22,10 +22,19 @@ class World:
         self.places = FunctionPlacing(self.view)
 
     def node(
-        self, name: str, *, cpu: float = 8, memory: int = 16, phase: str = "Ready", spec: Any = None, **labels: str
+        self,
+        name: str,
+        *,
+        cpu: float = 8,
+        memory: int = 16,
+        phase: str = "Ready",
+        spec: Any = None,
+        cordoned: bool = False,
+        **labels: str,
     ) -> None:
         envelope = Envelope(kind="node", name=name, uid=f"uid-{name}", labels=labels)
         envelope.spec = merge_part(envelope.spec, NodeSpec(**(spec or {})))
+        envelope.actions = merge_part(envelope.actions, NodeActions(cordoned=cordoned))
         report = NodeReport(version="0", address="", cpu=cpu, memory=memory * GIB, disk=100 * GIB)
         envelope.report = merge_part(envelope.report, report)
         envelope.status = merge_part(envelope.status, {"phase": phase})
@@ -106,7 +115,7 @@ def test_a_node_that_goes_and_comes_is_counted_once() -> None:
     assert world.rank() == ["b"]
     world.node("a")
     assert world.rank() == ["a", "b"]
-    world.node("a", spec={"cordoned": True})
+    world.node("a", cordoned=True)
     assert world.rank() == ["b"]
 
 

@@ -10,7 +10,7 @@ from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
 from weft.contracts.policy import Request
 from weft.informer.view import Item
-from weft.kinds.node import Gpu
+from weft.kinds.node import Gpu, NodeActions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.node.facts import read_node
@@ -76,7 +76,8 @@ def test_a_taint_keeps_off_who_does_not_tolerate_it() -> None:
 
 def test_maintenance_has_a_verdict_of_its_own_that_tells_its_reason() -> None:
     snapshot = table_of(
-        make_node("n1", maintenance=True, maintenance_reason="new fans"), make_node("n2", maintenance=True)
+        make_node("n1", actions=NodeActions(maintenance=True, maintenance_reason="new fans")),
+        make_node("n2", actions=NodeActions(maintenance=True)),
     )
     engine = Engine(snapshot, seed=0)
     told = explain(engine, ask(), "w", engine.choose(ask(), "w"))

@@ -16,11 +16,11 @@ NODE_TYPES: tuple[str, ...] = get_args(NodeType)
 
 def _status(obj: Object) -> str:
     phase = str(dig(obj, "status.phase", "Joining"))
-    if phase == "Ready" and dig(obj, "spec.maintenance"):
+    if phase == "Ready" and dig(obj, "actions.maintenance"):
         return "Maintenance"
-    if phase == "Ready" and dig(obj, "spec.drain"):
+    if phase == "Ready" and dig(obj, "actions.drain"):
         return "Drained" if is_drained(obj) else "Draining"
-    if phase == "Ready" and dig(obj, "spec.cordoned"):
+    if phase == "Ready" and dig(obj, "actions.cordoned"):
         return "Cordoned"
     quarantine = dig(obj, "status.quarantine")
     if phase == "Ready" and quarantine and not quarantine.get("on_probation"):
@@ -89,7 +89,7 @@ def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
 def is_drained(obj: Object | None) -> bool:
     drained, generation = find_condition(obj, "Drained"), dig(obj or {}, "generation", 0)
     is_so = drained is not None and drained["status"] == "True" and drained.get("generation", generation) >= generation
-    return not dig(obj or {}, "spec.drain") or is_so  # what an earlier drain came to says nothing of this one
+    return not dig(obj or {}, "actions.drain") or is_so  # what an earlier drain came to says nothing of this one
 
 
 NODE_COLUMNS = (
