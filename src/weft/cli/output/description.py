@@ -1,4 +1,4 @@
-"""One object in full for a person: name, status, report, spec, conditions. Pure."""
+"""One object in full for a person: name, status, report, spec, actions, marks, conditions. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ _WORDS: dict[tuple[str, float], str] = {
 
 def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], width: int | None, paint: Paint) -> str:
     """The description, a section for each part of the object."""
-    types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
+    parts = {part: getattr(kind, part) for part in ("spec", "actions", "marks")}
+    types = {doc.path: doc.type for part, type_ in parts.items() if type_ for doc in describe_fields(type_, part)}
     head = {"name": obj["name"], "kind": kind.title}
     if obj.get("project"):
         head["project"] = obj["project"]
@@ -46,7 +47,7 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
         head["deleting"] = f"for {age_of(obj['deleting_since'])}"
     head |= {"uid": obj["uid"], "generation": str(obj.get("generation", 1))}
     sections = [_pairs(head, paint)]
-    for part in ("status", "report", "spec"):
+    for part in ("status", "report", *parts):
         given = {**(obj.get(part) or {}), **(_find_serving(obj) if part == "status" else {})}
         shown = {key: _show(f"{part}.{key}", value, types, age_of) for key, value in given.items()}
         shown = {key: text for key, text in shown.items() if text}

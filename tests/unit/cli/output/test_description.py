@@ -19,6 +19,15 @@ def test_a_ratio_is_no_size_and_a_declared_size_is_one() -> None:
     assert "  resources   hugepages 16.0 GiB, sriov 8" in lines
 
 
+def test_what_people_asked_for_by_verbs_and_what_was_decided_is_told_too() -> None:
+    node = {"name": "n1", "uid": "u", "spec": {}, "actions": {"drain": True, "drain_reason": "new fans"}}
+    lines = describe_object(node, find_kind("node"), lambda since: "0s", None, Paint(False)).splitlines()
+    assert lines[-3:] == ["actions", "  drain         yes", "  drain reason  new fans"]
+    pool = {"name": "n1-local", "uid": "u", "spec": {}, "marks": {"pool": "local"}}
+    lines = describe_object(pool, find_kind("pool"), lambda since: "0s", None, Paint(False)).splitlines()
+    assert lines[-2:] == ["marks", "  pool  local"]
+
+
 def test_what_has_no_size_of_its_own_is_told_by_where_it_gets_one() -> None:
     spec = {"cpu": 1.0, "disk": 0, "gpus": 0, "gpu_memory": 0}
     room = {"cpu": 8, "memory": 2**30, "disk": MOST_DISK_BYTES, "volumes": 4}
