@@ -27,7 +27,7 @@ def guards(east: Side) -> tuple[str, str, str]:
     """Of the replication, the VM, and its allocation."""
     placed = east.client.list("allocation").items
     return (
-        east.client.get("replication", "web")["spec"]["guard"],
+        east.client.get("replication", "web")["marks"]["guard"],
         east.client.get("vm", "web")["marks"]["guard"],
         placed[0]["spec"]["guard"],
     )

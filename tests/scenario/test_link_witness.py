@@ -20,7 +20,7 @@ from weft.client.cluster.witness import WitnessLink, ask_witness
 from weft.controllers.failover import facts
 from weft.kinds.allocation import ALLOCATION, AllocationSpec, Resources
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.replication import REPLICATION, ReplicationMarks, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, Unavailable, WeftError
@@ -45,8 +45,9 @@ def put_pair(east: Side, west: Side, *, automatic: bool = False) -> None:
     status = ReplicationStatus(
         phase="Replicating", workload_uid="w", point=SentPoint(snapshot="s", snapshot_uid="s", begun_at=1.0, number=4)
     )
-    spec = ReplicationSpec(of="vm/web", cluster="west", automatic=automatic, guard="hold" if automatic else "")
-    east.put(REPLICATION.make("web", spec, 1.0, uid="a" * 32, project="default", status=status))
+    spec, held = ReplicationSpec(of="vm/web", cluster="west", automatic=automatic), ReplicationMarks()
+    held.guard = "hold" if automatic else ""
+    east.put(REPLICATION.make("web", spec, 1.0, uid="a" * 32, project="default", marks=held, status=status))
     west.client.create(make_image())
     disks = {name: SnapshotDisk(key=name, size=size, pool="local") for name, size in DISKS.items()}
     taken = SnapshotStatus(

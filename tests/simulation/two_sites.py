@@ -28,7 +28,7 @@ from weft.failover.witness import (
     receive_question,
     receive_return,
 )
-from weft.kinds.replication import ReplicationSpec
+from weft.kinds.replication import ReplicationActions, ReplicationMarks, ReplicationSpec
 from weft.protocol.failover.claim import Answer, Claim, Generation
 from weft.protocol.failover.stamp import write_stamp
 from weft.protocol.failover.witness import WitnessAnswer
@@ -174,7 +174,7 @@ class World:
         self.node = Node(self._places[NODE], timing, self._chance)
         # The primary's store.
         self._stamp, self._confirmed, self._word, self._reports = "", "", "", 0
-        self.spec = ReplicationSpec(of="vm/web", cluster="b", automatic=True)
+        self.spec, self.marks = ReplicationSpec(of="vm/web", cluster="b", automatic=True), ReplicationMarks()
         self._mode: Mode = ""
         self._mode_number = 0
         # What its process knows.
@@ -191,7 +191,7 @@ class World:
         self._asked_at = 0.0
         self.refuses_take_over_until = 0.0  # as where the quota is used up
         self.taken_at: float | None = None  # whatever its store knows of it
-        self._backups: list[tuple[ReplicationSpec, Mode, tuple[Any, ...]]] = []
+        self._backups: list[tuple[ReplicationSpec, ReplicationMarks, Mode, tuple[Any, ...]]] = []
         # The witness's file, and what its process knows.
         self._kept: VoteRecord | None = None
         self._vote: Vote | None = None
@@ -256,7 +256,7 @@ class World:
         self._later(self._timing.renew, PRIMARY, self._renew)
         if self.is_deleted:
             return
-        stamp, turn, asked = self._stamp, self._turn[PRIMARY], self.spec
+        stamp, turn, asked = self._stamp, self._turn[PRIMARY], self.marks
         answered = [False]
 
         def hear(answer: WitnessAnswer) -> None:
@@ -265,7 +265,7 @@ class World:
             self._is_witnessed = is_confirmed(FIRST, answer)
             if self._is_witnessed:
                 answered[0], self._confirmed = True, stamp
-            is_current = asked.arming == self.spec.arming and asked.guard != "hold"
+            is_current = asked.arming == self.marks.arming and asked.guard != "hold"
             self._retired = is_current and is_retired(FIRST, answer, asked.arming)
             self._arm()
 
@@ -293,11 +293,13 @@ class World:
 
     def _arm(self) -> None:
         """The controllers' turn: one step."""
-        turn = (self.spec.guard, self.spec.arming)
+        turn = (self.marks.guard, self.marks.arming)
         told = self._told[2] if self._told is not None and self._told[:2] == turn else None
         placed = [Placed("n", self._mode, self._word)]
         facts = ArmingFacts(
             spec=self.spec,
+            actions=ReplicationActions(),
+            marks=self.marks,
             phase="",
             has_point=True,
             is_witnessed=self._is_witnessed,
@@ -305,23 +307,23 @@ class World:
             placed=placed,
             answer=told,
         )
-        number = self.spec.arming + 1
+        number = self.marks.arming + 1
         match plan_arming(facts).step:
             case "begin":
-                self._write("begin", self.spec.arming, "begin")
+                self._write("begin", self.marks.arming, "begin")
             case "hold":
                 self._write("hold", number, "hold")
             case "release":
                 self._write("release", number, self._mode)
             case "end":
-                self._write("", self.spec.arming, "")
+                self._write("", self.marks.arming, "")
             case "on" | "off" as what:
                 process = self._turn[PRIMARY]
                 self._send(PRIMARY, STANDBY, lambda: self._take_word(what == "on", *turn, process))
 
     def _write(self, guard: Literal["", "begin", "hold", "release"], arming: int, mode: Mode) -> None:
         """One commit: the replication, the VM and its allocation."""
-        self.spec = replace(self.spec, guard=guard, arming=arming)
+        self.marks = ReplicationMarks(guard=guard, arming=arming)
         if mode != self._mode:
             self._mode, self._mode_number = mode, self._mode_number + 1
 
@@ -468,7 +470,7 @@ class World:
             case "restore" if chance.random() < 0.5:
                 backup = chance.choice((self._backups[0], chance.choice(self._backups)))
                 self._restore(chance.choice((PRIMARY, STANDBY)), backup)
-            case "delete" if chance.random() < 0.2 and not self.spec.guard and not self.spec.automatic:
+            case "delete" if chance.random() < 0.2 and not self.marks.guard and not self.spec.automatic:
                 self.is_deleted = True
             case "empty" if chance.random() < 0.5:  # the witness loses its file
                 self._vote = self._kept = None
@@ -477,20 +479,20 @@ class World:
         self._later(BACKUP_SECONDS, "", self._back_up)
         self._backups.append(self._save())
 
-    def _save(self) -> tuple[ReplicationSpec, Mode, tuple[Any, ...]]:
+    def _save(self) -> tuple[ReplicationSpec, ReplicationMarks, Mode, tuple[Any, ...]]:
         there = (self.renewals, self.claim, self.is_automatic, self.arming, self.is_primary, self.returned)
-        return self.spec, self._mode, there
+        return self.spec, self.marks, self._mode, there
 
-    def _restore(self, name: str, backup: tuple[ReplicationSpec, Mode, tuple[Any, ...]]) -> None:
+    def _restore(self, name: str, backup: tuple[ReplicationSpec, ReplicationMarks, Mode, tuple[Any, ...]]) -> None:
         """The store goes back to an earlier time; whatever runs on nodes runs on."""
         if self._places[name].off_until > self._at or (name == PRIMARY and self.is_deleted):
             return
         self.restored += 1
-        spec, mode, there = backup
+        spec, marks, mode, there = backup
         if name == PRIMARY:
-            changes = change_replication(spec.arming, 1e6 + self._at)
-            guard = changes.get("guard", spec.guard)
-            self._write(guard, changes.get("arming", spec.arming), "hold" if changes else mode)
+            changes = change_replication(marks.arming, 1e6 + self._at)
+            guard = changes.get("guard", marks.guard)
+            self._write(guard, changes.get("arming", marks.arming), "hold" if changes else mode)
             self.spec = replace(self.spec, automatic=spec.automatic)
             self._stamp = self._confirmed = ""
         else:

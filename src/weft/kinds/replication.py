@@ -45,6 +45,7 @@ from weft.kinds.record import (
     uid_of,
 )
 from weft.kinds.replica import Keep, Rpo
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_duration
@@ -72,25 +73,29 @@ class ReplicationSpec(msgspec.Struct, kw_only=True):
             "cluster reaches neither the witness nor the other cluster"
         ),
     ] = False
-    guard: Annotated[
-        Literal["", "begin", "hold", "release"],
-        field(
-            "How far that is: begin, nodes find out whether they can end the VM; hold, they do, and the replica may take over; "
-            "release, they do until the other cluster has answered that it takes over nothing; set by the server"
-        ),
-    ] = ""
-    arming: Annotated[int, field("How often that was turned on or off; set by the server", ge=0)] = 0
+    paused: Annotated[bool, field("Send no points for now, and let nothing take over")] = False
+
+
+class ReplicationActions(msgspec.Struct, kw_only=True):
     alone: Annotated[
         bool,
         field(
-            "Turn it off without anybody's answer; the verb run-alone sets it. It stays until the witness or the other cluster has "
-            "answered that the copy there can't take over any more"
+            "Turn automatic off without anybody's answer. It stays until the witness or the other cluster has answered that the "
+            "copy there can't take over any more"
         ),
     ] = False
-    paused: Annotated[bool, field("Send no points for now, and let nothing take over")] = False
-    handover: Annotated[
-        bool, field("Stop the VM, send the last point, and leave it to the other cluster; the verbs set it")
-    ] = False
+    handover: Annotated[bool, field("Stop the VM, send the last point, and leave it to the other cluster")] = False
+
+
+class ReplicationMarks(msgspec.Struct, kw_only=True):
+    guard: Annotated[
+        Literal["", "begin", "hold", "release"],
+        field(
+            "How far automatic is: begin, nodes find out whether they can end the VM; hold, they do, and the replica may take "
+            "over; release, they do until the other cluster has answered that it takes over nothing"
+        ),
+    ] = ""
+    arming: Annotated[int, field("How often that was turned on or off", ge=0)] = 0
 
 
 # What the other cluster answers until people there or here have changed something.
@@ -175,7 +180,7 @@ def _hand_over(obj: Object, _: Any) -> dict[str, Any]:
             f"replication/{obj['name']} is paused, so its last point would not be sent",
             hint=f"weft replication set {obj['name']} --no-paused",
         )
-    return {**obj["spec"], "handover": True}
+    return {"handover": True}
 
 
 def _pause(obj: Object, _: Any) -> dict[str, Any]:
@@ -186,18 +191,22 @@ def _resume(obj: Object, _: Any) -> dict[str, Any]:
     return {**obj["spec"], "paused": False}
 
 
+def _turn_off(obj: Object, _: Any) -> dict[str, Any]:
+    return {**obj["spec"], "automatic": False}
+
+
 def _run_alone(obj: Object, _: Any) -> dict[str, Any]:
-    if not dig(obj, "spec.guard"):
+    if not dig(obj, "marks.guard"):
         raise IllegalTransition(
             f"replication/{obj['name']}: nothing takes over from it, so its VM runs without anybody's word",
             hint=f"weft describe replication/{obj['name']}",
         )
-    return {**obj["spec"], "automatic": False, "alone": True}
+    return {"alone": True}
 
 
 def _is_paused(obj: Object | None) -> bool:
     """No node holds the VM any more either: the condition says so after the nodes have."""
-    if obj is None or read_phase(obj) != "Paused" or dig(obj, "spec.guard"):
+    if obj is None or read_phase(obj) != "Paused" or dig(obj, "marks.guard"):
         return False
     said = find_condition(obj, AUTOMATIC)
     return said is None or said.get("reason") == OFF
@@ -249,7 +258,7 @@ def _take_back(obj: Object, _: Any) -> dict[str, Any]:
             reason="staleGeneration",
             hint=f"at {dig(obj, 'spec.cluster')}: weft cluster replicate vm/NAME, then weft replication hand-over NAME",
         )
-    return {**obj["spec"], "handover": False}
+    return {"handover": False}
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
@@ -326,7 +335,6 @@ def _list_waiting(item: Stored) -> list[str]:
     return [WAITING] if status.next is not None and status.order is None else []
 
 
-SERVER_FIELDS = ("handover", "guard", "arming", "alone")
 REPLICATIONS_BY_UID = Index("replications by uid")
 REPLICATIONS_BY_SUBJECT = Index("replications by key of what they are of")
 REPLICATIONS_BY_CLUSTER = Index("replications by name of their cluster")
@@ -340,7 +348,11 @@ REPLICATION = Kind(
     title="replication",
     summary="VMs that have a replica at another cluster",
     spec=ReplicationSpec,
+    actions=ReplicationActions,
+    marks=ReplicationMarks,
     status=ReplicationStatus,
+    schema=2,
+    upgrades=(take_from_spec(actions=ReplicationActions, marks=ReplicationMarks),),
     indexes={
         REPLICATIONS_BY_UID: uid_of,
         REPLICATIONS_BY_SUBJECT: lambda item: (subject_of(item),),
@@ -363,7 +375,7 @@ REPLICATION = Kind(
         Verb(
             "hand-over",
             "Stop its VM, send the last point, and keep the VM stopped: nothing is lost by promoting the replica then",
-            change=_hand_over,
+            act=_hand_over,
             needs="write",
         ),
         Verb(
@@ -381,21 +393,25 @@ REPLICATION = Kind(
         Verb(
             "run-alone",
             "Run its VM if the other cluster doesn't answer, and turn automatic off: only if its copy runs nowhere and never will",
-            change=_run_alone,
+            change=_turn_off,
+            act=_run_alone,
             needs="write",
         ),
-        Verb("take-back", "Let its VM be started here again, after hand-over", change=_take_back, needs="write"),
+        Verb("take-back", "Let its VM be started here again, after hand-over", act=_take_back, needs="write"),
     ),
     access=Access(
         readers="project",
         status_writer="replications",
         condition_writers={WITNESSED: "witnesses", AUTOMATIC: "witnesses"},
+        mark_writers={
+            "alone": (":run-alone", "witnesses"),
+            "guard": ("witnesses",),
+            "arming": ("witnesses",),
+        },
     ),
     admission=Admission(
         check=check_replication,
         one_of=(_name_taken_over, "spec.automatic"),
-        server_fields=SERVER_FIELDS,
-        made_fields=SERVER_FIELDS,
     ),
     display=Display(
         topic="Clusters",

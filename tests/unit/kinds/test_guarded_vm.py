@@ -174,11 +174,11 @@ def test_a_vm_that_was_left_there_is_no_obstacle_since_it_goes_back() -> None:
 
 def test_who_is_alone_says_so_only_where_somebody_could_take_over() -> None:
     verb = REPLICATION.verb("run-alone")
-    assert verb is not None and verb.change is not None
+    assert verb is not None and verb.change is not None and verb.act is not None
     with pytest.raises(IllegalTransition):
-        verb.change({"name": "web", "spec": {"guard": ""}}, None)
-    after = verb.change({"name": "web", "spec": {"guard": "release", "automatic": True}}, None)
-    assert (after["automatic"], after["alone"]) == (False, True)
+        verb.act({"name": "web", "marks": {"guard": ""}}, None)
+    obj = {"name": "web", "spec": {"automatic": True}, "marks": {"guard": "release"}}
+    assert (verb.change(obj, None)["automatic"], verb.act(obj, None)["alone"]) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -193,5 +193,5 @@ def test_who_is_alone_says_so_only_where_somebody_could_take_over() -> None:
 )
 def test_who_runs_alone_is_shown_so_before_the_condition_says_it(said: str, guard: str, shown: str) -> None:
     conditions = [{"type": "Automatic", "reason": said}] if said else []
-    assert read_automatic({"spec": {"alone": True, "guard": guard}, "conditions": conditions}) == shown
-    assert read_automatic({"spec": {"guard": guard}, "conditions": conditions}) == (said or "–")
+    assert read_automatic({"actions": {"alone": True}, "marks": {"guard": guard}, "conditions": conditions}) == shown
+    assert read_automatic({"marks": {"guard": guard}, "conditions": conditions}) == (said or "–")

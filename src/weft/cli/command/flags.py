@@ -40,7 +40,6 @@ _NO_FLAG = {
     "container": (*_KEPT, "spec.lease.preemptible"),  # it has a field of its own for that
     "token": ("spec.project",),
     "cluster": ("spec.values", "spec.sealed", "spec.ca", "spec.witness"),
-    "replication": ("spec.handover", "spec.guard", "spec.arming", "spec.alone"),
     "rolebinding": ("spec.project",),
     "quota": ("spec.users", *(doc.path for doc in describe_fields(AccountLimits, "spec.per_user"))),
     "conversion": ("spec.confirm",),

@@ -39,7 +39,14 @@ from weft.kinds.fields.cluster.link import (
 )
 from weft.kinds.node import NODES_BY_UID, NodeReport
 from weft.kinds.parts.workload import WorkloadMarks
-from weft.kinds.replication import REPLICATIONS_BY_SUBJECT, ReplicationSpec, ReplicationStatus, subject_of
+from weft.kinds.replication import (
+    REPLICATIONS_BY_SUBJECT,
+    ReplicationActions,
+    ReplicationMarks,
+    ReplicationSpec,
+    ReplicationStatus,
+    subject_of,
+)
 from weft.objects.envelope import Condition, merge_part
 from weft.objects.errors import WeftError
 from weft.objects.quantity import format_duration
@@ -62,6 +69,8 @@ class Placed(msgspec.Struct, frozen=True):
 
 class ArmingFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: ReplicationSpec
+    actions: ReplicationActions
+    marks: ReplicationMarks
     phase: str
     has_point: bool
     deleting: bool = False
@@ -96,6 +105,8 @@ def read_arming_facts(
     same = vm is not None and status.workload_uid in ("", vm.uid)
     return ArmingFacts(
         spec=spec,
+        actions=item.actions(ReplicationActions),
+        marks=item.marks(ReplicationMarks),
         phase=status.phase,
         has_point=status.point is not None,
         deleting=item.deleting,
@@ -118,24 +129,24 @@ def _read_retired(
 ) -> Literal["", "yes", "asking", "taken"]:
     """Whether the witness has on disk that no copy of an earlier turn takes over: yes; asking, it wasn't asked in this
     turn yet; taken, it granted a take-over before; "": it says nothing."""
-    spec = group.item.spec(ReplicationSpec)
+    turn = group.item.marks(ReplicationMarks).arming
     if not isinstance(answered, WitnessAnswer):
         return ""
     if isinstance(answered.answer, Newer):
         return "taken"
-    if asked_as is None or asked_as.spec(ReplicationSpec).arming != spec.arming or _is_held(asked_as):
+    if asked_as is None or asked_as.marks(ReplicationMarks).arming != turn or _is_held(asked_as):
         return "asking"
-    return "yes" if is_retired(group.claim, answered, spec.arming) else ""
+    return "yes" if is_retired(group.claim, answered, turn) else ""
 
 
 def _is_held(replication: Item) -> bool:
-    return replication.spec(ReplicationSpec).guard == "hold"
+    return replication.marks(ReplicationMarks).guard == "hold"
 
 
 def _list_rivals(view: View, replication: Item) -> list[Item]:
     """Other replications of the same VM that have a guard of their own."""
     there = view.find(REPLICATIONS_BY_SUBJECT, subject_of(replication))
-    return [one for one in there if one.uid != replication.uid and one.spec(ReplicationSpec).guard]
+    return [one for one in there if one.uid != replication.uid and one.marks(ReplicationMarks).guard]
 
 
 def _is_between_clusters(view: View, workload: Item) -> bool:
@@ -151,26 +162,24 @@ def _read_placed(view: View, allocation: Item, uid: str) -> Placed:
 
 
 def plan_arming(facts: ArmingFacts) -> ArmingPlan:
-    spec, west = facts.spec, facts.spec.cluster
+    guard, alone, west = facts.marks.guard, facts.actions.alone, facts.spec.cluster
     why_not = _explain_off(facts)
     if facts.phase == _OVER or facts.is_fenced:
-        if spec.guard and all(one.at_rest for one in facts.placed):
+        if guard and all(one.at_rest for one in facts.placed):
             return ArmingPlan("end")
         return (
-            _plan_note("False", LEFT, f"the VM was left to {west}: nothing takes over from here")
-            if spec.guard
-            else _quiet()
+            _plan_note("False", LEFT, f"the VM was left to {west}: nothing takes over from here") if guard else _quiet()
         )
-    match spec.guard:
+    match guard:
         case "":
             return _plan_unguarded(facts, why_not)
-        case "begin" if why_not or spec.alone:
+        case "begin" if why_not or alone:
             return ArmingPlan("end")
         case "begin":
             if (plan := _find_unready(facts, READY)) is not None:
                 return plan
             return _preparing("hold", "its nodes can end the VM in time, and hold it from now on")
-        case "hold" if why_not or spec.alone:
+        case "hold" if why_not or alone:
             return _releasing("release", f"waits for {west} to answer that it takes over nothing", why_not)
         case "hold":
             return _plan_held(facts)
@@ -187,7 +196,7 @@ def _explain_off(facts: ArmingFacts) -> str:
         return "the replication is being deleted"
     if spec.paused:
         return "the replication is paused: weft replication resume NAME"
-    if spec.handover:
+    if facts.actions.handover:
         return "the VM is handed over by people: weft replica promote there, or weft replication take-back here"
     if not facts.has_vm:
         return f"{spec.of} is gone"
@@ -206,9 +215,9 @@ def _plan_unguarded(facts: ArmingFacts, why_not: str) -> ArmingPlan:
         return _plan_note("False", LEFT, f"{west} has promoted its copy: the VM here ends, and stays stopped")
     if facts.answer is not None and facts.answer.automatic:  # this store is older than what the other cluster was told
         return _releasing("release", f"{west} may take over, by a later state of this cluster than the present one", "")
-    if facts.spec.alone:
+    if facts.actions.alone:
         answer = facts.answer
-        if answer is not None and 0 < answer.arming < facts.spec.arming:  # a word that is still on its way could count
+        if answer is not None and 0 < answer.arming < facts.marks.arming:  # a word that is still on its way could count
             return _releasing("release", f"{west} answers again: now it learns that nothing takes over", "")
         if answer is not None or facts.retired == "yes" or not facts.has_witness:
             return ArmingPlan("settle")
@@ -273,7 +282,7 @@ def _plan_release(facts: ArmingFacts, why: str) -> ArmingPlan:
             "that back"
         )
         return _plan_note("False", GRANTED, message)
-    if facts.spec.alone and facts.retired != "asking":
+    if facts.actions.alone and facts.retired != "asking":
         return ArmingPlan("end")
     if answer is not None and answer.outcome == "overtaken":
         return ArmingPlan("release")
@@ -337,32 +346,38 @@ def plan_step(
     """The commit of a step; None for what is told to the other cluster. ``is_settled``: the witness answered instead.
     The VM is among what it relies on, so that no allocation is
     made beside it that doesn't know of the step."""
-    spec = replication.spec(ReplicationSpec)
-    known = max(spec.arming, answer.arming if answer is not None else 0)
-    events, after = list[Event](), spec
+    spec, asked, marks = (
+        replication.spec(ReplicationSpec),
+        replication.actions(ReplicationActions),
+        replication.marks(ReplicationMarks),
+    )
+    known = max(marks.arming, answer.arming if answer is not None else 0)
+    events, is_alone = list[Event](), asked.alone
     guard: Literal["", "begin", "hold"] | None = None  # of the VM; None: as it is
     match plan.step:
         case "begin":
-            after, guard = replace(spec, guard="begin"), "begin"
+            marks, guard = replace(marks, guard="begin"), "begin"
         case "hold":
-            after, guard = replace(spec, guard="hold", arming=known + 1), "hold"
+            marks, guard = ReplicationMarks(guard="hold", arming=known + 1), "hold"
         case "release":
-            after, guard = replace(spec, guard="release", arming=known + 1), None
+            marks, guard = ReplicationMarks(guard="release", arming=known + 1), None
         case "end":
             is_answered = is_settled or (answer is not None and answer.outcome == "done")
-            after, guard = replace(spec, guard="", alone=spec.alone and not is_answered), ""
-            if after.alone:
+            marks, guard = replace(marks, guard=""), ""
+            is_alone = asked.alone and not is_answered
+            if is_alone:
                 message = (
                     f"{spec.of} runs without the word of {spec.cluster}, as people asked, and automatic is off: its copy "
                     "must run nowhere"
                 )
                 events.append(Event("Warning", "RunsAlone", message, replication.envelope.ref, source))
         case "settle":
-            after = replace(spec, alone=False)
+            is_alone = False
         case _:
             return None
     draft = Draft()
-    draft.change(replication, spec=after)
+    settled = None if is_alone == asked.alone else replace(asked, alone=is_alone)
+    draft.change(replication, actions=settled, marks=marks)
     vm = view.get(subject_of(replication))
     same = vm is not None and replication.status(ReplicationStatus).workload_uid in ("", vm.uid)
     if vm is not None and same and guard is not None:
@@ -372,7 +387,7 @@ def plan_step(
 
 def _find_strongest(guard: Literal["", "begin", "hold"], rivals: Sequence[Item]) -> Literal["", "begin", "hold"]:
     """What nodes do for all replications of the VM together: none takes away what another needs."""
-    needed = {guard, *(one.spec(ReplicationSpec).guard for one in rivals)}
+    needed = {guard, *(one.marks(ReplicationMarks).guard for one in rivals)}
     if needed & {"hold", "release"}:
         return "hold"
     return "begin" if "begin" in needed else ""

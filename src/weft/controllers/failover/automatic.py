@@ -24,7 +24,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item
 from weft.kinds.cluster import ClusterStatus
 from weft.kinds.fields.cluster.link import ARMED, AUTOMATIC
-from weft.kinds.replication import REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import REPLICATIONS_BY_CLUSTER, ReplicationMarks, ReplicationStatus
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import WeftError
 from weft.protocol.failover.claim import Claim, Generation
@@ -81,11 +81,11 @@ class Automatics:
         group, condition = known.get(item.uid, (None, None))
         if group is None:
             group = Group(item, item.uid, Claim(Generation(1, item.uid), ""), is_standby=False, is_source=True)
-        spec = item.spec(ReplicationSpec)
-        turn: Turn = (item.uid, spec.guard, spec.arming)
+        marks = item.marks(ReplicationMarks)
+        turn: Turn = (item.uid, marks.guard, marks.arming)
         answer = self._recall(turn)
         may_ask = read_boot_time() < until
-        if answer is None and may_ask and not spec.guard and _may_know_more(cluster, item):
+        if answer is None and may_ask and not marks.guard and _may_know_more(cluster, item):
             answer = await self._inspect(cluster, item, turn)
         asked_as = known[item.uid][0].item if item.uid in known else None
         read = partial(
@@ -143,7 +143,7 @@ class Automatics:
 
     def _plan_note(self, former: Item, plan: ArmingPlan) -> Commit | None:
         item, condition = self._leadership.cache.view.get(former.key), plan.condition
-        if condition is None or item is None or item.uid != former.uid or item.envelope.spec != former.envelope.spec:
+        if condition is None or item is None or item.uid != former.uid or _read_parts(item) != _read_parts(former):
             return None
         envelope, was = edit(item), item.envelope.condition(AUTOMATIC)
         if not condition.reason:
@@ -154,6 +154,11 @@ class Automatics:
         if not changed:
             return None
         return Commit(item.key, [put(envelope)], [unchanged(item)], _list_events(item, was, condition, self._source))
+
+
+def _read_parts(item: Item) -> tuple[object, ...]:
+    """What a step was planned by."""
+    return item.envelope.spec, item.envelope.actions, item.envelope.marks
 
 
 def _may_know_more(cluster: Item, item: Item) -> bool:

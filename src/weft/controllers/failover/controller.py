@@ -297,6 +297,6 @@ async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -
     return await ask_in_parts(requests, partial(ask_witness, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
-def _read_asked(item: Item) -> tuple[object, object]:
+def _read_asked(item: Item) -> tuple[object, ...]:
     """What the witness and the other cluster are asked about."""
-    return item.envelope.spec, item.envelope.marks
+    return item.envelope.spec, item.envelope.actions, item.envelope.marks

@@ -13,7 +13,15 @@ from weft.informer.view import Item, View
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import VALUE, WITNESSED, read_witness_token
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks, ReplicaSpec
-from weft.kinds.replication import ENDED, REPLICATION, REPLICATIONS_BY_CLUSTER, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import (
+    ENDED,
+    REPLICATION,
+    REPLICATIONS_BY_CLUSTER,
+    ReplicationActions,
+    ReplicationMarks,
+    ReplicationSpec,
+    ReplicationStatus,
+)
 from weft.kinds.secret import place_of
 from weft.objects.errors import NotFound
 from weft.objects.identity import CLUSTER_PREFIX, object_key
@@ -51,10 +59,9 @@ def list_groups(view: View, cluster: str, site: str, peer: str) -> list[Group]:
     found = []
     for item in view.find(REPLICATIONS_BY_CLUSTER, cluster):
         status = item.status(ReplicationStatus)
-        spec = item.spec(ReplicationSpec)
-        may_be_taken = (spec.guard in MAY_BE_TAKEN or spec.alone) and status.phase != "Stale"
+        may_be_taken = item.marks(ReplicationMarks).guard in MAY_BE_TAKEN or item.actions(ReplicationActions).alone
         is_kept = status.point is not None and status.phase not in ENDED and not item.deleting
-        if may_be_taken or is_kept:
+        if (may_be_taken and status.phase != "Stale") or is_kept:
             found.append(Group(item, item.uid, Claim(Generation(1, item.uid), site), is_standby=False, is_source=True))
     for item in view.of_kind(REPLICA.name).values():
         if item.envelope.creator == f"{CLUSTER_PREFIX}{cluster}" and not item.deleting:
@@ -97,8 +104,8 @@ def _find_turn(group: Group) -> int:
     """Of a source that lets nothing take over: no copy that was told so in an earlier turn may any more."""
     if not group.is_source:
         return 0
-    spec = group.item.spec(ReplicationSpec)
-    return 0 if spec.guard == "hold" else spec.arming
+    marks = group.item.marks(ReplicationMarks)
+    return 0 if marks.guard == "hold" else marks.arming
 
 
 def list_unwitnessed(view: View) -> list[Item]:

@@ -13,7 +13,7 @@ from weft.informer.view import Item, View
 from weft.kinds.allocation import ALLOCATIONS_BY_WORKLOAD, AllocationSpec
 from weft.kinds.cluster import ClusterSpec
 from weft.kinds.fields.cluster.link import find_project_there
-from weft.kinds.replication import ReplicationSpec, subject_of
+from weft.kinds.replication import ReplicationMarks, ReplicationSpec, subject_of
 from weft.objects.errors import WeftError
 from weft.protocol.failover.witness import WitnessAnswer
 
@@ -35,7 +35,7 @@ def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, 
         vm = view.get(subject_of(group.item)) if group.is_source else None
         placed = [item.spec(AllocationSpec) for item in view.find(ALLOCATIONS_BY_WORKLOAD, vm.uid)] if vm else []
         nodes = [spec.node_uid for spec in placed if spec.guard]
-        may_be_taken = group.is_source and group.item.spec(ReplicationSpec).guard in MAY_BE_TAKEN
+        may_be_taken = group.is_source and group.item.marks(ReplicationMarks).guard in MAY_BE_TAKEN
         if nodes or may_be_taken:
             found.append((group, vm.uid if vm is not None else "", nodes))
     return found
@@ -48,7 +48,7 @@ def list_held(
     found = []
     for group, vm, nodes in guarded:
         known = {node: stamps[node] for node in nodes if node in stamps}
-        if known or group.item.spec(ReplicationSpec).guard in MAY_BE_TAKEN:
+        if known or group.item.marks(ReplicationMarks).guard in MAY_BE_TAKEN:
             found.append(HeldGuest(group.name, vm, read_hold(cluster, group.item), known))
     return found
 

@@ -23,7 +23,7 @@ from weft.kinds.cluster import CLUSTER
 from weft.kinds.parts.schema_upgrade import upgrade
 from weft.kinds.record import Kind
 from weft.kinds.replica import PRIMARY, REPLICA, ReplicaMarks
-from weft.kinds.replication import REPLICATION
+from weft.kinds.replication import REPLICATION, ReplicationMarks
 from weft.kinds.vm import VM
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope, merge_part
 from weft.objects.identity import object_key
@@ -38,9 +38,10 @@ def hold_restored(read: Callable[[], Iterable[Entry]], now: float) -> Iterator[E
     held = _find_held(read)
     for key, value in read():
         match _kind_of(key):
-            case REPLICATION.name if (envelope := decode_envelope(value)).key in held.replications:
-                spec = msgspec.json.decode(envelope.spec)
-                yield key, _encode(envelope, change_replication(int(spec.get("arming", 0)), now))
+            case REPLICATION.name if (envelope := _upgrade(REPLICATION, value)).key in held.replications:
+                turn = decode_part(envelope.marks, ReplicationMarks).arming
+                envelope.marks = merge_part(envelope.marks, change_replication(turn, now))
+                yield key, encode_envelope(envelope)
             case REPLICA.name if (
                 marks := decode_part((envelope := _upgrade(REPLICA, value)).marks, ReplicaMarks)
             ).role != PRIMARY:
@@ -81,7 +82,7 @@ def list_unknown(read: Callable[[], Iterable[Entry]]) -> dict[str, list[str]]:
 
 
 def change_replication(arming: int, now: float) -> dict[str, Any]:
-    """What changes in the spec of one whose VM is held."""
+    """What changes in the marks of one whose VM is held."""
     return {"guard": "hold", "arming": max(arming + 1, int(now))}
 
 
@@ -110,7 +111,7 @@ def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
             case "vm":
                 workloads[key] = decode_envelope(value).uid
             case REPLICATION.name:
-                envelope = decode_envelope(value)
+                envelope = _upgrade(REPLICATION, value)
                 replications.append((envelope, msgspec.json.decode(envelope.spec)))
     keys, uids = set[str](), set[str]()
     for envelope, spec in replications:
@@ -121,7 +122,7 @@ def _find_held(read: Callable[[], Iterable[Entry]]) -> _Held:
             vm is not None
             and is_its
             and status.get("phase") not in _LEFT
-            and (spec["cluster"] in links or spec.get("guard"))
+            and (spec["cluster"] in links or decode_part(envelope.marks, ReplicationMarks).guard)
         ):
             keys.add(envelope.key)
             uids.add(vm)

@@ -34,6 +34,8 @@ from weft.kinds.replication import (
     REPLICATIONS_BY_UID,
     REPLICATIONS_WAITING,
     WAITING,
+    ReplicationActions,
+    ReplicationMarks,
     ReplicationSpec,
     ReplicationStatus,
     SentPoint,
@@ -130,6 +132,8 @@ def read_facts(view: View, replication: Item) -> ReplicationFacts:
         deleting=replication.deleting,
         spec=spec,
         status=status,
+        actions=replication.actions(ReplicationActions),
+        guard=replication.marks(ReplicationMarks).guard,
         own_project=project,
         project=there,
         subject=subject.uid if subject is not None and not subject.deleting else "",
@@ -250,7 +254,7 @@ def _is_marked(view: View, workload: Item) -> bool:
 
 def has_copy(replication: Item, status: ReplicationStatus) -> bool:
     """Whether its replica could be promoted by people. One that takes over automatically needs no mark: nodes hold the workload."""
-    is_held = bool(replication.spec(ReplicationSpec).guard)
+    is_held = bool(replication.marks(ReplicationMarks).guard)
     return status.point is not None and status.phase not in ENDED and not replication.deleting and not is_held
 
 

@@ -19,6 +19,7 @@ from weft.kinds.replication import (
     NOT_LINKED,
     REFUSALS,
     AgeSpan,
+    ReplicationActions,
     ReplicationSpec,
     ReplicationStatus,
 )
@@ -58,6 +59,8 @@ class ReplicationFacts(msgspec.Struct, frozen=True):
     deleting: bool
     spec: ReplicationSpec
     status: ReplicationStatus
+    actions: ReplicationActions = msgspec.field(default_factory=ReplicationActions)
+    guard: str = ""  # of its marks
     own_project: str = ""
     project: str = ""  # there; "": the link has none for this one, and nothing is sent
     subject: str = ""  # uid of the VM; "": it is gone
@@ -95,8 +98,8 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
     mine = [one.uid for one in own if not one.deleting]
     if facts.deleting:
         leaving = replace(status, phase="Deleting", order=None, ask=None)
-        if spec.guard or spec.alone:
-            message = (_RELEASING if spec.guard else _ALONE).format(spec.cluster)
+        if facts.guard or facts.actions.alone:
+            message = (_RELEASING if facts.guard else _ALONE).format(spec.cluster)
             waits = replace(leaving, reason="guarded", message=message)
             return ReplicationPlan(waits, fence=True if facts.is_left and not facts.fenced else None)
         return ReplicationPlan(
@@ -139,13 +142,13 @@ def plan_replication(facts: ReplicationFacts, now: float) -> ReplicationPlan:
         return ReplicationPlan(replace(waits, next=None, order=None, ask=None), drop=_of(facts.next))
     if spec.paused:
         rest = _rest(facts, replace(status, phase="Paused", lag_seconds=None), "", now)
-        if not spec.guard:
+        if not facts.guard:
             return rest
         return replace(rest, status=replace(rest.status, reason="guarded", message=_RELEASING.format(spec.cluster)))
-    if spec.handover and spec.guard and not facts.fenced:
+    if facts.actions.handover and facts.guard and not facts.fenced:
         waits = replace(status, phase="HandingOver", reason="guarded", message=_RELEASING.format(spec.cluster))
         return ReplicationPlan(waits)
-    if spec.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
+    if facts.actions.handover and (facts.fenced or (facts.cluster == "Linked" and not status.failures)):
         return _hand_over(facts, now)  # else the VM runs on, since its last point couldn't be sent now
     if facts.never_ran and status.point is None and status.order is None:
         message = f"{spec.of} has not run yet, so it has no disk: the first point is taken once it runs"

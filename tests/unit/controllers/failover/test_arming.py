@@ -14,20 +14,27 @@ from weft.controllers.failover.facts import Group
 from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.parts.workload import WorkloadMarks
-from weft.kinds.replication import REPLICATION, ReplicationSpec
+from weft.kinds.replication import REPLICATION, ReplicationActions, ReplicationMarks, ReplicationSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
 
-SPEC = ReplicationSpec(of="vm/web", cluster="west", automatic=True, arming=3)
+SPEC = ReplicationSpec(of="vm/web", cluster="west", automatic=True)
+ALONE = ReplicationActions(alone=True)
 PLACE = Placed("n1", "", "")
 OFF, ON = ArmingAnswer("done"), ArmingAnswer("done", "", True, 3)
 
 
 def make_facts(guard: str = "", said: str = "", told: ArmingAnswer | None = None, **more: Any) -> ArmingFacts:
-    spec: ReplicationSpec = replace(more.pop("spec", SPEC), guard=guard)
+    marks = ReplicationMarks(guard=guard, arming=3)  # type: ignore[arg-type]
     on_node = {"begin": "begin", "": ""}.get(guard, "hold")
     facts = ArmingFacts(
-        spec=spec, phase="Replicating", has_point=True, placed=[Placed("n1", on_node, said)], answer=told
+        spec=SPEC,
+        actions=ReplicationActions(),
+        marks=marks,
+        phase="Replicating",
+        has_point=True,
+        placed=[Placed("n1", on_node, said)],
+        answer=told,
     )
     return replace(facts, **more)
 
@@ -68,7 +75,7 @@ def test_a_vm_that_is_nowhere_needs_no_node() -> None:
     [
         ({"spec": replace(SPEC, automatic=False)}, "--automatic turns it on"),
         ({"spec": replace(SPEC, paused=True)}, "is paused"),
-        ({"spec": replace(SPEC, handover=True)}, "is handed over"),
+        ({"actions": ReplicationActions(handover=True)}, "is handed over"),
         ({"deleting": True}, "is being deleted"),
         ({"has_vm": False}, "vm/web is gone"),
         ({"has_witness": False}, "weft cluster witness west URL"),
@@ -158,13 +165,11 @@ def test_a_later_turn_that_the_other_cluster_knows_is_outrun() -> None:
 
 
 def test_people_who_are_sure_end_it_without_an_answer() -> None:
-    alone = replace(SPEC, automatic=False, alone=True)
-    assert plan_arming(make_facts("release", "held", ArmingAnswer("silent"), spec=alone)).step == "end"
-    assert (
-        plan_arming(make_facts("hold", "held", spec=alone)).step == "release"
-    )  # a turn that the witness can be told of
-    assert plan_arming(make_facts("release", "held", spec=alone)).step == "end"
-    assert plan_arming(make_facts("release", "held", spec=alone, retired="asking")).step == "off"
+    alone: dict[str, Any] = {"spec": replace(SPEC, automatic=False), "actions": ALONE}
+    assert plan_arming(make_facts("release", "held", ArmingAnswer("silent"), **alone)).step == "end"
+    assert plan_arming(make_facts("hold", "held", **alone)).step == "release"  # a turn that the witness can be told of
+    assert plan_arming(make_facts("release", "held", **alone)).step == "end"
+    assert plan_arming(make_facts("release", "held", **alone, retired="asking")).step == "off"
 
 
 def test_the_witness_s_word_that_nothing_is_granted_ends_the_hold_as_the_other_cluster_s_does() -> None:
@@ -173,19 +178,19 @@ def test_the_witness_s_word_that_nothing_is_granted_ends_the_hold_as_the_other_c
         assert plan_arming(replace(released, retired="yes")).step == "end"
         assert plan_arming(replace(released, retired="asking")).step == "off"
         assert read(plan_arming(replace(released, retired="taken"))) == ("", "Granted")
-    alone = replace(SPEC, automatic=False, alone=True)
-    taken = plan_arming(make_facts("release", "held", spec=alone, retired="taken"))
+    alone: dict[str, Any] = {"spec": replace(SPEC, automatic=False), "actions": ALONE}
+    taken = plan_arming(make_facts("release", "held", **alone, retired="taken"))
     assert read(taken) == ("", "Granted"), "the copy runs, so the VM here doesn't run alone"
 
 
 def test_a_vm_that_runs_alone_is_so_until_its_copy_cannot_take_over() -> None:
-    alone = replace(SPEC, automatic=False, alone=True)
-    assert read(plan_arming(make_facts(spec=alone))) == ("", "Alone")
+    alone: dict[str, Any] = {"spec": replace(SPEC, automatic=False), "actions": ALONE}
+    assert read(plan_arming(make_facts(**alone))) == ("", "Alone")
     for change in ({"retired": "yes"}, {"has_witness": False}, {"told": ArmingAnswer("done", "", False, 3)}):
-        assert plan_arming(make_facts(spec=alone, **change)).step == "settle"
+        assert plan_arming(make_facts(**alone, **change)).step == "settle"
     # The copy was told nothing since: what was on its way could still count.
-    assert plan_arming(make_facts(spec=alone, told=ArmingAnswer("done", "", False, 2))).step == "release"
-    assert plan_arming(make_facts(spec=alone, told=ArmingAnswer("done", "", True, 3))).step == "release"
+    assert plan_arming(make_facts(**alone, told=ArmingAnswer("done", "", False, 2))).step == "release"
+    assert plan_arming(make_facts(**alone, told=ArmingAnswer("done", "", True, 3))).step == "release"
 
 
 @pytest.mark.parametrize(
@@ -199,13 +204,14 @@ def test_a_vm_that_runs_alone_is_so_until_its_copy_cannot_take_over() -> None:
 )
 def test_who_answered_nothing_stays_asked(said: ArmingAnswer | None, is_settled: bool, is_alone: bool) -> None:
     view = make_view()
-    spec = ReplicationSpec(of="vm/web", cluster="west", guard="release", arming=4, alone=True)
-    made = REPLICATION.make("web", spec, 1.0, uid="r", project="default", creator="user:x")
+    spec, marks = ReplicationSpec(of="vm/web", cluster="west"), ReplicationMarks(guard="release", arming=4)
+    made = REPLICATION.make("web", spec, 1.0, uid="r", project="default", actions=ALONE, marks=marks)
     view.put_item(made.key, Item(made))
     commit = plan_step(view, Item(made), ArmingPlan("end"), said, "witnesses", is_settled=is_settled)
     assert commit is not None
-    after = decode_part(decode_envelope(commit.writes[0].value, 1).spec, ReplicationSpec)  # type: ignore[union-attr]
-    assert (after.guard, after.alone) == ("", is_alone)
+    after = decode_envelope(commit.writes[0].value, 1)  # type: ignore[union-attr]
+    assert decode_part(after.marks, ReplicationMarks).guard == ""
+    assert decode_part(after.actions, ReplicationActions).alone == is_alone
     assert [event.reason for event in commit.events] == (["RunsAlone"] if is_alone else [])
 
 
@@ -223,8 +229,8 @@ def test_one_replication_of_a_vm_is_automatic_and_none_takes_the_hold_of_another
     vm = VM.make("web", VmSpec(image="tiny"), 1.0, uid="v", project="default", marks=WorkloadMarks(guard="hold"))
     view.put_item(vm.key, Item(vm))
     for name, guard in (("web-west", "release"), ("web-south", "hold")):
-        spec = ReplicationSpec(of="vm/web", cluster=name, guard=guard)  # type: ignore[arg-type]
-        made = REPLICATION.make(name, spec, 1.0, uid=name, project="default", creator="user:x")
+        spec, held = ReplicationSpec(of="vm/web", cluster=name), ReplicationMarks(guard=guard)  # type: ignore[arg-type]
+        made = REPLICATION.make(name, spec, 1.0, uid=name, project="default", marks=held)
         view.put_item(made.key, Item(made))
     for name, step in (("web-west", "end"), ("web-west", "begin")):
         replication = view.get(f"/replication/default/{name}")
@@ -250,5 +256,5 @@ def test_a_pause_is_over_only_once_no_node_holds_the_vm() -> None:
         ("", "", True),
     ):
         conditions = [{"type": "Automatic", "status": "False", "reason": reason}] if reason else []
-        obj = {"spec": {"guard": guard}, "status": {"phase": "Paused"}, "conditions": conditions}
+        obj = {"marks": {"guard": guard}, "status": {"phase": "Paused"}, "conditions": conditions}
         assert goal.reached(obj) is is_reached

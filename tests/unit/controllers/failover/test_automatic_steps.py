@@ -19,7 +19,7 @@ from weft.informer.view import Item, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec, ClusterStatus
 from weft.kinds.fields.cluster.link import Word
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.replication import REPLICATION, ReplicationMarks, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
 
 
@@ -80,8 +80,8 @@ async def test_a_word_that_is_refused_is_taken_back(monkeypatch: pytest.MonkeyPa
         said.append((automatic, arming))
         return ArmingAnswer("refused", "vm/web is here")
 
-    spec = ReplicationSpec(of="vm/web", cluster="west", automatic=True, guard="hold", arming=4)
-    item = Item(REPLICATION.make("web", spec, 1.0, uid="o", project="default", creator="user:x"))
+    spec, marks = ReplicationSpec(of="vm/web", cluster="west", automatic=True), ReplicationMarks(guard="hold", arming=4)
+    item = Item(REPLICATION.make("web", spec, 1.0, uid="o", project="default", marks=marks))
     automatics = Automatics(cast(LeaderLease, Leadership()), None, "w", arm=arm)
     answer = await automatics._send(make_cluster("west", "Linked"), item, ("o", "hold", 4), automatic=True)
     assert (answer.outcome, said) == ("refused", [(True, 4), (False, 4)])
@@ -92,11 +92,9 @@ async def test_a_replica_that_was_restored_is_found_within_a_minute(monkeypatch:
     now, there = [0.0], [ArmingAnswer("done")]
     monkeypatch.setattr(automatic, "read_boot_time", lambda: now[0])
     monkeypatch.setattr(automatic, "read_link", lambda *_: PeerLink("west", "https://x", "", ""))
-    spec = ReplicationSpec(of="vm/web", cluster="west", arming=4)
+    spec, marks = ReplicationSpec(of="vm/web", cluster="west"), ReplicationMarks(arming=4)
     status = ReplicationStatus(phase="Replicating", point=SentPoint(snapshot="s", snapshot_uid="u", begun_at=1.0))
-    leadership = Leadership(
-        REPLICATION.make("web", spec, 1.0, uid="o", project="default", creator="user:x", status=status)
-    )
+    leadership = Leadership(REPLICATION.make("web", spec, 1.0, uid="o", project="default", marks=marks, status=status))
 
     async def read(link: PeerLink, hold: Hold) -> ArmingAnswer:
         return there[0]

@@ -18,7 +18,7 @@ from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.cluster.link import ClusterWitness
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import REPLICATION, ReplicationMarks, ReplicationSpec, ReplicationStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.launch.server.main import main
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
@@ -29,16 +29,17 @@ WITNESS = ClusterWitness(url="https://192.0.2.7:7443", peer="west")
 NOW = 1_800_000_000.5
 
 
-def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicating", **spec: Any) -> list[Envelope]:
+def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicating", **more: Any) -> list[Envelope]:
     """A cluster with a VM that is replicated to west, another one, and a replica of a VM there."""
     link = ClusterSpec(url="https://x", ca="", witness=witness)
-    replication = ReplicationSpec(of="vm/web", cluster="west", **spec)
+    replication = ReplicationSpec(of="vm/web", cluster="west", automatic=more.pop("automatic", False))
+    status = ReplicationStatus(phase=phase, workload_uid="w")
     replica, marks = ReplicaSpec(of="vm/shop", origin="o"), ReplicaMarks(automatic=True, arming=6, renewals=7)
     promoted = ReplicaMarks(role="primary")
     made = [
         CLUSTER.make("west", link, 1.0, uid="c"),
         REPLICATION.make(
-            "web", replication, 1.0, uid="r", project="default", status=ReplicationStatus(phase=phase, workload_uid="w")
+            "web", replication, 1.0, uid="r", project="default", marks=ReplicationMarks(**more), status=status
         ),
         REPLICA.make("shop", replica, 1.0, uid="s", project="default", creator="cluster:west", marks=marks),
         REPLICA.make("old", ReplicaSpec(of="vm/old", origin="p"), 1.0, uid="q", project="default", marks=promoted),
@@ -58,7 +59,7 @@ def make_place(witness: ClusterWitness | None = WITNESS, phase: str = "Replicati
 
 
 def restore(made: list[Envelope]) -> dict[str, Any]:
-    """The specs after it, by key; of replicas and VMs the marks."""
+    """The specs after it, by key; of those that have any the marks."""
 
     def read() -> Iterator[tuple[str, bytes]]:
         yield from ((one.key, encode_envelope(one)) for one in made)

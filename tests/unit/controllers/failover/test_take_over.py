@@ -12,7 +12,7 @@ from weft.informer.view import Item, View, make_view
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.parts.workload import WorkloadMarks
 from weft.kinds.replica import REPLICA, Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus
+from weft.kinds.replication import REPLICATION, ReplicationActions, ReplicationMarks, ReplicationSpec, ReplicationStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
@@ -144,9 +144,10 @@ def test_a_source_names_the_turn_that_it_ended_also_while_it_is_deleted_and_runs
         ("", False, True, None),
     ):
         view = make_view()
-        spec = ReplicationSpec(of="vm/web", cluster="west", guard=guard, arming=4, alone=alone)  # type: ignore[arg-type]
+        spec, asked = ReplicationSpec(of="vm/web", cluster="west"), ReplicationActions(alone=alone)
+        marks = ReplicationMarks(guard=guard, arming=4)  # type: ignore[arg-type]
         status = ReplicationStatus(phase="Deleting" if deleting else "Replicating")
-        made = REPLICATION.make("web", spec, 1.0, uid="o", project="default", status=status)
+        made = REPLICATION.make("web", spec, 1.0, uid="o", project="default", actions=asked, marks=marks, status=status)
         made.deleting_since = 2.0 if deleting else None
         view.put_item(made.key, Item(made))
         groups = list_groups(view, "west", "east", "west")

@@ -18,7 +18,7 @@ from weft.controllers.replication.plan import (
 )
 from weft.informer.view import Item
 from weft.kinds.fields.replication.work import SendReport
-from weft.kinds.replication import REPLICATION, ReplicationSpec, ReplicationStatus, SentPoint
+from weft.kinds.replication import REPLICATION, ReplicationActions, ReplicationSpec, ReplicationStatus, SentPoint
 from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 
 NOW = 10_000.0
@@ -214,11 +214,12 @@ def test_one_whose_replica_was_promoted_stops_its_vm_for_good_and_tries_no_more(
     assert (settled.fence, settled.begin, settled.status) == (None, False, plan.status)
 
 
-HANDED = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, handover=True)
+HANDED = ReplicationActions(handover=True)
+SPEC = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0)
 
 
 def test_a_vm_that_is_handed_over_stops_before_its_last_point_is_taken() -> None:
-    facts = make_facts(steady(next=NEXT), spec=HANDED, point=take("a"), next=take("b"))
+    facts = make_facts(steady(next=NEXT), actions=HANDED, point=take("a"), next=take("b"))
     plan = plan_replication(facts, NOW)
     assert (plan.fence, plan.drop, plan.status.phase) == (True, (), "HandingOver")
     facts = msgspec.structs.replace(facts, status=plan.status, fenced="web")
@@ -246,7 +247,9 @@ def test_a_vm_that_is_handed_over_stops_before_its_last_point_is_taken() -> None
 
 def test_a_vm_is_not_stopped_while_its_last_point_could_not_be_sent() -> None:
     for changes in ({"cluster": "Unreachable"}, {"status": steady(failures=1, reason="streamLost", retry_at=NOW + 9)}):
-        plan = plan_replication(make_facts(**{"status": steady(), "spec": HANDED, "point": take("a"), **changes}), NOW)
+        plan = plan_replication(
+            make_facts(**{"status": steady(), "actions": HANDED, "point": take("a"), **changes}), NOW
+        )
         assert plan.fence is None and plan.status.phase != "HandingOver"
 
 
@@ -365,7 +368,7 @@ def test_a_plan_of_a_plan_changes_nothing_more() -> None:
         (steady(), ReplicationSpec(of="vm/web", cluster="west", rpo=3600.0), "Replicating"),
         (
             ReplicationStatus(workload_uid="w", point=msgspec.structs.replace(POINT, final=True), told_final=True),
-            HANDED,
+            SPEC,
             "HandedOver",
         ),
     ],
@@ -373,8 +376,9 @@ def test_a_plan_of_a_plan_changes_nothing_more() -> None:
 def test_a_replica_that_gets_no_point_for_a_while_is_asked_after_so_that_a_promotion_is_heard_of(
     status: ReplicationStatus, spec: ReplicationSpec, phase: str
 ) -> None:
-    fenced = "web" if spec.handover else ""
-    facts = make_facts(status, spec=spec, point=take("a"), fenced=fenced, is_stopped=bool(fenced))
+    fenced = "web" if phase == "HandedOver" else ""
+    asked = ReplicationActions(handover=bool(fenced))
+    facts = make_facts(status, spec=spec, actions=asked, point=take("a"), fenced=fenced, is_stopped=bool(fenced))
     plan = plan_replication(facts, NOW)
     ask = plan.status.ask
     assert plan.status.phase == phase and plan.status.order is None and ask is not None
@@ -402,7 +406,7 @@ def test_a_question_gives_way_to_the_next_point() -> None:
 
 def test_a_replica_that_is_gone_after_a_hand_over_leaves_the_vm_stopped_and_is_asked_after_again() -> None:
     status = ReplicationStatus(workload_uid="w", point=msgspec.structs.replace(POINT, final=True), told_final=True)
-    facts = make_facts(status, spec=HANDED, point=take("a"), fenced="web", is_stopped=True)
+    facts = make_facts(status, actions=HANDED, point=take("a"), fenced="web", is_stopped=True)
     facts = msgspec.structs.replace(facts, status=plan_replication(facts, NOW).status)
     report = SendReport(uid="r", attempt=1, phase="failed", reason="replicaGone", message="gone; delete it")
     found = plan_replication(msgspec.structs.replace(facts, heard=report), NOW).status
@@ -419,7 +423,7 @@ def test_a_replica_that_is_gone_after_a_hand_over_leaves_the_vm_stopped_and_is_a
     ("spec", "point", "phase"),
     [
         (ReplicationSpec(of="vm/web", cluster="west", paused=True), POINT, "Paused"),
-        (HANDED, msgspec.structs.replace(POINT, final=True), "HandedOver"),
+        (SPEC, msgspec.structs.replace(POINT, final=True), "HandedOver"),
     ],
 )
 def test_one_at_rest_whose_replica_was_deleted_rests_says_why_and_tells_it_once(
@@ -427,7 +431,8 @@ def test_one_at_rest_whose_replica_was_deleted_rests_says_why_and_tells_it_once(
 ) -> None:
     item = Item(REPLICATION.make("web", spec, 1.0, uid="r", project="default"))
     status = ReplicationStatus(workload_uid="w", point=point, told_final=point.final, phase=phase)
-    facts = make_facts(status, spec=spec, point=take("a"), fenced="web" if point.final else "", is_stopped=point.final)
+    asked, fenced = ReplicationActions(handover=point.final), "web" if point.final else ""
+    facts = make_facts(status, spec=spec, actions=asked, point=take("a"), fenced=fenced, is_stopped=point.final)
     now, seen, told = NOW, set[tuple[str, str]](), list[str]()
     for _ in range(40):
         plan = plan_replication(facts, now)
@@ -449,17 +454,15 @@ def test_a_vm_that_is_taken_back_may_start_only_by_a_point_that_a_standby_shows(
     assert usual is not None and not usual.confirms
 
 
-@pytest.mark.parametrize("changes", [{"paused": True}, {"handover": True}, {}])
-def test_a_point_that_has_come_counts_also_if_no_more_are_wanted(changes: dict[str, bool]) -> None:
+@pytest.mark.parametrize("changes", [{"spec": msgspec.structs.replace(SPEC, paused=True)}, {"actions": HANDED}, {}])
+def test_a_point_that_has_come_counts_also_if_no_more_are_wanted(changes: dict[str, Any]) -> None:
     """Else the next one would be sent whole, and nobody would ask after a replica that was seeded just now."""
     report = SendReport(uid="r", attempt=1, phase="done", number=5, bytes=9, seconds=1.0)
-    spec = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, **changes)
-    facts = msgspec.structs.replace(
-        order_next(), report=report, spec=spec, fenced="web" if "handover" in changes else ""
-    )
+    fenced = "web" if "actions" in changes else ""
+    facts = msgspec.structs.replace(order_next(), report=report, fenced=fenced, **changes)
     plan = plan_replication(facts if changes else msgspec.structs.replace(facts, cluster=None), NOW)
     assert plan.status.point is not None and (plan.status.point.number, plan.drop) == (5, ["a"])
-    assert (plan.status.next, plan.status.phase) == (None, "HandingOver" if "handover" in changes else "Replicating")
+    assert (plan.status.next, plan.status.phase) == (None, "HandingOver" if "actions" in changes else "Replicating")
 
 
 def test_a_vm_whose_copy_was_promoted_is_left_also_if_only_the_witness_says_so() -> None:
@@ -473,17 +476,16 @@ def test_a_vm_whose_copy_was_promoted_is_left_also_if_only_the_witness_says_so()
 
 
 def test_a_vm_that_is_guarded_is_left_and_its_replication_gone_only_once_its_nodes_let_go() -> None:
-    spec = ReplicationSpec(of="vm/web", cluster="west", rpo=60.0, guard="release")
-    facts = make_facts(steady(), point=take("a"), spec=spec)
-    handing = plan_replication(msgspec.structs.replace(facts, spec=msgspec.structs.replace(spec, handover=True)), NOW)
+    facts = make_facts(steady(), point=take("a"), guard="release")
+    handing = plan_replication(msgspec.structs.replace(facts, actions=HANDED), NOW)
     assert (handing.status.phase, handing.status.reason, handing.fence) == ("HandingOver", "guarded", None)
-    paused = plan_replication(msgspec.structs.replace(facts, spec=msgspec.structs.replace(spec, paused=True)), NOW)
+    paused = plan_replication(msgspec.structs.replace(facts, spec=msgspec.structs.replace(SPEC, paused=True)), NOW)
     assert (paused.status.phase, paused.status.reason) == ("Paused", "guarded")
     going = plan_replication(msgspec.structs.replace(facts, deleting=True), NOW)
     assert (going.status.phase, going.release, going.drop, going.fence) == ("Deleting", False, (), None)
     assert "waits for west" in going.status.message
-    alone = msgspec.structs.replace(spec, guard="", alone=True)
-    stays = plan_replication(msgspec.structs.replace(facts, deleting=True, spec=alone), NOW)
+    alone = ReplicationActions(alone=True)
+    stays = plan_replication(msgspec.structs.replace(facts, deleting=True, guard="", actions=alone), NOW)
     assert (stays.status.phase, stays.release, stays.drop) == ("Deleting", False, ())
     assert "its copy at west may take over" in stays.status.message and "witness west --off" in stays.status.message
     left = plan_replication(msgspec.structs.replace(facts, deleting=True, is_left=True), NOW)

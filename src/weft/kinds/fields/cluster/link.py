@@ -160,9 +160,9 @@ def read_automatic(obj: Mapping[str, Any]) -> str:
     """A table's cell: the reason of a replication's condition Automatic. What ``run-alone`` changes is shown before the condition
     says it, since what that says is of the time before."""
     said = next((str(one["reason"]) for one in obj.get("conditions") or () if one["type"] == AUTOMATIC), "–")
-    spec = obj.get("spec") or {}
-    if spec.get("alone") and said not in (ALONE, RELEASING, GRANTED, LEFT):
-        return RELEASING if spec.get("guard") else ALONE
+    asked, marks = obj.get("actions") or {}, obj.get("marks") or {}
+    if asked.get("alone") and said not in (ALONE, RELEASING, GRANTED, LEFT):
+        return RELEASING if marks.get("guard") else ALONE
     return said
 
 
