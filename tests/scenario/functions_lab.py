@@ -290,6 +290,17 @@ class FunctionsLab:
         wish = msgspec.structs.replace(decode_part(envelope.spec, FunctionSpec), **spec)
         check_function(wish)
         envelope.spec = merge_part(envelope.spec, wish)
+        await self._write_next(envelope)
+
+    async def ask(self, name: str, **actions: Any) -> None:
+        """As a verb does."""
+        entry = await self.store.get(object_key("function", "default", name))
+        assert entry is not None
+        envelope = decode_envelope(entry.value, entry.revision)
+        envelope.actions = merge_part(envelope.actions, actions)
+        await self._write_next(envelope)
+
+    async def _write_next(self, envelope: Envelope) -> None:
         envelope.generation += 1
         await self.store.commit(
             [Put(envelope.key, encode_envelope(envelope))], [AtRevision(envelope.key, envelope.revision)]

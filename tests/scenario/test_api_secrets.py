@@ -236,7 +236,7 @@ def test_a_secret_that_opens_a_function_s_registry_cannot_be_deleted(lab: ApiLab
     with pytest.raises(InUse, match="function/own"):
         lab.client.delete("secret", "reg")
     pulled = lab.client.verb("function", "own", "pull", {})
-    assert pulled["spec"]["pulls"] == 1
+    assert pulled["actions"]["pulls"] == 1
     lab.client.patch("function", "own", {"spec": {"image": f"r.example.org/own:1@sha256:{'1' * 64}"}})
     with pytest.raises(IllegalTransition, match="pinned"):
         lab.client.verb("function", "own", "pull", {})

@@ -251,7 +251,7 @@ def test_versions_count_up_and_are_never_given_twice(lab: ApiLab) -> None:
     lab.client.delete("functionversion", "thumb-2")
     make_ready(lab)
     assert lab.client.verb("function", "thumb", "publish")["name"] == "thumb-3"
-    assert lab.client.get("function", "thumb")["spec"]["published"] == 3
+    assert lab.client.get("function", "thumb")["actions"]["published"] == 3
     with pytest.raises(Forbidden):
         lab.client.patch("functionversion", "thumb-1", {"spec": {"handler": "other.handler"}})
     with pytest.raises(Forbidden):

@@ -492,7 +492,7 @@ async def test_a_tag_is_pinned_when_a_function_is_made_and_looked_up_again_only_
         await lab.until(lambda: all(lab.serves(agent) for agent in lab.agents.values()))
         assert await runs() == {pinned}
         before = await lab.status("own")
-        await lab.change("own", pulls=1)
+        await lab.ask("own", pulls=1)
         await lab.until_moved("own", before)
         assert (await lab.status("own")).image == f"r.test/own:1@sha256:{'9' * 64}"
         before = await lab.status("own")

@@ -39,7 +39,7 @@ from weft.kinds.record import (
     Stored,
     Verb,
 )
-from weft.objects.envelope import Envelope
+from weft.objects.envelope import Envelope, take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unplaceable, WeftError
 from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.image.reference import held_name
@@ -110,7 +110,11 @@ class FunctionSpec(FunctionCode, msgspec.Struct, kw_only=True):
         str | None,
         field("Secret whose key token callers at these nodes present; --offline, so that nodes may keep it", name=True),
     ] = None
-    published: Annotated[int, field("Number of the newest version; the verb publish sets it", ge=0)] = 0
+
+
+class FunctionActions(msgspec.Struct, kw_only=True):
+    published: Annotated[int, field("Number of the newest version", ge=0)] = 0
+    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", ge=0)] = 0
 
 
 class FunctionStatus(msgspec.Struct, kw_only=True):
@@ -124,6 +128,7 @@ class FunctionStatus(msgspec.Struct, kw_only=True):
     digest: str = ""  # digest of the ready recipe
     serving: FunctionCode | None = None  # what that recipe was made of
     image: str = ""  # its image, with the digest that the tag had then
+    pulls: int = 0  # how often that had been asked for until then
     version: int = 0  # the last published version
     nodes: list[str] = []  # nodes that have it prepared
     named_nodes: list[
@@ -308,7 +313,7 @@ def _count_version(obj: Object, _: Any) -> dict[str, Any]:
             f"function/{name} still serves its previous code, because its last change isn't ready ({dig(obj, 'status.reason')})",
             hint=f"weft describe function/{name}",
         )
-    return {**obj["spec"], "published": obj["spec"]["published"] + 1}
+    return {"published": dig(obj, "actions.published", 0) + 1}
 
 
 def _pull(obj: Object, _: Any) -> dict[str, Any]:
@@ -322,12 +327,12 @@ def _pull(obj: Object, _: Any) -> dict[str, Any]:
             f"function/{obj['name']} can't look for a newer image: {what}",
             hint=f"weft function set {obj['name']} --image …, or --code …",
         )
-    return {**obj["spec"], "pulls": obj["spec"].get("pulls", 0) + 1}
+    return {"pulls": dig(obj, "actions.pulls", 0) + 1}
 
 
 def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
     spec = msgspec.convert(obj["spec"], FunctionSpec)
-    number = spec.published + 1
+    number = dig(obj, "actions.published", 0) + 1
     more: dict[str, Any] = {"function": obj["name"], "number": number, "description": given.description}
     if spec.image and not held_name(spec.image):  # what weft holds stays what it is
         more["image"] = dig(obj, "status.image", "") or spec.image
@@ -336,6 +341,16 @@ def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
         "name": version_name(obj["name"], number),
         "spec": {**msgspec.to_builtins(code_of(spec)), **more},
     }
+
+
+def _take_actions(stored: dict[str, Any]) -> dict[str, Any]:
+    """What runs keeps the image that was found for it."""
+    status = dict(stored.get("status") or {})
+    if serving := status.get("serving"):
+        pulls = serving.get("pulls", 0)
+        serving = {name: value for name, value in serving.items() if name != "pulls"}
+        status |= {"pulls": pulls, "serving": serving}
+    return take_from_spec(actions=FunctionActions)({**stored, "status": status})
 
 
 def _count(spec: FunctionSpec, _: FunctionStatus) -> Counted:
@@ -408,7 +423,10 @@ FUNCTION = Kind(
     title="function",
     summary="Code that runs when it is invoked",
     spec=FunctionSpec,
+    actions=FunctionActions,
     status=FunctionStatus,
+    schema=2,
+    upgrades=(_take_actions,),
     indexes={FUNCTIONS_BY_NETWORK: networks_of_item, FUNCTIONS_OF_DEVICES: _invoked_in},
     references=(
         *placement_references(),
@@ -423,11 +441,11 @@ FUNCTION = Kind(
             "publish",
             "Publish the function's present code and settings as a version",
             input=PublishInput,
-            change=_count_version,
+            act=_count_version,
             make=_make_version,
             needs="write",
         ),
-        Verb("pull", "Use the image that the tag refers to now", change=_pull, needs="operate"),
+        Verb("pull", "Use the image that the tag refers to now", act=_pull, needs="operate"),
         Verb("invoke", "Invoke the function once", input=InvokeInput, stream=True, needs="invoke"),
         Verb(
             "logs",
@@ -451,7 +469,6 @@ FUNCTION = Kind(
     admission=Admission(
         claims=_claim,
         check=check_function,
-        server_fields=("published", "pulls"),
         uploads=lambda spec: [spec.code] if spec.code else [],
         counts=_count,
         longest_name=LONGEST_NAME,
@@ -465,7 +482,7 @@ FUNCTION = Kind(
             Column("RUNTIME", lambda obj: dig(obj, "spec.image", "") or dig(obj, "spec.runtime", "–"), flexible=True),
             Column("ISOLATION", text("spec.isolation")),
             Column("MEMORY", size("spec.memory"), align="right"),
-            Column("VERSION", lambda obj: str(dig(obj, "spec.published", 0) or "–"), align="right"),
+            Column("VERSION", lambda obj: str(dig(obj, "actions.published", 0) or "–"), align="right"),
             AGE,
             Column("HTTP", text("spec.http"), wide=True),
             Column("CODE", lambda obj: str(dig(obj, "spec.code", ""))[:12] or "–", wide=True),

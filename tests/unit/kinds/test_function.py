@@ -106,14 +106,21 @@ def test_a_bootstrap_needs_no_handler_and_an_image_brings_all() -> None:
 
 
 def obj(**status: Any) -> dict[str, Any]:
-    spec = msgspec.to_builtins(read(max_concurrent=7, published=2))
-    return {"kind": "function", "name": "thumb", "generation": 4, "spec": spec, "status": status}
+    spec = msgspec.to_builtins(read(max_concurrent=7))
+    return {
+        "kind": "function",
+        "name": "thumb",
+        "generation": 4,
+        "spec": spec,
+        "actions": {"published": 2},
+        "status": status,
+    }
 
 
 def test_a_version_is_a_copy_of_what_runs_under_the_next_number() -> None:
-    assert PUBLISH is not None and PUBLISH.change is not None and PUBLISH.make is not None
+    assert PUBLISH is not None and PUBLISH.act is not None and PUBLISH.make is not None
     ready = obj(phase="Ready", observed_generation=4)
-    assert PUBLISH.change(ready, PublishInput())["published"] == 3
+    assert PUBLISH.act(ready, PublishInput())["published"] == 3
     made = PUBLISH.make(ready, PublishInput("quicker"), "")
     assert (made["kind"], made["name"]) == ("functionversion", "thumb-3")
     version = read_strict(made["spec"], FUNCTION_VERSION.spec)
@@ -131,9 +138,9 @@ def test_a_version_is_a_copy_of_what_runs_under_the_next_number() -> None:
     ],
 )
 def test_what_does_not_serve_is_not_published(status: dict[str, Any]) -> None:
-    assert PUBLISH is not None and PUBLISH.change is not None
+    assert PUBLISH is not None and PUBLISH.act is not None
     with pytest.raises(IllegalTransition):
-        PUBLISH.change(obj(**status), PublishInput())
+        PUBLISH.act(obj(**status), PublishInput())
 
 
 def test_a_function_s_log_is_read_with_and_without_filters() -> None:

@@ -45,7 +45,7 @@ _NO_FLAG = {
     "conversion": ("spec.confirm",),
     "recommendation": ("spec.assumed",),
     "volume": ("spec.values", "spec.sealed"),
-    "function": ("spec.code", "spec.code_size", "spec.published", "spec.pulls", "spec.schedule"),
+    "function": ("spec.code", "spec.code_size", "spec.schedule"),
     "model": ("spec.file", "spec.fallback.value"),
     "job": (
         "spec.task.lease.cancelled",

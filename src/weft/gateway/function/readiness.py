@@ -181,7 +181,7 @@ class Readiness:
                 message="",
                 trace=[],
                 digest=version.recipe.digest,
-                version=spec.published,
+                version=function.asked.published,
                 away_nodes=self._find_away(spec, old if old.observed_generation == generation else None),
                 observed_generation=generation,
             )
@@ -230,7 +230,8 @@ class Readiness:
                         digest=version.recipe.digest,
                         serving=code_of(function.spec),
                         image=version.recipe.image,
-                        version=function.spec.published,
+                        pulls=function.asked.pulls,
+                        version=function.asked.published,
                         nodes=sorted({name_of(node), *self._prepared(version)}),
                         named_nodes=before.named_nodes,
                         away_nodes=self._find_away(function.spec, None),

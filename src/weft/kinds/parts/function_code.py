@@ -60,7 +60,6 @@ class FunctionCode(msgspec.Struct, kw_only=True):
         ),
     ] = ""
     registry_secret: Annotated[str, field("Secret with the credentials for the image's registry")] = ""
-    pulls: Annotated[int, field("Counter: the image's tag is resolved again when it grows", ge=0)] = 0
     handler: Annotated[str, field("Handler: MODULE.FUNCTION, like app.handler", max_length=256)] = ""
     command: Annotated[list[Word], field("Command of an instance, instead of the runtime's or image's")] = []
     env: Annotated[

@@ -14,7 +14,7 @@ import msgspec
 from weft.contracts.driver.function import LATEST, Blob, Recipe
 from weft.gateway.function.definition.recipe import Owner, make_recipe
 from weft.informer.view import Changed, Item, View
-from weft.kinds.function import FunctionSpec, FunctionStatus, version_name, weights_of
+from weft.kinds.function import FunctionActions, FunctionSpec, FunctionStatus, version_name, weights_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
 from weft.kinds.image import OCI_FORMAT, ImageStatus
 from weft.kinds.network import NetworkStatus
@@ -53,11 +53,12 @@ class Missing(msgspec.Struct, frozen=True):
 class Function:
     """One function as it is now. ``versions`` are those with a recipe, by name ($LATEST, 3)."""
 
-    __slots__ = ("item", "needs", "spec", "status", "versions")
+    __slots__ = ("asked", "item", "needs", "spec", "status", "versions")
 
     def __init__(self, item: Item) -> None:
         self.item = item
         self.spec = item.spec(FunctionSpec)
+        self.asked = item.actions(FunctionActions)
         self.status = item.status(FunctionStatus)
         self.versions: dict[str, Version] = {}
         self.needs = 0
@@ -235,7 +236,7 @@ class Catalogue:
         needed = self._find_needed(function, code)
         if isinstance(needed, Missing):
             raise Unavailable(f"{function.what}: {needed.message}", reason="functionNotReady", retry_after_seconds=5.0)
-        return self._keep(function, name, code, needed, _pinned(function, code) if name == LATEST else "")
+        return self._keep(function, name, code, needed, function.status.image if name == LATEST else "")
 
     def _keep(self, function: Function, name: str, code: FunctionCode, needed: Needed, image: str) -> Version:
         envelope = function.item.envelope
@@ -330,9 +331,10 @@ def _whose(code: FunctionCode) -> str:
 
 
 def _pinned(function: Function, code: FunctionCode) -> str:
-    """The digest of ``code``'s image, if the ready recipe has the same image; "" if it isn't known."""
+    """The digest of ``code``'s image, if the ready recipe has the same image; "" if it isn't known, or is asked for anew."""
     status = function.status
-    known = status.serving is not None and (status.serving.image, status.serving.pulls) == (code.image, code.pulls)
+    is_same = status.serving is not None and status.serving.image == code.image
+    known = is_same and status.pulls == function.asked.pulls
     return status.image if known else ""
 
 
