@@ -156,8 +156,8 @@ class Rollouts(Soak):
         """The phase in which it ended, which is the right one."""
         draw = random.Random(f"{self.seed}/{self.round}/kills")
         words = ("--strategy", one.strategy, *STRATEGIES[one.strategy], "--detach", "--", "sh", "-c", one.command)
-        before = self.read()["spec"]["rollout"]
-        while self.read()["spec"]["rollout"] == before:
+        before = self.read()["actions"]["rollout"]
+        while self.read()["actions"]["rollout"] == before:
             # Refused: an earlier try of it was taken.
             self.ask("update", "deployment", "update", "web", *words)
         for _ in range(draw.randint(1, MOST_KILLS)):

@@ -49,9 +49,10 @@ async def act(lab: Lab, verb: str, given: Any = None, name: str = "web") -> None
     def change(envelope: Envelope) -> None:
         obj = msgspec.json.decode(msgspec.json.encode(envelope))
         assert found is not None and found.change is not None
+        asked = found.act(obj, given) if found.act is not None else {}
         spec = msgspec.convert(found.change(obj, given), DeploymentSpec)
         check_deployment(spec)
-        envelope.spec = merge_part(envelope.spec, spec)
+        envelope.spec, envelope.actions = merge_part(envelope.spec, spec), merge_part(envelope.actions, asked)
         envelope.generation += 1
 
     await lab.change(f"/deployment/default/{name}", change)

@@ -32,6 +32,7 @@ from weft.kinds.record import (
     Signed,
 )
 from weft.kinds.vm import VM
+from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, TooLarge, WeftError
 from weft.objects.identity import check_labels
 from weft.objects.schema import field, read_strict
@@ -81,10 +82,16 @@ class DeploymentSpec(msgspec.Struct, kw_only=True):
     ] = 5.0
     paused: Annotated[bool, field("Hold the rollout; the verbs pause and resume set it")] = False
     revision_limit: Annotated[int, field("Old revisions to keep", ge=1, le=50)] = 10
+
+
+class DeploymentActions(msgspec.Struct, kw_only=True):
     resumes: Annotated[int, field("Counter: the rollout goes on when it grows", ge=0)] = 0
     rollout: Annotated[int, field("Counter: the template is rolled out again when it grows", ge=0)] = 0
     undos: Annotated[int, field("Counter: the template is one to go back to when it grows", ge=0)] = 0
-    author: Annotated[str, field("Who asked for the template; the server sets it")] = ""
+
+
+class DeploymentMarks(msgspec.Struct, kw_only=True):
+    author: Annotated[str, field("Who asked for the template")] = ""
 
 
 def read_template(workload: str, template: Mapping[str, Any]) -> Any:
@@ -323,23 +330,24 @@ DEPLOYMENT = Kind(
     title="deployment",
     summary="Replicas of one template, and how they change to another version",
     spec=DeploymentSpec,
+    actions=DeploymentActions,
+    marks=DeploymentMarks,
     status=DeploymentStatus,
-    schema=2,
-    upgrades=(_leave_out_starts,),
+    schema=3,
+    upgrades=(_leave_out_starts, take_from_spec(actions=DeploymentActions, marks=DeploymentMarks)),
     references=(
         *_references(),
         Reference("vm", "spec.adopt", lambda spec: [spec.adopt] if spec.adopt else [], blocks=False),
     ),
     verbs=ROLLOUT_VERBS,
     in_backups="renamed",
-    access=Access(readers="project", status_writer="deployments"),
+    access=Access(readers="project", status_writer="deployments", mark_writers={"author": ("api",)}),
     admission=Admission(
         check=check_deployment,
         check_times=_check_times,
         check_change=_refuse_new_kind,
-        server_fields=("paused", "resumes", "rollout", "undos", "instance", "author"),
-        made_fields=("author",),
-        signed=Signed("author", of=("template", "labels", "rollout")),
+        server_fields=("paused", "instance"),
+        signed=Signed("author", of=("spec.template", "spec.labels", "actions.rollout")),
         longest_name=LONGEST_NAME,
     ),
     display=Display(

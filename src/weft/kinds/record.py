@@ -312,13 +312,14 @@ class Derived(msgspec.Struct, frozen=True):
 
 
 class Signed(msgspec.Struct, frozen=True):
-    """The field of a spec in which the server writes who asked for what it has in other fields; people can't set it."""
+    """The mark in which the server writes who asked for what an object has in other fields."""
 
     field: str
-    of: tuple[str, ...]  # it is written again whenever one of these changes
+    of: tuple[str, ...]  # their paths: it is written again whenever one of these changes
 
-    def is_due(self, old: Any, new: Any) -> bool:
-        return any(getattr(old, name) != getattr(new, name) for name in self.of)
+    def is_due(self, changed: Iterable[str]) -> bool:
+        """``changed``: the paths of what changes."""
+        return any(path == of or path.startswith(f"{of}.") for path in changed for of in self.of)
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,7 +346,6 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
     server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
-    made_fields: tuple[str, ...] = ()  # those of them that no manifest sets or changes: only verbs and the server do
     signed: Signed | None = None
     derived: Derived | None = None
     seals: bool = False  # its spec has ``values`` that are stored sealed only

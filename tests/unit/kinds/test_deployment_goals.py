@@ -72,7 +72,7 @@ def test_an_undo_of_what_went_back_by_itself_takes_the_good_version_away_only_by
     revisions = [{"number": n, "template": {"image": f"shop:{n}"}, "outcome": "Promoted"} for n in (1, 2)]
     revisions.append({"number": 3, "template": {"image": "shop:3"}, "outcome": "RolledBack"})
     obj["status"] |= {"stable": 2, "revision": 2, "back": back, "revisions": revisions}
-    obj["spec"] |= {"rollout": 2, "undos": 0}
+    obj["actions"] = {"rollout": 2, "undos": 0}
     with pytest.raises(IllegalTransition, match=f"{says} back to revision 2 already") as problem:
         undo(obj, UndoInput())
     assert "--to N goes back further" in (problem.value.hint or "")
@@ -107,17 +107,18 @@ def test_a_pause_without_a_rollout_says_how_one_begins() -> None:
 
 
 def test_an_undo_to_what_runs_already_is_refused() -> None:
-    undo = next(one for one in DEPLOYMENT.verbs if one.name == "undo").change
-    assert undo is not None
+    verb = next(one for one in DEPLOYMENT.verbs if one.name == "undo")
+    undo, ask = verb.change, verb.act
+    assert undo is not None and ask is not None
     obj = deployment("Promoted")
     revisions = [{"number": number, "outcome": "Promoted", "template": {}} for number in (1, 2)]
-    obj["spec"] |= {"rollout": 2, "undos": 0}
+    obj["actions"] = {"rollout": 2, "undos": 0}
     obj["status"] |= {"revision": 2, "stable": 2, "revisions": revisions}
     with pytest.raises(IllegalTransition, match="runs revision 2 already"):
         undo(obj, UndoInput(revision=2))
-    assert undo(obj, UndoInput(revision=1))["undos"] == 1
+    assert undo(obj, UndoInput(revision=1)) and ask(obj, UndoInput(revision=1)) == {"rollout": 3, "undos": 1}
     obj["status"]["revision"] = 3  # one that is on its way, or failed
-    assert undo(obj, UndoInput(revision=2))["undos"] == 1
+    assert undo(obj, UndoInput(revision=2))
 
 
 def test_a_template_of_before_is_not_rolled_out_again_for_what_is_no_longer_in_it() -> None:

@@ -26,8 +26,6 @@ from weft.api.admission.refusals import (
     refuse_another,
     refuse_deleting,
     refuse_impossible,
-    refuse_made_changes,
-    refuse_made_fields,
     refuse_nodes_range,
     taken,
 )
@@ -163,11 +161,8 @@ async def plan_create(
     manifest = await sealing.open_backed_up(context, manifest)
     given = sealing.take_in(context, manifest, None)
     if actor is not None and manifest.marks is None:
-        refuse_made_fields(kind, given)
         keep_own_labels(manifest.labels or {}, {})
     creator = actor.creator if actor is not None else ""
-    if kind.admission.signed is not None:
-        given = {**given, kind.admission.signed.field: creator}
     read = _read_new if fleet is None else fleet.read
     spec, raw = await read(view, kind, manifest.project, given)
     if kind.admission.check_times is not None:
@@ -177,6 +172,8 @@ async def plan_create(
         refuse_nodes_range(context, spec.cidr)
     await check_certificate(context, view, kind, manifest.project, manifest.name, None, spec)
     marks = await _make_marks(view, manifest, spec)
+    if kind.admission.signed is not None:
+        setattr(marks, kind.admission.signed.field, creator)
     if kind.admission.uploads is not None:
         await uploads.require_uploads(context, view, kind, manifest.project, None, spec)
     envelope = kind.make(
@@ -254,7 +251,6 @@ async def plan_update(
     changes = plan_spec_change(old, spec, functools.partial(read_limits, kind, current))
     refuse_impossible(kind, current, changes)
     if actor is not None:
-        refuse_made_changes(kind, old, spec)
         await refuse_lost_ports(view, current, old, spec)
     if kind.admission.check_change is not None:
         kind.admission.check_change(old, spec)
@@ -297,10 +293,10 @@ async def plan_spec(
     """The writes that give ``current`` the spec ``new``, and ``labels`` if given, for ``actor``, None for weft itself. The object
     itself is the first write."""
     refuse_newer(kind, current)
-    signed = kind.admission.signed
-    if signed is not None and signed.is_due(old, new):
-        setattr(new, signed.field, actor.creator if actor is not None else "")
     envelope = msgspec.structs.replace(current, labels=current.labels if labels is None else labels)
+    signed = kind.admission.signed
+    if signed is not None and signed.is_due(change.path for change in changes):
+        envelope.marks = merge_part(current.marks, {signed.field: actor.creator if actor is not None else ""})
     if changes:
         envelope.generation = current.generation + 1
         envelope.spec = merge_part(current.spec, new, old)

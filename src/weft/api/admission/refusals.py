@@ -153,33 +153,6 @@ def refuse_nodes_range(context: ApiContext, cidr: str) -> None:
         )
 
 
-def refuse_made_fields(kind: Kind, given: dict[str, Any]) -> None:
-    """Raise InvalidInput for a field that only the server sets; an empty one may be given."""
-    for name in kind.admission.made_fields:
-        if given.get(name):
-            raise InvalidInput(
-                f"spec.{name}: only the server sets it, and {_shown(given[name])} is given",
-                field=f"spec.{name}",
-                hint=f"leave spec.{name} out",
-            )
-
-
-def refuse_made_changes(kind: Kind, old: Any, new: Any) -> None:
-    """Raise InvalidInput for a change of such a field, which takes the right to the verb; it may be given as it is."""
-    for name in kind.admission.made_fields:
-        if getattr(new, name) != getattr(old, name):
-            signed = kind.admission.signed
-            verbs = [name] if kind.verb(name) else [verb.name for verb in kind.verbs if verb.changes]
-            if signed is not None and signed.field == name:
-                verbs = []
-            instead = " or ".join(f"weft {kind.name} {verb}" for verb in verbs)
-            raise InvalidInput(
-                f"spec.{name}: only the server changes it, and it is {_shown(getattr(old, name))} now",
-                field=f"spec.{name}",
-                hint=f"leave spec.{name} out" + (f", and use {instead}" if instead else ""),
-            )
-
-
 def _shown(value: Any) -> str:
     """As it stands in JSON, at most 60 characters; text without quotes."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode() if value is not None else ""

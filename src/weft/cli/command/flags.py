@@ -135,7 +135,7 @@ _WHOLE = ("list of expression", "list of word")  # a comma is a part of them
 
 def flag_fields(kind: Kind) -> list[FieldDoc]:
     """The spec's fields that have a flag."""
-    hidden = {*_NO_FLAG.get(kind.name, ()), *(f"spec.{name}" for name in kind.admission.made_fields)}
+    hidden = _NO_FLAG.get(kind.name, ())
     return [
         doc
         for doc in describe_fields(kind.spec)

@@ -32,7 +32,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.quotas import ProjectQuota, read_quota
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.informer.workloads import spec_of
-from weft.kinds.deployment import TEMPLATES, DeploymentSpec, decode_template
+from weft.kinds.deployment import TEMPLATES, DeploymentActions, DeploymentMarks, DeploymentSpec, decode_template
 from weft.kinds.fields.deployment.instance import (
     count_instances,
 )
@@ -102,9 +102,7 @@ def plan_one(
     services = list_services(view, found.values())
     quota, fitting, excess = read_quota(view, of.project), None, ""
     if quota is not None:
-        fits = [
-            quota.count_fitting(spec.workload, one, of.creator, MOST_REPLICAS) for one in list_templates(spec, status)
-        ]
+        fits = [quota.count_fitting(spec.workload, one, of.creator, MOST_REPLICAS) for one in list_templates(item)]
         fitting, excess = min(fits)
     scaled, scaling = _scale(spec, status, observed, now)
     holder = find_holder(item, found) if spec.adopt else None
@@ -112,6 +110,8 @@ def plan_one(
         name=of.name,
         spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
         status=status,
+        actions=item.actions(DeploymentActions),
+        author=item.marks(DeploymentMarks).author,
         instances=[
             read_instance(item, one, allowances[one.key], services, read_answers(view, one) if spec.adopt else (), now)
             for one in found.values()
@@ -168,11 +168,13 @@ def count_nodes(view: View) -> int:
     return sum(status.phase == "Ready" and not find_cordon(asked, status) for asked, status in nodes)
 
 
-def list_templates(spec: DeploymentSpec, status: DeploymentStatus) -> list[WorkloadSpec]:
+def list_templates(deployment: Item) -> list[WorkloadSpec]:
     """Those that the next instances may be made of."""
+    spec, status = deployment.spec(DeploymentSpec), deployment.status(DeploymentStatus)
+    asked = deployment.actions(DeploymentActions)
     numbers = {*status.slots, status.revision}
     templates = [one.template for one in status.revisions if one.number in numbers]
-    if (mark_template(spec.template, spec.labels), spec.rollout) != (status.template, status.rollout):
+    if (mark_template(spec.template, spec.labels), asked.rollout) != (status.template, status.rollout):
         templates.append(spec.template)
     return [decode_template(spec.workload, one) for one in templates or [spec.template]]
 

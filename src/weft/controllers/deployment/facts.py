@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.kinds.deployment import DeploymentSpec
+from weft.kinds.deployment import DeploymentActions, DeploymentSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
 
 # lost: its node sends nothing, so it may still run; failed: it ended, and won't begin again by itself; rests: people stopped it.
@@ -68,6 +68,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: DeploymentSpec
     status: DeploymentStatus
+    actions: DeploymentActions = msgspec.field(default_factory=DeploymentActions)
+    author: str = ""  # of its marks
     instances: Sequence[Instance]
     now: float  # unix seconds
     generation: int = 1

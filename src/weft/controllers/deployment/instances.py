@@ -25,7 +25,7 @@ class Instances:
     """The facts, and what is planned so far."""
 
     def __init__(self, facts: Facts) -> None:
-        self._facts, self._spec, self._now = facts, facts.spec, facts.now
+        self._facts, self._spec, self._asked, self._now = facts, facts.spec, facts.actions, facts.now
         old = facts.status
         self._status = status = replace(old, slots=list(old.slots), revisions=list(old.revisions))
         status.message = status.reason = ""

@@ -71,27 +71,31 @@ class _Planner(Rolling, Beside):
 
     def _take_spec(self) -> str:
         """Begin a rollout if the template asks for one; a sentence if that waits for another rollout to end."""
-        status, spec = self._status, self._spec
+        status, spec, asked = self._status, self._spec, self._asked
         mark = mark_template(spec.template, spec.labels)
-        if spec.resumes > status.resumes:
+        if asked.resumes > status.resumes:
             self._resume()
-        if (mark, spec.rollout) == (status.template, status.rollout):
+        if (mark, asked.rollout) == (status.template, status.rollout):
             status.observed_generation = self._facts.generation
             return ""
         known = self._find_known(mark)
         number = known.number if known is not None else max((one.number for one in status.revisions), default=0) + 1
-        is_undo = known is not None and spec.undos > status.undos
+        is_undo = known is not None and asked.undos > status.undos
         is_busy = status.phase in ("Progressing", "Paused") and status.stage in ("test", "roll")
         if is_busy and status.stable and number != status.stable and not is_undo:
             return f"a change of the template waits for the end of the rollout of revision {status.revision}"
         if known is None:
             new = Revision(
-                number=number, template=spec.template, labels=spec.labels, created_at=self._now, author=spec.author
+                number=number,
+                template=spec.template,
+                labels=spec.labels,
+                created_at=self._now,
+                author=self._facts.author,
             )
             new.instance = spec.instance or (spec.adopt if number == 1 else "")
             status.revisions.append(new)
-        status.template, status.rollout, status.observed_generation = mark, spec.rollout, self._facts.generation
-        status.undos = spec.undos
+        status.template, status.rollout, status.observed_generation = mark, asked.rollout, self._facts.generation
+        status.undos = asked.undos
         # People asked for it, or it is what ran before the rollout that this one ends.
         back = (is_undo and number <= status.stable) or status.revision != number == status.stable
         self._begin(number, back=back)
@@ -99,13 +103,13 @@ class _Planner(Rolling, Beside):
 
     def _find_known(self, mark: str) -> Revision | None:
         """The revision with that template; None if there must be another one, as a further instance shall run."""
-        status, spec = self._status, self._spec
+        status, spec, asked = self._status, self._spec, self._asked
         same = [one for one in status.revisions if mark_template(one.template, one.labels) == mark]
-        if spec.undos > status.undos:
+        if asked.undos > status.undos:
             same = [one for one in same if one.number != status.revision] or same
-        elif spec.rollout > status.rollout and spec.instance:
+        elif asked.rollout > status.rollout and spec.instance:
             same = [one for one in same if one.instance == spec.instance]
-        elif spec.rollout > status.rollout and spec.adopt and spec.strategy.type != "rolling":
+        elif asked.rollout > status.rollout and spec.adopt and spec.strategy.type != "rolling":
             # The VM has changed since: it can't run beside itself as it was.
             busy = {one.instance for one in status.revisions if one.number in status.slots}
             same = [one for one in same if one.instance not in busy or one.number in status.slots]
@@ -113,7 +117,7 @@ class _Planner(Rolling, Beside):
 
     def _resume(self) -> None:
         status = self._status
-        status.resumes = self._spec.resumes
+        status.resumes = self._asked.resumes
         self._granted, status.awaits = status.awaits, False
         if status.phase == "Undecided" and status.stage and not self._granted:
             status.verdict, status.no_surge, self._retries, status.step_since = "", "", True, None

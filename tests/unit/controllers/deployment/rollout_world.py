@@ -8,7 +8,7 @@ import msgspec
 
 from weft.controllers.deployment.facts import Facts, Instance, Outcome, State, Verdict
 from weft.controllers.deployment.plan import plan_deployment
-from weft.kinds.deployment import DeploymentSpec
+from weft.kinds.deployment import DeploymentActions, DeploymentSpec
 from weft.kinds.fields.deployment.instance import instance_name
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.fields.deployment.strategy import RolloutStrategy
@@ -42,7 +42,7 @@ class World:
             min_healthy=2.0,
             strategy=RolloutStrategy(**{"health_check_timeout": 30.0, **strategy}),
         )
-        self.status = DeploymentStatus()
+        self.actions, self.author, self.status = DeploymentActions(), "", DeploymentStatus()
         self.guests: dict[str, Guest] = {}
         self.now, self.capacity, self.drain, self.generation = 1000.0, capacity, drain, 1
         self.manners: dict[int, Manner] = {}
@@ -62,18 +62,24 @@ class World:
         self.spec = msgspec.structs.replace(self.spec, **fields)
         self.generation += 1
 
+    def ask(self, **actions: Any) -> None:
+        self.actions = msgspec.structs.replace(self.actions, **actions)
+        self.generation += 1
+
     def update(self, image: str, **strategy: Any) -> None:
         """As the verb does."""
         kept = msgspec.structs.replace(self.spec.strategy, **strategy)
-        self.change(template={"image": image}, strategy=kept, rollout=self.spec.rollout + 1, paused=False)
+        self.change(template={"image": image}, strategy=kept, paused=False)
+        self.ask(rollout=self.actions.rollout + 1)
 
     def undo(self, image: str) -> None:
         """As the verb does."""
         self.update(image)
-        self.change(undos=self.spec.undos + 1)
+        self.ask(undos=self.actions.undos + 1)
 
     def resume(self) -> None:
-        self.change(paused=False, resumes=self.spec.resumes + 1)
+        self.change(paused=False)
+        self.ask(resumes=self.actions.resumes + 1)
 
     def state_of(self, guest: Guest) -> tuple[State, float]:
         if guest.lost_since is not None:
@@ -119,6 +125,8 @@ class World:
         return Facts(
             name="web",
             spec=self.spec,
+            actions=self.actions,
+            author=self.author,
             status=self.status,
             instances=seen,
             now=self.now,

@@ -24,10 +24,10 @@ def test_a_new_deployment_makes_all_its_instances_and_is_promoted_when_they_are_
 
 def test_an_update_replaces_one_after_another_and_never_has_fewer() -> None:
     world = World(3)
-    world.spec.author = "ann"
+    world.author = "ann"
     world.begin()
     world.update("shop:2")
-    world.spec.author = "bea"
+    world.author = "bea"
     world.until("Promoted")
     assert world.revisions() == [2, 2, 2]
     assert [one.author for one in world.status.revisions] == ["ann", "bea"]

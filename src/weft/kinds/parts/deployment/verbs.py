@@ -68,7 +68,11 @@ def _update(obj: Object, given: UpdateInput) -> dict[str, Any]:
     spec["strategy"] = msgspec.to_builtins(read_strict(strategy, RolloutStrategy, "input.strategy"))
     spec["template"] = {**find_base(obj), **given.template}
     spec["labels"] = spec["labels"] if given.labels is None else given.labels
-    return {**spec, "paused": False, "rollout": spec["rollout"] + 1, "instance": given.instance}
+    return {**spec, "paused": False, "instance": given.instance}
+
+
+def _ask_rollout(obj: Object, _: Any) -> dict[str, Any]:
+    return {"rollout": dig(obj, "actions.rollout", 0) + 1}
 
 
 def _autoscale(obj: Object, given: AutoscaleInput) -> dict[str, Any]:
@@ -103,9 +107,13 @@ def _undo(obj: Object, given: UndoInput) -> dict[str, Any]:
             f"deployment/{name} runs revision {wanted} already",
             hint=f"revisions that are kept: {', '.join(map(str, sorted(kept)))} (weft rollout history {name})",
         )
-    revision, spec = kept[wanted], obj["spec"]
+    revision = kept[wanted]
     undone = {"template": revision["template"], "labels": revision.get("labels", {}), "paused": False}
-    return {**spec, **undone, "rollout": spec["rollout"] + 1, "undos": spec["undos"] + 1}
+    return {**obj["spec"], **undone}
+
+
+def _ask_undo(obj: Object, given: UndoInput) -> dict[str, Any]:
+    return {**_ask_rollout(obj, given), "undos": dig(obj, "actions.undos", 0) + 1}
 
 
 def _pause(obj: Object, _: Any) -> dict[str, Any]:
@@ -120,15 +128,19 @@ def _pause(obj: Object, _: Any) -> dict[str, Any]:
 
 
 def _resume(obj: Object, _: Any) -> dict[str, Any]:
-    phase, spec = read_phase(obj), obj["spec"]
+    phase = read_phase(obj)
     if phase in ("Promoted", "RolledBack"):
         raise IllegalTransition(
             f"deployment/{obj['name']} is {phase}: there is no rollout to resume",
             hint=f"weft deployment update {obj['name']} … begins one",
             details={"phase": phase},
         )
-    waits = spec["paused"] or dig(obj, "status.awaits") or phase == "Undecided"
-    return {**spec, "paused": False, "resumes": spec["resumes"] + 1} if waits else dict(spec)
+    return {**obj["spec"], "paused": False}
+
+
+def _ask_resume(obj: Object, _: Any) -> dict[str, Any]:
+    waits = dig(obj, "spec.paused") or dig(obj, "status.awaits") or read_phase(obj) == "Undecided"
+    return {"resumes": dig(obj, "actions.resumes", 0) + 1} if waits else {}
 
 
 def _scale(obj: Object, given: ScaleInput) -> dict[str, Any]:
@@ -141,7 +153,14 @@ def _scale(obj: Object, given: ScaleInput) -> dict[str, Any]:
 
 
 ROLLOUT_VERBS = (
-    Verb("update", "Roll out another version of the template", input=UpdateInput, change=_update, needs="write"),
+    Verb(
+        "update",
+        "Roll out another version of the template",
+        input=UpdateInput,
+        change=_update,
+        act=_ask_rollout,
+        needs="write",
+    ),
     Verb("scale", "Change the number of instances", input=ScaleInput, change=_scale, needs="operate"),
     Verb(
         "autoscale",
@@ -151,6 +170,12 @@ ROLLOUT_VERBS = (
         needs="operate",
     ),
     Verb("pause", "Hold the rollout", change=_pause, needs="operate"),
-    Verb("resume", "Let the rollout go on; promote what waits for that word", change=_resume, needs="operate"),
-    Verb("undo", "Go back to an earlier revision", input=UndoInput, change=_undo, needs="operate"),
+    Verb(
+        "resume",
+        "Let the rollout go on; promote what waits for that word",
+        change=_resume,
+        act=_ask_resume,
+        needs="operate",
+    ),
+    Verb("undo", "Go back to an earlier revision", input=UndoInput, change=_undo, act=_ask_undo, needs="operate"),
 )
