@@ -206,7 +206,7 @@ async def test_a_backup_whose_time_is_over_is_deleted_but_the_newest_good_one_st
         lab.clock.advance(7 * 86400.0)
         await lab.pass_time(3700.0)
         assert await lab.get(second.key) is not None
-        third = await lab.put("backup", "third", {**spec, "policy": "gone"}, status=done)
+        third = await lab.put("backup", "third", spec, marks={"policy": "gone"}, status=done)
         await lab.until_gone(second.key)
         assert await lab.get(third.key) is not None
 

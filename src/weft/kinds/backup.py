@@ -82,7 +82,6 @@ class BackupSpec(msgspec.Struct, kw_only=True):
             change="never",
         ),
     ] = ""
-    policy: Annotated[str, field("Backup policy that had it made; set by the server", change="never", name=True)] = ""
 
 
 class BackupActions(msgspec.Struct, kw_only=True):
@@ -90,6 +89,10 @@ class BackupActions(msgspec.Struct, kw_only=True):
     verify_how: Annotated[How, field("What the last of them does")] = "read"
     verify_check: Check = ""
     verify_within: Within = WITHIN_SECONDS
+
+
+class BackupMarks(msgspec.Struct, kw_only=True):
+    policy: Annotated[str, field("Backup policy that had it made", name=True)] = ""
 
 
 class BackupStatus(msgspec.Struct, kw_only=True):
@@ -200,7 +203,7 @@ def _find_rights(old: BackupSpec | None, new: BackupSpec) -> Iterable[tuple[str,
 
 def policy_key(backup: Stored) -> str:
     """The key of the policy that had it made."""
-    return object_key("backuppolicy", backup.envelope.project, backup.spec(BackupSpec).policy)
+    return object_key("backuppolicy", backup.envelope.project, backup.marks(BackupMarks).policy)
 
 
 def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
@@ -281,18 +284,19 @@ def _gather_verification(stored: dict[str, Any]) -> dict[str, Any]:
 
 BACKUP = Kind(
     name="backup",
-    schema=3,
-    upgrades=(_gather_verification, take_from_spec(actions=BackupActions)),
+    schema=4,
+    upgrades=(_gather_verification, take_from_spec(actions=BackupActions), take_from_spec(marks=BackupMarks)),
     plural="backups",
     title="backup",
     summary="The disks of a VM, a volume or a container's volumes, copied into a backup repository",
     spec=BackupSpec,
     actions=BackupActions,
+    marks=BackupMarks,
     status=BackupStatus,
     indexes={
         BACKUPS_BY_UID: _ids,
         BACKUPS_BY_SUBJECT: lambda item: (subject_key(item),),
-        BACKUPS_BY_POLICY: lambda item: (policy_key(item),) if item.spec(BackupSpec).policy else (),
+        BACKUPS_BY_POLICY: lambda item: (policy_key(item),) if item.marks(BackupMarks).policy else (),
         BACKUPS_BY_REPOSITORY: lambda item: (item.spec(BackupSpec).to,),
         BACKUPS_BY_SNAPSHOT: _snapshot_uid,
     },
@@ -329,14 +333,16 @@ BACKUP = Kind(
     access=Access(
         readers="project",
         status_writer="backups",
-        mark_writers=dict.fromkeys(BackupActions.__struct_fields__, (":verify", "backup policies")),
+        mark_writers={
+            **dict.fromkeys(BackupActions.__struct_fields__, (":verify", "backup policies")),
+            "policy": ("backup policies",),
+        },
         further_rights=_find_rights,
     ),
     admission=Admission(
         check=check_backup,
         change_guard=refuse_shorter,
         delete_guard=refuse_locked,
-        server_fields=("policy",),
     ),
     display=Display(
         topic="Storage and networks",

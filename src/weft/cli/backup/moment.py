@@ -60,7 +60,7 @@ def _find(backups: Sequence[Object], name: str, policies: Collection[str]) -> li
     there = [one for one in backups if not one.get("deleting_since")]
     if "/" in name:
         return [one for one in there if dig(one, "spec.of") == name]
-    made = [one for one in there if dig(one, "spec.policy") in policies or (one.get("labels") or {}).get(SET) == name]
+    made = [one for one in there if dig(one, "marks.policy") in policies or (one.get("labels") or {}).get(SET) == name]
     return made or [one for one in there if str(dig(one, "spec.of")).partition("/")[2] == name]
 
 

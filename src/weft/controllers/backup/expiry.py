@@ -11,7 +11,15 @@ from weft.controllers.backup.retention import MAKING, is_over, read_made
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
-from weft.kinds.backup import BACKUPS_BY_POLICY, BACKUPS_BY_SUBJECT, BackupSpec, BackupStatus, policy_key, subject_key
+from weft.kinds.backup import (
+    BACKUPS_BY_POLICY,
+    BACKUPS_BY_SUBJECT,
+    BackupMarks,
+    BackupSpec,
+    BackupStatus,
+    policy_key,
+    subject_key,
+)
 
 LONGEST_WAIT_SECONDS = 3600.0  # a clock may be set
 
@@ -55,7 +63,7 @@ def plan_expiry(view: View, backup: Item, now: float) -> Commit | None:
 
 def has_policy(view: View, backup: Item) -> bool:
     """Whether a policy decides how long it is kept."""
-    policy = view.get(policy_key(backup)) if backup.spec(BackupSpec).policy else None
+    policy = view.get(policy_key(backup)) if backup.marks(BackupMarks).policy else None
     return policy is not None and not policy.deleting
 
 

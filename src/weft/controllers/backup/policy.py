@@ -16,7 +16,16 @@ from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import AllocationSpec, list_disks
-from weft.kinds.backup import BACKUP, BACKUPS_BY_POLICY, PROJECT, BackupActions, BackupSpec, BackupStatus, policy_key
+from weft.kinds.backup import (
+    BACKUP,
+    BACKUPS_BY_POLICY,
+    PROJECT,
+    BackupActions,
+    BackupMarks,
+    BackupSpec,
+    BackupStatus,
+    policy_key,
+)
 from weft.kinds.backup_policy import (
     POLICIES_BY_SUBJECT,
     BackupPolicySpec,
@@ -47,7 +56,7 @@ class BackupPolicies:
                 return (change.key,)
             case "backup":
                 if has_changed(change, _stand_of):
-                    return [policy_key(change.item)] if change.item.spec(BackupSpec).policy else ()
+                    return [policy_key(change.item)] if change.item.marks(BackupMarks).policy else ()
             case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting, has_data(item))):
                     policies = view.of_kind("backuppolicy").values()
@@ -160,6 +169,13 @@ def _make(policy: Item, spec: BackupPolicySpec, of: str, now: float) -> Envelope
     """A backup; its name has those of the policy and of what it is of."""
     uid, envelope = new_uid(), policy.envelope
     name = cut_name(f"{envelope.name}-{of.partition('/')[2]}", f"-{uid[:8]}")
-    made = BackupSpec(of=of, to=spec.to, keep=read_keep(spec), policy=envelope.name)
+    made = BackupSpec(of=of, to=spec.to, keep=read_keep(spec))
     asked = BackupActions(verify_generation=1 if spec.verify else 0)
-    return BACKUP.make(name, made, now, uid=uid, project=envelope.project, creator=envelope.creator, actions=asked)
+    return BACKUP.make(
+        *(name, made, now),
+        uid=uid,
+        project=envelope.project,
+        creator=envelope.creator,
+        actions=asked,
+        marks=BackupMarks(policy=envelope.name),
+    )

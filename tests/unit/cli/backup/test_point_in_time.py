@@ -30,8 +30,8 @@ def _in_utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def backup(taken: float, of: str = "vm/shop", **more: Any) -> dict[str, Any]:
     status = {"phase": "Ready", "state": "unproven", "taken_at": AT + taken, **more.pop("status", {})}
-    spec = {"of": of, "to": "safe", "policy": more.pop("policy", "")}
-    return {"name": f"{of[3:]}{taken:g}", "spec": spec, "status": status, **more}
+    spec, marks = {"of": of, "to": "safe"}, {"policy": more.pop("policy", "")}
+    return {"name": f"{of[3:]}{taken:g}", "spec": spec, "marks": marks, "status": status, **more}
 
 
 def test_the_newest_at_or_before_is_chosen_and_its_grain_told() -> None:

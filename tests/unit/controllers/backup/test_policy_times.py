@@ -11,7 +11,7 @@ import pytest
 from weft.contracts.store import Put
 from weft.controllers.backup.policy import plan_policy
 from weft.informer.view import Item, make_view
-from weft.kinds.backup import BACKUP, BackupActions, BackupSpec, BackupStatus
+from weft.kinds.backup import BACKUP, BackupActions, BackupMarks, BackupSpec, BackupStatus
 from weft.kinds.backup_policy import BACKUP_POLICY, BackupPolicySpec, BackupPolicyStatus, PolicySubject
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
@@ -34,8 +34,8 @@ class Policy:
     def add(self, name: str, taken_at: float) -> None:
         """A backup that it made."""
         status = BackupStatus(phase="Ready", taken_at=taken_at, workload_spec={"image": "tiny"})
-        spec = BackupSpec(of="vm/web", to="safe", policy="all")
-        self._put(BACKUP.make(name, spec, taken_at, uid=name, project="default", status=status))
+        spec, marks = BackupSpec(of="vm/web", to="safe"), BackupMarks(policy="all")
+        self._put(BACKUP.make(name, spec, taken_at, uid=name, project="default", marks=marks, status=status))
 
     def _put(self, envelope: Any) -> Item:
         item = Item(envelope)
