@@ -116,20 +116,21 @@ def test_a_vm_that_could_have_been_replicated_since_is_named() -> None:
 
 
 def test_no_replica_takes_over_nor_promises_anything_before_the_witness_was_asked() -> None:
-    """Nor one of a backup that an older weft made, which has its marks in its spec."""
-    made = make_place()
-    for backup in (made, [_write_as_before(one) if one.kind == "replica" else one for one in made]):
+    """Nor one of a backup that an older weft made, which has its marks in its spec; so has the replication, whose turns go on."""
+    made = make_place(guard="release", arming=1 << 33)
+    for backup in (made, [_write_as_before(one) if one.kind.startswith("repli") else one for one in made]):
         after = restore(backup)
+        assert after["/replication/default/web"] == {"guard": "hold", "arming": (1 << 33) + 1}
         shop, old = after["/replica/default/shop"], after["/replica/default/old"]
         assert (shop["automatic"], shop["restored"], shop["arming"], shop["renewals"]) == (False, True, 6, 8)
         if backup is made:
             assert (old["role"], old.get("restored", False)) == ("primary", False)
 
 
-def _write_as_before(replica: Envelope) -> Envelope:
-    marks = decode_part(replica.marks, ReplicaMarks)
-    spec = {**msgspec.json.decode(replica.spec), **msgspec.to_builtins(marks)}
-    return msgspec.structs.replace(replica, schema=1, spec=msgspec.Raw(msgspec.json.encode(spec)), marks=msgspec.UNSET)
+def _write_as_before(one: Envelope) -> Envelope:
+    marks = decode_part(one.marks, dict)
+    spec = msgspec.Raw(msgspec.json.encode({**msgspec.json.decode(one.spec), **marks}))
+    return msgspec.structs.replace(one, schema=1, spec=spec, actions=msgspec.UNSET, marks=msgspec.UNSET)
 
 
 def test_weft_server_restore_does_so(tmp_path: Path) -> None:
