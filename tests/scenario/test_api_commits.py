@@ -38,7 +38,7 @@ from weft.client.answer import raise_problem
 from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
-from weft.kinds.allocation import AllocationSpec, Resources
+from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
 from weft.kinds.function import FunctionSpec
 from weft.kinds.image import ImageStatus
 from weft.kinds.reservation import ReservationStatus
@@ -121,6 +121,11 @@ RELIES_ON = {
             "allocation at and goes, enrolment absent, enrolment at, node at and goes, workload at"
         ),
         "api/node/report.py _take_back": "enrolment at, node absent",
+    },
+    "delete_a_node_where_one_has_ended": {
+        "api/node/ended.py release_ended": "allocation at and goes, workload at",
+        "api/object/delete.py _finish 2": "node at and goes | enrolment",
+        "api/object/delete.py _write": "node at",
     },
     "come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere": {
         "api/node/orphans.py _make_volume": "volume absent",
@@ -470,6 +475,24 @@ def give_up_a_node_twice(lab: ApiLab, number: int) -> None:
         node.report()
 
 
+def delete_a_node_where_one_has_ended(lab: ApiLab, number: int) -> None:
+    def prepare() -> JoinedNode:
+        node = lab.join(f"e{number}")
+        ended = lab.stored(f"/allocation/-/{place_vm(lab, node, lab.client.create(make_vm(f'e{number}')))}")
+        assert ended is not None
+        spec = decode_part(ended.spec, AllocationSpec)
+        ended.spec = msgspec.Raw(
+            msgspec.json.encode(msgspec.structs.replace(spec, container=AllocatedContainer(image="i:1")))
+        )
+        ended.report = msgspec.Raw(b'{"ended":true,"state":"failed","incarnation":1}')
+        lab.put(ended)
+        return node
+
+    node = quietly(lab, prepare)
+    lab.client.delete("node", node.name)
+    assert lab.client.get("vm", f"e{number}")["spec"]["run"] == "stop"
+
+
 def come_back_and_have_heard(lab: ApiLab, number: int) -> None:
     def prepare() -> JoinedNode:
         node = lab.join(f"p{number}")
@@ -664,6 +687,7 @@ REQUESTS: tuple[Request, ...] = (
     report_of_devices_and_of_one_that_was_found,
     come_back_to_a_store_that_knows_nothing,
     give_up_a_node_twice,
+    delete_a_node_where_one_has_ended,
     come_back_with_a_root_disk_of_a_vm_that_was_placed_elsewhere,
     come_back_and_have_heard,
     stand_in_a_network,

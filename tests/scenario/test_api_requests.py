@@ -190,7 +190,7 @@ def test_a_tokens_secret_is_told_once_and_only_its_hash_kept(lab: ApiLab) -> Non
     assert secret not in json.dumps(lab.client.list("token").items)
     stored = lab.run(lab.store.get(f"/token/-/{made['name']}"))
     assert stored is not None and secret.encode() not in stored.value
-    check_problem(send(lab, "POST", "/v1/tokens", {"spec": {"use": "join", "sha256": "0" * 64}}), 400, "invalidInput")
+    check_problem(send(lab, "POST", "/v1/tokens", {"spec": {"use": "join", "sha256": "0" * 64}}), 400, "unknownField")
     check_problem(send(lab, "PUT", "/v1/tokens/x", {"name": "x", "spec": {"use": "join"}}), 400, "invalidInput")
     manifest = {"kind": "token", "name": "x", "spec": {"use": "access"}}
     check_problem(send(lab, "POST", "/v1/apply", {"objects": [manifest]}), 400, "invalidInput")

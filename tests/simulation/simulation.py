@@ -26,6 +26,7 @@ from weft.agent import watches
 from weft.agent.node import capabilities, facts
 from weft.agent.node.hardware import Hardware
 from weft.agent.server import line
+from weft.controllers import registry
 from weft.drivers.linux import processes
 from weft.kinds.node import Gpu
 from weft.launch.server import controllers
@@ -155,20 +156,20 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
     """Make uids, secrets, processes and threads those of the simulation; and let controllers sign what they commit."""
     chance, found = random.Random(f"bytes {seed}"), Processes(random.Random(f"pids {seed}"))
 
-    async def run_controller(controller: Any, term: Any) -> None:
-        sign(controller.name)
-        await real_run_controller(controller, term)
+    def signed(name: str) -> Any:
+        real = getattr(registry, name)
 
-    def signed(cls: Any, name: str) -> Any:
-        real = cls.run
+        async def run(controller: Any, term: Any) -> None:
+            sign(controller.name)
+            await real(controller, term)
 
-        async def run(self: Any) -> None:
-            sign(name)
-            await real(self)
+        return mock.patch.object(registry, name, run)
 
-        return mock.patch.object(cls, "run", run)
+    async def schedule(self: Any) -> None:
+        sign("scheduler")
+        await real_schedule(self)
 
-    real_run_controller = controllers.run_controller
+    real_schedule = controllers.Scheduler.run
     threads = mock.Mock(Thread=Thread, Event=Event)
     with (
         mock.patch("os.urandom", chance.randbytes),
@@ -178,8 +179,8 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
         mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
         mock.patch.object(capabilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),
-        mock.patch.object(controllers, "run_controller", run_controller),
-        signed(controllers.Scheduler, "scheduler"),
-        signed(controllers.Images, "images"),
+        mock.patch.object(controllers.Scheduler, "run", schedule),
+        signed("run_controller"),
+        signed("run_asking"),
     ):
         yield found

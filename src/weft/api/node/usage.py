@@ -5,6 +5,7 @@ Reads the nodes' leases. The answer leaves out a node that can't measure, or tha
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 
@@ -51,11 +52,14 @@ class UsageAnswer(msgspec.Struct):
 async def usage(context: ApiContext, call: Call) -> Answer:
     """``GET /v1/usage``; with ``guests=1`` each guest's too. That those get, too, who have rights in some projects only: the guests
     there are all that they see."""
-    query = call.query("guests")
-    with_guests = read_flag(query, "guests")
-    own = await _find_guests(context, call.actor) if with_guests and not call.actor.permits("usage:get", None) else None
-    if own is None:
+    sees_all = call.actor.permits("usage:get", None)
+    metered = [] if sees_all else _list_metered(call.actor)
+    if not metered:
         require_permission(call.actor, "usage:get", None, "see the usage of nodes")
+    with_guests = read_flag(call.query("guests"), "guests")
+    if not with_guests:
+        require_permission(call.actor, "usage:get", None, "see the usage of nodes")
+    own = None if sees_all else await _find_guests(context, metered)
     items = []
     for lease in await context.store.leases(LEASE_PREFIX, digests=True):
         digest = read_digest(lease.digest)
@@ -72,19 +76,23 @@ async def usage(context: ApiContext, call: Call) -> Answer:
     return json_answer(UsageAnswer(items))
 
 
-async def _find_guests(context: ApiContext, actor: Actor) -> set[str] | None:
-    """The uids of the workloads whose metrics ``actor`` may see in some projects; None if there are no such projects."""
+def _list_metered(actor: Actor) -> list[tuple[str, str]]:
+    """Kind and project of the workloads whose metrics ``actor`` may see in some projects."""
     if actor.kind != "person" or actor.is_cluster:
-        return None
+        return []
     kinds = [kind.name for kind in KINDS if kind.workload is not None]
-    asked = [(kind, project) for kind in kinds for project in sorted(actor.find_projects(f"{kind}:metrics") or ())]
+    return [(kind, project) for kind in kinds for project in sorted(actor.find_projects(f"{kind}:metrics") or ())]
+
+
+async def _find_guests(context: ApiContext, metered: Sequence[tuple[str, str]]) -> set[str]:
+    """The uids of these workloads."""
     found: set[str] = set()
-    for kind, project in asked:
+    for kind, project in metered:
         page = await context.store.list(kind_prefix(kind, project))
         found |= await asyncio.to_thread(
             lambda entries: {decode_envelope(one.value).uid for one in entries}, page.entries
         )
-    return found if asked else None
+    return found
 
 
 def _make_usage(use: Use) -> Usage:
