@@ -62,7 +62,7 @@ class Arrivals:
                 if has_changed(change, lambda item: (item.uid, item.status(NodeStatus).phase)):
                     return _route_allocations(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
             case "cluster":
-                if has_changed(change, lambda item: (item.envelope.spec, item.deleting)):
+                if has_changed(change, lambda item: (item.envelope.spec, item.envelope.actions, item.deleting)):
                     return [item.key for item in view.find(ARRIVALS_BY_CLUSTER, change.item.envelope.name)]
         return ()
 
