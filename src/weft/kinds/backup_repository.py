@@ -225,7 +225,7 @@ BACKUP_REPOSITORY = Kind(
     ),
     admission=Admission(
         check=check_repository,
-        server_fields=("sealed",),
+        kept_fields=("sealed",),
         seals=True,
         check_values=_check_given,
         makes_values=lambda _: {KEY: secrets.token_hex(32)},

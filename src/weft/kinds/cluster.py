@@ -204,7 +204,7 @@ CLUSTER = Kind(
         check_new=_refuse_new,
         check_change=_check_change,
         check_values=_check_values,
-        server_fields=("sealed",),
+        kept_fields=("sealed",),
         seals=True,
     ),
     display=Display(

@@ -255,7 +255,7 @@ CONSTRAINT = Kind(
             *("status.meeting", "status.nodes"),
         ),
     ),
-    admission=Admission(check=check_constraint, server_fields=("shared_with",)),
+    admission=Admission(check=check_constraint, kept_fields=("shared_with",)),
     display=Display(
         topic="Placement",
         columns=(

@@ -346,7 +346,7 @@ DEPLOYMENT = Kind(
         check=check_deployment,
         check_times=_check_times,
         check_change=_refuse_new_kind,
-        server_fields=("paused", "instance"),
+        kept_fields=("paused", "instance"),
         signed=Signed("author", of=("spec.template", "spec.labels", "actions.rollout")),
         longest_name=LONGEST_NAME,
     ),

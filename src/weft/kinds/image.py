@@ -377,7 +377,7 @@ IMAGE = Kind(
             for name in ("phase", "sha256", "digest", "size", "virtual_size", "min_memory", "format", "agent")
         ),
     ),
-    admission=Admission(check=check_image, server_fields=("shared_with",)),
+    admission=Admission(check=check_image, kept_fields=("shared_with",)),
     display=Display(
         topic="Storage and networks",
         columns=(

@@ -174,7 +174,7 @@ NETWORK = Kind(
     admission=Admission(
         check=check_network,
         check_new=check_new_network,
-        server_fields=("shared_with",),
+        kept_fields=("shared_with",),
     ),
     display=Display(
         topic="Storage and networks",

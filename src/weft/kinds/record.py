@@ -345,7 +345,8 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     delete_guard: Callable[[Envelope, float], None] | None = None
     # How far a running object can be resized, by field, from its status; for ``plan_change``.
     resize_limits: Callable[[Any], Mapping[str, int] | None] | None = None
-    server_fields: tuple[str, ...] = ()  # of the spec, set by verbs or the server: a manifest without them leaves them
+    # Of the spec, which verbs set, too, or which are sealed: a manifest that is silent of one leaves it as it is.
+    kept_fields: tuple[str, ...] = ()
     signed: Signed | None = None
     derived: Derived | None = None
     seals: bool = False  # its spec has ``values`` that are stored sealed only

@@ -296,7 +296,7 @@ RESERVATION = Kind(
         check=check_reservation,
         check_times=check_reserved_times,
         check_change=check_longer,
-        server_fields=("shared_with",),
+        kept_fields=("shared_with",),
         counts=_count,
         was_refused=lambda envelope: decode_part(envelope.status, ReservationStatus).state == "Rejected",
     ),

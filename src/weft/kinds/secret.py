@@ -112,7 +112,7 @@ SECRET = Kind(
     status=SecretStatus,
     in_backups="kept",
     access=Access(readers="project", status_writer="api"),
-    admission=Admission(check=check_secret, server_fields=("sealed",), seals=True),
+    admission=Admission(check=check_secret, kept_fields=("sealed",), seals=True),
     display=Display(
         topic="People and projects",
         columns=(

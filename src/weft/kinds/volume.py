@@ -380,7 +380,7 @@ VOLUME = Kind(
     ),
     admission=Admission(
         check=check_volume,
-        server_fields=("sealed",),
+        kept_fields=("sealed",),
         check_change=_check_change,
         change_guard=guard_size,
         check_values=_check_given,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import msgspec
 import pytest
@@ -51,3 +51,14 @@ def test_each_mark_names_its_writers_and_no_other_part_has_a_field_of_its_name(k
     verbs = {f":{verb.name}" for verb in kind.verbs if verb.act is not None}
     assert {writer for writer in named if writer.startswith(":")} <= verbs
     assert not fields["actions"] or verbs
+
+
+def test_no_spec_has_a_field_that_no_person_writes() -> None:
+    """What verbs ask for and what is decided of an object is beside it; a manifest may say all that is kept when it is silent."""
+    kept = {"run", "hold", "origin", "paused", "instance", "shared_with", "sealed"}
+    people = [kind for kind in KINDS if kind.access.writer == "people"]
+    assert {name for kind in people for name in kind.admission.kept_fields} == kept
+    for kind in people:
+        for name, hint in get_type_hints(kind.spec, include_extras=True).items():
+            told = " ".join(str(getattr(one, "description", "")) for one in getattr(hint, "__metadata__", ()))
+            assert name in kept or "set by the server" not in told, f"{kind.name}.spec.{name}"

@@ -338,13 +338,13 @@ async def charge(
 
 
 def read_spec(kind: Kind, raw: dict[str, Any], old: Any = None) -> Any:
-    """``raw`` as the kind's spec with all defaults filled in; the server's own fields come from ``old``. Raises WeftError."""
+    """``raw`` as the kind's spec with all defaults; kept fields that it is silent of come from ``old``. Raises WeftError."""
     try:
         spec: Any = read_strict(raw, kind.spec)
     except (ValueError, OverflowError) as problem:  # a number so large that Python won't even print it
         raise InvalidInput(f"spec: {problem}", field="spec") from None
     if old is not None:
-        for name in kind.admission.server_fields:
+        for name in kind.admission.kept_fields:
             if name not in raw:
                 setattr(spec, name, getattr(old, name))
     if kind.admission.check is not None:

@@ -83,8 +83,7 @@ def _list_given(envelope: Envelope) -> list[FieldChange]:
     differing = itertools.compress(zip(names, values, strict=True), map(operator.ne, values, defaults))
     if kind.admission.seals:
         return [_given("values" if name == "sealed" else name, value) for name, value in differing]
-    own = kind.admission.server_fields
-    return [_given(name, msgspec.to_builtins(value)) for name, value in differing if name not in own]
+    return [_given(name, msgspec.to_builtins(value)) for name, value in differing]
 
 
 def _given(name: str, value: Any) -> FieldChange:

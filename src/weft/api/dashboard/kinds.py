@@ -132,7 +132,7 @@ def _describe(kind: Kind) -> KindFacts:
             KindColumn(column.title, column.align, column.wide, column.flexible, column.keep)
             for column in kind.display.columns
         ),
-        spec=_list_fields(kind.spec, "spec", kind.admission.server_fields),
+        spec=_list_fields(kind.spec, "spec", kind.admission.kept_fields),
         shareable=kind.is_shareable,
         over=kind.display.over is not None,
         list=f"{kind.name}:list",

@@ -71,7 +71,7 @@ def _is_left_out(one: Envelope) -> bool:
 
 def _back_up(context: ApiContext, one: Envelope, key: bytes) -> BackedUpObject:
     kind, status = BY_NAME[one.kind], {"status": msgspec.json.decode(one.status)}
-    hidden = {*kind.admission.server_fields, "values", "sealed"} - {"run"}
+    hidden = {*kind.admission.kept_fields, "values", "sealed"} - {"run"}
     spec = {name: value for name, value in msgspec.json.decode(one.spec).items() if name not in hidden}
     snapshots = kind.snapshots
     has_data = bool(

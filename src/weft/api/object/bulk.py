@@ -305,7 +305,7 @@ def _rank_kinds() -> dict[str, int]:
         for kind in KINDS:
             for reference in () if kind.lifetime.holds_objects else kind.references:
                 own = reference.field.removeprefix("spec.")
-                by_server = own.startswith("marks.") or own in kind.admission.server_fields
+                by_server = own.startswith("marks.") or own in kind.admission.kept_fields
                 if not by_server and not reference.existing:
                     ranks[kind.name] = max(ranks[kind.name], ranks[reference.kind] + 1)
     return ranks

@@ -190,7 +190,7 @@ def _is_same(kind: str, existing: Object, one: BackedUpObject) -> bool:
     if BY_NAME[kind].in_backups == "named":
         return True
     type_ = BY_NAME[kind].spec
-    hidden = {*BY_NAME[kind].admission.server_fields, "values", "sealed"}
+    hidden = {*BY_NAME[kind].admission.kept_fields, "values", "sealed"}
     own = {name: value for name, value in existing.items() if name not in hidden}
     return bool(read_strict(own, type_, "spec") == read_strict(one.spec, type_, "spec"))
 
