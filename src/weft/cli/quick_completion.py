@@ -119,7 +119,8 @@ def complete(grammar: Grammar, words: list[str], incomplete: str, names: Ask) ->
         else:
             values.append(word)
     if incomplete.startswith("-"):
-        if wanted is not None or "=" in incomplete:
+        of_kind = not _find_argument(node, 0).get("target", "-") and values  # it may have options of its own
+        if wanted is not None or "=" in incomplete or of_kind:
             raise NotQuick
         return _list_options(node, used, incomplete)
     if wanted is None and "words" in node:

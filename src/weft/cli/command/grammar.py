@@ -24,7 +24,7 @@ from weft.cli.command.synonyms import (
     find_kind_meant,
     find_missing,
 )
-from weft.cli.command.target import usage
+from weft.cli.command.target import choose_command, usage
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS, find_kind
 from weft.objects.errors import NotFound
@@ -376,6 +376,19 @@ class Root(Words):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.entries(), *PROCESSES]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word, command, left = super().resolve_command(ctx, args)
+        if word is None or command is None or word not in verbs_of(None) or isinstance(command, click.Group):
+            return word, command, left
+
+        def find(kind: Kind) -> click.Command | None:
+            entry = verbs_of(kind.name).get(word)
+            return load(word, entry, kind) if entry is not None else None
+
+        return word, *choose_command(command, left, find, ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in TOOLS:

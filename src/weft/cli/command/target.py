@@ -171,3 +171,42 @@ def _read_target(kind: Kind | None, word: str) -> Target:
 def join_words(words: Sequence[str], last: str) -> str:
     """``a, b and c``"""
     return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+class _Word(str):
+    """Distinct from other words of the same letters."""
+
+
+def choose_command(
+    command: click.Command, args: Sequence[str], find: Callable[[Kind], click.Command | None], context: click.Context
+) -> tuple[click.Command, list[str]]:
+    """The command that reads ``args`` in place of ``command``, and its arguments: a kind that has been said is said."""
+    known, unread = _list_flags(command), command
+    for kind in {find_kind(noun).name: find_kind(noun) for noun in map(_read_noun, args) if is_noun(noun)}.values():
+        own = find(kind)
+        if own is None or _list_flags(own) <= known:
+            continue
+        marked = [_Word(arg) for arg in args]
+        try:
+            words: Sequence[str] = (
+                own.make_parser(click.Context(own, context)).parse_args([*marked])[0].get("words") or ()
+            )
+        except click.UsageError:  # its own error says which option is wrong
+            unread = own
+            continue
+        nouns = [find_kind(noun).name if is_noun(noun) else "" for noun in map(_read_noun, words)]
+        if not nouns or nouns[0] != kind.name or set(nouns[1:]) - {"", kind.name}:
+            continue
+        if "/" in words[0]:
+            return own, list(args)
+        if len(words) > 1:
+            return own, [arg for arg, mark in zip(args, marked, strict=True) if mark is not words[0]]
+    return unread, list(args)
+
+
+def _read_noun(word: str) -> str:
+    return word.partition("/")[0]
+
+
+def _list_flags(command: click.Command) -> set[str]:
+    return {name for param in command.params if isinstance(param, click.Option) for name in param.opts}

@@ -36,7 +36,11 @@ def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     """`weft vm set web --cpu 2`: change fields of one object. What each change requires is shown before it is made; a change that
     needs a restart waits for one, unless --restart or the answer to a question restarts now."""
     if kind is None:
-        return options.build(verb, "Change fields of an object.", _point, kind, [options.targets(kind)])
+        summary = (
+            "Change fields of an object: weft set vm/web --memory 1G; weft set vm/web --help lists the flags of a VM."
+        )
+        settings = {"ignore_unknown_options": True}  # with KIND/NAME the kind's own command reads them
+        return options.build(verb, summary, _point, kind, [options.targets(kind)], context_settings=settings)
     fields = [*make_more_flags(kind), *make_flags(kind)]
     for flag in fields:
         if kind.verb("restart") and len(flag.opts) > 1:
@@ -57,7 +61,7 @@ def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[cl
 
 
 def _point(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    raise click.UsageError("the kind is missing: weft vm set NAME --FIELD VALUE")
+    raise usage("the kind is missing", "give KIND/NAME: weft set vm/web --FIELD VALUE")
 
 
 def _set(session: Session, kind: Kind, words: tuple[str, ...], **given: Any) -> int:

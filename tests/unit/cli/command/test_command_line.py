@@ -281,6 +281,8 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("vm migrate web --target n1", "no such option: --target", "did you mean --to?"),
         ("vm create web --image tiny --suspendable", "no such option: --suspendable", "did you mean --preemptible?"),
         ("vm migrate web n1", "give one workload: they are migrated one at a time", "--to n1"),
+        ("set web --memory 1G", "the kind is missing", "give KIND/NAME: weft set vm/web"),
+        ("set vm/web --memroy 1G", "no such option: --memroy", "did you mean --memory?"),
         ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
         ("vm set web memory 96M", "give one object", "write --memory 96M"),
         ("vm create web tiny", "more than one name given: web tiny", "write --image tiny"),
