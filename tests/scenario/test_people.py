@@ -505,7 +505,16 @@ def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
     assert run(["login", "--user", "mila", "--password-stdin"], SystemClock) == 0
     assert "project lab" in capsys.readouterr().err
     assert run(["vm", "list"], SystemClock) == 0
-    capsys.readouterr()
+    lab.client.apply([{"kind": "network", "name": "default", "project": "lab", "spec": {"cidr": "10.9.0.0/24"}}])
+    lab.client.apply([{**make_vm("waits"), "project": "lab"}])
+    for command in (["operation", "list"], ["-p", "lab", "operation", "watch", "--timeout", "0.1s"]):
+        capsys.readouterr()
+        assert run(command, SystemClock) == 0 and "vm/waits@1" in capsys.readouterr().out, command
+    viewer = {"role": "viewer", "project": "lab", "users": ["mila"]}
+    lab.client.apply([{"kind": "rolebinding", "name": "mila-lab", "spec": viewer}])
+    assert run(["queue", "-o", "name"], SystemClock) == 0
+    out, err = capsys.readouterr()
+    assert out == "vm/waits\n" and "without the scheduler's order" in err and "can't create a recommendation" in err
     assert run(["project", "list", "-o", "name"], SystemClock) == 0
     assert capsys.readouterr().out == "project/lab\n"
     mila = log_in(lab, "mila")

@@ -249,7 +249,7 @@ def _ps(
     if watch:
         watch_kinds(session, [BY_NAME[name] for name in KINDS], selected, lambda item: shows_all or _goes_on(item))
         return
-    items, refused = _list_allowed(session, selected)
+    items, refused = list_allowed(session, KINDS, selected)
     shown = [item for item in items if shows_all or _goes_on(item)]
     if shown or session.is_data:
         print_list(
@@ -262,16 +262,18 @@ def _ps(
         session.notify(f"not shown: {problem.message}")
 
 
-def _list_allowed(session: Session, selected: Mapping[str, Any]) -> tuple[list[Object], list[Forbidden]]:
-    """What there is of the kinds that the caller may see, and why not of the others. Raises Forbidden if it may see none."""
+def list_allowed(
+    session: Session, kinds: Sequence[str], selected: Mapping[str, Any]
+) -> tuple[list[Object], list[Forbidden]]:
+    """What there is of those of ``kinds`` that the caller may see, and why not of the others. Raises Forbidden if it sees none."""
     items: list[Object] = []
     refused: list[Forbidden] = []
-    for name in KINDS:
+    for name in kinds:
         try:
             items += session.client.list(name, **selected).items
         except Forbidden as problem:
             refused.append(problem)
-    if len(refused) == len(KINDS):
+    if len(refused) == len(kinds):
         raise refused[0]
     return items, refused
 

@@ -17,6 +17,7 @@ from weft.cli.output.formats import age_of, print_items, print_line
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
+from weft.cli.verbs.list import list_allowed
 from weft.cli.wait.finish import Done, finish
 from weft.cli.wait.operation import read_id
 from weft.cli.wait.watch import Wait
@@ -72,10 +73,11 @@ def _run(session: Session, kind: Kind | None, act: str, ids: tuple[str, ...], ev
 
 
 def _list(session: Session, every: bool) -> list[Operation]:
+    """Those on objects of the kinds that the caller may see."""
+    kinds = kinds_with_operations()
+    items, _ = list_allowed(session, kinds, {"all_projects": session.all_projects})
     return [
-        one
-        for name in kinds_with_operations()
-        for one in list_running(name, session.client.list(name, all_projects=session.all_projects).items, ended=every)
+        one for name in kinds for one in list_running(name, [of for of in items if of["kind"] == name], ended=every)
     ]
 
 

@@ -8,12 +8,16 @@ from typing import Any
 import click
 
 from weft.cli.command import options
-from weft.cli.command.grammar import Entry
+from weft.cli.command.grammar import PLACED, Entry
 from weft.cli.output.formats import print_data, print_items
 from weft.cli.output.table import make_columns
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
-from weft.kinds.record import Kind
+from weft.cli.verbs.list import list_allowed
+from weft.kinds.fields.cells import dig
+from weft.kinds.parts.goal import find_condition
+from weft.kinds.record import Kind, Object
+from weft.objects.errors import Forbidden
 from weft.objects.quantity import format_age, format_amount, format_bytes
 
 _TITLES = ("PLACE>", "WORKLOAD!", "PRIORITY>", "WAITING>", "STARTS!", "CONFIDENCE!", "HELD BY~!")
@@ -25,8 +29,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _run(session: Session, kind: Kind | None) -> None:
-    answered = ask(session, "report" if session.all_projects else "recommendation", {"subject": "queue"})
-    items, count = answered["status"]["queue"], answered["status"]["queued"]
+    items, count = _ask(session)
     if session.is_document:
         print_data(session, {"items": items, "queued": count})
         return
@@ -39,6 +42,39 @@ def _run(session: Session, kind: Kind | None) -> None:
     print_items(session, items, [one["workload"] for one in items], table, "the queue is empty")
     if count > len(items) and not session.is_data:
         session.notify(f"showing the first {len(items)} of {count}")
+
+
+def _ask(session: Session) -> tuple[list[dict[str, Any]], int]:
+    """The scheduler's answer; where asking it is refused, what waits, without its place and its start."""
+    try:
+        answered = ask(session, "report" if session.all_projects else "recommendation", {"subject": "queue"})
+    except Forbidden as refused:
+        if session.all_projects:
+            raise
+        items = [
+            _read(one, session.clock.now()) for one in list_allowed(session, PLACED, {"fields": "phase=Pending"})[0]
+        ]
+        session.notify(f"without the scheduler's order and expected starts: {refused.message}")
+        return sorted(items, key=lambda one: (-one["priority"], -one["waiting_seconds"])), len(items)
+    return answered["status"]["queue"], answered["status"]["queued"]
+
+
+def _read(workload: Object, now: float) -> dict[str, Any]:
+    """One that waits, as the scheduler's answer has them."""
+    placed = find_condition(workload, "Placed") or {}
+    undecided = {"reason": "undecided", "message": "the scheduler has not decided on it yet"}
+    held = {"reason": placed["reason"], "message": placed["message"]} if placed.get("status") == "False" else undecided
+    return {
+        "place": None,
+        "workload": f"{workload['kind']}/{workload['name']}",
+        "kind": workload["kind"],
+        "project": workload["project"],
+        "priority": dig(workload, "spec.lease.priority") or 0,
+        "waiting_seconds": max(0.0, now - workload["created_at"]),
+        "expected_start": None,
+        "confidence": "none",
+        "held_by": held,
+    }
 
 
 def _row(one: dict[str, Any], now: float) -> list[str]:
