@@ -258,6 +258,7 @@ def test_what_the_other_cluster_lacks_is_said_at_once_and_nothing_is_made_there(
     assert (over["phase"], over["reason"]) == ("Failed", "cantTake")
     for said in ("vm/web exists here already", "network/blue doesn't exist here", "network/red is 10.9.0.0/24 here"):
         assert said in over["message"]
+    assert over["message"].endswith("(weft network create NAME --cidr RANGE)"), "no remedy is cut in two"
     assert taken is not None and west.find("vm", "web") is not None and west.list("arrival") == []
     assert east.runs("web")
 

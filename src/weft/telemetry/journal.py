@@ -21,6 +21,7 @@ from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import make_private
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref, new_uid
+from weft.objects.shortened import shorten
 from weft.telemetry.taking import Batch, GroupedTaking
 
 FOLD_SECONDS = 600.0
@@ -162,7 +163,7 @@ class SqliteJournal:
     def _stamp(self, event: Event) -> tuple[float, Event]:
         """The event with its time, and a message that isn't too long."""
         if len(event.message) > _LONGEST_MESSAGE:
-            event = msgspec.structs.replace(event, message=event.message[:_LONGEST_MESSAGE])
+            event = msgspec.structs.replace(event, message=shorten(event.message, _LONGEST_MESSAGE))
         return event.at if event.at is not None else self._clock.now(), event
 
     def read(

@@ -35,6 +35,7 @@ from weft.kinds.allocation import HealthCheck
 from weft.kinds.fields.service.readiness import MOST_CHECKED, MOST_MESSAGE, Readiness, ReadinessReport, name_port
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.identity import short_id
+from weft.objects.shortened import shorten
 
 log = logging.getLogger("weft.agent")
 FOLLOW_SECONDS = 0.5
@@ -58,14 +59,14 @@ def judge(readiness: Readiness, before: Judged, found: CheckResult) -> Judged:
     """``before`` after one more result. One of which nothing is known isn't ready after its first failure."""
     if found.well == (before.ready is True) and before.ready is not None:
         spoke = before.silent and not found.silent  # it says itself now that it isn't ready
-        message = found.message[:MOST_MESSAGE] if spoke else before.message
+        message = shorten(found.message, MOST_MESSAGE) if spoke else before.message
         return Judged(before.ready, 0, message, before.silent and not spoke)
     in_a_row = before.in_a_row + 1
     needed = readiness.rise if found.well else 1 if before.ready is None else readiness.fall
     if in_a_row < needed:
         return msgspec.structs.replace(before, in_a_row=in_a_row)
     silent = before.ready is True and found.silent
-    return Judged(found.well, 0, "" if found.well else found.message[:MOST_MESSAGE], silent)
+    return Judged(found.well, 0, "" if found.well else shorten(found.message, MOST_MESSAGE), silent)
 
 
 class Flapping:

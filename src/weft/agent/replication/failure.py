@@ -6,6 +6,7 @@ import logging
 
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport
 from weft.objects.errors import WeftError, describe_failure
+from weft.objects.shortened import shorten
 
 MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 
@@ -14,8 +15,8 @@ log = logging.getLogger("weft.agent")
 
 def make_failure(order: ReplicationOrder, problem: Exception) -> SendReport:
     reason = problem.token[:MOST_REASON] if isinstance(problem, WeftError) else "driverFailed"
-    why = describe_failure(problem)[:MOST_MESSAGE]
-    hint = f"; {problem.hint}"[:MOST_MESSAGE] if isinstance(problem, WeftError) and problem.hint else ""
+    why = shorten(describe_failure(problem), MOST_MESSAGE)
+    hint = shorten(f"; {problem.hint}", MOST_MESSAGE) if isinstance(problem, WeftError) and problem.hint else ""
     is_known = isinstance(problem, WeftError | OSError)
     what = (order.project, order.replica, order.cluster, why)
     log.warning("replica %s/%s at %s: %s", *what, exc_info=None if is_known else problem)

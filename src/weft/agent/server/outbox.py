@@ -23,6 +23,7 @@ from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import make_private
 from weft.objects.identity import Ref, new_uid
+from weft.objects.shortened import shorten
 from weft.protocol.report import EventType, NodeEvent
 
 log = logging.getLogger("weft.agent")
@@ -108,7 +109,7 @@ class Outbox:
 
     def put(self, type_: EventType, reason: str, message: str, object: Ref) -> None:
         """Keep an event that happened now."""
-        message = message[:LONGEST_MESSAGE].encode(errors="replace").decode()
+        message = shorten(message, LONGEST_MESSAGE).encode(errors="replace").decode()
         self._number += 1
         body = msgspec.json.encode(NodeEvent(type_, reason, message, object))
         waiting = _Waiting(self._number, self._wall.now(), self._clock.elapsed(), self._boot_id, body)

@@ -17,6 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
 from weft.kinds.allocation import HealthCheck
 from weft.objects.errors import Unavailable, WeftError
+from weft.objects.shortened import shorten
 from weft.protocol.report import EventType
 
 FIRST_SECONDS = 1.0  # after a start, and between checks in the start period
@@ -105,7 +106,7 @@ class HealthWatch:
         except Unavailable:
             return None
         except (WeftError, OSError) as problem:
-            return CheckResult(False, str(problem)[:MOST_WORDS])
+            return CheckResult(False, shorten(str(problem), MOST_WORDS))
         except Exception:  # a defect here mustn't end the checks
             log.exception("health check of %s", guest_id)
             return CheckResult(False, "the check itself failed; the log of the node's agent says why")

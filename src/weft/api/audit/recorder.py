@@ -11,6 +11,7 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
 from weft.api.route import Topic
 from weft.objects.errors import Unavailable
+from weft.objects.shortened import shorten
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
 from weft.trust.redaction import hide_in_text
 
@@ -92,7 +93,7 @@ def _add_reason(call: Call, records: Sequence[AuditRecord]) -> None:
             one.reason = "interrupted"
             one.message = "the request ended without an answer: it may have been carried out"
         else:
-            one.reason, one.message = problem.token, hide_in_text(problem.message)[:_MOST_MESSAGE]
+            one.reason, one.message = problem.token, shorten(hide_in_text(problem.message), _MOST_MESSAGE)
 
 
 def _by_project(topic: Topic, changed: Sequence[Change]) -> list[tuple[str, Sequence[Change]]]:

@@ -43,10 +43,11 @@ from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode
 from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import kind_prefix, named_key, object_key
 from weft.objects.schema import read_strict
+from weft.objects.shortened import shorten
 from weft.serving.answer import Answer
 
 MOST_ARRIVALS = 256  # of one cluster in a project, those that it hasn't settled included
-_SHOWN = 200  # characters of each reason
+_SHOWN = 600  # characters of each reason
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], target: Target, *, dry_run: bool) -> Answer:
@@ -126,10 +127,10 @@ async def _plan_workload(
             reasons.append(problem.message)
     if reasons:
         raise IllegalTransition(
-            f"{spec.of} can't migrate here: {'; '.join(one[:_SHOWN] for one in reasons)}",
+            f"{spec.of} can't migrate here: {'; '.join(shorten(one, _SHOWN) for one in reasons)}",
             reason="cantTake",
             hint="mend that here, then migrate it again",
-            details={"reasons": [one[:_SHOWN] for one in reasons]},
+            details={"reasons": [shorten(one, _SHOWN) for one in reasons]},
         )
     await _hold_addresses(context, view, drafts[-1], spec)
     return drafts

@@ -23,6 +23,7 @@ from weft.kinds.delegation import (
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 from weft.objects.lifecycle import Phase
+from weft.objects.shortened import shorten
 
 MOST_TEXT = 300  # characters of the other cluster's words, in a message
 MOST_WORD = 64  # and of an address, a node's name or a phase
@@ -126,7 +127,7 @@ def _is_ready(obj: Mapping[str, Any]) -> bool:
 def _cut(value: Any, most: int = MOST_WORD) -> str:
     if not isinstance(value, str):
         return ""
-    return "".join(letter if letter.isprintable() else " " for letter in value[:most])
+    return "".join(letter if letter.isprintable() else " " for letter in shorten(value, most))
 
 
 def plan_act(one: Delegated, seen: Seen | None) -> Act | None:

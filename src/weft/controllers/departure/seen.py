@@ -11,6 +11,7 @@ import msgspec
 from weft.kinds.arrival import ARRIVAL
 from weft.kinds.fields.cells import dig
 from weft.objects.errors import InvalidInput, NotFound, WeftError
+from weft.objects.shortened import shorten
 
 MOST_TEXT = 600  # characters of another cluster's words
 
@@ -88,4 +89,4 @@ def read_absence(problem: WeftError) -> WeftError | None:
 
 def cut(text: str, most: int) -> str:
     """Another cluster's words, printable."""
-    return "".join(one if one.isprintable() else " " for one in text[:most])
+    return "".join(one if one.isprintable() else " " for one in shorten(text, most))

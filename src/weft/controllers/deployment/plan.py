@@ -17,6 +17,7 @@ from weft.controllers.deployment.rolling import Rolling
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
 from weft.kinds.quota import REASON as OVER_QUOTA
 from weft.objects.quantity import format_duration
+from weft.objects.shortened import shorten
 
 REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced; twice as long for each one before it that did
 MOST_REPLACE_SECONDS = 300.0
@@ -66,7 +67,7 @@ class _Planner(Rolling, Beside):
         if queued:
             self._waits.insert(0, queued)
         if not status.message:
-            status.message = "; ".join(dict.fromkeys(self._waits))[:400]
+            status.message = shorten("; ".join(dict.fromkeys(self._waits)), 400)
         return self._out
 
     def _take_spec(self) -> str:

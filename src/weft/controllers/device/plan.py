@@ -23,6 +23,7 @@ from weft.kinds.model import ModelReport, ModelStatus
 from weft.kinds.rule import RuleReport, RuleStatus
 from weft.language.holds import holds
 from weft.language.parse import read_expression
+from weft.objects.shortened import shorten
 
 SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen, and may have to wait
 
@@ -135,7 +136,7 @@ def plan_rule(report: RuleReport) -> RuleStatus:
     return RuleStatus(
         fired=sum(one.fired for one in counts.values()),
         last_fired=max((one.last_fired for one in counts.values() if one.last_fired is not None), default=None),
-        problem="; ".join(problems)[:1000],
+        problem=shorten("; ".join(problems), 1000),
     )
 
 
@@ -147,6 +148,6 @@ def plan_model(report: ModelReport, used: Set[str]) -> ModelStatus:
         runs=sum(one.runs for one in nodes.values()),
         misses=sum(one.late + one.nan + one.dead for one in nodes.values()),
         p99_ms=max((one.p99_ms for one in nodes.values() if one.p99_ms is not None), default=None),
-        problem="; ".join(problems)[:1000],
+        problem=shorten("; ".join(problems), 1000),
         nodes=nodes,
     )

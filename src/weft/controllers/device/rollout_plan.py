@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from weft.objects.shortened import shorten
+
 WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``Progress.states`` has for each member
 MOST_MEMBERS = 5000
 MOST_TOGETHER = 90  # devices that one commit sets: it has the progress, too, and at most 100 writes
@@ -100,7 +102,7 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
             states[at] = FAILED
             why = "it is gone" if stand is None else stand.problem or _describe_silence(waves, stand)
             if len(failures) < MOST_REASONS:
-                failures[name] = why[:MOST_WORDS]
+                failures[name] = shorten(why, MOST_WORDS)
     found = Progress(
         members=was.members, states="".join(states), through=was.through, wave_at=was.wave_at, failures=failures
     )

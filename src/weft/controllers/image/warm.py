@@ -28,6 +28,7 @@ from weft.kinds.image import (
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.image_work import name_order
 from weft.objects.envelope import Condition, set_condition
+from weft.objects.shortened import shorten
 
 _MOST_NAMED, _MOST_LETTERS = 8, 200  # in a condition
 READY, MAKING = "ready", "making"  # a node's words for its machine; any other is why there is none
@@ -110,7 +111,7 @@ def describe_reasons(reasons: dict[str, str]) -> str:
     nodes = dict[str, list[str]]()
     for name, why in sorted(reasons.items()):
         nodes.setdefault(why, []).append(name)
-    texts = [f"{_name_some(names)}: {why[:_MOST_LETTERS]}" for why, names in nodes.items()]
+    texts = [f"{_name_some(names)}: {shorten(why, _MOST_LETTERS)}" for why, names in nodes.items()]
     more = [f"and {len(texts) - _MOST_NAMED} other reasons"] if len(texts) > _MOST_NAMED else []
     return "; ".join([*texts[:_MOST_NAMED], *more])
 

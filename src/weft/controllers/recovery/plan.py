@@ -30,6 +30,7 @@ from weft.kinds.fields.recovery.run import (
 from weft.kinds.recovery_plan import MOST_MEMBERS, RecoveryPlanStatus
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.quantity import format_duration
+from weft.objects.shortened import shorten
 
 _ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
 _PROBLEMS_SHOWN = 3
@@ -86,7 +87,7 @@ def _find_problem(facts: RecoveryFacts) -> str:
         return f"{len(facts.candidates)} replicas are too many for one plan: at most {MOST_MEMBERS}"
     problems = [one.problem for one in facts.candidates if one.problem]
     more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
-    return "; ".join(shorten(problem, MOST_REASON // 4) for problem in problems[:_PROBLEMS_SHOWN]) + more
+    return "; ".join(_fit(problem, MOST_REASON // 4) for problem in problems[:_PROBLEMS_SHOWN]) + more
 
 
 def _name_recoverable(facts: RecoveryFacts) -> str:
@@ -173,18 +174,18 @@ def _refresh_check(facts: RecoveryFacts, member: RunMember, check: RunCheck, now
             if vm is not None
             else "it is gone"
         )
-        return replace(check, passed_at=now if runs else 0.0, message=shorten(message, MOST_SAID))
+        return replace(check, passed_at=now if runs else 0.0, message=_fit(message, MOST_SAID))
     found = facts.ready.get(check.service)
     if found is None:
         return replace(check, message="not checked yet")
     passed = runs and found.ready
-    message = "" if passed else shorten(found.message, MOST_SAID) or "not checked yet"
+    message = "" if passed else _fit(found.message, MOST_SAID) or "not checked yet"
     return replace(check, passed_at=now if passed else 0.0, message=message)
 
 
 def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: str) -> RecoveryPlanStatus:
     """The status of a run whose member can't be made now; it is tried again until the deadline."""
-    member, why = run.members[index], shorten(why, MOST_SAID)
+    member, why = run.members[index], _fit(why, MOST_SAID)
     member = replace(member, checks=[replace(member.checks[0], message=why), *member.checks[1:]])
     members = [*run.members[:index], member, *run.members[index + 1 :]]
     return replace(status, run=replace(run, members=members), message=f"vm/{member.vm} can't be made: {why}")
@@ -192,7 +193,7 @@ def note_refusal(status: RecoveryPlanStatus, run: RecoveryRun, index: int, why: 
 
 def note_store_refusal(facts: RecoveryFacts, why: str) -> RecoveryStep:
     """The store refused the step that was planned: nothing of it is written, and the status says so before it is tried again."""
-    message = shorten(f"the store refused the next step, which is tried again: {why}", MOST_REASON)
+    message = _fit(f"the store refused the next step, which is tried again: {why}", MOST_REASON)
     return RecoveryStep(replace(facts.status, reason=STORE_REFUSED, message=message))
 
 
@@ -254,14 +255,14 @@ def make_result(run: RecoveryRun, now: float, phase: Outcome, reason: str, messa
             for one in run.members
         ],
         reason=reason,
-        message=shorten(message, MOST_REASON),
+        message=_fit(message, MOST_REASON),
     )
 
 
-def shorten(text: str, most: int) -> str:
-    """``text``, cut to so many bytes as JSON has it."""
+def _fit(text: str, most: int) -> str:
+    """``text``, shortened to so many bytes as JSON has it."""
     while len(msgspec.json.encode(text)) - 2 > most:
-        text = text[: min(len(text) * 9 // 10, most)]
+        text = shorten(text, min(len(text) * 9 // 10, most))
     return text
 
 
@@ -273,7 +274,7 @@ def _report_check(run: RecoveryRun, member: RunMember, check: RunCheck) -> Check
     return CheckResult(
         vm=member.vm,
         type=check.type,
-        target=shorten(check.target, MOST_SAID),
+        target=_fit(check.target, MOST_SAID),
         passed=bool(check.passed_at),
         seconds=round(check.passed_at - run.began_at, 1) if check.passed_at else None,
         message=check.message or ("" if member.begun_at else "the VM was not made"),

@@ -25,6 +25,7 @@ from weft.kinds.job import JobSpec, JobStatus
 from weft.kinds.report import HeldBy, QueuedWorkload
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
+from weft.objects.shortened import shorten
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
@@ -236,4 +237,4 @@ def _find_hold(item: Item, allocations: list[Item], promised: float | None, to_a
     placed = item.envelope.condition("Placed")
     if placed is None or placed.status == "True" or placed.generation != item.envelope.generation:
         return HeldBy("undecided", "the scheduler has not decided on it yet")
-    return HeldBy(placed.reason, placed.message[:LONGEST_MESSAGE])
+    return HeldBy(placed.reason, shorten(placed.message, LONGEST_MESSAGE))

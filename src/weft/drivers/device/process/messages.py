@@ -8,6 +8,7 @@ import msgspec
 
 from weft.contracts.device import Found, Thing, Value
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, TimedOut, Unavailable, WeftError
+from weft.objects.shortened import shorten
 
 MOST_BYTES = 1 << 20  # of a message
 _ERRORS: dict[str, type[WeftError]] = {
@@ -72,7 +73,7 @@ def answer_error(number: int, failure: Exception) -> Answer:
     if not isinstance(failure, WeftError):
         return Answer(number, f"the driver failed: {type(failure).__name__}", error="DriverFailed")
     name = next((name for name, one in _ERRORS.items() if isinstance(failure, one)), "DriverFailed")
-    return Answer(number, failure.message[:500], error=name, hint=(failure.hint or "")[:200])
+    return Answer(number, shorten(failure.message, 500), error=name, hint=shorten(failure.hint or "", 200))
 
 
 def raise_answered(answer: Answer) -> None:
