@@ -468,6 +468,31 @@ def test_what_has_ended_does_not_hold_a_node_and_what_runs_is_named_first(lab: A
     assert lab.client.list("allocation").items == [] and lab.client.get("vm", "c-done")["name"] == "c-done"
 
 
+@pytest.mark.parametrize(
+    ("once", "said", "remedy"),
+    [
+        (
+            True,
+            "vm/done has ended, and its node was deleted: what it had there, such as its log,",
+            "weft describe vm/done",
+        ),
+        (False, "vm/done is stopped, and on no node: logs is not possible now", "weft start vm/done places it again"),
+    ],
+)
+def test_the_log_of_what_ended_on_a_deleted_node_has_no_remedy_that_leads_in_a_circle(
+    lab: ApiLab, once: bool, said: str, remedy: str
+) -> None:
+    lab.client.create(make_vm("done"))
+    envelope = lab.stored("/vm/default/done")
+    assert envelope is not None
+    envelope.spec = merge_part(envelope.spec, {"once": once})
+    envelope.status = merge_part(envelope.status, {"phase": "Stopped", "ended": True, "reason": "completed"})
+    lab.put(envelope)
+    with pytest.raises(IllegalTransition) as refused:
+        lab.client.verb("vm", "done", "logs")
+    assert refused.value.message.startswith(said) and (refused.value.hint or "").startswith(remedy)
+
+
 def test_a_node_that_was_removed_stays_out(lab: ApiLab) -> None:
     node = lab.join("n1")
     _, name = start_vm(lab, node)

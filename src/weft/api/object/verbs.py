@@ -414,11 +414,21 @@ async def _find_place(
         check_verb(verb.name, phase, what, why=status.get("message", "") if phase is Phase.UNKNOWN else "")
     if allocation is not None:
         return allocation
+    why, hint = _explain_placeless(what, phase, status, once=bool(msgspec.json.decode(envelope.spec).get("once")))
     raise IllegalTransition(
-        f"{what} is not placed yet ({phase}): {verb.name} is not possible now",
-        hint=f"weft wait {what} --for=phase=Running, or weft explain {kind.name} {envelope.name}",
-        details={"phase": str(phase), "verb": verb.name},
+        f"{what} {why}: {verb.name} is not possible now", hint=hint, details={"phase": str(phase), "verb": verb.name}
     )
+
+
+def _explain_placeless(what: str, phase: Phase, status: dict[str, Any], *, once: bool) -> tuple[str, str]:
+    """Why the workload is on no node, and what to do."""
+    if once and status.get("ended"):
+        gone = "has ended, and its node was deleted: what it had there, such as its log, went with the node"
+        return gone, f"weft describe {what} shows how it ended"
+    if phase is Phase.STOPPED:
+        return "is stopped, and on no node", f"weft start {what} places it again"
+    wait = f"weft wait {what} --for=phase=Running, or weft explain {what}"
+    return f"is not placed yet ({phase})", wait
 
 
 async def _find_allocation(

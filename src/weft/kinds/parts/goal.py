@@ -201,6 +201,8 @@ def find_workload_failure(obj: Object, what: str, goal: Goal) -> WeftError | Non
     rests = read_phase(obj) == "Stopped" and reason in _RESTS and dig(obj, "spec.run") == "run" and is_settled(obj)
     if goal.ends_failed and rests:
         words, hint = _RESTS[reason]
+        if dig(obj, "spec.once"):  # nobody can start it again
+            hint = hint.partition("; weft start")[0]
         return DriverFailed(f"{what} {words}", reason=reason, hint=hint.format(what))
     if not goal.ends_refused and not (goal.ends_failed and read_phase(obj) == "Rejected"):
         return None

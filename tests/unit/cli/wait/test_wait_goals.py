@@ -228,6 +228,9 @@ def test_a_machine_that_shut_itself_down_is_not_waited_for() -> None:
     ended = {"kind": "vm", "name": "web", "generation": 2, "spec": {"run": "run"}, "status": rests}
     error = find_failure(ended, "vm/web", goal)
     assert error is not None and error.message == "vm/web shut itself down"
+    assert error.hint == "weft logs vm/web shows why; weft start vm/web"
+    once = find_failure({**ended, "spec": {"run": "run", "once": True}}, "vm/web", goal)
+    assert once is not None and once.hint == "weft logs vm/web shows why", "what runs once can't be started again"
     assert find_failure({**ended, "generation": 3}, "vm/web", goal) is None, "it was asked to start since"
     assert find_failure({**ended, "spec": {"run": "stop"}}, "vm/web", goal) is None
 
