@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from weft.launch.local.fabric import comes_up
+from weft.launch.local.fabric import comes_up, describe_nodes
 from weft.launch.local.processes import Process, is_weft
 from weft.launch.local.topology import Taken, plan_topology
 from weft.launch.local.underlay import plan_bridge, plan_firewall, plan_node_links, plan_wire
+from weft.objects.errors import Unavailable
 
 TOPOLOGY = plan_topology("/clone", Taken())
 STATE = "/clone/.weft"
@@ -68,3 +69,11 @@ def test_another_clones_daemons_are_not_this_ones() -> None:
 )
 def test_make_up_waits_for_guests_that_should_run_and_for_no_lease_s_start(status: dict[str, Any], waits: bool) -> None:
     assert comes_up(status) is waits
+
+
+def test_a_node_that_was_deleted_is_not_waited_for_and_is_named() -> None:
+    nodes = [{"name": "n1", "status": {"phase": "Ready"}}, {"name": "n2", "status": {}}]
+    with pytest.raises(Unavailable, match="n2 is NotReady"):
+        describe_nodes(["n1", "n2", "n3"], nodes)
+    said = describe_nodes(["n1", "n3"], nodes)
+    assert said.startswith("n1 online; n3 deleted, as you left it") and describe_nodes(["n1"], nodes) == "n1 online"

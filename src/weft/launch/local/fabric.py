@@ -195,26 +195,30 @@ async def wait_server(topology: Topology, clock: Clock) -> str:
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
-    """Until every node is Ready and every guest that should run does: healed."""
-    names = {node.name for node in topology.nodes}
-
-    def ready(client: Client) -> bool:
-        phases = {n["name"]: n["status"].get("phase", "NotReady") for n in client.list("node").items}
-        waiting = [
-            f"{name} is {phases.get(name, 'not a node of the cluster: was it deleted?')}" for name in sorted(names)
-        ]
-        waiting = [words for words in waiting if not words.endswith(" is Ready")]
-        if waiting:  # shown if it stays so
-            raise Unavailable("; ".join(waiting))
-        return True
+    """Until every node that nobody deleted is Ready and every guest that should run does: healed."""
+    names = sorted(node.name for node in topology.nodes)
 
     def healed(client: Client) -> bool:
         vms = client.list("vm", all_projects=True).items
         return not any(comes_up(vm["status"]) or _has_died(topology, vm) for vm in vms)
 
-    await _until(clock, "every node is Ready", topology, ready)
+    online = await _until(
+        clock, "every node is Ready", topology, lambda client: describe_nodes(names, client.list("node").items)
+    )
     await _until(clock, "the guests run again", topology, healed)
-    return f"{' '.join(sorted(names))} online"
+    return str(online)
+
+
+def describe_nodes(names: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the nodes are online, once all are that nobody deleted: a node that has joined is one of the cluster's at once.
+    Raises Unavailable, which is shown if it stays so."""
+    phases = {node["name"]: node["status"].get("phase", "NotReady") for node in nodes}
+    there, gone = [name for name in names if name in phases], [name for name in names if name not in phases]
+    if waiting := [f"{name} is {phases[name]}" for name in there if phases[name] != "Ready"]:
+        raise Unavailable("; ".join(waiting))
+    online = f"{' '.join(there)} online" if there else "none online"
+    again = "deleted, as you left it: make down, then make up, makes a new cluster with it"
+    return f"{online}; {' '.join(gone)} {again}" if gone else online
 
 
 def comes_up(status: Mapping[str, Any]) -> bool:
