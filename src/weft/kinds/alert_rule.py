@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from weft.kinds.fields.alert.notification import Alert, Notification
-from weft.kinds.fields.alert.promql import check_balanced, check_query
+from weft.kinds.fields.alert.promql import check_query
+from weft.kinds.fields.alert.promql_form import check_form
 from weft.kinds.fields.alert.summary import MOST_SUMMARY, check_summary, format_value, render_summary
 from weft.kinds.fields.cells import AGE, NAME, dig, text
 from weft.kinds.record import Access, Admission, Column, Display, Kind, Object, Reference
@@ -66,7 +67,7 @@ class AlertRuleStatus(msgspec.Struct, kw_only=True):
 
 def check_rule(spec: AlertRuleSpec) -> None:
     """Raises InvalidInput."""
-    check_balanced(check_query(spec.expr, "spec.expr", "spec.expr"), "spec.expr")
+    check_form(check_query(spec.expr, "spec.expr", "spec.expr"), "spec.expr")
     check_summary(spec.summary, "spec.summary")
     if not 0 <= spec.for_ <= MOST_FOR_SECONDS:
         raise InvalidInput(

@@ -20,7 +20,7 @@ MOST_REPEATS = 100  # a count in braces in a regular expression, and all of a qu
 MOST_NESTED = 50  # parentheses in a regular expression
 _REPEATS = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)  # of Go
-_STRING = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`""")
+STRING = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`""")
 _WITH = re.compile(r"\bwith\s*\(", re.IGNORECASE)
 _LABEL_CALL = re.compile(r"\blabel_\w+\s*\(", re.IGNORECASE)
 _CALL = re.compile(r"""([^\s()\[\]{},=!<>~+\-*/%^@"'`]+)\s*\(""")
@@ -51,8 +51,8 @@ def check_query(text: str, field: str, what: str = "") -> str:
             field=field,
             hint="write a shorter one",
         )
-    strings = _STRING.findall(text)
-    bare = _STRING.sub(" ", text)
+    strings = STRING.findall(text)
+    bare = STRING.sub(" ", text)
     if "\\" in bare:
         raise InvalidInput(f"{field}: a backslash stands outside a string", field=field, hint="remove it")
     if _WITH.search(bare):
@@ -114,7 +114,7 @@ def _unescape(found: re.Match[str]) -> str:
 
 def check_balanced(text: str, field: str) -> None:
     """Raises InvalidInput unless ``text`` can stand between parentheses: it closes none that it hasn't opened, and each string."""
-    bare, open_ = _STRING.sub(" ", text), list[str]()
+    bare, open_ = STRING.sub(" ", text), list[str]()
     for char in bare:
         if char in "([{":
             open_.append(_CLOSING[char])

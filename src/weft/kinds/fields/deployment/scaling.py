@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-from weft.kinds.fields.alert.promql import check_balanced, check_query
+from weft.kinds.fields.alert.promql import check_query
+from weft.kinds.fields.alert.promql_form import check_form
 from weft.objects.errors import InvalidInput
 from weft.objects.schema import field
 
@@ -38,4 +39,4 @@ def check_autoscale(scale: Autoscale) -> None:
                 field=f"spec.autoscale.{name}",
                 hint="""like min: 2, max: 10, metric: weft_guest_cpu_cores{name=~"web-.*"}, target: 0.5""",
             )
-    check_balanced(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
+    check_form(check_query(scale.metric, "spec.autoscale.metric"), "spec.autoscale.metric")
