@@ -12,6 +12,7 @@ from weft.informer.commit import Commit
 from weft.informer.trace.commits import CommitTraces
 from weft.informer.view import Item, View
 from weft.kinds.backup_repository import BACKUP_REPOSITORY, BackupRepositorySpec, BackupRepositoryStatus
+from weft.kinds.network import NETWORK, NetworkSpec, NetworkStatus
 from weft.kinds.quota import QUOTA, QuotaSpec
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Condition, Envelope, merge_part
@@ -26,7 +27,7 @@ class Leader:
 
     def __init__(self) -> None:
         self.taken: list[Span] = []
-        self._view = View(["vm", "quota", "backuprepository", "function"])
+        self._view = View(["vm", "quota", "network", "backuprepository", "function"])
         self._traces = CommitTraces(Tracer("controllers", SystemClock(), self.taken.append), self._view)
 
     def commit(self, envelope: Envelope, at: float) -> list[str]:
@@ -64,6 +65,16 @@ def test_a_repository_s_checks_after_the_first_good_one_are_not_its_creation() -
 def test_what_is_counted_in_a_quota_later_is_not_the_write_of_the_quota() -> None:
     leader, quota = Leader(), write(QUOTA.make("project", QuotaSpec(cpu=1), NOW, uid="q", project="default"))
     assert [len(leader.commit(quota, at)) for at in (0.1, 60.0, 600.0)] == [1, 0, 0]
+
+
+def test_what_a_process_that_was_restarted_does_to_an_object_that_was_ready_is_not_its_creation() -> None:
+    network = write(NETWORK.make("blue", NetworkSpec(cidr="10.1.0.0/24"), NOW, uid="n", project="default"))
+    assert Leader().commit(network, 2000.0) == ["commit"], "it is not ready yet"
+    network.status = merge_part(network.status, NetworkStatus(phase="Ready"))
+    network.status = merge_part(network.status, {"observed_generation": 1})
+    assert Leader().commit(network, 1.0) == ["commit"]
+    restarted = Leader()
+    assert [restarted.commit(network, at) for at in (2022.0, 2023.0)] == [[], []], "a VM came into it"
 
 
 def test_an_object_of_another_version_that_says_nothing_readable_stops_nobody() -> None:

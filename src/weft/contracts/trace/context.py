@@ -90,9 +90,9 @@ def read_ended(mark: str | msgspec.UnsetType) -> Context | None:
 def pass_on(of: Envelope, to: Envelope) -> None:
     """What is done to ``to`` from now on is done because of what was written to ``of``, if that isn't done, and unless people have
     written ``to`` later."""
-    if of.trace is msgspec.UNSET or not _time_of(of.trace):
+    if of.trace is msgspec.UNSET or not read_time(of.trace):
         return
-    if to.trace is msgspec.UNSET or _time_of(of.trace) >= _time_of(to.trace):
+    if to.trace is msgspec.UNSET or read_time(of.trace) >= read_time(to.trace):
         to.trace = of.trace
 
 
@@ -101,7 +101,7 @@ def hand_over(of: Envelope, to: Envelope) -> None:
     to.trace = of.trace
 
 
-def _time_of(mark: str) -> int:
+def read_time(mark: str) -> int:
     found = _MARK.fullmatch(mark) if len(mark) <= 64 else None
     return int(found[3], 16) if found is not None else 0
 

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import msgspec
 
-from weft.contracts.trace.context import Context, read_ended, read_mark
+from weft.contracts.trace.context import Context, read_ended, read_mark, read_time
 from weft.contracts.trace.span import Tracer, Value
 from weft.informer.commit import Commit
 from weft.informer.view import Item, View
@@ -17,6 +17,7 @@ from weft.kinds.registry import is_workload
 from weft.objects.envelope import Envelope, encode_envelope
 
 MOST_FOLLOWED = 20_000  # objects
+LATE_SECONDS = 60.0  # after the write; what takes longer is followed by then, for its progress is committed
 READY = "Ready"
 _RESTS = ("Stopped", "Suspended", "Succeeded", "Failed")
 
@@ -59,6 +60,9 @@ class CommitTraces:
         if ended is not None and (not what or read_mark(former, now) != ended):
             return  # it was done before this process followed it
         of = item.envelope
+        if not (what or is_workload(of.kind)) and now - read_time(mark) > LATE_SECONDS and _is_over(of):
+            self._remember(item.key, mark, "")  # an earlier process saw the end of it: this commit has another cause
+            return
         about = f"{of.kind}/{of.project or '-'}/{of.name}"
         self._remember(item.key, mark, about)
         self._record(context, about, commit, doing, began, now)
