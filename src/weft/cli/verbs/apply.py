@@ -140,8 +140,8 @@ def _run(
         waits += [wait] if wait else []
     if dry_run:
         done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]
-    warn_of_pools(session, [one.obj for one in done if one.verb == "create"])
-    code = finish(session, done, waits)
+    excess = warn_of_pools(session, [one.obj for one in done if one.verb == "create"])
+    code = finish(session, done, waits) or excess
     refused = [line for what, one in foreseen.items() if (line := describe_refusal(one, what))]
     for line in refused:
         session.notify(line)

@@ -110,10 +110,11 @@ def create_one(
     made = session.client.create(manifest, dry_run=bool(dry_run))
     for user, identity in (made.get("identities") or {}).items():
         session.notify(f"user {user}  {identity or 'not linked with the OIDC provider'}")
-    importlib.import_module("weft.cli.preview.pools").warn_of_pools(session, [made])  # what the help needn't load
+    preview = importlib.import_module("weft.cli.preview.pools")  # what the help needn't load
+    excess: int = preview.warn_of_pools(session, [made])
     if dry_run:
-        return show_dry_run(session, target, made, "created"), target.name
-    return finish_one(session, target, made, "create"), target.name
+        return show_dry_run(session, target, made, "created") or excess, target.name
+    return finish_one(session, target, made, "create") or excess, target.name
 
 
 def read_spec(

@@ -24,22 +24,22 @@ class Pools:
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec", "said"),
+    ("kind", "spec", "said", "code"),
     [
-        ("volume", {"size": 1 << 50}, "1.0 PiB is more than any storage pool local may promise: 100.0 GiB at most"),
-        ("volume", {"size": 501 * GIB, "pool": "san"}, "more than any storage pool san may promise: 500.0 GiB at most"),
-        ("volume", {"size": 100 * GIB, "pool": "local"}, ""),
-        ("volume", {"size": GIB, "pool": "nope"}, "no node offers pool nope now"),
-        ("vm", {"disk": 1 << 50}, ""),
-        ("vm", {"pool": "nope"}, "pools that are offered: local, san"),
-        ("container", {}, ""),
+        ("volume", {"size": 1 << 50}, "1.0 PiB is more than any storage pool local may promise: 100.0 GiB at most", 6),
+        ("volume", {"size": 501 * GIB, "pool": "san"}, "than any storage pool san may promise: 500.0 GiB at most", 6),
+        ("volume", {"size": 100 * GIB, "pool": "local"}, "", 0),
+        ("volume", {"size": GIB, "pool": "nope"}, "no node offers pool nope now", 0),
+        ("vm", {"disk": 1 << 50}, "", 0),
+        ("vm", {"pool": "nope"}, "pools that are offered: local, san", 0),
+        ("container", {}, "", 0),
     ],
 )
 def test_a_new_disk_that_no_pool_can_hold_is_named_with_what_pools_may_promise(
-    kind: str, spec: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+    kind: str, spec: dict[str, Any], said: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session = Session(SystemClock, {})
     session.client = Pools()  # type: ignore[assignment]
-    warn_of_pools(session, [{"kind": kind, "name": "v2", "spec": spec}])
+    assert warn_of_pools(session, [{"kind": kind, "name": "v2", "spec": spec}]) == code
     told = capsys.readouterr().err
     assert told == "" if not said else said in told
