@@ -69,7 +69,7 @@ static void take_record(char *record, int line) {
         size_t at = strlen(run.resolv);
         snprintf(run.resolv + at, sizeof run.resolv - at, "%s %s\n", record, value);
     } else if (strcmp(record, "keep")) {
-        dprintf(2, "weft: line %d of its user data: %.60s is no word that is known\n", line, record);
+        dprintf(2, "weft: line %d of its user data: %.60s is not a known word\n", line, record);
         run.bad = 1;
     }
 }
