@@ -8,7 +8,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from weft.cli.output.form import DOCUMENTS, Form, read_form
@@ -66,6 +66,7 @@ class Session:
         self.columns: tuple[str, ...] = ()
         self.sort = ""
         self.json_fields = ""
+        self.listed: Sequence[str] = ()  # the kinds of the list that is printed, which may have no object
         self.jq: str | None = None
         self.debug = False
         self.no_color = bool(environ.get("NO_COLOR"))

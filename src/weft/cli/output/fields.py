@@ -23,21 +23,24 @@ def is_list(document: Any) -> bool:
     return isinstance(document, dict) and set(document) == {"items"}
 
 
-def refuse_unknown(flag: str, paths: Iterable[Sequence[str]], document: Any) -> None:
+def refuse_unknown(flag: str, paths: Iterable[Sequence[str]], document: Any, listed: Sequence[str] = ()) -> None:
     """Raises UsageError, in words of ``flag``, for the first path (names of fields, lists left out) that no object of ``document``
-    has, and that none of its kind can have."""
+    has, and that none of its kind can have; ``listed`` are the kinds of a list, which may be empty."""
     objects = [obj for obj in list_objects(document) if isinstance(obj, dict)]
     for path in paths:
-        if not path or not objects or any(_has(obj, path) for obj in objects):
+        names = [str(obj.get("kind")) for obj in objects] or listed
+        kinds = {name: BY_NAME[name] for name in names if name in BY_NAME}
+        if not path or not (objects or kinds) or any(_has(obj, path) for obj in objects):
             continue
-        kinds = {kind.name: kind for obj in objects if (kind := BY_NAME.get(str(obj.get("kind"))))}
         if any(has_path(kind, path) for kind in kinds.values()):
             continue
-        known = sorted({name for obj in objects for name in obj})
+        paths_there = sorted({one for kind in kinds.values() for one in list_paths(kind)})
+        known = sorted({name for obj in objects for name in obj} or {one.partition(".")[0] for one in paths_there})
         if not kinds and path[0] in known:
             continue  # what is no object may lack any of its parts
         written = ".".join(path)
-        meant = suggest(written, sorted({*known, *(one for kind in kinds.values() for one in list_paths(kind))}))
+        ends = [path[at:] for at in range(1, len(path)) if path[at] in known]  # status.conditions for conditions
+        meant = ".".join(ends[0]) if ends else suggest(written, sorted({*known, *paths_there}))
         there = ", ".join(known[:_MOST_NAMED])
         raise click.UsageError(
             f"{flag} {written[:60]}: no such field; {f'did you mean {meant}?' if meant else f'there are {there}'}"

@@ -32,6 +32,7 @@ def print_list(session: Session, items: Sequence[Object], kinds: Sequence[Kind],
     """``items``, of ``kinds``, as a list: also one is ``{"items": […]}`` as data. Rows of several kinds, or
     with ``named``, name each object's kind."""
     if session.is_document:
+        session.listed = [kind.name for kind in kinds]
         print_data(session, {"items": list(items)})
     elif session.output == "name":
         print_names(items)
@@ -127,7 +128,7 @@ def _take_parts(session: Session, document: bytes) -> bytes:
         return document
     select = importlib.import_module("weft.cli.output.select")
     return msgspec.json.encode(
-        select.pick_fields(msgspec.json.decode(document), select.read_fields(session.json_fields))
+        select.pick_fields(msgspec.json.decode(document), select.read_fields(session.json_fields), session.listed)
     )
 
 
@@ -141,9 +142,11 @@ def _print_document(session: Session, document: bytes) -> None:
         sys.stdout.write(write_yaml(value))
     elif session.output == "template":
         module = importlib.import_module("weft.cli.output.select")
-        sys.stdout.write(module.write_template(session.form.expression, value))
+        sys.stdout.write(module.write_template(session.form.expression, value, session.listed))
     else:
-        text = importlib.import_module("weft.cli.output.jsonpath").write_jsonpath(session.form.expression, value)
+        text = importlib.import_module("weft.cli.output.jsonpath").write_jsonpath(
+            session.form.expression, value, session.listed
+        )
         print(text, end="" if text.endswith("\n") else "\n")
 
 

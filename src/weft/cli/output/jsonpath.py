@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -37,9 +37,9 @@ Node = tuple[str, Any]  # ("text", str), ("path", (path, steps)) or ("range", ((
 Step = Callable[[Any], Iterator[Any]]
 
 
-def write_jsonpath(expression: str, value: Any) -> str:
+def write_jsonpath(expression: str, value: Any, listed: Sequence[str] = ()) -> str:
     """What ``expression`` makes of ``value``. Raises InvalidInput for one that can't be read, UsageError for a field that no
-    object of ``value`` can have."""
+    object of ``value``, a list of kinds ``listed``, can have."""
     whole = expression if "{" in expression else "{" + expression + "}"
     nodes, rest = _read_nodes(_split(whole, expression), expression)
     if rest is not None:
@@ -49,7 +49,7 @@ def write_jsonpath(expression: str, value: Any) -> str:
         if lost := next((path for path in named if path[0] != "items"), None):
             raise click.UsageError(f"jsonpath {lost[0][:60]}: no such field; this is a list: begin with .items[*]")
         named = [path[1:] for path in named]
-    refuse_unknown("jsonpath", named, value)
+    refuse_unknown("jsonpath", named, value, listed)
     return _write(nodes, value)
 
 

@@ -28,10 +28,10 @@ def read_fields(text: str) -> list[str]:
     return paths
 
 
-def pick_fields(document: Any, paths: Sequence[str]) -> Any:
+def pick_fields(document: Any, paths: Sequence[str], listed: Sequence[str] = ()) -> Any:
     """``document`` with only the fields at ``paths`` of each object in it, null where one isn't there. Raises UsageError for a
     field that none of them can have."""
-    refuse_unknown("--json", (path.split(".") for path in paths), document)
+    refuse_unknown("--json", (path.split(".") for path in paths), document, listed)
     picked = [_pick(obj, paths) for obj in list_objects(document)]
     return {"items": picked} if is_list(document) else picked[0]
 
@@ -48,7 +48,7 @@ def _pick(obj: Any, paths: Sequence[str]) -> dict[str, Any]:
     return picked
 
 
-def write_template(template: str, document: Any) -> str:
+def write_template(template: str, document: Any, listed: Sequence[str] = ()) -> str:
     """A line for each object of ``document``: ``{status.node}`` stands for that field, ``{{`` for a brace, ``\\n`` and ``\\t`` for
     what they are elsewhere. Raises InvalidInput, and UsageError for a field that none of them can have."""
     if foreign := _GO.search(template):
@@ -66,7 +66,7 @@ def write_template(template: str, document: Any) -> str:
             )
     objects = list_objects(document)
     named = (name_fields(match[1].strip()) for match in _PLACE.finditer(template) if match[1] is not None)
-    refuse_unknown("template", (path for path in named if path is not None), document)
+    refuse_unknown("template", (path for path in named if path is not None), document, listed)
     return "".join(_PLACE.sub(_filler(obj), template) + "\n" for obj in objects)
 
 

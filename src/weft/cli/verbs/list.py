@@ -110,6 +110,7 @@ def list_kind(
         if takes_pages(session):
             print_pages(session.client.list(kind.name, read=write_page, **selected).pages)
         else:
+            session.listed = (kind.name,)
             print_data(session, {"items": session.client.list(kind.name, **selected).raws})
         return
     pages = session.client.list(kind.name, read=read_objects, **selected).pages

@@ -147,6 +147,19 @@ def test_a_jsonpath_that_cannot_be_read_says_how_to_write_one(wrong: str) -> Non
     assert refused.value.hint and "{.items[*].name}" in refused.value.hint
 
 
+@pytest.mark.parametrize("wrong", ["jsonpath={.items[0].nope}", "template={nope}", "template={status.nope}"])
+def test_a_field_that_no_object_of_a_kind_has_is_refused_of_an_empty_list_too(wrong: str) -> None:
+    session = Session(SystemClock, {"WEFT_OUTPUT": wrong})
+    with pytest.raises(click.UsageError, match="nope: no such field"):
+        print_list(session, [], [BY_NAME["vm"]])
+
+
+def test_a_part_of_an_object_that_was_looked_for_in_its_status_is_named_where_it_is() -> None:
+    item = {"kind": "vm", "name": "web", "status": {"phase": "Running"}, "conditions": [{"status": "True"}]}
+    with pytest.raises(click.UsageError, match=r"did you mean conditions\.status\?"):
+        write_jsonpath("{.status.conditions.status}", item)
+
+
 def test_a_template_gives_a_line_for_each_object(show: Shown) -> None:
     lines = show("template={name}\\t{status.node} {{{labels.app}}}").splitlines()
     assert lines == ["web-10\tn2 {shop}", "web-9\tn1 {}", "db|1\tn1 {}"]
