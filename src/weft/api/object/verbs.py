@@ -129,7 +129,7 @@ async def _plan(
     if not verb.changes:
         raise NotFound(f"{kind.title} verb {verb.name} does nothing")
     old = decode_part(current.spec, kind.spec)
-    whole = {**_read_whole(kind, current), "now": context.clock.now()}
+    whole = {**_read_whole(kind, current), "now": round(context.clock.now(), 3)}
     whole["others"] = await _read_others(view, target, verb, whole, given)
     for permission, what in verb.rights(whole, given) if verb.rights is not None else ():
         call.actor.require(permission, target.project, what)

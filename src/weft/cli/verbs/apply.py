@@ -28,7 +28,7 @@ from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, is_workload
 from weft.kinds.vm import VM
 from weft.objects.errors import StaleRevision, WeftError
-from weft.objects.quantity import format_bytes, format_duration
+from weft.objects.quantity import format_bytes, format_duration, format_moment
 from weft.objects.schema import describe_fields
 
 COSTS = {
@@ -252,6 +252,8 @@ def show_value(value: Any, type_: str = "") -> str:
         return format_bytes(value)
     if type_ == "duration" and isinstance(value, float):
         return format_duration(value)
+    if type_ == "time" and isinstance(value, (int, float)):
+        return format_moment(value)
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):

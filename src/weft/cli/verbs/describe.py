@@ -35,6 +35,7 @@ from weft.cli.wait.batch import each
 from weft.client.usage import fetch_usage
 from weft.kinds.allocation import AllocationReport, AllocationSpec, has_ended_for_good
 from weft.kinds.fields.cells import dig
+from weft.kinds.parts.node.columns import read_status
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
@@ -95,7 +96,9 @@ def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
     if report.get("images"):
         with contextlib.suppress(Forbidden):  # their names take a role in all projects
             report["images"] = name_images(report["images"], session.client.list("image", all_projects=True).items)
-    return {**node, "report": report}
+    status, state = node.get("status") or {}, read_status(node)
+    phase = status.get("phase", state)
+    return {**node, "report": report, "status": {**status, "phase": phase if state == phase else f"{phase} ({state})"}}
 
 
 def _plot(session: Session, migration: dict[str, Any], target: Target, path: Path) -> None:

@@ -14,7 +14,8 @@ NodeType = Literal["cloud", "edge", "hybrid", "gpu", "storage"]
 NODE_TYPES: tuple[str, ...] = get_args(NodeType)
 
 
-def _status(obj: Object) -> str:
+def read_status(obj: Object) -> str:
+    """Its phase as lists show it: what people or the scheduler keep from it stands for Ready."""
     phase = str(dig(obj, "status.phase", "Joining"))
     if phase == "Ready" and dig(obj, "actions.maintenance"):
         return "Maintenance"
@@ -94,7 +95,7 @@ def is_drained(obj: Object | None) -> bool:
 
 NODE_COLUMNS = (
     NAME,
-    Column("STATUS", _status, keep=True),
+    Column("STATUS", read_status, keep=True),
     Column("CPU", _cpu),
     Column("MEMORY", _bytes("memory")),
     Column("DISK", _bytes("disk")),
