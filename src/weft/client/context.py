@@ -75,6 +75,12 @@ def find_context(given: str | None = None, environ: Mapping[str, str] = os.envir
 def locate_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Found:
     """As ``find_context``, with where it was found."""
     if given:
+        if "://" in given:
+            raise InvalidInput(
+                f"--context {given[:80]}: a context is a file or a name, not an address",
+                field="context",
+                hint="weft login --server https://ADDRESS:PORT --user NAME writes one; weft context list shows those there are",
+            )
         path = place_of(given, environ)
         return Found(read_context(path), str(path), "--context")
     if environ.get("WEFT_CONTEXT"):

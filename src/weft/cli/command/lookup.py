@@ -21,7 +21,7 @@ from weft.cli.session import Session
 from weft.kinds.fields.cells import dig
 from weft.kinds.record import Kind
 from weft.kinds.registry import BY_NAME, KINDS, WORKLOADS
-from weft.objects.errors import Forbidden, NotFound, WeftError
+from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
 from weft.objects.image.reference import held_name
 from weft.objects.quantity import format_bytes, format_cpu
 from weft.objects.schema import suggest
@@ -162,6 +162,8 @@ def _find(session: Session, name: str, kinds: Sequence[str], *, begun: bool = Fa
             found = _choose(session, name, ones)
         if found is None and not _is_like_a_noun(name):
             raise _nothing(session, name, kinds)
+    except Unavailable:  # nobody can say whether it is there
+        raise
     except WeftError:
         if _is_like_a_noun(name):
             return None

@@ -84,6 +84,8 @@ def read_targets(
     if not words:
         raise usage("the name is missing: give NAME" if kind else "give KIND NAME or KIND/NAME")
     refuse_assignments(words)
+    if kind is None and "," in words[0] and all(map(is_noun, words[0].split(","))):
+        raise usage(f"{words[0]}: name one kind", "weft get vms lists one; weft ps lists VMs, containers and jobs")
     if kind is None and "/" not in words[0]:
         if not _names_kind(words, able):
             return _unique([_find_bare(word, able, find, alone=len(words) == 1) for word in words])

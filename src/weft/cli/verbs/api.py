@@ -33,6 +33,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str | None) -> None:
     method, path = _read_words(words)
+    if path.startswith("v1/"):
+        raise usage(f"{path[:80]!r} has no / at its start", f"weft api {method.lower()} /{path[:80]}")
     path = path if path.startswith("/") else f"/v1/{path}"
     body = None if data is None else read_data(data)
     http = session.client.http

@@ -40,7 +40,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(
             ["--granularity"],
-            type=options.Duration(),
+            type=options.Duration(least=0.2),
             metavar="TIME",
             default=0.0,
             help="From point to point, 0.2s or more. [the finest that is kept for that long]",

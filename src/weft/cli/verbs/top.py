@@ -29,10 +29,17 @@ _OVERHEAD = "A VM's MEMORY has QEMU's own in it, so it can be more than what the
 MEASURED = ("nodes", "vms", "containers", "migrations")
 
 
+class _Sort(click.Choice[str]):
+    """A resource; its sign, with which other lists begin at the largest, says what is so anyway."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(value.removeprefix("-") if value != "-name" else value, param, ctx)
+
+
 def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
     params: list[click.Parameter] = [
         click.Option(
-            ["--sort"], type=click.Choice(SORTS), default="cpu", help="The resource to sort by, most first. [cpu]"
+            ["--sort"], type=_Sort(SORTS), default="cpu", help="The resource to sort by, most first; also -cpu. [cpu]"
         ),
         click.Option(
             ["-w", "--watch"],

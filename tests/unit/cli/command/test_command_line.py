@@ -281,6 +281,10 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("vm migrate web --target n1", "no such option: --target", "did you mean --to?"),
         ("vm create web --image tiny --suspendable", "no such option: --suspendable", "did you mean --preemptible?"),
         ("vm migrate web n1", "give one workload: they are migrated one at a time", "--to n1"),
+        ("get vm,container", "vm,container: name one kind", "weft ps lists VMs, containers and jobs"),
+        ("api get v1/projects/lab", "'v1/projects/lab' has no / at its start", "weft api get /v1/projects/lab"),
+        ("--context ftp://x vm list", "a context is a file or a name, not an address", "weft login --server"),
+        ("vm metrics web --granularity 0", "--granularity", "0 is too short"),
         ("set web --memory 1G", "the kind is missing", "give KIND/NAME: weft set vm/web"),
         ("set vm/web --memroy 1G", "no such option: --memroy", "did you mean --memory?"),
         ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
@@ -398,6 +402,13 @@ def test_a_server_that_is_not_there_is_said_so(weft: Said, tmp_path: Path, monke
     assert "no weft server answers at https://127.0.0.1:1" in err
     assert "is the address right?" in err and "make up" not in err
     assert weft("doctor")[0] == 1
+    for command in (
+        "logs srv -f",
+        "describe vmm",
+        "explain srv",
+    ):  # like words for kinds: nobody knows whether they are names
+        code, _, err = weft(command)
+        assert "no weft server answers" in err and "did you mean" not in err, command
 
 
 def test_exit_codes_are_listed(weft: Said) -> None:
