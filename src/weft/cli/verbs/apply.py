@@ -19,6 +19,7 @@ from weft.cli.preview.apply import bind, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import ask_to_delete
 from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
 from weft.cli.preview.pools import warn_of_pools
+from weft.cli.preview.ranges import warn_of_ranges
 from weft.cli.runtime_image import has_code, provide_bases
 from weft.cli.session import Session
 from weft.cli.wait.finish import Done, finish, plan_wait
@@ -140,7 +141,9 @@ def _run(
         waits += [wait] if wait else []
     if dry_run:
         done += [Done(Target(BY_NAME[obj["kind"]], obj["name"]), obj, "delete", "would be deleted") for obj in pruned]
-    excess = warn_of_pools(session, [one.obj for one in done if one.verb == "create"])
+    created = [one.obj for one in done if one.verb == "create"]
+    warn_of_ranges(session, created)
+    excess = warn_of_pools(session, created)
     code = finish(session, done, waits) or excess
     refused = [line for what, one in foreseen.items() if (line := describe_refusal(one, what))]
     for line in refused:

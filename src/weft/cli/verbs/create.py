@@ -111,6 +111,7 @@ def create_one(
     for user, identity in (made.get("identities") or {}).items():
         session.notify(f"user {user}  {identity or 'not linked with the OIDC provider'}")
     preview = importlib.import_module("weft.cli.preview.pools")  # what the help needn't load
+    importlib.import_module("weft.cli.preview.ranges").warn_of_ranges(session, [made])
     excess: int = preview.warn_of_pools(session, [made])
     if dry_run:
         return show_dry_run(session, target, made, "created") or excess, target.name
