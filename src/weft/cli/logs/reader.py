@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from weft.cli.command.exit_codes import exit_code
 from weft.cli.command.target import Target
 from weft.cli.session import NotSent, Session
+from weft.cli.stream.client import Cut
 from weft.cli.stream.logs import run_stream
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.quantity import parse_moment
@@ -68,6 +69,7 @@ class Reader:
 
     def read(self) -> int:
         """Raises WeftError."""
+        begun = False
         for _ in range(TRIES):
             asked = self.asked
             if self._latest:  # the connection was lost
@@ -77,7 +79,8 @@ class Reader:
             try:
                 return run_stream(self.session, cast(Target, self.target), asked, self._take)
             except Unavailable as problem:
-                if not self.asked["follow"] or not self._latest:
+                begun = begun or bool(self._latest) or isinstance(problem, Cut)
+                if not self.asked["follow"] or not begun:
                     raise
                 lost = problem
                 self.session.client.http.closed.wait(PAUSE_SECONDS)

@@ -10,6 +10,7 @@ import msgspec
 
 from weft.cli.command.target import usage
 from weft.cli.logs.reader import Reader
+from weft.cli.wait.again import read_again
 from weft.client.answer import raise_problem
 from weft.client.http import Http
 
@@ -48,8 +49,8 @@ class ServerReader(Reader):
         query = {name: str(asked[name]) for name in ("since", "until", "filter", "regex") if asked.get(name)}
         if asked["tail"] >= 0:
             query["tail"] = str(asked["tail"])
+        page = self._read_page(query)
         while not self.session.client.http.closed.is_set():
-            page = read_server_log(self.session.client.http, self.target.name, query)
             for line in page["items"]:
                 self.put(line)
             query.pop("tail", None)
@@ -59,7 +60,13 @@ class ServerReader(Reader):
                     break
                 query.pop("since", None)
                 self.session.client.http.closed.wait(FOLLOW_SECONDS)
+            page = (
+                read_again(self.session, lambda: self._read_page(query)) if asked["follow"] else self._read_page(query)
+            )
         return 0
+
+    def _read_page(self, query: Mapping[str, str]) -> dict[str, Any]:
+        return read_server_log(self.session.client.http, self.target.name, query)
 
 
 def read_server_log(http: Http, process: str, query: Mapping[str, str]) -> dict[str, Any]:

@@ -36,6 +36,10 @@ _FULL_BYTES = 1024 * 1024  # so much waits to be sent: stop reading what is type
 _POLL_MS = 1000
 
 
+class Cut(Unavailable):
+    """The connection was lost after the stream had begun."""
+
+
 class Stream:
     """One stream. ``escape`` is a byte that, typed, ends it here (a console); without ``forward_end`` no end of input is sent,
     since a console goes on when the keyboard doesn't. What comes back goes to descriptor ``stdout`` or 2, by ``write``.
@@ -125,9 +129,9 @@ class Stream:
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except OSError as problem:
-                raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
+                raise Cut(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the connection was lost before the end", hint=self._cut_hint)
+                raise Cut("the connection was lost before the end", hint=self._cut_hint)
             for frame in self._decoder.feed(data):
                 self._take(frame.type, frame.payload, frame)
 
@@ -209,9 +213,9 @@ def exchange(
             try:
                 data = sock.recv(MAX_PAYLOAD_BYTES)
             except OSError as problem:
-                raise Unavailable(f"the connection was lost: {problem.strerror or problem}") from None
+                raise Cut(f"the connection was lost: {problem.strerror or problem}") from None
             if not data:
-                raise Unavailable("the connection was lost before the end", hint=cut_hint)
+                raise Cut("the connection was lost before the end", hint=cut_hint)
             for frame in decoder.feed(data):
                 if frame.type == FrameType.DATA_OUT:
                     answer += frame.payload

@@ -14,7 +14,7 @@ from weft.cli.command.exit_codes import INTERRUPTED, exit_code, partial_code
 from weft.cli.command.target import Target
 from weft.cli.output.terminal import clean, clean_lines, is_terminal
 from weft.cli.session import NotSent, Session
-from weft.cli.stream.client import Stream, dial, write_bytes
+from weft.cli.stream.client import Cut, Stream, dial, write_bytes
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
 _LAST_LINES = 10
@@ -179,6 +179,7 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
         seen.extend(data)
         del seen[:-_OVERLAP_BYTES]
 
+    begun = False
     for _ in range(_TRIES):
         try:
             if not seen:
@@ -187,7 +188,8 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
                 session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
             )
         except Unavailable as problem:
-            if not asked["follow"] or not seen or target.kind.workload is None:
+            begun = begun or bool(seen) or isinstance(problem, Cut)
+            if not asked["follow"] or not begun:
                 raise
             lost = problem
             session.client.http.closed.wait(_PAUSE_SECONDS)

@@ -18,6 +18,7 @@ from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.list import list_allowed
+from weft.cli.wait.again import read_again
 from weft.cli.wait.finish import Done, finish
 from weft.cli.wait.operation import read_id
 from weft.cli.wait.watch import Wait
@@ -94,8 +95,8 @@ def _watch(session: Session, every: bool) -> None:
     """The list, refreshed until ``--timeout`` has passed: on a terminal in place, off it only what is new."""
     shown: set[tuple[str, str, str]] = set()
     end = math.inf if session.timeout_seconds is None else session.clock.elapsed() + session.timeout_seconds
+    found = _list(session, every)
     while True:
-        found = _list(session, every)
         if is_terminal(sys.stdout) and not session.is_data:
             print(CLEAR, end="")
             _print(session, found)
@@ -111,6 +112,7 @@ def _watch(session: Session, every: bool) -> None:
         left = end - session.clock.elapsed()
         if not session.rests(max(0.0, min(WATCH_SECONDS, left))) or left <= WATCH_SECONDS:
             return
+        found = read_again(session, lambda: _list(session, every), end)
 
 
 def _get(session: Session, id_: str) -> dict[str, Any] | None:

@@ -15,9 +15,11 @@ from weft.cli.command.target import find_noun, is_guess, usage
 from weft.cli.migration.description import PROGRESS_COLUMNS, describe_progress, draw_progress
 from weft.cli.node.usage import NODE_COLUMNS, SORTS, VM_COLUMNS, draw_nodes, draw_vms, join_nodes, join_vms
 from weft.cli.output.formats import list_names, print_items
+from weft.cli.output.table import Column
 from weft.cli.output.terminal import CLEAR, is_terminal
 from weft.cli.session import Session
 from weft.cli.verbs.list import leave_out
+from weft.cli.wait.again import read_again
 from weft.client.usage import fetch_usage
 from weft.kinds.fields.cells import dig
 from weft.kinds.migration import ENDED
@@ -26,6 +28,9 @@ from weft.objects.errors import Forbidden, NotFound
 
 WATCH_SECONDS = 3.0
 _OVERHEAD = "A VM's MEMORY has QEMU's own in it, so it can be more than what the VM has (OF)."
+Shown = tuple[
+    Sequence[Any], Sequence[str], tuple[Sequence[Column], Sequence[Sequence[str]]], str
+]  # as print_items takes it
 MEASURED = ("nodes", "vms", "containers", "migrations")
 
 
@@ -82,13 +87,15 @@ def _run(
         )
         raise click.UsageError(f"{kind.plural} have no usage of their own: {instead}")
     goes_on = watch or (is_terminal(sys.stdout) and not session.is_data)
+    shown = _read(session, kind, sort, labels, fields)
     if goes_on and not once and is_terminal(sys.stdout) and not session.is_data:
         print(CLEAR, end="")
-    _show(session, kind, sort, labels, fields)
+    print_items(session, *shown)
     try:
         while goes_on and not once and session.rests(WATCH_SECONDS):
+            shown = read_again(session, lambda: _read(session, kind, sort, labels, fields))
             print(CLEAR if is_terminal(sys.stdout) else "")
-            _show(session, kind, sort, labels, fields)
+            print_items(session, *shown)
     except KeyboardInterrupt:
         return  # enough was seen
 
@@ -117,29 +124,30 @@ def choose_shown(kind: Kind, items: Sequence[dict[str, Any]], *, selected: bool)
     return list(items) if selected else leave_out(kind, items)
 
 
-def _show(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fields: tuple[str, ...]) -> None:
+def _read(session: Session, kind: Kind, sort: str, labels: tuple[str, ...], fields: tuple[str, ...]) -> Shown:
     items = session.client.list(
         kind.name, all_projects=session.all_projects, labels=",".join(labels), fields=",".join(fields)
     ).items
-    _SHOWN.get(kind.name, _show_guests)(session, kind, choose_shown(kind, items, selected=bool(labels or fields)), sort)
+    read = _SHOWN.get(kind.name, _read_guests)
+    return read(session, kind, choose_shown(kind, items, selected=bool(labels or fields)), sort)
 
 
-def _show_guests(session: Session, kind: Kind, items: Sequence[dict[str, Any]], sort: str) -> None:
+def _read_guests(session: Session, kind: Kind, items: Sequence[dict[str, Any]], sort: str) -> Shown:
     rows = join_vms(items, fetch_usage(session.client.http, guests=True), sort)
-    print_items(session, rows, list_names(rows), (VM_COLUMNS, draw_vms(rows)), f"no {kind.plural}")
+    return rows, list_names(rows), (VM_COLUMNS, draw_vms(rows)), f"no {kind.plural}"
 
 
-def _show_nodes(session: Session, _: Kind, items: Sequence[dict[str, Any]], sort: str) -> None:
+def _read_nodes(session: Session, _: Kind, items: Sequence[dict[str, Any]], sort: str) -> Shown:
     rows = join_nodes(items, fetch_usage(session.client.http), sort)
-    print_items(session, rows, list_names(rows), (NODE_COLUMNS, draw_nodes(rows)), "no nodes")
+    return rows, list_names(rows), (NODE_COLUMNS, draw_nodes(rows)), "no nodes"
 
 
-def _show_migrations(session: Session, _: Kind, items: Sequence[dict[str, Any]], __: str) -> None:
+def _read_migrations(session: Session, _: Kind, items: Sequence[dict[str, Any]], __: str) -> Shown:
     """The migrations in progress, and how far each is."""
     going = [item for item in items if dig(item, "status.phase", "Pending") not in ENDED]
     table = (PROGRESS_COLUMNS, [draw_progress(item) for item in going])
     items = [describe_progress(item) for item in going]
-    print_items(session, items, list_names(going), table, "no migrations in progress")
+    return items, list_names(going), table, "no migrations in progress"
 
 
-_SHOWN = {"node": _show_nodes, "migration": _show_migrations}  # a workload is shown like a VM
+_SHOWN = {"node": _read_nodes, "migration": _read_migrations}  # a workload is shown like a VM

@@ -13,6 +13,7 @@ import pytest
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.stream import logs
+from weft.cli.stream.client import Cut
 from weft.cli.stream.logs import ask_log, show_log, show_logs
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
@@ -92,6 +93,25 @@ def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
         else:
             assert show_log(session, vm("a"), ask_log(follow, -1, None)) == 0
         assert len(guests.asked) == 1
+
+
+def test_a_log_that_is_quiet_is_taken_up_after_a_lost_connection(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[Exception | None] = [Cut("lost"), Unavailable("no server"), None]
+    kept = bytearray()
+
+    def run(_: Session, target: Target, asked: dict[str, object], write: logs.Write) -> int:
+        assert asked["follow"] and asked["tail"] == 0
+        if (end := ends.pop(0)) is not None:
+            raise end
+        write(1, b"at last\n")
+        return 0
+
+    monkeypatch.setattr(logs, "run_stream", run)
+    monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: kept.extend(data))
+    assert show_log(session, vm("a"), ask_log(True, 0, None)) == 0
+    assert bytes(kept) == b"at last\n"
 
 
 def test_a_log_that_begins_anew_is_shown_from_its_start(
