@@ -46,7 +46,8 @@ function Planner() {
   return html`<section class="panel broad"><h2>Plan</h2><${ProblemBox} error=${error} />
       <div class="row"><button type="button" disabled=${busy || !may('report:create', '')} onClick=${plan}>${busy ? 'Asking…' : 'Plan now'}</button>
         ${found?.steps.length > 0 && html`<button type="button" class="main-action" disabled=${busy || !may('rebalanceplan:start', '')} onClick=${apply}>Apply ${found.steps.length} ${found.steps.length === 1 ? 'migration' : 'migrations'}</button>`}</div>
-      ${found && !found.steps.length && html`<${Empty} words=${`Load is even enough: score ${found.score_before.toFixed(2)}.`} />`}
+      ${found && !found.steps.length && html`<${Empty} words=${`${found.message ? 'No migration of another VM evens out load' : 'Load is even enough'}: score ${found.score_before.toFixed(2)}.`} />`}
+      ${found?.message && html`<p class="soft" role="status">${found.message}</p>`}
       ${found?.steps.length > 0 && html`<${PlanView} spec=${found} />`}
       <${Command} words="weft rebalance plan" /></section>
     <section><h2>Plans</h2>${plans.length ? plans.map((each) => html`<${Plan} key=${each.uid} plan=${each} kind=${kind} onDone=${read} />`) : html`<${Empty} words="There is no plan yet." command="weft rebalance auto on" />`}</section>`;

@@ -14,6 +14,7 @@ from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
 from weft.cli.output.formats import print_data, print_items, print_list
+from weft.cli.output.local_time import localize
 from weft.cli.output.table import make_columns
 from weft.cli.placement.question import ask
 from weft.cli.session import Session
@@ -183,6 +184,9 @@ def _plan(session: Session, names: tuple[str, ...], given: dict[str, Any]) -> in
         for one in answer["moves"]
     ]
     nothing = "within these limits no migration evens out load" if len(asked) > 1 else "load is even enough"
+    if found.get("message"):
+        nothing = "no migration of another VM evens out load"
+        session.notify(f"{localize(found['message'])}   weft vm migrate NAME --to NODE   migrates it all the same")
     print_items(session, answer["moves"], [name] if name else [], (make_columns(*_TITLES), rows), nothing)
     if session.is_data:
         return None

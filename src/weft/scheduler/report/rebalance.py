@@ -19,7 +19,7 @@ from weft.insight.course import Course
 from weft.kinds.migration import ENDED, MIGRATIONS_BY_WORKLOAD, MigrationSpec, MigrationStatus
 from weft.kinds.rebalance_plan import MOST_LOADS, MOST_MIGRATIONS, NodeLoad, PlannedStep
 from weft.kinds.report import ReportSpec, ReportStatus
-from weft.objects.quantity import format_bytes
+from weft.objects.quantity import format_bytes, format_time
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import read_migration_candidate
@@ -35,6 +35,8 @@ from weft.transfer.history import read_history
 
 USUAL_HOURS = 24  # whose upper end counts as load
 RESTS_SECONDS = 4 * 3600.0  # after a migration, before automatic ones choose the VM again
+SETTLES_SECONDS = 600.0  # after a migration, before the use that was measured of both nodes says what it did
+MOST_NAMED = 3
 
 
 def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: str, now: float) -> ReportStatus:
@@ -44,8 +46,12 @@ def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: s
     places, notes = list_places(view, snapshot), list[str]()
     courses = [read_course(view, place, now, asked.hours or USUAL_HOURS) for place in places]
     (problem, _), lasting = read_problem(view, snapshot, places, courses), list[State]()
+    resting = _find_resting(view, places, RESTS_SECONDS if asked.hours else SETTLES_SECONDS, now)
+    problem = msgspec.structs.replace(problem, mobile=problem.mobile.copy())
+    problem.mobile[list(resting)] = False
     if asked.hours:
-        problem, lasting, notes = _make_lasting(view, problem, places, courses, asked.hours, now)
+        problem, lasting, notes = _make_lasting(problem, places, courses, asked.hours)
+    notes += [_describe_resting(places, resting)] if resting else []
     budget = Budget(steps=min(asked.migrations, MOST_MIGRATIONS), size=float(asked.bytes) if asked.bytes else math.inf)
     with snapshot.trial() as trial:
 
@@ -93,15 +99,13 @@ def _describe_loads(problem: Problem, steps: Sequence[Step], nodes: Sequence[str
 
 
 def _make_lasting(
-    view: View, problem: Problem, places: Sequence[Place], courses: Sequence[Course | None], hours: int, now: float
+    problem: Problem, places: Sequence[Place], courses: Sequence[Course | None], hours: int
 ) -> tuple[Problem, list[State], list[str]]:
-    """The problem of those VMs whose forecasts are known and that didn't migrate lately, the fabric in each hour, and why others
-    stay."""
-    resting = [_rests(view, place, now) for place in places]
+    """The problem of those VMs whose forecasts are known, the fabric in each hour, and why others stay."""
     unknown = sum(course is None for course in courses)
     mobile = problem.mobile.copy()
     for number, course in enumerate(courses):
-        mobile[number] &= course is not None and not resting[number]
+        mobile[number] &= course is not None
     problem = msgspec.structs.replace(problem, mobile=mobile)
     states = []
     for hour in range(hours + 1):
@@ -111,16 +115,29 @@ def _make_lasting(
                 load[number, 0] = float(course.value[hour]) * 1000
         states.append(State(msgspec.structs.replace(problem, load=load)))
     notes = [f"{unknown} of {len(places)} VMs have no forecast, so they stay"] if unknown else []
-    notes += (
-        [f"{sum(resting)} of {len(places)} migrate or did in the last four hours, so they stay"] if any(resting) else []
-    )
     return problem, states, notes
 
 
-def _rests(view: View, place: Place, now: float) -> bool:
-    """Whether it migrates, or did lately."""
-    found = (item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key))
-    return any(one.phase not in ENDED or now - (one.ended_at or 0.0) < RESTS_SECONDS for one in found)
+def _find_resting(view: View, places: Sequence[Place], seconds: float, now: float) -> dict[int, float]:
+    """The numbers of those that migrate, or did lately, and until when each rests (infinite: it migrates)."""
+    resting = dict[int, float]()
+    for number, place in enumerate(places):
+        found = (item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key))
+        until = max(((one.ended_at or 0.0) + seconds if one.phase in ENDED else math.inf for one in found), default=0.0)
+        if until > now:
+            resting[number] = until
+    return resting
+
+
+def _describe_resting(places: Sequence[Place], resting: dict[int, float]) -> str:
+    """``vm/web rests until 2026-12-24 22:00 UTC, after a migration``"""
+    said = [
+        f"{name_workload(places[number].spec.workload)} "
+        + ("is migrating" if math.isinf(until) else f"rests until {format_time(until)}, after a migration")
+        for number, until in sorted(resting.items(), key=lambda one: -one[1])
+    ]
+    more = [f"and so do {len(said) - MOST_NAMED} more"] if len(said) > MOST_NAMED else []
+    return "; ".join([*said[:MOST_NAMED], *more])
 
 
 def try_migration(view: View, engine: Engine, trial: Trial, place: Place, target: int, strategy: str) -> Flags | None:
