@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -64,6 +65,20 @@ def test_a_head_that_is_too_long_is_answered(relay: Relay) -> None:
         connection.shutdown(socket.SHUT_WR)
         answer = connection.recv(4096)
     assert answer.startswith(b"HTTP/1.1 400 ") and b"longer than 32 KiB" in answer
+
+
+def test_what_is_refused_is_words_in_a_window_and_data_for_a_program(relay: Relay) -> None:
+    host, port = relay.address.removeprefix("http://").split(":")
+    said = {}
+    for mode in ("navigate", "cors"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            head = f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nSec-Fetch-Mode: {mode}\r\n\r\n"
+            connection.sendall(head.encode())
+            said[mode] = b"".join(iter(lambda: connection.recv(4096), b"")).decode()
+    assert all(one.startswith("HTTP/1.1 401 ") for one in said.values())
+    assert "<p>this browser isn" in said["navigate"] and "<p>open the link that" in said["navigate"]
+    assert "<script>" not in said["navigate"]  # it would be refused again
+    assert json.loads(said["cors"].partition("\r\n\r\n")[2])["reason"] == "notAuthenticated"
 
 
 def wait_for(file: Path) -> str:

@@ -40,6 +40,11 @@ class Head(msgspec.Struct, frozen=True):
         return self.method in _SAFE
 
     @property
+    def opens_page(self) -> bool:
+        """Whether a browser's window shows the answer to people."""
+        return self.is_safe and self.headers.get("sec-fetch-mode", "") == "navigate"
+
+    @property
     def wants_web_socket(self) -> bool:
         return self.headers.get("upgrade", "").lower() == "websocket"
 

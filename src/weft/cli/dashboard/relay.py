@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import html
 import ssl
 from collections.abc import Callable
 from typing import NamedTuple
@@ -33,7 +34,7 @@ _MOST_CONNECTIONS = 128
 _STATUS = {Forbidden: "403 Forbidden", NotAuthenticated: "401 Unauthorized", Unavailable: "502 Bad Gateway"}
 _GO_ON = "location.replace('/' + location.hash)"
 _LANDING = f"<!doctype html><title>weft</title><script>{_GO_ON}</script>".encode()
-_LANDING_HASH = base64.b64encode(hashlib.sha256(_GO_ON.encode()).digest()).decode()
+_TRY_AGAIN = "setTimeout(() => location.reload(), 2000)"
 _encoder = msgspec.json.Encoder()
 
 
@@ -77,6 +78,7 @@ class Relay:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head: Head | None = None
         try:
             if len(self._tasks) > _MOST_CONNECTIONS:
                 raise Unavailable("the dashboard has too many connections", hint="close some of its tabs")
@@ -84,7 +86,7 @@ class Relay:
                 head = read_head(await reader.readuntil(b"\r\n\r\n"))
             await self._answer(head, reader, writer)
         except WeftError as problem:
-            writer.write(_refuse(problem))
+            writer.write(_refuse(problem, is_page=head is not None and head.opens_page))
         except asyncio.LimitOverrunError:
             longest = f"the request's head is longer than {_HEAD_BYTES // 1024} KiB"
             writer.write(_refuse(InvalidInput(longest, hint="delete this site's cookies in the browser")))
@@ -178,15 +180,34 @@ def _land(cookie: str) -> bytes:
     set_cookie = f"Set-Cookie: {cookie}\r\n" if cookie else ""
     return (
         f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=utf-8\r\nContent-Length: {len(_LANDING)}\r\n{set_cookie}"
-        f"Content-Security-Policy: default-src 'none'; script-src 'sha256-{_LANDING_HASH}'\r\nCache-Control: no-store\r\n"
+        f"{_allow_script(_GO_ON)}Cache-Control: no-store\r\n"
         "Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     ).encode() + _LANDING
 
 
-def _refuse(problem: WeftError) -> bytes:
+def _refuse(problem: WeftError, *, is_page: bool = False) -> bytes:
+    """``is_page``: for people, in a browser's window; else for a program."""
     status = next((line for kind, line in _STATUS.items() if isinstance(problem, kind)), "400 Bad Request")
-    body = _encoder.encode(problem.to_dict())
+    body, type_, policy = _encoder.encode(problem.to_dict()), "application/problem+json", ""
+    if is_page:
+        goes_on = isinstance(problem, Unavailable)
+        body, type_ = _write_page(problem, goes_on=goes_on), "text/html; charset=utf-8"
+        policy = _allow_script(_TRY_AGAIN)
     return (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-        "X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Type: {type_}\r\nContent-Length: {len(body)}\r\n{policy}"
+        "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     ).encode() + body
+
+
+def _write_page(problem: WeftError, *, goes_on: bool) -> bytes:
+    """``goes_on``: it is loaded again by itself, under its own address."""
+    hint = f"<p>{html.escape(problem.hint)}</p>" if problem.hint else ""
+    again = f"<p>The page tries again by itself.</p><script>{_TRY_AGAIN}</script>" if goes_on else ""
+    title = '<!doctype html><html lang="en"><meta charset="utf-8"><title>weft</title>'
+    return f"{title}<main><h1>weft</h1><p>{html.escape(problem.message)}</p>{hint}{again}</main></html>".encode()
+
+
+def _allow_script(script: str) -> str:
+    """The header that allows a page ``script`` and nothing else."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"Content-Security-Policy: default-src 'none'; script-src 'sha256-{digest}'\r\n"
