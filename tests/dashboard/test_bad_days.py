@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
 from tests.dashboard.conftest import Relay
 from tests.scenario.cli_lab import Fabric
@@ -17,6 +17,7 @@ from weft.client import Client
 from weft.client.context import read_context
 
 Open = Callable[..., Page]
+STAYS = "logs?of=vm/default/stays"
 PASSWORD = "a long enough password"
 HOSTILE = '<img src=x onerror="window.broken=1">'
 READ = "(path) => fetch(path, {headers: {}, credentials: 'include'}).then((r) => r.status, () => 0)"
@@ -200,18 +201,51 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
 
 def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Open, fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "stays", "--image", "tiny").code == 0
-    page = open_page("workloads?kind=vm")
+    page, follows, opened, late = open_page("workloads?kind=vm"), open_page(STAYS), open_page(), open_page()
     row = page.get_by_role("row").filter(has_text="stays")
     expect(row).to_contain_text("Running")
-    fabric.stop_server()
+    source = follows.get_by_role("list", name="Sources").get_by_role("listitem")
+    expect(source).to_contain_text("follows")
+    expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
+    fabric.server.kill()
+    fabric.server.wait(15)
     try:
         expect(page.get_by_role("status").filter(has_text="No connection to the server")).to_be_visible()
         expect(row).to_contain_text("Running")
+        expect(source).to_contain_text("the page tries again by itself")
+        opened.evaluate("location.hash = '#/o/vm/default/stays/flows'")
+        expect(opened.get_by_role("alert")).to_contain_text("could not be loaded")
+        late.reload()
+        expect(late.get_by_text("The page tries again by itself.")).to_be_visible()
     finally:
         fabric.start_server()
     expect(page.get_by_text("No connection to the server")).to_have_count(0)
+    expect(source).to_contain_text("follows")
+    expect(opened.get_by_text("can't see flows")).to_be_visible()  # the node's own answer: its network only pretends
+    expect(late.get_by_role("heading", name="Overview")).to_be_visible()
     assert fabric.weft("vm", "delete", "stays", "--yes").code == 0
     expect(row).to_have_count(0)
+
+
+def test_a_log_goes_on_where_its_stream_was_cut(open_page: Open, fabric: Fabric) -> None:
+    assert fabric.weft("vm", "create", "talks", "--image", "tiny").code == 0
+    printed = ["one\n", "one\ntwo\n"]
+    opened = list[WebSocketRoute]()
+
+    def answer(socket: WebSocketRoute) -> None:  # guests here print nothing
+        opened.append(socket)
+        socket.send(printed[len(opened) - 1].encode())
+
+    page = open_page("nowhere")
+    page.route_web_socket(lambda url: "/v1/stream" in url, answer)
+    page.evaluate("location.hash = '#/o/vm/default/talks/logs'")
+    log = page.get_by_label("Log", exact=True)
+    expect(log).to_have_text("one\n")
+    opened[0].close(code=1012)  # as one that is cut, without words of weft's
+    expect(log).to_have_text("one\ntwo\n")
+    opened[1].close(code=1000)
+    expect(page.get_by_role("status").filter(has_text="The log has ended.")).to_be_visible()
+    assert fabric.weft("vm", "delete", "talks", "--yes").code == 0
 
 
 def test_a_stream_that_falls_silent_is_opened_again(open_page: Open, fabric: Fabric) -> None:

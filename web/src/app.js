@@ -5,7 +5,7 @@ import { html } from './html.js';
 import { get } from './api.js';
 import { age } from './format.js';
 import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
-import { lostAt, refused, restarted, summary } from './stream.js';
+import { lostAt, refused, restarted, returns, summary } from './stream.js';
 import { Dialog } from './ui/dialog.js';
 import { lazy } from './ui/lazy.js';
 import { Search } from './ui/search.js';
@@ -85,7 +85,7 @@ function Projects() {
   const [found, setFound] = useState([]);
   useEffect(() => {
     get('/v1/projects?limit=500').then((page) => setFound(page.items.map((item) => item.name)), () => {});
-  }, [session.value]);
+  }, [session.value, returns.value]);
   const names = [...new Set([...found, ...Object.keys(held), ...(project.value ? [project.value] : [])])].sort();
   return html`<select aria-label="Project" value=${project.value} onChange=${(event) => { project.value = event.target.value; }}>
     <option value="">all projects</option>${names.map((name) => html`<option key=${name} value=${name}>${name}</option>`)}</select>`;

@@ -2,6 +2,7 @@
 import { useEffect, useState } from 'preact/hooks';
 import { get } from './api.js';
 import { noticeOf } from './state.js';
+import { returns } from './stream.js';
 
 let all = null;
 export function describeKinds() {
@@ -16,6 +17,6 @@ export function useDescribed(name) {
     let isOver = false;
     describeKinds().then((kinds) => { if (!isOver) setFound(kinds.get(name)); }, noticeOf);
     return () => { isOver = true; };
-  }, [name]);
+  }, [name, returns.value]);
   return found?.name === name ? found : undefined;
 }

@@ -1,6 +1,6 @@
 // Lines of several workloads, from their nodes' stores of logs, merged by time; only the newest are kept. What a workload printed is
 // hostile: it is bounded here, and without control characters.
-import { connect, lost } from './tabs/stream.js';
+import { follow } from './tabs/stream.js';
 
 export const MOST_LINES = 5_000;
 const MOST_MESSAGE = 4_000; // characters
@@ -12,7 +12,7 @@ const UNSEEN = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2
 // the states in the order of the rows. Returns what ends it.
 export function readMerged(rows, input, onChange) {
   const states = rows.map(() => ({ words: 'reading…', isBad: false }));
-  const sockets = [];
+  const stops = [];
   let lines = [];
   let fresh = [];
   let numbered = 0;
@@ -35,39 +35,41 @@ export function readMerged(rows, input, onChange) {
     states[at] = { words, isBad };
     tell();
   };
-  const take = (at, text) => {
+  const take = (at, text, known) => {
     let given = null;
     try { given = JSON.parse(text); } catch { /* a line that was cut */ }
     if (typeof given?.message !== 'string' || typeof given.time !== 'string') return;
     const { message } = given;
     const shown = message.length > MOST_MESSAGE ? `${message.slice(0, MOST_MESSAGE)}…` : message;
-    fresh.push({ number: (numbered += 1), at, time: plain(given.time.slice(0, 40)), message: plain(shown) });
+    const line = { number: (numbered += 1), at, time: plain(given.time.slice(0, 40)), message: plain(shown) };
+    if (!known.has(keyOf(line))) fresh.push(line);
     if (fresh.length > 2 * MOST_LINES) keep();
   };
 
   rows.forEach((row, at) => {
-    const decoder = new TextDecoder();
     let rest = '';
-    connect(row, 'logs', { ...input, aggregate: true, tail: MOST_LINES }).then((socket) => {
-      if (isOver) { socket.close(); return; }
-      sockets.push(socket);
-      socket.onopen = () => say(at, input.follow ? 'follows' : 'reading…');
-      socket.onmessage = (event) => {
-        if (isOver) return;
-        const pieces = (rest + decoder.decode(event.data, { stream: true })).split('\n');
+    let known = new Set(); // of a connection that is made again: what came by those before
+    const stop = follow(row, 'logs', { ...input, aggregate: true, tail: MOST_LINES }, {
+      onOpen: () => say(at, input.follow ? 'follows' : 'reading…'),
+      onText: (text, isFirst) => {
+        if (isFirst) { rest = ''; keep(); known = new Set(lines.filter((line) => line.at === at).map(keyOf)); }
+        const pieces = (rest + text).split('\n');
         rest = pieces.pop();
         if (rest.length > MOST_READ) rest = '';
-        for (const piece of pieces) if (piece) take(at, piece);
+        for (const piece of pieces) if (piece) take(at, piece, known);
         tell();
-      };
-      socket.onclose = (event) => (event.code === 1000 ? say(at, input.follow ? 'has ended' : '') : say(at, plain(event.reason) || lost(event.code), true));
-    }, (error) => say(at, plain(`${error.message}${error.hint ? `; ${error.hint}` : ''}`), true));
+      },
+      onLost: (words) => say(at, plain(words), true),
+      onEnd: (words) => say(at, plain(words) || (input.follow ? 'has ended' : ''), Boolean(words)),
+    });
+    stops.push(stop);
   });
   return () => {
     isOver = true;
     clearTimeout(timer);
-    for (const socket of sockets) socket.close();
+    for (const stop of stops) stop();
   };
 }
 
+const keyOf = (line) => `${line.time} ${line.message}`;
 const plain = (text) => text.replace(UNSEEN, '?');

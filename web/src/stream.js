@@ -12,6 +12,7 @@ export const events = signal([]);
 export const ownEvents = computed(() => (object.value ? events.value.filter((event) => event.object.uid === object.value.uid) : events.value));
 export const lostAt = signal(0); // seconds since 1970 when the stream was lost; 0: it is there
 export const refused = signal(''); // why the server doesn't open the stream
+export const returns = signal(0); // how often the server came back: what was read before is read again
 export const restarted = signal(false); // the server runs another release than the page was loaded from
 
 const shown = signal({}); // what the page asks for beside the summary
@@ -20,6 +21,7 @@ let asked = '';
 let version = '';
 let again = 0;
 let quiet = 0;
+let isAway = false; // since then nothing has come
 const QUIET = 25_000; // milliseconds: the server says something every 8 s, so by then nobody is at the other end
 const pathOf = (what) => `/v1/dashboard/stream?show=${encodeURIComponent(what)}`;
 let blinking = new Map(); // uid → when its row changed, milliseconds
@@ -84,6 +86,7 @@ async function open(what) {
     } else await read(answer.body, opened);
   } catch { wait = 1500; }
   if (source !== opened) return;
+  isAway = true;
   if (!lostAt.value) lostAt.value = Date.now() / 1000;
   source = null;
   again = setTimeout(() => { if (session.value && !source) open(what); }, wait);
@@ -105,6 +108,7 @@ async function read(body, opened) {
       const data = lines.find((line) => line.startsWith('data: '))?.slice(6);
       if (!name || data === undefined) continue;
       lostAt.value = 0;
+      if (isAway) { isAway = false; returns.value += 1; }
       refused.value = '';
       TAKERS[name]?.(JSON.parse(data));
     }

@@ -3,6 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { project, route, setQuery, toObject } from '../state.js';
+import { returns } from '../stream.js';
 import { Command, ProblemBox } from '../ui/parts.js';
 
 const FIELDS = ['actor', 'kind', 'outcome'];
@@ -16,7 +17,7 @@ export function Audit() {
     let isOver = false;
     get(`/v1/audit?${query({ ...given, project: project.value, limit: 200 })}`).then((page) => { if (!isOver) { setItems(page.items); setError(null); } }, (problem) => { if (!isOver) { setError(problem); setItems([]); } });
     return () => { isOver = true; };
-  }, [project.value, JSON.stringify(given)]);
+  }, [project.value, JSON.stringify(given), returns.value]);
   const flags = FIELDS.filter((name) => given[name]).map((name) => ` --${name} ${given[name]}`).join('');
   return html`<h1>Audit</h1>
     <form class="row" role="search" onSubmit=${(event) => { event.preventDefault(); setQuery(Object.fromEntries(new FormData(event.target))); }}>

@@ -4,7 +4,7 @@ import { html } from '../html.js';
 import { size } from '../format.js';
 import { MOST, readAll } from '../read.js';
 import { health, kinds, link, placesOf, route } from '../state.js';
-import { summary } from '../stream.js';
+import { returns, summary } from '../stream.js';
 import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Age, Name, State } from '../ui/parts.js';
@@ -37,7 +37,7 @@ function Overview() {
       if (!isOver) setFacts({ vms, backups, policies, repositories });
     });
     return () => { isOver = true; };
-  }, [places, changes]);
+  }, [places, changes, returns.value]);
   if (!facts) return html`<p class="soft">Reading backups…</p>`;
   return html`<${Protection} ...${facts} /><${Repositories} found=${facts.repositories.items} />`;
 }

@@ -6,7 +6,7 @@ import { get, query } from '../api.js';
 import { instant, many, quote } from '../format.js';
 import { MOST_LINES, readMerged } from '../merged.js';
 import { kinds, may, placesOf, project, route, setQuery, toObject } from '../state.js';
-import { show, summary } from '../stream.js';
+import { returns, show, summary } from '../stream.js';
 import { Command, ProblemBox } from '../ui/parts.js';
 
 const NAMES = ['vm', 'container', 'function'];
@@ -30,7 +30,7 @@ export function Logs() {
     if (how === 'label' && !label) return undefined;
     list(how === 'label' ? label : '', how === 'name' ? OFFERED : MOST + 1).then((rows) => { if (!isOver) setFound({ rows, error: null }); }, (error) => { if (!isOver) setFound({ rows: [], error }); });
     return () => { isOver = true; };
-  }, [how, label, project.value, asked, changes]);
+  }, [how, label, project.value, asked, changes, returns.value]);
   const chosen = how === 'name' ? named : found.rows;
   const rows = chosen.slice(0, MOST);
   const input = { since: SINCE[period], follow: follow === '1', ...(text ? { [regex === '1' ? 'regex' : 'filter']: text } : {}) };

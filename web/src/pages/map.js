@@ -4,6 +4,7 @@ import { html } from '../html.js';
 import { get } from '../api.js';
 import { age, number, percent, size } from '../format.js';
 import { kinds, link as toPage, may, project, route, setQuery, toObject } from '../state.js';
+import { returns } from '../stream.js';
 import { Command, Empty, ProblemBox } from '../ui/parts.js';
 import { lazy } from '../ui/lazy.js';
 
@@ -82,7 +83,7 @@ function Talkers({ onFound }) {
     let isOver = false;
     Promise.all(['vms', 'containers'].map((plural) => get(`${where}/${plural}?limit=500`).then((page) => page.items, () => []))).then((found) => { if (!isOver) setGuests(found.flat()); });
     return () => { isOver = true; };
-  }, [where]);
+  }, [where, returns.value]);
   if (!guests) return null;
   if (!guests.some((guest) => guest.status?.node)) return html`<p class="soft">No workload runs${project.value ? ` in ${project.value}` : ''}: nobody talks to anybody.</p>`;
   return html`<${Traffic} guests=${guests} onFound=${(traffic, nameOf) => onFound?.(placed(traffic, guests, nameOf))} />`;

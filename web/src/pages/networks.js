@@ -5,7 +5,7 @@ import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { size } from '../format.js';
 import { project, toObject } from '../state.js';
-import { summary } from '../stream.js';
+import { returns, summary } from '../stream.js';
 import { CreateButton } from '../ui/create.js';
 import { lazy } from '../ui/lazy.js';
 import { Table } from '../ui/table.js';
@@ -30,7 +30,7 @@ function Topology() {
       if (!isOver) setFacts({ networks, guests: guests.flat() });
     });
     return () => { isOver = true; };
-  }, [where, changes]);
+  }, [where, changes, returns.value]);
   useEffect(() => {
     let isOver = false;
     const read = async () => {

@@ -4,6 +4,7 @@ import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { many, number } from '../format.js';
 import { kinds, project, route } from '../state.js';
+import { returns } from '../stream.js';
 import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Command, ProblemBox } from '../ui/parts.js';
@@ -29,7 +30,7 @@ function Usage() {
     const path = project.value ? `/v1/projects/${encodeURIComponent(project.value)}/accounting` : '/v1/accounting';
     get(`${path}?${query({ since })}`).then((found) => { if (!isOver) { setAnswer(found); setError(null); } }, (problem) => { if (!isOver) { setAnswer(null); setError(problem); } });
     return () => { isOver = true; };
-  }, [project.value]);
+  }, [project.value, returns.value]);
   if (error) return error.status === 403 ? html`<p class="soft">${error.message}</p>` : html`<${ProblemBox} error=${error} />`;
   return html`<section class="panel"><h2>Requested and used in the last 30 days</h2>
     ${answer && !answer.items.length && html`<p class="soft">Nothing is counted yet: hours are counted when they are over.</p>`}

@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { ask, get, query } from '../api.js';
 import { age, clock, moment } from '../format.js';
-import { summary } from '../stream.js';
+import { returns, summary } from '../stream.js';
 import { kinds, may, now, placesOf, project, toObject } from '../state.js';
 import { Command, Empty, ProblemBox } from '../ui/parts.js';
 
@@ -18,7 +18,7 @@ export function Queue() {
     const asked = everywhere ? ask(kinds.value.get('report'), '', { subject: 'queue' }) : ask(kinds.value.get('recommendation'), where, { subject: 'queue' });
     asked.then((status) => { if (!isOver) { setAnswer(status); setError(null); } }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
-  }, [project.value, waiting]);
+  }, [project.value, waiting, returns.value]);
   const isPassed = answer?.queue.some((each) => each.passed_by);
   return html`<h1>Queue and calendar</h1>
     <section><h2>Queue${answer ? ` (${answer.queued})` : ''}</h2><${ProblemBox} error=${error} />
@@ -44,7 +44,7 @@ function Calendar() {
       if (!isOver) setEntries([...placed([...vms, ...containers]), ...kept(reservations)]);
     }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
-  }, [project.value, waiting]);
+  }, [project.value, waiting, returns.value]);
   const leased = (entries ?? []).filter((each) => each.end).sort((a, b) => a.node.localeCompare(b.node) || a.start - b.start).slice(0, 200);
   return html`<section><h2>Calendar of leases and reservations</h2><${ProblemBox} error=${error} />
     ${entries && !leased.length && html`<${Empty} words="No lease and no reservation is accepted." command="weft vm create lab --image tiny --lease reservation --start 14:00 --duration 1h" />`}

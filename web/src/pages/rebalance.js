@@ -3,7 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { ask, get, pathOf, post } from '../api.js';
 import { kinds, may, notice, noticeOf } from '../state.js';
-import { summary } from '../stream.js';
+import { returns, summary } from '../stream.js';
 import { Command, Empty, Name, ProblemBox, State } from '../ui/parts.js';
 import { PlanView } from '../ui/plan.js';
 import { Table } from '../ui/table.js';
@@ -26,7 +26,7 @@ function Planner() {
   const kind = kinds.value.get('rebalanceplan');
   const phases = JSON.stringify(summary.value?.phases?.rebalanceplan ?? {});
   const read = () => get(`/v1/${kind.plural}?limit=50`).then((page) => setPlans(page.items), setError);
-  useEffect(() => { read(); }, [phases]);
+  useEffect(() => { read(); }, [phases, returns.value]);
   const work = async (act) => {
     setBusy(true);
     setError(null);

@@ -8,7 +8,7 @@ import { KindChips } from '../ui/chips.js';
 import { CreateButton } from '../ui/create.js';
 import { Bar, Legend, Name, State } from '../ui/parts.js';
 import { Table } from '../ui/table.js';
-import { summary } from '../stream.js';
+import { returns, summary } from '../stream.js';
 
 const COMMANDS = { volume: 'weft volume create data --size 10G', snapshot: 'weft vm snapshot NAME --name before-update', image: 'weft image list', pool: 'weft storage list' };
 const SHOWN = 24; // pools with a panel
@@ -26,7 +26,7 @@ export function Storage() {
 function Pools() {
   const [pools, setPools] = useState([]);
   const known = JSON.stringify([summary.value?.phases?.pool, (summary.value?.nodes ?? []).map((node) => [node.name, node.disk?.used])]);
-  useEffect(() => { get('/v1/pools?limit=200').then((page) => setPools(page.items), () => {}); }, [known]);
+  useEffect(() => { get('/v1/pools?limit=200').then((page) => setPools(page.items), () => {}); }, [known, returns.value]);
   const fullness = ({ status: { capacity = 0, used = 0 } = {} }) => (capacity ? used / capacity : 0);
   const shown = [...pools].sort((a, b) => fullness(b) - fullness(a) || a.name.localeCompare(b.name)).slice(0, SHOWN);
   if (!shown.length) return null;

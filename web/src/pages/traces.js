@@ -4,6 +4,7 @@ import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { duration } from '../format.js';
 import { kinds, link, now, project, route, setQuery, toObject } from '../state.js';
+import { returns } from '../stream.js';
 import { Age, Command, Empty, ProblemBox } from '../ui/parts.js';
 import { Waterfall } from '../ui/waterfall.js';
 
@@ -36,7 +37,7 @@ function List() {
     const words = query({ project: project.value, since: Date.now() / 1000 - Number(since), slow, object: about, limit: MOST });
     get(`/v1/traces?${words}`).then((answer) => { if (!isOver) { setFound(answer.items); setError(null); } }, (problem) => { if (!isOver) setError(problem); });
     return () => { isOver = true; };
-  }, [project.value, slow, since, about, asked]);
+  }, [project.value, slow, since, about, asked, returns.value]);
   const rows = isNewestFirst ? found ?? [] : [...(found ?? [])].sort((a, b) => b.seconds - a.seconds);
   return html`<h1>Traces</h1>
     <div class="row"><${Choice} name="slow" words="Took at least" of=${SLOW} value=${slow} /><${Choice} name="since" words="In the last" of=${SINCE} value=${since} />

@@ -46,7 +46,7 @@ export function Capture({ row }) {
       mine.bytes += message.data.byteLength;
       if (!mine.isStopped) setState(`Capturing… ${size(mine.bytes)}`);
     };
-    mine.socket.onclose = (closed) => end(mine.isStopped ? 'you ended it' : closed.code === 1000 ? '' : closed.reason || lost(closed.code));
+    mine.socket.onclose = (closed) => end(mine.isStopped ? 'you ended it' : closed.code === 1000 ? '' : lost(closed));
   };
   const stop = () => {
     const mine = run.current;

@@ -3,28 +3,23 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { size } from '../format.js';
 import { Command } from '../ui/parts.js';
-import { connect, lost } from './stream.js';
+import { follow } from './stream.js';
 
 export function Flows({ row }) {
   const [flows, setFlows] = useState(null);
   const [state, setState] = useState('Reading…');
   useEffect(() => {
-    let socket = null;
-    let isOver = false;
     let rest = '';
-    const decoder = new TextDecoder();
-    connect(row, 'flows', { watch: true }).then((opened) => {
-      if (isOver) { opened.close(); return; }
-      socket = opened;
-      socket.onmessage = (event) => {
-        const lines = (rest + decoder.decode(event.data, { stream: true })).split('\n');
+    return follow(row, 'flows', { watch: true }, {
+      onText: (piece, isFirst) => {
+        const lines = ((isFirst ? '' : rest) + piece).split('\n');
         rest = lines.pop();
         const newest = lines.filter(Boolean).at(-1);
         if (newest) { setFlows(grouped(JSON.parse(newest).flows)); setState(''); }
-      };
-      socket.onclose = (event) => { if (!isOver) setState(event.reason || lost(event.code)); };
-    }, (error) => setState(`${error.message}${error.hint ? `; ${error.hint}` : ''}`));
-    return () => { isOver = true; socket?.close(); };
+      },
+      onLost: setState,
+      onEnd: (words) => setState(words || 'the stream has ended'),
+    });
   }, [row.uid]);
   return html`<p class="soft" role="status">${state}</p>
     ${flows && !flows.length && html`<p>It talks to nobody now.</p>`}

@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { link } from '../state.js';
-import { connect, lost } from './stream.js';
+import { follow } from './stream.js';
 
 const MOST = 200_000; // characters
 
@@ -13,25 +13,21 @@ export function Logs({ row, kind }) {
   const [isFollowing, setFollowing] = useState(true);
   const [filter, setFilter] = useState('');
   useEffect(() => {
-    let socket = null;
-    let isOver = false;
     let whole = '';
     let frame = 0;
-    const decoder = new TextDecoder();
     setText('');
     setState('Reading…');
     const input = kind.name === 'function' ? { tail: 500, follow: isFollowing } : { tail: 1000, follow: isFollowing };
-    connect(row, 'logs', input).then((opened) => {
-      if (isOver) { opened.close(); return; }
-      socket = opened;
-      socket.onopen = () => setState('');
-      socket.onmessage = (event) => {
-        whole = (whole + decoder.decode(event.data, { stream: true })).slice(-MOST);
+    const stop = follow(row, 'logs', input, {
+      onOpen: () => setState(''),
+      onText: (piece, isFirst) => {
+        whole = ((isFirst ? '' : whole) + piece).slice(-MOST);
         frame ||= requestAnimationFrame(() => { frame = 0; setText(whole); });
-      };
-      socket.onclose = (event) => { if (!isOver) setState(event.code === 1000 ? (isFollowing ? 'The log has ended.' : '') : event.reason || lost(event.code)); };
-    }, (error) => setState(`${error.message}${error.hint ? `; ${error.hint}` : ''}`));
-    return () => { isOver = true; cancelAnimationFrame(frame); socket?.close(); };
+      },
+      onLost: setState,
+      onEnd: (words) => setState(words || (isFollowing ? 'The log has ended.' : '')),
+    });
+    return () => { stop(); cancelAnimationFrame(frame); };
   }, [row.uid, isFollowing]);
   useEffect(() => { if (isFollowing && box.current) box.current.scrollTop = box.current.scrollHeight; }, [text]);
   // Terminals' escape sequences say nothing here.

@@ -40,7 +40,7 @@ export function Metrics({ row, kind }) {
           rest = lines.pop();
           lines.filter(Boolean).forEach(take);
         };
-        socket.onclose = (event) => { say(new Error(event.reason || lost(event.code))); if (!isOver) timer = setTimeout(follow, 2000); };
+        socket.onclose = (event) => { say(new Error(lost(event))); if (!isOver) timer = setTimeout(follow, 2000); };
       } catch (error) { say(error); if (!isOver) timer = setTimeout(follow, 5000); }
     };
     const read = async () => {

@@ -14,7 +14,7 @@ export function Screen({ row }) {
     setEnded('');
     connect(row, 'screen', {}).then((socket) => {
       if (isOver) { socket.close(); return; }
-      socket.addEventListener('close', (event) => { if (!isOver) setEnded(event.reason || lost(event.code)); });
+      socket.addEventListener('close', (event) => { if (!isOver) setEnded(lost(event)); });
       rfb.current = new RFB(box.current, socket);
       rfb.current.scaleViewport = true;
       rfb.current.addEventListener('disconnect', () => { rfb.current = null; });

@@ -25,7 +25,7 @@ export function Terminal({ row, verb }) {
       if (isOver) { opened.close(); return; }
       socket = opened;
       socket.onmessage = (event) => terminal.write(new Uint8Array(event.data));
-      socket.onclose = (event) => { if (!isOver) setEnded(event.reason || (event.code === 1000 ? 'The stream has ended.' : lost(event.code))); };
+      socket.onclose = (event) => { if (!isOver) setEnded(event.reason || (event.code === 1000 ? 'The stream has ended.' : lost(event))); };
       terminal.onData((text) => { if (socket.readyState === WebSocket.OPEN) socket.send(new TextEncoder().encode(text)); });
       terminal.focus();
     }, (error) => setEnded(`${error.message}${error.hint ? `; ${error.hint}` : ''}`));

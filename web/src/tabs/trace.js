@@ -3,6 +3,7 @@ import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { get, query } from '../api.js';
 import { link } from '../state.js';
+import { returns } from '../stream.js';
 import { Empty, ProblemBox } from '../ui/parts.js';
 import { Waterfall } from '../ui/waterfall.js';
 
@@ -25,7 +26,7 @@ export function Trace({ row, object }) {
     };
     read();
     return () => { isOver = true; };
-  }, [about, object.trace]);
+  }, [about, object.trace, returns.value]);
   return html`<${ProblemBox} error=${error} />
     ${trace === null && !error && html`<p class="soft">Reading traces…</p>`}
     ${trace === '' && html`<${Empty} words="There is no trace of it. What people change is traced, and kept for 7 days at most." command="weft trace list" />`}

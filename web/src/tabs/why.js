@@ -4,6 +4,7 @@ import { html } from '../html.js';
 import { ask, get, pathOf } from '../api.js';
 import { moment, number, size } from '../format.js';
 import { kinds, toObject } from '../state.js';
+import { returns } from '../stream.js';
 import { Command, ProblemBox } from '../ui/parts.js';
 
 const amount = (resource, value) => (/memory|disk/.test(resource) ? size(value) : number(value, 2));
@@ -14,7 +15,7 @@ export function Why({ row, object }) {
     let isOver = false;
     get(pathOf(kinds.value.get('decision'), row.project, `${row.kind}.${row.name}`)).then((found) => !isOver && setDecision(found.spec), () => !isOver && setDecision(null));
     return () => { isOver = true; };
-  }, [row.uid, object?.revision]);
+  }, [row.uid, object?.revision, returns.value]);
   return html`
     <section class="panel broad"><h2>Placement</h2>
       ${decision === undefined && html`<p class="soft">Reading…</p>`}

@@ -4,7 +4,7 @@ import { html } from '../../html.js';
 import { get, pathOf } from '../../api.js';
 import { moment, number, size } from '../../format.js';
 import { health, kinds, may } from '../../state.js';
-import { ownEvents, summary } from '../../stream.js';
+import { ownEvents, returns, summary } from '../../stream.js';
 import { actionsOf, missing, startAction } from '../../ui/actions.js';
 import { EventList } from '../../ui/events.js';
 import { Age, Name, State } from '../../ui/parts.js';
@@ -25,7 +25,7 @@ export function DeploymentSummary({ kind, obj, row }) {
     list(spec.workload, row.project).then((items) => { if (!isOver) setInstances(items.filter((each) => each.labels?.[OF] === row.name)); });
     list('service', row.project).then((items) => { if (!isOver) setServices(items); });
     return () => { isOver = true; };
-  }, [row.uid, obj.revision, phases]);
+  }, [row.uid, obj.revision, phases, returns.value]);
   const labels = { ...spec.labels, [OF]: row.name };
   const leading = (services ?? []).filter((each) => Object.entries(each.spec.selector ?? {}).every(([key, value]) => labels[key] === value));
   return html`<${Rollout} spec=${spec} status=${status} />

@@ -4,7 +4,7 @@ import { html } from '../../html.js';
 import { number, size } from '../../format.js';
 import { readAll } from '../../read.js';
 import { health, kinds, toObject } from '../../state.js';
-import { ownEvents, summary } from '../../stream.js';
+import { ownEvents, returns, summary } from '../../stream.js';
 import { EventList } from '../../ui/events.js';
 import { AMOUNTS, findNode, Trend, useNodeHistory } from '../../ui/nodes.js';
 import { Bar, Legend, Name, State } from '../../ui/parts.js';
@@ -48,7 +48,7 @@ function Workloads({ name }) {
       if (!isOver) setFound(pages.flatMap((page) => page.items).filter((each) => !each.status?.ended));
     });
     return () => { isOver = true; };
-  }, [name, changes]);
+  }, [name, changes, returns.value]);
   if (!found) return html`<p class="soft">Reading what runs there…</p>`;
   return html`<section class="panel"><h2>Workloads (${found.length})</h2>
     ${!found.length && html`<p class="soft">Nothing runs there.</p>`}

@@ -6,7 +6,7 @@ import { get, pathOf } from '../../api.js';
 import { moment, number, size, span } from '../../format.js';
 import { useHistory } from '../../history.js';
 import { health, kinds, link, may, toObject } from '../../state.js';
-import { ownEvents } from '../../stream.js';
+import { ownEvents, returns } from '../../stream.js';
 import { readStream } from '../../tabs/stream.js';
 import { EventList } from '../../ui/events.js';
 import { Age, Name, State } from '../../ui/parts.js';
@@ -41,7 +41,7 @@ function useSeries(kind, row, runs, since) {
     let isOver = false;
     readStream(row, 'metrics', { time_range: 3600, granularity: 60 }).then((text) => !isOver && setSampled(JSON.parse(text).series), (error) => !isOver && setProblem(error.message));
     return () => { isOver = true; };
-  }, [row.uid, asks]);
+  }, [row.uid, asks, returns.value]);
   const own = (series) => series && { ...series, points: series.points.filter(([at]) => at >= since) };
   const of = (metric, pattern) => own(kept?.find((each) => each.labels.__name__ === metric)) ?? sampled?.find((each) => pattern.test(each.name));
   return { cpu: of('weft_guest_cpu_cores', /^cpu$/), memory: of('weft_guest_memory_bytes', /^memory(\.(used|guest|resident))?$/), state: !runs ? 'It does not run, so it uses nothing.' : problem || (kept?.length || sampled ? '' : asks || !kept ? 'Reading…' : `You lack the permission ${kind.name}:metrics.`) };
@@ -76,7 +76,7 @@ function Place({ obj, row }) {
     let isOver = false;
     get(pathOf(kinds.value.get('decision'), row.project, `${row.kind}.${row.name}`)).then((found) => !isOver && setDecision(found.spec), () => !isOver && setDecision(null));
     return () => { isOver = true; };
-  }, [row.uid, status.node, status.phase]);
+  }, [row.uid, status.node, status.phase, returns.value]);
   const verdicts = decision?.verdicts ?? [];
   const second = verdicts.find((each) => each.outcome === 'fits');
   const refused = verdicts.filter((each) => each.outcome === 'refused').length;
@@ -103,7 +103,7 @@ function Disks({ obj }) {
 
 function Volume({ name, project }) {
   const [found, setFound] = useState(null);
-  useEffect(() => { get(pathOf(kinds.value.get('volume'), project, name)).then(setFound, () => {}); }, [name]);
+  useEffect(() => { get(pathOf(kinds.value.get('volume'), project, name)).then(setFound, () => {}); }, [name, returns.value]);
   return html`<tr><td><${Name} row=${{ kind: 'volume', project, name }} /></td><td class="number">${found ? size(found.spec.size) : '–'}</td><td>${found ? `pool ${found.spec.pool}` : ''}</td></tr>`;
 }
 
@@ -127,7 +127,7 @@ function Copies({ name, row, obj, title, at, more }) {
     let isOver = false;
     get(`${pathOf(kind, row.project)}?limit=500`).then((page) => { if (!isOver) setFound(page.items.filter((each) => each.spec.of === `${row.kind}/${row.name}`).sort((a, b) => String(at(b)).localeCompare(String(at(a))))); }, () => {});
     return () => { isOver = true; };
-  }, [row.uid, allowed, obj.revision, ownEvents.value.length]);
+  }, [row.uid, allowed, obj.revision, ownEvents.value.length, returns.value]);
   if (!allowed) return null;
   return html`<section class="panel"><div class="row"><h2 class="grow">${title}${found?.length ? ` (${found.length})` : ''}</h2><a href=${more}>all</a></div>
     ${found?.length === 0 && html`<p class="soft">None yet.</p>`}
