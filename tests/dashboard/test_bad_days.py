@@ -227,6 +227,21 @@ def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Ope
     expect(row).to_have_count(0)
 
 
+def test_a_tab_that_nobody_sees_leaves_its_connection_to_others(open_page: Open, fabric: Fabric) -> None:
+    page = open_page("workloads?kind=vm")
+    expect(page.get_by_text("No workloads are here yet.")).to_be_visible()
+    see = """(is) => { Object.defineProperty(document, 'hidden', {value: !is, configurable: true});
+        document.dispatchEvent(new Event('visibilitychange')); }"""
+    with page.expect_event("requestfailed", lambda request: "/v1/dashboard/stream" in request.url):
+        page.evaluate(see, False)
+    assert fabric.weft("vm", "create", "unseen", "--image", "tiny").code == 0
+    row = page.get_by_role("row").filter(has_text="unseen")
+    expect(row).to_have_count(0)
+    page.evaluate(see, True)
+    expect(row).to_contain_text("Running")
+    assert fabric.weft("vm", "delete", "unseen", "--yes").code == 0
+
+
 def test_a_log_goes_on_where_its_stream_was_cut(open_page: Open, fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "talks", "--image", "tiny").code == 0
     printed = ["one\n", "one\ntwo\n"]

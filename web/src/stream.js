@@ -1,4 +1,4 @@
-// The one stream of events of this tab: it says what the page shows, and the newest state of that comes back, folded per object.
+// The one stream of events of this tab while it is seen: it says what the page shows, and the newest state of that comes back, folded per object.
 // Pages call `show`; a stream that is lost is opened again, and what was shown stays with its age.
 import { computed, effect, signal } from '@preact/signals';
 import { get, pageHeaders } from './api.js';
@@ -12,16 +12,20 @@ export const events = signal([]);
 export const ownEvents = computed(() => (object.value ? events.value.filter((event) => event.object.uid === object.value.uid) : events.value));
 export const lostAt = signal(0); // seconds since 1970 when the stream was lost; 0: it is there
 export const refused = signal(''); // why the server doesn't open the stream
-export const returns = signal(0); // how often the server came back: what was read before is read again
+export const returns = signal(0); // how often the server came back, or this tab was shown again: what was read before is read again
 export const restarted = signal(false); // the server runs another release than the page was loaded from
 
 const shown = signal({}); // what the page asks for beside the summary
+// A browser has six connections to a host over HTTP/1.1, for all of its tabs together: a tab that nobody sees leaves them its own.
+const isHidden = signal(document.hidden);
+document.addEventListener('visibilitychange', () => { isHidden.value = document.hidden; });
 let source = null;
 let asked = '';
 let version = '';
 let again = 0;
 let quiet = 0;
 let isAway = false; // since then nothing has come
+let hiddenAt = 0; // seconds since 1970
 const QUIET = 25_000; // milliseconds: the server says something every 8 s, so by then nobody is at the other end
 const pathOf = (what) => `/v1/dashboard/stream?show=${encodeURIComponent(what)}`;
 let blinking = new Map(); // uid → when its row changed, milliseconds
@@ -40,7 +44,11 @@ export function show(what) {
 }
 
 effect(() => {
-  if (!session.value) { close(); return; }
+  if (!session.value || isHidden.value) {
+    if (source) { isAway = true; hiddenAt = Date.now() / 1000; }
+    close();
+    return;
+  }
   const what = JSON.stringify({ ...shown.value, summary: { project: project.value } });
   if (what !== asked || !source) open(what);
 });
@@ -87,7 +95,7 @@ async function open(what) {
   } catch { wait = 1500; }
   if (source !== opened) return;
   isAway = true;
-  if (!lostAt.value) lostAt.value = Date.now() / 1000;
+  if (!lostAt.value) lostAt.value = hiddenAt || Date.now() / 1000;
   source = null;
   again = setTimeout(() => { if (session.value && !source) open(what); }, wait);
 }
@@ -108,6 +116,7 @@ async function read(body, opened) {
       const data = lines.find((line) => line.startsWith('data: '))?.slice(6);
       if (!name || data === undefined) continue;
       lostAt.value = 0;
+      hiddenAt = 0;
       if (isAway) { isAway = false; returns.value += 1; }
       refused.value = '';
       TAKERS[name]?.(JSON.parse(data));
