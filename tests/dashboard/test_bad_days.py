@@ -263,6 +263,18 @@ def test_a_log_goes_on_where_its_stream_was_cut(open_page: Open, fabric: Fabric)
     assert fabric.weft("vm", "delete", "talks", "--yes").code == 0
 
 
+def test_a_page_of_another_kind_shows_nothing_of_the_one_before(open_page: Open, fabric: Fabric) -> None:
+    words = ("--vm", "--image", "tiny", "--cpu", "1", "--memory", "128M", "--replicas", "1", "--min-healthy", "0s")
+    assert fabric.weft("deployment", "create", "next", *words).code == 0
+    page = open_page("o/deployment/default/next")
+    expect(page.get_by_role("heading", name="Revisions")).to_be_visible()  # its part of the page is there
+    page.evaluate("location.hash = '#/o/node/-/n1'")
+    expect(page.get_by_role("heading", name="Workloads")).to_be_visible()
+    page.evaluate("location.hash = '#/o/deployment/default/next'")
+    expect(page.get_by_role("heading", name="Revisions")).to_be_visible()
+    assert fabric.weft("deployment", "delete", "next", "--yes").code == 0
+
+
 def test_a_stream_that_falls_silent_is_opened_again(open_page: Open, fabric: Fabric) -> None:
     assert fabric.weft("vm", "create", "late", "--image", "tiny").code == 0
     page, asked = open_page("nowhere"), list[Route]()

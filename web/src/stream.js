@@ -32,6 +32,9 @@ let blinking = new Map(); // uid → when its row changed, milliseconds
 
 export const changedAt = (uid) => blinking.get(uid) ?? 0;
 
+// The object that `what` names, as `object`: what the page before showed is another.
+export const objectOf = (what) => (JSON.stringify(shown.value.object) === JSON.stringify(what) ? object.value : undefined);
+
 // What the page that is open shows. Parts that aren't named are dropped.
 export function show(what) {
   const given = JSON.stringify(what);

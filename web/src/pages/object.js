@@ -2,7 +2,7 @@
 import { useEffect } from 'preact/hooks';
 import { html } from '../html.js';
 import { many, moment } from '../format.js';
-import { object, ownEvents, show, summary } from '../stream.js';
+import { objectOf, ownEvents, show, summary } from '../stream.js';
 import { health, kinds, may, route, toObject } from '../state.js';
 import { ActionButtons } from '../ui/actions.js';
 import { EventList } from '../ui/events.js';
@@ -35,11 +35,12 @@ export function ObjectPage() {
   const tab = asked === 'events' || Object.hasOwn(TABS, asked ?? '') ? asked : 'summary';
   const kind = kinds.value.get(kindName);
   const project = where === '-' ? '' : where;
+  const what = { kind: kindName, project, name };
   useEffect(() => {
-    if (kind) show({ object: { kind: kindName, project, name }, events: { project, object: `${kindName}/${name}` } });
+    if (kind) show({ object: what, events: { project, object: `${kindName}/${name}` } });
   }, [kindName, where, name]);
   if (!kind) return html`<h1>There is no kind ${kindName}</h1>`;
-  const obj = object.value;
+  const obj = objectOf(what);
   const row = { kind: kindName, project, name, uid: obj?.uid ?? '', phase: obj ? phaseOf(obj) : '' };
   const streams = new Set((kind.streams ?? []).map((each) => each.name ?? each));
   const isWorkload = kind.workload || ['vm', 'container'].includes(kindName);
