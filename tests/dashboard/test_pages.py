@@ -19,8 +19,10 @@ AXE = ROOT / "web" / "node_modules" / "axe-core" / "axe.min.js"
 FIRST_LOAD_BYTES = 80_000
 ROUTES = [
     "", "workloads", "nodes", "operations", "networks", "storage", "backups", "queue", "people", "audit", "alerts", "logs",
-    "rebalance", "traces", "kinds", "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/why", "o/vm/default/shown/events",
-    "o/vm/default/shown/trace", "o/vm/default/shown/spec", "o/node/-/n1", "o/vm/default/nothing", "nowhere",
+    "rebalance", "traces", "kinds", "k/vms", "k/nodes", "o/vm/default/shown", "o/vm/default/shown/screen",
+    "o/vm/default/shown/why",
+    "o/vm/default/shown/events", "o/vm/default/shown/trace", "o/vm/default/shown/spec", "o/node/-/n1", "o/vm/default/nothing",
+    "nowhere",
 ]  # fmt: skip
 TINY = ("--image", "tiny", "--cpu", "1", "--memory", "128M")
 

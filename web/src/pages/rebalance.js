@@ -2,9 +2,9 @@
 import { useEffect, useState } from 'preact/hooks';
 import { html } from '../html.js';
 import { ask, get, pathOf, post } from '../api.js';
-import { kinds, may, notice, noticeOf } from '../state.js';
+import { kinds, may, notice, noticeOf, toObject } from '../state.js';
 import { returns, summary } from '../stream.js';
-import { Command, Empty, Name, ProblemBox, State } from '../ui/parts.js';
+import { Command, Empty, ProblemBox, State } from '../ui/parts.js';
 import { PlanView } from '../ui/plan.js';
 import { Table } from '../ui/table.js';
 
@@ -59,8 +59,9 @@ function Plan({ plan, kind, onDone }) {
   const act = async () => {
     try { await post(pathOf(kind, '', plan.name, verb)); notice(`${plan.name}: ${verb === 'undo' ? 'all goes back' : 'it begins'}`); onDone(); } catch (error) { noticeOf(error); }
   };
-  return html`<details class="panel broad"><summary><${Name} row=${{ kind: kind.name, name: plan.name }} /> <${State} phase=${phase} health=${HEALTH[phase]} /> <span class="soft">${plan.status?.message || `${plan.spec.steps.length} migrations`}</span></summary>
-    ${verb && html`<div class="row"><button type="button" disabled=${!may(`rebalanceplan:${verb}`, '')} onClick=${act}>${verb === 'undo' ? 'Undo' : 'Apply'} ${plan.name}</button></div>`}
+  return html`<details class="panel broad"><summary><b class="mono">${plan.name}</b> <${State} phase=${phase} health=${HEALTH[phase]} /> <span class="soft">${plan.status?.message || `${plan.spec.steps.length} migrations`}</span></summary>
+    <div class="row">${verb && html`<button type="button" disabled=${!may(`rebalanceplan:${verb}`, '')} onClick=${act}>${verb === 'undo' ? 'Undo' : 'Apply'} ${plan.name}</button>`}
+      <a href=${toObject({ kind: kind.name, name: plan.name })}>all of ${plan.name}</a></div>
     <${PlanView} spec=${plan.spec} states=${plan.status?.steps} /></details>`;
 }
 

@@ -23,5 +23,5 @@ export function Screen({ row }) {
   }, [row.uid, again]);
   return html`<div class="row"><button type="button" onClick=${() => rfb.current?.sendCtrlAltDel()}>Send Ctrl-Alt-Del</button>
     ${ended && html`<span role="alert">${ended}</span><button type="button" onClick=${() => setAgain(again + 1)}>Connect again</button>`}</div>
-    <div class="screen" ref=${box} aria-label=${`Screen of ${row.name}`}></div>`;
+    <div class="screen" ref=${box} role="region" aria-label=${`Screen of ${row.name}`}></div>`;
 }
