@@ -216,7 +216,7 @@ def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Ope
         opened.evaluate("location.hash = '#/o/vm/default/stays/flows'")
         expect(opened.get_by_role("alert")).to_contain_text("could not be loaded")
         late.reload()
-        expect(late.get_by_text("The page tries again by itself.")).to_be_visible()
+        expect(late.get_by_text("The page tries again automatically.")).to_be_visible()
     finally:
         fabric.start_server()
     expect(page.get_by_text("No connection to the server")).to_have_count(0)

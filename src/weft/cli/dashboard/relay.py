@@ -200,9 +200,9 @@ def _refuse(problem: WeftError, *, is_page: bool = False) -> bytes:
 
 
 def _write_page(problem: WeftError, *, goes_on: bool) -> bytes:
-    """``goes_on``: it is loaded again by itself, under its own address."""
+    """``goes_on``: it is loaded again, under its own address."""
     hint = f"<p>{html.escape(problem.hint)}</p>" if problem.hint else ""
-    again = f"<p>The page tries again by itself.</p><script>{_TRY_AGAIN}</script>" if goes_on else ""
+    again = f"<p>The page tries again automatically.</p><script>{_TRY_AGAIN}</script>" if goes_on else ""
     title = '<!doctype html><html lang="en"><meta charset="utf-8"><title>weft</title>'
     return f"{title}<main><h1>weft</h1><p>{html.escape(problem.message)}</p>{hint}{again}</main></html>".encode()
 
