@@ -45,7 +45,7 @@ def test_an_expression_that_is_whole_is_taken(text: str) -> None:
         ("x = 5", "'=' is not part of PromQL"),
         ("x > 1; y", "';' is not part of PromQL"),
         ("x =~ 'a'", "'=~' compares labels only"),
-        ("x[] > 1", "'[]' is no span of time"),
+        ("x[] > 1", "'[]' is not a span of time"),
         ("x{a=}", "'{a=}' doesn't choose labels"),
         ('x "y"', "a string follows x without an operator"),
     ],

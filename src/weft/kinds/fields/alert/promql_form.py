@@ -74,7 +74,7 @@ def check_form(text: str, field: str) -> None:
         elif sort == "range":
             if wants or not _RANGE.fullmatch(word):
                 raise InvalidInput(
-                    f"{field}: {word[:40]!r} is no span of time of a metric", field=field, hint="write METRIC[5m]"
+                    f"{field}: {word[:40]!r} is not a span of time of a metric", field=field, hint="write METRIC[5m]"
                 )
         elif sort == "braces":
             if not _LABELS.fullmatch(word):
