@@ -20,8 +20,8 @@ import msgspec
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.durable_file import make_private
 from weft.contracts.journal import Event
+from weft.objects.errors import shorten
 from weft.objects.identity import Ref, new_uid
-from weft.objects.shortened import shorten
 from weft.telemetry.taking import Batch, GroupedTaking
 
 FOLD_SECONDS = 600.0

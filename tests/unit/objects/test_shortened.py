@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.objects.shortened import shorten
+from weft.objects.errors import shorten
 
 
 @pytest.mark.parametrize(

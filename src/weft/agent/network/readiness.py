@@ -33,9 +33,8 @@ from weft.contracts.driver.runtime import CanExec
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import HealthCheck
 from weft.kinds.fields.service.readiness import MOST_CHECKED, MOST_MESSAGE, Readiness, ReadinessReport, name_port
-from weft.objects.errors import Unavailable, WeftError
+from weft.objects.errors import Unavailable, WeftError, shorten
 from weft.objects.identity import short_id
-from weft.objects.shortened import shorten
 
 log = logging.getLogger("weft.agent")
 FOLLOW_SECONDS = 0.5

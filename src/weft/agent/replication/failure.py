@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 
 from weft.kinds.fields.replication.work import ReplicationOrder, SendReport
-from weft.objects.errors import WeftError, describe_failure
-from weft.objects.shortened import shorten
+from weft.objects.errors import WeftError, describe_failure, shorten
 
 MOST_REASON, MOST_MESSAGE = 64, 500  # characters of what the other cluster says
 

@@ -22,8 +22,8 @@ import msgspec
 from weft.agent.state.wall_clock import WallClock
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import make_private
+from weft.objects.errors import shorten
 from weft.objects.identity import Ref, new_uid
-from weft.objects.shortened import shorten
 from weft.protocol.report import EventType, NodeEvent
 
 log = logging.getLogger("weft.agent")

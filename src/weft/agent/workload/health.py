@@ -16,8 +16,7 @@ from weft.agent.workload.answer import CheckResult, ask_guest
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import CanExec, CanKill, ExecRequest, ExecSession
 from weft.kinds.allocation import HealthCheck
-from weft.objects.errors import Unavailable, WeftError
-from weft.objects.shortened import shorten
+from weft.objects.errors import Unavailable, WeftError, shorten
 from weft.protocol.report import EventType
 
 FIRST_SECONDS = 1.0  # after a start, and between checks in the start period

@@ -10,8 +10,7 @@ from weft.api.audit.changes import describe_objects
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
 from weft.api.route import Topic
-from weft.objects.errors import Unavailable
-from weft.objects.shortened import shorten
+from weft.objects.errors import Unavailable, shorten
 from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
 from weft.trust.redaction import hide_in_text
 

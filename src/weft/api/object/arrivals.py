@@ -40,10 +40,9 @@ from weft.kinds.record import Kind
 from weft.kinds.securitygroup import SECURITY_GROUP
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part, encode_envelope
-from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError
+from weft.objects.errors import Forbidden, IllegalTransition, InvalidInput, WeftError, shorten
 from weft.objects.identity import kind_prefix, named_key, object_key
 from weft.objects.schema import read_strict
-from weft.objects.shortened import shorten
 from weft.serving.answer import Answer
 
 MOST_ARRIVALS = 256  # of one cluster in a project, those that it hasn't settled included

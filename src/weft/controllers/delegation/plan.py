@@ -21,9 +21,8 @@ from weft.kinds.delegation import (
     mark_workload,
 )
 from weft.kinds.fields.cells import dig
-from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError
+from weft.objects.errors import Forbidden, NotFound, Unavailable, WeftError, shorten
 from weft.objects.lifecycle import Phase
-from weft.objects.shortened import shorten
 
 MOST_TEXT = 300  # characters of the other cluster's words, in a message
 MOST_WORD = 64  # and of an address, a node's name or a phase

@@ -10,8 +10,7 @@ import msgspec
 
 from weft.kinds.arrival import ARRIVAL
 from weft.kinds.fields.cells import dig
-from weft.objects.errors import InvalidInput, NotFound, WeftError
-from weft.objects.shortened import shorten
+from weft.objects.errors import InvalidInput, NotFound, WeftError, shorten
 
 MOST_TEXT = 600  # characters of another cluster's words
 

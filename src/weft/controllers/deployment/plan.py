@@ -16,8 +16,8 @@ from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.rolling import Rolling
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
 from weft.kinds.quota import REASON as OVER_QUOTA
+from weft.objects.errors import shorten
 from weft.objects.quantity import format_duration
-from weft.objects.shortened import shorten
 
 REPLACE_SECONDS = 10.0  # after which an instance that failed is replaced; twice as long for each one before it that did
 MOST_REPLACE_SECONDS = 300.0

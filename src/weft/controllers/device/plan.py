@@ -23,7 +23,7 @@ from weft.kinds.model import ModelReport, ModelStatus
 from weft.kinds.rule import RuleReport, RuleStatus
 from weft.language.holds import holds
 from weft.language.parse import read_expression
-from weft.objects.shortened import shorten
+from weft.objects.errors import shorten
 
 SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen, and may have to wait
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.objects.shortened import shorten
+from weft.objects.errors import shorten
 
 WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``Progress.states`` has for each member
 MOST_MEMBERS = 5000

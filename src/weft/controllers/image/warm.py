@@ -28,7 +28,7 @@ from weft.kinds.image import (
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.image_work import name_order
 from weft.objects.envelope import Condition, set_condition
-from weft.objects.shortened import shorten
+from weft.objects.errors import shorten
 
 _MOST_NAMED, _MOST_LETTERS = 8, 200  # in a condition
 READY, MAKING = "ready", "making"  # a node's words for its machine; any other is why there is none

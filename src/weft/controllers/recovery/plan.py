@@ -28,9 +28,9 @@ from weft.kinds.fields.recovery.run import (
     VmResult,
 )
 from weft.kinds.recovery_plan import MOST_MEMBERS, RecoveryPlanStatus
+from weft.objects.errors import shorten
 from weft.objects.lifecycle import Phase, describe_phase
 from weft.objects.quantity import format_duration
-from weft.objects.shortened import shorten
 
 _ENDED = (Phase.STOPPED, Phase.SUSPENDED, Phase.FAILED)
 _PROBLEMS_SHOWN = 3

@@ -23,9 +23,9 @@ from weft.kinds.allocation import (
 from weft.kinds.fields.lease import LEASE_WAITS, PREEMPTED, LeaseRequest
 from weft.kinds.job import JobSpec, JobStatus
 from weft.kinds.report import HeldBy, QueuedWorkload
+from weft.objects.errors import shorten
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_time
-from weft.objects.shortened import shorten
 from weft.scheduler.allocation.lease import Opening, find_slot
 from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine

@@ -7,8 +7,7 @@ import asyncio
 import msgspec
 
 from weft.contracts.device import Found, Thing, Value
-from weft.objects.errors import DriverFailed, InvalidInput, NotFound, TimedOut, Unavailable, WeftError
-from weft.objects.shortened import shorten
+from weft.objects.errors import DriverFailed, InvalidInput, NotFound, TimedOut, Unavailable, WeftError, shorten
 
 MOST_BYTES = 1 << 20  # of a message
 _ERRORS: dict[str, type[WeftError]] = {
