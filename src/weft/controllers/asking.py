@@ -28,8 +28,9 @@ _log = logging.getLogger(__name__)
 
 @runtime_checkable
 class Asking(Protocol):
-    """What ``run_asking`` runs. A turn returns after how many seconds which keys have their next one; a key that isn't named waits
-    until ``route`` names it."""
+    """Work for ``run_asking``. A turn returns after how many seconds which keys have their next one; a key that isn't named waits
+    until ``route`` names it.
+    """
 
     name: str
     kinds: Sequence[str] = ()  # whose changes ``route`` gets

@@ -194,7 +194,7 @@ def is_withdrawn(allocation: Item) -> bool:
 
 
 def rate_of(spec: AllocationSpec, report: AllocationReport) -> Rate:
-    """What an allocation holds of its node."""
+    """The rate at which an allocation uses its node."""
     held = account(spec, report)
     if held == held.__class__():
         return NOTHING

@@ -34,7 +34,7 @@ class Account(msgspec.Struct, frozen=True, order=True):
 
 
 class _Meter:
-    """What an account's allocations hold together, counted up to ``at``."""
+    """The sum of what an account's allocations hold, counted up to ``at``."""
 
     __slots__ = ("at", "rate")
 

@@ -42,7 +42,7 @@ class Evaluates(Protocol):
         """Raises OSError."""
 
     async def read(self) -> dict[str, Evaluated]:
-        """By uid of the rule. Raises WeftError."""
+        """The evaluator's answers by uid of the rule. Raises WeftError."""
 
 
 class Unevaluated(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class Alerts(Asking):
             await self._leadership.perform(commits[start : start + _BATCH])
 
     async def _read(self, chosen: Mapping[str, Item]) -> dict[str, Evaluated] | Unevaluated | None:
-        """What the evaluator found; None: it says nothing at present."""
+        """The evaluator's findings; None: it says nothing at present."""
         evaluator, clock = self._evaluator, self._leadership.clock
         if isinstance(evaluator, Unevaluated):
             return evaluator
@@ -109,7 +109,7 @@ def list_commits(
     now: float,
     unwritten: Unevaluated | None = None,
 ) -> Iterator[Commit]:
-    """What changes by it; ``unwritten``: why the evaluator has no rules newer than those that it speaks of. Pure."""
+    """Yield the changes that follow; ``unwritten``: why the evaluator has no rules newer than those that it speaks of. Pure."""
     silences: dict[str, list[SilenceSpec]] = {}
     for silence in view.of_kind("silence").values():
         silences.setdefault(silence.envelope.project or "", []).append(spec := silence.spec(SilenceSpec))

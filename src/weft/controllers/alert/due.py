@@ -1,4 +1,4 @@
-"""Which notifications of a rule are due, to whom; and that one was sent. Pure.
+"""Find the notifications of a rule that are due, with their receivers, and note that one was sent. Pure.
 
 A rule's status is the outbox: its newest notifications, and by receiver the id of the last one that it got. So a server that is
 killed between the two sends it again, and never forgets it. What is silenced isn't due; once the silence is over it is, if the

@@ -1,4 +1,4 @@
-"""Which of a workload's allocations counts. Pure."""
+"""Choose which of a workload's allocations counts. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ def active_allocation(view: View, workload_uid: str) -> Item | None:
 
 
 def find_active(allocations: Iterable[Item]) -> Item | None:
-    """Of active allocations the one of the highest incarnation."""
+    """The active allocation of the highest incarnation."""
     active = [item for item in allocations if item.spec(AllocationSpec).role in ("active", "source")]
     return max(active, key=lambda item: item.spec(AllocationSpec).incarnation, default=None)

@@ -168,8 +168,9 @@ def read_facts(
 
 
 def _find_taken(view: View, arrival: Item, workload: Item) -> str:
-    """Which MAC of the VM another workload has, that got it at the same moment. ``view`` has all that was committed before the
-    Arrival; what is committed later sees its MACs. So this is certain before the source learns where to send."""
+    """The MAC of the VM that another workload got at the same moment, or ''. ``view`` has all that was committed before the
+    Arrival; what is committed later sees its MACs. So this is certain before the source learns where to send.
+    """
     if arrival.status(ArrivalStatus).address:
         return ""
     for own in (item.spec(EndpointSpec) for item in view.find(ENDPOINTS_BY_WORKLOAD, workload.uid)):

@@ -1,5 +1,5 @@
-"""What a VM needs next that migrates here from another cluster: its Arrival, its target and that node's reports in; what to write
-out. Pure and without memory.
+"""Next step of a VM that migrates here from another cluster: its Arrival, its target and that node's reports in; what to write out.
+Pure and without memory.
 
 This cluster decides only for itself. That the guest never ran here is said only after the target's node has reported so, or while
 nothing of it ever had a place; then it never will, since the VM goes in the same commit."""

@@ -1,4 +1,4 @@
-"""What is made to boot a backup, and removed again: a snapshot that is fetched from it, volumes, a network of its own, and a VM."""
+"""Objects made to boot a backup, and removed again: a snapshot that is fetched from it, volumes, a network of its own, and a VM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of one backup: what it is of, its snapshot, its repository, and the nodes that could work on it."""
+"""Facts of one backup: its subject, its snapshot, its repository, and the nodes that could work on it."""
 
 from __future__ import annotations
 

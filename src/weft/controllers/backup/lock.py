@@ -1,4 +1,4 @@
-"""Until when a backup in an immutable repository is locked: longer, once its time to be kept grew. Pure."""
+"""The lock of a backup in an immutable repository: longer, once its time to be kept grew. Pure."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ RETRY_SECONDS = 60.0  # after a node could not lock it
 
 
 def find_lock(facts: BackupFacts) -> float:
-    """Until when nobody may be able to delete it, in whole seconds; 0: only a repository that was made immutable locks."""
+    """Time until which nobody may be able to delete it, in whole seconds; 0: only a repository that was made immutable locks."""
     locks = facts.repository is not None and facts.repository.spec.immutable
     return _end_of(facts.spec, facts.created_at) if locks else 0.0
 
 
 def is_locked_too_short(spec: BackupSpec, status: BackupStatus, created_at: float) -> bool:
-    """Of a backup that is locked already."""
+    """True if the lock of a locked backup ends too early."""
     return 0 < status.locked_until < _end_of(spec, created_at)
 
 
 def plan_lock(facts: BackupFacts, now: float) -> BackupPlan | None:
-    """Of a backup that is Ready; None: there is nothing to do about its lock now."""
+    """Plan the lock of a backup that is Ready; None: there is nothing to do about it now."""
     status, wanted, order = facts.status, find_lock(facts), facts.status.order
     asked = order if order is not None and order.act == "retain" else None
     if wanted <= status.locked_until:

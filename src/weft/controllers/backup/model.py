@@ -1,4 +1,4 @@
-"""What is known of one backup, and what it needs next, as values; and the order for a node."""
+"""Facts of one backup, its next step, and the order for a node, as values."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Earlier(msgspec.Struct, frozen=True):
 
 
 class Test(msgspec.Struct, frozen=True):
-    """What there is of a boot of the backup: a VM, and other objects."""
+    """A boot of the backup: a VM, and other objects."""
 
     workload: WorkloadStatus | None = None
     deleting: bool = False  # the VM

@@ -1,4 +1,4 @@
-"""What a backup needs next, from what is known of it. Pure."""
+"""Plan the next step of a backup from the facts. Pure."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _fail(facts: BackupFacts, reason: str, message: str) -> BackupPlan:
 
 
 def _plan_removal(facts: BackupFacts, now: float) -> BackupPlan:
-    """What tests it is removed first, then what may be in the repository, by a node that reaches it."""
+    """Remove first the objects of its test, then what may be in the repository, by a node that reaches it."""
     status = msgspec.structs.replace(facts.status, phase="Deleting")
     if status.test is not None:
         return end_test(facts, status)

@@ -88,7 +88,7 @@ def _stand_of(backup: Item) -> object:
 
 
 def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, float]:
-    """What is due, and in how many seconds to look again."""
+    """The commit that is due, and the seconds until the next look."""
     spec, status, draft = policy.spec(BackupPolicySpec), policy.status(BackupPolicyStatus), Draft()
     schedule = name_schedule(spec)
     before = {one.of: _find_last(one, spec, now) for one in status.subjects}
@@ -132,8 +132,9 @@ def plan_policy(view: View, policy: Item, now: float) -> tuple[Commit | None, fl
 
 
 def _find_last(subject: PolicySubject, spec: BackupPolicySpec, now: float) -> float:
-    """What its next backup is due after. Nothing was missed under a schedule before that was in force, and no time that lies ahead,
-    since the clock was set back, keeps it from being due."""
+    """Time after which its next backup is due. Nothing was missed under a schedule before that was in force, and no time that lies
+    ahead, since the clock was set back, keeps it from being due.
+    """
     if spec.schedule and subject.schedule not in ("", name_schedule(spec)):
         return now
     return min(subject.last_run, now)

@@ -1,4 +1,4 @@
-"""Which backups are kept long enough. Pure.
+"""Find the backups that were kept long enough. Pure.
 
 The newest good one is never among them, whatever the clock says; and one that was made later than now, since the clock was set back
 afterwards, is as new as any.

@@ -1,4 +1,4 @@
-"""What a backup policy is for now: what it names, all that has a disk in its pool, all of its project. Reads the view."""
+"""Subjects of a backup policy now: what it names, all that has a disk in its pool, all of its project. Reads the view."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weft.objects.identity import object_key
 
 
 def list_subjects(view: View, policy: Item) -> tuple[list[str], list[str]]:
-    """As KIND/NAME, each once; and of what a policy for a project or a pool leaves out, a sentence each."""
+    """The subjects as KIND/NAME, each once; and a sentence for each thing that a policy for a project or a pool leaves out."""
     spec, project = policy.spec(BackupPolicySpec), policy.envelope.project
     found, left_out = dict.fromkeys(spec.of), list[str]()
     pool = view.get(object_key(POOL.name, None, spec.pool)) if spec.pool else None
@@ -48,8 +48,9 @@ def _find_encrypted(view: View, item: Item) -> str:
 
 
 def _list_all(view: View, project: str | None) -> Iterator[Item]:
-    """What has data in a project: VMs, containers with volumes, and volumes with data that neither has; not what boots a backup
-    for as long as that is verified."""
+    """Yield what has data in a project: VMs, containers with volumes, and volumes with data that neither has; not what boots a
+    backup for as long as that is verified.
+    """
     for kind in ("vm", "container", "volume"):
         for item in view.of_kind(kind).values():
             if item.envelope.project == project and not item.deleting and not tests_backup(item) and has_data(item):

@@ -34,7 +34,7 @@ _ENDED = (Phase.STOPPED, Phase.SUSPENDED)
 
 
 def plan_verification(facts: BackupFacts, now: float) -> BackupPlan:
-    """Of a backup that is Ready."""
+    """Plan the verification of a backup that is Ready."""
     status, asked = facts.status, facts.actions
     if status.test is not None and status.test.has_ended:
         return end_test(facts, status)
@@ -102,7 +102,7 @@ def _keep_boot(state: str) -> str:
 
 
 def name_test(name: str, uid: str) -> str:
-    """Of the VM, the snapshot and the network that test the backup ``name``; ``uid`` is a new one."""
+    """Name for the VM, the snapshot and the network that test the backup ``name``; ``uid`` is a new one."""
     return cut_name(f"test-{name}", f"-{uid[:8]}")
 
 

@@ -34,7 +34,7 @@ def needs_no_snapshot(facts: BackupFacts) -> bool:
 
 
 def plan_without_snapshot(facts: BackupFacts, manifest: dict[str, Any], now: float) -> BackupPlan:
-    """Of one that is Pending or Copying; ``manifest`` is what the repository is to keep of it."""
+    """Plan a backup that is Pending or Copying; ``manifest`` is what the repository is to keep of it."""
     status, act = facts.status, _find_act(facts)
     own = f"project/{facts.name.partition('/')[0]}"
     if act == "copy" and facts.spec.of != own:

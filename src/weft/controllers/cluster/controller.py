@@ -88,7 +88,7 @@ class Clusters(Asking):
 
 
 def _read_asked(cluster: Item) -> tuple[object, object]:
-    """What people want of it."""
+    """The fields of it that people set."""
     return cluster.envelope.spec, cluster.envelope.actions
 
 
@@ -102,5 +102,5 @@ def list_events(cluster: Item, former: ClusterStatus, status: ClusterStatus) -> 
 
 
 async def ask_in_thread(link: PeerLink) -> HelloAnswer:
-    """As ``ask_hello``, in a thread of its own."""
+    """Run ``ask_hello`` in a thread of its own."""
     return await in_thread(lambda: ask_hello(link))

@@ -1,4 +1,4 @@
-"""What a linked cluster is asked with, and what came back."""
+"""The question to a linked cluster, and its answer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def read_link(cluster: Item, unseal: Unseal | None) -> PeerLink:
 
 
 def find_lag(view: View, name: str) -> tuple[float, float] | None:
-    """Of what is replicated to this cluster, the replica whose newest point is oldest for its RPO: that age, and the RPO, in s.
-    None: there is no point yet, nothing is replicated, or all of that is paused, or over."""
+    """Age of the newest point and RPO, in s, of the replica here whose newest point is oldest for its RPO. None: there is no point
+    yet, nothing is replicated, or all of that is paused, or over.
+    """
     found = []
     for item in view.find(REPLICATIONS_BY_CLUSTER, name):
         status, rpo = item.status(ReplicationStatus), item.spec(ReplicationSpec).rpo

@@ -1,4 +1,4 @@
-"""What a linked cluster's status becomes with its reply. Pure."""
+"""Work out a linked cluster's status from its reply. Pure."""
 
 from __future__ import annotations
 
@@ -122,6 +122,7 @@ def read_word(text: str) -> str:
 
 
 def find_offset(there: float, asked: float, took: float) -> float:
-    """By how much a clock is ahead that showed ``there`` in an answer to a question of ``asked`` (both unix seconds), which took so
-    many seconds; 0 if it showed no time."""
+    """Offset of the clock that showed ``there`` in an answer to a question of ``asked`` (both unix seconds), which took so many
+    seconds: positive if it is ahead, 0 if it showed no time.
+    """
     return there - (asked + took / 2) if math.isfinite(there) else 0.0

@@ -47,7 +47,7 @@ def ask_each(
 
 
 class Unanswered:
-    """Which objects had a request without an answer, by their key."""
+    """Objects that had a request without an answer, by their key."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._began = clock, clock.elapsed()

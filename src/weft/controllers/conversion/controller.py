@@ -183,7 +183,7 @@ def make_workload(item: Item, old: Item, spec: WorkloadSpec, uid: str, now: floa
 
 
 def make_question(item: Item, old: Item, workload_spec: WorkloadSpec, now: float) -> Envelope:
-    """To the scheduler: where the new one would go."""
+    """Question to the scheduler: where the new one would go."""
     spec = RecommendationSpec(
         kind=item.spec(ConversionSpec).to, changes=msgspec.to_builtins(workload_spec), instead_of=name_of(old)
     )

@@ -1,5 +1,5 @@
-"""What a Conversion needs next: its spec, its status and facts of both workloads in; their new specs and its new status out. Pure
-and without memory: after a crash the next process decides the same.
+"""Next step of a Conversion: its spec, its status and facts of both workloads in; their new specs and its new status out. Pure and
+without memory: after a crash the next process decides the same.
 
 The order: the image is there, a node has capacity, the new workload is made and the old one stopped, in one commit · the old one
 has stopped: the new one gets all that it had, in one commit · the old allocation has released it: the new one starts · it stays
@@ -32,7 +32,7 @@ STEADY_SECONDS = 2.0  # for which it runs before it counts as running: what fail
 
 
 def plan_conversion(facts: Facts) -> Outcome:
-    """What to write now."""
+    """Plan what to write now."""
     status, now = facts.status, facts.now
     if status.phase in ENDED:
         return Outcome(status=status)

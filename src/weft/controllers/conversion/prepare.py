@@ -1,5 +1,6 @@
-"""What a Conversion checks before it changes anything: the image is there, the spec can be translated, quota and node have capacity
-for the new workload beside the old one. Then the new one is made and the old one stopped. Pure."""
+"""Checks of a Conversion before it changes anything: the image is there, the spec can be translated, quota and node have capacity
+for the new workload beside the old one. Then the new one is made and the old one stopped. Pure.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def prepare(facts: Facts) -> Outcome:
 
 
 def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> ConversionStatus:
-    """Which of its published ports the old one answers, while it has them: there the new one has to answer, too."""
+    """Note which of its published ports the old one answers, while it has them: there the new one has to answer, too."""
     asked_at = min(status.asked_at or now, now)
     if old.status.phase == Phase.RUNNING and may_answer_yet(old.ports, old.answers, now - asked_at):
         return replace(status, asked_at=asked_at, message=f"asks which of its published ports {old.what} answers")
@@ -74,7 +75,7 @@ def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> 
 
 
 def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
-    """What to do until the scheduler has found a node with capacity for the new one beside the old one; None: it has."""
+    """Step to take until the scheduler has found a node with capacity for the new one beside the old one; None: it has."""
     answer = facts.answer
     if answer is None:
         return Outcome(

@@ -178,15 +178,15 @@ def list_events(item: Item, former: DelegationStatus, status: DelegationStatus) 
 
 
 async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> Listed:
-    """As ``list_seen``, in a thread of its own."""
+    """Run ``list_seen`` in a thread of its own."""
     return await in_thread(lambda: list_seen(link, places, SystemClock()))
 
 
 async def perform_in_thread(link: PeerLink, acts: Sequence[Act]) -> list[Seen | WeftError]:
-    """As ``perform_acts``, in a thread of its own."""
+    """Run ``perform_acts`` in a thread of its own."""
     return await in_thread(lambda: perform_acts(link, acts, SystemClock()))
 
 
 def _read_asked(item: Item) -> tuple[object, object, bool]:
-    """What people want of it."""
+    """The fields of it that people set."""
     return item.envelope.spec, item.envelope.actions, item.deleting

@@ -1,4 +1,4 @@
-"""What is done at a linked cluster about delegations: it lists what it runs for this one, and creates, changes and deletes."""
+"""Carry out delegations at a linked cluster: list what it runs for this one, and create, change and delete there."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder(_Page).decode
 
 
 def list_seen(link: PeerLink, places: Iterable[Place], clock: Clock) -> dict[Place, dict[str, Seen] | WeftError]:
-    """What this cluster has made there, by name, or why a place can't be listed. Blocks. Raises Unavailable."""
+    """List what this cluster has made there, by name, or why a place can't be listed. Blocks. Raises Unavailable."""
     found: dict[Place, dict[str, Seen] | WeftError] = {}
     client = connect_peer(link, most_answer_bytes=MOST_PAGE_BYTES)
     try:
@@ -70,7 +70,7 @@ def _list(client: PeerClient, kind: str, project: str, clock: Clock) -> dict[str
 
 
 def perform_acts(link: PeerLink, acts: Sequence[Act], clock: Clock) -> list[Seen | WeftError]:
-    """As ``ask_each``."""
+    """Perform each act, as ``ask_each`` does."""
     return ask_each(link, acts, _perform, ACT_SECONDS, clock)
 
 

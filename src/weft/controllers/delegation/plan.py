@@ -1,4 +1,4 @@
-"""What a linked cluster is asked about a delegation, and what becomes of its status with the answer. Pure."""
+"""Plan the requests to a linked cluster about a delegation, and the status that follows from the answer. Pure."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Act(msgspec.Struct, frozen=True, eq=False):
-    """What is done there: ``manifest`` is put, or the object of this uid is deleted."""
+    """An act at the cluster: ``manifest`` is put, or the object of this uid is deleted."""
 
     what: Literal["put", "delete"]
     kind: str
@@ -98,7 +98,7 @@ class Act(msgspec.Struct, frozen=True, eq=False):
 
 
 def read_seen(obj: Mapping[str, Any]) -> Seen:
-    """What a listed object has; a hostile one gives empty words."""
+    """Read a listed object; a hostile one gives empty words."""
     return Seen(
         uid=_cut(obj.get("uid")),
         phase=_cut(dig(obj, "status.phase")),
@@ -130,8 +130,9 @@ def _cut(value: Any, most: int = MOST_WORD) -> str:
 
 
 def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
-    """What to do at the cluster, which lists ``seen``; None: nothing. What was there once and isn't any more is not created
-    again by itself: that cluster may have forgotten a workload that still runs."""
+    """The act at the cluster, which lists ``seen``; None: nothing to do. A workload that was there once and isn't any more is not
+    created again automatically: that cluster may have forgotten a workload that still runs.
+    """
     spec, status = one.spec, one.status
     if one.actions.abandoned or not one.project or one.rival:
         return None
@@ -155,7 +156,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """What a turn does about a delegation, once its cluster has listed what it runs."""
+    """One turn's work on a delegation, once its cluster has listed what it runs."""
 
     one: Delegated
     seen: Seen | None = None
@@ -234,7 +235,7 @@ def plan_status(
 
 
 def _plan_strange(one: Delegated) -> DelegationStatus:
-    """What another delegation of this name left there goes on as it is, until people say whose it is."""
+    """Leave an object that another delegation of this name made there as it is, until people say whose it is."""
     kind, cluster = WORKLOADS[one.spec.workload].title, one.spec.cluster
     message = (
         f"{cluster} still has a {kind} of that name, which this cluster created before; set adopt to take it over as it is "

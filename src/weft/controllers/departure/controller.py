@@ -210,15 +210,15 @@ def _read_phase(place: Item) -> tuple[str, str]:
 
 
 async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
-    """As ``list_seen``, in a thread of its own."""
+    """Run ``list_seen`` in a thread of its own."""
     return await in_thread(lambda: list_seen(link, places, SystemClock()))
 
 
 async def find_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
-    """As ``find_seen``, in a thread of its own."""
+    """Run ``find_seen`` in a thread of its own."""
     return await in_thread(lambda: find_seen(link, places, SystemClock()))
 
 
 async def perform_in_thread(link: PeerLink, acts: Sequence[ArrivalAct]) -> list[SeenArrival | WeftError]:
-    """As ``perform_acts``, in a thread of its own."""
+    """Run ``perform_acts`` in a thread of its own."""
     return await in_thread(lambda: perform_acts(link, acts, SystemClock()))

@@ -104,7 +104,7 @@ def _find_bar(link: Item | None, name: str) -> tuple[str, str]:
 
 
 def list_lacks(view: View, workload: Item, place: Item) -> list[str]:
-    """What the VM has that another cluster can't have, each with its remedy; beside what admission has refused."""
+    """Features of the VM that another cluster can't provide, each with its remedy; beside what admission has refused."""
     spec, report, lacks = place.spec(AllocationSpec), place.report(AllocationReport), []
     name = workload.envelope.name
     lacks += list_kept_here(name, msgspec.to_builtins(workload.spec(VmSpec)), workload.marks(WorkloadMarks).guard)

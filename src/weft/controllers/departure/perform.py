@@ -1,5 +1,4 @@
-"""What is done at a linked cluster about the VMs that migrate there: it is asked how their Arrivals are, makes them, cancels
-them and forgets them."""
+"""Ask a linked cluster about the Arrivals of the VMs that migrate there; make, cancel and forget them."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def _find_one(client: PeerClient, place: Place) -> Seen:
 
 
 def perform_acts(link: PeerLink, acts: Sequence[ArrivalAct], clock: Clock) -> list[SeenArrival | WeftError]:
-    """As ``ask_each``."""
+    """Perform each act, as ``ask_each`` does."""
     return ask_each(link, acts, _perform, ROUND_SECONDS, clock)
 
 

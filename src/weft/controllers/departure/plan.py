@@ -1,5 +1,5 @@
-"""What a Migration to another cluster needs next: its allocation here, and what that cluster shows of its Arrival, in; what is
-asked there and written here out. Pure and without memory: after a crash the next process decides the same.
+"""Next step of a Migration to another cluster: its allocation here, and what that cluster shows of its Arrival, in; the requests
+there and the writes here out. Pure and without memory: after a crash the next process decides the same.
 
 The order: it is noted that an Arrival may be asked for · the other cluster makes it, and its target listens · the source gets the
 address, and sends · the other cluster says that the VM has arrived, so this one keeps but its name · nothing is left at the source.
@@ -322,12 +322,12 @@ def _explain_seen(seen: SeenArrival | WeftError | None) -> str:
 
 
 def _explain_reclaim(facts: DepartureFacts) -> str:
-    """What people can do who know that the other cluster is lost."""
+    """Advice to people who know that the other cluster is lost."""
     return f"If {facts.spec.cluster} is lost for good, and its guest surely runs nowhere: weft migration reclaim {facts.name}"
 
 
 def _first(message: str) -> str:
-    """What ended it, without what it waited for before."""
+    """The reason why it ended, without what it waited for before."""
     return message.partition("; waits for ")[0]
 
 

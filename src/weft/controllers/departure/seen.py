@@ -1,4 +1,4 @@
-"""What another cluster says of an Arrival, read as words of a stranger, and what it is asked to do about one. Pure."""
+"""Another cluster's words about an Arrival, read as a stranger's, and the requests to it about one. Pure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SeenArrival(msgspec.Struct, frozen=True):
 
 
 class ArrivalAct(msgspec.Struct, frozen=True):
-    """What the other cluster is asked to do."""
+    """A request to the other cluster."""
 
     what: Literal["create", "cancel", "settle"]
     name: str
