@@ -46,7 +46,7 @@ class Controller(Protocol):
         """Keys of the controller's own objects that this change concerns. May note the change, and has no other effect."""
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
-        """What to do for these objects; ``now`` in unix seconds, for timestamps. Pure but for the controller's own notes."""
+        """Plan these objects; ``now`` in unix seconds, for timestamps. Pure but for the controller's own notes."""
 
 
 @runtime_checkable

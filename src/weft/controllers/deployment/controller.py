@@ -93,7 +93,7 @@ class Deployments:
 def plan_one(
     view: View, item: Item, budgets: Budgets, observed: Observed, now: float
 ) -> tuple[Commit | None, float | None]:
-    """What to write for one deployment, and after how many seconds to plan it again even if nothing changes."""
+    """The commit for one deployment, and the seconds until it is planned again even if nothing changes."""
     spec, status, of = item.spec(DeploymentSpec), item.status(DeploymentStatus), item.envelope
     found = {one.envelope.name: one for one in view.find(WORKLOADS_BY_OWNER, item.uid)}
     if spec.adopt and not status.revision and spec.adopt not in found:
@@ -209,7 +209,7 @@ def _scale(spec: DeploymentSpec, status: DeploymentStatus, observed: Observed, n
 
 
 def _ready_endpoints(service: Item) -> object:
-    """What of a service concerns the deployments of its endpoints."""
+    """The part of a service that concerns the deployments of its endpoints."""
     endpoints = service.status(ServiceStatus).endpoints
     return service.spec(ServiceSpec).drain, [
         (one.workload.uid, one.ready or one.weight > 0, one.reason, one.departed_at) for one in endpoints

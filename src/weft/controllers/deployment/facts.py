@@ -1,4 +1,4 @@
-"""What a deployment's plan is made of, as values: its instances, what budgets and quota allow, and what requests showed."""
+"""Inputs of a deployment's plan, as values: its instances, what budgets and quota allow, and what requests showed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the requests of a step said so far. ``wait``: nothing yet."""
+    """Result of a step's requests so far. ``wait``: nothing yet."""
 
     word: Literal["wait", "good", "bad"]
     why: str  # a sentence for people
@@ -94,7 +94,7 @@ class NewInstance(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct):
-    """What to write. An instance is in one of the lists at most."""
+    """Writes of a plan. An instance is in one of the lists at most."""
 
     status: DeploymentStatus
     make: list[NewInstance] = []

@@ -1,6 +1,7 @@
-"""What only one VM of a deployment can have: published ports, volumes, addresses, the adopted VM's name in its networks, and its
-schedule of snapshots. They belong to the VM of the slot, and go there in one commit: at once where both may run, and where they
-can't, once the other one has stopped."""
+"""Hand over what only one VM of a deployment can have: published ports, volumes, addresses, the adopted VM's name in its networks,
+and its schedule of snapshots. They belong to the VM of the slot, and go there in one commit: immediately where both may run, and
+where they can't, once the other one has stopped.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ LOOK_SECONDS = 1.0  # between two looks at whether a VM has stopped
 
 
 class InstanceWrite(msgspec.Struct):
-    """What a plan writes of one instance."""
+    """Writes of a plan to one instance."""
 
     item: Item | None  # None: it is made
     envelope: Envelope
@@ -57,21 +58,21 @@ class InstanceWrite(msgspec.Struct):
 
 
 class Writes:
-    """What a plan writes of a deployment's instances, by name."""
+    """Writes of a plan to a deployment's instances, by name."""
 
     def __init__(self, found: Mapping[str, Item]) -> None:
         self.found = found
         self.by_name: dict[str, InstanceWrite] = {}
 
     def of(self, name: str) -> InstanceWrite:
-        """Of one that is there."""
+        """The writes to an instance that exists."""
         if name not in self.by_name:
             item = self.found[name]
             self.by_name[name] = InstanceWrite(item, item.envelope, spec_of(item))
         return self.by_name[name]
 
     def list_all(self) -> list[InstanceWrite]:
-        """Of all, as they will be."""
+        """The writes to all instances, as they will be."""
         return [*self.by_name.values(), *(self.of(name) for name in self.found if name not in self.by_name)]
 
     def drop(self, name: str) -> None:

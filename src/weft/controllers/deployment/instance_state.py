@@ -72,7 +72,7 @@ def find_unready(workload: Item, services: Iterable[Item], now: float) -> tuple[
 
 
 def find_departed(workload: Item, services: Iterable[Item]) -> float | None:
-    """Since when no service sends new connections to one that leaves; None: they may still come."""
+    """Time since which no service sends new connections to one that leaves; None: they may still come."""
     moments = [0.0]
     for service in services:
         if not is_matched(service.spec(ServiceSpec).selector, workload.envelope.labels):

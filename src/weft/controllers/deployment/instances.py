@@ -102,7 +102,7 @@ class Instances:
         return max(0, len(self._status.slots) - self._spec.strategy.max_unavailable)
 
     def _count_restarts(self, one: Instance) -> int:
-        """Since it has its revision, or people let the rollout go on."""
+        """Number of restarts since it has its revision, or people let the rollout go on."""
         return max(0, one.restarts - self._status.restarts.get(one.name, 0))
 
     def _old_slots(self) -> list[int]:

@@ -24,7 +24,7 @@ _log = logging.getLogger("weft.deployments")
 
 
 class Observed(msgspec.Struct):
-    """What is known of one deployment."""
+    """Observations of one deployment."""
 
     since: float | None = None  # the start of the step that the verdict is on; None: there is none of the present step
     verdict: Verdict = Verdict("wait", "")
@@ -47,7 +47,7 @@ class Observer:
         self._figuring: asyncio.Task[None] | None = None
 
     def find(self, deployment: Item) -> Observed:
-        """What was observed last of its present step."""
+        """The newest observation of its present step."""
         known = self._known.get(deployment.uid, Observed())
         since = find_since(deployment.status(DeploymentStatus))
         if known.since != since or since is None:

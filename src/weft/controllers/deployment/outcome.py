@@ -63,7 +63,7 @@ class Outcomes(Ports):
                 status.slots[slot] = status.revision
 
     def _find_broken(self) -> str:
-        """What shows that the new revision fails; "" if nothing does."""
+        """Evidence that the new revision fails; "" if there is none."""
         status = self._status
         if status.back or not status.stable:
             return ""
@@ -158,7 +158,9 @@ class Outcomes(Ports):
                 revisions[place] = replace(one, outcome=outcome)
 
     def _keep_serving(self) -> None:
-        """What serves in the place of an adopted VM has its data from now on: an undo finds it again, and nothing deletes it."""
+        """Keep the data of whatever serves in the place of an adopted VM from now on: an undo finds it again, and nothing deletes
+        it.
+        """
         status = self._status
         if self._spec.adopt and status.slots and status.stage in ("", "keep"):
             one = self._find((status.slots[0], 0))

@@ -1,4 +1,4 @@
-"""What a deployment does next with its instances: facts in, what to make, change, drain and delete out. Pure.
+"""Plan the next step of a deployment: facts in, the instances to make, change, drain and delete out. Pure.
 
 Each slot has a revision, and the slots stand in the status: whichever process dies when, an instance that is missing is made again
 in its slot's revision, under a name that follows from both. Three rules hold in every phase: no healthy instance goes if fewer than
@@ -28,7 +28,7 @@ DEPART_SECONDS = 15.0  # after which an instance gets no new connections, though
 
 
 def plan_deployment(facts: Facts) -> Outcome:
-    """What to do now."""
+    """Plan what to do now."""
     return _Planner(facts).plan()
 
 

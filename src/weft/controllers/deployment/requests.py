@@ -1,4 +1,4 @@
-"""What the history of metrics says of deployments: how the requests to a new revision went, and the figure that sets the number of
+"""Read the history of metrics about deployments: how the requests to a new revision went, and the metric that sets the number of
 instances. Pure but for the questions to the history.
 
 A service with protocol http offers ``weft_service_requests_total{project, service, workload, code_class}``, with
@@ -106,7 +106,7 @@ def find_first(found: Mapping[Labels, Floats], project: str, workloads: frozense
 
 
 def _increments(counter: Floats) -> Floats:
-    """By how much a counter grew at each moment: from 0 where it came later or began again."""
+    """Increase of a counter at each moment: from 0 where it came later or began again."""
     known = np.isfinite(counter)
     grown = np.zeros(len(counter))
     places = np.flatnonzero(known)
@@ -127,8 +127,9 @@ def list_windows(
     project: str,
     workloads: frozenset[str],
 ) -> list[Floats]:
-    """Of each instance the mean seconds of its answers, shape (nodes that count them, windows): NaN where there were no answers,
-    and while it was warming up. A reading stands in the history until the next one, so each window has its last one only. Pure."""
+    """Mean seconds of each instance's answers, shape (nodes that count them, windows): NaN where there were no answers, and while
+    it was warming up. A reading stands in the history until the next one, so each window has its last one only. Pure.
+    """
     own = [one for one in seconds if one.get("project") == project and one.get("workload") in workloads]
     if not own:
         return []
@@ -195,7 +196,7 @@ def judge_requests(
 
 
 async def ask_verdict(history: History, watched: Watched, now: float) -> tuple[Verdict, bool]:
-    """As ``judge_requests``. Raises what the history raises."""
+    """The verdict of ``judge_requests``. Raises what the history raises."""
     span = plan_span(watched.since, now)
     of_project = f'{{project="{watched.project}"}}'
     requests = await history.read(REQUESTS + of_project, span)

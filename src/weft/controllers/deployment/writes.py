@@ -1,4 +1,4 @@
-"""What becomes of a deployment's plan: one commit that makes, changes, marks and deletes its instances. Pure."""
+"""Turn a deployment's plan into one commit that makes, changes, marks and deletes its instances. Pure."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _show_node(item: Item) -> tuple[str, str]:
 
 
 def _show_place(item: Item) -> tuple[object, ...]:
-    """What of a device decides which models are for it, and where."""
+    """The part of a device that decides which models are for it, and where."""
     spec = item.spec(DeviceSpec)
     return spec.node, spec.model, spec.approved, item.envelope.labels, item.deleting
 
@@ -167,7 +167,7 @@ def _plan_rule(view: View, item: Item) -> Commit | None:
 
 
 def _announce_firing(view: View, item: Item, times: int) -> list[Event]:
-    """On the rule, and on each device that it names."""
+    """Write the events on the rule, and on each device that it names."""
     if times <= 0:
         return []
     often = "" if times == 1 else f", {times} times"
@@ -206,7 +206,7 @@ def _is_used(view: View, model: Item, spec: ModelSpec, node: str) -> bool:
 
 
 class _Project:
-    """What the functions of a project that devices invoke are planned from, read once for a plan."""
+    """Inputs from which the functions of a project that devices invoke are planned, read once for a plan."""
 
     def __init__(self, view: View, name: str) -> None:
         self._view, self.name = view, name
@@ -234,8 +234,9 @@ def _read_project(view: View, projects: dict[str, _Project], name: str) -> _Proj
 def _plan_crossing(
     view: View, key: str, others: frozenset[str], projects: dict[str, _Project], plan: Plan, now: float
 ) -> None:
-    """Of the project at ``key``, the functions that have come among those beyond MOST_TRIGGERED or left them, without ``others``,
-    which are planned themselves."""
+    """Plan the functions of the project at ``key`` that have come among those beyond MOST_TRIGGERED or left them, without
+    ``others``, which are planned themselves.
+    """
     project = _read_project(view, projects, key.removeprefix(_PROJECTS))
     crossing = [
         one for one in project.functions if (one.key in project.beyond) != _has_too_many(one) and one.key not in others

@@ -1,4 +1,6 @@
-"""What becomes of devices, rules and models: values whose time is over, a found device that a model takes, and the status. Pure."""
+"""Work out the changes of devices, rules and models: values whose time is over, a found device that a model takes, and the status.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen,
 
 
 class Outcome(msgspec.Struct):
-    """Of a device: what its parts shall be, what is told of it, and after how long to look again."""
+    """Outcome of planning a device: what its parts shall be, the events about it, and the seconds until the next look."""
 
     spec: DeviceSpec
     actions: DeviceActions

@@ -24,8 +24,9 @@ Phase = Literal["Progressing", "Stopped", "Done"]
 
 
 class Waves(msgspec.Struct, frozen=True, kw_only=True):
-    """What people asked for: a wave is ``percent`` of the members, one at least. ``resumed`` is how often people let it go on
-    after a stop; each time as many failures are allowed again."""
+    """Waves as people asked for them: one is ``percent`` of the members, one at least. ``resumed`` is how often people let it go on
+    after a stop; each time as many failures are allowed again.
+    """
 
     percent: int = 10
     max_failures: int = 5
@@ -35,8 +36,7 @@ class Waves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stand(msgspec.Struct, frozen=True):
-    """What is known of a device: whether it reported the values, which one says that is heard; and why it never will, "" if it
-    may."""
+    """Progress of a device: whether it reported the values, which one says that is heard; and why it never will, "" if it may."""
 
     reached: bool
     problem: str = ""

@@ -302,7 +302,7 @@ def _find_unready(facts: ArmingFacts, word: str) -> ArmingPlan | None:
 
 
 def _list_problems(facts: ArmingFacts, word: str) -> list[str]:
-    """Of the nodes that haven't said ``word`` of the VM."""
+    """Problems of the nodes that haven't said ``word`` of the VM."""
     found = []
     for one in facts.placed:
         if one.word == word:
@@ -386,7 +386,7 @@ def plan_step(
 
 
 def _find_strongest(guard: Literal["", "begin", "hold"], rivals: Sequence[Item]) -> Literal["", "begin", "hold"]:
-    """What nodes do for all replications of the VM together: none takes away what another needs."""
+    """The order to nodes that suits all replications of the VM together: none takes away what another needs."""
     needed = {guard, *(one.marks(ReplicationMarks).guard for one in rivals)}
     if needed & {"hold", "release"}:
         return "hold"

@@ -157,7 +157,7 @@ class Automatics:
 
 
 def _read_parts(item: Item) -> tuple[object, ...]:
-    """What a step was planned by."""
+    """The parts by which a step was planned."""
     return item.envelope.spec, item.envelope.actions, item.envelope.marks
 
 

@@ -124,7 +124,7 @@ class Witnesses(Asking):
         }
 
     async def _speak(self, cluster: Item) -> tuple[list[Group], list[Heard]]:
-        """What the witness was asked of, and what it answered to each."""
+        """Ask the witness: the groups, and its answer to each."""
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
         peer = witness.peer if witness is not None else ""
         groups: list[Group] = []
@@ -206,7 +206,9 @@ class Witnesses(Asking):
             await self._leadership.store.grant(f"{CONFIRMED_PREFIX}{node}", HOLDER, CONFIRMED_SECONDS, written)
 
     def _list_questions(self, cluster: Item, groups: Sequence[Group], site: str) -> dict[str, Question]:
-        """By the group's name, of the replicas that take over automatically whose source has been silent for a whole promise."""
+        """Questions, by the group's name, about the replicas that take over automatically whose source has been silent for a whole
+        promise.
+        """
         now, found = read_boot_time(), dict[str, Question]()
         there = {item.uid for item in self._leadership.cache.view.of_kind(REPLICA.name).values()}
         self._silences = {uid: one for uid, one in self._silences.items() if uid in there}
@@ -288,15 +290,15 @@ class Witnesses(Asking):
 
 
 async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool | None]:
-    """As ``renew_holds``, in threads: each begins with the first of its own."""
+    """Run ``renew_holds`` in threads: each begins with the first of its own."""
     return await ask_in_parts(holds, partial(renew_holds, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
 async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
-    """As ``ask_witness``, in threads, so that a far witness hears of each VM before a promise ends."""
+    """Run ``ask_witness`` in threads, so that a far witness hears of each VM before a promise ends."""
     return await ask_in_parts(requests, partial(ask_witness, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
 def _read_asked(item: Item) -> tuple[object, ...]:
-    """What the witness and the other cluster are asked about."""
+    """The fields that the witness and the other cluster are asked about."""
     return item.envelope.spec, item.envelope.actions, item.envelope.marks

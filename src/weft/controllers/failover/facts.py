@@ -1,4 +1,4 @@
-"""What the witness of a link is asked: of each VM that is replicated over the link, which cluster is primary."""
+"""Facts for the witness of a link: for each VM that is replicated over the link, which cluster is primary."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def make_request(group: Group, peer: str, epoch: str, *, asks: bool = False) -> 
 
 
 def _find_turn(group: Group) -> int:
-    """Of a source that lets nothing take over: no copy that was told so in an earlier turn may any more."""
+    """Turn of a source that lets nothing take over: no copy that was allowed to in an earlier turn may any more."""
     if not group.is_source:
         return 0
     marks = group.item.marks(ReplicationMarks)
@@ -109,7 +109,7 @@ def _find_turn(group: Group) -> int:
 
 
 def list_unwitnessed(view: View) -> list[Item]:
-    """What has the condition, over links that have no witness any more."""
+    """Objects that have the condition, over links that have no witness any more."""
     names = {item: item.spec(ReplicationSpec).cluster for item in view.of_kind(REPLICATION.name).values()}
     for item in view.of_kind(REPLICA.name).values():
         names[item] = item.envelope.creator.removeprefix(CLUSTER_PREFIX)

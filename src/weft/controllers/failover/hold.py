@@ -1,4 +1,4 @@
-"""Which guests of this cluster are held, and what confirms them. Pure."""
+"""Find the guests of this cluster that are held, and what confirms them. Pure."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ class HeldGuest(msgspec.Struct, frozen=True):
 
 
 def list_guarded(view: View, groups: Sequence[Group]) -> list[tuple[Group, str, list[str]]]:
-    """Of the groups whose VM is here, those with nodes that guard it, and those that may be taken over, be the VM stopped or gone:
-    uid of the VM, and of each node."""
+    """Groups whose VM is here, those with nodes that guard it, and those that may be taken over, be the VM stopped or gone: uid of
+    the VM, and of each node.
+    """
     found = []
     for group in groups:
         vm = view.get(subject_of(group.item)) if group.is_source else None

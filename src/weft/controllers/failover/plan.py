@@ -1,4 +1,4 @@
-"""What the condition Witnessed says, with the witness's answer. Pure."""
+"""Work out the condition Witnessed from the witness's answer. Pure."""
 
 from __future__ import annotations
 

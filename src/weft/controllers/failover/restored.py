@@ -1,4 +1,4 @@
-"""What a store is told of replications when it is restored from a backup: it may be older than what the other cluster knows. Pure.
+"""Prepare a store's replications when it is restored from a backup: it may be older than what the other cluster knows. Pure.
 
 While both clusters and the witness are cut off from each other, nobody could tell a restored store so. So it begins with
 what can't start a second guest, whatever happened since the backup:
@@ -82,12 +82,12 @@ def list_unknown(read: Callable[[], Iterable[Entry]]) -> dict[str, list[str]]:
 
 
 def change_replication(arming: int, now: float) -> dict[str, Any]:
-    """What changes in the marks of one whose VM is held."""
+    """Changes to the marks of one whose VM is held."""
     return {"guard": "hold", "arming": max(arming + 1, int(now))}
 
 
 def mark_replica(renewals: int) -> dict[str, Any]:
-    """What changes in its marks."""
+    """Changes to its marks."""
     return {"automatic": False, "restored": True, "renewals": renewals + 1}
 
 

@@ -1,5 +1,5 @@
-"""What a replica becomes once the witness has granted it: the VM from its newest point, in one commit that holds only if the
-primary has not renewed its hold meanwhile. Pure.
+"""Turn a replica into the VM from its newest point once the witness has granted it, in one commit that holds only if the primary
+has not renewed its hold since. Pure.
 
 The VM is weft's own: what a linked cluster made, it may change and delete, and the former primary is to have no hold on this."""
 
@@ -62,8 +62,9 @@ def plan_take_over(view: View, replica: Item, link: Item, claim: Claim, now: flo
 
 
 def plan_disarming(view: View, link: Item, groups: Sequence[Group], source: str) -> list[Commit]:
-    """Of the replicas that may take over no more, since people here took the grant, or their project, away from the cluster of
-    ``link``."""
+    """Commits for the replicas that may take over no more, since people here took the grant, or their project, away from the
+    cluster of ``link``.
+    """
     commits = list[Commit]()
     for group in groups:
         item = view.get(group.item.key) if group.is_standby else None

@@ -139,7 +139,7 @@ def _ask(connection: Connection, url: str, headers: dict[str, str]) -> HTTPRespo
 
 
 def _follow(url: str, place: str) -> str:
-    """Where a redirect leads to. Raises Refused, ValueError."""
+    """Target of a redirect. Raises Refused, ValueError."""
     target = urljoin(url, quote(place, encoding="iso-8859-1", safe=string.punctuation))
     old, new = urlsplit(url).scheme, urlsplit(target).scheme
     if new not in ("http", "https") or (old, new) == ("https", "http"):

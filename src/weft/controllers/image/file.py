@@ -88,7 +88,7 @@ def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, 
 
 
 def inspect(path: Path, *, known: bool = False) -> ImageFacts:
-    """What the file is; ``known``: it was checked before. Raises DriverFailed (``notAnImage``)."""
+    """Facts of the file; ``known``: it was checked before. Raises DriverFailed (``notAnImage``)."""
     with path.open("rb") as file:
         beginning = file.read(_BEGINNING_BYTES)
         size = os.fstat(file.fileno()).st_size

@@ -57,7 +57,7 @@ class WarmImages:
 
 
 def _list_orders(view: View) -> dict[str, set[str]]:
-    """By sha256: images of the same content may be ordered differently, and a node keeps one machine for all."""
+    """Orders by sha256: images of the same content may be ordered differently, and a node keeps one machine for all."""
     orders = dict[str, set[str]]()
     for item in view.of_kind("image").values():
         if (warm := item.spec(ImageSpec).warm) is not None and not item.deleting:
@@ -67,7 +67,7 @@ def _list_orders(view: View) -> dict[str, set[str]]:
 
 
 def _read_word(node: Item, digest: str, orders: Mapping[str, set[str]]) -> str:
-    """What the node says of its machine; "" if that is about an earlier order."""
+    """The node's word on its machine; "" if that is about an earlier order."""
     reports = (one for one in node.report(NodeReport).orders.warm if one.sha256 == digest)
     return next((one.state for one in reports if one.order in orders.get(digest, ())), "")
 

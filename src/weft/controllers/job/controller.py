@@ -157,7 +157,7 @@ def read_seen(job: Item, container: Item) -> TaskFacts | None:
 
 
 def read_dependencies(view: View, job: Item) -> tuple[str, str]:
-    """What the job waits for, and why that will never come: a sentence each, or empty."""
+    """The dependencies that the job waits for, and why that will never come: a sentence each, or empty."""
     waits = []
     for text in job.spec(JobSpec).after:
         needed = read_dependency(text)

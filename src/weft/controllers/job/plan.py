@@ -1,4 +1,4 @@
-"""What a job does next with its tasks. Pure: facts in, what to make, end and record out.
+"""Plan a job's next step with its tasks. Pure: facts in, what to make, end and record out.
 
 A try is counted in the job's status in the same commit that makes its container under a name that follows from the count: so no
 try begins twice or gets lost, whichever process dies when. The end of a try is recorded before the next one begins, and
@@ -112,7 +112,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> Outcome:
-    """What to do now, ``most`` things at once. ``book`` is brought up to the outcome's status."""
+    """Plan what to do now, ``most`` things in parallel. ``book`` is brought up to the outcome's status."""
     now = facts.now
     status = replace(facts.status, observed_generation=facts.generation)
     out = Outcome(status)

@@ -42,8 +42,9 @@ def run_name(job: str, due: float) -> str:
 
 
 def _find_base(spec: JobSpec, former: JobStatus, status: JobStatus, created_at: float, now: float) -> float:
-    """What the next run is due after: the newest one, or since when the schedule is in force, which ``status`` is told. Neither
-    lies ahead, however the clock was set."""
+    """Time after which the next run is due: the newest run, or the start of the schedule, which ``status`` gets. Neither lies
+    ahead, however the clock was set.
+    """
     last = former.last_run if former.last_run is not None else created_at
     since = former.schedule_since
     status.schedule = f"{spec.schedule} {spec.time_zone}"
@@ -65,7 +66,7 @@ def plan_runs(
     generation: int,
     now: float,
 ) -> Outcome:
-    """What is due at ``now`` (unix seconds)."""
+    """Plan the runs that are due at ``now`` (unix seconds)."""
     status = replace(former, phase="Scheduled", observed_generation=generation)
     out = Outcome(status)
     due = next_run(spec.schedule, spec.time_zone, _find_base(spec, former, status, created_at, now))

@@ -11,7 +11,9 @@ from weft.telemetry.metrics.sample import Sample
 
 
 def list_functions(view: View, leases: Sequence[Lease], sent: dict[str, int], now: float) -> Iterator[Sample]:
-    """What the gateways' ``leases`` brought since the moments (unix ms, by gateway) in ``sent``, which it brings up to date."""
+    """Yield the samples that the gateways' ``leases`` brought since the moments (unix ms, by gateway) in ``sent``, which it brings
+    up to date.
+    """
     functions = {item.uid: item.envelope for item in view.of_kind("function").values()} if leases else {}
     for lease in leases:
         gateway = lease.name.removeprefix(LEASE_PREFIX)

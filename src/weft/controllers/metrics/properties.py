@@ -25,7 +25,9 @@ MOST_RULES = 1_000  # of a project
 
 
 def list_properties(view: View, at: int) -> Iterator[Sample]:
-    """``at`` in ms. A device that isn't online has no value now; what doesn't count because of a bound is told by its number."""
+    """Yield the samples of devices' properties, ``at`` in ms. A device that isn't online has no value now; those beyond a bound are
+    only counted.
+    """
     of_node, of_project, left_out = Counter[str](), Counter[str](), Counter[str]()
     for _, item in sorted(view.of_kind(DEVICE.name).items()):  # the same ones count at each moment
         spec, status, project = item.spec(DeviceSpec), item.status(DeviceStatus), item.envelope.project or ""

@@ -33,7 +33,9 @@ MOST_TRIP_MS = 60_000.0  # no node is farther away
 
 
 def list_samples(view: View, leases: Sequence[Lease], sent: dict[str, int], now: float) -> Iterator[Sample]:
-    """What the nodes' heartbeats brought since the moments (unix ms, by node uid) in ``sent``, which it brings up to date."""
+    """Yield the samples that the nodes' heartbeats brought since the moments (unix ms, by node uid) in ``sent``, which it brings up
+    to date.
+    """
     at = int(now * 1000)
     ready = set()
     for lease in leases:

@@ -17,7 +17,9 @@ MOST_SECONDS = 3600.0
 
 
 def list_requests(view: View, node: Item, digest: Digest, at: int) -> Iterator[Sample]:
-    """``at`` in ms. A class of which there was no answer has a 0 where others have some: its first is an increase, too."""
+    """Yield the counts of requests, ``at`` in ms. A class of which there was no answer has a 0 where others have some: its first is
+    an increase, too.
+    """
     if not digest.requests:
         return
     networks = {item.spec(EndpointSpec).network_uid for item in view.find(ENDPOINTS_BY_WORKLOAD, node.uid)}

@@ -22,7 +22,7 @@ _OSD = re.compile(r"osd\.[0-9]{1,6}")
 
 
 def list_storage(view: View, at: int) -> Iterator[Sample]:
-    """Of pools and backup repositories. ``at`` in ms."""
+    """Yield the samples of pools and backup repositories. ``at`` in ms."""
     for pool in view.of_kind(POOL.name).values():
         labels, status = (("pool", pool.envelope.name),), pool.status(PoolStatus)
         if status.phase != "Missing":  # else they are of the time when a node offered it
@@ -34,7 +34,7 @@ def list_storage(view: View, at: int) -> Iterator[Sample]:
 
 
 def _list_of_repository(item: Item, at: int) -> Iterator[Sample]:
-    """Of one that no node has checked yet nothing is known; of one that can't be used what it holds isn't."""
+    """Yield a repository's samples: none of one that no node has checked yet, and not the contents of one that can't be used."""
     labels, status = (("repository", item.envelope.name),), item.status(BackupRepositoryStatus)
     if status.checked_at is None:
         return
@@ -48,7 +48,9 @@ def _list_of_repository(item: Item, at: int) -> Iterator[Sample]:
 
 
 def list_osds(view: View, node: str, pools: Sequence[NodePool], at: int) -> Iterator[Sample]:
-    """Of those on the machine of ``node``, by the name of the Pool that a node's pool is. Each pool once, each OSD once."""
+    """Yield the samples of the OSDs on the machine of ``node``, by the name of the Pool that a node's pool is. Each pool once, each
+    OSD once.
+    """
     told = set[str]()
     for offered in pools[:MOST_POOLS]:
         pool = next(iter(view.find(POOLS_BY_ID, offered.id)), None)

@@ -59,7 +59,9 @@ def _was_killed(report: AllocationReport) -> bool:
 
 
 def list_troubles(view: View, at: int) -> Iterator[Sample]:
-    """Of migrations under way for how long, of leases at risk a 1, of the newest backup of each whether it failed. ``at`` in ms."""
+    """Yield how long migrations have been under way, a 1 for each lease at risk, and whether the newest backup of each subject
+    failed. ``at`` in ms.
+    """
     for item in view.of_kind("migration").values():
         spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
         if is_under_way(spec, status) and status.started_at is not None:
