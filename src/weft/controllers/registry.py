@@ -73,7 +73,7 @@ from weft.telemetry.metrics.sample import Sample
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What controllers have beside store, clock and journal of events. Who needs what isn't there doesn't run."""
+    """Dependencies of controllers beside store, clock and journal of events. A controller that lacks one doesn't run."""
 
     images: Path  # the folder of images' files
     make_bundle: MakeBundle | None = None
@@ -155,7 +155,7 @@ CONTROLLERS: tuple[Registered, ...] = (
 def list_runs(
     lease: LeaderLease, needs: Needs, registered: Sequence[Registered] = CONTROLLERS
 ) -> list[Coroutine[Any, Any, None]]:
-    """What runs each controller that has what it needs, while ``lease`` is held."""
+    """Runs of each controller that has what it needs, while ``lease`` is held."""
     runs = []
     for one in registered:
         if all(getattr(needs, name) is not None for name in one.needs):

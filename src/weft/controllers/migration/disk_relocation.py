@@ -1,4 +1,4 @@
-"""What a Migration of mode storage needs next: one disk of a workload is relocated to another pool of its node. Pure.
+"""Next step of a Migration of mode storage: one disk of a workload is relocated to another pool of its node. Pure.
 
 The order goes into the allocation · its node relocates the disk and reports it · the allocation gets the new pool, in one commit
 with the end. Only the node knows how far it is, so its report is waited for.

@@ -1,5 +1,5 @@
-"""What a Migration needs next: its spec, its status and the reports of source and target in; edits of the two allocations and its
-new status out. Pure and without memory: after a crash the next process decides the same.
+"""Next step of a Migration: its spec, its status and the reports of source and target in; edits of the two allocations and its new
+status out. Pure and without memory: after a crash the next process decides the same.
 
 The order: the target waits, so the source gets its address · the source sends · the target has taken over, so the allocations
 swap their roles, in one commit · the source's allocation is gone. Until the target reports that it has taken over, a migration
@@ -29,7 +29,7 @@ from weft.kinds.parts.workload import OUT_OF_REACH
 
 
 def plan_migration(facts: Facts) -> Outcome:
-    """What to write now. Capacity stays reserved while the migration is planned, until the scheduler has made its target."""
+    """Plan what to write now. Capacity stays reserved while the migration is planned, until the scheduler has made its target."""
     outcome = _plan(facts)
     waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
     outcome.reservation_goes = facts.reservation is not None and (outcome.reservation_goes or not waits)

@@ -62,7 +62,7 @@ def _add_sample(samples: tuple[MigrationSample, ...], report: MigrationReport) -
 
 
 def measure(status: MigrationStatus, *reports: MigrationReport | None) -> MigrationActual:
-    """What it has cost so far, by these reports and those before."""
+    """Cost of the migration so far, by these reports and those before."""
     newest = [report for report in reports if report is not None]
     former = status.actual or MigrationActual()
     elapsed = max((report.elapsed_ms for report in newest), default=0) / 1000

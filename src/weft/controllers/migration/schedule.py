@@ -34,7 +34,7 @@ def read_appointment(item: Item) -> Appointment | None:
 
 
 def make_appointment(spec: MigrationSpec, status: MigrationStatus) -> Appointment:
-    """From the earliest start to the forecast end; without a forecast it takes a second."""
+    """Appointment from the earliest start to the forecast end; without a forecast it takes a second."""
     start = spec.not_before or 0.0
     latest = spec.not_after if spec.not_after is not None else start
     takes = status.forecast.duration_seconds if status.forecast is not None else None

@@ -208,7 +208,7 @@ def _report_connections(node: Item, problem: str) -> Event:
 
 
 def describe_connections(report: NodeReport) -> str:
-    """What is wrong with the node's table of connections; empty if nothing is."""
+    """The fault of the node's table of connections; empty if there is none."""
     if not report.connections_percent:
         return ""
     return (
@@ -304,7 +304,7 @@ def sum_allocations(view: View, node_uid: str, now: float) -> NodeStatus:
 
 
 def sum_disk(view: View, node_uid: str, specs: Sequence[AllocationSpec]) -> int:
-    """What a node's own pool has promised, in bytes: root disks and volumes, attached or not, and what snapshots take up."""
+    """Bytes that a node's own pool has promised: root disks and volumes, attached or not, and what snapshots take up."""
     claims = Claims()
     for spec in specs:
         claims.hold(list_claims(spec))

@@ -275,7 +275,7 @@ def _is_silent(node: Item) -> bool:
 
 
 def plan_return(view: View, node: Item) -> list[Commit]:
-    """After a drain: cancel Migrations that haven't begun, and remove the condition."""
+    """Return a node after a drain: cancel Migrations that haven't begun, and remove the condition."""
     commits = []
     for item in view.of_kind("migration").values():
         if item.envelope.labels.get(LABEL) != node.envelope.name or item.actions(MigrationActions).cancel:

@@ -1,4 +1,4 @@
-"""Which workload of a drained node migrates next, and how the drain is described. Pure."""
+"""Choose which workload of a drained node migrates next, and describe the drain. Pure."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def choose_next(evictees: Sequence[Evictee], free: int, left: Mapping[str, int] 
 
 
 def find_end(status: MigrationStatus) -> float | None:
-    """In about how many seconds a migration needs the link no more; None if unknown."""
+    """Estimated seconds until a migration stops using the link; None if unknown."""
     if status.phase in ("Switching", "Finishing"):
         return 0.0
     progress = status.progress
@@ -102,7 +102,7 @@ def find_end(status: MigrationStatus) -> float | None:
 
 
 def _find_groups(evictees: Sequence[Evictee]) -> dict[str, tuple[int, str]]:
-    """By workload: its group's cost and mark. Workloads that reach each other over shared networks are a group."""
+    """Cost and mark of each workload's group, by workload. Workloads that reach each other over shared networks are a group."""
     mark = {evictee.key: evictee.key for evictee in evictees}
     by_network: dict[str, str] = {}
     for evictee in evictees:
@@ -152,7 +152,7 @@ def _list_migrating(migrating: Sequence[Evictee]) -> list[str]:
 
 
 def _list_stuck(stuck: Sequence[Evictee]) -> list[str]:
-    """What can't leave, by what keeps it; each of a few reasons once."""
+    """Workloads that can't leave, by what keeps them; each of a few reasons once."""
     by_reason: dict[str, list[str]] = {}
     for one in sorted(stuck, key=lambda one: one.key):
         why = one.verdict or f"phase {one.phase}; it can migrate once it runs or is stopped"

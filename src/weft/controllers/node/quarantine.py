@@ -1,4 +1,4 @@
-"""Which nodes get no workloads for a while, since the starts of different workloads failed there and none succeeded. Pure.
+"""Find the nodes that get no workloads for a while, since the starts of different workloads failed there and none succeeded. Pure.
 
 All follows from the node's allocations and from its own status, so nothing is lost with this process. A failure counts if the node
 may be its cause: it couldn't store an image, or make a disk, a network or a machine. A silent registry, or a disk in a pool that
@@ -44,7 +44,7 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Evidence:
-    """What all nodes together say of one, read once for all that are judged at one time, and only if one may be quarantined."""
+    """Evidence of all nodes together about one, read once for all that are judged together, and only if one may be quarantined."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -148,7 +148,7 @@ def read_failure(view: View, item: Item) -> Failure | None:
 
 
 def describe_quarantine(quarantine: Quarantine, names: list[str], node: str) -> str:
-    """What people read where it begins."""
+    """Message for people when it begins."""
     shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
     return (
         f"the starts of {len(names)} workloads failed here, and none succeeded: {shown}; no new workloads are placed here before"

@@ -126,7 +126,7 @@ def read_offer(node: Item, pool: NodePool) -> Offer:
 
 
 def read_driver(pool: NodePool) -> Driver:
-    """What a node says that its storage is; a folder, where this server doesn't know it."""
+    """The driver of its storage by a node's word; a folder, where this server doesn't know it."""
     return "rbd" if pool.driver == "rbd" else "directory"
 
 

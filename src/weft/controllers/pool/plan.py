@@ -1,4 +1,4 @@
-"""What a pool's object says of its storage: pure functions of what nodes report of it and what is promised there."""
+"""Describe a pool's storage in its object: pure functions of what nodes report of it and what is promised there."""
 
 from __future__ import annotations
 

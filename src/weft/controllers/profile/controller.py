@@ -35,7 +35,7 @@ _log = logging.getLogger("weft.profiles")
 
 class Analyses(Protocol):
     async def analyse(self, batch: bytes) -> bytes:
-        """As ``analysis.analyse``. Raises Unavailable where it can't be done now."""
+        """Run ``analysis.analyse``. Raises Unavailable where it can't be done now."""
 
     async def rest(self) -> None:
         """Nothing more is asked for a while."""
@@ -95,7 +95,7 @@ class Profiles(Asking):
         return [commit for commit in planned if commit is not None]
 
     async def _read(self, history: History, subjects: Sequence[Subject], now: float) -> Batch:
-        """What is needed to look at them: a week of each, and of those whose cycles are looked for more."""
+        """Read the data to look at them: a week of each, and of those whose cycles are looked for more."""
         week = Span.until(now, WEEK_SECONDS, STEP_SECONDS)
         rows = await self._read_rows(history, subjects, week)
         chosen = [

@@ -1,4 +1,4 @@
-"""What a look at a workload changes in its profile, and what people are told of it. Pure."""
+"""Turn a look at a workload into changes of its profile, and events for people. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan_finding(subject: Subject, finding: Finding, searched: bool, now: float)
 
 
 def plan_without_history(subject: Subject, why: str, now: float) -> Commit | None:
-    """That there is no history, once: nothing else changes until there is some."""
+    """Write once that there is no history: nothing else changes until there is some."""
     old = subject.status
     missing = dict.fromkeys(("prediction", "patterns", "signature", "anomalies"), why)
     if subject.profile is not None and old.missing == missing:
@@ -50,7 +50,7 @@ def plan_without_history(subject: Subject, why: str, now: float) -> Commit | Non
 
 
 def plan_write(subject: Subject, status: ProfileStatus, now: float, events: list[Event]) -> Commit | None:
-    """Of a workload that goes meanwhile, whatever is written goes too."""
+    """Write the profile of a subject; if the workload has been deleted since, whatever is written goes too."""
     draft = Draft()
     if subject.profile is not None:
         draft.change(subject.profile, status=status)
@@ -69,7 +69,7 @@ def _make(subject: Subject, status: ProfileStatus, now: float) -> Envelope:
 
 
 def next_status(subject: Subject, finding: Finding, searched: bool, now: float) -> ProfileStatus:
-    """What the profile says after it. Old news that is still true stays."""
+    """The profile's status after it. Old news that is still true stays."""
     old = subject.status
     status = msgspec.structs.replace(old, looked_at=now, missing=finding.missing, **_describe(subject))
     status.history_seconds = max(0.0, finding.last_at - finding.first_at) if finding.samples else 0.0
@@ -120,7 +120,7 @@ def count_fresh(status: ProfileStatus, now: float) -> int:
 
 
 def count_silent(status: ProfileStatus, silent_samples: int) -> int:
-    """For how many samples after the newest one nothing is reported again."""
+    """Number of samples after the newest one during which nothing is reported again."""
     if not status.anomalies:
         return 0
     last = status.anomalies[0]
@@ -128,7 +128,7 @@ def count_silent(status: ProfileStatus, silent_samples: int) -> int:
 
 
 def write_event(subject: Subject, one: Anomaly, unit: str) -> Event:
-    """In words: what, when, and what is usual."""
+    """Put it in words: what, when, and what is usual."""
     name = "CPU" if unit == UNITS[CPU] else "invocations"
     usual = f"usually {one.low:.3g} to {one.high:.3g} {unit}"
     said = {

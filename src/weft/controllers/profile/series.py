@@ -15,7 +15,7 @@ MOST_NAMES = 50  # in a query: its answer is read with about 10 MB
 
 
 class Series(NamedTuple):
-    """Whose."""
+    """The owner of a series."""
 
     project: str
     kind: str
@@ -38,7 +38,7 @@ RESOURCES = (CPU, "memory", "disk", "network")
 
 
 def write_query(resource: str, project: str, step: float, kind: str = "", names: Sequence[str] = ()) -> str:
-    """Of some workloads of a kind, or of all of the project. Names have letters, digits and hyphens."""
+    """Query for some workloads of a kind, or for all of the project. Names have letters, digits and hyphens."""
     selector = f"project='{project}'"
     if names:
         selector += f",kind='{kind}',name=~'{'|'.join(names)}'"
@@ -46,7 +46,7 @@ def write_query(resource: str, project: str, step: float, kind: str = "", names:
 
 
 async def read_all(history: History, resource: str, wanted: Iterable[Series], span: Span) -> dict[Series, Floats]:
-    """Of each that has any, shape (span.count,), NaN where nothing was measured. Raises as ``History.read``."""
+    """Samples of each series that has any, shape (span.count,), NaN where nothing was measured. Raises as ``History.read``."""
     found: dict[Series, Floats] = {}
     for (project, kind), names in _group(wanted):
         for begin in range(0, len(names), MOST_NAMES):
@@ -56,7 +56,7 @@ async def read_all(history: History, resource: str, wanted: Iterable[Series], sp
 
 
 async def read_project(history: History, resource: str, project: str, span: Span) -> dict[Series, Floats]:
-    """Of all workloads of a project. Raises as ``History.read``, TooLarge where they are too many."""
+    """Samples of all workloads of a project. Raises as ``History.read``, TooLarge where they are too many."""
     return _name(await history.read(write_query(resource, project, span.step), span))
 
 

@@ -1,4 +1,6 @@
-"""What has a profile: VMs, containers, functions, and nodes, which are the sum of their guests; and when each is due. Pure."""
+"""Subjects that have a profile: VMs, containers, functions, and nodes, which are the sum of their guests; and when each is due.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def guests_mark(self) -> str:
-        """Of a node: who is there; "": it is no node."""
+        """Mark of the guests on a node; "": it isn't a node."""
         return "" if self.guests is None else mark_guests(self.guests)
 
     @property
@@ -42,7 +44,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def times(self) -> ProfileTimes:
-        """Of all subjects only this is read: thousands of whole statuses would stay in memory."""
+        """Times of the profile. All subjects are read for these only: thousands of whole statuses would stay in memory."""
         return self.profile.status(ProfileTimes) if self.profile is not None else ProfileTimes()
 
     @property
@@ -56,7 +58,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 def profile_key(item: Item) -> str:
-    """Where the profile of a workload or a node is."""
+    """Key of the profile of a workload or a node."""
     envelope = item.envelope
     kind = WORKLOAD_PROFILE if envelope.project else NODE_PROFILE
     return object_key(kind.name, envelope.project, name_profile(envelope.kind, envelope.name))

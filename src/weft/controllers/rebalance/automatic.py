@@ -1,4 +1,4 @@
-"""What a RebalancePolicy does next. Pure: the policy, the scheduler's answer and earlier plans in; a question or a plan out.
+"""Plan a RebalancePolicy's next step. Pure: the policy, the scheduler's answer and earlier plans in; a question or a plan out.
 
 It acts only if a plan gains enough at two looks running, and only with migrations that gain in every hour of the forecasts; so it
 doesn't oscillate. What the plans of the last hour took of the budget is gone. After people undid a plan
@@ -23,7 +23,7 @@ LEAST_POINTS = 1.0  # of a plan's gain, however small the score is
 
 
 class Spent(msgspec.Struct, frozen=True):
-    """What a policy's plans of the last hour took of its budget."""
+    """Budget that a policy's plans of the last hour spent."""
 
     migrations: int = 0
     bytes: int = 0

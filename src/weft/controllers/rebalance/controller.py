@@ -118,7 +118,7 @@ def name_migration(plan: Item, step: PlannedStep, *, back: bool) -> str:
 
 
 def read_situation(view: View, plan: Item, spec: RebalancePlanSpec, number: int) -> Situation:
-    """Of one migration of a plan: in the direction that its state is in."""
+    """Situation of one migration of a plan: in the direction that its state is in."""
     step, states = spec.steps[number], plan.status(RebalancePlanStatus).steps
     state = states[number].state if number < len(states) else "Waiting"
     back = state == "Returning" or (plan.actions(RebalancePlanActions).undo and state != "Migrating")

@@ -1,4 +1,4 @@
-"""What a RebalancePlan does next. Pure: what was read in, the new status and the migrations to make out.
+"""Plan a RebalancePlan's next step. Pure: what was read in, the new status and the migrations to make out.
 
 A plan that isn't started does nothing. At its start it is refused as a whole if one of its workloads or nodes isn't as it was
 planned for; later such a migration is left out, alone. Undo cancels what waits for capacity, waits for what migrates, and brings
@@ -27,7 +27,7 @@ _NAMED = 3
 
 
 class Situation(msgspec.Struct, frozen=True, kw_only=True):
-    """What the view says of one migration of a plan."""
+    """The view's facts about one migration of a plan."""
 
     node: str = ""  # where the workload is; "": it is gone, or on no node
     busy: str = ""  # the migration that it has of others
@@ -114,7 +114,7 @@ def is_waiting(state: StepState, one: Situation) -> bool:
 
 
 def _leave_out(state: StepState, one: Situation) -> StepState:
-    """Of a plan that is undone: what was cancelled before it began is left out, it hasn't failed."""
+    """Leave out a step of a plan that is undone, cancelled before it began: it hasn't failed."""
     if state.state == "Failed" and one.phase == "Cancelled" and state.migration == one.migration:
         return msgspec.structs.replace(state, state="Skipped", message="the plan was undone before")
     return state

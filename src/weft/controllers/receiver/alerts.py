@@ -1,4 +1,4 @@
-"""What receivers are due of rules' alerts, from the rules' statuses. Reads rules and silences; decides nothing."""
+"""Find the alerts of rules that are due to receivers, from the rules' statuses. Reads rules and silences; decides nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def is_addressed(receiver: Item, rule: Item) -> bool:
 
 
 def address(receiver: Item) -> Addressee:
-    """As rules' statuses call it: one of all projects by its project, too."""
+    """The receiver as rules' statuses call it: one of all projects by its project, too."""
     of = receiver.envelope
     name = f"{of.project}/{of.name}" if receiver.spec(ReceiverSpec).all_projects else of.name
     return Addressee(name, of.created_at)

@@ -139,7 +139,7 @@ class Receivers(Asking):
             await self._note(receiver, [], note_position(receiver.status(ReceiverStatus), reached))
 
     async def _deliver(self, receiver: Item, waiting: Sequence[Waiting]) -> None:
-        """In order, until one fails or a second is over; then note how it went."""
+        """Deliver in order, until one fails or a second is over; then note how it went."""
         began, status = self._clock.elapsed(), receiver.status(ReceiverStatus)
         over: list[Waiting] = []
         for place, one in enumerate(waiting):

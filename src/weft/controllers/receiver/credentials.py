@@ -1,4 +1,4 @@
-"""What a receiver's Secret has for it. A value stands in no status, event, log or error."""
+"""Read a receiver's Secret. A value stands in no status, event, log or error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KEYS = {"webhook": (SIGNING_KEY,), "email": (USERNAME, PASSWORD), "alertmanager
 
 
 def open_secret(view: View, receiver: Item, unseal: Unseal | None) -> dict[str, str]:
-    """By key; empty if it names no Secret. Raises NotFound, InvalidInput, Unavailable."""
+    """The values by key; empty if it names no Secret. Raises NotFound, InvalidInput, Unavailable."""
     spec, project = receiver.spec(ReceiverSpec), receiver.envelope.project
     if not spec.secret:
         return {}

@@ -1,5 +1,5 @@
-"""Where receivers may be: strangers' addresses, and those that the fabric's administrator allowed. Never this machine, its links
-(metadata services answer there), private addresses, nor a node of the fabric.
+"""Places where receivers may be: strangers' addresses, and those that the fabric's administrator allowed. Never this machine, its
+links (metadata services answer there), private addresses, nor a node of the fabric.
 
 A name is resolved once, and the connection goes to the address that was judged: a name that means another one the next time
 changes nothing.
@@ -46,7 +46,7 @@ def find_places(
 
 
 def describe_closed(address: Address, nodes: Collection[str] = ()) -> str:
-    """What is at an address that receivers can't be at unless that is allowed; "" for any other."""
+    """Describe an address that receivers can't be at unless that is allowed; "" for any other."""
     inner = find_embedded(address)
     if inner is not None:
         return describe_closed(inner, nodes)

@@ -23,7 +23,7 @@ class Way(msgspec.Struct, frozen=True):
 
 
 class Line:
-    """At most one connection. ``cut`` ends it from another thread."""
+    """One connection at most. ``cut`` ends it from another thread."""
 
     def __init__(self, way: Way) -> None:
         self._way = way

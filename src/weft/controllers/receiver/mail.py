@@ -44,7 +44,7 @@ class _Client(smtplib.SMTP):
 
 
 def make_mail(spec: ReceiverSpec, id_: str, at: float, subject: str, text: str) -> EmailMessage:
-    """In plain text. Whatever is in ``subject`` stays in the subject."""
+    """Make a mail in plain text. Whatever is in ``subject`` stays in the subject."""
     mail = EmailMessage(policy=SMTP)
     mail["From"], mail["To"] = spec.sender, ", ".join(spec.to)
     mail["Subject"] = clean(subject)

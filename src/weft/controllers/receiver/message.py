@@ -1,4 +1,4 @@
-"""What receivers get: a notification of a rule's alerts, an event, or a test, in the forms that they take. Pure.
+"""Messages to receivers: a notification of a rule's alerts, an event, or a test, in the forms that they take. Pure.
 
 Everything in it may come from strangers (labels, messages of guests): as JSON it is data, and in plain text one line each."""
 

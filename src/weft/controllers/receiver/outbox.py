@@ -1,4 +1,4 @@
-"""What waits to be sent to a receiver, oldest first: the notifications of its rules, and the events of its project. Reads only."""
+"""Messages that wait for a receiver, oldest first: the notifications of its rules, and the events of its project. Reads only."""
 
 from __future__ import annotations
 

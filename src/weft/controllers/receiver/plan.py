@@ -35,8 +35,9 @@ def is_over(status: ReceiverStatus, at: float, now: float) -> bool:
 
 
 def list_lost(waiting: Sequence[Waiting], status: ReceiverStatus, outcome: Outcome, now: float) -> list[Waiting]:
-    """Of all that waits, whose first one was just not taken, what is abandoned. Of events only the first ones: the position in the
-    journal shows which are over."""
+    """The abandoned ones of all that wait, whose first one was just not taken. Of events only the first ones: the position in the
+    journal shows which are over.
+    """
     lost: list[Waiting] = []
     events_wait = False
     for place, one in enumerate(waiting):
@@ -71,7 +72,7 @@ def note_position(status: ReceiverStatus, position: JournalPosition) -> Receiver
 def note_test(
     status: ReceiverStatus, generation: int, message: Message, outcome: Outcome, now: float
 ) -> ReceiverStatus:
-    """After a test that was taken, everything that waits is sent at once."""
+    """Note a test. After one that was taken, everything that waits is sent immediately."""
     delivery = Delivery(
         id=message.id, type=message.type, at=now, ok=outcome.ok, code=outcome.code, answer=outcome.answer
     )

@@ -175,7 +175,7 @@ def _find_busy(view: View, item: Item, begins: Mapping[str | None, Item]) -> str
 def plan_one(
     view: View, item: Item, begins: Mapping[str | None, Item], now: float, refusal: str = ""
 ) -> tuple[Commit | None, RecoveryPlanStatus]:
-    """What to write for one plan, and its status after that. ``refusal``: why the store refused what was planned before."""
+    """The commit for one plan, and its status after that. ``refusal``: why the store refused what was planned before."""
     facts = read_facts(view, item, begins, now)
     step = note_store_refusal(facts, refusal) if refusal else plan_recovery(facts, now)
     if step.act == "release":

@@ -1,4 +1,4 @@
-"""What a plan of a run is made from."""
+"""Inputs of a run's plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class VmFacts(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """What a service says of the one VM that it leads to."""
+    """A service's word on the one VM that it leads to."""
 
     ready: bool
     message: str = ""

@@ -1,4 +1,4 @@
-"""What a run makes, and what is removed again: isolated networks, VMs with their volumes, and services that check them."""
+"""Make the objects of a run, and remove them again: isolated networks, VMs with their volumes, and services that check them."""
 
 from __future__ import annotations
 
@@ -128,8 +128,9 @@ def _make_rehearsed(draft: Draft, view: View, plan: Item, run: RecoveryRun, memb
 
 
 def _promote(draft: Draft, view: View, plan: Item, run: RecoveryRun, member: RunMember, now: float) -> str:
-    """As the verb of the replica does: where one continues a VM here, that VM comes back; what was promoted before is only checked.
-    Returns the network of its first NIC."""
+    """Promote as the verb of the replica does: where one continues a VM here, that VM comes back; what was promoted before is only
+    checked. Returns the network of its first NIC.
+    """
     project, creator = plan.envelope.project, plan.envelope.creator
     replica = find_replica(view, plan, member.replica)
     assert replica is not None, member.replica
@@ -175,7 +176,7 @@ class Made(NamedTuple):
         return bool(self.vms or self.services or self.rest)
 
     def select(self, run: RecoveryRun | None, *, stale: bool = False) -> Made:
-        """What is of the run; ``stale``: what isn't."""
+        """Objects of the run; ``stale``: those of others."""
         begins = f"{run.name}-" if run is not None else "-"
 
         def choose(items: list[Item]) -> list[Item]:
@@ -189,7 +190,7 @@ def _measure(write: Write) -> int:
 
 
 def list_made(view: View, plan: Item) -> Made:
-    """Of any run."""
+    """Objects made by any run."""
 
     def find(kind: Kind) -> list[Item]:
         return [item for item in view.of_kind(kind.name).values() if _is_owned(item, plan)]

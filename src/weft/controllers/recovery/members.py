@@ -46,7 +46,7 @@ def find_replica(view: View, plan: Item, name: str) -> Item | None:
 
 
 def list_members(view: View, plan: Item, run: str, mode: Mode | None, now: float) -> list[Candidate]:
-    """What a run called ``run`` would recover now, in order; ``mode`` None: of a plan at rest."""
+    """Members that a run called ``run`` would recover now, in order; ``mode`` None: of a plan at rest."""
     spec = plan.spec(RecoveryPlanSpec)
     others = [
         item.envelope.name
@@ -111,7 +111,7 @@ def name_original(view: View, plan: Item, member: RunMember) -> str:
 
 
 def list_checks(plan: Item, member: RunMember, run: str) -> list[RunCheck]:
-    """That it runs, and what the plan asks of it. Each of these is a service's readiness."""
+    """Checks of a member: that it runs, and what the plan asks of it. Each of these is a service's readiness."""
     return [
         RunCheck(type="running"),
         *(
@@ -133,7 +133,7 @@ def find_point(view: View, replica: Item) -> Point | None:
 
 
 def renew_point(view: View, replica: Item, member: RunMember, began_at: float) -> RunMember:
-    """With its newest point, if the one that it had when the run began is being removed."""
+    """Give the member its newest point, if the one that it had when the run began is being removed."""
     if not member.snapshot:
         return member
     there = view.get(object_key("snapshot", replica.envelope.project, member.snapshot))
@@ -272,8 +272,9 @@ def _find_problem_of(view: View, plan: Item, replica: Item, member: RunMember, m
 
 
 def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
-    """What all that their promotion makes together would exceed of the project's quota, as a sentence; "": it fits. Each replica
-    counts no more once it is promoted."""
+    """Excess over the project's quota of all that their promotion makes together, as a sentence; "": it fits. Each replica counts
+    no more once it is promoted.
+    """
     quota, creator = read_quota(view, plan.envelope.project), plan.envelope.creator
     if quota is None:
         return ""
@@ -293,8 +294,9 @@ def find_excess(view: View, plan: Item, members: Sequence[Candidate]) -> str:
 
 
 def list_answering(view: View, plan: Item, members: list[Candidate]) -> list[str]:
-    """Of the clusters that replicas come from whose VMs weren't handed over: those that aren't known to be silent, each with what
-    is known of it, like ``cluster/east answers``; and the replicas that take over without anybody's help."""
+    """Source clusters of replicas whose VMs weren't handed over that aren't known to be silent, each with what is known of it, like
+    ``cluster/east answers``; and the replicas that take over without anybody's help.
+    """
     found = set()
     for candidate in members:
         if candidate.is_handed_over:

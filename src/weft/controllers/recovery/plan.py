@@ -71,7 +71,7 @@ def _plan(facts: RecoveryFacts, now: float) -> RecoveryStep:
 
 
 def _describe(facts: RecoveryFacts, status: RecoveryPlanStatus) -> RecoveryPlanStatus:
-    """Of a plan that is at rest."""
+    """Status of a plan that is at rest."""
     if facts.candidates and all(one.is_promoted for one in facts.candidates):
         return replace(status, phase="Promoted", reason="", message="")
     problem = _find_problem(facts)
@@ -91,7 +91,7 @@ def _find_problem(facts: RecoveryFacts) -> str:
 
 
 def _name_recoverable(facts: RecoveryFacts) -> str:
-    """What the problems of others keep from being recovered."""
+    """Name the members that the problems of others keep from being recovered."""
     able = [one.member.replica for one in facts.candidates if not one.problem and not one.is_promoted]
     if not able or len(facts.candidates) > MOST_MEMBERS:
         return ""
@@ -155,7 +155,7 @@ def _advance(facts: RecoveryFacts, run: RecoveryRun, now: float) -> RecoveryStep
 
 
 def _refresh(facts: RecoveryFacts, member: RunMember, now: float) -> RunMember:
-    """With what its checks say now. What has passed stays so."""
+    """Renew the results of the member's checks. What has passed stays so."""
     if not member.begun_at or member.has_passed:
         return member
     return replace(member, checks=[_refresh_check(facts, member, check, now) for check in member.checks])
@@ -206,7 +206,7 @@ def _find_end(facts: RecoveryFacts, member: RunMember) -> str:
 
 
 def _find_waiting(facts: RecoveryFacts, member: RunMember) -> str:
-    """What is waited for, for people."""
+    """Tell people what is waited for."""
     if not member.begun_at:
         why = member.checks[0].message if member.checks else ""
         return f"vm/{member.vm} can't be made: {why}" if why else f"vm/{member.vm} is not made yet"

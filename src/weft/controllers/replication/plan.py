@@ -1,4 +1,4 @@
-"""What a replication needs next, from what is known of it. Pure.
+"""Plan a replication's next step from the facts. Pure.
 
 The age of the newest point is counted from the moment when this cluster ordered its snapshot, by this cluster's clock, until now or
 until the next point is complete: so it is never shown younger than it is, and no two clocks are compared.
@@ -222,7 +222,7 @@ def _rest(facts: ReplicationFacts, status: ReplicationStatus, message: str, now:
 
 
 def _ask_after(facts: ReplicationFacts, status: ReplicationStatus) -> ReplicationStatus:
-    """With the order to ask whether the replica was promoted, for the node that has the newest point."""
+    """Order the node that has the newest point to ask whether the replica was promoted."""
     node_uid = (facts.point.status.node_uid or "") if facts.point is not None and not facts.point.deleting else ""
     if status.point is None or not node_uid:
         return replace(status, ask=None)
@@ -286,7 +286,7 @@ def _leads_there(facts: ReplicationFacts, order: ReplicationOrder) -> bool:
 
 
 def _address(facts: ReplicationFacts, node_uid: str, attempt: int) -> dict[str, Any]:
-    """Of an order: which it is, for whom, and the replica that it names."""
+    """Address of an order: which it is, for whom, and the replica that it names."""
     return {
         "uid": facts.uid,
         "node_uid": node_uid,

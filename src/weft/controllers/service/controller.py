@@ -212,7 +212,7 @@ def make_status(endpoints: list[ServiceEndpoint], more: int, address: str, netwo
 
 
 def name_certificate(view: View, service: Item) -> str:
-    """Which certificate it speaks TLS with; "" for none."""
+    """Name of the certificate that it speaks TLS with; "" for none."""
     spec = service.spec(ServiceSpec)
     if not spec.tls_secret:
         return spec.tls if spec.tls != "off" else ""
@@ -221,8 +221,9 @@ def name_certificate(view: View, service: Item) -> str:
 
 
 def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certificate: str = "") -> Served:
-    """What nodes need of a service. Targets that get no connections are in it too: their nodes ask them. One leaves only until
-    nodes have confirmed it, or their reports would grow with each."""
+    """Description of a service for nodes. Targets that get no connections are in it too: their nodes ask them. One leaves only
+    until nodes have confirmed it, or their reports would grow with each.
+    """
     ports = read_ports(spec)
     targets = []
     for one in endpoints:
@@ -292,7 +293,7 @@ def _services_that_wait(view: View, change: Changed) -> list[str]:
 
 
 def _decides(allocation: Item) -> object:
-    """What of an allocation decides whether and where it is an endpoint."""
+    """The part of an allocation that decides whether and where it is an endpoint."""
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     where = (allocation.uid, spec.role, spec.node_uid, spec.nics, spec.desired, spec.desired_count, spec.incarnation)
     how = (report.state, report.incarnation, report.desired_count, report.ready, report.health, report.readiness)
@@ -300,6 +301,6 @@ def _decides(allocation: Item) -> object:
 
 
 def _counts(workload: Item) -> object:
-    """What of a workload decides the same."""
+    """The part of a workload that decides whether and where it is an endpoint."""
     lost = workload.status(WorkloadStatus).phase == Phase.UNKNOWN
     return workload.uid, workload.deleting, workload.envelope.labels, spec_of(workload).run, lost

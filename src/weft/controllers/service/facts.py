@@ -1,4 +1,4 @@
-"""What the view says of a service: its network, and the workloads that its selector matches. Pure."""
+"""The view's facts about a service: its network, and the workloads that its selector matches. Pure."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def note_departures(view: View, service: Item, network: Item, members: list[Memb
 
 
 def _list_departures(view: View, network: Item) -> list[set[str]]:
-    """What has departed as the nodes report that send connections to services in ``network``, and are there."""
+    """Departures that each node reports which sends connections to services in ``network``, and is there."""
     endpoints = view.find(ENDPOINTS_BY_NETWORK, network.uid)
     names = {name for one in endpoints if (name := one.status(EndpointStatus).node) is not None}
     nodes = [node for name in sorted(names) if (node := view.get(object_key("node", None, name))) is not None]

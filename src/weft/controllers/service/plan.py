@@ -1,4 +1,4 @@
-"""Which endpoints a service has, and how new connections are split among them. Pure."""
+"""Find the endpoints of a service, and how new connections are split among them. Pure."""
 
 from __future__ import annotations
 

@@ -216,7 +216,7 @@ def plan_together(view: View, snapshot: Item, items: Sequence[Item], silent: boo
 
 
 def _plan_alone(view: View, snapshot: Item, silent: bool) -> tuple[SnapshotFacts, SnapshotPlan]:
-    """What it needs, its group aside."""
+    """Plan one snapshot, its group aside."""
     facts = read_facts(view, snapshot, silent)
     if is_of_volumes(facts.spec):
         return facts, plan_snapshot(facts, {}, {}, "")
@@ -293,8 +293,9 @@ def _change_order(draft: Draft, snapshot: Item, facts: SnapshotFacts, plan: Snap
 
 
 def _guard_quota(view: View, draft: Draft, snapshot: Item, status: SnapshotStatus) -> None:
-    """What a snapshot takes up grows without a request: writing the quota with it tells the API server that a sum that it remembers
-    holds no more."""
+    """Write the quota with a snapshot, whose size grows without a request: that shows the API server that a sum that it remembers
+    holds no more.
+    """
     if status.size > snapshot.status(SnapshotStatus).size:
         _write_quota(view, draft, snapshot)
 
@@ -339,7 +340,7 @@ def _make_event(snapshot: Item, facts: SnapshotFacts, plan: SnapshotPlan) -> Eve
 
 
 def _make_end_event(snapshot: Item, status: SnapshotStatus) -> Event | None:
-    """That it is ready now, or can't be had."""
+    """Event that it is ready now, or can't be had."""
     about = snapshot.envelope.ref
     if snapshot.status(SnapshotStatus).phase == status.phase:
         return None

@@ -1,4 +1,4 @@
-"""What is known of one snapshot: its workload, the allocation that takes it, and the nodes that keep it."""
+"""Facts of one snapshot: its workload, the allocation that takes it, and the nodes that keep it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the snapshots of a group need next: they are of one instant, and ready or failed together. Pure.
+"""Plan the next step of a group's snapshots: they are of one instant, and ready or failed together. Pure.
 
 Each member's node first says that nothing keeps it from taking its own. Then all are told to hold: each guest stands still, with
 its disks switched, for a few seconds at most. Once all have said that they hold, all are told to go; a member counts only if it

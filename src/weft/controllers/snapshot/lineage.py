@@ -1,4 +1,4 @@
-"""Which snapshot another one stands on: the newest of the workload, or the one that the workload went back to since. Pure.
+"""Find the snapshot that another one stands on: the newest of the workload, or the one that the workload went back to since. Pure.
 
 The order of a snapshot writes it down. When a snapshot goes, its parent takes its place (decision 0227).
 """

@@ -1,4 +1,4 @@
-"""What a snapshot needs next, from what is known of it. Pure."""
+"""Plan a snapshot's next step from the facts. Pure."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _continues(view: View, snapshot: Item, workload: Item) -> bool:
 
 
 def _find_excess(view: View, workload: Item) -> str:
-    """What the snapshot of what stands there would exceed of the project's quota; "" if it fits."""
+    """Excess over the project's quota of the snapshot of what stands there; "" if it fits."""
     quota = read_quota(view, workload.envelope.project)
     if quota is None:
         return ""

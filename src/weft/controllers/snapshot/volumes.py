@@ -53,7 +53,7 @@ class Waits(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where its volumes are, and what the order depends on."""
+    """Location of its volumes, and what the order depends on."""
 
     node: str
     node_uid: str
@@ -221,7 +221,7 @@ def _find_obstacle(allocation: Item, what: str) -> Waits | None:
 
 
 def _read_spec(source: Item) -> dict[str, object]:
-    """Of a volume what another one needs; of a container its mounts, since the rest may be secret."""
+    """The part of a volume's spec that another one needs; of a container its mounts, since the rest may be secret."""
     if BY_NAME[source.envelope.kind].snapshots == "volume":
         spec = source.spec(VolumeSpec)
         size = has_size(spec, source.marks(VolumeMarks), source.status(VolumeStatus))

@@ -1,4 +1,4 @@
-"""What becomes of a request to trim a volume: an order to the node of the VM that uses it, and its result. Pure."""
+"""Turn a request to trim a volume into an order to the node of the VM that uses it, and take its result. Pure."""
 
 from __future__ import annotations
 

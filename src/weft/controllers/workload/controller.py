@@ -133,8 +133,7 @@ class Workloads:
 
 
 def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commit | None:
-    """What one workload needs now, in one commit. ``silent``: some nodes have not reported since a restore, and may have its
-    guest."""
+    """Plan one workload now, in one commit. ``silent``: some nodes have not reported since a restore, and may have its guest."""
     allocations = view.find(ALLOCATIONS_BY_WORKLOAD, workload.uid)
     if not allocations and view.count(NODES_BY_ORPHAN, workload.key):
         adoption = plan_adoption(view, workload, silent, now)
@@ -160,7 +159,7 @@ def plan_workload(view: View, workload: Item, silent: bool, now: float) -> Commi
 
 
 def find_warning(workload: Item, now: float) -> float:
-    """In how many seconds people are told that its lease ends; infinite if it has no end, or they know."""
+    """Seconds until people are warned that its lease ends; infinite if it has no end, or they know."""
     lease = workload.status(WorkloadStatus).lease
     if lease is None or lease.end is None or lease.warned or lease.state not in ("Active", "Suspended"):
         return math.inf
@@ -237,7 +236,7 @@ def _follow_lease(held: AllocatedLease | None, asked: LeaseRequest | None) -> Al
 
 
 def find_waited(view: View, spec: AllocationSpec) -> str | None:
-    """Of what an allocation waits for, what still has its capacity."""
+    """The first thing that an allocation waits for which still has its capacity."""
     names = spec.waits_for.split(",") if spec.waits_for else []
     return ",".join(name for name in names if _has_capacity(view.get(object_key("allocation", None, name)))) or None
 
@@ -383,7 +382,7 @@ def read_desired(view: View, workload: Item, envelope: Envelope) -> DesiredWorkl
 
 
 def _describe_fence(view: View, workload: Item) -> str:
-    """Where the workload runs, or may run, that was left to another cluster."""
+    """Describe where the workload runs, or may run, that was left to another cluster."""
     name = workload.marks(WorkloadMarks).fenced
     left = view.get(object_key(REPLICATION.name, workload.envelope.project, name)) if name else None
     if left is None:

@@ -33,8 +33,9 @@ from weft.objects.identity import MAX_NAME, object_key
 
 
 def plan_departed(view: View, workload: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
-    """What becomes of a VM whose guest has left so; None for all others. ``silent``: some nodes have not reported since a
-    restore, and the guest may have come back to one of them."""
+    """Plan a VM whose guest has left so; None for all others. ``silent``: some nodes have not reported since a restore, and the
+    guest may have come back to one of them.
+    """
     wanted = spec_of(workload)
     if not isinstance(wanted, VmSpec) or workload.deleting:
         return None
@@ -52,8 +53,9 @@ def plan_departed(view: View, workload: Item, allocations: Sequence[Item], silen
 def leave_name(
     view: View, draft: Draft, workload: Item, volumes: Iterable[AllocatedVolume], where: str, now: float
 ) -> None:
-    """Of a VM that has left to ``where``, its name stays here, and what was saved of it: nothing that can run. ``volumes`` went
-    with it, and go; one that was attached since stays."""
+    """Keep the name here of a VM that has left to ``where``, and what was saved of it: nothing that can run. ``volumes`` went with
+    it, and go; one that was attached since stays.
+    """
     left = msgspec.structs.replace(
         workload.spec(VmSpec),
         run="stop",

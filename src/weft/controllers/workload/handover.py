@@ -54,7 +54,7 @@ def give_endpoints(draft: Draft, view: View, giver_uid: str, taker: Envelope, no
 def give_ports(
     draft: Draft, view: View, giver_uid: str, taker: Envelope, workload_spec: WorkloadSpec, now: float
 ) -> tuple[list[str], str]:
-    """As ``plan_claims``, of the ports alone."""
+    """Claim ports as ``plan_claims`` does, and nothing else."""
     publish, lost = list(workload_spec.publish), ""
     held = {item.key: item for item in view.find(PUBLISHED_PORTS_BY_WORKLOAD, giver_uid)}
     for claim, text in zip(_list_ports(taker, workload_spec), workload_spec.publish, strict=True):

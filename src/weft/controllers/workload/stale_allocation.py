@@ -30,8 +30,9 @@ def is_astray(place: Item) -> bool:
 
 
 def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent: bool, now: float) -> Commit | None:
-    """What becomes of a stale allocation; None for all others, and while nothing is certain. ``silent``: some nodes have not
-    reported since a restore."""
+    """Plan a stale allocation; None for all others, and while nothing is certain. ``silent``: some nodes have not reported since a
+    restore.
+    """
     found = [
         (node, copy) for node in view.find(NODES_BY_ORPHAN, workload.key) for copy in find_copies(node, workload.key)
     ]

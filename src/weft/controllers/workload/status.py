@@ -269,7 +269,7 @@ def _lost(place: Place, then: str) -> str:
 def fold_lease(
     desired: DesiredWorkload, place: Place | None, former: LeaseStatus | None, now: float
 ) -> LeaseStatus | None:
-    """What has become of its lease by ``now``; None if it has none."""
+    """State of its lease by ``now``; None if it has none."""
     asked = desired.spec.lease
     if desired.spec.reservation is not None:
         asked = LeaseRequest(mode="reservation")
