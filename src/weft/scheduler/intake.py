@@ -430,7 +430,7 @@ class Intake:
         self.wake.ring()
 
     def _bound_pools(self, change: Changed) -> None:
-        """What the storages that a node offers may promise."""
+        """Set what the storages that a node offers may promise."""
         for item in (change.old, change.new):
             for storage, bound in read_bounds(self._view, item).items() if item is not None else ():
                 if item is change.new or self._view.find(NODES_BY_POOL, storage):
@@ -568,6 +568,6 @@ def _spec_state(workload: Item) -> object:
 
 
 def _readiness_of(snapshot: Item) -> object:
-    """What a VM that begins from it waits for."""
+    """The part of a snapshot that a VM that begins from it waits for."""
     status = snapshot.status(SnapshotStatus)
     return snapshot.uid, snapshot.deleting, status.phase, status.serves

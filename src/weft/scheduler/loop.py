@@ -204,7 +204,7 @@ class Scheduler:
         self.intake.addresses.give_back(self._view, batch.reserved)
 
     def _patience(self) -> float | None:
-        """In how many seconds to run again even if nothing changes; None: never."""
+        """Seconds until the next run even if nothing changes; None: never."""
         elapsed = self._clock.elapsed()
         waits = [self.intake.refresh(), self._decisions.budget.wait(elapsed), self.intake.migrations.wait(elapsed)]
         waits += [self.intake.reservations.wait(self._clock.now()), self.intake.learned.wait(elapsed)]

@@ -1,4 +1,4 @@
-"""What a decision writes: the allocation, the addresses that the workload lacked, the Decision that explains it, and the
+"""Turn a decision into writes: the allocation, the addresses that the workload lacked, the Decision that explains it, and the
 workload's conditions, in one commit. Pure.
 
 A placement is stored only if workload, node and volumes are unchanged since the decision, and no other workload has one of its

@@ -92,7 +92,7 @@ def read_entry(
 
 
 def _read_load(spec: AllocationSpec, report: AllocationReport) -> Load:
-    """What it takes beside amounts: of a lease that is over, its disks."""
+    """Load of an allocation beside amounts: of a lease that is over, its disks."""
     if has_ended_for_good(spec, report):
         return NO_LOAD
     return disks_of(spec) if is_lease_over(spec, report) else load_of(spec)

@@ -50,7 +50,7 @@ class Flexible(msgspec.Struct, frozen=True):
         return self.allocation.spec(AllocationSpec)
 
     def find_rested(self, resume_seconds: float) -> float:
-        """For how many seconds it hasn't worked since it began; after each pause it needs ``resume_seconds``."""
+        """Seconds that it hasn't worked since it began; after each pause it needs ``resume_seconds``."""
         to_come = sum(pause.until - pause.at + resume_seconds for pause in self.lease.pauses if pause.until > self.now)
         rested = self.lease.suspended_seconds - to_come if self.begun else 0.0
         return rested if rested > ROUNDING_SECONDS else 0.0

@@ -72,7 +72,7 @@ def find_slot(
     *,
     later: bool = False,
 ) -> Opening | Conflict:
-    """Where and when workload ``uid`` runs; ``asked`` has a duration. ``later``: the first time will do, however late."""
+    """Node and time for workload ``uid``; ``asked`` has a duration. ``later``: the first time will do, however late."""
     duration = asked.duration or 0.0
     if asked.mode == "reservation" and (asked.start or 0.0) < now:
         return Conflict(f"its start, {format_time(asked.start or 0.0)}, has passed")
@@ -104,7 +104,8 @@ def find_opening(
     later: bool = False,
     barred: Sequence[int] = (),
 ) -> Opening | None:
-    """As ``find_slot`` for a best-effort lease, but not on the rows ``barred``, and without a word on what is lacking."""
+    """Find a slot like ``find_slot`` for a best-effort lease, but not on the rows ``barred``, and without a word on what is
+    lacking."""
     starts = _find_starts(engine, request, asked, grace_seconds, now)
     starts.found[list(barred)] = math.inf
     return _open(engine, starts, uid, asked) if starts.first <= (sys.float_info.max if later else now) else None
@@ -126,7 +127,7 @@ def _find_starts(engine: Engine, request: Request, asked: LeaseRequest, grace_se
 
 
 def _open(engine: Engine, starts: _Starts, uid: str, asked: LeaseRequest) -> Opening:
-    """On the best of the nodes that have it first."""
+    """Open a lease on the best of the nodes that have it first."""
     first, duration = starts.first, asked.duration or 0.0
     begin = first + starts.ahead
     lease = AllocatedLease(
@@ -179,7 +180,8 @@ def find_start_of_all(
 
 
 def find_extension(engine: Engine, node_uid: str, held: tuple[int, int], start: float, end: float) -> float:
-    """Until when, at most ``end``, a node has ``held`` from ``start`` on: how far a lease that ends there can be extended."""
+    """Latest time, ``end`` at most, until which a node has ``held`` from ``start`` on: how far a lease that ends there can be
+    extended."""
     snapshot = engine.snapshot
     row = snapshot.index_of(node_uid)
     if row is None:
@@ -263,7 +265,7 @@ def plan_shortened(workload: Item, allocation: Item, lease: AllocatedLease, now:
 
 
 def describe_place(spec: AllocationSpec, lease: AllocatedLease | None, now: float) -> str:
-    """``on n1, from 2026-12-24 14:00 UTC``"""
+    """Place and time of a lease, like ``on n1, from 2026-12-24 14:00 UTC``."""
     later = lease is not None and lease.start > now
     return f"on {spec.node}, from {format_time(lease.start)}" if later and lease is not None else f"on {spec.node}"
 
@@ -332,7 +334,7 @@ def _find_latest(asked: LeaseRequest, earliest: float, duration: float) -> float
 
 
 def _choose(engine: Engine, request: Request, uid: str, free: Flags) -> int:
-    """Of the nodes that are free the one that the workload's strategy likes best; the first by name of several."""
+    """The one of the free nodes that the workload's strategy likes best; the first by name of several."""
     if np.count_nonzero(free) == 1:
         return int(np.argmax(free))
     return int(np.argmax(np.where(free, engine.scores(request, uid), -math.inf)))
@@ -355,12 +357,12 @@ def describe_lack(asked: LeaseRequest, request: Request, start: float) -> str:
 
 
 def format_earliest(moment: float) -> str:
-    """To the next whole minute: who asks for that time gets it."""
+    """Format a time to the next whole minute: who asks for that time has it."""
     return format_time(math.ceil(moment / 60.0) * 60.0)
 
 
 def _describe_nearest(asked: LeaseRequest, later: float, node: str, shorter: float) -> str:
-    """What fits nearest by time, as the end of a sentence; empty if nothing does."""
+    """Describe the nearest alternative by time, as the end of a sentence; empty if nothing fits."""
     text = f"; earliest: {format_earliest(later)} on {node}" if later < math.inf else ""
     if shorter >= 60.0 and asked.mode != "deadline":
         text += f"{',' if text else ';'} or at most {format_duration(shorter)} at the requested time"
@@ -368,7 +370,8 @@ def _describe_nearest(asked: LeaseRequest, later: float, node: str, shorter: flo
 
 
 def describe_most_free(engine: Engine, request: Request, start: float, seconds: float) -> str:
-    """What the node that comes nearest has free all that time, as the end of a sentence: ``; most free: 1 core, 3.9 GiB (n1)``"""
+    """Free capacity through all that time of the node that comes nearest, as the end of a sentence: ``; most free: 1 core, 3.9 GiB
+    (n1)``"""
     snapshot = engine.snapshot
     fits = engine.fits(msgspec.structs.replace(request, amounts=(0, 0, 0)))
     if not fits.any():

@@ -1,5 +1,5 @@
-"""Which workloads are preempted for one that fits nowhere: on one node, the cheapest. A VM with a preemptible lease is suspended,
-with its memory on disk; a preemptible container is deleted there and begins again elsewhere.
+"""Choose the workloads that are preempted for one that fits nowhere: on one node, the cheapest. A VM with a preemptible lease is
+suspended, with its memory on disk; a preemptible container is deleted there and begins again elsewhere.
 
 Cheaper is, in this order: a lower priority; less work lost, in seconds; preempted less often. No more give way than their
 disruption budgets let. Pure but for the snapshot, in which trials are counted and removed again.
@@ -46,7 +46,7 @@ SOURCE = "scheduler"
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What fits nowhere. ``firm``: it preempts leases of its own priority, too."""
+    """A request that fits nowhere. ``firm``: it preempts leases of its own priority, too."""
 
     request: Request
     uid: str
@@ -216,8 +216,8 @@ def _find_on(
 def choose_victims(
     victims: Sequence[Victim], fits: Callable[[Sequence[Victim]], bool], tries: Iterator[int]
 ) -> list[Victim] | None:
-    """Of the largest sets that budgets let go, take the cheapest of each until it fits, and the cheapest of these; then spare those
-    that needn't go, the dearest first. None if nothing fits, or not within as many ``tries``."""
+    """Choose from the largest sets that budgets let go the cheapest of each until it fits, and the cheapest of these; then spare
+    those that needn't go, the dearest first. None if nothing fits, or not within as many ``tries``."""
     ways = []
     for choice in _list_choices(victims, tries):
         if choice and fits(choice):

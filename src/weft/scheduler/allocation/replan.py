@@ -1,4 +1,4 @@
-"""Which leases with deadlines run at other times, or on other nodes, so that one that fits nowhere does. Pure but for the engine's
+"""Plan leases with deadlines at other times, or on other nodes, to make one fit that fits nowhere. Pure but for the engine's
 caches, and its snapshot, in which trials are counted and removed again.
 
 ``flexible.py`` says which leases may; everything else keeps its place.
@@ -170,7 +170,7 @@ class _Times:
             return found if self._take_other(trial, found) else None
 
     def _list_free(self) -> list[Availability]:
-        """What is free on each of the rows beside these leases."""
+        """Free capacity of each of the rows beside these leases."""
         snapshot = self._engine.snapshot
         with snapshot.trial() as trial:
             trial.drop(*(one.allocation.key for one in self._flexible))
@@ -363,7 +363,7 @@ class _Plan(_Times):
 
 
 def describe_other(one: Replanned, project: str | None) -> str:
-    """What happens to it, for people of ``project``."""
+    """Describe its new place or times for people of ``project``."""
     name = name_for(project, one.workload.envelope.ref)
     if one.candidate is not None:
         return f"{name} begins on another node for it"
@@ -373,7 +373,7 @@ def describe_other(one: Replanned, project: str | None) -> str:
 
 
 def find_saving_seconds(memory: int) -> float:
-    """What is planned to write so many bytes, and as much to read them."""
+    """Seconds planned to write so many bytes, and as much to read them."""
     return SAVES_AT_LEAST_SECONDS + math.ceil(2.0 * memory / SAVED_BYTES_PER_SECOND)
 
 
@@ -382,6 +382,6 @@ def _round_up(seconds: float) -> float:
 
 
 def _find_lost(lease: AllocatedLease, duration: float, former: float) -> float:
-    """For how long a lease of that duration doesn't work between its start and its end; ``former`` if it has no pauses."""
+    """Seconds that a lease of that duration doesn't work between its start and its end; ``former`` if it has no pauses."""
     assert lease.end is not None
     return max(0.0, lease.end - lease.start - duration) if lease.pauses else former

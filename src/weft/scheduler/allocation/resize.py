@@ -187,7 +187,7 @@ class _Parts(msgspec.Struct, frozen=True):
 
 
 def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item, fields: set[str]) -> _Parts | Waiting:
-    """What the allocation would get, ``fields`` of it as the workload's spec requests; or why it can't."""
+    """The parts that the allocation would get, ``fields`` of it as the workload's spec requests; or why it can't."""
     spec, workload_spec = allocation.spec(AllocationSpec), spec_of(workload)
     record = record_of(workload)
     ask, row = record.needs(workload_spec), snapshot.index_of(spec.node_uid)
@@ -243,7 +243,7 @@ def _find_growth(snapshot: Snapshot, spec: AllocationSpec, parts: _Parts) -> lis
 
 
 def _find_excess(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Parts) -> str:
-    """Which pool may not promise what its disks would take more, for people; empty if all may."""
+    """The pool that may not promise what its disks would take more, for people; empty if all may."""
     growth = dict[str, int]()
     for pool, disk, size in _find_growth(snapshot, spec, parts):
         growth[pool] = growth.get(pool, 0) + size - snapshot.pools.has(pool, disk)
@@ -261,7 +261,7 @@ def _find_excess(snapshot: Snapshot, row: int, spec: AllocationSpec, parts: _Par
 
 
 def _find_held(allocation: Item) -> Amounts:
-    """What it holds: its size, or more where its machine hasn't given the rest up yet."""
+    """Amounts that it holds: its size, or more where its machine hasn't given the rest up yet."""
     spec = allocation.spec(AllocationSpec)
     return _join(amounts_on(spec, spec.resources), amounts_on(spec, account(spec, allocation.report(AllocationReport))))
 
@@ -275,7 +275,7 @@ def _slot_key(name: str) -> str:
 
 
 def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts, slot: str | None) -> str:
-    """What the node, or its slot, lacks for the difference, for people; empty if it lacks nothing."""
+    """Lack of the node, or of its slot, for the difference, for people; empty if there is none."""
     lacks = []
     within = (
         None if slot is None or snapshot.slots.get(_slot_key(slot)) is None else snapshot.slots.free(_slot_key(slot))

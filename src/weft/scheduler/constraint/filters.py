@@ -62,7 +62,7 @@ class Cordon:
 
 
 class Quarantine:
-    """Of a node on which starts failed; it is marked as cordoned, so that plans leave it out like those."""
+    """Filter of nodes on which starts failed; such a node is marked as cordoned, so that plans leave it out like those."""
 
     name = "quarantine"
     reads: Reads = "facts"
@@ -156,7 +156,7 @@ class HasPools:
 
 
 def find_pool(table: Table, pool: str) -> Flags:
-    """Which nodes have this pool: NAME, or the very storage NAME@ID."""
+    """Flags of the nodes that have this pool: NAME, or the very storage NAME@ID."""
     name, _, storage = pool.partition("@")
     texts = table.text(name_pool(name))
     if texts is None:
@@ -428,7 +428,7 @@ FILTERS: tuple[Filter, ...] = (*FACTS, Meets(now=True), Near(), Apart(), Spreadi
 
 
 def describe_pools(table: Table, request: Request) -> str:
-    """Of the pools that may not promise what the request asks of them, the one that lacks least; empty if all may."""
+    """Describe the pool that lacks most to promise what the request asks of it; empty if all may promise it."""
     rows = np.flatnonzero(~POOL_BOUND.fits(table, request))
     if not rows.size:
         return ""

@@ -43,7 +43,7 @@ _ORDERS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def find_meeting(tree: Expression, table: Table) -> Flags:
-    """Which nodes meet ``tree``, whose names are resolved."""
+    """Flags of the nodes that meet ``tree``, whose names are resolved."""
     if isinstance(tree, (Every, Either)):
         flags = find_meeting(tree.of[0], table)
         for part in tree.of[1:]:
@@ -142,7 +142,7 @@ def _is_of_capacity(leaf: Leaf) -> bool:
 
 
 def _is_one_of(attribute: str, values: tuple[str, ...], table: Table) -> Flags:
-    """Where the text is one of ``values``, or the number equals one of them."""
+    """Flags of the nodes where the text is one of ``values``, or the number equals one of them."""
     flags: Flags | None = None
     texts = table.text(attribute)
     if texts is not None:

@@ -55,7 +55,7 @@ def relax(request: Request, table: Table) -> tuple[Request, tuple[str, ...]]:
 
 
 def find_given_up(preferences: Sequence[Preference], pressure: Pressure) -> list[Preference]:
-    """Which of them are given up at this pressure."""
+    """Preferences given up at this pressure."""
     return [p for p in preferences if p.priority < len(BEARS) and pressure.share > BEARS[p.priority]]
 
 

@@ -106,14 +106,14 @@ class Engine:
         return row
 
     def load(self, request: Request, row: int) -> Load:
-        """What the request takes of node ``row`` beside its amounts, devices included."""
+        """Load of the request on node ``row`` beside its amounts, devices included."""
         if request.gpus is None and not request.extras and not request.groups and not request.asks:
             return NO_LOAD
         gpus = () if request.gpus is None else choose_devices(self.snapshot, request.gpus, row)
         return Load(request.extras, gpus, request.groups, claims=self.claims(request, row))
 
     def claims(self, request: Request, row: int) -> tuple[Claim, ...]:
-        """What the request takes of the pools of node ``row``, but for its own."""
+        """Claims of the request on the pools of node ``row``, but for its own."""
         texts = self.snapshot.facts[row].texts
         return tuple(
             [(storage, ask.disk, ask.size) for ask in request.asks if (storage := texts.get(name_pool(ask.pool)))]

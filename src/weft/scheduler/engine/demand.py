@@ -110,7 +110,7 @@ def _find_left(table: Table, plain: list[Sort]) -> Values:
 
 
 def _find_given(table: Table) -> float:
-    """Which share of GPUs is allocated, or of cpu where there are none."""
+    """Allocated share of the GPUs, or of cpu where there are none."""
     gpus = table.gpu_free >= 0
     if gpus.any():
         return 1.0 - float(table.gpu_free[gpus].sum()) / (WHOLE * int(gpus.sum()))

@@ -44,7 +44,7 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, also: Sequence[int] = ()) -> Explanation:
-    """As ``_explain``, and whom the workload talks to, or where its device is, where that counts."""
+    """Explain as ``_explain`` does, and say whom the workload talks to, or where its device is, where that counts."""
     found = _explain(engine, request, uid, chosen, also=also)
     notes = describe_talkers(engine.snapshot, request, chosen) + describe_device(engine.snapshot, request, chosen)
     return msgspec.structs.replace(found, notes=notes) if notes else found
@@ -106,7 +106,7 @@ def _explain(engine: Engine, request: Request, uid: str, chosen: int | None, *, 
 
 
 def _warn(request: Request, snapshot: Snapshot) -> list[str]:
-    """What people should know of the spec, and the nodes whose usage isn't measured, where usage counts."""
+    """Warn people about the spec, and name the nodes whose usage isn't measured, where usage counts."""
     warnings = find_warnings(request, snapshot)
     if request.basis == "allocation":
         return warnings
@@ -246,7 +246,7 @@ def _count_others(snapshot: Snapshot, request: Request, refusers: Iterable[tuple
 
 
 def describe_deleted_node(snapshot: Snapshot, request: Request) -> str:
-    """That the requested node isn't there any more: it was when the request was admitted. "": it is, or none was requested."""
+    """Say that the requested node isn't there any more: it was when the request was admitted. "": it is, or none was requested."""
     is_there = not request.node or request.node in snapshot.names
     return "" if is_there else f"node {request.node}, which was requested, was deleted"
 

@@ -23,7 +23,7 @@ def join(commits: Sequence[Commit]) -> Commit:
 
 
 def find_excess(commit: Commit) -> str:
-    """In what it is too large for one commit, for people; empty if it isn't."""
+    """The excess that makes it too large for one commit, for people; empty if it isn't."""
     size = sum(len(write.value) for write in commit.writes if isinstance(write, Put))
     if size > MAX_COMMIT_BYTES - _SPARE_BYTES:
         return f"{size / 1e6:.1f} MB of {MAX_COMMIT_BYTES / 1e6:.0f} MB: shorten user_data"

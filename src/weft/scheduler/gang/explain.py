@@ -17,7 +17,7 @@ from weft.scheduler.gang.placement import Joint, Member, Seats
 def explain_places(
     engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
-    """For each placed member: its verdicts with those before it counted; for the rows ``also`` in any case."""
+    """Explain each placed member: its verdicts with those before it counted; for the rows ``also`` in any case."""
     assert joint.rows is not None
     explanations: dict[int, Explanation] = {}
     with engine.snapshot.trial() as trial:
@@ -35,7 +35,7 @@ def explain_places(
 def explain_refusal(
     engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
-    """For each member of a refused gang: which member lacks what; verdicts for the rows ``also`` in any case."""
+    """Explain each member of a refused gang: which member lacks what; verdicts for the rows ``also`` in any case."""
     lacking = members[joint.lacking]
     with engine.snapshot.trial() as trial:
         seats = Seats(engine, members, trial)
@@ -62,7 +62,7 @@ def explain_refusal(
 def explain_leased_places(
     engine: Engine, members: Sequence[LeasedMember], places: Mapping[int, LeasedPlace]
 ) -> list[Explanation]:
-    """For each placed member, in the order of ``places``. Capacity over time is nothing that a node's score knows."""
+    """Explain each placed member, in the order of ``places``. Capacity over time is nothing that a node's score knows."""
     explanations = []
     for number, place in places.items():
         request = members[number].request
@@ -74,7 +74,7 @@ def explain_leased_places(
 
 
 def explain_leased_refusal(engine: Engine, members: Sequence[LeasedMember], refusal: Refusal) -> list[Explanation]:
-    """For each member: which one lacks what. Who may wait waits; for the others it is too late."""
+    """Explain each member: which one lacks what. Who may wait waits; for the others it is too late."""
     lacking, explanations = members[refusal.lacking], []
     name = _name(lacking.request)
     beside = f" when {refusal.placed} of the others are placed" if refusal.placed else ""

@@ -72,7 +72,7 @@ def find_leased_places(engine: Engine, members: Sequence[LeasedMember], now: flo
 def _try(
     engine: Engine, members: Sequence[LeasedMember], start: float | None, now: float
 ) -> dict[int, LeasedPlace] | Refusal:
-    """Where members with a deadline begin at ``start``; None: as soon as the first of them can."""
+    """Try to place members with a deadline at ``start``; None: as soon as the first of them can begin."""
     places = dict[int, LeasedPlace]()
     with engine.snapshot.trial() as trial:
         for number in sorted(range(len(members)), key=lambda i: (members[i].request.amounts[:2], -i), reverse=True):

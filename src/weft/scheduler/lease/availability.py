@@ -1,4 +1,4 @@
-"""What of a node is free, and when: a step function over time for each of its resources.
+"""Free resources of a node over time: a step function for each.
 
 A question is a search for its first step, then a look at the steps in between; steps that have become equal are one. Times are
 seconds on the clock of the caller.
@@ -33,14 +33,14 @@ class Checks:
 
 
 class Availability:
-    """Of one node. From ``-inf`` on all of ``capacity`` is free."""
+    """Free resources of one node. From ``-inf`` on all of ``capacity`` is free."""
 
     def __init__(self, capacity: Amounts) -> None:
         self._times = [-math.inf]
         self._free = [[float(amount)] for amount in capacity]  # of each resource, from each of the times on
 
     def take(self, start: float, end: float, amounts: Amounts) -> None:
-        """From now on ``amounts`` aren't free from ``start`` to ``end``; what gives them back is negative."""
+        """Take ``amounts`` from ``start`` to ``end``; negative ones are given back."""
         if end <= start:
             return
         first, last = self._split(start), self._split(end)
@@ -84,7 +84,7 @@ class Availability:
         return [free[at] for free in self._free]
 
     def free_until(self, start: float, amounts: Amounts) -> float:
-        """Until when ``amounts`` are free without a break, from ``start`` on; ``start`` if they aren't free then."""
+        """Time until which ``amounts`` are free without a break, from ``start`` on; ``start`` if they aren't free then."""
         at = bisect_right(self._times, start) - 1
         for step in range(at, len(self._times)):
             if any(amount > free[step] + _EQUAL for free, amount in zip(self._free, amounts, strict=True) if amount):

@@ -1,5 +1,5 @@
-"""Which queued leases start now: one pass over the queue. The scheduler and ``weft simulate leases`` run this same code, the one on
-nodes (``scheduler/placement/queued.py``), the other on the processors of a log.
+"""Choose the queued leases that start now: one pass over the queue. The scheduler and ``weft simulate leases`` run this same code,
+the one on nodes (``scheduler/placement/queued.py``), the other on the processors of a log.
 
 EASY backfilling (Lifka, "The ANL/IBM SP Scheduling System", JSSPP 1995): the first of the queue that doesn't fit holds a
 reservation at the earliest moment when what runs has to be over, and others may start before it if they leave that alone. The
@@ -83,7 +83,7 @@ MODELS = {
 
 
 class Capacity(Protocol):
-    """What leases start on. Each method counts the lease if it answers True."""
+    """Capacity on which leases start. Each method counts the lease if it answers True."""
 
     def start(self, lease: Queued) -> bool:
         """Whether it fits now for all that it requested."""
@@ -92,10 +92,11 @@ class Capacity(Protocol):
         """Reserve the first time at which it fits, whatever else starts; False: no such time is known."""
 
     def may_ever_fit(self, amounts: Values) -> Flags:
-        """Which leases (columns of ``amounts``) may fit at some time: none of the others does."""
+        """Flags of the leases (columns of ``amounts``) that may fit at some time: none of the others does."""
 
     def may_fit(self, amounts: Values, ends: Values) -> Flags:
-        """Which leases (columns of ``amounts``, over at ``ends``) may fit beside what is reserved: none of the others does."""
+        """Flags of the leases (columns of ``amounts``, over at ``ends``) that may fit beside what is reserved: none of the others
+        does."""
 
     def start_beside(self, lease: Queued, seconds: float) -> bool:
         """Whether it fits now for all that it requested, and beside what is reserved for ``seconds``."""
@@ -299,13 +300,13 @@ class LeaseQueue:
         return starts
 
     def _are_like(self, row: int, rows: Whole) -> Flags:
-        """Which of these can't start if the one in ``row`` can't: they are of its shape and request as much time or more."""
+        """Flags of those that can't start if the one in ``row`` can't: they are of its shape and request as much time or more."""
         shapes, requested = self._table[_SHAPE], self._table[_REQUESTED]
         like: Flags = (shapes[rows] == shapes[row]) & (requested[rows] >= requested[row])
         return like
 
     def _read_ranks(self, now: float) -> Ranks:
-        """Of each row its level, the guarded ones' being infinite, and its place in that: the lowest first."""
+        """Level of each row, the guarded ones' being infinite, and its place in that: the lowest first."""
         table = self._table[:, : len(self._leases)]
         arrival, guarded = table[_ARRIVAL], now - table[_ARRIVAL] > self.model.guard_seconds
         rank = arrival

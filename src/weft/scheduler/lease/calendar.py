@@ -1,4 +1,4 @@
-"""What leases take of the nodes over time. One question answers for all nodes at once: when could this begin?
+"""Resources that leases take of the nodes over time. One question answers for all nodes together: when could this begin?
 
 Each node has a step function (``availability.py``), where a question is a search by halves; the steps of all nodes lie side by
 side in one table as well, so that a thousand nodes are one pass over arrays. Times are seconds since 1970. Beside the leases a
@@ -23,7 +23,7 @@ _MOST_STALE = 1000  # ends of leases that are dropped, beside twice those that a
 
 
 class CalendarEntry(msgspec.Struct, frozen=True):
-    """What one allocation takes, and when; ``end`` may be infinite."""
+    """Amounts that one allocation takes, and when; ``end`` may be infinite."""
 
     node_uid: str
     start: float
@@ -106,7 +106,7 @@ class Calendar:
         return round(-cpu), round(-memory)
 
     def find_taken(self, uids: Sequence[str], start: float, seconds: float) -> Whole:
-        """Of each of these nodes the most that leases take at any moment of that time, each resource for itself; two rows."""
+        """The most that leases take of each of these nodes at any moment of that time, each resource for itself; two rows."""
         taken = np.zeros((2, len(uids)), dtype=np.int64)
         for row, uid in enumerate(uids):
             if (node := self._nodes.get(uid)) is not None:
@@ -114,7 +114,7 @@ class Calendar:
         return taken
 
     def find_taken_at(self, uids: Sequence[str], moment: float) -> Whole:
-        """Of each of these nodes what leases take at that moment; two rows."""
+        """Amounts that leases take of each of these nodes at that moment; two rows."""
         taken = np.zeros((2, len(uids)), dtype=np.int64)
         rows = self._table.find(uids)
         leased = np.flatnonzero(rows >= 0)
@@ -123,7 +123,7 @@ class Calendar:
         return taken
 
     def read_free(self, node_uid: str, left: Held) -> Availability:
-        """What is free of one node over time, in a copy. ``left``: what it has beside its leases."""
+        """Free resources of one node over time, in a copy. ``left``: what it has beside its leases."""
         node = self._nodes.get(node_uid)
         free = node.copy() if node is not None else Availability((0.0, 0.0))
         free.take(-math.inf, math.inf, (-left[0], -left[1]))
@@ -144,8 +144,8 @@ class Calendar:
         return self._ends[0][0] if self._ends else math.inf
 
     def find_starts(self, uids: Sequence[str], left: Whole, amounts: Held, earliest: float, seconds: float) -> Values:
-        """Of each of these nodes the earliest time, not before ``earliest``, from which ``amounts`` are free for ``seconds``;
-        infinite where there is none. ``left``: two rows, what the nodes have beside their leases."""
+        """Earliest time on each of these nodes, not before ``earliest``, from which ``amounts`` are free for ``seconds``; infinite
+        where there is none. ``left``: two rows, what the nodes have beside their leases."""
         fits = (left[0] >= amounts[0]) & (left[1] >= amounts[1])
         starts: Values = np.where(fits, earliest, math.inf)
         rows = self._table.find(uids)
@@ -155,7 +155,7 @@ class Calendar:
         return starts
 
     def find_lengths(self, uids: Sequence[str], left: Whole, amounts: Held, start: float) -> Values:
-        """For how many seconds from ``start`` on each of these nodes has ``amounts`` free; 0 where it hasn't, infinite for good."""
+        """Seconds from ``start`` on for which each of these nodes has ``amounts`` free; 0 where it hasn't, infinite for good."""
         fits = (left[0] >= amounts[0]) & (left[1] >= amounts[1])
         lengths: Values = np.where(fits, math.inf, 0.0)
         rows = self._table.find(uids)
@@ -222,7 +222,7 @@ class _Table:
         return taken
 
     def _read(self, rows: Whole, left: Whole, amounts: Held) -> tuple[Values, Values, Flags, Values]:
-        """Of each step when it begins and ends, whether too little is free in it, and when the next such step begins."""
+        """Begin and end of each step, whether too little is free in it, and when the next such step begins."""
         begins = self._times[rows]
         ends: Values = np.concatenate([begins[:, 1:], np.full((len(rows), 1), math.inf)], axis=1)
         blocked: Flags = np.isinf(begins) & (begins > 0)

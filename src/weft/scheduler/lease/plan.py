@@ -29,7 +29,7 @@ _BACKWARDS = 1e-6  # seconds: sums of pieces differ by that much
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """What was requested. ``machines`` all run at the same time."""
+    """A request. ``machines`` all run at the same time."""
 
     id: str
     mode: Mode
@@ -59,7 +59,7 @@ class PlannedPiece(msgspec.Struct, frozen=True):
 
 
 class Standing(msgspec.Struct):
-    """What has become of an accepted lease so far."""
+    """State of an accepted lease so far."""
 
     lease: Lease
     done_seconds: float = 0.0  # of its duration
@@ -143,7 +143,7 @@ class Planner:
             self._take(piece, lease)
 
     def pin(self, standing: Standing) -> None:
-        """What runs needs its nodes until it is suspended, whatever else comes of it."""
+        """Take the nodes of a running lease until it is suspended: it needs them, whatever else comes of it."""
         self._take(self._suspension(standing), standing.lease)
 
     def place(self, standing: Standing) -> list[PlannedPiece]:

@@ -21,7 +21,7 @@ MOST_OWNERS = 10_000  # those whose workloads ended last
 
 
 class RunTimes:
-    """What each owner's newest workloads took."""
+    """Run times of each owner's newest workloads."""
 
     def __init__(self) -> None:
         self._ended: dict[Hashable, deque[RunTime]] = {}
@@ -38,7 +38,7 @@ class RunTimes:
         return list(self._ended.get(owner, ()))
 
     def put(self, owner: Hashable, ended: list[RunTime]) -> None:
-        """What was remembered elsewhere, the oldest first."""
+        """Put in what was remembered elsewhere, the oldest first."""
         for one in ended:
             self.add(owner, one.seconds, extended=one.extended)
 
@@ -50,7 +50,7 @@ class RunTimes:
         return (REQUEST_WEIGHT * longest + known) / (REQUEST_WEIGHT + len(ended))
 
     def guess(self, owner: Hashable, requested_seconds: float | None) -> float | None:
-        """As ``predict``; where nothing was requested the mean, None for an owner without history."""
+        """Predict as ``predict`` does; where nothing was requested the mean, None for an owner without history."""
         if requested_seconds is not None:
             return self.predict(owner, requested_seconds)
         ended = self._ended.get(owner)

@@ -30,8 +30,8 @@ def keep_promises(
 def keep_work(
     standings: Sequence[Standing], nodes: Sequence[Availability], now: float, checks: Checks, *, searches: bool
 ) -> Plan | None:
-    """As ``keep_promises``, beside what else takes ``nodes``; what runs is suspended where it must be, and never begins again.
-    ``checks`` bounds the simple orders; without ``searches`` nothing else is tried."""
+    """Keep promises as ``keep_promises`` does, beside what else takes ``nodes``; what runs is suspended where it must be, and never
+    begins again. ``checks`` bounds the simple orders; without ``searches`` nothing else is tried."""
     try:
         plan = _try_orders(standings, nodes, now, [(True, False)], checks)
     except OutOfChecks:

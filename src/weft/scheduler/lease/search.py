@@ -54,7 +54,7 @@ class _Job(msgspec.Struct, frozen=True):
 
 
 class _Step(NamedTuple):
-    """What a lease begins to do, on the way to the plan."""
+    """A step that a lease begins, on the way to the plan."""
 
     job: int
     time: float
@@ -179,7 +179,7 @@ class _Search:
     def _list_choices(
         self, number: int, event: _Event, state: _State
     ) -> Iterator[tuple[_State, list[_Step], list[tuple[float, float]]]]:
-        """What a lease can do from this event on, the steps to that, and when it takes its nodes for that."""
+        """Yield each choice of a lease from this event on, the steps to that, and when it takes its nodes for that."""
         job, time = self._jobs[number], event.time
         cost = job.lease.suspend_seconds
         if state.phase in ("done", "saves") or (

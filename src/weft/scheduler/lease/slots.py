@@ -97,7 +97,7 @@ class Slots:
         return bool(self._users.get(key))
 
     def free(self, key: str) -> Free:
-        """What nobody has of a slot; below 0 where it was given out before its workload grew."""
+        """The free part of a slot; below 0 where it was given out before its workload grew."""
         slot = self._slots[key]
         cpu, memory = slot.amounts
         gpus = dict(slot.gpus)

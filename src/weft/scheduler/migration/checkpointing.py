@@ -1,4 +1,4 @@
-"""Which way a container migrates: saved while it runs and continued at its target, or stopped and started there. Pure."""
+"""Choose the way a container migrates: saved while it runs and continued at its target, or stopped and started there. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Saves = Literal["", "may", "must"]
 
 
 def name_runtime(kind: str) -> str:
-    """What a node must run for it."""
+    """Name of the runtime that a node must have for it."""
     return f"{kind}/{SAVED}"
 
 

@@ -15,7 +15,7 @@ MOST = 100  # the newest ones
 
 
 def read_lesson(view: View, workload: str, source: str, target: str) -> MigrationLesson:
-    """For a migration of the workload with the key ``workload`` between these nodes."""
+    """The lesson for a migration of the workload with the key ``workload`` between these nodes."""
     ended = [past for item in view.of_kind("migration").values() if (past := read_ended(item)) is not None]
     return learn(heapq.nlargest(MOST, ended, key=lambda past: past.ended_at), workload, source, target)
 

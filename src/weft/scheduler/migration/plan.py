@@ -75,7 +75,7 @@ class MigrationQueue:
             self._open[key] = (want, 0.0)
 
     def wait(self, elapsed: float) -> float | None:
-        """In how many seconds to plan; None: there is nothing to plan."""
+        """Seconds until the next plan; None: there is nothing to plan."""
         return max(0.0, min(at for _, at in self._open.values()) - elapsed) if self._open else None
 
     def plan(
