@@ -35,7 +35,7 @@ MOST_ROUND_TRIPS = 64  # a node measures fewer; a longer report must not slow ev
 
 
 def read_node(item: Item, shut: Mapping[str, str] = NONE_SHUT) -> NodeFacts:
-    """What placement needs of a Node object; ``shut`` has why pools of it take no new disks, or come last, as attributes."""
+    """Facts of a Node object for placement; ``shut`` has why pools of it take no new disks, or come last, as attributes."""
     spec, status, report = item.spec(NodeSpec), item.status(NodeStatus), item.report(NodeReport)
     asked = item.actions(NodeActions)
     return NodeFacts(
@@ -94,7 +94,7 @@ def find_shut(view: View, node: Item) -> dict[str, str]:
 
 
 def read_bounds(view: View, node: Item) -> dict[str, Bound]:
-    """What the storages that a node offers may promise, by id. Its own pool's bound is its allocatable disk."""
+    """Bounds of the storages that a node offers, by id: what they may promise. Its own pool's bound is its allocatable disk."""
     found = {}
     for offered in node.report(NodeReport).pools:
         if offered.id and offered.name != LOCAL:
@@ -104,7 +104,7 @@ def read_bounds(view: View, node: Item) -> dict[str, Bound]:
 
 
 def read_bound(pool: Item, total: int) -> Bound:
-    """What a pool's storage may promise; ``total``: the capacity that nodes report, where the Pool hasn't one yet."""
+    """Bound of a pool's storage: what it may promise; ``total``: the capacity that nodes report, where the Pool hasn't one yet."""
     return bound_of(pool.envelope.name, pool.status(PoolStatus).capacity or total, pool.spec(PoolSpec).overcommit)
 
 
@@ -136,8 +136,8 @@ def read_numbers(spec: NodeSpec, report: NodeReport) -> dict[str, float]:
 
 
 def read_runtimes(report: NodeReport) -> list[str]:
-    """What its runtimes can run, each as KIND and as KIND/ISOLATION. A runtime that only makes machines of their own doesn't run
-    workloads without an isolation."""
+    """Workloads that its runtimes can run, each as KIND and as KIND/ISOLATION. A runtime that only makes machines of their own
+    doesn't run workloads without an isolation."""
     return [
         word
         for runtime in report.runtimes

@@ -1,4 +1,4 @@
-"""What a worker gives up before it reads a user's policy: rights, network, processes, files, memory.
+"""Give up a worker's powers before it reads a user's policy: rights, network, processes, files, memory.
 
 As root it becomes a user that owns nothing, in an empty network namespace, and can write no file. Without root it keeps its user:
 that is for people who test their policies; a server without root runs none.

@@ -141,7 +141,7 @@ def _make_requests(draw: random.Random) -> list[Request]:
 
 
 def describe(size: int, request: Request) -> str:
-    """Which case it was."""
+    """Description of the case."""
     more = [name for name in ("gpus", "data", "spread", "extras") if getattr(request, name)]
     return f"{size} node{'s' * (size > 1)}, request with {', '.join(more) or 'amounts only'}"
 

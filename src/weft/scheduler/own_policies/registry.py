@@ -196,7 +196,7 @@ class OwnPolicies:
         return bool(starting)
 
     def skipped(self, strategy: str) -> list[str]:
-        """Which policies the last decision by ``strategy`` skipped, and why."""
+        """Policies that the last decision by ``strategy`` skipped, and why."""
         return [f"{policy.name} was skipped{policy.skipped}" for policy in self._of(strategy) if policy.skipped]
 
     def take_news(self) -> dict[str, Health]:

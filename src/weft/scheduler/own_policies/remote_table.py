@@ -91,7 +91,7 @@ def write_request(request: Request) -> dict[str, Any]:
 
 
 def read_request(plain: Any) -> Request:
-    """What ``write_request`` made."""
+    """Read back the output of ``write_request``."""
     sent = msgspec.convert(plain, _Sent)
     return Request(**{name: getattr(sent, name) for name in _Sent.__struct_fields__})
 

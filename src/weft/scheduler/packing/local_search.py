@@ -120,7 +120,7 @@ def _throw(problem: Problem, bins: Whole, draw: np.random.Generator) -> None:
 
 
 def _cost(over: Values) -> Values:
-    """Of bins that hold so much too much: more than proportional, so that one large overflow is worse than two small."""
+    """Cost of bins that hold so much too much: more than proportional, so that one large overflow is worse than two small."""
     over = np.maximum(over, 0.0)
     cost: Values = (over + over * over).sum(axis=-1)
     return cost

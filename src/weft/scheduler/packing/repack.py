@@ -150,7 +150,7 @@ def _empty_nodes(problem: Problem, used: Flags, bins: Whole, least: int) -> Whol
 
 
 def _list_exchanges(problem: Problem, used: Flags, bins: Whole) -> Iterator[tuple[list[int], list[int]]]:
-    """Which nodes to empty, those with least first, and which to begin for them."""
+    """Yield the nodes to empty, those with least first, and the ones to begin for them."""
     size = (problem.free / np.maximum(problem.free.max(axis=0), 1)).sum(axis=1)
     taken = np.bincount(bins, minlength=len(used)) > 0
     closable = np.flatnonzero(taken & ~used)

@@ -46,7 +46,7 @@ def find_any(problem: Problem, apart: Sequence[Sequence[int]], seconds: float) -
 
 
 def find_fewest(problem: Problem, used: Flags, hint: Whole | None, seconds: float) -> Answer:
-    """As few bins as can be; those in ``used`` cost nothing. Begins at ``hint``, an answer that is known."""
+    """Find the fewest bins; those in ``used`` cost nothing. Begins at ``hint``, an answer that is known."""
     cp, model, cells = _write_model(problem)
     begun = {int(b): model.new_bool_var("") for b in np.flatnonzero(~used)}
     for (_, bin_), cell in cells.items():

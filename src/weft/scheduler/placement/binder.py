@@ -124,7 +124,7 @@ class Binder:
         return plan_shortened(one.workload, one.allocation, one.lease, now)
 
     def _count_replanned(self, one: Replanned, now: float) -> None:
-        """Until its other times are stored both count."""
+        """Count both its former and its other times until these are stored."""
         spec = one.allocation.spec(AllocationSpec)
         amounts = amounts_on(spec, spec.resources)
         name = f"{one.allocation.key} replanned"
@@ -152,7 +152,7 @@ class Binder:
         return plan_refusal(self._view, candidate, explanation, timing)
 
     def _count(self, place: Placement, node_uid: str, uid: str) -> Load:
-        """What its allocation takes of its node, counted from now on."""
+        """Count from now on the load of its allocation on its node."""
         candidate, request, snapshot = place.candidate, place.candidate.request, self._snapshot
         workload, lease = candidate.workload, candidate.lease
         allocation = object_key("allocation", None, allocation_name(node_uid, uid))

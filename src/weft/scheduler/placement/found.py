@@ -1,4 +1,4 @@
-"""What a search for a place reads, and what it finds: places, refusals, or what must come first. Values only."""
+"""Inputs of a search for a place, and its results: places, refusals, or what must come first. Values only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from weft.scheduler.workload.request import Candidate, Waiting
 
 
 class Search(msgspec.Struct):
-    """What the searches of one batch share."""
+    """State that the searches of one batch share."""
 
     view: View
     engine: Engine

@@ -45,7 +45,7 @@ def preempt(search: Search, candidate: Candidate, now: float) -> tuple[Candidate
 
 
 def suggest_priority(search: Search, candidate: Candidate, asked: LeaseRequest, now: float) -> str:
-    """What a refused lease could have with a higher priority, as the end of a sentence."""
+    """Suggest a higher priority to a refused lease by what it could have with that, as the end of a sentence."""
     if asked.mode == "best-effort":
         return ""
     need = read_need(candidate.request, candidate.workload.uid, asked, spec_of(candidate.workload).grace)

@@ -38,15 +38,15 @@ class QueuedLease(Queued, eq=False):
 
 
 class _Hold(msgspec.Struct):
-    """What is held on one node: from ``start`` on, and what is free there then, with what starts in gaps."""
+    """A hold on one node: from ``start`` on, and what is free there then, with what starts in gaps."""
 
     start: float
     free: Availability
 
 
 class Nodes:
-    """For one pass at ``now``, within ``trial``. ``placed``: by lease the places of those that start; ``held``: what is kept for
-    the first that doesn't."""
+    """Nodes for one pass at ``now``, within ``trial``. ``placed``: by lease the places of those that start; ``held``: what is kept
+    for the first that doesn't."""
 
     def __init__(self, engine: Engine, trial: Trial, now: float) -> None:
         self.placed: dict[str, Places] = {}
@@ -154,7 +154,7 @@ class Nodes:
         return None if isinstance(places, Refusal) else places
 
     def _start_gang_beside(self, lease: QueuedLease, seconds: float) -> bool:
-        """Beside what is held as if all took what they requested, or else where the members find places without it."""
+        """Start a gang beside what is held as if all took what they requested, or else where the members find places without it."""
         with self._snapshot.trial() as trial:
             for number, entry in enumerate(self.held):
                 trial.put_leased(f"held/{number}", entry, 0)
@@ -213,7 +213,7 @@ def _read_requests(lease: QueuedLease) -> tuple[Request, ...]:
 
 
 def read_amounts(members: Sequence[LeasedMember]) -> tuple[float, float]:
-    """What a node must have at least to take any of them."""
+    """The least that a node must have to take any of them."""
     every = [member.request.amounts for member in members]
     return float(min(one[0] for one in every)), float(min(one[1] for one in every))
 

@@ -1,4 +1,4 @@
-"""What must come before the search for a place: a free volume, a worker of its policy, addresses; preferences that can't hold."""
+"""Conditions before the search for a place: a free volume, a worker of its policy, addresses; preferences that can't hold."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Readiness:
         return obstacle or reserve_addresses(self._intake.addresses, self._view, candidates)
 
     def find_obstacle(self, candidate: Candidate) -> Waiting | None:
-        """What it must wait for: a volume that another workload got in a pending batch, or a worker of its policy."""
+        """The obstacle that it must wait for: a volume that another workload got in a pending batch, or a worker of its policy."""
         attached = self._find_batch().attached
         for volume in candidate.volumes:
             other = attached.get(volume.uid) or self._pending.attached(volume.uid)

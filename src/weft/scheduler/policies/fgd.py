@@ -47,7 +47,7 @@ class Fgd:
 
 
 def find_fragmented(table: Table, residue: Residue, outlook: Outlook) -> Values:
-    """Of every node the idle thousandths of GPUs that a typical workload can't be expected to use."""
+    """Idle thousandths of every node's GPUs that a typical workload can't be expected to use."""
     sorts, often = _read_typical(outlook, tuple(table.gpu_model.words))
     idle = residue.gpus.sum(axis=1)
     fragmented: Values = idle - add_up(find_unfragmented, residue, sorts, often)

@@ -1,4 +1,4 @@
-"""Where a request packs best: on nodes in use whose free resources have the request's shape, so that none remains unused.
+"""Place a request where it packs best: on nodes in use whose free resources have the request's shape, so that none remains unused.
 
 Capacity is stranded on a node that runs out of one resource with much of another still free. So the best node is the one whose
 free resources have the direction of the request (vector packing by alignment: Panigrahy et al., "Heuristics for vector bin
@@ -80,7 +80,7 @@ def _packed(table: Table, request: Request) -> list[Column]:
 
 
 def _angle(one: Values, other: Values) -> Values:
-    """Between the vectors of each column, in radians; of one that is nothing, a right angle."""
+    """Angles between the vectors of each column, in radians; of one that is nothing, a right angle."""
     lengths = np.sqrt((one * one).sum(axis=0) * (other * other).sum(axis=0))
     cosine = (one * other).sum(axis=0) / np.maximum(lengths, 1e-12)
     angle: Values = np.arccos(np.clip(cosine, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""What is free on nodes, before and after a request is placed there, and how much of it sorts of workloads could use. Pure.
+"""Free resources of nodes, before and after a request is placed there, and how much of it sorts of workloads could use. Pure.
 
 Of a node's free thousandths of GPUs a sort can use ``several``: by as many of its kind as GPUs, cpu and memory allow; and
 ``one``: all devices that one of it could use. The first foresees a lack of cpu or memory, the second measures what isn't
@@ -24,7 +24,7 @@ _HAIR = 1e-9  # 1 / 3 of 3 is 1
 
 
 class Residue(msgspec.Struct, frozen=True, eq=False):
-    """What is free on nodes."""
+    """Free resources of nodes."""
 
     cpu: Values  # thousandths
     memory: Values  # bytes
@@ -94,7 +94,7 @@ def _alike(sort: Sort, largest: tuple[int, int, int, int]) -> Outlook:
 
 
 def find_residue(table: Table) -> Residue:
-    """What is free now."""
+    """Free resources now."""
     free = np.maximum(table.capacity - table.allocated, 0)
     codes = table.gpu_model.codes
     first = codes[:, 0] if codes.shape[1] else np.full(len(table.names), -1, dtype=np.int32)
@@ -102,8 +102,8 @@ def find_residue(table: Table) -> Residue:
 
 
 def find_rest(table: Table, request: Request, now: Residue) -> Residue:
-    """What would be free with the request there, with devices as of ``choose_devices``. Meaningless for a node that it doesn't
-    fit, but never negative."""
+    """Free resources with the request there, with devices as of ``choose_devices``. Meaningless for a node that it doesn't fit, but
+    never negative."""
     gpus = now.gpus
     ask = request.gpus
     if ask is not None:
@@ -147,8 +147,7 @@ def find_unfragmented(residue: Residue, sorts: Sorts) -> Values:
 
 
 def add_up(find: Callable[[Residue, Sorts], Values], residue: Residue, sorts: Sorts, weights: Values) -> Values:
-    """Of each node the sum of what ``find`` gives, by ``weights`` (codes of models × columns): the same whatever nodes lie
-    beside it."""
+    """Each node's sum of what ``find`` gives, by ``weights`` (codes of models × columns): the same whatever nodes lie beside it."""
     total = np.empty(len(residue.cpu))
     for start in range(0, len(total), _BLOCK):
         part = residue.part(start, start + _BLOCK)

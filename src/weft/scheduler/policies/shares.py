@@ -15,12 +15,12 @@ FREE_WEIGHT = 0.001
 
 
 def find_load(table: Table, request: Request) -> Whole:
-    """What is in use of every node, by the basis that the request is decided on: rows as RESOURCES."""
+    """Load of every node, by the basis that the request is decided on: rows as RESOURCES."""
     return table.used if request.basis == "used" else table.allocated
 
 
 def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
-    """For each resource its name, weight, and the share of it (0–100) in use on every node once the request is there."""
+    """Name and weight of each resource, and the share of it (0–100) in use on every node once the request is there."""
     wanted = np.asarray(request.amounts, dtype=np.int64)[:, None]
     shares = (find_load(table, request) + wanted) * 100.0
     shares /= np.maximum(table.capacity, 1)
@@ -30,7 +30,7 @@ def used_shares(table: Table, request: Request) -> list[tuple[str, float, Values
 
 
 def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]]:
-    """As ``used_shares``, and GPUs if the request has some."""
+    """Shares as of ``used_shares``, and GPUs if the request has some."""
     shares = used_shares(table, request)
     if request.gpus is None:
         return shares
@@ -39,7 +39,7 @@ def all_shares(table: Table, request: Request) -> list[tuple[str, float, Values]
 
 
 def left_parts(table: Table, request: Request) -> list[Values]:
-    """For each resource the part of it (0–1) that would be free on every node once the request is there."""
+    """Part of each resource (0–1) that would be free on every node once the request is there."""
     parts = []
     free = table.free if request.basis == "allocation" else table.capacity - table.used
     for row, wanted in enumerate(request.amounts):

@@ -1,4 +1,4 @@
-"""What leases took, learned as they end, and kept in accounting records, so that a new scheduler knows it.
+"""Run times of leases, learned as they end, and kept in accounting records, so that a new scheduler knows them.
 
 A run time is that in which a best-effort lease had its capacity. Records are written some seconds after a lease has ended: a kill
 forgets those of these seconds.
@@ -37,7 +37,7 @@ class Learned:
         self._write_at = math.inf
 
     def load(self, view: View) -> None:
-        """What earlier schedulers have kept."""
+        """Load what earlier schedulers have kept."""
         for item in view.of_kind(ACCOUNTING_RECORD.name).values():
             spec = item.spec(AccountingSpec)
             if spec.period == RECENT:
@@ -62,7 +62,7 @@ class Learned:
         return True
 
     def wait(self, elapsed: float) -> float | None:
-        """In how many seconds to write; None: there is nothing to write."""
+        """Seconds until the next write; None: there is nothing to write."""
         return max(0.0, self._write_at - elapsed) if self._changed else None
 
     def plan(self, view: View, now: float) -> list[Commit]:
@@ -91,7 +91,7 @@ class Learned:
 
 
 def read_run_time(change: Changed, now: float) -> RunTime | None:
-    """What the best-effort lease of an allocation took, if it ends with this change."""
+    """Run time of an allocation's best-effort lease, if it ends with this change."""
     if change.new is not None and change.new.spec(AllocationSpec).role != "active":
         return None  # it migrates: its lease goes on
     if change.old is None or not _runs(change.old) or (change.new is not None and _runs(change.new)):

@@ -11,8 +11,8 @@ Name = Callable[[str, str], str]  # of the workload at this key, for those who r
 
 
 def describe_passing(leases: LeaseQueue, ordered: Sequence[Queued], now: float, name: Name) -> dict[str, str]:
-    """By lease, of those of ``ordered`` (the next one first) that a later one passed: why. What comes first now counts before
-    what has started."""
+    """Say why later leases passed those of ``ordered`` (the next one first), by lease. What comes first now counts before what has
+    started."""
     found: dict[str, str] = {}
     for place, lease in enumerate(ordered):
         passing = next((other for other in ordered[:place] if other.arrival > lease.arrival), None)

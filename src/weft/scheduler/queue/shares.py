@@ -16,7 +16,7 @@ from weft.scheduler.workload.request import read_gpus
 
 
 class Shares:
-    """Of the moment: what is placed meanwhile counts at once."""
+    """Current shares: a workload placed during a pass counts immediately."""
 
     def __init__(self, view: View, snapshot: Snapshot) -> None:
         snapshot.projects.refresh(view)

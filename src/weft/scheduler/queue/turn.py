@@ -1,4 +1,4 @@
-"""Whose turn it is of those that wait for a place. Pure."""
+"""Order of those that wait for a place. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def is_suspended(allocation: Item) -> bool:
 
 
 def waits_since(workload: Item, allocations: list[Item]) -> float:
-    """Since when it waits for capacity (seconds since 1970)."""
+    """Time since which it waits for capacity (seconds since 1970)."""
     leases = [allocation.spec(AllocationSpec).lease for allocation in allocations]
     suspended = [lease.suspension.at for lease in leases if lease is not None and lease.suspension is not None]
     return min(suspended, default=workload.envelope.created_at)
@@ -60,8 +60,8 @@ def is_patient(since: float, now: float) -> bool:
 
 
 def find_turn(workload: Item, allocations: list[Item], now: float) -> Turn:
-    """At the level of its priority, if it is best-effort. What gets a place at once or never, and what has waited long, comes
-    before."""
+    """Turn at the level of its priority, if it is best-effort. What has a place immediately or never, and what has waited long,
+    comes before."""
     lease = spec_of(workload).lease
     suspended = [item for item in allocations if is_suspended(item)]
     if len(suspended) < len(allocations) or (lease is not None and lease.mode != "best-effort"):

@@ -22,7 +22,7 @@ _NONE = 1 << 62
 
 
 class Ranking:
-    """For ``amounts`` on the nodes of ``mask``, ``bonus`` added; keeps the best ``most`` of them at a time."""
+    """Ranking for ``amounts`` on the nodes of ``mask``, ``bonus`` added; keeps the best ``most`` of them at a time."""
 
     def __init__(
         self, snapshot: Snapshot, slopes: LinearScores, amounts: Amounts, mask: Flags, bonus: Values, most: int

@@ -1,4 +1,4 @@
-"""What is kept for all equal requests, so that the next one is decided faster."""
+"""Results kept for all equal requests, so that the next one is decided faster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Class(Protocol):
         """The row of the best node for workload ``uid``; None where all are refused."""
 
     def scores(self, uid: str) -> Values:
-        """Of every row, times SCALE; NEVER where a filter refuses. Not to be changed."""
+        """Scores of every row, times SCALE; NEVER where a filter refuses. Not to be changed."""
 
 
 class Anew:

@@ -24,7 +24,7 @@ Weights = tuple[float, float, float]
 
 
 class LinearScores:
-    """For ``weights`` of RESOURCES: above 0 for how much is used (0–100), below 0 for how much is left."""
+    """Scores for ``weights`` of RESOURCES: above 0 for how much is used (0–100), below 0 for how much is left."""
 
     def __init__(self, snapshot: Snapshot, weights: Weights) -> None:
         self.falling = all(weight <= 0.0 for weight in weights)  # whether a score can but fall with what is placed
@@ -65,7 +65,7 @@ class LinearScores:
                         shelves.shift(row, shape, former, base)
 
     def deltas(self, amounts: Amounts) -> Values:
-        """What a request for ``amounts`` adds, by shape."""
+        """Increase by a request for ``amounts``, by shape."""
         cpu, memory, disk = amounts
         if len(self._steepness) < 16:
             return np.array([float(round(cpu * a + memory * b + disk * c)) for _, a, b, c in self._steepness])
@@ -144,7 +144,7 @@ class LinearScores:
 
 
 class _Order:
-    """Of one mask: its shelves, when in the log they were last ``asked`` for, and how often in a row soon after (``near``)."""
+    """One mask's order: shelves, when in the log they were last ``asked`` for, and how often in a row soon after (``near``)."""
 
     __slots__ = ("asked", "mask", "near", "shelves")
 

@@ -21,7 +21,7 @@ _MOST_PARTS = 8  # with more, checking each would take longer than scoring all n
 
 
 class Bonus:
-    """What the fixed preferences of a request add, by row."""
+    """Bonus from the fixed preferences of a request, by row."""
 
     def __init__(self, values: Values) -> None:
         self.values = values
@@ -66,7 +66,7 @@ class Bonuses:
 
 
 class Score:
-    """Of ``request``, by ``policy`` and ``preferences``; of the first by ``slopes`` where it is linear in how full a node is."""
+    """Score of ``request``, by ``policy`` and ``preferences``; of the first by ``slopes`` where it is linear in a node's load."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Score:
         self.total = 1.0 + sum([preference.weight(request) for preference in preferences])  # the strategy counts 1
 
     def bonus(self) -> Bonus | None:
-        """What is fixed of it; None where nothing is."""
+        """The fixed part of it; None where nothing is fixed."""
         return self._bonuses.find(self._request, self._fixed) if self._fixed else None
 
     def columns(self, table: Table, occasion: Occasion) -> list[Column]:

@@ -1,4 +1,4 @@
-"""Which guests leave a node before it is short of cores, and where to. Pure.
+"""Choose the guests that leave a node before it is short of cores, and where to. Pure.
 
 The least that removes the excess of every hour goes: one guest that is enough alone, the cheapest of those; else the one that takes
 most away for its bytes, and so on. A target stays below CALM in every hour ahead with what comes, or it would be short next.

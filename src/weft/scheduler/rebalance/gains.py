@@ -1,4 +1,4 @@
-"""What a guest's migration would gain, on each node; and whether that lasts in the hours ahead. Pure."""
+"""Gain of a guest's migration, on each node; and whether that lasts in the hours ahead. Pure."""
 
 from __future__ import annotations
 

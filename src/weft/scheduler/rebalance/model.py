@@ -1,4 +1,4 @@
-"""What rebalancing reads: nodes, guests, and a score that is better when it is lower.
+"""Inputs of rebalancing: nodes, guests, and a score that is better when it is lower.
 
     score = Σ weight × standard deviation over the nodes, for each term (a share of a node: used cores, free memory, …)
           + the penalties of nodes, for each guest on them
@@ -54,7 +54,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class State:
-    """Where the guests are, and all sums that follow from it."""
+    """Places of the guests, and all sums that follow from them."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -73,7 +73,7 @@ class State:
         self.far = find_traffic(problem, self.at)
 
     def adds(self, guest: int) -> Reals:
-        """What a guest adds to each term of each node (d, n)."""
+        """Amounts that a guest adds to each term of each node (d, n)."""
         added: Reals = self.problem.load[guest][:, None] * self._scale
         return added
 

@@ -1,4 +1,4 @@
-"""Which guests to migrate, and in which order, so that the score falls most. Pure; docs/reference/simulate.md has both scores."""
+"""Choose the guests to migrate, and their order, so that the score falls most. Pure; docs/reference/simulate.md has both scores."""
 
 from __future__ import annotations
 

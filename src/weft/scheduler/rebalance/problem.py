@@ -129,7 +129,7 @@ def read_pairs(snapshot: Snapshot, places: Sequence[Place]) -> tuple[dict[tuple[
 
 
 def read_round_trips(snapshot: Snapshot) -> Reals:
-    """In milliseconds (n, n); one that isn't known counts as longer than all that are."""
+    """Round trips in milliseconds (n, n); one that isn't known counts as longer than all that are."""
     trips: Reals = np.array([snapshot.distance(uid) for uid in snapshot.uids]).reshape(len(snapshot), len(snapshot))
     known = trips[np.isfinite(trips)]
     trips[~np.isfinite(trips)] = UNKNOWN_FACTOR * float(known.max(initial=0.0)) or 1.0
