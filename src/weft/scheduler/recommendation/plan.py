@@ -189,7 +189,7 @@ def _assume(
 
 
 def _answer_within(view: View, engine: Engine, candidate: Candidate, current: str, now: float) -> RecommendationStatus:
-    """Which slot of its reservation it would get; only nodes with one count."""
+    """The slot of its reservation that it would get; only nodes with one count."""
     found = find_within(view, engine, candidate, now)
     status = RecommendationStatus(phase="Done", policy=candidate.request.strategy, current=current)
     if isinstance(found, Waiting):
@@ -208,7 +208,7 @@ def _answer_within(view: View, engine: Engine, candidate: Candidate, current: st
 def _answer_migration(
     view: View, engine: Engine, workload: Item, what: str, query: MigrationQuery, strategy: str, now: float
 ) -> RecommendationStatus:
-    """Where it would migrate to. Raises NotFound for a missing node."""
+    """The node that it would migrate to. Raises NotFound for a missing node."""
     if query.to is not None and view.get(object_key("node", None, query.to)) is None:
         raise NotFound(f'node "{query.to}" not found', field="spec.migration.to", hint="weft node list")
     found = view.get(workload.key)

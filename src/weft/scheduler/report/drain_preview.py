@@ -30,8 +30,8 @@ from weft.scheduler.workload.request import Waiting, read_candidate
 def preview_drain(
     view: View, engine: Engine, name: str, strategy: str, now: float, *, force: bool = False
 ) -> ReportStatus:
-    """Where each would migrate to or begin, the cheapest first, as in a drain; with ``force`` whatever disruption budgets say. From
-    a silent node nothing migrates: the answer holds once it is back."""
+    """Preview where each would migrate to or begin, the cheapest first, as in a drain; with ``force`` whatever disruption budgets
+    say. From a silent node nothing migrates: the answer holds once it is back."""
     node = view.get(object_key("node", None, name))
     if node is None:
         return ReportStatus(phase="Failed", message=f"node {name} not found")
@@ -107,7 +107,7 @@ def _find_target(
 def _find_start(
     view: View, engine: Engine, place: Item, workload: Item, answer: Leaving, strategy: str, trial: Trial, now: float
 ) -> Leaving:
-    """Of a lease that hasn't begun: where it would begin instead. What other leases would have to give way for isn't tried."""
+    """New start of a lease that hasn't begun. What other leases would have to give way for isn't tried."""
     spec, asked = place.spec(AllocationSpec), spec_of(workload).lease
     candidate = read_candidate(view, workload, strategy, [])
     if isinstance(candidate, Waiting):

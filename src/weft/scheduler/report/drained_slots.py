@@ -1,5 +1,5 @@
-"""Where workloads in slots of reservations on a drained node begin instead, if they have not begun. A slot goes to another node
-with all that is in it, unless something of that has begun; else a workload may get capacity of another slot. Pure but for the
+"""Places where workloads in slots of reservations on a drained node begin instead, if they have not begun. A slot goes to another
+node with all that is in it, unless something of that has begun; else a workload may get capacity of another slot. Pure but for the
 snapshot."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Slots:
         return replace(answer, to=name, mode="later", message=message)
 
     def _follow(self, candidate: Candidate, place: tuple[int, float], answer: Leaving) -> Leaving:
-        """Of a workload whose slot has another place."""
+        """Answer for a workload whose slot has another place."""
         (row, start), base = place, without_slot(candidate.request)
         if not self._engine.fits(base)[row]:
             bar = describe_bar(self._engine, base, row)

@@ -178,7 +178,7 @@ def _describe_steps(
 
 
 def name_peer(places: Sequence[Place], guest: int, peer: int) -> str:
-    """What people of the guest's project may know of whom it talks with."""
+    """Name of the peer that a guest talks with, as far as people of the guest's project may know."""
     project = places[guest].spec.workload.project
     known = peer < len(places) and places[peer].spec.workload.project == project
     return name_workload(places[peer].spec.workload) if known else "what it talks with"

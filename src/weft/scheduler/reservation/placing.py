@@ -1,4 +1,4 @@
-"""Which slot of its reservation a workload gets: of those with what it requests, the one with the least left. Pure."""
+"""Choose the slot of its reservation that a workload gets: of those with what it requests, the one with the least left. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Within(msgspec.Struct, frozen=True):
 
 
 def without_slot(request: Request) -> Request:
-    """What a workload in a slot takes of its node beside the slot."""
+    """Request of a workload in a slot to its node beside the slot."""
     return msgspec.structs.replace(request, amounts=(0, 0, request.amounts[2]), gpus=None)
 
 

@@ -99,13 +99,13 @@ class Reservations:
         self._due.update(key for key in (self._keys.get(uid),) if key)
 
     def wait(self, now: float) -> float | None:
-        """In how many seconds to plan; None: there is nothing to plan."""
+        """Seconds until the next plan; None: there is nothing to plan."""
         if self._due:
             return 0.0
         return min(max(0.0, min(self._at.values()) - now), AGAIN_SECONDS) if self._at else None
 
     def plan(self, view: View, engine: Engine, silent: list[str], now: float) -> list[Commit]:
-        """What is due by ``now``; nothing is promised while nodes are ``silent`` after a restore."""
+        """Plan what is due by ``now``; nothing is promised while nodes are ``silent`` after a restore."""
         keys = sorted(self._due | {key for key, at in self._at.items() if at <= now})
         self._due.clear()
         commits = []
@@ -287,7 +287,7 @@ def _key_of(engine: Engine, slot: NewSlot) -> str:
 
 
 def _read_request(view: View, item: Item) -> Request | str:
-    """What each slot requests of its node, or why that can't be known."""
+    """Request of each slot to its node, or why that can't be known."""
     spec = item.spec(ReservationSpec)
     placement = PlacementSpec(
         constraint=spec.constraint, gpus=spec.gpus, gpu_memory=spec.gpu_memory, gpu_models=spec.gpu_models

@@ -19,7 +19,7 @@ _MOST_MACHINES = 100_000
 
 
 class Site(msgspec.Struct, frozen=True):
-    """What a file holds."""
+    """Contents of a file."""
 
     capacity: list[tuple[float, ...]]  # of each node
     leases: list[Lease]

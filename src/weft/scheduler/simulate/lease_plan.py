@@ -16,7 +16,7 @@ _SOON = 1e-6  # seconds: what is due so soon is due
 
 
 class LeaseRun(msgspec.Struct):
-    """What became of a lease."""
+    """Result of a lease."""
 
     lease: Lease
     real_seconds: float  # how long it runs; nobody knows it before
@@ -38,7 +38,7 @@ class LeaseRun(msgspec.Struct):
         return self.pieces[-1].end if self.pieces else None
 
     def worked(self, now: float) -> float:
-        """In the first slot, which has begun."""
+        """Seconds worked in the first slot, which has begun."""
         slot = self.slots[0]
         return min(max(0.0, now - slot.start - slot.resume_seconds), slot.work_seconds)
 
@@ -152,8 +152,8 @@ def _replan(runs: list[LeaseRun], capacity: Sequence[Amounts], now: float, *, su
 
 
 def measure(runs: Sequence[LeaseRun], capacity: Sequence[Amounts]) -> tuple[float, float]:
-    """Of the leases that are done: the average bounded slowdown, from when each could have started; and what share of the nodes'
-    first resource they used, from the first arrival to the last end."""
+    """Measures of the leases that are done: the average bounded slowdown, from when each could have started; and what share of the
+    nodes' first resource they used, from the first arrival to the last end."""
     done = [(run, run.pieces[-1].end) for run in runs if run.pieces]
     if not done:
         return 0.0, 0.0

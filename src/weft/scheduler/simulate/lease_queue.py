@@ -62,7 +62,7 @@ class Processors:
 
 
 class Replay(msgspec.Struct):
-    """What came of it; seconds on the log's clock."""
+    """Result of a replay; seconds on the log's clock."""
 
     starts: dict[str, float]
     average_bounded_slowdown: float  # of (waited + ran) / ran, at least 1; ran counts as 10 s at least

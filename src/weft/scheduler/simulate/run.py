@@ -143,7 +143,7 @@ class Simulation:
         )
 
     def repack(self) -> Repacking:
-        """On how few nodes all placed workloads would fit, if all could migrate."""
+        """Find on how few nodes all placed workloads would fit, if all could migrate."""
         rows = [(request, self.snapshot.index_of(uid)) for request, uid in self._placed]
         return repack(self._engine, [Placed(request, row) for request, row in rows if row is not None])
 
@@ -160,7 +160,7 @@ class Simulation:
         return row
 
     def _put_standing(self) -> None:
-        """What is placed already."""
+        """Put in what is placed already."""
         for index, workload in enumerate(self._workloads):
             row = self.snapshot.index_of(workload.node) if workload.node else None
             if row is not None:

@@ -78,7 +78,7 @@ def find_fitting(table: Table, ask: GpuAsk) -> Flags:
 
 
 def count_fitting(table: Table, ask: GpuAsk) -> Whole:
-    """Of every node how many devices have that. By device: numpy sums a long axis far faster than a short one."""
+    """Number of devices of every node that have that. Counted by device: numpy sums a long axis far faster than a short one."""
     fitting = find_fitting(table, ask)
     counts: Whole = np.zeros(len(fitting), dtype=np.int64)
     for device in range(fitting.shape[1]):
@@ -87,7 +87,7 @@ def count_fitting(table: Table, ask: GpuAsk) -> Whole:
 
 
 def count_free(gpu_free: Codes) -> Whole:
-    """Of every node the thousandths of GPUs that are free. By device, as above."""
+    """Free thousandths of every node's GPUs. Counted by device, as above."""
     free: Whole = np.zeros(len(gpu_free), dtype=np.int64)
     for device in range(gpu_free.shape[1]):
         free += np.maximum(gpu_free[:, device], 0)

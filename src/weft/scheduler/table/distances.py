@@ -23,8 +23,8 @@ class Distances:
         self._kept: dict[str, Values] = {}
 
     def of(self, uid: str, nodes: Sequence[NodeFacts], rows: Mapping[str, int], epoch: int) -> Values:
-        """From node ``uid`` to each of ``nodes``, NaN where unknown; ``rows`` are theirs by uid, ``epoch`` changes with any of
-        their facts."""
+        """Distances from node ``uid`` to each of ``nodes``, NaN where unknown; ``rows`` are theirs by uid, ``epoch`` changes with
+        any of their facts."""
         if self._epoch != epoch:
             self._read(nodes)
             self._epoch = epoch

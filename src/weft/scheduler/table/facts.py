@@ -22,7 +22,7 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What placement needs to know of one node."""
+    """Facts of one node for placement."""
 
     uid: str
     name: str
@@ -55,7 +55,7 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What an allocation takes beside amounts of RESOURCES."""
+    """Load of an allocation beside amounts of RESOURCES."""
 
     extras: tuple[tuple[str, int], ...] = ()  # amounts by name
     gpus: tuple[tuple[int, int], ...] = ()  # thousandths by index
@@ -68,7 +68,7 @@ NO_LOAD = Load()
 
 
 def load_of(spec: AllocationSpec) -> Load:
-    """What an allocation takes beside amounts."""
+    """Load of an allocation beside amounts."""
     claims = claims_of(spec)
     if not (spec.memberships or spec.extras or spec.gpus or claims):
         return NO_LOAD
@@ -82,7 +82,7 @@ def load_of(spec: AllocationSpec) -> Load:
 
 
 def disks_of(spec: AllocationSpec) -> Load:
-    """What an allocation takes beside amounts once all but its disks is free."""
+    """Load of an allocation beside amounts once all but its disks is free."""
     claims = claims_of(spec)
     return Load(claims=claims) if claims else NO_LOAD
 
@@ -121,7 +121,7 @@ def amounts_of(resources: Resources) -> Amounts:
 
 
 def amounts_on(spec: AllocationSpec, resources: Resources) -> Amounts:
-    """As ``amounts_of``, of the node that it is on: a root disk in another pool than the node's own is counted there."""
+    """Amounts as of ``amounts_of``, of the node that it is on: a root disk in another pool than the node's own is counted there."""
     cpu, memory, disk = amounts_of(resources)
     return cpu, memory, disk if spec.pool == LOCAL else 0
 
@@ -137,7 +137,7 @@ def name_alarm(pool: str) -> str:
 
 
 def name_runtime(runtime: str) -> str:
-    """What a node's runtimes run, KIND or KIND/ISOLATION, as an entry of ``machines``."""
+    """Workloads of a node's runtimes, KIND or KIND/ISOLATION, as an entry of ``machines``."""
     return f"runtime {runtime}"
 
 

@@ -49,7 +49,7 @@ class Masks:
         return mask
 
     def fits(self, request: Request, rows: Sequence[int] | None = None) -> Flags:
-        """Which nodes, or which of these, all filters accept now."""
+        """Flags of the nodes, or of these, that all filters accept now."""
         fits = self.steady(request).copy() if rows is None else self.steady(request)[rows]
         dynamic = self.dynamic(request)
         if rows is None or any(filter_.reads == "fabric" for filter_ in dynamic):

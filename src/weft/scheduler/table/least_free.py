@@ -7,7 +7,8 @@ from weft.scheduler.table.snapshot import Snapshot
 
 
 class LeastFree:
-    """For ``snapshot``; kept by the changes in its log, and computed anew only where these might change an answer."""
+    """Least free amounts for ``snapshot``; kept by the changes in its log, and computed again only where these might change an
+    answer."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot

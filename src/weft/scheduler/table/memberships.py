@@ -1,4 +1,4 @@
-"""Which workloads of each group are on which node. Fed by the snapshot; names are for explanations only."""
+"""Places of each group's workloads, by node. Fed by the snapshot; names are for explanations only."""
 
 from __future__ import annotations
 

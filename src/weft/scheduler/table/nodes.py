@@ -116,7 +116,7 @@ class NodeTable:
         return flags
 
     def distance(self, uid: str) -> Values:
-        """As measured directly, else by the coordinates."""
+        """Distance as measured directly, else by the coordinates."""
         return self._distances.of(uid, self.facts, self._index, self.facts_epoch)
 
     def pool(self, name: str) -> PoolColumn:

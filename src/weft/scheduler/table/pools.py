@@ -18,7 +18,7 @@ UNBOUND = 2**62  # what a storage may promise whose capacity isn't known
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What a storage may promise. ``name`` is its Pool's, as people call it."""
+    """Bound on what a storage may promise. ``name`` is its Pool's, as people call it."""
 
     name: str
     most: int
@@ -61,7 +61,7 @@ class Pools:
         return self._claims.size(pool, disk)
 
     def find(self, storage: str) -> PoolBound:
-        """Of one storage."""
+        """Find the bound of one storage."""
         bound = self._bounds.get(storage)
         return (
             PoolBound(storage, UNBOUND, 0) if bound is None else PoolBound(bound.name, bound.most, self.given(storage))

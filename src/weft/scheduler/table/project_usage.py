@@ -1,4 +1,4 @@
-"""What the allocations of each project take of the cluster together, counted when somebody asks.
+"""Amounts that the allocations of each project take of the cluster together, counted when somebody asks.
 
 Until then it is only written down which allocations have changed: where one project alone has work that waits, nobody asks.
 """

@@ -244,7 +244,7 @@ class Snapshot(UsageTable):
         self.improved.add(node_uid)
 
     def trial(self) -> Trial:
-        """``with snapshot.trial() as trial``: what is changed by ``trial`` is as before at its end."""
+        """Begin a trial, ``with snapshot.trial() as trial``: what is changed by ``trial`` is as before at its end."""
         return Trial(self)
 
     def recall(self, name: str) -> Standing | None:

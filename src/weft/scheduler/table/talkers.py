@@ -1,4 +1,4 @@
-"""Who talks to whom, and how much: rates between workloads as their nodes reported them, and where the peers are now.
+"""Rates between workloads as their nodes reported them, and where the peers are now.
 
 Kept in memory only. A new scheduler has it again with the nodes' next heartbeats, which begin with the flows of the last day
 (``agent/flow/talkers.py``); both ends of a pair see its traffic, so of a workload that runs nowhere its peers' nodes know."""
@@ -46,7 +46,7 @@ class Talkers:
         return len(self._rates)
 
     def put(self, uid: str, rates: Mapping[str, float]) -> None:
-        """What its node says of a workload, by its peers' uids; replaces what was said before."""
+        """Put in the rates of a workload that its node reports, by its peers' uids; they replace the former ones."""
         for peer in self._rates.pop(uid, {}):
             others = self._heard.get(peer, {})
             others.pop(uid, None)
@@ -84,7 +84,8 @@ class Talkers:
 
 
 def find_talkers(table: Table, uid: str) -> list[tuple[str, float]]:
-    """As ``Talkers.find_places``; a user's own policy, which sees the table from a process of its own, isn't told."""
+    """Find talkers as ``Talkers.find_places`` does; a user's own policy, which sees the table from a process of its own, doesn't
+    see them."""
     talkers = getattr(table, "talkers", None)
     return talkers.find_places(uid) if isinstance(talkers, Talkers) else []
 

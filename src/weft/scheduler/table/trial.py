@@ -29,7 +29,7 @@ class Standing(msgspec.Struct, frozen=True):
 
 
 class Counting(Protocol):
-    """What a trial takes of a snapshot."""
+    """The part of a snapshot that a trial uses."""
 
     improved: set[str]
     slots: Slots
@@ -109,7 +109,7 @@ class Trial:
             improved.update(self._improved)
 
     def keep(self) -> None:
-        """What was tried lasts."""
+        """Keep what was tried."""
         self._before.clear()
 
     def _put_back(self, name: str, standing: Standing) -> None:

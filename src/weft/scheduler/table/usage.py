@@ -50,7 +50,7 @@ class UsageTable(NodeTable, ABC):
 
     @property
     def measured(self) -> Flags:
-        """Which nodes are measured."""
+        """Flags of the nodes that are measured."""
         self._reckon()
         return self._known
 

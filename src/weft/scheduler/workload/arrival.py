@@ -1,4 +1,4 @@
-"""What the place of a VM needs that migrates here from another cluster, running: read from its Arrival and its link. Pure."""
+"""Requirements on the place of a VM that migrates here from another cluster, running: read from its Arrival and its link. Pure."""
 
 from __future__ import annotations
 

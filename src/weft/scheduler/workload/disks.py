@@ -1,4 +1,4 @@
-"""What a workload needs anew of its node's own pool, and of other pools. Pure; sizes in bytes."""
+"""Additional needs of a workload from its node's own pool, and from other pools. Pure; sizes in bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DiskNeeds(msgspec.Struct, frozen=True):
 
 
 def read_needs(view: View, workload: Item, ask: Needs, resources: Resources, volumes: Sequence[Item]) -> DiskNeeds:
-    """What a workload without a place needs. A volume that has been used keeps its place: it needs only what it has grown by."""
+    """Needs of a workload without a place. A volume that has been used keeps its place: it needs only what it has grown by."""
     of_volumes, asks = 0, list[DiskAsk]()
     if ask.pool != LOCAL:
         asks.append(_ask_root(view, workload, ask.pool, resources.disk))
@@ -47,7 +47,7 @@ def read_needs(view: View, workload: Item, ask: Needs, resources: Resources, vol
 
 
 def read_carried(spec: AllocationSpec, resources: Resources) -> DiskNeeds:
-    """What an allocation needs on another node: the data in a pool that both have stays there."""
+    """Needs of an allocation on another node: the data in a pool that both have stays there."""
     of_volumes = sum(volume.size for volume in spec.volumes if volume.pool == LOCAL)
     asks = [
         DiskAsk(one.pool, one.size, name_volume(one.uid), one.pool_id, one.size)

@@ -1,4 +1,4 @@
-"""Which strategy decides on a workload, in its one spelling. Pure.
+"""Choose the strategy that decides on a workload, in its one spelling. Pure.
 
 Its own counts first; then its project's; then the placement policy called ``default``; then the server's. A placement policy has
 one strategy for long-lived workloads and one for serverless ones; a plain strategy of the project or the server is for long-lived
