@@ -20,7 +20,7 @@ class PastMigration(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationLesson(msgspec.Struct, kw_only=True, frozen=True):
-    """What earlier migrations have taught."""
+    """Lesson of earlier migrations."""
 
     path_bytes_per_second: int = 0  # rate of the path; 0: unknown
     past: tuple[PastMigration, ...] = ()  # past migrations, newest first
@@ -109,7 +109,7 @@ MigrationReportPhase = Literal[
 
 
 class MigrationReport(msgspec.Struct, kw_only=True, frozen=True):
-    """What one end reports of a migration."""
+    """Report of one end of a migration."""
 
     key: str
     phase: MigrationReportPhase

@@ -1,4 +1,4 @@
-"""What an allocation says of snapshots: those to take, the one that its workload begins from, and what its node reports of them."""
+"""Snapshots of an allocation: those to take, the one that its workload begins from, and what its node reports of them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AllocatedOrigin(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=T
 
 
 class SnapshotReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What became of a snapshot that its node was to take."""
+    """Outcome of a snapshot that its node was to take."""
 
     uid: str
     phase: Literal["taking", "ready", "failed"] = "taking"

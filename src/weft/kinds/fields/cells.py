@@ -50,7 +50,7 @@ def joined(path: str, missing: str = "–") -> Callable[[Object], str]:
 
 
 def note(obj: Object) -> str:
-    """What its status says beside the phase."""
+    """Note in its status beside the phase."""
     reason, message = str(dig(obj, "status.reason", "")), str(dig(obj, "status.message", ""))
     return f"{reason}: {message}" if reason and message else reason or message
 

@@ -12,7 +12,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def check_env(env: dict[str, str], of: str = "env") -> None:
-    """``of`` is the field of the spec. Raises InvalidInput."""
+    """Check variables; ``of`` is the field of the spec. Raises InvalidInput."""
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise InvalidInput(

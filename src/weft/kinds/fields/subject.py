@@ -1,4 +1,4 @@
-"""What a snapshot or a backup is of: KIND/NAME, in the same project."""
+"""Subject of a snapshot or a backup: KIND/NAME, in the same project."""
 
 from __future__ import annotations
 

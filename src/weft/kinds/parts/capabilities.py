@@ -40,7 +40,7 @@ MORE_CAPABILITIES = (
 
 
 def read_capabilities(given: list[str], name: str, more: tuple[str, ...]) -> list[str]:
-    """In capitals and without CAP_, in order, none twice."""
+    """Capabilities in capitals and without CAP_, in order, none twice."""
     read = [word.upper().removeprefix("CAP_") for word in given]
     known = (*DEFAULT_CAPABILITIES, *MORE_CAPABILITIES, *more)
     for word in read:

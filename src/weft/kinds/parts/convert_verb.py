@@ -23,7 +23,7 @@ To = Literal["vm", "container"]
 
 
 class ConvertInput(msgspec.Struct, kw_only=True):
-    """As in ConversionSpec."""
+    """Input of a conversion, as in ConversionSpec."""
 
     to: Annotated[To, field("Kind to convert the workload to")]
     new_name: Annotated[str | None, field("Name of the new workload; the old one's if unset", name=True)] = None

@@ -1,4 +1,4 @@
-"""What a function runs and what each run of it gets: the part of a Function that a version keeps for good."""
+"""Code of a function and what each run of it has: the part of a Function that a version keeps for good."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _OF_THE_RUNTIME = re.compile(
 
 
 class FunctionCode(msgspec.Struct, kw_only=True):
-    """What all instances of one version share: equal here, equal instances."""
+    """Code that all instances of one version share: equal here, equal instances."""
 
     code: Annotated[str, field("Code: the SHA-256 of an uploaded zip; --code uploads one", change="live")] = ""
     code_size: Annotated[int, field("Size of that zip; set with it", ge=0, le=MOST_BYTES)] = 0
@@ -96,7 +96,7 @@ class FunctionCode(msgspec.Struct, kw_only=True):
 
 
 def check_code(spec: FunctionCode) -> None:
-    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say; what has several spellings gets its one. Raises InvalidInput."""
     _check_what_runs(spec)
     if spec.network and "/" in spec.network:
         raise InvalidInput(
@@ -227,7 +227,7 @@ def name_base(runtime: str, image: str, isolation: str) -> str:
 
 
 def base_of(code: FunctionCode) -> str:
-    """As ``name_base``."""
+    """Name the base as ``name_base`` does."""
     return name_base(code.runtime, code.image, code.isolation)
 
 

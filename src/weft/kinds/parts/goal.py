@@ -165,7 +165,7 @@ def _has_restarted(obj: Object | None) -> bool:
 
 
 def _describe_unchanged(obj: Object) -> str:
-    """What the spec of a workload that was started asks for, and it didn't get."""
+    """The part of its spec that a started workload requests and didn't get."""
     current = find_condition(obj, "Current")
     is_refused = current is not None and current["status"] == "False" and is_stuck(current.get("reason", ""))
     return str(current["message"]) if current is not None and is_refused else ""
@@ -214,7 +214,7 @@ def _is_to_start(obj: Object) -> bool:
 
 
 def _find_unchanged(obj: Object, what: str) -> WeftError | None:
-    """What keeps a workload that runs from having what its spec says; of one on its way there, nobody knows yet."""
+    """Reason that keeps a workload that runs from having what its spec says; of one on its way there, nobody knows yet."""
     current = find_condition(obj, "Current")
     if current is None or not is_settled(obj) or current["status"] != "False":
         return None

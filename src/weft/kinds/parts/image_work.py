@@ -47,7 +47,7 @@ class ImageReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 def name_sent(folder: Path, uid: str, sha256: str) -> Path:
-    """What a node has sent for the image with this uid."""
+    """Path of what a node has sent for the image with this uid."""
     return folder / f"{SENT}{uid}.{sha256}"
 
 
@@ -57,7 +57,7 @@ def name_order(memory: int, least_cpu: int, most_cpu: int) -> str:
 
 
 class WarmOrder(msgspec.Struct, frozen=True, omit_defaults=True):
-    """For every node: what its image's spec says of booted machines of it."""
+    """Order to every node: what its image's spec says of booted machines of it."""
 
     image: AllocatedImage
     memory: int = 0  # bytes; 0: what the image needs

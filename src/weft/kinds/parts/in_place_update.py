@@ -15,7 +15,7 @@ from weft.objects.spec_change import FieldChange, plan_change
 
 
 def plan_fit(place: AllocationSpec, spec: WorkloadSpec, report: AllocationReport) -> list[FieldChange]:
-    """What must change in the allocation, and what that requires."""
+    """Changes that the allocation needs, and what each requires."""
     if is_as_asked(place, spec):
         return []
     has, asked = _compare(place, spec)
@@ -71,7 +71,7 @@ def _show(change: FieldChange, value: Any) -> str:
 
 
 def _compare(place: AllocationSpec, spec: WorkloadSpec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What an allocation has and what the spec requests, in the fields of the spec; the same text where both agree."""
+    """Fields of the spec as an allocation has them and as the spec requests them; the same text where both agree."""
     has, asked = WORKLOADS[place.workload.kind].compare(place, spec)
     nics = [f"{nic.network}:{nic.address}" for nic in place.nics]
     plugged = dict(zip((nic.network for nic in place.nics), nics, strict=True))

@@ -1,4 +1,4 @@
-"""What every workload may request of its place: the placement fields that all workload kinds share.
+"""Placement fields that all workload kinds share: what every workload may request of its place.
 
 A workload's spec inherits it, and its kind's check calls ``check_placement``."""
 
@@ -146,7 +146,7 @@ class PlacementSpec(RunSpec, msgspec.Struct, kw_only=True):
 
 
 def check_placement(spec: PlacementSpec) -> None:
-    """What types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say of them; what has several spellings gets its one. Raises InvalidInput."""
     if spec.constraint is not None or spec.prefer:
         spec.constraint, kept = check_expressions(spec.constraint, spec.prefer)
         spec.prefer = [*kept]

@@ -143,7 +143,7 @@ def to_container(spec: VmSpec, image: str, *, memory: int = 0, registry_secret: 
 
 
 def _shared(spec: WorkloadSpec) -> dict[str, Any]:
-    """What both kinds have, except whether it runs."""
+    """Fields that both kinds have, except whether it runs."""
     return {name: getattr(spec, name) for name in _SHARED}
 
 

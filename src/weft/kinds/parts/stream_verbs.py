@@ -52,7 +52,7 @@ class LogsInput(msgspec.Struct):
 
 
 def refuse_filters_alone(given: Any) -> None:
-    """Of a workload's ``given`` input for its log. Raises InvalidInput for a filter that would have no effect."""
+    """Refuse a workload's ``given`` input for its log with a filter that would have no effect. Raises InvalidInput."""
     deleted = getattr(given, "deleted", False)  # functions have no log of theirs that outlives them
     if deleted and given.follow:
         raise InvalidInput("deleted can't be given together with follow: nothing follows", field="input.deleted")

@@ -43,7 +43,7 @@ def write_process(process: Process) -> str:
 
 
 def read_process(text: str, field: str = "spec.user_data") -> Process:
-    """What the lines say. Raises InvalidInput, with ``field``, for lines that a VM wouldn't understand."""
+    """Read the lines. Raises InvalidInput, with ``field``, for lines that a VM wouldn't understand."""
     many: dict[str, list[str]] = {word: [] for word in _MANY}
     one: dict[str, str] = {}
     for number, line in enumerate(text.split("\n"), 1):

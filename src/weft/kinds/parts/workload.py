@@ -1,4 +1,4 @@
-"""What every kind of workload has: the part of its spec that controllers and scheduler read, its marks and status, its checks,
+"""Parts of every kind of workload: the part of its spec that controllers and scheduler read, its marks and status, its checks,
 claims and verbs; and what a kind declares, so that they need not know the kinds."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ NEAR_STRATEGY = "network_proximity"
 
 
 class WorkloadSpec(PlacementSpec, msgspec.Struct, kw_only=True):
-    """What controllers and scheduler read of every workload's spec; a kind's own adds to it."""
+    """Part of every workload's spec that controllers and scheduler read; a kind's own adds to it."""
 
 
 class WorkloadActions(msgspec.Struct, kw_only=True, frozen=True):
@@ -78,7 +78,7 @@ class WorkloadActions(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class WorkloadTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """That a VM is only there to test a backup, or to rehearse a recovery."""
+    """Mark of a VM that is only there to test a backup, or to rehearse a recovery."""
 
     backup: Annotated[str, field("Backup that it tests; unset: none", name=True)] = ""
     recovery: Annotated[str, field("Recovery plan that it rehearses; unset: none", name=True)] = ""
@@ -90,7 +90,7 @@ class WorkloadTest(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True
 
 
 class WorkloadMarks(msgspec.Struct, kw_only=True, frozen=True):
-    """What was decided of it beside what people want. Only VMs have any; of every other kind these are the defaults."""
+    """Decisions about a workload, beside what people want. Only VMs have any; of every other kind these are the defaults."""
 
     fenced: Annotated[str, field("Replication that left it to another cluster: it can't be started", name=True)] = ""
     arrives: Annotated[str, field("Arrival that it comes by from another cluster, until it runs here", name=True)] = ""
@@ -219,8 +219,8 @@ def refuse_twice(**lists: Sequence[Any]) -> None:
 
 
 def claim_places(envelope: Envelope, spec: WorkloadSpec) -> Sequence[Claim | ClaimWithin]:
-    """What it must have alone: each published port (named by the port) and each chosen address (an endpoint, named by network and
-    address)."""
+    """Claims to what it must have alone: each published port (named by the port) and each chosen address (an endpoint, named by
+    network and address)."""
     if not (spec.networks or spec.publish):
         return []
     claims: list[Claim | ClaimWithin] = []
@@ -398,13 +398,13 @@ def workload_columns(image: Column) -> tuple[Column, ...]:
 
 
 def _find_size(obj: Object, name: str) -> Any:
-    """What the running machine has; of one that doesn't run, what its next start is to give it."""
+    """Size of the running machine; of one that doesn't run, what its next start is to give it."""
     runs = dig(obj, "status.resize_limits") is not None
     return (dig(obj, f"status.resources.{name}") if runs else None) or dig(obj, f"spec.{name}", 0)
 
 
 def _find_note(obj: Object) -> str:
-    """What its status says beside the phase; else what of its spec it doesn't have, and why."""
+    """Note in its status beside the phase; else what of its spec it doesn't have, and why."""
     current = find_condition(obj, "Current")
     behind = current is not None and current["status"] == "False"
     return note(obj) or (str(current["message"]) if current is not None and behind else "")
@@ -456,8 +456,8 @@ def _words_of_near(item: Stored, spec: WorkloadSpec) -> Iterable[str]:
 
 
 def count_workload(workload: Workload) -> Callable[[Any, WorkloadStatus], Counted]:
-    """What a workload of a kind counts in its project's quota, whether it runs or not: it keeps its place. One that has ended for
-    good has left it, and one that tests a backup is weft's own; one whose lease is over keeps its disk and its ports."""
+    """Count a workload of a kind in its project's quota, whether it runs or not: it keeps its place. One that has ended for good
+    has left it, and one that tests a backup is weft's own; one whose lease is over keeps its disk and its ports."""
 
     def count(spec: Any, status: WorkloadStatus, marks: WorkloadMarks = _UNMARKED) -> Counted:
         if (status.ended and workload.runs_once(spec)) or marks.test is not None or marks.departed:

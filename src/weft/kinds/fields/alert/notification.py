@@ -1,4 +1,4 @@
-"""What a receiver is told of a rule's alerts: one message for all that began together, or that all are over. Pure.
+"""Notifications of a rule's alerts to a receiver: one message for all that began together, or that all are over. Pure.
 
 It is made once, kept in the rule's status, and sent from there; so the same message has the same id, however often it is sent."""
 

@@ -1,5 +1,5 @@
-"""What one cluster lets another do, the checks of what both say of themselves, and the witness of the link: the third place that
-both ask who is primary. Pure."""
+"""Terms of a link: what one cluster lets another do, the checks of what both say of themselves, and the witness of the link: the
+third place that both ask who is primary. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ assert set(get_args(Word)) == set(GRANTS)
 
 
 class LinkTerms(msgspec.Struct, kw_only=True):
-    """What the cluster that uses a link token becomes here."""
+    """Rights here of the cluster that uses a link token."""
 
     name: Annotated[str, field("Name that the other cluster gets here", change="never", name=True)] = ""
     grants: Annotated[
@@ -141,7 +141,7 @@ class ClusterWitness(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class WitnessToken(NamedTuple):
-    """What a cluster needs to ask a witness: its own name there, its secret, and the SHA-256 of the witness's CA."""
+    """Access to a witness for a cluster: its own name there, its secret, and the SHA-256 of the witness's CA."""
 
     site: str
     secret: str

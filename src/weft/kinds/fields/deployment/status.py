@@ -1,4 +1,4 @@
-"""What a deployment's controller keeps of it: its revisions with their templates, its slots, and how its rollout goes."""
+"""State kept by a deployment's controller: its revisions with their templates, its slots, and how its rollout goes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DeploymentStatus(msgspec.Struct, kw_only=True):
 
 
 def find_since(status: DeploymentStatus) -> float | None:
-    """Since when requests to the new revision are judged; None: they aren't."""
+    """Time since which requests to the new revision are judged; None: they aren't."""
     if status.stage == "test":
         return status.step_since
     return status.started_at if status.stage == "roll" and status.stable and not status.back else None

@@ -1,5 +1,5 @@
-"""What a device has by its model: properties with their types and bounds, actions and events; whether a value fits; what rules and
-models read of it; and the topics of devices that invoke functions. Pure.
+"""Affordances of a device by its model: properties with their types and bounds, actions and events; whether a value fits; what
+rules and models read of it; and the topics of devices that invoke functions. Pure.
 
 The fields are those of a W3C Thing Model that weft acts on, with their JSON Schema words written in weft's way.
 """

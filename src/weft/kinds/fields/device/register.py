@@ -1,4 +1,4 @@
-"""What a device gives back of a number that it was set to. Pure.
+"""Number that a device gives back after it was set to one. Pure.
 
 A register of Modbus holds whole numbers, times a scale, or floats of 32 bits; devices of other protocols often have floats of 32
 bits, too. What was written is there when the number has come back by the same way: 21.7 as 21.700000762939453, or -1.74 in
@@ -50,7 +50,8 @@ def shorten_single(number: float) -> float:
 
 
 def list_held(href: str, wanted: Value) -> Iterator[Value]:
-    """What a device may report once it was set to ``wanted``; first what its register at ``href`` holds of that, if it has one."""
+    """Values that a device may report once it was set to ``wanted``; first what its register at ``href`` holds of that, if it has
+    one."""
     if isinstance(wanted, (bool, str)):
         yield wanted
         return
@@ -67,7 +68,7 @@ def list_held(href: str, wanted: Value) -> Iterator[Value]:
 
 
 def find_held(href: str, wanted: Value) -> Value:
-    """What the register at ``href`` holds of ``wanted``."""
+    """The value that the register at ``href`` holds of ``wanted``."""
     return next(list_held(href, wanted))
 
 

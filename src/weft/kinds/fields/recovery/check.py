@@ -1,5 +1,5 @@
-"""What shows that a recovered VM works, as people write it: ``web=tcp:80``, ``web=http:80/healthz``, ``db=command:pg_isready``.
-Pure."""
+"""Checks that a recovered VM works, as people write them: ``web=tcp:80``, ``web=http:80/healthz``,
+``db=command:pg_isready``. Pure."""
 
 from __future__ import annotations
 

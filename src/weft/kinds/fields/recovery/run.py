@@ -65,7 +65,7 @@ class VmResult(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RunResult(msgspec.Struct, kw_only=True, frozen=True):
-    """What came of a run. ``rpo_seconds``, ``rto_seconds`` and ``checks`` are what others build on."""
+    """Result of a run. ``rpo_seconds``, ``rto_seconds`` and ``checks`` are what others build on."""
 
     mode: Mode
     generation: int

@@ -13,7 +13,7 @@ MOST_DISKS = 64
 
 
 class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is common to both: which it is, for whom, and the replica."""
+    """Part common to both orders: which it is, for whom, and the replica."""
 
     uid: str  # of the Replication
     node_uid: str  # whom it is for
@@ -29,7 +29,7 @@ class ReplicationOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True):
-    """In ``replication.status``: send a snapshot to the replica at the other cluster."""
+    """Order in ``replication.status``: send a snapshot to the replica at the other cluster."""
 
     manifest: dict[str, Any]  # the replica's spec, as it should be there
     snapshot: str  # uid of the one to send
@@ -48,8 +48,8 @@ class SendOrder(ReplicationOrder, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AskOrder(ReplicationOrder, frozen=True, kw_only=True):
-    """In ``replication.status`` while nothing is sent: ask now and then whether the replica was promoted or is gone. Only that is
-    reported, as a failure. Attempts are counted together with those to send."""
+    """Order in ``replication.status`` while nothing is sent: ask now and then whether the replica was promoted or is gone. Only
+    that is reported, as a failure. Attempts are counted together with those to send."""
 
 
 class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,7 +72,7 @@ class SendReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ReceiveOrder(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """In ``replica.status``: take the next point in, if one comes."""
+    """Order in ``replica.status``: take the next point in, if one comes."""
 
     uid: str  # of the Replica
     node_uid: str  # whom it is for

@@ -39,7 +39,7 @@ class Readiness(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReadinessReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What a node found out about a workload, for one service."""
+    """Findings of a node about a workload, for one service."""
 
     ready: bool
     message: str = ""  # why it isn't; MOST_MESSAGE characters
@@ -57,7 +57,7 @@ def is_service(name: str) -> bool:
 
 
 def resolve_readiness(readiness: Readiness, first_tcp_port: int) -> Readiness:
-    """With its type and port chosen; ``first_tcp_port``: of the service's targets, 0 for none."""
+    """Choose its type and port; ``first_tcp_port``: of the service's targets, 0 for none."""
     type_ = readiness.type
     if type_ == "auto":
         type_ = "tcp" if readiness.port or first_tcp_port else "none"

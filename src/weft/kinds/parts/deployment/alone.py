@@ -1,4 +1,4 @@
-"""What keeps a VM from running beside the one that takes its place. Pure."""
+"""Reasons that keep a VM from running beside the one that takes its place. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people do with a deployment and its rollout: update, scale, pause, resume and undo. Pure."""
+"""Verbs of a deployment and its rollout: update, scale, pause, resume and undo. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class UpdateInput(msgspec.Struct, kw_only=True):
 
 
 class AutoscaleInput(msgspec.Struct, kw_only=True):
-    """Without ``max`` the number is people's again."""
+    """Input of the autoscaling: without ``max`` people set the number again."""
 
     min: Annotated[int, field("Fewest instances", ge=1, le=MOST_REPLICAS)] = 1
     max: Annotated[int, field("Most instances; 0 ends the scaling", ge=0, le=MOST_REPLICAS)] = 0

@@ -1,4 +1,4 @@
-"""What of a VM can't be had by another cluster, so that it stays here; and a VM that was handed over to one by a migration that
+"""Find what keeps a VM here since another cluster can't have it; and describe a VM that was handed over to one by a migration that
 a restored store doesn't have."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HANDED_OVER = "handedOver"
 
 
 def list_kept_here(name: str, spec: Mapping[str, Any], guard: str) -> list[str]:
-    """What a VM has that another cluster can't have, in sentences with their remedies."""
+    """Properties of a VM that another cluster can't have, in sentences with their remedies."""
     found = []
     if spec.get("gpus") or spec.get("gpu_share"):
         found.append("spec.gpus: a GPU stays with its node")
@@ -47,7 +47,7 @@ def refuse_kept_here(obj: Object) -> None:
 
 
 def describe_lost(what: str, peer: str) -> str:
-    """What people see of a VM whose guest was handed over by a migration that a restored store doesn't have."""
+    """Describe for people a VM whose guest was handed over by a migration that a restored store doesn't have."""
     cluster, name = peer.partition("/")[0], what.partition("/")[2]
     return (
         f"its guest was handed over to {peer} by a migration that the restored store doesn't know of. If {what} runs at {cluster}, "
@@ -59,7 +59,7 @@ RECLAIMED = "Reclaimed"  # the condition that says whether it goes on here, and 
 
 
 class VmReclaim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What people ask for of a VM whose guest was handed over."""
+    """Request to take back a VM whose guest was handed over."""
 
     key: Annotated[str, field("Key of the migration that handed it over", max_length=80)]
     force: Annotated[bool, field("Whatever the other cluster says, since people say that it doesn't run there")] = False

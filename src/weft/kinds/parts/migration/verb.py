@@ -34,7 +34,7 @@ def is_carried(kind: str, mode: str, suspended: bool) -> bool:
 
 
 class MigrationInput(msgspec.Struct, kw_only=True):
-    """As in MigrationSpec."""
+    """Input of a migration, as in MigrationSpec."""
 
     to: Annotated[str | None, field("Target node; the scheduler chooses one if unset", name=True)] = None
     timeout_seconds: Annotated[float, field("Timeout of the migration", quantity="duration")] = DEFAULT_TIMEOUT_SECONDS

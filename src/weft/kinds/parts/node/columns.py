@@ -78,7 +78,7 @@ def _bytes(part: str) -> Any:
 
 
 def _used(part: str, show: Callable[[float], str]) -> Callable[[Object], str]:
-    """What its guests really use, if the command has fetched it: no object has it."""
+    """Usage of its guests, if the command has fetched it: no object has it."""
 
     def cell(obj: Object) -> str:
         use = dig(obj, f"use.{part}")

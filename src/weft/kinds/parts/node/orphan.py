@@ -1,4 +1,4 @@
-"""What a node reports of guests that it has without an allocation: its own copies of the allocations they once had. Pure."""
+"""Guests that a node reports without an allocation: its own copies of the allocations they once had. Pure."""
 
 from __future__ import annotations
 

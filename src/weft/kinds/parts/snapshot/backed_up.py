@@ -1,4 +1,4 @@
-"""What a backup of a project holds, as JSON: its objects as they were at one instant. Its secrets only a server opens again."""
+"""Contents of a project's backup, as JSON: its objects as they were at one instant. Its secrets only a server opens again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a restore of a backup makes: a VM, or new volumes, which begin from a snapshot that is fetched from the repository. Pure."""
+"""Make the objects of a backup's restore: a VM, or new volumes, which begin from a snapshot that is fetched from the repository.
+Pure."""
 
 from __future__ import annotations
 
@@ -131,5 +132,5 @@ def _make_volumes(obj: Object, given: RestoreBackupInput) -> list[dict[str, Any]
 
 
 def _name_snapshot(obj: Object, new_name: str) -> str:
-    """Of the snapshot that what is made begins from; it goes once that has begun."""
+    """Name of the snapshot that the new objects begin from; it goes once they have begun."""
     return cut_name(new_name, f"-{obj['uid'][:8]}-back")

@@ -1,4 +1,4 @@
-"""What a VM needs that begins from a snapshot, or goes back to one: the fields of its spec, and the manifests of a new VM. Pure."""
+"""Needs of a VM that begins from a snapshot, or goes back to one: the fields of its spec, and the manifests of a new VM. Pure."""
 
 from __future__ import annotations
 

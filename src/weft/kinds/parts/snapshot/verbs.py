@@ -95,7 +95,7 @@ def _require_disks(verb: str, obj: Object) -> None:
 
 
 def _describe_disks(phase: str, obj: Object) -> str:
-    """What keeps a VM's disks from being snapshotted: they aren't made yet, or are being made ready for its next start."""
+    """Reason that keeps a VM's disks from being snapshotted: they aren't made yet, or are being made ready for its next start."""
     ran = bool(dig(obj, "status.started_at")) or dig(obj, "status.incarnation", 0) > 1
     return "are being made ready for its start" if ran and phase == Phase.PROLOG else "are not made yet"
 
@@ -205,7 +205,7 @@ def describe_lost(obj: Object | None) -> str:
 
 
 def _restore(obj: Object, given: RestoreInput) -> dict[str, Any]:
-    """What a VM is asked that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
+    """Request to a VM that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"vm/{obj['name']}", f"snapshot/{given.snapshot}"
     snapshot = obj["others"].get(source)
     if dig(snapshot or {}, "status.phase") != "Unavailable":  # that is told first: the VM may wait for the same node

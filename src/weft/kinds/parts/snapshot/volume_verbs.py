@@ -126,7 +126,7 @@ def list_mounted(spec: Mapping[str, Any]) -> list[str]:
 
 
 def _restore(obj: Object, given: RestoreVolumeInput) -> dict[str, Any]:
-    """What is asked of a volume that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
+    """Request to a volume that goes back to a snapshot of it. Raises IllegalTransition, NotFound."""
     what, source = f"volume/{obj['name']}", f"snapshot/{given.snapshot}"
     as_new = (
         f"restore it under a new name: weft volume restore {obj['name']} --snapshot {given.snapshot} --new-name NAME"
