@@ -47,7 +47,7 @@ class AccountingEntry(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class RunTime(msgspec.Struct, frozen=True, array_like=True):
-    """What an ended lease took; ``extended``: more than was requested when it got its place."""
+    """Run time of an ended lease; ``extended``: more than was requested when it got its place."""
 
     seconds: float
     extended: bool = False

@@ -103,7 +103,7 @@ def check_rule(spec: AlertRuleSpec) -> None:
 
 
 def find_rule_rights(old: AlertRuleSpec | None, new: AlertRuleSpec) -> Iterable[tuple[str, str]]:
-    """What it takes in all projects: whose rule sees all series must be allowed to see them."""
+    """Rights that a rule of all projects takes: whose rule sees all series must be allowed to see them."""
     return [(METRICS, "let a rule see the metrics of the whole fabric")] if new.fabric else []
 
 

@@ -38,7 +38,7 @@ AllocationPhase = Literal[
 
 
 class Resources(msgspec.Struct, kw_only=True, frozen=True):
-    """What an allocation takes of a node."""
+    """Resources that an allocation takes of a node."""
 
     cpu: float = 0.0  # cores
     memory: int = 0  # bytes
@@ -123,7 +123,7 @@ class HealthCheck(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AllocatedContainer(msgspec.Struct, kw_only=True, frozen=True):
-    """What a container's node needs beside what every workload has, as in its spec: ``mounts`` name its volumes."""
+    """Needs of a container from its node beside what every workload has, as in its spec: ``mounts`` name its volumes."""
 
     image: str
     command: list[str] = []
@@ -335,7 +335,7 @@ def list_snapshots_to_take(spec: AllocationSpec, report: AllocationReport) -> li
 
 
 def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
-    """What an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
+    """Account for what an allocation takes from its node: all of it for as long as it exists, stopped or not, so that a start can't
     fail for lack of capacity; and what its machine still has after a resize, until it gives that up. What runs once takes nothing
     after its end; a lease that is over, or suspended for another workload, takes its disk. In a slot of a reservation only the disk
     is taken of the node: the slot has taken the rest."""
@@ -344,7 +344,7 @@ def account(spec: AllocationSpec, report: AllocationReport) -> Resources:
 
 
 def account_within(spec: AllocationSpec, report: AllocationReport) -> Resources:
-    """What an allocation takes, of its node or of its slot."""
+    """Account for what an allocation takes, of its node or of its slot."""
     asked, has = spec.resources, report.has
     if has_ended_for_good(spec, report):
         return Resources()

@@ -182,7 +182,7 @@ def subject_key(backup: Stored) -> str:
 
 
 def id_in_repository(uid: str, spec: BackupSpec) -> str:
-    """What the repository calls the backup with this uid."""
+    """Name in the repository of the backup with this uid."""
     return spec.adopts or uid
 
 
@@ -253,7 +253,7 @@ BACKUPS_BY_SNAPSHOT = Index("backups by uid of their snapshot", reads_status=Tru
 
 
 def _list_subjects(kind: str, spec: BackupSpec) -> list[str]:
-    """What one stands for that is adopted need not be there."""
+    """Subjects of a backup. Those of an adopted one need not be there."""
     return [] if spec.adopts else list_named(kind, [spec.of])
 
 

@@ -126,7 +126,7 @@ def read_keep(spec: BackupPolicySpec) -> float:
 
 
 def name_schedule(spec: BackupPolicySpec) -> str:
-    """What says when its backups are due, to be compared with what said so before."""
+    """Name for the schedule of its backups, to be compared with the former one."""
     return f"{spec.schedule} {spec.time_zone}" if spec.schedule else "every"
 
 

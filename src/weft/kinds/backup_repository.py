@@ -184,7 +184,7 @@ def _refuse(message: str, hint: str) -> InvalidInput:
 
 
 def _find_rights(old: BackupRepositorySpec | None, new: BackupRepositorySpec) -> Iterable[tuple[str, str]]:
-    """Who names a secret has its values used at an address of their choice."""
+    """Rights of who names a secret: its values are used at an address of their choice."""
     if new.credentials and (old is None or old.credentials != new.credentials):
         yield "secret:update", "use a secret for a backup repository"
 

@@ -159,7 +159,7 @@ def check_image_reference(image: str) -> None:
 
 
 def check_container(spec: ContainerSpec) -> None:
-    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say; what has several spellings gets its one. Raises InvalidInput."""
     check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
     if spec.isolation == "vm" and spec.memory < LEAST_MACHINE_BYTES:
         raise InvalidInput(

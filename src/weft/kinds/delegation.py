@@ -132,7 +132,7 @@ def _is_left(obj: Object) -> bool:
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """What the other cluster refuses is tried again, but people are told at once."""
+    """Failure of a delegation. A request that the other cluster refuses is repeated, but people see the refusal immediately."""
     mark, phase, reason = _mark(obj), read_phase(obj), dig(obj, "status.reason", "")
     refused = dig(obj, "status.refused") == _attempt(obj) and reason in REFUSALS
     failed = dig(obj, "status.sent") == mark and phase == "Failed" and not dig(obj, "status.absent")

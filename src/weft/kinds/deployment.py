@@ -110,7 +110,7 @@ def decode_template(workload: str, template: Mapping[str, Any]) -> Any:
 
 
 def check_deployment(spec: DeploymentSpec) -> None:
-    """What types can't say; the template gets its defaults. Raises InvalidInput."""
+    """Check what types can't say; the template gets its defaults. Raises InvalidInput."""
     made, kind = read_template(spec.workload, spec.template), TEMPLATES[spec.workload]
     assert kind.admission.check is not None
     _check_template(kind.admission.check, made)

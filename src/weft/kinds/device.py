@@ -64,7 +64,7 @@ class DeviceActions(msgspec.Struct, kw_only=True):
 
 
 class CommandResult(msgspec.Struct, kw_only=True, frozen=True):
-    """What became of a value that was sent to the device."""
+    """Outcome of a value that was sent to the device."""
 
     property: str
     outcome: Outcome
@@ -73,7 +73,7 @@ class CommandResult(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class DeviceReport(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What its gateway said last, with ages as times of the server's clock."""
+    """The newest report of its gateway, with ages as times of the server's clock."""
 
     phase: Annotated[str, words(ONLINE, STALE, OFFLINE)] = OFFLINE
     seen_at: float | None = None  # None: never

@@ -31,7 +31,7 @@ class ServedTarget(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Served(msgspec.Struct, kw_only=True, frozen=True):
-    """Where a service's address leads."""
+    """Target of a service's address."""
 
     ports: list[ServedPort]
     targets: list[ServedTarget]  # by address
@@ -64,7 +64,7 @@ def is_egress(spec: EndpointSpec) -> bool:
 
 
 def describe_holder(spec: EndpointSpec, project: str | None) -> str:
-    """Who has it, for people of ``project``: other projects' names are their own."""
+    """Describe the workload that has it, for people of ``project``: other projects' names are their own."""
     holder = spec.workload
     if holder.project in (None, project):
         return f"{holder.kind}/{holder.name}"

@@ -170,7 +170,7 @@ class MetricsInput(msgspec.Struct):
 
 
 def check_function(spec: FunctionSpec) -> None:
-    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say; what has several spellings gets its one. Raises InvalidInput."""
     check_code(spec)
     spec.keep_alive = _read_keep_alive(spec.keep_alive)
     spec.ready = _read_ready(spec.ready)
@@ -344,7 +344,7 @@ def _make_version(obj: Object, given: PublishInput, _: str) -> dict[str, Any]:
 
 
 def _take_actions(stored: dict[str, Any]) -> dict[str, Any]:
-    """What runs keeps the image that was found for it."""
+    """Take the actions; whatever runs keeps the image that was found for it."""
     status = dict(stored.get("status") or {})
     if serving := status.get("serving"):
         pulls = serving.get("pulls", 0)
@@ -370,7 +370,7 @@ def _serves(obj: Object | None) -> bool:
 
 
 def describe_away(names: Sequence[str]) -> str:
-    """That nodes of its own serve it later; "": none does."""
+    """Say that nodes of its own serve it later; "": none does."""
     if not names:
         return ""
     if len(names) == 1:

@@ -26,7 +26,7 @@ class FunctionVersionSpec(FunctionCode, msgspec.Struct, kw_only=True):
 
 
 class FunctionVersionStatus(msgspec.Struct, kw_only=True):
-    """As a function's."""
+    """Status of a version, as a function's."""
 
     phase: Literal["Pending", "Preparing", "Ready", "Failed"] = "Pending"
     reason: str = ""

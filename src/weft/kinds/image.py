@@ -284,7 +284,7 @@ def check_oci(spec: ImageSpec) -> None:
 
 
 def read_oci(url: str) -> ImageReference:
-    """What an ``oci://`` URL names. Raises InvalidInput."""
+    """Image that an ``oci://`` URL names. Raises InvalidInput."""
     return read_source(url.removeprefix(OCI), "spec.url")
 
 
@@ -305,7 +305,7 @@ def _list_sources(spec: ImageSpec) -> list[str]:
 
 
 def _find_rights(old: ImageSpec | None, new: ImageSpec) -> Iterable[tuple[str, str]]:
-    """What is on the VM's disk can be read in the image."""
+    """Rights to make an image from a VM: what is on its disk can be read in the image."""
     return [("vm:snapshot", f"make an image from {new.made_from[:80]}")] if new.made_from and old is None else []
 
 

@@ -180,7 +180,7 @@ def read_task_name(job: str, name: str) -> tuple[int, int] | None:
 
 
 def check_job(spec: JobSpec) -> None:
-    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say; what has several spellings gets its one. Raises InvalidInput."""
     _check_task(check_container, spec)
     for name, value in FIXED.items():
         if getattr(spec.task, name) not in (value, "never" if name == "restart" else value):

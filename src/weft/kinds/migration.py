@@ -176,7 +176,7 @@ class MigrationError(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class MigrationForecast(msgspec.Struct, kw_only=True, frozen=True):
-    """What a migration is expected to take before anything was measured, from earlier ones; None: unknown."""
+    """Forecast of a migration before anything was measured, from earlier ones; None: unknown."""
 
     mode: str = ""  # mode of the last migration
     duration_seconds: float | None = None

@@ -38,7 +38,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Result(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What becomes of a number that the file gives: it sets a property, or tells of an event."""
+    """Use of a number that the file gives: it sets a property, or announces an event."""
 
     output: Annotated[str, field("Output of the file; unset: its first", max_length=200)] = ""
     index: Annotated[int, field("Which number of that output, from 0", ge=0, le=MOST_INDEX)] = 0
@@ -62,7 +62,7 @@ class Result(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Fallback(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What decides when the file doesn't: a condition, or a fixed value. Without either, everything stays as it is."""
+    """Decision when the file makes none: by a condition, or a fixed value. Without either, everything stays as it is."""
 
     when: Annotated[
         str,
@@ -91,7 +91,7 @@ class ModelSpec(msgspec.Struct, kw_only=True):
 
 
 class NodeRuns(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What one gateway counted, ever. Each of late, nan and dead is a time that the fallback decided."""
+    """Counts of one gateway over all time. Each of late, nan and dead is a time that the fallback decided."""
 
     file: str = ""  # which it runs now; "": none
     runs: int = 0

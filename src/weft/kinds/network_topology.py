@@ -63,7 +63,7 @@ class NetworkTopologyStatus(msgspec.Struct, kw_only=True):
 
 
 def check_topology(spec: NetworkTopologySpec) -> None:
-    """What types can't say. Raises InvalidInput."""
+    """Check what types can't say. Raises InvalidInput."""
     for name, items, most in (("devices", spec.devices, MOST_DEVICES), ("links", spec.links, MOST_DECLARED_LINKS)):
         if len(items) > most:
             raise InvalidInput(f"spec.{name}: at most {most}, not {len(items)}", field=f"spec.{name}")

@@ -110,7 +110,7 @@ def find_devices_project(spec: NodeSpec) -> str:
 
 
 class Quarantine(msgspec.Struct, frozen=True):
-    """Of a node on which the starts of different workloads failed, and none succeeded."""
+    """Quarantine of a node on which the starts of different workloads failed, and none succeeded."""
 
     since: float
     until: float  # from then on the node is on probation
@@ -318,7 +318,7 @@ def _maintain(obj: Object, given: MaintenanceInput) -> dict[str, Any]:
 
 
 def check_node(spec: NodeSpec) -> None:
-    """What types can't say. Raises InvalidInput."""
+    """Check what types can't say. Raises InvalidInput."""
     for name in spec.resources:
         if name in _TAKEN or name.partition(".")[0] in (*OVERCOMMITTED, "gpu"):
             raise InvalidInput(
