@@ -141,8 +141,8 @@ def _find_message(obj: Object, failure: str) -> str:
 
 
 def plan_goal(kind: str, verb: str, before: Object | None = None) -> Goal | None:
-    """What ``verb`` leads to: create, update, delete, ``wait`` (as ``weft wait``), or one of the kind's own; None when that is
-    reached at once. ``before`` is the object as it was: a restart is done when its boot is another."""
+    """Goal of ``verb``: create, update, delete, ``wait`` (as ``weft wait``), or one of the kind's own; None when that is reached
+    immediately. ``before`` is the object as it was: a restart is done when its boot is another."""
     if verb == "delete":
         return GONE
     goals = BY_NAME[kind].lifetime.goals

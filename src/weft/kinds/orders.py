@@ -78,7 +78,7 @@ class Orders(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class OrderReports(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a node says of the orders that it has."""
+    """Reports of a node on the orders that it has."""
 
     backup: list[BackupReport] = []
     volume: list[VolumeReport] = []
@@ -108,7 +108,7 @@ def find_ask(envelope: Envelope) -> AskOrder | None:
 
 
 def find_warm_order(envelope: Envelope) -> WarmOrder | None:
-    """What nodes have to know of the image with this envelope."""
+    """Order to nodes about the image with this envelope."""
     spec, status = decode_part(envelope.spec, ImageSpec), decode_part(envelope.status, ImageStatus)
     wanted = spec.warm is not None and status.phase == "Available" and envelope.deleting_since is None
     if not wanted and spec.warm_often:

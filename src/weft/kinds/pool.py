@@ -41,7 +41,7 @@ class PoolSpec(msgspec.Struct, kw_only=True):
 
 
 class PoolMarks(msgspec.Struct, kw_only=True, frozen=True):
-    """What nodes report of the storage once and for all."""
+    """Facts of the storage that nodes report once and for all."""
 
     id: Annotated[str, field("Id of the storage")] = ""
     pool: Annotated[str, field("Name that nodes and disks call it by")] = ""
@@ -64,12 +64,12 @@ class PoolStatus(msgspec.Struct, kw_only=True):
 
 
 def pool_key(pool: str, storage: str, node_uid: str) -> str:
-    """What a pool's promises are counted by: the id of its storage, or of a node's own pool the node's uid; "": not known."""
+    """Key by which a pool's promises are counted: the id of its storage, or of a node's own pool the node's uid; "": not known."""
     return node_uid if pool == LOCAL else storage
 
 
 def check_pool(spec: PoolSpec) -> None:
-    """What types can't say. Raises InvalidInput."""
+    """Check what types can't say. Raises InvalidInput."""
     if spec.alarm > FULL:
         raise InvalidInput(
             f"spec.alarm: {spec.alarm:.0%} is above {FULL:.0%}, from which a pool takes no new disks at all",
@@ -133,7 +133,7 @@ def _share(obj: Object) -> str:
 
 
 def _overcommit(obj: Object) -> str:
-    """Of a node's own pool the node says it."""
+    """Overcommitment of the pool; that of a node's own pool is shown at the node."""
     return "–" if dig(obj, "marks.pool") == LOCAL else f"{dig(obj, 'spec.overcommit') or DEFAULT_OVERCOMMIT:.4g}"
 
 

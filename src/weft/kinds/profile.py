@@ -41,7 +41,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """What will be so many seconds after the newest sample; four times in five it is between ``low`` and ``high``."""
+    """Prediction for so many seconds after the newest sample; four times in five the value is between ``low`` and ``high``."""
 
     seconds: float
     value: float
@@ -51,15 +51,15 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, rename={"class_": "class"}):
-    """What sort of workload it is, and how sure that is (0–1)."""
+    """Sort of workload, and how sure that is (0–1)."""
 
     class_: Annotated[str, words(*CLASSES)] = "unknown"
     probability: float = 0.0
 
 
 class Correlation(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes together with it: another resource of its own, or the same one of another workload of its project. Rank
-    correlation without each one's own memory, so that two walks or two daily cycles aren't related by chance."""
+    """Correlation with another resource of its own, or the same one of another workload of its project. Rank correlation without
+    each one's own memory, so that two walks or two daily cycles aren't related by chance."""
 
     resource: str  # of this workload
     other: str  # the other resource

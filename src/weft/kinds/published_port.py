@@ -28,7 +28,7 @@ class PublishedNode(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PublishedPortStatus(msgspec.Struct, kw_only=True):
-    """Where the port leads now; None while the workload has no allocation. Of a service: its address, and the nodes with its
+    """Target of the port now; None while the workload has no allocation. Of a service: its address, and the nodes with its
     endpoints."""
 
     node: str | None = None
@@ -41,7 +41,7 @@ class PublishedPortStatus(msgspec.Struct, kw_only=True):
 def claim_published_port(
     owner: Envelope, index: int, port: int, target: int, protocol: Literal["tcp", "udp"], force: bool | None = None
 ) -> Claim:
-    """For the entry ``index`` of the owner's ``spec.publish``. ``force``: whether it insists on a port that a program outside
+    """Claim for the entry ``index`` of the owner's ``spec.publish``. ``force``: whether it insists on a port that a program outside
     weft has; None: it can't."""
     return Claim(
         kind="publishedport",

@@ -80,7 +80,7 @@ class QuotaSpec(AccountLimits, msgspec.Struct, kw_only=True):
         return bool(self.users) or self.per_user != AccountLimits()
 
     def limits_of(self, user: str) -> AccountLimits:
-        """What limits one user."""
+        """Limits of one user."""
         own = self.users.get(user)
         if own is None:
             return self.per_user
@@ -255,7 +255,7 @@ def _check_users(spec: QuotaSpec) -> None:
 
 
 def _exact(amount: float) -> float:
-    """Without what adding fractions leaves behind."""
+    """Remove what adding fractions leaves behind."""
     rounded = round(amount, _DIGITS)
     return int(rounded) if rounded == int(rounded) else rounded
 

@@ -39,7 +39,7 @@ class PlannedStep(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "f
 
 
 class NodeLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """What of a node is in use before and after a plan, as shares of its cores and memory."""
+    """Shares of a node's cores and memory in use before and after a plan."""
 
     node: Annotated[str, field("Node", name=True)]
     cpu_before: Annotated[float, field("Share of its cores before", ge=0)] = 0.0

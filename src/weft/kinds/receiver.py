@@ -182,8 +182,7 @@ def _refuse(name: str, message: str, hint: str) -> InvalidInput:
 
 
 def find_receiver_rights(old: ReceiverSpec | None, new: ReceiverSpec) -> Iterable[tuple[str, str]]:
-    """What it takes in all projects: who notifies a receiver of all projects must be allowed to see them all.
-    A test shows none of them."""
+    """Rights that a receiver of all projects takes: who notifies it must be allowed to see them all. A test shows none of them."""
     return [] if old == new else [("event:list", "notify a receiver of all projects")] if new.all_projects else []
 
 

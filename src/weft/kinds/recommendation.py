@@ -94,7 +94,7 @@ class Suggestion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GangPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where another member of its gang would go: one that is there (``vm/web-1``), or one like it (``member 3``)."""
+    """Place of another member of its gang: one that is there (``vm/web-1``), or one like it (``member 3``)."""
 
     workload: str
     node: str
@@ -163,7 +163,8 @@ def check_recommendation(spec: RecommendationSpec) -> None:
 
 
 def find_recommendation_rights(old: RecommendationSpec | None, new: RecommendationSpec) -> Iterable[tuple[str, str]]:
-    """What it takes in the project: better nodes tell how loaded the fabric is, so only those who may migrate the workload ask."""
+    """Rights that it takes in the project: better nodes show how loaded the fabric is, so only those who may migrate the workload
+    ask."""
     kind = new.workload.partition("/")[0]
     wants = new.suggest and (old is None or not old.suggest)
     return [(f"{kind if kind in MIGRATION_MODES else 'vm'}:migrate", "ask for better nodes")] if wants else []

@@ -230,14 +230,14 @@ class ClaimWithin(msgspec.Struct, frozen=True):
 
 
 class Counted(msgspec.Struct, frozen=True):
-    """What an object counts in its project's quota."""
+    """Amounts that an object counts in its project's quota."""
 
     amounts: Mapping[str, float]  # by the quota's fields; what isn't there is 0
     image: str = ""  # its disk is at least as large as this image's
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workload requests of its node beside what is in every WorkloadSpec."""
+    """Needs of a workload from its node beside what is in every WorkloadSpec."""
 
     images: tuple[str, ...] = ()  # Images of its root disk, and of a CD
     disk: int = 0  # least size of the root disk; 0: the image's
@@ -271,7 +271,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """Who reads and writes objects of a kind, and which parts of them."""
+    """Readers and writers of objects of a kind, and which parts of them."""
 
     # Who reads it. project: those who may read its project; shared: everyone with a role; fabric: those whose role holds in all
     # projects, since it tells of other people's; guarded: administrators of the fabric; administered: those of the project in
@@ -323,7 +323,7 @@ class Signed(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
-    """Which new objects and changes the API server accepts, and what they count and claim."""
+    """Rules by which the API server accepts new objects and changes, and what these count and claim."""
 
     # Raises InvalidInput for what types can't say; may bring several spellings of one thing into one.
     check: Callable[[Any], None] | None = None
@@ -498,7 +498,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def count(self, spec: Any, status: Any, marks: Any = None) -> Counted:
-        """What an object with these parts counts in its project's quota; one without ``marks`` has none yet."""
+        """Count an object with these parts in its project's quota; one without ``marks`` has none yet."""
         if self.admission.counts is None:
             return Counted({})
         further = () if self.marks is None else (self.marks() if marks is None else marks,)
@@ -509,7 +509,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.marks is None else decode_part(envelope.marks, self.marks)
 
     def count_envelope(self, spec: Any, envelope: Envelope) -> Counted:
-        """What the object ``envelope`` counts once it has the spec ``spec``."""
+        """Count the object ``envelope`` once it has the spec ``spec``."""
         return self.count(spec, decode_part(envelope.status, self.status), self.read_marks(envelope))
 
     def verb(self, name: str) -> Verb | None:

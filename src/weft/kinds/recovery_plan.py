@@ -168,7 +168,7 @@ class FailoverInput(msgspec.Struct, kw_only=True):
 
 
 def _find_rights_of_failover(_: Object, __: FailoverInput) -> Iterable[tuple[str, str]]:
-    """What promoting each of its replicas would take. What a rehearsal makes is weft's own."""
+    """Rights to promote each of its replicas. What a rehearsal makes is weft's own."""
     yield "vm:create", "make the VMs of a recovery plan"
     yield "replica:promote", "promote the replicas of a recovery plan"
 

@@ -168,18 +168,18 @@ def _guard_change(replica: Envelope, new: ReplicaSpec, _: float) -> None:
 
 
 def name_points(replica: str) -> str:
-    """What the names of its points' snapshots begin with."""
+    """Beginning of the names of its points' snapshots."""
     return cut_name(replica, "-point-", most=MAX_NAME - 12)
 
 
 class HoldInput(msgspec.Struct, kw_only=True):
-    """Of the cluster that the VM runs at: nobody takes over for a while from now on."""
+    """Input of the cluster that the VM runs at: nobody takes over for a while from now on."""
 
     origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
 
 
 class ArmInput(msgspec.Struct, kw_only=True):
-    """Of the cluster that the VM runs at."""
+    """Input of the cluster that the VM runs at."""
 
     origin: Annotated[str, msgspec.Meta(max_length=64)]  # uid of the replication there
     automatic: bool  # whether it takes over once the witness grants it
@@ -404,8 +404,8 @@ def _may_run_there(message: str, hint: str) -> IllegalTransition:
 
 
 def make_promoted(obj: Object, given: PromoteInput) -> tuple[dict[str, Any], list[dict[str, Any]], ReplicaMarks]:
-    """What the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new marks. ``obj`` has the
-    snapshot of the point among its ``others``. Raises IllegalTransition."""
+    """Work out what the verb makes and changes: the manifests of the VM and of its volumes, and the replica's new marks. ``obj``
+    has the snapshot of the point among its ``others``. Raises IllegalTransition."""
     after = _mark(obj, _promote(obj, given))
     made = _make_vm(obj, given, "")
     if made is None or dig(obj, "status.vm", ""):
@@ -447,7 +447,7 @@ def _node_uid(replica: Stored) -> tuple[str, ...]:
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """What keeps its VM from starting after a promotion, until people do something."""
+    """Failure that keeps its VM from starting after a promotion, until people do something."""
     reason = str(dig(obj, "status.reason", ""))
     if goal.ends_refused and dig(obj, "marks.role") == PRIMARY and reason in (RESTORE_FAILED, NODE_LOST):
         message = f"{what}: {dig(obj, 'status.message', '')}"

@@ -213,7 +213,7 @@ def _is_paused(obj: Object | None) -> bool:
 
 
 def _is_replicating(obj: Object | None) -> bool:
-    """Of an automatic one it is known, too, whether anything takes over."""
+    """True if it replicates and, for an automatic one, it is known whether anything takes over."""
     if obj is None or read_phase(obj) not in ("Replicating", "Behind"):
         return False
     said = find_condition(obj, AUTOMATIC)
@@ -307,7 +307,7 @@ def _refuse_other_project(spec: ReplicationSpec, _: str, cluster: ClusterSpec, p
 
 
 def _name_taken_over(spec: ReplicationSpec) -> str:
-    """Whose replica takes over automatically; "": none does. Two of one VM would both take over."""
+    """Name of the VM whose replica takes over automatically; "": none does. Two of one VM would both take over."""
     return spec.of if spec.automatic else ""
 
 

@@ -91,7 +91,7 @@ class Leaving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeldBy(msgspec.Struct, frozen=True):
-    """As in the condition Placed."""
+    """Holder of a place, as in the condition Placed."""
 
     reason: str
     message: str
@@ -114,7 +114,7 @@ class QueuedWorkload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProjectShare(msgspec.Struct, frozen=True, kw_only=True):
-    """What a project has of the cluster; shares are parts of it, from 0 to 1."""
+    """Shares of the cluster that a project has, from 0 to 1."""
 
     project: str
     weight: float

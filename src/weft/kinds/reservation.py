@@ -72,7 +72,7 @@ class ReservationStatus(msgspec.Struct, kw_only=True):
 
 
 def check_reservation(spec: ReservationSpec) -> None:
-    """What types can't say. Raises InvalidInput."""
+    """Check what types can't say. Raises InvalidInput."""
     check_shares(spec.shared_with)
     if not 0 < spec.cpu <= MOST_CORES:
         raise _invalid("cpu", f"{spec.cpu:g} is not between 0 and {MOST_CORES} cores", "give the cores of one slot")

@@ -29,14 +29,14 @@ MOST_NODES = 100  # whose counts are kept
 
 
 class Selector(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """Which devices: those with the model, if one is given, and all of the labels."""
+    """Choice of devices: those with the model, if one is given, and all of the labels."""
 
     model: Annotated[str, field("Device model", name=True)] = ""
     labels: Annotated[dict[str, str], field("Labels that they have")] = {}
 
 
 class Act(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What the gateway does: it sets values of a device, or tells of an event."""
+    """Act of the gateway: it sets values of a device, or announces an event."""
 
     device: Annotated[
         str, field("Device behind the same gateway; unset: the one the condition holds for", name=True)

@@ -95,7 +95,7 @@ def _check_registry(spec: SecretSpec) -> None:
 
 
 def place_of(project: str | None, name: str, key: str, kind: str = "secret") -> str:
-    """What a value is sealed for: it can't be opened for anything else."""
+    """Place that a value is sealed for: it can't be opened for anything else."""
     return f"{kind}/{project}/{name}/{key}"
 
 

@@ -173,7 +173,7 @@ def read_weights(spec: ServiceSpec) -> list[Weight]:
 
 
 def read_published(spec: ServiceSpec) -> list[tuple[int, int, Transport]]:
-    """Of each published port the host's, the service's, and the protocol."""
+    """Ports of each published port, the host's and the service's, and the protocol."""
     return [parse_publish(written, f"spec.publish[{at}]") for at, written in enumerate(spec.publish)]
 
 
@@ -330,7 +330,8 @@ def _selector(obj: Object) -> str:
 
 
 def _ready(obj: Object) -> str:
-    """Without those whose place others have: a service of two that were just replaced has two endpoints, not four."""
+    """Ready endpoints without those whose place others have: a service of two that were just replaced has two
+    endpoints, not four."""
     endpoints = [one for one in dig(obj, "status.endpoints", []) if not one.get("retired")]
     return f"{sum(bool(one.get('ready')) for one in endpoints)}/{len(endpoints) + dig(obj, 'status.more', 0)}"
 
@@ -344,7 +345,7 @@ def _describe_end(obj: Object) -> str:
 
 
 def _describe_lack(obj: Object) -> str:
-    """What comes next, where nothing answers at its address yet."""
+    """Say what comes next, where nothing answers at its address yet."""
     if read_phase(obj) == "Ready":
         return ""
     if dig(obj, "status.reason") == "noWorkloads":

@@ -56,7 +56,7 @@ class SnapshotSpec(msgspec.Struct, kw_only=True):
 
 
 class SnapshotMarks(msgspec.Struct, kw_only=True):
-    """What was decided when it was made."""
+    """Decisions made at its creation."""
 
     automatic: Annotated[
         Automatic,
@@ -156,7 +156,7 @@ def came_from_elsewhere(marks: SnapshotMarks) -> bool:
 
 
 def _list_sources(spec: SnapshotSpec, marks: SnapshotMarks) -> list[tuple[str, str]]:
-    """What has the image that it stands on."""
+    """Objects that have the image that it stands on."""
     return [] if came_from_elsewhere(marks) or is_of_volumes(spec) else [read_workload(spec)]
 
 
@@ -167,7 +167,7 @@ def _put_image(marks: SnapshotMarks, sources: Mapping[str, Any]) -> None:
 
 
 def _name_sources(kind: str) -> Callable[[SnapshotSpec, SnapshotMarks], Sequence[str]]:
-    """What it is of, if that is of this kind, and it needs it."""
+    """Name its subject, if that is of this kind, and it needs it."""
 
     def find(spec: SnapshotSpec, marks: SnapshotMarks) -> Sequence[str]:
         of, name = read_workload(spec)

@@ -62,7 +62,7 @@ def check_password(password: object, field: str = "password") -> str:
 
 
 def place_of_password(uid: str) -> str:
-    """What a user's hash is sealed for: it can't be opened for anyone else."""
+    """Place that a user's hash is sealed for: it can't be opened for anyone else."""
     return f"password/{uid}"
 
 

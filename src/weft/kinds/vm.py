@@ -158,7 +158,7 @@ class VmActions(WorkloadActions, msgspec.Struct, kw_only=True, frozen=True):
 
 
 def check_vm(spec: VmSpec) -> None:
-    """What types can't say; what has several spellings gets its one. Raises InvalidInput."""
+    """Check what types can't say; what has several spellings gets its one. Raises InvalidInput."""
     check_workload(spec, least_memory=LEAST_MEMORY_BYTES)
     if spec.disk > MOST_DISK_BYTES:
         raise InvalidInput("spec.disk: a disk can't be that large", field="spec.disk", hint="at most 1P")
@@ -307,7 +307,7 @@ def _needs(spec: VmSpec) -> Needs:
 
 
 def _find_health_check(test: WorkloadTest | None) -> HealthCheck | None:
-    """That of a VM which tests a backup; without a command it is asked whether it answers."""
+    """Health check of a VM which tests a backup; without a command it is asked whether it answers."""
     if test is None or not test.backup:
         return None
     command = ["sh", "-c", test.check] if test.check else []

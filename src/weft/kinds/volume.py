@@ -50,7 +50,7 @@ _KEY_TEXT = re.compile(r"[0-9a-f]{64}")
 
 
 class VolumeOrphan(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """That a volume is the root disk of a VM that was placed elsewhere while its node was away."""
+    """Mark of a volume that is the root disk of a VM that was placed elsewhere while its node was away."""
 
     of: Annotated[str, field("VM whose root disk it was, as vm/NAME")]
     workload_uid: Annotated[str, field("Uid of that VM")]
@@ -81,7 +81,7 @@ class VolumeMarks(msgspec.Struct, kw_only=True):
 
 
 class VolumeTrim(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """What became of a trim."""
+    """Outcome of a trim."""
 
     generation: int  # which one it was
     at: float = 0.0  # when it ended, in seconds since 1970
@@ -175,7 +175,7 @@ def guard_size(volume: Envelope, new: VolumeSpec, now: float) -> None:
 
 
 def count(spec: VolumeSpec, _: VolumeStatus, marks: VolumeMarks) -> Counted:
-    """What tests a backup is weft's own, and so is a disk that a node kept, until people reclaim it."""
+    """Count a volume. One that tests a backup is weft's own, and so is a disk that a node kept, until people reclaim it."""
     is_own = marks.orphan is not None or (marks.origin is not None and marks.origin.test)
     return Counted({} if is_own else {"disk": spec.size})
 
@@ -235,7 +235,7 @@ def _is_trimmed(obj: Object | None) -> bool:
 
 
 def _find_trim(obj: Object) -> Any:
-    """What became of the last trim that was asked for; None: it goes on."""
+    """Outcome of the last requested trim; None: it goes on."""
     found = dig(obj, "status.trimmed")
     return found if found and found["generation"] >= int(dig(obj, "actions.trim") or 0) else None
 
@@ -301,7 +301,7 @@ def _is_restored(obj: Object | None) -> bool:
 
 
 def _find_failure(obj: Object, what: str, goal: Goal) -> WeftError | None:
-    """What keeps its data from coming for good. What may pass has a message and no reason."""
+    """Failure that keeps its data from coming for good. What may pass has a message and no reason."""
     if goal.words == _TRIMMED.words:  # a command may wait for a variant of it
         found = _find_trim(obj)
         if found is None or not found.get("reason"):
@@ -344,7 +344,7 @@ _TRIMMED = Goal(_is_trimmed, "trimmed", ends_failed=False, ends_refused=False, a
 
 
 def _find_size(obj: Object) -> int:
-    """What it has; what it shall have, before it has a place."""
+    """Size that it has; what it shall have, before it has a place."""
     size, has = int(dig(obj, "spec.size", 0)), int(dig(obj, "status.size", 0))
     return min(size, has) if has else size
 
