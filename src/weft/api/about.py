@@ -1,4 +1,4 @@
-"""What the server says of itself: whether it works, and where its gateway is."""
+"""State of the server: whether it works, and where its gateway is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What projects requested and used over a span of time, of the accounting records."""
+"""Report what projects requested and used over a span of time, from the accounting records."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PAGE = 500
 
 
 class RequestedHours(msgspec.Struct, frozen=True):
-    """What allocations held, times hours."""
+    """Amounts that allocations held, times hours."""
 
     core_hours: float
     memory_gib_hours: float
@@ -47,7 +47,7 @@ class RequestedHours(msgspec.Struct, frozen=True):
 
 
 class UsedHours(msgspec.Struct, frozen=True):
-    """What nodes measured of guests, times hours."""
+    """Amounts that nodes measured of guests, times hours."""
 
     core_hours: float
     memory_gib_hours: float

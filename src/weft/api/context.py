@@ -216,7 +216,7 @@ class ApiContext:
 
     @functools.cached_property
     def notes(self) -> Mapping[str, Callable[[Envelope], None]]:
-        """By kind: what to call for an object that this process has committed, so that it counts from now on."""
+        """Functions by kind to call for an object that this process has committed, so that it counts from now on."""
         return {QUOTA.name: self.rates.note, **dict.fromkeys(ACCOUNTS, self.accounts.note)}
 
     def _token_changed(self, key: str) -> None:

@@ -1,6 +1,5 @@
-"""What lies in a project, and what of that is past: what has ended and is kept as history only, and what goes with that. The past
-doesn't keep a project from being deleted, and needs no controller any more. Reads the store.
-"""
+"""Find what lies in a project, and what of that is past: what has ended and is kept as history only, and what goes with that. The
+past doesn't keep a project from being deleted, and needs no controller any more. Reads the store."""
 
 from __future__ import annotations
 

@@ -55,8 +55,8 @@ async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: E
 
 
 def _name_group(kind: Kind, envelope: Envelope) -> str:
-    """What counts together with ``envelope``: the objects of its kind in its project, or with its owner or the project in its spec
-    where projects and users administer the kind."""
+    """Name of the group that ``envelope`` counts in: the objects of its kind in its project, or with its owner or the project in
+    its spec where projects and users administer the kind."""
     if kind.access.readers != "administered":
         return kind_prefix(kind.name, envelope.project)
     if _is_of_user(kind, envelope):

@@ -103,7 +103,7 @@ async def _refuse_excess(
 def _find_excess(
     accounts: Iterable[tuple[str, AccountLimits]], usage: Usage, growth: Mapping[str, float]
 ) -> list[Excess]:
-    """What ``growth`` exceeds in the first account that hasn't so much left."""
+    """The excess of ``growth`` in the first account that hasn't so much left."""
     every = (find_excess(limits, usage.find_total(account), growth, account) for account, limits in accounts)
     return next(filter(None, every), [])
 

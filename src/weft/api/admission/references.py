@@ -1,5 +1,6 @@
-"""What an object needs of others. An object that it names (a reference) must exist, and can't be deleted meanwhile. What only one
-owner in the fabric can have (a claim), such as a published port, is an object that the owner's own commit creates and deletes.
+"""Dependencies of an object on others. An object that it names (a reference) must exist, and can't be deleted as long as it
+is named. What only one owner in the fabric can have (a claim), such as a published port, is an object that the owner's own commit
+creates and deletes.
 
 The store closes the race between "refer to it" and "delete it": a commit with a reference has as its precondition the revision
 in which the other object was not being deleted; a deletion marks the object first, and searches for references after that. Reads

@@ -1,4 +1,4 @@
-"""What admission refuses of one manifest, and the errors for it. Pure but for the clock: nothing is read from the store."""
+"""Refusals of admission for one manifest, and the errors for them. Pure but for the clock: nothing is read from the store."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def taken(context: ApiContext, kind: Kind, current: Envelope, actor: Actor | Non
 
 
 def give_project(project: str | None) -> str:
-    """What a command in a hint needs to be about ``project``; "" if it is about that anyway."""
+    """Option that makes a command in a hint be about ``project``; "" if it is about that anyway."""
     return f" --project {project}" if project not in (None, "default") else ""
 
 
@@ -154,6 +154,6 @@ def refuse_nodes_range(context: ApiContext, cidr: str) -> None:
 
 
 def _shown(value: Any) -> str:
-    """As it stands in JSON, at most 60 characters; text without quotes."""
+    """Show a value as it stands in JSON, at most 60 characters; text without quotes."""
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode() if value is not None else ""
     return (text[:59] + "…" if len(text) > 60 else text) or "none"

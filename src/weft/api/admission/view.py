@@ -18,7 +18,7 @@ _Amounts = dict[str, dict[str, float]]  # by account and field
 
 
 class Usage:
-    """What one request adds to what the objects of a project count in its quota. ``sum`` is what they counted before, once that is
+    """Growth by one request of what the objects of a project count in its quota. ``sum`` is what they counted before, once that is
     needed."""
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class Usage:
         self._more: _Amounts = {}  # only what it adds
 
     def find_total(self, account: str) -> Mapping[str, float]:
-        """What the objects of an account count once all of the request is carried out."""
+        """Total that the objects of an account count once all of the request is carried out."""
         return self._beside_sum(account, self._planned.get(account, {}))
 
     @property
     def bound(self) -> Mapping[str, Mapping[str, float]]:
-        """At least what the objects count, by account, whatever of the request is carried out."""
+        """Lower bound of what the objects count, by account, whatever of the request is carried out."""
         there = self.sum.total if self.sum is not None else {}
         return {**there, **{account: self._beside_sum(account, more) for account, more in self._more.items()}}
 

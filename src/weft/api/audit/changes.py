@@ -1,4 +1,4 @@
-"""What a request changed, as the audit log has it: fields before and after, without secrets, and within bounds. Pure."""
+"""Changes of a request, as the audit log has them: fields before and after, without secrets, and within bounds. Pure."""
 
 from __future__ import annotations
 

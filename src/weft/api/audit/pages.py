@@ -30,7 +30,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class _Wanted(msgspec.Struct, frozen=True):
-    """Which records: "" is any."""
+    """Filter of records: "" is any."""
 
     since: str = ""  # as in records
     until: str = ""

@@ -96,7 +96,7 @@ def _add_reason(call: Call, records: Sequence[AuditRecord]) -> None:
 
 
 def _by_project(topic: Topic, changed: Sequence[Change]) -> list[tuple[str, Sequence[Change]]]:
-    """What changed, by project: who may see one project's records sees nothing of another's."""
+    """Changes by project: who may see one project's records sees nothing of another's."""
     if not changed:
         return [(topic.project, ())]
     first = changed[0].envelope.project

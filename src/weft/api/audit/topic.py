@@ -1,4 +1,4 @@
-"""What a request is about, by its method and path: which object, which verb, and whether it belongs in the audit log. Pure.
+"""Find the topic of a request by its method and path: which object, which verb, and whether it belongs in the audit log. Pure.
 
 Recorded are all changes, whatever opens a guest or shows what it wrote (consoles, logs, files of its backups), and what only few
 may read: tokens, secrets, contents of images, and the log itself. A refused request is recorded whatever it was for; other reads,

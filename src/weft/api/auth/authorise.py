@@ -1,4 +1,5 @@
-"""Who may do what. People have the rights of their role, in one project or in all; a node sees and reports only what is its own.
+"""Decide who may do what. People have the rights of their role, in one project or in all; a node sees and reports only what is its
+own.
 
 Nobody, admin or not, changes through the API what weft's own processes write (allocations, endpoints, …).
 """

@@ -19,7 +19,7 @@ _LONGEST = 200
 
 
 def read_cookie(call: Call) -> str:
-    """What the session's cookie has; "" if there is none. Raises NotAuthenticated for two of them."""
+    """Value of the session's cookie; "" if there is none. Raises NotAuthenticated for two of them."""
     found = [
         value
         for part in call.request.header(b"cookie").split(";")
@@ -37,7 +37,7 @@ def write_cookie(value: str, seconds: float) -> tuple[str, str]:
 
 
 def split_token(token: str) -> tuple[str, str]:
-    """What of a session's token its cookie has, and the page key. Neither of them is enough to guess the other by."""
+    """Split a session's token into the part in its cookie, and the page key. Neither of them is enough to guess the other by."""
     return token[:-KEY_LETTERS], token[-KEY_LETTERS:]
 
 

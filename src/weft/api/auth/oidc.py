@@ -42,7 +42,7 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9]+")
 
 
 class _Session(msgspec.Struct):
-    """What belongs to a login that has begun."""
+    """State of a login that has begun."""
 
     expires: float  # unix seconds
     nonce: str = ""  # of the browser flow, as the next two

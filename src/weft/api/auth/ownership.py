@@ -1,5 +1,5 @@
-"""Which objects of kinds that are seen one by one belong to an actor: those of its projects, its user's tokens, and what a node
-keeps. Pure."""
+"""Find the objects of kinds that are seen one by one which belong to an actor: those of its projects, its user's tokens, and what a
+node keeps. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a node's gateway for devices may read: the devices behind it, the device models that these name, the rules and models of
-their projects that are for any gateway or for this one, and the files of these models."""
+"""Limit what a node's gateway for devices may read: the devices behind it, the device models that these name, the rules and models
+of their projects that are for any gateway or for this one, and the files of these models."""
 
 from __future__ import annotations
 

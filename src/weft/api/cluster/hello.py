@@ -1,4 +1,4 @@
-"""What this server says of itself to a linked cluster that asks: who it is, what it speaks, and which history its store has."""
+"""Answer of this server to a linked cluster that asks: who it is, what it speaks, and which history its store has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose the name of a link is. What a linked cluster makes is by ``cluster:NAME``, so a name goes to another cluster only once
+"""Keep the owner of a link's name. What a linked cluster makes is by ``cluster:NAME``, so a name goes to another cluster only once
 nothing is left of what the former one made. The store keeps whose each name was last, also after its link was deleted."""
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class _Holder(msgspec.Struct):
 
 
 def plan_leaving(link: Envelope) -> Put:
-    """What stays in the store of a Cluster object that is deleted: also of one that an older release made."""
+    """Keep the name in the store when a Cluster object is deleted: also one that an older release made."""
     return _write(link.name, decode_part(link.marks, ClusterMarks).peer_uid)
 
 
 async def plan_name(context: ApiContext, name: str, uid: str) -> tuple[list[Write], list[Precondition]]:
-    """What belongs to the commit that gives ``name``, which no link has now, to the cluster ``uid``. Raises AlreadyExists if
-    something is here that another cluster made under this name, or one of which that isn't known any more. It names no object:
-    the other cluster reads this, too."""
+    """Plan the part of a commit that gives ``name``, which no link has now, to the cluster ``uid``. Raises AlreadyExists if
+    something is here that another cluster made under this name, or one of which that isn't known any more. It names no object: the
+    other cluster reads this, too."""
     entry = await context.store.get(_key(name))
     known = msgspec.json.decode(entry.value, type=_Holder).peer_uid if entry is not None else ""
     if known != uid and (kind := await _find_left(context, f"{CLUSTER_PREFIX}{name}")):

@@ -1,4 +1,4 @@
-"""What makes a link, on either side: the Cluster object, the token of the other cluster, and the end of its former one."""
+"""Make a link, on either side: the Cluster object, the token of the other cluster, and the end of its former one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_CLUSTERS = 100
 
 
 class Other(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of the other cluster, checked."""
+    """Facts of the other cluster, checked."""
 
     ca: str
     url: str

@@ -38,7 +38,7 @@ async def code(context: ApiContext, call: Call, project: str, sha256: str) -> An
 
 
 async def onnx(context: ApiContext, call: Call, project: str, sha256: str) -> Answer:
-    """As ``code``, of a model's ONNX file."""
+    """Upload a model's ONNX file, as ``code`` does."""
     require_permission(call.actor, "model:upload", project, "upload the file of a model")
     return await _take(context, call, project, sha256, "onnx")
 

@@ -1,4 +1,4 @@
-"""What workloads printed that were deleted: which node still has it, and whether it is the asker's project's."""
+"""Find the log of a deleted workload: which node still has it, and whether it is the asker's project's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server's own processes logged, over HTTP, a page at a time; for those who administer the fabric."""
+"""Log of the server's own processes, over HTTP, a page at a time; for those who administer the fabric."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class End(NamedTuple):
 
 
 async def network_trace(context: ApiContext, call: Call, project: str) -> Answer:
-    """``from`` and ``to`` as ``End`` has them; ``port`` is N, N/tcp or N/udp; ``protocol`` tcp, udp or icmp."""
+    """Trace a connection: ``from`` and ``to`` as ``End`` has them; ``port`` is N, N/tcp or N/udp; ``protocol`` tcp, udp or icmp."""
     require_own_person(call.actor, "trace connections")
     require_permission(call.actor, "network:get", project, "trace connections")
     query = call.query("from", "to", "port", "protocol")

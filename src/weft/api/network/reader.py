@@ -161,7 +161,7 @@ class Reader:
         return Place(address)
 
     async def hosts(self) -> tuple[Refused, Opened]:
-        """What nodes refuse to what leaves a network, and what networks open. Raises Unavailable."""
+        """Targets that nodes refuse to what leaves a network, and what networks open. Raises Unavailable."""
         ranges = self._context.ranges.newer_than("")
         if ranges is None:
             raise Unavailable("the server has not read the networks yet", hint="try again in a moment")
@@ -263,7 +263,7 @@ class Reader:
 
 
 def _read_endpoint(spec: EndpointSpec, item: Item) -> Endpoint | None:
-    """What nodes know of it; None while it isn't plugged in."""
+    """Facts that nodes know of it; None while it isn't plugged in."""
     status = item.status(EndpointStatus)
     if not status.node_address:
         return None

@@ -270,7 +270,7 @@ class _Path:
         self._pass("route", near.name, f"out through {node}, whose address stands for {nic.address}")
 
     def _published(self, port: Published, seen: str, node: str) -> None:
-        """In by a published port; ``seen`` is who asks, from ``node`` if it is a workload there."""
+        """Follow a connection in by a published port; ``seen`` is who asks, from ``node`` if it is a workload there."""
         target, asked = port.leads_to, f"{port.port}/{port.protocol}"
         if (self.facts.protocol, self.facts.port) != (port.protocol, port.port):
             self._block(
@@ -325,7 +325,7 @@ class _Path:
         *,
         out: bool,
     ) -> None:
-        """What the security groups of one end say."""
+        """Ask the security groups of one end."""
         stage: Stage = "egress" if out else "ingress"
         rules = who.filter(nic, near)
         what = flow.protocol + (f"/{flow.port}" if flow.port else "")

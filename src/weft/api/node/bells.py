@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class NodeBells:
-    """Who listens for a node, by the node's uid."""
+    """Listeners for a node, by the node's uid."""
 
     def __init__(self) -> None:
         self._listening: dict[str, dict[object, Callable[[], None]]] = {}
 
     def __len__(self) -> int:
-        """Of nodes."""
+        """Number of nodes."""
         return len(self._listening)
 
     def listen(self, node_uid: str, ring: Callable[[], None]) -> Callable[[], None]:
@@ -40,7 +40,7 @@ class NodeBells:
             ring()
 
     def follow(self, find: Callable[[str], T | None], whose: Callable[[T], str]) -> Callable[[str], None]:
-        """What to call with each key whose order may have changed. ``find`` gives the present one, ``whose`` its node's uid."""
+        """Function to call with each key whose order may have changed. ``find`` gives the present one, ``whose`` its node's uid."""
         known: dict[str, T] = {}
 
         def note(key: str) -> None:

@@ -83,7 +83,7 @@ class _Place(NamedTuple):
 
 
 class _ForNode(msgspec.Struct):
-    """Of the spec of a rule or a model."""
+    """Node in the spec of a rule or a model."""
 
     node: str = ""
 
@@ -154,7 +154,7 @@ def _read(body: bytes) -> DevicesReport:
 
 
 def bound_report(one: ReportedDevice, node_uid: str, now: float) -> DeviceReport | None:
-    """What is stored of a report, with times of the server's clock; None if its values are too many or too large."""
+    """The part of a report that is stored, with times of the server's clock; None if its values are too many or too large."""
     if len(one.reported) > MOST_VALUES or len(msgspec.json.encode(one.reported)) > MOST_DEVICE_BYTES:
         return None
     for name, value in one.reported.items():
@@ -304,7 +304,7 @@ async def _take_within(context: ApiContext, node: _Place, given: Sequence[FoundD
 
 
 def digest_of(protocol: str, address: str) -> str:
-    """Which device it is: the same for the same protocol and address."""
+    """Digest of a device: the same for the same protocol and address."""
     return hashlib.sha256(f"{protocol}\n{address}".encode(errors="replace")).hexdigest()[:16]
 
 

@@ -1,5 +1,5 @@
-"""What holds a node that is deleted, and what has ended there: that doesn't hold it, and doesn't run a second time elsewhere. Each
-workload keeps its record; what its node kept of it, such as the log, goes with the node."""
+"""Find what holds a node that is deleted, and what has ended there: that doesn't hold it, and doesn't run a second time elsewhere.
+Each workload keeps its record; what its node kept of it, such as the log, goes with the node."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def find_holders(store: Store, node_uid: str) -> list[str]:
 
 
 def _read_held(entries: Sequence[Entry]) -> list[tuple[bool, str]]:
-    """For each allocation that holds its node, whether it rests, and its workload."""
+    """State of each allocation that holds its node: whether it rests, and its workload."""
     found = []
     for entry in entries:
         envelope = decode_envelope(entry.value)

@@ -1,4 +1,4 @@
-"""Which of a node's orphans are certainly superseded, so that the node may end and remove them.
+"""Find the orphans of a node that are certainly superseded, so that the node may end and remove them.
 
 Reads the node's own copies of their allocations; workloads, allocations, volumes, and the record of allocations that were
 deleted when the node was given up. Called with each report of the node.

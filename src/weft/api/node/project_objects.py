@@ -58,12 +58,12 @@ async def _read(context: ApiContext, project: str) -> list[Envelope]:
 
 
 def _mark(one: Envelope) -> tuple[object, ...]:
-    """What makes it another object than before; its status doesn't."""
+    """Identity of an object: a change of it makes another object than before; its status doesn't."""
     return one.key, one.uid, bytes(one.spec), one.labels, one.deleting_since is None
 
 
 def _is_left_out(one: Envelope) -> bool:
-    """What goes, what another object makes again, and what has ended."""
+    """True for what goes, what another object makes again, and what has ended."""
     phase = msgspec.json.decode(one.status).get("phase", "")
     has_ended = BY_NAME[one.kind].in_backups == "unended" and phase in _ENDED
     return one.deleting_since is not None or one.owner is not None or has_ended
