@@ -21,7 +21,7 @@ Handler = Callable[..., Awaitable[Answer]]  # of context and call, and what the 
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """What a request is about, for the audit log."""
+    """Topic of a request, for the audit log."""
 
     when: Literal["always", "by people", "refused"]  # which requests of the sort are recorded
     verb: str

@@ -1,4 +1,4 @@
-"""Which handler answers which path, and what the audit log calls it. Routes of objects derive from the kinds; the others are
+"""Find the handler that answers a path, and what the audit log calls it. Routes of objects derive from the kinds; the others are
 ``ROUTES``, each declared beside its handler."""
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 
 class Found(NamedTuple):
-    """What a request asks for, by its method and path."""
+    """Target of a request, by its method and path."""
 
     handler: Handler
     given: tuple[Any, ...]  # its arguments after context and call
@@ -63,7 +63,7 @@ class Found(NamedTuple):
 
 
 def find_route(method: str, path: str) -> Found:
-    """What answers the request: also where there is nothing, which the handler says then."""
+    """Find the handler that answers the request: also where there is nothing, which the handler says then."""
     found: Found = (_find if len(path) <= LONGEST_KEPT else _find.__wrapped__)(method, path)
     return found
 
@@ -243,7 +243,8 @@ def _plant(routes: Iterable[Route]) -> _Node:
 
 
 def _walk(segments: list[str]) -> tuple[_Node, list[str]] | None:
-    """Where one of ``ROUTES`` has this path, and what stands for its names. Raises NotFound for a name that no object can have."""
+    """Find where one of ``ROUTES`` has this path, and what stands for its names. Raises NotFound for a name that no object can
+    have."""
     node, given = _TREE, list[str]()
     for segment in segments:
         name, _, verb = segment.partition(":")

@@ -74,7 +74,7 @@ async def _read(context: ApiContext) -> tuple[list[NodeFacts], NetworkTopologySp
 
 
 async def _read_carried(context: ApiContext) -> Carried:
-    """What the newest migrations got, in Mbit/s, by the names of their two nodes."""
+    """Bandwidths that the newest migrations had, in Mbit/s, by the names of their two nodes."""
     past, after = list[PastMigration](), None
     while True:
         page = await context.store.list(kind_prefix("migration"), limit=_PAGE, after=after)
@@ -93,7 +93,7 @@ def _read_page(entries: Sequence[Entry], digests: Mapping[str, tuple[float, Dige
 
 
 def read_host(node: Envelope, digests: Mapping[str, tuple[float, Digest]]) -> NodeFacts:
-    """What a Node object and its newest heartbeat (with its age) say."""
+    """Facts in a Node object and its newest heartbeat (with its age)."""
     report, labels = decode_part(node.report, NodeReport), node.labels
     age, digest = digests.get(node.uid, (0.0, _NO_DIGEST))
     return NodeFacts(

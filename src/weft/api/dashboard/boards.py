@@ -1,4 +1,4 @@
-"""What all open dashboards share: the rows of kinds, the selections of tables, the counts of streams."""
+"""State that all open dashboards share: the rows of kinds, the selections of tables, the counts of streams."""
 
 from __future__ import annotations
 

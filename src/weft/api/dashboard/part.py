@@ -31,7 +31,7 @@ class Part(Protocol):
     seconds: float  # how long it may go without being asked
 
     async def take(self) -> bytes:
-        """What is new since the last call, as JSON; empty: nothing. The first call gives all."""
+        """News since the last call, as JSON; empty: none. The first call gives all."""
 
     def close(self) -> None: ...
 

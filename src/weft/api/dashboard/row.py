@@ -58,8 +58,8 @@ class ShownRow(msgspec.Struct):
 
 
 class Row(ShownRow, eq=False, kw_only=True, gc=False):
-    """What a reader sees of an object, its cells by its own kind's columns; rows are compared by identity, since a changed object
-    gets a new one."""
+    """A reader's view of an object, its cells by its own kind's columns; rows are compared by identity, since a changed object has
+    a new one."""
 
     text: str  # in small letters, what a filter searches: name, cells, labels
     since: float  # unix seconds: how long its state is so, as far as the object says
@@ -79,7 +79,7 @@ class Amount(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node has and gives, in cores and bytes."""
+    """Amounts that a node has and gives, in cores and bytes."""
 
     cpu: Amount
     memory: Amount
@@ -160,7 +160,7 @@ def _labels(obj: Object) -> list[str]:
 
 @functools.cache
 def find_place(kind: str, titles: Sequence[str]) -> int | None:
-    """Where the first column with one of ``titles`` is."""
+    """Position of the first column with one of ``titles``."""
     found = (at for at, column in enumerate(BY_NAME[kind].display.columns) if column.title in titles)
     return next(found, None)
 

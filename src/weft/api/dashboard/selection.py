@@ -21,7 +21,7 @@ Page = tuple[Row, ...]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """What a table shows; equal ones are one selection. ``words`` are in small letters."""
+    """Query of a table; equal ones are one selection. ``words`` are in small letters."""
 
     sights: tuple[Sight, ...]
     words: tuple[str, ...] = ()

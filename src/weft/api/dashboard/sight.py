@@ -1,4 +1,4 @@
-"""Which rows of a kind an actor sees, and how much of them: exactly what lists of the kind show. Pure.
+"""Find the rows of a kind that an actor sees, and how much of them: exactly what lists of the kind show. Pure.
 
 Equal sights share their selections, so a sight is a value.
 """

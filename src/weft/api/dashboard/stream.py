@@ -37,7 +37,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class ShowTable(msgspec.Struct, frozen=True, kw_only=True):
-    """As the parameters of ``GET /v1/dashboard/table``."""
+    """Table to show, as the parameters of ``GET /v1/dashboard/table``."""
 
     kinds: str
     project: str | None = None
@@ -65,7 +65,7 @@ class ShowEvents(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Show(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tab shows."""
+    """Contents of a tab."""
 
     table: ShowTable | None = None
     summary: ShowSummary | None = None

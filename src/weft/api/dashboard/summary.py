@@ -93,7 +93,7 @@ class SummaryAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Summary:
-    """What is shown of these selections, encoded; ``version`` changes with it."""
+    """Summary of these selections, encoded; ``version`` changes with it."""
 
     def __init__(self, selections: Mapping[str, Selection], *, with_usage: bool) -> None:
         self.selections, self.with_usage = selections, with_usage
@@ -176,7 +176,7 @@ def make_summary(selections: Mapping[str, Selection], used: Mapping[str, Use]) -
 
 
 def _is_problem(row: Row) -> bool:
-    """What waits is a problem only if something says why."""
+    """True for a problem. A row that waits is one only if something says why."""
     return row.health in _WORST and (row.health != "waiting" or bool(row.note))
 
 

@@ -199,7 +199,8 @@ def encode_row(layout: Layout, row: Row) -> bytes:
 
 
 async def find_sight(context: ApiContext, actor: Actor, kind: Kind, project: str | None) -> Sight:
-    """What ``actor`` sees of ``kind``: of ``project``, or of all projects in which it may list it. Raises Forbidden as lists do."""
+    """Find the rows that ``actor`` sees of ``kind``: of ``project``, or of all projects in which it may list it. Raises Forbidden
+    as lists do."""
     projects: frozenset[str] | None = None
     if kind.scope == "project":
         if project is None and actor.kind == "person":

@@ -1,4 +1,4 @@
-"""What one tab shows of a table, and what it is sent of its changes: the difference between what it has and what is so now.
+"""Window of one tab on a table, and the changes sent to it: the difference between what it has and what is so now.
 
 A tab that reads slowly gets the newest state, and nothing waits for it. Does no I/O.
 """

@@ -136,7 +136,7 @@ async def _plan_workload(
 
 
 async def _list_lacks(view: View, project: str | None, parts: list[Manifest], spec: ArrivalSpec) -> list[str]:
-    """What keeps it from coming, in sentences."""
+    """Reasons that keep it from coming, in sentences."""
     lacks = []
     for part in parts:
         there = await view.get(part.kind, part.project, part.name)

@@ -1,4 +1,5 @@
-"""Where single files of a backup are read: on a node that is Ready; with the claims it gets a ticket for the repository's key."""
+"""Choose where single files of a backup are read: on a node that is Ready; with the claims it has a ticket for the repository's
+key."""
 
 from __future__ import annotations
 

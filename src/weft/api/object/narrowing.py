@@ -1,4 +1,5 @@
-"""What a reader sees of a stored object: all, all but what names other people's, or what a project shares with others. Pure."""
+"""Narrow a stored object to what a reader sees: all, all but what names other people's, or what a project
+shares with others. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def is_narrowed(kind: Kind, actor: Actor, verb: str) -> bool:
 
 
 def find_narrowing(kind: Kind, actor: Actor, verb: str) -> Narrow | None:
-    """What leaves out the fields that ``actor`` doesn't see; None if it sees all."""
+    """Function that leaves out the fields that ``actor`` doesn't see; None if it sees all."""
     return (lambda value: narrow(kind, value)) if is_narrowed(kind, actor, verb) else None
 
 
@@ -39,7 +40,7 @@ def narrow(kind: Kind, value: bytes) -> bytes:
 
 
 def pick_shared(kind: Kind, whole: Envelope) -> Envelope:
-    """What users of an object of another project need of it."""
+    """The part of an object that its users in another project need."""
     parts = {"spec": msgspec.json.decode(whole.spec), "status": msgspec.json.decode(whole.status)}
     kept: dict[str, dict[str, Any]] = {"spec": {}, "status": {}}
     for part, _, name in (path.partition(".") for path in kind.access.shared_fields):

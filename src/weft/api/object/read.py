@@ -106,8 +106,8 @@ async def _list_own(store: Store, prefix: str, limit: int, after: str | None, ow
 
 
 async def _list_shared(context: ApiContext, target: Target, query: dict[str, str]) -> Answer:
-    """What other projects share with the project: of each object what users of it need, on one page, whose key tells of nothing
-    else."""
+    """List what other projects share with the project: of each object what users of it need, on one page, whose key tells of
+    nothing else."""
     if target.project is None:
         raise InvalidInput(
             "shared: it takes a project", field="shared", hint=f"GET /v1/projects/PROJECT/{target.kind.plural}?shared=1"

@@ -1,4 +1,4 @@
-"""Where a point of a replica goes: to the node that has its points, as long as it was not promoted."""
+"""Choose where a point of a replica goes: to the node that has its points, as long as it was not promoted."""
 
 from __future__ import annotations
 

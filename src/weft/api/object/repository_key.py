@@ -18,7 +18,7 @@ from weft.trust.seal import unseal
 
 
 class RepositoryKeyAnswer(msgspec.Struct, frozen=True):
-    """Who has the key reads all that is in the repository."""
+    """Key of a repository: who has it reads all that is in the repository."""
 
     key: str  # hexadecimal digits
 

@@ -241,7 +241,7 @@ async def _plan_before(
     given: Any,
     mark: str,
 ) -> list[Draft]:
-    """What the verb makes before its main object."""
+    """Plan the objects that the verb makes before its main object."""
     needed = []
     for made in verb.make_before(whole, given, mark) if verb.make_before is not None else ():
         part = read_manifest(made, project=target.project, by_verb=True)

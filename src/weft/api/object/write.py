@@ -56,8 +56,8 @@ async def create(context: ApiContext, call: Call, target: Target) -> Answer:
 
 
 async def _list_identities(context: ApiContext, binding: Envelope) -> dict[str, str]:
-    """Who the users of a role binding are at the OIDC provider, by name; "": users of weft alone. A name alone doesn't say it.
-    Nothing where there is no provider and nobody is linked with one."""
+    """Identities at the OIDC provider of the users of a role binding, by name; "": users of weft alone. A name alone doesn't say
+    it. Nothing where there is no provider and nobody is linked with one."""
     found = {}
     for name in decode_part(binding.spec, RoleBindingSpec).users:
         entry = await context.store.get(object_key(USER.name, None, name))

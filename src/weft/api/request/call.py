@@ -35,7 +35,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class Change(NamedTuple):
-    """What a request did to an object: for the audit log."""
+    """A request's change to an object: for the audit log."""
 
     envelope: Envelope
     action: Literal["", "created", "updated", "unchanged", "deleting", "deleted"]

@@ -42,7 +42,7 @@ traced: ContextVar[RequestTrace | None] = ContextVar("weft-traced-request", defa
 
 
 class RequestTraces:
-    """Of the API server. ``sample``: which part of what only reads is traced (0 to 1)."""
+    """Traces of the API server's requests. ``sample``: which part of what only reads is traced (0 to 1)."""
 
     def __init__(self, tracer: Tracer, sample: float) -> None:
         self._tracer, self._clock, self._sample = tracer, tracer.clock, sample

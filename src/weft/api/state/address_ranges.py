@@ -45,7 +45,7 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 class NetworkFacts(msgspec.Struct, frozen=True):
-    """Of one network."""
+    """Facts of one network."""
 
     uid: str
     cidr: str

@@ -1,4 +1,4 @@
-"""What the objects of projects with a quota count, remembered so that few requests must read all of them.
+"""Counts of the objects of projects with a quota, remembered so that few requests must read all of them.
 
 A sum stays an upper bound while its quota has the revision that it had then: whatever adds to the sum writes the quota in the same
 commit (``api/admission/quota.py``). What goes makes it less: that is noticed when the sum is made again, before a refusal.
@@ -103,7 +103,7 @@ async def read_image_sizes(store: Store, project: str, others: Iterable[str]) ->
 
 
 def count(kind: Kind, envelope: Envelope) -> Counted:
-    """What an object of a kind that counts does."""
+    """Count an object of a kind that counts."""
     return kind.count_envelope(decode_part(envelope.spec, kind.spec), envelope)
 
 

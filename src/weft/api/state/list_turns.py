@@ -32,7 +32,8 @@ class _Turns:
 
 
 class ListTurns:
-    """By the person's name; of a person with nothing under way nothing is kept. Nodes' lists are small, and have no bounds."""
+    """Turns by the person's name; of a person with nothing under way nothing is kept. Nodes' lists are small,
+    and have no bounds."""
 
     def __init__(self) -> None:
         self._people: dict[str, _Turns] = {}

@@ -12,7 +12,7 @@ KEPT_SECONDS = 60.0
 
 
 class ObjectCounts:
-    """By key: what is counted together. Times are in seconds of the monotonic clock."""
+    """Counts by key of what is counted together. Times are in seconds of the monotonic clock."""
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
@@ -27,7 +27,7 @@ class ObjectCounts:
         return self._known[key] + self._held.get(key, 0)
 
     async def read(self, key: str, now: float, count: Callable[[], Awaitable[int]]) -> int:
-        """As ``find``, counted now."""
+        """Count as ``find`` does, but now."""
         before = self._made.get(key, 0)
         found = await count()
         self._known[key] = (

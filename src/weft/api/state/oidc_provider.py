@@ -39,7 +39,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """What the provider's discovery document says."""
+    """Endpoints in the provider's discovery document."""
 
     issuer: str
     authorization_endpoint: str
@@ -91,7 +91,7 @@ class Provider:
         return await self._post(endpoints.device_authorization_endpoint, {"scope": self.settings.scope})
 
     async def redeem(self, grant: dict[str, str], nonce: str | None) -> Identity:
-        """Who has logged in, for a code. Raises Refused, NotAuthenticated, Unavailable."""
+        """Redeem a code for the identity of who has logged in. Raises Refused, NotAuthenticated, Unavailable."""
         answer = await self._post((await self.find_endpoints()).token_endpoint, grant)
         text = answer.get("id_token")
         if not isinstance(text, str):
@@ -99,7 +99,8 @@ class Provider:
         return await self.check(text, nonce)
 
     async def check(self, text: str, nonce: str | None) -> Identity:
-        """Who an ID token is for; an unknown key has the keys read again, within bounds. Raises NotAuthenticated, Unavailable."""
+        """Identity that an ID token is for; an unknown key has the keys read again, within bounds. Raises NotAuthenticated,
+        Unavailable."""
         settings = self.settings
         expected = Expected(
             issuer=settings.issuer,

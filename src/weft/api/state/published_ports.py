@@ -55,7 +55,7 @@ async def is_port_free(address: str, port: int, protocol: str, clock: Clock) -> 
 
 
 def find_reserved(port: int, protocol: str, served: tuple[str, ...]) -> str:
-    """What the port is reserved for; "" if it isn't. ``served``: the server's own addresses (host:port, TCP)."""
+    """Purpose that the port is reserved for; "" if it isn't. ``served``: the server's own addresses (host:port, TCP)."""
     if protocol == "tcp" and any(place.rpartition(":")[2] == str(port) for place in served):
         return "this fabric's server"
     return RESERVED.get((protocol, port), "")

@@ -1,4 +1,4 @@
-"""Which report of each node's own facts the server has: a request may arrive late, after a newer one.
+"""Newest report of each node's own facts that the server has: a request may arrive late, after a newer one.
 
 A node numbers its reports, from the start of each process of its agent. A report that is older than the last of the same process
 is ignored. Reports of two processes can't be ordered, so each answer names the version that counts, and a node with a newer one
@@ -12,7 +12,7 @@ _NONE = "none.0"  # a version that no agent has: it sends all again
 
 
 class ReportSequence:
-    """By node uid; a version is ``PROCESS.NUMBER``, or "" from an agent that doesn't number its reports."""
+    """Sequence of reports by node uid; a version is ``PROCESS.NUMBER``, or "" from an agent that doesn't number its reports."""
 
     def __init__(self) -> None:
         self._versions: dict[str, str] = {}

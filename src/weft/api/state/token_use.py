@@ -15,7 +15,7 @@ FRESH_SECONDS = 60.0  # a use so soon after the one that is written isn't
 
 
 def find_fresh(used_at: float | None) -> float:
-    """Until when a further use of a token needs no note, if ``used_at`` is written of it (unix seconds)."""
+    """Time until which a further use of a token needs no note, if ``used_at`` is written of it (unix seconds)."""
     return 0.0 if used_at is None else used_at + FRESH_SECONDS
 
 

@@ -1,4 +1,4 @@
-"""What a node says it did: read strictly, put on the server's clock, and bounded, so that one node fills no other's place."""
+"""Spans that a node reports: read strictly, put on the server's clock, and bounded, so that one node fills no other's place."""
 
 from __future__ import annotations
 
