@@ -60,7 +60,7 @@ class WorkloadNic(msgspec.Struct, frozen=True):
 
 
 def which_joins(network: Item) -> object:
-    """What decides whether workloads may join it."""
+    """The part of a network that decides whether workloads may join it."""
     return network.uid, network.status(NetworkStatus).vni, network.spec(NetworkSpec).shared_with
 
 

@@ -1,4 +1,4 @@
-"""Which certificate of each node counts, from the store: for processes that nodes connect to."""
+"""Find the certificate of each node that counts, from the store: for processes that nodes connect to."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def of_envelope(pick: Callable[[Envelope], T | None]) -> Pick[T]:
 
 
 class PrefixCache(Generic[T]):
-    """What ``pick`` makes of each value under ``prefix`` and its revision, by key; values for which it gives None are left out.
+    """Results of ``pick`` for each value under ``prefix`` and its revision, by key; values for which it gives None are left out.
     ``on_change`` gets each key whose value changed."""
 
     def __init__(

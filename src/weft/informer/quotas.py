@@ -34,7 +34,7 @@ class ProjectQuota(msgspec.Struct, frozen=True):
     image_sizes: Mapping[str, int]
 
     def describe_excess(self, kind: str, spec: msgspec.Struct, user: str) -> str:
-        """What a new object of ``kind`` would exceed that counts for ``user``, as a sentence; "" if it fits."""
+        """Describe the excess by a new object of ``kind`` that counts for ``user``, as a sentence; "" if it fits."""
         return self.count_fitting(kind, spec, user, 0)[1]
 
     def count_fitting(self, kind: str, spec: msgspec.Struct, user: str, most: int) -> tuple[int, str]:
@@ -65,8 +65,8 @@ class ProjectQuota(msgspec.Struct, frozen=True):
     def describe_excess_together(
         self, made: Iterable[tuple[str, msgspec.Struct, str]], marked: Iterable[tuple[Item, msgspec.Struct]]
     ) -> str:
-        """What new objects, each a kind, a spec and the user that it counts for, and objects that
-        get other marks, would exceed all together, as a sentence; "" if they fit."""
+        """Describe the excess by new objects, each a kind, a spec and the user that it counts for, and objects with new marks, all
+        together, as a sentence; "" if they fit."""
         taken: dict[str, list[Mapping[str, float]]] = {}
         limits: dict[str, AccountLimits] = {}
 
@@ -112,7 +112,7 @@ def read_quota(view: View, project: str | None) -> ProjectQuota | None:
 
 
 def count_item(item: Item, spec: msgspec.Struct | None = None, marks: msgspec.Struct | None = None) -> Counted:
-    """What an object counts in its project's quota; ``spec``, ``marks``: once it has these."""
+    """Count an object in its project's quota; ``spec``, ``marks``: once it has these."""
     kind = BY_NAME[item.envelope.kind]
     if marks is None and kind.marks is not None:
         marks = item.marks(kind.marks)

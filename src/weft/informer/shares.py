@@ -1,4 +1,4 @@
-"""What a workload names, of its own project or shared by another. Pure."""
+"""Find the objects that a workload names, of its own project or shared by another. Pure."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def _has_already(view: View, workload: Item, kind: str, name: str) -> bool:
 
 
 def describe_missing(workload: Item, name: str) -> str:
-    """For people: that ``find_named`` found nothing."""
+    """Say for people that ``find_named`` found nothing."""
     return "does not exist" + (f", or is not shared with project {workload.envelope.project}" if "/" in name else "")

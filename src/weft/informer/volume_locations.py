@@ -1,6 +1,5 @@
-"""Where the data of a node-local volume is, if it isn't at the home that the store has: an older store has an older home. The
-nodes report what they have; nobody may create an empty disk while one of them has the data. Pure.
-"""
+"""Find the data of a node-local volume, if it isn't at the home that the store has: an older store has an older home. The nodes
+report what they have; nobody may create an empty disk while one of them has the data. Pure."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def pass_on_starts(spec: AllocationSpec, workload: Item) -> AllocationSpec:
 
 
 def find_hostname(item: Item) -> str:
-    """What networks call it; "": its name. ``item`` may be a service, which has an address, too."""
+    """Hostname in networks; "": its name. ``item`` may be a service, which has an address, too."""
     test = item.marks(WorkloadMarks).test if item.envelope.kind in WORKLOADS else None
     return test.hostname if test is not None else ""
 

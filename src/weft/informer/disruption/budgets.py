@@ -24,7 +24,7 @@ MOST_BUDGETS = 32  # whose first label is the same; if there are more, nobody wi
 
 
 class Allowance(msgspec.Struct, eq=False):
-    """What one budget lets go down."""
+    """Number of workloads that one budget lets go down."""
 
     budget: Item
     members: int
@@ -89,7 +89,7 @@ class Budgets:
 
 
 def guard(allowances: Iterable[Allowance]) -> tuple[list[Write], list[Precondition]]:
-    """What a commit that takes workloads of these budgets down writes and relies on besides."""
+    """Guard a commit that takes workloads of these budgets down: its further writes, and what it relies on."""
     budgets = list(dict.fromkeys(allowance.budget for allowance in allowances))
     return [put(item.envelope) for item in budgets], [unchanged(item) for item in budgets]
 

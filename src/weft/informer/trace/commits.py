@@ -23,7 +23,7 @@ _RESTS = ("Stopped", "Suspended", "Succeeded", "Failed")
 
 
 class Work(msgspec.Struct, frozen=True):
-    """What this task does: by whom, and since when (unix seconds) it has planned what it commits next."""
+    """Work of this task: by whom, and since when (unix seconds) it has planned what it commits next."""
 
     name: str
     since: float = 0.0
@@ -33,7 +33,7 @@ work: ContextVar[Work | None] = ContextVar("weft-work", default=None)
 
 
 class CommitTraces:
-    """Of one process. An object is followed from the write that people made until it is ready, or gone."""
+    """Traces of one process's commits. An object is followed from the write that people made until it is ready, or gone."""
 
     def __init__(self, tracer: Tracer, view: View) -> None:
         self._tracer, self._view = tracer, view
