@@ -63,7 +63,7 @@ class Envelope(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def creator(self) -> str:
-        """Who made it: a user's name, or token:NAME for a token that belongs to no user. "": weft itself, or unknown."""
+        """The creator: a user's name, or token:NAME for a token that belongs to no user. "": weft itself, or unknown."""
         return self.created_by if self.created_by is not msgspec.UNSET else ""
 
     def owner_key(self, kind: str) -> str | None:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 
 class WeftError(Exception):
-    """What went wrong: ``message`` names object and fact, ``hint`` what to do next, ``reason`` is stable."""
+    """An error: ``message`` names object and fact, ``hint`` what to do next, ``reason`` is stable."""
 
     reason: ClassVar[str] = "internalError"
 

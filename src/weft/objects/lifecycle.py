@@ -99,7 +99,7 @@ SO_ALREADY: dict[str, frozenset[Phase]] = {
 
 
 def describe_phase(phase: str) -> str:
-    """What it is, after ``vm/web is``: ``migrating`` for Migrate, and ``Stopped`` for itself."""
+    """Describe the phase, after ``vm/web is``: ``migrating`` for Migrate, and ``Stopped`` for itself."""
     return {str(one): words for one, words in _IN_WORDS.items()}.get(phase, phase)
 
 

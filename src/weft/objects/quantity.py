@@ -242,7 +242,7 @@ def format_age(seconds: float) -> str:
 
 
 def sort_key(cell: str) -> SortKey:
-    """What cells are sorted by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
+    """Key to sort cells by: quantities by how much they are, text as people count (web-9 before web-10), nothing last."""
     if cell in ("", NONE):
         return 2, 0.0, ""
     match = _CELL.fullmatch(cell.strip())

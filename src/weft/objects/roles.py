@@ -1,5 +1,5 @@
-"""What a role may do. Each operation takes one permission, KIND:VERB. A built-in role has those with the rights that are its own;
-an own role lists its permissions (``kinds/role.py``). Pure.
+"""Rights of a role. Each operation takes one permission, KIND:VERB. A built-in role has those with the rights that are its own; an
+own role lists its permissions (``kinds/role.py``). Pure.
 
 A token with a project has its role there and nowhere else. Without one it has the role in every project. A user has the rights
 of all role bindings that name the user, or a group that the user is in.

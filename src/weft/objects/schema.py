@@ -355,7 +355,7 @@ def read_strict(raw: Any, type_: type[T], path: str = "spec") -> T:
 
 
 def unit(name: Quantity) -> msgspec.Meta:
-    """For a number that programs write, like seconds: an error names its bounds as people write them, like 25h."""
+    """Note on a number that programs write, like seconds: an error names its bounds as people write them, like 25h."""
     return msgspec.Meta(extra={"unit": name})
 
 
@@ -370,7 +370,7 @@ def _name_bound(problem: str, type_: Any, steps: Sequence[str]) -> str | None:
 
 
 def _extra_at(type_: Any, steps: Sequence[str]) -> dict[str, Any]:
-    """What is noted of the value there; of a list or a map of what is in it."""
+    """Notes on the value there; of a list or a map on what is in it."""
     info, extra, _ = _unwrap(_info(type_))
     for step in steps:
         fields = {f.encode_name: f.type for f in info.fields} if isinstance(info, mi.StructType) else {}
@@ -394,7 +394,7 @@ def _in_words(problem: str) -> str:
 
 
 def _hint_at(type_: Any, path: str, at: str) -> str | None:
-    """What the field at ``at`` takes, and what it is."""
+    """Hint that says what the field at ``at`` takes, and what it is."""
     plain = re.sub(r"\[[^]]*\]", "", at)
     doc = next((doc for doc in describe_fields(type_, path) if doc.path.replace("[]", "") == plain), None)
     if doc is None or not doc.description:
@@ -460,7 +460,7 @@ def type_name(info: mi.Type, extra: dict[str, Any]) -> str:
 
 @functools.cache
 def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
-    """What a change of each field costs, by path."""
+    """Cost of a change of each field, by path."""
     return {doc.path: doc.change for doc in describe_fields(type_, path)}
 
 

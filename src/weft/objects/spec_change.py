@@ -1,4 +1,4 @@
-"""What a change of a spec costs: the one table behind apply, dry-run, hot-plug and the docs. Pure.
+"""Cost of a change of a spec: the one table behind apply, dry-run, hot-plug and the docs. Pure.
 
 What a field declares, and when a change takes effect:
   live     at once

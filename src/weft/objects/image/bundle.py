@@ -118,8 +118,8 @@ def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
 
 
 def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, bool] | None:
-    """Of the tar's member with its header at ``offset``: name, position and number of its bytes, and whether it is a plain file;
-    None at the archive's end. Raises DriverFailed (``notAnImage``)."""
+    """Read the header at ``offset`` of the tar's member: its name, position and number of its bytes, and whether it is a plain
+    file; None at the archive's end. Raises DriverFailed (``notAnImage``)."""
     if offset >= end:
         return None
     file.seek(offset)

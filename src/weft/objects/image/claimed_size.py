@@ -18,7 +18,7 @@ _TABLE_AT, _ENTRY_BYTES = 446, 16
 
 
 def read_claimed_size(beginning: bytes) -> int:
-    """In bytes, by the first 36 KiB of a raw disk or an ISO image; 0 where nothing there tells."""
+    """Claimed size in bytes, by the first 36 KiB of a raw disk or an ISO image; 0 where nothing there shows it."""
     if beginning[_ISO_AT : _ISO_AT + 6] == _ISO_MAGIC:
         (blocks,) = struct.unpack_from("<I", beginning, _ISO_AT + _ISO_BLOCKS_AT)
         (block,) = struct.unpack_from("<H", beginning, _ISO_AT + _ISO_BLOCK_AT)
