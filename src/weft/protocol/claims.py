@@ -1,5 +1,5 @@
-"""What a ticket allows: one verb for one client, on one guest or on the gateway itself. The API server signs the
-claims, the gateway checks and forwards them, the agent acts on them."""
+"""Claims of a ticket: one verb for one client, on one guest or on the gateway itself. The API server signs the claims, the gateway
+checks and forwards them, the agent acts on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from weft.contracts.driver.runtime import SessionMark
 
 
 class ClaimedRepository(msgspec.Struct, frozen=True):
-    """Where the backup lies that a stream is about."""
+    """Location of the backup that a stream is about."""
 
     name: str
     url: str
@@ -20,7 +20,7 @@ class ClaimedRepository(msgspec.Struct, frozen=True):
 
 
 class ClaimedLog(msgspec.Struct, frozen=True):
-    """Of a workload that was deleted. ``what``: KIND/PROJECT/NAME."""
+    """Log of a workload that was deleted. ``what``: KIND/PROJECT/NAME."""
 
     uid: str
     what: str

@@ -1,4 +1,4 @@
-"""What a node's gateway for devices tells the server: ``POST /v1/nodes/{name}:devices``, with the node's certificate.
+"""Reports of a node's gateway for devices to the server: ``POST /v1/nodes/{name}:devices``, with the node's certificate.
 
 Everything has an age, not a time: the gateway's clock may be wrong. A report may come twice and in parts: each entry stands for
 itself. Readings never come this way, only what changed beyond the deadband, at most once in ten seconds for a device.
@@ -40,7 +40,7 @@ Outcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
 
 
 class ReportedCommand(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What became of a value that was sent to a device."""
+    """Outcome of a value that was sent to a device."""
 
     property: str
     outcome: Outcome
@@ -79,7 +79,7 @@ class FiredRule(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RanModel(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a gateway counted of a model, ever. ``late``, ``nan`` and ``dead``: how often its fallback decided, and why."""
+    """Counts of a model at a gateway over all time. ``late``, ``nan`` and ``dead``: how often its fallback decided, and why."""
 
     uid: str
     file: str = ""  # SHA-256 of what it runs; "": nothing
@@ -122,8 +122,8 @@ class InvocationsInput(msgspec.Struct, omit_defaults=True):
 
 
 class DeviceMessage(msgspec.Struct):
-    """What invokes a function: its input is this as JSON. ``at``: unix seconds by the server's clock. A message that is handed over
-    again has the same ``id``."""
+    """Message that invokes a function: its input is this as JSON. ``at``: unix seconds by the server's clock. A message that is
+    handed over again has the same ``id``."""
 
     id: str
     topic: str

@@ -1,4 +1,4 @@
-"""What each gateway counts of functions since its start: attached to a lease of its own and never stored, like a node's heartbeat.
+"""Counts of functions at each gateway since its start: attached to a lease of its own and never stored, like a node's heartbeat.
 Pure."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class FunctionCounts(msgspec.Struct, array_like=True):
 
 
 def write_counts(counts: Mapping[str, FunctionCounts]) -> bytes:
-    """By the functions' uids: of more than MOST_FUNCTIONS those that were invoked most."""
+    """Write counts by the functions' uids: of more than MOST_FUNCTIONS those that were invoked most."""
     names = heapq.nlargest(MOST_FUNCTIONS, counts, key=lambda uid: counts[uid].invocations)
     return msgspec.msgpack.encode({uid: counts[uid] for uid in names})
 

@@ -1,6 +1,5 @@
-"""What each heartbeat of a node carries: the usage of its guests, and the ports that its own programs hold. It is attached to
-the node's lease and never stored. Pure.
-"""
+"""Contents of a node's heartbeat: the usage of its guests, and the ports that its own programs hold. It is attached to the node's
+lease and never stored. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +51,7 @@ class HeldPorts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
-    """What a workload's run here has done so far. ``disks`` by name ("": all of them together): bytes read, bytes written, reads,
+    """Counts of a workload's run here so far. ``disks`` by name ("": all of them together): bytes read, bytes written, reads,
     writes, seconds of all reads, of all writes. ``nics`` in the order of its networks, as ``NicCounts``. -1: unknown."""
 
     disks: dict[str, list[float]] = {}
@@ -60,14 +59,14 @@ class DeviceCounts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestCounts(msgspec.Struct, frozen=True, array_like=True):
-    """What an endpoint of a service answered to the node's proxy."""
+    """Answers of an endpoint of a service to the node's proxy."""
 
     answers: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]] = []  # as in ANSWERS
     seconds: float = -1.0  # mean time until an answer, of a moment ago; -1: there were none
 
 
 class PathFigures(msgspec.Struct, frozen=True, array_like=True):
-    """What a node has measured of its path to a peer. Ages in seconds, of when the heartbeat was made; -1: unknown."""
+    """Measurements by a node of its path to a peer. Ages in seconds, of when the heartbeat was made; -1: unknown."""
 
     latency_ms: float = -1.0  # round trip
     latency_age: float = -1.0
@@ -78,7 +77,7 @@ class PathFigures(msgspec.Struct, frozen=True, array_like=True):
 
 
 class LinkLoad(msgspec.Struct, frozen=True, array_like=True):
-    """What passes the node's own link to the others, in Mbit/s; -1: unknown."""
+    """Load of the node's own link to the others, in Mbit/s; -1: unknown."""
 
     received_mbps: float = -1.0
     sent_mbps: float = -1.0

@@ -28,21 +28,21 @@ VERB = "invocations"
 
 
 class Define(msgspec.Struct, frozen=True, tag="define"):
-    """To the agent: a recipe that later messages name by digest."""
+    """Message to the agent: a recipe that later messages name by digest."""
 
     recipe: Recipe
 
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
-    """To the agent: fetch what the recipe needs, and check that one instance comes up. Answered by ``Prepared``. If the recipe's
-    image is a tag: resolve it and return its digest, and start nothing."""
+    """Message to the agent: fetch what the recipe needs, and check that one instance comes up. Answered by ``Prepared``. If the
+    recipe's image is a tag: resolve it and return its digest, and start nothing."""
 
     id: str
     digest: str
 
 
 class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
-    """To the agent: run the function once, now, or refuse at once."""
+    """Message to the agent: run the function once, now, or refuse immediately."""
 
     id: str
     digest: str
@@ -55,7 +55,7 @@ class Invoke(msgspec.Struct, frozen=True, tag="invoke"):
 
 
 class Keep(msgspec.Struct, frozen=True, tag="keep"):
-    """To the agent: how many instances of the recipe to keep, and for how long."""
+    """Message to the agent: how many instances of the recipe to keep, and for how long."""
 
     digest: str
     idle_seconds: float  # how long an idle instance may stay
@@ -63,19 +63,19 @@ class Keep(msgspec.Struct, frozen=True, tag="keep"):
 
 
 class Drop(msgspec.Struct, frozen=True, tag="drop"):
-    """To the agent: no more invocations of this recipe will come. Pending ones run to their end."""
+    """Message to the agent: no more invocations of this recipe will come. Pending ones run to their end."""
 
     digest: str
 
 
 class Acknowledge(msgspec.Struct, frozen=True, tag="acknowledge"):
-    """To the agent: the answer has arrived and may be dropped."""
+    """Message to the agent: the answer has arrived and may be dropped."""
 
     id: str
 
 
 class Written(msgspec.Struct, frozen=True, tag="written"):
-    """To the agent: all ``Printed`` up to this serial are written down and may be dropped."""
+    """Message to the agent: all ``Printed`` up to this serial are written down and may be dropped."""
 
     serial: int
 
@@ -90,7 +90,7 @@ class LocalFunction(msgspec.Struct, frozen=True):
 
 
 class ServeLocally(msgspec.Struct, frozen=True, tag="serveLocally"):
-    """To the agent, once on each connection and when something changes: all such functions of the node."""
+    """Message to the agent, once on each connection and when something changes: all such functions of the node."""
 
     functions: list[LocalFunction] = []
     unready: list[str] = []  # uids of those that the node keeps as it has them: their present code isn't ready
@@ -99,7 +99,7 @@ class ServeLocally(msgspec.Struct, frozen=True, tag="serveLocally"):
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
-    """From the agent."""
+    """Message from the agent: progress and result of ``Prepare``."""
 
     id: str
     done: bool = True
@@ -110,7 +110,7 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
-    """From the agent: the invocation was not begun here."""
+    """Message from the agent: the invocation was not begun here."""
 
     id: str
     reason: str  # a stable token: insufficientResources, unknownRecipe, notServed, closing …
@@ -119,7 +119,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """From the agent: how the invocation ended."""
+    """Message from the agent: how the invocation ended."""
 
     id: str
     payload: bytes  # after an error: the JSON {errorType, errorMessage, …}
@@ -133,8 +133,8 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
 
 
 class Printed(msgspec.Struct, frozen=True, tag="printed"):
-    """From the agent: output of an instance, in whole lines where possible. The agent keeps it until ``Written``, and sends it
-    again on each new connection."""
+    """Message from the agent: output of an instance, in whole lines where possible. The agent keeps it until ``Written``, and sends
+    it again on each new connection."""
 
     digest: str
     instance: str
@@ -153,7 +153,7 @@ class Count(msgspec.Struct, frozen=True, array_like=True):
 
 
 class InstanceState(msgspec.Struct, frozen=True, tag="state"):
-    """From the agent, once on each connection: its instances and its free capacity. ``InstanceStateChange`` follows it."""
+    """Message from the agent, once on each connection: its instances and its free capacity. ``InstanceStateChange`` follows it."""
 
     counts: dict[str, Count] = {}  # by recipe
     free_cpu: float = 0.0
@@ -164,7 +164,7 @@ class InstanceState(msgspec.Struct, frozen=True, tag="state"):
 
 
 class InstanceStateChange(msgspec.Struct, frozen=True, tag="change", omit_defaults=True):
-    """From the agent, at most every 50 ms: what has changed since its last message on this connection."""
+    """Message from the agent, at most every 50 ms: what has changed since its last message on this connection."""
 
     free_cpu: float = 0.0  # the first three are always set
     free_memory: int = 0
@@ -202,7 +202,7 @@ def apply_change(before: InstanceState, change: InstanceStateChange) -> Instance
 
 
 class Underway(msgspec.Struct, frozen=True, tag="underway"):
-    """From the agent, first on each connection: invocations that it has begun and that aren't acknowledged."""
+    """Message from the agent, first on each connection: invocations that it has begun and that aren't acknowledged."""
 
     ids: list[str] = []
     digests: list[str] = []  # of their recipes, by which a restarted gateway counts them to their functions

@@ -80,7 +80,7 @@ class Receive(Protocol):
     """Receives the files of disks."""
 
     async def begin(self, disk: str) -> tuple[Path, int]:
-        """Where to write the file, and its greatest length in bytes. Raises WeftError."""
+        """Path to write the file to, and its greatest length in bytes. Raises WeftError."""
 
     async def complete(self, disk: str, form: str) -> None:
         """The whole file has arrived. Raises WeftError."""
@@ -133,8 +133,8 @@ def is_lost(problem: BaseException) -> bool:
 
 
 def allow_to_stall(sock: socket.socket) -> None:
-    """For connections that carry a machine's bytes: a slow receiver is not a lost connection. The control connection notices
-    that; the kernel's own limit can't tell the two apart."""
+    """Let a connection stall that carries a machine's bytes: a slow receiver is not a lost connection. The control connection
+    notices that; the kernel's own limit can't tell the two apart."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
 
 

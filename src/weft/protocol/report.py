@@ -92,14 +92,14 @@ class Peers(msgspec.Struct, frozen=True):
 
 
 class NetworkRules(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What people may change of a network."""
+    """Rules of a network that people may change."""
 
     nat: bool = True
     open: list[str] = []  # as in its spec
 
 
 class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where the server's machine is, and the TCP ports of what networks may open there."""
+    """Location of the server's machine, and the TCP ports of what networks may open there."""
 
     ranges: list[str] = []  # its own addresses
     api: list[int] = []  # of the API, and of its streams
@@ -107,7 +107,7 @@ class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def ports(self) -> dict[str, list[int]]:
-        """By what a network opens of it."""
+        """Ports by what a network opens of it."""
         return {API: self.api, FUNCTIONS: self.functions}
 
 

@@ -30,7 +30,7 @@ NOTHING_CARRIED: Carried = {}
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What is known of one node; ``paths`` by the other's uid."""
+    """Facts of one node; ``paths`` by the other's uid."""
 
     uid: str
     name: str
@@ -94,8 +94,8 @@ def make_topology(
     of: str = "",
     carried: Carried = NOTHING_CARRIED,
 ) -> Topology:
-    """Of these nodes; with ``of``, the name of one, only its links, to each other node. What a node claims beyond what a network
-    can be is left out. ``carried`` is what migrations got, where a bandwidth is too high to be measured otherwise."""
+    """Topology of these nodes; with ``of``, the name of one, only its links, to each other node. What a node claims beyond what a
+    network can be is left out. ``carried`` is what migrations had, where a bandwidth is too high to be measured otherwise."""
     hosts = sorted(hosts, key=lambda host: host.name)
     found = _collect(hosts, carried)
     shared = _share(hosts, found)
@@ -124,7 +124,7 @@ def make_topology(
 
 
 def _collect(hosts: Sequence[NodeFacts], carried: Carried) -> dict[Pair, _Figures]:
-    """What pairs of nodes measured, by both uids in order."""
+    """Collect the measurements of pairs of nodes, by both uids in order."""
     known = {host.uid: host for host in hosts}
     found: dict[Pair, _Figures] = defaultdict(_Figures)
     for host in hosts:
@@ -151,7 +151,7 @@ def _collect(hosts: Sequence[NodeFacts], carried: Carried) -> dict[Pair, _Figure
 
 
 class _Shared(msgspec.Struct):
-    """What pairs that didn't measure go by."""
+    """Values shared by pairs that didn't measure."""
 
     hosts: dict[str, NodeFacts]
     bandwidths: dict[Pair, float]  # by two places in order

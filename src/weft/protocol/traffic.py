@@ -12,7 +12,7 @@ OTHER_PROJECT = "a workload of another project"
 
 
 class Traffic(msgspec.Struct, frozen=True):
-    """From ``source`` to ``destination``, each a workload's name, OUTSIDE or OTHER_PROJECT."""
+    """Traffic from ``source`` to ``destination``, each a workload's name, OUTSIDE or OTHER_PROJECT."""
 
     source: str
     destination: str

@@ -1,4 +1,4 @@
-"""Which site is primary for a group of guests: the claims of two sites and of the witness, and the answers to them. All that
+"""Agree which site is primary for a group of guests: the claims of two sites and of the witness, and the answers to them. All that
 comes from another is bounded by the types here."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Id = Annotated[str, msgspec.Meta(pattern=r"\A[-a-z0-9]{1,64}\Z")]
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Of who writes. Two that people forced at both sites have the same number, and never the same id."""
+    """Generation of who writes. Two that people forced at both sites have the same number, and never the same id."""
 
     number: Annotated[int, msgspec.Meta(ge=1, le=MOST_GENERATION)]
     id: Id

@@ -1,4 +1,4 @@
-"""What a node reports of a guest that its cluster has it guard, beside why it can't."""
+"""Report of a node on a guest that its cluster has it guard, beside why it can't."""
 
 from __future__ import annotations
 

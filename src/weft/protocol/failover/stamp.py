@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 def write_stamp(boot_id: str, at: float) -> str:
-    """``at``: seconds of CLOCK_BOOTTIME, rounded down to a millisecond."""
+    """Write a stamp; ``at``: seconds of CLOCK_BOOTTIME, rounded down to a millisecond."""
     return f"{boot_id}/{int(at * 1000)}"
 
 

@@ -1,4 +1,4 @@
-"""What a site sends to the witness, and what that answers."""
+"""Requests of a site to the witness, and the answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Turn = Annotated[int, msgspec.Meta(ge=0, le=MOST_TURN)]
 
 
 class WitnessRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a site sends to the witness; which site it is, its secret shows."""
+    """Request of a site to the witness; which site it is, its secret shows."""
 
     peer: Name  # the group's other site
     group: Name
