@@ -1,4 +1,4 @@
-"""Who holds which lease, in memory: a renewal costs one dictionary write and reaches no disk.
+"""Keep who holds which lease, in memory: a renewal costs one dictionary write and reaches no disk.
 
 Leases die with the process, fences do not: the engine keeps a ceiling that fences may grow to, and raises it durably
 before it is reached. Called from the loop; ``holds`` may be called from any thread.

@@ -1,4 +1,4 @@
-"""What a commit may hold, and whether it may go through: the contract's rules, the same on every engine. Pure."""
+"""Limits of a commit, and whether it may go through: the contract's rules, the same on every engine. Pure."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class MemoryStore:
         self._compacted = compacted
 
     def _reach(self, prefix: str) -> tuple[int, int]:
-        """Where in the sorted keys those under ``prefix`` begin and end."""
+        """Start and end in the sorted keys of those under ``prefix``."""
         end = end_of_prefix(prefix)
         return bisect_left(self._keys, prefix), len(self._keys) if end is None else bisect_left(self._keys, end)
 

@@ -109,7 +109,7 @@ class Watches:
                 watcher.close()
 
     async def _read(self, prefix: str, position: int, until: int) -> tuple[list[Batch], int]:
-        """What the engine's replay gives; from memory if it is recent enough, as it mostly is after a list."""
+        """Read the engine's replay; from memory if it is recent enough, as it mostly is after a list."""
         found = self._recent.find(prefix, position, until) if until <= self._revision else None
         if found is None:
             return await self._replay(prefix, position, until)

@@ -103,7 +103,8 @@ class Commits:
         return None if found is None else int(found.header.revision)  # all that was to go is gone
 
     async def _plan_once(self, idempotency_key: str) -> list[bytes]:
-        """Where the key may have been kept: last hour, this one (the second), or the next, by a clock that is ahead."""
+        """Keys where the idempotency key may have been kept: last hour, this one (the second), or the next, by a clock that is
+        ahead."""
         hour = int(self._clock.now() // KEEP_SECONDS)
         if hour > self._cleared_until:
             self._cleared_until = hour

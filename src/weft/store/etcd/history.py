@@ -1,4 +1,4 @@
-"""What happened in etcd, revision by revision: one watch that survives lost connections, and replays of the past.
+"""History of etcd, revision by revision: one watch that survives lost connections, and replays of the past.
 
 A response may hold parts of a revision (etcd splits large ones); they are joined, so that a commit is always whole.
 """

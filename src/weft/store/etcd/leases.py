@@ -19,7 +19,7 @@ from weft.store.limits import check_digest, check_ttl
 
 
 class _Claim(msgspec.Struct, frozen=True):
-    """What a lease's key holds."""
+    """Value of a lease's key."""
 
     holder: str
     ttl_seconds: float
@@ -27,7 +27,7 @@ class _Claim(msgspec.Struct, frozen=True):
 
 
 class _Seen(NamedTuple):
-    """What was last seen of a lease; ``lapses_at`` on this clock, unless the key changes before."""
+    """Newest sight of a lease; ``lapses_at`` on this clock, unless the key changes before."""
 
     fence: int
     mod_revision: int

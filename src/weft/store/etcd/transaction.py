@@ -49,7 +49,7 @@ def read(key: bytes, *, keys_only: bool = False) -> Any:
 
 
 def plan_compare(preconditions: Sequence[Precondition], places: Sequence[bytes]) -> list[Any]:
-    """What etcd must find to let the commit through; ``places`` are the keys that the preconditions are about.
+    """Comparisons that must hold in etcd to let the commit through; ``places`` are the keys that the preconditions are about.
 
     A lease's fence is the revision its key was made at."""
     out = []

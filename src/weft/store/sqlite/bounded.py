@@ -1,4 +1,4 @@
-"""What was read or written lately, by key, as far as it fits: what hasn't been used for longest goes first."""
+"""Values read or written lately, by key, as far as they fit: what hasn't been used for longest goes first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENTRY_BYTES = 300  # beside key and value: the objects that hold them
 
 
 class Bounded(Generic[T]):
-    """Of all that is ``put``, about ``max_bytes``. ``dropped`` counts those that didn't fit."""
+    """Bounded values: of all that is ``put``, about ``max_bytes``. ``dropped`` counts those that didn't fit."""
 
     def __init__(self, max_bytes: int) -> None:
         self.dropped = 0
@@ -22,7 +22,7 @@ class Bounded(Generic[T]):
         return key in self._kept
 
     def find(self, key: str, default: D) -> T | D:
-        """What was put there last; it counts as used."""
+        """Value put there last; it counts as used."""
         try:
             found = self._kept.pop(key)
         except KeyError:

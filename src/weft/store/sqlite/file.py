@@ -60,7 +60,7 @@ class LockFile:
             ) from None
 
     def read_mark(self) -> Mark | None:
-        """What the last opening left; None if it left nothing that can be read."""
+        """Mark that the last opening left; None if it left nothing that can be read."""
         words = self._read_words()
         if len(words) != 5 or not (words[2].isdecimal() and words[3].isdecimal()):
             return None

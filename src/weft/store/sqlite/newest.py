@@ -47,7 +47,7 @@ class Newest:
         self._waiting.clear()
 
     def learn(self, key: str, entry: Entry | None, mark: int) -> None:
-        """What was read from the file since ``mark``: kept unless a commit may have made it old."""
+        """Keep what was read from the file since ``mark``, unless a commit may have made it old."""
         if key not in self._entries and mark == self.mark:
             self._entries.put(key, entry, 0 if entry is None else len(entry.value))
 

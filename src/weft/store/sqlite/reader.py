@@ -140,7 +140,7 @@ def read_batches(
 def _read_replaced(
     connection: sqlite3.Connection, keys: tuple[str, str], pinned: int, most: int
 ) -> Iterator[tuple[str, int, bytes]]:
-    """What has been replaced since ``pinned``, as it was then: the first change of a key points back behind the pin."""
+    """Values replaced since ``pinned``, as they were then: the first change of a key points back behind the pin."""
     return connection.execute(
         "SELECT replaced.key, replaced.position, replaced.value"
         " FROM version JOIN version AS replaced ON replaced.position = version.previous"

@@ -47,7 +47,7 @@ def refill(path: str | Path, entries: Iterable[tuple[str, bytes]], revision: int
 
 
 def _remove(incoming: Path) -> None:
-    """What a refill that was killed left, with its journal: SQLite would play that into the next one."""
+    """Remove the rest of a refill that was killed, with its journal: SQLite would play that into the next one."""
     for suffix in ("", "-journal"):
         incoming.with_name(incoming.name + suffix).unlink(missing_ok=True)
 

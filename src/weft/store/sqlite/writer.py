@@ -55,7 +55,7 @@ Deliver = Callable[[Sequence[Outcome], Sequence[Published], int], None]
 
 
 class _History:
-    """Where the newest ``keep_bytes`` of history begin, give or take a step; counted from the opening of the store."""
+    """Start of the newest ``keep_bytes`` of history, give or take a step; counted from the opening of the store."""
 
     def __init__(self, revision: int, keep_bytes: int) -> None:
         self.oldest = 0  # history before this revision is more than is kept
