@@ -1,1 +1,1 @@
-"""Who may do what: the fabric's own CA, tokens, and tickets for streams."""
+"""Identities and rights: the fabric's own CA, tokens, and tickets for streams."""

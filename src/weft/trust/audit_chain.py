@@ -20,7 +20,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class AuditActor(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who sent a request. Never a secret: a token by its name."""
+    """Sender of a request. Never a secret: a token by its name."""
 
     kind: Literal["person", "node", "joiner", "linker", "nobody", "server"]  # nobody: without valid credentials
     name: str = ""  # a user's; of a token without a user token:ID, of a node node:UID
@@ -48,7 +48,7 @@ class AuditObject(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What one request did, or was refused. Fields that are empty are left out of the line."""
+    """Record of one request's effect or refusal. Fields that are empty are left out of the line."""
 
     sequence: int = 0  # 1 is the chain's first record
     at: str = ""  # UTC, like 2026-12-24T22:00:00.123456Z
@@ -81,14 +81,14 @@ class Link(msgspec.Struct, frozen=True):
 
 
 class Break(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a chain is broken: ``sequence`` is that of the first record that isn't as it was written, or isn't there."""
+    """Break of a chain: ``sequence`` is that of the first record that isn't as it was written, or isn't there."""
 
     sequence: int
     problem: str
 
 
 class AuditVerdict(msgspec.Struct, kw_only=True):
-    """What a check of a chain found. ``first`` and ``last`` are the sequence numbers of what is there."""
+    """Findings of a check of a chain. ``first`` and ``last`` are the sequence numbers of what is there."""
 
     records: int = 0
     chain: str = ""

@@ -56,7 +56,7 @@ class Authority:
         return self._renew(self._state, sorted({SERVER_NAME, "localhost", "127.0.0.1", *names}), SERVER_NAME)
 
     def renew_metrics(self, folder: Path) -> tuple[Path, Path]:
-        """As ``renew_server``, for the server's own database for metrics, in ``folder``."""
+        """Renew like ``renew_server``, for the server's own database for metrics, in ``folder``."""
         return self._renew(folder, [METRICS_NAME], METRICS_NAME)
 
     def _renew(self, folder: Path, wanted: list[str], common_name: str) -> tuple[Path, Path]:
@@ -81,8 +81,8 @@ class Authority:
         return _pem(certificate)
 
     def make_service(self, names: Iterable[str], uid: str) -> tuple[str, float]:
-        """For the service ``uid`` in PEM: a new key, its certificate for these names and addresses, and that of the CA of services;
-        and when it ends (unix seconds)."""
+        """Make for the service ``uid`` in PEM: a new key, its certificate for these names and addresses, and that of the CA of
+        services; and when it ends (unix seconds)."""
         authority = Authority(self._state / "services", self._clock)
         key = ec.generate_private_key(ec.SECP256R1())
         found = [_general_name(name) for name in names]

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 
 
 def find_fault(chain: str, key: str, now: float) -> str:
-    """What is wrong with the PEM of a certificate with its chain, and with its key, at ``now`` (unix seconds); "" for nothing."""
+    """Fault in the PEM of a certificate with its chain, and with its key, at ``now`` (unix seconds); "" for none."""
     try:
         certificates = x509.load_pem_x509_certificates(chain.encode())
     except ValueError:

@@ -47,7 +47,7 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
 
     @property
     def creator(self) -> str:
-        """What objects have as their creator: the person's name."""
+        """Creator of objects: the person's name."""
         return self.name if self.kind == "person" else ""
 
     @functools.cached_property
@@ -65,7 +65,7 @@ class Actor(msgspec.Struct, frozen=True, dict=True):
 
     @functools.cached_property
     def audited(self) -> AuditActor:
-        """What the audit log says of it."""
+        """Actor in the audit log."""
         if self.kind == "stranger":
             return AuditActor(kind="nobody")
         return AuditActor(kind=self.kind, name=self.name, role=self.role, project=self.project or "", id=self.id)

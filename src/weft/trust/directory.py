@@ -1,4 +1,4 @@
-"""What users may do: the users, the roles, and the role bindings that name users, groups, or groups of the OIDC provider. Pure.
+"""Rights of users: the users, the roles, and the role bindings that name users, groups, or groups of the OIDC provider. Pure.
 
 The API server and the gateway each keep a copy of these objects and ask here at every request, so a change counts at once."""
 
@@ -62,7 +62,7 @@ class Directory:
         self._roles: dict[tuple[str, str | None], Grant] = {}
 
     def find_grants(self, user: Ref, claims: Sequence[str]) -> Grants | None:
-        """What ``user`` may do, who is in the groups ``claims`` at the OIDC provider: sorted, each once. None if there is no such
+        """Grants of ``user``, who is in the groups ``claims`` at the OIDC provider: sorted, each once. None if there is no such
         user any more (a later one of the name is another), or it is disabled."""
         account = self._find_user(user.name)
         if account is None or account.uid != user.uid or account.disabled:
@@ -77,7 +77,7 @@ class Directory:
         return known
 
     def find_grant(self, role: str, project: str | None) -> Grant:
-        """What ``role`` gives in ``project``, None for all projects: nothing, if there is no such role any more."""
+        """Grant of ``role`` in ``project``, None for all projects: nothing, if there is no such role any more."""
         built_in = find_built_in(role, project is None)
         if built_in is not None:
             return Grant(role, project, built_in)
@@ -90,7 +90,7 @@ class Directory:
         return known
 
     def find_link(self, cluster: Ref) -> Grants | None:
-        """What the linked ``cluster`` may do: say hello, and what its link grants, in the link's projects. None if there is no
+        """Grants of the linked ``cluster``: to say hello, and what its link grants, in the link's projects. None if there is no
         such link any more (a later one of the name is another)."""
         linked = self._find_cluster(cluster.name)
         if linked is None or linked.uid != cluster.uid:
@@ -102,7 +102,7 @@ class Directory:
         return tuple(found)
 
     def list_grants(self, user: str | None, groups: Sequence[str], claims: Sequence[str] = ()) -> Grants:
-        """What the bindings of a user's name (None: without them) and of these groups give: sorted, each once."""
+        """Grants by the bindings of a user's name (None: without them) and of these groups: sorted, each once."""
         self._read_again()
         subjects = [
             *([("user", user)] if user is not None else []),

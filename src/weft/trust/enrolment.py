@@ -1,5 +1,5 @@
-"""Which certificate of a node counts. The fabric's CA signed several, and a stolen one must be worth nothing once the node is
-enrolled anew. Pure.
+"""Find the certificate of a node that counts. The fabric's CA signed several, and a stolen one must be worth nothing once the node
+is enrolled again. Pure.
 
 A key counts if the node was enrolled with it, or renewed for it and used it. An unknown key counts too if its certificate is
 newer than all that the store knows: each is stored before it is issued, so the store was restored from before that.

@@ -24,7 +24,7 @@ class UnknownKey(NotAuthenticated):
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What an ID token must say."""
+    """Values that an ID token must have."""
 
     issuer: str
     client: str  # the audience
@@ -56,7 +56,7 @@ def read_keys(document: Any) -> Keys:
 
 
 def check_id_token(text: str, keys: Keys, expected: Expected, now: float) -> Identity:
-    """Who ``text`` says has logged in, ``now`` in unix seconds. Raises UnknownKey, NotAuthenticated."""
+    """Identity that ``text`` says has logged in, ``now`` in unix seconds. Raises UnknownKey, NotAuthenticated."""
     try:
         header = jwt.get_unverified_header(text)
     except jwt.PyJWTError as problem:

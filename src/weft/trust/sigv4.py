@@ -138,7 +138,7 @@ def _signing_key(secret: str, day: str, region: str, service: str) -> bytes:
 
 
 def _canonical_path(path: str) -> str:
-    """Without dot segments, each segment encoded once more than it came."""
+    """Path without dot segments, each segment encoded once more than it came."""
     if not path or path == "/":
         return "/"
     clean = normpath(path) if "/." in path or "//" in path else path

@@ -29,7 +29,7 @@ GO, BUSY, OFF = 0, 1, 2  # the number of a ``go``
 
 
 class Packet:
-    """What a packet claims; ``is_sealed`` says whether it may."""
+    """Claims of a packet; ``is_sealed`` says whether it may make them."""
 
     __slots__ = ("_data", "asker", "nonce", "number", "sort")
 
@@ -42,7 +42,7 @@ class Packet:
 
     @property
     def result(self) -> tuple[float, int]:
-        """Of a ``done``: the rate in Mbit/s (0: unknown), and how many packets of the train arrived."""
+        """Result in a ``done``: the rate in Mbit/s (0: unknown), and how many packets of the train arrived."""
         rate, count = _RESULT.unpack_from(self._data, _HEAD.size)
         return rate, count
 
