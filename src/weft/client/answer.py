@@ -49,7 +49,7 @@ class Stream:
             raise Unavailable("the server's answer was cut short")
 
     def read(self, size: int) -> bytes:
-        """At most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""
+        """Read at most ``size`` bytes; empty at the end. Raises Unavailable when the connection is lost before."""
         try:
             return self._response.read1(size)
         except BROKEN as problem:

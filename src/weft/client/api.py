@@ -165,8 +165,8 @@ class Client:
         fields: str = "",
         query: Mapping[str, str] | None = None,
     ) -> Iterator[WatchEvent]:
-        """What happens after ``cursor``, over one connection: put, delete and bookmark events. Raises CursorGone when
-        the cursor is too old, Unavailable when the connection is lost; ends when the server ends it."""
+        """Watch events after ``cursor``, over one connection: put, delete and bookmark events. Raises CursorGone when the cursor is
+        too old, Unavailable when the connection is lost; ends when the server ends it."""
         path = self.path(kind, project=project, all_projects=all_projects)
         return follow_once(self.http, path, cursor, _query(labels, fields, query))
 
@@ -296,6 +296,6 @@ def _is_in_project(manifest: Mapping[str, Any]) -> bool:
 
 
 def _find_kind(word: str) -> Kind:
-    """Of all kinds, which an agent never loads: it names those that it watches by their records."""
+    """Find a kind among all kinds, which an agent never loads: it names those that it watches by their records."""
     found: Kind = importlib.import_module("weft.kinds.registry").find_kind(word)
     return found

@@ -33,7 +33,7 @@ def read_all(http: Http, query: Mapping[str, str], after: int = 0) -> Iterator[m
 
 
 def verify_server(http: Http) -> AuditVerdict:
-    """What the server finds when it follows its log's chain."""
+    """Verdict of the server when it follows its log's chain."""
     answer = http.request("GET", "/v1/audit:verify", timeout_seconds=600.0)
     raise_problem(answer)
     return msgspec.json.decode(answer.body, type=AuditVerdict)

@@ -73,7 +73,7 @@ def find_context(given: str | None = None, environ: Mapping[str, str] = os.envir
 
 
 def locate_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Found:
-    """As ``find_context``, with where it was found."""
+    """Find a context like ``find_context``, with where it was found."""
     if given:
         if "://" in given:
             raise InvalidInput(
@@ -148,7 +148,7 @@ def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
 
 
 def _find_named(name: str, environ: Mapping[str, str]) -> Path | None:
-    """That of the nearest ``.weft``, from here upwards, else the user's."""
+    """Path of the named context of the nearest ``.weft``, from here upwards, else the user's."""
     places = (place / NAMED / f"{name}.json" for place in _list_folders(environ, "."))
     return next((path for path in places if path.is_file()), None)
 

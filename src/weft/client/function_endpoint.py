@@ -25,7 +25,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def find_endpoint(client: Client) -> Endpoint:
-    """Where functions are invoked, as seen from here. Raises NotFound if the server has no function API."""
+    """Endpoint for invoking functions, as seen from here. Raises NotFound if the server has no function API."""
     answer = client.http.request("GET", "/v1/gateway")
     raise_problem(answer)
     report = answer.json()

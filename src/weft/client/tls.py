@@ -37,7 +37,8 @@ def split_server(server: str) -> tuple[str, int]:
 
 
 def make_tls(context: Context) -> ssl.SSLContext:
-    """What a connection to the context's server must satisfy. Raises InvalidInput for unreadable certificates."""
+    """Make the TLS context that a connection to the context's server must satisfy. Raises InvalidInput for
+    unreadable certificates."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if context.ca:

@@ -1,4 +1,4 @@
-"""What nodes and guests really use, by their latest reports to the server."""
+"""Usage of nodes and guests, by their latest reports to the server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ Objects = list[dict[str, Any]]
 
 
 def fetch_usage(http: Http, *, guests: bool = False) -> Objects:
-    """Of each node that reports it: ``node`` (its uid), ``use``, ``age_seconds`` and, on request, the ``guests`` by their
-    workloads' uids. Empty from a server that doesn't know it yet."""
+    """Fetch the usage of each node that reports it: ``node`` (its uid), ``use``, ``age_seconds`` and, on request, the ``guests`` by
+    their workloads' uids. Empty from a server that doesn't know it yet."""
     answer = http.request("GET", f"/v1/usage?guests={int(guests)}")
     if answer.status == 404:
         return []

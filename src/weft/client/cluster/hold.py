@@ -17,7 +17,7 @@ ROUND_SECONDS = 8.0  # after which it begins no request more
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """Of one VM: its replica there, in ``project``, and the uid of the replication here, in ``own_project``."""
+    """Hold of one VM: its replica there, in ``project``, and the uid of the replication here, in ``own_project``."""
 
     project: str  # "": the link has none for ``own_project``, so nothing can be asked
     replica: str
@@ -58,7 +58,7 @@ def _check_linked(hold: Hold) -> None:
 
 
 class ArmingAnswer(msgspec.Struct, frozen=True):
-    """What became of a word to a replica, whether it takes over automatically."""
+    """Answer to a word to a replica, whether it takes over automatically."""
 
     # promoted: it was, so this cluster is primary no more; overtaken: it knows a later turn of this cluster; silent: nothing is
     # known.
@@ -95,7 +95,7 @@ class _Replica(msgspec.Struct):
 
 
 def read_arming(link: PeerLink, hold: Hold) -> ArmingAnswer:
-    """What the replica at the other cluster knows: ``done``, with its fields."""
+    """Read what the replica at the other cluster knows: ``done``, with its fields."""
     client = _connect(link)
     try:
         _check_linked(hold)
