@@ -1,4 +1,4 @@
-"""What the kernel counts in control groups, in the words of both versions."""
+"""The kernel's counters of control groups, in the words of both versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from weft.drivers.cgroup.trees import Trees, read
 
 
 class GroupCounters:
-    """Of the groups below ``parent``. ``nested``: what is counted may be counted in groups within, which are gone by now."""
+    """Counters of the groups below ``parent``. ``nested``: what is counted may be counted in groups within, which are gone by
+    now."""
 
     def __init__(self, parent: str, trees: Trees, *, nested: bool = False) -> None:
         self.parent = parent.strip("/")

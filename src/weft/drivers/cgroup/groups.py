@@ -67,7 +67,7 @@ class ControlGroups(GroupCounters):
             ) from error
 
     def create_if_possible(self, name: str, limits: Limits) -> list[Path]:
-        """As ``create``; where weft may not, ``problem`` is set, and the files lead only out of the agent's own group."""
+        """Run ``create``; where weft may not, ``problem`` is set, and the files lead only out of the agent's own group."""
         try:
             return self.create(name, limits)
         except DriverFailed as failed:
@@ -174,7 +174,7 @@ class ControlGroups(GroupCounters):
                 folder = folder.parent
 
     def _folders(self, name: str) -> list[Path]:
-        """In all trees that there are: a runtime makes some in each."""
+        """The group's folders in all trees that exist: a runtime makes some in each."""
         return [tree.point / self.parent / name for tree in self._trees.all]
 
     def _make(self, name: str, limits: Limits, controllers: tuple[str, ...]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a group may use, and the files in which the kernel reads it, for both versions. Pure."""
+"""Limits of a group, and the files from which the kernel reads them, for both versions. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEAST_AGENT_BYTES, AGENT_SHARE = 1 << 30, 32
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What isn't set isn't limited."""
+    """Limits of a group: what isn't set isn't limited."""
 
     cpu: float | None = None  # cores
     weight: float | None = (

@@ -1,4 +1,4 @@
-"""What the kernel counts of one control group, in files that stay open: see ``drivers/linux/counters.py``."""
+"""The kernel's counters of one control group, in files that stay open: see ``drivers/linux/counters.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trees of control groups are mounted, in either version; groups as folders."""
+"""The mounted trees of control groups, in either version; groups as folders."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ HOSTS, HOSTNAME, RESOLV_CONF = "hosts", "hostname", "resolv.conf"
 
 
 def plan_name_files(plan: ContainerPlan) -> dict[str, str]:
-    """What stands in each. A NIC of its own has the address that its name stands for."""
+    """Plan the contents of each name file. A NIC of its own has the address that its name stands for."""
     name, address = plan.hostname or plan.name, plan.nics[0].address if plan.nics else "127.0.1.1"
     words = [f"nameserver {server}" for server in plan.name_servers]
     words += [f"search {' '.join(plan.search)}"] if plan.search else []

@@ -1,4 +1,4 @@
-"""Where a device is that its gateway calls: ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``, and which places are refused.
+"""The address that a gateway calls for a device: ``HOST``, ``HOST:PORT`` or ``[IPV6]:PORT``; and the places that are refused.
 
 Authors of Devices would otherwise reach, through the gateway, what listens on its machine for nobody else, and what a cloud
 tells its machines only. A name is resolved here, and what is connected to is the address that was checked.

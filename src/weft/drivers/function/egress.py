@@ -107,7 +107,7 @@ def _pair(number: int, here: int, mtu: int) -> bytes:
 
 
 def _interface(index: int, *, up: bool) -> bytes:
-    """Of a new pair only the near end can be up: the far one isn't connected yet."""
+    """The interface part of a message. Of a new pair only the near end can be up: the other one isn't connected yet."""
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, _IFF_UP if up else 0, _IFF_UP if up else 0)
 
 

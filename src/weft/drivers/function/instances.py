@@ -43,7 +43,7 @@ class Walls(Protocol):
     mapping: int | None  # a descriptor of the user namespace by which its layers' owners are seen as its users
 
     def enter(self, place: Path, plan: ContainerPlan) -> Entry:
-        """In the thread that has mounted its root in ``place``. Raises OSError."""
+        """Enter the instance, in the thread that has mounted its root in ``place``. Raises OSError."""
 
     def let_go(self) -> None:
         """Release it once nothing of the instance is left. May be repeated."""
@@ -147,7 +147,7 @@ class OwnProcesses(ABC):
 
 
 def launch(place: Path, plan: ContainerPlan, walls: Walls, endpoint: EgressEndpoint | None) -> Launched:
-    """In a thread of its own. Raises OSError."""
+    """Launch an instance, in a thread of its own. Raises OSError."""
     leave_mounts(walls.hidden)
     plan = mount_parts(place, plan, walls.mapping, name_files(endpoint))
     listening = enter_network(endpoint)

@@ -51,7 +51,8 @@ def mount_parts(place: Path, plan: ContainerPlan, mapping: int | None, files: Ma
 
 
 def _lay_over(names: Sequence[str], target: Path) -> None:
-    """By overlayfs also what is one folder: of a bind, programs inside find the node's own path in /proc/self/mountinfo."""
+    """Lay folders over each other by overlayfs, even a single one: with a bind mount, programs inside would find the node's own
+    path in /proc/self/mountinfo."""
     target.mkdir()
     mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, f"lowerdir={':'.join(names)}")
 

@@ -81,7 +81,8 @@ class GuestGuard:
         return await asyncio.to_thread(read)
 
     async def _ask(self, request: Mapping[str, Any], *, begin: bool) -> Holds | None:
-        """What is held after ``request``; None if there is no guard, unless this may ``begin`` one. Raises DriverFailed."""
+        """Send ``request`` and return the holds after it; None if there is no guard, unless this may ``begin`` one. Raises
+        DriverFailed."""
         data = json.dumps(request).encode()
         for number in range(BEGIN_TRIES):
             try:

@@ -1,4 +1,4 @@
-"""Which guests the guard lets run, and until when. Pure: requests and CLOCK_BOOTTIME in, what to end out.
+"""The guests that the guard lets run, and until when. Pure: requests and CLOCK_BOOTTIME in, what to end out.
 
 Imports the standard library only, as ``process`` does. A guest whose time is over stays here: it is ended again for as long as
 anything is in its groups, so one that a stopped agent begins to start too late doesn't run either.
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 class Hold(NamedTuple):
-    """Of one guest."""
+    """The hold of one guest."""
 
     until: float  # seconds of CLOCK_BOOTTIME: nothing of it runs later
     groups: tuple[str, ...]  # folders of its control groups
@@ -82,15 +82,15 @@ def write_holds(holds: Mapping[str, Hold], boot_id: str) -> bytes:
 
 
 def write_answer(holds: Mapping[str, Hold], boot_id: str) -> bytes:
-    """What a caller needs of them: until when, and when ended. With the groups of ``MOST_HOLDS`` it would be longer than a packet
-    may be."""
+    """Write the holds that a caller needs: until when, and when ended. With the groups of ``MOST_HOLDS`` it would be longer than a
+    packet may be."""
     held = {name: [one.until, one.ended_at] for name, one in holds.items()}
     return json.dumps({"format": FORMAT, "boot": boot_id, "held": held}).encode()
 
 
 def read_answer(data: bytes, boot_id: str) -> Holds:
-    """Without their groups, as ``write_answer`` wrote them; also what a guard of an older release answers, which agents outlive.
-    Raises ValueError."""
+    """Read holds as ``write_answer`` wrote them, without their groups; also what a guard of an older release answers, which agents
+    outlive. Raises ValueError."""
     given = json.loads(data)
     if not isinstance(given, dict) or not isinstance(held := given.get("held"), dict):
         return read_holds(data, boot_id)

@@ -70,7 +70,7 @@ class Alarm:
 
 
 class Guard:
-    """What serves. ``folder`` is there."""
+    """The guard's server. ``folder`` is there."""
 
     def __init__(self, folder: str, listener: socket.socket) -> None:
         self._file, self._listener = f"{folder}/{FILE}", listener
@@ -81,7 +81,7 @@ class Guard:
         self._has_begun = bool(self._holds)  # it has held something
 
     def serve(self, watcher: int) -> bool:
-        """Until nothing is held any more: False; until the process ``watcher`` is gone: True."""
+        """Serve until nothing is held any more: False; or until the process ``watcher`` is gone: True."""
         try:
             other = os.pidfd_open(watcher)
         except ProcessLookupError:
@@ -148,7 +148,7 @@ class Guard:
             return {}
 
     def _write(self, holds: Holds) -> None:
-        """Against kill -9 only: a machine that lost its power has no guests."""
+        """Save the holds against kill -9 only: a machine that lost its power has no guests."""
         fresh = f"{self._file}.new"
         with open(fresh, "wb") as file:
             file.write(write_holds(holds, self._boot_id))
@@ -188,7 +188,8 @@ def _now() -> float:
 
 
 def _be_first() -> None:
-    """As far as it may: it runs before the guests after a machine was frozen, and isn't killed for memory."""
+    """Raise this process's priority as far as it may: it runs before the guests after a machine was frozen, and isn't killed for
+    memory."""
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:

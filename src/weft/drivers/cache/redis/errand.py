@@ -1,4 +1,4 @@
-"""What a connection needs of the disk and of the name service, read in a thread of its own.
+"""Disk reads and name lookups of a connection, made in a thread of its own.
 
 Both may hang for minutes. In the process's shared threads they would then hold up what saves the twins, and keep the process from
 ending; so there is one thread for them, which nobody waits for.
@@ -40,7 +40,7 @@ class Errand:
         self._thread: threading.Thread | None = None
 
     async def run(self, act: Callable[[], T]) -> T:
-        """What ``act`` returns. Raises what it does, and Broken while the one before hasn't ended."""
+        """Return the result of ``act``. Raises what it raises, and Broken while the previous errand hasn't ended."""
         if self._thread is not None and self._thread.is_alive():
             raise Broken("the name of its host, or a file of its settings, is still being read")
         loop = asyncio.get_running_loop()
@@ -83,7 +83,7 @@ def find_way(place: Place, password: Path | None, authority: Path | None) -> Way
 
 
 def _show_address(place: tuple[object, ...]) -> str:
-    """With the number of the interface, where an address is one of a link."""
+    """Show an address, with its interface number if it is link-local."""
     is_of_link = len(place) == 4 and place[3] and "%" not in str(place[0])
     return f"{place[0]}%{place[3]}" if is_of_link else str(place[0])
 

@@ -1,4 +1,4 @@
-"""Where a Redis or Valkey is: ``redis://HOST[:PORT][/NUMBER]``, ``rediss://…`` with TLS, ``unix:///PATH``. Pure."""
+"""The place of a Redis or Valkey: ``redis://HOST[:PORT][/NUMBER]``, ``rediss://…`` with TLS, ``unix:///PATH``. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Place(msgspec.Struct, frozen=True):
 
     @property
     def words(self) -> str:
-        """As errors and logs name it."""
+        """The place's name in errors and logs."""
         return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
 
 

@@ -17,7 +17,7 @@ _MOST_DIGITS = 20
 
 
 class Broken(Exception):
-    """What came is no answer; the connection can't be used any more."""
+    """A reply that is not an answer: the connection can't be used any more."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ def explain_login(refusal: Refusal) -> str:
 
 
 def explain_refusal(refusal: Refusal, secrets: Sequence[str] = ()) -> str:
-    """What it means for people. Servers repeat what they didn't understand, so ``secrets`` are left out."""
+    """Explain to people what a refusal means. Servers repeat what they didn't understand, so ``secrets`` are left out."""
     meaning = _MEANINGS.get(refusal.code)
     if meaning:
         return f"{refusal.code}: {meaning}"

@@ -90,7 +90,7 @@ class SqliteCache:
     # --- in a thread -------------------------------------------------------------------------------------------------
 
     def _perform(self, act: Callable[[sqlite3.Connection], T]) -> T:
-        """In one transaction, or not at all."""
+        """Run ``act`` in one transaction, completely or not at all."""
         with self._lock:
             try:
                 base = self._open()

@@ -1,4 +1,4 @@
-"""Which of a device's datagrams reach the package: answers, and what acknowledges.
+"""A filter of a device's datagrams: only answers and acknowledgements reach the package.
 
 The package keeps each request for four minutes, 45 MB of one device, though nothing here serves any; it keeps each number of an
 option and of a format that it ever saw; and what it can't read it writes to the log at length, as often as it comes.

@@ -1,4 +1,4 @@
-"""What CoAP devices say of values and of themselves: payloads, paths, and link lists (RFC 6690). Pure."""
+"""Parse what CoAP devices say of values and of themselves: payloads, paths, and link lists (RFC 6690). Pure."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ class ModbusLink:
         self._failed_at = 0.0
 
     async def read(self, block: Block, unit: int) -> list[int]:
-        """What the registers hold, 0 up to 65535 each, or the bits, 0 or 1. Raises Unavailable; of it Refused where the device says
-        no."""
+        """Read the registers, 0 up to 65535 each, or the bits, 0 or 1. Raises Unavailable, or its subclass Refused where the device
+        refuses."""
 
         def ask(client: AsyncModbusTcpClient) -> Awaitable[Any]:
             by_table: dict[str, Callable[..., Awaitable[Any]]] = {

@@ -1,4 +1,4 @@
-"""Where a property is in a Modbus device, what its registers mean, and which requests read them. Pure.
+"""The place of a property in a Modbus device, the meaning of its registers, and the requests that read them. Pure.
 
 An href is ``TABLE/ADDRESS?type=…&scale=…``, like ``holding/0?type=int16&scale=0.1``. ADDRESS is that of the message, from 0: what a
 manual calls 40001 is ``holding/0``.

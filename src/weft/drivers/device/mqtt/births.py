@@ -1,4 +1,4 @@
-"""What devices announce: Home Assistant's discovery messages, and the topics of Sparkplug's births. Pure."""
+"""Announcements of devices: Home Assistant's discovery messages, and the topics of Sparkplug's births. Pure."""
 
 from __future__ import annotations
 

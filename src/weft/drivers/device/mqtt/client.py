@@ -47,7 +47,7 @@ _MOST_IDS = 65_535
 
 
 class Entry(NamedTuple):
-    """Where the server listens (host and port, or a Unix socket), and the login there."""
+    """The server's address (host and port, or a Unix socket), and the login there."""
 
     place: tuple[str, int] | Path
     user: str

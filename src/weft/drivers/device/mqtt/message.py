@@ -18,7 +18,7 @@ _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Refused(Exception):
-    """What came is not a message, for ``reason``: "payload" or "size"."""
+    """A payload that is not a message, for ``reason``: "payload" or "size"."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

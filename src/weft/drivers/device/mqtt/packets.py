@@ -77,7 +77,7 @@ def write_connect(
 
 
 def write_subscribe(id: int, topics: list[str], qos: int = 1, *, own: bool = True) -> bytes:
-    """Without ``own`` what the client itself publishes doesn't come back to it."""
+    """Write a SUBSCRIBE. Without ``own`` the client doesn't receive what it publishes itself."""
     options = bytes((qos if own else qos | _NO_LOCAL,))
     return _frame(0x82, struct.pack("!HB", id, 0) + b"".join(_text(topic) + options for topic in topics))
 

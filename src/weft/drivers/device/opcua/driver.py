@@ -81,7 +81,7 @@ class _Link:
             return client
 
     async def ask(self, asked: Awaitable[T], seconds: float | None = None, client: Any = None) -> T:
-        """What the server answers. Raises Unavailable, and ends the session, where that can't be had."""
+        """Return the server's answer. Raises Unavailable, and ends the session, if there is none."""
         try:
             async with asyncio.timeout(self._seconds if seconds is None else seconds):
                 return await asked

@@ -1,4 +1,4 @@
-"""What OPC UA's values and node ids are to weft, by the names of its types. Pure."""
+"""OPC UA's values and node ids in weft's terms, by the names of its types. Pure."""
 
 from __future__ import annotations
 

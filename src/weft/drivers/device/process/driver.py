@@ -68,7 +68,7 @@ class ProcessDriver:
             return problem.message
 
     async def discover(self) -> list[Found]:
-        """What the process said last; it is asked again meanwhile, as one that hangs must not hold up the report of all devices."""
+        """Return the process's last answer, and ask again: a process that hangs must not hold up the report of all devices."""
         if not self._problem and (self._discovering is None or self._discovering.done()):
             self._discovering = asyncio.create_task(self._ask_found())
         return list(self._found)

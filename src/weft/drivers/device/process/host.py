@@ -36,7 +36,8 @@ def confine() -> None:
 
 
 class _Listener:
-    """What the driver hears goes to the gateway. While that doesn't read, values are dropped: the next ones are newer."""
+    """A listener that passes what the driver hears to the gateway. While that doesn't read, values are dropped: the next ones are
+    newer."""
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
@@ -62,7 +63,7 @@ class _Listener:
 
 
 async def serve(driver: DeviceDriver, descriptor: int) -> None:
-    """Until the gateway closes the socket."""
+    """Serve the driver until the gateway closes the socket."""
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=descriptor))
     tasks: set[asyncio.Task[None]] = set()
     while body := await read_frame(reader):

@@ -1,4 +1,4 @@
-"""What a gateway and a driver in a process of its own send each other: JSON behind four bytes with its length."""
+"""Messages between a gateway and a driver in a process of its own: JSON behind four bytes with its length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ERRORS: dict[str, type[WeftError]] = {
 
 
 class Call(msgspec.Struct, tag="call", omit_defaults=True):
-    """To the driver: ``do`` is a method of its contract. ``number`` is in the answer."""
+    """A call to the driver: ``do`` is a method of its contract. ``number`` is in the answer."""
 
     number: int
     do: str
@@ -29,7 +29,7 @@ class Call(msgspec.Struct, tag="call", omit_defaults=True):
 
 
 class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
-    """To the gateway. ``error``: the name of the exception that the call raised, with its words."""
+    """An answer to the gateway. ``error``: the name of the exception that the call raised, with its words."""
 
     number: int
     words: str = ""
@@ -40,7 +40,7 @@ class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
 
 
 class Note(msgspec.Struct, tag="note", omit_defaults=True):
-    """To the gateway: ``about`` which of its listener's methods; ``name``: of what is refused."""
+    """A note to the gateway: ``about`` which of its listener's methods; ``name``: of what is refused."""
 
     about: str
     uid: str = ""

@@ -11,7 +11,7 @@ _MOST_BYTES = 1 << 20
 
 
 def read_file(layers: list[Path], path: str) -> bytes | None:
-    """What a plain file has, at most a MiB; ``layers`` are roots, the uppermost first. None: there is no such file."""
+    """Read a plain file, at most a MiB; ``layers`` are roots, the uppermost first. None: there is no such file."""
     left = [part for part in path.split("/") if part not in ("", ".")]
     done: list[str] = []
     links = 0

@@ -1,4 +1,4 @@
-"""Which of an index's images runs on this node. Pure, but for ``this_platform``, which asks the kernel once."""
+"""The choice of the image in an index that runs on this node. Pure, but for ``this_platform``, which asks the kernel once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RUNS = {
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """As in an image index: ``os`` and ``architecture`` in Go's words (linux, amd64), ``variant`` of the CPU."""
+    """A platform, as in an image index: ``os`` and ``architecture`` in Go's words (linux, amd64), ``variant`` of the CPU."""
 
     os: str = ""
     architecture: str = ""

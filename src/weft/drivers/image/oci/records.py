@@ -49,7 +49,7 @@ class Records:
         return list(self._known.values())
 
     def find(self, digest: str) -> Record | None:
-        """By its manifest's digest, or an index's."""
+        """Find a record by its manifest's digest, or an index's."""
         if digest in self._known:
             return self._known[digest]
         return next((record for record in self._known.values() if digest in record.digests), None)

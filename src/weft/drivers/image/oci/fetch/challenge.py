@@ -45,7 +45,7 @@ def pick(challenges: list[Challenge]) -> Challenge | None:
 
 
 def token_url(challenge: Challenge, name: str, *, plain_http: bool) -> str | None:
-    """Where to get a token for pulling ``name``; None where no password may be sent: not TLS, or not a URL."""
+    """The URL of a token for pulling ``name``; None where no password may be sent: not TLS, or not a URL."""
     realm = challenge.parameters.get("realm", "")
     try:
         parts = urlsplit(realm)

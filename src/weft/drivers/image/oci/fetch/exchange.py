@@ -41,7 +41,7 @@ class Broken(Exception):
 
 
 class Answer:
-    """What begins an answer; ``body`` once, to its end, or the wire is of no more use."""
+    """The head of an answer; ``body`` is read once and to its end, or the connection can't be used any more."""
 
     def __init__(self, head: dict[str, Any], body: AsyncIterator[bytes]) -> None:
         self.head, self.body = head, body
@@ -100,7 +100,7 @@ class Exchange:
             await process.wait()
 
     async def end(self) -> None:
-        """As ``close``, for one that nothing is asked of just now: it ends by itself."""
+        """Close an exchange that nothing is asked of just now: it ends by itself."""
         process = self._process
         if process is not None and process.stdin is not None:
             process.stdin.close()
@@ -172,8 +172,8 @@ class Exchange:
 
 
 class Exchanges:
-    """As many exchanges at once as ``places`` allows; each process serves again. ``own_file`` can be read besides what
-    everybody may; ``reach`` are the near addresses that they may connect to, None: all."""
+    """A pool of at most ``places`` parallel exchanges; each process serves again. ``own_file`` can be read besides what everybody
+    may; ``reach`` are the near addresses that they may connect to, None: all."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What goes between ``worker.py`` and its parent: a kind, a length, so many bytes."""
+"""Frames between ``worker.py`` and its parent: a kind, a length, so many bytes."""
 
 import struct
 

@@ -23,7 +23,7 @@ class Layout:
         self._members: dict[str, list[int]] | None = None
 
     async def look_up(self, tag: str) -> str:
-        """Without a tag: the only image there is, or else the one called latest."""
+        """Find an image's digest by tag; without a tag, of the only image, or else of the one called latest."""
         index = await self._index()
         tagged = [(entry.digest, (entry.annotations or {}).get(_TAG, "")) for entry in index.manifests]
         if not tag and len({digest for digest, _ in tagged}) == 1:

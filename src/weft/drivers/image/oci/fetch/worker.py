@@ -154,7 +154,7 @@ class Wire:
                 left -= len(chunk)
 
     def _members(self, request: dict[str, Any]) -> None:
-        """Where the plain files in a tar lie: NAME: [offset, length]."""
+        """Send the places of the plain files in a tar: NAME: [offset, length]."""
         found: dict[str, list[int]] = {}
         try:
             with _open(request["path"]) as file, tarfile.open(fileobj=file, mode="r:") as archive:

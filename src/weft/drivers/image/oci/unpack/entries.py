@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 class Tree:
-    """What has been made so far. ``beat`` is called while it goes on."""
+    """The tree that was unpacked so far. ``beat`` is called while it goes on."""
 
     def __init__(self, beat: Callable[[int], None]) -> None:
         self._beat = beat
@@ -156,7 +156,7 @@ class Tree:
         self._folders[path] = own
 
     def _clear(self, path: str) -> None:
-        """Of two entries with one name the later counts: remove the earlier."""
+        """Remove the earlier of two entries with one name: the later counts."""
         try:
             found = os.lstat(path)
         except FileNotFoundError:

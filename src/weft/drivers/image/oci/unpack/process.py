@@ -30,8 +30,8 @@ _TRICKS = (  # what names and links in a layer can bring about
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Of one layer: ``entries``, bytes when unpacked, their ratio to the packed size (beyond 64 MiB), and how long the process
-    that unpacks may make no progress."""
+    """Limits of one layer: ``entries``, bytes when unpacked, their ratio to the packed size (beyond 64 MiB), and how long the
+    process that unpacks may make no progress."""
 
     entries: int = 1_000_000
     bytes: int = 64 << 30
