@@ -1,5 +1,5 @@
-"""What the kernel counts of a process, in files that stay open: reading one takes a quarter of what opening it each time would,
-and the file of a process that has ended answers with an error, never with another's counts."""
+"""The kernel's counters of a process, in files that stay open: reading one takes a quarter of what opening it each time would, and
+the file of a process that has ended answers with an error, never with another's counts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OpenFile:
         self._descriptor, self._size = os.open(path, os.O_RDONLY | os.O_CLOEXEC), size
 
     def read(self) -> bytes:
-        """At most ``size`` bytes."""
+        """Read at most ``size`` bytes."""
         return os.pread(self._descriptor, self._size, 0)
 
     def close(self) -> None:

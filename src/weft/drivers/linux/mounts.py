@@ -1,4 +1,4 @@
-"""What is mounted in this process's mount namespace: the one parser of /proc/self/mountinfo."""
+"""The mounts of this process's mount namespace: the one parser of /proc/self/mountinfo."""
 
 from __future__ import annotations
 

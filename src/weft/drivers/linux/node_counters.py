@@ -1,4 +1,4 @@
-"""What the kernel counts of the whole node, in files that stay open.
+"""The kernel's counters of the whole node, in files that stay open.
 
 Some at each reading: cores, pressure, the link of the underlay. The rest once a second: memory, disks, temperature. What this
 kernel or machine lacks is left out.

@@ -18,8 +18,8 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 async def run_program(argv: Sequence[str], what: str, packages: str, *, seconds: float, stdin: str = "") -> Finished:
-    """``what`` names the work, ``packages`` are Debian's that have the program. Raises DriverFailed where it isn't installed, or
-    took too long."""
+    """Run a program. ``what`` names the work, ``packages`` are Debian's that have the program. Raises DriverFailed where it isn't
+    installed, or took too long."""
     try:
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -45,7 +45,7 @@ async def run_program(argv: Sequence[str], what: str, packages: str, *, seconds:
 async def run_on_disk(
     argv: Sequence[str], packages: str, *, seconds: float, highest: int = 0, hint: str | None = None
 ) -> None:
-    """As ``run_program``, for a program that makes or changes a disk. Raises DriverFailed with its own words for an exit code
+    """Run a program that makes or changes a disk, like ``run_program``. Raises DriverFailed with its own words for an exit code
     above ``highest``; its reason is noSpace where there was none left."""
     what = argv[0] if argv[1].startswith(("-", "/")) else f"{argv[0]} {argv[1]}"
     done = await run_program(argv, what, packages, seconds=seconds)

@@ -39,7 +39,7 @@ def update_copy(source: Path, target: Path) -> None:
 
 
 def _list_pieces(files: tuple[int, int], end: int) -> Iterator[int]:
-    """Where the pieces begin in which one of the files has data."""
+    """List the offsets of the pieces in which one of the files has data."""
     at = 0
     while at < end:
         data = min(_find_data(file, at, end) for file in files)

@@ -70,7 +70,7 @@ def mount_shifted(source: Path | str, target: Path | str, user_namespace: int) -
 
 
 class FilesAs:
-    """Within it, this thread makes files as another user, with all the rights it had. An overlay keeps the user that
+    """A context in which this thread makes files as another user, with all the rights it had. An overlay keeps the user that
     mounted it for what it does in its own folders; over shifted ones that user must be one that they know."""
 
     def __init__(self, user: int) -> None:
@@ -89,8 +89,8 @@ class FilesAs:
 
 @contextlib.contextmanager
 def small_pages() -> Iterator[None]:
-    """What is started within it has memory in small pages only: of a program that uses little of much, less is resident. It holds
-    for this process as well meanwhile."""
+    """Start programs with memory in small pages only: of a program that uses little of much, less is resident. It holds for this
+    process as well meanwhile."""
     before = _libc.prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0)
     _libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
     try:

@@ -1,4 +1,4 @@
-"""What the process that runs models gives up before it reads one: rights, files, network, processes, memory.
+"""Confinement of the process that runs models, before it reads one: rights, files, network, processes, memory.
 
 Models come from strangers. The libraries are loaded by then; the only descriptors are the socket to the gateway, the one for
 errors, and the models' own files. No other can be opened, also after one of these is closed: the limit is 0, and the kernel

@@ -1,4 +1,4 @@
-"""What a gateway and the process that runs its models send each other: JSON behind four bytes with its length."""
+"""Messages between a gateway and the process that runs its models: JSON behind four bytes with its length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MOST_BYTES = 1 << 20  # of a message
 
 
 class Loading(msgspec.Struct):
-    """To the process: a model whose file is the descriptor ``file``."""
+    """A model for the process, whose file is the descriptor ``file``."""
 
     uid: str
     file: int
@@ -19,13 +19,13 @@ class Loading(msgspec.Struct):
 
 
 class Begin(msgspec.Struct, tag="begin"):
-    """To the process, first: load these."""
+    """The first message to the process: load these."""
 
     models: list[Loading]
 
 
 class Ask(msgspec.Struct, tag="ask"):
-    """To the process: question ``n`` to the model at that place of ``Begin``."""
+    """A message to the process: question ``n`` to the model at that place of ``Begin``."""
 
     n: int
     model: int
@@ -33,8 +33,8 @@ class Ask(msgspec.Struct, tag="ask"):
 
 
 class Stage(msgspec.Struct, tag="stage", omit_defaults=True):
-    """To the gateway: it begins to load a model (``uid``), or has done so, perhaps in vain (``problem``); "": it is ready.
-    ``is_crowded``: not for its file, but for want of memory beside the others."""
+    """A message to the gateway: it begins to load a model (``uid``), or has done so, perhaps in vain (``problem``); "": it is
+    ready. ``is_crowded``: not for its file, but for want of memory beside the others."""
 
     uid: str = ""
     done: bool = False
@@ -43,7 +43,7 @@ class Stage(msgspec.Struct, tag="stage", omit_defaults=True):
 
 
 class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
-    """To the gateway. ``y`` None: no number."""
+    """An answer to the gateway. ``y`` is None if there is no number."""
 
     n: int
     y: float | None = None

@@ -96,7 +96,7 @@ def _first_line(problem: Exception) -> str:
 
 
 def serve(parent: int, descriptor: int) -> None:
-    """Until the gateway closes the socket."""
+    """Serve questions until the gateway closes the socket."""
     connection = socket.socket(fileno=os.dup(descriptor))
     begin = _receive(connection)
     if not isinstance(begin, Begin):

@@ -98,7 +98,7 @@ class ModelSupervisor:
                 await self._process.end()
 
     def _find_pause(self) -> float | None:
-        """Until the next refresh: soon while there is a process to watch, or a pause that ends."""
+        """The time until the next refresh: soon while there is a process to watch, or a pause that ends."""
         return REFRESH_SECONDS if self._process is not None or self._trouble else None
 
     async def _refresh(self, listener: AnswerListener) -> None:
@@ -135,7 +135,7 @@ class ModelSupervisor:
             listener.note_running({})
 
     def _plan(self, now: float) -> dict[str, ModelFile]:
-        """What shall run now: each as it is wanted, or as it ran before while it can't."""
+        """The models to run now: each as it is wanted, or as it ran before while it can't."""
         for key in [key for key, one in self._trouble.items() if one.until + CALM_SECONDS <= now]:
             del self._trouble[key]
         if self._wanted and self._find_missing():

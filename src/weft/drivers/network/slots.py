@@ -31,7 +31,7 @@ def choose_slots(targets: tuple[Target, ...], *, sticky: bool) -> tuple[tuple[in
 
 
 def _find_owner(slot: int, targets: Sequence[Target]) -> str:
-    """Of a slot, by weighted rendezvous hashing."""
+    """The owner of a slot, by weighted rendezvous hashing."""
     return min(targets, key=lambda one: -math.log(_draw(slot, one.address)) / one.weight).address
 
 

@@ -31,12 +31,12 @@ def read_parts(path: str) -> dict[str, dict[str, str]]:
 
 
 def find_setting(parts: dict[str, dict[str, str]], sections: Sequence[str], name: str) -> str:
-    """Of the first of ``sections`` that has it; ""."""
+    """The setting in the first of ``sections`` that has it, or ""."""
     return next((parts[section][name] for section in sections if name in parts.get(section, {})), "")
 
 
 def read_settings(path: str, user: str) -> dict[str, str]:
-    """What a client of this user takes from ceph.conf. Raises DriverFailed."""
+    """Read the settings of this user's client from ceph.conf. Raises DriverFailed."""
     settings: dict[str, str] = {}
     parts = read_parts(path)
     for part in ("global", "client", f"client.{user}"):

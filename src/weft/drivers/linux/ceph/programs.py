@@ -17,7 +17,7 @@ _NOT_FOUND = 2  # ENOENT, as Ceph's programs exit
 
 
 class CephClient:
-    """``where`` names the pool of storage and its node, for people."""
+    """A client that runs Ceph's programs. ``where`` names the storage pool and its node, for people."""
 
     def __init__(self, conf: str, user: str, where: str) -> None:
         self.conf, self.user, self._where = conf, user, where

@@ -33,7 +33,7 @@ async def send_inside(namespace: str, link: str, to: tuple[str, int], packets: S
 
 
 class GatewaySockets:
-    """At the gateways of a node's segments."""
+    """Sockets at the gateways of a node's segments."""
 
     def __init__(self, names: Names) -> None:
         self._names = names

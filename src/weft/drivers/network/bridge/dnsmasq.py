@@ -69,7 +69,7 @@ class Files:
 
     @property
     def leases(self) -> Path:
-        """What the server has leased, rewritten by it before each answer: it forgets this when it is started afresh."""
+        """The server's leases, which it rewrites before each answer: it forgets them when it restarts."""
         return self.folder / "leases"
 
     @property
@@ -132,7 +132,7 @@ def shorten_log(files: Files) -> None:
 
 
 def render_hosts(ports: Iterable[Port], segment: Segment) -> str:
-    """Who gets which lease: this node's ports only, so that each guest is answered by its own node. A lease makes its name resolve:
+    """Render the leases of this node's ports only, so that each guest is answered by its own node. A lease makes its name resolve:
     that of a guest of another project has none, nor has one that is a service's, or that the network calls otherwise."""
     taken = {name for service in segment.services for name in service.names}
     called = {endpoint.address: endpoint.name for endpoint in segment.endpoints if endpoint.name}
@@ -148,8 +148,8 @@ def render_hosts(ports: Iterable[Port], segment: Segment) -> str:
 
 
 def render_names(segment: Segment) -> str:
-    """Who has which name: every endpoint of the network, wherever it is, and the aliases. Guests of other projects have only names
-    of four parts or more, which no name of the network's own project has, whatever projects, networks and domains are called."""
+    """Render the names: every endpoint of the network, wherever it is, and the aliases. Guests of other projects have only names of
+    four parts or more, which no name of the network's own project has, whatever projects, networks and domains are called."""
     domain = segment.domain
     services = {name: service.address for service in segment.services for name in service.names}
     named = sorted({(e.name, e.address) for e in segment.endpoints if e.name and e.name not in services})

@@ -89,7 +89,7 @@ class BridgeNetwork:
         self._published = PublishedPorts(host, self._names, self._tables, self._services, self._segment)
 
     async def probe(self) -> NetworkProbe:
-        """What works here; every problem names its remedy."""
+        """Find what works here; every problem names its remedy."""
         found = await probe_kernel(self._host, self._names)
         return NetworkProbe(self.name, not found.problems, found.capabilities, found.problems + found.warnings)
 
@@ -279,13 +279,13 @@ class BridgeNetwork:
 
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
-        """For each change: ``heal`` reads everything again after it, however it ended."""
+        """The context of each change: ``heal`` reads everything again after it, however it ended."""
         async with self._changing:
             self._sound = None
             yield
 
     async def _heal_all(self) -> tuple[list[str], bool, dict[str, Link]]:
-        """What was mended, whether something failed, and the links in the end."""
+        """Mend everything. Returns what was mended, whether something failed, and the links in the end."""
         self._tables.forget_all()
         mended: list[str] = []
         failed: list[str] = []
@@ -316,7 +316,7 @@ class BridgeNetwork:
         return mended
 
     async def _digest(self) -> bytes | None:
-        """Of all that ``_heal_all`` reads; None where it can't be read: then everything is."""
+        """A digest of all that ``_heal_all`` reads; None where it can't be read: then everything is."""
         routers = [self._names.router(segment_id) for segment_id in sorted(self._applied)]
         loopbacks = (self._host.underlay_link, *map(self._names.uplink, sorted(self._applied)))
         settings = ["net/ipv4/ip_forward", CALL_IPTABLES, *COUNTED]
@@ -329,7 +329,7 @@ class BridgeNetwork:
         return found + repr((sorted(self._applied.items()), resolvers)).encode()
 
     async def close(self) -> None:
-        """What the driver made stays, and is found again."""
+        """Close the driver; what it made stays, and is found again."""
         self.seen.close()
 
     async def _apply_segment(self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry]) -> list[str]:
@@ -369,7 +369,7 @@ class BridgeNetwork:
     async def _apply_once(
         self, segment: Segment, links: Mapping[str, Link], fdb: list[FdbEntry], mended: list[str]
     ) -> None:
-        """What is made or mended is added to ``mended``, also if something fails after it."""
+        """Apply the segment; what is made or mended is added to ``mended``, also if something fails after it."""
         names, host = self._names, self._host
         namespace = names.router(segment.id)
         before = self._segment(segment.id)
@@ -427,7 +427,7 @@ class BridgeNetwork:
         )
 
     def _opened(self, links: Mapping[str, Link], changed: Segment | None = None) -> Opened:
-        """What the segments here open to their guests; ``changed`` is one of them, as it will be."""
+        """The services of the host that the segments here open to their guests; ``changed`` is one of them, as it will be."""
         found = {segment.id: segment.open for segment in self._segments(links, changed) if segment.open}
         return Opened(found, read_resolvers() if self._host.dns_upstream else ())
 

@@ -1,4 +1,4 @@
-"""What a segment's DHCP server remembers: its file of leases, those that must go, and the packet that frees one. Pure.
+"""The memory of a segment's DHCP server: its file of leases, those that must go, and the packet that frees one. Pure.
 
 The server has no order for "forget this lease" but a client's own DHCPRELEASE. Without an option for a client's identifier the
 server finds the lease by the MAC, so the node can release for a guest that is gone; all others' names stay answered meanwhile.

@@ -1,4 +1,4 @@
-"""What a segment's tables and neighbours hold for guests that came here or left while they ran. Pure.
+"""Tables and neighbours of a segment for guests that arrived or left while they ran. Pure.
 
 A frame for a guest that has left is passed on: overlay to overlay, by its MAC alone, so nothing floods and nothing
 returns. A connection that was opened through a node's router (a published port, a masked way out) stays with that

@@ -76,7 +76,7 @@ _TRY = 'try() { if message=$(eval "$2" 2>&1); then echo "$1 yes"; else echo "$1 
 
 @dataclass
 class Findings:
-    """What was shown to work, what keeps the driver from working, and what will limit it; each with its remedy."""
+    """Findings: what was shown to work, what keeps the driver from working, and what will limit it; each with its remedy."""
 
     capabilities: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -114,8 +114,8 @@ async def probe_kernel(host: Host, names: Names) -> Findings:
 
 
 def find_small_mtu(shown: str, link: str) -> list[str]:
-    """What is wrong with the MTU of ``link``, as `ip -o link` shows it: networks have 1450 unless they say otherwise, and VXLAN
-    takes 50 more. Pure."""
+    """Find what is wrong with the MTU of ``link``, as `ip -o link` shows it: networks have 1450 unless they say otherwise, and
+    VXLAN takes 50 more. Pure."""
     mtu = re.search(r"\bmtu (\d+)", shown)
     if mtu is None or int(mtu[1]) >= _LEAST_MTU:
         return []
@@ -127,7 +127,7 @@ def find_small_mtu(shown: str, link: str) -> list[str]:
 
 
 async def _probe_node(found: Findings, host: Host, names: Names) -> None:
-    """What the node's own configuration provides: its address, a resolver, other firewalls."""
+    """Probe the node's own configuration: its address, a resolver, other firewalls."""
     _, links, _ = await attempt("read links", ["ip", "-o", "addr", "show", "dev", host.underlay_link])
     if f"inet {host.underlay_address}/" not in links:
         found.problems.append(

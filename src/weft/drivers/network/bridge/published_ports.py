@@ -92,7 +92,7 @@ class PublishedPorts:
         return changed
 
     async def find_held(self) -> list[Held]:
-        """What the node's own programs listen on; a published port of theirs is theirs. Raises DriverFailed."""
+        """Find the ports on which the node's own programs listen; a published port of theirs is theirs. Raises DriverFailed."""
         before, self._held = self._held, await asyncio.to_thread(read_held)
         new = {(held.protocol, held.port) for held in self._held - before} & self.ports
         if new or self.ports & {(held.protocol, held.port) for held in before - self._held}:
@@ -120,5 +120,5 @@ def _cut(protocol: str, port: int) -> list[str]:
 
 
 def _leads_to(forward: Forward) -> Forward:
-    """What makes an open flow through a published port one and the same."""
+    """The part of a forward that must stay the same for a flow through a published port to stay open."""
     return msgspec.structs.replace(forward, node_address="", nodes=()) if forward.protocol == "tcp" else forward

@@ -124,7 +124,7 @@ def render_servers(listener: Listener) -> list[str]:
 
 
 def render_server(listener: Listener, backend: Target) -> str:
-    """As in the configuration, and after ``add server BACKEND/``."""
+    """Render a server as in the configuration, and after ``add server BACKEND/``."""
     weight = 1 if backend.weight > 0 else 0
     return f"{name_server(backend.address)} {backend.address}:{listener.target_port} weight {weight}"
 
@@ -143,7 +143,7 @@ def read_server(name: str) -> str:
 
 
 def render_slots(listener: Listener) -> str:
-    """Which numbers are whose: lines of a map. "" if no endpoint has a share."""
+    """Render the owner of each slot: lines of a map. "" if no endpoint has a share."""
     return "".join(f"{line}\n" for line in list_slots(listener))
 
 

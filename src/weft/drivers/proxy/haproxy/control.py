@@ -28,7 +28,7 @@ class Server(msgspec.Struct, frozen=True):
 
 
 async def ask(socket_: Path, command: str) -> str:
-    """What it answers to one command. Raises DriverFailed."""
+    """Return the answer to one command. Raises DriverFailed."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             reader, writer = await asyncio.open_unix_connection(str(socket_), limit=MOST_ANSWER_BYTES)
@@ -48,7 +48,7 @@ async def ask(socket_: Path, command: str) -> str:
 
 
 async def read_servers(socket_: Path, backend: str) -> dict[str, Server]:
-    """By name. Raises DriverFailed."""
+    """Read the servers by name. Raises DriverFailed."""
     lines = (await ask(socket_, f"show servers state {backend}")).splitlines()
     head = next((line for line in lines if line.startswith("# ")), "")
     names = head.removeprefix("# ").split()
@@ -89,7 +89,7 @@ def plan_servers(listener: Listener, known: dict[str, Server]) -> list[str]:
 
 
 def plan_removals(listener: Listener, known: dict[str, Server]) -> list[str]:
-    """After the map has changed. Pure."""
+    """Plan the removals to do after the map has changed. Pure."""
     backend = name_backend(listener)
     wanted = {name_server(one.address) for one in listener.backends}
     commands = []

@@ -19,7 +19,7 @@ _ATTACH_FILTER, _TIMES_NS, _RCVBUFFORCE = 26, 35, 33
 
 
 class Taps:
-    """Of one node's ports."""
+    """Taps on one node's ports."""
 
     def __init__(self, names: Names) -> None:
         self._names = names
@@ -53,7 +53,8 @@ def open_tap(link: str, filter: str, most_bytes: int) -> socket.socket:
 
 
 def attach(socket_: socket.socket, program: bytes) -> None:
-    """From here on the socket takes only what the program takes. Raises InvalidInput for a program that the kernel refuses."""
+    """Attach the program: from now on the socket takes only what the program takes. Raises InvalidInput for a program that the
+    kernel refuses."""
     code = ctypes.create_string_buffer(program, len(program))
     given = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     try:

@@ -27,7 +27,7 @@ _PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp"}
 
 
 class SeenFlows:
-    """Of the segments that ``guards`` follows."""
+    """Flows of the segments that ``guards`` follows."""
 
     def __init__(self, names: Names, guards: Firewall) -> None:
         self._names, self._guards = names, guards
@@ -101,7 +101,7 @@ def _describe(one: Tracked, segments: dict[int, str]) -> SeenFlow:
 
 
 def parse_refused(listing: str, sets: dict[str, tuple[str, str]]) -> Iterator[SeenFlow]:
-    """What ``nft -j list sets`` printed, of these sets: (port id, segment id) by name. Pure."""
+    """Parse what ``nft -j list sets`` printed, of these sets: (port id, segment id) by name. Pure."""
     for name, element in _elements(listing, sets):
         ends, counter = element["val"]["concat"], element.get("counter") or {}
         packets, count = int(counter.get("packets", 0)), int(counter.get("bytes", 0))

@@ -67,7 +67,8 @@ Wanted = Callable[[int, bytes, bytes], bool]  # zone, source, destination
 
 
 def read_tracked(wanted: Wanted, namespace: str = "") -> list[Tracked]:
-    """What the kernel follows now, of IPv4, in the node's or a router's namespace. Blocks for milliseconds. Raises DriverFailed."""
+    """Read the IPv4 connections that the kernel follows now, in the node's or a router's namespace. Blocks for milliseconds. Raises
+    DriverFailed."""
     return [found for found, _ in _read(wanted, namespace)]
 
 
@@ -226,7 +227,7 @@ def _split(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _find_attributes(data: bytes, at: int, end: int) -> dict[int, int] | None:
-    """Where each attribute begins, by its kind; None for what isn't well-formed."""
+    """The offset of each attribute, by its kind; None for what isn't well-formed."""
     places: dict[int, int] = {}
     while at + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
@@ -238,7 +239,7 @@ def _find_attributes(data: bytes, at: int, end: int) -> dict[int, int] | None:
 
 
 def _pick_names(data: bytes) -> bytes:
-    """Of a connection's attributes those that say which one it is."""
+    """The attributes that identify a connection."""
     places = _find_attributes(data, 0, len(data)) or {}
     starts = [places[kind] for kind in (_ORIGINAL, _ZONE, _ID) if kind in places]
     return b"".join(data[start : start + (_ATTRIBUTE.unpack_from(data, start)[0] + 3 & ~3)] for start in starts)

@@ -1,5 +1,5 @@
-"""What the kernel counts of guests' NICs: one dump of all links of the namespace (RTM_GETSTATS), 0.5 us for each, where a program
-or a library would take hundreds of times that.
+"""The kernel's counters of guests' NICs: one dump of all links of the namespace (RTM_GETSTATS), 0.5 us for each, where a program or
+a library would take hundreds of times that.
 
 A link is found by its number, which the kernel gives to no other link soon; numbers are looked up again every few seconds, and for
 ports that the dump lacked.

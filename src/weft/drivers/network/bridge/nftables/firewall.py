@@ -1,4 +1,4 @@
-"""What guests may reach and who may reach them, on one node: ranges refused to their outbound traffic, and their security
+"""Rules for what guests may reach and who may reach them, on one node: ranges refused to their outbound traffic, and their security
 groups.
 
 Writes the tables that ``rules`` and ``filters`` render; ends open connections that are no longer allowed.
@@ -107,7 +107,7 @@ class Firewall:
         return [] if self.filtered else [(family, self._names.filters_table) for family in ("ip", "bridge")]
 
     async def heal(self) -> list[str]:
-        """What was mended, in words."""
+        """Mend the tables. Returns what was mended, in words."""
         mended = []
         if self._refused is not None and await self._apply_refused(self._refused, self._opened):
             mended.append("refused destinations")

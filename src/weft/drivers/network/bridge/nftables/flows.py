@@ -23,9 +23,9 @@ def name_flow(one: Tracked) -> NewFlow:
 
 
 def find_closed(listing: str, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> list[NewFlow]:
-    """In what ``conntrack -L`` prints, guests' flows to services of hosts that are closed to their segment, each service once,
-    without source ports; ``routers`` are the segments by their routers' addresses. Flows through published ports are led elsewhere
-    and stay."""
+    """Find, in what ``conntrack -L`` prints, guests' flows to services of hosts that are closed to their segment, each service
+    once, without source ports; ``routers`` are the segments by their routers' addresses. Flows through published ports are led
+    elsewhere and stay."""
     found: dict[NewFlow, None] = {}
     for line in listing.splitlines():
         match = _FLOW.match(line)

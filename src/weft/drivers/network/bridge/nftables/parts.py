@@ -43,7 +43,7 @@ class PartedTable(Table):
         return f"{head}\ndelete {head}\n{head} {{\n{self._noted}{''.join(part.text for part in self.parts)}}}\n"
 
     def change_from(self, before: PartedTable) -> str:
-        """What makes this one of ``before``, which is there."""
+        """The commands that make this table from ``before``, which exists."""
         of = f"{self.family} {self.name}"
         was, now = {part.name: part for part in before.parts}, {part.name: part for part in self.parts}
         gone = [part for part in reversed(before.parts) if part.name not in now]
