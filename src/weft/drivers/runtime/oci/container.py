@@ -73,12 +73,12 @@ class Container:
         )
 
     async def save(self) -> None:
-        """On disk when this returns."""
+        """Save the record; it is on disk when this returns."""
         async with self._saving:
             await asyncio.to_thread(write_record, self.paths, self.record)
 
     def watch(self) -> None:
-        """From here on its end is noticed, recorded and cleared up after."""
+        """Watch the container: from now on its end is noticed, recorded and cleared up after."""
         self._watching = asyncio.create_task(self._wait_for_end())
 
     async def cleared(self) -> None:

@@ -249,7 +249,7 @@ class OciDriver:
         return self._found.runtime, self._found.facts
 
     async def _read_facts(self) -> Facts:
-        """What a container here is started and changed with. Raises DriverFailed."""
+        """Read the facts with which containers here are started and changed. Raises DriverFailed."""
         return (await self._working())[1]
 
     async def _resume(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container) -> Container:

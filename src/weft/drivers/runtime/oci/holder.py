@@ -26,10 +26,10 @@ class Holder(Protocol[C]):
         """Whether a started one is known to have ended, settled or not; False where that can't be seen at once."""
 
     async def wait_for_end(self, container: C) -> None:
-        """Of one that was let go."""
+        """Wait for the end of a container that was let go."""
 
     async def signal(self, container: C, number: int) -> None:
-        """To its first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
+        """Send a signal to the container's first process; one that has ended is fine. Raises DriverFailed, Unavailable."""
 
     async def freeze(self, container: C, frozen: bool) -> None:
         """Stop giving it CPU, or resume; one that has ended is fine. Raises DriverFailed, Unavailable."""
@@ -38,13 +38,13 @@ class Holder(Protocol[C]):
         """Whether the kernel ended it by killing one of its processes for lack of memory."""
 
     async def stats(self, container: C, *, disks: bool) -> GuestStats:
-        """Of one that runs; see HasStats. Raises DriverFailed, Unavailable."""
+        """Statistics of a running container; see HasStats. Raises DriverFailed, Unavailable."""
 
     def open_counters(self, container: C) -> list[Counters]:
-        """Of one that runs; see HasCounters. Raises OSError."""
+        """Counters of a running container. Raises OSError."""
 
     async def exit_code(self, container: C) -> int | None:
-        """Of a container whose process has ended; None if it is lost. Waits until it is written down."""
+        """The exit code of a container whose process has ended; None if it is lost. Waits until it is written down."""
 
     async def release(self, container: C) -> None:
         """Make sure that nothing starts it any more, and that holder and runtime have forgotten it, however far it came. Raises
@@ -54,7 +54,7 @@ class Holder(Protocol[C]):
         """Set other limits for one that runs; see translate_resources. Raises DriverFailed."""
 
     async def exec(self, container: C, facts: Facts, request: ExecRequest) -> ExecSession:
-        """Of one that runs. Raises InvalidInput, DriverFailed, Unavailable."""
+        """Run a command in a running container. Raises InvalidInput, DriverFailed, Unavailable."""
 
     def turn_log(self, container: C) -> None:
         """Have its log go on in a new file if it is long enough. Raises OSError."""
@@ -68,4 +68,4 @@ class CanCheckpoint(Protocol[C]):
         """End its processes by saving them. Raises DriverFailed: it runs on."""
 
     async def resume(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
-        """As ``Holder.launch``, from where it was saved."""
+        """Start the container like ``Holder.launch``, from where it was saved."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Holders:
-    """Of one driver. ``module`` has the class of its engines, one for each containerd's address."""
+    """Holders of one driver. ``module`` has the class of its engines, one for each containerd's address."""
 
     def __init__(self, module: str, groups: ControlGroups, clock: Clock, node_uid: str) -> None:
         self._module, self._groups, self._clock, self._node_uid = module, groups, clock, node_uid

@@ -1,4 +1,4 @@
-"""Where one container's files lie: what outlives a reboot in the node's state folder, the rest in its run folder."""
+"""Places of one container's files: what outlives a reboot in the node's state folder, the rest in its run folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class SavedPaths(msgspec.Struct, frozen=True):
-    """Of a container whose processes were saved as they ran."""
+    """Paths of a container whose processes were saved as they ran."""
 
     run: Path
     state: Path
@@ -51,7 +51,7 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
     @property
     def upper(self) -> Path:
-        """What the container has written into its root, if that is no ``disk``."""
+        """The folder with what the container has written into its root, if that is no ``disk``."""
         return self.state / "root" / "upper"
 
     @property
@@ -77,7 +77,7 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
     @property
     def begun(self) -> Path:
-        """Which processes run, as long as the record doesn't have them."""
+        """The file that names the running processes, as long as the record doesn't have them."""
         return self.run / "begun.json"
 
     @property
@@ -100,12 +100,12 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
     @property
     def root(self) -> Path:
-        """Where the root is mounted, in the shim's own mount namespace only; for everyone else an empty folder."""
+        """The mount point of the root, in the shim's own mount namespace only; for everyone else an empty folder."""
         return self.run / "rootfs"
 
     @property
     def mounts(self) -> Path:
-        """Where layers and volumes are mounted with shifted ids, in the shim's own mount namespace only."""
+        """The folder in which layers and volumes are mounted with shifted ids, in the shim's own mount namespace only."""
         return self.run / "m"
 
     @property

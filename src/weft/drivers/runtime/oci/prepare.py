@@ -28,7 +28,7 @@ ENDED_ALREADY = ProcessId(0, 0)  # no process
 
 
 def write_config(paths: ContainerPaths, config: dict[str, Any]) -> None:
-    """For the runtime alone: the environment in it may be secret."""
+    """Write the configuration for the runtime alone: the environment in it may be secret."""
     with os.fdopen(os.open(paths.config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(msgspec.json.encode(config))
 

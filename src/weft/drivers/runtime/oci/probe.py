@@ -1,4 +1,4 @@
-"""Which runtime runs containers on this node, found out by running one: a program of a few bytes, with all that a container gets.
+"""The runtime that runs containers on this node, found by running one: a program of a few bytes, with all that a container has.
 
 crun is tried before runc, since it starts in half the time; a node may name one. Starts short-lived containers; keeps what it
 found in ``probe-oci.json`` in the run folder.
@@ -212,8 +212,8 @@ def read_node_facts(groups: ControlGroups) -> Facts:
 
 
 def read_machine_facts(groups: ControlGroups) -> Facts:
-    """As for containers on the node's own kernel; their users, and how their memory is limited, are the machine's. Raises
-    DriverFailed."""
+    """Read the facts as for containers on the node's own kernel; their users, and how their memory is limited, are the machine's.
+    Raises DriverFailed."""
     return msgspec.structs.replace(read_node_facts(groups), users=(0, 0), swap_limits=False)
 
 

@@ -1,5 +1,5 @@
-"""What all holders have in common whose containers are processes of this node: they watch and signal them through the kernel,
-and read their control groups."""
+"""Base of all holders whose containers are processes of this node: they watch and signal them through the kernel, and read their
+control groups."""
 
 from __future__ import annotations
 

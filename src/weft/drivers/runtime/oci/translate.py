@@ -38,8 +38,8 @@ READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What was found on this node. ``machine`` as uname has it; ``swap_limits``: the kernel can limit memory and swap
-    together; ``open_files``: the hard limit that nobody here can pass; ``cgroup_version``: 1 or 2."""
+    """Facts about this node. ``machine`` as uname has it; ``swap_limits``: the kernel can limit memory and swap together;
+    ``open_files``: the hard limit that nobody here can pass; ``cgroup_version``: 1 or 2."""
 
     machine: str
     profile: Profile
@@ -50,8 +50,8 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Traits(msgspec.Struct, frozen=True):
-    """Where containers and functions' instances differ: what a stranger's code may have, and which program holds and limits it.
-    The defaults are a container's."""
+    """Differences between containers and functions' instances: what a stranger's code may have, and which program holds and limits
+    it. The defaults are a container's."""
 
     most_open_files: int = MOST_OPEN_FILES
     dumps_core: bool = True

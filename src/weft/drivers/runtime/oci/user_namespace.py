@@ -101,7 +101,7 @@ def _join_mapping(netns: str, first_user: int) -> int | None:
 
 
 def _map_users(way: list[str], first_user: int, *descriptors: int) -> int | None:
-    """Of the user namespace that the words ``way`` lead a program into, when these are its users; None: it is this node's own, or
+    """Map the user namespace into which the words ``way`` lead a program, if these are its users; None: it is this node's own, or
     has others."""
     ours, wanted = os.readlink("/proc/self/ns/user"), ["0", str(first_user), str(USERS_EACH)]
     words = [*way, "sh", "-c", "echo; exec cat"]

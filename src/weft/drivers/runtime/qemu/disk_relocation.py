@@ -118,7 +118,7 @@ class QemuRelocations:
         self._guests.notify()
 
     async def _switch(self, guest: Guest, qmp: Qmp, wanted: RelocationRecord) -> None:
-        """With the guest standing still the new file is in the old one's place. Raises DriverFailed, QmpError."""
+        """Put the new file in the old one's place while the guest stands still. Raises DriverFailed, QmpError."""
         job = await _find_job(qmp, wanted)
         await qmp.execute("stop")
         if job is not None and job["status"] == "ready":

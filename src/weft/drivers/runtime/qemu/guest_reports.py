@@ -1,4 +1,4 @@
-"""What a guest reports of its boot and its process: into its record and on to the driver, at bounded cost."""
+"""Guests' reports of their boot and their process: into its record and on to the driver, at bounded cost."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class GuestReports:
         return self._pending or Report(self._record.ready, self._record.boot_id, self._record.process_report)
 
     def _take(self, report: Report) -> None:
-        """At once, unless one was passed on just now. A guest may send another a million times a second."""
+        """Pass a report on immediately, unless one was passed on just now. A guest may send another a million times a second."""
         if report == self._newest() or self._is_over():
             return
         self._pending = report

@@ -31,7 +31,7 @@ from weft.objects.errors import NotFound, WeftError
 
 
 class Guests:
-    """What the driver and the migrations of its guests share."""
+    """Values that the driver and the migrations of its guests share."""
 
     def __init__(self, host: Host, cgroups: ControlGroups, clock: Clock, notify: Callable[[], None]) -> None:
         self._run_dir = Path(host.run_dir)

@@ -125,12 +125,12 @@ class ImageDisks:
                 await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     def sweep(self) -> None:
-        """What was being made when an agent was killed goes."""
+        """Remove what was being made when an agent was killed."""
         for path in self.folder.glob(f"{_MAKING}*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def forget(self, used: Collection[str], most_unused_bytes: int) -> None:
-        """Of those whose key isn't in ``used``, the oldest go as far as there are too many."""
+        """Remove the oldest of those whose key isn't in ``used``, as far as there are too many."""
         unused = []
         for path in self.folder.glob("*.ext4"):
             if path.stem not in used and not self.lock(path.stem).locked():

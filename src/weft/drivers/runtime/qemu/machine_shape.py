@@ -59,7 +59,7 @@ def plan_frame(plan: GuestPlan, most_cpu: float, most_memory_bytes: int, version
 
 
 def describe_present(plan: GuestPlan, next_: GuestPlan | None, frame: Frame) -> GuestPlan:
-    """What the machine in ``frame`` is, that was on its way from ``plan`` to ``next_`` when that was cut off."""
+    """Describe the machine in ``frame``, which was on its way from ``plan`` to ``next_`` when that was cut off."""
     if next_ is None or plan.machine == "microvm":
         return plan
     disks = {disk_id(disk): disk for disk in [*plan.disks, *next_.disks]}

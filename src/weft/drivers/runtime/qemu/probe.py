@@ -1,4 +1,4 @@
-"""What QEMU can do on this machine: its version, and whether KVM really works.
+"""A probe of QEMU on this machine: its version, and whether KVM really works.
 
 /dev/kvm may exist and be useless (nested, or emulated by another hypervisor), so a boot sector is run, first emulated, then
 under KVM: one that doesn't end well, or takes several times as long as the emulated one, is no KVM. Starts two short-lived QEMU
@@ -43,7 +43,7 @@ KVM_PATIENCE = 5  # times what the emulated one took: even a busy host's KVM is 
 
 
 class Findings(msgspec.Struct, frozen=True):
-    """What was found, and in which circumstances: in the same ones nothing is probed again."""
+    """Findings, and their circumstances: in the same ones nothing is probed again."""
 
     circumstances: str
     words: int  # of which making the probe is: an older one doesn't know all that is asked now
@@ -52,7 +52,7 @@ class Findings(msgspec.Struct, frozen=True):
 
 
 class QemuFinding:
-    """What this machine's QEMU can do: found out once, for all drivers that share this."""
+    """The abilities of this machine's QEMU: found out once, for all drivers that share this."""
 
     def __init__(self, run_dir: Path, clock: Clock) -> None:
         self._run_dir, self._clock = run_dir, clock

@@ -1,4 +1,4 @@
-"""What the driver writes down of each guest, so that a driver made anew after a crash knows all the old one knew.
+"""The driver's record of each guest, so that a driver rebuilt after a crash knows all that the old one knew.
 
 One file per guest, ``guest.json`` in its state folder, replaced in one rename. What a later decision hangs on (that a
 start was begun, that memory is saved, how it ended) is on disk before the step it speaks of; the rest may be lost.
@@ -95,12 +95,13 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
 
     @property
     def pending(self) -> str:
-        """Where the memory is written."""
+        """The path to which the memory is written."""
         return f"{self.plan.memory}.pending"
 
 
 class Renewal(msgspec.Struct, frozen=True):
-    """What a guest that began from a snapshot's memory has yet to get. Without an identity it goes on as the guest that it was."""
+    """The renewal that a guest that began from a snapshot's memory still needs. Without an identity it goes on as the guest that it
+    was."""
 
     identity: Identity | None = None
     macs: dict[str, str] = {}  # the MAC that it knows → its own
@@ -131,7 +132,7 @@ class GuestRecord(msgspec.Struct):
 
     @property
     def pid(self) -> int:
-        """Of its QEMU, which runs."""
+        """The process id of the guest's QEMU, which runs."""
         assert self.process is not None
         return self.process.pid
 
@@ -201,8 +202,8 @@ def disk_times(plan: GuestPlan) -> dict[str, int]:
 
 
 def find_own_file(disk: GuestDisk) -> str:
-    """Where the file is that the guest writes to. Once a snapshot is finished, its overlay has the name of the file below it: until
-    the machine starts anew, the record has the name from before."""
+    """Find the file that the guest writes to. Once a snapshot is finished, its overlay has the name of the file below it: until the
+    machine starts anew, the record has the name from before."""
     paths = [disk.path, *(layer.path for layer in reversed(disk.layers))]
     return next((path for path in paths if os.path.exists(path)), disk.path)
 

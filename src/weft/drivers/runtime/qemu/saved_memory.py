@@ -148,7 +148,7 @@ async def finish_migration(guest: Guest, qmp: Qmp, step: str) -> None:
 
 
 async def _run_on(guest: Guest) -> None:
-    """After a save that failed or was cut off: the guest runs, and nothing of the save is left."""
+    """Run on after a save that failed or was cut off: the guest runs, and nothing of the save is left."""
     qmp = guest.monitor()
     with contextlib.suppress(QmpError):
         await qmp.execute("migrate_cancel")

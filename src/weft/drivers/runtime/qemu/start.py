@@ -103,7 +103,7 @@ class GuestStarter:
         return guest if guest.running else None
 
     async def _begin(self, plan: GuestPlan, facts: Facts) -> Guest:
-        """From the memory that a snapshot kept. What fails leaves nothing behind."""
+        """Begin the guest from the memory that a snapshot kept. What fails leaves nothing behind."""
         record = await asyncio.to_thread(plan_beginning, plan, facts, self._clock.now())
         guest = self._guests.add(record)
         try:
@@ -154,7 +154,7 @@ class GuestStarter:
         return guest
 
     async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
-        """As the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
+        """Resume the guest as the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
         record.plan = msgspec.structs.replace(
@@ -255,7 +255,7 @@ def _link_memory(link: Path, memory: str) -> None:
 
 
 def _make_run_folder(run: Path, user: int) -> None:
-    """Where QEMU may put its pidfile, and can neither list nor replace what is ours."""
+    """Make the folder where QEMU may put its pidfile, and can neither list nor replace what is ours."""
     shutil.rmtree(run, ignore_errors=True)
     run.mkdir(parents=True, mode=0o700)
     os.chown(run, -1, user)

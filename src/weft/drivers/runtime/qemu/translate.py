@@ -1,4 +1,4 @@
-"""From a guest's plan to QEMU's command line. Pure: the same plan on the same machine gives the same words.
+"""Translate a guest's plan into QEMU's command line. Pure: the same plan on the same machine gives the same words.
 
 Every device has a fixed id and a fixed place on its bus, because a saved or migrating guest must find each device where it
 was, and a device plugged in later must not shift its neighbours.
@@ -55,7 +55,7 @@ _GROWING_CMDLINE = "memhp_default_state=online memory_hotplug.online_policy=auto
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What the command line depends on besides the plan; from ``probe``."""
+    """Facts on which the command line depends besides the plan; from ``probe``."""
 
     program: str
     accelerator: str  # "kvm" or "tcg"
@@ -68,7 +68,7 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class GuestPaths(msgspec.Struct, frozen=True):
-    """Where one guest's things are: ``run`` for sockets and pidfile, ``state`` for what outlives a reboot."""
+    """Places of one guest's things: ``run`` for sockets and pidfile, ``state`` for what outlives a reboot."""
 
     run: Path
     state: Path
@@ -99,8 +99,8 @@ class GuestPaths(msgspec.Struct, frozen=True):
         return self.run / "vnc"
 
     def migration_socket(self, name: Literal["incoming", "incoming-disks", "outgoing", "outgoing-disks"]) -> Path:
-        """Where QEMU itself waits for a guest that migrates here, or for its disks; and, under a name that the source's QEMU
-        may reach, what it sends to."""
+        """The socket where QEMU itself waits for a guest that migrates here, or for its disks; and, under a name that the source's
+        QEMU may reach, what it sends to."""
         return self.run / name
 
     @property

@@ -58,7 +58,8 @@ def _join_network(netns: str) -> None:
 
 
 def save_in_mounts(plan: ContainerPlan, paths: ContainerPaths, runtime: Runtime, shim: ProcessId) -> None:
-    """In a thread of its own, among the mounts that its shim sees. It has ended when this returns. Raises DriverFailed: it runs."""
+    """Save the container in a thread of its own, among the mounts that its shim sees. It has ended when this returns. Raises
+    DriverFailed: it runs."""
     drop_saved(paths)
     paths.saved.begun.mkdir()
     paths.saved.begun.chmod(
@@ -113,13 +114,13 @@ async def wait_for_saver(paths: ContainerPaths, clock: Clock) -> None:
 
 
 def begin_resuming(paths: ContainerPaths) -> None:
-    """From here on the container may run, so the saved state is no longer its state."""
+    """Begin resuming: from now on the container may run, so the saved state is no longer its state."""
     shutil.rmtree(paths.saved.resuming, ignore_errors=True)
     paths.saved.whole.rename(paths.saved.resuming)
 
 
 def prepare_resuming(plan: ContainerPlan, paths: ContainerPaths) -> None:
-    """In a thread of its own, whose mounts are the container's. Raises DriverFailed."""
+    """Prepare resuming in a thread of its own, whose mounts are the container's. Raises DriverFailed."""
     _join_network(plan.netns)
     try:
         forget_marks(paths.saved.resuming)

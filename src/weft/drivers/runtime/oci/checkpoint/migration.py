@@ -17,7 +17,7 @@ from weft.objects.errors import IllegalTransition
 
 
 class Carrying:
-    """Of one driver; ``find`` gives None for a container that it doesn't know."""
+    """Migrations of one driver's containers; ``find`` gives None for a container that it doesn't know."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
-"""What CRIU would set of a socket as it was saved, and may not where the network isn't its users': a mark of 0, which each has
-anyway. Takes it out of CRIU's list of open files.
+"""The mark of 0 that each socket has anyway: CRIU would set it on a saved socket, and may not where the network isn't its users'.
+Takes it out of CRIU's list of open files.
 
 Source: CRIU 3.17's images (magic words, then entries of a length and a protocol buffer) and its fdinfo, sk-inet, sk-unix,
 packet-sock, sk-netlink and sk-opts definitions.

@@ -84,7 +84,7 @@ class Conmon(NodeProcess):
         await run_in_own_thread(lambda: save_in_mounts(record.plan, paths, self._runtime, shim))
 
     def _create_and_start(self, container: Container, root: Root, shims: Collection[str], resumes: bool) -> None:
-        """In a thread of its own."""
+        """Create and start the container, in a thread of its own."""
         runtime, paths, plan = self._runtime, container.paths, container.record.plan
         leave_mounts(runtime.hidden)
         mount_root(root)

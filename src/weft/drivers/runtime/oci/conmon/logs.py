@@ -36,7 +36,8 @@ def parse_line(line: bytes) -> LogLine | None:
 
 
 def parse_time(text: str) -> float:
-    """Of 2026-01-31T12:00:00.123456789+01:00, the nanoseconds' last three digits lost. Raises ValueError."""
+    """Parse a time like 2026-01-31T12:00:00.123456789+01:00; the last three digits of the nanoseconds are lost. Raises
+    ValueError."""
     whole, _, rest = text.partition(".")
     digits = len(rest) - len(rest.lstrip("0123456789"))
     fraction, zone = rest[:digits][:6].ljust(6, "0"), rest[digits:].replace("Z", "+00:00")
@@ -59,9 +60,9 @@ def turn_over(log: Path, reopen: Callable[[], None]) -> None:
 async def read_lines(
     log: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], bool]
 ) -> AsyncGenerator[LogLine, None]:
-    """As HasLog has it. With ``follow``, on until the container had ended and nothing more came. A piece at a time, in a thread: a
-    whole log takes a second to read, and a container may print faster than this reads, for ever: then files are dropped that
-    nobody has read, and a line says so."""
+    """Read lines like HasLog. With ``follow``, on until the container had ended and nothing more came. A piece at a time, in a
+    thread: a whole log takes a second to read, and a container may print faster than this reads, for ever: then files are dropped
+    that nobody has read, and a line says so."""
     files = _open_both(log)
     try:
         ends = [os.fstat(file.fileno()).st_size for file in files]  # what comes meanwhile is for those who follow

@@ -24,7 +24,8 @@ class Engine:
         self._groups, self._clock, self._node_uid = groups, clock, node_uid
 
     async def probe(self, run_dir: Path, wanted: str | None, before: Found | None) -> Found:
-        """``before`` still, if it is what answers. A containerd may be ended, exchanged and started again at any time."""
+        """Return ``before`` if it still answers, else what is found now. A containerd may be ended, exchanged and started again at
+        any time."""
         if before is not None and before.runtime is not None:
             with contextlib.suppress(WeftError):
                 if await find_version(self._client) in before.probe.version.split():

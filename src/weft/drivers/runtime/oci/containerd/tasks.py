@@ -208,7 +208,7 @@ def write_log_starter(container: Container) -> str:
 
 
 def search_shims(container_id: str) -> list[ProcessId]:
-    """By a search of all processes."""
+    """Search all processes for the container's shims."""
     pids = (int(name) for name in os.listdir("/proc") if name.isdigit())
     found = (inspect_process(pid) for pid in pids if is_shim(pid, container_id))
     return [process for process in found if process is not None]

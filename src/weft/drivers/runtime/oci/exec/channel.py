@@ -23,7 +23,7 @@ class Channel:
         return self._descriptor
 
     async def read(self) -> bytes:
-        """What is there, waiting for something; empty at the end."""
+        """Read what is there, waiting for something; empty at the end."""
         while self._descriptor is not None:
             try:
                 return os.read(self._descriptor, READ_BYTES)

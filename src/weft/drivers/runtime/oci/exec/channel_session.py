@@ -1,5 +1,5 @@
-"""What all commands beside a container's own process have in common: bytes go in by one channel, come out by others, and then
-there is an exit code."""
+"""Base of all commands beside a container's own process: bytes go in by one channel, come out by others, and then there is an exit
+code."""
 
 from __future__ import annotations
 

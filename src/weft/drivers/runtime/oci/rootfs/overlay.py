@@ -42,7 +42,7 @@ class Root(msgspec.Struct, frozen=True):
 
 
 def make_folders(paths: ContainerPaths, *, disk: bool = False) -> None:
-    """What has to be there before anything can be mounted; the container's users pass through, and can't list it."""
+    """Make the folders that must exist before anything can be mounted; the container's users pass through, and can't list it."""
     for folder, mode in (
         (paths.run, 0o711),
         (paths.mounts, 0o711),

@@ -1,4 +1,4 @@
-"""What guests printed on their consoles, as this node keeps it: how much, and by when."""
+"""Guests' console output, as this node keeps it: how much, and by when."""
 
 from __future__ import annotations
 

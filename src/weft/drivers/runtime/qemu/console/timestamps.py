@@ -27,7 +27,7 @@ def note_time(log: Path, printed: int, at: float) -> None:
 
 
 def add_times(log: Path, times: Sequence[PrintedBy]) -> None:
-    """What another node has noted: of what came after all that is noted here. Raises OSError."""
+    """Add the times that another node has noted, of output after all that is noted here. Raises OSError."""
     known = read_times(log)
     last = known[-1].printed if known else -1
     fresh = [one for one in times[-MOST_TIMES:] if one.printed > last]

@@ -1,5 +1,5 @@
-"""Which of QEMU's block nodes a disk is now: the one it was started with, one it was relocated to since, or one that a snapshot put
-over it; and how those go that it no longer is."""
+"""QEMU's block node of a disk: the one it was started with, one it was relocated to since, or one that a snapshot put over it; and
+how those go that it no longer is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What QEMU counts of a guest's disks, asked for on its second monitor without ever waiting for it.
+"""QEMU's counters of a guest's disks, asked for on its second monitor without ever waiting for it.
 
 A question is sent at one read, and its answer is taken at a later one: a QEMU that hangs costs nobody anything. Asking takes
 0.15 ms of the guest's own time, so it is done once a second, or at each read while somebody watches. A guest that has broken out
@@ -44,7 +44,7 @@ class _Device(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """Of any command; ``given`` is a list for the one that asks for disks. Events have neither."""
+    """The answer to any command; ``given`` is a list for the one that asks for disks. Events have neither."""
 
     given: list[_Device] | dict[str, object] | None = msgspec.field(name="return", default=None)
     error: dict[str, object] = {}

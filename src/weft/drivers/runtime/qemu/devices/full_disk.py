@@ -59,7 +59,8 @@ async def wait_for_space(guest: Machine, is_held: Callable[[], bool]) -> None:
 
 
 async def _try_again(guest: Machine, is_held: Callable[[], bool]) -> None:
-    """What QEMU says during the try is no news: a storage that is still full stops it at once."""
+    """Try to continue the guest. QEMU's events during the try are not news: a storage that is still full stops the guest
+    immediately."""
     async with guest.lock:
         if guest.status != IO_ERROR or is_held():
             return

@@ -204,7 +204,7 @@ async def _plug(qmp: Qmp, frame: Frame, driver: str, properties: dict[str, str |
 
 
 async def _execute(qmp: Qmp, command: str, arguments: dict[str, Any]) -> Any:
-    """For arguments whose names are no words of Python."""
+    """Execute a command whose arguments have names that aren't Python identifiers."""
     return await qmp.execute(command, **arguments)
 
 

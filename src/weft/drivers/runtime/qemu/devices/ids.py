@@ -76,12 +76,12 @@ def free_node(serial: str, taken: Container[str]) -> str:
 
 
 def served_node(serial: str) -> str:
-    """Of the server that a disk stands on."""
+    """The block node of the server that a disk stands on."""
     return f"served-{serial}"
 
 
 def find_serial(node: str) -> str | None:
-    """Of the disk that a block node is or was the top of; None for any other node."""
+    """The serial of the disk that a block node is or was the top of; None for any other node."""
     match = _NODE.fullmatch(node)
     return match and match[1]
 
