@@ -78,7 +78,7 @@ class Clone:
 
     @property
     def pid(self) -> int:
-        """Of its QEMU."""
+        """The process id of the clone's QEMU."""
         return self._qemu.pid
 
     @property

@@ -1,4 +1,4 @@
-"""What a template depends on, as one digest: what the function is, the kernel, QEMU, the CPU and this program's own ways."""
+"""A digest of all that a template depends on: the function, the kernel, QEMU, the CPU and this program's own ways."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def _digest(path: str, inode: int, size: int, changed: int) -> str:
 
 @lru_cache(maxsize=1)
 def _read_cpu() -> str:
-    """Of the first CPU; its clock rate is left out, for that changes by itself."""
+    """Read the first CPU's facts; its clock rate is left out, because that changes on its own."""
     first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     return "\n".join(line for line in first.splitlines() if line.split(":")[0].strip() in _CPU_WORDS)

@@ -1,4 +1,4 @@
-"""What is written of a template."""
+"""The record of a template."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from weft.drivers.runtime.qemu.function.translate import Machine
 
 
 class Template(msgspec.Struct, frozen=True):
-    """As template.json has it."""
+    """A template as in template.json."""
 
     key: str  # digest of all that it depends on
     recipe: str  # the recipe's digest

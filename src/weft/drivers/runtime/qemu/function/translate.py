@@ -23,7 +23,7 @@ _SHAPES = {
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What its copies must have in common, to the letter; kept with the template. Bytes; ``disks``: how many."""
+    """The machine that all copies must share, to the letter; kept with the template. Bytes; ``disks``: how many."""
 
     program: str
     accelerator: str

@@ -73,7 +73,7 @@ class GuestAgents:
         return (self._weft is not None and self._weft.ready) or self._qemu_answers
 
     def connect_loops(self) -> list[Coroutine[Any, Any, None]]:
-        """What keeps the connections, to be run for as long as the guest runs."""
+        """The loops that keep the connections, to be run for as long as the guest runs."""
         weft = [self._keep_weft()] if self._plan.has_agent else []
         return [*weft, self._keep_qemu()] if has_qemu_port(self._plan) else weft
 

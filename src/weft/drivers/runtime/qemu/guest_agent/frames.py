@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """What a guest says of itself."""
+    """A guest's words about itself."""
 
     version: int
     boot_id: str
@@ -54,7 +54,7 @@ class Hello(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """Where the guest's agent stands with a session that was named to it: its stdin's bytes that have come there, those that
+    """The standing of the guest's agent with a session that was named to it: its stdin's bytes that have arrived there, those that
     the command has taken, and whether its end has come."""
 
     how: Literal["new", "goes on", "gone"]
@@ -102,12 +102,12 @@ def decode_number(frame: Frame) -> int:
 
 
 def decode_word(text: bytes) -> str:
-    """What a guest calls itself, or its boot: printable ASCII of it, WORD_LETTERS at most."""
+    """Decode what a guest calls itself, or its boot: printable ASCII of it, WORD_LETTERS at most."""
     return "".join(chr(letter) for letter in text[:WORD_LETTERS] if 0x20 <= letter < 0x7F).strip()
 
 
 def decode_process(frame: Frame) -> ProcessFacts | None:
-    """What the guest says of its process; None if it makes no sense."""
+    """Decode what the guest says of its process; None if it makes no sense."""
     if frame.channel not in (0, 1) or len(frame.payload) != _PROCESS.size:
         return None
     ends, code = _PROCESS.unpack(frame.payload)

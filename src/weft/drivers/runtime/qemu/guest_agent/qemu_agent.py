@@ -147,7 +147,7 @@ class QemuAgent:
             return None
 
     async def _read_long(self) -> bytearray:
-        """What comes after its end nobody has asked for. Raises ValueError for one that is too long."""
+        """Read a long line; what comes after its end was not asked for. Raises ValueError for one that is too long."""
         line = bytearray()
         while (piece := await self._reader.read(LINE_BYTES)) and len(line) <= LONG_LINE_BYTES:
             end = piece.find(b"\n")

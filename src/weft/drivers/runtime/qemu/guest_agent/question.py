@@ -52,5 +52,5 @@ def encode_renewal(seed: bytes, unix_seconds: float, identity: Identity | None, 
 
 
 def describe_failures(bits: int) -> str:
-    """What of a renewal failed; "" is nothing."""
+    """Describe what failed of a renewal; "" is nothing."""
     return ", ".join(what for place, what in enumerate(_FAILURES) if bits >> place & 1) or ("something" if bits else "")

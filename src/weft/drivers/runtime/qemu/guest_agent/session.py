@@ -42,7 +42,7 @@ _UNREAD = "the command's output was not read, and its node keeps no more of it; 
 
 
 class Channel(Protocol):
-    """What a session has of the connection to its guest. ``unread`` is counted for the guest by ``guest``."""
+    """A session's part of the connection to its guest. ``unread`` is counted for the guest by ``guest``."""
 
     unread: Unread
     guest: Hashable
@@ -265,7 +265,7 @@ class GuestSession:
         self._break(_UNREAD)
 
     def _drop(self) -> None:
-        """What nobody will read any more."""
+        """Drop the output that nobody will read any more."""
         self._hold(-sum(len(data) for _, data in self._pieces))
         self._pieces.clear()
 

@@ -1,4 +1,4 @@
-"""What commands in guests have printed and nobody has read yet: how much of it there is, of all guests of a node together.
+"""Unread output of commands in guests: how much there is, of all guests of a node together.
 
 Each command holds a window of it, however many there are; together they hold no more than ``most`` bytes, and where that is
 reached, the guest that holds most of it loses a command.

@@ -48,7 +48,7 @@ def make_exchange_disk(path: Path) -> None:
 
 
 def write_config(path: Path, records: Sequence[tuple[str, str]]) -> None:
-    """What to run next, on disk when this returns. Raises TooLarge, OSError."""
+    """Write what to run next, on disk when this returns. Raises TooLarge, OSError."""
     data = b"".join(f"{word} {value}".encode() + b"\0" for word, value in records) + b"\0"
     if len(data) > CONFIG_BYTES:
         raise TooLarge(
@@ -94,7 +94,7 @@ class Ring:
         os.close(self._file)
 
     def read(self) -> list[LogLine] | None:
-        """What came since the last time, READ_BYTES of it at most; None: there is nothing more now."""
+        """Read what came since the last time, READ_BYTES of it at most; None: there is nothing more now."""
         head = self._head()
         if head is None:
             return None
@@ -118,7 +118,7 @@ class Ring:
         return self.at - len(self._rest)
 
     def rewind(self) -> None:
-        """To the first that is there."""
+        """Go back to the first line that is there."""
         self.at, self._rest = 0, b""
 
     def find_end(self) -> int:
@@ -130,7 +130,7 @@ class Ring:
         return _read_head(os.pread(self._file, _HEAD.size, 0))
 
     def _skip_to(self, first: int) -> None:
-        """What lies before ``first`` is gone; the line that it falls into is not whole, and parses as none."""
+        """Skip what lies before ``first``, which is gone; the line that it falls into is not whole, and parses as none."""
         if self.at < first:
             self.at, self._rest = first, b""
 
@@ -170,7 +170,7 @@ def read_after(path: Path, position: str) -> LogPiece:
 async def read_lines(
     path: Path, clock: Clock, *, tail: int, follow: bool, has_ended: Callable[[], Awaitable[bool]]
 ) -> AsyncGenerator[LogLine, None]:
-    """As HasLog has it. With ``follow``, on until it had ended and nothing more came."""
+    """Read lines like HasLog. With ``follow``, on until it had ended and nothing more came."""
     try:
         ring = Ring(path)
     except FileNotFoundError:

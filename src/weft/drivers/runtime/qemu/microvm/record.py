@@ -1,5 +1,5 @@
-"""What the driver writes down of each container, and what it makes of a machine's facts. One file per container, replaced in
-one rename; that a run was begun is on disk before its machine is started."""
+"""The driver's record of each container, and its reading of a machine's facts. One file per container, replaced in one rename; that
+a run was begun is on disk before its machine is started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MicrovmPaths(msgspec.Struct, frozen=True):
 
     @property
     def root(self) -> Path:
-        """What it has written over its image."""
+        """The root: what the container has written over its image."""
         return self.state / "root.qcow2"
 
 
@@ -113,5 +113,5 @@ def decide_end(record: MicrovmRecord, guest: GuestFacts, head: Head | None) -> C
 
 
 def read_code(head: Head) -> int:
-    """As a shell has it."""
+    """The exit code, as a shell has it."""
     return SIGNAL_OFFSET + (head.code & 127) if head.how & exchange_disk.SIGNALLED else head.code & 255

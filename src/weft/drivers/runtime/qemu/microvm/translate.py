@@ -1,4 +1,4 @@
-"""From a container's plan to its machine's, and to the configuration that the machine reads. Pure."""
+"""Translate a container's plan into its machine's, and into the configuration that the machine reads. Pure."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def translate_exec(plan: ContainerPlan, request: ExecRequest) -> ExecRequest:
 
 
 def read_rights(capabilities: list[str]) -> int:
-    """As a mask of bits. Raises InvalidInput for a name that the kernel doesn't know."""
+    """Read capabilities as a mask of bits. Raises InvalidInput for a name that the kernel doesn't know."""
     mask = 0
     for name in capabilities:
         word = name.upper().removeprefix("CAP_")

@@ -68,8 +68,8 @@ def read_frame(plan: GuestPlan, machine: dict[str, Any]) -> Frame:
 
 
 def make_record(plan: GuestPlan, coming: MigratingGuest, facts: Facts, now: float, hint: str) -> GuestRecord:
-    """Of a guest that is suspended here. Raises DriverFailed, InvalidInput if it can't go on here; ``hint`` is for one that
-    comes from a newer QEMU."""
+    """Make the record of a guest that is suspended here. Raises DriverFailed, InvalidInput if it can't go on here; ``hint`` is for
+    one that comes from a newer QEMU."""
     what, details = f"vm/{plan.name}: its saved memory", {"step": "expect"}
     check_same(plan, coming.plan)
     try:

@@ -115,7 +115,7 @@ def plan_limits(*, bytes_per_second: int | None, pause_ms: int | None, slowdown:
 
 
 async def inspect_migration(guest: Guest) -> MigrationFacts:
-    """What QEMU says of the guest's migration; of one that has ended, that it failed. Raises Unavailable."""
+    """Ask QEMU about the guest's migration; one that has ended counts as failed. Raises Unavailable."""
     migration = guest.record.migration
     assert migration is not None
     if not guest.running:
@@ -244,8 +244,8 @@ async def _continue(qmp: Qmp) -> None:
 
 
 async def settle_migration(guest: Guest) -> None:
-    """After a driver that died: what is under way goes on, and a guest that was stopped to be sent and never was runs on.
-    All else waits for who leads the migration."""
+    """Settle the migration after a driver that died: what is under way goes on, and a guest that was stopped to be sent and never
+    was runs on. All else waits for who leads the migration."""
     migration = guest.record.migration
     if migration is None or migration.role != "source" or not guest.has_monitor():
         return

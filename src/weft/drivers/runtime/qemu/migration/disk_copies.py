@@ -59,7 +59,7 @@ async def offer_disks(guest: Guest, settings: MigrationSettings) -> None:
 
 
 async def withdraw_disks(guest: Guest, settings: MigrationSettings) -> None:
-    """From here on the target's disks are its own."""
+    """Withdraw the disks: from now on the target's disks are its own."""
     if settings.copied_disks:
         with contextlib.suppress(QmpError):  # it has been
             await guest.monitor().execute("nbd-server-stop")
@@ -148,7 +148,7 @@ async def _lead(
 
 
 async def _inspect_sending(qmp: Qmp) -> str:
-    """What QEMU calls the state of what it sends. A machine that came here by a migration is ``completed`` by that one."""
+    """The state of what QEMU sends, in QEMU's word. A machine that came here by a migration is ``completed`` by that one."""
     status = str((await qmp.execute("query-migrate")).get("status", "none"))
     if status == "completed" and (await qmp.execute("query-status"))["status"] != HANDED_OVER:
         return "none"
@@ -182,8 +182,8 @@ def _are_over(jobs: dict[str, dict[str, Any]]) -> bool:
 
 
 async def keep_synced(guest: Guest) -> None:
-    """What is written to a migrating guest's disks goes to the host's at once, at both ends: QEMU waits for all of it while the
-    guest stands still."""
+    """Write what is written to a migrating guest's disks to the host's immediately, at both ends: QEMU waits for all of it while
+    the guest stands still."""
     while guest.migrating and not guest.ended.is_set():
         for disk in guest.record.plan.disks:
             if not disk.read_only and disk.rbd is None:

@@ -1,4 +1,4 @@
-"""What a guest does to its memory, seen from outside: a few thousand of its pages are read again and again.
+"""Samples of what a guest does to its memory, seen from outside: a few thousand of its pages are read again and again.
 
 Reads the QEMU process's memory and its page map in /proc, where QEMU says that the guest's memory lies; the guest isn't
 stopped and QEMU does nothing for it. QEMU's own dirty bitmap says 0 of an emulated guest, and knows nothing of how
@@ -39,7 +39,7 @@ _ZERO = zlib.crc32(bytes(PAGE_BYTES))
 
 
 class Block(msgspec.Struct, frozen=True):
-    """Where a piece of the guest's memory lies in its QEMU process."""
+    """The place of a piece of the guest's memory in its QEMU process."""
 
     address: int
     length: int
@@ -54,8 +54,8 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """Of the pages that were kept whole: the share of words that differ in those that do, and how well they compress, beside
-    how well all of them do."""
+    """Changes of the pages that were kept whole: the share of words that differ in those that do, and how well they compress,
+    beside how well all of them do."""
 
     share: float
     compression: float
@@ -76,7 +76,7 @@ def find_blocks(text: str) -> list[Block]:
 
 
 async def sample_load(guest: Guest, seconds: float, clock: Clock) -> Load:
-    """What the guest does to its memory within ``seconds``. Raises Unavailable if its machine ends meanwhile."""
+    """Sample what the guest does to its memory within ``seconds``. Raises Unavailable if its machine ends before then."""
     process = guest.record.process
     arguments: dict[str, Any] = {"command-line": "info ramblock"}
     answer = await guest.monitor().execute("human-monitor-command", **arguments)

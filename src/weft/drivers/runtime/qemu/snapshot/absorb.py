@@ -38,7 +38,7 @@ _TO_WRITE = "to absorb"
 
 
 class _Chain(msgspec.Struct, frozen=True):
-    """What a disk stands on, bottom first, with its own file last: nodes, and the sets of descriptors of their files."""
+    """The chain that a disk stands on, bottom first, with its own file last: nodes, and the sets of descriptors of their files."""
 
     nodes: list[str]
     fdsets: list[int]
@@ -204,7 +204,7 @@ async def _find_chain(qmp: Qmp, serial: str) -> _Chain:
 
 
 async def _find_layer(guest: Guest, qmp: Qmp, chain: _Chain, layer: str) -> int | None:
-    """Where in the chain the layer is, None if nowhere. Raises DriverFailed if that is unknown."""
+    """Find the layer's place in the chain, None if nowhere. Raises DriverFailed if that is unknown."""
     given, wanted = await list_fdsets(qmp), os.stat(layer)
     found = None
     for at, number in enumerate(chain.fdsets[:-1]):

@@ -63,7 +63,7 @@ async def _allow_reading(qmp: Qmp, node: dict[str, Any], path: str) -> None:
 
 
 async def let_others_read(qmp: Qmp) -> None:
-    """After the switch: close what the former files were written through, with which QEMU's lock on them goes."""
+    """Close, after the switch, what the former files were written through, with which QEMU's lock on them goes."""
     given = await list_fdsets(qmp)
     for node in (await list_nodes(qmp)).values():
         for number in find_fdsets(node)[-1:] if node["ro"] else []:

@@ -1,4 +1,4 @@
-"""What a guest that began from a snapshot's memory still has to get: randomness and the time, and if it is a copy its own identity.
+"""Renewal of a guest that began from a snapshot's memory: randomness and the time, and if it is a copy its own identity.
 
 Its agent is told as soon as it answers, again after each of its boots until it has taken it, and also by the next driver. A copy
 has its links down until then; one that doesn't take it is ended, because it may not meet its twin.
@@ -49,7 +49,7 @@ async def renew(guest: Guest) -> None:
 
 
 async def _run_setup(guest: Guest, script: str) -> str:
-    """What went wrong; "": nothing. Raises Unavailable while the guest's agent doesn't answer."""
+    """Run the setup script. Returns what went wrong; "": nothing. Raises Unavailable while the guest's agent doesn't answer."""
     session = await guest.agents.exec(ExecRequest(["sh", "-s"]))
     try:
         await session.write(script.encode())

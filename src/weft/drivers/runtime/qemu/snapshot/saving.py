@@ -46,7 +46,7 @@ async def prepare_saving(guest: Guest, user: int) -> bool:
 
 
 async def begin_saving(guest: Guest, snapshot: SnapshotRecord) -> None:
-    """With the machine standing still; returns once it may go on. Raises DriverFailed, OSError."""
+    """Begin saving with the machine standing still; returns once it may go on. Raises DriverFailed, OSError."""
     qmp = guest.monitor()
     async with qmp.lend(snapshot.pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as name:
         await qmp.execute("migrate", uri=f"file:{name}")
@@ -54,8 +54,8 @@ async def begin_saving(guest: Guest, snapshot: SnapshotRecord) -> None:
 
 
 async def await_flow(guest: Guest, qmp: Qmp) -> None:
-    """Until the machine that is being saved may go on: all that isn't memory is written, and what it writes is noticed from now on.
-    Raises DriverFailed."""
+    """Wait until the machine that is being saved may go on: all that isn't memory is written, and what it writes is noticed from
+    now on. Raises DriverFailed."""
     deadline = guest.clock.elapsed() + FLOW_SECONDS
     runs_on = WHILE_IT_RUNS in await _capabilities(qmp)
     while True:
@@ -104,7 +104,7 @@ async def end_saving(guest: Guest, snapshot: SnapshotRecord) -> None:
 
 
 async def follow_saving(guest: Guest) -> None:
-    """Until the memory is whole or lost, and the record says which."""
+    """Follow the save until the memory is whole or lost, and the record says which."""
     while not guest.ended.is_set():
         snapshot = guest.record.snapshot
         if snapshot is None or snapshot.facts.phase != "saving":

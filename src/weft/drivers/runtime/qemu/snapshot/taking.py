@@ -99,7 +99,7 @@ def _clear(snapshot: SnapshotRecord) -> None:
 
 
 async def _switch_disks(guest: Guest, snapshot: SnapshotRecord, present: dict[str, str], user: int) -> SnapshotFacts:
-    """Between two of the guest's writes; if its agent can, with its file systems standing still."""
+    """Switch the disks between two of the guest's writes; if its agent can, with its file systems standing still."""
     qmp, clock, why, lasted = guest.monitor(), guest.clock, "", None
     freeze = snapshot.freezes
     if freeze:
@@ -207,7 +207,7 @@ async def end_hold(guest: Guest, why: str) -> None:
 
 
 async def _note(guest: Guest, snapshot: SnapshotRecord, facts: SnapshotFacts) -> None:
-    """From here on a driver made anew knows what has happened. By then others can stand on the former files."""
+    """Note the facts: from now on a rebuilt driver knows what has happened. By then others can stand on the former files."""
     note_switched(guest.record)
     guest.record.snapshot = msgspec.structs.replace(snapshot, facts=facts)
     await guest.save_record()

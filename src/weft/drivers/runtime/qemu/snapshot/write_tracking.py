@@ -26,7 +26,7 @@ _READ_WRITE = 6
 
 @contextlib.asynccontextmanager
 async def tracks_writes(user: int, clock: Clock) -> AsyncIterator[bool]:
-    """While this lasts that user may open the device. False: this machine has none, or doesn't let anybody else have it."""
+    """Let that user open the device while this lasts. False: this machine has none, or doesn't let anybody else have it."""
     try:
         turn = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

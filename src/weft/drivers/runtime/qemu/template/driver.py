@@ -124,7 +124,7 @@ class QemuTemplates:
         await self._await_rest(guest)
 
     async def _await_rest(self, guest: Guest) -> None:
-        """Until it does next to nothing; one that never rests is taken as it is."""
+        """Wait until the guest does next to nothing; one that never rests is taken as it is."""
         process, quiet = guest.record.process, 0.0
         deadline = self._clock.elapsed() + _MOST_REST_SECONDS
         while process is not None and quiet < REST_SECONDS and self._clock.elapsed() < deadline:
@@ -181,7 +181,7 @@ def _lay_out(ram: Path, size: int, user: int) -> None:
 
 
 def _seal(folder: Path) -> None:
-    """From here on nobody writes to it."""
+    """Seal the folder: from now on nobody writes to it."""
     for name in (RAM, STATE):
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
