@@ -129,7 +129,7 @@ class DirectoryDiskCopies:
         return await self._locked(lambda: list(self._changes.find_mergeable()))
 
     async def merge(self, layer_id: str) -> None:
-        """What the file above has is written into the layer, which takes that file's name then. Until that is done, the disk reads
+        """Write the content of the file above into the layer, which takes that file's name then. Until that is done, the disk reads
         the same through the file above."""
 
         def find() -> list[str]:

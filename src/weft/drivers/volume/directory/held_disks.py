@@ -1,4 +1,5 @@
-"""What has come for volumes from other storage, ``<volume>.held``, until each is here for good. Called with the records locked."""
+"""Disks that have come for volumes from other storage, ``<volume>.held``, until each is here for good. Called with the records
+locked."""
 
 from __future__ import annotations
 

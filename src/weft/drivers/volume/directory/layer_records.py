@@ -1,4 +1,4 @@
-"""Which layers the volumes of a pool stand on, and which ones snapshots keep: ``<pool>/volumes/layers``.
+"""Layers on which the volumes of a pool stand, and which snapshots keep: ``<pool>/volumes/layers``.
 
     <layer>.qcow2      a frozen file; while it is being frozen, another name of the volume's own file
     <layer>.next       the overlay that will be the volume's file
@@ -53,7 +53,7 @@ class Chain(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class LayerRecords:
-    """Of the volumes in folder ``volumes``."""
+    """Layer records of the volumes in folder ``volumes``."""
 
     def __init__(self, volumes: Path) -> None:
         self.volumes = volumes
@@ -89,7 +89,7 @@ class LayerRecords:
         return self.volume(volume_id).with_suffix(".raw").exists()
 
     def read(self, volume_id: str) -> Chain:
-        """What the volume stands on as its file is now; nothing for one that isn't there."""
+        """The chain that the volume stands on with its present file; nothing for one that isn't there."""
         own = None if self._is_raw(volume_id) else find_file(self.volume(volume_id))
         chain = load_record(self._chain(volume_id), Chain) if own is not None else None
         if chain is None or own is None:

@@ -114,8 +114,8 @@ class DirectoryLayerTransfer:
         return self._records.layer(name)
 
     def find_chain(self, volume_id: str) -> Chain:
-        """What the volume will stand on when it has come; with the records locked. Raises IllegalTransition while files are
-        missing."""
+        """The chain that the volume will stand on when it has come; with the records locked. Raises IllegalTransition while files
+        are missing."""
         held = self._changes.held.find(volume_id)
         if held is None:
             return Chain()

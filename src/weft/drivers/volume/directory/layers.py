@@ -31,7 +31,7 @@ _SECTOR = 512
 
 
 class DirectoryLayers:
-    """Of the volumes that ``inspect`` finds. ``work`` gives the path to make a file at before it gets its name."""
+    """Layers of the volumes that ``inspect`` finds. ``work`` gives the path to make a file at before it gets its name."""
 
     def __init__(
         self,
@@ -202,8 +202,8 @@ class DirectoryLayers:
         await self._locked(lambda: self._changes.forget_layer(volume_id, layer_id))
 
     async def absorb_layer(self, volume_id: str, layer_id: str, *, base: str | None, base_format: str) -> None:
-        """What the file above has is written into the layer: read through the file above, the disk is the same all the while.
-        Then the layer takes that file's name."""
+        """Write the content of the file above into the layer: read through the file above, the disk is the same all the while. Then
+        the layer takes that file's name."""
 
         def find_above() -> tuple[Path | None, list[tuple[str, str]]]:
             chain = self._records.read(volume_id)

@@ -1,4 +1,4 @@
-"""What changes layers, for the agent's loop: in a thread, with the records locked."""
+"""Changes of layers, for the agent's loop: in a thread, with the records locked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Locking:
-    """``where`` names the pool and the node, for people."""
+    """A runner of changes, with the records locked. ``where`` names the pool and the node, for people."""
 
     def __init__(self, records: LayerRecords, where: str) -> None:
         self._records, self.where = records, where

@@ -19,7 +19,7 @@ from weft.objects.errors import InvalidInput, NotFound, WeftError
 
 @dataclass
 class FakeShelf:
-    """What outlives a driver: the volumes by id, and the sizes of the image files that may be their base, and layers."""
+    """A shelf that outlives a driver: the volumes by id, and the sizes of the image files that may be their base, and layers."""
 
     volumes: dict[str, VolumeFacts] = field(default_factory=dict)
     bases: dict[str, int] = field(default_factory=dict)

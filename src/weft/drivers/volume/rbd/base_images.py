@@ -73,7 +73,7 @@ class BaseImages:
                 continue
 
     async def _drop_unfinished(self) -> None:
-        """What an earlier agent of this node was making, and this one isn't."""
+        """Drop the images that an earlier agent of this node was making, and this one isn't."""
         begin = f"{_MAKING}{self._mark}-"
         for one in await self._client.ask("rbd", "ls", "-p", self._place.pool):
             name = str(one).removeprefix(begin)
@@ -131,7 +131,7 @@ class BaseImages:
 
 
 def find_size(path: str, form: str) -> int:
-    """Of the disk in an image file, in whole sectors. Raises DriverFailed."""
+    """The size of the disk in an image file, in whole sectors. Raises DriverFailed."""
     try:
         with Path(path).open("rb") as file:
             if form == "raw":

@@ -1,4 +1,4 @@
-"""What RBD images hold beside their earlier snapshots, and that they hold it again."""
+"""The contents of RBD images beside their earlier snapshots, and their restoration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LOOK_SECONDS, COPY_SECONDS = 600.0, 3600.0
 
 
 class Contents:
-    """``at``: the name by which Ceph's programs know an image or a layer, ``IMAGE@LAYER``."""
+    """Contents of RBD images. ``at``: the name by which Ceph's programs know an image or a layer, ``IMAGE@LAYER``."""
 
     def __init__(self, client: CephClient, at: Callable[[str], str]) -> None:
         self._client, self._at = client, at

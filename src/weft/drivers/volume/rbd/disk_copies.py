@@ -155,7 +155,7 @@ class RbdDiskCopies:
     async def _find_written(
         self, layer_id: str, former: StoredDisk | None, records: Records, present: set[str]
     ) -> _Written:
-        """Where a disk came to. One that came whole continues nothing, whatever came before it. Raises NotFound."""
+        """Find where a disk came to. One that came whole continues nothing, whatever came before it. Raises NotFound."""
         image, tip = _choose_image(layer_id, records), former.layers[-1] if former is not None else ""
         if image in present:
             is_clone = bool(tip) and await self._contents.find_parent(image) == tip
@@ -190,7 +190,8 @@ class RbdDiskCopies:
 
 
 def _choose_image(layer_id: str, records: Records) -> str:
-    """Where a disk comes to that is written whole. One that was taken in already may come again: it stays, and the new one goes."""
+    """Choose the image for a disk that is written whole. One that was taken in already may come again: it stays, and the new one
+    goes."""
     image = f"{KEPT}{layer_id}"
     return f"{image}{_AGAIN}" if image in find_needed(records) else image
 

@@ -71,7 +71,7 @@ class RbdVolumes:
             return self._found[1]
 
     def _ask_now(self) -> PoolFacts:
-        """As ``pool``, but of now: what the cluster said some seconds ago may have had space left."""
+        """The pool's facts of now, unlike ``pool``: what the cluster said some seconds ago may have had space left."""
         with self._asking:
             self._found = (self._clock.elapsed(), self._ask_pool())
             return self._found[1]

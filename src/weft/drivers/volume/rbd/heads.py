@@ -1,5 +1,5 @@
-"""Who writes into which image of a disk that comes, and the heads of images that hold points of replicas: the next point is written
-over the newest one there, and becomes a snapshot beside it.
+"""Writers of images of disks that come, and the heads of images that hold points of replicas: the next point is written over the
+newest one there, and becomes a snapshot beside it.
 
 Who writes has a claim in the pool's records, set before the first byte and dropped once what came is a snapshot or counts no more.
 Who finds another's claim to a head takes it away and cuts that one off: it was killed, or is on a node that the server lost. What
@@ -110,7 +110,7 @@ class Heads:
         return [one for one in records.claims if (one.layer, one.writer) == (layer_id, self._writers.get(layer_id))]
 
     async def release(self, layer_ids: Iterable[str], records: Records) -> None:
-        """What this process wrote for these layers counts no more, but for those that a snapshot needs."""
+        """Release what this process wrote for these layers: it counts no more, but for those that a snapshot needs."""
         for layer_id in layer_ids:
             for one in self._list_mine(layer_id, records):
                 await self._release(one, records)

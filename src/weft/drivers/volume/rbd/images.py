@@ -99,7 +99,7 @@ class Images:
             await self.run("snap", "rm", self.at(layer), "--no-progress")
 
     async def drop(self, image: str) -> None:
-        """With its snapshots. Absent is fine."""
+        """Drop the image with its snapshots. Absent is fine."""
         try:
             for name in await self.list_snapshots(image):
                 await self.drop_snapshot(f"{image}@{name}")

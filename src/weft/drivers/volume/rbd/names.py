@@ -1,4 +1,4 @@
-"""Which image each volume is: names in one object of the pool, ``weft-volumes``.
+"""The image of each volume: names in one object of the pool, ``weft-volumes``.
 
 A volume is there once it has its name, and a name is set or taken in one step: so an image that is half made is never seen, and the
 two ends of a migration may each have a name for one image. A name is a key ``ID=IMAGE`` without a value. Of several for one volume

@@ -1,4 +1,4 @@
-"""Which Ceph pool a node offers, from its agent's option. Pure."""
+"""The Ceph pool that a node offers, from its agent's option. Pure."""
 
 from __future__ import annotations
 

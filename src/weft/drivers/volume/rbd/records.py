@@ -1,4 +1,4 @@
-"""What the pool's images stand on, and its snapshots: records in one object of the pool, ``weft-snapshots``.
+"""Records of what the pool's images stand on, and of its snapshots, in one object of the pool, ``weft-snapshots``.
 
 A layer is an RBD snapshot with the layer's id as its name; a record names it ``IMAGE@LAYER``. A record is one value, written whole.
 Where a record lacks something, no data is lost: RBD itself keeps what a clone stands on.
@@ -20,7 +20,7 @@ _CHAIN, _KEPT, _CLAIM = "chain/", "kept/", "claim/"
 
 
 class Chain(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What an image stands on, bottom first: its own layers, above those of the image that it is a clone of."""
+    """The chain that an image stands on, bottom first: its own layers, above those of the image that it is a clone of."""
 
     layers: tuple[str, ...] = ()
     begun: str = ""  # a layer that is being made
