@@ -46,7 +46,7 @@ class Parts(Protocol):
     allocations: Allocations
 
     def list_parts(self) -> Sequence[Part]:
-        """In the order in which they start, report, and take answers."""
+        """The parts in the order in which they start, report, and take answers."""
 
     async def begin(self) -> None:
         """Find the guests that are here, before any part works."""

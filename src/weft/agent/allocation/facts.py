@@ -1,4 +1,4 @@
-"""What a decision about one allocation is made from, and the decision. Values."""
+"""The facts from which one allocation is decided, and the decision. Values."""
 
 from __future__ import annotations
 

@@ -276,7 +276,8 @@ def _describe_over(lease: AllocatedLease | None) -> str:
 
 
 def _plan_ahead(facts: PlanInput) -> Plan | None:
-    """Before its lease begins: a machine boots and is then held, everything else is made but for the start. None: go on."""
+    """Plan what happens before the lease begins: a machine boots and is then held, everything else is made but for the start. None:
+    go on."""
     guest, lease = facts.guest, facts.local.spec.lease
     if lease is None or facts.stage not in ("waits", "ahead", "imminent"):
         return None

@@ -37,7 +37,7 @@ def plan_snapshots(facts: PlanInput, plan: Plan) -> Plan:
 
 
 def _plan_hold(facts: PlanInput, taking: Taking, plan: Plan) -> Plan:
-    """Of a group's member: nothing else is done to it until all stand still, or it stops waiting for them."""
+    """Plan the hold of a group's member: nothing else is done to it until all stand still, or it stops waiting for them."""
     waits_until = facts.held_until or facts.snapshot_at
     ended = taking.live and not is_alive(facts.guest)
     called = bool(facts.held_until) and find_turn(facts.local, taking.snapshot.uid) != "hold"

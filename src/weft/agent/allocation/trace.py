@@ -16,7 +16,7 @@ _LATER = (Step.FORGET,)  # nobody waits for it
 
 
 class StepTraces:
-    """Without a tracer nothing is recorded."""
+    """Traces of steps; without a tracer nothing is recorded."""
 
     def __init__(self, tracer: Tracer | None) -> None:
         self._tracer = tracer
@@ -56,7 +56,8 @@ class StepTraces:
             self._tracer.record(context, "boot", began, self._tracer.clock.now(), about=state.local.what)
 
     def _notice(self, state: AllocationState, mark: str) -> None:
-        """At first sight: what an agent before this one has carried out is done, and what its guest needs now has other causes."""
+        """Notice an allocation at first sight: what an agent before this one has carried out is done, and what its guest needs now
+        has other causes."""
         local = state.local
         if local.name not in self._seen:
             self._seen.add(local.name)

@@ -1,4 +1,4 @@
-"""What a process that works on a repository says on its standard error before it ends: its last lines, without what is secret."""
+"""The last lines that a process that works on a repository writes to its standard error, without what is secret."""
 
 from __future__ import annotations
 

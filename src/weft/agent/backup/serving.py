@@ -53,7 +53,7 @@ class Serving:
         self._open, self._run, self._taken_in = open_job, run, taken_in
 
     async def serve(self, order: BackupOrder, note: Note) -> Line:
-        """Until a VM has copied all of it. Raises WeftError before one could begin from it, not after that."""
+        """Serve the backup until a VM has copied all of it. Raises WeftError before one could begin from it, not after that."""
         driver = await self._pools.find(order.pool)
         if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
             raise DriverFailed(f"storage pool {order.pool} can't take backups in", reason="unsupported")

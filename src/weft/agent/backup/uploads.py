@@ -46,7 +46,7 @@ async def fetch_uploads(server: Server, tickets: Mapping[str, str], folder: Path
 
 
 def render_missing(objects: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
-    """Which of ``objects``, as in a ``BackedUpProject``, name what is missing; "" if nothing is. Pure."""
+    """Render which of ``objects``, as in a ``BackedUpProject``, name what is missing; "" if nothing is. Pure."""
     if not missing:
         return ""
     named = [
@@ -60,7 +60,7 @@ def render_missing(objects: Sequence[Mapping[str, Any]], missing: Sequence[str])
 
 
 def _require_capacity(folder: Path, total: int) -> None:
-    """For the largest that may come."""
+    """Require capacity for the largest upload that may come."""
     if total + MOST_BYTES > MOST_UPLOAD_BYTES:
         raise DriverFailed(
             f"code and models of the project are more than {format_bytes(MOST_UPLOAD_BYTES)}",

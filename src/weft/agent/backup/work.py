@@ -160,7 +160,8 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
             return await self._run(msgspec.structs.replace(job, disks=disks), note)
 
     async def _add_objects(self, order: BackupOrder, job: Job, folder: Path) -> tuple[Job, str]:
-        """With the code and the models that they name, in files in ``folder``; and what is missing, in words. Raises WeftError."""
+        """Add the objects with the code and the models that they name, in files in ``folder``; and what is missing, in words.
+        Raises WeftError."""
         opened = await asyncio.to_thread(self._server.read_repository, self._node, order.repository, backup=order.uid)
         uploads = await fetch_uploads(self._server, opened.uploads, folder)
         lacks = render_missing(opened.objects.get("objects", []), uploads.missing)

@@ -55,7 +55,7 @@ class FlowFiles:
                     file.write(_encode(interval))
 
     def read(self, uid: str) -> list[Interval]:
-        """Of each interval what counts. Raises OSError."""
+        """Read the entry that counts of each interval. Raises OSError."""
         with self._busy:
             return list({one.which: one for one in self._read(uid)}.values())
 
@@ -105,7 +105,7 @@ class ArrivingFlows:
         self._data = bytearray()
 
     def take(self, packed: bytes, now: float) -> list[Interval] | None:
-        """With the last piece: all of it. Raises InvalidInput."""
+        """Take a piece; the last one returns all of it. Raises InvalidInput."""
         try:
             piece = msgspec.msgpack.decode(packed, type=Carried)
         except msgspec.MsgspecError as problem:

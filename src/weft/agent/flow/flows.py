@@ -69,7 +69,7 @@ class Flows:
         return FlowsAnswer(self._clock.now(), flows[:MOST_FLOWS], left_out), (at, totals)
 
     async def _read(self, reader: FlowReader, local: LocalAllocation) -> list[SeenFlow]:
-        """What passes the workload's NICs, and what filters refused there."""
+        """Read what passes the workload's NICs, and what filters refused there."""
         at = [(short_id(nic.network_uid), nic.address) for nic in local.spec.nics]
         ports = [port_id(local.uid, nic.uid) for nic in local.spec.nics] if local.spec.groups else []
         return [*await reader.read(at), *await reader.read_refused(ports)] if at else []

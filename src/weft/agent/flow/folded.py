@@ -37,7 +37,7 @@ class Entry(msgspec.Struct, array_like=True):
 
 
 class Interval(msgspec.Struct, array_like=True, frozen=True):
-    """What passed a workload's NICs while it was on the node ``node``; the last of those with the same ``which`` counts."""
+    """The traffic of a workload's NICs while it was on the node ``node``; the last of those with the same ``which`` counts."""
 
     start: int  # unix seconds
     seconds: Literal[60, 3600]
@@ -92,12 +92,12 @@ class Fold:
             self._trim()
 
     def listed(self) -> list[Entry]:
-        """At most ``most`` and the others, those with most bytes first."""
+        """The ``most`` entries with most bytes, first, and the others."""
         self._trim()
         return sorted(self._entries.values(), key=_size, reverse=True)
 
     def copy(self) -> list[Entry]:
-        """As they are."""
+        """Copy the entries as they are."""
         return [msgspec.structs.replace(entry) for entry in self._entries.values()]
 
     def __bool__(self) -> bool:
@@ -127,7 +127,8 @@ def choose(intervals: Sequence[Interval], since: float) -> Iterator[Interval]:
 
 
 def condense(intervals: Iterable[Interval], now: float) -> list[Interval]:
-    """What stays: a sum for each hour that has ended, minutes of the last two hours, nothing older than a day."""
+    """Condense the intervals to what stays: a sum for each hour that has ended, minutes of the last two hours, nothing older than a
+    day."""
     known = {one.which: one for one in intervals}
     hours: dict[tuple[int, str], list[Interval]] = {}
     for one in known.values():

@@ -57,7 +57,7 @@ class _Nic(msgspec.Struct, frozen=True):
 
 
 class FlowRecorder:
-    """Of the workloads in ``table``; ``neighbours`` are the endpoints of this node's networks."""
+    """Recorder of the flows of the workloads in ``table``; ``neighbours`` are the endpoints of this node's networks."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class FlowRecorder:
         }
 
     def _find_networks(self) -> dict[str, dict[str, str]]:
-        """By workload uid, its networks' uids by name."""
+        """Find the networks of each workload, by its uid: the networks' uids by name."""
         return {
             workload.uid: {nic.network: nic.network_uid for nic in state.local.spec.nics}
             for state in self._table
@@ -267,7 +267,7 @@ def _count(flow: SeenFlow) -> Counts:
 
 
 def _subtract(counts: Counts, last: Counts) -> Counts:
-    """What is new; a counter that is lower than it was belongs to a new flow."""
+    """Subtract the last counts; a counter that is lower than it was belongs to a new flow."""
     if counts[0] < last[0] or counts[2] < last[2]:
         return counts
     return counts[0] - last[0], counts[1] - last[1], counts[2] - last[2], counts[3] - last[3]

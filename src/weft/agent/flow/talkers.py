@@ -1,4 +1,5 @@
-"""With whom this node's workloads talk, and how much: decayed rates from the minutes that the recorder closes, for placement.
+"""Peers of this node's workloads, and how much they exchange: decayed rates from the minutes that the recorder closes, for
+placement.
 
 After each minute r = .9 r + .1 bytes / 60, at least the mean of the last day: so what a workload does now counts most, and one that
 was silent for an hour is still known by whom it talks to. Nothing is kept here that the recorded flows don't have: a new process,

@@ -97,11 +97,11 @@ class Functions:
         return self._parts.images_of(self.instances.recipes) | (named - {""})
 
     def report(self) -> dict[str, str]:
-        """For the node's report: by isolation "yes", or why instances can't run here."""
+        """Report by isolation, for the node's report: "yes", or why instances can't run here."""
         return {isolation: why or "yes" for isolation, why in self.isolations.items()}
 
     def count(self) -> InstancesCounted:
-        """For the heartbeat."""
+        """Count the instances for the heartbeat."""
         pool, paused = self.instances.pool, self.instances.ahead.count_ready().values()
         busy, idle, ready = (sum(counts) for counts in zip((0, 0, 0), *pool.counts().values(), strict=True))
         memory = sum(one.need.memory for one in pool.members.values()) + sum(copies.memory for copies in paused)

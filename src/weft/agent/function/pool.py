@@ -175,7 +175,7 @@ class Pool:
         return max(0.0, self.capacity.cpu - self._cpu_used())
 
     def counts(self) -> dict[str, tuple[int, int, int]]:
-        """By recipe: those busy or starting for an invocation, idle, starting for none."""
+        """Counts by recipe: those busy or starting for an invocation, idle, starting for none."""
         found: dict[str, tuple[int, int, int]] = {}
         for one in self.members.values():
             busy, idle, ready = found.get(one.digest, (0, 0, 0))

@@ -1,4 +1,4 @@
-"""What is made ahead of demand: a tag's digest; for instances that are clones, a recipe's template and paused clones."""
+"""Work done ahead of demand: a tag's digest; for instances that are clones, a recipe's template and paused clones."""
 
 from __future__ import annotations
 

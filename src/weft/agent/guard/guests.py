@@ -80,11 +80,11 @@ class GuardedGuests:
 
     @property
     def ability(self) -> str:
-        """For the node's report: yes, or why guests can't be guarded here."""
+        """The node's report of the ability to guard: yes, or why guests can't be guarded here."""
         return self._problem or "yes"
 
     def make_stamp(self) -> str:
-        """Of now, before a report is sent; "" if nothing is guarded here."""
+        """Make a stamp of now, before a report is sent; "" if nothing is guarded here."""
         if self._guard is None or not self.are_some:
             return ""
         return write_stamp(self._guard.boot_id, self._guard.read_time())
@@ -101,7 +101,7 @@ class GuardedGuests:
         self._wake.ring()
 
     def describe(self) -> dict[str, str]:
-        """For the node's report."""
+        """Describe the guarded guests for the node's report."""
         now = self._guard.read_time() if self._guard is not None else 0.0
         words = {
             guest.workload: describe_guard(guest, self._until.get(name), self._held.get(name), now, self._problem)
@@ -155,7 +155,7 @@ class GuardedGuests:
                     _set_unheld(state, explain_unheld(None, now))
 
     def _find_guests(self) -> dict[str, GuardedGuest]:
-        """By id."""
+        """Find the guarded guests by id."""
         return {guest.id: guest for state in self._table if (guest := _read_guest(state)) is not None}
 
 

@@ -1,4 +1,5 @@
-"""Until when guarded guests may run on this node, and what is said of them. Pure. Times are seconds of CLOCK_BOOTTIME."""
+"""Deadlines until which guarded guests may run on this node, and what is said of them. Pure. Times are seconds of
+CLOCK_BOOTTIME."""
 
 from __future__ import annotations
 
@@ -24,22 +25,23 @@ class GuardedGuest(msgspec.Struct, frozen=True):
 
 
 class GuardPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the guard is told."""
+    """The plan that the guard receives."""
 
     renew: dict[str, float] = {}  # until when, by the guest's id
     drop: tuple[str, ...] = ()
 
 
 def find_until(stamp: str, boot_id: str, now: float) -> float | None:
-    """Until when a guest may run whose cluster was confirmed as primary after ``stamp``; None for a stamp that means nothing."""
+    """The time until which a guest may run whose cluster was confirmed as primary after ``stamp``; None for a stamp that means
+    nothing."""
     at = read_stamp(stamp, boot_id, now)
     return None if at is None else at + CLUSTERS.lease
 
 
 def plan_guard(guests: Mapping[str, GuardedGuest], until: Mapping[str, float], held: Mapping[str, Held]) -> GuardPlan:
-    """``until``: as stamps say; ``held``: what the guard holds. A guest that was held, and was never confirmed here since what the
-    guard held was lost, ends: the other cluster may have taken over. One that was never held waits for its first stamp: nothing
-    takes over before this node has reported that it is held."""
+    """Plan the guard. ``until``: as stamps say; ``held``: what the guard holds. A guest that was held, and was never confirmed here
+    since what the guard held was lost, ends: the other cluster may have taken over. One that was never held waits for its first
+    stamp: nothing takes over before this node has reported that it is held."""
     wanted = {
         guest.id: until.get(guest.id, 0.0)
         for guest in guests.values()
@@ -63,7 +65,7 @@ def explain_unheld(held: Held | None, now: float) -> str:
 
 
 def describe_guard(guest: GuardedGuest, until: float | None, held: Held | None, now: float, problem: str) -> str:
-    """What the node reports of it. ``problem``: why guests can't be ended here, or ""."""
+    """Describe a guest for the node's report. ``problem``: why guests can't be ended here, or ""."""
     if problem:
         return problem
     if guest.mode == "hold":

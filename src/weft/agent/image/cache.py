@@ -124,7 +124,7 @@ class ImageCache:
             followers.remove(on_progress)
 
     def archive_path(self, image: AllocatedImage) -> Path:
-        """Where the archive of a container image lies while it is held."""
+        """The path of a container image's archive while it is held."""
         return self._folder / f".archive-{image.sha256}.tar"
 
     @asynccontextmanager

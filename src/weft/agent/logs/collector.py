@@ -53,7 +53,7 @@ class Workload(msgspec.Struct, frozen=True):
 
 
 class LogCollector:
-    """Into ``store``; of the workloads in ``table``, and of the node itself."""
+    """Collector of logs into ``store``: of the workloads in ``table``, and of the node itself."""
 
     def __init__(
         self, store: LogStore, runtimes: Runtimes, table: AllocationTable, node: str, node_uid: str, clock: Clock
@@ -170,7 +170,7 @@ class LogCollector:
                     return
 
     def _try_read(self, workload: Workload) -> str:
-        """What kept it from being read, in words."""
+        """Try to read a workload's lines. Returns what prevented it, in words."""
         try:
             self._read(workload)
             return ""

@@ -76,7 +76,7 @@ class Inbox:
         return self._size > 0
 
     def take(self, waits: set[str]) -> list[Received]:
-        """What has come since the last call, but of guests whose lines have to wait."""
+        """Take what has come since the last call, except from guests whose lines have to wait."""
         with self._lock:
             return self._take(waits)
 

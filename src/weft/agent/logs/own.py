@@ -1,4 +1,4 @@
-"""What the agent itself logs, on its way to the node's store."""
+"""The agent's own log, on its way to the node's store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the lines of a workload come from: its console's log, or its container's. Reads files; may be called from any thread."""
+"""The source of a workload's lines: its console's log, or its container's. Reads files; may be called from any thread."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Piece(NamedTuple):
 
 
 def read_source(driver: object, guest_id: str, position: str, now: float) -> Piece:
-    """What was printed since ``position`` ("": from the beginning of what is kept). Raises NotFound, OSError."""
+    """Read what was printed since ``position`` ("": from the beginning of what is kept). Raises NotFound, OSError."""
     if isinstance(driver, HasLog):
         return _read_container(driver, guest_id, position, now)
     if isinstance(driver, HasConsole):

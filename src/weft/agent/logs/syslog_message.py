@@ -1,4 +1,4 @@
-"""What a guest sends as syslog: messages out of a TCP stream (RFC 6587), and what is said in them (RFC 5424, RFC 3164). Pure.
+"""Messages that guests send as syslog, split out of a TCP stream (RFC 6587), and parsed (RFC 5424, RFC 3164). Pure.
 
 Nothing that a message claims about who or where it is, or when it was, is believed."""
 
@@ -23,7 +23,7 @@ class Unframed(Exception):
 
 
 class Framer:
-    """Of one connection."""
+    """Framer of one connection."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -74,14 +74,14 @@ class Framer:
         return found
 
     def end(self) -> list[bytes]:
-        """What was begun when the connection ended."""
+        """Return what was begun when the connection ended."""
         rest = bytes(self._rest) if not self._skip and not self._to_newline and self._rest[:1] == b"<" else b""
         self._rest.clear()
         return [rest] if rest.strip(_EMPTY) else []
 
 
 def read_message(message: bytes) -> bytes:
-    """As a line of the log, with its newline: ``syslog err nginx[12]: text``."""
+    """Read a message as a line of the log, with its newline: ``syslog err nginx[12]: text``."""
     message = message[:MOST_BYTES]
     severity, app, process, text = "-", b"", b"", message
     if (priority := _PRIORITY.match(message)) is not None and int(priority[1]) <= 191:
@@ -101,7 +101,7 @@ def read_message(message: bytes) -> bytes:
 
 
 def _skip_data(text: bytes) -> bytes:
-    """Without the structured data that it begins with."""
+    """Skip the structured data with which the text begins."""
     if text.startswith(b"-"):
         return text[1:].removeprefix(b" ")
     at = 0

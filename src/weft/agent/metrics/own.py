@@ -1,4 +1,4 @@
-"""What an agent says of its own machine beside what the kernel counts: its clock, and when its certificate ends."""
+"""Metrics that an agent measures of its own machine, beside the kernel's counters: its clock, and when its certificate ends."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class ColdTarget(Waiter):
         return MigrationAnswer(message=self.report.phase)
 
     async def begin(self, disk: str) -> tuple[Path, int]:
-        """Where to write the file of an arriving disk, and its greatest length. Raises InvalidInput."""
+        """The path for the file of an arriving disk, and its greatest length. Raises InvalidInput."""
         local, root = self._local, self._prepared.root
         if disk == SAVED and isinstance(self._runtime, CanCarry) and not self.migration.taken:
             most = 2 * local.spec.resources.memory + local.spec.resources.disk + _SPARE_BYTES

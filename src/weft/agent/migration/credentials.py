@@ -17,12 +17,12 @@ class Credentials:
         self._folder = Path(state_dir)
 
     def accept(self, peer_ca: str = "") -> ssl.SSLContext:
-        """For a listener. Of another cluster's peer only ``peer_ca`` (PEM) is trusted; "": only this cluster's CA. Raises
-        InvalidInput for unusable files, or an unusable ``peer_ca``."""
+        """The context of a listener. Of another cluster's peer only ``peer_ca`` (PEM) is trusted; "": only this cluster's CA.
+        Raises InvalidInput for unusable files, or an unusable ``peer_ca``."""
         return self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), peer_ca)
 
     def dial(self, peer_ca: str = "") -> ssl.SSLContext:
-        """For a connection; the listener is identified by its node's uid, not by a host name. As ``accept``."""
+        """The context of a connection; the listener is identified by its node's uid, not by a host name. See ``accept``."""
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname = False
         return self._load(tls, peer_ca)

@@ -84,7 +84,8 @@ class HistorySender:
             self._close()
 
     async def _read(self) -> dict[Part, list[bytes]]:
-        """In the order in which it is sent: the log, for which the target waits, first, and what ends with an empty piece last."""
+        """Read the parts in the order in which it is sent: the log, for which the target waits, first, and what ends with an empty
+        piece last."""
         uid, node = self._local.spec.workload.uid, self._node
         read: dict[Part, list[bytes]] = {"logs": [], "traffic": [], "samples": []}
         try:
@@ -106,7 +107,8 @@ class HistorySender:
         return read
 
     async def _send(self, part: Part, pieces: list[bytes]) -> None:
-        """From the piece that failed on; from the first on where the target refuses one, since its agent may be another by now."""
+        """Send the pieces, again from the one that failed; from the first on where the target refuses one, since its agent may be
+        another by now."""
         clock = self._node.clock
         sent = refusals = 0
         pause = PAUSE_SECONDS

@@ -165,7 +165,7 @@ class Source(Role):
         self._report(phase="migrating")
 
     async def _send_layers(self) -> None:
-        """What its disks stand on goes first: it doesn't change any more."""
+        """Send what its disks stand on: it goes first, because it doesn't change any more."""
         packed = await pack_layers(self._node.pools, self._local, self.migration.key, list_disks(self._local))
         if not packed.disks:
             return
@@ -240,7 +240,7 @@ class Source(Role):
         return round((taken_at - self._stopped_at) * 1000) if self._stopped_at is not None else 0
 
     async def _reconsider(self, facts: MigrationFacts) -> None:
-        """After each pass over the memory that the guest wrote meanwhile: does it converge?"""
+        """Check, after each pass over the memory that the guest has written, whether the migration converges."""
         if self._plan is None or facts.phase != "migrating" or facts.passes < 1:
             return
         if facts.passes <= len(self._remaining):

@@ -272,8 +272,8 @@ class NetworkExecutor:
             raise problems[0]
 
     def _note_departures(self, segments: Collection[str]) -> None:
-        """What leaves and gets nothing new from here. ``segments``: the networks that must be here. One without a segment sends
-        nothing: its guests here are stopped, or have yet to be made."""
+        """Note the service addresses that leave and receive nothing new from here. ``segments``: the networks that must be here.
+        One without a segment sends nothing: its guests here are stopped, or have yet to be made."""
         departed = list[ServedAddress]()
         idle = self._idle or {}
         for uid in sorted(self._table.networks() - {*segments, *self._applied}):

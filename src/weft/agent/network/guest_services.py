@@ -1,5 +1,5 @@
-"""What the gateway of a network takes from the network's guests on this node, where the network opens it: syslog over UDP and TCP
-(port 514), and spans by OTLP over HTTP (port 4318).
+"""Services that the gateway of a network offers to the network's guests on this node, where the network opens it: syslog over UDP
+and TCP (port 514), and spans by OTLP over HTTP (port 4318).
 
 Whose it is follows from the address that it comes from, which the network driver lets only one guest have; woken by guests, and by
 the clock to follow the networks."""
@@ -48,7 +48,7 @@ Lists = Callable[[], Mapping[str, tuple[Segment, frozenset[str]]]]
 
 
 class _Open(NamedTuple):
-    """What is offered in a segment."""
+    """The service that is offered in a segment."""
 
     segment: str
     service: SyslogListener | HttpServer

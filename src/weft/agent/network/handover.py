@@ -1,4 +1,4 @@
-"""Where the traffic of live migrating guests goes, before the server knows.
+"""Handover of the traffic of live migrating guests, before the server knows.
 
 Reads the network executor's endpoints; switches ports through the network driver, at once, the moment the source's machine
 is paused. The hops are saved with the rest of the node's surroundings.

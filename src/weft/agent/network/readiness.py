@@ -46,7 +46,7 @@ _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r\n]")
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """What is known of a workload for one service. ``ready`` None: nothing yet."""
+    """The readiness of a workload for one service, as judged so far. ``ready`` None: nothing yet."""
 
     ready: bool | None = None
     in_a_row: int = 0  # results that say otherwise
@@ -55,7 +55,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 
 def judge(readiness: Readiness, before: Judged, found: CheckResult) -> Judged:
-    """``before`` after one more result. One of which nothing is known isn't ready after its first failure."""
+    """Judge ``before`` after one more result. One of which nothing is known isn't ready after its first failure."""
     if found.well == (before.ready is True) and before.ready is not None:
         spoke = before.silent and not found.silent  # it says itself now that it isn't ready
         message = shorten(found.message, MOST_MESSAGE) if spoke else before.message
@@ -77,7 +77,7 @@ class Flapping:
         self._failed_at = 0.0
 
     def settle(self, before: Judged, after: Judged, found: CheckResult, now: float) -> Judged:
-        """``after``, or ``before`` with one more success where that is too early; ``now`` on a clock that never jumps."""
+        """Settle on ``after``, or ``before`` with one more success where that is too early; ``now`` on a clock that never jumps."""
         if not found.well:
             self._failed_at = now
         if before.ready is True and after.ready is False:
@@ -187,8 +187,8 @@ class ReadinessChecks:
         return _Key(service, state.local.uid) in self._checks or service in state.local.report.readiness
 
     def _recall(self, key: _Key, state: AllocationState, run: object) -> Judged:
-        """What is known of it before the first check: of another run than the one before it isn't ready; of one that an agent
-        before this one checked, what that one reported."""
+        """Recall what is known of it before the first check: of another run than the one before it isn't ready; of one that an
+        agent before this one checked, what that one reported."""
         before = self._runs.get(key.allocation)
         if before is not None and before != run:
             started = ReadinessReport(ready=False, message="it has just started")
@@ -275,7 +275,7 @@ async def _fetch(link: socket.socket, readiness: Readiness, address: str) -> Che
 
 
 def read_status(line: bytes) -> CheckResult:
-    """What the first line of an HTTP answer says. Pure."""
+    """Read the first line of an HTTP answer. Pure."""
     match = _STATUS.match(line)
     if match is None:
         return CheckResult(False, "it does not answer in HTTP")

@@ -1,5 +1,5 @@
-"""Where the server is: what it reports of itself, and where this node reaches it. No guest reaches its machine unless its network
-opens that."""
+"""The place of the server: what it reports of itself, and where this node reaches it. No guest reaches its machine unless its
+network opens that."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from weft.protocol.report import ServerPlace
 
 
 def locate(places: Iterable[str], before: ServerPlace) -> ServerPlace:
-    """What the names in ``places`` (HOST:PORT, of the API and its streams) resolve to now; with all of ``before`` if one doesn't.
-    Blocks."""
+    """Resolve the names in ``places`` (HOST:PORT, of the API and its streams) resolve to now; with all of ``before`` if one
+    doesn't. Blocks."""
     found: set[IPv4Address] = set()
     ports: set[int] = set()
     lost = False

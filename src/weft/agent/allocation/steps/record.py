@@ -48,7 +48,7 @@ class StepParts(msgspec.Struct, frozen=True):
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """What a checkpoint's change depends on, besides the checkpoint."""
+    """The facts on which a checkpoint's change depends, besides the checkpoint."""
 
     spec: AllocationSpec
     migration: MigrationState | None = None  # of the spec: this node's state of it
@@ -82,7 +82,8 @@ async def _ignore_begin(turn: Turn, before: Checkpoint) -> None:
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """``before`` and ``after`` are pure. A step may be cut off anywhere and is repeated then, from its beginning."""
+    """The record of a step. ``before`` and ``after`` are pure. A step may be cut off anywhere and is repeated then, from its
+    beginning."""
 
     step: Step
     # Returns a detail for people, if any; results for later steps are put into the work. Raises WeftError or OSError.

@@ -135,7 +135,7 @@ class SnapshotTaker:
         self._runtime = runtime.snapshots
 
     async def _ask(self) -> SnapshotFacts:
-        """What the runtime says of it. Without the runtime it is done as soon as it is begun."""
+        """Ask the runtime about the snapshot. Without the runtime it is done as soon as it is begun."""
         if self._runtime is None:
             return SnapshotFacts(self._snapshot.uid, "done", switched=True, consistency="stopped")
         return await self._runtime.progress(self._local.id, self._snapshot.uid)
@@ -273,7 +273,7 @@ class SnapshotTaker:
         return KeptDisk(tuple(chain[: chain.index(tip) + 1]), facts.size_bytes, self._taking.disks[disk].name)
 
     async def _find_kept(self) -> list[KeptSnapshot]:
-        """What its pools remember of it."""
+        """Find what its pools remember of it."""
         found = [one for layers, _ in self._pools() for one in await layers.list_kept()]
         return [one for one in found if one.uid == self._snapshot.uid]
 

@@ -55,13 +55,13 @@ PutEvent = Callable[[Ref, EventType, str, str], None]
 
 
 class LocalInstances(Protocol):
-    """What runs invocations on this node."""
+    """The runner of invocations on this node."""
 
     def learn_local(self, recipe: Recipe) -> None:
         """Instances may be of this recipe."""
 
     def drop_local(self, digest: str) -> None:
-        """Of this one no more, unless the gateway wants them."""
+        """Drop the instances of this recipe, unless the gateway wants them."""
 
     def find_missing(self, isolation: str) -> str:
         """Why instances of that isolation can't run here; "" if they can."""
@@ -161,7 +161,7 @@ class LocalFunctions:
 
     @property
     def digests(self) -> set[str]:
-        """Of their recipes, also of those that are being fetched."""
+        """Digests of their recipes, also of those that are being fetched."""
         return {digest for entry in self._entries.values() for digest in entry.digests}
 
     def take(self, listed: ServeLocally) -> None:
@@ -384,7 +384,7 @@ class LocalFunctions:
                 self._sealed.drop(uid)
 
     def _report_place(self, entry: Entry) -> None:
-        """As an event, once all of it is known and it isn't what the last one said."""
+        """Report the place as an event, once all of it is known and it isn't what the last one said."""
         if entry.code_problem is None or entry.token_problem is None or self._list_problem is None:
             return
         place, without = f"at {self.address}/{entry.path}", "but not after a restart without the server"

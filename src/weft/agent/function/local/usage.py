@@ -1,5 +1,5 @@
-"""What was invoked at this node's own address: counted in a file that outlives the agent, and from time to time an event of each
-function, which the node's outbox brings to the server. Totals make an event that a crash repeats recognisable."""
+"""Usage by invocations at this node's own address: counted in a file that outlives the agent, and from time to time an event of
+each function, which the node's outbox brings to the server. Totals make an event that a crash repeats recognisable."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_BYTES = 4 << 20  # of the file
 
 
 class Count(msgspec.Struct):
-    """Of one function: since the last event, and ``total`` invocations since the node serves it."""
+    """The count of one function: since the last event, and ``total`` invocations since the node serves it."""
 
     object: Ref
     invocations: int = 0
