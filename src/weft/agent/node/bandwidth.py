@@ -43,7 +43,7 @@ _SESSION_SECONDS = 5.0
 
 
 class Bandwidth(msgspec.Struct, frozen=True):
-    """What is known of a path."""
+    """The known bandwidth of a path."""
 
     mbps: float
     at: float  # elapsed seconds
@@ -59,7 +59,8 @@ class _Session:
 
 
 class Trains:
-    """Of node ``uid``; ``send`` sends a packet, ``find_load`` gives the share of the own link that is in use, None if unknown."""
+    """Packet trains of node ``uid``; ``send`` sends a packet, ``find_load`` gives the share of the own link that is in use, None if
+    unknown."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Trains:
         self._put.set()
 
     def find(self, uid: str) -> Bandwidth | None:
-        """To this peer."""
+        """Find the bandwidth to this peer."""
         figures = self._figures.get(uid)
         if not figures:
             return None

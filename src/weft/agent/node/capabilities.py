@@ -1,4 +1,4 @@
-"""What this node can do: its machine and hardware, inspected once, and its drivers, probed again and again."""
+"""Capabilities of this node: its machine and hardware, inspected once, and its drivers, probed again and again."""
 
 from __future__ import annotations
 

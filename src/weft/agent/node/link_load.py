@@ -1,4 +1,4 @@
-"""What passes this node's own link to the others: rates, from the kernel's counters of it."""
+"""The load of this node's own link to the others: rates, from the kernel's counters of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SYS = Path("/sys/class/net")
 
 
 class LinkMeter:
-    """Of the link of that name."""
+    """A meter of the link of that name."""
 
     def __init__(self, link: str, root: Path = _SYS) -> None:
         self._link, self._root = link, root

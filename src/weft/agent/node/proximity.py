@@ -120,7 +120,7 @@ class Proximity:
         self._awaited.set()
 
     def list_paths(self) -> dict[str, PathFigures]:
-        """What was measured of the peers so far, by uid; for heartbeats."""
+        """List the paths measured so far, by the peers' uids; for heartbeats."""
         now, paths = self._clock.elapsed(), dict[str, PathFigures]()
         for peer in self._peers.peers[:MOST_PATHS]:
             trip, band = self._samples.get(peer.uid), self.trains.find(peer.uid)
@@ -257,7 +257,7 @@ class Proximity:
         self._send(seal_probe(self._keys[peer.uid], self._uid, nonce), (peer.address, peer.port))
 
     def _weigh(self, trips: Mapping[str, float]) -> Nearness:
-        """What to report now: the reported values, updated where they have changed enough."""
+        """Choose what to report now: the reported values, updated where they have changed enough."""
         reported = self.nearness
         settled = {uid: trip for uid, trip in trips.items() if len(self._samples[uid]) >= _SETTLED}
         round_trips = {}

@@ -45,7 +45,7 @@ class _Status(msgspec.Struct):
 
 
 class _Replica(msgspec.Struct):
-    """What is read of it."""
+    """The fields that are read of a Replica."""
 
     spec: dict[str, Any]
     status: _Status
@@ -275,7 +275,7 @@ def list_pieces(disks: Sequence[ServedDisk], whole: Sequence[bool]) -> Iterator[
 
 
 def split_extents(disk: ServedDisk) -> Iterator[tuple[int, int, bool]]:
-    """Of each piece where it begins, its size, and whether it is zero, in order and without overlap."""
+    """Split a disk into pieces: for each piece its offset, its size, and whether it is zero, in order and without overlap."""
     end = 0
     for start, length, zero in disk.extents:
         at, end = max(start, end), min(start + length, disk.size_bytes)

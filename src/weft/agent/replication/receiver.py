@@ -58,7 +58,7 @@ class Incoming(Protocol):
 
 
 class _Pool(HasLayers, CopiesDisks, Protocol):
-    """What a pool must be that takes points in."""
+    """A pool that takes points in."""
 
 
 class Receiver:
@@ -221,8 +221,8 @@ class Receiver:
         return msgspec.structs.replace(describe(order, kept), bytes=received, age_seconds=age)
 
     def _check_still(self, order: ReceiveOrder, given: ReceiveInput) -> None:
-        """What came is kept only if the order still stands: the replica may have been promoted since the stream began. Raises
-        Unavailable (``replicaNotReady``), IllegalTransition (``staleGeneration``)."""
+        """Check that the order still stands, or what came isn't kept: the replica may have been promoted since the stream began.
+        Raises Unavailable (``replicaNotReady``), IllegalTransition (``staleGeneration``)."""
         now = next((one for one in self._orders if (one.uid, one.snapshot) == (order.uid, order.snapshot)), None)
         if now is None:
             raise _not_ready("its order changed while the point came")

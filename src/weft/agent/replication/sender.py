@@ -185,5 +185,6 @@ def put_replica(peer: Peer, order: SendOrder) -> None:
 
 
 def order_disks(disks: Mapping[str, ServedDisk]) -> dict[str, ServedDisk]:
-    """By name, which is the order that the replica's node reads them in: the ticket, by which it knows them, sorts its claims."""
+    """Order the disks by name, which is the order that the replica's node reads them in: the ticket, by which it knows them, sorts
+    its claims."""
     return dict(sorted(disks.items()))

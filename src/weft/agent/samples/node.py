@@ -1,4 +1,4 @@
-"""What is measured of the node itself."""
+"""Samples of the node itself."""
 
 from __future__ import annotations
 

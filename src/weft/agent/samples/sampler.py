@@ -110,7 +110,7 @@ class Sampler:
             seconds, now = self._clock.now() - now + 2 * step, self._clock.now()
 
     def count_devices(self) -> tuple[dict[str, DeviceCounts], dict[str, float]]:
-        """What disks and NICs have done so far, by workload uid, and the whole node: as it was read last."""
+        """Count what disks and NICs have done so far, by workload uid, and the whole node: as it was read last."""
         if self._clock.elapsed() - self._counted_at >= COUNT_SECONDS:
             tracks = dict(self._tracks)
             node = tracks.pop(self._node.uid, None) if self._node is not None else None

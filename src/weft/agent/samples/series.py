@@ -1,4 +1,4 @@
-"""Which series the samples of a workload or node have, and how counters become their values. Pure."""
+"""Series that the samples of a workload or node have, and how counters become their values. Pure."""
 
 from __future__ import annotations
 

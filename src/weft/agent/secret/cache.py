@@ -30,7 +30,7 @@ READERS = 4
 
 
 class Opened:
-    """Without a repr that could print values."""
+    """Opened secrets, without a repr that could print values."""
 
     def __init__(self, env: dict[str, str], credentials: RegistryCredentials | None) -> None:
         self.env, self.credentials = env, credentials  # ``env`` by variable
@@ -95,7 +95,8 @@ class Secrets:
                         log.info("the secrets of %s can't be read: %s", local.what, problem.message)
 
     async def _read(self, local: LocalAllocation) -> OpenedSecrets:
-        """What the server has, which is sealed if all of it is marked for that: without a part of it no start is possible."""
+        """Read the secrets that the server has, sealed if all of them are marked for that: without a part of it no start is
+        possible."""
         reading = self._reading[local.uid]
         async with reading:
             try:

@@ -36,7 +36,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class SealedSecrets:
-    """In ``kind`` in the node's ``folder``; ``owner`` is what the uids are of, for the log. Blocking."""
+    """Sealed secrets in ``kind`` in the node's ``folder``; ``owner`` is what the uids are of, for the log. Blocking."""
 
     def __init__(self, folder: Path, kind: str = FOLDER, owner: str = "allocation") -> None:
         self._owner = owner
@@ -64,7 +64,7 @@ class SealedSecrets:
         return True
 
     def get(self, uid: str) -> OpenedSecrets | None:
-        """What is kept for the allocation; None if that is nothing, or damaged, or of another key."""
+        """Return what is kept for the allocation; None if that is nothing, or damaged, or of another key."""
         if uid in self._kept or not _UID.fullmatch(uid):
             return self._kept.get(uid)
         try:

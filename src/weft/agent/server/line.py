@@ -72,7 +72,7 @@ class Line:
         return self._choose(tries, first, ceiling)
 
     def rest(self, tries: int) -> None:
-        """In a thread: return when it is time to follow the server again, after so many tries."""
+        """Wait, in a thread, until it is time to follow the server again, after so many tries."""
         if self._works.is_set():
             self._closed.wait(self._choose(tries, 0.1, WATCH_CEILING_SECONDS))
         while not self._works.wait(LOOK_SECONDS):

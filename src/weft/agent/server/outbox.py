@@ -1,4 +1,4 @@
-"""What happened on the node and isn't known to the server yet: events, numbered, in a file that outlives the agent, within bounds.
+"""Events on the node that the server doesn't know yet, numbered, in a file that outlives the agent, within bounds.
 
 The server says up to which number it has them, and those go. One that comes twice has the same number, and counts once. Times are
 ages when they are sent: by the clock that never jumps while the machine is up, across a boot by the wall clock. Of too many the
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS meta(name TEXT PRIMARY KEY, value);
 
 
 class OutboxState(msgspec.Struct, frozen=True):
-    """What waits in it, and how many it has dropped so far."""
+    """The events that wait, and how many were dropped so far."""
 
     events: int
     bytes: int
@@ -61,7 +61,7 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """Of ``node``; in ``folder`` (None: in memory alone). ``boot_id`` is of the machine's present boot."""
+    """The outbox of ``node``; in ``folder`` (None: in memory alone). ``boot_id`` is of the machine's present boot."""
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ class Proxies:
         self._woken.set()
 
     def recall(self, nics: Mapping[str, AllocatedNic]) -> None:
-        """Before anything of an earlier agent is removed: keep what its proxies stand on. ``nics``: its own, by network uid."""
+        """Keep, before anything of an earlier agent is removed, what its proxies stand on. ``nics``: its own, by network uid."""
         if self._driver is None:
             return
         for uid in {uid for uid, _ in list_proxied(self._services, self._guests())} & nics.keys():
@@ -76,11 +76,11 @@ class Proxies:
 
     @property
     def troubles(self) -> list[str]:
-        """What doesn't work now, for the node's report."""
+        """Faults of now, for the node's report."""
         return sorted(set(self._troubles.values()))
 
     def count(self) -> dict[str, dict[str, RequestCounts]]:
-        """What endpoints have answered, by service uid and address, for the heartbeat."""
+        """Count the answers of endpoints, by service uid and address, for the heartbeat."""
         found: dict[str, dict[str, RequestCounts]] = {}
         after = self._clock.elapsed() - RECENT_SECONDS
         self._times = {key: kept for key, of in self._times.items() if (kept := [one for one in of if one[0] > after])}
@@ -151,7 +151,7 @@ class Proxies:
                 self._log_trouble(uid, f"HTTP services of project {one.project}: {problem}")
 
     async def _open_certificates(self, networks: set[str]) -> dict[str, str]:
-        """By service uid, those that can be had."""
+        """Open the certificates that are available, by service uid."""
         pems = {}
         asked = [one for _, one in list_proxied(self._services, networks) if one.certificate]
         for one in asked:

@@ -1,4 +1,5 @@
-"""Which proxies a node needs: one for each project with HTTP services in a network that guests or functions here are in. Pure."""
+"""Plan the proxies that a node needs: one for each project with HTTP services in a network that guests or functions here are in.
+Pure."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ class WantedProxy(msgspec.Struct, frozen=True):
 def plan_proxies(
     services: Mapping[str, Mapping[str, ServedAddress]], networks: Iterable[str], pems: Mapping[str, str]
 ) -> list[WantedProxy]:
-    """Of the ``services``, by network uid and address, those in ``networks``. ``pems``: certificates by service uid; a service that
-    lacks its own is left out."""
+    """Plan the proxies of those ``services``, by network uid and address, that are in ``networks``. ``pems``: certificates by
+    service uid; a service that lacks its own is left out."""
     found: dict[tuple[str, str], list[ServedAddress]] = {}
     for uid, one in list_proxied(services, networks):
         if not one.certificate or pems.get(one.uid):

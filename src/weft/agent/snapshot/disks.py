@@ -35,7 +35,7 @@ class LayeredDisk(Protocol):
         """Whether it may be worked on now."""
 
     async def find_layers(self) -> Layers | None:
-        """What its pool says of layers; None: it has none. Raises WeftError."""
+        """Find the layers of its pool; None: it has none. Raises WeftError."""
 
     async def take(self, layers: Layers, layer: str) -> None:
         """Have the file above the layer take its content, and the layer go. Raises WeftError, OSError."""

@@ -23,8 +23,8 @@ async def read_disks(
     image_sha256: str = "",
     since: str = "",
 ) -> AsyncIterator[dict[str, ServedDisk]]:
-    """By name; ``disks`` are by name what the pools' records call them. ``snapshot`` and ``since``: uids; see ``DiskCopies.read``.
-    Raises NotFound (``snapshotGone``, ``imageMissing``), DriverFailed."""
+    """Read the disks by name; ``disks`` are by name what the pools' records call them. ``snapshot`` and ``since``: uids; see
+    ``DiskCopies.read``. Raises NotFound (``snapshotGone``, ``imageMissing``), DriverFailed."""
     async with contextlib.AsyncExitStack() as stack:
         served = {}
         for name, key in disks.items():

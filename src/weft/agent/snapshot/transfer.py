@@ -1,4 +1,5 @@
-"""What disks stand on, and their snapshots, in a migration: they go before the disks, each as a file; see ``LayerTransfer``."""
+"""Transfer of the layers under disks, and of their snapshots, in a migration: they go before the disks, each as a file; see
+``LayerTransfer``."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def id_of(local: LocalAllocation, disk: str) -> str:
 
 
 async def pack_layers(pools: Pools, local: LocalAllocation, key: str, disks: Iterable[str]) -> PackedLayers:
-    """What goes with these disks. Raises WeftError."""
+    """Pack what goes with these disks. Raises WeftError."""
     packed = PackedLayers()
     for disk in disks:
         transfer = await _find(pools, local, disk)
@@ -107,7 +108,7 @@ class ArrivingLayers:
             await (await self._transfer(disk)).expect(id_of(self._local, disk), carried)
 
     async def begin(self, file: str) -> tuple[Path, int]:
-        """As ``Receive``."""
+        """Begin a file, see ``Receive``."""
         disk, name = _split(file)
         path = await (await self._transfer(disk)).begin(id_of(self._local, disk), name)
         resources = self._local.spec.resources
@@ -116,7 +117,7 @@ class ArrivingLayers:
         return Path(path), most + _SPARE_BYTES
 
     async def complete(self, file: str, form: str) -> None:
-        """As ``Receive``."""
+        """Complete a file, see ``Receive``."""
         disk, name = _split(file)
         await (await self._transfer(disk)).complete(id_of(self._local, disk), name)
 

@@ -1,4 +1,4 @@
-"""Who may work on disks now: an allocation's steps, or work in the background, which gives way to them."""
+"""Turns of working on disks: an allocation's steps, or work in the background, which gives way to them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def is_back(spec: AllocationSpec, migration: MigrationState) -> bool:
 
 
 def locate_guest(checkpoint: Checkpoint, spec: AllocationSpec) -> GuestLocation:
-    """Where its guest is, as far as this node knows."""
+    """Locate its guest, as far as this node knows."""
     migration = checkpoint.migration
     if migration is None:
         return "open" if spec.role == "target" else "here"

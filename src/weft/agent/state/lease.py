@@ -1,4 +1,4 @@
-"""Where a lease is in time, by this node's clock. Pure."""
+"""The place of a lease in time, by this node's clock. Pure."""
 
 from __future__ import annotations
 

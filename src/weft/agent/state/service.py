@@ -88,7 +88,7 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
 
 
 def report_departures(departed: Iterable[ServedAddress]) -> list[str]:
-    """What of ``departed`` goes into the node's report: MOST_DEPARTED at most, always the same ones."""
+    """Report those of ``departed`` that go into the node's report: MOST_DEPARTED at most, always the same ones."""
     return sorted(name for one in departed for name in one.departures)[:MOST_DEPARTED]
 
 

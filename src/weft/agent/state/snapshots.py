@@ -61,7 +61,7 @@ def find_turn(local: LocalAllocation, uid: str) -> GroupTurn:
 
 
 def find_taken(checkpoint: Checkpoint, spec: AllocationSpec) -> list[SnapshotReport]:
-    """What became of the spec's snapshots; the server knows what became of others."""
+    """Find what became of the spec's snapshots; the server knows what became of others."""
     wanted = {one.uid for one in spec.snapshots}
     if spec.origin is not None and spec.origin.keeps is not None:
         wanted.add(spec.origin.keeps.uid)

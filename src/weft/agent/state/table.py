@@ -20,10 +20,10 @@ class FunctionHost(Protocol):
         """Digests of the container images that instances need."""
 
     def report(self) -> dict[str, str]:
-        """For the node's report: by isolation "yes", or why instances can't run here."""
+        """Report by isolation, for the node's report: "yes", or why instances can't run here."""
 
     def count(self) -> Instances:
-        """For the heartbeat."""
+        """Count the instances for the heartbeat."""
 
     def on_capacity(self) -> None:
         """Allocations may take more capacity now, or less."""

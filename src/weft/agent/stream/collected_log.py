@@ -103,7 +103,7 @@ class _Sender:
         await self._stream.send(encode_exit(0))
 
     async def _send_old(self, end: int) -> None:
-        """What is there by now, up to the line with the number ``end``."""
+        """Send the lines collected so far, up to the line with the number ``end``."""
         now = self._clock.now()
         since = int((now - self._given.since) * 1e6) if self._given.since else 0
         until = int((now - self._given.until) * 1e6) if self._given.until else 0
@@ -132,7 +132,7 @@ class _Sender:
         await self._stream.send_data(FrameType.DATA_OUT, data)
 
     async def _announce(self, position: int) -> None:
-        """From which line a gateway goes on at another node."""
+        """Announce the line from which a gateway goes on at another node."""
         if self._came_to is not None:
             await self._stream.send(encode_json(FrameType.SESSION, {"printed": position}))
 

@@ -20,7 +20,7 @@ class Stream:
 
     @property
     def reader(self) -> asyncio.StreamReader:
-        """For invocations, whose messages aren't frames."""
+        """The reader for invocations, whose messages aren't frames."""
         return self._reader
 
     @property

@@ -61,7 +61,7 @@ class GuestLocator:
         return has_ended_for_good(current.spec, current.report) or is_at_rest(current.spec, current.report)
 
     async def settle(self) -> Departed | None:
-        """After its machine has hung up: where it migrates or migrated; None if it has merely ended."""
+        """Find, after its machine has hung up, where it migrates or migrated; None if it has merely ended."""
         deadline = self._clock.elapsed() + SETTLE_SECONDS
         facts = await self._runtimes.inspect(self._last)
         while is_alive(facts) and self._clock.elapsed() < deadline:

@@ -78,8 +78,8 @@ async def send_gone(stream: Stream, gone: Departed, position: int | None, came_t
 async def follow_lines(
     stream: Stream, runtime: HasLog, guest_id: str, given: LogsInput, where: GuestLocator, clock: Clock
 ) -> None:
-    """As ``follow_log`` for a container: two streams, line by line, and with ``given.follow`` until it has ended. The log can be
-    read while it doesn't run."""
+    """Follow a container's log like ``follow_log``: two streams, line by line, and with ``given.follow`` until it has ended. The
+    log can be read while it doesn't run."""
     await run_until_first_ends(_send_lines(stream, runtime, guest_id, given, where, clock), _until_gone(stream))
 
 

@@ -270,7 +270,7 @@ class Streams:
         await follow_log(stream, log, given, claims.printed, where, self._clock)
 
     async def _show_left_log(self, stream: Stream, claims: Claims) -> None:
-        """Of what has no allocation here: the node itself, or a workload that was deleted."""
+        """Show the log of what has no allocation here: the node itself, or a workload that was deleted."""
         late = importlib.import_module("weft.agent.stream.collected_log")  # with all that searches
         logs, of_gone = self._with_collected(), claims.log
         of = late.Collected(logs, self._node_uid, f"node/{logs.node}")
@@ -293,7 +293,7 @@ class Streams:
         await self._show_metrics(stream, claims, uid, lambda: self._find_guest(local.uid) is not None)
 
     async def _show_metrics(self, stream: Stream, claims: Claims, uid: str, is_here: Callable[[], bool]) -> None:
-        """Of a workload, or of the node."""
+        """Show the metrics of a workload, or of the node."""
         if self._samples is None:
             raise Unavailable("this node records no samples", reason="unsupported")
         given = _read_input(claims, SamplesInput)

@@ -34,7 +34,7 @@ class BootMemory:
 
     @property
     def free_bytes(self) -> int:
-        """What neither allocations nor a claim take; less than 0 where too much was given away."""
+        """The bytes that neither allocations nor a claim take; less than 0 where too much was given away."""
         return self._capacity - self._table.count_requested()[1]
 
     async def run(self, size: int, is_lent: Callable[[], bool], boot: Callable[[], Awaitable[None]]) -> None:

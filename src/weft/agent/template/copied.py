@@ -1,4 +1,4 @@
-"""What is told of and to a machine that goes on from copied memory instead of booting. Pure."""
+"""Scripts and facts for a machine that goes on from copied memory instead of booting. Pure."""
 
 from __future__ import annotations
 

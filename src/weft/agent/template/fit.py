@@ -1,4 +1,4 @@
-"""Which machines may begin from a template, and how one that does differs from its plan at first. Pure."""
+"""Machines that may begin from a template, and how one that does differs from its plan at first. Pure."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def fits(template: Template, spec: AllocationSpec) -> str:
 
 
 def shrink(plan: GuestPlan, template: Template) -> GuestPlan:
-    """What of ``plan`` the machine in the template has; the rest is plugged in afterwards."""
+    """Shrink ``plan`` to what the machine in the template has; the rest is plugged in afterwards."""
     root = replace(plan.disks[0], size_bytes=template.disk_bytes)
     return replace(
         plan,

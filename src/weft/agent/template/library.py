@@ -58,7 +58,8 @@ class TemplateLibrary:
         changed: Callable[[], None],
         after: int = AFTER,
     ) -> None:
-        """``after``: how many VMs of an image within a day make this node keep a machine of it by itself; 0: none do."""
+        """Take the parts of a library. ``after``: how many VMs of an image within a day make this node keep a machine of it
+        automatically; 0: none do."""
         folder = Path(state_dir) / "templates"
         self._machines, self._images, self._clock = machines, images, clock
         self._heavy, self._memory, self._changed = heavy, memory, changed
@@ -94,7 +95,7 @@ class TemplateLibrary:
         return [WarmReport(digest, self._orders[digest], state) for digest, state in sorted(self._states.items())]
 
     def explain(self) -> dict[str, str]:
-        """For what each is kept, or why it isn't there, by the image's uid."""
+        """Explain for what each is kept, or why it isn't there, by the image's uid."""
         return dict(sorted(self._reasons.items()))
 
     async def begin(self) -> None:
@@ -203,7 +204,7 @@ class TemplateLibrary:
         self._woken.set()
 
     def _put_off(self) -> None:
-        """What somebody waits for goes before what nobody asked for."""
+        """Put off what nobody asked for: what somebody waits for goes first."""
         if self._making is not None:
             self._making.cancel()
 
@@ -211,7 +212,8 @@ class TemplateLibrary:
         return any(want.order.image.sha256 == digest for want in self._list_wanted())
 
     def _list_wanted(self) -> list[TemplateOrder]:
-        """What is ordered, what VMs asked for, newest first, and what is started often; those that VMs wait for first."""
+        """List the templates that are ordered, that VMs asked for, newest first, and that are started often; those that VMs wait
+        for first."""
         here = sorted(self._ordered.items(), key=lambda one: (one[0] not in self._ready.keys() | self._found, one[0]))
         wanted = {
             digest: TemplateOrder(order, self._models.get(digest, ""), why="ordered")

@@ -1,5 +1,5 @@
-"""Which images this node starts VMs of often, so that it keeps a booted machine of them by itself. Counted for each project: copies
-of one machine share its boot id, which is fine among VMs of one owner.
+"""Images of which this node often starts VMs, so that it keeps a booted machine of them automatically. Counted for each project:
+copies of one machine share its boot id, which is fine among VMs of one owner.
 
 Reads and writes one file, which is worth nothing more than the counts in it.
 """
@@ -42,7 +42,7 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Often:
-    """``after``: as AFTER; 0: never."""
+    """The images that are started often. ``after``: as AFTER; 0: never."""
 
     def __init__(self, file: Path, clock: Clock, after: int = AFTER) -> None:
         self._file, self._clock, self._after = file, clock, after

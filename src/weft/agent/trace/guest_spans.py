@@ -27,7 +27,7 @@ Fields = list[tuple[int, int | bytes]]
 
 
 def decode_body(body: bytes, encoding: str) -> bytes:
-    """As it was before its content encoding. Raises InvalidInput."""
+    """Decode the content encoding of a body. Raises InvalidInput."""
     if encoding == "gzip":
         return _decompress(body)
     if encoding in ("", "identity"):
@@ -197,7 +197,7 @@ def _read_span(data: bytes) -> dict[str, Any]:
 
 
 def _pair(data: bytes) -> tuple[str, Any]:
-    """Of a KeyValue."""
+    """Decode a KeyValue."""
     found = list(_fields(data))
     value = next(iter(_fields(_bytes(found, 2))), (0, None))
     key = _bytes(found, 1).decode("utf-8", "replace")

@@ -21,7 +21,7 @@ class _Traced(msgspec.Struct, frozen=True):
 
 
 class ServedTraces:
-    """Of a node."""
+    """Traces of the invocations that a node serves."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

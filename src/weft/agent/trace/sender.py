@@ -25,7 +25,7 @@ _POSITION = "sent"
 
 
 class SpanSender:
-    """Of the node ``node``; ``tracer`` records into ``folder``."""
+    """Sender of spans of node ``node``; ``tracer`` records into ``folder``."""
 
     def __init__(self, folder: Path, node: str, server: Server, clock: Clock) -> None:
         self._folder, self._node, self._server, self._clock = folder, node, server, clock
