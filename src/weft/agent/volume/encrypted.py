@@ -15,7 +15,7 @@ async def ensure_volume(disks: VolumeDriver, volume: AllocatedVolume, key: str, 
 
 
 async def grow_volume(disks: VolumeDriver, volume: AllocatedVolume, key: str, whose: str) -> VolumeFacts:
-    """As ``ensure_volume``."""
+    """Grow a volume, see ``ensure_volume``."""
     if not volume.encrypted:
         return await disks.grow(volume.uid, volume.size)
     return await _find(disks, volume, whose).grow(volume.uid, volume.size, key=key)

@@ -1,4 +1,5 @@
-"""What a VM takes from the snapshot that it begins from: its disks, and for its first guest the memory and a new identity."""
+"""Origin of a VM that begins from a snapshot: what it takes from it, its disks, and for its first guest the memory and a new
+identity."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ async def clone_missing(
 async def find_kept(
     pools: Pools, local: LocalAllocation, origin: AllocatedOrigin, disk: str
 ) -> tuple[Layers, KeptSnapshot]:
-    """What the pool of a disk keeps for it. Raises NotFound (``snapshotGone``), DriverFailed."""
+    """Find what the pool of a disk keeps for it. Raises NotFound (``snapshotGone``), DriverFailed."""
     driver, id_ = await pools.of(local.spec, disk), short_id(origin.snapshot)
     kept = [one for one in await driver.layers.list_kept() if one.id == id_] if isinstance(driver, HasLayers) else []
     if not isinstance(driver, HasLayers) or not kept or origin.disks[disk] not in kept[0].disks:

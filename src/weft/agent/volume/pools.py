@@ -74,7 +74,7 @@ class Pools:
         return await (await self.of(spec, disk)).inspect(id_)
 
     async def list_layers(self, spec: AllocationSpec, id_: str, disk: str = ROOT) -> list[DiskLayer]:
-        """What is between a disk's image and its file, bottom first. Raises WeftError."""
+        """List the layers between a disk's image and its file, bottom first. Raises WeftError."""
         driver = await self.of(spec, disk)
         if not isinstance(driver, HasLayers):
             return []

@@ -29,19 +29,19 @@ class PrintedLog:
 
     @property
     def start(self) -> int:
-        """Where the kept output begins."""
+        """The position where the kept output begins."""
         return self._before.start(self._guest_id) if self._before is not None else 0
 
     @property
     def end(self) -> int | None:
-        """Where the log ends now; None without a log."""
+        """The position where the log ends now; None without a log."""
         try:
             return self.start + os.stat(self.path).st_size
         except FileNotFoundError:
             return None
 
     def read(self, position: int, size: int = CHUNK_BYTES) -> Printed:
-        """At most ``size`` bytes from ``position``, or from ``start`` if that is later; empty beyond the end."""
+        """Read at most ``size`` bytes from ``position``, or from ``start`` if that is later; empty beyond the end."""
         try:
             while True:
                 start = self.start
@@ -54,7 +54,7 @@ class PrintedLog:
             return Printed(position)
 
     def find_tail(self, lines: int) -> int:
-        """Where the last ``lines`` lines begin; -1: all kept lines."""
+        """Find the position where the last ``lines`` lines begin; -1: all kept lines."""
         start = self.start
         if lines < 0:
             return start
@@ -74,8 +74,8 @@ class PrintedLog:
         return position
 
     def find_since(self, oldest: float) -> int:
-        """Where the line begins that was being printed at ``oldest`` (unix seconds): all later output is after that, and a little
-        of the output before."""
+        """Find the position where the line begins that was being printed at ``oldest`` (unix seconds): all later output is after
+        that, and a little of the output before."""
         start = self.start
         end = self.end or start
         times = self._before.times(self._guest_id) if self._before is not None else []

@@ -1,5 +1,5 @@
-"""Before a guest begins with a disk that other nodes may have open, they are cut off from it: the server has given the disk to this
-node, and a node that was given up can't be told."""
+"""Fence other nodes off a disk that they may have open before a guest begins with it: the server has given the disk to this node,
+and a node that was given up can't be reached."""
 
 from __future__ import annotations
 
