@@ -116,7 +116,7 @@ def _find_remedy(problem: OSError) -> str | None:
 
 
 def _show_trace(session: Session) -> None:
-    """Where the error that is being handled came from, for --debug; secrets in its words are taken out."""
+    """Show, for --debug, where the error that is being handled came from; secrets in its words are taken out."""
     if session.debug:
         module = importlib.import_module("traceback")
         session.notify(importlib.import_module("weft.trust.redaction").hide_in_text(module.format_exc().rstrip()))

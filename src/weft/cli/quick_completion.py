@@ -30,7 +30,7 @@ class NotQuick(Exception):
 
 
 def find_folder(environ: Mapping[str, str]) -> str:
-    """Where both kinds of files lie."""
+    """Find the folder where both kinds of files lie."""
     cache = environ.get("XDG_CACHE_HOME") or os.path.join(environ.get("HOME") or "/root", ".cache")
     return os.path.join(cache, "weft", "completion")
 
@@ -59,7 +59,7 @@ def read_names(path: str, now: float) -> list[str] | None:
 
 
 def stamp_source(package: str) -> str:
-    """What a grammar is of: this weft's files as they are now."""
+    """A stamp of a grammar's source: this weft's files as they are now."""
     newest = 0
     for folder in ("cli", "cli/command", "cli/function", "cli/verbs", "kinds", "kinds/fields", "kinds/parts"):
         with os.scandir(os.path.join(package, folder)) as entries:
@@ -68,7 +68,7 @@ def stamp_source(package: str) -> str:
 
 
 class Nodes:
-    """What follows each row of words, parsed on use, because all of it is long."""
+    """The nodes that follow each row of words, parsed on use, because all of it is long."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = dict(line.split("\t", 1) for line in lines)
@@ -90,8 +90,8 @@ def read_grammar(path: str, stamp: str) -> Grammar:
 
 
 def complete(grammar: Grammar, words: list[str], incomplete: str, names: Ask) -> list[Item]:
-    """What may stand in the place of ``incomplete`` after ``words``. ``names(kind)`` are the live ones; it raises NotQuick where
-    they aren't known. Raises NotQuick."""
+    """Complete ``incomplete`` after ``words``: what may stand in its place. ``names(kind)`` are the live ones; it raises NotQuick
+    where they aren't known. Raises NotQuick."""
     nodes = grammar["nodes"]
     path, node, wanted = "", nodes[""], None
     values: list[str] = []
@@ -153,7 +153,7 @@ def _find_argument(node: Any, given: int) -> Any:
 
 
 def list_values(kinds: dict[str, str], wanted: Any, values: list[str], incomplete: str, names: Ask) -> list[Item]:
-    """What begins with ``incomplete``, of the values that ``wanted`` describes: ``words``, pairs of a word and its help, or
+    """List what begins with ``incomplete``, of the values that ``wanted`` describes: ``words``, pairs of a word and its help, or
     ``names`` of a kind beside them, or a ``target`` (a kind's, or one named by KIND/NAME, or KIND and NAME after each other:
     ``values`` came before; ``able`` are its kinds), or a ``type`` that the shell itself knows. ``several``: commas stand between;
     ``at``: the kind whose names follow an @. ``kinds`` are all words for kinds. Raises NotQuick for anything else, and what
@@ -191,7 +191,7 @@ def _list_targets(kinds: dict[str, str], wanted: Any, values: list[str], incompl
 
 
 def render(shell: str, items: list[Item]) -> str:
-    """As the scripts of the three shells read it."""
+    """Render the items in the form that the scripts of the three shells read."""
     if shell == "bash":
         return "".join(f"{type_},{value}\n" for type_, value, _ in items)
     if shell == "fish":

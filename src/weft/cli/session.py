@@ -1,4 +1,4 @@
-"""What one run of the command knows: the server, the form of the output, how long to wait.
+"""Context of one run of the command: the server, the form of the output, how long to wait.
 
 Verbs get it as their first argument; common options fill it in."""
 
@@ -25,12 +25,12 @@ DEFAULT_WAIT_SECONDS = 600.0
 
 
 class NotSent(Forbidden):
-    """With --explain: the command would change or follow something here. It ends the command, or its work on one of several
-    objects."""
+    """An error under --explain: the command would change or follow something here. It ends the command, or its work on one of
+    several objects."""
 
 
 class Clock(Protocol):
-    """What commands need of a clock."""
+    """The clock that commands need."""
 
     def now(self) -> float: ...
 
@@ -38,7 +38,7 @@ class Clock(Protocol):
 
 
 class Recorder(Protocol):
-    """With --explain: records what would be done. ``cut``: more would follow, which depends on the answers."""
+    """A recorder, under --explain, of what would be done. ``cut``: more would follow, which depends on the answers."""
 
     cut: bool
 

@@ -55,7 +55,7 @@ def find_silence(rule: Object, labels: Mapping[str, str], silences: Iterable[Obj
 
 
 def draw_alerts(alerts: Iterable[Mapping[str, Any]], now: float) -> list[list[str]]:
-    """As rows of ``COLUMNS``."""
+    """Draw alerts as rows of ``COLUMNS``."""
     return [
         [
             one["project"],
@@ -73,7 +73,8 @@ def draw_alerts(alerts: Iterable[Mapping[str, Any]], now: float) -> list[list[st
 
 
 def describe_gaps(rules: Sequence[Object]) -> list[str]:
-    """What the list doesn't show: alerts beyond those that rules keep, and rules that nothing evaluates, with the reason."""
+    """Describe what the list doesn't show: alerts beyond those that rules keep, and rules that nothing evaluates, with the
+    reason."""
     lines, unevaluated = [], dict[str, int]()
     for rule in rules:
         if more := dig(rule, "status.more", 0):

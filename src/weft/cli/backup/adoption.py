@@ -70,7 +70,7 @@ def import_all(session: Session, repository: str, *, of: str, into: str, dry_run
 
 
 def plan_import(entries: Iterable[Entry], known: Iterable[Entry], into: str) -> tuple[list[Entry], list[Entry]]:
-    """What to adopt, and the Backups to delete first: those that failed to adopt the same, which are tried again. Pure."""
+    """Plan what to adopt, and the Backups to delete first: those that failed to adopt the same, which are tried again. Pure."""
     own = list(known)
     failed = [one for one in own if dig(one, "spec.adopts", "") and dig(one, "status.phase") == "Failed"]
     here = {(_id_of(one), str(one["project"])) for one in own if one not in failed}

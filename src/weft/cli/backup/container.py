@@ -1,4 +1,4 @@
-"""What people hear of a container's backup, which has the container's volumes and not the container. Pure."""
+"""Words for a container's backup, which has the container's volumes and not the container. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def is_of_container(backup: Object) -> bool:
 
 
 def describe_restored(backup: Object) -> str:
-    """Before a restore: what it brings back."""
+    """Describe, before a restore, what it brings back."""
     return (
         f"{dig(backup, 'spec.of')} itself is in no backup: only its volumes are restored, and no container is created"
     )
 
 
 def describe_next(backup: Object, new_name: str, project: str) -> str:
-    """After it: the command for a container that has them; ``project`` ends what to type."""
+    """Describe, after a restore, the command for a container that has the volumes; ``project`` ends what to type."""
     mounts = map(read_mount, dig(backup, "status.workload_spec.mounts", []) or [])
     paths = {mount.volume: f"{mount.path}{':ro' if mount.read_only else ''}" for mount in mounts}
     flags = [

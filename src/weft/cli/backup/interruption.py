@@ -16,7 +16,8 @@ _PROJECT = "project"
 
 
 class Made:
-    """What a restore has created so far in ``project``, in order, each as KIND/NAME. ``before``: what was there already."""
+    """The objects that a restore has created so far in ``project``, in order, each as KIND/NAME. ``before``: what was there
+    already."""
 
     def __init__(self, project: str, before: Iterable[str] = ()) -> None:
         self.project = project
@@ -54,7 +55,7 @@ class Made:
 
 
 def describe_stop(made: Made, unknown: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """For who interrupts it before all is created. ``typed``: the command line after ``weft``. Pure."""
+    """Describe the interruption for who causes it before all is created. ``typed``: the command line after ``weft``. Pure."""
     if not made.whats and not unknown:
         return ["interrupted: nothing was created"]
     lines = [
@@ -67,7 +68,7 @@ def describe_stop(made: Made, unknown: Sequence[str], typed: Sequence[str]) -> l
 
 
 def describe_end(session: Session, made: Made, waits: Sequence[Wait]) -> list[str]:
-    """For who interrupts the wait after the last step."""
+    """Describe the end for who interrupts the wait after the last step."""
     watch = f"{describe_wait(*waits)}{in_project_of(session, made.project)}"
     return [f"interrupted: nothing is left to create, and the work goes on; watch: {watch}", *_describe_undo(made)]
 

@@ -1,4 +1,4 @@
-"""Which backups a point in time means: of each thing the newest good one then or before, and how far that is off. Pure."""
+"""Choice of backups by a point in time: of each thing the newest good one then or before, and how far that is off. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Object = Mapping[str, Any]
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What one thing is restored from."""
+    """The source from which one thing is restored."""
 
     of: str
     backup: Object
@@ -33,7 +33,7 @@ class Chosen(msgspec.Struct, frozen=True):
 
 
 def choose(backups: Iterable[Object], name: str, policies: Collection[str], at: float | None) -> Chosen:
-    """What to restore ``name`` from: a thing as KIND/NAME, or all that one of the ``policies`` or a backup of a project has
+    """Choose what to restore ``name`` from: a thing as KIND/NAME, or all that one of the ``policies`` or a backup of a project has
     made, or a thing by its name alone. ``at`` None: the newest. Raises NotFound if there is nothing for any of it."""
     of: dict[str, list[Object]] = {}
     for backup in _find(list(backups), name, policies):

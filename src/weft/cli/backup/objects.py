@@ -196,7 +196,7 @@ def _is_same(kind: str, existing: Object, one: BackedUpObject) -> bool:
 
 
 def _sort(objects: Sequence[BackedUpObject]) -> list[BackedUpObject]:
-    """What others refer to comes first; of those that refer to each other, in the order of their names."""
+    """Sort the objects: what others refer to comes first; of those that refer to each other, in the order of their names."""
     left = {(one.kind, one.name): one for one in sorted(objects, key=lambda one: (one.kind, one.name))}
     needs = {key: {need for need in list_needs(one) if need in left and need != key} for key, one in left.items()}
     found: list[BackedUpObject] = []
@@ -207,7 +207,7 @@ def _sort(objects: Sequence[BackedUpObject]) -> list[BackedUpObject]:
 
 
 def list_needs(one: BackedUpObject) -> list[Key]:
-    """What its spec names, as far as it can be read."""
+    """List what its spec names, as far as it can be read."""
     kind = BY_NAME[one.kind]
     spec = read_strict(one.spec, kind.spec, "spec")
     marks = kind.marks() if kind.marks is not None else None  # a backup has none

@@ -32,8 +32,8 @@ Object = Mapping[str, Any]
 def restore_project(
     session: Session, backup: Object, *, into: str, prefix: str, pool: str, keep: bool, dry_run: bool
 ) -> int:
-    """Into the project ``into``, "" is that of the backup; disks into ``pool``, "" is where they were. Raises AlreadyExists before
-    anything is created."""
+    """Restore into the project ``into``, "" is that of the backup; disks into ``pool``, "" is where they were. Raises AlreadyExists
+    before anything is created."""
     raw = read_stream(session, "backup", str(backup["name"]), "files", {"act": "objects"})
     held = msgspec.json.decode(raw, type=BackedUpProject)
     source = str(backup["project"])
@@ -101,7 +101,7 @@ def _list_existing(
 
 
 def _list_lent(session: Session, held: BackedUpProject, source: str) -> list[tuple[str, str]]:
-    """What no backup has the content of, and the project that was backed up still has."""
+    """List the objects whose content no backup has, and the project that was backed up still has."""
     kinds = {one.kind for one in held.objects if BY_NAME[one.kind].in_backups == "named"}
     if held.project != source:  # the backups of another project were taken in here
         return []
@@ -150,7 +150,7 @@ def _bring(session: Session, steps: list[Step], made: Made) -> list[Step]:
 
 
 def _plan_wait_for(backup: Object) -> Wait | None:
-    """For one that is still being adopted: nothing can be restored from it before."""
+    """Plan the wait for a backup that is still being adopted: nothing can be restored from it before."""
     if dig(backup, "status.phase") in ("Ready", "Failed"):
         return None
     return plan_wait(backup, Target(BACKUP, str(backup["name"])), "create")
@@ -185,7 +185,7 @@ def _carry_out(
 
 
 def list_data_waits(made: Object) -> list[Wait]:
-    """What a restore waits for beside what it made: one that is stopped doesn't wait for the snapshot that has its data."""
+    """List what a restore waits for beside what it made: one that is stopped doesn't wait for the snapshot that has its data."""
     snapshot = str(dig(made, "marks.origin.snapshot") or dig(made, "spec.origin.snapshot") or "")
     if not snapshot or dig(made, "spec.run", "run") == "run":
         return []
@@ -195,7 +195,7 @@ def list_data_waits(made: Object) -> list[Wait]:
 
 
 def _do(session: Session, step: Step, held: BackedUpProject, backup: Object, project: str) -> Object | None:
-    """What was created; None: nothing. Raises WeftError."""
+    """Do the step. Returns what was created; None: nothing. Raises WeftError."""
     if step.how == "share":
         session.client.verb(step.kind, step.old, "share", {"with": [project]}, project=held.project)
     if step.how == "create":

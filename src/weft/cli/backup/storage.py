@@ -92,7 +92,7 @@ def back_up(session: Session, pool: str | None, given: Mapping[str, Any]) -> int
 
 
 def restore(session: Session, words: Sequence[str], pool: str | None, given: Mapping[str, Any]) -> int:
-    """As new VMs: nothing that is there is changed."""
+    """Restore as new VMs: nothing that is there is changed."""
     names = [*words, *([pool] if pool else [])]
     if words and pool:
         raise usage(

@@ -28,8 +28,8 @@ _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @contextlib.contextmanager
 def unpacked(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """What takes the archive's bytes. ``path`` isn't there before, and is the whole folder after. Raises UsageError, OSError,
-    DriverFailed."""
+    """Yield a function that takes the archive's bytes. ``path`` isn't there before, and is the whole folder after. Raises
+    UsageError, OSError, DriverFailed."""
     if path.exists() or path.is_symlink():
         raise usage(f"-o: {path} is there already", "give the name of a new folder, or of a file that ends in .tar")
     work = path.with_name(f".{secrets.token_hex(8)}.weft-part")

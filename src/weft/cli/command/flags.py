@@ -174,7 +174,7 @@ def make_flags(kind: Kind) -> list[click.Parameter]:
 
 
 def _form(doc: FieldDoc, named: Mapping[str, str]) -> str:
-    """What stands for a value of the field in help, like NAME=SECRET/KEY."""
+    """The form of a value of the field in help, like NAME=SECRET/KEY."""
     name = doc.path.rpartition(".")[2]
     if _takes_class(doc):
         return "N|CLASS"

@@ -1,4 +1,4 @@
-"""Which verbs there are, for what, and in which file: the table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
+"""Verbs, their kinds and their files: the table behind ``weft NOUN VERB`` and ``weft VERB KIND/NAME``.
 
 Kinds and their own verbs come from the registry; nothing is loaded before it is asked for.
 """
@@ -402,7 +402,7 @@ class Root(Words):
             return load(cmd_name, entry, None) if entry else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """What people use every day; ``write_all`` has the rest."""
+        """Write the commands that people use every day; ``write_all`` has the rest."""
         write_section(formatter, "Every day", DAILY, 34)
         topics: dict[str, list[str]] = {}
         for kind in KINDS:

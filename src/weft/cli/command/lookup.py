@@ -59,7 +59,8 @@ def find_sure_targets(session: Session, kind: Kind | None, words: Sequence[str])
 
 
 def resolve(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str] = ()) -> list[Target]:
-    """As ``find_targets``, for verbs that only read: the beginning of a name or uid is enough if only one object has it."""
+    """Find targets like ``find_targets``, for verbs that only read: the beginning of a name or uid is enough if only one object has
+    it."""
     found = {
         target.what: target
         for target in read_targets(kind, words, able, lambda *asked: _find(session, *asked, begun=True))
@@ -72,12 +73,13 @@ def resolve(session: Session, kind: Kind | None, words: Sequence[str], able: Seq
 def find_one(
     session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str], alone: str, hint: str = ""
 ) -> Target:
-    """As ``find_targets``, of a verb that takes one. Raises UsageError with ``alone`` and ``hint`` where there are more."""
+    """Find the target like ``find_targets``, for a verb that takes one. Raises UsageError with ``alone`` and ``hint`` where there
+    are more."""
     return one_target(find_targets(session, kind, words, able), alone, hint)
 
 
 def resolve_one(session: Session, kind: Kind | None, words: Sequence[str], able: Sequence[str], alone: str) -> Target:
-    """As ``resolve``, of a verb that takes one."""
+    """Find the target like ``resolve``, for a verb that takes one."""
     return one_target(resolve(session, kind, words, able), alone)
 
 

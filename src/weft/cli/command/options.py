@@ -208,7 +208,7 @@ def build(
 
 
 def common() -> list[click.Parameter]:
-    """What every command takes."""
+    """Options that every command takes."""
     return [
         _setting(
             ["-p", "--project"],
@@ -241,7 +241,7 @@ def output(*more: str) -> click.Option:
 
 
 def parts() -> list[click.Parameter]:
-    """For commands that print objects, beside ``output``; every command that has that gets these."""
+    """Options of commands that print objects, beside ``output``; every command that has that option has these too."""
     return [
         _setting(["--json"], "json_fields", "Print only these fields, as JSON.", metavar="FIELD,…", is_eager=True),
         _setting(["--jq"], "jq", "Filter the JSON with this jq expression.", metavar="EXPR", is_eager=True),
@@ -249,7 +249,7 @@ def parts() -> list[click.Parameter]:
 
 
 def listing() -> list[click.Parameter]:
-    """For commands that list objects: how many of them, and for how long."""
+    """Options of commands that list objects: how many of them, and for how long."""
     return [
         ended(),
         click.Option(["-w", "--watch"], is_flag=True, help="Keep showing what changes, until Ctrl-C."),
@@ -261,7 +261,7 @@ def ended() -> click.Option:
 
 
 def table() -> list[click.Parameter]:
-    """For commands that print many rows: which of them, and in which order."""
+    """Options of commands that print many rows: which of them, and in which order."""
     return [
         _setting(
             ["-c", "--columns"],
@@ -280,14 +280,14 @@ def all_projects() -> click.Option:
 
 
 def shared(kind: Kind | None) -> list[click.Parameter]:
-    """For lists of what other projects may share."""
+    """Options of lists of what other projects may share."""
     if kind is not None and not kind.is_shareable:
         return []
     return [click.Option(["--shared"], is_flag=True, help="What other projects share with this one instead.")]
 
 
 def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
-    """For commands that wait for completion. If one of their ``flags`` is called --timeout, the wait's is --wait-timeout."""
+    """Options of commands that wait for completion. If one of their ``flags`` is called --timeout, the wait's is --wait-timeout."""
     taken = any("--timeout" in flag.opts for flag in flags)
     return [
         click.Option(["--wait"], is_flag=True, expose_value=False, help="Wait for completion (default)."),
@@ -297,7 +297,7 @@ def waits(flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
 
 
 def making(*, named: bool = True) -> list[click.Parameter]:
-    """For commands that make an object: ``config``, ``labels`` and, unless the name is an argument alone, ``named``."""
+    """Options of commands that make an object: ``config``, ``labels`` and, unless the name is an argument alone, ``named``."""
     form = "A file with the object or its spec, in YAML, JSON, TOML or nix."
     name = click.Option(["--name", "named"], metavar="NAME", hidden=True, help="The name, if not given as an argument.")
     return [
@@ -319,7 +319,7 @@ def dry_runs() -> list[click.Parameter]:
 
 
 def replace() -> click.Option:
-    """For commands that write a file of a name that people give."""
+    """The option of commands that write a file of a name that people give."""
     return click.Option(["--force"], is_flag=True, help="Replace the file if it exists already.")
 
 
@@ -332,7 +332,7 @@ def timeout(help_: str = "How long to wait; afterwards the work goes on. [10m]")
 
 
 def answer_timeout() -> click.Option:
-    """For a question to the scheduler, which leaves no work behind."""
+    """The option of a question to the scheduler, which leaves no work behind."""
     return timeout("How long to wait for the scheduler's answer. [30s]")
 
 

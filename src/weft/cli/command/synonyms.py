@@ -261,5 +261,5 @@ def find_missing(word: str, noun: str | None, verbs: Collection[str]) -> str | N
 
 
 def find_option_meant(option: str, known: Collection[str]) -> str | None:
-    """Which of the ``known`` options another tool's ``option`` is."""
+    """Find the one of the ``known`` options that another tool's ``option`` means."""
     return next((name for name in OPTIONS.get(option, ()) if name in known), None)

@@ -47,7 +47,7 @@ def describe_end(obj: Object, node: str) -> str:
 
 
 def describe_next(obj: Object) -> str:
-    """What to do with the old workload now."""
+    """Describe what to do with the old workload now."""
     name, old = obj["name"], dig(obj, "spec.workload")
     if dig(obj, "status.phase") == "Confirmed":
         return f"{old} is being deleted"

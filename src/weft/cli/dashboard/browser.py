@@ -1,4 +1,4 @@
-"""Which browser a relay serves: a link signs one in, once; after that a cookie does. Pure, but for the random words.
+"""The browser that a relay serves: a link signs one in, once; after that a cookie does. Pure, but for the random words.
 
 Other users of this machine, and pages of other sites, reach its loopback as well. So every request must name the relay as its host
 (DNS rebinding), come with the cookie, and not come from another site's page (Fetch Metadata; a header that only own pages can add).

@@ -39,7 +39,7 @@ _encoder = msgspec.json.Encoder()
 
 
 class Gateway(NamedTuple):
-    """Where streams go."""
+    """The gateway where streams go."""
 
     address: str  # host:port
     server_name: str

@@ -97,7 +97,7 @@ def show_revisions(deployment: Object, width: int | None, paint: Paint) -> str:
 
 
 def explain_rollout(deployment: Object, instances: Sequence[Object]) -> str:
-    """What it does, what it waits for, and where each instance stands."""
+    """Explain what the rollout does, what it waits for, and where each instance stands."""
     status, strategy = deployment.get("status") or {}, dig(deployment, "spec.strategy", {})
     name, phase = deployment["name"], status.get("phase", "Progressing")
     doing = "goes back to" if status.get("back") else "is at" if phase in ("Promoted", "RolledBack") else "goes to"

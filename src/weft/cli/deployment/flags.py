@@ -184,7 +184,7 @@ def check_asked(spec: Mapping[str, Any]) -> None:
 
 
 def _name_flag(field: str) -> str:
-    """Of a field of ``strategy``."""
+    """The flag of a field of ``strategy``."""
     return "--canary-percent" if field == "canary_steps" else f"--{field.replace('_', '-')}"
 
 

@@ -1,4 +1,4 @@
-"""What ``weft deployment update --dry-run`` says: which instances are replaced, change while they run, or stay."""
+"""Preview of ``weft deployment update --dry-run``: which instances are replaced, change while they run, or stay."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def list_instances(session: Session, deployment: Object) -> list[dict[str, Any]]
 
 
 def describe_end(session: Session, deployment: Object) -> list[str]:
-    """What a deletion of the deployment does with its instances, as sentences."""
+    """Describe what a deletion of the deployment does with its instances, as sentences."""
     revisions = dig(deployment, "status.revisions", [])
     kept = list_kept(dig(deployment, "spec.adopt", ""), (one.get("instance", "") for one in revisions))
     there = list_instances(session, deployment)
@@ -69,7 +69,7 @@ def foresee(
     strategy: str = "rolling",
     instance: str = "",
 ) -> list[dict[str, str]]:
-    """What becomes of each instance if the deployment gets ``template``; ``new`` is what takes its place, "" if it stays.
+    """Foresee what becomes of each instance if the deployment has ``template``; ``new`` is what takes its place, "" if it stays.
     ``instance``: the name of the next one. Pure."""
     kind = TEMPLATES[dig(deployment, "spec.workload")]
     new = msgspec.to_builtins(read_template(kind.name, template))

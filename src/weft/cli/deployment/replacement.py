@@ -107,7 +107,7 @@ def describe_replaced(
     strategy: dict[str, Any],
     rows: list[dict[str, str]],
 ) -> list[str]:
-    """What becomes of the VM if another one takes its place; empty if none does. Raises as ``check_replacement``."""
+    """Describe what becomes of the VM if another one takes its place; empty if none does. Raises as ``check_replacement``."""
     adopt = dig(deployment, "spec.adopt")
     if not adopt or not rows[0]["new"]:
         return []
@@ -122,7 +122,7 @@ def describe_replaced(
 
 
 def list_taken_along(vm: Object) -> list[str]:
-    """What goes to the VM that takes its place."""
+    """List what goes to the VM that takes its place."""
     spec = msgspec.convert(vm["spec"], VmSpec)
     ports = [f"port {text}" for text in spec.publish]
     volumes = [f"volume {name}" for name in spec.volumes]
@@ -133,7 +133,7 @@ def list_taken_along(vm: Object) -> list[str]:
 def describe_replacement(
     vm: Object, new: str, image: str, adopt: str, *, beside: bool, is_kept: bool = False
 ) -> list[str]:
-    """What becomes of a VM whose place ``new`` takes, in sentences. ``is_kept``: that one is there, stopped."""
+    """Describe what becomes of a VM whose place ``new`` takes, in sentences. ``is_kept``: that one is there, stopped."""
     old, along = f"vm/{vm['name']}", list_taken_along(vm)
     spec = msgspec.convert(vm["spec"], VmSpec)
     alone = describe_alone(spec.volumes, spec.networks)

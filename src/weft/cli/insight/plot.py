@@ -87,7 +87,7 @@ def _draw_band(ahead: Sequence[Mapping[str, Any]], seconds: float, top: float, h
 
 
 def _between(ahead: Sequence[Mapping[str, Any]], part: str, seconds: float) -> float:
-    """On the line from one forecast to the next."""
+    """Interpolate on the line from one forecast to the next."""
     before = ahead[0]
     for one in ahead:
         if one["seconds"] >= seconds:

@@ -1,4 +1,4 @@
-"""What ``weft describe`` shows of a job: the spec's fields that differ from their defaults, and its status. Pure."""
+"""Description of a job for ``weft describe``: the spec's fields that differ from their defaults, and its status. Pure."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def read_tries(job: Object) -> dict[int, int]:
 
 
 class Joining:
-    """Which tries to follow, at most ``most`` at once: of each task the newest at first, then each that begins. Pure."""
+    """The choice of tries to follow, at most ``most`` together: of each task the newest at first, then each that begins. Pure."""
 
     def __init__(self, most: int = MOST_AT_ONCE) -> None:
         self._most = most

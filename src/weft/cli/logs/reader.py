@@ -23,7 +23,7 @@ Line = dict[str, str]
 
 
 class Named(Protocol):
-    """``what``: KIND/NAME."""
+    """An object with a name. ``what``: KIND/NAME."""
 
     @property
     def name(self) -> str: ...

@@ -1,4 +1,4 @@
-"""What the server's own processes log, beside the lines of workloads and nodes."""
+"""Logs of the server's own processes, beside the lines of workloads and nodes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def take_processes(words: tuple[str, ...], *, all_of_them: bool) -> tuple[tuple[
 
 
 class ServerReader(Reader):
-    """Of one process of the server, page by page."""
+    """Reader of one process of the server, page by page."""
 
     def read(self) -> int:
         """Raises WeftError."""

@@ -1,4 +1,4 @@
-"""From documents to manifests: what the server would refuse is refused here already, with its place in the file.
+"""Check documents and make manifests of them: what the server would refuse is refused here already, with its place in the file.
 
 Pure. What the server sets (revision, status, …) is left out, so that the output of ``get -o yaml`` can be applied; its uid
 and generation are kept: it is applied to that very object, if nobody changed it meanwhile.

@@ -34,7 +34,7 @@ def read_json(text: str, file: str) -> list[Document]:
 
 
 def _find_odd_value(text: str) -> int:
-    """Where the first value stands that is well written and yet no value of a manifest; 0 if it is the whole."""
+    """Find the first value that is well written and yet no value of a manifest; 0 if it is the whole."""
     for match in _ODD.finditer(text):
         if match[1]:
             return match.start(1)

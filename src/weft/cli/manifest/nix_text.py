@@ -112,7 +112,7 @@ def _quote(text: str) -> str:
 
 
 def _translate(report: str, path: FilePath, file: str) -> Exception:
-    """What nix complained about, at the last place in this very file that it mentions."""
+    """Translate nix's complaint, at the last place in this very file that it mentions."""
     first = re.search(r"^(?:error: )(.*)$", report, re.MULTILINE)
     what = first[1] if first else (report.strip().splitlines() or ["ended without a message"])[-1]
     place: Place = (1, 1)

@@ -1,4 +1,4 @@
-"""Which numbers a device reported over time, from the server's history of metrics."""
+"""Numbers that a device reported over time, from the server's history of metrics."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def draw_plot(times: Sequence[float], values: Sequence[Value], unit: str, width:
 
 
 def gather(values: Sequence[Value], width: int) -> list[Value]:
-    """At most ``width`` values: the greatest of each equal part of ``values``; None where a part has none."""
+    """Gather at most ``width`` values: the greatest of each equal part of ``values``; None where a part has none."""
     count = min(width, len(values))
     parts = [values[at * len(values) // count : (at + 1) * len(values) // count] for at in range(count)]
     return [max((value for value in part if value is not None), default=None) for part in parts]

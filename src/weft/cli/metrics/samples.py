@@ -15,7 +15,7 @@ Answer = dict[str, Any]
 
 
 class Watched:
-    """What a watch has brought: the series of the last ``seconds``."""
+    """The series that a watch has brought: those of the last ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -61,7 +61,7 @@ def draw_rows(series: Sequence[Answer], granularity: float, width: int) -> list[
 
 
 def _name(one: Answer) -> str:
-    """With the unit, where the values don't have it; in the middle of a long one signs are left out."""
+    """The name with the unit, where the values don't have it; in the middle of a long one signs are left out."""
     name = f"{one['name']} ({one['unit']})" if one["unit"] == "cores" else str(one["name"])
     last = name.rpartition(".")[2]
     left = MOST_NAME - len(last) - 2

@@ -1,4 +1,4 @@
-"""What pools, OSDs and backup repositories held over time, from the server's history of metrics."""
+"""Amounts that pools, OSDs and backup repositories held over time, from the server's history of metrics."""
 
 from __future__ import annotations
 

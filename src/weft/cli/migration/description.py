@@ -72,8 +72,8 @@ def format_pause(milliseconds: float) -> str:
 
 
 def describe_forecast(forecast: Object) -> str:
-    """``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 migrations of it between n1 and n2)``;
-    or that nothing is known, and why."""
+    """Describe the forecast: ``about 4.0 s, downtime about 21 ms, 214 MiB on the wire (confidence 0.67, from 2 migrations of it
+    between n1 and n2)``; or that nothing is known, and why."""
     parts = []
     if forecast.get("duration_seconds") is not None:
         parts.append(f"about {forecast['duration_seconds']:.1f} s")
@@ -103,7 +103,7 @@ def describe_migration(migration: Object, paint: Paint) -> str:
 
 
 def _list_window(migration: Object) -> dict[str, str]:
-    """Of a planned one, until it has begun."""
+    """List the window of a planned migration, until it has begun."""
     window, forecast = dig(migration, "status.window"), dig(migration, "status.forecast")
     if not window or dig(migration, "status.phase") not in ("Planned", "Proposed"):
         return {}

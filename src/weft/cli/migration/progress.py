@@ -64,7 +64,7 @@ def describe_progress(obj: Object, before: int = 0) -> str:
 
 
 def describe_end(obj: Object) -> str:
-    """``in 3.9 s, downtime 21 ms, 214 MiB on the wire; n2 → n1``"""
+    """Describe the end: ``in 3.9 s, downtime 21 ms, 214 MiB on the wire; n2 → n1``"""
     actual = dig(obj, "status.actual") or {}
     text = f"in {actual.get('duration_seconds', 0.0):.1f} s"
     machine = dig(obj, "spec.workload", "").startswith("vm/")

@@ -141,7 +141,7 @@ def _fit(names: Sequence[str], spots: Sequence[Point], sizes: Mapping[str, Point
 
 
 def _seat(members: Sequence[Answer], box: Box, *, by_name: bool = False) -> list[tuple[Any, Point]]:
-    """Where the middle of each node is."""
+    """The members with the middle of each node."""
     left, top, width, _ = box
     many = len(members) > _MOST_DRAWN
     row = min(len(members), _PER_ROW)

@@ -25,8 +25,8 @@ _WIDEST = 24  # characters of a row's name
 
 
 def fetch_matrix(session: Session, since: float, network: str) -> Matrix:
-    """Of the project's workloads that have a NIC in ``network`` ("": any). A workload whose node doesn't answer is reported and
-    left out. Raises WeftError."""
+    """Fetch the matrix of the project's workloads that have a NIC in ``network`` ("": any). A workload whose node doesn't answer is
+    reported and left out. Raises WeftError."""
     targets: dict[str, list[Target]] = {}
     for kind in WORKLOADS:
         for item in session.client.list(kind).items:
