@@ -1,5 +1,5 @@
-"""What placement sees of a node, for a person: how much of it is allocated, its devices, what keeps workloads off, how
-far it is from other nodes. Pure."""
+"""Facts about a node that placement sees, for a person: how much of it is allocated, its devices, what keeps workloads off, how far
+it is from other nodes. Pure."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _describe_gpus(node: Object, allocations: Sequence[Object]) -> Iterator[tupl
 
 
 def _describe_refusals(node: Object) -> Iterator[tuple[str, str]]:
-    """What keeps workloads off."""
+    """Describe what keeps workloads off."""
     for taint in dig(node, "spec.taints", []):
         yield "taint", f"{taint}: only with --tolerate {taint.partition('=')[0]}"
     for word, on, reason in (

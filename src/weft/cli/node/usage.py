@@ -1,4 +1,4 @@
-"""What nodes and VMs really use, joined with what they have, and drawn as tables. Pure."""
+"""Real usage of nodes and VMs, joined with what they have, and drawn as tables. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VM_COLUMNS = make_columns("NAME", "NODE", "CPU>", "OF>", "MEMORY>", "OF>", "DISK
 
 
 def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> list[dict[str, Any]]:
-    """Of each node its capacity, what is allocated, and its usage; ``used`` is None where it isn't known."""
+    """Join each node's capacity, what is allocated, and its usage; ``used`` is None where it isn't known."""
     known = {each["node"]: each for each in used}
     rows = []
     for node in nodes:
@@ -37,7 +37,7 @@ def join_nodes(nodes: Sequence[Object], used: Sequence[Object], sort: str) -> li
 
 
 def join_vms(vms: Sequence[Object], used: Sequence[Object], sort: str) -> list[dict[str, Any]]:
-    """Of each VM its requests and its usage."""
+    """Join each VM's requests and its usage."""
     known = {uid: use for each in used for uid, use in each["guests"].items()}
     rows = []
     for vm in vms:

@@ -65,7 +65,7 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
 
 
 def _find_serving(obj: Object) -> dict[str, Any]:
-    """Of what a function serves, only what differs from its spec."""
+    """Find, of what a function serves, only what differs from its spec."""
     serving = (obj.get("status") or {}).get("serving")
     if not isinstance(serving, dict):
         return {}

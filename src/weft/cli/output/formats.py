@@ -184,8 +184,8 @@ def print_items(
     table: tuple[Sequence[Column], Sequence[Sequence[str]]],
     empty: str,
 ) -> None:
-    """What is no object, as a list in the chosen form. ``table``: its columns and rows. ``empty`` is for people where there is
-    nothing."""
+    """Print items that are not objects, as a list in the chosen form. ``table``: its columns and rows. ``empty`` is for people
+    where there is nothing."""
     if session.is_document:
         print_data(session, {"items": items})
     elif session.output == "name":
@@ -253,7 +253,7 @@ def _sort_items(session: Session, items: Sequence[Object], kind: Kind) -> Sequen
 
 
 def _read_sort(session: Session) -> tuple[str, bool]:
-    """By which word, and whether the largest comes first: a ``-`` stands before it then."""
+    """Read the word to sort by, and whether the largest comes first: a ``-`` stands before it then."""
     return session.sort.removeprefix("-"), session.sort.startswith("-")
 
 

@@ -68,8 +68,8 @@ def _x(scale: TimeScale, at: float) -> float:
 
 
 def _place_name(left: float, right: float, size: float) -> tuple[float, str, tuple[float, float]]:
-    """Where a bar's name begins, its colour, and from where to where bar and name reach: in the bar, else behind it, else before
-    it."""
+    """Place a bar's name: where it begins, its colour, and from where to where bar and name reach: in the bar, else behind it, else
+    before it."""
     if size + 8 <= right - left:
         return left + 4, "#fff", (left, right)
     if right + 4 + size <= WIDTH:

@@ -82,7 +82,7 @@ def _filler(obj: Any) -> Callable[[re.Match[str]], str]:
 
 
 def run_jq(expression: str, document: bytes) -> Iterator[str]:
-    """What jq makes of ``document`` (JSON), a line for each result; text has no quotes. Raises UsageError for an expression
+    """Return what jq makes of ``document`` (JSON), a line for each result; text has no quotes. Raises UsageError for an expression
     that it can't read, InvalidInput for one that fails, Unavailable where the library isn't installed."""
     try:
         library = importlib.import_module("jq")

@@ -1,4 +1,4 @@
-"""What the terminal can do: width, colours, raw mode. Off a terminal: no width, no colour."""
+"""Abilities of the terminal: width, colours, raw mode. Off a terminal: no width, no colour."""
 
 from __future__ import annotations
 

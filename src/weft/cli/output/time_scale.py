@@ -11,14 +11,14 @@ _STEPS = (60, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, _DAY, 2 *
 
 
 class TimeScale(NamedTuple):
-    """From ``first`` to ``last``, both ticks (unix seconds)."""
+    """A scale from ``first`` to ``last``, both ticks (unix seconds)."""
 
     first: float
     last: float
     ticks: tuple[float, ...]
 
     def place(self, at: float) -> float:
-        """Where ``at`` is: 0 at the beginning of the scale, 1 at its end, and never beyond."""
+        """The place of ``at``: 0 at the beginning of the scale, 1 at its end, and never beyond."""
         return (min(max(at, self.first), self.last) - self.first) / (self.last - self.first)
 
     def label(self, tick: float, before: float | None = None) -> str:
@@ -52,7 +52,7 @@ def _make(first: float, last: float, step: int) -> TimeScale:
 
 
 def find_span(entries: Sequence[Mapping[str, Any]], now: float) -> tuple[float, float]:
-    """What a calendar of ``entries`` shows: from ``now`` to the last end, an hour at least."""
+    """Find the span that a calendar of ``entries`` shows: from ``now`` to the last end, an hour at least."""
     return now, max([now + 3600.0, *(one["end"] for one in entries if one["end"])])
 
 

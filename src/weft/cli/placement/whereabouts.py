@@ -1,4 +1,4 @@
-"""Where a workload is that the scheduler's decision says nothing of: at another cluster, or on a node that is silent."""
+"""Whereabouts of a workload that the scheduler's decision doesn't mention: at another cluster, or on a node that is silent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.objects.errors import IllegalTransition, WeftError
 
 
 def explain_whereabouts(session: Session, what: str, obj: Mapping[str, Any]) -> str:
-    """What keeps people from using it here, and what to do; "" of one that they can use here."""
+    """Explain what keeps people from using it here, and what to do; "" of one that they can use here."""
     try:
         refuse_fenced(dict(obj))
     except IllegalTransition as elsewhere:
@@ -32,7 +32,7 @@ def explain_whereabouts(session: Session, what: str, obj: Mapping[str, Any]) -> 
 
 
 def _find_silence(session: Session, name: str) -> str:
-    """Since when a node has been silent; "" of one that has left, or that people may not see."""
+    """Find since when a node has been silent; "" of one that has left, or that people may not see."""
     try:
         node = session.client.get("node", name)
     except WeftError:

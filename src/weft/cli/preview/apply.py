@@ -1,4 +1,4 @@
-"""What an apply would do: what it creates, changes and, with ``--prune``, deletes; and an id for exactly that."""
+"""Preview of an apply: what it creates, changes and, with ``--prune``, deletes; and an id for exactly that."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before a deletion: shows what goes with the object, and asks."""
+"""Preview of a deletion: shows what goes with the object, and asks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ask_to_delete(session: Session, found: Sequence[dict[str, Any]]) -> bool:
 
 
 def describe_loss(obj: dict[str, Any], *, with_volumes: bool = False) -> str:
-    """What goes with the object, in a few words. ``with_volumes``: its volumes are deleted too."""
+    """Describe what goes with the object, in a few words. ``with_volumes``: its volumes are deleted too."""
     parts = [str(dig(obj, "status.phase", ""))]
     kind = BY_NAME[obj["kind"]]
     if kind.workload is not None:

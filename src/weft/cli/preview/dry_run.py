@@ -1,4 +1,4 @@
-"""What ``--dry-run`` of something new adds: whether and where the scheduler would place it. Nothing is stored."""
+"""Additions of ``--dry-run`` for something new: whether and where the scheduler would place it. Nothing is stored."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ MOST_ASKED = 20
 
 
 class Foreseen(NamedTuple):
-    """What the scheduler would do with a new object now. ``words`` follow "would be created"; ``answer`` is the scheduler's, None
-    if there is nothing to place now, or no scheduler answers."""
+    """A forecast of what the scheduler would do with a new object now. ``words`` follow "would be created"; ``answer`` is the
+    scheduler's, None if there is nothing to place now, or no scheduler answers."""
 
     words: str = ""
     answer: Object | None = None
@@ -72,7 +72,7 @@ def foresee_each(session: Session, new: Sequence[tuple[Target, Object]]) -> dict
 
 
 def describe_refusal(foreseen: Foreseen, what: str) -> str:
-    """In one line, why no node would take it; empty if one would."""
+    """Explain in one line why no node would take it; empty if one would."""
     if not foreseen.refused or foreseen.answer is None:
         return ""
     status = foreseen.answer["status"]

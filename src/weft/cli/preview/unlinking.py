@@ -1,4 +1,5 @@
-"""Before a link with another cluster is deleted: shows what hangs on it here. What goes the other way is refused by the server."""
+"""Preview of the deletion of a link with another cluster: shows what hangs on it here. What goes the other way is refused by the
+server."""
 
 from __future__ import annotations
 

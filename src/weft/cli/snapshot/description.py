@@ -50,7 +50,8 @@ def _is_of_machine(snapshot: Object) -> bool:
 
 
 def describe_taken(snapshot: Object) -> str:
-    """``with frozen file systems, the VM paused for 8 ms; 12 MiB of its own``: the rest it shares with the VM's disks."""
+    """Describe how it was taken: ``with frozen file systems, the VM paused for 8 ms; 12 MiB of its own``: the rest it shares with
+    the VM's disks."""
     consistency, pause = str(dig(snapshot, "status.consistency", "")), float(dig(snapshot, "status.pause_ms", 0) or 0)
     of_vm = _is_of_machine(snapshot)
     how = _CONSISTENCY.get("unused" if consistency == "stopped" and not of_vm else consistency, consistency)
@@ -71,7 +72,7 @@ def shorten_snapshot(snapshot: Object) -> dict[str, Any]:
 
 
 def describe_use(snapshot: Object) -> str:
-    """What to type to go back to it."""
+    """Describe what to type to go back to it."""
     if dig(snapshot, "status.phase") != "Ready":
         return ""
     if not _is_of_machine(snapshot):
@@ -85,7 +86,7 @@ def describe_use(snapshot: Object) -> str:
 
 
 def describe_left_out(snapshot: Object) -> list[str]:
-    """What a new VM from this snapshot doesn't take over, each in a few words."""
+    """Describe what a new VM from this snapshot doesn't take over, each in a few words."""
     former = dig(snapshot, "status.workload_spec", {}) or {}
     found = [words for field, words in _OF_ONE.items() if former.get(field)]
     fixed = [nic.address for given in former.get("networks", []) if (nic := read_nic(given)).address]

@@ -1,4 +1,4 @@
-"""Of what snapshots are taken, and which there are of something."""
+"""Lists of the kinds that snapshots are taken of, and of an object's snapshots."""
 
 from __future__ import annotations
 

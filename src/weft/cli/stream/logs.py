@@ -1,4 +1,4 @@
-"""What guests and tasks have printed, carried to this terminal."""
+"""Output of guests and tasks, carried to this terminal."""
 
 from __future__ import annotations
 

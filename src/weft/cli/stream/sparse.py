@@ -9,7 +9,7 @@ _ZEROS = bytes(HOLE_BYTES)
 
 
 def write_sparse(descriptor: int, data: bytes | memoryview) -> None:
-    """At the file's position. Raises OSError; ``end_sparse`` once all is written."""
+    """Write at the file's position. Raises OSError; ``end_sparse`` once all is written."""
     with memoryview(data) as view:
         at = 0
         while at < len(view):

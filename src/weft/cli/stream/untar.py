@@ -39,8 +39,8 @@ _LATEST = 1 << 33
 
 
 class Unpacker:
-    """Into ``folder``, which is there. ``feed`` it the bytes; ``finish`` once there are no more. ``left_out``: how many devices and
-    pipes there were. To be closed."""
+    """An unpacker into ``folder``, which is there. ``feed`` it the bytes; ``finish`` once there are no more. ``left_out``: how many
+    devices and pipes there were. To be closed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -189,7 +189,7 @@ class Unpacker:
         return words
 
     def _open_parent(self, where: Sequence[bytes]) -> int:
-        """Of the folder that a member lies in, made if need be; open until the next member is in another."""
+        """Open the folder in which a member lies, made if need be; open until the next member is in another."""
         folders = tuple(where[:-1])
         if self._parent is None or self._parent[0] != folders:
             if self._parent is not None:

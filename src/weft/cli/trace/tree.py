@@ -55,7 +55,7 @@ class Tree:
 
 
 def read_tree(document: dict[str, Any], now: float) -> Tree:
-    """Of an answer in OTLP's form; ``now`` (unix seconds) is where what isn't over is at."""
+    """Read the tree of an answer in OTLP's form; ``now`` (unix seconds) is where what isn't over is at."""
     nodes: dict[str, Node] = {}
     trace = ""
     for resource in document.get("resourceSpans", ()):
@@ -203,7 +203,8 @@ def _mark(root: Node) -> None:
 
 
 def _spend(node: Node, begin: int, end: int, later: Node | None) -> None:
-    """Between two parts of a node: its own time as long as it lasted, and after that what the ``later`` part was waited for."""
+    """Spend the time between two parts of a node: its own time as long as it lasted, and after that what the ``later`` part was
+    waited for."""
     own = max(0, min(end, node.end) - max(begin, node.begin))
     node.own += own
     if later is not None:

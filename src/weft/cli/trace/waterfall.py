@@ -76,7 +76,7 @@ def _list_rows(tree: Tree, total: int) -> Iterator[Row]:
 
 
 def _shorten(name: str) -> str:
-    """Without the part of a request's path that is the same everywhere."""
+    """Drop the part of a request's path that is the same everywhere."""
     return _PREFIX.sub(r"\1 ", name, count=1)
 
 
@@ -105,7 +105,7 @@ def _draw_bar(tree: Tree, total: int, begin: int, end: int, sign: str, width: in
 
 
 def _summarize(tree: Tree, total: int, width: int) -> str:
-    """Where the time of the critical path went, and what failed."""
+    """Summarize where the time of the critical path went, and what failed."""
     spent: dict[str, int] = {}
     problems = []
     for _, node in tree.walk():
