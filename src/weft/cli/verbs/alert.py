@@ -176,7 +176,7 @@ def _silence(session: Session, words: list[str], labels: dict[str, str], given: 
 
 
 def _find_project(session: Session, rule: str) -> str | None:
-    """Where the rule is. Raises NotFound; UsageError if it may be meant in several projects."""
+    """Find the rule's project. Raises NotFound; UsageError if it may be meant in several projects."""
     if session.given_project is not None:
         return session.given_project
     projects = sorted(str(one["project"]) for one in _list(session, ALERT_RULE) if one["name"] == rule)
@@ -188,7 +188,7 @@ def _find_project(session: Session, rule: str) -> str | None:
 
 
 def _unsilence(session: Session, words: tuple[str, ...]) -> int:
-    """By the silence's name, or all of a rule."""
+    """End a silence by its name, or all silences of a rule."""
     if len(words) != 1:
         raise usage("name one silence, or one rule", "weft alert unsilence NAME, see weft alert silences")
     silences = _list(session, SILENCE)

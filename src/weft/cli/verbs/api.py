@@ -67,7 +67,7 @@ def _read_words(words: tuple[str, ...]) -> tuple[str, str]:
 
 
 def read_data(given: str, most: int = -1) -> bytes:
-    """What ``--data`` names: JSON, @FILE, or - for standard input. Raises InvalidInput for anything but JSON, TooLarge above
+    """Read what ``--data`` names: JSON, @FILE, or - for standard input. Raises InvalidInput for anything but JSON, TooLarge above
     ``most`` bytes."""
     try:
         if given == "-":

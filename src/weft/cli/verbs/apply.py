@@ -154,7 +154,7 @@ def _run(
 
 
 def find_new(manifests: list[Manifest], results: list[dict[str, Any]]) -> list[tuple[Target, dict[str, Any]]]:
-    """What a dry run would create."""
+    """Find what a dry run would create."""
     pairs = zip(manifests, results, strict=True)
     return [
         (Target(one.kind, result["object"]["name"]), result["object"])
@@ -206,8 +206,8 @@ def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed]
 def send(
     session: Session, manifests: list[Manifest], dry_run: bool, bound: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """What the server did, or would do, for each manifest (``bound``: their data, with the versions that they must still have);
-    its refusal names the place in the file."""
+    """Send the manifests. Returns what the server did, or would do, for each manifest (``bound``: their data, with the versions
+    that they must still have); its refusal names the place in the file."""
     try:
         return session.client.apply(bound or [manifest.data for manifest in manifests], dry_run=dry_run)
     except WeftError as refusal:

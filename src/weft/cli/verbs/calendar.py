@@ -85,7 +85,7 @@ def _name_kind(obj: Any) -> str:
 
 
 def _list_reservations(session: Session) -> list[dict[str, Any]]:
-    """What is kept for projects, once for each node; the workloads in it stand beside it."""
+    """List what is kept for projects, once for each node; the workloads in it stand beside it."""
     return [
         {
             "workload": f"reservation/{obj['name']}",

@@ -91,7 +91,7 @@ def _terms() -> list[click.Parameter]:
 
 
 def _read_terms(grants: str | None, projects: str | None) -> dict[str, Any]:
-    """What is left out stays as the link has it."""
+    """Read the terms; what is left out stays as the link has it."""
     terms: dict[str, Any] = {}
     if grants is not None:
         terms["grants"] = _split(grants)

@@ -1,4 +1,4 @@
-"""Which server is asked, and which settings are in force."""
+"""Commands for the server that is asked, and for the settings that are in force."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _remove(session: Session, name: str) -> None:
 
 
 def use_context(session: Session, name: str) -> None:
-    """From now on, for this user, unless a flag, variable or project names another."""
+    """Use this context from now on, for this user, unless a flag, variable or project names another."""
     if not session.environ.get("HOME") and not session.environ.get("XDG_CONFIG_HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead")
     folder = user_folder(session.environ)

@@ -205,6 +205,6 @@ def _print(data: bytes) -> None:
 
 
 def _complain(data: bytes) -> None:
-    """On our own terminal, which a guest doesn't steer."""
+    """Print the complaint on our own terminal, which a guest doesn't steer."""
     sys.stderr.write(clean_lines(data.decode(errors="replace")))
     sys.stderr.flush()

@@ -117,7 +117,7 @@ def _run(
 
 
 def _find_end(session: Session, deployment: Target) -> list[str]:
-    """What goes with a deployment, and what stays."""
+    """Find what goes with a deployment, and what stays."""
     try:
         return describe_end(session, session.client.get(deployment.kind.name, deployment.name))
     except NotFound:
@@ -286,7 +286,7 @@ def _waits(place: dict[str, Any]) -> bool:
 
 
 def _find_pinned(session: Session, node: str, places: list[dict[str, Any]]) -> set[tuple[str, ...]]:
-    """Which of the workloads run on this node alone."""
+    """Find the workloads that run on this node alone."""
     pinned = set[tuple[str, ...]]()
     for kind in sorted({place["workload"]["kind"] for place in places}):
         for one in session.client.list(kind, all_projects=True, fields=f"spec.node={node}").items:

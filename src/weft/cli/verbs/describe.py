@@ -91,7 +91,7 @@ def _run(
 
 
 def _leave_out_shown(session: Session, node: dict[str, Any]) -> dict[str, Any]:
-    """Of a node: its report without what the section scheduling shows, and with images by their names."""
+    """Leave out, of a node's report, what the section scheduling shows; images stand there by their names."""
     report = {key: value for key, value in (node.get("report") or {}).items() if key not in SHOWN}
     if report.get("images"):
         with contextlib.suppress(Forbidden):  # their names take a role in all projects
@@ -116,13 +116,13 @@ def _plot(session: Session, migration: dict[str, Any], target: Target, path: Pat
 
 
 def _leave_out_progress(_: Session, migration: dict[str, Any]) -> dict[str, Any]:
-    """Of a migration: its status without what ``describe_migration`` shows."""
+    """Leave out, of a migration's status, what ``describe_migration`` shows."""
     status = {key: value for key, value in (migration.get("status") or {}).items() if key not in SHOWN_OF_MIGRATION}
     return {**migration, "status": status}
 
 
 def _describe_place(session: Session, node: dict[str, Any]) -> str:
-    """Of a node: what placement sees of it."""
+    """Describe what placement sees of a node."""
     allocations = [
         one for one in session.client.list("allocation", query={"node": node["uid"]}).items if not _has_ended(one)
     ]
@@ -143,7 +143,7 @@ def _has_ended(allocation: dict[str, Any]) -> bool:
 
 
 def _describe_use(session: Session, vm: dict[str, Any]) -> str:
-    """Of a VM: what it really uses, if its node reports that. It takes a role in all projects."""
+    """Describe what a VM really uses, if its node reports that. It takes a role in all projects."""
     try:
         usage = fetch_usage(session.client.http, guests=True)
     except Forbidden:
@@ -154,7 +154,7 @@ def _describe_use(session: Session, vm: dict[str, Any]) -> str:
 
 
 def _describe_guests(session: Session, node: dict[str, Any]) -> str:
-    """Of a node: which VMs are there."""
+    """Describe which VMs are on a node."""
     report = []
     for kind in map(BY_NAME.__getitem__, PLACED):
         listing = session.client.list(kind.name, all_projects=True, fields=f"status.node={node['name']}")

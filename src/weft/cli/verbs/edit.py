@@ -65,7 +65,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
 
 
 def open_editor(session: Session, target: Target, text: str, complaint: str) -> str:
-    """What the person made of ``text``. Raises InvalidInput when the editor can't be run or fails."""
+    """Return what the person made of ``text``. Raises InvalidInput when the editor can't be run or fails."""
     session.would(f"open $EDITOR with {target.what}; what is saved is PUT")
     editor = session.environ.get("VISUAL") or session.environ.get("EDITOR") or "vi"
     head = f"# {target.what}: save to apply, close without changes to cancel.\n"

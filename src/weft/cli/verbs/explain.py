@@ -159,7 +159,7 @@ def _explain_undecided(session: Session, target: Target, obj: dict[str, Any]) ->
 
 
 def _explain_place(session: Session, target: Target, obj: dict[str, Any], decision: Mapping[str, Any]) -> None:
-    """Where it is now, if it can't be used there, and why it was placed on its node."""
+    """Explain where it is now, if it can't be used there, and why it was placed on its node."""
     if whereabouts := explain_whereabouts(session, target.what, obj):
         print(localize(whereabouts))
     if dig(obj, "marks.departed"):
@@ -171,7 +171,7 @@ def _explain_place(session: Session, target: Target, obj: dict[str, Any], decisi
 
 
 def _explain_suspension(session: Session, target: Target, obj: Mapping[str, Any]) -> str:
-    """For whom a workload was suspended, and when it may resume; "" if it isn't suspended."""
+    """Explain for whom a workload was suspended, and when it may resume; "" if it isn't suspended."""
     if dig(obj, "status.phase") != "Suspended":
         return ""
     if dig(obj, "status.reason") != PREEMPTED:

@@ -1,4 +1,4 @@
-"""Where images come from: fetched, or built here."""
+"""Commands that get images: fetched, or built here."""
 
 from __future__ import annotations
 

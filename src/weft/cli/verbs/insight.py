@@ -129,7 +129,7 @@ def _draw(session: Session, target: Target, obj: Object, answer: dict[str, Any],
 
 
 def _leave_out_day(prediction: dict[str, Any]) -> dict[str, Any]:
-    """Beside a few hours a day would take all the width."""
+    """Leave out the day: beside a few hours a day would take all the width."""
     return {name: one for name, one in prediction.items() if name != "24h"}
 
 

@@ -79,7 +79,7 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], dry_run: s
 
 
 def _suggest_command(session: Session, words: tuple[str, ...], missing: NotFound) -> None:
-    """In IMAGE COMMAND, the command was read as the missing image."""
+    """Suggest the command line: in IMAGE COMMAND, the command was read as the missing image."""
     if len(words) == 2 and missing.field == "spec.task.image" and is_image(session, words[0]):
         missing.hint = f"put the command after --: {options.retype(1)}"
 

@@ -90,7 +90,7 @@ def _login(
 
 
 def _log_in_by_browser(session: Session, server: Context, port: int) -> dict[str, Any]:
-    """What finishes the login, once the browser has come back."""
+    """The data that finish the login, once the browser has come back."""
     loopback = importlib.import_module("weft.client.loopback").Loopback(port)
     try:
         begun = _begin(server, {"oidc": "browser", "redirect": loopback.url})
@@ -104,7 +104,7 @@ def _log_in_by_browser(session: Session, server: Context, port: int) -> dict[str
 
 
 def _log_in_by_code(session: Session, server: Context) -> dict[str, Any]:
-    """What finishes the login, once the person may have typed the code."""
+    """The data that finish the login, once the person may have typed the code."""
     begun = _begin(server, {"oidc": "device"})
     session.notify(f"open this page on any device to log in: {begun.url}")
     session.notify(f"it asks for the code {begun.user_code}")

@@ -1,4 +1,4 @@
-"""What guests and jobs printed."""
+"""Logs of guests and jobs."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _logs(
 def _show_deleted(
     session: Session, kind: Kind | None, words: tuple[str, ...], asked: dict[str, Any], prefix: bool | None
 ) -> int:
-    """Of workloads that aren't there to be looked up."""
+    """Show logs of workloads that don't exist any more."""
     if asked["follow"]:
         raise usage("--deleted can't be given with -f: nothing follows", "leave one of them out")
     targets = read_targets(kind, words, PLACED if kind is None else (kind.name,))
@@ -244,7 +244,7 @@ def _open_job(session: Session, target: Target, follow: bool) -> list[Target]:
 
 
 def _choosing() -> list[click.Parameter]:
-    """Which lines, from the stores of logs that the nodes keep."""
+    """Options that choose lines, from the stores of logs that the nodes keep."""
     return [
         click.Option(
             ["--aggregate"],

@@ -328,7 +328,7 @@ def _preview(session: Session, target: Target, given: dict[str, Any]) -> int:
 
 
 def _preview_relocation(session: Session, target: Target, given: dict[str, Any]) -> int:
-    """Which disk would be relocated where, and whether it can be."""
+    """Preview which disk would be relocated where, and whether it can be."""
     vm = session.client.get(target.kind.name, target.name)
     owner = session.client.get("volume", given["volume"]) if given["volume"] else vm
     node, now = dig(vm, "status.node"), (dig(owner, "status.pool") or dig(owner, "spec.pool", LOCAL))

@@ -128,7 +128,7 @@ class Draining(Progress):
 
 
 def _preview(session: Session, target: Target, force: bool) -> int:
-    """Where each workload on the node would go, given those before it; nothing is stored."""
+    """Preview where each workload on the node would go, given those before it; nothing is stored."""
     session.client.get("node", target.name)
     answered = ask(session, "report", {"subject": "drain", "node": target.name, "force": force})
     if dig(answered, "status.phase") == "Failed":

@@ -1,4 +1,4 @@
-"""What apply would do: as a plan under an id, or as a difference."""
+"""The plan of an apply: as a plan under an id, or as a difference."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _plan(
 
 
 def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
-    """Where it would be placed, for programs: the node and the policy, or why on none."""
+    """The placement of a step, for programs: the node and the policy, or why on none."""
     forecast = foreseen.get(step.target.what)
     if forecast is None or forecast.answer is None:
         return {}

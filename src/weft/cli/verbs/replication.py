@@ -162,7 +162,7 @@ def _explain_kept(session: Session, name: str, spec: dict[str, Any], field: str)
 
 
 def _name_replica(replication: dict[str, Any]) -> str:
-    """As it is typed at the other cluster."""
+    """The replica's name as it is typed at the other cluster."""
     project = dig(replication, "spec.project_there")
     return str(dig(replication, "spec.replica") or replication["name"]) + (f" -p {project}" if project else "")
 

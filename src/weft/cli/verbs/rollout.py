@@ -158,7 +158,7 @@ def _find_name(session: Session, name: str) -> str:
 
 
 def read_status(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """What programs read of a rollout. Pure."""
+    """Read the status of a rollout for programs. Pure."""
     status = obj.get("status") or {}
     found = {name: status.get(name, "") for name in _FIELDS}
     if dig(obj, "status.observed_generation", 0) < obj.get("generation", 1) and not status.get("message"):

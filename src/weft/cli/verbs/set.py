@@ -50,7 +50,7 @@ def set_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def change_options(kind: Kind, flags: Sequence[click.Parameter] = ()) -> list[click.Parameter]:
-    """What every command takes that changes fields."""
+    """Options of every command that changes fields."""
     restart = click.Option(["--restart"], is_flag=True, help="Restart the workload now, if a change needs it.")
     return [
         *([restart] if kind.verb("restart") else []),

@@ -92,7 +92,7 @@ def _take(session: Session, target: Target, name: str | None, more: dict[str, An
 
 
 def _create(session: Session, target: Target, name: str | None, more: dict[str, Any]) -> dict[str, Any]:
-    """Without a name it gets that of this second, or of the next one that no other snapshot has."""
+    """Create a snapshot. Without a name it has that of this second, or of the next one that no other snapshot has."""
     now, later = session.clock.now(), 0
     while True:
         body = {"name": name or name_snapshot(target.name, now + later), **more}

@@ -126,7 +126,7 @@ def _choose_ceph(pools: list[dict[str, Any]], *, named: bool) -> list[dict[str, 
 def describe(
     pools: Iterable[Object], nodes: Iterable[Object], volumes: Iterable[Object], snapshots: Iterable[Object]
 ) -> list[dict[str, Any]]:
-    """Of each pool: what it holds now, as each of its nodes reports it, and its largest disks."""
+    """Describe each pool: what it holds now, as each of its nodes reports it, and its largest disks."""
     offers: dict[str, list[dict[str, Any]]] = {}
     osds: dict[str, dict[str, dict[str, Any]]] = {}
     by_id: dict[tuple[str, str], str] = {}  # ids by a node's name and what it calls the pool

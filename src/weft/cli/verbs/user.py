@@ -129,7 +129,7 @@ def _give_password(session: Session, name: str) -> None:
 
 
 def passwd_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
-    """For administrators anyone's password, for users their own."""
+    """The command that sets a password: for administrators anyone's password, for users their own."""
     end_tokens = click.Option(["--end-tokens"], is_flag=True, help="End all of the user's other tokens, too.")
     params: list[click.Parameter] = [options.targets(kind or USER, many=False), PASSWORD_STDIN, end_tokens]
     words = (

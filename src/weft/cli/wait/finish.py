@@ -54,8 +54,8 @@ _PLACING = ("create", "update", "release", "wait")  # verbs after which a VM may
 
 
 class Done(NamedTuple):
-    """What the server has accepted: the object it answered with, the verb that did it. ``line`` is printed at once, also if a
-    wait follows."""
+    """The change that the server has accepted: the object that it answered with, the verb that did it. ``line`` is printed
+    immediately, also if a wait follows."""
 
     target: Target
     obj: Object
@@ -64,8 +64,8 @@ class Done(NamedTuple):
 
 
 def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = None) -> Wait | None:
-    """What to wait for after ``verb`` was accepted with ``obj`` as the answer; None: nothing. What is ``unchanged`` may have failed
-    or still be on its way since an earlier command: that one is waited for, too."""
+    """Plan what to wait for after ``verb`` was accepted with ``obj`` as the answer; None: nothing. What is ``unchanged`` may have
+    failed or still be on its way since an earlier command: that one is waited for, too."""
     is_unchanged = verb == "unchanged"
     goal = plan_goal(target.kind.name, "update" if is_unchanged else verb, before)
     if goal is None or (is_unchanged and goal.reached(obj)):
@@ -138,7 +138,8 @@ def finish(session: Session, done: Sequence[Done], waits: Sequence[Wait], *, is_
 
 
 def describe_silence(obj: Object) -> str:
-    """What to say of a change to a workload whose node doesn't hear of it yet, where nobody waits and would see that; else ""."""
+    """Describe the silence after a change to a workload whose node doesn't hear of it yet, where nobody waits and would see that;
+    else ""."""
     if dig(obj, "status.reason") not in OUT_OF_REACH:
         return ""
     return f"; node {dig(obj, 'status.node')} sends no heartbeat, so nothing changes there before it is back"
@@ -237,8 +238,8 @@ def _print_all(session: Session, objects: Sequence[Object]) -> None:
 def describe_parting(
     waits: Sequence[Wait], verbs: Mapping[str, str], in_project_of: Callable[[str | None], str] = lambda _: ""
 ) -> str:
-    """For a person who stops watching: how to resume, and how to undo the command. ``in_project_of`` ends what to type for
-    objects of a project: those of one are named, as a name means another object elsewhere."""
+    """Describe, for a person who stops watching, how to resume, and how to undo the command. ``in_project_of`` ends what to type
+    for objects of a project: those of one are named, as a name means another object elsewhere."""
     verb, asked = verbs.get(waits[0].target.what, ""), waits[0].goal.asked
     project = next((one.project for one in waits if one.project is not None), None)
     alike = [

@@ -1,4 +1,4 @@
-"""What ``weft wait --for`` names. Pure."""
+"""Goals that ``weft wait --for`` names. Pure."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ READY = "ready"  # what --for calls the state that is waited for without it
 
 
 def read_goal(text: str, kind: Kind) -> Goal:
-    """What ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises InvalidInput,
-    also for a field, a value or a condition that objects of ``kind`` never have: the wait would be in vain. One that has ended for
-    good ends the wait for its phase, or for a condition of its guest."""
+    """Read what ``weft wait --for`` names: delete, condition=TYPE[=STATUS], FIELD=VALUE, jsonpath={.FIELD}=VALUE. Raises
+    InvalidInput, also for a field, a value or a condition that objects of ``kind`` never have: the wait would be in vain. One that
+    has ended for good ends the wait for its phase, or for a condition of its guest."""
     if text in ("delete", "deleted", "gone"):
         return GONE
     if text.startswith("condition="):

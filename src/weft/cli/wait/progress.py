@@ -95,7 +95,7 @@ class Progress:
 
     @property
     def due_seconds(self) -> float | None:
-        """In how many seconds a line is due although nothing changes; None: never."""
+        """The number of seconds until a line is due although nothing changes; None: never."""
         unsaid = [began for what, (began, _) in self._ending.items() if (what, _ENDING) not in self._printed]
         return max(0.0, min(unsaid) + _PATIENT_SECONDS - self._elapsed()) if unsaid and not self._live else None
 
