@@ -514,7 +514,9 @@ def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
     lab.client.apply([{"kind": "rolebinding", "name": "mila-lab", "spec": viewer}])
     assert run(["queue", "-o", "name"], SystemClock) == 0
     out, err = capsys.readouterr()
-    assert out == "vm/waits\n" and "without the scheduler's order" in err and "can't create a recommendation" in err
+    assert (
+        "vm/waits" in out.split() and "without the scheduler's order" in err and "can't create a recommendation" in err
+    )
     assert run(["project", "list", "-o", "name"], SystemClock) == 0
     assert capsys.readouterr().out == "project/lab\n"
     mila = log_in(lab, "mila")
