@@ -90,9 +90,9 @@ async def test_uncordon_ends_a_quarantine_and_what_failed_before_does_not_count_
         def uncordon(envelope: Envelope) -> None:
             spec = msgspec.to_builtins(decode_part(envelope.spec, NodeSpec))
             status = msgspec.to_builtins(decode_part(envelope.status, NodeStatus))
-            assert verb.change is not None
-            changed = verb.change({"spec": spec, "status": status, "now": lab.clock.now()}, None)
-            envelope.spec = merge_part(envelope.spec, changed)
+            assert verb.act is not None
+            acted = verb.act({"spec": spec, "status": status, "now": lab.clock.now()}, None)
+            envelope.actions = merge_part(envelope.actions, acted)
             envelope.generation += 1
 
         assert await read_quarantine(lab) is not None
