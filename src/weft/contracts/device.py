@@ -58,7 +58,7 @@ class DeviceDriver(Protocol):
         """Why no device can be reached now; "" when they can."""
 
     async def discover(self) -> list[Found]:
-        """What has announced itself so far, at most 500 (the rest is refused as "found" to the listener)."""
+        """Find what has announced itself so far, at most 500 (the rest is refused as "found" to the listener)."""
 
     async def connect(self, thing: Thing) -> None:
         """Serve the device from now on; again with other settings is fine."""

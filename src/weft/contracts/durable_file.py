@@ -48,7 +48,7 @@ def keep_file(work: Path, path: Path) -> None:
 
 
 def name_file(work: Path, path: Path) -> None:
-    """As ``keep_file``, unless there is a file of that name: then that one stays, and ``work`` goes."""
+    """Keep the file like ``keep_file``, unless there is a file of that name: then that one stays, and ``work`` goes."""
     descriptor = os.open(work, os.O_RDONLY)
     try:
         os.fsync(descriptor)

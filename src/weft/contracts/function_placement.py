@@ -1,4 +1,4 @@
-"""Where an invocation goes: the gateway's questions to placement. Answered at once, from what is known."""
+"""The gateway's questions to placement: where an invocation goes. Answered immediately, from what is known."""
 
 from __future__ import annotations
 

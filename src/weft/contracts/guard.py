@@ -14,7 +14,7 @@ import msgspec
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Of one guest."""
+    """The hold of one guest."""
 
     until: float  # nothing of it runs later; what is started later is ended again
     ended_at: float = 0.0  # when something of it was ended; 0: nothing since ``until`` was set
@@ -23,7 +23,7 @@ class Held(msgspec.Struct, frozen=True):
 class GuardDriver(Protocol):
     @property
     def boot_id(self) -> str:
-        """Of this start of the machine: times of another one mean nothing."""
+        """The id of this start of the machine: times of another one mean nothing."""
 
     def read_time(self) -> float: ...
 

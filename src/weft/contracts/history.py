@@ -1,4 +1,4 @@
-"""What the history of metrics answers to code that computes with it: arrays, evenly spaced, gaps as NaN."""
+"""Answers of the history of metrics to code that computes with it: arrays, evenly spaced, gaps as NaN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_MOMENTS = 11_000  # of a span: more are refused by Prometheus and its kin
 
 
 class Span(msgspec.Struct, frozen=True):
-    """From ``start`` on (unix seconds), ``count`` moments that are ``step`` seconds apart."""
+    """A span from ``start`` on (unix seconds), ``count`` moments that are ``step`` seconds apart."""
 
     start: float
     step: float
@@ -28,7 +28,7 @@ class Span(msgspec.Struct, frozen=True):
         return self.start + (self.count - 1) * self.step
 
     def index(self, at: float) -> int | None:
-        """Which moment this one is nearest to; None outside of the span."""
+        """The moment to which this one is nearest; None outside of the span."""
         found = round((at - self.start) / self.step)
         return found if 0 <= found < self.count else None
 

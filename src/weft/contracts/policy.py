@@ -51,7 +51,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Datum(msgspec.Struct, frozen=True):
-    """What a workload reads."""
+    """Data that a workload reads."""
 
     name: str  # image:<sha256>, volume:<uid> or pool:<pool>
     bytes: int = 0
@@ -69,7 +69,7 @@ class DiskAsk(msgspec.Struct, frozen=True):
 
 
 class PoolBound(msgspec.Struct, frozen=True):
-    """What a storage may promise, and has promised, in bytes."""
+    """The bound of what a storage may promise, and has promised, in bytes."""
 
     name: str  # of its Pool
     most: int
@@ -77,7 +77,7 @@ class PoolBound(msgspec.Struct, frozen=True):
 
 
 class SoftTerm(msgspec.Struct, frozen=True):
-    """What a request prefers, whatever its strategy: to be near or apart from members of a group, spread, close to data, near
+    """A preference of a request, whatever its strategy: to be near or apart from members of a group, spread, close to data, near
     those that it talks to, or near a device."""
 
     what: Literal["near", "apart", "spread", "data", "talkers", "device"]
@@ -86,7 +86,7 @@ class SoftTerm(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True, cache_hash=True):
-    """What a workload requests of its node. Equal requests get equal verdicts, so they are decided as one class."""
+    """The resources and demands of a workload for its node. Equal requests get equal verdicts, so they are decided as one class."""
 
     amounts: Amounts  # in the order of RESOURCES
     machine: str  # "" is none
@@ -129,7 +129,7 @@ class Texts(msgspec.Struct, frozen=True):
     places: dict[str, int]
 
     def equal(self, word: str) -> Flags:
-        """Which nodes have this very word."""
+        """Flags of the nodes that have this very word."""
         flags: Flags = self.codes == self.places.get(word, -2)
         return flags
 
@@ -143,13 +143,13 @@ class PoolColumn(msgspec.Struct, frozen=True):
     bound: Callable[[str], PoolBound]
 
     def bound_of(self, index: int) -> PoolBound:
-        """Of the storage that node ``index`` has."""
+        """The bound of the storage that node ``index`` has."""
         code = self.ids.codes[index]
         return self.bound(self.ids.words[code] if code >= 0 else "")
 
 
 class Groups(Protocol):
-    """Who is a member of which group."""
+    """Members of each group."""
 
     def find(self, group: str) -> Mapping[str, Sequence[str]]:
         """Node uid → the workloads of this group there, as people call them."""
@@ -186,7 +186,7 @@ class Table(Protocol):
     def measured(self) -> Flags: ...
 
     def machine(self, name: str) -> Flags:
-        """Which nodes can run this machine type."""
+        """Flags of the nodes that can run this machine type."""
 
     def taints(self) -> Sequence[tuple[str, Flags]]:
         """Every taint that some node has, and which have it."""
@@ -200,19 +200,19 @@ class Table(Protocol):
         cost``, every declared resource, every label that reads as one); None if no node has it."""
 
     def extra(self, name: str) -> tuple[Whole, Whole]:
-        """Of a resource that nodes declare: its capacity on each, and what is allocated of it."""
+        """Amounts of a resource that nodes declare: its capacity on each, and what is allocated of it."""
 
     def members(self, group: str) -> Whole:
         """How many workloads of this group (``<project>/<name>``) each node has."""
 
     def holds(self, datum: str) -> Flags:
-        """Which nodes have this datum."""
+        """Flags of the nodes that have this datum."""
 
     def distance(self, uid: str) -> Values:
         """Round trips from the node ``uid`` to each, in ms; NaN where unknown."""
 
     def pool(self, name: str) -> PoolColumn:
-        """What each node's storage of this name may promise."""
+        """The column of what each node's storage of this name may promise."""
 
 
 class Lack(msgspec.Struct, frozen=True):
@@ -260,7 +260,7 @@ class Sort(msgspec.Struct, frozen=True):
 
 
 class Outlook(msgspec.Struct, frozen=True, eq=False):
-    """What workloads are likely to request next."""
+    """The outlook on what workloads are likely to request next."""
 
     sorts: tuple[Sort, ...] = ()  # the most frequent first
     largest: tuple[int, int, int, int] = (1, 1, 1, 1)  # the largest node, of each of RESOURCES, and thousandths of GPUs
@@ -276,8 +276,8 @@ class Outlook(msgspec.Struct, frozen=True, eq=False):
 
 
 class PreferenceTerm(Protocol):
-    """What adds to the score whatever the strategy, because the request says so. ``name``, ``reads`` and ``asks`` as with
-    a filter; a weight of 1 is as much as the strategy itself has."""
+    """A term that adds to the score whatever the strategy, because the request says so. ``name``, ``reads`` and ``asks`` as with a
+    filter; a weight of 1 is as much as the strategy itself has."""
 
     name: str
     reads: Reads
@@ -285,14 +285,14 @@ class PreferenceTerm(Protocol):
     def asks(self, request: Request) -> Hashable: ...
 
     def weight(self, request: Request) -> float:
-        """Of all its terms together."""
+        """The weight of all its terms together."""
 
     def terms(self, table: Table, request: Request) -> list[Column]: ...
 
 
 class Occasion(msgspec.Struct, frozen=True):
-    """What a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, ``last``, the node that
-    was chosen most recently, and the ``outlook``."""
+    """The facts that a policy may know beside nodes and request: ``seed`` and the workload's ``uid`` for chance, ``last``, the node
+    that was chosen most recently, and the ``outlook``."""
 
     seed: int
     uid: str

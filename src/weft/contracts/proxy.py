@@ -35,7 +35,7 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 class EndpointCount(msgspec.Struct, frozen=True):
-    """What an endpoint has answered since some moment; counts may begin again at any time."""
+    """The number of an endpoint's answers since some moment; counts may begin again at any time."""
 
     service: str  # uid
     address: str

@@ -1,4 +1,4 @@
-"""Which addresses a process connects to that fetches what others name: not its own machine, and nothing that answers on the
+"""Addresses to which a process connects that fetches what others name: not its own machine, and nothing that answers on the
 machine's own links (metadata services do), unless that was allowed.
 
 Judged is the address that a socket is about to connect to: a name that means another address the next time, or a redirect,
@@ -36,10 +36,9 @@ class NotAllowed(OSError):
 
 
 def guard_connections(allowed: Sequence[str]) -> None:
-    """From now on this process connects nowhere else than strangers' addresses and those of ``allowed``: networks
-    (``127.0.0.0/8``), addresses, or host names, which are looked up now. ``!ADDRESS`` is a node of the fabric, which is closed, and
-    ``public-only`` closes private addresses. Proxies that the environment names are allowed. Connecting elsewhere raises
-    NotAllowed."""
+    """Connect, from now on, nowhere else than strangers' addresses and those of ``allowed``: networks (``127.0.0.0/8``), addresses,
+    or host names, which are looked up now. ``!ADDRESS`` is a node of the fabric, which is closed, and ``public-only`` closes
+    private addresses. Proxies that the environment names are allowed. Connecting elsewhere raises NotAllowed."""
     networks, places = [], set[tuple[Address, int]]()
     nodes = {text.removeprefix(CLOSED) for text in allowed if text.startswith(CLOSED)}
     for text in allowed:
@@ -68,7 +67,7 @@ def guard_connections(allowed: Sequence[str]) -> None:
 
 
 def describe_near(address: Address) -> str:
-    """What is at an address that belongs to this machine or its links, as a person calls it; "" for any other."""
+    """Describe what is at an address that belongs to this machine or its links, as a person calls it; "" for any other."""
     inner = find_embedded(address)
     if inner is not None:
         return describe_near(inner)

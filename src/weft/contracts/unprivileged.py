@@ -31,8 +31,8 @@ def drop_privileges(parent: int, limits: Mapping[int, int], user: int = NOBODY) 
 
 
 def leave_network() -> None:
-    """As root, go on in an empty network namespace; a root that may not have one, as in a container, stays where it is. Raises
-    OSError."""
+    """Leave the network: as root, go on in an empty network namespace; a root that may not have one, as in a container, stays where
+    it is. Raises OSError."""
     if os.geteuid() == 0:
         try:
             _must(ctypes.CDLL(None, use_errno=True).unshare(_NEW_NET))

@@ -1,4 +1,4 @@
-"""What a runtime needs to start one container: all decided, nothing left to look up.
+"""The plan that a runtime needs to start one container: all decided, nothing left to look up.
 
 Its driver is a ``RuntimeDriver[ContainerPlan]`` (``contracts/driver/runtime.py``) whose probe names the kind ``container``; it
 may have the same small protocols as a driver of machines, and has the same facts.
@@ -104,8 +104,8 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class LogPiece(msgspec.Struct, frozen=True):
-    """What follows a position in a log. ``position``: where to go on, in the driver's form; ``missed``: some of what followed was
-    gone."""
+    """The piece that follows a position in a log. ``position``: where to go on, in the driver's form; ``missed``: some of what
+    followed was gone."""
 
     lines: list[LogLine]
     position: str
@@ -115,8 +115,8 @@ class LogPiece(msgspec.Struct, frozen=True):
 @runtime_checkable
 class HasLog(Protocol):
     def read_log(self, guest_id: str, *, tail: int = -1, follow: bool = False) -> AsyncGenerator[LogLine, None]:
-        """What the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until it
-        has ended and all is read. Ends when it is closed. Raises NotFound."""
+        """Read what the container printed, as far as it is kept: the last ``tail`` lines (-1: all), then, with ``follow``, on until
+        it has ended and all is read. Ends when it is closed. Raises NotFound."""
 
     def read_log_after(self, guest_id: str, position: str) -> LogPiece:
         """The lines after ``position`` ("": the first that is kept), some 100 KiB of them at most; none: there are no more now. It

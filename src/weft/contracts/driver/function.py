@@ -1,4 +1,4 @@
-"""What a node needs to run instances of a function, and what a way to isolate them offers.
+"""The contract between a node that runs instances of a function, and the ways to isolate them.
 
 A *recipe* is one version of a function, whole: all that its instances share. An *instance* serves one invocation at a time: its
 runtime asks the node for the next one over the AWS Lambda Runtime API, on a socket that only this instance reaches. A driver
@@ -63,7 +63,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def what(self) -> str:
-        """For people: function/thumb, or function/thumb:3."""
+        """The function's name for people: function/thumb, or function/thumb:3."""
         return f"function/{self.name}" + ("" if self.version == LATEST else f":{self.version}")
 
     @property
@@ -73,7 +73,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EgressEndpoint(msgspec.Struct, frozen=True):
-    """Where instances reach a network: what they send leaves with its address, and nothing can be opened to them."""
+    """The place where instances reach a network: what they send leaves with its address, and nothing can be opened to them."""
 
     namespace: str  # path of a network namespace of the node that has the address
     name_server: str  # for the network's names
@@ -82,7 +82,7 @@ class EgressEndpoint(msgspec.Struct, frozen=True):
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """Where a recipe's parts are on this node, unpacked and whole; nobody may write to them."""
+    """The places of a recipe's parts on this node, unpacked and whole; nobody may write to them."""
 
     root: list[str]  # directories, the uppermost first
     code: str = ""

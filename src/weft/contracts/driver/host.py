@@ -1,4 +1,4 @@
-"""What a driver may know of the machine it runs on. No driver uses a path, address or total that is not in here."""
+"""Facts that a driver may know about the machine it runs on. No driver uses a path, address or total that is not in here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """What this node offers to guests: ``cpu`` in cores, the rest in bytes."""
+    """The capacity that this node offers to guests: ``cpu`` in cores, the rest in bytes."""
 
     cpu: float
     memory_bytes: int

@@ -1,4 +1,4 @@
-"""What makes a machine that was copied another one. A copy begins as its original in all respects.
+"""The identity that makes a copied machine another one. A copy begins as its original in all respects.
 
 Before anything of it reaches the network it gets this, a clock that is right, fresh randomness and SSH host keys of its own; the
 driver draws the randomness, anew for each start. Two things stay as they were in a copy that goes on from memory: the kernel's

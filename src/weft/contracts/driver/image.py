@@ -1,4 +1,5 @@
-"""What a store of container images offers on a node: pulled by reference, kept by digest, layers shared as directories."""
+"""The contract of a store of container images offers on a node: pulled by reference, kept by digest, layers shared as
+directories."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ class Layers(Protocol):
         """Forget a snapshot and its memory. Absent is fine. Layers that are unneeded then may go at once."""
 
     def memory_path(self, snapshot_id: str) -> str:
-        """Where the snapshot's memory is, once it is whole; half of it may be beside, under this name with more behind it. "": this
-        storage has no place for memory."""
+        """The path of the snapshot's memory, once it is whole; half of it may be beside, under this name with more behind it. "":
+        this storage has no place for memory."""
 
     async def clone(self, volume_id: str, snapshot_id: str, disk: str, *, size_bytes: int = 0) -> VolumeFacts:
         """Make the volume as the snapshot's disk was, if it isn't there; it is at least ``size_bytes`` large. Raises NotFound
@@ -156,7 +156,7 @@ class CanTake(Protocol):
 
 
 class CarriedDisk(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a disk stands on, by the ids that it will have there, and the snapshots of this disk."""
+    """The layers that a disk stands on, by the ids that it will have there, and the snapshots of this disk."""
 
     layers: tuple[str, ...] = ()  # bottom first
     snapshots: tuple[KeptSnapshot, ...] = ()
@@ -175,8 +175,8 @@ class LayerTransfer(Protocol):
     async def pack(
         self, volume_id: str, disk: str, workload: str, key: str, *, memory: bool
     ) -> tuple[CarriedDisk, dict[str, str]]:
-        """What goes with the disk of workload ``workload`` (uid), and the path of each file; ids there depend on ``key``, which
-        names the transfer. ``disk`` is its name in snapshots, ``memory``: theirs goes too. Raises IllegalTransition while a
+        """Pack what goes with the disk of workload ``workload`` (uid), and the path of each file; ids there depend on ``key``,
+        which names the transfer. ``disk`` is its name in snapshots, ``memory``: theirs goes too. Raises IllegalTransition while a
         snapshot of it is being taken, DriverFailed."""
 
     async def expect(self, volume_id: str, carried: CarriedDisk) -> None:

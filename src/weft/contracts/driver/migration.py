@@ -42,14 +42,15 @@ class MigrationSettings(msgspec.Struct, frozen=True):
 
 
 class MigrationSockets(msgspec.Struct, frozen=True):
-    """Where a target waits: for memory, over several connections in some modes, and for disks if there are any to copy."""
+    """The sockets where a target waits: for memory, over several connections in some modes, and for disks if there are any to
+    copy."""
 
     memory: str
     disks: str = ""
 
 
 class MigratingGuest(msgspec.Struct, frozen=True):
-    """What the target must know of the machine to build the same one."""
+    """The facts that the target must know of the machine to build the same one."""
 
     plan: GuestPlan
     driver: str
@@ -60,7 +61,7 @@ class MigratingGuest(msgspec.Struct, frozen=True):
 
 
 class MigrationFacts(msgspec.Struct, frozen=True):
-    """What is true of a migration at its source or target. Bytes as the machine counts them; a rate of 0 is not known yet."""
+    """Facts about a migration at its source or target. Bytes as the machine counts them; a rate of 0 is not known yet."""
 
     key: str
     role: Literal["source", "target"]
@@ -80,7 +81,7 @@ class MigrationFacts(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What a guest does to its memory, and how much there is of it."""
+    """The load that a guest puts on its memory, and how much there is of it."""
 
     memory_bytes: int  # all that isn't zero
     dirty_bytes_per_second: float

@@ -88,7 +88,7 @@ BEHIND = "in"  # prefix of links in a shared namespace that lead to the NICs beh
 
 
 class Inside(msgspec.Struct, frozen=True):
-    """Where a container has a NIC: in a network namespace of its guest."""
+    """The place of a container's NIC: in a network namespace of its guest."""
 
     guest: str  # the allocation's short id
     device: str = "eth0"
@@ -145,7 +145,7 @@ class Held(msgspec.Struct, frozen=True, order=True):
 
 
 class Allowed(msgspec.Struct, frozen=True):
-    """What may be opened."""
+    """Rules for what may be opened."""
 
     protocol: Literal["tcp", "udp", "icmp", "any"]
     first_port: int  # of tcp and udp
@@ -291,8 +291,8 @@ class CanHandOver(Protocol):
     flows: Flows
 
     def switch(self, port: Port, node_address: str) -> None:
-        """At once, without waiting for anything: send what is for the port's NIC to the node at ``node_address``, or to the
-        port itself if that is this node. What others still send here for a NIC that migrated ``out`` is passed on. The next
+        """Switch immediately, without waiting for anything: send what is for the port's NIC to the node at ``node_address``, or to
+        the port itself if that is this node. What others still send here for a NIC that migrated ``out`` is passed on. The next
         ``ensure_segment`` has the same endpoint. Raises DriverFailed."""
 
 
@@ -307,7 +307,7 @@ class CountsConnections(Protocol):
 
 
 class FlowReader(Protocol):
-    """What guests' packets pass on this node, of all segments or only at some (segment id, address)."""
+    """A reader of what guests' packets pass on this node, of all segments or only at some (segment id, address)."""
 
     async def read(self, at: Collection[tuple[str, str]] | None = None) -> list[SeenFlow]:
         """The flows that are open now, or ended a moment ago. Raises Unavailable where the node can't see any, DriverFailed."""
@@ -316,7 +316,7 @@ class FlowReader(Protocol):
         """Those that ended since the last call, with their last counts, and whether some are missing. Raises as ``read``."""
 
     async def read_refused(self, port_ids: Collection[str]) -> list[SeenFlow]:
-        """What these ports' filters refused in the last minutes; counts may begin again at any time. Raises DriverFailed."""
+        """Read what these ports' filters refused in the last minutes; counts may begin again at any time. Raises DriverFailed."""
 
 
 @runtime_checkable
@@ -325,8 +325,8 @@ class SeesFlows(Protocol):
 
 
 class NicCounts(NamedTuple):
-    """Of one NIC since its port was made, as its guest sees it; drops are frames for the guest that it didn't take in time, and
-    frames of the guest that the node dropped."""
+    """Counts of one NIC since its port was made, as its guest sees it; drops are frames for the guest that it didn't take in time,
+    and frames of the guest that the node dropped."""
 
     received_bytes: int
     received_packets: int
@@ -340,7 +340,7 @@ class NicCounters(Protocol):
     """Read several times a second, by one thread at a time."""
 
     def read(self, port_ids: Iterable[str]) -> dict[str, NicCounts]:
-        """By port id, of those that are here; one reading of the kernel for all. Raises OSError."""
+        """Read the counts by port id, of those that are here; one reading of the kernel for all. Raises OSError."""
 
     def close(self) -> None:
         """The next reading opens it again."""

@@ -102,7 +102,7 @@ class GuestPlan(msgspec.Struct, frozen=True):
 
 
 class GuestShape(msgspec.Struct, frozen=True):
-    """What a machine has, and the most it can get while it runs."""
+    """The devices and sizes that a machine has, and the most that it can have while it runs."""
 
     cpu: float
     memory_bytes: int
@@ -123,7 +123,7 @@ class ProcessFacts(msgspec.Struct, frozen=True):
 
 
 class GuestFacts(msgspec.Struct, frozen=True):
-    """What is true of one guest now."""
+    """Facts about one guest now."""
 
     id: str
     uid: str
@@ -147,7 +147,7 @@ class GuestFacts(msgspec.Struct, frozen=True):
 
 
 class RuntimeProbe(msgspec.Struct, frozen=True):
-    """What this driver can do here."""
+    """Abilities of this driver here."""
 
     driver: str
     usable: bool  # False: no guest starts
@@ -351,14 +351,14 @@ class CanExec(Protocol):
 
 
 class PrintedBy(msgspec.Struct, frozen=True, array_like=True):
-    """By ``at`` (seconds since 1970) a guest had printed so many bytes since its first boot."""
+    """The number of bytes that a guest had printed by ``at`` (seconds since 1970), since its first boot."""
 
     printed: int
     at: float
 
 
 class Printed(msgspec.Struct, frozen=True):
-    """What a guest printed on its console."""
+    """The output of a guest on its console."""
 
     start: int  # how many bytes it had printed before, on any node
     data: bytes = b""
@@ -375,7 +375,7 @@ class HasConsole(Protocol):
 
 
 class PrintedBefore(Protocol):
-    """What guests printed before the beginning of their console logs: on other nodes, or too long ago."""
+    """The output of guests before the beginning of their console logs: on other nodes, or too long ago."""
 
     def start(self, guest_id: str) -> int:
         """How many bytes it printed before those in its log. Changes after the log, where both change."""
@@ -428,7 +428,7 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class Counters(Protocol):
-    """What is counted of one run of a guest, kept open: it is read several times a second."""
+    """Counters of one run of a guest, kept open: it is read several times a second."""
 
     names: tuple[str, ...]  # of all values that it may have
 

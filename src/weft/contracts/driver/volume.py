@@ -81,10 +81,10 @@ class Encryption(Protocol):
     """Each key is a path of the passphrase, which is read while a call lasts, and never kept."""
 
     async def ensure(self, volume_id: str, *, size_bytes: int, key: str) -> VolumeFacts:
-        """As the driver's ``ensure``, of an empty volume. Raises DriverFailed (``notEncrypted``) for a plain one."""
+        """Make an empty volume like the driver's ``ensure``. Raises DriverFailed (``notEncrypted``) for a plain one."""
 
     async def grow(self, volume_id: str, size_bytes: int, *, key: str) -> VolumeFacts:
-        """As the driver's ``grow``. Raises DriverFailed (``wrongKey``)."""
+        """Grow a volume like the driver's ``grow``. Raises DriverFailed (``wrongKey``)."""
 
 
 @runtime_checkable

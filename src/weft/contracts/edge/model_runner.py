@@ -27,13 +27,13 @@ class AnswerListener(Protocol):
     """Gets what the runner has to say, in the gateway's event loop."""
 
     def note_answer(self, number: int, value: float | None, problem: str) -> None:
-        """To question ``number``. None: no number, for ``problem`` ("": it isn't finite)."""
+        """Take the answer to question ``number``. None: no number, for ``problem`` ("": it isn't finite)."""
 
     def note_lost(self, numbers: Sequence[int]) -> None:
         """Their process ended before it answered these questions."""
 
     def note_running(self, versions: Mapping[str, str]) -> None:
-        """From now on questions go to these versions, by model; {}: to none, and what was asked is not answered any more."""
+        """Send questions, from now on, to these versions, by model; {}: to none, and what was asked is not answered any more."""
 
     def note_problems(self, problems: Mapping[str, str]) -> None:
         """Why models aren't running, by model: all of them now."""

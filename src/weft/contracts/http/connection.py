@@ -65,9 +65,10 @@ def exchange(
 
 
 class Connection(http.client.HTTPConnection):
-    """To the server of ``url``, made with the first request, and again after ``close``; for one thread. The server's certificate
-    must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait; ``dial`` chooses the
-    address, and bounds that itself. ``proxy`` is the URL of one that is asked instead. Raises ValueError for a bad URL."""
+    """A connection to the server of ``url``, made with the first request, and again after ``close``; for one thread. The server's
+    certificate must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait; ``dial``
+    chooses the address, and bounds that itself. ``proxy`` is the URL of one that is asked instead. Raises ValueError for a bad
+    URL."""
 
     def __init__(
         self,
@@ -205,7 +206,8 @@ def read_reply(response: http.client.HTTPResponse, most_bytes: int) -> Reply:
 
 
 class Reader(io.RawIOBase):
-    """What ``sock`` receives, ``left`` bytes of it, each time within ``limit()`` seconds. ``hold`` is closed with it."""
+    """A reader of what ``sock`` receives, ``left`` bytes of it, each time within ``limit()`` seconds. ``hold`` is closed with
+    it."""
 
     def __init__(
         self, sock: socket.socket, limit: Callable[[], float | None], left: float, hold: io.RawIOBase | None = None

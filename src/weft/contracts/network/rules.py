@@ -1,4 +1,4 @@
-"""What the network contract's values let through: the meaning of the rules that a driver gives to its kernel. Pure.
+"""The effect of the network contract's values: the meaning of the rules that a driver gives to its kernel. Pure.
 
 The agent makes filters here, a driver ends the connections that they no longer allow, and the API explains them.
 """
@@ -36,7 +36,8 @@ class NewFlow(msgspec.Struct, frozen=True):
 
 
 class Opened(NamedTuple):
-    """What guests may open to hosts: each segment's own, by its id, and for all of them the name servers that gateways ask."""
+    """The hosts' services that guests may open: each segment's own, by its id, and for all of them the name servers that gateways
+    ask."""
 
     segments: Mapping[str, tuple[Allowed, ...]]
     resolvers: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Which trace something belongs to, and how that travels: in HTTP's ``traceparent`` (W3C Trace Context, levels 1 and 2), in the
+"""The trace that something belongs to, and how that travels: in HTTP's ``traceparent`` (W3C Trace Context, levels 1 and 2), in the
 mark that a person's write leaves on an object, and in this process with whatever is being done. Pure but for ``os.urandom``."""
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def write_traceparent(context: Context) -> str:
 
 
 def write_xray(context: Context) -> str:
-    """As Lambda's runtimes know it: ``Root=1-…;Parent=…;Sampled=…``."""
+    """Write the context as Lambda's runtimes know it: ``Root=1-…;Parent=…;Sampled=…``."""
     return f"Root=1-{context.trace[:8]}-{context.trace[8:]};Parent={context.span};Sampled={1 if context.sampled else 0}"
 
 
 def make_mark(context: Context, now: float) -> str:
-    """What a write leaves on its object: ``TRACE-SPAN-TIME``, the time in seconds, all in hex digits."""
+    """Make the mark that a write leaves on its object: ``TRACE-SPAN-TIME``, the time in seconds, all in hex digits."""
     return f"{context.trace}-{context.span}-{int(now):x}"
 
 
@@ -75,7 +75,8 @@ def read_mark(mark: str | msgspec.UnsetType, now: float) -> Context | None:
 
 
 def end_mark(envelope: Envelope) -> None:
-    """What people wrote is done: the object goes on naming the trace, and what happens to it from now on has other causes."""
+    """End the mark once what people wrote is done: the object goes on naming the trace, and what happens to it from now on has
+    other causes."""
     found = _MARK.fullmatch(envelope.trace) if isinstance(envelope.trace, str) and len(envelope.trace) <= 64 else None
     if found is not None:
         envelope.trace = f"{found[1]}-{found[2]}-0"
@@ -88,8 +89,8 @@ def read_ended(mark: str | msgspec.UnsetType) -> Context | None:
 
 
 def pass_on(of: Envelope, to: Envelope) -> None:
-    """What is done to ``to`` from now on is done because of what was written to ``of``, if that isn't done, and unless people have
-    written ``to`` later."""
+    """Pass the trace on: what is done to ``to`` from now on is done because of what was written to ``of``, if that isn't done, and
+    unless people have written ``to`` later."""
     if of.trace is msgspec.UNSET or not read_time(of.trace):
         return
     if to.trace is msgspec.UNSET or read_time(of.trace) >= read_time(to.trace):
@@ -97,7 +98,8 @@ def pass_on(of: Envelope, to: Envelope) -> None:
 
 
 def hand_over(of: Envelope, to: Envelope) -> None:
-    """What is done to ``to`` from now on is done because of ``of`` alone, whatever ``to`` was written for before."""
+    """Hand the trace over: what is done to ``to`` from now on is done because of ``of`` alone, whatever ``to`` was written for
+    before."""
     to.trace = of.trace
 
 

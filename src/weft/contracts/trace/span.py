@@ -1,4 +1,4 @@
-"""What took how long: spans, and how a process records its own. A span costs about a microsecond until it is written, and
+"""Spans, which say what took how long, and how a process records its own. A span costs about a microsecond until it is written, and
 nothing where nobody asked for a trace."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tracer:
-    """Of one process or, on a node, of its agent. ``put`` takes spans; it never waits and never raises."""
+    """The tracer of one process or, on a node, of its agent. ``put`` takes spans; it never waits and never raises."""
 
     def __init__(self, process: str, clock: Clock, put: Callable[..., None]) -> None:
         self.process, self.clock, self.put = process, clock, put
@@ -98,7 +98,7 @@ class Tracer:
 
 
 class Active(msgspec.Struct, frozen=True):
-    """What is being done now, by whom."""
+    """The work that is done now, and who does it."""
 
     tracer: Tracer
     context: Context
@@ -145,7 +145,8 @@ class span:
 
 
 class Phases:
-    """What goes on in phases, also after the step that began it is over: each is a span, a child of what was active at first."""
+    """Work that goes on in phases, also after the step that began it is over: each is a span, a child of what was active at
+    first."""
 
     def __init__(self) -> None:
         self._under = active.get()
@@ -170,7 +171,7 @@ class Phases:
 
 
 def describe(problem: BaseException | None) -> str:
-    """In one line, for a span; "": no error."""
+    """Describe the problem in one line, for a span; "": no error."""
     if problem is None:
         return ""
     message: Any = getattr(problem, "message", "") or str(problem) or type(problem).__name__
