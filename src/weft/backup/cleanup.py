@@ -29,7 +29,7 @@ _SPARSE = 0.5  # of a pack's chunks that have to be needed, or they are copied
 
 
 class State(msgspec.Struct, kw_only=True):
-    """What the last run saw: backups that vanish although nobody deleted them stop the next one."""
+    """State of the last run: backups that vanish although nobody deleted them stop the next one."""
 
     run: int = 0
     backups: list[str] = []

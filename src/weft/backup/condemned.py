@@ -26,7 +26,7 @@ def read_condemned(storage: Storage) -> dict[str, Condemned]:
 
 
 def avoided_packs(storage: Storage) -> set[str]:
-    """What a writer whose lease is there must not build on: it stores those chunks again."""
+    """Packs on which a writer whose lease is there must not build: it stores those chunks again."""
     condemned = {pack for one in read_condemned(storage).values() for pack in one.packs}
     return condemned | damaged_packs(storage)
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a repository. Each error names the repository and the remedy."""
+"""Errors of a repository. Each error names the repository and the remedy."""
 
 from __future__ import annotations
 

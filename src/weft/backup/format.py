@@ -39,7 +39,7 @@ FRAME_HEAD_LIMIT = _FRAME.size + FRAME_CHUNKS * ID_BYTES
 
 
 class Frame(NamedTuple):
-    """Where one frame lies in its pack, and the ids of its chunks in order."""
+    """The place of one frame in its pack, and the ids of its chunks in order."""
 
     offset: int
     length: int
@@ -47,7 +47,7 @@ class Frame(NamedTuple):
 
 
 class DiskIndex(msgspec.Struct, frozen=True, kw_only=True):
-    """What a disk held: the root of a tree of ids, signed together with its counts."""
+    """The content of a disk: the root of a tree of ids, signed together with its counts."""
 
     name: str
     size: int  # bytes
@@ -161,7 +161,7 @@ def split_ids(ids: bytes) -> tuple[bytes, ...]:
 
 
 def encode_index(keys: Keys, pack: str, version: str, size: int, frames: Sequence[Frame]) -> bytes:
-    """What a pack of ``size`` bytes holds, signed; ``version`` is the pack's in a place that keeps versions."""
+    """Encode what a pack of ``size`` bytes holds, signed; ``version`` is the pack's in a place that keeps versions."""
     name = version.encode()
     parts = [_INDEX, struct.pack(">QHI", size, len(name), len(frames)), name]
     for frame in frames:

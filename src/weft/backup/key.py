@@ -92,7 +92,7 @@ class Keys:
         return nonce, AESGCM(self._derive(f"seal {place}")).encrypt(nonce, plain, aad)
 
     def unseal(self, place: str, sealed: bytes | memoryview, aad: bytes = b"") -> bytes:
-        """What was sealed. Raises cryptography's InvalidTag if a bit of it, its place or ``aad`` differs."""
+        """Unseal what was sealed. Raises cryptography's InvalidTag if a bit of it, its place or ``aad`` differs."""
         return AESGCM(self._derive(f"seal {place}")).decrypt(
             sealed[:_NONCE_BYTES], memoryview(sealed)[_NONCE_BYTES:], aad
         )

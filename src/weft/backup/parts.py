@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def drop_front(parts: Sequence[memoryview], count: int) -> list[memoryview]:
-    """What is left of them after the first ``count`` bytes."""
+    """Drop the first ``count`` bytes. Returns what is left of the parts."""
     for number, part in enumerate(parts):
         if count < len(part):
             return [part[count:], *parts[number + 1 :]]

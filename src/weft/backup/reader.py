@@ -50,7 +50,7 @@ class BackupReader:
         return b"".join(parts)[offset - first * CHUNK :][:length]
 
     def read_data(self, disk: str, first: int, count: int) -> list[Run]:
-        """Of these chunks what holds data, in runs, up to the disk's end. Raises BackupAltered."""
+        """Read the data of these chunks, in runs, up to the disk's end. Raises BackupAltered."""
         size, runs = self._find(disk).size, list[Run]()
         ids = list(self.tree(disk).ids(first, count))
         plain = self._chunks.view_many([id_ for id_ in ids if id_ != HOLE])

@@ -47,7 +47,7 @@ from weft.objects.errors import BackupAltered, Forbidden, NotFound, Unavailable
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """What backups there are, the oldest first; ``damages`` has one entry for each whose manifest can't be read."""
+    """A list of the backups, the oldest first; ``damages`` has one entry for each whose manifest can't be read."""
 
     backups: list[Manifest]
     damages: list[Damage]
@@ -224,7 +224,7 @@ class Repository:
         return report
 
     def _mend_indexes(self, avoided: set[str]) -> None:
-        """For a holder of a lease: no clean-up deletes a pack that isn't ``avoided`` before that ends."""
+        """Mend the indexes, for a holder of a lease: no clean-up deletes a pack that isn't ``avoided`` before that ends."""
         mend_indexes(self._catalogue, self._storage, self._keys, lambda pack: pack not in avoided)
 
     def _read_manifest(self, name: str) -> None:
@@ -242,7 +242,7 @@ class Repository:
         decode_index(self._keys, pack, self._storage.get(f"index/{pack}"))
 
     def usage(self) -> dict[str, Usage]:
-        """By backup."""
+        """Usage by backup."""
         self._refresh()
         return measure(self._keys, self._catalogue, self._chunks, self.backups().backups)
 
@@ -269,8 +269,8 @@ class Repository:
         return report
 
     def _lock(self, remove: Collection[str]) -> CleanupLock:
-        """In a full repository the reserve makes place for it. Where there is none, the manifests of backups that it deletes
-        make some for the next time."""
+        """Lock the repository for a clean-up. In a full repository the reserve makes place for it. Where there is none, the
+        manifests of backups that it deletes make some for the next time."""
         if not keep_reserve(self._storage):
             for name in remove:
                 self._storage.delete(f"backups/{name}")
@@ -304,7 +304,7 @@ class Repository:
         return name in read_state(self._storage).backups and name not in trash
 
     def locked_until(self, backup: str) -> float:
-        """Until when nobody can delete it, in Unix seconds; 0: it isn't locked."""
+        """The time until which nobody can delete it, in Unix seconds; 0: it isn't locked."""
         return self._storage.retain(f"backups/{backup}", "", 0) if self.immutable else 0.0
 
     def retain(self, backup: str, until: float) -> float:

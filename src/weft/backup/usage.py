@@ -1,4 +1,4 @@
-"""What each backup takes up: how much only it holds."""
+"""Usage of each backup: how much only it holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def measure(keys: Keys, catalogue: Catalogue, chunks: ChunkReader, manifests: Iterable[Manifest]) -> dict[str, Usage]:
-    """By backup. Reads all their indexes, what they share only twice."""
+    """Measure the usage by backup. Reads all their indexes, what they share only twice."""
     manifests = list(manifests)
     with IdTable() as owners:
         for number, manifest in enumerate(manifests, 1):

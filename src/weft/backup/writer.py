@@ -193,7 +193,7 @@ class BackupWriter:
         return id_
 
     def _find_known(self, ids: list[bytes]) -> set[bytes]:
-        """Of these chunks those that needn't be stored: they lie in a pack that stays, and that stays locked long enough."""
+        """Find the chunks that needn't be stored: they lie in a pack that stays, and that stays locked long enough."""
         here = self._packs.unindexed
         known = {id_ for id_ in ids if id_ in here or any(id_ in new[0] for new in self._new.values())}
         spots = self._catalogue.find([id_ for id_ in ids if id_ not in known])

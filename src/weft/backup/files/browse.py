@@ -1,5 +1,5 @@
-"""What is asked of a disk: a folder's list, a file's content, all of a folder, or what in its system is one machine's own. Pure,
-but for what ``read`` and ``send`` do."""
+"""Questions about a disk: a folder's list, a file's content, all of a folder, or what in its system is one machine's own. Pure, but
+for what ``read`` and ``send`` do."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _unread(what: str) -> InvalidInput:
 
 
 def _name_top(path: str) -> str:
-    """What the entries of a folder's archive begin with."""
+    """The path with which the entries of a folder's archive begin."""
     names = [name for name in path.split("/") if name not in ("", ".")]
     return names[-1] if names and names[-1] != ".." else ""
 

@@ -95,8 +95,8 @@ class FileSystem:
         return bool(self._overlaid)
 
     def list_journal(self) -> list[tuple[int, int]]:
-        """Where what was written to its journal lies: start and length in bytes, in the order of the disk. Its first block, which
-        says what it is, is not part of that."""
+        """List the places of what was written to its journal: start and length in bytes, in the order of the disk. Its first block,
+        which says what it is, is not part of that."""
         runs = self._runs(self.inode(self._journal_inode)) if self._journal_inode else ()
         found = list[tuple[int, int]]()
         for run in sorted((run for run in runs if run.physical), key=lambda run: run.physical):
@@ -183,7 +183,7 @@ class FileSystem:
                 yield piece[at : at + self.block_size]
 
     def _inline(self, inode: Inode) -> bytes:
-        """What lies in the inode itself: the rest is the extended attribute system.data."""
+        """Read what lies in the inode itself: the rest is the extended attribute system.data."""
         rest, raw = b"", inode.attributes
         if len(raw) >= 4 and _u32(raw, 0) == _ATTRIBUTES:
             at = 4
@@ -286,7 +286,7 @@ class FileSystem:
         return self._patched(number * self.block_size, self.block_size)
 
     def _patched(self, offset: int, length: int) -> bytes:
-        """As it is once the journal is applied."""
+        """Read the bytes as they are once the journal is applied."""
         data = self._bytes(offset, length)
         if not self._overlaid:
             return data

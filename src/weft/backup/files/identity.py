@@ -1,5 +1,5 @@
-"""What in a Linux system on a disk is this machine's own, and no other's: found for an image that others are made from. Pure, but
-for what ``read`` does.
+"""Traces of a machine's own identity in a Linux system on a disk: found for an image that others are made from. Pure, but for what
+``read`` does.
 
 The rules are in the guide (docs/guide/images.md). Links are followed within the file system, and never out of it.
 """
@@ -99,7 +99,7 @@ def find_system(parts: list[Part]) -> list[Part]:
 
 
 def find_traces(files: FileSystem, hostname: str) -> Iterator[Trace] | None:
-    """What to clean in a system's root; None: it has none, and only boots one. Raises DriverFailed (``cantClean``)."""
+    """Find what to clean in a system's root; None: it has none, and only boots one. Raises DriverFailed (``cantClean``)."""
     if _find(files, "/etc") is not None:
         return _Search(files).run(hostname)
     names = [name.decode(errors="replace") for name, _ in files.list_directory(files.inode(ROOT_INODE))]
@@ -128,7 +128,7 @@ class _Search:
                 yield Trace(named.number, "empty", HOSTNAME)
 
     def _match(self, rule: Rule) -> Iterator[Trace]:
-        """What the rule says of, and the file that a link leads to. A file that is empty already needs nothing."""
+        """Match what the rule is about, and the file that a link leads to. A file that is empty already needs nothing."""
         *way, last = rule.path.strip("/").split("/")
         for path, folder in self._expand(way):
             found = (

@@ -1,4 +1,5 @@
-"""What the journal of an ext4 file system would put where: a guest that wasn't frozen leaves its newest metadata there. Pure.
+"""Blocks that the journal of an ext4 file system would write, and their places: a guest that wasn't frozen leaves its newest
+metadata there. Pure.
 
 Source: Linux, Documentation/filesystems/ext4/journal.rst. Committed transactions count, revoked blocks don't; nothing is written.
 Fast commits are not read: what they hold is missing.

@@ -1,4 +1,4 @@
-"""Where file systems lie on a disk: the whole of it, or its partitions (GPT, MBR).
+"""Places of file systems on a disk: the whole of it, or its partitions (GPT, MBR).
 
 Sources: UEFI specification 2.10, chapter 5; the layout of MBR as util-linux's fdisk documents it.
 """
@@ -38,7 +38,7 @@ class Part(msgspec.Struct, frozen=True):
 
 
 def find_parts(read: Read, size: int) -> list[Part]:
-    """What is on a disk of ``size`` bytes: the whole, if it has a file system, or its partitions."""
+    """Find what is on a disk of ``size`` bytes: the whole, if it has a file system, or its partitions."""
     whole = _identify(read, 0, size)
     if whole in ("ext4", "xfs", "btrfs"):
         return [Part(0, 0, size, whole)]

@@ -41,5 +41,5 @@ def walk(files: FileSystem, path: str) -> Inode:
 
 
 def show(text: str) -> str:
-    """For people: without what a terminal would act on, and not too long."""
+    """Show the text to people: without what a terminal would act on, and not too long."""
     return "".join(char if char.isprintable() else "?" for char in text[:200])

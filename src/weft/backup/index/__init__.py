@@ -1,1 +1,1 @@
-"""Which chunks a disk has, and where they lie."""
+"""Chunks of disks, and their places."""

@@ -1,4 +1,4 @@
-"""Which chunk lies where: a copy of all packs' indexes in a local SQLite file. It may be lost: the repository has it all."""
+"""Catalogue of the places of chunks: a copy of all packs' indexes in a local SQLite file. It may be lost: the repository has it all."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS manifest (id TEXT PRIMARY KEY, sealed BLOB NOT NULL);
 
 
 class Spot(NamedTuple):
-    """Where one copy of a chunk lies."""
+    """The place of one copy of a chunk."""
 
     pack: str
     version: str
@@ -241,8 +241,8 @@ def drop_catalogue(cache: Path, repository: str) -> None:
 
 
 def with_catalogue(cache: Path, work: Callable[[Callable[[str], None]], T]) -> T:
-    """What ``work`` gives, which may be begun again, once: where its catalogue is damaged. It calls its argument with the id of the
-    repository. Raises Unavailable, and what ``work`` raises."""
+    """Return what ``work`` gives; it may be begun again, once: where its catalogue is damaged. It calls its argument with the id of
+    the repository. Raises Unavailable, and what ``work`` raises."""
     opened: list[str] = []
     try:
         try:

@@ -20,7 +20,7 @@ class IdTable:
         self._db.execute("BEGIN")
 
     def claim(self, id_: bytes, number: int) -> int | None:
-        """Who had the id before: nobody, ``number`` itself, or else it is shared from now on."""
+        """Claim the id. Returns who had it before: nobody, ``number`` itself, or else it is shared from now on."""
         row = self._db.execute("SELECT number FROM owner WHERE id = ?", (id_,)).fetchone()
         if row is None:
             self._db.execute("INSERT INTO owner VALUES (?, ?)", (id_, number))

@@ -107,7 +107,8 @@ def _clean_part(disk: _Disk, part: Part, hostname: str) -> tuple[bool, dict[str,
 
 
 def _clear_journal(disk: _Disk, part: Part) -> None:
-    """Of one that has been replayed: it may have the content of files, of any that were written with data=journal."""
+    """Clear the journal of a file system that has been replayed: it may have the content of files, of any that were written with
+    data=journal."""
     question = Question(act="journal", partition=part.number, size=disk.size)
     pieces = msgspec.json.decode(_ask(disk, question)[1], type=list[tuple[int, int]])
     if len(pieces) > MOST_PIECES:
@@ -117,7 +118,7 @@ def _clear_journal(disk: _Disk, part: Part) -> None:
 
 
 def _write_commands(trace: Trace) -> list[str]:
-    """By number, never by name: names are the guest's."""
+    """Write the commands by inode number, never by name: names are the guest's."""
     if trace.act == "remove":
         return [f"clri <{trace.inode}>"]
     return [f"punch <{trace.inode}> 0", f"sif <{trace.inode}> size 0"]
@@ -130,7 +131,7 @@ def _find(disk: _Disk, question: Question) -> tuple[bool, list[Trace]]:
 
 
 def _ask(disk: _Disk, question: Question) -> tuple[str, bytes]:
-    """What a process without rights says of the disk, and its answer. Raises DriverFailed."""
+    """Ask a process without rights about the disk. Returns what it reports, and its answer. Raises DriverFailed."""
     disk.require_bounds("the search")
     confined, pieces, most = Confined(), bytearray(), MOST_ANSWER_BYTES
 

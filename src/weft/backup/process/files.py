@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def run(job: FilesJob, confined: Confined) -> str:
-    """What people should know of the answer, which is written. Raises WeftError, OSError."""
+    """Run the job and write the answer. Returns what people should know of it. Raises WeftError, OSError."""
     try:
         return _run(job, confined)
     except sqlite3.Error as problem:
@@ -88,7 +88,7 @@ def _run(job: FilesJob, confined: Confined) -> str:
 
 
 def _describe(there: Manifest) -> dict[str, Any]:
-    """What people see of a backup before they adopt it."""
+    """Describe a backup for people before they adopt it."""
     said = there.spec if isinstance(there.spec, dict) else {}
     project, _, name = there.name.partition("/")
     return {

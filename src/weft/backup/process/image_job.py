@@ -1,4 +1,4 @@
-"""What an agent and the process that makes an image of a VM's disk say to each other."""
+"""Messages between an agent and the process that makes an image of a VM's disk."""
 
 from __future__ import annotations
 

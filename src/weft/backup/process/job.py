@@ -1,4 +1,4 @@
-"""What a node's agent and the process that works on a repository say to each other: a Job in, Lines out."""
+"""Messages between a node's agent and the process that works on a repository: a Job in, Lines out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASE_GONE = "baseGone"  # make the copy without the backup that it was to contin
 
 
 def name_upload(sha256: str) -> str:
-    """What the repository calls an uploaded file among the disks of a project's backup."""
+    """The name that the repository gives to an uploaded file among the disks of a project's backup."""
     return _UPLOAD + sha256
 
 
@@ -51,7 +51,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What nobody else may read."""
+        """Secrets that nobody else may read."""
         return [self.key, *(self.credentials or ())]
 
     def __repr__(self) -> str:
@@ -80,7 +80,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 
 class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Of ``backup.process.files``."""
+    """The job of ``backup.process.files``."""
 
     act: Literal["list", "read", "tree", "objects", "upload", "contents"]
     url: str
@@ -96,7 +96,7 @@ class FilesJob(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def secrets(self) -> list[str]:
-        """What nobody else may read."""
+        """Secrets that nobody else may read."""
         return [self.key, *(self.credentials or ())]
 
     def __repr__(self) -> str:

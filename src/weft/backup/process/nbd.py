@@ -28,7 +28,7 @@ _READS_AHEAD = 4  # likewise, of those in order
 
 
 class NbdClient:
-    """Of the export ``""`` at the socket ``path``. Raises DriverFailed, and OSError where the server is gone."""
+    """A client of the export ``""`` at the socket ``path``. Raises DriverFailed, and OSError where the server is gone."""
 
     def __init__(self, path: str) -> None:
         self._socket, self._unanswered = socket.socket(socket.AF_UNIX), 0
@@ -68,7 +68,7 @@ class NbdClient:
             raise
 
     def _take(self, wanted: deque[tuple[int, int]], came: dict[int, bytes]) -> bytes:
-        """What the first of ``wanted`` brought. Answers come in any order."""
+        """Take the answer to the first of ``wanted``. Answers come in any order."""
         first, _ = wanted[0]
         lengths = dict(wanted)
         while first not in came:
@@ -89,14 +89,14 @@ class NbdClient:
         self._ask(_WRITE, offset, sum(len(part) for part in parts), parts, ahead=_WRITES_AHEAD)
 
     def write_zeroes(self, offset: int, length: int) -> None:
-        """What was there before, or is below, shows no more."""
+        """Write zeroes: what was there before, or is below, shows no more."""
         while length:
             size = min(length, 1 << 30)
             self._ask(_ZEROES, offset, size)
             offset, length = offset + size, length - size
 
     def flush(self) -> None:
-        """What was written is durable once it returns."""
+        """Flush: what was written is durable once it returns."""
         self._ask(_FLUSH, 0, 0)
 
     def begin_flush(self) -> None:

@@ -51,7 +51,7 @@ class NbdServer:
         self._socket.listen(16)
 
     def serve(self) -> None:
-        """For ever."""
+        """Serve for ever."""
         while True:
             peer, _ = self._socket.accept()
             threading.Thread(target=self._serve, args=(peer,), daemon=True).start()

@@ -157,7 +157,7 @@ class Worker:
         )
 
     def _count(self, repository: Repository, line: Line) -> None:
-        """What is in the repository now."""
+        """Count what is in the repository now."""
         backups = repository.backups().backups
         line.backups, line.kept_bytes = len(backups), sum(one.stored_bytes for one in backups)
         line.free = _find_free(self._job.url)
@@ -202,7 +202,7 @@ class Worker:
         return Line(disks={disk.name: disk.size for disk in there.disks})
 
     def _serve(self, repository: Repository) -> Line:
-        """Until it is killed."""
+        """Serve until it is killed."""
         there, job = require_backup(repository, self._job.backup), self._job
         with repository.read(there.id) as reader:
             disks = {disk.name: disk.size for disk in there.disks}
@@ -325,7 +325,8 @@ def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list
 
 
 def _measure(repository: Repository, backup: Manifest) -> Usage:
-    """What it takes up. What it shares with others isn't known while one of them is damaged: ``unique_bytes`` is 0 then."""
+    """Measure what the backup takes up. What it shares with others isn't known while one of them is damaged: ``unique_bytes`` is 0
+    then."""
     try:
         return repository.usage()[backup.id]
     except BackupAltered:

@@ -1,1 +1,1 @@
-"""Where a repository's objects lie: a folder or a bucket."""
+"""Places of a repository's objects: a folder or a bucket."""

@@ -1,5 +1,5 @@
-"""What a repository needs of the place it lies in. Keys are paths of plain words; every call is done when it returns, and durably,
-unless it is told that this doesn't matter."""
+"""The contract of the place where a repository lies. Keys are paths of plain words; every call is done when it returns, and
+durably, unless it is told that this doesn't matter."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ class Storage(Protocol):
 
 
 def list_own(storage: Storage, prefix: str) -> Iterator[Stored]:
-    """Of the objects below ``prefix`` those with a name that weft gives: others put files beside them, as servers and desktops do
+    """List the objects below ``prefix`` that have a name that weft gives: others put files beside them, as servers and desktops do
     (``.DS_Store``, ``desktop.ini``, ``.nfs0001``)."""
     return (found for found in storage.list(prefix) if _OWN.fullmatch(found.key))

@@ -123,7 +123,7 @@ class DirectoryStorage(Storage):
 
 
 def _identify(folder: Path) -> tuple[int, int] | None:
-    """Which folder of which mounted file system; None: there is none."""
+    """Identify a folder of a mounted file system; None: there is none."""
     try:
         found = folder.stat()
     except OSError:

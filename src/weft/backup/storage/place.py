@@ -1,4 +1,4 @@
-"""From an address to its storage: ``dir://PATH`` or ``s3://BUCKET?endpoint=…&region=…&prefix=…``."""
+"""Storage by its address: ``dir://PATH`` or ``s3://BUCKET?endpoint=…&region=…&prefix=…``."""
 
 from __future__ import annotations
 

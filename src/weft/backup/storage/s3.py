@@ -130,7 +130,7 @@ class S3Storage(Storage):
                 yield Stored(found["Key"].removeprefix(self._prefix), found["Size"])
 
     def delete(self, key: str, version: str = "", *, durable: bool = True) -> None:
-        """Where versions are kept all of them go, and marks of deletion."""
+        """Delete the object; where versions are kept, all of them go, and marks of deletion."""
         name = self._prefix + key
         if not self.locks:
             self._ask(lambda: self._s3.delete_object(Bucket=self._bucket, Key=name), key, writes=True)
@@ -222,7 +222,7 @@ class S3Storage(Storage):
         return found.version
 
     def _first_versions(self, prefix: str) -> dict[str, Stored]:
-        """Of each object below ``prefix`` the oldest version; servers list the newest first."""
+        """The oldest version of each object below ``prefix``; servers list the newest first."""
         found: dict[str, Stored] = {}
         for page in self._pages("list_object_versions", prefix):
             for one in page.get("Versions", []):

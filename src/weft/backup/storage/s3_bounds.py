@@ -15,7 +15,7 @@ _PIECE_BYTES = 1 << 16
 
 
 def bound_answers(client: Any, url: str) -> None:
-    """From now on ``client`` reads at most ``MOST_ANSWER_BYTES`` of an answer, but for the content of objects."""
+    """Bound what ``client`` reads from now on to ``MOST_ANSWER_BYTES`` of an answer, except for the content of objects."""
     session = client._endpoint.http_session  # boto3 has no other way to an answer before it is read
 
     def send(request: Any, **_: Any) -> Any:

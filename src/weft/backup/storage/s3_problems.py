@@ -1,4 +1,4 @@
-"""What an S3 server's refusals and silences mean, as errors that name the field and the remedy. None has credentials in it."""
+"""Meaning of an S3 server's refusals and silences, as errors that name the field and the remedy. None has credentials in it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def code_of(error: ClientError) -> str:
 
 
 def explain_answer(url: str, error: ClientError, key: str, *, writes: bool) -> WeftError | ObjectMissing:
-    """Of a refusal. Only what may pass by itself is ``unreachable``."""
+    """Explain a refusal. Only what may pass by itself is ``unreachable``."""
     code = code_of(error)
     if code in _MISSING and key:
         return ObjectMissing(key)
@@ -69,7 +69,7 @@ def explain_answer(url: str, error: ClientError, key: str, *, writes: bool) -> W
 
 
 def explain_silence(url: str, error: BotoCoreError) -> WeftError:
-    """Of a request that got no answer, or none that could be read."""
+    """Explain a request that had no answer, or none that could be read."""
     if isinstance(error, ParamValidationError):
         return InvalidInput(
             f"{url} names no bucket that could exist",
