@@ -1,4 +1,4 @@
-"""What an agent needs for instances of functions: the drivers of the chosen isolations, and the source of their parts."""
+"""Parts of an agent for instances of functions: the drivers of the chosen isolations, and the source of their parts."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def make_functions(
 
 
 def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock) -> Place:
-    """Where this node serves functions itself: ``place`` (ADDRESS:PORT), with key and certificate in ``tls``. What can't be opened
-    now is tried again. Raises InvalidInput for what can't be a place."""
+    """Make the place where this node serves functions itself: ``place`` (ADDRESS:PORT), with key and certificate in ``tls``. What
+    can't be opened now is tried again. Raises InvalidInput for what can't be a place."""
     address, port = read_place(place, tls is not None)
     local = functions.local
     assert local is not None

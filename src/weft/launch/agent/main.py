@@ -234,7 +234,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
 
 
 def _send_lines(options: argparse.Namespace, parts: AgentParts, clock: Clock) -> None:
-    """To a syslog and a collector, if they are named. Raises InvalidInput for what can't be one."""
+    """Send lines to a syslog and a collector, if they are named. Raises InvalidInput for what can't be one."""
     if options.log_syslog:
         sender = importlib.import_module("weft.agent.logs.syslog").LineSender
         target = importlib.import_module("weft.telemetry.audit.target").read_target(options.log_syslog)
@@ -248,7 +248,7 @@ def _send_lines(options: argparse.Namespace, parts: AgentParts, clock: Clock) ->
 
 
 def _make_listener(host: Host, parts: AgentParts, clock: Clock) -> Any:
-    """What answers /readyz, /healthz and /metrics at a socket in the run folder. Raises Unavailable."""
+    """Make what answers /readyz, /healthz and /metrics at a socket in the run folder. Raises Unavailable."""
     serving = importlib.import_module("weft.serving.server")
     parts.readiness.read_synchronized = is_clock_synchronized
     return _serve_metrics(serving.listen_at(Path(host.run_dir) / SOCKET), host, parts, clock)
@@ -314,7 +314,7 @@ async def _keep_time(parts: AgentParts, clock: Clock, *contexts: ssl.SSLContext)
 
 
 def _check_time(parts: AgentParts, *contexts: ssl.SSLContext) -> None:
-    """Without a right clock no certificate would be valid, and the server would never be heard."""
+    """Check the time: without a right clock no certificate would be valid, and the server would never be heard."""
     for tls in contexts:
         set_time_check(tls, not parts.wall.behind)
 

@@ -207,7 +207,7 @@ class AgentParts:
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
     def list_parts(self) -> Sequence[Part]:
-        """In the order in which they start, report, and take answers."""
+        """The parts in the order in which they start, report, and take answers."""
         network, proximity, guarded, proxies = self._network, self._proximity, self._guarded, self._proxies
         return (
             Part(report=self._describe_machine),

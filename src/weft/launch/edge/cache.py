@@ -1,4 +1,5 @@
-"""Which cache a gateway writes what its devices are to, by its settings. Only a gateway that has one loads what it takes."""
+"""The cache to which a gateway writes the state of its devices, by its settings. Only a gateway that has one loads what it
+takes."""
 
 from __future__ import annotations
 

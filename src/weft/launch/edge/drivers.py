@@ -1,4 +1,4 @@
-"""Which protocols a gateway speaks. All but MQTT take packages of the extra ``edge``, and are loaded when a device needs them."""
+"""Protocols that a gateway speaks. All but MQTT take packages of the extra ``edge``, and are loaded when a device needs them."""
 
 from __future__ import annotations
 

@@ -92,7 +92,8 @@ class GatewayFunctions:
 
 
 def make_functions(state: Path, store: RemoteStore, clock: Clock, ticket_key: bytes) -> GatewayFunctions:
-    """For the server whose state folder is ``state``; run the service beside the gateway."""
+    """Make the functions' part of the gateway for the server whose state folder is ``state``; run the service beside the
+    gateway."""
     cache = Cache(store, make_view("token", *ACCOUNTS, indexes=(TOKENS_BY_KEY,), later=KINDS), clock)
     places = PlacesOnceWanted(cache.view)
     cache.subscribe(places.notice, (*KINDS, "function"))

@@ -169,7 +169,7 @@ def make_tls(state: Path) -> ssl.SSLContext:
 
 
 async def wait_for_files(paths: list[Path], clock: Clock) -> None:
-    """Until all of ``paths`` are there. Raises Unavailable naming one that stays missing."""
+    """Wait until all of ``paths`` are there. Raises Unavailable naming one that stays missing."""
     deadline = clock.elapsed() + WAIT_SECONDS
     while missing := [path for path in paths if not path.exists()]:
         if clock.elapsed() > deadline:

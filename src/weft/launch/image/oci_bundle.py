@@ -60,7 +60,7 @@ class Puller(msgspec.Struct, omit_defaults=True):
 
 
 class FetchError(msgspec.Struct, omit_defaults=True):
-    """What went wrong."""
+    """The fault of a fetch."""
 
     reason: str
     message: str

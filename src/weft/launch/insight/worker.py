@@ -17,14 +17,14 @@ _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM
 
 
 class Worker:
-    """That process, started when there is work and ended at ``rest``."""
+    """The process that analyses, started when there is work and ended at ``rest``."""
 
     def __init__(self) -> None:
         self._process: Process | None = None
         self._killed: list[Process] = []
 
     async def analyse(self, batch: bytes) -> bytes:
-        """As ``analysis.analyse``. Raises Unavailable where the process ends or takes too long."""
+        """Run ``analysis.analyse`` in the process. Raises Unavailable where the process ends or takes too long."""
         process = await self._find()
         assert process.stdin is not None and process.stdout is not None
         try:

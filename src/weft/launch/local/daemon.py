@@ -34,7 +34,7 @@ class Daemon(msgspec.Struct, frozen=True):
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What a pidfile holds; ``boot`` because numbers and starts repeat after a reboot."""
+    """The content of a pidfile; ``boot`` because numbers and starts repeat after a reboot."""
 
     pid: int
     start: int

@@ -64,7 +64,7 @@ def place_second(clone: str) -> str:
 
 
 def find_second(clone: str) -> str | None:
-    """That folder, if there is, or still runs, a second cluster. Raises InUse as ``find_topology``."""
+    """Find the folder of a second cluster that exists, or still runs. Raises InUse as ``find_topology``."""
     home = place_second(clone)
     return home if (Path(home) / ".weft").is_dir() or find_topology(home) is not None else None
 

@@ -1,4 +1,4 @@
-"""What a local cluster runs: weft's own server and agents, an image and a first VM.
+"""Parts of a local cluster: weft's own server and agents, an image and a first VM.
 
 Decides command lines, and asks the server as any client would; `up` starts the processes and waits with what is given
 here. Nothing here touches the host.
@@ -92,19 +92,19 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
 
 
 def plan_ceph(topology: Topology) -> CephPlan:
-    """At the host's address on the underlay, where each node reaches it."""
+    """Plan Ceph at the host's address on the underlay, where each node reaches it."""
     return CephPlan(f"{topology.state_dir}/ceph", topology.gateway_address, s3_port=S3_PORT)
 
 
 async def wait_ceph(topology: Topology, clock: Clock) -> str:
-    """Until its disks can be written."""
+    """Wait until its disks can be written."""
     plan = plan_ceph(topology)
     await wait_ready(plan, clock)
     return f"{plan.osds} OSDs at {plan.address}, pool {plan.pool} in .weft/ceph/"
 
 
 async def wait_s3(topology: Topology, clock: Clock) -> str:
-    """Until its S3 has a bucket for backups."""
+    """Wait until its S3 has a bucket for backups."""
     plan = plan_ceph(topology)
     await ensure_bucket(plan, clock)
     return f"bucket {BUCKET} with Object Lock at {plan.endpoint}, its keys in .weft/ceph/s3/"
@@ -189,13 +189,13 @@ async def _join(topology: Topology, node: Node, state: Path) -> None:
 
 
 async def wait_server(topology: Topology, clock: Clock) -> str:
-    """Until the API answers."""
+    """Wait until the API answers."""
     await _until(clock, "the server answers", topology, lambda client: bool(client.list("project").items))
     return f"https://127.0.0.1:{topology.api_port}, store {STORES[topology.store]} in .weft/"
 
 
 async def wait_nodes(topology: Topology, clock: Clock) -> str:
-    """Until every node that nobody deleted is Ready and every guest that should run does: healed."""
+    """Wait until every node that nobody deleted is Ready and every guest that should run does: healed."""
     names = sorted(node.name for node in topology.nodes)
 
     def healed(client: Client) -> bool:
@@ -291,7 +291,7 @@ async def ensure_hello(topology: Topology, clock: Clock) -> str:
 
 
 def plan_closing(topology: Topology) -> str:
-    """What to type next."""
+    """Plan the closing words: what to type next."""
     plan = plan_ceph(topology)
     files = " ".join(f"--from-file {name}=.weft/ceph/s3/{name}" for name in KEYS)
     bucket = (

@@ -153,7 +153,7 @@ def start_command(which: str, node: str, state: str, log: str) -> int:
 
 
 def bound_logs(folder: str) -> None:
-    """Of each log of the cluster that has grown long the end is kept. Its writers append, and go on there."""
+    """Bound the logs: of each log of the cluster that has grown long, the end is kept. Its writers append, and go on there."""
     try:
         for name in os.listdir(folder):
             if name.endswith(".log") and os.stat(f"{folder}/{name}").st_size > LOG_LIMIT_BYTES:

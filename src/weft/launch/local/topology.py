@@ -1,4 +1,4 @@
-"""Which names, networks and ports a clone's local cluster uses. Pure: decides from values, reads and writes nothing.
+"""Names, networks and ports that a clone's local cluster uses. Pure: decides from values, reads and writes nothing.
 
 Everything follows from the clone's absolute path, so two clones on one machine never meet; where the path's own choice
 is taken by someone else, the next candidate is tried. The result is kept in `.weft/cluster.json` and stays.
@@ -30,7 +30,8 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """What this machine uses already: link names, routes as (network, link), listening ports, owner by cluster id."""
+    """Names and ports that this machine already uses: link names, routes as (network, link), listening ports, owner by cluster
+    id."""
 
     links: frozenset[str] = frozenset()
     routes: tuple[tuple[str, str], ...] = ()
@@ -72,7 +73,7 @@ class Topology(msgspec.Struct, frozen=True):
 
     @property
     def functions_port(self) -> int:
-        """Where functions are invoked by HTTP."""
+        """The port where functions are invoked by HTTP."""
         return self.api_port - FUNCTIONS_BELOW
 
     @property

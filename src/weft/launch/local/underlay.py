@@ -67,7 +67,7 @@ table inet {table} {{
 
 
 def inspect_taken() -> Taken:
-    """What this machine uses now: links, routes, listening ports, other clones' clusters."""
+    """Inspect what this machine uses now: links, routes, listening ports, other clones' clusters."""
     routes = json.loads(run(["ip", "-j", "-4", "route", "show", "table", "all"]) or "[]")
     networks = [(r["dst"], r.get("dev", "")) for r in routes if r.get("type", "unicast") == "unicast"]
     return Taken(

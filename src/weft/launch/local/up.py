@@ -29,7 +29,7 @@ Work = Callable[[Topology, Clock], Awaitable[str]]
 
 @dataclass(frozen=True)
 class Fabric:
-    """What a local cluster runs and when it is ready; each ``Work`` returns what to show, or raises a WeftError.
+    """The parts of a local cluster, and when it is ready; each ``Work`` returns what to show, or raises a WeftError.
 
     ``plan_daemons`` gives the host's long-running commands; ``wait_server`` returns once they answer;
     ``prepare_agent`` gives a node's agent command (it may ask the server for a join token, and must give the same

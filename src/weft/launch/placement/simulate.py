@@ -228,7 +228,7 @@ def write_table(answer: dict[str, Any], notes: list[str]) -> str:
 
 
 def _find_quantile(seconds: list[float], part: float) -> float:
-    """In milliseconds; 0 of none."""
+    """Find the quantile in milliseconds; 0 of none."""
     if not seconds:
         return 0.0
     return round(1000.0 * sorted(seconds)[min(len(seconds) - 1, math.ceil(part * len(seconds)) - 1)], 4)

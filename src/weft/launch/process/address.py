@@ -1,4 +1,4 @@
-"""Where the server's processes listen and reach each other, and whose pages may speak to them. Pure."""
+"""Addresses where the server's processes listen and reach each other, and whose pages may speak to them. Pure."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
-        """As argparse does; an empty value means nothing anywhere: ``--listen ''`` is a variable that isn't set."""
+        """Parse like argparse; an empty value means nothing anywhere: ``--listen ''`` is a variable that isn't set."""
         words = list(sys.argv[1:] if args is None else args)
         for before, word in itertools.pairwise(["", *words]):
             if not word:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 async def keep_certificate(
     tls: ssl.SSLContext, chain: Path, key: Path, clock: Clock, renew: Callable[[], object] | None = None
 ) -> None:
-    """For ever: let ``renew``, if given, renew the files, and load them into ``tls`` when they change."""
+    """Keep the certificate for ever: let ``renew``, if given, renew the files, and load them into ``tls`` when they change."""
     shown = chain.read_bytes()
     while True:
         await clock.sleep(POLL_SECONDS)

@@ -32,6 +32,6 @@ def bound_free_memory(*, reads_tls: bool = False) -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """As far as the machine lets this process: each connection is a descriptor."""
+    """Raise the limit as far as the machine lets this process: each connection is a descriptor."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

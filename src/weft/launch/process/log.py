@@ -62,7 +62,7 @@ class GatheringHandler(logging.Handler):
 
 
 class _Formatter(logging.Formatter):
-    """With the time of day worked out once a second."""
+    """A formatter that works out the time of day once a second."""
 
     _second, _text = 0, ""
 
@@ -77,8 +77,8 @@ class _Formatter(logging.Formatter):
 
 
 def gather_logs() -> GatheringHandler:
-    """From now on, for the whole process; and nothing is looked up for a record that no line of ours shows (of the manual of
-    ``logging``: "Optimization")."""
+    """Gather logs from now on, for the whole process; and nothing is looked up for a record that no line of ours shows (of the
+    manual of ``logging``: "Optimization")."""
     handler = GatheringHandler()
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging._srcfile = None

@@ -37,7 +37,7 @@ def _translate(given: Mapping[Any, Any], find_place: Callable[[Any], str]) -> It
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the settings of a process may be. ``find_file`` gives the file that is read if nobody names one, by the settings of
+    """A program, and where its settings may be. ``find_file`` gives the file that is read if nobody names one, by the settings of
     flags and variables, or None."""
 
     command: str  # weft agent
@@ -49,7 +49,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def prefix(self) -> str:
-        """What its variables begin with."""
+        """The prefix of its variables."""
         return f"{self.command.partition(' gateway')[0].replace(' ', '_').upper()}_"
 
 
@@ -108,7 +108,7 @@ def add_show(parser: argparse.ArgumentParser) -> tuple[str, ...]:
 def show_settings(
     settings: Mapping[str, Setting], out: TextIO, *, show_origin: bool = True, output: str = "table"
 ) -> None:
-    """As a table, or as JSON."""
+    """Show the settings as a table, or as JSON."""
     if output == "json":
         rows = [
             {"name": name, "value": one.value, **({"origin": one.origin} if show_origin else {})}
@@ -129,7 +129,7 @@ def show_settings(
 
 
 def write(value: Any) -> str:
-    """As people write it."""
+    """Write a value as people do."""
     if value is None:
         return ""
     if isinstance(value, bool):

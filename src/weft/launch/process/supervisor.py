@@ -100,7 +100,7 @@ async def supervising(supervisors: Sequence[Supervisor]) -> AsyncIterator[None]:
 
 
 def _prepare(most_data_bytes: int) -> None:
-    """In the child: ask the kernel for a signal when the supervisor ends, however it ends (prctl(2))."""
+    """Prepare the child: ask the kernel for a signal when the supervisor ends, however it ends (prctl(2))."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if most_data_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (most_data_bytes, most_data_bytes))

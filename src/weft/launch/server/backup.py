@@ -112,7 +112,7 @@ def find_state(folder: Path) -> Path:
 
 
 def _back_up(options: argparse.Namespace, clock: Clock) -> int:
-    """To a file; or to one that goes into a repository, and is removed."""
+    """Back up to a file; or to one that goes into a repository, and is removed."""
     options.shown = options.file
     if not is_repository(options.file):
         options.file = Path(options.file)

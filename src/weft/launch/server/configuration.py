@@ -49,7 +49,7 @@ PROCESSES = ("api", "controllers", "gateway")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """What ``weft server`` understands."""
+    """Make the parser of ``weft server``."""
     parser = Parser(
         prog="weft server",
         description="Run the weft server in the foreground.",
@@ -326,7 +326,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
 
 
 def _check(name: str, settings: Settings, read: Callable[[], T]) -> T:
-    """What ``read`` makes of a setting. Raises InvalidInput with its place."""
+    """Return what ``read`` makes of a setting. Raises InvalidInput with its place."""
     try:
         return read()
     except InvalidInput as problem:

@@ -126,7 +126,7 @@ async def _run_alone(serving: Coroutine[Any, Any, None]) -> None:
 
 
 async def _serve(lease: LeaderLease, runs: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """While the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
+    """Serve while the lease is held: ends with LeadershipLost (in an ExceptionGroup)."""
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.keep())
         for run in runs:

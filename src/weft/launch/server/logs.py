@@ -45,7 +45,7 @@ class ServerLogs:
 
 
 def open_logs(options: argparse.Namespace, clock: Clock) -> ServerLogs:
-    """As --log-size, --log-age and --log-otlp say."""
+    """Open the logs as --log-size, --log-age and --log-otlp say."""
     folder: Path = options.state / "logs"
     log = ServerLog(folder / "store", folder / "processes", clock, options.log_size, options.log_age)
     exporter = None

@@ -46,7 +46,7 @@ class ServerTraces:
 
 
 def open_traces(options: argparse.Namespace, clock: Clock) -> ServerTraces | None:
-    """As --traces says; None: there are none."""
+    """Open the traces as --traces says; None: there are none."""
     if options.traces == NO_TRACES:
         return None
     exporter = None if options.traces == LOCAL else SpanExporter(read_collector(options.traces))
@@ -56,7 +56,7 @@ def open_traces(options: argparse.Namespace, clock: Clock) -> ServerTraces | Non
 
 
 def make_tracer(options: HasTraces, process: str, clock: Clock) -> Tracer | None:
-    """Of one of the server's processes, the only one with this name; None: nothing is traced."""
+    """Make the tracer of one of the server's processes, the only one with this name; None: nothing is traced."""
     if getattr(options, "traces", NO_TRACES) == NO_TRACES:
         return None
     return Tracer(process, clock, Spool(options.state / "traces" / "processes" / process).put)

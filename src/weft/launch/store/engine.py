@@ -1,5 +1,5 @@
-"""Which store a server keeps its objects in: ``sqlite`` or an ``etcd`` of its own in its state folder, or an etcd cluster
-named by a URL.
+"""The store in which a server keeps its objects: ``sqlite`` or an ``etcd`` of its own in its state folder, or an etcd cluster named
+by a URL.
 
 ``etcds://`` is etcd over TLS: `etcd/ca.crt`, and for a client's certificate `etcd/client.crt` and `etcd/client.key`, are
 read from the state folder; the first endpoint's host is the name that all members' certificates must carry.
@@ -87,7 +87,7 @@ async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
 
 
 def recall_store(state: Path) -> str:
-    """Which store this server kept its objects in the last time; SQLITE for a new one."""
+    """Recall in which store this server kept its objects in the last time; SQLITE for a new one."""
     path = state / _MEMORY
     return path.read_text().strip() if path.exists() else SQLITE
 

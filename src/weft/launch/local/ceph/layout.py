@@ -1,4 +1,4 @@
-"""Where a local Ceph cluster lies, its ceph.conf and its commands. Pure.
+"""The place of a local Ceph cluster, its ceph.conf and its commands. Pure.
 
 Made for one machine and few disks: decisions of the monitor aren't held back, statistics come each second, and no OSD is left out
 of an answer because another one is on the same machine. The weakest protocols are off.
@@ -36,7 +36,7 @@ class CephPlan(msgspec.Struct, frozen=True):
 
     @property
     def keyring(self) -> Path:
-        """Of client.admin and the monitor."""
+        """The keyring of client.admin and the monitor."""
         return Path(self.folder) / "admin.keyring"
 
     @property
@@ -64,7 +64,7 @@ class CephPlan(msgspec.Struct, frozen=True):
 
     @property
     def endpoint(self) -> str:
-        """Of its S3."""
+        """The endpoint of its S3."""
         return f"http://{self.address}:{self.s3_port}"
 
     def s3_key(self, name: str) -> Path:

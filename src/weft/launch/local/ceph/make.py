@@ -91,7 +91,7 @@ def _make_others(plan: CephPlan) -> None:
 
 
 async def wait_ready(plan: CephPlan, clock: Clock) -> None:
-    """Until every OSD is up and all placement groups are whole. Raises TimedOut."""
+    """Wait until every OSD is up and all placement groups are whole. Raises TimedOut."""
 
     def is_ready() -> bool:
         found = json.loads(ask(plan, "status", "--format", "json", seconds=10) or "{}")
@@ -102,7 +102,7 @@ async def wait_ready(plan: CephPlan, clock: Clock) -> None:
 
 
 def ask(plan: CephPlan, *words: str, seconds: float = 60) -> str | None:
-    """What `ceph` answers the administrator; None while the cluster doesn't answer."""
+    """Return what `ceph` answers the administrator; None while the cluster doesn't answer."""
     argv = ["ceph", "-c", str(plan.conf), "--connect-timeout", f"{max(1, int(seconds))}", *words]
     try:
         return run(argv, timeout_seconds=seconds + 5)

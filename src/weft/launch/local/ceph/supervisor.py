@@ -32,7 +32,7 @@ class Supervisor:
         self._ended: dict[str, float] = {}
 
     async def run(self) -> None:
-        """For ever; raises WeftError when the cluster can't be made."""
+        """Run for ever; raises WeftError when the cluster can't be made."""
         make_monitor(self._plan)
         self._start("mon.a")
         await make_others(self._plan, self._clock)

@@ -90,7 +90,7 @@ def link(first: Topology, second: Topology) -> None:
 
 
 def find_url(topology: Topology) -> str:
-    """Where its API server is for processes of this machine, and for the nodes of both clusters."""
+    """Find the URL of its API server for processes of this machine, and for the nodes of both clusters."""
     return f"https://{topology.gateway_address}:{topology.api_port}"
 
 
@@ -116,7 +116,7 @@ class _Asking:
 
 
 async def _until_linked(first: Topology, second: Topology, clock: Clock) -> None:
-    """Until each cluster has heard of the other. Raises IllegalTransition immediately if the store of one was restored, and
+    """Wait until each cluster has heard of the other. Raises IllegalTransition immediately if the store of one was restored, and
     TimedOut with what is the matter."""
     ends, name, trouble = clock.elapsed() + READY_SECONDS, WEST, ""
     while clock.elapsed() < ends:
