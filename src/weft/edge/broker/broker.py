@@ -361,7 +361,8 @@ class Broker:
             raise
 
     async def _end(self) -> None:
-        """What it says is read on meanwhile: asyncio's wait for a process takes until its pipes have ended, too."""
+        """End the process. What it prints is read until then: asyncio's wait for a process takes until its pipes have ended,
+        too."""
         process = self._process
         if process is None or process.returncode is not None:
             return

@@ -29,7 +29,7 @@ _SALT_BYTES = 12
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """What strangers and devices may make the broker hold."""
+    """Bounds of what strangers and devices may make the broker hold."""
 
     message_bytes: int = 64 << 10
     connections: int = 5000
@@ -50,7 +50,7 @@ STRANGERS = Bounds(
 
 
 class Listening(msgspec.Struct, frozen=True):
-    """Where the broker listens. ``certificate``, ``key``: paths, both or none."""
+    """The place where the broker listens. ``certificate``, ``key``: paths, both or none."""
 
     address: str = "127.0.0.1"
     port: int = 1883
@@ -59,7 +59,7 @@ class Listening(msgspec.Struct, frozen=True):
 
 
 def make_username(project: str, name: str) -> str:
-    """What a device logs in as."""
+    """The name with which a device logs in."""
     return f"{project}.{name}"
 
 
@@ -68,7 +68,7 @@ def make_topic(project: str, name: str, leaf: str) -> str:
 
 
 def hash_password(password: str, salt: bytes) -> str:
-    """As Mosquitto reads it: PBKDF2 with SHA-512."""
+    """Hash the password in Mosquitto's form: PBKDF2 with SHA-512."""
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ITERATIONS)
     return f"$7${ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 

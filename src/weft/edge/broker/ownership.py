@@ -1,4 +1,4 @@
-"""Whose the broker's files are: it becomes a user of its own, and reads them as that."""
+"""Owner of the broker's files: the broker becomes a user of its own, and reads them as that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _USER = "mosquitto"  # of Debian's package
 
 
 def find_user() -> pwd.struct_passwd:
-    """Whose the broker's files are: the package's user; this process's own where that isn't root."""
+    """Find the owner of the broker's files: the package's user; this process's own where that isn't root."""
     if os.geteuid() == 0:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(_USER)

@@ -1,4 +1,4 @@
-"""Which devices subscribe to more than is theirs. Pure.
+"""Devices that subscribe to more than is theirs. Pure.
 
 The broker lets everybody subscribe to what he may not read, and keeps each such subscription: one device could fill the memory of
 all with them. Its log has a line for each one.

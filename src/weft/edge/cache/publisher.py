@@ -1,4 +1,4 @@
-"""What the gateway tells a site's cache: each device's twin as JSON under ``weft:twin:PROJECT:DEVICE``, for other programs.
+"""Publisher for a site's cache: each device's twin as JSON under ``weft:twin:PROJECT:DEVICE``, for other programs.
 
 The gateway only notes which devices changed; each waits at most once, so a newer state takes the place of the one that waited.
 A task encodes and writes them, fifty together. It writes each twin again after a third of its time, also where nothing changed:
@@ -31,7 +31,7 @@ MOST_RESULTS = 50  # of models, of one device
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a model, or its fallback, decided last about a device. ``at``: Unix seconds by the server's clock."""
+    """The last decision of a model, or of its fallback, about a device. ``at``: Unix seconds by the server's clock."""
 
     value: Value
     by: By
@@ -53,8 +53,8 @@ class CachedTwin(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Since the gateway started. ``written``: twins; ``replaced``: states that a newer one replaced while they waited; ``dropped``:
-    what was too large, or a deletion too many; ``failed``: writes."""
+    """Counts since the gateway started. ``written``: twins; ``replaced``: states that a newer one replaced while they waited;
+    ``dropped``: what was too large, or a deletion too many; ``failed``: writes."""
 
     written: int = 0
     replaced: int = 0
@@ -207,7 +207,7 @@ class TwinPublisher:
         return values, taken
 
     def _take_due(self, at: float) -> None:
-        """What was written a third of its time ago, and not since, waits again."""
+        """Take what is due: what was written a third of its time ago, and not since, waits again."""
         while self._written_at:
             uid, when = next(iter(self._written_at.items()))
             if at - when < self._seconds / 3:

@@ -18,8 +18,8 @@ Outcome = Literal["Pending", "Delivered", "Confirmed", "Expired", "Refused"]
 
 
 class Command(msgspec.Struct):
-    """``until``: Unix seconds by the server's clock; None: it doesn't expire. ``source``: the device's spec, or a rule's name.
-    ``outcome`` Delivered: handed over at least once."""
+    """A command. ``until``: Unix seconds by the server's clock; None: it doesn't expire. ``source``: the device's spec, or a rule's
+    name. ``outcome`` Delivered: handed over at least once."""
 
     id: str
     name: str

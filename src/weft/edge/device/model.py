@@ -1,4 +1,4 @@
-"""What the gateway reads of DeviceModel and Device objects: the fields that it acts on. Unknown ones are a newer server's."""
+"""Fields of DeviceModel and Device objects on which the gateway acts. Unknown ones are a newer server's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class Property(msgspec.Struct, frozen=True):
-    """What values of a property may be. ``deadband``: a change of less isn't told to the server."""
+    """Limits of a property's values. ``deadband``: a smaller change isn't sent to the server."""
 
     type: str = "number"
     unit: str = ""
@@ -57,7 +57,7 @@ class Model(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def intakes(self) -> dict[str, Intake]:
-        """By property; made once for all devices of the model."""
+        """Intakes by property; made once for all devices of the model."""
         return {name: Intake(one) for name, one in self.properties.items()}
 
 

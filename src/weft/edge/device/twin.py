@@ -20,7 +20,7 @@ MOST_ENDED = 8  # commands that ended and are told, of one device
 
 
 class Kept(msgspec.Struct, omit_defaults=True):
-    """What survives the process, as it is written. ``heard_at``: Unix seconds by this machine's clock, 0: never."""
+    """The state that survives the process, as it is written. ``heard_at``: Unix seconds by this machine's clock, 0: never."""
 
     reported: dict[str, Value] = {}
     heard_at: float = 0.0
@@ -80,11 +80,11 @@ class Twin:
 
     @property
     def problem(self) -> str:
-        """What people should know of it; "" when all is well."""
+        """The problem that people should know; "" when all is well."""
         return "; ".join(one for one in (self.obstacle, self.refusal) if one)
 
     def take_model(self, model: Model) -> None:
-        """From now on the device is of ``model``; values that it doesn't allow are forgotten."""
+        """Take the model: from now on the device is of ``model``; values that it doesn't allow are forgotten."""
         if model is not self.model or not self.windows:
             self.windows = {
                 name: [OpenWindow(window) for window in one.windows[:MOST_WINDOWS] if window.seconds > 0]
@@ -170,7 +170,8 @@ class Twin:
         return "Stale" if at - self.heard_at >= self.model.stale_seconds else "Online"
 
     def read_values(self, at: float) -> dict[str, Value]:
-        """What rules read: values by property, measures as ``temperature.mean60``, the phase (unless a property has that name)."""
+        """Read the values for rules: values by property, measures as ``temperature.mean60``, the phase (unless a property has that
+        name)."""
         values: dict[str, Value] = {"phase": self.find_phase(at), **self.reported}
         for name, windows in self.windows.items():
             for window in windows:
@@ -237,7 +238,7 @@ class Twin:
         )
 
     def keep(self, at: float, now: float) -> Kept:
-        """What a save writes; ``now``: Unix seconds by this machine's clock."""
+        """Make what a save writes; ``now``: Unix seconds by this machine's clock."""
         heard = 0.0 if self.heard_at is None else max(1.0, now - (at - self.heard_at))
         return Kept(self.reported, heard, self.commands, self.seen, self.ended)
 

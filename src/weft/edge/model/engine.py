@@ -35,7 +35,7 @@ By: TypeAlias = Literal["model", "late", "nan", "dead"]
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What becomes of a decision: ``set`` a property of ``device`` ("": the one whose values were read), or an ``event``."""
+    """The outcome of a decision: ``set`` a property of ``device`` ("": the one whose values were read), or an ``event``."""
 
     output: str = ""
     index: int = 0
@@ -65,7 +65,7 @@ class DecisionModel(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct):
-    """What a gateway counted of a model, ever."""
+    """Counts that a gateway has of a model, ever."""
 
     runs: int = 0
     late: int = 0
@@ -292,7 +292,7 @@ class ModelEngine:
         return entry.problem if at - entry.problem_at <= PROBLEM_SECONDS else ""
 
     def find_p99_ms(self, uid: str) -> float | None:
-        """Of the last answers, from the values to the answer."""
+        """Find the 99th percentile of the last answers' times, from the values to the answer."""
         times = sorted(self._entries[uid].times) if uid in self._entries else []
         return times[min(len(times) - 1, len(times) * 99 // 100)] * 1000 if times else None
 

@@ -1,4 +1,4 @@
-"""Between the gateway, its engine of models and the process that runs them: hands over questions, takes answers, keeps the
+"""Tracker between the gateway, its engine of models and the process that runs them: hands over questions, takes answers, keeps the
 deadlines.
 
 All in the gateway's event loop; nothing waits. The gateway carries out what was decided.
@@ -88,7 +88,7 @@ class ModelTracker:
         self._engine.is_dirty = True
 
     def list_ran(self, at: float) -> Sequence[RanModel]:
-        """What is told of each model."""
+        """List what is reported of each model."""
         rows = []
         for uid in [*self._engine.ran, *sorted(self._refused.keys() - self._engine.ran.keys())]:
             one = self._engine.ran.get(uid, _NEVER)

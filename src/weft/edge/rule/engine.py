@@ -139,7 +139,7 @@ class RuleEngine:
         return firings
 
     def tick(self, at: float) -> list[Firing]:
-        """What fires because time passed."""
+        """Return what fires because time passed."""
         firings = []
         while self._due and self._due[0][0] <= at:
             _, device, uid = heapq.heappop(self._due)

@@ -23,8 +23,8 @@ _PIECE_BYTES = 65_536
 
 
 def ask_ticket(client: Client, node: str, function: str, dropped: int, too_large: int) -> Mapping[str, str]:
-    """In a thread: a ticket for one batch; ``dropped`` is told with it. Raises NotFound for a function that no topic invokes any
-    more, and what the API answers."""
+    """Ask, in a thread, for a ticket for one batch; ``dropped`` is reported with it. Raises NotFound for a function that no topic
+    invokes any more, and what the API answers."""
     asked = msgspec.json.encode(InvocationsInput(function, dropped, too_large))
     answer = client.http.request("POST", f"/v1/nodes/{node}:invocations", asked, timeout_seconds=SECONDS)
     raise_problem(answer)
@@ -32,7 +32,7 @@ def ask_ticket(client: Client, node: str, function: str, dropped: int, too_large
 
 
 def send_messages(client: Client, ticket: Mapping[str, str], messages: Sequence[DeviceMessage]) -> None:
-    """In a thread. Raises Unavailable, and what the functions' gateway answers."""
+    """Send messages, in a thread. Raises Unavailable, and what the functions' gateway answers."""
     payload = msgspec.json.encode(messages)
     host, _, port = ticket["address"].rpartition(":")
     host = host.strip("[]")

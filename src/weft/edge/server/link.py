@@ -113,7 +113,7 @@ class ServerLink:
     # --- what it follows ---------------------------------------------------------------------------------------------
 
     def _follow(self, loop: asyncio.AbstractEventLoop, kind: str) -> None:
-        """In a thread, for ever: objects as they change."""
+        """Follow, in a thread and for ever, objects as they change."""
         pause = threading.Event()
         while not self._client.http.closed.is_set():
             listed: dict[tuple[str, str], bytes] | None = {}
@@ -185,7 +185,7 @@ class ServerLink:
             await self._ask_passwords()
 
     def _list(self, kind: str) -> dict[tuple[str, str], bytes]:
-        """In a thread: all of them now. An older server has no models, and its gateway none to run."""
+        """List, in a thread, all of them now. An older server has no models, and its gateway none to run."""
         try:
             listing = self._client.list(kind, all_projects=True)
         except NotFound:
@@ -243,7 +243,7 @@ class ServerLink:
             self._save_problem = str(problem)
 
     def _find_problems(self, wanted: GatewayObjects) -> dict[str, str]:
-        """By uid: why a device can't log in to the broker."""
+        """Find, by uid, why a device can't log in to the broker."""
         if self._broker is None:
             return {}
         mqtt = {uid: one for uid, one in wanted.devices.items() if one.protocol == "mqtt"}
@@ -404,7 +404,7 @@ class ServerLink:
         return msgspec.json.decode(answer.body, type=DevicesAnswer)
 
     def _note_date(self, request: Any, status: int, headers: Mapping[str, str], seconds: float) -> None:
-        """In a thread: the server's clock, as its answer says."""
+        """Note, in a thread, the server's clock, as its answer says."""
         try:
             said = email.utils.parsedate_to_datetime(headers.get("Date") or headers["date"]).timestamp()
         except (KeyError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What the gateway tells the server: each device when something of it changed, values at most once in ten seconds. Pure."""
+"""Reports of the gateway to the server: each device when something of it changed, values at most once in ten seconds. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEEN_SECONDS = 60.0  # that a device was seen again is sent once in so long
 
 
 class Sent(msgspec.Struct):
-    """What the server knows. Kept in memory: after a restart all is sent again, in batches."""
+    """The state that the server knows. Kept in memory: after a restart all is sent again, in batches."""
 
     devices: dict[str, ReportedDevice] = {}
     at: dict[str, float] = {}  # by uid, clock's elapsed seconds
