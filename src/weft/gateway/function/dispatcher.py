@@ -295,7 +295,7 @@ class Dispatcher:
             caller.future.set_exception(result)
 
     def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
-        """What its caller gets, after the observer."""
+        """Conclude the invocation: what its caller receives, after the observer."""
         pending, name_of = ended.pending, self._agents.name_of
         match ended:
             case Done(answer=answer):

@@ -179,7 +179,7 @@ class FunctionService:
                 await asyncio.to_thread(self.counts.write, taken)
 
     async def _report_counts(self) -> None:
-        """For the history of metrics, which the controllers record. While the store is away there is no news."""
+        """Report the counts for the history of metrics, which the controllers record. While the store is away there is no news."""
         while True:
             await self._clock.sleep(REPORT_SECONDS)
             functions = [item.uid for item in self.cache.view.of_kind("function").values()]

@@ -37,7 +37,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class FunctionStreams:
-    """Of ``service``; ``events`` takes asynchronous invocations."""
+    """Streams of ``service``; ``events`` takes asynchronous invocations."""
 
     def __init__(self, service: FunctionService, events: AcceptsEvents, clock: Clock) -> None:
         self._service, self._events, self._clock = service, events, clock

@@ -17,7 +17,7 @@ class Alarm:
         self._rung.set()
 
     async def wait(self, seconds: float | None = None) -> None:
-        """Until it rings, ``seconds`` at most."""
+        """Wait until it rings, ``seconds`` at most."""
         if seconds is not None and not self._rung.is_set():
             ringing = asyncio.ensure_future(self._rung.wait())
             limit = asyncio.ensure_future(self._clock.sleep(max(0.0, seconds)))

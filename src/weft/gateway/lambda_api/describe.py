@@ -20,7 +20,7 @@ _STATES = {"Ready": "Active", "Failed": "Failed"}
 
 
 def describe_function(item: Item, qualifier: str = "") -> dict[str, Any]:
-    """Of the newest spec."""
+    """Describe the newest spec."""
     envelope, spec, status = item.envelope, item.spec(FunctionSpec), item.status(FunctionStatus)
     document = _describe(item, spec, envelope.name, LATEST, qualifier, spec.description)
     state = _STATES.get(status.phase, "Pending")
@@ -36,7 +36,7 @@ def describe_function(item: Item, qualifier: str = "") -> dict[str, Any]:
 
 
 def describe_version(item: Item) -> dict[str, Any]:
-    """Of a published version."""
+    """Describe a published version."""
     spec, status = item.spec(FunctionVersionSpec), item.status(FunctionVersionStatus)
     document = _describe(item, spec, spec.function, str(spec.number), str(spec.number), spec.description)
     document["State"] = _STATES.get(status.phase, "Pending")

@@ -30,7 +30,7 @@ MAX_CONNECTIONS = 1024
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Where a published port leads: the same port of the node that has the guest."""
+    """The target of a published port: the same port of the node that has the guest."""
 
     address: str
     port: int
@@ -41,7 +41,7 @@ Key = tuple[Literal["tcp", "udp"], int]  # of a listener: one number may be publ
 
 
 def read_target(envelope: Envelope) -> Target | None:
-    """Where a published port leads; None for one that leads nowhere yet."""
+    """Read where a published port leads; None for one that leads nowhere yet."""
     spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
     heaviest = max(
         status.nodes, key=lambda node: node.weight, default=None

@@ -1,4 +1,4 @@
-"""Which pages may open web sockets: a browser, and only a browser, sends the page's origin in ``Origin``. Pure."""
+"""Pages that may open web sockets: a browser, and only a browser, sends the page's origin in ``Origin``. Pure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ AGAIN_SECONDS = 0.2
 
 
 class WorkloadLocation(msgspec.Struct, frozen=True):
-    """Where a guest runs: the node, and its allocation there. ``node``: the node's name, if it is known."""
+    """The location of a guest: the node, and its allocation there. ``node``: the node's name, if it is known."""
 
     node_uid: str
     allocation: str
@@ -35,8 +35,8 @@ Ask = Callable[[], dict[str, Any]]
 
 
 class Reconnector:
-    """For one ticket's guest. ``open_stream`` has the agent of a place dial, with the ticket's ``claims`` and what ``ask`` adds
-    to them; ``find_place`` asks the server where the claims' workload is (None: unknown)."""
+    """Reconnector for one ticket's guest. ``open_stream`` has the agent of a place dial, with the ticket's ``claims`` and what
+    ``ask`` adds to them; ``find_place`` asks the server where the claims' workload is (None: unknown)."""
 
     def __init__(
         self, claims: dict[str, Any], ask: Ask, open_stream: Open, find_place: FindPlace, clock: Clock
@@ -99,7 +99,7 @@ class Reconnector:
 
 
 def read_place(frame: Frame) -> WorkloadLocation | None:
-    """Where the guest went, as an agent reports; None if it doesn't know. Raises InvalidInput for what is no JSON."""
+    """Read where the guest went, as an agent reports; None if it doesn't know. Raises InvalidInput for what is no JSON."""
     try:
         return msgspec.convert(frame.json(), WorkloadLocation)
     except msgspec.ValidationError:

@@ -48,7 +48,7 @@ class OpenStreams:
 
     @contextlib.contextmanager
     def hold(self, client: Connection, claims: Claims, workload: object) -> Iterator[None]:
-        """While the stream of ``client`` is open; ``workload`` is what its ticket names."""
+        """Hold the rights while the stream of ``client`` is open; ``workload`` is what its ticket names."""
         project = workload.get("project") if isinstance(workload, Mapping) else None
         self._open[client] = _Open(claims, project, self._clock.elapsed())
         try:
@@ -71,7 +71,7 @@ class OpenStreams:
                         self._end(client, stream.claims, problem)
 
     def _end(self, client: Connection, claims: Claims, problem: WeftError) -> None:
-        """As if the client had gone, but it learns why."""
+        """End the stream as if the client had gone, but it learns why."""
         log.info("%s of %s at %s is ended: %s", claims.verb, claims.subject or "-", client.address, problem.message)
         with contextlib.suppress(OSError):
             client.writer.write(encode_error(problem))

@@ -38,7 +38,7 @@ class WorkloadLocator:
         self._store = store
 
     async def find(self, claims: dict[str, Any]) -> WorkloadLocation | None:
-        """Where the workload of a ticket's ``claims`` is; None when it is on no node, or the store doesn't answer. Raises
+        """Find where the workload of a ticket's ``claims`` is; None when it is on no node, or the store doesn't answer. Raises
         IllegalTransition for one that migrated to another cluster."""
         try:
             workload = msgspec.convert(claims.get("workload"), Ref)

@@ -164,7 +164,7 @@ class Catalogue:
         return self._keep(function, recipe.version, version.code, needed, f"{recipe.image}@{digest}")
 
     def version_recipe(self, item: Item) -> Version | None:
-        """Of a published version; None if it can't be made yet, or its function is gone."""
+        """The recipe of a published version; None if it can't be made yet, or its function is gone."""
         spec = item.spec(FunctionVersionSpec)
         try:
             function = self.find(item.envelope.project or "", spec.function)

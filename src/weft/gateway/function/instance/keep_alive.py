@@ -72,7 +72,7 @@ class KeepAliveController:
         kept.definition = spec
 
     def disconnect(self, node: str) -> None:
-        """That node has lost the messages that it got."""
+        """Note that the node has lost the messages sent to it."""
         for kept in self._kept.values():
             if kept.sent_node == node:
                 kept.sent = None
@@ -92,7 +92,7 @@ class KeepAliveController:
             kept.wanted = max(kept.wanted, float(kept.burst))
 
     def keep_of(self, digest: str) -> Keep | None:
-        """What a node gets with a new recipe: none ready; the next update sends that."""
+        """The Keep of a node with a new recipe: none ready; the next update sends that."""
         kept = self._kept.get(digest)
         if kept is not None and kept.sent is not None:
             return msgspec.structs.replace(kept.sent, ready=0)

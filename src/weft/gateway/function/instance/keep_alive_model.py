@@ -95,7 +95,8 @@ class Learnt:
         return best
 
     def _count_needed(self, now: float) -> tuple[list[float], list[float]]:
-        """For each length of idleness: how often an instance was needed then, and how many seconds instances were so long idle."""
+        """Count, for each length of idleness: how often an instance was needed then, and how many seconds instances were so long
+        idle."""
         # One gap of unknown length within EDGES, each order of magnitude as likely.
         needed, seen = list(_PRIOR_NEEDED), list(_PRIOR_SEEN)
         waiting = [0.0] * _BINS

@@ -51,7 +51,7 @@ def unplaceable_error(what: str, ranking: Ranking) -> Unplaceable:
 
 
 def lost_error(what: str, id: str, where: str) -> Unavailable:
-    """``where``: how it was lost."""
+    """The error for a lost invocation. ``where``: how it was lost."""
     return Unavailable(
         f"{what}: invocation {id} was {where}; it may have run",
         reason="invocationLost",
@@ -82,7 +82,7 @@ def too_large_error(what: str, length: int, most: int) -> TooLarge:
 
 
 def _find_nearest(pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> str:
-    """Of the nodes that were asked, the one with the most free memory."""
+    """Find, of the nodes that were asked, the one with the most free memory."""
     there = [(fleet.nodes[node].standing.free_memory, node) for node in pending.refusals if node in fleet.nodes]
     if not there:
         return ""

@@ -63,7 +63,7 @@ class InvocationTrace:
 
 
 class InvocationTraces:
-    """Of a gateway. ``sample``: which part of the invocations is traced (0 to 1)."""
+    """Traces of a gateway's invocations. ``sample``: which part of the invocations is traced (0 to 1)."""
 
     def __init__(self, tracer: Tracer, sample: float) -> None:
         self._tracer, self._sample = tracer, sample

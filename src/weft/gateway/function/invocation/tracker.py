@@ -148,7 +148,7 @@ class InvocationTracker:
                 pending.adrift_until = now + ADRIFT_SECONDS
 
     def receive(self, node: str, message: FromAgent, now: float) -> list[Instruction]:
-        """What follows from a message of ``node``; ``Prepared`` and ``Printed`` need nothing here."""
+        """Receive a message of ``node``. Returns what follows from it; ``Prepared`` and ``Printed`` need nothing here."""
         match message:
             case Answer():
                 return self._answered(node, message)

@@ -15,7 +15,7 @@ _STAMP_BYTES = len(stamp(0.0))
 
 
 class AggregatedLog:
-    """Of the function ``uid``, as ``asked``; ``close`` it."""
+    """The log of the function ``uid``, as ``asked``; ``close`` it."""
 
     def __init__(
         self, log: PrintedLog, uid: str, name: str, asked: FunctionLogsInput, clock: Clock, matcher: Matcher | None
@@ -34,7 +34,7 @@ class AggregatedLog:
         return cls(log, uid, name, asked, clock, await await_matcher(asked.filter, asked.regex, clock, asker))
 
     def read(self) -> bytes:
-        """What is there by now. Raises InvalidInput for a pattern that takes too long."""
+        """Read what is there by now. Raises InvalidInput for a pattern that takes too long."""
         asked = self._asked
         lines = self._log.read(self._uid, since=self._now - asked.since if asked.since else 0.0)
         if asked.until:
@@ -44,7 +44,7 @@ class AggregatedLog:
         return _encode(chosen if asked.tail < 0 else chosen[len(chosen) - min(asked.tail, len(chosen)) :], self._source)
 
     def choose(self, lines: list[bytes]) -> bytes:
-        """Of new ones. Raises as ``read``."""
+        """Choose from new lines. Raises as ``read``."""
         return _encode(self._match(lines), self._source)
 
     def close(self) -> None:

@@ -15,7 +15,8 @@ AT_ONCE = 1000  # files
 
 
 class CountsFile:
-    """In ``folder``, by the functions' uids. An unreadable file starts from zero; a failure to write is logged once."""
+    """A file of counts in ``folder``, by the functions' uids. An unreadable file starts from zero; a failure to write is logged
+    once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -151,7 +151,8 @@ def make_metrics(
 
 
 def find_instances(fleet: Fleet, is_its: Callable[[str], bool], name_of: Callable[[str], str]) -> list[NodeInstances]:
-    """By node; ``is_its``: whether a recipe (by digest) is the function's. Nodes that have nothing of it are left out."""
+    """Find the instances by node; ``is_its``: whether a recipe (by digest) is the function's. Nodes that have nothing of it are
+    left out."""
     found = []
     for node, serving in fleet.nodes.items():
         counts = [count for digest, count in serving.standing.counts.items() if is_its(digest)]

@@ -31,7 +31,7 @@ class Follower:
 
 
 class PrintedLog:
-    """In ``folder``, by the functions' uids."""
+    """The log of printed output in ``folder``, by the functions' uids."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -90,7 +90,8 @@ class InvocationRecorder:
         return make_metrics(self._find(uid), name, project, self._running(uid), instances)
 
     def list_counts(self, uids: Iterable[str]) -> dict[str, FunctionCounts]:
-        """Of these functions, since this gateway's start; of one that wasn't invoked zeros, so that its first is an increase."""
+        """List the counts of these functions, since this gateway's start; of one that wasn't invoked zeros, so that its first is an
+        increase."""
         return {uid: self._since_start[uid] for uid in uids}
 
     def forget(self, uid: str) -> None:
