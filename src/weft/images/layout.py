@@ -107,7 +107,7 @@ def _describe(one: Manifest) -> dict[str, Any]:
 
 
 def _digest(file: IO[bytes]) -> str:
-    """Of the whole file, which is at its beginning afterwards."""
+    """The digest of the whole file, which is at its beginning afterwards."""
     file.seek(0)
     found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
     file.seek(0)

@@ -1,4 +1,4 @@
-"""What image recipes are put together from: Debian's kernel, modules, C programs, archives and the bundle.
+"""Parts of image recipes: Debian's kernel, modules, C programs, archives and the bundle.
 
 Reads Debian's package archive and runs the local compiler and tools; writes only where its caller says. The same inputs
 give the same bytes: the one time stamp is EPOCH.
@@ -164,7 +164,7 @@ def run(
 
 
 def run_in_own_mounts(argv: list[str], step: str) -> None:
-    """As ``run``, with mounts and processes of its own (it takes root): they are gone once it ends or this process does, killed or
-    not. Needs util-linux."""
+    """Run like ``run``, with mounts and processes of its own (it takes root): they are gone once it ends or this process does,
+    killed or not. Needs util-linux."""
     walls = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     run(["setpriv", "--pdeathsig", "KILL", "unshare", *walls, *argv], step)

@@ -36,7 +36,7 @@ RECIPES = {
 
 
 def find_bundle(name: str, cache: Path) -> Path:
-    """Where image ``name`` of this recipe lies in ``cache``, built or not. Raises NotFound for one without a recipe."""
+    """Find where image ``name`` of this recipe lies in ``cache``, built or not. Raises NotFound for one without a recipe."""
     recipe = RECIPES.get(name)
     if recipe is None:
         raise NotFound(f"no recipe for an image {name[:60]!r}", hint=f"there are {', '.join(sorted(RECIPES))}")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def take_turn(target: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Until the block ends no other process builds ``target``, whose folder is made. Blocks while another does, and reports
-    that. A locked file beside the target marks the turn and is gone afterwards; the lock ends with the process."""
+    """Take the turn: until the block ends no other process builds ``target``, whose folder is made. Blocks while another does, and
+    reports that. A locked file beside the target marks the turn and is gone afterwards; the lock ends with the process."""
     target.parent.mkdir(parents=True, exist_ok=True)
     sign = target.with_name(f".building-{target.name}")
     held = os.open(sign, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""What a machine that is copied boots: the kernel, and an initial RAM file system that is all of weft in it.
+"""Build what a machine that is copied boots: the kernel, and an initial RAM file system that is all of weft in it.
 
 Compiles ``init.c`` and takes the modules from an unpacked kernel package; there is no disk here: the function's root is one.
 """

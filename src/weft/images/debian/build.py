@@ -116,8 +116,9 @@ def build_debian(out_path: Path, cache_dir: Path, report: Report, more: Sequence
 
 
 def _install(root: Path, more: Sequence[str]) -> None:
-    """What is half made counts for nothing, so dpkg needn't wait for the disk; the image's own dpkg does. It knows what is left out
-    once the first packages are unpacked: named earlier, mmdebstrap starts a filter for each that costs more than unpacking."""
+    """Install packages. What is half made counts for nothing, so dpkg needn't wait for the disk; the image's own dpkg does. It
+    knows what is left out once the first packages are unpacked: named earlier, mmdebstrap starts a filter for each that costs more
+    than unpacking."""
     config = "etc/dpkg/dpkg.cfg.d/99mmdebstrap"
     left_out = "".join(f"{option}\n" for option in _LEFT_OUT)
     run_in_own_mounts(

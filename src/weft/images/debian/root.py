@@ -1,4 +1,4 @@
-"""What makes a fresh Debian tree weft's debian-12: files put over it, units switched on and off. Writes into the tree.
+"""Changes that make a fresh Debian tree weft's debian-12: files put over it, units switched on and off. Writes into the tree.
 
 An emulated CPU starts each process in tens of milliseconds, so whatever a guest without that hardware, or without a
 second boot, has no use for is masked; each line of MASKED was measured to cost boot time.

@@ -37,12 +37,12 @@ _NEEDED = {"gcc": "gcc libc6-dev", "strip": "binutils", "dpkg-deb": "dpkg", "apt
 
 
 def find_microvm(cache_dir: Path) -> Path:
-    """Where that of this recipe lies in ``cache_dir``, built or not."""
+    """Find the folder of this recipe in ``cache_dir``, built or not."""
     return cache_dir / f"microvm-{digest_recipe(SOURCES)[:12]}"
 
 
 def ensure_microvm(cache_dir: Path, report: Callable[[str], None] = lambda what: None, *, fresh: bool = False) -> Path:
-    """That folder, built unless it is there (``fresh``: built anyhow). Raises DriverFailed."""
+    """The folder of this recipe, built unless it is there (``fresh``: built anyhow). Raises DriverFailed."""
     folder = find_microvm(cache_dir)
     if fresh or not folder.exists():
         with take_turn(folder, report):
@@ -89,7 +89,7 @@ def write_vm_initrd(tree: Path, target: Path, work: Path) -> None:
 
 
 def pack_image(records: Sequence[tuple[str, str]]) -> bytes:
-    """What an image says of how it is run, as ``vm.c`` reads it. Raises InvalidInput for a word that no record can hold."""
+    """Pack what an image says about how it is run, as ``vm.c`` reads it. Raises InvalidInput for a word that no record can hold."""
     for word, value in records:
         if "\0" in value:
             raise InvalidInput(f"the image's {word} has a NUL in it", field="spec.url", reason="badImage")
