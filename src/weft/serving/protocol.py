@@ -32,7 +32,7 @@ _log = logging.getLogger("weft.serving")
 
 
 class Server(Protocol):
-    """What a connection needs of its server; see ``HttpServer``."""
+    """The needs of a connection from its server; see ``HttpServer``."""
 
     answer: Answers
     refuse: Refuse
