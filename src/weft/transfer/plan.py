@@ -71,7 +71,7 @@ class MigrationPlan(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What to do with a migration under way."""
+    """A change of a migration under way."""
 
     action: Action
     reason: str
@@ -220,8 +220,8 @@ def find_likely_set(load: Load) -> float:
 
 
 def reconsider(mode: MigrationMode, remaining_bytes: list[int], leeway: Leeway, *, slowdown: float = 0.0) -> Change:
-    """What to do after a check of the source; ``remaining_bytes``: what was left at each check, the first one (all the memory)
-    included. Before the third check nothing is known. ``slowdown``: that of an earlier answer."""
+    """Choose what to do after a check of the source; ``remaining_bytes``: what was left at each check, the first one (all the
+    memory) included. Before the third check nothing is known. ``slowdown``: that of an earlier answer."""
     if mode in ("post-copy", "stop-and-copy") or len(remaining_bytes) < 3:
         return Change("go on", "too early to tell" if mode not in ("post-copy", "stop-and-copy") else "it will end")
     before, now = remaining_bytes[-2], remaining_bytes[-1]
