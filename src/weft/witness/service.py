@@ -94,8 +94,8 @@ class Witness:
         )
 
     def _make_space(self, site: str) -> None:
-        """For one group more. The one that neither of its sites has named for longest is forgotten, if that is a day: this is as
-        safe as losing the file. Raises Forbidden."""
+        """Make space for one group more. The group that neither of its sites has named for longest is forgotten, if that is a day:
+        this is as safe as losing the file. Raises Forbidden."""
         own = [key for key, heard in self._heard.items() if site in heard]
         if len(own) < MOST_GROUPS:
             return
@@ -105,9 +105,9 @@ class Witness:
         del self._votes[oldest], self._heard[oldest]
 
     def put_sites(self, sites: Mapping[str, str]) -> None:
-        """From now on these. Groups of sites that are no more are forgotten: if such a site comes back, the witness
-        knows nothing of it, as one that has lost its file. Raises Unavailable if that can't be written; it counts all the
-        same, since who starts forgets them too."""
+        """Put these sites from now on. Groups of sites that are no more are forgotten: if such a site comes back, the witness knows
+        nothing of it, as one that has lost its file. Raises Unavailable if that can't be written; it counts all the same, since who
+        starts forgets them too."""
         left = {key: vote for key, vote in self._votes.items() if all(site in sites for site in list_sites(key))}
         has_fewer = len(left) < len(self._votes)
         self._sites, self._votes = dict(sites), left

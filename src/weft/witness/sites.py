@@ -26,14 +26,14 @@ Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class SiteFile:
-    """In the witness's folder ``state``, which is there."""
+    """The file of sites in the witness's folder ``state``, which is there."""
 
     def __init__(self, state: Path) -> None:
         self._state, self._path = state, state / FILE
         self._seen: tuple[int, int, int] | None = None
 
     def has_changed(self) -> bool:
-        """Since ``read``."""
+        """Whether the file has changed since ``read``."""
         return self._find_mark() != self._seen
 
     def read(self) -> dict[str, str]:

@@ -22,7 +22,7 @@ class Votes(msgspec.Struct, frozen=True):
 
 
 def read_votes(path: Path) -> Votes:
-    """What the file has; without a file a new history. Raises Unavailable for a damaged one."""
+    """Read what the file has; without a file a new history. Raises Unavailable for a damaged one."""
     try:
         with path.open("rb") as file:
             text = file.read(MOST_FILE_BYTES + 1)
