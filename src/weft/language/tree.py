@@ -49,7 +49,7 @@ class Every(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Either(msgspec.Struct, frozen=True, cache_hash=True):
-    """At least one of ``of``: two or more, none of them an Either."""
+    """A choice: at least one of ``of``: two or more, none of them an Either."""
 
     of: tuple[Expression, ...]
 
@@ -83,7 +83,7 @@ def either(parts: list[Expression]) -> Expression:
 
 
 def conjuncts(tree: Expression) -> tuple[Expression, ...]:
-    """What must all hold for ``tree`` to hold."""
+    """The conditions that must all hold for ``tree`` to hold."""
     return tree.of if isinstance(tree, Every) else (tree,)
 
 
