@@ -19,7 +19,7 @@ class GroupCounters:
         self._trees, self._nested = trees, nested
 
     def path(self, name: str) -> str:
-        """Below each controller's mount."""
+        """The group's path below each controller's mount."""
         return f"{self.parent}/{name}"
 
     def out_of_memory_kills(self, name: str) -> int:

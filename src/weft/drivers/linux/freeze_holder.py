@@ -48,7 +48,7 @@ def main(seconds: float, folders: list[int]) -> int:
 
 
 def _report(line: str) -> None:
-    """Not by print, which would keep what nobody reads any more, and complain about it at the end."""
+    """Report a line, not by print, which would keep what nobody reads any more, and complain about it at the end."""
     os.write(1, f"{line}\n".encode())
 
 

@@ -31,7 +31,7 @@ _NUMBERS = {*_TYPES, "tensor(bool)", "tensor(int32)", "tensor(float16)"}
 
 
 class _Crowded(InvalidInput):
-    """There is no memory for it beside the others."""
+    """The refusal of a model for which there is no memory beside the others."""
 
 
 class _Loaded:

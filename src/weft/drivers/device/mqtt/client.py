@@ -63,7 +63,7 @@ class Pace:
         self._count, self._since, self.is_busy = 0, 0.0, False
 
     def note(self, count: int, at: float) -> None:
-        """So many came at ``at``."""
+        """Note that ``count`` messages came at ``at``."""
         passed = at - self._since
         if passed >= BUSY_SECONDS:
             if self._count * BUSY_SECONDS < BUSY_MESSAGES * passed:

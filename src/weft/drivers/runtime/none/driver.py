@@ -25,7 +25,7 @@ class NoMachines:
         raise DriverFailed(f"guest {plan.name}: this node runs no VMs (runtime: none)")
 
     async def stop(self, guest_id: str, *, grace_seconds: float) -> None:
-        """There is none."""
+        """Do nothing: there is no guest."""
 
     async def inspect(self, guest_id: str) -> GuestFacts:
         return GuestFacts(guest_id, "", "", 0, "absent")
@@ -34,7 +34,7 @@ class NoMachines:
         return []
 
     async def remove(self, guest_id: str) -> None:
-        """There is none."""
+        """Do nothing: there is no guest."""
 
     async def changed(self) -> None:
         await asyncio.Event().wait()

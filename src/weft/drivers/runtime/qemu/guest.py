@@ -96,7 +96,7 @@ class Guest:
         return (self.record.process is not None or self._settling) and not self.ended.is_set()
 
     async def settle(self) -> None:
-        """If its process has just ended, wait until that is written down: no verb may overtake it."""
+        """Wait, if its process has just ended, until that is written down: no verb may overtake it."""
         gone = self.record.process is not None and not is_alive(self.record.process)
         if self.running and (gone or self._settling):
             await self.ended.wait()

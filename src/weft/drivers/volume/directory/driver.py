@@ -221,7 +221,8 @@ class DirectoryVolumes:
             return facts
 
     async def _give_files(self, volume_id: str, size_bytes: int, owner: tuple[int, int]) -> None:
-        """Whatever cuts this off, the volume is whole under one of its names; the raw file counts where there is one."""
+        """Give the volume its files: whatever cuts this off, the volume is whole under one of its names; the raw file counts where
+        there is one."""
         raw, disk, work, what = (
             self._raw(volume_id),
             self._path(volume_id),

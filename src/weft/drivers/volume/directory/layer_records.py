@@ -35,8 +35,8 @@ File = tuple[int, int]  # device and inode
 
 
 class Pending(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Once the volume's file is another one than ``layer``, it stands on ``next``. Until then it is cut off, and void, unless an
-    overlay ``waits``, which a guest may be writing to."""
+    """A pending change: once the volume's file is another one than ``layer``, it stands on ``next``. Until then it is cut off, and
+    void, unless an overlay ``waits``, which a guest may be writing to."""
 
     layer: str
     next: tuple[str, ...]

@@ -108,7 +108,7 @@ class BaseImages:
             await self._client.run("rbd", "rm", f"{pool}/{work}", "--no-progress")
 
     async def _protect(self, name: str) -> None:
-        """Also of one whose maker ended before."""
+        """Protect the snapshot of a base image, also of one whose maker ended before."""
         image = f"{self._place.pool}/{name}"
         found = {one["name"]: one for one in await self._client.ask("rbd", "snap", "ls", image)}
         try:

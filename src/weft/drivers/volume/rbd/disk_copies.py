@@ -113,7 +113,7 @@ class RbdDiskCopies:
         return former.layers[-1]
 
     async def stand_in(self, layer_id: str, server: str) -> None:
-        """No image can stand on what is served elsewhere."""
+        """Refuse: no image can stand on what is served elsewhere."""
         raise InvalidInput(
             "a VM can't run from a backup while its disks are copied to a Ceph pool",
             reason="unsupported",
@@ -155,7 +155,8 @@ class RbdDiskCopies:
     async def _find_written(
         self, layer_id: str, former: StoredDisk | None, records: Records, present: set[str]
     ) -> _Written:
-        """Find where a disk came to. One that came whole continues nothing, whatever came before it. Raises NotFound."""
+        """Find the place of a disk that was written. One that came whole continues nothing, whatever came before it. Raises
+        NotFound."""
         image, tip = _choose_image(layer_id, records), former.layers[-1] if former is not None else ""
         if image in present:
             is_clone = bool(tip) and await self._contents.find_parent(image) == tip

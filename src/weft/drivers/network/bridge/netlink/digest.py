@@ -96,7 +96,7 @@ def _read_generation() -> bytes:
 
 
 def _take(kind: int, family: int, pick: Callable[[bytes], bytes]) -> bytes:
-    """Whatever ``pick`` finds in each object of a dump, in one order."""
+    """Take what ``pick`` finds in each object of a dump, in one order."""
     body = struct.pack("=B15x", family) if kind != _GET_LINK else _LINK_BODY.pack(family, 0, 0, 0, 0)
     if kind == _GET_LINK:
         body += _ATTRIBUTE.pack(8, _EXTENDED) + struct.pack("=I", _SKIP_STATISTICS)

@@ -57,9 +57,9 @@ chain limited {{
 
 
 def render_limits(names: Names, segments: Iterable[Segment], most: int) -> LastingTable:
-    """No address of a guest has more than ``most`` open connections on this node, those that it opened and those opened to it
-    together: a new one is dropped. Neither of two guests can fill the other's node. Filters come first: what they drop doesn't
-    count; nor do the first ``LOOKUPS`` to the guest's own resolver, its gateway."""
+    """Render the rules by which no address of a guest has more than ``most`` open connections on this node, those that it opened
+    and those opened to it together: a new one is dropped. Neither of two guests can fill the other's node. Filters come first: what
+    they drop doesn't count; nor do the first ``LOOKUPS`` to the guest's own resolver, its gateway."""
     bridges, uplinks = names.any_of("b"), names.any_of("u")
     limit = f"ct count over {most} }} drop"
     known = sorted(segments, key=lambda one: one.id)

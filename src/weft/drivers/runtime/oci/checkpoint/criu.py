@@ -129,7 +129,7 @@ def prepare_resuming(plan: ContainerPlan, paths: ContainerPaths) -> None:
 
 
 def settle_resuming(paths: ContainerPaths, *, runs: bool) -> None:
-    """If it ``runs``, or did, the saved state is dropped; else the container is as saved as before."""
+    """Settle a resume: if the container ``runs``, or did, the saved state is dropped; else the container is as saved as before."""
     if runs:
         drop_saved(paths)
     elif paths.saved.resuming.exists():

@@ -1,5 +1,5 @@
-"""The mark of 0 that each socket has anyway: CRIU would set it on a saved socket, and may not where the network isn't its users'.
-Takes it out of CRIU's list of open files.
+"""Drop the mark of 0 that CRIU would set on a saved socket, and may not where the network isn't its users': each socket has it
+anyway. Takes it out of CRIU's list of open files.
 
 Source: CRIU 3.17's images (magic words, then entries of a length and a protocol buffer) and its fdinfo, sk-inet, sk-unix,
 packet-sock, sk-netlink and sk-opts definitions.

@@ -142,7 +142,7 @@ def _parse(lines: Iterable[bytes]) -> Iterator[LogLine]:
 
 
 def _count_lines(file: BinaryIO, end: int) -> int:
-    """Up to ``end``; the file stands at its beginning again."""
+    """Count the lines up to ``end``; the file stands at its beginning again."""
     count = 0
     while piece := file.read(min(READ_BYTES, end - file.tell())):
         count += piece.count(b"\n")

@@ -93,8 +93,8 @@ class SnapshotInstances:
         return await self._copy(id, template, "cold" if made else "clone", roots.egress_endpoint)
 
     async def keep_ready(self, recipe: Recipe, roots: Roots, count: int) -> int:
-        """Keep so many clones ready, at most so many that all pools of the node together stay within its share; one that is taken
-        is made up for. Raises DriverFailed."""
+        """Keep ``count`` clones ready, as far as all pools of the node together stay within its share; one that is taken is made up
+        for. Raises DriverFailed."""
         templates = await self._working()
         self._wanted[recipe.digest] = (recipe, roots, count)
         async with self._filling.setdefault(recipe.digest, asyncio.Lock()):

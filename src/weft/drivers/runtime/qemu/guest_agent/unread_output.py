@@ -24,7 +24,7 @@ class Unread:
         self._held: dict[Hashable, dict[Callable[[], None], int]] = {}
 
     def take(self, guest: Hashable, end: Callable[[], None], size: int) -> None:
-        """So many bytes more are held (fewer, if negative)."""
+        """Hold ``size`` bytes more (fewer, if negative)."""
         self.total += size
         held = self._held.setdefault(guest, {})
         held[end] = held.get(end, 0) + size

@@ -182,7 +182,7 @@ def _are_over(jobs: dict[str, dict[str, Any]]) -> bool:
 
 
 async def keep_synced(guest: Guest) -> None:
-    """Write what is written to a migrating guest's disks to the host's immediately, at both ends: QEMU waits for all of it while
+    """Pass on what is written to a migrating guest's disks to the host's immediately, at both ends: QEMU waits for all of it while
     the guest stands still."""
     while guest.migrating and not guest.ended.is_set():
         for disk in guest.record.plan.disks:

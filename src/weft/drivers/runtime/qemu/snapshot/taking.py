@@ -145,7 +145,8 @@ async def _switch_with_memory(
 
 
 async def _switch_and_hold(guest: Guest, snapshot: SnapshotRecord, present: dict[str, str], user: int) -> SnapshotFacts:
-    """Also what doesn't write through a file system stands still, so the machine is as it is at any instant of the hold."""
+    """Switch the disks and hold the machine: what doesn't write through a file system stands still, so the machine is as it is at
+    any instant of the hold."""
     qmp, why = guest.monitor(), ""
     if not snapshot.held:
         agent = [str(guest.paths.qemu_agent)] if snapshot.freezes and guest.record.plan.qemu_agent else []
