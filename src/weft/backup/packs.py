@@ -115,7 +115,7 @@ class ChunkReader:
         return self.read_many([id_])[id_]
 
     def read_many(self, ids: list[bytes]) -> dict[bytes, bytes]:
-        """Up to some hundred chunks; a frame that several of them are in is read once."""
+        """Read up to some hundred chunks; a frame that several of them are in is read once."""
         return {id_: bytes(chunk) for id_, chunk in self.view_many(ids).items()}
 
     def view_many(self, ids: list[bytes]) -> dict[bytes, memoryview]:

@@ -52,7 +52,7 @@ def _provide(session: Session, name: str, check: Callable[[], object]) -> None:
 
 
 def _is_there(session: Session, name: str, project: str) -> bool:
-    """Also if one may not see that project's images: the server says then what is missing."""
+    """Whether the image is there, also if one may not see that project's images: the server says then what is missing."""
     try:
         session.client.get("image", name, project=project)
     except Forbidden:

@@ -122,7 +122,7 @@ class Session:
         )
 
     def _warn_of_skew(self, server: str) -> None:
-        """Once in a run, if the server is of another release."""
+        """Warn once in a run, if the server is of another release."""
         warning = importlib.import_module("weft.client.version_skew").describe_skew(server)
         if warning and not self._skew_reported:
             self._skew_reported = True

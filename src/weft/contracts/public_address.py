@@ -1,4 +1,4 @@
-"""Addresses to which a process connects that fetches what others name: not its own machine, and nothing that answers on the
+"""Addresses to which a process may connect that fetches what others name: not its own machine, and nothing that answers on the
 machine's own links (metadata services do), unless that was allowed.
 
 Judged is the address that a socket is about to connect to: a name that means another address the next time, or a redirect,

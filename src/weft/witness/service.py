@@ -105,9 +105,9 @@ class Witness:
         del self._votes[oldest], self._heard[oldest]
 
     def put_sites(self, sites: Mapping[str, str]) -> None:
-        """Put these sites from now on. Groups of sites that are no more are forgotten: if such a site comes back, the witness knows
-        nothing of it, as one that has lost its file. Raises Unavailable if that can't be written; it counts all the same, since who
-        starts forgets them too."""
+        """Keep these sites from now on. Groups of sites that are no more are forgotten: if such a site comes back, the witness
+        knows nothing of it, as one that has lost its file. Raises Unavailable if that can't be written; it counts all the same,
+        since who starts forgets them too."""
         left = {key: vote for key, vote in self._votes.items() if all(site in sites for site in list_sites(key))}
         has_fewer = len(left) < len(self._votes)
         self._sites, self._votes = dict(sites), left

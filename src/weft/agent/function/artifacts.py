@@ -133,7 +133,7 @@ class Artifacts:
         return image.index_digest or image.digest
 
     def drop(self, recipe: str) -> None:
-        """No instance of that recipe (digest) will start any more."""
+        """Drop the recipe (digest): no instance of it will start any more."""
         self._given.pop(recipe, None)
         self._opened.pop(recipe, None)
 

@@ -1,5 +1,4 @@
-"""Deadlines until which guarded guests may run on this node, and what is said of them. Pure. Times are seconds of
-CLOCK_BOOTTIME."""
+"""Deadlines of guarded guests on this node, and what is said of them. Pure. Times are seconds of CLOCK_BOOTTIME."""
 
 from __future__ import annotations
 

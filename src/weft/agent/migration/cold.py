@@ -148,7 +148,8 @@ class ColdSource(Role):
             self.rest = self._history.task
 
     async def _run(self) -> None:
-        """No failure here leaves the guest with two owners: it starts here again only after the target has given up."""
+        """Run the migration; no failure here leaves the guest with two owners: it starts here again only after the target has given
+        up."""
         migration, node = self._migration, self._node
         connection = node.wire.make_connection(
             self.migration.key, migration.address, migration.peer_uid, self._limits, migration.peer_ca

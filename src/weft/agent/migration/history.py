@@ -84,8 +84,8 @@ class HistorySender:
             self._close()
 
     async def _read(self) -> dict[Part, list[bytes]]:
-        """Read the parts in the order in which it is sent: the log, for which the target waits, first, and what ends with an empty
-        piece last."""
+        """Read the parts in the order in which they are sent: the log, for which the target waits, first, and what ends with an
+        empty piece last."""
         uid, node = self._local.spec.workload.uid, self._node
         read: dict[Part, list[bytes]] = {"logs": [], "traffic": [], "samples": []}
         try:

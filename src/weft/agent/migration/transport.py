@@ -45,7 +45,7 @@ class Connection(Protocol):
         """The target's answer. Raises Unavailable without one; the target may have received the request."""
 
     async def order(self, ask: MigrationRequest) -> None:
-        """Like ``ask``; raises DriverFailed if the target answers that it can't."""
+        """Send a request like ``ask``; raises DriverFailed if the target answers that it can't."""
 
     def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
         """Relay the bytes that the machine sends to these paths; ``ahead``: how many connections it will open for its memory.

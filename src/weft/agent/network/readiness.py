@@ -187,8 +187,8 @@ class ReadinessChecks:
         return _Key(service, state.local.uid) in self._checks or service in state.local.report.readiness
 
     def _recall(self, key: _Key, state: AllocationState, run: object) -> Judged:
-        """Recall what is known of it before the first check: of another run than the one before it isn't ready; of one that an
-        agent before this one checked, what that one reported."""
+        """Recall what is known of the workload before the first check: of another run than the one before it isn't ready; of one
+        that an agent before this one checked, what that one reported."""
         before = self._runs.get(key.allocation)
         if before is not None and before != run:
             started = ReadinessReport(ready=False, message="it has just started")

@@ -12,7 +12,7 @@ from weft.protocol.report import ServerPlace
 
 
 def locate(places: Iterable[str], before: ServerPlace) -> ServerPlace:
-    """Resolve the names in ``places`` (HOST:PORT, of the API and its streams) resolve to now; with all of ``before`` if one
+    """Resolve the names in ``places`` (HOST:PORT, of the API and its streams) to their addresses now; with all of ``before`` if one
     doesn't. Blocks."""
     found: set[IPv4Address] = set()
     ports: set[int] = set()

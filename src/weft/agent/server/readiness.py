@@ -70,7 +70,8 @@ class ReadinessSource:
         )
 
     def _is_offline(self, age: float) -> bool:
-        """Also before the first try of an agent whose predecessor wasn't answered: nothing has failed yet, but nobody hears it."""
+        """Whether the agent is offline; also before the first try of an agent whose predecessor wasn't answered: nothing has failed
+        yet, but nobody hears it."""
         return not self._line.works or (self._reporter.answered_at == -math.inf and age > UNHEARD_SECONDS)
 
     def _find_age(self) -> float | None:

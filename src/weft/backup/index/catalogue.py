@@ -1,4 +1,4 @@
-"""Catalogue of the places of chunks: a copy of all packs' indexes in a local SQLite file. It may be lost: the repository has it all."""
+"""Catalogue of chunks' places: a copy of all packs' indexes in a local SQLite file. It may be lost: the repository has it all."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _run(session: Session, kind: Kind | None, node: str | None, plot: str | None
 
 
 def _list(session: Session) -> list[dict[str, Any]]:
-    """Whatever has a place now, or was promised one."""
+    """List whatever has a place now, or was promised one."""
     found = _list_reservations(session)
     for kind in PLACED:
         for obj in session.client.list(kind, all_projects=session.all_projects).items:

@@ -337,7 +337,7 @@ class KeptSession(Protocol):
     standing: SessionStanding
 
     def acknowledge(self, stdout: int, stderr: int) -> None:
-        """So many bytes since its beginning have arrived at the caller: the guest need not keep them."""
+        """Acknowledge that so many bytes since its beginning have arrived at the caller: the guest need not keep them."""
 
     async def let_go(self) -> None:
         """Leave it to the next caller; the guest ends it if none comes."""

@@ -129,7 +129,7 @@ def show_settings(
 
 
 def write(value: Any) -> str:
-    """Write a value as people do."""
+    """Write a value in the form that people use."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -65,7 +65,7 @@ def make_tracer(options: HasTraces, process: str, clock: Clock) -> Tracer | None
 async def keep_gathering(
     what: str, gather: Callable[[], None], keep: Callable[[], None], clock: Clock, log: logging.Logger
 ) -> None:
-    """Once a second, and now and then ``keep``, for ever; an OSError of either is logged once."""
+    """Gather once a second, and now and then ``keep``, for ever; an OSError of either is logged once."""
     kept_at, troubled = clock.elapsed(), False
     while True:
         await clock.sleep(GATHER_SECONDS)

@@ -22,7 +22,7 @@ def make_outcome(answer: Answer, version: str, node: str) -> Outcome:
 
 
 def no_node_error(what: str, pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:
-    """No node accepted it: the reason of each, and the nearest fit."""
+    """The error when no node accepted the invocation: the reason of each, and the nearest fit."""
     names = {node: name_of(node) for node in pending.ranking}
     if not pending.refusals:
         return unplaceable_error(

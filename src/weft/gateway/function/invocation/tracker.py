@@ -79,7 +79,7 @@ class LateResult(msgspec.Struct, frozen=True):
 
 
 class NoNode(msgspec.Struct, frozen=True):
-    """No node accepted it; each that was asked gave its reason."""
+    """The end of an invocation that no node accepted; each that was asked gave its reason."""
 
     pending: PendingInvocation
 

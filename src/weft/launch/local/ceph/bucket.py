@@ -22,7 +22,7 @@ _USER, _SECONDS = "weft-backups", 60.0
 
 
 async def ensure_bucket(plan: CephPlan, clock: Clock) -> None:
-    """Once the cluster is ready. Raises DriverFailed, TimedOut."""
+    """Ensure the bucket once the cluster is ready. Raises DriverFailed, TimedOut."""
     await asyncio.to_thread(_ensure_user, plan)
     await wait_answers(clock, "its S3 has the bucket", lambda: _has_bucket(plan))
 

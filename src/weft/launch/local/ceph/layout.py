@@ -59,7 +59,7 @@ class CephPlan(msgspec.Struct, frozen=True):
         return Path(self.folder) / "data" / daemon
 
     def made(self, daemon: str) -> Path:
-        """There once the daemon's store is whole."""
+        """The mark that is there once the daemon's store is whole."""
         return self.data(daemon) / "weft-made"
 
     @property

@@ -65,7 +65,7 @@ def make_monitor(plan: CephPlan) -> None:
 
 
 async def make_others(plan: CephPlan, clock: Clock) -> None:
-    """Once the monitor answers: keys of the others, the OSDs' stores, and the pool. Raises DriverFailed, TimedOut."""
+    """Make, once the monitor answers, keys of the others, the OSDs' stores, and the pool. Raises DriverFailed, TimedOut."""
     await wait_answers(clock, "its monitor answers", lambda: ask(plan, "mon", "stat", seconds=5) is not None)
     await asyncio.to_thread(_make_others, plan)
 
