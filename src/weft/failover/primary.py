@@ -1,4 +1,4 @@
-"""What confirms a cluster as primary. Pure.
+"""Confirm a cluster as primary. Pure.
 
 A primary's hold is its own word and any one other's promise, of the witness or of the cluster that has the replica: so the loss of
 the witness alone, or of the line alone, ends no guest. A promise counts from stamps that nodes had sent before it was asked for.

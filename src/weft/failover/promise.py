@@ -1,4 +1,4 @@
-"""What a voter has promised to a primary. Pure. Both the witness and the site that isn't primary are voters."""
+"""Promise of a voter to a primary. Pure. Both the witness and the site that isn't primary are voters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Promise(msgspec.Struct, frozen=True):
 
 
 def begin_promise(claim: Claim, seconds: float, now: float) -> Promise:
-    """Of a voter that has just started, or has just heard of the claim: it may have promised something that it doesn't know of any
-    more, so it promises it again."""
+    """Begin the promise of a voter that has just started, or has just heard of the claim: it may have promised something that it
+    doesn't know of any more, so it promises it again."""
     return Promise(claim, seconds, now + seconds)
 
 

@@ -22,7 +22,7 @@ class Silence(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True):
-    """That the witness was asked. An answer to an earlier one, which was given up, doesn't count."""
+    """Question to the witness. An answer to an earlier one, which was given up, doesn't count."""
 
     renewals: int
     named: Claim  # which the replica is a copy of
@@ -41,7 +41,7 @@ def may_ask(silence: Silence, now: float) -> bool:
 
 
 def find_taken(asked: Question, renewals: int, answer: Answer, returned: str) -> Claim | None:
-    """With which claim this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
+    """Claim by which this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
     doesn't, and asks again later. The witness repeats a grant that was not used. ``returned``: of the generation that is being
     given back, which is used no more."""
     if not isinstance(answer, Granted) or renewals != asked.renewals or answer.claim.generation.id == returned:

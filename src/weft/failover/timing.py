@@ -17,7 +17,7 @@ SLACK_SECONDS = 1.0
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """In seconds."""
+    """Times in seconds."""
 
     renew: float = 2.0  # between two renewals
     lease: float = 20.0  # from before a renewal was sent: the primary's guests may run as long

@@ -1,5 +1,5 @@
-"""What the witness answers, for one group. Pure: what it knows, what a site says, and its own CLOCK_BOOTTIME in; what it knows
-then, and the answer, out. The caller writes ``VoteRecord`` durably before it sends the answer, where that has changed.
+"""Answer of the witness, for one group. Pure: what it knows, what a site says, and its own CLOCK_BOOTTIME in; what it knows then,
+and the answer, out. The caller writes ``VoteRecord`` durably before it sends the answer, where that has changed.
 
 The witness knows no guest, and never acts on its own. It grants a take-over only if
 - it has promised nothing to the present primary for a whole promise, also after each start;
@@ -23,7 +23,7 @@ SITES = 2
 
 
 class VoteRecord(msgspec.Struct, frozen=True):
-    """Of one group: what survives the witness's process."""
+    """Record of one group's vote: what survives the witness's process."""
 
     claim: Claim
     seconds: float  # how long promises last
@@ -35,7 +35,7 @@ class VoteRecord(msgspec.Struct, frozen=True):
 
 
 class Vote(msgspec.Struct, frozen=True):
-    """Of one group: what the witness knows."""
+    """Vote of one group: what the witness knows."""
 
     record: VoteRecord
     until: float  # by its own CLOCK_BOOTTIME: it grants nothing before
@@ -51,7 +51,7 @@ class Vote(msgspec.Struct, frozen=True):
 
 
 def begin_vote(record: VoteRecord, now: float) -> Vote:
-    """Of a witness that has started with this record."""
+    """Begin the vote of a witness that has started with this record."""
     return Vote(record, now + record.seconds)
 
 
@@ -116,12 +116,12 @@ def receive_return(
 
 
 def inspect_claim(vote: Vote | None, named: Claim) -> Answer:
-    """Of a site whose store was restored: what it names may be old, so it confirms nothing."""
+    """Inspect the claim of a site whose store was restored: what it names may be old, so it confirms nothing."""
     return (compare_claims(vote.record.claim, named) if vote is not None else None) or Refused("notHolder")
 
 
 def _note_claim(vote: Vote | None, site: str, named: Claim, seconds: float, now: float) -> Vote:
-    """With what the site knows. A claim that is newer than the witness's shows that the witness was restored."""
+    """Note what the site knows. A claim that is newer than the witness's shows that the witness was restored."""
     if vote is None or named.is_newer_than(vote.record.claim):
         longest = seconds if vote is None else max(seconds, vote.record.seconds)
         begun = begin_promise(named, longest, now)
