@@ -1,1 +1,1 @@
-"""What weft knows about workloads from their past: forecasts, cycles, classes, anomalies. Pure: arrays in, findings out."""
+"""Knowledge about workloads from their past: forecasts, cycles, classes, anomalies. Pure: arrays in, findings out."""

@@ -1,4 +1,4 @@
-"""Which series change together: ranks, each series' own memory removed, then the mean product.
+"""Find the series that change together: ranks, each series' own memory removed, then the mean product.
 
 Without prewhitening (Box and Jenkins) any two random walks look related; without ranks (Spearman) one common spike does.
 """
@@ -17,13 +17,14 @@ LEAST_SAMPLES = 96
 
 
 def correlate(values: Floats) -> Floats:
-    """Of each pair of series, shape (count, count), -1 to 1; 0 where a series is constant or too short. NaN is a gap."""
+    """Correlate each pair of series, shape (count, count), -1 to 1; 0 where a series is constant or too short. NaN is a gap."""
     rest = np.array([_whiten(_rank(row)) for row in values])
     return np.asarray(rest @ rest.T / max(1, rest.shape[1])) if len(rest) else np.zeros((0, 0))
 
 
 def correlate_between(values: Floats, others: Floats) -> Floats:
-    """As ``correlate``, of each of ``values`` with each of ``others``, at the same moments: shape (count, count of others)."""
+    """Correlate like ``correlate`` each of ``values`` with each of ``others``, at the same moments: shape
+    (count, count of others)."""
     if not len(values) or not len(others):
         return np.zeros((len(values), len(others)))
     of_others = np.array([_whiten(_rank(row)) for row in others])
@@ -32,8 +33,8 @@ def correlate_between(values: Floats, others: Floats) -> Floats:
 
 
 def least_related(samples: int, pairs: int = 1) -> float:
-    """From which absolute correlation on a pair of so many samples counts as related: of so many ``pairs`` that are unrelated, one
-    in a thousand times any does (the tail of a normal variable is below exp(-z²/2))."""
+    """Least absolute correlation from which a pair of so many samples counts as related: of so many ``pairs`` that are unrelated,
+    one in a thousand times any does (the tail of a normal variable is below exp(-z²/2))."""
     sure = SURE if pairs <= 1 else math.sqrt(2 * math.log(1000 * pairs))
     return sure / math.sqrt(max(1, samples))
 
@@ -52,7 +53,7 @@ def _rank(row: Floats) -> Floats:
 
 
 def _whiten(ranks: Floats) -> Floats:
-    """What an autoregression of the series doesn't explain, with a variance of 1; zeros if nothing is left."""
+    """Remainder that an autoregression of the series doesn't explain, with a variance of 1; zeros if nothing is left."""
     zeros = np.zeros(max(0, len(ranks) - MEMORY))
     if len(ranks) < LEAST_SAMPLES:
         return zeros

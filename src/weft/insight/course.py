@@ -1,4 +1,5 @@
-"""What a profile expects of the hours to come: use hour by hour, when a node will be short of cores, and when a guest does least.
+"""Expectation by a profile for the hours to come: use hour by hour, when a node will be short of cores, and when a guest does
+least.
 
 Between the horizons that are forecast, values are interpolated; where a cycle is sure enough, they follow it. Pure."""
 
@@ -37,8 +38,8 @@ class Course(msgspec.Struct, frozen=True):
 
 
 class Shortage(msgspec.Struct, frozen=True):
-    """From hour ``first`` to ``last`` (0 begins now) the upper end of a node's use is beyond SHORT of ``full``, and
-    in the worst of these hours the expected use itself: by its upper end alone, half of what is planned would be needless."""
+    """Shortage from hour ``first`` to ``last`` (0 begins now): the upper end of a node's use is beyond SHORT of ``full``, and in
+    the worst of these hours the expected use itself: by its upper end alone, half of what is planned would be needless."""
 
     first: int
     last: int
@@ -127,7 +128,8 @@ def expect_hours(status: ProfileStatus, now: float, hours: int) -> Course | None
 def choose_window(
     status: ProfileStatus | None, earliest: float, latest: float, seconds: float = WINDOW_SECONDS
 ) -> Window:
-    """Where between two moments the guest of a profile does least, for what takes ``seconds``; without a cycle the earliest."""
+    """Window between two moments in which the guest of a profile does least, for what takes ``seconds``; without a cycle the
+    earliest."""
     length = min(max(seconds, WINDOW_SECONDS), max(0.0, latest - earliest))
     cycle = find_cycle(status, 0.0) if status is not None else None
     if cycle is None:

@@ -100,7 +100,7 @@ def _autocorrelate(x: Floats) -> Floats:
 
 
 def _find_period(acf: Floats, n: int, k: int) -> float | None:
-    """Of the hill of the autocorrelation that a bin of the periodogram points at; None: there is none."""
+    """Period by the hill of the autocorrelation that a bin of the periodogram points at; None: there is none."""
     low, high = n / (k + 1), n / (k - 1) if k > 1 else n
     period = _find_hill(acf, low, high)
     if period is None:

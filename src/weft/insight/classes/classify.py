@@ -33,8 +33,8 @@ class Signature(msgspec.Struct, frozen=True, rename={"class_": "class"}):
 
 
 class Trees(msgspec.Struct, frozen=True):
-    """Of all trees, node after node. A node with ``measure`` -1 is a leaf. Tree t begins at ``roots[t]`` and is about class t
-    modulo the number of classes."""
+    """All trees, node after node. A node with ``measure`` -1 is a leaf. Tree t begins at ``roots[t]`` and is about class t modulo
+    the number of classes."""
 
     measure: np.ndarray
     threshold: np.ndarray  # not more than it: left
@@ -83,7 +83,7 @@ def load() -> Trees:
 
 
 def _prepare(values: Floats, step_seconds: float, full: float) -> Floats | None:
-    """In per cent, a sample every STEP_SECONDS, gaps filled; None: too little is known."""
+    """Prepare values in per cent, a sample every STEP_SECONDS, gaps filled; None: too little is known."""
     known = np.flatnonzero(~np.isnan(values))
     span = int(known[-1] - known[0]) + 1 if len(known) else 0
     if span * step_seconds < DAY_SECONDS or len(known) < LEAST_KNOWN * span:

@@ -1,4 +1,4 @@
-"""What tells classes of workloads apart: 25 numbers of a series, none of which depends on when it began."""
+"""Measures that distinguish classes of workloads: 25 numbers of a series, none of which depends on when it began."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a series will be: weighted experts, with an interval that learns from its own errors."""
+"""Forecast of a series: weighted experts, with an interval that learns from its own errors."""

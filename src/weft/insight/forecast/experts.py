@@ -82,7 +82,7 @@ class Experts:
         self._seen += 1
 
     def forecast(self) -> Floats:
-        """Of each series, ``horizon`` samples after the newest, shape (count,)."""
+        """Forecast of each series, ``horizon`` samples after the newest, shape (count,)."""
         asked = self._open[-1]
         weights = self._weigh()
         if weights is None:
@@ -91,7 +91,7 @@ class Experts:
         return np.asarray(last + (weights * (asked - last)).sum(axis=0))
 
     def name_leaders(self) -> list[str]:
-        """Of each series, the kind of experts that has most weight now."""
+        """Name of the kind of experts that has most weight now, for each series."""
         weights = self._weigh()
         if weights is None:
             return [_KINDS[self._usual]] * self._count
@@ -122,7 +122,7 @@ class Experts:
         return np.array(asked)
 
     def _ask_days(self, last: Floats, day: int, ahead: int) -> list[Floats]:
-        """By the time of the day and the week; without a day to look back on, the last value."""
+        """Forecasts by the time of the day and the week; without a day to look back on, the last value."""
         back = -(-ahead // day)  # days until the same time lies in the past
         then = [value for days in range(back, back + 7) if (value := self._past.ago(days * day - ahead)) is not None]
         now = [value for days in range(1, 8) if (value := self._past.ago(days * day)) is not None]
@@ -161,7 +161,7 @@ class Experts:
 
 
 class _Memory:
-    """What each expert has lost so far, the older the less it counts."""
+    """Loss of each expert so far, the older the less it counts."""
 
     def __init__(self, count: int, forget: float) -> None:
         self._keep = 1 - forget
@@ -188,8 +188,8 @@ class _Memory:
 
 
 class _Contexts:
-    """What tells situations of the same value apart: nothing; the value against the mean of the hour; this mean against that of six
-    hours; the quarter of the day."""
+    """Contexts that distinguish situations of the same value: nothing; the value against the mean of the hour; this mean against
+    that of six hours; the quarter of the day."""
 
     MANY = 4
 

@@ -18,7 +18,7 @@ LEAST_SAMPLES = 12  # before anything is forecast
 
 
 class Forecast(msgspec.Struct, frozen=True):
-    """Of each series, shape (count,): the value, and the ends of its 80 % interval."""
+    """Forecast of each series, shape (count,): the value, and the ends of its 80 % interval."""
 
     value: Floats
     low: Floats
@@ -26,7 +26,7 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Forecaster:
-    """Of ``count`` series, a sample every ``step_seconds``, ``horizon`` samples ahead."""
+    """Forecaster of ``count`` series, a sample every ``step_seconds``, ``horizon`` samples ahead."""
 
     def __init__(self, count: int, step_seconds: float, horizon: int) -> None:
         self._experts = Experts(count, step_seconds, horizon)
@@ -67,7 +67,7 @@ class Forecaster:
         self._intervals.begin(np.nan_to_num(np.abs(np.diff(known, axis=1))).mean(axis=1))
 
     def name_leaders(self) -> list[str]:
-        """What each forecast follows most."""
+        """Name of what each forecast follows most."""
         return self._experts.name_leaders()
 
     def forecast(self) -> Forecast | None:

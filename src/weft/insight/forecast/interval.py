@@ -14,7 +14,7 @@ _SIZE_SHARE = 0.02
 
 
 class Intervals:
-    """Of ``count`` series; each tail is to hold ``tail`` of the outcomes."""
+    """Intervals of ``count`` series; each tail is to hold ``tail`` of the outcomes."""
 
     def __init__(self, count: int, tail: float) -> None:
         self._tail = tail
@@ -23,7 +23,7 @@ class Intervals:
         self._size = np.zeros(count)
 
     def begin(self, mean_step: Floats) -> None:
-        """Before any error is known: as wide as the first samples' mean step to both contexts."""
+        """Begin before any error is known: as wide as the first samples' mean step to both contexts."""
         self._below, self._above, self._size = mean_step.copy(), mean_step.copy(), mean_step / 2
 
     def learn(self, forecast: Floats, outcome: Floats) -> None:

@@ -1,4 +1,4 @@
-"""What followed the same situations in a series' own past: a median of the steps from there.
+"""Learn from what followed the same situations in a series' own past: a median of the steps from there.
 
 A situation is one of 24 quantiles of the value, by one of a few contexts that say what the value alone doesn't."""
 
@@ -39,7 +39,7 @@ class ManySteps:
         self._medians = np.array([one.medians for one in each])
 
     def find(self, values: Floats, contexts: Indexes) -> Floats:
-        """Of each series' value in its context, shapes (count,)."""
+        """Median step of each series from its value in its context, shapes (count,)."""
         situation = (self._edges <= values[:, None]).sum(axis=1) * CONTEXTS + contexts
         return np.asarray(np.take_along_axis(self._medians, situation[:, None], axis=1)[:, 0])
 

@@ -11,7 +11,7 @@ from weft.contracts.history import Floats
 
 
 class Past:
-    """Of ``count`` series, the last ``length`` samples each, kept as ``dtype``."""
+    """Past of ``count`` series, the last ``length`` samples each, kept as ``dtype``."""
 
     def __init__(self, count: int, length: int, dtype: DTypeLike = np.float64) -> None:
         self.length = length

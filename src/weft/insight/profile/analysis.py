@@ -53,8 +53,8 @@ class Subject(msgspec.Struct, array_like=True):
 
 
 class Search(msgspec.Struct, array_like=True):
-    """Of a subject (its row) whose cycles are looked for: a month in half hours (NaN where it isn't known), and the last day of
-    each resource."""
+    """Search of a subject (its row) whose cycles are looked for: a month in half hours (NaN where it isn't known), and the last day
+    of each resource."""
 
     row: int
     month: Table
@@ -88,7 +88,8 @@ class Searched(msgspec.Struct):
 
 
 class Finding(msgspec.Struct):
-    """Of one subject. ``searched``: None where nobody asked for it. ``anomalies``: among the fresh samples, the newest first."""
+    """Findings about one subject. ``searched``: None where nobody asked for it. ``anomalies``: among the fresh samples, the newest
+    first."""
 
     samples: int = 0
     first_at: float = 0.0
@@ -163,7 +164,7 @@ def _add_missing(finding: Finding, columns: int, known: np.ndarray) -> None:
 
 
 def find_anomalies(row: Floats, subject: Subject, start: float) -> list[Anomaly]:
-    """What is unusual among the fresh samples, the newest first; the first sample is at ``start``."""
+    """Anomalies among the fresh samples, the newest first; the first sample is at ``start``."""
     if subject.fresh <= 0:
         return []
     begin = len(row) - min(subject.fresh, DAY_SAMPLES)

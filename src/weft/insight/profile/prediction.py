@@ -1,5 +1,5 @@
-"""What a series will be in five minutes, an hour and a day. The last days are forecast sample by sample: how those forecasts did
-says which experts count, and how wide the intervals are."""
+"""Predict a series in five minutes, an hour and a day. The last days are forecast sample by sample: how those forecasts did says
+which experts count, and how wide the intervals are."""
 
 from __future__ import annotations
 
@@ -40,14 +40,15 @@ _LENGTHS = sorted(
 
 
 class Predicted(NamedTuple):
-    """Of one series. ``error``: the mean absolute error of its forecasts an hour ahead, NaN where no forecast was judged."""
+    """Prediction of one series. ``error``: the mean absolute error of its forecasts an hour ahead, NaN where no forecast was
+    judged."""
 
     prediction: dict[str, Prediction]
     error: float
 
 
 def predict(values: Floats, step_seconds: float) -> list[Predicted]:
-    """Of each series; shape (count, n), evenly spaced, NaN where nothing was measured."""
+    """Predict each series; shape (count, n), evenly spaced, NaN where nothing was measured."""
     found: list[Predicted] = [Predicted({}, math.nan)] * len(values)
     groups: dict[int, list[int]] = {}
     for at, row in enumerate(values):
