@@ -32,7 +32,7 @@ def read_collector(text: str, flag: str = "--traces", path: str = "/v1/traces") 
 
 
 class Collector:
-    """At ``url``. Used by one thread."""
+    """Collector at ``url``. Used by one thread."""
 
     def __init__(self, url: str) -> None:
         self._url = url

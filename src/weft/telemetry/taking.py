@@ -40,7 +40,7 @@ class GroupedTaking:
         self._closed = False
 
     def put(self, source: str, outbox: str, events: Sequence[tuple[int, tuple[float, Event]]]) -> Future[int]:
-        """What is kept of the batch, once that is known: 0 if too many of this source wait."""
+        """Number of events kept of the batch, once that is known: 0 if too many of this source wait."""
         answer: Future[int] = Future()
         with self._wake:
             own = self._waiting.get(source)

@@ -33,7 +33,7 @@ class Bound:
         return False
 
     def end_minute(self) -> list[tuple[str, int]]:
-        """What was left out: address and count, the most first. A new minute begins."""
+        """Counts of what was left out: address and count, the most first. A new minute begins."""
         left = sorted(self._left_out.items(), key=lambda one: (one[0] == OTHERS, -one[1]))
         self._seen, self._left_out, self._all = {}, {}, 0
         named, rest = left[:MOST_LINES], sum(count for _, count in left[MOST_LINES:])

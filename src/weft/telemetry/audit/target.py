@@ -1,4 +1,4 @@
-"""Where a syslog is reached, as people write it. Apart from what sends there, which each agent would load."""
+"""Address of a syslog, as people write it. Apart from what sends there, which each agent would load."""
 
 from __future__ import annotations
 

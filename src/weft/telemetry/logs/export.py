@@ -79,7 +79,7 @@ class LogExporter:
         self._thread.start()
 
     def close(self) -> None:
-        """What wasn't sent is sent by the next one."""
+        """Close the export. What wasn't sent is sent by the next one."""
         self._closed.set()
         if self._thread.ident is not None:
             self._thread.join(2 * SECONDS)

@@ -17,7 +17,8 @@ _PIECE_BYTES = 1 << 20
 
 
 class GatheringStore(ABC):
-    """In ``folder``; the spools, a folder each, are in ``spools``. Thread-safe; nothing here may run in an event loop's thread."""
+    """Store in ``folder``; the spools, a folder each, are in ``spools``. Thread-safe; nothing here may run in an event loop's
+    thread."""
 
     def __init__(self, folder: Path, spools: Path, clock: Clock, most_bytes: int, most_age: float) -> None:
         self.store = LogStore(folder, clock, most_bytes, most_age)

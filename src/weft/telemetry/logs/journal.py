@@ -27,7 +27,8 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Without lines, ``first`` is the number of the source's next one. ``what``: what the source is called; "": as before."""
+    """Record of a source's lines. Without lines, ``first`` is the number of the source's next one. ``what``: what the source is
+    called; "": as before."""
 
     uid: str
     first: int

@@ -36,7 +36,7 @@ _WORKER = Path(__file__).with_name("pattern_worker.py")
 
 class Matcher(Protocol):
     def find(self, text: bytes) -> Sequence[int]:
-        """Where the lines begin that match, ascending. Raises InvalidInput."""
+        """Start offsets of the lines that match, ascending. Raises InvalidInput."""
 
     def begin(self) -> None:
         """Another question begins."""

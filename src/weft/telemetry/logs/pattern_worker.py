@@ -18,7 +18,7 @@ _LOOKS_BEYOND = re.compile(rb"\\[AZsSDWbB]|\(\?[=!<(s]|\(\?[aiLmsux-]*s|\[\^")
 
 
 def find_lines(pattern: re.Pattern[bytes], text: bytes, *, alone: bool) -> "array[int]":
-    """Where the lines of ``text`` begin that the pattern matches, each by itself. Pure."""
+    """Start offsets of the lines of ``text`` that the pattern matches, each by itself. Pure."""
     found = array("I")
     search = pattern.search
     if alone:

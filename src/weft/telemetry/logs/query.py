@@ -1,4 +1,4 @@
-"""Which lines of a source are asked for, in the order in which they were printed. Reads segments and the newest lines."""
+"""Find the requested lines of a source, in the order in which they were printed. Reads segments and the newest lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Range(msgspec.Struct, frozen=True):
-    """Of one source: lines with numbers from ``first`` to before ``end``, printed from ``since`` to before ``until`` (unix
+    """Range of one source: lines with numbers from ``first`` to before ``end``, printed from ``since`` to before ``until`` (unix
     microseconds; 0: any)."""
 
     uid: str

@@ -117,7 +117,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def check_segment(data: bytes, uid: str, most_bytes: int) -> None:
-    """Of a stranger's segment: it is whole, only of this source, and has ``most_bytes`` of times and text at most. Raises
+    """Check a stranger's segment: it is whole, only of this source, and has ``most_bytes`` of times and text at most. Raises
     InvalidInput."""
     file = io.BytesIO(data)
     parts = _read_head(file).parts

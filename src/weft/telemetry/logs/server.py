@@ -1,4 +1,4 @@
-"""What the server's own processes log: each writes into a spool of its own, and one of them gathers all into a store."""
+"""Log of the server's own processes: each writes into a spool of its own, and one of them gathers all into a store."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class DepartureJournal:
 
 
 class ServerLog(GatheringStore):
-    """Of what the server's processes log, and of what was deleted."""
+    """Log of the server's processes, and of what was deleted."""
 
     def __init__(
         self,
@@ -120,5 +120,5 @@ class ServerLog(GatheringStore):
 
 
 def name_source(process: str) -> str:
-    """As people write it."""
+    """Name of the source as people write it."""
     return f"server/{process}"

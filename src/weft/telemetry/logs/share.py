@@ -1,5 +1,5 @@
-"""Which lines go when a store is full: the oldest of the sources that have the most, so that one that prints much pushes out none
-of the others'. Pure.
+"""Choose the lines that go when a store is full: the oldest of the sources that have the most, so that one that prints much pushes
+out none of the others'. Pure.
 
 Max-min fairness, as queues get by dropping from the longest (McKenney, Stochastic Fairness Queueing, 1990)."""
 
@@ -15,7 +15,7 @@ MOST_PARTS = 4096  # of one segment
 
 
 class Kept(NamedTuple):
-    """What is left of neighbouring segments (by their place), to be written as one; nothing but the first: it stays as it is."""
+    """Rest of neighbouring segments (by their place), to be written as one; nothing but the first: it stays as it is."""
 
     places: list[int]
     parts: list[tuple[Part, ...]]
@@ -38,7 +38,7 @@ def find_excess(used: Mapping[str, int], free_bytes: int) -> dict[str, int]:
 
 
 def plan_share(heads: Sequence[Head], excess: Mapping[str, int], segment_bytes: int) -> list[Kept]:
-    """What to write in place of the first segments, oldest first; those behind them stay."""
+    """Plan what to write in place of the first segments, oldest first; those behind them stay."""
     left, groups = dict(excess), list[Kept]()
     size = 0  # of the last group, in bytes of text
     for place, head in enumerate(heads):

@@ -37,8 +37,8 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class LogStore:
-    """In ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds: when that is too much, sources that have
-    more than the others lose their oldest. Thread-safe."""
+    """Store in ``folder``, at most ``most_bytes`` of lines of the last ``most_age`` seconds: when that is too much, sources that
+    have more than the others lose their oldest. Thread-safe."""
 
     def __init__(
         self, folder: Path, clock: Clock, most_bytes: int = MOST_BYTES, most_age: float = MOST_AGE_SECONDS
@@ -144,7 +144,7 @@ class LogStore:
         return self._cursors.get(uid)
 
     def next_number(self, uid: str) -> int:
-        """Of the next line of a source; 0: it has none."""
+        """Number of the next line of a source; 0: it has none."""
         return self._next.get(uid, 0)
 
     def standing(self, uid: str) -> tuple[int, Cursor | None]:
@@ -164,7 +164,7 @@ class LogStore:
             return list(self._next)
 
     def sources(self) -> dict[str, str]:
-        """What each source that has a name is called, by uid."""
+        """Names of the sources that have one, by uid."""
         with self._lock:
             return dict(self._names)
 
@@ -248,7 +248,8 @@ class LogStore:
                 self._drop_oldest()
 
     def _drop_carried(self, here: set[str], oldest: int) -> None:
-        """What came here with workloads that aren't here any more stays as long as other lines, in a fourth of the space."""
+        """Drop what is too old. What came here with workloads that aren't here any more stays as long as other lines, in a fourth
+        of the space."""
         left = sorted((one.head.until, one.size, uid) for uid, one in self._carried.items() if uid not in here)
         size = sum(size for _, size, _ in left)
         for until, own, uid in left:
@@ -260,7 +261,7 @@ class LogStore:
                     self._note_dropped(gone.head.parts)
 
     def _write_anew(self, segments: Sequence[Segment], group: Kept) -> list[Segment]:
-        """What is kept of them, under the name of the newest, before the others go: a crash between the two is seen by
+        """Write what is kept of them, under the name of the newest, before the others go: a crash between the two is seen by
         ``_leave_out_doubled``. Raises OSError."""
         kept: list[Lines] = []
         for segment, parts in zip(segments, group.parts, strict=True):
@@ -295,7 +296,7 @@ class LogStore:
             self._dropped[part.uid] = self._dropped.get(part.uid, 0) + part.count
 
     def _leave_out_doubled(self, segments: list[Segment]) -> list[Segment]:
-        """Without those whose lines are in a later one, too: they were about to go. A source's numbers only grow."""
+        """Leave out those whose lines are in a later one, too: they were about to go. A source's numbers only grow."""
         lowest: dict[str, int] = {}
         kept = []
         for segment in reversed(segments):

@@ -72,7 +72,7 @@ class _Answer(msgspec.Struct):
 
 
 class Evaluator:
-    """That of the server whose state folder is ``state``."""
+    """Evaluator of the server whose state folder is ``state``."""
 
     def __init__(self, state: Path, clock: Clock, interval: float) -> None:
         self.interval = interval  # seconds between two evaluations
@@ -146,7 +146,7 @@ def _read_value(text: str) -> float:
 
 
 def _read_error(text: str) -> str:
-    """What the database said of the expression, without what changes from one evaluation to the next."""
+    """Error of the database about the expression, without what changes from one evaluation to the next."""
     body = _BODY.search(text)
     if body is None:
         if "duplicate" in text or "identical labels" in text:

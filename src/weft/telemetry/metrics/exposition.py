@@ -38,7 +38,7 @@ def one(name: str, help_: str, value: float) -> Family:
 
 
 def list_process() -> Iterator[Family]:
-    """What this process uses."""
+    """Metrics of this process's usage."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     yield one("process_cpu_seconds_total", "CPU time of the process", usage.ru_utime + usage.ru_stime)

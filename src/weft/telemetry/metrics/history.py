@@ -43,7 +43,7 @@ _decoder = msgspec.json.Decoder(list[tuple[float, str]])
 
 
 class DatabaseHistory:
-    """Of the database that ``find`` names now."""
+    """History in the database that ``find`` names now."""
 
     def __init__(self, asker: Asker, find: Callable[[], Database]) -> None:
         """``find`` raises Unavailable while there is none."""
@@ -79,7 +79,7 @@ _NAME_OF_PROJECT = re.compile(r'(\w+)\{project="([^"]+)"\}')
 
 
 class SampleHistory:
-    """Of samples in memory, by the name of their metric: a query is a name, or a name with ``{project="…"}``."""
+    """History of samples in memory, by the name of their metric: a query is a name, or a name with ``{project="…"}``."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)

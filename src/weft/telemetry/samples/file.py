@@ -116,7 +116,7 @@ class SampleFile:
                     yield slot, here[HEAD.size :].cast("f").tolist()
 
     def list_all(self, level: int) -> Iterator[tuple[int, Sequence[float]]]:
-        """As ``all``, with the newest coarse slot, made from what there is of it so far. Raises OSError."""
+        """Yield like ``all``, with the newest coarse slot, made from what there is of it so far. Raises OSError."""
         ratio = LEVELS[level].step_ms // LEVELS[0].step_ms
         newest = self._find_last(1 << 62) if level else None
         yield from ((slot, row) for slot, row in self.all(level) if newest is None or slot != newest // ratio)

@@ -42,14 +42,14 @@ LEVELS = (
 
 
 class Series(msgspec.Struct, frozen=True, array_like=True):
-    """What one column holds."""
+    """Name and unit of one column."""
 
     name: str
     unit: str
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """Of a file with these series. Columns come in pairs, so that every record begins at a multiple of eight."""
+    """Layout of a file with these series. Columns come in pairs, so that every record begins at a multiple of eight."""
 
     series: tuple[Series, ...]
 
@@ -61,11 +61,11 @@ class Layout(msgspec.Struct, frozen=True):
         return HEAD.size + 4 * self.columns * LEVELS[level].parts
 
     def begin(self, level: int) -> int:
-        """Where the ring of ``level`` begins; of the level after the last, where the file ends."""
+        """Offset of the ring of ``level``; of the level after the last, the file's end."""
         return HEADER_BYTES + sum(LEVELS[one].slots * self.record_bytes(one) for one in range(level))
 
     def offset(self, level: int, slot: int) -> int:
-        """Where the record of ``slot`` lies."""
+        """Offset of the record of ``slot``."""
         return self.begin(level) + slot % LEVELS[level].slots * self.record_bytes(level)
 
     @property

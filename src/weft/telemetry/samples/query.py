@@ -1,5 +1,5 @@
-"""What is read from a file of samples for a question: at which level, and its answer as JSON, a series at a time. Pure but for
-reading the file."""
+"""Read a file of samples for a question: at which level, and its answer as JSON, a series at a time. Pure but
+for reading the file."""
 
 from __future__ import annotations
 

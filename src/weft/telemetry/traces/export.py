@@ -39,7 +39,7 @@ class SpanExporter:
         self._woken.set()
 
     def close(self) -> None:
-        """What still waits isn't sent."""
+        """Close the export. What still waits isn't sent."""
         self._closed.set()
         self._woken.set()
         self._thread.join(2 * SECONDS)

@@ -46,7 +46,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class TraceStore(GatheringStore):
-    """Of what the server's processes record, and of what nodes send. ``on_new`` gets what is new."""
+    """Traces that the server's processes record, and that nodes send. ``on_new`` gets what is new."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class TraceStore(GatheringStore):
 
 
 def summarize(spans: Iterable[Span]) -> Summary:
-    """Of one trace's spans, at least one."""
+    """Summary of one trace's spans, at least one."""
     ordered = sorted(spans, key=lambda one: (one.begin, -one.end))
     known = {one.id for one in ordered}
     first = next((one for one in ordered if one.parent not in known), ordered[0])
