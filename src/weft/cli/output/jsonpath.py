@@ -38,7 +38,7 @@ Step = Callable[[Any], Iterator[Any]]
 
 
 def write_jsonpath(expression: str, value: Any, listed: Sequence[str] = ()) -> str:
-    """What ``expression`` makes of ``value``. Raises InvalidInput for one that can't be read, UsageError for a field that no
+    """Write what ``expression`` makes of ``value``. Raises InvalidInput for one that can't be read, UsageError for a field that no
     object of ``value``, a list of kinds ``listed``, can have."""
     whole = expression if "{" in expression else "{" + expression + "}"
     nodes, rest = _read_nodes(_split(whole, expression), expression)
@@ -68,7 +68,7 @@ def name_fields(path: str) -> list[str] | None:
 
 
 def _list_fields(nodes: list[Node], before: list[str]) -> Iterator[list[str]]:
-    """What each path in ``nodes`` names, from the top."""
+    """List what each path in ``nodes`` names, from the top."""
     for kind, node in nodes:
         if kind == "text":
             continue
@@ -200,7 +200,7 @@ def _named(name: str) -> Step:
 
 
 def _below(name: str) -> Step:
-    """At any depth: what is called so, or all there is."""
+    """A step to any depth: what is called so, or all there is."""
 
     def step(value: Any) -> Iterator[Any]:
         if isinstance(value, dict) and name in value:

@@ -1,5 +1,5 @@
-"""What to say of a new disk whose pool nobody offers, or that no pool could ever hold. It is made, for a node that offers one may
-come later, and a volume waits for it without a word: one that is larger than what is there ends the command as such a VM does."""
+"""Words about a new disk whose pool nobody offers, or that no pool could ever hold. It is made, for a node that offers one may come
+later, and a volume waits for it without a word: one that is larger than what is there ends the command as such a VM does."""
 
 from __future__ import annotations
 

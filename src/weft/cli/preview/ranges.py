@@ -1,4 +1,4 @@
-"""What to say of a new network whose range has addresses of another one in its project: each is apart from the other, so that is no
+"""Words about a new network whose range has addresses of another one in its project: each is apart from the other, so that is no
 error, but a guest in both reaches such an address in one of them only."""
 
 from __future__ import annotations

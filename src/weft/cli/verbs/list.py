@@ -266,7 +266,8 @@ def _ps(
 def list_allowed(
     session: Session, kinds: Sequence[str], selected: Mapping[str, Any]
 ) -> tuple[list[Object], list[Forbidden]]:
-    """What there is of those of ``kinds`` that the caller may see, and why not of the others. Raises Forbidden if it sees none."""
+    """List the objects of those of ``kinds`` that the caller may see, and why not of the others. Raises Forbidden if it sees
+    none."""
     items: list[Object] = []
     refused: list[Forbidden] = []
     for name in kinds:
