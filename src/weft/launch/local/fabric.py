@@ -210,8 +210,8 @@ async def wait_nodes(topology: Topology, clock: Clock) -> str:
 
 
 def describe_nodes(names: Sequence[str], nodes: Sequence[Mapping[str, Any]]) -> str:
-    """Which of the nodes are online, once all are that nobody deleted: a node that has joined is one of the cluster's at once.
-    Raises Unavailable, which is shown if it stays so."""
+    """Describe which of the nodes are online, once all are that nobody deleted: a node that has joined is one of the cluster's
+    immediately. Raises Unavailable, which is shown if it stays so."""
     phases = {node["name"]: node["status"].get("phase", "NotReady") for node in nodes}
     there, gone = [name for name in names if name in phases], [name for name in names if name not in phases]
     if waiting := [f"{name} is {phases[name]}" for name in there if phases[name] != "Ready"]:
