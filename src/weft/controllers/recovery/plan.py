@@ -206,7 +206,7 @@ def _find_end(facts: RecoveryFacts, member: RunMember) -> str:
 
 
 def _find_waiting(facts: RecoveryFacts, member: RunMember) -> str:
-    """Tell people what is waited for."""
+    """Say for people what is waited for."""
     if not member.begun_at:
         why = member.checks[0].message if member.checks else ""
         return f"vm/{member.vm} can't be made: {why}" if why else f"vm/{member.vm} is not made yet"
