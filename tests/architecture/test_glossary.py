@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from source import ROOT, SOURCE, nodes_of, text_of
+from source import FILES, ROOT, SOURCE, nodes_of, text_of
 
 TABLE = Path(__file__).with_name("glossary.txt")
 NOT_OURS = ("measured.md",)  # a program writes it
@@ -200,6 +200,23 @@ def test_an_odd_word_is_found_where_people_read_it_and_nowhere_else(tmp_path: Pa
     )
     assert [row.count(code) for row in (no, anew, once, told)] == [1, 1, 0, 0]
     assert [row.count(page) for row in (no, anew, once, told)] == [1, 1, 1, 1]
+
+
+BEFORE_A_NOUN = frozenset(
+    "of by what with from in to for as at on whose which who that where after before within beside between against through over"
+    " under about into without among behind per since until while".split()
+)
+
+
+def test_a_docstring_begins_with_what_it_is_of() -> None:
+    """With the noun or the verb, and not with a preposition or a relative pronoun."""
+    wrong = []
+    for path in FILES:
+        for node in nodes_of(path, ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef):
+            words = (ast.get_docstring(node) or "").split()
+            if words and words[0].lower().strip(",.:;`") in BEFORE_A_NOUN:
+                wrong.append(f"{path.relative_to(ROOT)}:{node.body[0].lineno} {' '.join(words[:8])}")
+    assert wrong == []
 
 
 def lower(text: str) -> str:
