@@ -53,7 +53,7 @@ def test_a_store_that_is_restored_again_and_again_doubles_nothing_either(store: 
     ("store", "weather", "seeds"),
     [
         pytest.param("memory", MISFORTUNES, (1, 2), marks=pytest.mark.long),
-        ("sqlite", MISFORTUNES, (5,)),
+        ("sqlite", MISFORTUNES, (6,)),
         pytest.param("memory", BEHIND, (1,), marks=pytest.mark.long),
         ("sqlite", GIVEN_UP, (2,)),
     ],
