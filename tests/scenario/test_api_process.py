@@ -19,10 +19,7 @@ import pytest
 from weft.client import Client, find_context
 from weft.objects.errors import NotFound
 
-COMMAND = (
-    "import sys; from weft.launch.server.configuration import parse_options; from weft.launch.server.api import run_api; "
-    "sys.exit(run_api(parse_options(sys.argv[1:])))"
-)
+COMMAND = "import sys; from weft.launch.server.main import main; sys.exit(main(sys.argv[1:]))"
 
 
 def free_port() -> int:
