@@ -72,7 +72,7 @@ class Follower:
 
     def hears_more_than(self, count: int) -> bool:
         with self._heard:
-            return self._heard.wait_for(lambda: len(self.printed) > count, timeout=8)
+            return self._heard.wait_for(lambda: len(self.printed) > count, timeout=60)
 
 
 def test_every_command_that_follows_goes_on_after_a_restart_of_the_server(fabric: Fabric) -> None:
