@@ -47,7 +47,7 @@ class HistorySender:
     """Sends what was measured of a guest here, its flows, and what it printed, to the node that has taken it over; what fails is
     sent again. Another cluster gets no flows, which name workloads of this one, and a log without the uid of this one's workload.
 
-    ``connect`` gives the connection of the moment; ``close`` is called in the end."""
+    ``connect`` returns the connection in use now; ``close`` is called last."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ async def finish_carrying(ends: Iterable[Role], clock: Clock) -> None:
 
 
 class _Turns:
-    """The pieces of one part in their order: a piece that comes again counts once, and the first one begins anew, as is needed
+    """The pieces of one part in their order: a piece that comes again counts once, and the first one starts over, as is needed
     after one that could not be taken."""
 
     def __init__(self, what: str, most: int) -> None:
