@@ -129,7 +129,8 @@ def test_a_full_disk_of_a_node_is_said_of_the_vm_and_leaves_nothing_half_made() 
         # The others live on, and what gives room back needs none.
         assert fabric.weft("vm", "stop", "web").code == 0
         assert fabric.weft("vm", "delete", "gone", "--yes").code == 0
-        assert len(list((disk.path / "allocations").iterdir())) == 1
+        # The space that came back may hold a new try of the one that failed.
+        assert len(kept.keys() & {path.name for path in (disk.path / "allocations").iterdir()}) == 1
 
         disk.make_room()
         until(lambda: read(fabric, "vm/more")["status"]["phase"] == "Running", fabric, 60)
