@@ -181,8 +181,8 @@ def test_a_new_fabric_has_its_rules_which_people_may_delete_for_good(lab: ApiLab
 
 
 def test_a_default_rule_says_what_the_reference_says(lab: ApiLab) -> None:
-    page = (Path(__file__).parents[2] / "docs/reference/alerts.md").read_text()
-    metrics = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
+    page = (Path(__file__).parents[3] / "docs/reference/alerts.md").read_text()
+    metrics = (Path(__file__).parents[3] / "docs/reference/metrics.md").read_text()
     for name, spec in list_default_rules().items():
         assert f"| `{name}` | `{spec['expr']}` |" in page
         for word in re.findall(r"\w+", spec["expr"]):

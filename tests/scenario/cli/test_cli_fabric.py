@@ -495,7 +495,7 @@ def test_one_wrong_field_refuses_all_of_a_file_at_its_place(fabric: Fabric, tmp_
 
 @pytest.mark.parametrize("suffix", ["yaml", "json", "toml", "nix"])
 def test_the_examples_come_up_in_every_format(fabric: Fabric, suffix: str) -> None:
-    examples = Path(__file__).resolve().parents[2] / "examples"
+    examples = Path(__file__).resolve().parents[3] / "examples"
     missing = fabric.weft("apply", "-f", str(examples / f"three-tier.{suffix}"))
     assert missing.code == 3 and "weft image build debian-12" in missing.err
     assert fabric.weft("image", "add", "debian-12", str(fabric.folder / "tiny.tar")).code == 0
