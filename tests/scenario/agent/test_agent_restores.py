@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.agent.test_agent_taking import S1, VOLUME, WITH_MEMORY, layer, start, until_over
 from tests.scenario.agent_lab import Lab, change, make_allocation
 from tests.scenario.cut import MOST_CUTS, cut
-from tests.scenario.test_agent_taking import S1, VOLUME, WITH_MEMORY, layer, start, until_over
 
 from weft.agent.allocation.steps import snapshot as step
 from weft.contracts.driver.identity import Identity

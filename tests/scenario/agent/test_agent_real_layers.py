@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.agent.test_agent_restores import BACK, OTHER_VOLUME, TWIN, until_restored
+from tests.scenario.agent.test_agent_taking import S1, S2, VOLUME, make_vm, until_over
 from tests.scenario.agent_lab import Lab, change, make_allocation
-from tests.scenario.test_agent_restores import BACK, OTHER_VOLUME, TWIN, until_restored
-from tests.scenario.test_agent_taking import S1, S2, VOLUME, make_vm, until_over
 
 from weft.agent.allocation.steps import snapshot as step
 from weft.agent.snapshot import absorption
