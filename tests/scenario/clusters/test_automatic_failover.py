@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.clusters.test_link_witness import put_guarded, put_pair, set_witness, wait_until
 from tests.scenario.link_lab import Side, two_sides
-from tests.scenario.test_link_witness import put_guarded, put_pair, set_witness, wait_until
 from tests.witness_place import WitnessPlace
 
 from weft.client.cluster.peer import connect_peer

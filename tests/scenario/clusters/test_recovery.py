@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.clusters.test_replication import LOCAL, SPEC, put_cluster, receive, replicate_vm, send, until
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode, join
-from tests.scenario.test_replication import LOCAL, SPEC, put_cluster, receive, replicate_vm, send, until
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec
