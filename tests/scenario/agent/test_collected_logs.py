@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab
+from tests.scenario.gateway.test_gateway_logs import OTHER_UID, THERE, WEB, Node
 from tests.scenario.gateway_lab import Client, GatewayLab
-from tests.scenario.test_gateway_logs import OTHER_UID, THERE, WEB, Node
 
 from weft.agent.logs import collector
 from weft.agent.logs.carry import Arriving, Carried, pack_log

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from tests.scenario.gateway.test_gateway_forward import mask
 from tests.scenario.gateway_lab import GatewayLab
-from tests.scenario.test_gateway_forward import mask
 
 from weft.gateway import gateway as at_gateway
 from weft.gateway.stream.connection import Connection

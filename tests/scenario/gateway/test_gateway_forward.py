@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 import pytest
 from tests.scenario.agent_lab import NODE_UID, Lab
+from tests.scenario.gateway.test_gateway_streams import WEB, plan_guest
 from tests.scenario.gateway_lab import Client, GatewayLab
-from tests.scenario.test_gateway_streams import WEB, plan_guest
 
 from weft.agent.state.allocation import read_allocation
 from weft.drivers.runtime.fake.driver import FakeDriver

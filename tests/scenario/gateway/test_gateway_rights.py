@@ -13,8 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.scenario.agent_lab import NODE_UID, Lab, make_allocation
 from tests.scenario.function_api_lab import api_lab, do
+from tests.scenario.gateway.test_gateway_streams import plan_guest
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
-from tests.scenario.test_gateway_streams import plan_guest
 
 from weft.contracts.store import Delete, Put, Store
 from weft.gateway.stream.rights import OpenStreams, make_check
