@@ -55,7 +55,7 @@ from tests.scenario import (
 )
 from tests.scenario.between import Between, find_calls, is_commit
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_placement_policies import put_policy
+from tests.scenario.scheduler.test_placement_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
 from weft.controllers.departure.controller import Departures

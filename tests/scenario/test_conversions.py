@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.scenario.controllers_lab import DIGEST, GIB, MIB, Lab
-from tests.scenario.test_placement import cordon
+from tests.scenario.scheduler.test_placement import cordon
 
 from weft.contracts.store import AtRevision, Delete
 from weft.controllers.conversion.rollback import PLACE_PATIENCE_SECONDS

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from tests.scenario.migration_lab import MIB, MigratingNode, MovingLab, World
-from tests.scenario.test_reservations import reserve, until_state
+from tests.scenario.scheduler.test_reservations import reserve, until_state
 
 from weft.contracts.trace.context import Context, make_mark, read_ended
 from weft.controllers.node.drain_plan import AT_ONCE

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab
-from tests.scenario.test_scheduler_answers import ask
+from tests.scenario.scheduler.test_scheduler_answers import ask
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import GIB, Lab, PretendNode
-from tests.scenario.test_reservations import reserve, status_of, until_state
+from tests.scenario.scheduler.test_reservations import reserve, status_of, until_state
 
 from weft.contracts.store import Delete
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_placement import decision_of
+from tests.scenario.scheduler.test_placement import decision_of
 
 from weft.kinds.fields.strategy import SERVERLESS_STRATEGY
 from weft.kinds.placement_policy import PlacementPolicySpec

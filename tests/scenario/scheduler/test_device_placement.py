@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.controllers_lab import GIB, Lab
-from tests.scenario.test_placement import decision_of
+from tests.scenario.scheduler.test_placement import decision_of
 
 from weft.kinds.node import Gpu, NodeSpec
 from weft.kinds.vm import VmSpec, check_vm

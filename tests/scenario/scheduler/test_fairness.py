@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.controllers_lab import DIGEST, GIB, MIB, Lab
-from tests.scenario.test_waiting import lease, queue
+from tests.scenario.scheduler.test_waiting import lease, queue
 
 from weft.kinds.image import ImageStatus
 from weft.kinds.report import ProjectShare, ReportStatus

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.controllers_lab import Lab, PretendNode
-from tests.scenario.test_fairness import add_project, put_many
+from tests.scenario.scheduler.test_fairness import add_project, put_many
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.decision import DecisionSpec

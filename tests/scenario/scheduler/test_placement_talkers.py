@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_placement import decision_of
-from tests.scenario.test_placement_policies import where
+from tests.scenario.scheduler.test_placement import decision_of
+from tests.scenario.scheduler.test_placement_policies import where
 
 from weft.contracts.store import Delete
 from weft.kinds.allocation import AllocationSpec

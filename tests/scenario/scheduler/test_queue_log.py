@@ -14,7 +14,7 @@ from weft.scheduler.queue.learned import WRITE_SECONDS
 from weft.scheduler.simulate.lease_queue import replay
 from weft.scheduler.simulate.swf import Job, read_swf
 
-DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "swf"
+DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "swf"
 KTH = DATA / "KTH-SP2-1996-2.part1.swf.gz"
 JOBS = 500
 PROCESSORS = 100

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from tests.long import examples
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_lease_promises import at
-from tests.scenario.test_placement import cordon
-from tests.scenario.test_preemption import add_node, lease, read, state, until_lease
-from tests.scenario.test_scheduler_answers import ask
+from tests.scenario.scheduler.test_lease_promises import at
+from tests.scenario.scheduler.test_placement import cordon
+from tests.scenario.scheduler.test_preemption import add_node, lease, read, state, until_lease
+from tests.scenario.scheduler.test_scheduler_answers import ask
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.lease import LeaseRequest

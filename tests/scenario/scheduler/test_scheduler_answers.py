@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.scenario.controllers_lab import GIB, EndsAs, Lab
-from tests.scenario.test_placement import cordon
+from tests.scenario.scheduler.test_placement import cordon
 
 from weft.kinds.node import NodeRuntime
 from weft.kinds.recommendation import KEPT_SECONDS, RecommendationStatus

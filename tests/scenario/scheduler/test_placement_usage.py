@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_placement import decision_of
-from tests.scenario.test_placement_policies import put_policy, where
+from tests.scenario.scheduler.test_placement import decision_of
+from tests.scenario.scheduler.test_placement_policies import put_policy, where
 
 from weft.protocol.heartbeat import Digest, Use, write_digest
 
