@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.scenario.test_api_permissions import TOKENS, open_lab, try_operations
+from tests.scenario.people.test_api_permissions import TOKENS, open_lab, try_operations
 
 from benchmarks.measurement import Figure, Measurement
 from weft.kinds.permissions import find_permissions

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
-from tests.scenario.test_people import add_user, log_in, wait_until
+from tests.scenario.people.test_people import add_user, log_in, wait_until
 
 from weft.api.object import read
 from weft.api.state.request_rates import WriteRates

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from tests.scenario.api_lab import ApiLab
+from tests.scenario.people.test_people import add_user, create, log_in
 from tests.scenario.test_api_quotas import again, grant, refuse, remove, run_together, vm
-from tests.scenario.test_people import add_user, create, log_in
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock

@@ -17,7 +17,7 @@ from weft.client import Client
 from weft.objects.errors import Forbidden, WeftError
 from weft.objects.roles import EVERYWHERE, RIGHTS
 
-PAGE = Path(__file__).parents[2] / "docs/reference/permissions.md"
+PAGE = Path(__file__).parents[3] / "docs/reference/permissions.md"
 ROW = re.compile(r"\| ([A-Z]+) `(\S+)` \| (\S+) \| (\w+) \|")
 OWN: dict[str, dict[str, list[str]]] = {  # own roles; test_each_role adds two that share all permissions among them
     "starter": {"vm": ["get", "list", "start", "stop"], "image": ["get", "list"], "*": ["get"]},

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
-from tests.scenario.test_api_audit import read, weft
-from tests.scenario.test_people import PASSWORD, add_user, create, is_refused, log_in, wait_until
+from tests.scenario.people.test_api_audit import read, weft
+from tests.scenario.people.test_people import PASSWORD, add_user, create, is_refused, log_in, wait_until
 
 from weft.client.answer import raise_problem
 from weft.client.api import Client
