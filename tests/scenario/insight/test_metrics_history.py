@@ -310,7 +310,7 @@ def test_what_the_database_refuses_or_answers_leaves_it_alive(history: History, 
 
 
 def test_each_query_of_the_dashboard_is_answered_and_names_what_is_recorded(history: History) -> None:
-    reference = Path(__file__).parents[2] / "docs" / "reference"
+    reference = Path(__file__).parents[3] / "docs" / "reference"
     board = json.loads((reference / "grafana.json").read_text())
     told = set(re.findall(r"`(weft_\w+)`", (reference / "metrics.md").read_text()))
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
