@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.scenario.test_api_process import free_port
+from tests.scenario.server.test_api_process import free_port
 
 from weft.contracts.clock import SystemClock
 from weft.launch.process.supervisor import Supervisor, supervising

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
-from tests.scenario.test_api_process import ApiProcess
+from tests.scenario.server.test_api_process import ApiProcess
 
 from weft.client import Client, find_context
 from weft.objects.errors import WeftError

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 from tests.scenario.metrics_lab import OwnDatabase, fetch, run_prometheus, until
-from tests.scenario.test_api_process import free_port
+from tests.scenario.server.test_api_process import free_port
 
 from weft.contracts.clock import SystemClock
 from weft.drivers.linux.processes import read_arguments

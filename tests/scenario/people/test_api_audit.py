@@ -18,7 +18,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
 from tests.scenario.cli_lab import Said
-from tests.scenario.test_api_process import ApiProcess
+from tests.scenario.server.test_api_process import ApiProcess
 
 from weft.cli.app import run
 from weft.client import Client

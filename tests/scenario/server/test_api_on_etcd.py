@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
-from tests.scenario.test_api_process import ApiProcess
+from tests.scenario.server.test_api_process import ApiProcess
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
