@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.api.test_api_snapshots import act, tell
 from tests.scenario.api_lab import ApiLab, make_image
-from tests.scenario.test_api_snapshots import act, tell
 
 from weft.kinds.cluster import CLUSTER, ClusterSpec
 from weft.kinds.fields.replication.work import ReceiveOrder

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scenario.api.test_api_requests import every_route
 from tests.scenario.link_lab import Side, two_sides
-from tests.scenario.test_api_requests import every_route
 
 from weft.api.cluster import link_names
 from weft.client import Client

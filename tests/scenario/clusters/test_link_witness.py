@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from tests.scenario.api.test_api_snapshots import act
 from tests.scenario.api_lab import make_image
 from tests.scenario.clusters.test_api_replicas import DISKS, WORKLOAD
 from tests.scenario.link_lab import Side, two_sides
-from tests.scenario.test_api_snapshots import act
 from tests.witness_place import WitnessPlace
 
 from weft.client.cluster.peer import connect_peer

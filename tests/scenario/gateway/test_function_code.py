@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.api.test_api_requests import converse
 from tests.scenario.api_lab import ApiLab, make_image
-from tests.scenario.test_api_requests import converse
 
 from weft.client import Client
 from weft.client.answer import raise_problem

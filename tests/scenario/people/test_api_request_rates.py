@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.scenario.api.test_api_quotas import grant, vm
 from tests.scenario.api_lab import ApiLab
-from tests.scenario.test_api_quotas import grant, vm
 
 from weft.client import Client
 from weft.client.answer import Answer

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.scenario.api.test_api_quotas import change_status, refuse, remove
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
-from tests.scenario.test_api_quotas import change_status, refuse, remove
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.scenario.api.test_api_quotas import again, grant, refuse, remove, run_together, vm
 from tests.scenario.api_lab import ApiLab
 from tests.scenario.people.test_people import add_user, create, log_in
-from tests.scenario.test_api_quotas import again, grant, refuse, remove, run_together, vm
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock

@@ -147,7 +147,7 @@ def test_rights_are_asked_for_before_anything_is_said_of_fields(shared: ApiLab) 
     tried = 0
     for method, path in every_route():
         if path == "/v1/session":
-            continue  # for browsers: tests/scenario/test_dashboard_sessions.py
+            continue  # for browsers: tests/scenario/api/test_dashboard_sessions.py
         hidden = ("/tokens", "/users", "/groups", "/rolebindings", "/blobs/", "/code/", "/onnx/", "/audit")
         reads = method == "GET" and not any(word in path for word in hidden)
         reads |= path.endswith((":logs", ":metrics", ":flows")) or path.startswith("/api/v1/")
@@ -436,7 +436,7 @@ def test_health_and_kinds_are_told(shared: ApiLab) -> None:
 
 
 def test_the_description_of_the_api_is_the_one_checked_in(shared: ApiLab) -> None:
-    kept = Path(__file__).parents[2] / "docs" / "reference" / "openapi.json"
+    kept = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
     assert kept.read_text() == render(), "python -m weft.api.openapi > docs/reference/openapi.json"
     assert send(shared, "GET", "/v1/openapi.json").json() == json.loads(kept.read_text())
 

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.scenario.api.test_api_quotas import grant, vm
 from tests.scenario.api_lab import ApiLab
-from tests.scenario.test_api_quotas import grant, vm
 
 from weft.client import Client
 from weft.client.answer import raise_problem

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.api.test_api_egress_endpoints import encode, make_network
 from tests.scenario.api_lab import ApiLab, JoinedNode
-from tests.scenario.test_api_egress_endpoints import encode, make_network
 
 from weft.client.answer import raise_problem
 from weft.contracts.clock import Clock, SystemClock

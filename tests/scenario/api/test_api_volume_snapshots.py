@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.api.test_api_nodes import wait_until
+from tests.scenario.api.test_api_snapshots import act, tell
 from tests.scenario.api_lab import ApiLab, make_image
-from tests.scenario.test_api_nodes import wait_until
-from tests.scenario.test_api_snapshots import act, tell
 
 from weft.kinds.orders import VOLUME as VOLUME_ORDERS
 from weft.kinds.parts.snapshot.volume_work import OrderedVolume, VolumeOrder

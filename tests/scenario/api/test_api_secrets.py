@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.api.test_api_egress_endpoints import make_function
 from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation
-from tests.scenario.test_api_egress_endpoints import make_function
 
 from weft.client.answer import raise_problem
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec

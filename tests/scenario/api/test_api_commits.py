@@ -19,15 +19,15 @@ import msgspec
 import pytest
 from tests.node_key import make_node_key
 from tests.onnx_files import digest, linear
+from tests.scenario.api.test_api_conversions import IMAGE, make_container
+from tests.scenario.api.test_api_egress_endpoints import ask, make_function, make_network
+from tests.scenario.api.test_api_nodes import place_vm
+from tests.scenario.api.test_api_quotas import grant
+from tests.scenario.api.test_project_history import migrated
 from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_image, make_vm
 from tests.scenario.between import SOURCE, MeddlingStore, find_calls, is_store_commit
 from tests.scenario.dashboard_lab import Browser, add_user
 from tests.scenario.functions_lab import functions_lab
-from tests.scenario.test_api_conversions import IMAGE, make_container
-from tests.scenario.test_api_egress_endpoints import ask, make_function, make_network
-from tests.scenario.test_api_nodes import place_vm
-from tests.scenario.test_api_quotas import grant
-from tests.scenario.test_project_history import migrated
 from tests.unit.kinds.test_upgrades import KIND, stored
 
 from weft.api.bootstrap import bootstrap
@@ -702,7 +702,7 @@ MOST_ROUNDS = 20
 # One that asks whether a key was used: the two exclude each other, and nothing is written.
 NEVER_WRONG = {"api/admission/commit.py was_done 1", "api/admission/commit.py was_done 2"}
 REMEDY = (
-    "add to REQUESTS in tests/scenario/test_api_commits.py a request that makes this commit, "
+    "add to REQUESTS in tests/scenario/api/test_api_commits.py a request that makes this commit, "
     "and to RELIES_ON what it relies on"
 )
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.scenario.api.test_api_quotas import change_status, grant, refuse, remove, vm
 from tests.scenario.api_lab import ApiLab
 from tests.scenario.people.test_people import add_user, create, log_in
-from tests.scenario.test_api_quotas import change_status, grant, refuse, remove, vm
 
 from weft.contracts.clock import SystemClock
 from weft.kinds.parts.workload import WorkloadStatus
