@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
+from tests.scenario.controllers.test_conversions import ConvertingLab, begin
+from tests.scenario.controllers.test_drain import drain
+from tests.scenario.controllers.test_jobs import add_nodes
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.people.test_people import add_user, create, log_in
-from tests.scenario.test_conversions import ConvertingLab, begin
-from tests.scenario.test_drain import drain
-from tests.scenario.test_jobs import add_nodes
 
 from weft.objects.errors import UnknownField
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.scenario.controllers.test_drain import mark, places
+from tests.scenario.controllers.test_planned_migrations import rooms, until_none
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.scheduler.test_rebalance_automatic import expect
-from tests.scenario.test_drain import mark, places
-from tests.scenario.test_planned_migrations import rooms, until_none
 
 from weft.kinds.migration import AHEAD_LABEL, GROUP_LABEL, MigrationMarks, MigrationSpec, MigrationStatus
 from weft.kinds.profile import NODE_PROFILE, NodeProfileSpec, Pattern, Prediction, ProfileStatus

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.scenario.controllers.test_drain import places
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.scheduler.test_rebalance_plans import ask, crowd, keep, migrations, set_plan, until_plan
-from tests.scenario.test_drain import places
 
 from weft.kinds.endpoint import endpoint_name
 from weft.kinds.profile import WORKLOAD_PROFILE, Prediction, ProfileStatus, WorkloadProfileSpec, name_profile

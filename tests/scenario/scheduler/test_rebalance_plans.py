@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.scenario.controllers.test_drain import mark, places
 from tests.scenario.controllers_lab import GIB
 from tests.scenario.migration_lab import MovingLab, World
-from tests.scenario.test_drain import mark, places
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import MigrationSpec, MigrationStatus

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.controllers.test_conversions import OF, RUNS, ConvertingLab
 from tests.scenario.controllers_lab import DIGEST, MIB, Lab
 from tests.scenario.scheduler.test_scheduler_answers import ask
-from tests.scenario.test_conversions import OF, RUNS, ConvertingLab
 
 from weft.contracts.store import Delete
 from weft.controllers.image import controller

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.scenario.controllers.test_conversions import RUNS
 from tests.scenario.controllers_lab import Lab
-from tests.scenario.test_conversions import RUNS
 
 from weft.kinds.network import NetworkSpec, NetworkStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.scenario.controllers.test_jobs import RUNS
 from tests.scenario.controllers_lab import EndsAs, Lab
 from tests.scenario.scheduler.test_scheduler_answers import answer_to
-from tests.scenario.test_jobs import RUNS
 
 from weft.kinds.accounting_record import AccountingSpec, AccountingStatus, RunTime
 from weft.kinds.fields.lease import LeaseRequest, check_lease

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from tests.scenario.controllers.test_conversions import ConvertingLab, begin
+from tests.scenario.controllers.test_jobs import add_nodes
 from tests.scenario.controllers_lab import GIB, Lab, SlowStore, VirtualClock
-from tests.scenario.test_conversions import ConvertingLab, begin
-from tests.scenario.test_jobs import add_nodes
 
 from weft.contracts.store import AtRevision, Delete, PreconditionFailed, Put
 from weft.kinds.quota import AccountLimits, Limits, QuotaSpec, QuotaStatus

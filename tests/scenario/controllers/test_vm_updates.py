@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.controllers.test_deployments import act, add_nodes, instances, put_deployment, status_of, until
 from tests.scenario.controllers_lab import GIB, MIB, Lab
-from tests.scenario.test_deployments import act, add_nodes, instances, put_deployment, status_of, until
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.endpoint import EndpointSpec

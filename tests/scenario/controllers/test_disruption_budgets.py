@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scenario.controllers.test_drain import drain, mark, places, rehearse, told, until_told
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.scheduler.test_preemption import add_node, lease, state, until_lease
-from tests.scenario.test_drain import drain, mark, places, rehearse, told, until_told
 
 from weft.contracts.store import Put
 from weft.informer.view import Changed

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.controllers.test_jobs import RUNS
 from tests.scenario.controllers_lab import MIB, Lab
-from tests.scenario.test_jobs import RUNS
 
 from weft.kinds.container import ContainerSpec
 from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec, check_deployment

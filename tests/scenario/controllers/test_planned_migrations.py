@@ -7,8 +7,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.scenario.controllers.test_migrations import revision, settle, start
 from tests.scenario.migration_lab import MovingLab, World
-from tests.scenario.test_migrations import revision, settle, start
 
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.migration import MigrationStatus

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from tests.scenario.controllers.test_controllers_process import RealLab, fabric, start
 from tests.scenario.controllers_lab import GIB
-from tests.scenario.test_controllers_process import RealLab, fabric, start
 
 from weft.contracts.store import Absent, Precondition, Write
 from weft.kinds.migration import MigrationStatus

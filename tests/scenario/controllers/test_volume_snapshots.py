@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scenario.controllers.test_snapshots import snapshot, take, until
 from tests.scenario.migration_lab import MovingLab
 from tests.scenario.snapshot_lab import SnapshotNode
-from tests.scenario.test_snapshots import snapshot, take, until
 
 from weft.kinds.node import NodeRuntime, NodeSnapshot
 from weft.kinds.orders import OrderReports

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.scenario.controllers.test_drain import drain, places, rehearse, until_told
 from tests.scenario.migration_lab import MovingLab, World
 from tests.scenario.scheduler.test_preemption import lease, read, state, until_lease
-from tests.scenario.test_drain import drain, places, rehearse, until_told
 
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.kinds.migration import MigrationSpec, MigrationStatus

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import NODE_UID, make_allocation
 from tests.scenario.agent_lab import Lab as AgentLab
+from tests.scenario.controllers.test_volume_snapshots import VolumeNode, join, put_volume, volume
 from tests.scenario.migration_lab import MovingLab
-from tests.scenario.test_volume_snapshots import VolumeNode, join, put_volume, volume
 
 from weft.cli.command.target import Target
 from weft.cli.wait.finish import plan_wait
