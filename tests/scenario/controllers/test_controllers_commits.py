@@ -15,36 +15,21 @@ from typing import Any
 from unittest import mock
 
 import msgspec
-from tests.scenario import (
+from tests.scenario.between import Between, find_calls, is_commit
+from tests.scenario.clusters import test_cluster_departures, test_cluster_status, test_recovery, test_replication
+from tests.scenario.controllers import (
     test_accounting,
-    test_alerts,
     test_backups,
-    test_cluster_departures,
-    test_cluster_status,
     test_controllers_bad_days,
     test_conversions,
     test_deployments,
     test_disruption_budgets,
     test_drain,
-    test_gangs,
     test_jobs,
     test_made_images,
     test_migrations,
-    test_placement_affinity,
     test_planned_migrations,
-    test_plans_ahead,
-    test_profiles,
-    test_promises,
     test_quotas,
-    test_rebalance_automatic,
-    test_rebalance_plans,
-    test_receivers,
-    test_recovery,
-    test_replanned_leases,
-    test_replication,
-    test_reported_devices,
-    test_reservations,
-    test_scheduler_answers,
     test_services,
     test_snapshots,
     test_storage_pools,
@@ -53,8 +38,20 @@ from tests.scenario import (
     test_vm_updates,
     test_volume_snapshots,
 )
-from tests.scenario.between import Between, find_calls, is_commit
 from tests.scenario.controllers_lab import Lab
+from tests.scenario.edge import test_reported_devices
+from tests.scenario.insight import test_alerts, test_profiles, test_receivers
+from tests.scenario.scheduler import (
+    test_gangs,
+    test_placement_affinity,
+    test_plans_ahead,
+    test_promises,
+    test_rebalance_automatic,
+    test_rebalance_plans,
+    test_replanned_leases,
+    test_reservations,
+    test_scheduler_answers,
+)
 from tests.scenario.scheduler.test_placement_policies import put_policy
 
 from weft.contracts.store import Precondition, Put, Write
