@@ -64,17 +64,35 @@ def test_a_folder_of_compiled_files_alone_is_not_there(tmp_path: Path) -> None:
     assert is_there(tmp_path / "migrated")
 
 
-def test_a_file_named_without_its_folder_lies_beside_the_one_before_it() -> None:
-    lost = []
-    for line in MAP.read_text().partition("\n## Where to look\n")[2].splitlines():
-        folder = ROOT
-        for name in re.findall(r"`([\w./{},]+)`", line):
-            for path in spell_out(name):
-                if PATH.fullmatch(path):
-                    folder = SOURCE / path if path.endswith("/") else (SOURCE / path).parent
-                elif re.search(r"\.(py|c)$|/$", path) and not is_there(folder / path):
-                    lost.append(path)
-    assert lost == []
+def read_places(text: str) -> set[str]:
+    """Each path of the map's tables, spelled out; ``…/name`` lies beside the path before it."""
+    places: set[str] = set()
+    for row in re.findall(r"^\| .*", text, re.M):
+        before = ""
+        for name in re.findall(r"`([\w./{},…]+)`", row):
+            if name.startswith("…/"):
+                name = f"{before.rpartition('/')[0]}{name[1:]}"
+            if PATH.fullmatch(name):
+                places |= {before := path.rstrip("/") for path in spell_out(name)}
+    return places
+
+
+def test_the_map_names_every_folder_with_more_than_four_hundred_lines() -> None:
+    text = MAP.read_text()
+    places = read_places(text)
+    assert [place for place in sorted(places) if not is_there(SOURCE / place)] == []
+    lines: dict[str, int] = {}
+    for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.[ch]")]:
+        folder = path.parent.relative_to(SOURCE).as_posix()
+        lines[folder] = lines.get(folder, 0) + len(path.read_text().splitlines())
+    large = {folder for folder, many in lines.items() if many > 400}
+    places |= {path.rstrip(".,") for path in PATH.findall(text)}  # those of the walks, too
+    assert sorted(one for one in large if not any(f"{place}/".startswith(f"{one}/") for place in places)) == []
+
+
+def test_a_place_beside_another_is_spelled_out() -> None:
+    text = "| a | `controllers/{volume,pool}`, `…/alert` | – | `agent/image/cache.py` |\n`edge/rule`"
+    assert read_places(text) == {"agent/image/cache.py", "controllers/alert", "controllers/pool", "controllers/volume"}
 
 
 def test_every_link_of_the_map_has_an_end() -> None:
