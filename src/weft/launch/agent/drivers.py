@@ -125,7 +125,7 @@ def _load(place: str, host: Host, clock: Clock, *more: str) -> Any:
 
 
 def load_class(place: str) -> Any:
-    """The class at ``module:class``; only this module is imported."""
+    """The class at ``module:class``. Imports that module alone."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

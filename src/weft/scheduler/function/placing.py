@@ -37,7 +37,7 @@ _UID = "invocation"  # one for all: no strategy must draw a new order for each
 
 
 class FunctionPlacing:
-    """See ``contracts.placing.Placing``."""
+    """See ``contracts.function_placement.FunctionPlacement``."""
 
     def __init__(self, view: View, *, seed: int = 0) -> None:
         self.epoch = 0

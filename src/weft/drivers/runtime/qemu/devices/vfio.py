@@ -1,4 +1,4 @@
-"""The host's PCI devices that guests get: whether a guest can have one, and the one file that lets its QEMU use it.
+"""The host's PCI devices that guests get: whether a guest can have one, and the file by which its QEMU uses it.
 
 A device can be had through VFIO where the machine's IOMMU separates it from all others, and the driver vfio-pci holds it; the
 administrator binds it there, since that takes it from its user. Reads sysfs; gives and takes back the files of IOMMU groups in

@@ -65,7 +65,7 @@ async def arm_migration(qmp: Qmp, settings: MigrationSettings) -> None:
 
 
 async def begin_waiting(guest: Guest, settings: MigrationSettings) -> None:
-    """The target listens; QEMU makes the socket in the guest's run folder, the one place where it may."""
+    """The target listens; QEMU makes the socket in the guest's run folder, since it may write nowhere else."""
     qmp = guest.monitor()
     guest.paths.migration_socket("incoming").unlink(missing_ok=True)
     await arm_migration(qmp, settings)
