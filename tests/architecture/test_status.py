@@ -45,6 +45,16 @@ def test_each_feature_has_one_row_that_says_what_is_missing_or_names_its_test() 
     assert not [row[0] for row in rows if (row[4] == "") is not (row[2] == "no")]
 
 
+def test_the_facts_in_detail_stand_in_the_order_of_the_feature_book() -> None:
+    detail = (ROOT / "docs" / "status.md").read_text().partition("\n## In detail\n")[2].partition("\n## ")[0]
+    tables = [re.findall(r"^\| ([A-J]\d?(?:[,–].*?)?) \|", part, re.MULTILINE) for part in detail.split("\n### ")[1:]]
+    assert len(tables) == len(FEATURES)
+    for own, cells in zip(FEATURES, tables, strict=True):  # a section's own features come first in a row, then others
+        ids = [[(one[0] != own, one) for one in re.split("[,–] ?", cell)] for cell in cells]
+        assert ids and all(row == sorted(row) and row[0][0] is False for row in ids), own
+        assert ids == sorted(ids), own
+
+
 def test_the_readme_says_what_is_missing_as_the_status_does() -> None:
     lines = []
     for title, rows in read_features().items():
