@@ -3,7 +3,7 @@
 The commit gets a tree and a .venv of its own, in the user's cache folder, which are kept for the next time. Each side runs
 its own benchmarks, as ``python -m benchmarks NAME`` prints them; one that runs alone (``python -m benchmarks.NAME``) measures the
 source of any commit, so both sides run the working tree's. Rows that both have are compared by the first figure in
-them. What came out stands in docs/measured.md too.
+them. What came out stands in docs/measured-archive.md too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.measurement import PAGE, ROOT, compile_tree, where, write_text
+from benchmarks.measurement import ARCHIVE, ROOT, compile_tree, where, write_text
 
 ROUNDS = 3
 NOISE = 0.05  # so much worse is worse
@@ -93,7 +93,7 @@ def compare(rounds: Sequence[tuple[Mapping[str, Value], Mapping[str, Value]]]) -
 
 
 def describe(name: str, commit: str, rows: Sequence[Compared], missing: Sequence[str]) -> str:
-    """The section of docs/measured.md."""
+    """The section of docs/measured-archive.md."""
     lines = [
         f"## {name} against {commit}",
         "",
@@ -170,7 +170,7 @@ def _read_run(words: Sequence[str], folder: Path, more: Mapping[str, str]) -> di
     return read_rows(done.stdout)
 
 
-def run_against(commit: str, names: Sequence[str], rounds: int, root: Path = ROOT, page: Path = PAGE) -> None:
+def run_against(commit: str, names: Sequence[str], rounds: int, root: Path = ROOT, page: Path = ARCHIVE) -> None:
     """Run each of ``names`` in both trees ``rounds`` times, print and write down what came out."""
     commit = full_name(commit, root)
     short = commit[:7]

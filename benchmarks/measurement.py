@@ -16,13 +16,28 @@ import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "measured.md"
-HEAD = """# Measured
+ARCHIVE = ROOT / "docs" / "measured-archive.md"
+# The commit from which on src has had half of the lines that it had on 2026-11-30; figures taken before it are old.
+HALF_COMMIT, HALF_SINCE = "28db163d8", "2026-11-23 21:22"
+HEAD = f"""# Measured
 
 Written by `make bench` and `make soak`; each section is the newest run of one benchmark, on the machine its line names. Figures
 are medians with the range; compare ratios, not absolute times: they were taken in one run, in turn, against the peer named.
-Two runs of other days compare by `make bench AGAINST=COMMIT` only; the line of the machine says how fast it was just then: the
-time of a fixed loop in Python, and of a hash over 32 MiB.
+Two runs of other days compare by `make bench AGAINST=COMMIT` only, which writes the [archive]({ARCHIVE.name}); the line of the
+machine says how fast it was just then: the time of a fixed loop in Python, and of a hash over 32 MiB.
 """
+ARCHIVE_HEAD = f"""# Measured against older commits
+
+Written by `make bench AGAINST=COMMIT`: two trees, in turn, on the machine that each section's line names. What holds today is in
+[measured]({PAGE.name}).
+"""
+CONTENTS = f"""*Old* sections were taken before {HALF_COMMIT}, when src had less than half of its lines of 2026-11-30.
+Measure again before you rely on them.
+
+| section | taken | commit | missed or worse |
+|---|---|---|---|
+"""
+MOST_MISSED = 3  # names of rows in a line of the table
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -105,12 +120,33 @@ def write_section(measurement: Measurement) -> str:
 
 
 def write_text(section: str, replaces: str, page: Path = PAGE) -> None:
-    """Put ``section`` into the page, in place of the one whose heading ``replaces`` matches (a regular expression)."""
-    text = page.read_text() if page.exists() else HEAD
+    """Put ``section`` into the page, in place of the one whose heading ``replaces`` matches (a regular expression), and write
+    the page's table again."""
+    text = page.read_text() if page.exists() else ""
     pattern = re.compile(rf"^## {replaces}\n.*?(?=^## |\Z)", re.M | re.S)
     text = (
         pattern.sub(lambda _: section + "\n", text, count=1)
         if pattern.search(text)
         else f"{text.rstrip()}\n\n{section}"
     )
-    page.write_text(text.rstrip() + "\n")
+    page.write_text(render_page(text, ARCHIVE_HEAD if page.name == ARCHIVE.name else HEAD))
+
+
+def render_page(text: str, head: str = HEAD) -> str:
+    """The page with ``text``'s sections below ``head`` and their table."""
+    sections = re.findall(r"^## .*?(?=^## |\Z)", text, re.M | re.S)
+    lines = "".join(map(describe_line, sections))
+    return f"{head}\n{CONTENTS}{lines}\n" + "\n".join(section.rstrip() + "\n" for section in sections)
+
+
+def describe_line(section: str) -> str:
+    """The line of a section in its page's table."""
+    name = section.partition("\n")[0].removeprefix("## ")
+    anchor = re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-")
+    found = re.search(r"^_commit ([0-9a-f]+)\+?[^,]*,.* (\d{4}-\d\d-\d\d \d\d:\d\d) UTC_$", section, re.M)
+    commit, taken = found.groups() if found is not None else ("–", "–")
+    old = ", *old*" if taken < HALF_SINCE else ""
+    missed = re.findall(r"^\| (.*?) \|.*\*\*(?:missed|worse)\*\* \|$", section, re.M)
+    more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
+    names = "; ".join(missed[:MOST_MISSED]) + more if missed else "–"
+    return f"| [{name}](#{anchor}) | {taken}{old} | {commit} | {names} |\n"

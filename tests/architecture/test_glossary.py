@@ -17,7 +17,7 @@ import pytest
 from source import FILES, ROOT, SOURCE, nodes_of, text_of
 
 TABLE = Path(__file__).with_name("glossary.txt")
-NOT_OURS = ("measured.md",)  # a program writes it
+NOT_OURS = ("measured.md", "measured-archive.md")  # a program writes them
 NOWHERE = "nowhere"
 GOOD_NO = re.compile(r"\bthere (is|are|was|were) no\b|\b(is|are) no (longer|more)\b")
 IN_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # readWish, READ_WISH and read-wish alike

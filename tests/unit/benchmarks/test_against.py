@@ -104,7 +104,7 @@ def test_the_unit_says_which_side_is_better(unit: str, now: float, verdict: str)
 def test_both_trees_run_their_own_benchmark_in_turn_and_the_page_says_what_came_out(
     clone: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "measured.md"
+    page = tmp_path / "measured-archive.md"
     page.write_text("# Measured\n\n## toy against abcdef0\n\nOld.\n\n## other\n\nKept.\n")
     run_against("HEAD", ["toy"], 2, clone, page)
     assert (tmp_path / "log").read_text().split() == ["now", "then", "then", "now"]
@@ -114,7 +114,10 @@ def test_both_trees_run_their_own_benchmark_in_turn_and_the_page_says_what_came_
     assert (
         f"## toy against {commit}\n" in text and "Measured in one of the two trees only: now alone; then alone." in text
     )
-    assert text[text.index("## toy") :].startswith(capfd.readouterr().out.rstrip())
+    assert f"| [toy against {commit}](#toy-against-{commit}) |" in text and text.startswith(
+        "# Measured against older commits"
+    )
+    assert text[text.index("\n## toy") + 1 :].startswith(capfd.readouterr().out.rstrip())
     before = git(clone, "worktree", "list")
     run_against(commit, ["toy"], 1, clone, page)
     assert git(clone, "worktree", "list") == before and page.read_text().count("## toy against") == 1
