@@ -16,7 +16,7 @@ from weft.contracts.journal import Event
 from weft.controllers.receiver.alerts import REPEAT_SECONDS
 from weft.controllers.receiver.controller import Receivers
 from weft.controllers.receiver.message import Message
-from weft.controllers.receiver.outcome import Outcome
+from weft.controllers.receiver.outcome import DeliveryOutcome
 from weft.kinds.alert_rule import AlertRuleStatus
 from weft.kinds.fields.alert.notification import Alert, Notification
 from weft.kinds.receiver import ReceiverSpec, ReceiverStatus
@@ -24,8 +24,8 @@ from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.identity import Ref
 from weft.telemetry.journal import SqliteJournal
 
-OK = Outcome(True, 200, "HTTP 200")
-DOWN = Outcome(False, 500, "HTTP 500")
+OK = DeliveryOutcome(True, 200, "HTTP 200")
+DOWN = DeliveryOutcome(False, 500, "HTTP 500")
 
 
 class Told:
@@ -34,12 +34,12 @@ class Told:
     def __init__(self) -> None:
         self.messages: list[tuple[str, Message]] = []
         self.secrets: list[dict[str, str]] = []
-        self.answers: dict[str, Outcome] = {}
+        self.answers: dict[str, DeliveryOutcome] = {}
         self.hangs: set[str] = set()
 
     async def __call__(
         self, project: str, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, nodes: Collection[str]
-    ) -> Outcome:
+    ) -> DeliveryOutcome:
         self.messages.append((spec.url, message))
         self.secrets.append(dict(secrets))
         if spec.url in self.hangs:
@@ -207,7 +207,7 @@ async def test_after_an_hour_of_500_it_is_abandoned_and_what_comes_later_is_sent
 
 async def test_what_a_receiver_refuses_for_its_content_is_abandoned_at_once(tmp_path: Path) -> None:
     async with telling(tmp_path) as lab:
-        lab.told.answers["http://a/"] = Outcome(False, 422, "HTTP 422", again=False)
+        lab.told.answers["http://a/"] = DeliveryOutcome(False, 422, "HTTP 422", again=False)
         await lab.put_receiver(on=["vm.created"])
         lab.happen(name="one")
         lab.happen(name="two")

@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.allocation.active import find_active
-from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Outcome, WorkloadFacts
+from weft.controllers.conversion.facts import Answer, ConversionOutcome, Facts, KnownImage, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
 from weft.controllers.workload.handover import plan_claims, read_place
@@ -119,7 +119,7 @@ def find_workloads(view: View, item: Item) -> tuple[Item | None, Item | None]:
 
 
 def plan_writes(
-    view: View, item: Item, outcome: Outcome, now: float, quota: ProjectQuota | None = None
+    view: View, item: Item, outcome: ConversionOutcome, now: float, quota: ProjectQuota | None = None
 ) -> Commit | None:
     """One commit for the whole ``outcome``; None if nothing changes. A new workload counts in ``quota``."""
     former, status = item.status(ConversionStatus), outcome.status

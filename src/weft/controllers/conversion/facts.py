@@ -74,7 +74,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     now: float = 0.0
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class ConversionOutcome(msgspec.Struct, kw_only=True):
     status: ConversionStatus
     old: WorkloadSpec | None = None  # to write
     new: WorkloadSpec | None = None
@@ -125,5 +125,7 @@ def _given(spec: WorkloadSpec) -> tuple[str, ...]:
 
 def end(
     status: ConversionStatus, phase: Literal["Confirmed", "Undone", "Failed"], reason: str, message: str, now: float
-) -> Outcome:
-    return Outcome(status=replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now))
+) -> ConversionOutcome:
+    return ConversionOutcome(
+        status=replace(status, phase=phase, ending="", reason=reason, message=message, ended_at=now)
+    )

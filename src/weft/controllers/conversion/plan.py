@@ -13,7 +13,16 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, end, is_well, keep, list_silent, strip
+from weft.controllers.conversion.facts import (
+    ConversionOutcome,
+    Facts,
+    KnownImage,
+    end,
+    is_well,
+    keep,
+    list_silent,
+    strip,
+)
 from weft.controllers.conversion.prepare import prepare, translate
 from weft.controllers.conversion.rollback import (
     clear,
@@ -31,11 +40,11 @@ from weft.objects.lifecycle import Phase, describe_phase
 STEADY_SECONDS = 2.0  # for which it runs before it counts as running: what fails at once has failed by then
 
 
-def plan_conversion(facts: Facts) -> Outcome:
+def plan_conversion(facts: Facts) -> ConversionOutcome:
     """Plan what to write now."""
     status, now = facts.status, facts.now
     if status.phase in ENDED:
-        return Outcome(status=status)
+        return ConversionOutcome(status=status)
     if status.began_at is None:
         status = replace(status, phase="Preparing", began_at=now, old_uid=facts.old_uid)
         status.new = "/".join(read_new(facts.spec))
@@ -67,17 +76,17 @@ def plan_conversion(facts: Facts) -> Outcome:
     return outcome
 
 
-def _stop(facts: Facts) -> Outcome:
+def _stop(facts: Facts) -> ConversionOutcome:
     """Wait for the old one to stop; then give all that it had to the new one, in one commit."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
     if old.spec.run != "stop":  # somebody started it meanwhile
-        return Outcome(status=status, old=replace(old.spec, run="stop"))
+        return ConversionOutcome(status=status, old=replace(old.spec, run="stop"))
     if not all(place.rests for place in old.places):
         message = f"waiting for {old.what} to stop"
         if old.status.phase == Phase.UNKNOWN:
             message += f": {old.status.message}"
-        return Outcome(status=replace(status, message=message))
+        return ConversionOutcome(status=replace(status, message=message))
     image = next((one for one in facts.images if one.name == status.image), KnownImage(status.image, "", "Failed"))
     translated = translate(facts, status, old, image)
     if isinstance(translated, str):
@@ -86,57 +95,59 @@ def _stop(facts: Facts) -> Outcome:
     status = replace(status, phase="HandingOver", kept=keep(old.spec), message="")
     status.stopped_at = facts.now if status.was == "run" else None
     taken = replace(new.spec, **keep(translated.spec))
-    return Outcome(status=status, old=strip(old.spec), new=taken, claims="new")
+    return ConversionOutcome(status=status, old=strip(old.spec), new=taken, claims="new")
 
 
-def _start(facts: Facts) -> Outcome:
+def _start(facts: Facts) -> ConversionOutcome:
     """Wait for the old allocation to release volumes and NICs; then start the new one."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
     if any(place.holds for place in old.places):
-        return Outcome(status=replace(status, message=f"waiting for {old.what} to release its volumes and addresses"))
+        return ConversionOutcome(
+            status=replace(status, message=f"waiting for {old.what} to release its volumes and addresses")
+        )
     if status.was != "run":
         return _ask(facts, f"{status.new} is stopped, as {old.what} was")
-    return Outcome(status=replace(status, phase="Starting", message=""), new=replace(new.spec, run="run"))
+    return ConversionOutcome(status=replace(status, phase="Starting", message=""), new=replace(new.spec, run="run"))
 
 
-def _watch(facts: Facts) -> Outcome:
+def _watch(facts: Facts) -> ConversionOutcome:
     """Wait until the new one runs; the message names what it waits for."""
     status, new = facts.status, facts.new
     assert new is not None
     if not is_well(new):
         detail = new.status.message or new.status.reason
         message = f"{status.new} is {describe_phase(new.status.phase)}" + (f": {detail}" if detail else "")
-        return Outcome(status=replace(status, running_at=None, message=message))
+        return ConversionOutcome(status=replace(status, running_at=None, message=message))
     if silent := list_silent(facts):
         message = f"{status.new} runs, and {describe_silence(silent, new.ports, facts.spec.workload)}"
-        return Outcome(status=replace(status, running_at=None, message=message), requeue_after=LOOK_SECONDS)
+        return ConversionOutcome(status=replace(status, running_at=None, message=message), requeue_after=LOOK_SECONDS)
     since = min(status.running_at or facts.now, facts.now)
     if new.status.restarts != status.restarts:
         since = facts.now
     status = replace(status, running_at=since, restarts=new.status.restarts, message=f"{status.new} runs")
     left = since + STEADY_SECONDS - facts.now
     if left > 0:
-        return Outcome(status=status, requeue_after=left)
+        return ConversionOutcome(status=status, requeue_after=left)
     return _ask(replace(facts, status=status), f"{status.new} runs")
 
 
-def _ask(facts: Facts, fact: str) -> Outcome:
+def _ask(facts: Facts, fact: str) -> ConversionOutcome:
     message = f"{fact}; {facts.spec.workload} is kept, stopped, until you confirm the conversion"
-    return Outcome(status=replace(facts.status, phase="AwaitingConfirmation", reason="", message=message))
+    return ConversionOutcome(status=replace(facts.status, phase="AwaitingConfirmation", reason="", message=message))
 
 
-def _await(facts: Facts) -> Outcome:
+def _await(facts: Facts) -> ConversionOutcome:
     status = facts.status
     if not (facts.spec.confirm or facts.actions.confirmed):
-        return Outcome(status=status)
+        return ConversionOutcome(status=status)
     message = f"{facts.spec.workload} was deleted; {status.new} continues"
     outcome = end(replace(status, kept=None), "Confirmed", "", message, facts.now)
     outcome.old_goes = True
     return outcome
 
 
-def _keep_new(facts: Facts) -> Outcome:
+def _keep_new(facts: Facts) -> ConversionOutcome:
     """The old one is gone: the new one keeps all."""
     status, new = facts.status, facts.new
     if new is None:

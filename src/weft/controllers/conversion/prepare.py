@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, KnownImage, Outcome, WorkloadFacts, end, strip
+from weft.controllers.conversion.facts import ConversionOutcome, Facts, KnownImage, WorkloadFacts, end, strip
 from weft.controllers.workload.ports import LOOK_SECONDS, may_answer_yet
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
@@ -25,7 +25,7 @@ from weft.objects.image.reference import read_source
 from weft.objects.lifecycle import Phase
 
 
-def prepare(facts: Facts) -> Outcome:
+def prepare(facts: Facts) -> ConversionOutcome:
     """See that there is an image, then make the new workload and stop the old one."""
     status, old, now = facts.status, facts.old, facts.now
     assert old is not None
@@ -38,7 +38,7 @@ def prepare(facts: Facts) -> Outcome:
     if old.spec.run == "suspend":
         return end(status, "Failed", "suspended", f"{old.what} is suspended; resume or stop it first", now)
     image = _way_of(old).find_image(facts, old, old.spec)
-    if isinstance(image, Outcome):
+    if isinstance(image, ConversionOutcome):
         return image
     status = replace(status, image=image.name, digest=image.digest or status.digest)
     translated = translate(facts, status, old, image)
@@ -51,7 +51,7 @@ def prepare(facts: Facts) -> Outcome:
     if runs and status.answered is None:
         status = _learn_answers(status, old, now)
         if status.answered is None:
-            return Outcome(status=status, requeue_after=LOOK_SECONDS)
+            return ConversionOutcome(status=status, requeue_after=LOOK_SECONDS)
     if runs and (waiting := _find_capacity(facts, status, translated.spec)) is not None:
         return waiting
     status = replace(
@@ -63,7 +63,7 @@ def prepare(facts: Facts) -> Outcome:
         reason="",
         message="",
     )
-    return Outcome(status=status, make=strip(translated.spec), old=replace(old.spec, run="stop"))
+    return ConversionOutcome(status=status, make=strip(translated.spec), old=replace(old.spec, run="stop"))
 
 
 def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> ConversionStatus:
@@ -74,15 +74,15 @@ def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> 
     return replace(status, answered=[port for port in old.ports if old.answers.get(port)])
 
 
-def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> Outcome | None:
+def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> ConversionOutcome | None:
     """Step to take until the scheduler has found a node with capacity for the new one beside the old one; None: it has."""
     answer = facts.answer
     if answer is None:
-        return Outcome(
+        return ConversionOutcome(
             status=replace(status, message=f"looking for a node with free capacity for {status.new}"), asks=spec
         )
     if not answer.given:
-        return Outcome(status=status)
+        return ConversionOutcome(status=status)
     if not answer.node:
         message = f"no node can take {status.new}: {answer.message or answer.reason}"
         return end(status, "Failed", answer.reason, message, facts.now)
@@ -103,7 +103,7 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
     return None
 
 
-def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | Outcome:
+def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | ConversionOutcome:
     """The Image of a VM, if a container can run it."""
     name = spec.image
     try:
@@ -117,7 +117,7 @@ def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownIm
     return image if image.digest else replace(image, digest=read_oci(image.url).digest)
 
 
-def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSpec) -> KnownImage | Outcome:
+def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSpec) -> KnownImage | ConversionOutcome:
     """The Image of a container's own image, or the outcome while there isn't one."""
     status = facts.status
     reference = read_source(spec.image)
@@ -131,7 +131,7 @@ def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSp
         source = f"{reference.registry}/{reference.name}@{digest}" if pinned else str(reference)
         name = cut_name(old.what.partition("/")[2], f"-{facts.mark}")
         status = replace(status, image=name, made_image=True, digest=digest, message=f"image {name} is being created")
-        return Outcome(
+        return ConversionOutcome(
             status=status, image=(name, ImageSpec(url=f"{OCI}{source}", registry_secret=spec.registry_secret))
         )
     if image.phase == "Failed":
@@ -139,7 +139,9 @@ def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSp
         outcome.image_goes = status.made_image
         return outcome
     if image.phase != "Available":
-        return Outcome(status=replace(status, image=image.name, message=f"image {image.name} is being fetched"))
+        return ConversionOutcome(
+            status=replace(status, image=image.name, message=f"image {image.name} is being fetched")
+        )
     return image
 
 
@@ -161,7 +163,7 @@ def _make_container(facts: Facts, status: ConversionStatus, old: VmSpec, image: 
 class _Way(msgspec.Struct, frozen=True):
     """How one kind of workload is converted."""
 
-    find_image: Callable[[Facts, WorkloadFacts, Any], KnownImage | Outcome]  # given the old one's spec
+    find_image: Callable[[Facts, WorkloadFacts, Any], KnownImage | ConversionOutcome]  # given the old one's spec
     make: Callable[[Facts, ConversionStatus, Any, KnownImage], Translated | str]  # as well
     left_behind: str  # a sentence for people
 

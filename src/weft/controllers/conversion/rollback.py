@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import Facts, Outcome, WorkloadFacts, end, is_well, strip
+from weft.controllers.conversion.facts import ConversionOutcome, Facts, WorkloadFacts, end, is_well, strip
 from weft.kinds.parts.goal import STARTING
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.objects.lifecycle import Phase, describe_phase
@@ -62,31 +62,31 @@ def patience_left(facts: Facts) -> float:
     return min(facts.status.stopped_at or facts.now, facts.now) + PLACE_PATIENCE_SECONDS - facts.now
 
 
-def hand_back(facts: Facts) -> Outcome:
+def hand_back(facts: Facts) -> ConversionOutcome:
     """Stop the new one; then give all back to the old one, in one commit."""
     status, old, new = replace(facts.status, phase="Undoing"), facts.old, facts.new
     assert old is not None and status.kept is not None
     given_back = replace(status, kept=None)
     has_again = msgspec.convert({**msgspec.to_builtins(old.spec), **status.kept}, type(old.spec))
     if new is None:
-        return Outcome(status=given_back, old=has_again, claims="old")
+        return ConversionOutcome(status=given_back, old=has_again, claims="old")
     if not new.deleting and new.spec.run != "stop":
-        return Outcome(status=status, new=replace(new.spec, run="stop"))
+        return ConversionOutcome(status=status, new=replace(new.spec, run="stop"))
     if new.deleting or not all(place.rests for place in new.places):
-        return Outcome(status=status)
-    return Outcome(status=given_back, old=has_again, new=strip(new.spec), claims="old")
+        return ConversionOutcome(status=status)
+    return ConversionOutcome(status=given_back, old=has_again, new=strip(new.spec), claims="old")
 
 
-def clear(facts: Facts) -> Outcome:
+def clear(facts: Facts) -> ConversionOutcome:
     """The new one has nothing of the old one's (any more): delete it, and start the old one if it ran before."""
     status, old, new = facts.status, facts.old, facts.new
     if status.returned_at is not None:
         return _await_old(facts)
     if new is not None and any(place.holds for place in new.places):
-        return Outcome(status=replace(status, phase="Undoing"))
+        return ConversionOutcome(status=replace(status, phase="Undoing"))
     runs_again = status.was == "run" and old is not None and not old.deleting
     status = replace(status, phase="Undoing", returned_at=facts.now)
-    outcome = Outcome(status=status, requeue_after=RETURN_SECONDS) if runs_again else _end(facts)
+    outcome = ConversionOutcome(status=status, requeue_after=RETURN_SECONDS) if runs_again else _end(facts)
     if status.was and old is not None and not old.deleting and old.spec.run != status.was:
         outcome.old = replace(old.spec, run=status.was)
     outcome.new_goes = new is not None and not new.deleting
@@ -95,7 +95,7 @@ def clear(facts: Facts) -> Outcome:
     return outcome
 
 
-def _await_old(facts: Facts) -> Outcome:
+def _await_old(facts: Facts) -> ConversionOutcome:
     """End when the old one runs again, or clearly doesn't."""
     status, old = facts.status, facts.old
     if old is None or old.deleting or old.spec.run != "run" or is_well(old):
@@ -105,7 +105,7 @@ def _await_old(facts: Facts) -> Outcome:
     failed = known and not starts and (old.status.ended or old.status.phase == Phase.FAILED)
     left = min(status.returned_at or 0.0, facts.now) + RETURN_SECONDS - facts.now
     if not failed and left > 0:
-        return Outcome(status=status, requeue_after=left)
+        return ConversionOutcome(status=status, requeue_after=left)
     detail = old.status.message or old.status.reason
     return _end(
         facts,
@@ -113,7 +113,7 @@ def _await_old(facts: Facts) -> Outcome:
     )
 
 
-def _end(facts: Facts, also: str = "") -> Outcome:
+def _end(facts: Facts, also: str = "") -> ConversionOutcome:
     status = facts.status
     ending: Literal["Undone", "Failed"] = "Undone" if status.ending == "Undone" else "Failed"
     return end(status, ending, status.reason, "; ".join(filter(None, (status.message, also))), facts.now)

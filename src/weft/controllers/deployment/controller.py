@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.history import History
-from weft.controllers.deployment.facts import Facts, Outcome
+from weft.controllers.deployment.facts import DeploymentOutcome, Facts
 from weft.controllers.deployment.handover import find_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
@@ -179,7 +179,7 @@ def list_templates(deployment: Item) -> list[WorkloadSpec]:
     return [decode_template(spec.workload, one) for one in templates or [spec.template]]
 
 
-def fit_changes(quota: ProjectQuota, deployment: Item, found: dict[str, Item], outcome: Outcome) -> None:
+def fit_changes(quota: ProjectQuota, deployment: Item, found: dict[str, Item], outcome: DeploymentOutcome) -> None:
     """Leave out the changes in place that the project's quota has no amounts for."""
     kind, status = deployment.spec(DeploymentSpec).workload, outcome.status
     revisions = {one.number: one for one in status.revisions}

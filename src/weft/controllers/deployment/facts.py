@@ -93,7 +93,7 @@ class NewInstance(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class Outcome(msgspec.Struct):
+class DeploymentOutcome(msgspec.Struct):
     """Writes of a plan. An instance is in one of the lists at most."""
 
     status: DeploymentStatus

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.deployment.facts import Facts, Instance, Key, NewInstance, Outcome
+from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance, Key, NewInstance
 
 MOST_AT_ONCE = 50  # instances in one commit, beside the deployment
 MOST_BYTES = 600_000
@@ -29,7 +29,7 @@ class Instances:
         old = facts.status
         self._status = status = replace(old, slots=list(old.slots), revisions=list(old.revisions))
         status.message = status.reason = ""
-        self._out = Outcome(status)
+        self._out = DeploymentOutcome(status)
         self._live = [one for one in facts.instances if not one.deleting]
         self._gone: set[str] = set()  # names of those that go in this plan
         self._taken: set[Key] = set()  # that an instance gets in place

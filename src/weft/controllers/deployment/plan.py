@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from weft.controllers.deployment.beside import Beside
-from weft.controllers.deployment.facts import Facts, Instance, Outcome
+from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance
 from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.rolling import Rolling
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
@@ -27,13 +27,13 @@ PORT_SECONDS = 2.0  # in which nodes lead a published port to the VM that has it
 DEPART_SECONDS = 15.0  # after which an instance gets no new connections, though a node hasn't said so: it may be older
 
 
-def plan_deployment(facts: Facts) -> Outcome:
+def plan_deployment(facts: Facts) -> DeploymentOutcome:
     """Plan what to do now."""
     return _Planner(facts).plan()
 
 
 class _Planner(Rolling, Beside):
-    def plan(self) -> Outcome:
+    def plan(self) -> DeploymentOutcome:
         status = self._status
         self._demand_ports()
         queued = self._take_spec()

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.contracts.trace.context import pass_on
-from weft.controllers.deployment.facts import NewInstance, Outcome
+from weft.controllers.deployment.facts import DeploymentOutcome, NewInstance
 from weft.controllers.deployment.handover import LOOK_SECONDS, InstanceWrite, Writes, find_holder, plan_handover
 from weft.controllers.deployment.instance_state import is_kept, is_parked, make_spec, merge_template
 from weft.controllers.deployment.ports import is_asking
@@ -57,7 +57,7 @@ def plan_writes(
     view: View,
     deployment: Item,
     found: dict[str, Item],
-    outcome: Outcome,
+    outcome: DeploymentOutcome,
     now: float,
     quota: ProjectQuota | None,
     budgets: Sequence[Allowance],

@@ -30,7 +30,7 @@ from weft.objects.errors import shorten
 SILENCE_SECONDS = 180.0  # a gateway tells once a minute that a device was seen, and may have to wait
 
 
-class Outcome(msgspec.Struct):
+class DeviceOutcome(msgspec.Struct):
     """Outcome of planning a device: what its parts shall be, the events about it, and the seconds until the next look."""
 
     spec: DeviceSpec
@@ -50,7 +50,7 @@ def plan_device(
     now: float,
     *,
     is_taken: bool = True,
-) -> Outcome:
+) -> DeviceOutcome:
     """``node`` is the phase of its node, None for one that isn't there; ``is_taken``: that takes devices of its project;
     ``accepting`` are models that take found devices, by
     name; ``now`` in unix seconds."""
@@ -79,11 +79,11 @@ def plan_device(
     if node is not None and not is_taken:
         status.phase = UNKNOWN
         status.problem = f"node {spec.node} takes no devices of this project any more: set another node, or delete it"
-        return Outcome(spec, asked, status, events, later)
+        return DeviceOutcome(spec, asked, status, events, later)
     if silent_at is not None and silent_at <= now and status.phase == report.phase:
         status.phase = UNKNOWN
         status.problem = f"the gateway of node {spec.node} is silent about it: this is what it said last"
-    return Outcome(spec, asked, status, events, later)
+    return DeviceOutcome(spec, asked, status, events, later)
 
 
 def _find_silence(report: DeviceReport, model: DeviceModelSpec | None) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.job.plan import Attempt, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
+from weft.controllers.job.plan import Attempt, Facts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
 from weft.controllers.job.schedule import Run, plan_runs
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
@@ -175,7 +175,7 @@ def read_dependencies(view: View, job: Item) -> tuple[str, str]:
 
 
 def plan_writes(
-    view: View, job: Item, outcome: Outcome, now: float, quota: ProjectQuota | None
+    view: View, job: Item, outcome: JobOutcome, now: float, quota: ProjectQuota | None
 ) -> tuple[Commit | None, bytes]:
     """One commit for the whole ``outcome``, None if nothing changes; and the status as it will be stored. New tasks count in
     ``quota``, the project's."""

@@ -26,7 +26,7 @@ class Run(msgspec.Struct, frozen=True):
     created_at: float
 
 
-class Outcome(msgspec.Struct):
+class ScheduleOutcome(msgspec.Struct):
     status: JobStatus
     make: str | None = None  # the name of a run
     cancel: list[str] = []
@@ -65,10 +65,10 @@ def plan_runs(
     created_at: float,
     generation: int,
     now: float,
-) -> Outcome:
+) -> ScheduleOutcome:
     """Plan the runs that are due at ``now`` (unix seconds)."""
     status = replace(former, phase="Scheduled", observed_generation=generation)
-    out = Outcome(status)
+    out = ScheduleOutcome(status)
     due = next_run(spec.schedule, spec.time_zone, _find_base(spec, former, status, created_at, now))
     under_way = [run.name for run in runs if run.phase not in ENDED]
     if due <= now:

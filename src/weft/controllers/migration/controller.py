@@ -13,7 +13,7 @@ from weft.contracts.journal import Event
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan
 from weft.controllers.migration.disk_relocation import plan_storage
-from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
+from weft.controllers.migration.facts import Facts, MigrationEndpoint, MigrationOutcome
 from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
@@ -145,7 +145,7 @@ def plan_writes(
     source: Item | None,
     target: Item | None,
     reservation: Item | None,
-    outcome: Outcome,
+    outcome: MigrationOutcome,
     now: float,
     why: Envelope | None = None,
 ) -> Commit | None:

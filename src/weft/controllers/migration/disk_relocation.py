@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.migration.abort import find_end
-from weft.controllers.migration.facts import Facts, Outcome
+from weft.controllers.migration.facts import Facts, MigrationOutcome
 from weft.controllers.migration.plan import begin_migration
 from weft.controllers.migration.progress import end_migration, measure, record_progress, time_left
 from weft.informer.view import Item, View
@@ -26,7 +26,7 @@ from weft.objects.quantity import format_bytes
 RETRY_SECONDS = 1.0
 
 
-def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Outcome]:
+def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, MigrationOutcome]:
     """The workload's allocation, and what to write now: ``source`` is the allocation's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     workload = view.get(workload_key(item))
@@ -35,7 +35,7 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     if place is not None and order is not None and order.key == item.uid:
         return place, _lead(item, facts, place, order)
     if status.phase not in ("Pending", "Planned"):
-        return place, Outcome(
+        return place, MigrationOutcome(
             status=end_migration(
                 status, "Failed", "workloadDeleted", f"{spec.workload} has no allocation any more", now
             )
@@ -48,16 +48,18 @@ def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, Out
     if status.phase == "Planned":
         return place, replace(begun, status=_describe_planned(spec, status, new))
     if isinstance(new, tuple):
-        return place, Outcome(status=end_migration(status, "Failed", *new, now))
+        return place, MigrationOutcome(status=end_migration(status, "Failed", *new, now))
     at = place.spec(AllocationSpec)
     if at.snapshots or is_restoring(at, place.report(AllocationReport)):
         message = "waits until a snapshot is taken, or a restore is done"
         waits = replace(status, reason="takingSnapshot", message=message)
-        return place, Outcome(status=waits, requeue_after=RETRY_SECONDS)
+        return place, MigrationOutcome(status=waits, requeue_after=RETRY_SECONDS)
     if order is not None:  # another Migration's order is about to end
-        return place, Outcome(status=status, requeue_after=RETRY_SECONDS)
+        return place, MigrationOutcome(status=status, requeue_after=RETRY_SECONDS)
     status = replace(status, phase="Preparing", source=at.node, target=at.node, reason="", message="")
-    return place, Outcome(status=status, source=replace(at, storage=new), requeue_after=time_left(spec, status, now))
+    return place, MigrationOutcome(
+        status=status, source=replace(at, storage=new), requeue_after=time_left(spec, status, now)
+    )
 
 
 def _describe_planned(
@@ -109,7 +111,7 @@ def _find_lack(view: View, at: AllocationSpec, disk: str, storage: str) -> str:
     return ""
 
 
-def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> Outcome:
+def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> MigrationOutcome:
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     at, report = place.spec(AllocationSpec), place.report(AllocationReport).migration
     report = report if report is not None and report.key == order.key else None
@@ -117,17 +119,17 @@ def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation)
         status = record_progress(status, report)
         status.actual = measure(status, report)
     if report is not None and report.phase == "takenOver":
-        return Outcome(status=end_migration(status, "Succeeded", "", "", now), source=_relocate(at, order))
+        return MigrationOutcome(status=end_migration(status, "Succeeded", "", "", now), source=_relocate(at, order))
     if report is not None and report.phase in ("abandoned", "failed"):
         phase: Literal["Cancelled", "Failed"] = "Cancelled" if status.ending == "Cancelled" else "Failed"
         reason, message = (status.reason, status.message) if status.ending else (report.reason, report.message)
         ended = end_migration(status, phase, reason or "failed", message, now)
-        return Outcome(status=ended, source=replace(at, storage=None))
+        return MigrationOutcome(status=ended, source=replace(at, storage=None))
     if not status.ending and (end := find_end(facts, status)) is not None:
         status = replace(status, ending=end.ending, reason=end.reason, message=end.message)
     cancelled = replace(at, storage=replace(order, cancel=True)) if status.ending and not order.cancel else None
     left = None if status.ending else max(0.1, time_left(spec, status, now))
-    return Outcome(status=status, source=cancelled, requeue_after=left)
+    return MigrationOutcome(status=status, source=cancelled, requeue_after=left)
 
 
 def _relocate(at: AllocationSpec, order: AllocatedDiskRelocation) -> AllocationSpec:

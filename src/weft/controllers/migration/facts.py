@@ -51,7 +51,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     now: float = 0.0
 
 
-class Outcome(msgspec.Struct, kw_only=True):
+class MigrationOutcome(msgspec.Struct, kw_only=True):
     status: MigrationStatus
     source: AllocationSpec | None = None  # to write
     target: AllocationSpec | None = None

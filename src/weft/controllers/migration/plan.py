@@ -19,7 +19,7 @@ from weft.controllers.migration.abort import (
     find_abort_reason,
     is_stuck,
 )
-from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, Outcome, has_migrated_on
+from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, MigrationOutcome, has_migrated_on
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
@@ -28,7 +28,7 @@ from weft.kinds.migration import ENDED, HAS_LEFT, MIGRATED_ON, NOT_ACCEPTED, WOR
 from weft.kinds.parts.workload import OUT_OF_REACH
 
 
-def plan_migration(facts: Facts) -> Outcome:
+def plan_migration(facts: Facts) -> MigrationOutcome:
     """Plan what to write now. Capacity stays reserved while the migration is planned, until the scheduler has made its target."""
     outcome = _plan(facts)
     waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
@@ -36,11 +36,11 @@ def plan_migration(facts: Facts) -> Outcome:
     return outcome
 
 
-def _plan(facts: Facts) -> Outcome:
+def _plan(facts: Facts) -> MigrationOutcome:
     facts = replace(facts, status=_mend_times(facts.status, facts.now))
     status, source, target = facts.status, facts.source, facts.target
     if status.phase in ENDED:
-        return Outcome(status=status)
+        return MigrationOutcome(status=status)
     if status.phase == "Finishing":
         return _finish(facts)
     if source is None and target is None:
@@ -64,26 +64,30 @@ def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
     return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
-def begin_migration(facts: Facts) -> Outcome:
+def begin_migration(facts: Facts) -> MigrationOutcome:
     """There is no source and no target yet: wait for the start time and for a target."""
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
         status = replace(status, source=facts.place.spec.node)
     if facts.deleting or facts.actions.cancel:
-        return Outcome(status=end_migration(status, "Cancelled", "cancelled", "cancelled before it began", now))
+        return MigrationOutcome(
+            status=end_migration(status, "Cancelled", "cancelled", "cancelled before it began", now)
+        )
     if facts.workload is None:
-        return Outcome(status=end_migration(status, "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted", now))
+        return MigrationOutcome(
+            status=end_migration(status, "Cancelled", WORKLOAD_DELETED, f"{spec.workload} was deleted", now)
+        )
     waits = status.started_at is None and facts.place is not None
     short = facts.marks.ahead
     if short and waits and status.source != short:
         message = f"{spec.workload} has left {short} already"
-        return Outcome(status=end_migration(status, "Cancelled", HAS_LEFT, message, now))
+        return MigrationOutcome(status=end_migration(status, "Cancelled", HAS_LEFT, message, now))
     if facts.rival and status.started_at is None and (spec.not_before is None or spec.not_before <= now):
         message = f"migration/{facts.rival} already migrates {spec.workload}; wait for it to end, or cancel it"
-        return Outcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", "alreadyMigrating", message, now))
     if waits and spec.to == status.source and (spec.not_before or 0.0) <= now:
         message = f"{spec.workload} is on {spec.to} already"
-        return Outcome(status=end_migration(status, "Cancelled", "alreadyThere", message, now))
+        return MigrationOutcome(status=end_migration(status, "Cancelled", "alreadyThere", message, now))
     if facts.marks.proposed and status.started_at is None:
         return _propose(facts, status)
     if status.phase == "Proposed":  # it was accepted
@@ -93,14 +97,14 @@ def begin_migration(facts: Facts) -> Outcome:
     if status.tries <= 1 and spec.not_after is not None and spec.not_after <= now:
         why = facts.placed.message if facts.placed is not None and facts.placed.status == "False" else ""
         message = "the migration could not start within its window" + (f": {why}" if why else "")
-        return Outcome(status=end_migration(status, "Failed", "tooLate", message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", "tooLate", message, now))
     if facts.place is not None and facts.place.node_phase not in READY and spec.not_after is None:
         reason = OUT_OF_REACH[0 if facts.place.node_phase == "Autonomous" else 1]
         message = f"{status.source} sends no heartbeat, so {spec.workload} can't leave it before it is back"
-        return Outcome(status=end_migration(status, "Failed", reason, message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", reason, message, now))
     if spec.mode == "live" and facts.workload.run != "run":
         message = f"{spec.workload} is not running (run: {facts.workload.run}); start it, or migrate it with --cold"
-        return Outcome(status=end_migration(status, "Failed", "notRunning", message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", "notRunning", message, now))
     if status.started_at is None:
         status = replace(status, phase="Pending", started_at=now, tries=1, reason="", message="")
     placed = facts.placed if facts.placed is not None and facts.placed.status == "False" else None
@@ -108,34 +112,34 @@ def begin_migration(facts: Facts) -> Outcome:
     if left <= 0:
         reason = placed.reason if placed else "timedOut"
         message = f"no target found within {spec.timeout_seconds:g} s" + (f": {placed.message}" if placed else "")
-        return Outcome(status=end_migration(status, "Failed", reason, message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", reason, message, now))
     if placed is not None and placed.reason == "notSuspended":
-        return Outcome(status=end_migration(status, "Cancelled", placed.reason, placed.message, now))
+        return MigrationOutcome(status=end_migration(status, "Cancelled", placed.reason, placed.message, now))
     if placed is not None and placed.reason in ("notSaved", "encryptedStays"):  # waiting would not help
-        return Outcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
+        return MigrationOutcome(status=end_migration(status, "Failed", placed.reason, placed.message, now))
     if placed is not None:
         status = replace(status, reason=placed.reason, message=placed.message)
     if status.tries == 1 and spec.not_after is not None:
         left = min(left, spec.not_after - now)
-    return Outcome(status=status, requeue_after=left)
+    return MigrationOutcome(status=status, requeue_after=left)
 
 
-def _propose(facts: Facts, status: MigrationStatus) -> Outcome:
+def _propose(facts: Facts, status: MigrationStatus) -> MigrationOutcome:
     """Wait until somebody accepts it, while there is time; no capacity is held."""
     ends = facts.spec.not_after if facts.spec.not_after is not None else facts.spec.not_before
     if ends is not None and ends <= facts.now:
         message = "nobody accepted it in time"
-        return Outcome(status=end_migration(status, "Cancelled", NOT_ACCEPTED, message, facts.now))
+        return MigrationOutcome(status=end_migration(status, "Cancelled", NOT_ACCEPTED, message, facts.now))
     message = f"it waits to be accepted: weft migration accept {facts.name}"
     status = replace(status, phase="Proposed", target=facts.spec.to or "", reason="proposed", message=message)
-    return Outcome(status=status, requeue_after=None if ends is None else ends - facts.now)
+    return MigrationOutcome(status=status, requeue_after=None if ends is None else ends - facts.now)
 
 
-def _hold(facts: Facts, status: MigrationStatus) -> Outcome:
+def _hold(facts: Facts, status: MigrationStatus) -> MigrationOutcome:
     """Wait for the start time with reserved capacity, while the reservation holds."""
     assert facts.spec.not_before is not None
     reservation, placed = facts.reservation, facts.placed
-    outcome = Outcome(status=status, requeue_after=facts.spec.not_before - facts.now)
+    outcome = MigrationOutcome(status=status, requeue_after=facts.spec.not_before - facts.now)
     fault = _find_fault(reservation, facts.place) if reservation is not None else ""
     if reservation is not None and not fault:
         lost = f" ({status.reservation_lost})" if status.reservation_lost else ""
@@ -174,11 +178,11 @@ def _capacity_for(endpoint: MigrationEndpoint) -> object:
     return account(spec, endpoint.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
 
-def _lead(facts: Facts) -> Outcome:
+def _lead(facts: Facts) -> MigrationOutcome:
     """Source and target are there: give the source the target's address, and report progress."""
     source, target = facts.source, facts.target
     status = _update_status(facts)
-    outcome = Outcome(status=status, requeue_after=max(0.1, time_left(facts.spec, status, facts.now)))
+    outcome = MigrationOutcome(status=status, requeue_after=max(0.1, time_left(facts.spec, status, facts.now)))
     if source is None or target is None:
         return outcome
     address = target.migration_report.address if target.migration_report is not None else ""
@@ -204,10 +208,10 @@ def _keep_to_limits(endpoint: MigrationEndpoint, peer: MigrationEndpoint) -> All
     )
 
 
-def _abort(facts: Facts) -> Outcome:
+def _abort(facts: Facts) -> MigrationOutcome:
     """Wait for the target's report that the guest never ran there, delete the target, and keep the source."""
     source, target = facts.source, facts.target
-    outcome = Outcome(status=_update_status(facts))
+    outcome = MigrationOutcome(status=_update_status(facts))
     if target is None:
         return _return(facts, outcome)
     if target.reports("abandoned"):
@@ -229,7 +233,7 @@ def _abort(facts: Facts) -> Outcome:
     return outcome
 
 
-def _return(facts: Facts, outcome: Outcome) -> Outcome:
+def _return(facts: Facts, outcome: MigrationOutcome) -> MigrationOutcome:
     """Nothing is at the target any more: the source is the active allocation again, and this try ends."""
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
@@ -265,7 +269,7 @@ def _has_it(source: MigrationEndpoint) -> bool:
     return source.reports("failed") and source.report.state == "running" and source.node_phase in READY
 
 
-def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
+def _swap(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
     """The guest runs at the target: make the target the active allocation."""
     status = _update_status(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
@@ -274,7 +278,7 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     active = replace(set_desired(target.spec, run), role="active", migration=None)
     if active.lease is not None and target.spec.migration is not None and target.spec.migration.saves:
         active = replace(active, lease=end_suspension(active.lease, facts.now))  # it has its capacity here
-    outcome = Outcome(status=status, target=active)
+    outcome = MigrationOutcome(status=status, target=active)
     if facts.source is not None:
         migration = facts.source.spec.migration
         migration = replace(migration, taken_over=True) if migration is not None else None
@@ -283,10 +287,12 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> Outcome:
     return outcome
 
 
-def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
+def _leave_both(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
     """The guest came to the target and has migrated on since: neither endpoint has it."""
     message = f"target {target.spec.node}: {target.report.message}"
-    outcome = Outcome(status=end_migration(facts.status, "Failed", MIGRATED_ON, message, facts.now), target_goes=True)
+    outcome = MigrationOutcome(
+        status=end_migration(facts.status, "Failed", MIGRATED_ON, message, facts.now), target_goes=True
+    )
     if facts.source is not None:
         migration = facts.source.spec.migration
         migration = replace(migration, taken_over=True) if migration is not None else None
@@ -294,14 +300,14 @@ def _leave_both(facts: Facts, target: MigrationEndpoint) -> Outcome:
     return outcome
 
 
-def _finish(facts: Facts) -> Outcome:
+def _finish(facts: Facts) -> MigrationOutcome:
     """End once nothing is left at the source."""
     status = replace(facts.status)
     if facts.source is not None:
         status.actual = measure(status, *_list_reports(facts))
-        return Outcome(status=status)
+        return MigrationOutcome(status=status)
     status.error = compare(status)
-    return Outcome(status=end_migration(status, "Succeeded", "", "", facts.now))
+    return MigrationOutcome(status=end_migration(status, "Succeeded", "", "", facts.now))
 
 
 def _list_reports(facts: Facts) -> list[MigrationReport | None]:

@@ -27,7 +27,7 @@ from weft.controllers.receiver.alerts import (
 from weft.controllers.receiver.credentials import open_secret
 from weft.controllers.receiver.message import Message, render_test
 from weft.controllers.receiver.outbox import EventReader, Waiting, read_events
-from weft.controllers.receiver.outcome import Outcome
+from weft.controllers.receiver.outcome import DeliveryOutcome
 from weft.controllers.receiver.plan import find_wait, list_lost, note_attempt, note_position, note_test
 from weft.controllers.receiver.sender import Send
 from weft.informer.commit import Commit, Draft
@@ -156,13 +156,13 @@ class Receivers(Asking):
                 break
         await self._note(receiver, over, status)
 
-    async def _attempt(self, receiver: Item, message: Message) -> Outcome:
+    async def _attempt(self, receiver: Item, message: Message) -> DeliveryOutcome:
         spec = receiver.spec(ReceiverSpec)
         view = self._leadership.cache.view
         try:
             secrets = open_secret(view, receiver, self._unseal)
         except WeftError as problem:
-            return Outcome(False, 0, str(problem))
+            return DeliveryOutcome(False, 0, str(problem))
         return await self._send(receiver.envelope.project or "", spec, secrets, message, list_addresses(view))
 
     async def _test(self, receiver: Item) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from weft.contracts.http.connection import Reader
 from weft.controllers.receiver.line import MOST_READ, SECONDS, Line, make_context
-from weft.controllers.receiver.outcome import Outcome, clean
+from weft.controllers.receiver.outcome import DeliveryOutcome, clean
 from weft.kinds.receiver import PASSWORD, USERNAME, ReceiverSpec, read_smtp
 
 _NAME = "weft.invalid"  # of this end: looking its own name up may take long
@@ -55,7 +55,7 @@ def make_mail(spec: ReceiverSpec, id_: str, at: float, subject: str, text: str) 
     return mail
 
 
-def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: EmailMessage) -> Outcome:
+def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: EmailMessage) -> DeliveryOutcome:
     """Raises OSError (SMTPException is one)."""
     host, port = read_smtp(spec)
     sock = line.connect(host, port)
@@ -73,10 +73,10 @@ def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: 
         refused = client.send_message(mail, spec.sender, spec.to)
         if refused:
             address, (code, reply) = next(iter(refused.items()))
-            return Outcome(
+            return DeliveryOutcome(
                 True, 250, f"accepted, but not for {address}: {code} {clean(reply.decode(errors='replace'))}"
             )
-        return Outcome(True, 250, "accepted by the mail server")
+        return DeliveryOutcome(True, 250, "accepted by the mail server")
     except smtplib.SMTPRecipientsRefused as problem:
         return _refused(*next(iter(problem.recipients.values())))
     except smtplib.SMTPResponseException as problem:
@@ -85,6 +85,6 @@ def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: 
         sock.close()
 
 
-def _refused(code: int, reply: bytes | str) -> Outcome:
+def _refused(code: int, reply: bytes | str) -> DeliveryOutcome:
     text = reply.decode(errors="replace") if isinstance(reply, bytes) else reply
-    return Outcome(False, max(code, 0), f"the mail server refused: {code} {clean(text)}")
+    return DeliveryOutcome(False, max(code, 0), f"the mail server refused: {code} {clean(text)}")

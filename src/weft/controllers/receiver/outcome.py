@@ -13,19 +13,19 @@ _NEVER = (400, 410, 413, 422)  # answers that another attempt with the same body
 _UNSEEN = re.compile(r"[^\x20-\x7e\u00a0-\u024f\u2010-\u2027]+")
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class DeliveryOutcome(msgspec.Struct, frozen=True):
     ok: bool
     code: int = 0  # that it answered with; 0: no answer
     answer: str = ""
     again: bool = True  # whether another attempt may succeed
 
 
-def judge(code: int, body: str) -> Outcome:
+def judge(code: int, body: str) -> DeliveryOutcome:
     """The outcome of an answer with an HTTP status."""
     words = f"HTTP {code}" + (f": {body}" if body else "")
     if 300 <= code < 400:
         words = f"HTTP {code}: it redirects, which is not followed; give the URL that it redirects to"
-    return Outcome(200 <= code < 300, code, words, code not in _NEVER)
+    return DeliveryOutcome(200 <= code < 300, code, words, code not in _NEVER)
 
 
 def clean(text: str, most: int = MOST_ANSWER) -> str:

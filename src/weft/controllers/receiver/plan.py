@@ -11,7 +11,7 @@ import msgspec
 
 from weft.controllers.receiver.message import Message
 from weft.controllers.receiver.outbox import Waiting
-from weft.controllers.receiver.outcome import Outcome
+from weft.controllers.receiver.outcome import DeliveryOutcome
 from weft.kinds.receiver import Delivery, JournalPosition, ReceiverStatus
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 600.0
@@ -34,7 +34,9 @@ def is_over(status: ReceiverStatus, at: float, now: float) -> bool:
     return now - max(min(at, now), began) >= GIVE_UP_SECONDS
 
 
-def list_lost(waiting: Sequence[Waiting], status: ReceiverStatus, outcome: Outcome, now: float) -> list[Waiting]:
+def list_lost(
+    waiting: Sequence[Waiting], status: ReceiverStatus, outcome: DeliveryOutcome, now: float
+) -> list[Waiting]:
     """The abandoned ones of all that wait, whose first one was just not taken. Of events only the first ones: the position in the
     journal shows which are over.
     """
@@ -49,7 +51,7 @@ def list_lost(waiting: Sequence[Waiting], status: ReceiverStatus, outcome: Outco
     return lost
 
 
-def note_attempt(status: ReceiverStatus, message: Message, outcome: Outcome, now: float) -> ReceiverStatus:
+def note_attempt(status: ReceiverStatus, message: Message, outcome: DeliveryOutcome, now: float) -> ReceiverStatus:
     """The status after it. ``next_attempt_at`` is set if it failed, and another one may succeed."""
     last = Delivery(id=message.id, type=message.type, at=now, ok=outcome.ok, code=outcome.code, answer=outcome.answer)
     new = msgspec.structs.replace(status, last=last)
@@ -70,7 +72,7 @@ def note_position(status: ReceiverStatus, position: JournalPosition) -> Receiver
 
 
 def note_test(
-    status: ReceiverStatus, generation: int, message: Message, outcome: Outcome, now: float
+    status: ReceiverStatus, generation: int, message: Message, outcome: DeliveryOutcome, now: float
 ) -> ReceiverStatus:
     """Note a test. After one that was taken, everything that waits is sent immediately."""
     delivery = Delivery(

@@ -19,7 +19,7 @@ from weft.controllers.receiver.destination import Network
 from weft.controllers.receiver.line import SECONDS, Line, Way
 from weft.controllers.receiver.mail import make_mail, send_mail
 from weft.controllers.receiver.message import Message
-from weft.controllers.receiver.outcome import Outcome, clean, hide
+from weft.controllers.receiver.outcome import DeliveryOutcome, clean, hide
 from weft.controllers.receiver.post import post
 from weft.controllers.receiver.signature import sign
 from weft.kinds.receiver import PASSWORD, SIGNING_KEY, TOKEN, USERNAME, ReceiverSpec
@@ -31,7 +31,7 @@ AT_ONCE, AT_ONCE_IN_PROJECT = 128, 16
 class Send(Protocol):
     async def __call__(
         self, project: str, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, nodes: Collection[str]
-    ) -> Outcome:
+    ) -> DeliveryOutcome:
         """Notify a receiver of ``project`` once. ``nodes`` are the addresses of the fabric's nodes. Never raises but to end."""
 
 
@@ -45,7 +45,7 @@ class Courier:
 
     async def __call__(
         self, project: str, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, nodes: Collection[str]
-    ) -> Outcome:
+    ) -> DeliveryOutcome:
         async with self._turns_of[project], self._turns:
             line = Line(Way(self._allowed, nodes))
             attempt = _in_thread(lambda: _try(line, spec, secrets, message, self._now()))
@@ -53,18 +53,18 @@ class Courier:
                 async with asyncio.timeout(self._seconds):
                     outcome = await attempt
             except TimeoutError:
-                outcome = Outcome(False, 0, f"no answer within {self._seconds:g} s")
+                outcome = DeliveryOutcome(False, 0, f"no answer within {self._seconds:g} s")
             finally:
                 line.cut()
         return msgspec.structs.replace(outcome, answer=hide(outcome.answer, secrets))
 
 
-def _in_thread(call: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
+def _in_thread(call: Callable[[], DeliveryOutcome]) -> asyncio.Future[DeliveryOutcome]:
     """A daemon thread for each: a name that can't be resolved holds up neither others nor the end of the process."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Outcome] = loop.create_future()
+    future: asyncio.Future[DeliveryOutcome] = loop.create_future()
 
-    def settle(outcome: Outcome) -> None:
+    def settle(outcome: DeliveryOutcome) -> None:
         if not future.done():
             future.set_result(outcome)
 
@@ -77,22 +77,24 @@ def _in_thread(call: Callable[[], Outcome]) -> asyncio.Future[Outcome]:
     return future
 
 
-def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> Outcome:
+def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> DeliveryOutcome:
     try:
         return _deliver(line, spec, secrets, message, now)
     except ssl.SSLCertVerificationError as problem:
-        return Outcome(False, 0, f"its certificate is not trusted: {clean(problem.verify_message)}")
+        return DeliveryOutcome(False, 0, f"its certificate is not trusted: {clean(problem.verify_message)}")
     except ssl.SSLError as problem:
-        return Outcome(False, 0, f"TLS failed: {clean(problem.reason or 'no reason given')}")
+        return DeliveryOutcome(False, 0, f"TLS failed: {clean(problem.reason or 'no reason given')}")
     except (OSError, http.client.HTTPException) as problem:
-        return Outcome(False, 0, clean(describe_failure(problem)))
+        return DeliveryOutcome(False, 0, clean(describe_failure(problem)))
     except Exception:  # its text may have a secret in it
-        return Outcome(False, 0, "it can't be notified")
+        return DeliveryOutcome(False, 0, "it can't be notified")
     finally:
         line.release()
 
 
-def _deliver(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> Outcome:
+def _deliver(
+    line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float
+) -> DeliveryOutcome:
     match spec.type:
         case "webhook":
             body = msgspec.json.encode(message.document)

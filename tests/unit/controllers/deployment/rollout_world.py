@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.controllers.deployment.facts import Facts, Instance, Outcome, State, Verdict
+from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance, State, Verdict
 from weft.controllers.deployment.plan import plan_deployment
 from weft.kinds.deployment import DeploymentActions, DeploymentSpec
 from weft.kinds.fields.deployment.instance import instance_name
@@ -149,7 +149,7 @@ class World:
     def floor(self) -> int:
         return self.spec.replicas - self.spec.strategy.max_unavailable
 
-    def plan(self, *, written: bool = True) -> Outcome:
+    def plan(self, *, written: bool = True) -> DeploymentOutcome:
         """Plan once; a plan that isn't ``written`` was its controller's last. Fails if it takes too many down."""
         outcome = plan_deployment(self.facts())
         if not written:

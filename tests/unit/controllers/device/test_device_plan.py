@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from weft.controllers.device.controller import Devices
-from weft.controllers.device.plan import SILENCE_SECONDS, Outcome, plan_device, plan_rule
+from weft.controllers.device.plan import SILENCE_SECONDS, DeviceOutcome, plan_device, plan_rule
 from weft.informer.view import Item, make_view
 from weft.kinds.device import DEVICE, DeviceActions, DeviceReport, DeviceSpec
 from weft.kinds.device_model import DeviceModelSpec
@@ -21,7 +21,7 @@ ACME = DeviceModelSpec(accept="protocol=mqtt,manufacturer=Acme")
 
 def plan(
     spec: DeviceSpec, report: DeviceReport | None = None, asked: DeviceActions | None = None, **told: Any
-) -> Outcome:
+) -> DeviceOutcome:
     facts = {"node": "Ready", "model": FRIDGE, "accepting": [], "now": 100.0, **told}
     return plan_device(
         spec, asked or DeviceActions(), report or DeviceReport(phase="Online", reported={"setpoint": 4.0}), **facts

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.job.plan import LOST, Facts, Outcome, TaskFacts, TaskLedger, plan_tasks
+from weft.controllers.job.plan import LOST, Facts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
 from weft.kinds.job import ENDED, JobActions, JobSpec, JobStatus, TaskSpec
 
 TASK = TaskSpec(image="registry.example.org/work:1")
@@ -29,7 +29,7 @@ class Life:
         self.made: Counter[tuple[int, int]] = Counter()
         self.now = 1000.0
 
-    def turn(self, *, written: bool = True, most: int = 50) -> Outcome:
+    def turn(self, *, written: bool = True, most: int = 50) -> JobOutcome:
         """One plan; not ``written``: its commit failed, and the process was killed."""
         book = self.book or TaskLedger(self.spec, self.status)
         out = plan_tasks(

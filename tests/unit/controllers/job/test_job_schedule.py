@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import msgspec
 import pytest
 
-from weft.controllers.job.schedule import Outcome, Run, plan_runs
+from weft.controllers.job.schedule import Run, ScheduleOutcome, plan_runs
 from weft.kinds.job import JobActions, JobSpec, JobStatus, TaskSpec
 
 
@@ -26,7 +26,7 @@ class Job:
         self.asked = JobActions()
         self.status, self.made = status or JobStatus(), list[str]()
 
-    def plan(self, now: float) -> Outcome:
+    def plan(self, now: float) -> ScheduleOutcome:
         out = plan_runs("nightly", self.spec, self.asked, self.status, [], MADE, 1, now)
         self.status = out.status
         self.made += [out.make] if out.make else []

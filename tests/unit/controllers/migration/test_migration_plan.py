@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
-from weft.controllers.migration.facts import Facts, MigrationEndpoint, Outcome
+from weft.controllers.migration.facts import Facts, MigrationEndpoint, MigrationOutcome
 from weft.controllers.migration.plan import plan_migration
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
@@ -57,7 +57,7 @@ def side(role: str, says: str = "", *, node: str | None = "Ready", **more: Any) 
 
 def plan(
     source: MigrationEndpoint | None, target: MigrationEndpoint | None, status: MigrationStatus = UNDER_WAY, **more: Any
-) -> Outcome:
+) -> MigrationOutcome:
     wish = MigrationSpec(workload="vm/web", **more.pop("wish", {}))
     asked, marks = more.pop("asked", MigrationActions()), more.pop("marks", MigrationMarks())
     facts = {"workload": VmSpec(image="i"), "now": NOW, **more}
@@ -66,7 +66,7 @@ def plan(
     )
 
 
-def writes(outcome: Outcome) -> dict[str, Any]:
+def writes(outcome: MigrationOutcome) -> dict[str, Any]:
     """What is written of the two places, in short."""
     told: dict[str, Any] = {}
     for name, spec in (("source", outcome.source), ("target", outcome.target)):

@@ -22,7 +22,7 @@ from tests.unit.controllers.receiver.far_ends import MailServer, WebServer, says
 from weft.contracts.clock import SystemClock
 from weft.controllers.receiver.line import MOST_READ
 from weft.controllers.receiver.message import Message, render_alerts
-from weft.controllers.receiver.outcome import Outcome
+from weft.controllers.receiver.outcome import DeliveryOutcome
 from weft.controllers.receiver.sender import Courier
 from weft.kinds.fields.alert.notification import Alert, Notification
 from weft.kinds.receiver import ReceiverSpec
@@ -56,8 +56,8 @@ def send(
     seconds: float = 10.0,
     message: Message = MESSAGE,
     nodes: frozenset[str] = frozenset(),
-) -> Outcome:
-    async def once() -> Outcome:
+) -> DeliveryOutcome:
+    async def once() -> DeliveryOutcome:
         return await Courier(allowed, lambda: 1_700_000_061.0, seconds)("shop", spec, secrets, message, nodes)
 
     return asyncio.run(once())
@@ -132,7 +132,7 @@ def test_a_receiver_that_hangs_is_cut_off_and_so_is_one_that_drips() -> None:
     for answer in (hang, drip):
         with serving(WebServer(answer)) as server:
             outcome = send(hook(server.url), seconds=0.3)
-        assert outcome == Outcome(False, 0, "no answer within 0.3 s")
+        assert outcome == DeliveryOutcome(False, 0, "no answer within 0.3 s")
 
 
 def test_this_machine_links_and_private_addresses_are_refused_unless_allowed() -> None:
@@ -223,7 +223,7 @@ def test_an_e_mail_is_plain_text_that_people_read() -> None:
     many = [Alert(labels={"vm": f"vm{n}"}, value=float(n), since=1_700_000_000.0) for n in range(50)]
     said = render_alerts(notification(count=10_000, alerts=many, more=9_950), 1_700_000_061.0)
     with serving(MailServer()) as server:
-        assert send(mail_to(server), message=said) == Outcome(True, 250, "accepted by the mail server")
+        assert send(mail_to(server), message=said) == DeliveryOutcome(True, 250, "accepted by the mail server")
     mail = email.message_from_bytes(server.mails[0], policy=email.policy.default)
     assert mail["subject"] == "[CRITICAL] busy: web is busy (and 9999 more)"
     assert (mail["from"], mail["to"], mail["auto-submitted"]) == (
