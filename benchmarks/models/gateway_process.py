@@ -26,8 +26,7 @@ from weft.edge.broker.config import GATEWAY, Bounds, Listening, make_username
 from weft.edge.device.model import Device, Model, Property
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
-from weft.edge.model.engine import DecisionModel, Fallback
-from weft.edge.model.engine import Outcome as Result
+from weft.edge.model.engine import DecisionModel, DecisionOutcome, Fallback
 from weft.launch.edge.models import make_model_command
 
 MODEL = Model({"temperature": Property(), "setpoint": Property()})
@@ -49,7 +48,7 @@ async def serve(folder: Path, port: int) -> None:
     path = folder / "double.onnx"
     path.write_bytes(linear([2.0], 1.0))
     file = ModelFile(digest(path.read_bytes()), 1, path=str(path))
-    model = DecisionModel("m", "default", "double", file, ("temperature",), Result(set="setpoint"), Fallback())
+    model = DecisionModel("m", "default", "double", file, ("temperature",), DecisionOutcome(set="setpoint"), Fallback())
     gateway.put_models({"m": (model, ["u"])})
     works = [asyncio.create_task(broker.keep()), asyncio.create_task(gateway.run())]
     while gateway.lines.get("mqtt") != "" or not gateway.models.list_ran(clock.elapsed())[0].file:

@@ -22,7 +22,7 @@ from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.device.model import Device, Model, Property
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
-from weft.edge.model.engine import DecisionModel, Fallback, Outcome
+from weft.edge.model.engine import DecisionModel, DecisionOutcome, Fallback
 from weft.launch.edge.models import make_model_command
 
 DOUBLE = linear([2.0], 1.0)
@@ -297,7 +297,7 @@ async def test_a_model_decides_for_a_device_and_its_fallback_while_the_process_i
         file = ModelFile(digest(path.read_bytes()), 2, "", 0, str(path))
         device = Device("u1", "default", "cold-1", "cold", "fake")
         await gateway.put_devices({"u1": device}, {("default", "cold"): Model(PROPERTIES)})
-        by_fan, by_level = Outcome(set="fan", threshold=0.0), Outcome(set="level")
+        by_fan, by_level = DecisionOutcome(set="fan", threshold=0.0), DecisionOutcome(set="level")
         fallback = Fallback(when="t > 100")
         models = {
             "m": (DecisionModel("m", "default", "frost", file, ("t", "h"), by_fan, fallback, 60.0), ["u1"]),

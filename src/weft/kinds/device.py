@@ -42,7 +42,7 @@ MOST_DESIRED_BYTES = 16 << 10
 MOST_COMMANDS = 10
 MOST_FACTS = 16
 FOUND, ONLINE, STALE, OFFLINE, UNKNOWN = "Found", "Online", "Stale", "Offline", "Unknown"
-Outcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
+CommandOutcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
 
 
 class DeviceSpec(msgspec.Struct, kw_only=True):
@@ -67,7 +67,7 @@ class CommandResult(msgspec.Struct, kw_only=True, frozen=True):
     """Outcome of a value that was sent to the device."""
 
     property: str
-    outcome: Outcome
+    outcome: CommandOutcome
     at: float = 0.0  # seconds since 1970, by the server's clock
     message: str = ""
 

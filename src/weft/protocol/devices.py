@@ -36,14 +36,14 @@ CALM_SECONDS, BUSY_SECONDS = 1.0, 5.0  # what ``DevicesAnswer.wait_seconds`` is
 
 Value = bool | int | float | str
 Phase = Literal["Online", "Stale", "Offline"]
-Outcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
+CommandOutcome = Literal["Delivered", "Confirmed", "Expired", "Refused"]
 
 
 class ReportedCommand(msgspec.Struct, frozen=True, omit_defaults=True):
     """Outcome of a value that was sent to a device."""
 
     property: str
-    outcome: Outcome
+    outcome: CommandOutcome
     seconds_ago: float = 0.0
     message: str = ""
 

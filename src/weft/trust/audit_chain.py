@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Outcome = Literal["allowed", "refused", "failed"]
+AuditOutcome = Literal["allowed", "refused", "failed"]
 _HASH = b',"hash":"'
 _TAIL = len(_HASH) + 64 + len(b'"}')
 _SHA256 = hashlib.sha256()
@@ -62,7 +62,7 @@ class AuditRecord(msgspec.Struct, kw_only=True, omit_defaults=True):
     project: str = ""  # of the objects; "": they belong to none
     objects: list[AuditObject] = []
     left_out: int = 0  # changes that didn't fit into the record
-    outcome: Outcome
+    outcome: AuditOutcome
     status: int = 0  # of the HTTP answer
     reason: str = ""  # why it was refused or failed: the error's
     message: str = ""

@@ -19,7 +19,7 @@ import pytest
 from tests.scenario.function_api_lab import ApiLab, api_lab
 
 from weft.gateway.function.definition.catalogue import Function
-from weft.gateway.function.invocation.call import Call, Outcome
+from weft.gateway.function.invocation.call import Call, InvocationOutcome
 from weft.gateway.function_events import delivery
 from weft.gateway.function_events import file as event_file
 from weft.gateway.function_events.dead_letters import DeadLetters
@@ -96,10 +96,10 @@ class Nodes:
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.says: Any = lambda call: Outcome(id=call.id, payload=b"1")
+        self.says: Any = lambda call: InvocationOutcome(id=call.id, payload=b"1")
         self.running = self.most = 0
 
-    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
+    async def invoke(self, call: Call, function: Function | None = None) -> InvocationOutcome:
         self.calls.append(call)
         self.running += 1
         self.most = max(self.most, self.running)
@@ -167,9 +167,9 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     await lab.close()
 
 
-def failed(call: Call) -> Outcome:
+def failed(call: Call) -> InvocationOutcome:
     told = b'{"errorType":"ValueError","errorMessage":"no such n"}'
-    return Outcome(id=call.id, payload=told, error="Unhandled", error_type="ValueError")
+    return InvocationOutcome(id=call.id, payload=told, error="Unhandled", error_type="ValueError")
 
 
 async def test_an_event_that_fails_is_run_again_twice_later_and_later_then_kept(lab: Lab) -> None:
@@ -189,7 +189,7 @@ async def test_an_event_that_fails_is_run_again_twice_later_and_later_then_kept(
     assert len(lab.nodes.calls) == 3 and await lab.waiting() == 0
     (letter,) = await lab.dead("f")
     assert (letter.id, letter.tries, letter.error_type, letter.error) == (id, 3, "ValueError", "no such n")
-    lab.nodes.says = lambda call: Outcome(id=call.id, payload=b"1")
+    lab.nodes.says = lambda call: InvocationOutcome(id=call.id, payload=b"1")
     assert await lab.deliveries.redrive("default", "f") == 1
     await settle()
     assert lab.nodes.calls[-1].id == id and lab.nodes.calls[-1].payload == b'{"n":1}'
@@ -239,7 +239,7 @@ async def test_what_can_not_run_now_waits_without_costing_a_retry_until_it_is_to
     await lab.time.pass_(1800)
     tried = len(lab.nodes.calls)
     assert 20 < tried < 60 and await lab.waiting() == 1 and await lab.dead("f") == []
-    lab.nodes.says = lambda call: Outcome(id=call.id, payload=b"1")
+    lab.nodes.says = lambda call: InvocationOutcome(id=call.id, payload=b"1")
     await lab.time.pass_(60)
     assert await lab.waiting() == 0 and len(lab.nodes.calls) == tried + 1
     lab.nodes.says = lambda call: refusal
@@ -251,7 +251,7 @@ async def test_what_can_not_run_now_waits_without_costing_a_retry_until_it_is_to
 
 async def test_an_invocation_that_was_lost_is_run_again(lab: Lab) -> None:
     lost = iter([Unavailable("the node died", reason="invocationLost")])
-    lab.nodes.says = lambda call: next(lost, None) or Outcome(id=call.id, payload=b"1")
+    lab.nodes.says = lambda call: next(lost, None) or InvocationOutcome(id=call.id, payload=b"1")
     await lab.accept("f")
     await lab.time.pass_(12)
     assert len(lab.nodes.calls) == 2 and await lab.waiting() == 0
@@ -261,11 +261,11 @@ async def test_one_functions_pile_keeps_no_other_waiting_and_no_more_run_than_ma
     lab.function("slow", max_concurrent=6)
     release = asyncio.Event()
 
-    async def hang(call: Call) -> Outcome:
+    async def hang(call: Call) -> InvocationOutcome:
         await release.wait()
-        return Outcome(id=call.id, payload=b"1")
+        return InvocationOutcome(id=call.id, payload=b"1")
 
-    lab.nodes.says = lambda call: hang(call) if call.name == "slow" else Outcome(id=call.id, payload=b"1")
+    lab.nodes.says = lambda call: hang(call) if call.name == "slow" else InvocationOutcome(id=call.id, payload=b"1")
     for _ in range(200):
         await lab.accept("slow")
     await lab.accept("f")

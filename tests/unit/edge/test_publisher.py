@@ -20,7 +20,7 @@ from weft.edge.device.model import Device, Model, Property, Window
 from weft.edge.device.store import TwinStore
 from weft.edge.device.twin import Twin
 from weft.edge.gateway import DeviceGateway
-from weft.edge.model.engine import Decision, DecisionModel, Outcome
+from weft.edge.model.engine import Decision, DecisionModel, DecisionOutcome
 from weft.edge.rule.engine import Effect, Rule
 from weft.objects.errors import Unavailable
 
@@ -80,7 +80,7 @@ def make_publisher(count: int) -> tuple[TwinPublisher, MemoryCache, HandClock, d
 
 
 def decide(publisher: TwinPublisher, name: str, value: bool | None, device: str = "u0") -> None:
-    model = DecisionModel(name, "default", name, ModelFile("0", 1), ("t",), Outcome(set="fan"))
+    model = DecisionModel(name, "default", name, ModelFile("0", 1), ("t",), DecisionOutcome(set="fan"))
     publisher.note_decision(Decision(model, device, value, "model"))
 
 

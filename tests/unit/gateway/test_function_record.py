@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.record.aggregated_log import AggregatedLog
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.metrics import Counts, Durations, make_metrics
@@ -34,8 +34,8 @@ def test_what_is_told_of_a_function() -> None:
     counts = Counts(since=5.0)
     for number in range(4):
         counts.arrive(number + 1)
-    counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, init_seconds=0.05, most_memory=9), 0.2)
-    counts.end(Outcome(id="2", payload=b"", error="Unhandled", error_type="Function.TimedOut"), 3.0)
+    counts.end(InvocationOutcome(id="1", payload=b"", start="cold", seconds=0.1, init_seconds=0.05, most_memory=9), 0.2)
+    counts.end(InvocationOutcome(id="2", payload=b"", error="Unhandled", error_type="Function.TimedOut"), 3.0)
     counts.refuse("insufficientResources")
     counts.throttles = counts.lost = 1
     told = make_metrics(counts, "hello", "default", 2, [])
@@ -47,7 +47,7 @@ def test_what_is_told_of_a_function() -> None:
 def test_error_types_that_code_makes_up_are_bounded() -> None:
     counts = Counts(since=0.0)
     for number in range(1000):
-        counts.end(Outcome(id="1", payload=b"", error="Unhandled", error_type=f"Error{number}"), 1.0)
+        counts.end(InvocationOutcome(id="1", payload=b"", error="Unhandled", error_type=f"Error{number}"), 1.0)
     assert len(counts.errors) == 101 and counts.errors["(others)"] == 900
 
 
@@ -56,7 +56,9 @@ def test_what_was_counted_is_there_after_a_restart_and_goes_with_its_function(
 ) -> None:
     kept, counts = CountsFile(tmp_path / "counts"), Counts(since=5.0)
     counts.arrive(3)
-    counts.end(Outcome(id="1", payload=b"", start="cold", seconds=0.1, error="Unhandled", error_type="KeyError"), 0.2)
+    counts.end(
+        InvocationOutcome(id="1", payload=b"", start="cold", seconds=0.1, error="Unhandled", error_type="KeyError"), 0.2
+    )
     kept.change("uid", counts)
     kept.write(kept.take())
     assert kept.take() == {}

@@ -11,7 +11,7 @@ from weft.api.context import ApiContext
 from weft.api.request.call import Call, Change
 from weft.api.route import Topic
 from weft.objects.errors import Unavailable, shorten
-from weft.trust.audit_chain import AuditActor, AuditObject, AuditRecord, Outcome
+from weft.trust.audit_chain import AuditActor, AuditObject, AuditOutcome, AuditRecord
 from weft.trust.redaction import hide_in_text
 
 _INTERRUPTED = 0  # in place of the answer's status: there was no answer
@@ -37,7 +37,7 @@ def record_interrupted(context: ApiContext, call: Call, topic: Topic) -> None:
 def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) -> list[AuditRecord]:
     actor = call.known_actor
     if status in REFUSED:
-        outcome: Outcome = "refused"
+        outcome: AuditOutcome = "refused"
     elif topic.when == "refused" or (topic.when == "by people" and (actor is None or actor.kind != "person")):
         return []
     elif 200 <= status < 400:
@@ -64,7 +64,13 @@ def _list_records(context: ApiContext, call: Call, topic: Topic, status: int) ->
 
 
 def _make(
-    call: Call, by: AuditActor, topic: Topic, project: str, changed: Sequence[Change], outcome: Outcome, status: int
+    call: Call,
+    by: AuditActor,
+    topic: Topic,
+    project: str,
+    changed: Sequence[Change],
+    outcome: AuditOutcome,
+    status: int,
 ) -> AuditRecord:
     if changed:
         objects, left_out = describe_objects(changed)

@@ -20,7 +20,7 @@ from weft.kinds.fields.recovery.run import (
     REFUSED,
     REHEARSE,
     CheckResult,
-    Outcome,
+    RecoveryOutcome,
     RecoveryRun,
     RunCheck,
     RunMember,
@@ -221,7 +221,7 @@ def _end(
     facts: RecoveryFacts,
     run: RecoveryRun,
     now: float,
-    phase: Outcome,
+    phase: RecoveryOutcome,
     reason: str = "",
     message: str = "",
 ) -> RecoveryStep:
@@ -232,7 +232,7 @@ def _end(
     return _finish(replace(facts, status=status), run)
 
 
-def make_result(run: RecoveryRun, now: float, phase: Outcome, reason: str, message: str) -> RunResult:
+def make_result(run: RecoveryRun, now: float, phase: RecoveryOutcome, reason: str, message: str) -> RunResult:
     ages = [one.age_seconds for one in run.members if one.age_seconds is not None]
     passed = [check.passed_at for member in run.members for check in member.checks]
     return RunResult(

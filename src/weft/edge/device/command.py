@@ -14,7 +14,7 @@ from weft.contracts.device import Value
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 60.0
 _MOST_DOUBLINGS = 10
-Outcome = Literal["Pending", "Delivered", "Confirmed", "Expired", "Refused"]
+CommandOutcome = Literal["Pending", "Delivered", "Confirmed", "Expired", "Refused"]
 
 
 class Command(msgspec.Struct):
@@ -26,7 +26,7 @@ class Command(msgspec.Struct):
     value: Value
     until: float | None = None
     source: str = "spec"
-    outcome: Outcome = "Pending"
+    outcome: CommandOutcome = "Pending"
     problem: str = ""
     tries: int = 0
     next_at: float = 0.0  # clock's elapsed seconds; begins anew with the process

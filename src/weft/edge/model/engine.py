@@ -34,7 +34,7 @@ NOT_RUNNING = "it isn't running"
 By: TypeAlias = Literal["model", "late", "nan", "dead"]
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class DecisionOutcome(msgspec.Struct, frozen=True):
     """The outcome of a decision: ``set`` a property of ``device`` ("": the one whose values were read), or an ``event``."""
 
     output: str = ""
@@ -59,7 +59,7 @@ class DecisionModel(msgspec.Struct, frozen=True):
     name: str
     file: ModelFile
     inputs: tuple[str, ...]
-    result: Outcome
+    result: DecisionOutcome
     fallback: Fallback = Fallback()
     deadline: float = 0.008  # seconds
 

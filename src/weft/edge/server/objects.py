@@ -8,7 +8,7 @@ import msgspec
 
 from weft.contracts.edge.model_runner import ModelFile
 from weft.edge.device.model import Device, Model
-from weft.edge.model.engine import DecisionModel, Fallback, Outcome
+from weft.edge.model.engine import DecisionModel, DecisionOutcome, Fallback
 from weft.edge.rule.engine import Effect, Rule
 
 KINDS = ("device", "devicemodel", "rule", "model")
@@ -47,7 +47,7 @@ class _RuleSpec(msgspec.Struct):
 class _ModelSpec(msgspec.Struct):
     file: str
     inputs: tuple[str, ...]
-    result: Outcome
+    result: DecisionOutcome
     node: str = ""
     devices: _Selector = msgspec.field(default_factory=_Selector)
     fallback: Fallback = Fallback()

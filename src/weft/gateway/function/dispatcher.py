@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Catalogue, Function, Version
 from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.channel import Channel
-from weft.gateway.function.invocation.call import Call, Outcome
+from weft.gateway.function.invocation.call import Call, InvocationOutcome
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.outcome import (
     busy_error,
@@ -71,7 +71,7 @@ class InvocationObserver(Protocol):
     def arrived(self, function: Function, version: Version) -> None: ...
     def throttled(self, function: Function) -> None: ...
     def refused(self, function: Function, reason: str, digest: str) -> None: ...
-    def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None: ...
+    def ended(self, function: Function, outcome: InvocationOutcome, digest: str, seconds: float) -> None: ...
     def lost(self, function: Function, digest: str) -> None: ...
     def printed(self, node: str, printed: Printed) -> None: ...
     def disconnected(self, node: str) -> None: ...
@@ -89,7 +89,7 @@ class _Caller(msgspec.Struct, frozen=True):
 
     function: Function
     began: float
-    future: asyncio.Future[Outcome]
+    future: asyncio.Future[InvocationOutcome]
     trace: InvocationTrace | None = None
 
 
@@ -117,7 +117,7 @@ class Dispatcher:
         self._begun = False
         self.traces: InvocationTraces | None = None
 
-    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
+    async def invoke(self, call: Call, function: Function | None = None) -> InvocationOutcome:
         """See ``Dispatches``."""
         if not self._begun:
             await self._begin()
@@ -141,7 +141,7 @@ class Dispatcher:
             trace = self.traces.begin(call.traceparent, f"function/{call.project}/{call.name}")
         carried = trace.carried if trace is not None else call.traceparent[:MOST_TRACEPARENT]
         pending = _make_pending(version, call, ranked.places, began, carried)
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[InvocationOutcome] = asyncio.get_running_loop().create_future()
         self._waiting[call.id] = _Caller(function, began, future, trace)
         self._held.take(call.project, len(call.payload))
         self._perform(self._tracker.begin(pending))
@@ -283,18 +283,20 @@ class Dispatcher:
         self._held.give_back(ended.pending.recipe.project, len(ended.pending.invoke.payload))
         result = self._conclude(caller.function, ended, self._clock.elapsed() - caller.began)
         if caller.trace is not None:
-            if isinstance(result, Outcome):
+            if isinstance(result, InvocationOutcome):
                 caller.trace.end(result.error_type, result.start)
             else:
                 caller.trace.end(result.message)
         if caller.future.done():
             return
-        if isinstance(result, Outcome):
+        if isinstance(result, InvocationOutcome):
             caller.future.set_result(result)
         else:
             caller.future.set_exception(result)
 
-    def _conclude(self, function: Function, ended: Done | NoNode | Lost, seconds: float) -> Outcome | WeftError:
+    def _conclude(
+        self, function: Function, ended: Done | NoNode | Lost, seconds: float
+    ) -> InvocationOutcome | WeftError:
         """Conclude the invocation: what its caller receives, after the observer."""
         pending, name_of = ended.pending, self._agents.name_of
         match ended:

@@ -41,7 +41,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 TRACE_LINES, LONGEST_LINE = 12, 500
 SHOW_SECONDS = 1.0  # between two updates of the status' progress
 NODES_FAULTS = ("Function.NotStarted", "Function.Reclaimed")
-Outcome = Prepared | Refused | None  # None: the connection was lost, or nothing came in time
+PreparationOutcome = Prepared | Refused | None  # None: the connection was lost, or nothing came in time
 
 
 class _Preparation:
@@ -49,7 +49,7 @@ class _Preparation:
 
     def __init__(self, node: str) -> None:
         self.node = node
-        self.news: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.news: asyncio.Queue[PreparationOutcome] = asyncio.Queue()
 
 
 class Readiness:
@@ -256,7 +256,7 @@ class Readiness:
             await self._write(latest, before, _wait(before, generation, "noAvailableAgents", message))
         return False
 
-    async def _try(self, item: Item, node: str, version: Version) -> Outcome:
+    async def _try(self, item: Item, node: str, version: Version) -> PreparationOutcome:
         """Have one node prepare it, with its progress in the status."""
         id, name = str(uuid.uuid4()), self._agents.name_of(node)
         preparation = self._preparations[id] = _Preparation(node)
@@ -281,7 +281,7 @@ class Readiness:
         finally:
             del self._preparations[id]
 
-    async def _next(self, preparation: _Preparation, until: float) -> Outcome:
+    async def _next(self, preparation: _Preparation, until: float) -> PreparationOutcome:
         """Raises TimeoutError."""
         getting = asyncio.ensure_future(preparation.news.get())
         limit = asyncio.ensure_future(self._clock.sleep(max(0.0, until - self._clock.elapsed())))
@@ -386,7 +386,7 @@ def read_failure(message: str) -> list[str]:
     ]
 
 
-def _describe_outcome(outcome: Outcome) -> str:
+def _describe_outcome(outcome: PreparationOutcome) -> str:
     match outcome:
         case None:
             return "the connection to the node was lost"

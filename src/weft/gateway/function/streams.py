@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.function.invocation.call import AcceptsEvents, Call, Outcome, read_client_context
+from weft.gateway.function.invocation.call import AcceptsEvents, Call, InvocationOutcome, read_client_context
 from weft.gateway.function.record.aggregated_log import AggregatedLog
 from weft.gateway.function.service import FunctionService
 from weft.gateway.stream.connection import Connection
@@ -191,7 +191,7 @@ class FunctionStreams:
         await client.send(encode_exit(0))
 
 
-def _describe(outcome: Outcome) -> dict[str, Any]:
+def _describe(outcome: InvocationOutcome) -> dict[str, Any]:
     document: dict[str, Any] = {
         "code": 1 if outcome.error else 0,
         "requestId": outcome.id,

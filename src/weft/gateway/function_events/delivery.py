@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.definition.names import make_arn
-from weft.gateway.function.invocation.call import Call, Dispatches, Outcome
+from weft.gateway.function.invocation.call import Call, Dispatches, InvocationOutcome
 from weft.gateway.function_events.alarm import Alarm
 from weft.gateway.function_events.dead_letters import DeadLetters
 from weft.gateway.function_events.queue import Backlog, Event, EventQueue
@@ -220,7 +220,7 @@ class Deliveries:
             lane.under_way.pop(event.id, None)
             lane.alarm.ring()
 
-    async def _invoke(self, event: Event) -> Outcome | WeftError:
+    async def _invoke(self, event: Event) -> InvocationOutcome | WeftError:
         call = Call(
             id=event.id,
             project=event.project,

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function_events.queue import Event
 from weft.objects.errors import InvalidInput, TooLarge, WeftError
 
@@ -60,11 +60,13 @@ class PauseFunction(msgspec.Struct, frozen=True):
 Verdict = Done | Retry | DeadLetter | PauseFunction
 
 
-def judge(event: Event, result: Outcome | WeftError, terms: Terms, now: float, draw: Callable[[], float]) -> Verdict:
+def judge(
+    event: Event, result: InvocationOutcome | WeftError, terms: Terms, now: float, draw: Callable[[], float]
+) -> Verdict:
     """``draw`` gives a number from 0 up to 1, so that events that failed together don't run again together."""
-    if isinstance(result, Outcome) and not result.error:
+    if isinstance(result, InvocationOutcome) and not result.error:
         return Done()
-    if isinstance(result, Outcome):
+    if isinstance(result, InvocationOutcome):
         return _failed(event, *_read_error(result), terms, now, draw)
     if result.token == "invocationLost":
         return _failed(event, result.token, result.message, terms, now, draw)
@@ -118,7 +120,7 @@ def _failed(
     return Retry(tries, now + delay, error_type, error)
 
 
-def _read_error(outcome: Outcome) -> tuple[str, str]:
+def _read_error(outcome: InvocationOutcome) -> tuple[str, str]:
     try:
         answer = msgspec.json.decode(outcome.payload)
     except (msgspec.DecodeError, UnicodeDecodeError):

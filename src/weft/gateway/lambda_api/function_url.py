@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.lambda_api.answers import JSON
 from weft.gateway.lambda_api.http import Request
 from weft.serving.answer import Answer
@@ -92,7 +92,7 @@ def make_event(
     return msgspec.json.encode(event)
 
 
-def read_answer(outcome: Outcome) -> Answer:
+def read_answer(outcome: InvocationOutcome) -> Answer:
     """The response for a function's answer. Raises BadAnswer."""
     given = ("x-amzn-requestid", outcome.id)
     if outcome.error:

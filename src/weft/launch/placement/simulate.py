@@ -24,7 +24,7 @@ from weft.objects.errors import InvalidInput, WeftError
 from weft.scheduler.policies import POLICIES, Policies
 from weft.scheduler.simulate.input import read_input
 from weft.scheduler.simulate.plot import draw_curves
-from weft.scheduler.simulate.run import Outcome, Plan, Simulation
+from weft.scheduler.simulate.run import Plan, Simulation, SimulationOutcome
 
 _MOST_UNTIL = 100
 START_SECONDS = 15.0  # for the worker of an own policy
@@ -185,7 +185,7 @@ def _choose_strategy(options: argparse.Namespace) -> str:
     return read_plain_strategy(os.environ.get("SCHEDULING_STRATEGY") or DEFAULT_STRATEGY, "SCHEDULING_STRATEGY")
 
 
-def describe(outcome: Outcome, strategy: str, seed: int) -> dict[str, Any]:
+def describe(outcome: SimulationOutcome, strategy: str, seed: int) -> dict[str, Any]:
     """The answer as programs read it: docs/reference/simulate.md."""
     return {
         "checkpoints": [

@@ -44,7 +44,7 @@ class State(msgspec.Struct, frozen=True):
     fragmented_gpu_percent: float
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class SimulationOutcome(msgspec.Struct, frozen=True):
     checkpoints: list[State]
     placed: int
     rejected: dict[str, int]
@@ -88,7 +88,7 @@ class Simulation:
         self._typical = make_outlook(self.snapshot, asks)
         self._reasons: dict[Request, str] = {}
 
-    def run(self, on_progress: Callable[[int, float], None], *, curve: bool = False) -> Outcome:
+    def run(self, on_progress: Callable[[int, float], None], *, curve: bool = False) -> SimulationOutcome:
         """Decide on all of them, one after the other. ``on_progress(decisions, arrived percent)`` is called now and then."""
         self._put_standing()
         checkpoints: list[State] = []
@@ -123,7 +123,7 @@ class Simulation:
             if self._plan.until is not None and arrived >= self._plan.until * self._gpus:
                 break
         seconds = clock.elapsed() - began - paused
-        return Outcome(checkpoints, placed, dict(rejected), seconds, durations, self.count_used(), points)
+        return SimulationOutcome(checkpoints, placed, dict(rejected), seconds, durations, self.count_used(), points)
 
     def measure(self, arrived_percent: float) -> State:
         """How full it is now."""

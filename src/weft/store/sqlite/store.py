@@ -21,7 +21,7 @@ from weft.store.sqlite.file import FENCE_BLOCK, LockFile, as_store_error, begin_
 from weft.store.sqlite.newest import Newest
 from weft.store.sqlite.reader import Readers, count_keys, read_batches, read_entry, read_page
 from weft.store.sqlite.schema import State
-from weft.store.sqlite.writer import Deliver, Outcome, Published, Writer
+from weft.store.sqlite.writer import Deliver, Published, WriteOutcome, Writer
 from weft.store.watches import Watches
 
 _RECENT_BYTES = 16_000_000
@@ -186,7 +186,7 @@ class _Running:
 
 
 def _deliver_to(newest: Newest, watches: Watches) -> Deliver:
-    def deliver(outcomes: Sequence[Outcome], published: Sequence[Published], compacted: int) -> None:
+    def deliver(outcomes: Sequence[WriteOutcome], published: Sequence[Published], compacted: int) -> None:
         for revision, changes in published:
             newest.publish(revision, changes)
             watches.publish(revision, changes)

@@ -41,7 +41,7 @@ class Request(NamedTuple):
     future: asyncio.Future[Any]
 
 
-class Outcome(NamedTuple):
+class WriteOutcome(NamedTuple):
     request: Request
     result: Any
     error: WeftError | None
@@ -51,7 +51,7 @@ Published = tuple[int, list[Change]]  # a revision and what it changed
 
 # Called on the loop, in order of commit: what became of the requests, the commits to show to watches, and the revision up
 # to which history is forgotten.
-Deliver = Callable[[Sequence[Outcome], Sequence[Published], int], None]
+Deliver = Callable[[Sequence[WriteOutcome], Sequence[Published], int], None]
 
 
 class _History:
@@ -180,22 +180,22 @@ class Writer:
             done = self._commit_group([request], trim=False)
         except Exception as problem:  # the caller gets it, whatever it is, and the writer goes on
             self._roll_back()
-            self._report([Outcome(request, None, as_store_error(problem, self._path))], [])
+            self._report([WriteOutcome(request, None, as_store_error(problem, self._path))], [])
             return
         self._report(*done)
 
-    def _commit_group(self, group: Sequence[Request], *, trim: bool) -> tuple[list[Outcome], list[Published]]:
+    def _commit_group(self, group: Sequence[Request], *, trim: bool) -> tuple[list[WriteOutcome], list[Published]]:
         """One transaction; whatever is raised, nothing of it was committed."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         rows_before = connection.total_changes
         transaction = Transaction(connection, self._state, self._known, self._holds)
-        outcomes: list[Outcome] = []
+        outcomes: list[WriteOutcome] = []
         for request in group:
             try:
-                outcomes.append(Outcome(request, request.apply(transaction), None))
+                outcomes.append(WriteOutcome(request, request.apply(transaction), None))
             except WeftError as refusal:
-                outcomes.append(Outcome(request, None, refusal))
+                outcomes.append(WriteOutcome(request, None, refusal))
         transaction.flush()
         self._turn(transaction)
         trimming, outdated = True, self._outdated
@@ -236,7 +236,7 @@ class Writer:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
 
-    def _report(self, outcomes: Sequence[Outcome], published: Sequence[Published]) -> None:
+    def _report(self, outcomes: Sequence[WriteOutcome], published: Sequence[Published]) -> None:
         self._lock.write_mark(self._state)
         with suppress(RuntimeError):  # the loop was closed: no caller is left
             self._loop.call_soon_threadsafe(self._deliver, outcomes, published, self._state.compacted)

@@ -28,7 +28,7 @@ from weft.contracts.store import StoreFull
 from weft.objects.errors import InUse, Unavailable
 from weft.telemetry.audit.bound import Bound
 from weft.telemetry.audit.files import find_last, list_files, list_torn, name_file, verify_files
-from weft.trust.audit_chain import AuditActor, AuditRecord, AuditVerdict, Link, Outcome, seal_record
+from weft.trust.audit_chain import AuditActor, AuditOutcome, AuditRecord, AuditVerdict, Link, seal_record
 
 FILE_BYTES = 16 << 20
 KEEP_SECONDS = 365 * 86400.0
@@ -39,7 +39,7 @@ MOST_GATHERED = 64  # records that are written together
 _RESERVE, _LOCK = "reserve", "lock"
 _SERVER = AuditActor(kind="server", name="api")
 Note = Literal["start", "stop", "forget", "lost", "notRecorded"]
-_OUTCOMES: dict[Note, Outcome] = {
+_OUTCOMES: dict[Note, AuditOutcome] = {
     "start": "allowed",
     "stop": "allowed",
     "forget": "allowed",  # old files were removed

@@ -16,9 +16,9 @@ from weft.edge.model.engine import (
     PROBLEM_SECONDS,
     Decision,
     DecisionModel,
+    DecisionOutcome,
     Fallback,
     ModelEngine,
-    Outcome,
 )
 
 FILE = ModelFile("a" * 64, 2)
@@ -26,7 +26,7 @@ WARM = Fallback(when="t > 8")
 
 
 def make_model(file: ModelFile = FILE, fallback: Fallback = WARM, **result: object) -> DecisionModel:
-    outcome = Outcome(**{"set": "defrost", "threshold": 0.5, **result})  # type: ignore[arg-type]
+    outcome = DecisionOutcome(**{"set": "defrost", "threshold": 0.5, **result})  # type: ignore[arg-type]
     return DecisionModel("m", "default", "frost", file, ("t", "h"), outcome, fallback)
 
 

@@ -33,7 +33,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""  # the caller's, as it came
 
 
-class Outcome(Answer, frozen=True, kw_only=True):
+class InvocationOutcome(Answer, frozen=True, kw_only=True):
     """The function's answer, the ``version`` ($LATEST, 3) and the node."""
 
     version: str = "$LATEST"
@@ -46,7 +46,7 @@ class Dispatches(Protocol):
     async def know(self) -> None:
         """Wait a moment until a gateway that has just started has read the functions. Raises Unavailable."""
 
-    async def invoke(self, call: Call, function: Function | None = None) -> Outcome:
+    async def invoke(self, call: Call, function: Function | None = None) -> InvocationOutcome:
         """Run it at most once; ``function`` is the one that it names, if the caller has found it already.
 
         Raises, by stable reason: NotFound (``functionNotFound``); Unavailable, not begun:

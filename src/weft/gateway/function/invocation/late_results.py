@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from weft.contracts.clock import Clock
 from weft.gateway.function.instance.fleet import Fleet
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.outcome import NameOf, lost_error, make_outcome
 from weft.protocol.invocations import Answer
 
@@ -52,7 +52,7 @@ class LateResults:
                 return
             self._take(id)
 
-    async def recall(self, what: str, version: str, id: str) -> Outcome | None:
+    async def recall(self, what: str, version: str, id: str) -> InvocationOutcome | None:
         """The outcome of the invocation with this id; None if none was begun. Raises Unavailable (invocationLost) if nobody knows
         any more."""
         while (missing := self.find_missing()) and self._clock.elapsed() < self._gathered_by:

@@ -8,7 +8,7 @@ import msgspec
 
 from weft.contracts.function_placement import Ranking
 from weft.gateway.function.instance.fleet import Fleet
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.tracker import PendingInvocation
 from weft.objects.errors import Throttled, TooLarge, Unavailable, Unplaceable
 from weft.protocol.invocations import Answer
@@ -17,8 +17,8 @@ NameOf = Callable[[str], str]  # a node's name by uid
 MAX_REASONS = 5  # nodes that refused
 
 
-def make_outcome(answer: Answer, version: str, node: str) -> Outcome:
-    return Outcome(**msgspec.structs.asdict(answer), version=version, node=node)
+def make_outcome(answer: Answer, version: str, node: str) -> InvocationOutcome:
+    return InvocationOutcome(**msgspec.structs.asdict(answer), version=version, node=node)
 
 
 def no_node_error(what: str, pending: PendingInvocation, fleet: Fleet, name_of: NameOf) -> Unplaceable:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from weft.gateway.function.instance.fleet import Fleet
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 
 PER_DOUBLING = 8
 LEAST_SECONDS = 1e-5
@@ -109,7 +109,7 @@ class Counts(msgspec.Struct):
         if concurrent > self.most_concurrent:
             self.most_concurrent = concurrent
 
-    def end(self, outcome: Outcome, seconds: float) -> None:
+    def end(self, outcome: InvocationOutcome, seconds: float) -> None:
         _more(self.starts, outcome.start)
         self.duration.add(outcome.seconds)
         self.latency.add(seconds)

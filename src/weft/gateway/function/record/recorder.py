@@ -10,7 +10,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.definition.catalogue import Catalogue, Function, Version
 from weft.gateway.function.instance.agents import Agents
 from weft.gateway.function.instance.keep_alive import KeepAliveController
-from weft.gateway.function.invocation.call import Outcome
+from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.metrics import Counts, FunctionMetrics, find_instances, make_metrics
@@ -53,7 +53,7 @@ class InvocationRecorder:
         self._of(function.uid).refuse(reason)
         self._keep_alive.end(digest, cold=False)
 
-    def ended(self, function: Function, outcome: Outcome, digest: str, seconds: float) -> None:
+    def ended(self, function: Function, outcome: InvocationOutcome, digest: str, seconds: float) -> None:
         self._of(function.uid).end(outcome, seconds)
         counts = self._since_start[function.uid]
         counts.seconds += outcome.seconds

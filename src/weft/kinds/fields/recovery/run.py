@@ -13,10 +13,10 @@ from weft.objects.errors import DriverFailed, IllegalTransition, WeftError
 Mode = Literal["rehearse", "failover"]
 REHEARSE: Mode = "rehearse"
 FAILOVER: Mode = "failover"
-Outcome = Literal["Passed", "Failed", "Refused"]
-PASSED: Outcome = "Passed"
-FAILED: Outcome = "Failed"
-REFUSED: Outcome = "Refused"
+RecoveryOutcome = Literal["Passed", "Failed", "Refused"]
+PASSED: RecoveryOutcome = "Passed"
+FAILED: RecoveryOutcome = "Failed"
+REFUSED: RecoveryOutcome = "Refused"
 
 
 class RunCheck(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
@@ -69,7 +69,7 @@ class RunResult(msgspec.Struct, kw_only=True, frozen=True):
 
     mode: Mode
     generation: int
-    phase: Outcome
+    phase: RecoveryOutcome
     started_at: float  # seconds since 1970
     ended_at: float
     rpo_seconds: float | None  # how old the oldest of the points was when the run began
