@@ -38,11 +38,11 @@ from weft.protocol.invocations import (
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationRefused,
     Invoke,
     Prepare,
     Prepared,
     Printed,
-    Refused,
     apply_change,
 )
 
@@ -184,7 +184,7 @@ class FunctionLab:
         return id
 
     async def answer(self, id: str, patience: float = 60.0) -> Answer:
-        found = await self.wait_for(lambda one: isinstance(one, (Answer, Refused)) and one.id == id, patience)
+        found = await self.wait_for(lambda one: isinstance(one, (Answer, InvocationRefused)) and one.id == id, patience)
         assert isinstance(found, Answer), found
         self.functions.take(Acknowledge(id))
         return found

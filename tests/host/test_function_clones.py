@@ -26,7 +26,7 @@ from weft.drivers.runtime.qemu.function import clone
 from weft.drivers.runtime.qemu.function.disks import CODE
 from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.objects.errors import DriverFailed
-from weft.protocol.invocations import Count, Keep, Refused
+from weft.protocol.invocations import Count, InvocationRefused, Keep
 
 pytestmark = [
     pytest.mark.host,
@@ -405,8 +405,8 @@ async def test_what_a_killed_agent_left_is_ended_and_its_templates_are_used(lab:
 async def test_a_refused_invocation_is_not_begun(lab: FunctionLab) -> None:
     recipe = lab.recipe({"app.py": BAD}, memory=8 << 30)
     id = lab.ask(recipe)
-    refused = await lab.wait_for(lambda one: isinstance(one, Refused) and one.id == id)
-    assert isinstance(refused, Refused) and refused.reason == "insufficientResources"
+    refused = await lab.wait_for(lambda one: isinstance(one, InvocationRefused) and one.id == id)
+    assert isinstance(refused, InvocationRefused) and refused.reason == "insufficientResources"
     assert machines(lab) == []
 
 

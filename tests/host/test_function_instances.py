@@ -17,7 +17,7 @@ from tests.long import mark_long
 from weft.agent.function.pool import FreeCapacity
 from weft.contracts.driver.container import User
 from weft.contracts.driver.image import OciConfig, OciImage
-from weft.protocol.invocations import Drop, Invoke, Keep, Refused, Underway
+from weft.protocol.invocations import Drop, InvocationRefused, Invoke, Keep, Underway
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -99,7 +99,7 @@ async def test_idle_instances_make_room_and_what_lacks_is_named(lab: FunctionLab
     working = [lab.ask(new, 3), lab.ask(third, 3)]
     id = lab.ask(old, 0)
     refused = await lab.wait_for(lambda one: getattr(one, "id", "") == id)
-    assert isinstance(refused, Refused) and refused.reason == "insufficientResources"
+    assert isinstance(refused, InvocationRefused) and refused.reason == "insufficientResources"
     assert "128 MiB of memory are needed, 44 of 300" in refused.message
     assert [(await lab.answer(id)).error for id in working] == ["", ""]
 

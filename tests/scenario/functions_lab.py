@@ -39,12 +39,12 @@ from weft.protocol.invocations import (
     Define,
     FromAgent,
     InstanceState,
+    InvocationRefused,
     Invoke,
     Keep,
     Prepare,
     Prepared,
     Printed,
-    Refused,
     ServeLocally,
     ToAgent,
     Underway,
@@ -170,7 +170,7 @@ class PretendAgent:
                 self.invoked.append(message)
                 self.begun[message.id] = message.digest
                 said = self.says(self, message)
-                if isinstance(said, Refused):
+                if isinstance(said, InvocationRefused):
                     del self.begun[message.id]
                 if said is not None:
                     self.say(said)

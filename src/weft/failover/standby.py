@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.protocol.failover.claim import Answer, Claim, Granted, Newer, Refused
+from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Granted, Newer
 from weft.protocol.failover.witness import WitnessAnswer
 
 
@@ -53,7 +53,7 @@ def find_taken(asked: Question, renewals: int, answer: Answer, returned: str) ->
 def was_not_promoted(answered: WitnessAnswer) -> bool:
     """Whether the witness shows a standby whose store was restored that it has not been promoted since: both clusters have
     named its source to it, in this very generation."""
-    return answered.is_armed and isinstance(answered.answer, Refused) and answered.answer.reason == "notHolder"
+    return answered.is_armed and isinstance(answered.answer, ClaimRefused) and answered.answer.reason == "notHolder"
 
 
 def find_unused(site: str, answered: WitnessAnswer) -> str:

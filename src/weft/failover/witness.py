@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.failover.promise import Promise, begin_promise, compare_claims, extend_promise, renew_promise
-from weft.protocol.failover.claim import Answer, Claim, Generation, Granted, Newer, Refused
+from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Generation, Granted, Newer
 
 SITES = 2
 
@@ -69,7 +69,7 @@ def receive_claim(
     if site == named.holder and named == vote.record.claim and turn > vote.record.turn:
         vote = replace(vote, record=replace(vote.record, turn=turn))
     if site != named.holder:
-        return vote, compare_claims(vote.record.claim, named) or Refused("notHolder")
+        return vote, compare_claims(vote.record.claim, named) or ClaimRefused("notHolder")
     promise, answer = renew_promise(vote.promise, named, seconds, now)
     if named != vote.record.claim:
         return vote, answer
@@ -84,7 +84,7 @@ def receive_question(
     vote = _note_claim(vote, site, named, seconds, now)
     record = vote.record
     if turn < record.turn:
-        return vote, compare_claims(record.claim, named) or Refused("earlierTurn")
+        return vote, compare_claims(record.claim, named) or ClaimRefused("earlierTurn")
     if (refusal := compare_claims(record.claim, named)) is not None:
         if isinstance(refusal, Newer) and record.claim.holder == site and not record.is_taken:
             # The answer to its first question was lost.
@@ -92,9 +92,9 @@ def receive_question(
             return Vote(replace(record, seconds=again.seconds), again.until), Granted(record.claim)
         return vote, refusal
     if not vote.is_armed:
-        return vote, Refused("unconfirmed")
+        return vote, ClaimRefused("unconfirmed")
     if now < vote.until:
-        return vote, Refused("promised", vote.until - now)
+        return vote, ClaimRefused("promised", vote.until - now)
     claim = Claim(Generation(named.generation.number + 1, fresh_id), site)
     longest = max(seconds, record.seconds)
     return Vote(replace(record, claim=claim, seconds=longest, is_taken=False), now + longest), Granted(claim)
@@ -109,15 +109,15 @@ def receive_return(
     record = vote.record
     unused = record.claim.holder == site and not record.is_taken and record.claim.generation.id == granted
     if not unused or record.claim.generation.number != named.generation.number + 1 or named.holder == site:
-        return vote, compare_claims(record.claim, named) or Refused("notHolder")
+        return vote, compare_claims(record.claim, named) or ClaimRefused("notHolder")
     longest = max(seconds, record.seconds)
     former = VoteRecord(named, longest, frozenset({site}), turn=record.turn)
-    return Vote(former, max(vote.until, now + longest)), Refused("returned", longest)
+    return Vote(former, max(vote.until, now + longest)), ClaimRefused("returned", longest)
 
 
 def inspect_claim(vote: Vote | None, named: Claim) -> Answer:
     """Inspect the claim of a site whose store was restored: what it names may be old, so it confirms nothing."""
-    return (compare_claims(vote.record.claim, named) if vote is not None else None) or Refused("notHolder")
+    return (compare_claims(vote.record.claim, named) if vote is not None else None) or ClaimRefused("notHolder")
 
 
 def _note_claim(vote: Vote | None, site: str, named: Claim, seconds: float, now: float) -> Vote:

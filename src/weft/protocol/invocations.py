@@ -4,9 +4,9 @@ The connection is opened as any stream (see ``frames.py``), for claims with the 
 send messages: u32 length (big endian), then one msgpack document. In each direction they arrive in the order sent. ``id`` is
 always the invocation's request id, a UUID.
 
-An invocation begins at most once: the gateway asks another node only after ``Refused``, or if this one can't have received it.
-The agent keeps each ``Answer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first, the list of all
-invocations that it still has: any other is lost, and its caller gets an error.
+An invocation begins at most once: the gateway asks another node only after ``InvocationRefused``, or if this one can't have
+received it. The agent keeps each ``Answer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first, the list
+of all invocations that it still has: any other is lost, and its caller gets an error.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
     image: str = ""  # the digest of a tag, if the recipe names one
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class InvocationRefused(msgspec.Struct, frozen=True, tag="refused"):
     """Message from the agent: the invocation was not begun here."""
 
     id: str
@@ -209,7 +209,7 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
 
 
 ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written | ServeLocally
-FromAgent = Prepared | Refused | Answer | Printed | InstanceState | InstanceStateChange | Underway
+FromAgent = Prepared | InvocationRefused | Answer | Printed | InstanceState | InstanceStateChange | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

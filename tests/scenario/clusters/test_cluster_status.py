@@ -31,7 +31,7 @@ from weft.kinds.snapshot import SnapshotDisk, SnapshotStatus
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.objects.errors import NotAuthenticated, Unavailable, WeftError
 from weft.objects.identity import object_key
-from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import Claim, ClaimRefused, Generation, Granted, Newer, Promised
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.protocol.link import HelloAnswer
 from weft.witness.service import Witness
@@ -234,7 +234,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
 
         async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
             """It granted the other group before, which wasn't used."""
-            told = {"question": Granted(second), "claim": Refused("notHolder"), "return": Refused("returned")}
+            told = {"question": Granted(second), "claim": ClaimRefused("notHolder"), "return": ClaimRefused("returned")}
             unused = WitnessAnswer(answer=Newer(second), epoch="e", is_armed=True, is_used=False)
             returned.update(f"{one.group} {one.returned}" for one in requests if one.what == "return")
             return [

@@ -34,7 +34,7 @@ from weft.launch.gateway import function_api
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.errors import Throttled, TooLarge, Unavailable, WeftError
 from weft.objects.identity import new_uid
-from weft.protocol.invocations import Answer, Invoke, Refused
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke
 
 DAY = 86400.0
 
@@ -446,7 +446,7 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
     agent = await api.lab.agent("n1")
     await api.lab.function("thumb", retries=0)
     bearer = f"Bearer {await api.token(role='admin')}"
-    agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory")
+    agent.says = lambda agent, invoke: InvocationRefused(invoke.id, "insufficientResources", "no memory")
     ids = set()
     for n in range(20):
         status, headers, _ = await api.ask(

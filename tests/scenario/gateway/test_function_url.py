@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from tests.scenario.function_api_lab import ApiLab, api_lab
 
-from weft.protocol.invocations import Answer, Refused
+from weft.protocol.invocations import Answer, InvocationRefused
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,9 @@ async def test_errors_and_refusals_tell_a_stranger_no_more_than_he_may_know(api:
     give(api, {"errorType": "E", "errorMessage": "the password is 7"}, error="Unhandled", error_type="E")
     status, _, body = await api.ask("GET", "/url/default/web")
     assert status == 502 and b"password" not in body
-    api.lab.agents["n1"].says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "n1 is full")
+    api.lab.agents["n1"].says = lambda agent, invoke: InvocationRefused(
+        invoke.id, "insufficientResources", "n1 is full"
+    )
     status, _, body = await api.ask("GET", "/url/default/web")
     assert status == 503 and b"n1" not in body
     await api.lab.function("shut")

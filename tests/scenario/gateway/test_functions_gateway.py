@@ -21,7 +21,7 @@ from weft.objects.envelope import decode_envelope, merge_part
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 from weft.objects.identity import object_key
 from weft.protocol.function_counts import LEASE_PREFIX, read_counts
-from weft.protocol.invocations import Answer, Count, Invoke, Prepare, Prepared, Refused, ServeLocally
+from weft.protocol.invocations import Answer, Count, InvocationRefused, Invoke, Prepare, Prepared, ServeLocally
 from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
 
@@ -153,11 +153,11 @@ async def test_a_warm_instance_comes_first_and_a_refusal_leads_on(tmp_path: Path
         agents[2].stand(**{digest: Count(idle=1)})
         await lab.until(lambda: bool(lab.functions.agents.fleet.nodes[agents[2].uid].instances))
         assert [(await lab.invoke("hello")).node for _ in range(3)] == ["n3"] * 3
-        agents[2].says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory left")
+        agents[2].says = lambda agent, invoke: InvocationRefused(invoke.id, "insufficientResources", "no memory left")
         outcome = await lab.invoke("hello")
         assert outcome.node in ("n1", "n2")
         for agent in agents:
-            agent.says = lambda agent, invoke: Refused(
+            agent.says = lambda agent, invoke: InvocationRefused(
                 invoke.id, "insufficientResources", "needs 256.0 MiB, 100.0 MiB are free"
             )
         with pytest.raises(Unplaceable) as refused:
@@ -309,7 +309,7 @@ async def test_a_node_that_cannot_prepare_is_passed_over(tmp_path: Path) -> None
     async with functions_lab(tmp_path) as lab:
         await lab.base()
         agents = [await lab.agent(name) for name in ("n1", "n2")]
-        agents[0].prepares = lambda prepare: Refused(prepare.id, "insufficientResources", "no room")
+        agents[0].prepares = lambda prepare: InvocationRefused(prepare.id, "insufficientResources", "no room")
         agents[1].prepares = lambda prepare: Prepared(prepare.id, error_type="fetchFailed", message="no route")
         await lab.function("hello", wait=False)
         status = await lab.until_reason("hello", "noAvailableAgents")
@@ -471,7 +471,7 @@ async def test_a_tag_is_pinned_when_a_function_is_made_and_looked_up_again_only_
             """The images of what is invoked, on each node."""
             found = set()
             for agent in lab.agents.values():
-                agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "full")
+                agent.says = lambda agent, invoke: InvocationRefused(invoke.id, "insufficientResources", "full")
                 await lab.invoke("own")
                 recipe = agent.recipes[agent.invoked[-1].digest]
                 assert recipe.registry_secret == "reg" and recipe.registry_ticket
@@ -580,7 +580,7 @@ async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
 
         nexts = [agent for agent in agents if agent is not home]
         for agent in nexts:  # the first that is asked can't, and the other is asked then
-            agent.prepares = lambda prepare: Refused(prepare.id, "notServed", "no machines any more")
+            agent.prepares = lambda prepare: InvocationRefused(prepare.id, "notServed", "no machines any more")
         home.standing = msgspec.structs.replace(home.standing, free_memory=300 * MIB)
         home.say(home.standing)
         await lab.until(lambda: all(agent.prepared == [digests["boxed"]] for agent in nexts))
@@ -600,7 +600,7 @@ async def test_a_machine_is_prepared_on_the_next_node_before_the_first_is_full(
         await lab.until(lambda: sum(other in agent.prepared for agent in agents) >= 2)
         before = next(agent for agent in agents if other in agent.prepared)
         before.standing = msgspec.structs.replace(before.standing, free_memory=0)
-        before.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "full")
+        before.says = lambda agent, invoke: InvocationRefused(invoke.id, "insufficientResources", "full")
         before.say(before.standing)
         outcome = await lab.invoke("other")
         there = next(agent for agent in agents if agent.name == outcome.node)

@@ -17,7 +17,7 @@ from tests.scenario.function_api_lab import ApiLab, api_lab, do, read
 
 from weft.gateway.function import dispatcher
 from weft.gateway.function.invocation import late_results
-from weft.protocol.invocations import Answer, Invoke, Refused
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke
 from weft.serving import server
 
 
@@ -121,7 +121,7 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(api: ApiLab) -> None
     with pytest.raises(ClientError) as raised:
         await do(lambda: client.create_function(FunctionName="a", Role="r", Code={"ZipFile": b"x"}))
     assert "weft function create" in refusal(raised)[2]
-    agent.says = lambda agent, invoke: Refused(invoke.id, "insufficientResources", "no memory")
+    agent.says = lambda agent, invoke: InvocationRefused(invoke.id, "insufficientResources", "no memory")
     with pytest.raises(ClientError) as raised:
         await do(lambda: client.invoke(FunctionName="thumb"))
     assert refusal(raised)[:2] == (503, "ServiceUnavailableException") and "no memory" in refusal(raised)[2]

@@ -19,7 +19,7 @@ from weft.failover.witness import (
     receive_return,
 )
 from weft.objects.errors import InvalidInput
-from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Conflict, Generation, Granted, Newer, Promised
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST = Claim(Generation(1, "first"), "a")
@@ -41,7 +41,7 @@ def ask(vote: Vote | None, now: float, fresh_id: str = "x") -> tuple[Vote, Answe
 
 
 def test_nothing_is_granted_before_a_promise_is_over_and_then_the_next_generation(vote: Vote) -> None:
-    assert ask(vote, 126.0)[1] == Refused("promised", 1.0)
+    assert ask(vote, 126.0)[1] == ClaimRefused("promised", 1.0)
     granted, answer = ask(vote, 127.0)
     assert answer == Granted(SECOND)
     assert receive_claim(granted, "a", FIRST, LASTS, 128.0)[1] == Newer(SECOND)
@@ -57,7 +57,7 @@ def test_a_grant_whose_answer_was_lost_is_given_again_until_it_was_used(vote: Vo
 
 def test_a_witness_that_starts_grants_nothing_for_a_whole_promise(vote: Vote) -> None:
     begun = begin_vote(vote.record, 5.0)
-    assert ask(begun, 31.5)[1] == Refused("promised", 0.5)
+    assert ask(begun, 31.5)[1] == ClaimRefused("promised", 0.5)
     assert ask(begun, 32.0)[1] == Granted(SECOND)
 
 
@@ -72,10 +72,10 @@ def test_a_long_promise_holds_though_later_ones_are_shorter_and_the_witness_star
 def test_an_empty_witness_and_one_of_another_history_grant_nothing_until_both_have_spoken(vote: Vote) -> None:
     for before in (None, doubt_vote(vote)):
         asked, answer = ask(before, 1e6)
-        assert answer == Refused("unconfirmed") and asked.record.claim == FIRST
+        assert answer == ClaimRefused("unconfirmed") and asked.record.claim == FIRST
         both, answer = receive_claim(asked, "a", FIRST, LASTS, 1e6 + 1)
         assert answer == Promised(FIRST) and both.is_armed
-        assert isinstance(ask(both, 1e6 + 27)[1], Refused)
+        assert isinstance(ask(both, 1e6 + 27)[1], ClaimRefused)
         assert isinstance(ask(both, 1e6 + 29)[1], Granted)
 
 
@@ -103,7 +103,7 @@ def test_two_claims_of_one_number_refuse_each_other_and_people_decide() -> None:
         (Promised(SECOND), True, False),
         (Newer(SECOND), True, False),
         (Conflict(FIRST), True, False),
-        (Refused("notHolder"), True, False),
+        (ClaimRefused("notHolder"), True, False),
         (Granted(FIRST), True, False),
     ],
 )
@@ -125,7 +125,7 @@ def test_a_standby_asks_once_the_primary_was_silent_for_a_promise_by_its_own_clo
 @pytest.mark.parametrize(
     "answer",
     [
-        Refused("promised", 3.0),
+        ClaimRefused("promised", 3.0),
         Newer(SECOND),
         Promised(SECOND),
         Granted(Claim(Generation(2, "x"), "a")),  # another cluster's
@@ -160,7 +160,7 @@ def test_a_copy_that_was_told_in_an_earlier_turn_is_granted_nothing(vote: Vote) 
     assert receive_claim(told, "a", FIRST, LASTS, 200.0, turn=3)[0].record.turn == 4
     assert receive_claim(told, "b", FIRST, LASTS, 200.0, turn=9)[0].record.turn == 4  # only the primary ends a turn
     later = told.until + 1
-    assert receive_question(told, "b", FIRST, LASTS, later, "z", turn=3)[1] == Refused("earlierTurn")
+    assert receive_question(told, "b", FIRST, LASTS, later, "z", turn=3)[1] == ClaimRefused("earlierTurn")
     assert isinstance(receive_question(told, "b", FIRST, LASTS, later, "z", turn=4)[1], Granted)
     # Nor is a grant repeated to it.
     granted, _ = receive_question(told, "b", FIRST, LASTS, later, "z", turn=4)
@@ -192,12 +192,12 @@ def test_a_grant_that_was_not_used_is_given_back_and_the_witness_promises_to_the
     given = answer.claim.generation.id
     assert receive_claim(granted, "a", FIRST, LASTS, 1e6 + 1)[1] == Newer(answer.claim)
     back, said = receive_return(granted, "b", FIRST, given, LASTS, 1e6 + 2)
-    assert said == Refused("returned", LASTS) and back.record.claim == FIRST and not back.is_armed
+    assert said == ClaimRefused("returned", LASTS) and back.record.claim == FIRST and not back.is_armed
     again, promised = receive_claim(back, "a", FIRST, LASTS, 1e6 + 3)
     assert promised == Promised(FIRST) and again.is_armed
     # A late repetition changes nothing, and nothing is granted before a whole promise is over.
     assert receive_return(again, "b", FIRST, given, LASTS, 1e6 + 4)[0].record == again.record
-    assert isinstance(ask(again, 1e6 + 4)[1], Refused)
+    assert isinstance(ask(again, 1e6 + 4)[1], ClaimRefused)
 
 
 def test_only_the_site_that_got_a_grant_gives_it_back_and_only_while_it_is_not_used(vote: Vote) -> None:
@@ -222,7 +222,7 @@ def test_a_standby_finds_a_grant_that_it_does_not_use() -> None:
     for answer, is_used in (
         (Newer(SECOND), True),
         (Newer(Claim(Generation(2, "y"), "a")), False),
-        (Refused("x"), False),
+        (ClaimRefused("x"), False),
     ):
         assert not find_unused("b", WitnessAnswer(answer=answer, epoch="", is_armed=True, is_used=is_used))
 

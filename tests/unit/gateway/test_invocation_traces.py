@@ -10,7 +10,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.trace.context import Context, read_traceparent, write_traceparent
 from weft.contracts.trace.span import Span, Tracer
 from weft.gateway.function.invocation.traces import InvocationTraces
-from weft.protocol.invocations import Answer, Invoke, Refused
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke
 
 CALLER = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 ARN = "arn:weft:lambda:weft:shop:function:pay:live"
@@ -21,7 +21,7 @@ def make_call(traceparent: str) -> Invoke:
 
 
 def invoke(
-    traceparent: str, sample: float = 0.0, answer: Answer | Refused | None = None
+    traceparent: str, sample: float = 0.0, answer: Answer | InvocationRefused | None = None
 ) -> tuple[dict[str, Span], str]:
     """The spans by name, and the traceparent that the code gets."""
     taken: list[Span] = []
@@ -53,7 +53,9 @@ def test_a_cold_start_and_a_refusal_are_told_apart() -> None:
         write_traceparent(CALLER), answer=Answer("i1", b"{}", start="cold", init_seconds=0.0001, seconds=0.0001)
     )
     assert cold["start instance (cold)"].parent == cold["serve"].id
-    refused, _ = invoke(write_traceparent(CALLER), answer=Refused("i1", "closing", "the agent is shutting down"))
+    refused, _ = invoke(
+        write_traceparent(CALLER), answer=InvocationRefused("i1", "closing", "the agent is shutting down")
+    )
     assert refused["serve"].error == "the agent is shutting down" and "run" not in refused
 
 

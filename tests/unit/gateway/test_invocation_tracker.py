@@ -25,7 +25,7 @@ from weft.gateway.function.invocation.tracker import (
     SendAck,
     SendInvoke,
 )
-from weft.protocol.invocations import Answer, Count, InstanceState, Invoke, Refused, Underway
+from weft.protocol.invocations import Answer, Count, InstanceState, InvocationRefused, Invoke, Underway
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello", memory=100)
 OPEN = InstanceState(free_memory=1000, isolations={"process": ""}, recipes=["d"])
@@ -64,9 +64,9 @@ def test_it_is_asked_of_the_best_and_of_the_next_only_after_a_refusal() -> None:
     tracker = make("a", "b")
     first = fly("1", "b", "a")
     assert tracker.begin(first) == [SendInvoke("b", first)]
-    assert tracker.receive("a", Refused("1", "insufficientResources", ""), 0) == []  # it wasn't asked
-    assert tracker.receive("b", Refused("1", "insufficientResources", ""), 0) == [SendInvoke("a", first)]
-    assert tracker.receive("a", Refused("1", "closing", ""), 0) == [NoNode(first)]
+    assert tracker.receive("a", InvocationRefused("1", "insufficientResources", ""), 0) == []  # it wasn't asked
+    assert tracker.receive("b", InvocationRefused("1", "insufficientResources", ""), 0) == [SendInvoke("a", first)]
+    assert tracker.receive("a", InvocationRefused("1", "closing", ""), 0) == [NoNode(first)]
     assert [*first.refusals] == ["b", "a"] and tracker.running("uid") == 0
 
 
@@ -100,8 +100,8 @@ def test_a_node_that_seems_full_or_cannot_is_asked_last_or_not_at_all() -> None:
     fleet.stand("b", InstanceState({}, 0, 1000, {"process": "no bubblewrap"}))
     pending = fly("1", "a", "b", "c")
     assert tracker.begin(pending) == [SendInvoke("c", pending)]
-    assert tracker.receive("c", Refused("1", "x", ""), 0) == [SendInvoke("a", pending)]
-    assert tracker.receive("a", Refused("1", "x", ""), 0) == [NoNode(pending)]
+    assert tracker.receive("c", InvocationRefused("1", "x", ""), 0) == [SendInvoke("a", pending)]
+    assert tracker.receive("a", InvocationRefused("1", "x", ""), 0) == [NoNode(pending)]
 
 
 def test_no_more_than_so_many_nodes_are_asked() -> None:
@@ -110,7 +110,7 @@ def test_no_more_than_so_many_nodes_are_asked() -> None:
     pending, asked = fly("1", *nodes), 1
     found = tracker.begin(pending)
     while isinstance(found[0], SendInvoke):
-        found = tracker.receive(found[0].node, Refused("1", "full", ""), 0)
+        found = tracker.receive(found[0].node, InvocationRefused("1", "full", ""), 0)
         asked += isinstance(found[0], SendInvoke)
     assert asked == MOST_ASKED
 
@@ -196,7 +196,7 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
                 if word == "heard":
                     has[node].discard(id)
                 elif draw.random() < 0.3:
-                    act(tracker.receive(node, Refused(id, "full", ""), now))
+                    act(tracker.receive(node, InvocationRefused(id, "full", ""), now))
                 else:
                     begun[id] += 1
                     has[node].add(id)

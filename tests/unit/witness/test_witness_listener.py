@@ -7,7 +7,7 @@ import threading
 from typing import cast
 
 from weft.contracts.clock import SystemClock
-from weft.protocol.failover.claim import Refused
+from weft.protocol.failover.claim import ClaimRefused
 from weft.protocol.failover.witness import PATH, WitnessAnswer
 from weft.serving.request import Request
 from weft.witness.listener import WitnessListener
@@ -30,7 +30,7 @@ class SlowWitness:
         self.begun.set()
         self.go_on.wait(60.0)
         self.inside -= 1
-        return WitnessAnswer(answer=Refused("promised"), epoch="e", is_armed=False)
+        return WitnessAnswer(answer=ClaimRefused("promised"), epoch="e", is_armed=False)
 
 
 class NoSites:

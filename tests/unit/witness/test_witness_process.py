@@ -24,7 +24,7 @@ from weft.kinds.fields.cluster.link import WitnessToken, read_witness_token
 from weft.launch.witness.configuration import read_settings
 from weft.objects.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import SERVER_NAME
-from weft.protocol.failover.claim import Claim, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import Claim, ClaimRefused, Generation, Granted, Newer, Promised
 from weft.protocol.failover.witness import PATH, WitnessAnswer, WitnessRequest
 from weft.serving.rate import MOST_CALLERS, RateBound
 from weft.witness import sites as sites_module
@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def until_granted(place: Place, site: str) -> Claim:
     deadline = time.monotonic() + 60.0
     while not isinstance(answer := place.ask(site, "question").answer, Granted):
-        assert isinstance(answer, Refused) and answer.reason == "promised" and time.monotonic() < deadline
+        assert isinstance(answer, ClaimRefused) and answer.reason == "promised" and time.monotonic() < deadline
         time.sleep(0.05)
     return answer.claim
 

@@ -16,7 +16,7 @@ import pytest
 from weft.contracts.clock import read_boot_time
 from weft.failover.witness import VoteRecord
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated, Unavailable
-from weft.protocol.failover.claim import MOST_GENERATION, Claim, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import MOST_GENERATION, Claim, ClaimRefused, Generation, Granted, Newer, Promised
 from weft.protocol.failover.witness import WitnessAnswer, WitnessRequest
 from weft.witness import service
 from weft.witness.service import Witness
@@ -53,7 +53,7 @@ def test_a_take_over_is_granted_after_the_promise_and_is_on_disk_before_the_answ
     assert lab.ask("east").answer == Promised(FIRST) and not lab.ask("east").is_armed
     assert lab.ask("west").is_armed
     refused = lab.ask("west", "question").answer
-    assert isinstance(refused, Refused) and refused.reason == "promised"
+    assert isinstance(refused, ClaimRefused) and refused.reason == "promised"
     lab.now += 27.0
     granted = lab.ask("west", "question").answer
     assert isinstance(granted, Granted) and granted.claim.holder == "west"
@@ -69,7 +69,7 @@ def test_what_a_primary_ended_and_what_was_given_back_outlive_the_process(lab: L
     started = lab.ask("west", "inspect")
     assert (started.turn, started.is_heard, started.is_armed) == (4, False, True)
     lab.now += 27.0
-    assert lab.ask("west", "question", turn=3).answer == Refused("earlierTurn")
+    assert lab.ask("west", "question", turn=3).answer == ClaimRefused("earlierTurn")
     granted = lab.ask("west", "question", turn=4)
     assert isinstance(granted.answer, Granted) and not granted.is_used
     assert not lab.ask("east").is_used
@@ -80,7 +80,7 @@ def test_what_a_primary_ended_and_what_was_given_back_outlive_the_process(lab: L
 
 
 def test_who_inspects_makes_no_group(lab: Lab) -> None:
-    assert lab.ask("west", "inspect").answer == Refused("notHolder")
+    assert lab.ask("west", "inspect").answer == ClaimRefused("notHolder")
     assert not read_votes(lab.path).records and lab.witness.count().groups == 0
 
 
@@ -90,7 +90,7 @@ def test_one_that_starts_knows_its_claims_and_grants_nothing_for_a_promise(lab: 
     lab.now += 100.0
     epoch = lab.witness.epoch
     assert lab.start().epoch == epoch
-    assert isinstance(lab.ask("west", "question").answer, Refused)
+    assert isinstance(lab.ask("west", "question").answer, ClaimRefused)
     lab.now += 27.0
     assert isinstance(lab.ask("west", "question").answer, Granted)
 
@@ -102,11 +102,11 @@ def test_one_that_lost_its_file_or_got_an_old_one_back_needs_both_sites_first(la
     lab.path.unlink()
     epoch = lab.start().epoch
     lab.now += 100.0
-    assert lab.ask("west", "question").answer == Refused("unconfirmed")
+    assert lab.ask("west", "question").answer == ClaimRefused("unconfirmed")
     lab.path.write_bytes(old)
     lab.start()
     lab.now += 100.0
-    assert lab.ask("west", "question", epoch=epoch).answer == Refused("unconfirmed")
+    assert lab.ask("west", "question", epoch=epoch).answer == ClaimRefused("unconfirmed")
     assert lab.ask("east", epoch=lab.witness.epoch).is_armed
 
 

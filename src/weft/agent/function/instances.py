@@ -22,7 +22,7 @@ from weft.agent.function.prewarm import Prewarmer, Send
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import HasTemplates, InstanceDriver, Isolation, Recipe
 from weft.objects.errors import WeftError
-from weft.protocol.invocations import Answer, Invoke, Prepared, Printed, Refused
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke, Prepared, Printed
 
 if TYPE_CHECKING:  # loaded once an instance runs
     from weft.agent.function.instance import RunningInstance
@@ -104,7 +104,7 @@ class Instances:
         if member is None:
             lack = self._begin(recipe, call)
             if lack is not None:
-                self._send(Refused(call.id, "insufficientResources", lack.message))
+                self._send(InvocationRefused(call.id, "insufficientResources", lack.message))
                 return
         elif member.id in self.running and self.running[member.id].up:
             running = self.running[member.id]
@@ -133,7 +133,7 @@ class Instances:
         elif isinstance(driver, HasTemplates):
             self._spawn(self.ahead.prepare(driver, request, recipe))
         elif (lack := self._begin(recipe, None, request)) is not None:
-            self._send(Refused(request, "insufficientResources", lack.message))
+            self._send(InvocationRefused(request, "insufficientResources", lack.message))
 
     def keep(self, digest: str, idle_seconds: float, ready: int) -> None:
         """Set how long idle instances stay, and how many stand ready."""
@@ -317,7 +317,7 @@ class Instances:
             return
         call = self._waiting.pop(id, None)
         if call is not None:
-            self._send(Refused(call.id, problem.token, problem.message))
+            self._send(InvocationRefused(call.id, problem.token, problem.message))
         for request in self._preparing.pop(id, ()):
             self._send(Prepared(request, True, problem.token, problem.message))
         self._changed()

@@ -27,11 +27,11 @@ from weft.protocol.invocations import (
     Drop,
     FromAgent,
     InstanceState,
+    InvocationRefused,
     Invoke,
     Keep,
     Prepare,
     Printed,
-    Refused,
     ServeLocally,
     ToAgent,
     Underway,
@@ -58,7 +58,9 @@ class Functions:
         self._unwritten = PendingOutput(clock)
         self.traces: ServedTraces | None = None
         self.local: LocalFunctions | None = None  # those that this node serves at an address of its own
-        self._here: dict[str, asyncio.Future[Answer | Refused]] = {}  # by pending invocation that came that way
+        self._here: dict[
+            str, asyncio.Future[Answer | InvocationRefused]
+        ] = {}  # by pending invocation that came that way
         self._defined: set[str] = set()  # recipes that the gateway may invoke
         self._send: Send | None = None
         self._sent: InstanceState | None = None  # on this connection
@@ -167,8 +169,8 @@ class Functions:
     def find_missing(self, isolation: str) -> str:
         return self.instances.missing(isolation)
 
-    def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
-        waiting: asyncio.Future[Answer | Refused] = asyncio.get_running_loop().create_future()
+    def run_here(self, call: Invoke) -> asyncio.Future[Answer | InvocationRefused]:
+        waiting: asyncio.Future[Answer | InvocationRefused] = asyncio.get_running_loop().create_future()
         if (problem := self._refuse(call)) is not None:
             waiting.set_result(problem)
             return waiting
@@ -195,28 +197,33 @@ class Functions:
                 call = self.traces.begin(call)
             self.instances.serve(call, self.instances.recipes[call.digest])
 
-    def _refuse(self, message: Invoke | Prepare) -> Refused | None:
+    def _refuse(self, message: Invoke | Prepare) -> InvocationRefused | None:
         """Why this node refuses it at once, if it does."""
         recipe = self.instances.recipes.get(message.digest)
         if recipe is None:
-            return Refused(message.id, "unknownRecipe", f"this node doesn't know function code {message.digest[:12]}")
+            return InvocationRefused(
+                message.id, "unknownRecipe", f"this node doesn't know function code {message.digest[:12]}"
+            )
         if self.instances.closing:
-            return Refused(message.id, "closing", "this node's agent is shutting down")
+            return InvocationRefused(message.id, "closing", "this node's agent is shutting down")
         if why := self.instances.missing(recipe.isolation):
-            return Refused(message.id, "notServed", why)
+            return InvocationRefused(message.id, "notServed", why)
         return None
 
     def _on_message(self, message: FromAgent) -> None:
         """Pass on a message of the instances; answers and output are kept, and a refused invocation is no longer pending."""
-        if isinstance(message, (Answer, Refused)) and (waiting := self._here.pop(message.id, None)) is not None:
+        if (
+            isinstance(message, (Answer, InvocationRefused))
+            and (waiting := self._here.pop(message.id, None)) is not None
+        ):
             if not waiting.done():
                 waiting.set_result(message)
             return
-        if self.traces is not None and isinstance(message, (Answer, Refused)):
+        if self.traces is not None and isinstance(message, (Answer, InvocationRefused)):
             self.traces.end(message)
         if isinstance(message, Answer):
             self._answers[message.id] = message
-        elif isinstance(message, Refused):
+        elif isinstance(message, InvocationRefused):
             self._digest_of.pop(message.id, None)
         elif isinstance(message, Printed):
             message = self._unwritten.add(message)

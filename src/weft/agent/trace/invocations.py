@@ -6,7 +6,7 @@ import msgspec
 
 from weft.contracts.trace.context import Context, new_span, read_traceparent, write_traceparent
 from weft.contracts.trace.span import Tracer, Value
-from weft.protocol.invocations import Answer, Invoke, Refused
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke
 
 MOST_TRACED = 10_000  # at the same time
 SERVER = 2  # the kind of a span that answers another machine
@@ -38,7 +38,7 @@ class ServedTraces:
         self._traced[call.id] = one
         return msgspec.structs.replace(call, traceparent=write_traceparent(Context(above.trace, one.running)))
 
-    def end(self, message: Answer | Refused) -> None:
+    def end(self, message: Answer | InvocationRefused) -> None:
         one = self._traced.pop(message.id, None)
         if one is None:
             return

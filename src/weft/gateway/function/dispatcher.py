@@ -49,10 +49,10 @@ from weft.protocol.invocations import (
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationRefused,
     Invoke,
     Prepared,
     Printed,
-    Refused,
     apply_change,
 )
 from weft.serving.shares import Shares
@@ -80,7 +80,7 @@ class InvocationObserver(Protocol):
 class AgentObserver(Protocol):
     """Follows the agents: their reports on preparations, and lost connections."""
 
-    def on_prepared(self, node: str, message: Prepared | Refused) -> None: ...
+    def on_prepared(self, node: str, message: Prepared | InvocationRefused) -> None: ...
     def on_disconnect(self, node: str) -> None: ...
 
 
@@ -241,11 +241,11 @@ class Dispatcher:
             case Prepared():
                 self._on_prepared(node, message)
             case _:
-                if isinstance(message, Refused) and message.id not in self._tracker:
+                if isinstance(message, InvocationRefused) and message.id not in self._tracker:
                     self._on_prepared(node, message)
                 self._perform(self._tracker.receive(node, message, self._clock.elapsed()))
 
-    def _on_prepared(self, node: str, message: Prepared | Refused) -> None:
+    def _on_prepared(self, node: str, message: Prepared | InvocationRefused) -> None:
         for observer in self._agent_observers:
             observer.on_prepared(node, message)
 
@@ -261,7 +261,7 @@ class Dispatcher:
             match instruction:
                 case SendInvoke(node=node, pending=pending):
                     if not self._agents.send(node, pending.recipe.digest, pending.invoke):
-                        refused = Refused(pending.id, "closing", "the connection to the node was just lost")
+                        refused = InvocationRefused(pending.id, "closing", "the connection to the node was just lost")
                         queue += self._tracker.receive(node, refused, self._clock.elapsed())
                     elif pending.cold:
                         self._agents.use(node)

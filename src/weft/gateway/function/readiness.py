@@ -32,7 +32,7 @@ from weft.objects.envelope import merge_part
 from weft.objects.errors import NotFound, StoreUnavailable
 from weft.objects.identity import named_key, object_key
 from weft.objects.image.reference import held_name
-from weft.protocol.invocations import Prepare, Prepared, Refused
+from weft.protocol.invocations import InvocationRefused, Prepare, Prepared
 
 log = logging.getLogger("weft.gateway.functions")
 AT_ONCE = 8
@@ -41,7 +41,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 10.0
 TRACE_LINES, LONGEST_LINE = 12, 500
 SHOW_SECONDS = 1.0  # between two updates of the status' progress
 NODES_FAULTS = ("Function.NotStarted", "Function.Reclaimed")
-PreparationOutcome = Prepared | Refused | None  # None: the connection was lost, or nothing came in time
+PreparationOutcome = Prepared | InvocationRefused | None  # None: the connection was lost, or nothing came in time
 
 
 class _Preparation:
@@ -87,7 +87,7 @@ class Readiness:
             if node in item.status(FunctionStatus).away_nodes:
                 self._offer(item.key)
 
-    def on_prepared(self, node: str, message: Prepared | Refused) -> None:
+    def on_prepared(self, node: str, message: Prepared | InvocationRefused) -> None:
         preparation = self._preparations.get(message.id)
         if preparation is not None and preparation.node == node:
             preparation.news.put_nowait(message)
@@ -390,7 +390,7 @@ def _describe_outcome(outcome: PreparationOutcome) -> str:
     match outcome:
         case None:
             return "the connection to the node was lost"
-        case Refused():
+        case InvocationRefused():
             return outcome.message or outcome.reason
         case Prepared():
             return next(iter(read_failure(outcome.message)), outcome.error_type)[:LONGEST_LINE]

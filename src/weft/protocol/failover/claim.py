@@ -53,11 +53,11 @@ class Conflict(msgspec.Struct, frozen=True, tag="conflict"):
     claim: Claim
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class ClaimRefused(msgspec.Struct, frozen=True, tag="refused"):
     """Not now. ``reason``: promised, asking, unconfirmed."""
 
     reason: str
     seconds: float = 0.0  # after which it may be another answer
 
 
-Answer = Promised | Granted | Newer | Conflict | Refused
+Answer = Promised | Granted | Newer | Conflict | ClaimRefused

@@ -16,7 +16,7 @@ from weft.kinds.replication import REPLICATION, ReplicationActions, ReplicationM
 from weft.kinds.snapshot import SNAPSHOT, SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import decode_envelope, decode_part
-from weft.protocol.failover.claim import Claim, Generation, Newer, Refused
+from weft.protocol.failover.claim import Claim, ClaimRefused, Generation, Newer
 from weft.protocol.failover.witness import WitnessAnswer
 
 LINK = Item(CLUSTER.make("east", ClusterSpec(url="https://x", ca="", grants=["take-over"]), 1.0, uid="c"))
@@ -115,7 +115,7 @@ def test_a_grant_that_was_not_used_is_noted_before_it_is_given_back() -> None:
     view, replica = make_place("", fenced="")
     unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)
     assert ask_next(view, replica, unused) == ("return", "fresh", 8, False)  # no decision from before comes after that
-    for answer in (Newer(GRANTED), Refused("notHolder")):
+    for answer in (Newer(GRANTED), ClaimRefused("notHolder")):
         said = WitnessAnswer(answer=answer, epoch="", is_armed=True, is_used=True)
         assert ask_next(view, replica, said) == ("claim", "", 7, False)
 
@@ -129,10 +129,10 @@ def test_a_replica_of_a_restored_store_only_inspects_and_gives_back_nothing_that
     restored = Item(envelope)
     view.put_item(envelope.key, restored)
     unused = WitnessAnswer(answer=Newer(GRANTED), epoch="", is_armed=True, is_used=False)
-    unknown = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=False)
+    unknown = WitnessAnswer(answer=ClaimRefused("notHolder"), epoch="", is_armed=False)
     for said in (unused, unknown):
         assert ask_next(view, restored, said) == ("inspect", "", 7, True)
-    known = WitnessAnswer(answer=Refused("notHolder"), epoch="", is_armed=True)
+    known = WitnessAnswer(answer=ClaimRefused("notHolder"), epoch="", is_armed=True)
     assert ask_next(view, restored, known) == ("claim", "", 7, False)
 
 

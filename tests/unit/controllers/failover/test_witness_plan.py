@@ -11,7 +11,7 @@ from weft.informer.view import Item
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
-from weft.protocol.failover.claim import Answer, Claim, Conflict, Generation, Granted, Newer, Promised, Refused
+from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Conflict, Generation, Granted, Newer, Promised
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST, SECOND = Claim(Generation(1, "a"), "east"), Claim(Generation(2, "b"), "west")
@@ -52,9 +52,9 @@ def test_a_promoted_replica_is_confirmed_by_the_witness_alone_since_its_source_n
             "Confirmed",
         ),  # it isn't newer than what was asked about, whatever it is called
         (Conflict(FORCED), True, 0.0, False, "Conflict"),
-        (Refused("notHolder"), True, 0.1, True, "PrimarySpeaks"),
-        (Refused("notHolder"), True, 0.0, True, "PrimarySilent"),
-        (Refused("notHolder"), False, 9.0, True, "OnlyHere"),  # it may have heard nothing but this cluster
+        (ClaimRefused("notHolder"), True, 0.1, True, "PrimarySpeaks"),
+        (ClaimRefused("notHolder"), True, 0.0, True, "PrimarySilent"),
+        (ClaimRefused("notHolder"), False, 9.0, True, "OnlyHere"),  # it may have heard nothing but this cluster
     ],
 )
 def test_each_answer_is_put_into_one_word(

@@ -36,7 +36,7 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.objects.identity import Ref
-from weft.protocol.invocations import Answer, Invoke, LocalFunction, Refused, ServeLocally
+from weft.protocol.invocations import Answer, InvocationRefused, Invoke, LocalFunction, ServeLocally
 from weft.protocol.report import EventType, OpenedSecrets
 
 log = logging.getLogger("weft.agent")
@@ -66,7 +66,7 @@ class LocalInstances(Protocol):
     def find_missing(self, isolation: str) -> str:
         """Why instances of that isolation can't run here; "" if they can."""
 
-    def run_here(self, call: Invoke) -> asyncio.Future[Answer | Refused]:
+    def run_here(self, call: Invoke) -> asyncio.Future[Answer | InvocationRefused]:
         """Run it once, now, or refuse it; the gateway hears nothing of it."""
 
     def give_up(self, call: str) -> bool:
@@ -262,7 +262,7 @@ class LocalFunctions:
             result = await self._run(Invoke(str(uuid.uuid4()), recipe.digest, payload, recipe.timeout, arn), entry)
         finally:
             entry.running -= 1
-        if isinstance(result, Refused):
+        if isinstance(result, InvocationRefused):
             raise Unavailable(
                 f"{recipe.what} can't run at this node now: {result.message or result.reason}",
                 reason="codeNotKept" if result.reason in ("unavailable", "notFound") else result.reason,
@@ -272,7 +272,7 @@ class LocalFunctions:
         self._usage.count(ref, failed=bool(result.error), seconds=result.seconds)
         return result
 
-    async def _run(self, call: Invoke, entry: Entry) -> Answer | Refused:
+    async def _run(self, call: Invoke, entry: Entry) -> Answer | InvocationRefused:
         """``seconds`` of ``call`` count from its begin, so the wait for an instance has a bound of its own. Raises Unavailable
         (``startTimedOut``)."""
         running = self._instances.run_here(call)

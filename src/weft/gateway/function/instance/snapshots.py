@@ -16,7 +16,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Recipe
 from weft.gateway.function.definition.catalogue import Catalogue
 from weft.gateway.function.instance.agents import Agents
-from weft.protocol.invocations import Prepare, Prepared, Refused
+from weft.protocol.invocations import InvocationRefused, Prepare, Prepared
 
 log = logging.getLogger("weft.gateway.functions")
 CHECK_SECONDS = 2.0
@@ -55,11 +55,11 @@ class SnapshotSpreader:
             if digest not in at_work and self._spread_one(demand, now):
                 at_work.add(digest)
 
-    def on_prepared(self, node: str, message: Prepared | Refused) -> None:
+    def on_prepared(self, node: str, message: Prepared | InvocationRefused) -> None:
         for (digest, asked_node), asked in self._asked.items():
             if asked_node != node or asked.id != message.id or (isinstance(message, Prepared) and not message.done):
                 continue
-            failed = message.message if isinstance(message, Refused) or message.error_type else ""
+            failed = message.message if isinstance(message, InvocationRefused) or message.error_type else ""
             self._asked[digest, node] = _Asked("", self._clock.elapsed() + (PAUSE_SECONDS if failed else 0.0))
             if failed:
                 log.info("%s ahead of demand: %s", digest[:12], failed)

@@ -20,10 +20,10 @@ from weft.protocol.invocations import (
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationRefused,
     Invoke,
     Prepared,
     Printed,
-    Refused,
     Underway,
 )
 
@@ -43,7 +43,7 @@ class PendingInvocation(msgspec.Struct, eq=False):
     node: str = ""
     cold: bool = False  # no instance seemed to be idle
     fetches: bool = False  # a node that was asked hadn't prepared it
-    refusals: dict[str, Refused] = msgspec.field(default_factory=dict)  # by node
+    refusals: dict[str, InvocationRefused] = msgspec.field(default_factory=dict)  # by node
     adrift_until: float = 0.0  # 0: its node is connected
 
     @property
@@ -152,7 +152,7 @@ class InvocationTracker:
         match message:
             case Answer():
                 return self._answered(node, message)
-            case Refused():
+            case InvocationRefused():
                 return self._refused(node, message)
             case Underway():
                 return self._reconcile(node, message, now)
@@ -196,7 +196,7 @@ class InvocationTracker:
         self._end(pending)
         return [Done(pending, answer), ack]
 
-    def _refused(self, node: str, refused: Refused) -> list[Instruction]:
+    def _refused(self, node: str, refused: InvocationRefused) -> list[Instruction]:
         pending = self._pending.get(refused.id)
         if pending is None or pending.node != node:
             self._drop_stray(refused.id)
