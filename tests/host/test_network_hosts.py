@@ -17,7 +17,7 @@ from weft.api.network.facts import Backend, Balanced, Caller, Facts, Group, Netw
 from weft.api.network.facts import Place as Address
 from weft.api.network.trace import trace
 from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, Target
-from weft.contracts.network.rules import Opened, Refused
+from weft.contracts.network.rules import Opened, RefusedDestinations
 from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
 
 pytestmark = [
@@ -402,7 +402,7 @@ class Traced:
 
     def say(self, source: Workload | Caller, target: Workload | Balanced | Published | Address, port: int) -> str:
         hosts = tuple(self.place.hosts)
-        refused = Refused(("10.20.0.0/24", "10.30.0.0/24"), hosts, frozenset({("tcp", 8092)}))
+        refused = RefusedDestinations(("10.20.0.0/24", "10.30.0.0/24"), hosts, frozenset({("tcp", 8092)}))
         facts = Facts(source, target, self.networks, refused, Opened({}, ()), "tcp", port)
         return trace(facts).verdict
 

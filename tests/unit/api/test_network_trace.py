@@ -24,7 +24,7 @@ from weft.api.network.facts import (
 )
 from weft.api.network.trace import trace
 from weft.contracts.driver.network import Allowed, Endpoint
-from weft.contracts.network.rules import Opened, Refused
+from weft.contracts.network.rules import Opened, RefusedDestinations
 from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
 from weft.kinds.securitygroup import read_rule
 from weft.objects.identity import short_id
@@ -83,7 +83,7 @@ def ask(
     source: Workload | Caller, target: Target, *networks: Network, what: str = "tcp/80", **more: Any
 ) -> NetworkTrace:
     protocol, _, port = what.partition("/")
-    refused = Refused(("10.20.0.0/23",), (f"{HOST}/32", "10.99.0.2/32"), frozenset({("tcp", 8080)}))
+    refused = RefusedDestinations(("10.20.0.0/23",), (f"{HOST}/32", "10.99.0.2/32"), frozenset({("tcp", 8080)}))
     values: dict[str, Any] = {
         "refused": refused,
         "opened": Opened({short_id("blue"): (Allowed("tcp", 2049, 2049, (f"{HOST}/32",)),)}, ()),

@@ -19,7 +19,7 @@ from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.request.manifest import Manifest
-from weft.api.state.oidc_provider import Provider, Refused
+from weft.api.state.oidc_provider import LoginRefused, Provider
 from weft.kinds.token import TOKEN
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, decode_part
@@ -94,7 +94,7 @@ async def finish(context: ApiContext, call: Call, given: LoginInput) -> tuple[En
         }
     try:
         identity = await provider.redeem(grant, session.nonce or None)
-    except Refused as refused:
+    except LoginRefused as refused:
         if refused.code in ("authorization_pending", "slow_down"):
             context.logins.give_back(key, address)
             raise IllegalTransition(

@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 from weft.contracts.driver.network import Endpoint, Filter
-from weft.contracts.network.rules import Opened, Refused, make_filter
+from weft.contracts.network.rules import Opened, RefusedDestinations, make_filter
 from weft.kinds.allocation import AllocatedGroup, AllocatedNic
 
 Protocol = Literal["tcp", "udp", "icmp"]
@@ -120,7 +120,7 @@ class Facts(msgspec.Struct, frozen=True):
     source: Workload | Caller
     target: Target
     networks: dict[str, Network]  # by uid: those of both ends
-    refused: Refused
+    refused: RefusedDestinations
     opened: Opened
     protocol: Protocol
     port: int  # 0 of icmp

@@ -25,7 +25,7 @@ from weft.api.network.facts import (
     Workload,
 )
 from weft.contracts.driver.network import Endpoint
-from weft.contracts.network.rules import Opened, Refused, open_hosts
+from weft.contracts.network.rules import Opened, RefusedDestinations, open_hosts
 from weft.contracts.store import Entry
 from weft.informer.addresses import read_nics
 from weft.informer.security_groups import read_groups
@@ -160,7 +160,7 @@ class Reader:
                     return Place(address, network=f"network/{item.envelope.name}")
         return Place(address)
 
-    async def hosts(self) -> tuple[Refused, Opened]:
+    async def hosts(self) -> tuple[RefusedDestinations, Opened]:
         """Targets that nodes refuse to what leaves a network, and what networks open. Raises Unavailable."""
         ranges = self._context.ranges.newer_than("")
         if ranges is None:
@@ -174,7 +174,7 @@ class Reader:
             for uid, rule in rules.items()
         }
         hosts = (*ranges.nodes, *ranges.server.ranges)
-        return Refused(tuple(ranges.networks), hosts, published), Opened(opened, ())
+        return RefusedDestinations(tuple(ranges.networks), hosts, published), Opened(opened, ())
 
     async def _find_silence(self, item: Item, status: EndpointStatus) -> str:
         phase = item.status(WorkloadStatus).phase

@@ -48,7 +48,7 @@ class Endpoints(msgspec.Struct, frozen=True):
     device_authorization_endpoint: str = ""
 
 
-class Refused(NotAuthenticated):
+class LoginRefused(NotAuthenticated):
     """The provider answered with an OAuth error, ``code``."""
 
     def __init__(self, code: str, text: str) -> None:
@@ -84,14 +84,14 @@ class Provider:
         return known[1]
 
     async def request_device(self) -> dict[str, Any]:
-        """Begin a device flow (RFC 8628): the provider's answer. Raises Unavailable, Refused."""
+        """Begin a device flow (RFC 8628): the provider's answer. Raises Unavailable, LoginRefused."""
         endpoints = await self.find_endpoints()
         if not endpoints.device_authorization_endpoint:
             raise Unavailable("the OIDC provider has no device flow", reason="noDeviceFlow", hint="weft login --oidc")
         return await self._post(endpoints.device_authorization_endpoint, {"scope": self.settings.scope})
 
     async def redeem(self, grant: dict[str, str], nonce: str | None) -> Identity:
-        """Redeem a code for the identity of who has logged in. Raises Refused, NotAuthenticated, Unavailable."""
+        """Redeem a code for the identity of who has logged in. Raises LoginRefused, NotAuthenticated, Unavailable."""
         answer = await self._post((await self.find_endpoints()).token_endpoint, grant)
         text = answer.get("id_token")
         if not isinstance(text, str):
@@ -134,7 +134,7 @@ class Provider:
     async def _fetch(
         self, url: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any]:
-        """The JSON object at ``url``. Raises Unavailable, Refused."""
+        """The JSON object at ``url``. Raises Unavailable, LoginRefused."""
         if self._waiting >= MOST_WAITING:
             raise Unavailable("too many people log in just now", hint="try again", retry_after_seconds=2)
         self._waiting += 1
@@ -154,7 +154,7 @@ class Provider:
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             answer = None
         if isinstance(answer, dict) and 400 <= status < 500 and isinstance(answer.get("error"), str):
-            raise Refused(answer["error"][:60], str(answer.get("error_description") or "")[:200])
+            raise LoginRefused(answer["error"][:60], str(answer.get("error_description") or "")[:200])
         if status != 200 or not isinstance(answer, dict):
             raise _broken(
                 f"it answered with HTTP status {status}" if status != 200 else "its answer is not a JSON object"

@@ -43,7 +43,7 @@ class Opened(NamedTuple):
     resolvers: tuple[str, ...]
 
 
-class Refused(NamedTuple):
+class RefusedDestinations(NamedTuple):
     """Destinations refused to guests' outbound traffic: ``cidrs``, and the own addresses of ``hosts`` (ranges too) but for what
     is ``published`` there, as (protocol, port)."""
 
@@ -143,12 +143,12 @@ def find_group(
     return ""
 
 
-def is_refused_network(flow: NewFlow, refused: Refused) -> bool:
+def is_refused_network(flow: NewFlow, refused: RefusedDestinations) -> bool:
     """Whether a flow that leaves its network is to another network of the fabric."""
     return any(IPv4Address(flow.target) in IPv4Network(cidr) for cidr in refused.cidrs)
 
 
-def is_closed_host(flow: NewFlow, refused: Refused, opened: Opened, segment_id: str) -> bool:
+def is_closed_host(flow: NewFlow, refused: RefusedDestinations, opened: Opened, segment_id: str) -> bool:
     """Whether a flow that leaves its segment is to a service of a host that is closed to guests there."""
     address = IPv4Address(flow.target)
     if not any(address in IPv4Network(host) for host in refused.hosts) or _is_open_to_all(flow, refused, opened):
@@ -168,7 +168,7 @@ def _is_dhcp(flow: NewFlow) -> bool:
     return flow.protocol == "udp" and {flow.source_port, flow.port} == {67, 68}
 
 
-def _is_open_to_all(flow: NewFlow, refused: Refused, opened: Opened) -> bool:
+def _is_open_to_all(flow: NewFlow, refused: RefusedDestinations, opened: Opened) -> bool:
     return (
         flow.protocol == "icmp"
         or (flow.protocol, flow.port) in refused.published

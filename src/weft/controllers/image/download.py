@@ -46,7 +46,7 @@ PAUSE_SECONDS = 0.2
 _FTP_PORT = 21
 
 
-class Refused(Exception):
+class ContentRefused(Exception):
     """The server's content is refused; the message is why."""
 
 
@@ -63,9 +63,9 @@ class _Transfer:
         self.tag = ""
 
     def check_same(self, total: int | None, tag: str) -> None:
-        """Raises Refused if the content is another one than at the beginning."""
+        """Raises ContentRefused if the content is another one than at the beginning."""
         if self.fetched and (total != self.total or (tag and self.tag and tag != self.tag)):
-            raise Refused("the file changed while it was being fetched")
+            raise ContentRefused("the file changed while it was being fetched")
         self.total, self.tag = total, tag
 
 
@@ -81,7 +81,7 @@ def main(parent: int, url: str, most: int, space: int, patience: float, allowed:
         return 1  # nobody wants it any more
     except MemoryError:
         return _fail("the answer makes no sense: it never ends")
-    except (Refused, *FAILURES, ftplib.Error, EOFError) as problem:
+    except (ContentRefused, *FAILURES, ftplib.Error, EOFError) as problem:
         return _fail(describe_failure(problem))
 
 
@@ -92,7 +92,7 @@ def _fetch(url: str, most: int, space: int, patience: float) -> int:
         try:
             with _open(url, transfer) as (source, skipped):
                 if transfer.total is not None and transfer.total > most:
-                    raise Refused(f"the file is larger than {most} bytes")
+                    raise ContentRefused(f"the file is larger than {most} bytes")
                 if transfer.total is not None and transfer.total > space:
                     return FULL
                 _copy(source, skipped, transfer, most, patience)
@@ -103,7 +103,9 @@ def _fetch(url: str, most: int, space: int, patience: float) -> int:
             resumable = transfer.fetched and transfer.total is not None and not hopeless
             if not resumable or isinstance(problem, BrokenPipeError):
                 if isinstance(problem, _Cut):
-                    raise Refused(f"the connection ended after {transfer.fetched} of {transfer.total} bytes") from None
+                    raise ContentRefused(
+                        f"the connection ended after {transfer.fetched} of {transfer.total} bytes"
+                    ) from None
                 raise
         transfer.resumes += 1
         select.select([], [], [], PAUSE_SECONDS)
@@ -128,7 +130,7 @@ def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
                 yield response, _find_start(response, transfer)
                 return
         url = _follow(url, place)
-    raise Refused(f"the server redirects more than {REDIRECTS} times")
+    raise ContentRefused(f"the server redirects more than {REDIRECTS} times")
 
 
 def _ask(connection: Connection, url: str, headers: dict[str, str]) -> HTTPResponse:
@@ -139,16 +141,16 @@ def _ask(connection: Connection, url: str, headers: dict[str, str]) -> HTTPRespo
 
 
 def _follow(url: str, place: str) -> str:
-    """Target of a redirect. Raises Refused, ValueError."""
+    """Target of a redirect. Raises ContentRefused, ValueError."""
     target = urljoin(url, quote(place, encoding="iso-8859-1", safe=string.punctuation))
     old, new = urlsplit(url).scheme, urlsplit(target).scheme
     if new not in ("http", "https") or (old, new) == ("https", "http"):
-        raise Refused(f"the server redirects from {old} to {new}, which is not allowed")
+        raise ContentRefused(f"the server redirects from {old} to {new}, which is not allowed")
     return target
 
 
 def _find_start(response: HTTPResponse, transfer: _Transfer) -> int:
-    """How many bytes come once more. Raises Refused."""
+    """How many bytes come once more. Raises ContentRefused."""
     tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
     if response.status == 206 and transfer.fetched:
         transfer.check_same(_read_range(response, transfer.fetched), tag or transfer.tag)
@@ -156,14 +158,14 @@ def _find_start(response: HTTPResponse, transfer: _Transfer) -> int:
     if response.status == 200:
         transfer.check_same(response.length, "" if tag.startswith("W/") else tag)
         return transfer.fetched
-    raise Refused(f"the server answered {response.status} {response.reason}")
+    raise ContentRefused(f"the server answered {response.status} {response.reason}")
 
 
 def _read_range(response: HTTPResponse, start: int) -> int:
-    """How long the whole is. Raises Refused if the answer doesn't begin at ``start``."""
+    """How long the whole is. Raises ContentRefused if the answer doesn't begin at ``start``."""
     found = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", "").strip())
     if found is None or int(found[1]) != start:
-        raise Refused("the server sent another part of the file than requested")
+        raise ContentRefused("the server sent another part of the file than requested")
     return int(found[2])
 
 
@@ -191,7 +193,7 @@ def _open_ftp(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patience: float) -> None:
-    """Pass on what comes, but for its first ``skipped`` bytes. Raises _Cut, Refused."""
+    """Pass on what comes, but for its first ``skipped`` bytes. Raises _Cut, ContentRefused."""
     out, total = sys.stdout.buffer.fileno(), transfer.total
     read = getattr(source, "read1", source.read)
     while total is None or transfer.fetched < total:
@@ -206,7 +208,7 @@ def _copy(source: BinaryIO, skipped: int, transfer: _Transfer, most: int, patien
         fresh = memoryview(chunk)[skipped:]
         skipped = max(0, skipped - len(chunk))
         if transfer.fetched + len(fresh) > most:
-            raise Refused(f"the file is larger than {most} bytes")
+            raise ContentRefused(f"the file is larger than {most} bytes")
         while fresh:
             written = os.write(out, fresh)
             fresh = fresh[written:]

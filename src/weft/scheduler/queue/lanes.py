@@ -36,7 +36,7 @@ class Lane:
 
     __slots__ = ("at", "keys", "level", "of", "project")
 
-    def __init__(self, turn: Turn, of: Refused | None) -> None:
+    def __init__(self, turn: Turn, of: RefusedClass | None) -> None:
         self.level = turn.level
         self.project = turn.project
         self.of = of
@@ -47,7 +47,7 @@ class Lane:
         return sorted((since, key) for key, since in islice(self.keys.items(), max(most, WINDOW)))[:most]
 
 
-class Refused:
+class RefusedClass:
     """The class of the workloads that were refused for the same ``request``, with the ``explanation``."""
 
     __slots__ = ("awake", "explanation", "lanes", "request")
@@ -65,8 +65,8 @@ Heap = list[tuple[float, int, Lane]]  # lanes by who has waited longest
 class Queue:
     def __init__(self) -> None:
         self._fresh: dict[tuple[float, str], Lane] = {}
-        self._refused: dict[Request, Refused] = {}  # asleep
-        self._awake: dict[Request, Refused] = {}
+        self._refused: dict[Request, RefusedClass] = {}  # asleep
+        self._awake: dict[Request, RefusedClass] = {}
         self._lane_of: dict[str, Lane] = {}
         self._taken: dict[str, Turn] = {}  # the last ones
         self.contended = False  # whether these were of several projects at one level
@@ -146,7 +146,7 @@ class Queue:
         refused = self._refused.get(request)
         if refused is None:
             # The rest of a class that was awake goes back to sleep with the new verdict.
-            refused = self._awake.pop(request, None) or Refused(request, explanation)
+            refused = self._awake.pop(request, None) or RefusedClass(request, explanation)
             refused.explanation = explanation
             if refused.awake:
                 refused.awake = False
@@ -206,7 +206,7 @@ class Queue:
             else:
                 heapq.heappop(lines)
 
-    def _put(self, refused: Refused, key: str, turn: Turn) -> None:
+    def _put(self, refused: RefusedClass, key: str, turn: Turn) -> None:
         level, project, since = turn
         lane = refused.lanes.get((level, project))
         if lane is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.drivers.device.mqtt.message import MOST_PROPERTIES, Refused, read_message
+from weft.drivers.device.mqtt.message import MOST_PROPERTIES, PayloadRefused, read_message
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,6 @@ def test_one_odd_member_costs_nothing_but_itself(payload: bytes, values: dict[st
     ],
 )
 def test_what_is_no_message_is_refused_as_a_whole(payload: bytes, reason: str) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(PayloadRefused) as refused:
         read_message(payload)
     assert refused.value.reason == reason

@@ -14,7 +14,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.address import split_place
-from weft.drivers.device.modbus.link import ANSWER_SECONDS, ILLEGAL_ADDRESS, ModbusLink, Refused
+from weft.drivers.device.modbus.link import ANSWER_SECONDS, ILLEGAL_ADDRESS, ModbusLink, ModbusRefused
 from weft.drivers.device.modbus.points import BITS, Block, Point, decode, encode, plan_reads, read_href
 from weft.drivers.device.poll import Poller
 from weft.objects.errors import InvalidInput, NotFound, TimedOut, Unavailable
@@ -138,7 +138,7 @@ class ModbusDriver:
             block = blocks.pop()
             try:
                 found = await device.link.read(block, device.unit)
-            except Refused as refused:
+            except ModbusRefused as refused:
                 if refused.code != ILLEGAL_ADDRESS:
                     raise
                 if len(block.names) > 1:  # one of them isn't there, or what lies between

@@ -31,7 +31,7 @@ _EXCEPTIONS = {
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
 
 
-class Refused(Unavailable):
+class ModbusRefused(Unavailable):
     """The device answered with an exception: ``code`` is the protocol's."""
 
     def __init__(self, code: int) -> None:
@@ -53,8 +53,8 @@ class ModbusLink:
         self._failed_at = 0.0
 
     async def read(self, block: Block, unit: int) -> list[int]:
-        """Read the registers, 0 up to 65535 each, or the bits, 0 or 1. Raises Unavailable, or its subclass Refused where the device
-        refuses."""
+        """Read the registers, 0 up to 65535 each, or the bits, 0 or 1. Raises Unavailable, or its subclass ModbusRefused where the
+        device refuses."""
 
         def ask(client: AsyncModbusTcpClient) -> Awaitable[Any]:
             by_table: dict[str, Callable[..., Awaitable[Any]]] = {
@@ -74,7 +74,7 @@ class ModbusLink:
         return [int(one) for one in found[: block.size]]
 
     async def write(self, table: str, address: int, words: list[int], unit: int, seconds: float) -> None:
-        """Write a bit, or registers, not later than ``seconds`` from now. Raises Unavailable, Refused, TimedOut."""
+        """Write a bit, or registers, not later than ``seconds`` from now. Raises Unavailable, ModbusRefused, TimedOut."""
 
         def ask(client: AsyncModbusTcpClient) -> Any:
             if table == "coil":
@@ -121,7 +121,7 @@ class ModbusLink:
         finally:
             self._lock.release()
         if answer.isError():
-            raise Refused(int(getattr(answer, "exception_code", 0)))
+            raise ModbusRefused(int(getattr(answer, "exception_code", 0)))
         return answer
 
     async def _connect(self) -> AsyncModbusTcpClient:

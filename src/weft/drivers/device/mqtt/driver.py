@@ -17,7 +17,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
 from weft.drivers.device.mqtt.client import Entry, MqttClient
-from weft.drivers.device.mqtt.message import Refused, read_message
+from weft.drivers.device.mqtt.message import PayloadRefused, read_message
 from weft.drivers.device.mqtt.packets import Publish
 from weft.objects.errors import NotFound, TimedOut, Unavailable
 from weft.objects.identity import new_uid
@@ -165,7 +165,7 @@ class MqttDriver:
             return
         try:
             values, wrong = read_message(message.payload)
-        except Refused as problem:
+        except PayloadRefused as problem:
             listener.note_refused(uid, problem.reason)
             return
         if is_event:

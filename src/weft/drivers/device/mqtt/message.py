@@ -17,7 +17,7 @@ _value = msgspec.json.Decoder(Value | None)
 _NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-class Refused(Exception):
+class PayloadRefused(Exception):
     """A payload that is not a message, for ``reason``: "payload" or "size"."""
 
     def __init__(self, reason: str) -> None:
@@ -26,14 +26,14 @@ class Refused(Exception):
 
 
 def read_message(payload: bytes) -> tuple[dict[str, Value], list[str]]:
-    """Its values, and the names of members that are none: an object, a list, a number that is too large. Raises Refused."""
+    """Its values, and the names of members that are none: an object, a list, a number that is too large. Raises PayloadRefused."""
     wrong: list[str] = []
     try:
         values = _plain.decode(payload)
     except _NO_JSON:
         values = _read_members(payload, wrong)
     if len(values) + len(wrong) > MOST_PROPERTIES:
-        raise Refused("size")
+        raise PayloadRefused("size")
     return values, wrong
 
 
@@ -41,7 +41,7 @@ def _read_members(payload: bytes, wrong: list[str]) -> dict[str, Value]:
     try:
         members = _members.decode(payload)
     except _NO_JSON:
-        raise Refused("payload") from None
+        raise PayloadRefused("payload") from None
     values: dict[str, Value] = {}
     for name, raw in members.items():
         try:

@@ -21,7 +21,7 @@ import msgspec
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Forward, Held, NetworkProbe, NetworkState, Port, Segment
-from weft.contracts.network.rules import Opened, Refused
+from weft.contracts.network.rules import Opened, RefusedDestinations
 from weft.drivers.cgroup.groups import ControlGroups
 from weft.drivers.linux.addresses import read_own_addresses
 from weft.drivers.network.bridge import kernel, migration, plan
@@ -223,7 +223,7 @@ class BridgeNetwork:
         check_ranges([*cidrs, *hosts])
         async with self._change():
             links = await kernel.inspect_links()
-            refused = Refused(tuple(cidrs), tuple(hosts), self._published.ports)
+            refused = RefusedDestinations(tuple(cidrs), tuple(hosts), self._published.ports)
             await self._guards.refuse(refused, self._opened(links), self._routers(links))
 
     async def ensure_filters(self, filters: list[Filter]) -> None:

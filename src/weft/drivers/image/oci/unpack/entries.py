@@ -23,7 +23,7 @@ _MOST_XATTR_BYTES = 1 << 16
 _HOLE = bytes(4096)
 
 
-class Refused(Exception):
+class LayerRefused(Exception):
     """The layer can't be taken; ``reason`` is hostileLayer, badLayer or layerTooLarge."""
 
     def __init__(self, message: str, reason: str = "hostileLayer") -> None:
@@ -45,13 +45,13 @@ class Tree:
     def add(self, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
         path = _clean(entry.name)
         if not (0 <= entry.uid <= _MOST_ID and 0 <= entry.gid <= _MOST_ID):
-            raise Refused(
+            raise LayerRefused(
                 f"{_shown(path)} belongs to {entry.uid}:{entry.gid}, which are not user and group ids", "badLayer"
             )
         folder, _, name = path.rpartition("/")
         if path == "":
             if not entry.isdir():
-                raise Refused("its root is not a directory")
+                raise LayerRefused("its root is not a directory")
             self._finish(path, entry)
             return
         if name.startswith(_WHITEOUT):
@@ -71,7 +71,7 @@ class Tree:
             return
         if entry.issym():
             if not 0 < len(os.fsencode(entry.linkname)) < 4096 or "\0" in entry.linkname:
-                raise Refused(f"{_shown(path)} links to an invalid name", "badLayer")
+                raise LayerRefused(f"{_shown(path)} links to an invalid name", "badLayer")
             os.symlink(entry.linkname, path)
         elif entry.isfifo():
             os.mkfifo(path, 0o600)
@@ -79,7 +79,7 @@ class Tree:
             assert content is not None
             self._write(path, entry, content)
         else:
-            raise Refused(f"{_shown(path)} has an unknown type ({entry.type!r})", "badLayer")
+            raise LayerRefused(f"{_shown(path)} has an unknown type ({entry.type!r})", "badLayer")
         self._finish(path, entry)
 
     def close(self) -> None:
@@ -97,7 +97,7 @@ class Tree:
         if hidden.startswith(_WHITEOUT):
             return  # aufs's own books
         if hidden in ("", ".", ".."):
-            raise Refused(f"{_shown(folder + '/' + name)} deletes an invalid name")
+            raise LayerRefused(f"{_shown(folder + '/' + name)} deletes an invalid name")
         own, path = _join(self._enter(folder), hidden), _join(folder, hidden)
         try:
             found = os.lstat(path)
@@ -129,7 +129,7 @@ class Tree:
                 mode = stat.S_IFDIR
                 self.opaque.add(own)
             if not stat.S_ISDIR(mode):
-                raise Refused(f"{_shown(folder)} is not a directory, but has entries")
+                raise LayerRefused(f"{_shown(folder)} is not a directory, but has entries")
         self._folders[folder] = own
         return own
 
@@ -138,7 +138,7 @@ class Tree:
         try:
             return os.path.realpath(f"/{link}").strip("/"), os.stat(link).st_mode
         except FileNotFoundError:
-            raise Refused(f"{_shown(link)} is a dangling link, but has entries") from None
+            raise LayerRefused(f"{_shown(link)} is a dangling link, but has entries") from None
 
     def _make_folder(self, path: str, own: str) -> None:
         self.implied.discard(own)
@@ -176,9 +176,11 @@ class Tree:
                 raise FileNotFoundError
             os.link(target, path, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
-            raise Refused(f"{_shown(path)} is a hard link to {_shown(target)}, which this layer doesn't have") from None
+            raise LayerRefused(
+                f"{_shown(path)} is a hard link to {_shown(target)}, which this layer doesn't have"
+            ) from None
         except PermissionError:
-            raise Refused(f"{_shown(path)} is a hard link to {_shown(target)}, which is not a file") from None
+            raise LayerRefused(f"{_shown(path)} is a hard link to {_shown(target)}, which is not a file") from None
 
     def _write(self, path: str, entry: tarfile.TarInfo, content: IO[bytes]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -194,7 +196,7 @@ class Tree:
                 written += len(chunk)
                 self._beat(len(chunk))
             if written != entry.size:
-                raise Refused(f"{_shown(path)} is cut off", "badLayer")
+                raise LayerRefused(f"{_shown(path)} is cut off", "badLayer")
             if entry.issparse():
                 os.ftruncate(descriptor, written)
 
@@ -219,17 +221,17 @@ def _set_attribute(where: str, path: str, name: str, text: str) -> None:
     """Keep security.capability and users' own attributes, refuse those that steer overlayfs, and leave out the rest, which is
     the node's choice."""
     if name.startswith(("trusted.", "user.overlay.", "user.fuseoverlayfs.")):
-        raise Refused(f"{_shown(path)} has the attribute {_shown(name)}, which no layer may set")
+        raise LayerRefused(f"{_shown(path)} has the attribute {_shown(name)}, which no layer may set")
     if name != "security.capability" and not name.startswith("user."):
         return
     value = text.encode("utf-8", "surrogateescape")
     if len(value) > _MOST_XATTR_BYTES:
-        raise Refused(f"{_shown(path)} has an attribute of {len(value)} bytes")
+        raise LayerRefused(f"{_shown(path)} has an attribute of {len(value)} bytes")
     try:
         os.setxattr(where, name, value, follow_symlinks=False)
     except OSError as problem:
         if name == "security.capability" and problem.errno == errno.EINVAL:
-            raise Refused(f"{_shown(path)} has capabilities that can't be read", "badLayer") from None
+            raise LayerRefused(f"{_shown(path)} has capabilities that can't be read", "badLayer") from None
         if name == "security.capability" or problem.errno not in (
             errno.EOPNOTSUPP,
             errno.EPERM,
@@ -252,13 +254,13 @@ def _is_whiteout(path: str) -> bool:
 
 
 def _clean(name: str) -> str:
-    """The name below the root: "" is the root itself. An absolute one is below it, too. Raises Refused."""
+    """The name below the root: "" is the root itself. An absolute one is below it, too. Raises LayerRefused."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise Refused(f"{_shown(name)} leads out of the layer")
+        raise LayerRefused(f"{_shown(name)} leads out of the layer")
     path = "/".join(parts)
     if "\0" in path or len(os.fsencode(path)) > 4000:
-        raise Refused(f"{_shown(path)} is not a valid name", "badLayer")
+        raise LayerRefused(f"{_shown(path)} is not a valid name", "badLayer")
     return path
 
 

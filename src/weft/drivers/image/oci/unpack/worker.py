@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges, end_with
 from weft.drivers.image.oci.unpack.confinement import confine
-from weft.drivers.image.oci.unpack.entries import Refused, Tree
+from weft.drivers.image.oci.unpack.entries import LayerRefused, Tree
 
 PIECE_BYTES = 256 * 1024
 BEAT_BYTES, BEAT_ENTRIES = 8 << 20, 256
@@ -57,7 +57,7 @@ class Gunzip:
                 return data
             if not packed and not self._inflate.eof:
                 if self._begun:
-                    raise Refused("it is truncated", "badLayer")
+                    raise LayerRefused("it is truncated", "badLayer")
                 return b""
             self._begun = True
 
@@ -81,7 +81,7 @@ class Meter:
 
     def check(self, size: int) -> None:
         if size > self._bound:
-            raise Refused(f"it would unpack to {self._why}", "layerTooLarge")
+            raise LayerRefused(f"it would unpack to {self._why}", "layerTooLarge")
 
 
 class Entry(tarfile.TarInfo):
@@ -92,7 +92,7 @@ class Entry(tarfile.TarInfo):
         try:
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError, tarfile.SubsequentHeaderError) as problem:  # type: ignore[attr-defined]
-            raise Refused(f"it is not a tar file, or it is truncated: {problem}", "badLayer") from None
+            raise LayerRefused(f"it is not a tar file, or it is truncated: {problem}", "badLayer") from None
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         kinds = (
@@ -103,12 +103,12 @@ class Entry(tarfile.TarInfo):
             tarfile.SOLARIS_XHDTYPE,
         )
         if self.size < 0 or (self.type in kinds and self.size > _MOST_HEADER_BYTES):
-            raise Refused(f"it has a header of {self.size} bytes")
+            raise LayerRefused(f"it has a header of {self.size} bytes")
         return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def unpack(source: _Reads, packed: int, limits: dict[str, int]) -> dict[str, Any]:
-    """Make in the current root what the tar has. Raises Refused, OSError."""
+    """Make in the current root what the tar has. Raises LayerRefused, OSError."""
     done = [0, 0]
 
     def beat(size: int) -> None:
@@ -126,9 +126,9 @@ def unpack(source: _Reads, packed: int, limits: dict[str, int]) -> dict[str, Any
             entries += 1
             done[1] += 1
             if entries > limits["entries"]:
-                raise Refused(f"it has more than {limits['entries']} entries", "layerTooLarge")
+                raise LayerRefused(f"it has more than {limits['entries']} entries", "layerTooLarge")
             if entry.size < 0:
-                raise Refused(f"it has an entry of {entry.size} bytes")
+                raise LayerRefused(f"it has an entry of {entry.size} bytes")
             made += entry.size if entry.isreg() else 0
             meter.check(made)  # holes of sparse files are not in the tar
             tree.add(entry, archive.extractfile(entry) if entry.isreg() else None)
@@ -158,7 +158,7 @@ def _open(packing: str) -> _Reads:
             argv, stdin=0, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=humble, bufsize=0
         )
     except FileNotFoundError:
-        raise Refused("it is packed with zstd, which this node lacks", "noZstd") from None
+        raise LayerRefused("it is packed with zstd, which this node lacks", "noZstd") from None
     assert process.stdout is not None
     return process.stdout
 
@@ -174,7 +174,7 @@ def main(folder: str, packing: str, limits: dict[str, int]) -> dict[str, Any]:
         source = _open(packing)
         confine(folder, limits["bytes"])
         return unpack(source, packed, limits)
-    except Refused as problem:
+    except LayerRefused as problem:
         return {"refused": problem.reason, "message": str(problem)}
     except MemoryError:
         return {"refused": "hostileLayer", "message": "its headers take more memory than they may"}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Filter, Port
-from weft.contracts.network.rules import UPLINKS, Opened, Refused, may_open
+from weft.contracts.network.rules import UPLINKS, Opened, RefusedDestinations, may_open
 from weft.drivers.network.bridge import kernel
 from weft.drivers.network.bridge.names import Names
 from weft.drivers.network.bridge.netlink.ctnetlink import Tracked, forget_tracked, mark_tracked
@@ -33,12 +33,12 @@ class Firewall:
 
     def __init__(self, host: Host, names: Names, tables: Tables) -> None:
         self._host, self._names, self._tables = host, names, tables
-        self._refused: Refused | None = None
+        self._refused: RefusedDestinations | None = None
         self._opened = Opened({}, ())
         self._filters: list[Filter] | None = None
         self._followed: frozenset[str] = frozenset()
 
-    async def refuse(self, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> None:
+    async def refuse(self, refused: RefusedDestinations, opened: Opened, routers: Mapping[str, str]) -> None:
         """Refuse exactly this to guests' outbound traffic, but for what is ``opened``; open connections to other services of
         hosts end. ``routers``: the segments by their routers' addresses. Raises DriverFailed."""
         if (self._refused, self._opened) == (refused, opened):
@@ -119,7 +119,7 @@ class Firewall:
         """The zone in which the port's connections are followed; None where nothing follows them."""
         return self.zones.get(port.segment_id)
 
-    async def _apply_refused(self, refused: Refused, opened: Opened) -> bool:
+    async def _apply_refused(self, refused: RefusedDestinations, opened: Opened) -> bool:
         table = rules.render_refused(self._names, refused, opened)
         if refused.cidrs:
             return await self._tables.ensure("", table)
@@ -140,7 +140,7 @@ class Firewall:
             kernel.write_sysctl(counted, "1")
         return await self._tables.ensure("", *tables) or changed
 
-    async def _cut_refused(self, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> None:
+    async def _cut_refused(self, refused: RefusedDestinations, opened: Opened, routers: Mapping[str, str]) -> None:
         """End guests' open connections to hosts' services that are closed to them: one that is open would go on."""
         if not routers or not refused.hosts:
             return

@@ -6,7 +6,7 @@ import re
 import socket
 from collections.abc import Mapping
 
-from weft.contracts.network.rules import NewFlow, Opened, Refused, is_closed_host
+from weft.contracts.network.rules import NewFlow, Opened, RefusedDestinations, is_closed_host
 from weft.drivers.network.bridge.netlink.ctnetlink import Tracked
 
 _FLOW = re.compile(
@@ -22,7 +22,9 @@ def name_flow(one: Tracked) -> NewFlow:
     return NewFlow(_NAMES.get(one.protocol, str(one.protocol)), source, target, one.source_port, one.destination_port)
 
 
-def find_closed(listing: str, refused: Refused, opened: Opened, routers: Mapping[str, str]) -> list[NewFlow]:
+def find_closed(
+    listing: str, refused: RefusedDestinations, opened: Opened, routers: Mapping[str, str]
+) -> list[NewFlow]:
     """Find, in what ``conntrack -L`` prints, guests' flows to services of hosts that are closed to their segment, each service
     once, without source ports; ``routers`` are the segments by their routers' addresses. Flows through published ports are led
     elsewhere and stay."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import BEHIND, Allowed, Inside, Port, Segment
-from weft.contracts.network.rules import UPLINKS, Opened, Refused
+from weft.contracts.network.rules import UPLINKS, Opened, RefusedDestinations
 from weft.drivers.network.bridge.migration import find_older, older_hops, older_routers
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 
@@ -94,7 +94,7 @@ chain out {{
     return Table("ip", names.node_table, body)
 
 
-def render_refused(names: Names, refused: Refused, opened: Opened) -> Table:
+def render_refused(names: Names, refused: RefusedDestinations, opened: Opened) -> Table:
     """The fabric's own address ranges, which no guest reaches from outside its network: they are other networks'. At hosts'
     addresses a guest reaches only what it reaches of its own node's. Answers pass for what came in by a published port, to any
     client."""

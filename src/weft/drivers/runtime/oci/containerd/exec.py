@@ -109,7 +109,7 @@ class ContainerdSession(ChannelSession):
 _clearing: set[asyncio.Task[None]] = set()
 
 
-class Refused:
+class RefusedExecSession:
     """An ExecSession of a command that never began: it gives the reason, and ends."""
 
     def __init__(self, words: str) -> None:
@@ -132,7 +132,7 @@ class Refused:
 
 async def start_exec(
     container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
-) -> ContainerdSession | Refused:
+) -> ContainerdSession | RefusedExecSession:
     """Start it; a command that is lost before it begins is begun again, a few times. Raises InvalidInput, DriverFailed,
     Unavailable."""
     for _ in range(TRIES):
@@ -144,7 +144,7 @@ async def start_exec(
 
 async def _begin(
     container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
-) -> ContainerdSession | Refused:
+) -> ContainerdSession | RefusedExecSession:
     plan_id = container.record.plan.id
     process = translate_exec(container.record.plan, facts, request)
     folder = container.paths.run / f"{MARK}{secrets.token_hex(4)}"
@@ -175,6 +175,6 @@ async def _begin(
             await client.call("tasks.v1.Tasks/DeleteProcess", container_id=plan_id, exec_id=folder.name)
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(problem, DriverFailed | NotFound) and container.running:
-            return Refused(problem.message)
+            return RefusedExecSession(problem.message)
         raise
     return ContainerdSession(client, clock, plan_id, folder, stdin, outputs, terminal=request.tty)
