@@ -13,7 +13,7 @@ import msgspec
 
 from tests.simulation import virtual_loop
 from weft.agent.allocation import plan
-from weft.agent.allocation.plan import Step
+from weft.agent.allocation.plan import StepName
 from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.migration import executor as migration_executor
@@ -172,8 +172,8 @@ def leave_the_data_behind() -> Any:
     async def remove_volumes(*given: Any) -> None:
         return None
 
-    left = msgspec.structs.replace(STEPS[Step.REMOVE_VOLUMES], perform=remove_volumes)
-    return mock.patch.dict(STEPS, {Step.REMOVE_VOLUMES: left})
+    left = msgspec.structs.replace(STEPS[StepName.REMOVE_VOLUMES], perform=remove_volumes)
+    return mock.patch.dict(STEPS, {StepName.REMOVE_VOLUMES: left})
 
 
 def believe_an_older_store() -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import StepParts, Work
 from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.trace import StepTraces
@@ -34,7 +34,7 @@ class StepExecutor:
         self._network = network
         self._parts = StepParts(runtimes, network, migrations, node, snapshots, Path(host.state_dir) / "seeds")
 
-    async def perform(self, step: Step, work: Work, show: Show) -> str:
+    async def perform(self, step: StepName, work: Work, show: Show) -> str:
         """Do ``step``, and return a detail for people, if any; results for later steps are put into ``work``. Raises WeftError or
         OSError."""
         with self.traces.step(step, work.state):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.state.allocation import Checkpoint, Health, LocalAllocation, SetUp, StepFailure
 from weft.agent.state.lease import Stage
 from weft.contracts.driver.runtime import GuestFacts
@@ -53,7 +53,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True):
     """The steps now, and the report meanwhile."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[StepName, ...]
     state: AllocationPhase
     reason: str = ""
     message: str = ""

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.agent.allocation.facts import Plan, PlanInput, is_alive
 from weft.agent.allocation.snapshots import plan_snapshots
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.state.allocation import Checkpoint, MigrationState, Run, StepFailure
 from weft.agent.state.departure import is_back, locate_guest
 from weft.agent.state.snapshots import find_restore
@@ -36,11 +36,11 @@ LONGEST_PAUSE_SECONDS = 60.0
 SETTLED_SECONDS = 600.0
 
 
-BRING_UP = (Step.IMAGE, Step.DISK, Step.VOLUMES, Step.SEED, Step.NETWORK, Step.START)
-ADJUST = (*BRING_UP[:-1], Step.ADJUST)
-RECEIVE = (*BRING_UP[:-1], Step.OPEN)
-TAKE_AWAY = (Step.REMOVE, Step.UNPLUG, Step.REMOVE_DISKS, Step.FORGET)
-_ROOT_DISK = (Step.DISK, Step.SEED, Step.KEEP_DISK, Step.REMOVE_DISKS)
+BRING_UP = (StepName.IMAGE, StepName.DISK, StepName.VOLUMES, StepName.SEED, StepName.NETWORK, StepName.START)
+ADJUST = (*BRING_UP[:-1], StepName.ADJUST)
+RECEIVE = (*BRING_UP[:-1], StepName.OPEN)
+TAKE_AWAY = (StepName.REMOVE, StepName.UNPLUG, StepName.REMOVE_DISKS, StepName.FORGET)
+_ROOT_DISK = (StepName.DISK, StepName.SEED, StepName.KEEP_DISK, StepName.REMOVE_DISKS)
 
 
 def observe(checkpoint: Checkpoint, guest: GuestFacts, *, once: bool = False, lacks: bool = False) -> Checkpoint:
@@ -65,12 +65,12 @@ def plan_allocation(facts: PlanInput) -> Plan:
     """The steps that bring the guest towards its spec."""
     plan = plan_snapshots(facts, _plan(facts))
     if not kind_of(facts.local.spec).has_root_disk:
-        without = (*_ROOT_DISK, *(() if facts.local.spec.volumes else (Step.VOLUMES,)))
+        without = (*_ROOT_DISK, *(() if facts.local.spec.volumes else (StepName.VOLUMES,)))
         plan = msgspec.structs.replace(plan, steps=tuple(step for step in plan.steps if step not in without))
     failure = facts.failure
     if failure is None or not plan.steps or (failure.retry_at is not None and facts.now >= failure.retry_at):
         return plan
-    if plan.steps == (Step.FETCH,):  # nothing has failed yet that is due
+    if plan.steps == (StepName.FETCH,):  # nothing has failed yet that is due
         return Plan((), plan.state, plan.reason, f"{plan.message}; {failure.message}", failure.retry_at)
     state = _state(facts) if is_alive(facts.guest) else "failed"
     return Plan((), state, failure.reason, failure.message, failure.retry_at)
@@ -78,14 +78,14 @@ def plan_allocation(facts: PlanInput) -> Plan:
 
 def _plan(facts: PlanInput) -> Plan:
     spec, guest = facts.local.spec, facts.guest
-    stop = (Step.STOP,) if is_alive(guest) else ()
-    tidy = (Step.TIDY,) if facts.checkpoint.leftover else ()
+    stop = (StepName.STOP,) if is_alive(guest) else ()
+    tidy = (StepName.TIDY,) if facts.checkpoint.leftover else ()
     if facts.local.deleting:
         return _plan_deletion(facts, stop, tidy)
     if facts.checkpoint.orphan:
         return _plan_orphan(facts, stop, tidy)
     if facts.superseded:
-        steps = (Step.STOP, Step.UNPLUG) if is_alive(guest) else ()
+        steps = (StepName.STOP, StepName.UNPLUG) if is_alive(guest) else ()
         return Plan(steps, "stopped", "superseded", "a later incarnation of it is placed on this node")
     if facts.checkpoint.restoring is not None:
         return _plan_restore(facts, facts.checkpoint.restoring, stop)
@@ -101,7 +101,7 @@ def _plan(facts: PlanInput) -> Plan:
         return relocation
     restore = find_restore(spec, facts.checkpoint)
     if restore is not None and not (facts.unconfirmed or facts.relocating or spec.storage is not None):
-        return _plan_restore(facts, restore, (Step.CHECK_ORIGIN, *stop))
+        return _plan_restore(facts, restore, (StepName.CHECK_ORIGIN, *stop))
     if facts.stage == "over":
         return _plan_over(facts, tidy)
     if facts.stage == "suspended":
@@ -113,17 +113,17 @@ def _plan(facts: PlanInput) -> Plan:
     return _plan_run(facts)
 
 
-def _plan_deletion(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+def _plan_deletion(facts: PlanInput, stop: tuple[StepName, ...], tidy: tuple[StepName, ...]) -> Plan:
     """A migrating guest is released first, according to its role; data that the other node has goes with it."""
     migration, made = facts.checkpoint.migration, facts.checkpoint.made
     waits = migration is None and made and facts.local.spec.role == "target"
     if waits or (migration is not None and migration.role == "target" and not (migration.taken or migration.over)):
-        return Plan((Step.GIVE_UP,), "stopping")
+        return Plan((StepName.GIVE_UP,), "stopping")
     if migration is not None and migration.role == "source" and not migration.over:
-        return Plan((Step.LEAVE,), "stopping")
+        return Plan((StepName.LEAVE,), "stopping")
     elsewhere = migration is not None and migration.over and migration.taken == (migration.role == "source")
-    volumes = (Step.REMOVE_VOLUMES,) if elsewhere and made else ()
-    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, Step.FORGET), "stopping", find_rest(facts))
+    volumes = (StepName.REMOVE_VOLUMES,) if elsewhere and made else ()
+    return Plan((*stop, *tidy, *TAKE_AWAY[:-1], *volumes, StepName.FORGET), "stopping", find_rest(facts))
 
 
 def find_rest(facts: PlanInput) -> str:
@@ -142,20 +142,20 @@ def _plan_relocation(facts: PlanInput) -> Plan | None:
             begun = relocation is not None and relocation.state in ("copying", "there")
         else:
             begun = relocation is None or relocation.key != order.key or relocation.state in ("copying", "there")
-        return Plan((Step.IMAGE, Step.RELOCATE), state) if begun and facts.checkpoint.made else None
+        return Plan((StepName.IMAGE, StepName.RELOCATE), state) if begun and facts.checkpoint.made else None
     return None if is_alive(facts.guest) else Plan((), state, "storage", "its disk is being relocated to another pool")
 
 
-def _plan_restore(facts: PlanInput, origin: AllocatedOrigin, before: tuple[Step, ...]) -> Plan:
+def _plan_restore(facts: PlanInput, origin: AllocatedOrigin, before: tuple[StepName, ...]) -> Plan:
     """The guest ends, its disks become those of the snapshot, and what its spec desires comes after that."""
     if facts.blocked:
         return Plan((), _state(facts), "blocked", facts.blocked)
     message = f"its disks go back to snapshot/{origin.name}"
     state: AllocationPhase = "stopping" if is_alive(facts.guest) else "preparing"
-    return Plan((*before, Step.REMOVE, Step.RESTORE), state, "restoring", message)
+    return Plan((*before, StepName.REMOVE, StepName.RESTORE), state, "restoring", message)
 
 
-def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...]) -> Plan:
+def _plan_orphan(facts: PlanInput, stop: tuple[StepName, ...], tidy: tuple[StepName, ...]) -> Plan:
     """Nothing is ended without evidence. A migration is cancelled as far as this end may: then this node is certain where the
     guest is, or that only the other end can know."""
     migration, state = facts.checkpoint.migration, _state(facts)
@@ -164,12 +164,12 @@ def _plan_orphan(facts: PlanInput, stop: tuple[Step, ...], tidy: tuple[Step, ...
         return Plan(breaking, state)
     why = "a later incarnation of it is placed elsewhere, or it was deleted"
     if migration is not None and migration.role == "source" and not migration.over:
-        return Plan((Step.LEAVE,), "stopping", "superseded", why)
+        return Plan((StepName.LEAVE,), "stopping", "superseded", why)
     if breaking:
         return Plan(breaking, "stopping", "superseded", why)
-    volumes = (Step.REMOVE_VOLUMES,) if facts.stale_volumes else ()
-    keep = (Step.KEEP_DISK,) if keeps_disk(facts.checkpoint, facts.local.spec) else ()
-    away = (Step.REMOVE, Step.UNPLUG, *keep, Step.REMOVE_DISKS, *volumes, Step.FORGET)
+    volumes = (StepName.REMOVE_VOLUMES,) if facts.stale_volumes else ()
+    keep = (StepName.KEEP_DISK,) if keeps_disk(facts.checkpoint, facts.local.spec) else ()
+    away = (StepName.REMOVE, StepName.UNPLUG, *keep, StepName.REMOVE_DISKS, *volumes, StepName.FORGET)
     return Plan((*stop, *tidy, *away), "stopping", "superseded", why)
 
 
@@ -179,23 +179,23 @@ def keeps_disk(checkpoint: Checkpoint, spec: AllocationSpec) -> bool:
     return here and checkpoint.made
 
 
-def _break_off(facts: PlanInput) -> tuple[Step, ...]:
+def _break_off(facts: PlanInput) -> tuple[StepName, ...]:
     migration = facts.checkpoint.migration
     if migration is None:
-        return (Step.GIVE_UP,) if facts.local.spec.role == "target" else ()
+        return (StepName.GIVE_UP,) if facts.local.spec.role == "target" else ()
     if migration.taken or migration.over:
         return ()
-    return (Step.CANCEL,) if migration.role == "source" else (Step.GIVE_UP,)
+    return (StepName.CANCEL,) if migration.role == "source" else (StepName.GIVE_UP,)
 
 
 def _plan_after_migration(facts: PlanInput, migration: MigrationState) -> Plan:
     """The allocation is active again, and this node hasn't finished its migration. A guest that the target took over isn't here
     any more, whatever an older store has."""
     if migration.role == "target":
-        return Plan((Step.SETTLE,), _state(facts))
+        return Plan((StepName.SETTLE,), _state(facts))
     if (migration.taken or migration.over) and not is_back(facts.local.spec, migration):
         return _plan_departed(migration)
-    return Plan((Step.CANCEL,), _state(facts))
+    return Plan((StepName.CANCEL,), _state(facts))
 
 
 def _plan_departed(migration: MigrationState) -> Plan:
@@ -217,7 +217,7 @@ def _plan_source(facts: PlanInput) -> Plan:
     if migration is not None and (
         allocated.never_ran or (migration.key, migration.peer) != (allocated.key, allocated.peer_allocation)
     ):
-        return Plan(() if migration.over else (Step.CANCEL,), state)
+        return Plan(() if migration.over else (StepName.CANCEL,), state)
     if migration is not None and migration.over:
         return _plan_departed(migration)
     if migration is not None and migration.failed:
@@ -225,13 +225,13 @@ def _plan_source(facts: PlanInput) -> Plan:
     if facts.migrating or not allocated.address or allocated.never_ran or (migration is None and facts.unconfirmed):
         return Plan((), state)
     stop = (_end_for(allocated, facts.failure),) if allocated.mode == "cold" and is_alive(facts.guest) else ()
-    return Plan((*stop, Step.SEND), state)
+    return Plan((*stop, StepName.SEND), state)
 
 
-def _end_for(migration: AllocatedMigration, failure: StepFailure | None) -> Step:
+def _end_for(migration: AllocatedMigration, failure: StepFailure | None) -> StepName:
     """The step that ends a running guest here, for a cold migration."""
     tried = failure is not None and failure.reason == NOT_SAVED
-    return Step.SAVE if migration.saves and not (tried and migration.saves == "may") else Step.STOP
+    return StepName.SAVE if migration.saves and not (tried and migration.saves == "may") else StepName.STOP
 
 
 def _plan_target(facts: PlanInput) -> Plan:
@@ -246,23 +246,23 @@ def _plan_target(facts: PlanInput) -> Plan:
     if migration is not None and migration.taken:
         return Plan((), _state(facts))
     if spec.desired != "run":
-        return Plan((Step.GIVE_UP,), "stopping")
+        return Plan((StepName.GIVE_UP,), "stopping")
     if facts.migrating or spec.migration is None or (migration is None and facts.unconfirmed):
         return Plan((), "preparing")
     if facts.unheld:
         return Plan((), "preparing", NOT_PRIMARY, facts.unheld)
-    return Plan(RECEIVE if facts.checkpoint.made else (Step.CHECK_VOLUMES, *RECEIVE), "preparing")
+    return Plan(RECEIVE if facts.checkpoint.made else (StepName.CHECK_VOLUMES, *RECEIVE), "preparing")
 
 
-def _plan_stop(guest: GuestFacts, tidy: tuple[Step, ...]) -> Plan:
+def _plan_stop(guest: GuestFacts, tidy: tuple[StepName, ...]) -> Plan:
     if is_alive(guest):
-        return Plan((Step.STOP,), "stopping")
+        return Plan((StepName.STOP,), "stopping")
     if guest.state == "suspended":
-        return Plan((Step.REMOVE,), "stopping")
+        return Plan((StepName.REMOVE,), "stopping")
     return Plan(tidy, "stopped")  # another guest may have the address by now
 
 
-def _plan_over(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
+def _plan_over(facts: PlanInput, tidy: tuple[StepName, ...]) -> Plan:
     """Its lease has ended: the guest shuts down, and its disks stay."""
     stop, lease = _plan_stop(facts.guest, tidy), facts.local.spec.lease
     if stop.state != "stopped":
@@ -288,12 +288,12 @@ def _plan_ahead(facts: PlanInput) -> Plan | None:
         return None if is_alive(guest) else Plan((), "pending")
     if facts.stage == "waits":
         fetches = facts.soon and not facts.fetched and facts.local.spec.image is not None and facts.in_contact
-        steps = (Step.FETCH,) if fetches and kind_of(facts.local.spec).has_root_disk else ()
+        steps = (StepName.FETCH,) if fetches and kind_of(facts.local.spec).has_root_disk else ()
         return None if is_alive(guest) else Plan(steps, "pending", LEASE_WAITS, why)
     if is_alive(guest):
         ready = guest.ready is not False and guest.state != "starting" and not guest.held
         hold = ready and facts.can_hold and facts.stage == "imminent"
-        return Plan((Step.HOLD,) if hold else (), "preparing", LEASE_WAITS, why)
+        return Plan((StepName.HOLD,) if hold else (), "preparing", LEASE_WAITS, why)
     if facts.prepared:
         return Plan((), "preparing", LEASE_WAITS, why)
     return Plan(BRING_UP if facts.can_hold else BRING_UP[:-1], "preparing")
@@ -306,10 +306,10 @@ def _plan_suspend(facts: PlanInput) -> Plan:
         return Plan((), "stopped")
     if not facts.can_suspend:
         return Plan((), _state(facts), "unsupported", "this node's runtime can't suspend workloads")
-    return Plan((Step.SUSPEND,), _state(facts))
+    return Plan((StepName.SUSPEND,), _state(facts))
 
 
-def _plan_preempted(facts: PlanInput, tidy: tuple[Step, ...]) -> Plan:
+def _plan_preempted(facts: PlanInput, tidy: tuple[StepName, ...]) -> Plan:
     """Its cores and memory are another workload's: its guest is suspended, and nothing is started."""
     return _note_rest(
         facts, _plan_stop(facts.guest, tidy) if facts.local.spec.desired == "stop" else _plan_suspend(facts)
@@ -341,9 +341,9 @@ def _plan_run(facts: PlanInput) -> Plan:
     ahead = _plan_ahead(facts)
     if is_alive(guest):
         if fresh:
-            return Plan((Step.STOP, *BRING_UP), "stopping")
+            return Plan((StepName.STOP, *BRING_UP), "stopping")
         if guest.held and facts.stage == "active" and spec.lease is not None:
-            return Plan((Step.GO,), "starting")
+            return Plan((StepName.GO,), "starting")
         return ahead or _plan_alive(facts)
     if facts.unconfirmed:
         return Plan((), "pending", "waiting", "waits for the server to confirm that it still runs on this node")
@@ -363,7 +363,7 @@ def _plan_run(facts: PlanInput) -> Plan:
     if ahead is not None:
         return ahead
     if guest.state == "suspended" and fresh:
-        return Plan((Step.REMOVE, *BRING_UP), "preparing")
+        return Plan((StepName.REMOVE, *BRING_UP), "preparing")
     return ended or Plan(BRING_UP, "preparing")
 
 
@@ -375,9 +375,9 @@ def _plan_alive(facts: PlanInput) -> Plan:
     if facts.can_adjust and guest.shape is not None and not kind_of(spec).is_shaped(spec, guest.shape):
         return Plan(ADJUST, _state(facts), "changing", "the running workload is being changed to match its spec")
     if facts.unwell:
-        return Plan((Step.END,), "stopping", UNHEALTHY, facts.unwell)
+        return Plan((StepName.END,), "stopping", UNHEALTHY, facts.unwell)
     if facts.checkpoint.leftover:
-        return Plan((Step.TIDY,), _state(facts))
+        return Plan((StepName.TIDY,), _state(facts))
     return Plan((), _state(facts))
 
 

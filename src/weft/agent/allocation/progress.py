@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.registry import STEPS
 from weft.contracts.clock import Clock
 from weft.kinds import allocation
@@ -14,7 +14,7 @@ class StartProgress:
     """The stages of the current or last start; ``shown`` are those reported before."""
 
     def __init__(self, clock: Clock, shown: list[allocation.Step]) -> None:
-        self.current: Step | None = None
+        self.current: StepName | None = None
         self.quiet = False  # the current steps are not a start
         self._clock = clock
         self._stages = {stage.name: stage for stage in shown}
@@ -25,7 +25,7 @@ class StartProgress:
         if not self._began:
             self._stages = {stage.name: stage for stage in shown}
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: StepName) -> None:
         if self.quiet:
             return
         self.current = step
@@ -39,7 +39,7 @@ class StartProgress:
             self._began[name] = self._clock.elapsed()
             self._stages[name] = allocation.Step(name=name, state="doing")
 
-    def show(self, step: Step, detail: str) -> None:
+    def show(self, step: StepName, detail: str) -> None:
         name = STEPS[step].stage
         if name in self._stages and not self.quiet:
             self._stages[name] = msgspec.structs.replace(self._stages[name], detail=detail)
@@ -48,11 +48,11 @@ class StartProgress:
         """A new plan begins."""
         self.current = None
 
-    def end(self, step: Step, detail: str) -> None:
+    def end(self, step: StepName, detail: str) -> None:
         if STEPS[step].ends_stage and not self.quiet:
             self._end(STEPS[step].stage, detail)
 
-    def fail(self, step: Step) -> None:
+    def fail(self, step: StepName) -> None:
         name = STEPS[step].stage
         if name and not self.quiet:
             self._stages[name] = allocation.Step(name=name, state="failed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from weft.agent.allocation.facts import Plan, PlanInput, is_alive
 from weft.agent.allocation.plan import BRING_UP, pause_after
 from weft.agent.allocation.snapshots import report_snapshots
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.problem import describe_problem
 from weft.agent.state.allocation import Health, StepFailure
 from weft.agent.state.snapshots import find_beginning
@@ -17,9 +17,9 @@ from weft.kinds.fields.allocated_migration import MigrationReport
 from weft.objects.errors import Forbidden, InvalidInput
 
 
-def state_of(plan: Plan, current: Step | None) -> AllocationPhase:
+def state_of(plan: Plan, current: StepName | None) -> AllocationPhase:
     """The phase while ``current`` is being done."""
-    if current is Step.START:
+    if current is StepName.START:
         return "starting"
     return "preparing" if current in BRING_UP and plan.state == "stopping" else plan.state
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from weft.agent.allocation.facts import Plan, PlanInput, is_alive
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.state.allocation import Taking
 from weft.agent.state.snapshots import find_turn, find_wanted
 from weft.kinds.fields.allocated_snapshot import SnapshotReport
 
 WAITS, NOT_HELD = "waits", "notHeld"
 _AT_REST = ("stopped", "suspended", "failed")
-_ENDS = (Step.STOP, Step.END)
+_ENDS = (StepName.STOP, StepName.END)
 
 
 def plan_snapshots(facts: PlanInput, plan: Plan) -> Plan:
@@ -24,15 +24,15 @@ def plan_snapshots(facts: PlanInput, plan: Plan) -> Plan:
     taking = facts.checkpoint.taking
     if taking is None:
         begins = find_wanted(facts.local.spec, facts.checkpoint) is not None and not find_obstacle(facts, plan)
-        return replace(plan, steps=(Step.SNAPSHOT,)) if begins else plan
+        return replace(plan, steps=(StepName.SNAPSHOT,)) if begins else plan
     if taking.snapshot.turn and not taking.finished:
         return _plan_hold(facts, taking, plan)
     if not is_alive(facts.guest):
-        return replace(plan, steps=(Step.SNAPSHOT, *plan.steps), review_at=None)
+        return replace(plan, steps=(StepName.SNAPSHOT, *plan.steps), review_at=None)
     if plan.steps and plan.steps[0] in _ENDS:
-        return replace(plan, steps=(plan.steps[0], Step.SNAPSHOT, *plan.steps[1:]))
+        return replace(plan, steps=(plan.steps[0], StepName.SNAPSHOT, *plan.steps[1:]))
     if facts.now >= facts.snapshot_at:
-        return replace(plan, steps=(Step.SNAPSHOT,), review_at=None)
+        return replace(plan, steps=(StepName.SNAPSHOT,), review_at=None)
     return replace(plan, steps=(), review_at=min(facts.snapshot_at, plan.review_at or facts.snapshot_at))
 
 
@@ -42,7 +42,7 @@ def _plan_hold(facts: PlanInput, taking: Taking, plan: Plan) -> Plan:
     ended = taking.live and not is_alive(facts.guest)
     called = bool(facts.held_until) and find_turn(facts.local, taking.snapshot.uid) != "hold"
     if facts.now >= waits_until or ended or called:
-        return replace(plan, steps=(Step.SNAPSHOT,), review_at=None)
+        return replace(plan, steps=(StepName.SNAPSHOT,), review_at=None)
     return replace(plan, steps=(), review_at=waits_until)
 
 
@@ -76,7 +76,7 @@ def report_snapshots(facts: PlanInput, plan: Plan) -> list[SnapshotReport]:
             report = replace(report, phase="failed", reason=NOT_HELD, message="it did not stand still with its group")
         elif wanted.turn == "prepare" and taking is None and not find_obstacle(facts, plan):
             report = replace(report, turn="prepare")
-        elif wanted.uid not in over and taking is None and Step.SNAPSHOT not in plan.steps:
+        elif wanted.uid not in over and taking is None and StepName.SNAPSHOT not in plan.steps:
             report = replace(report, reason=WAITS, message=find_obstacle(facts, plan))
         elif taking is not None and taking.snapshot.uid == wanted.uid:
             message = "its memory is being saved" if taking.finished else ""

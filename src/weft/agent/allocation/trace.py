@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.state.allocation_state import AllocationState
 from weft.contracts.trace.context import Context, new_span, read_mark
 from weft.contracts.trace.span import Active, Tracer, active, describe
 from weft.kinds.allocation import AllocationPhase, is_current
 
 _RESTS = ("running", "suspended", "stopped", "released")  # there is nothing left to do
-_LATER = (Step.FORGET,)  # nobody waits for it
+_LATER = (StepName.FORGET,)  # nobody waits for it
 
 
 class StepTraces:
@@ -25,7 +25,7 @@ class StepTraces:
         self._started: dict[str, float] = {}  # by allocation: when its guest was started, until it runs (unix seconds)
 
     @contextmanager
-    def step(self, step: Step, state: AllocationState) -> Iterator[None]:
+    def step(self, step: StepName, state: AllocationState) -> Iterator[None]:
         """Record what happens inside. What the step's drivers record are its children; a step that a killed agent began is
         known, too."""
         context, tracer = self._find(state), self._tracer
@@ -46,7 +46,7 @@ class StepTraces:
             active.reset(token)
             now = tracer.clock.now()
             tracer.record(context, step.value, began, now, id=id, about=about, error=describe(problem))
-            if step is Step.START and problem is None:
+            if step is StepName.START and problem is None:
                 self._started[state.local.name] = now
 
     def arrive(self, state: AllocationState) -> None:

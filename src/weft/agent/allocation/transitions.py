@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec.structs import replace
 
 from weft.agent.allocation.plan import BRING_UP
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.state.allocation import Checkpoint, MigrationState, StepFailure
@@ -16,7 +16,7 @@ from weft.kinds.allocation import AllocationSpec
 from weft.kinds.fields.allocated_migration import is_between_clusters
 
 
-def before_step(step: Step, checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
+def before_step(step: StepName, checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
     """The checkpoint once ``step`` may have begun."""
     record = STEPS[step]
     if record.makes:
@@ -35,7 +35,7 @@ def merge_changes(before: Checkpoint, begun: Checkpoint, now: Checkpoint) -> Che
     return replace(begun, **news)
 
 
-def after_refusal(step: Step, checkpoint: Checkpoint, spec: AllocationSpec, failure: StepFailure) -> Checkpoint:
+def after_refusal(step: StepName, checkpoint: Checkpoint, spec: AllocationSpec, failure: StepFailure) -> Checkpoint:
     """The checkpoint after ``step`` failed for good: for a workload that runs once, that was its run."""
     if failure.retry_at is not None or step not in BRING_UP or not spec.once:
         return checkpoint

@@ -18,7 +18,7 @@ from weft.agent.allocation.lifecycle import Lifecycle
 from weft.agent.allocation.plan import find_rest
 from weft.agent.allocation.progress import StartProgress
 from weft.agent.allocation.report import failure_of, make_report, state_of
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment, Work
 from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.transitions import (
@@ -199,7 +199,7 @@ class Worker:
         return self.clock.elapsed()
 
     async def _carry_out(self, plan: Plan, guest: GuestFacts) -> None:
-        alive, adjusting = is_alive(guest), Step.ADJUST in plan.steps
+        alive, adjusting = is_alive(guest), StepName.ADJUST in plan.steps
         state = self.state
         work = Work(
             state=state,
@@ -232,7 +232,7 @@ class Worker:
             work.local = state.local
             try:
                 await self._before(step, work)
-                if step is Step.DISK and Step.NETWORK in plan.steps:
+                if step is StepName.DISK and StepName.NETWORK in plan.steps:
                     await self._begin_network(work)
                 self._show(plan)
                 detail = await self._perform(step, work, plan)
@@ -246,16 +246,16 @@ class Worker:
             self._after(step, detail, work)
             self._progress.end(step, detail)  # shown by the next step or turn
         state.failure = None
-        state.prepared = plan.steps[-1] is Step.NETWORK
-        state.fetched = state.fetched or plan.steps[-1] is Step.FETCH
-        if plan.steps[-1] is not Step.START:  # the next turn inspects the started guest, and saves
+        state.prepared = plan.steps[-1] is StepName.NETWORK
+        state.fetched = state.fetched or plan.steps[-1] is StepName.FETCH
+        if plan.steps[-1] is not StepName.START:  # the next turn inspects the started guest, and saves
             await state.note(state.checkpoint)
 
     async def _begin_network(self, work: Work) -> None:
         """Make the network while the disks are made: neither needs the other, and both wait for programs."""
-        self._progress.begin(Step.NETWORK)
-        await self._before(Step.NETWORK, work)
-        self._network = asyncio.ensure_future(self._executor.perform(Step.NETWORK, work, lambda detail: None))
+        self._progress.begin(StepName.NETWORK)
+        await self._before(StepName.NETWORK, work)
+        self._network = asyncio.ensure_future(self._executor.perform(StepName.NETWORK, work, lambda detail: None))
 
     def _end_network(self) -> None:
         """Cancel a network step that still runs when the worker ends; the next worker repeats it."""
@@ -264,14 +264,14 @@ class Worker:
             network.add_done_callback(lambda done: done.cancelled() or done.exception())
             network.cancel()
 
-    async def _perform(self, step: Step, work: Work, plan: Plan) -> str | None:
+    async def _perform(self, step: StepName, work: Work, plan: Plan) -> str | None:
         """The step's detail for people; None if it was cancelled because the spec has changed."""
 
         def show(detail: str) -> None:
             self._progress.show(step, detail)
             self._show(plan)
 
-        if step is Step.NETWORK and self._network is not None:
+        if step is StepName.NETWORK and self._network is not None:
             return await self._network
         performing = self._executor.perform(step, work, show)
         if not STEPS[step].gives_way:
@@ -290,7 +290,7 @@ class Worker:
                 fetching.cancel()
                 await asyncio.gather(fetching, return_exceptions=True)
 
-    async def _before(self, step: Step, work: Work) -> None:
+    async def _before(self, step: StepName, work: Work) -> None:
         """Save that ``step`` begins. Raises CheckpointFailed for a step that must be known after a power cut; removals go on even
         if the disk is full."""
         state, record, before = self.state, STEPS[step], self.state.checkpoint
@@ -314,11 +314,15 @@ class Worker:
     def _choose_relocation(self, plan: Plan) -> DiskRelocation | None:
         """The current relocation, or the one that would begin."""
         relocation, order = self.state.checkpoint.relocation, self.state.local.spec.storage
-        if Step.RELOCATE not in plan.steps or order is None or (relocation is not None and relocation.key == order.key):
+        if (
+            StepName.RELOCATE not in plan.steps
+            or order is None
+            or (relocation is not None and relocation.key == order.key)
+        ):
             return relocation
         return begin_relocation(self.state.local, order)
 
-    def _after(self, step: Step, detail: str, work: Work) -> None:
+    def _after(self, step: StepName, detail: str, work: Work) -> None:
         state, record = self.state, STEPS[step]
         state.checkpoint = after_pull(state.checkpoint, state.local.spec, work)
         moment = self._moment(work, detail)

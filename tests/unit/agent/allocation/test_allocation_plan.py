@@ -16,7 +16,7 @@ from weft.agent.allocation.plan import (
     TAKE_AWAY,
     Plan,
     PlanInput,
-    Step,
+    StepName,
     observe,
     pause_after,
     plan_allocation,
@@ -110,7 +110,7 @@ def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_runn
 
 
 def test_wish_stop_stops_and_keeps_the_disks() -> None:
-    assert plan_for(known(UP, desired="stop"), guest("running"), 0).steps == (Step.STOP,)
+    assert plan_for(known(UP, desired="stop"), guest("running"), 0).steps == (StepName.STOP,)
     assert plan_for(known(Checkpoint(run="down"), desired="stop"), guest("stopped"), 0) == Plan((), "stopped")
 
 
@@ -122,15 +122,15 @@ def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_p
 
 def test_a_higher_start_counter_stops_the_guest_and_starts_it_afresh() -> None:
     plan = plan_for(known(UP, restart_generation=1), guest("running"), 0)
-    assert plan.steps == (Step.STOP, *BRING_UP)
+    assert plan.steps == (StepName.STOP, *BRING_UP)
     down = Checkpoint(run="down", restart_generation=0, made=True)
     assert plan_for(known(down, restart_generation=1), guest("stopped"), 0).steps == BRING_UP
 
 
 def test_a_suspended_guest_resumes_or_boots_afresh_as_the_counter_says() -> None:
     assert plan_for(known(UP), guest("suspended"), 0).steps == BRING_UP
-    assert plan_for(known(UP, restart_generation=1), guest("suspended"), 0).steps == (Step.REMOVE, *BRING_UP)
-    assert plan_for(known(UP, desired="stop"), guest("suspended"), 0).steps == (Step.REMOVE,)
+    assert plan_for(known(UP, restart_generation=1), guest("suspended"), 0).steps == (StepName.REMOVE, *BRING_UP)
+    assert plan_for(known(UP, desired="stop"), guest("suspended"), 0).steps == (StepName.REMOVE,)
     assert plan_for(known(UP, desired="suspend"), guest("suspended"), 0) == Plan((), "suspended")
 
 
@@ -142,8 +142,8 @@ def test_suspending_is_not_tried_where_the_runtime_cant() -> None:
 
 def test_deleting_takes_everything_away_and_forgets_last() -> None:
     plan = plan_for(known(UP, deleting=True), guest("running"), 0)
-    assert plan.steps == (Step.STOP, *TAKE_AWAY)
-    assert plan.steps[-1] is Step.FORGET
+    assert plan.steps == (StepName.STOP, *TAKE_AWAY)
+    assert plan.steps[-1] is StepName.FORGET
     assert plan_for(known(deleting=True), ABSENT, 0).steps == TAKE_AWAY
 
 
@@ -211,15 +211,15 @@ def test_trouble_with_a_running_guest_does_not_call_it_failed() -> None:
 
 def test_an_orphan_is_ended_when_a_later_incarnation_of_it_is_known_elsewhere() -> None:
     orphan = msgspec.structs.replace(known(Checkpoint(run="up", made=True, orphan=True)), superseded=True)
-    away = (Step.REMOVE, Step.UNPLUG, Step.KEEP_DISK, Step.REMOVE_DISKS, Step.FORGET)
-    assert plan_for(orphan, guest("running"), 0).steps == (Step.STOP, *away)
+    away = (StepName.REMOVE, StepName.UNPLUG, StepName.KEEP_DISK, StepName.REMOVE_DISKS, StepName.FORGET)
+    assert plan_for(orphan, guest("running"), 0).steps == (StepName.STOP, *away)
     assert plan_for(orphan, guest("absent"), 0).steps == away
 
 
 def test_of_an_orphan_that_is_ended_the_root_disk_is_kept_unless_it_is_elsewhere_or_was_never_made() -> None:
     def keeps(checkpoint: Checkpoint, **spec: Any) -> bool:
         facts = msgspec.structs.replace(known(checkpoint, **spec), superseded=True)
-        return Step.KEEP_DISK in plan_for(facts, guest("absent"), 0).steps
+        return StepName.KEEP_DISK in plan_for(facts, guest("absent"), 0).steps
 
     here = Checkpoint(run="up", made=True, orphan=True)
     gone = MigrationState(key="m", role="source", peer="p", taken=True, over=True)
@@ -232,7 +232,7 @@ def test_of_an_orphan_that_is_ended_the_root_disk_is_kept_unless_it_is_elsewhere
 
 def test_a_superseded_guest_is_stopped_and_its_successor_waits_for_that() -> None:
     old = msgspec.structs.replace(known(UP), superseded=True)
-    assert plan_for(old, guest("running"), 0).steps == (Step.STOP, Step.UNPLUG)
+    assert plan_for(old, guest("running"), 0).steps == (StepName.STOP, StepName.UNPLUG)
     assert plan_for(old, guest("stopped"), 0).steps == ()
     new = msgspec.structs.replace(known(incarnation=2), blocked="an earlier incarnation of it still runs")
     assert (plan_for(new, ABSENT, 0).steps, plan_for(new, ABSENT, 0).state) == ((), "pending")
@@ -256,14 +256,14 @@ def test_what_must_wait_is_not_begun(fields: dict[str, Any]) -> None:
 
 def test_a_container_has_no_disks_to_make_or_take_away() -> None:
     container = AllocatedContainer(image="registry.example.org/web:1")
-    up = (Step.IMAGE, Step.NETWORK, Step.START)
+    up = (StepName.IMAGE, StepName.NETWORK, StepName.START)
     assert plan_for(known(workload=WEB, container=container), ABSENT, 0).steps == up
     assert plan_for(known(UP, workload=WEB, container=container, restart_generation=1), guest("running"), 0).steps == (
-        Step.STOP,
+        StepName.STOP,
         *up,
     )
     gone = plan_for(known(UP, workload=WEB, container=container, deleting=True), guest("running"), 0)
-    assert gone.steps == (Step.STOP, Step.REMOVE, Step.UNPLUG, Step.FORGET)
+    assert gone.steps == (StepName.STOP, StepName.REMOVE, StepName.UNPLUG, StepName.FORGET)
 
 
 def test_one_that_has_done_what_it_ran_for_rests_and_the_word_on_how_it_ended_is_passed_on() -> None:
@@ -298,7 +298,7 @@ class World:
         self.port = False
         self.now = 0.0
         self.released = False
-        self.without_evidence: list[Step] = []
+        self.without_evidence: list[StepName] = []
 
     def known(self) -> PlanInput:
         local = LocalAllocation("node-1.a", "a", self.spec, self.deleting)
@@ -319,7 +319,7 @@ class World:
             self.perform(step)
         return bool(plan.steps)
 
-    def perform(self, step: Step) -> None:
+    def perform(self, step: StepName) -> None:
         replace = msgspec.structs.replace
         if step in BRING_UP:
             self.checkpoint = replace(self.checkpoint, made=True)
@@ -334,11 +334,11 @@ class World:
         )
         if not wished:
             self.without_evidence.append(step)
-        if step is Step.DISK:
+        if step is StepName.DISK:
             self.disk = True
-        elif step is Step.NETWORK:
+        elif step is StepName.NETWORK:
             self.port = True
-        elif step is Step.START:
+        elif step is StepName.START:
             assert self.disk and self.port
             self.checkpoint = replace(
                 self.checkpoint,
@@ -348,21 +348,21 @@ class World:
             )
             self.guest, self.reason = "running", ""
             self.checkpoint = replace(self.checkpoint, run="up")
-        elif step is Step.STOP:
+        elif step is StepName.STOP:
             self.checkpoint = replace(self.checkpoint, run="down", ended="")
             self.guest, self.reason = "stopped", "guestPoweredOff"
-        elif step is Step.SUSPEND:
+        elif step is StepName.SUSPEND:
             self.guest = "suspended"
-        elif step is Step.REMOVE:
+        elif step is StepName.REMOVE:
             assert self.guest not in ALIVE, "a guest that runs was removed"
             self.checkpoint = replace(self.checkpoint, run="down", ended="")
             self.guest = "absent"
-        elif step is Step.UNPLUG:
+        elif step is StepName.UNPLUG:
             self.port = False
-        elif step is Step.REMOVE_DISKS:
+        elif step is StepName.REMOVE_DISKS:
             assert self.guest not in ALIVE, "the disk of a guest that runs was removed"
             self.disk = False
-        elif step is Step.FORGET:
+        elif step is StepName.FORGET:
             self.copy, self.released = False, True
 
 
@@ -458,11 +458,11 @@ def test_before_its_lease_a_machine_boots_and_is_held_and_goes_on_with_the_start
     assert plan_for(ahead, guest("running", ready=False), 0.0).steps == ()
     assert plan_for(ahead, guest("running", ready=True), 0.0).steps == (), "it may not have booted all of it"
     imminent = leased(stage="imminent")
-    assert plan_for(imminent, guest("running", ready=True), 0.0).steps == (Step.HOLD,)
+    assert plan_for(imminent, guest("running", ready=True), 0.0).steps == (StepName.HOLD,)
     held = plan_for(imminent, guest("running", ready=True, held=True), 0.0)
     assert (held.steps, held.state, held.reason) == ((), "preparing", LEASE_WAITS)
     active = leased(stage="active")
-    assert plan_for(active, guest("running", ready=True, held=True), 0.0).steps == (Step.GO,)
+    assert plan_for(active, guest("running", ready=True, held=True), 0.0).steps == (StepName.GO,)
     assert plan_for(active, guest("running", ready=True), 0.0).state == "running"
 
 
@@ -477,7 +477,7 @@ def test_a_lease_that_waits_for_the_server_s_word_says_so_only_while_the_server_
 def test_the_image_is_fetched_before_the_preparation_begins_and_a_failure_is_none_of_the_lease() -> None:
     waits = msgspec.structs.replace(leased(stage="waits"), soon=True)
     plan = plan_allocation(waits)
-    assert (plan.steps, plan.state, plan.reason) == ((Step.FETCH,), "pending", LEASE_WAITS)
+    assert (plan.steps, plan.state, plan.reason) == ((StepName.FETCH,), "pending", LEASE_WAITS)
     assert plan_allocation(msgspec.structs.replace(waits, fetched=True)).steps == ()
     assert plan_allocation(msgspec.structs.replace(waits, in_contact=False)).steps == ()
     assert plan_for(waits, guest("running"), 0.0).steps == ()
@@ -485,7 +485,7 @@ def test_the_image_is_fetched_before_the_preparation_begins_and_a_failure_is_non
     plan = plan_allocation(failed)
     assert (plan.steps, plan.state, plan.reason, plan.review_at) == ((), "pending", LEASE_WAITS, 5.0)
     assert "no blob" in plan.message
-    assert plan_for(failed, ABSENT, 5.0).steps == (Step.FETCH,)
+    assert plan_for(failed, ABSENT, 5.0).steps == (StepName.FETCH,)
 
 
 def test_what_can_t_be_held_is_made_but_for_its_start() -> None:
@@ -497,9 +497,9 @@ def test_what_can_t_be_held_is_made_but_for_its_start() -> None:
 
 def test_when_its_lease_is_over_the_guest_shuts_down_whatever_else_it_was_to_do() -> None:
     over = leased(Checkpoint(run="up"), stage="over", restart_generation=7)
-    assert plan_for(over, guest("running"), 0.0).steps == (Step.STOP,)
-    assert plan_for(over, guest("running", held=True), 0.0).steps == (Step.STOP,)
-    assert plan_for(over, guest("suspended"), 0.0).steps == (Step.REMOVE,)
+    assert plan_for(over, guest("running"), 0.0).steps == (StepName.STOP,)
+    assert plan_for(over, guest("running", held=True), 0.0).steps == (StepName.STOP,)
+    assert plan_for(over, guest("suspended"), 0.0).steps == (StepName.REMOVE,)
     rest = plan_for(over, guest("stopped"), 0.0)
     assert (rest.steps, rest.state, rest.reason) == ((), "stopped", LEASE_ENDED)
 
@@ -508,7 +508,7 @@ def test_what_is_deleted_after_its_lease_s_end_takes_no_capacity_again() -> None
     over = leased(Checkpoint(run="up"), stage="over", deleting=True)
     assert plan_for(over, guest("running"), 0.0).reason == ""
     gone = plan_for(over, guest("stopped"), 0.0)
-    assert (gone.steps[-1], gone.state, gone.reason) == (Step.FORGET, "stopping", LEASE_ENDED)
+    assert (gone.steps[-1], gone.state, gone.reason) == (StepName.FORGET, "stopping", LEASE_ENDED)
     assert plan_for(leased(stage="active", deleting=True), guest("stopped"), 0.0).reason == ""
     spec = leased().local.spec
     states: tuple[AllocationPhase, ...] = ("stopped", "stopping", "released")
@@ -521,7 +521,7 @@ def test_what_is_deleted_while_it_is_suspended_for_another_takes_no_capacity_aga
     given = leased(Checkpoint(run="up"), stage="suspended", deleting=True)
     assert plan_for(given, guest("running"), 0.0).reason == ""
     gone = plan_for(given, guest("suspended"), 0.0)
-    assert (gone.steps[-1], gone.state, gone.reason) == (Step.FORGET, "stopping", PREEMPTED)
+    assert (gone.steps[-1], gone.state, gone.reason) == (StepName.FORGET, "stopping", PREEMPTED)
     spec = leased().local.spec
     assert spec.lease is not None
     spec = msgspec.structs.replace(spec, lease=msgspec.structs.replace(spec.lease, suspension=Suspension("vm/x", 0.0)))
@@ -560,16 +560,16 @@ def test_the_stages_of_a_lease(now: float, stage: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("desired", "state", "steps", "then"),
     [
-        ("run", "running", (Step.SUSPEND,), "running"),
+        ("run", "running", (StepName.SUSPEND,), "running"),
         ("run", "suspended", (), "suspended"),
         ("run", "absent", (), "stopped"),
         ("suspend", "suspended", (), "suspended"),
-        ("stop", "suspended", (Step.REMOVE,), "stopping"),
+        ("stop", "suspended", (StepName.REMOVE,), "stopping"),
         ("stop", "absent", (), "stopped"),
     ],
 )
 def test_one_whose_capacity_is_another_s_is_suspended_and_not_started(
-    desired: str, state: str, steps: tuple[Step, ...], then: str
+    desired: str, state: str, steps: tuple[StepName, ...], then: str
 ) -> None:
     lease = AllocatedLease(mode="best-effort", start=0.0, suspension=Suspension("vm/x", 50.0))
     facts = known(Checkpoint(run="up"), desired=desired, restart_generation=3, lease=lease)
@@ -606,6 +606,6 @@ def test_a_node_keeps_the_pauses_of_a_lease_by_its_own_clock(now: float, stage: 
     assert find_stage(msgspec.structs.replace(lease, end=65.0), 65.0)[0] == "over"
     facts = msgspec.structs.replace(known(Checkpoint(run="up"), lease=lease), stage="suspended")
     plan = plan_for(facts, guest("running"), now)
-    assert (plan.steps, plan.reason) == ((Step.SUSPEND,), "preempted") and plan.message.startswith(
+    assert (plan.steps, plan.reason) == ((StepName.SUSPEND,), "preempted") and plan.message.startswith(
         "suspended as planned"
     )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, Step, observe, plan_allocation
+from weft.agent.allocation.plan import RECEIVE, TAKE_AWAY, Plan, PlanInput, StepName, observe, plan_allocation
 from weft.agent.allocation.steps.disks import _has_left
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step, choose_migration
@@ -24,7 +24,7 @@ from weft.objects.identity import Ref
 MOVE = AllocatedMigration(key="m", peer="n2", peer_uid="node-2", peer_allocation="b")
 TOLD = msgspec.structs.replace(MOVE, address="10.0.0.2:4000")
 SOURCE, TARGET = MigrationState("m", "source", "b"), MigrationState("m", "target", "b")
-WITH_VOLUMES = (*TAKE_AWAY[:-1], Step.REMOVE_VOLUMES, Step.FORGET)
+WITH_VOLUMES = (*TAKE_AWAY[:-1], StepName.REMOVE_VOLUMES, StepName.FORGET)
 
 
 def change(migration: MigrationState, **fields: Any) -> MigrationState:
@@ -56,13 +56,13 @@ def known(part: MigrationState | None, *, deleting: bool = False, made: bool = T
     )
 
 
-def steps(known: PlanInput, state: str = "running") -> tuple[Step, ...]:
+def steps(known: PlanInput, state: str = "running") -> tuple[StepName, ...]:
     return plan_for(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
 
 
 def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
     coming = known(None, made=False, role="target", migration=MOVE)
-    assert steps(coming, "absent") == (Step.CHECK_VOLUMES, *RECEIVE)
+    assert steps(coming, "absent") == (StepName.CHECK_VOLUMES, *RECEIVE)
     assert steps(known(TARGET, role="target", migration=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"
     assert steps(known(TARGET, role="target", migration=MOVE, migrating=True), "starting") == ()
     assert steps(known(None, made=False, role="target", migration=MOVE, unconfirmed=True), "absent") == ()
@@ -71,16 +71,16 @@ def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
 def test_a_source_that_said_it_failed_sends_no_more_by_that_migration_also_after_a_crash() -> None:
     failed = change(SOURCE, failed=True)
     assert steps(known(failed, role="source", migration=TOLD)) == ()
-    assert steps(known(SOURCE, role="source", migration=TOLD)) == (Step.SEND,)
+    assert steps(known(SOURCE, role="source", migration=TOLD)) == (StepName.SEND,)
     told = msgspec.structs.replace(TOLD, never_ran=True)
-    assert steps(known(failed, role="source", migration=told)) == (Step.CANCEL,)
+    assert steps(known(failed, role="source", migration=told)) == (StepName.CANCEL,)
 
 
 def test_a_source_sends_once_it_knows_where_to_and_goes_on_after_a_crash() -> None:
     assert steps(known(None, role="source", migration=MOVE)) == ()
-    assert steps(known(None, role="source", migration=TOLD)) == (Step.SEND,)
+    assert steps(known(None, role="source", migration=TOLD)) == (StepName.SEND,)
     assert steps(known(SOURCE, role="source", migration=TOLD, migrating=True)) == ()
-    assert steps(known(SOURCE, role="source", migration=TOLD, unconfirmed=True)) == (Step.SEND,)
+    assert steps(known(SOURCE, role="source", migration=TOLD, unconfirmed=True)) == (StepName.SEND,)
     assert steps(known(None, role="source", migration=TOLD, unconfirmed=True)) == ()
 
 
@@ -91,19 +91,21 @@ def test_neither_side_ever_starts_a_guest(state: str, role: str, restart_generat
     for migration in (None, SOURCE if role == "source" else TARGET):
         for fields in ({}, {"desired": "stop"}, {"deleting": True}, {"migrating": True}):
             side = known(migration, role=role, migration=TOLD, restart_generation=restart_generation, **fields)  # type: ignore[arg-type]
-            assert Step.START not in steps(side, state)
+            assert StepName.START not in steps(side, state)
 
 
 def test_a_target_that_is_to_stop_gives_up_and_is_taken_away_with_its_half_made_volumes() -> None:
     assert steps(known(TARGET, role="target", migration=MOVE, desired="stop", migrating=True), "starting") == (
-        Step.GIVE_UP,
+        StepName.GIVE_UP,
     )
-    assert steps(known(None, made=False, role="target", migration=MOVE, desired="stop"), "absent") == (Step.GIVE_UP,)
+    assert steps(known(None, made=False, role="target", migration=MOVE, desired="stop"), "absent") == (
+        StepName.GIVE_UP,
+    )
     given_up = change(TARGET, over=True)
     assert steps(known(given_up, role="target", migration=MOVE, desired="stop"), "absent") == ()
     assert steps(known(given_up, role="target", migration=MOVE, deleting=True), "absent") == WITH_VOLUMES
     for migration in (None, TARGET):
-        assert steps(known(migration, role="target", migration=MOVE, deleting=True), "starting") == (Step.GIVE_UP,)
+        assert steps(known(migration, role="target", migration=MOVE, deleting=True), "starting") == (StepName.GIVE_UP,)
 
 
 def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
@@ -114,12 +116,14 @@ def test_data_that_was_here_before_a_target_came_is_left_alone() -> None:
 def test_a_target_that_has_taken_over_is_not_given_up_any_more() -> None:
     taken = change(TARGET, taken=True)
     assert steps(known(taken, role="target", migration=MOVE, desired="stop")) == ()
-    assert steps(known(taken)) == (Step.SETTLE,)
-    assert steps(known(taken, deleting=True)) == (Step.STOP, *TAKE_AWAY), "then its volumes are nobody else's"
+    assert steps(known(taken)) == (StepName.SETTLE,)
+    assert steps(known(taken, deleting=True)) == (StepName.STOP, *TAKE_AWAY), "then its volumes are nobody else's"
 
 
 def test_a_source_that_was_left_goes_with_its_volumes_only_by_the_targets_word() -> None:
-    assert steps(known(SOURCE, role="source", migration=TOLD, desired="stop", deleting=True), "paused") == (Step.LEAVE,)
+    assert steps(known(SOURCE, role="source", migration=TOLD, desired="stop", deleting=True), "paused") == (
+        StepName.LEAVE,
+    )
     left = change(SOURCE, over=True)
     assert steps(known(left, role="source", migration=TOLD, deleting=True), "stopped") == TAKE_AWAY
     heard = change(left, taken=True)
@@ -128,11 +132,13 @@ def test_a_source_that_was_left_goes_with_its_volumes_only_by_the_targets_word()
 
 def test_a_source_whose_move_is_no_more_takes_its_guest_back_before_all_else() -> None:
     for state in ("running", "paused", "stopped"):
-        assert steps(known(SOURCE), state) == (Step.CANCEL,)
+        assert steps(known(SOURCE), state) == (StepName.CANCEL,)
     never_ran = msgspec.structs.replace(TOLD, never_ran=True)
-    assert steps(known(SOURCE, role="source", migration=never_ran), "paused") == (Step.CANCEL,)
+    assert steps(known(SOURCE, role="source", migration=never_ran), "paused") == (StepName.CANCEL,)
     assert steps(known(None, role="source", migration=never_ran)) == (), "and doesn't send it anew"
-    assert steps(known(SOURCE, role="source", migration=msgspec.structs.replace(TOLD, key="later"))) == (Step.CANCEL,)
+    assert steps(known(SOURCE, role="source", migration=msgspec.structs.replace(TOLD, key="later"))) == (
+        StepName.CANCEL,
+    )
 
 
 def test_a_guest_that_has_not_begun_to_run_here_cannot_have_ended_here() -> None:
@@ -155,7 +161,7 @@ def test_data_of_volumes_is_removed_only_where_the_other_node_has_it(
     for migration in (None, change(SOURCE, taken=taken, over=over), change(TARGET, taken=taken, over=over)):
         allocated = TOLD if role != "active" else None
         planned = steps(known(migration, role=role, migration=allocated, deleting=deleting), state)
-        if Step.REMOVE_VOLUMES in planned:
+        if StepName.REMOVE_VOLUMES in planned:
             assert deleting and migration is not None and over
             assert taken if migration.role == "source" else not taken
 
@@ -166,7 +172,7 @@ GONE = change(SENT, taken=True, over=True)
 
 def orphan(
     part: MigrationState | None, state: str = "running", *, superseded: bool = False, **fields: Any
-) -> tuple[Step, ...]:
+) -> tuple[StepName, ...]:
     stale = fields.pop("stale_volumes", False)
     it = known(part, **fields)
     checkpoint = msgspec.structs.replace(it.checkpoint, orphan=True)
@@ -178,7 +184,9 @@ def test_a_guest_that_was_taken_over_elsewhere_is_not_begun_here_for_an_older_st
     for state in ("absent", "stopped", "paused"):
         plan = plan_for(known(GONE, made=False), GuestFacts("id", "a", "web", 1, state), 0)  # type: ignore[arg-type]
         assert (plan.steps, plan.state, plan.reason) == ((), "stopped", "migrated")
-    assert steps(known(GONE, back_from=["m"]), "absent") == (Step.CANCEL,), "but on the word that it never ran there"
+    assert steps(known(GONE, back_from=["m"]), "absent") == (StepName.CANCEL,), (
+        "but on the word that it never ran there"
+    )
     assert steps(known(GONE, back_from=["another"]), "absent") == ()
     assert steps(known(GONE, role="source", migration=TOLD), "absent") == ()
     assert steps(known(GONE, role="target", migration=MOVE), "absent") == (), (
@@ -187,16 +195,16 @@ def test_a_guest_that_was_taken_over_elsewhere_is_not_begun_here_for_an_older_st
 
 
 def test_a_side_that_the_server_does_not_know_breaks_its_move_off_as_far_as_that_is_its_own_to_do() -> None:
-    assert orphan(SENT, role="source", migration=TOLD) == (Step.CANCEL,)
-    assert orphan(TARGET, "starting", role="target", migration=MOVE) == (Step.GIVE_UP,)
-    assert orphan(None, "absent", role="target", migration=MOVE) == (Step.GIVE_UP,)
+    assert orphan(SENT, role="source", migration=TOLD) == (StepName.CANCEL,)
+    assert orphan(TARGET, "starting", role="target", migration=MOVE) == (StepName.GIVE_UP,)
+    assert orphan(None, "absent", role="target", migration=MOVE) == (StepName.GIVE_UP,)
     for settled in (change(SENT, taken=True), GONE, change(TARGET, taken=True), change(TARGET, over=True), None):
         assert orphan(settled) == ()
 
 
 def test_a_side_that_does_not_count_any_more_lets_go_first_and_keeps_data_that_no_other_node_has() -> None:
-    assert orphan(SENT, "paused", superseded=True) == (Step.LEAVE,)
-    assert orphan(TARGET, "starting", superseded=True) == (Step.GIVE_UP,)
+    assert orphan(SENT, "paused", superseded=True) == (StepName.LEAVE,)
+    assert orphan(TARGET, "starting", superseded=True) == (StepName.GIVE_UP,)
     for migration in (GONE, change(TARGET, over=True)):
         assert orphan(migration, "absent", superseded=True) == TAKE_AWAY
         assert orphan(migration, "absent", superseded=True, stale_volumes=True) == WITH_VOLUMES
@@ -244,7 +252,7 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
     here = known(None, made=False, role="target", migration=coming)
     for migration, begun in ((coming, False), (msgspec.structs.replace(coming, rests=""), True)):
         checkpoint = before_step(
-            Step.OPEN,
+            StepName.OPEN,
             Checkpoint(),
             Moment(msgspec.structs.replace(here.local.spec, migration=migration), TARGET),
         )
@@ -256,24 +264,24 @@ def test_what_has_ended_by_itself_before_its_move_rests_where_it_comes_to() -> N
 def test_what_goes_on_elsewhere_is_saved_in_place_of_a_stop_and_stopped_only_if_it_may_be() -> None:
     may, must = (msgspec.structs.replace(TOLD, mode="cold", saves=saves) for saves in ("may", "must"))
     for migration in (may, must):
-        assert steps(known(None, role="source", migration=migration)) == (Step.SAVE, Step.SEND)
-        assert steps(known(None, role="source", migration=migration), "suspended") == (Step.SEND,)
+        assert steps(known(None, role="source", migration=migration)) == (StepName.SAVE, StepName.SEND)
+        assert steps(known(None, role="source", migration=migration), "suspended") == (StepName.SEND,)
     assert steps(known(None, role="source", migration=msgspec.structs.replace(TOLD, mode="cold"))) == (
-        Step.STOP,
-        Step.SEND,
+        StepName.STOP,
+        StepName.SEND,
     )
     refused = StepFailure("notSaved", "criu: it holds a device", 1, 0.0)
     assert steps(msgspec.structs.replace(known(None, role="source", migration=may), failure=refused)) == (
-        Step.STOP,
-        Step.SEND,
+        StepName.STOP,
+        StepName.SEND,
     )
     assert steps(msgspec.structs.replace(known(None, role="source", migration=must), failure=refused)) == (
-        Step.SAVE,
-        Step.SEND,
+        StepName.SAVE,
+        StepName.SEND,
     )
     stays = known(SOURCE, role="active")
-    assert steps(stays, "suspended") == (Step.CANCEL,)
-    assert steps(known(None), "suspended")[-1] is Step.START, "one that came, or stays, goes on"
+    assert steps(stays, "suspended") == (StepName.CANCEL,)
+    assert steps(known(None), "suspended")[-1] is StepName.START, "one that came, or stays, goes on"
 
 
 def test_one_that_is_saved_for_its_move_has_not_ended() -> None:
@@ -296,7 +304,7 @@ def test_what_rests_since_its_lease_ended_says_so_at_both_ends_of_its_move_and_h
     lease = AllocatedLease(mode="immediate", start=0.0, end=5.0)
     cold = msgspec.structs.replace(TOLD, mode="cold", rests="leaseEnded")
     coming = known(None, made=False, role="target", migration=cold, lease=lease)
-    opened = before_step(Step.OPEN, Checkpoint(), Moment(coming.local.spec, TARGET))
+    opened = before_step(StepName.OPEN, Checkpoint(), Moment(coming.local.spec, TARGET))
     arrived = msgspec.structs.replace(opened, migration=change(TARGET, taken=True))
     settled = msgspec.structs.replace(opened, migration=None, arrived_by="m")
     older = msgspec.structs.replace(settled, run="ended", ended="leaseEnded", made=True)

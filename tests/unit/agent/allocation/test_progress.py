@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.unit.agent.server.test_reporter import HandClock
 
-from weft.agent.allocation.plan import Step
+from weft.agent.allocation.plan import StepName
 from weft.agent.allocation.progress import StartProgress
 
 
@@ -12,11 +12,11 @@ def test_each_stage_has_the_seconds_that_it_took() -> None:
     clock = HandClock()
     progress = StartProgress(clock, [])
     for step, seconds, detail in (
-        (Step.IMAGE, 30.0, "58 MiB in 30 s"),
-        (Step.DISK, 1.5, ""),
-        (Step.VOLUMES, 0.5, ""),
-        (Step.NETWORK, 0.25, ""),
-        (Step.START, 2.0, ""),
+        (StepName.IMAGE, 30.0, "58 MiB in 30 s"),
+        (StepName.DISK, 1.5, ""),
+        (StepName.VOLUMES, 0.5, ""),
+        (StepName.NETWORK, 0.25, ""),
+        (StepName.START, 2.0, ""),
     ):
         progress.begin(step)
         clock.time += seconds

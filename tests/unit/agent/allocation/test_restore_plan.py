@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from tests.unit.agent.allocation.test_allocation_plan import UP, guest, known
 
-from weft.agent.allocation.plan import BRING_UP, PlanInput, Step, plan_allocation
+from weft.agent.allocation.plan import BRING_UP, PlanInput, StepName, plan_allocation
 from weft.agent.allocation.report import make_report
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step
@@ -26,28 +26,28 @@ def facts(checkpoint: Checkpoint = UP, at: Any = RUNS, more: dict[str, Any] | No
     return msgspec.structs.replace(found, guest=at, **(more or {}))
 
 
-def steps(*given: Any, **more: Any) -> tuple[Step, ...]:
+def steps(*given: Any, **more: Any) -> tuple[StepName, ...]:
     return plan_allocation(facts(*given, **more)).steps
 
 
 def test_the_snapshot_is_looked_for_before_the_guest_ends() -> None:
-    assert steps() == (Step.CHECK_ORIGIN, Step.STOP, Step.REMOVE, Step.RESTORE)
-    assert steps(at=guest("suspended"), desired="suspend") == (Step.CHECK_ORIGIN, Step.REMOVE, Step.RESTORE)
+    assert steps() == (StepName.CHECK_ORIGIN, StepName.STOP, StepName.REMOVE, StepName.RESTORE)
+    assert steps(at=guest("suspended"), desired="suspend") == (StepName.CHECK_ORIGIN, StepName.REMOVE, StepName.RESTORE)
     assert plan_allocation(facts()).message == "its disks go back to snapshot/s1"
 
 
 def test_a_restore_waits_for_what_is_under_way_and_for_the_server() -> None:
-    assert Step.RESTORE not in steps(more={"relocating": True})
-    assert Step.RESTORE not in steps(more={"unconfirmed": True})
-    assert Step.RESTORE not in steps(at=GONE, more={"blocked": "waits for vm/other"})
-    assert Step.RESTORE not in steps(role="source")
+    assert StepName.RESTORE not in steps(more={"relocating": True})
+    assert StepName.RESTORE not in steps(more={"unconfirmed": True})
+    assert StepName.RESTORE not in steps(at=GONE, more={"blocked": "waits for vm/other"})
+    assert StepName.RESTORE not in steps(role="source")
 
 
 def test_one_that_has_begun_is_finished_whatever_the_spec_says() -> None:
-    begun = before_step(Step.RESTORE, UP, Moment(facts().local.spec))
+    begun = before_step(StepName.RESTORE, UP, Moment(facts().local.spec))
     assert begun.restoring == BACK
     for spec in ({"origin": None}, {"role": "source"}, {"desired": "stop"}):
-        assert steps(begun, GONE, **spec) == (Step.REMOVE, Step.RESTORE), spec
+        assert steps(begun, GONE, **spec) == (StepName.REMOVE, StepName.RESTORE), spec
     assert find_snapshots(facts(origin=None).local, begun) == {"s1", "before"}
 
 
@@ -55,14 +55,16 @@ def test_what_its_spec_desires_comes_after_it() -> None:
     done = msgspec.structs.replace(UP, run="down", restored=7)
     assert steps(done, GONE) == BRING_UP
     assert steps(done, GONE, desired="stop") == ()
-    assert steps(done, GONE, origin=msgspec.structs.replace(BACK, generation=5))[-1] is Step.RESTORE, "an older store"
+    assert steps(done, GONE, origin=msgspec.structs.replace(BACK, generation=5))[-1] is StepName.RESTORE, (
+        "an older store"
+    )
 
 
 def test_only_the_first_guest_of_an_origin_begins_from_it() -> None:
     for origin, checkpoint in ((FIRST, Checkpoint()), (BACK, msgspec.structs.replace(UP, run="down", restored=7))):
         spec = facts(origin=origin).local.spec
         assert find_beginning(spec, checkpoint) == origin
-        starting = before_step(Step.START, checkpoint, Moment(spec))
+        starting = before_step(StepName.START, checkpoint, Moment(spec))
         assert find_beginning(spec, note_beginning(starting, spec, GONE)) == origin, "a start that was cut off"
         for state in ("starting", "running", "stopped", "failed", "suspended"):
             assert find_beginning(spec, note_beginning(starting, spec, guest(state))) is None, state

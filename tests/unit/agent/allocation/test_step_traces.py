@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.trace import StepTraces
 from weft.contracts.clock import SystemClock
 from weft.contracts.trace.context import Context, make_mark
@@ -25,6 +25,6 @@ def test_an_agent_that_comes_back_starts_a_guest_that_ran_for_no_earlier_write(r
     )
     trace = make_mark(Context("a" * 32, "b" * 16), SystemClock().now())
     state: Any = SimpleNamespace(local=local, envelope=SimpleNamespace(trace=trace))
-    with traces.step(Step.START, state):
+    with traces.step(StepName.START, state):
         pass
     assert [one.name for one in taken] == steps

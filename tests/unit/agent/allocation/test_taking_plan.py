@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.unit.agent.allocation.test_allocation_plan import UP, guest, known
 
-from weft.agent.allocation.plan import BRING_UP, TAKE_AWAY, PlanInput, Step, plan_allocation
+from weft.agent.allocation.plan import BRING_UP, TAKE_AWAY, PlanInput, StepName, plan_allocation
 from weft.agent.allocation.report import make_report
 from weft.agent.allocation.steps.record import Moment
 from weft.agent.allocation.transitions import before_step
@@ -26,7 +26,7 @@ def facts(checkpoint: Checkpoint = UP, at: Any = RUNS, more: dict[str, Any] | No
     return msgspec.structs.replace(found, guest=at, **(more or {}))
 
 
-def steps(*given: Any, **more: Any) -> tuple[Step, ...]:
+def steps(*given: Any, **more: Any) -> tuple[StepName, ...]:
     return plan_allocation(facts(*given, **more)).steps
 
 
@@ -37,15 +37,15 @@ def taking(**fields: Any) -> Checkpoint:
 
 @pytest.mark.parametrize("state", ["running", "paused"])
 def test_it_is_taken_of_a_guest_that_runs(state: str) -> None:
-    assert steps(at=guest(state)) == (Step.SNAPSHOT,)
+    assert steps(at=guest(state)) == (StepName.SNAPSHOT,)
 
 
 def test_it_is_taken_of_an_allocation_at_rest() -> None:
     down = Checkpoint(run="down", made=True)
-    assert steps(down, guest("stopped"), desired="stop") == (Step.SNAPSHOT,)
-    assert steps(UP, guest("suspended"), desired="suspend") == (Step.SNAPSHOT,)
+    assert steps(down, guest("stopped"), desired="stop") == (StepName.SNAPSHOT,)
+    assert steps(UP, guest("suspended"), desired="suspend") == (StepName.SNAPSHOT,)
     failed = Checkpoint(run="ended", ended="crashed", made=True)
-    assert steps(failed, guest("failed"), restart="never") == (Step.SNAPSHOT,)
+    assert steps(failed, guest("failed"), restart="never") == (StepName.SNAPSHOT,)
 
 
 @pytest.mark.parametrize(
@@ -72,43 +72,43 @@ def test_else_it_waits_and_says_for_what(given: dict[str, Any], why: str) -> Non
         given = {**given, "at": guest("absent")}
     found = facts(**given)
     plan = plan_allocation(found)
-    assert Step.SNAPSHOT not in plan.steps
+    assert StepName.SNAPSHOT not in plan.steps
     (report,) = make_report(found, plan, plan.state, [], None).snapshots
     assert (report.phase, report.reason) == ("taking", "waits") and report.message.startswith(why)
 
 
 def test_what_starts_moves_or_changes_the_guest_waits_for_it_and_a_stop_does_not() -> None:
     off = guest("stopped")
-    assert steps(msgspec.structs.replace(taking(), run="down"), off) == (Step.SNAPSHOT, *BRING_UP)
-    assert steps(taking(), RUNS, role="source") == (Step.SNAPSHOT,)
-    assert steps(taking(), RUNS, desired="suspend") == (Step.SNAPSHOT,)
-    assert steps(taking(), RUNS, desired="stop") == (Step.STOP, Step.SNAPSHOT)
-    assert steps(taking(), RUNS, restart_generation=1) == (Step.STOP, Step.SNAPSHOT, *BRING_UP)
+    assert steps(msgspec.structs.replace(taking(), run="down"), off) == (StepName.SNAPSHOT, *BRING_UP)
+    assert steps(taking(), RUNS, role="source") == (StepName.SNAPSHOT,)
+    assert steps(taking(), RUNS, desired="suspend") == (StepName.SNAPSHOT,)
+    assert steps(taking(), RUNS, desired="stop") == (StepName.STOP, StepName.SNAPSHOT)
+    assert steps(taking(), RUNS, restart_generation=1) == (StepName.STOP, StepName.SNAPSHOT, *BRING_UP)
     deleting = msgspec.structs.replace(known(taking(), deleting=True), guest=RUNS)
-    assert plan_allocation(deleting).steps == (Step.STOP, Step.SNAPSHOT, *TAKE_AWAY)
+    assert plan_allocation(deleting).steps == (StepName.STOP, StepName.SNAPSHOT, *TAKE_AWAY)
 
 
 def test_a_runtime_that_saves_memory_is_asked_when_it_is_due() -> None:
     plan = plan_allocation(facts(taking(finished=True), more={"now": 10.0, "snapshot_at": 10.5}))
     assert (plan.steps, plan.review_at, plan.state) == ((), 10.5, "running")
-    assert steps(taking(finished=True), more={"now": 10.5, "snapshot_at": 10.5}) == (Step.SNAPSHOT,)
+    assert steps(taking(finished=True), more={"now": 10.5, "snapshot_at": 10.5}) == (StepName.SNAPSHOT,)
     stop = facts(taking(finished=True), more={"now": 10.0, "snapshot_at": 10.5}, desired="stop")
-    assert plan_allocation(stop).steps == (Step.STOP, Step.SNAPSHOT)
+    assert plan_allocation(stop).steps == (StepName.STOP, StepName.SNAPSHOT)
 
 
 def test_the_next_one_follows_and_those_that_are_over_are_not_taken_again() -> None:
     over = msgspec.structs.replace(UP, taken=[SnapshotReport(uid="s1", phase="ready")])
     assert steps(over) == ()
-    assert steps(over, snapshots=[S1, S2]) == (Step.SNAPSHOT,)
-    begun = before_step(Step.SNAPSHOT, over, Moment(facts(snapshots=[S1, S2]).local.spec, alive=True))
+    assert steps(over, snapshots=[S1, S2]) == (StepName.SNAPSHOT,)
+    begun = before_step(StepName.SNAPSHOT, over, Moment(facts(snapshots=[S1, S2]).local.spec, alive=True))
     assert begun.taking is not None and (begun.taking.snapshot, begun.taking.live) == (S2, True)
 
 
 def test_the_checkpoint_names_it_and_its_disks_before_it_begins() -> None:
     spec = known(volumes=[AllocatedVolume(name="data", uid="v", size=1)], snapshots=[S1]).local.spec
-    begun = before_step(Step.SNAPSHOT, UP, Moment(spec)).taking
+    begun = before_step(StepName.SNAPSHOT, UP, Moment(spec)).taking
     assert begun is not None and not begun.live and not begun.finished
     assert {disk: place.name for disk, place in begun.disks.items()} == {ROOT: "", "v": "data"}
-    later = before_step(Step.SNAPSHOT, taking(), Moment(spec, alive=False)).taking
+    later = before_step(StepName.SNAPSHOT, taking(), Moment(spec, alive=False)).taking
     assert later == taking().taking, "one that has begun stays what it is"
     assert find_snapshots(known().local, taking()) == {"s1"}, "also once the spec has it no more"

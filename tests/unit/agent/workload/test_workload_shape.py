@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.unit.agent.test_agent_parts import wanted
 
-from weft.agent.allocation.plan import ADJUST, PlanInput, Step, plan_allocation
+from weft.agent.allocation.plan import ADJUST, PlanInput, StepName, plan_allocation
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kinds import kind_of
 from weft.agent.workload.shape import name_serial
@@ -65,7 +65,7 @@ def test_a_long_name_keeps_its_serial_whatever_others_come_and_go() -> None:
     assert all(len(name_serial(name)) <= 20 for name in names)
 
 
-def plan(spec: AllocationSpec, checkpoint: Checkpoint, *, can_adjust: bool = True) -> tuple[tuple[Step, ...], str]:
+def plan(spec: AllocationSpec, checkpoint: Checkpoint, *, can_adjust: bool = True) -> tuple[tuple[StepName, ...], str]:
     guest = GuestFacts("g", "u", "web", 1, "running", ready=True, shape=SHAPE)
     local = msgspec.structs.replace(wanted(), spec=spec)
     planned = plan_allocation(PlanInput(local=local, checkpoint=checkpoint, guest=guest, can_adjust=can_adjust))
@@ -82,7 +82,7 @@ def test_a_running_guest_that_does_not_fit_is_brought_to_it_without_being_stoppe
 def test_ports_of_nics_it_gave_up_go_after_them() -> None:
     checkpoint = Checkpoint(run="up", answered=True, made=True, leftover=SPEC.nics)
     assert plan(asked(nics=[]), checkpoint)[0] == ADJUST
-    assert plan(SPEC, checkpoint)[0] == (Step.TIDY,)
+    assert plan(SPEC, checkpoint)[0] == (StepName.TIDY,)
 
 
 def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
@@ -93,4 +93,4 @@ def test_ports_of_nics_that_a_stopped_guest_gave_up_go_at_once() -> None:
         checkpoint=Checkpoint(run="up", made=True, leftover=SPEC.nics),
     )
     told = plan_allocation(known)
-    assert (told.steps, told.state) == ((Step.TIDY,), "stopped")
+    assert (told.steps, told.state) == ((StepName.TIDY,), "stopped")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import StepParts, StepRecord, Work
 from weft.agent.snapshot.transfer import release_snapshots
 from weft.agent.state.allocation import LocalAllocation, MigrationState
@@ -139,11 +139,11 @@ def _seed_path(parts: StepParts, local: LocalAllocation, form: str) -> Path:
 
 
 DISK_STEPS = (
-    StepRecord(step=Step.DISK, perform=_make_root, durable=True, makes=True, stage="disk"),
-    StepRecord(step=Step.VOLUMES, perform=_make_volumes, durable=True, makes=True, stage="disk", ends_stage=True),
-    StepRecord(step=Step.SEED, perform=_make_seed, durable=True, makes=True, stage="disk", ends_stage=True),
-    StepRecord(step=Step.KEEP_DISK, perform=_keep_disk),
-    StepRecord(step=Step.REMOVE_DISKS, perform=_remove_disks),
-    StepRecord(step=Step.CHECK_VOLUMES, perform=_check_volumes),
-    StepRecord(step=Step.REMOVE_VOLUMES, perform=_remove_volumes),
+    StepRecord(step=StepName.DISK, perform=_make_root, durable=True, makes=True, stage="disk"),
+    StepRecord(step=StepName.VOLUMES, perform=_make_volumes, durable=True, makes=True, stage="disk", ends_stage=True),
+    StepRecord(step=StepName.SEED, perform=_make_seed, durable=True, makes=True, stage="disk", ends_stage=True),
+    StepRecord(step=StepName.KEEP_DISK, perform=_keep_disk),
+    StepRecord(step=StepName.REMOVE_DISKS, perform=_remove_disks),
+    StepRecord(step=StepName.CHECK_VOLUMES, perform=_check_volumes),
+    StepRecord(step=StepName.REMOVE_VOLUMES, perform=_remove_volumes),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.volume.origin import begin_from
@@ -116,7 +116,7 @@ async def _note_departure(turn: Turn, before: Checkpoint) -> None:
 
 GUEST_STEPS = (
     StepRecord(
-        step=Step.START,
+        step=StepName.START,
         perform=_start,
         before=_before_start,
         after=lambda checkpoint, moment: replace(checkpoint, run="up"),
@@ -126,16 +126,16 @@ GUEST_STEPS = (
         on_end=_note_start,
         stage="boot",  # it ends with the guest's answer
     ),
-    StepRecord(step=Step.ADJUST, perform=_adjust),
-    StepRecord(step=Step.HOLD, perform=_hold),
-    StepRecord(step=Step.GO, perform=_let_go),
-    StepRecord(step=Step.STOP, perform=_stop, before=take_down),
-    StepRecord(step=Step.END, perform=_stop),
-    StepRecord(step=Step.SUSPEND, perform=_suspend),
-    StepRecord(step=Step.SAVE, perform=_suspend),
-    StepRecord(step=Step.REMOVE, perform=_remove, before=take_down),
+    StepRecord(step=StepName.ADJUST, perform=_adjust),
+    StepRecord(step=StepName.HOLD, perform=_hold),
+    StepRecord(step=StepName.GO, perform=_let_go),
+    StepRecord(step=StepName.STOP, perform=_stop, before=take_down),
+    StepRecord(step=StepName.END, perform=_stop),
+    StepRecord(step=StepName.SUSPEND, perform=_suspend),
+    StepRecord(step=StepName.SAVE, perform=_suspend),
+    StepRecord(step=StepName.REMOVE, perform=_remove, before=take_down),
     StepRecord(
-        step=Step.FORGET,
+        step=StepName.FORGET,
         perform=_forget,
         after=lambda checkpoint, moment: Checkpoint(
             restart_generation=checkpoint.restart_generation, restarts=checkpoint.restarts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import StepParts, StepRecord, Work
 from weft.agent.workload.kind import Show
 from weft.agent.workload.kinds import kind_of
@@ -14,9 +14,9 @@ async def _fetch(parts: StepParts, work: Work, show: Show) -> str:
 
 
 IMAGE_STEPS = (
-    StepRecord(step=Step.FETCH, perform=_fetch, gives_way=True),
+    StepRecord(step=StepName.FETCH, perform=_fetch, gives_way=True),
     StepRecord(
-        step=Step.IMAGE,
+        step=StepName.IMAGE,
         perform=_fetch,
         durable=True,
         makes=True,

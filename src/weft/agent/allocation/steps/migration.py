@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from weft.agent.allocation.steps.guest import take_down
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kind import Show
@@ -82,24 +82,24 @@ async def _relocate(parts: StepParts, work: Work, show: Show) -> None:
 
 
 MIGRATION_STEPS = (
-    StepRecord(step=Step.OPEN, perform=_open, before=_before_open, durable=True),
+    StepRecord(step=StepName.OPEN, perform=_open, before=_before_open, durable=True),
     StepRecord(
-        step=Step.SEND,
+        step=StepName.SEND,
         perform=_send,
         before=lambda checkpoint, moment: replace(checkpoint, migration=moment.migration),
         durable=True,
     ),
-    StepRecord(step=Step.GIVE_UP, perform=_give_up, after=_part, on_end=_relate_if_migrating),
-    StepRecord(step=Step.LEAVE, perform=_leave, before=take_down, after=_part, on_end=_relate_if_migrating),
+    StepRecord(step=StepName.GIVE_UP, perform=_give_up, after=_part, on_end=_relate_if_migrating),
+    StepRecord(step=StepName.LEAVE, perform=_leave, before=take_down, after=_part, on_end=_relate_if_migrating),
     StepRecord(
-        step=Step.CANCEL,
+        step=StepName.CANCEL,
         perform=_cancel,
         after=lambda checkpoint, moment: replace(checkpoint, migration=None),
         on_end=_relate,
     ),
-    StepRecord(step=Step.SETTLE, perform=_settle, after=_after_settle),
+    StepRecord(step=StepName.SETTLE, perform=_settle, after=_after_settle),
     StepRecord(
-        step=Step.RELOCATE,
+        step=StepName.RELOCATE,
         perform=_relocate,
         before=lambda checkpoint, moment: replace(checkpoint, relocation=moment.relocation),
         durable=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Step(StrEnum):
+class StepName(StrEnum):
     """Each may be repeated at any time; its input is in the allocation."""
 
     FETCH = "fetch"  # the image into the node's cache, long before it is needed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import StepParts, StepRecord, Turn, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kind import Show
@@ -35,7 +35,7 @@ async def _note_unplugged(turn: Turn, before: Checkpoint) -> None:
 
 PORT_STEPS = (
     StepRecord(
-        step=Step.NETWORK,
+        step=StepName.NETWORK,
         perform=_plug,
         durable=True,
         makes=True,
@@ -43,6 +43,6 @@ PORT_STEPS = (
         stage="network",
         ends_stage=True,
     ),
-    StepRecord(step=Step.TIDY, perform=_tidy, after=lambda checkpoint, moment: replace(checkpoint, leftover=[])),
-    StepRecord(step=Step.UNPLUG, perform=_unplug, on_begin=_note_unplugged),
+    StepRecord(step=StepName.TIDY, perform=_tidy, after=lambda checkpoint, moment: replace(checkpoint, leftover=[])),
+    StepRecord(step=StepName.UNPLUG, perform=_unplug, on_begin=_note_unplugged),
 )

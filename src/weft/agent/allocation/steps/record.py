@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.migration.executor import MigrationExecutor
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.snapshot.inventory import KeptSnapshots
@@ -85,7 +85,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The record of a step. ``before`` and ``after`` are pure. A step may be cut off anywhere and is repeated then, from its
     beginning."""
 
-    step: Step
+    step: StepName
     # Returns a detail for people, if any; results for later steps are put into the work. Raises WeftError or OSError.
     perform: Callable[[StepParts, Work, Show], Awaitable[str | None]]
     before: Callable[[Checkpoint, Moment], Checkpoint] = lambda checkpoint, moment: checkpoint  # it may have begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Work
 from weft.agent.state.allocation import Checkpoint, LocalAllocation
 from weft.agent.state.allocation_state import keep_restored
@@ -53,8 +53,8 @@ async def _restore(parts: StepParts, work: Work, show: Show) -> None:
 
 
 RESTORE_STEPS = (
-    StepRecord(step=Step.CHECK_ORIGIN, perform=_check),
-    StepRecord(step=Step.RESTORE, perform=_restore, before=_before, durable=True),
+    StepRecord(step=StepName.CHECK_ORIGIN, perform=_check),
+    StepRecord(step=StepName.RESTORE, perform=_restore, before=_before, durable=True),
 )
 
 

@@ -13,7 +13,7 @@ import logging
 from msgspec.structs import replace
 
 from weft.agent.allocation.snapshots import NOT_HELD
-from weft.agent.allocation.steps.names import Step
+from weft.agent.allocation.steps.names import StepName
 from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Work
 from weft.agent.problem import describe_problem
 from weft.agent.snapshot.disks import absorb
@@ -50,7 +50,7 @@ async def _take(parts: StepParts, work: Work, show: Show) -> None:
         await SnapshotTaker(parts, work, taking).advance()
 
 
-SNAPSHOT_STEPS = (StepRecord(step=Step.SNAPSHOT, perform=_take, before=_before, durable=True),)
+SNAPSHOT_STEPS = (StepRecord(step=StepName.SNAPSHOT, perform=_take, before=_before, durable=True),)
 
 
 class SnapshotTaker:
