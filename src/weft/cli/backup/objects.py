@@ -25,7 +25,7 @@ _OF_DISKS = ("volumes", "disk", "boot", "pool")
 _SHOWN = 5
 
 
-class Step(msgspec.Struct, frozen=True):
+class ObjectRestore(msgspec.Struct, frozen=True):
     """``create`` it; ``restore`` it from ``backup``, with its volumes; it ``comes`` with another; ``share`` that of the project
     which was backed up; ``keep`` what is there; ``leave`` it out."""
 
@@ -70,7 +70,7 @@ def plan_restore(
     prefix: str,
     keep: bool,
     lent: Collection[Key] = (),
-) -> list[Step]:
+) -> list[ObjectRestore]:
     """The steps in order. ``existing``: the specs of what the project has, by kind and name. ``prefix``: of new names. ``keep``:
     leave what is there as it is. ``lent``: what the project that was backed up still has, and may share with another. Raises
     AlreadyExists for what is there and is another."""
@@ -91,14 +91,14 @@ def plan_restore(
             details={"by": others},
         )
     comes = _find_what_comes(objects, data, there)
-    steps: list[Step] = []
+    steps: list[ObjectRestore] = []
     for one in objects:
         key = one.kind, one.name
         if key in there:
             note = "it is there, and the same" if key in same else "it is there, and stays as it is"
-            steps.append(Step("keep", *key, names[key], note))
+            steps.append(ObjectRestore("keep", *key, names[key], note))
         elif key in shared:
-            steps.append(Step("share", *key, names[key]))
+            steps.append(ObjectRestore("share", *key, names[key]))
         else:
             steps += _plan_one(one, names, data, comes)
     return steps
@@ -106,42 +106,42 @@ def plan_restore(
 
 def _plan_one(
     one: BackedUpObject, names: Mapping[Key, str], data: Mapping[str, Object], comes: Mapping[str, str]
-) -> list[Step]:
+) -> list[ObjectRestore]:
     key = one.kind, one.name
     name, backup = names[key], data.get(f"{one.kind}/{one.name}")
     spec, left = _leave_out(one)
     manifest = {"kind": one.kind, "name": name, "labels": one.labels, "spec": spec}
     snapshots = BY_NAME[one.kind].snapshots
     if BY_NAME[one.kind].in_backups == "named" and not is_fetched(spec):
-        return [Step("leave", *key, name, f"its content is in no backup: weft image add {one.name} FILE")]
+        return [ObjectRestore("leave", *key, name, f"its content is in no backup: weft image add {one.name} FILE")]
     if snapshots == "volume" and one.name in comes:
-        return [Step("comes", *key, name, f"with {comes[one.name]}")]
+        return [ObjectRestore("comes", *key, name, f"with {comes[one.name]}")]
     volumes = {
         disk: names.get(("volume", disk), disk)
         for disk in (dig(backup, "status.disks", {}) if backup is not None else {})
         if disk != "root"
     }
     if snapshots == "mounts" and backup is not None:
-        first = Step(
+        first = ObjectRestore(
             "restore", "volume", one.name, next(iter(sorted(volumes.values())), ""), "its volumes", {}, backup, volumes
         )
         made = [first] if volumes and set(volumes) <= comes.keys() else []
-        return [*made, Step("create", *key, name, "", manifest)]
+        return [*made, ObjectRestore("create", *key, name, "", manifest)]
     if one.has_data and backup is None:
-        return [Step("leave", *key, name, "no good backup has its data")]
+        return [ObjectRestore("leave", *key, name, "no good backup has its data")]
     if one.has_data and backup is not None:
         fields = {field: value for field, value in spec.items() if field not in _OF_DISKS}
         given = {"new_name": name, "volumes": volumes if snapshots == "machine" else {}, "labels": one.labels}
         given |= {"pool": one.spec["pool"]} if one.spec.get("pool") else {}
         return [
-            Step(
+            ObjectRestore(
                 *("restore", *key, name, left),
                 {**given, "spec": fields} if snapshots == "machine" else given,
                 backup,
                 volumes,
             )
         ]
-    return [Step("create", *key, name, left, manifest)]
+    return [ObjectRestore("create", *key, name, left, manifest)]
 
 
 def _leave_out(one: BackedUpObject) -> tuple[dict[str, Any], str]:

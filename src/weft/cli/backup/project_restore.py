@@ -11,7 +11,7 @@ import msgspec
 
 from weft.cli.backup.adoption import begin_adoption, list_waits, read_stream
 from weft.cli.backup.interruption import Made, describe_end, describe_stop
-from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
+from weft.cli.backup.objects import ObjectRestore, bring_topics, choose_data, plan_restore
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import ERROR, INTERRUPTED, OK, partial_code
 from weft.cli.command.target import Target
@@ -68,7 +68,7 @@ def restore_project(
         return INTERRUPTED
 
 
-def describe(step: Step, would: str = "") -> str:
+def describe(step: ObjectRestore, would: str = "") -> str:
     """One line for people."""
     note = f": {step.note}" if step.note else ""
     if step.how == "restore" and step.backup is not None:
@@ -117,7 +117,7 @@ def _create_project(session: Session, made: Made) -> None:
     session.notify(f"{what}  created")
 
 
-def _bring(session: Session, steps: list[Step], made: Made) -> list[Step]:
+def _bring(session: Session, steps: list[ObjectRestore], made: Made) -> list[ObjectRestore]:
     """The steps with backups of its project: adopted there, as what they restore begins from one of its own."""
     project = made.project
     named = {str(one.backup["uid"]): one.backup for one in steps if one.backup is not None}
@@ -157,7 +157,7 @@ def _plan_wait_for(backup: Object) -> Wait | None:
 
 
 def _carry_out(
-    session: Session, steps: list[Step], held: BackedUpProject, backup: Object, so_far: Made, ends: list[Wait]
+    session: Session, steps: list[ObjectRestore], held: BackedUpProject, backup: Object, so_far: Made, ends: list[Wait]
 ) -> int:
     """``ends`` gets what is waited for once all is created. Raises KeyboardInterrupt."""
     done, waits, codes = list[Done](), list[Wait](), list[int]()
@@ -194,7 +194,7 @@ def list_data_waits(made: Object) -> list[Wait]:
     return [wait] if wait else []
 
 
-def _do(session: Session, step: Step, held: BackedUpProject, backup: Object, project: str) -> Object | None:
+def _do(session: Session, step: ObjectRestore, held: BackedUpProject, backup: Object, project: str) -> Object | None:
     """Do the step. Returns what was created; None: nothing. Raises WeftError."""
     if step.how == "share":
         session.client.verb(step.kind, step.old, "share", {"with": [project]}, project=held.project)
@@ -216,7 +216,7 @@ def _do(session: Session, step: Step, held: BackedUpProject, backup: Object, pro
         return session.client.verb("backup", name, "restore", given, project=project)
 
 
-def _bring_uploads(session: Session, step: Step, backup: str, project: str) -> None:
+def _bring_uploads(session: Session, step: ObjectRestore, backup: str, project: str) -> None:
     """Code, or a model, that the project hasn't. Without it in the backup, too, the server says so when the object is created."""
     admission = BY_NAME[step.kind].admission
     if admission.uploads is None:
@@ -233,7 +233,7 @@ def _bring_uploads(session: Session, step: Step, backup: str, project: str) -> N
         upload_code(session.client, sha256, data, admission.upload_sort, project)
 
 
-def _add_secrets(step: Step, held: BackedUpProject, repository: str) -> dict[str, Any]:
+def _add_secrets(step: ObjectRestore, held: BackedUpProject, repository: str) -> dict[str, Any]:
     own = next(one for one in held.objects if (one.kind, one.name) == (step.kind, step.old))
     if not own.sealed:
         return step.manifest

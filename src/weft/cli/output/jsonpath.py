@@ -34,7 +34,7 @@ _SIGNS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": lambda a, b: a >= b,
 }
 Node = tuple[str, Any]  # ("text", str), ("path", (path, steps)) or ("range", ((path, steps), nodes))
-Step = Callable[[Any], Iterator[Any]]
+PathStep = Callable[[Any], Iterator[Any]]
 
 
 def write_jsonpath(expression: str, value: Any, listed: Sequence[str] = ()) -> str:
@@ -140,9 +140,9 @@ def _read_text(piece: str, expression: str) -> str:
         raise _bad(expression, f"{piece[:40]} is not a string") from None
 
 
-def _read_path(path: str, expression: str) -> list[Step]:
+def _read_path(path: str, expression: str) -> list[PathStep]:
     rest = _begin(path)
-    steps: list[Step] = []
+    steps: list[PathStep] = []
     at = 0
     if rest == ".":
         return steps
@@ -161,7 +161,7 @@ def _begin(path: str) -> str:
     return f".{rest}" if rest and rest[0] not in ".[" else rest
 
 
-def _read_step(match: re.Match[str], expression: str) -> Step:
+def _read_step(match: re.Match[str], expression: str) -> PathStep:
     if match["deep"]:
         return _below(_plain(match["below"]))
     if match["name"] is not None:
@@ -191,7 +191,7 @@ def _each(value: Any) -> Iterator[Any]:
         yield from value
 
 
-def _named(name: str) -> Step:
+def _named(name: str) -> PathStep:
     def step(value: Any) -> Iterator[Any]:
         if isinstance(value, dict) and name in value:
             yield value[name]
@@ -199,7 +199,7 @@ def _named(name: str) -> Step:
     return step
 
 
-def _below(name: str) -> Step:
+def _below(name: str) -> PathStep:
     """A step to any depth: what is called so, or all there is."""
 
     def step(value: Any) -> Iterator[Any]:
@@ -213,7 +213,7 @@ def _below(name: str) -> Step:
     return step
 
 
-def _at(places: list[int]) -> Step:
+def _at(places: list[int]) -> PathStep:
     def step(value: Any) -> Iterator[Any]:
         for place in places if isinstance(value, list) else ():
             if -len(value) <= place < len(value):
@@ -222,11 +222,11 @@ def _at(places: list[int]) -> Step:
     return step
 
 
-def _sliced(part: slice) -> Step:
+def _sliced(part: slice) -> PathStep:
     return lambda value: iter(value[part] if isinstance(value, list) and part.step != 0 else [])
 
 
-def _tested(text: str, expression: str) -> Step:
+def _tested(text: str, expression: str) -> PathStep:
     match = _TEST.fullmatch(text)
     if match is None:
         raise _bad(expression, f"can't read the test ?({text[:40]})")
@@ -251,7 +251,7 @@ def _read_value(text: str, expression: str) -> Any:
         raise _bad(expression, f"{text[:40]} is not a value: put text in quotes") from None
 
 
-def _walk(steps: list[Step], value: Any) -> list[Any]:
+def _walk(steps: list[PathStep], value: Any) -> list[Any]:
     values = [value]
     for step in steps:
         values = [found for one in values for found in step(one)]

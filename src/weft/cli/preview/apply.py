@@ -18,7 +18,7 @@ Object = dict[str, Any]
 _NOT_PRUNED = ("migration", "conversion")  # acts, not things: they end by themselves
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class ApplyStep(msgspec.Struct, frozen=True, kw_only=True):
     """One object of a plan: ``action`` is create, update, keep or delete; ``standing`` its uid and generation as it is now."""
 
     target: Target
@@ -34,7 +34,7 @@ _ACTIONS = {"created": "create", "updated": "update", "unchanged": "keep"}
 
 def make_steps(
     session: Session, manifests: Sequence[Manifest], results: Sequence[Object], pruned: Sequence[Object]
-) -> list[Step]:
+) -> list[ApplyStep]:
     """The steps, in the order of the files, deletions last; ``results`` are what a dry run has answered."""
     steps = []
     for manifest, result in zip(manifests, results, strict=True):
@@ -46,15 +46,17 @@ def make_steps(
         target = Target(manifest.kind, obj["name"])
         changes = list(result.get("changes") or [])
         steps.append(
-            Step(target=target, project=obj.get("project"), action=action, changes=changes, standing=standing, obj=obj)
+            ApplyStep(
+                target=target, project=obj.get("project"), action=action, changes=changes, standing=standing, obj=obj
+            )
         )
     for obj in pruned:
         target, standing = Target(BY_NAME[obj["kind"]], obj["name"]), (obj["uid"], obj.get("generation", 1))
-        steps.append(Step(target=target, project=obj.get("project"), action="delete", standing=standing, obj=obj))
+        steps.append(ApplyStep(target=target, project=obj.get("project"), action="delete", standing=standing, obj=obj))
     return steps
 
 
-def name_plan(manifests: Sequence[Manifest], steps: Sequence[Step]) -> str:
+def name_plan(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> str:
     """The plan's id: the same as long as files and objects are the same."""
     described = [
         [manifest.data for manifest in manifests],
@@ -63,7 +65,7 @@ def name_plan(manifests: Sequence[Manifest], steps: Sequence[Step]) -> str:
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:12]
 
 
-def bind(manifests: Sequence[Manifest], steps: Sequence[Step]) -> list[Object]:
+def bind(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> list[Object]:
     """The manifests' data with what must still stand when they are applied: that very object, in that generation."""
     bound = []
     for manifest, step in zip(manifests, steps, strict=False):
@@ -97,7 +99,7 @@ def _project_of(session: Session, manifest: Manifest) -> str | None:
     return str(manifest.data.get("project") or session.client.project)
 
 
-def describe_step(step: Step) -> Object:
+def describe_step(step: ApplyStep) -> Object:
     """The step for programs."""
     described = {
         "action": step.action,

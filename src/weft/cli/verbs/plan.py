@@ -13,7 +13,7 @@ from weft.cli.command.exit_codes import ERROR, OK, USAGE
 from weft.cli.command.grammar import Entry
 from weft.cli.manifest.check import Manifest
 from weft.cli.output.formats import print_data
-from weft.cli.preview.apply import Step, describe_step, find_pruned, make_steps, name_plan
+from weft.cli.preview.apply import ApplyStep, describe_step, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import describe_loss
 from weft.cli.preview.dry_run import Foreseen, describe_refusal, foresee_each
 from weft.cli.session import Session
@@ -74,7 +74,7 @@ def _plan(
     return 0
 
 
-def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
+def _place(step: ApplyStep, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
     """The placement of a step, for programs: the node and the policy, or why on none."""
     forecast = foreseen.get(step.target.what)
     if forecast is None or forecast.answer is None:
@@ -85,7 +85,7 @@ def _place(step: Step, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
     }
 
 
-def _render_step(step: Step, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
+def _render_step(step: ApplyStep, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
     what = step.target.what
     if step.action == "create":
         why = describe_refusal(foreseen, what)
@@ -110,7 +110,7 @@ def _list_fields(manifest: Manifest | None) -> str:
     return f": {', '.join(plain[:_MOST_FIELDS])}{more}" if plain else ""
 
 
-def _count(steps: Sequence[Step]) -> str:
+def _count(steps: Sequence[ApplyStep]) -> str:
     words = {"create": "to create", "update": "to change", "delete": "to delete", "keep": "as they are"}
     counts = {action: sum(step.action == action for step in steps) for action in words}
     return ", ".join(f"{count} {words[action]}" for action, count in counts.items() if count)

@@ -54,7 +54,7 @@ class Progress(msgspec.Struct, kw_only=True):
     phase: Phase = "Progressing"
 
 
-class Step(msgspec.Struct):
+class RolloutStep(msgspec.Struct):
     """The progress from now on, the devices to set in the same commit, and after how long to look again."""
 
     progress: Progress
@@ -89,7 +89,7 @@ def begin(names: Sequence[str]) -> Progress:
     return Progress(members=sorted(names), states=WAITING * len(names))
 
 
-def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: float) -> Step:
+def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: float) -> RolloutStep:
     """``stands`` has the members that are there still."""
     states, failures, over = list(was.states), dict(was.failures), was.wave_at + waves.timeout_seconds - now
     for at, name in enumerate(was.members[: was.through]):
@@ -108,14 +108,14 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
     )
     if states.count(FAILED) > waves.max_failures * (waves.resumed + 1) + waves.resumed:
         found.phase = "Stopped"
-        return Step(found, later=max(over, 0.05) if SENT in states else None)
+        return RolloutStep(found, later=max(over, 0.05) if SENT in states else None)
     if WAITING in states[: was.through]:
         return _send(found, states, waves.together, now)
     if SENT in states:
-        return Step(found, later=max(over, 0.05))
+        return RolloutStep(found, later=max(over, 0.05))
     if was.through == len(was.members):
         found.phase = "Done"
-        return Step(found)
+        return RolloutStep(found)
     size = max(len(was.members) * waves.percent // 100, 1)
     found.through = min(was.through + size, len(was.members))
     return _send(found, states, waves.together, now)
@@ -125,10 +125,10 @@ def _describe_silence(waves: Waves, stand: Stand) -> str:
     return f"no answer within {waves.timeout_seconds:g} s" + (f": it is {stand.phase}" if stand.phase else "")
 
 
-def _send(progress: Progress, states: list[str], together: int, now: float) -> Step:
+def _send(progress: Progress, states: list[str], together: int, now: float) -> RolloutStep:
     """Set the next members of the wave that began, as many as one commit can."""
     ready = [at for at in range(progress.through) if states[at] == WAITING][:together]
     for at in ready:
         states[at] = SENT
     progress.states, progress.wave_at = "".join(states), now
-    return Step(progress, [progress.members[at] for at in ready], later=0.05)
+    return RolloutStep(progress, [progress.members[at] for at in ready], later=0.05)

@@ -54,7 +54,7 @@ from weft.protocol.failover.claim import Newer
 from weft.protocol.failover.guarded import HELD, READY
 from weft.protocol.failover.witness import WitnessAnswer
 
-Step = Literal["", "begin", "hold", "on", "release", "off", "end", "settle"]
+ArmingStep = Literal["", "begin", "hold", "on", "release", "off", "end", "settle"]
 _OVER = "Stale"  # the replica was promoted
 
 
@@ -86,7 +86,7 @@ class ArmingFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmingPlan(msgspec.Struct, frozen=True):
-    step: Step = ""
+    step: ArmingStep = ""
     condition: Condition | None = None  # None: as it is; one without a reason: it has none
 
 
@@ -322,11 +322,11 @@ def _plan_note(status: Literal["True", "False"], reason: str, message: str) -> A
     return ArmingPlan("", _make(status, reason, message))
 
 
-def _preparing(step: Step, message: str) -> ArmingPlan:
+def _preparing(step: ArmingStep, message: str) -> ArmingPlan:
     return ArmingPlan(step, _make("False", PREPARING, message))
 
 
-def _releasing(step: Step, message: str, why: str) -> ArmingPlan:
+def _releasing(step: ArmingStep, message: str, why: str) -> ArmingPlan:
     return ArmingPlan(step, _make("False", RELEASING, f"{message} ({why})" if why else message))
 
 

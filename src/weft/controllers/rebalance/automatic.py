@@ -39,7 +39,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     undone: tuple[str, float] | None = None  # the newest of the policy's plans that people undid, and its score before
 
 
-class Step(msgspec.Struct, frozen=True, kw_only=True):
+class RebalanceOutcome(msgspec.Struct, frozen=True, kw_only=True):
     status: RebalancePolicyStatus
     ask: ReportSpec | None = None  # make this Report, under the name in the status
     plan: RebalancePlanSpec | None = None  # make this plan, under the name in the status
@@ -52,20 +52,22 @@ def count_spent(plans: Sequence[tuple[float, RebalancePlanSpec]], now: float) ->
     return Spent(sum(len(spec.steps) for spec in lately), sum(step.bytes for spec in lately for step in spec.steps))
 
 
-def plan_automatic(name: str, spec: RebalancePolicySpec, status: RebalancePolicyStatus, seen: Seen, now: float) -> Step:
+def plan_automatic(
+    name: str, spec: RebalancePolicySpec, status: RebalancePolicyStatus, seen: Seen, now: float
+) -> RebalanceOutcome:
     """``name``: of its reports and plans, to which the number of the look is added."""
     if status.report and seen.asked and seen.answer is None and now - (status.looked_at or 0.0) < ANSWER_SECONDS:
-        return Step(status=status, wait=ANSWER_SECONDS)
+        return RebalanceOutcome(status=status, wait=ANSWER_SECONDS)
     if status.report and seen.answer is not None:
         return _take(f"{name}-{status.looks}", spec, status, seen, seen.answer, now)
     status = msgspec.structs.replace(status, report="")
     why = find_bar(spec, seen)
     if why:
         wait = LOOK_SECONDS if seen.other else HOUR_SECONDS / 6
-        return Step(status=msgspec.structs.replace(status, message=why, gains_since=None), wait=wait)
+        return RebalanceOutcome(status=msgspec.structs.replace(status, message=why, gains_since=None), wait=wait)
     due = min(status.looked_at, now) + LOOK_SECONDS if status.looked_at is not None else now
     if due > now:
-        return Step(status=status, wait=due - now)
+        return RebalanceOutcome(status=status, wait=due - now)
     looks = status.looks + 1
     asked = ReportSpec(
         subject="rebalance",
@@ -74,7 +76,7 @@ def plan_automatic(name: str, spec: RebalancePolicySpec, status: RebalancePolicy
         hours=spec.hours,
     )
     status = msgspec.structs.replace(status, looks=looks, looked_at=now, report=f"{name}-{looks}")
-    return Step(status=status, ask=asked, wait=ANSWER_SECONDS)
+    return RebalanceOutcome(status=status, ask=asked, wait=ANSWER_SECONDS)
 
 
 def find_bar(spec: RebalancePolicySpec, seen: Seen) -> str:
@@ -98,7 +100,7 @@ def _take(
     seen: Seen,
     answer: ReportStatus,
     now: float,
-) -> Step:
+) -> RebalanceOutcome:
     """The answer to its question: a plan, if it gains enough for the second time running."""
     status = msgspec.structs.replace(status, report="")
     gain, before = answer.score_before - answer.score_after, answer.score_before
@@ -109,7 +111,7 @@ def _take(
             if not answer.steps
             else (f"a gain of {gain:.2f} of {before:.2f} is too small")
         )
-        return Step(status=msgspec.structs.replace(status, gains_since=None, message=f"{said}{notes}"))
+        return RebalanceOutcome(status=msgspec.structs.replace(status, gains_since=None, message=f"{said}{notes}"))
     if seen.undone is not None and before <= seen.undone[1] + max(LEAST_POINTS, spec.least_gain * seen.undone[1]):
         name, score = seen.undone
         message = (
@@ -117,13 +119,13 @@ def _take(
             f"and now it is {before:.2f}: nothing begins until load is less even than then, or for weft delete "
             f"rebalanceplan/{name}"
         )
-        return Step(status=msgspec.structs.replace(status, gains_since=None, message=message))
+        return RebalanceOutcome(status=msgspec.structs.replace(status, gains_since=None, message=message))
     found = f"{count_migrations(len(answer.steps))} would gain: score {before:.2f} → {answer.score_after:.2f}"
     if status.gains_since is None:
         message = f"{found}; they begin if that is still so at the next look{notes}"
-        return Step(status=msgspec.structs.replace(status, gains_since=now, message=message))
+        return RebalanceOutcome(status=msgspec.structs.replace(status, gains_since=now, message=message))
     if why := find_bar(spec, seen):
-        return Step(status=msgspec.structs.replace(status, message=f"{found}, but {why}"))
+        return RebalanceOutcome(status=msgspec.structs.replace(status, message=f"{found}, but {why}"))
     plan = RebalancePlanSpec(
         steps=answer.steps,
         score_before=answer.score_before,
@@ -132,4 +134,6 @@ def _take(
         concurrent=spec.concurrent,
     )
     message = f"{found}: rebalanceplan/{name}{notes}"
-    return Step(status=msgspec.structs.replace(status, gains_since=None, plan=name, message=message), plan=plan)
+    return RebalanceOutcome(
+        status=msgspec.structs.replace(status, gains_since=None, plan=name, message=message), plan=plan
+    )

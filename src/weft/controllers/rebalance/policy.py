@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from weft.controllers.loop import Plan
-from weft.controllers.rebalance.automatic import Seen, Step, count_spent, plan_automatic
+from weft.controllers.rebalance.automatic import RebalanceOutcome, Seen, count_spent, plan_automatic
 from weft.informer.commit import Commit, Draft
 from weft.informer.view import Changed, Item, View
 from weft.kinds.rebalance_plan import OVER, REBALANCE_PLAN, RebalancePlanActions, RebalancePlanSpec, RebalancePlanStatus
@@ -86,7 +86,7 @@ def _is_going(plan: Item) -> bool:
     return plan.actions(RebalancePlanActions).start and plan.status(RebalancePlanStatus).phase not in OVER
 
 
-def make_commit(view: View, policy: Item, step: Step, now: float) -> Commit | None:
+def make_commit(view: View, policy: Item, step: RebalanceOutcome, now: float) -> Commit | None:
     draft, labels = Draft(policy), {POLICY_LABEL: policy.envelope.name}
     creator = policy.envelope.creator
     if step.status != policy.status(RebalancePolicyStatus):

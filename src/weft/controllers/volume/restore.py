@@ -26,28 +26,28 @@ from weft.objects.envelope import Envelope
 from weft.objects.identity import cut_name, object_key
 
 
-class Step(msgspec.Struct, frozen=True):
+class RestoreStep(msgspec.Struct, frozen=True):
     """``make``: a Snapshot of what stands there, to create with the status. ``needs`` must be unchanged for it."""
 
     make: Envelope | None = None
     needs: Sequence[Item] = ()
 
 
-def plan_data(view: View, volume: Item, status: VolumeStatus, now: float) -> Step:
+def plan_data(view: View, volume: Item, status: VolumeStatus, now: float) -> RestoreStep:
     """Change ``status`` by what its data needs next."""
     origin, asked = read_origin(volume), read_restore(volume)
     if status.order is not None and (volume.deleting or not _is_wanted(asked, status)):
         _end(view, status, status.order)
-        return Step()
+        return RestoreStep()
     if volume.deleting:
-        return Step()
+        return RestoreStep()
     if origin is not None and origin.alone and status.node_uid is None:
         return _make(view, volume, status, origin)
     if asked is not None and asked.generation > status.restored:
         return _restore(view, volume, status, asked, now)
     if asked is None or asked.generation != status.restored:
         status.reason = status.message = ""
-    return Step()
+    return RestoreStep()
 
 
 def _is_wanted(asked: VolumeRestore | None, status: VolumeStatus) -> bool:
@@ -67,43 +67,43 @@ def _end(view: View, status: VolumeStatus, order: VolumeOrder) -> None:
     status.order, status.reason, status.message = None, "", ""
 
 
-def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) -> Step:
+def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) -> RestoreStep:
     source = f"snapshot/{origin.snapshot}"
     if status.order is not None and (report := find_node_report(view, VOLUME, status.order)) is not None:
         if report.phase == "done":
             _settle(view, status, status.order, report)
             status.order, status.reason, status.message = None, "", ""
-            return Step()
+            return RestoreStep()
         status.reason = report.reason if report.is_over else ""
         status.message = report.message or f"is being made from {source}"
-        return Step()
+        return RestoreStep()
     if status.order is not None and (nodes := view.find(NODES_BY_UID, status.order.node_uid)):
         if nodes[0].status(NodeStatus).phase != "Ready":
             status.message = f"waits for node {nodes[0].envelope.name}, which isn't ready"
-        return Step()
+        return RestoreStep()
     status.order = None
     snapshot = view.get(object_key(SNAPSHOT.name, volume.envelope.project, origin.snapshot))
     if snapshot is None or snapshot.deleting:
         gone = "is gone" if snapshot is None else "is being deleted"
         status.reason, status.message = "snapshotGone", f"{source}, from which it is made, {gone}: delete the volume"
-        return Step()
+        return RestoreStep()
     made = snapshot.status(SnapshotStatus)
     if made.phase == "Failed":
         status.reason = "snapshotFailed"
         status.message = f"{source}, from which it is made, failed: {made.message or made.reason}"
-        return Step()
+        return RestoreStep()
     if made.phase != "Ready":
         why = f": {made.message}" if made.phase == "Unavailable" else ""
         status.reason, status.message = "", f"waits until {source} is ready{why}"
-        return Step()
+        return RestoreStep()
     disk, holders = made.disks.get(origin.disk), view.find(NODES_BY_SNAPSHOT, snapshot.uid)
     home = next((node for node in holders if node.uid == made.node_uid), next(iter(holders), None))
     if disk is None:
         status.reason, status.message = "snapshotFailed", f"{source} has no disk {origin.disk}"
-        return Step()
+        return RestoreStep()
     if home is None:
         status.reason, status.message = "", f"waits for node {made.node}, which has {source}"
-        return Step()
+        return RestoreStep()
     name, spec = volume.envelope.name, volume.spec(VolumeSpec)
     shared = made.pool_id if spec.pool == made.pool and spec.pool != "local" else ""
     status.order = VolumeOrder(
@@ -117,7 +117,7 @@ def _make(view: View, volume: Item, status: VolumeStatus, origin: VolumeOrigin) 
         size=spec.size,
     )
     status.reason, status.message = "", f"is being made from {source} on {home.envelope.name}"
-    return Step(needs=[snapshot])
+    return RestoreStep(needs=[snapshot])
 
 
 def _settle(view: View, status: VolumeStatus, order: VolumeOrder, report: VolumeReport) -> None:
@@ -129,7 +129,7 @@ def _settle(view: View, status: VolumeStatus, order: VolumeOrder, report: Volume
         status.size = order.size
 
 
-def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, now: float) -> Step:
+def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, now: float) -> RestoreStep:
     source = f"snapshot/{asked.snapshot}"
     if status.order is not None:
         report = find_node_report(view, VOLUME, status.order)
@@ -144,7 +144,7 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
             waits = "" if is_ready else f"waits for node {status.node}, which isn't ready"
             told = report.message if report is not None else ""
             status.reason, status.message = "", waits or told or f"goes back to {source}"
-        return Step()
+        return RestoreStep()
     snapshot = view.get(object_key(SNAPSHOT.name, volume.envelope.project, asked.snapshot))
     if snapshot is None or snapshot.deleting:
         return _give_up(status, asked, "snapshotGone", f"{source} is gone: the data stays as it is")
@@ -158,7 +158,7 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
         return _give_up(status, asked, "elsewhere", where)
     if holder := _find_holder(view, volume):
         status.reason, status.message = "", f"waits until {holder} is gone, which has it"
-        return Step()
+        return RestoreStep()
     if asked.keep and (step := _keep(view, volume, status, asked, now)) is not None:
         return step
     name, spec = volume.envelope.name, volume.spec(VolumeSpec)
@@ -175,10 +175,10 @@ def _restore(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestor
         size=has_size(spec, volume.marks(VolumeMarks), status),
     )
     status.reason, status.message = "", f"goes back to {source}"
-    return Step(needs=[snapshot])
+    return RestoreStep(needs=[snapshot])
 
 
-def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, now: float) -> Step | None:
+def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, now: float) -> RestoreStep | None:
     """Have what stands there kept. None: it is kept."""
     name = name_kept(volume, asked)
     kept = view.get(object_key(SNAPSHOT.name, volume.envelope.project, name))
@@ -191,13 +191,13 @@ def _keep(view: View, volume: Item, status: VolumeStatus, asked: VolumeRestore, 
             return _give_up(status, asked, "quotaExceeded", message)
         status.reason, status.message = "", f"what stands there is being kept as snapshot/{name}"
         marks = SnapshotMarks(automatic="restore")
-        return Step(make=SNAPSHOT.make(name, spec, now, project=project, creator=creator, marks=marks))
+        return RestoreStep(make=SNAPSHOT.make(name, spec, now, project=project, creator=creator, marks=marks))
     stand = kept.status(SnapshotStatus)
     if kept.deleting or stand.phase == "Failed":
         why = "was deleted" if kept.deleting else f"failed: {stand.message}"
         message = f"what stands there could not be kept, since snapshot/{name} {why}: the data stays as it is"
         return _give_up(status, asked, "keepFailed", message)
-    return None if stand.phase == "Ready" else Step()
+    return None if stand.phase == "Ready" else RestoreStep()
 
 
 def name_kept(volume: Item, asked: VolumeRestore) -> str:
@@ -206,9 +206,9 @@ def name_kept(volume: Item, asked: VolumeRestore) -> str:
     return cut_name(volume.envelope.name, f"-before-{mark}")
 
 
-def _give_up(status: VolumeStatus, asked: VolumeRestore, reason: str, message: str) -> Step:
+def _give_up(status: VolumeStatus, asked: VolumeRestore, reason: str, message: str) -> RestoreStep:
     status.order, status.restored, status.reason, status.message = None, asked.generation, reason, message
-    return Step()
+    return RestoreStep()
 
 
 def _find_holder(view: View, volume: Item) -> str:

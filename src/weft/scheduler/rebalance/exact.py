@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from weft.scheduler.rebalance.model import Budget, Problem, State, Step, Whole
+from weft.scheduler.rebalance.model import Budget, MigrationStep, Problem, State, Whole
 
 LEAST_GAIN = 1e-9
 
@@ -53,14 +53,14 @@ class _Search:
         _, type_, source, target = best
         return None if type_ < 0 else (self._waiting[type_][source][-1], target)
 
-    def take(self, guest: int, target: int) -> Step:
+    def take(self, guest: int, target: int) -> MigrationStep:
         source = int(self.state.at[guest])
         self._waiting[self._type_of[guest]][source].remove(guest)
         self.state.apply(guest, target)
         self.size += float(self.state.problem.size[guest])
-        return Step(guest, source, target, self.state.score())
+        return MigrationStep(guest, source, target, self.state.score())
 
-    def give_back(self, step: Step) -> bool:
+    def give_back(self, step: MigrationStep) -> bool:
         """Undo a step; False, and nothing is done, if its source has no capacity any more."""
         if (self.state.free[:, step.source] < self.state.problem.need[step.guest]).any():
             return False
@@ -70,15 +70,17 @@ class _Search:
         return True
 
 
-def find_steps(problem: Problem, budget: Budget, has_time: Callable[[], bool]) -> list[Step]:
+def find_steps(problem: Problem, budget: Budget, has_time: Callable[[], bool]) -> list[MigrationStep]:
     """The steps in an order in which each fits."""
-    search, steps = _Search(problem), list[Step]()
+    search, steps = _Search(problem), list[MigrationStep]()
     while len(steps) < budget.steps and (found := search.find(budget.size)) is not None:
         steps.append(search.take(*found))
     return _exchange(search, steps, budget, has_time)
 
 
-def _exchange(search: _Search, steps: list[Step], budget: Budget, has_time: Callable[[], bool]) -> list[Step]:
+def _exchange(
+    search: _Search, steps: list[MigrationStep], budget: Budget, has_time: Callable[[], bool]
+) -> list[MigrationStep]:
     greedy, changed = steps, True
     steps = list(steps)
     while changed and has_time():
@@ -102,14 +104,14 @@ def _exchange(search: _Search, steps: list[Step], budget: Budget, has_time: Call
     return ordered if ordered is not None and len(ordered) == len(greedy) else greedy
 
 
-def order_steps(problem: Problem, steps: list[Step]) -> list[Step] | None:
+def order_steps(problem: Problem, steps: list[MigrationStep]) -> list[MigrationStep] | None:
     """The same steps so that each fits when its turn comes; None if no such order was found."""
-    state, left, ordered = State(problem), list(steps), list[Step]()
+    state, left, ordered = State(problem), list(steps), list[MigrationStep]()
     while left:
         fitting = next((m for m in left if (state.free[:, m.target] >= problem.need[m.guest]).all()), None)
         if fitting is None:
             return None
         left.remove(fitting)
         state.apply(fitting.guest, fitting.target)
-        ordered.append(Step(fitting.guest, fitting.source, fitting.target, state.score()))
+        ordered.append(MigrationStep(fitting.guest, fitting.source, fitting.target, state.score()))
     return ordered

@@ -9,7 +9,7 @@ from heapq import heapify, heappop, heappush
 
 import numpy as np
 
-from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step, Whole
+from weft.scheduler.rebalance.model import Budget, Flags, MigrationStep, Problem, State, Whole
 
 MOST_WEIGHED = 20_000_000  # guests × nodes compared at the beginning
 LEAST_GAIN = 1e-6
@@ -21,10 +21,10 @@ def accept_all(guest: int, target: int) -> Flags | None:
     return None
 
 
-def find_steps(problem: Problem, budget: Budget, check: Check = accept_all) -> list[Step]:
+def find_steps(problem: Problem, budget: Budget, check: Check = accept_all) -> list[MigrationStep]:
     """``check`` is asked before a guest goes to a target: None, it counts it there; or the nodes (n) that may take it, which the
     target isn't one of."""
-    state, steps, size = State(problem), list[Step](), 0.0
+    state, steps, size = State(problem), list[MigrationStep](), 0.0
     may: dict[int, Flags] = {}
     version = [0] * len(problem.at)
 
@@ -70,7 +70,7 @@ def find_steps(problem: Problem, budget: Budget, check: Check = accept_all) -> l
         source = int(state.at[guest])
         state.apply(guest, target)
         size += float(problem.size[guest])
-        steps.append(Step(guest, source, target, state.score()))
+        steps.append(MigrationStep(guest, source, target, state.score()))
         version[guest] = -1  # each guest steps at most once
         for peer, _ in state.peers[guest]:
             if problem.mobile[peer] and version[peer] >= 0:

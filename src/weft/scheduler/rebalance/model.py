@@ -46,7 +46,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     size: float = float("inf")  # bytes
 
 
-class Step(msgspec.Struct, frozen=True):
+class MigrationStep(msgspec.Struct, frozen=True):
     guest: int
     source: int
     target: int

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from weft.scheduler.rebalance import exact, lazy
-from weft.scheduler.rebalance.model import Budget, Problem, Step, find_score
+from weft.scheduler.rebalance.model import Budget, MigrationStep, Problem, find_score
 
 MOST_TYPES = 32  # of guests, that are compared exactly
 
@@ -16,7 +16,7 @@ MOST_TYPES = 32  # of guests, that are compared exactly
 class Rebalancing(msgspec.Struct, frozen=True):
     score_before: float
     score_after: float
-    steps: list[Step]
+    steps: list[MigrationStep]
 
 
 def rebalance(problem: Problem, budget: Budget, has_time: Callable[[], bool]) -> Rebalancing:
@@ -29,7 +29,7 @@ def rebalance(problem: Problem, budget: Budget, has_time: Callable[[], bool]) ->
     return conclude(problem, lazy.find_steps(problem, budget))
 
 
-def conclude(problem: Problem, steps: list[Step]) -> Rebalancing:
+def conclude(problem: Problem, steps: list[MigrationStep]) -> Rebalancing:
     """The steps with both scores, computed from the beginning."""
     at = problem.at.copy()
     for step in steps:

@@ -25,7 +25,7 @@ from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.migration.target import read_migration_candidate
 from weft.scheduler.rebalance.gains import find_lasting
 from weft.scheduler.rebalance.lazy import find_steps
-from weft.scheduler.rebalance.model import Budget, Flags, Problem, State, Step, find_terms
+from weft.scheduler.rebalance.model import Budget, Flags, MigrationStep, Problem, State, find_terms
 from weft.scheduler.rebalance.plan import conclude
 from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.facts import name_workload
@@ -78,7 +78,7 @@ def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: s
     )
 
 
-def _describe_loads(problem: Problem, steps: Sequence[Step], nodes: Sequence[str]) -> list[NodeLoad]:
+def _describe_loads(problem: Problem, steps: Sequence[MigrationStep], nodes: Sequence[str]) -> list[NodeLoad]:
     """Those that change most; by name."""
     at = problem.at.copy()
     for step in steps:
@@ -160,7 +160,7 @@ def _describe_steps(
     view: View,
     problem: Problem,
     places: Sequence[Place],
-    steps: Sequence[Step],
+    steps: Sequence[MigrationStep],
     nodes: Sequence[str],
 ) -> list[PlannedStep]:
     history, planned, state = read_history(view), list[PlannedStep](), State(problem)

@@ -15,7 +15,7 @@ from weft.store.etcd import wire
 from weft.store.etcd.connection import Connection
 
 
-class Step(NamedTuple):
+class RevisionChanges(NamedTuple):
     """Everything up to and including ``revision`` is known now; ``changes`` are those of this revision."""
 
     revision: int
@@ -30,7 +30,7 @@ class History:
         self._folder = folder
         self._range_end = range_end
 
-    async def follow(self, position: int) -> AsyncGenerator[Step, None]:
+    async def follow(self, position: int) -> AsyncGenerator[RevisionChanges, None]:
         """Every revision after ``position``; a quiet time shows as a step without changes.
 
         Raises Compacted when something after ``position`` is forgotten, StoreUnavailable when the connection is lost."""
@@ -43,18 +43,18 @@ class History:
                 for event in response.events:
                     if event.kv.mod_revision != open_revision:
                         if open_revision:
-                            yield Step(open_revision, changes)
+                            yield RevisionChanges(open_revision, changes)
                         open_revision, changes = event.kv.mod_revision, []
                     changes.append(self._read(event))
                 if response.fragment:
                     continue  # the rest of the revision is still to come
                 if open_revision:
-                    yield Step(open_revision, changes)
+                    yield RevisionChanges(open_revision, changes)
                     open_revision, changes = 0, []
                 elif not response.events:
-                    yield Step(response.header.revision, [])
+                    yield RevisionChanges(response.header.revision, [])
 
-    async def replay(self, position: int, until: int) -> AsyncGenerator[Step, None]:
+    async def replay(self, position: int, until: int) -> AsyncGenerator[RevisionChanges, None]:
         """Every revision after ``position`` up to ``until``, at which something in the folder must have changed."""
         async with aclosing(self.follow(position)) as steps:
             async for step in steps:

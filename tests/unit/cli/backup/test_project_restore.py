@@ -11,7 +11,7 @@ import pytest
 from weft.cli.backup import project_restore
 from weft.cli.backup.adoption import name_new, plan_import
 from weft.cli.backup.interruption import Made
-from weft.cli.backup.objects import Step, bring_topics, choose_data, plan_restore
+from weft.cli.backup.objects import ObjectRestore, bring_topics, choose_data, plan_restore
 from weft.cli.backup.project import name_images
 from weft.cli.backup.project_restore import list_data_waits
 from weft.cli.command.exit_codes import INTERRUPTED
@@ -63,7 +63,9 @@ BACKUPS = [
 ]
 
 
-def plan(existing: dict[tuple[str, str], Any] | None = None, prefix: str = "", keep: bool = False) -> dict[str, Step]:
+def plan(
+    existing: dict[tuple[str, str], Any] | None = None, prefix: str = "", keep: bool = False
+) -> dict[str, ObjectRestore]:
     data = choose_data(BACKUPS, backup("project/shop"))
     steps = plan_restore(SHOP, data, existing or {}, prefix=prefix, keep=keep)
     return {f"{step.kind}/{step.old}:{step.how}": step for step in steps}

@@ -155,7 +155,7 @@ def test_steps_into_capacity_that_others_leave_come_after_these() -> None:
     machines = [Machine(f"n{i}", NODE, NODE) for i in range(2)]
     guests = [Guest(f"g{i}", i, (9000, GIB, 0), (1000.0, 1.0 * GIB), 0.0) for i in range(2)]
     problem = make_problem(machines, guests, {}, None)
-    first, second = exact.Step(0, 0, 1, 0.0), exact.Step(1, 1, 0, 0.0)
+    first, second = exact.MigrationStep(0, 0, 1, 0.0), exact.MigrationStep(1, 1, 0, 0.0)
     assert exact.order_steps(problem, [first, second]) is None  # each waits for the other
     roomy = make_problem([machines[0], Machine("n1", (64_000, *NODE[1:]), (64_000, *NODE[1:]))], guests, {}, None)
     ordered = exact.order_steps(roomy, [second, first])
