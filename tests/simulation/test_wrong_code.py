@@ -12,7 +12,7 @@ from tests.simulation.fate import MISFORTUNES, MOVING, TENANTS
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, WRONG_SHARES, find_violation
 from tests.simulation.simulation import run_simulation
 from weft.controllers.conversion import controller
-from weft.controllers.conversion.facts import Place
+from weft.controllers.conversion.facts import HandoverFacts
 from weft.controllers.job import plan
 from weft.informer.view import Item
 
@@ -42,7 +42,7 @@ def test_a_lost_try_that_counts_as_a_failure_is_found_out() -> None:
 def test_a_conversion_that_does_not_wait_for_the_other_side_is_found_out() -> None:
     real = controller.read_place
 
-    def hasty(allocation: Item) -> Place:
+    def hasty(allocation: Item) -> HandoverFacts:
         return replace(real(allocation), rests=True, holds=False)
 
     with mock.patch.object(controller, "read_place", hasty):

@@ -12,7 +12,7 @@ from tests.scenario.migration_lab import MovingLab, World
 
 from weft.client.cluster.peer import PeerLink
 from weft.controllers.departure.controller import Departures
-from weft.controllers.departure.perform import Place, Seen
+from weft.controllers.departure.perform import DeparturePlace, Seen
 from weft.controllers.departure.seen import ArrivalAct, SeenArrival
 from weft.kinds.allocation import AllocationSpec
 from weft.kinds.arrival import FROM_ARRIVAL, ArrivalSpec, ArrivalStatus
@@ -42,7 +42,7 @@ async def test_a_vm_leaves_for_another_cluster_with_all_that_it_had(tmp_path: Pa
     async with MovingLab(tmp_path) as lab:
         there: dict[str, SeenArrival] = {}
 
-        async def ask(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+        async def ask(link: PeerLink, places: Sequence[DeparturePlace]) -> list[Seen]:
             for name, seen in there.items():
                 (world,) = lab.worlds.values() if lab.worlds else (None,)
                 if world is not None and world.handed_over:
@@ -100,7 +100,7 @@ async def test_a_guest_is_not_let_go_on_here_by_an_old_report_that_it_stays(tmp_
         there: dict[str, SeenArrival] = {}
         cut, asked, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-        async def ask(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+        async def ask(link: PeerLink, places: Sequence[DeparturePlace]) -> list[Seen]:
             if not cut.is_set():
                 return [there.get(name) for _, name, _ in places]
             asked.set()

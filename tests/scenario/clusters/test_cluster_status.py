@@ -16,7 +16,7 @@ from weft.client.cluster.witness import WitnessLink
 from weft.controllers.cluster.controller import Clusters
 from weft.controllers.cluster.requests import SETTLED_SECONDS
 from weft.controllers.delegation.controller import Delegations
-from weft.controllers.delegation.perform import Place
+from weft.controllers.delegation.perform import DelegationPlace
 from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover import facts
 from weft.controllers.failover.controller import Heard, Witnesses
@@ -149,7 +149,9 @@ async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None
 async def test_what_is_delegated_is_listed_sent_and_ends_there_first(tmp_path: Path) -> None:
     there: dict[str, Seen] = {}
 
-    async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
+    async def ask(
+        link: PeerLink, places: Sequence[DelegationPlace]
+    ) -> dict[DelegationPlace, dict[str, Seen] | WeftError]:
         assert places == [("vm", "lab", "default")]
         return {places[0]: dict(there)}
 
@@ -190,7 +192,9 @@ async def test_a_list_from_before_a_late_request_arrived_ends_no_delegation(tmp_
     async with Lab(tmp_path) as lab:
         await lab.kill_controllers()
 
-        async def ask(link: PeerLink, places: Sequence[Place]) -> dict[Place, dict[str, Seen] | WeftError]:
+        async def ask(
+            link: PeerLink, places: Sequence[DelegationPlace]
+        ) -> dict[DelegationPlace, dict[str, Seen] | WeftError]:
             listed = dict(there)
             envelope = await lab.get(web.key)
             if envelope is not None and envelope.deleting_since is not None and "late" not in done:

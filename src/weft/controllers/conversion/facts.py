@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.workload.handover import Place
+from weft.controllers.workload.handover import HandoverFacts
 from weft.informer.quotas import ProjectQuota
 from weft.kinds.conversion import ConversionActions, ConversionSpec, ConversionStatus
 from weft.kinds.image import ImageSpec
@@ -27,7 +27,7 @@ class WorkloadFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: WorkloadSpec
     status: WorkloadStatus
     generation: int
-    places: tuple[Place, ...] = ()
+    places: tuple[HandoverFacts, ...] = ()
     deleting: bool = False
     healthy: bool | None = None  # None: its health is not checked
     user: str = ""  # who created it

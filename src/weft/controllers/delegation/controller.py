@@ -17,7 +17,7 @@ from weft.contracts.journal import Event
 from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.cluster.requests import Unanswered, in_thread
-from weft.controllers.delegation.perform import Place, list_seen, perform_acts
+from weft.controllers.delegation.perform import DelegationPlace, list_seen, perform_acts
 from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, Turn, plan_turn, plan_unreachable
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, Draft, let_go, unchanged
@@ -41,8 +41,8 @@ SILENCE_SECONDS = 10.0  # that lists fail before it is noted
 MOST_COMMITS = 50  # at once
 MOST_ACTS = 20  # of a turn
 FINALIZER, SOURCE = "delegation", "delegations"
-Listed = Mapping[Place, dict[str, Seen] | WeftError]
-Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[Listed]]
+Listed = Mapping[DelegationPlace, dict[str, Seen] | WeftError]
+Ask = Callable[[PeerLink, Sequence[DelegationPlace]], Awaitable[Listed]]
 Perform = Callable[[PeerLink, Sequence[Act]], Awaitable[list[Seen | WeftError]]]
 
 
@@ -133,7 +133,7 @@ def list_delegated(items: Iterable[Item], cluster: Item | None) -> list[Delegate
     return found
 
 
-def _place_of(one: Delegated) -> Place:
+def _place_of(one: Delegated) -> DelegationPlace:
     return one.spec.workload, one.project, one.own_project
 
 
@@ -177,7 +177,7 @@ def list_events(item: Item, former: DelegationStatus, status: DelegationStatus) 
     return [Event("Normal" if good else "Warning", status.phase, message, item.envelope.ref, SOURCE)]
 
 
-async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> Listed:
+async def ask_in_thread(link: PeerLink, places: Sequence[DelegationPlace]) -> Listed:
     """Run ``list_seen`` in a thread of its own."""
     return await in_thread(lambda: list_seen(link, places, SystemClock()))
 

@@ -19,7 +19,7 @@ MOST_PAGE_BYTES = 32 << 20
 PAGE, MOST_PAGES = 100, 100  # workloads of a page, and pages of one project and kind
 LIST_SECONDS, ACT_SECONDS = 60.0, 30.0  # what doesn't begin within this is left to the next turn
 TOO_LONG = "answerTooLong"
-Place = tuple[str, str, str]  # kind, project there, and project here
+DelegationPlace = tuple[str, str, str]  # kind, project there, and project here
 
 
 class _Page(msgspec.Struct):
@@ -30,9 +30,11 @@ class _Page(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Page).decode
 
 
-def list_seen(link: PeerLink, places: Iterable[Place], clock: Clock) -> dict[Place, dict[str, Seen] | WeftError]:
+def list_seen(
+    link: PeerLink, places: Iterable[DelegationPlace], clock: Clock
+) -> dict[DelegationPlace, dict[str, Seen] | WeftError]:
     """List what this cluster has made there, by name, or why a place can't be listed. Blocks. Raises Unavailable."""
-    found: dict[Place, dict[str, Seen] | WeftError] = {}
+    found: dict[DelegationPlace, dict[str, Seen] | WeftError] = {}
     client = connect_peer(link, most_answer_bytes=MOST_PAGE_BYTES)
     try:
         for place in places:

@@ -18,7 +18,7 @@ from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.cluster.requests import Unanswered, in_thread
 from weft.controllers.departure.facts import Departure, read_departure
-from weft.controllers.departure.perform import Place, Seen, find_seen, list_seen, perform_acts
+from weft.controllers.departure.perform import DeparturePlace, Seen, find_seen, list_seen, perform_acts
 from weft.controllers.departure.plan import DepartureFacts, DeparturePlan, plan_departure, plan_refused
 from weft.controllers.departure.reclaim import Reclaim, ReclaimPlan, list_reclaims, plan_reclaim
 from weft.controllers.departure.reclaim import plan_commit as plan_reclaim_commit
@@ -38,7 +38,7 @@ from weft.objects.errors import AlreadyExists, Unavailable, WeftError
 from weft.objects.identity import object_key
 
 ASK_SECONDS = 1.0
-Ask = Callable[[PeerLink, Sequence[Place]], Awaitable[list[Seen]]]
+Ask = Callable[[PeerLink, Sequence[DeparturePlace]], Awaitable[list[Seen]]]
 Perform = Callable[[PeerLink, Sequence[ArrivalAct]], Awaitable[list[SeenArrival | WeftError]]]
 
 
@@ -209,12 +209,12 @@ def _read_phase(place: Item) -> tuple[str, str]:
     return report.state, report.migration.phase if report.migration is not None else ""
 
 
-async def ask_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+async def ask_in_thread(link: PeerLink, places: Sequence[DeparturePlace]) -> list[Seen]:
     """Run ``list_seen`` in a thread of its own."""
     return await in_thread(lambda: list_seen(link, places, SystemClock()))
 
 
-async def find_in_thread(link: PeerLink, places: Sequence[Place]) -> list[Seen]:
+async def find_in_thread(link: PeerLink, places: Sequence[DeparturePlace]) -> list[Seen]:
     """Run ``find_seen`` in a thread of its own."""
     return await in_thread(lambda: find_seen(link, places, SystemClock()))
 

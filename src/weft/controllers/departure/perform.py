@@ -13,21 +13,21 @@ from weft.kinds.fields.cells import dig
 from weft.objects.errors import WeftError
 
 ROUND_SECONDS = 20.0  # what doesn't begin within this is left to the next turn
-Place = tuple[str, str, str]  # project there, name, and project here
+DeparturePlace = tuple[str, str, str]  # project there, name, and project here
 Seen = SeenArrival | WeftError | None  # None: there surely is none
 
 
-def list_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
+def list_seen(link: PeerLink, places: Sequence[DeparturePlace], clock: Clock) -> list[Seen]:
     """How each Arrival is, as ``ask_each``."""
     return ask_each(link, places, _read_one, ROUND_SECONDS, clock)
 
 
-def find_seen(link: PeerLink, places: Sequence[Place], clock: Clock) -> list[Seen]:
+def find_seen(link: PeerLink, places: Sequence[DeparturePlace], clock: Clock) -> list[Seen]:
     """How the Arrival with each key of a migration is, as ``ask_each``; ``places`` are projects there, with keys."""
     return ask_each(link, places, _find_one, ROUND_SECONDS, clock)
 
 
-def _read_one(client: PeerClient, place: Place) -> Seen:
+def _read_one(client: PeerClient, place: DeparturePlace) -> Seen:
     project, name, own = place
     try:
         return read_seen(client.ask_for(own).get(ARRIVAL.name, name, project=project))
@@ -35,7 +35,7 @@ def _read_one(client: PeerClient, place: Place) -> Seen:
         return read_absence(problem)
 
 
-def _find_one(client: PeerClient, place: Place) -> Seen:
+def _find_one(client: PeerClient, place: DeparturePlace) -> Seen:
     project, key, own = place
     items = client.ask_for(own).list(ARRIVAL.name, project=project, fields=f"spec.key={key}").items
     return next((read_seen(one) for one in items if dig(one, "spec.key") == key), None)

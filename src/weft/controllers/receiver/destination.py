@@ -15,7 +15,7 @@ from typing import Any
 from weft.contracts.public_address import Address, describe_near, find_embedded, is_public
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Place = tuple[socket.AddressFamily, Any]  # as a socket takes it
+SocketAddress = tuple[socket.AddressFamily, Any]  # as a socket takes it
 
 
 class NotAllowed(OSError):
@@ -24,10 +24,10 @@ class NotAllowed(OSError):
 
 def find_places(
     host: str, port: int, allowed: Sequence[Network], nodes: Collection[str] = ()
-) -> list[tuple[Place, bool]]:
+) -> list[tuple[SocketAddress, bool]]:
     """The addresses of ``host`` to connect to, each with whether it had to be allowed; ``nodes`` are those of the fabric's nodes.
     Blocks while the name is resolved. Raises NotAllowed if there are others only, OSError if there is no such name."""
-    good: list[tuple[Place, bool]] = []
+    good: list[tuple[SocketAddress, bool]] = []
     refused = ""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)

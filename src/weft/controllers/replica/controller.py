@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from weft.contracts.journal import Event
 from weft.controllers.loop import Plan
-from weft.controllers.replica.plan import Place, ReplicaFacts, ReplicaPlan, Returned, plan_replica
+from weft.controllers.replica.plan import CandidateNode, ReplicaFacts, ReplicaPlan, Returned, plan_replica
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.view import Changed, Item, View, has_changed
 from weft.kinds.allocation import ROOT
@@ -184,12 +184,12 @@ def find_returned(view: View, replica: Item) -> Returned | None:
     return None
 
 
-def list_places(view: View, pool: str, present: str = "") -> list[Place]:
+def list_places(view: View, pool: str, present: str = "") -> list[CandidateNode]:
     """The nodes that are Ready and have the pool; of these only the one with the uid ``present``, if it is among them."""
 
-    def choose(nodes: Iterable[Item]) -> list[Place]:
+    def choose(nodes: Iterable[Item]) -> list[CandidateNode]:
         return [
-            Place(node.envelope.name, node.uid, one.free)
+            CandidateNode(node.envelope.name, node.uid, one.free)
             for node in nodes
             if node.status(NodeStatus).phase == "Ready" and not node.deleting
             for one in node.report(NodeReport).pools

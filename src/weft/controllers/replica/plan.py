@@ -23,7 +23,7 @@ from weft.objects.quantity import format_bytes
 RESEED_SECONDS = 300.0  # a node that has been away for this time is given up, if there is another
 
 
-class Place(msgspec.Struct, frozen=True):
+class CandidateNode(msgspec.Struct, frozen=True):
     """A node that is Ready and has the replica's pool."""
 
     name: str
@@ -57,7 +57,7 @@ class ReplicaFacts(msgspec.Struct, frozen=True):
     snapshots: frozenset[str]  # uids of its points' snapshots that are there and can be used
     pinned: frozenset[str] = frozenset()  # of these, what the run of a recovery plan needs: they stay
     held: bool = False  # any of its points' snapshots is there
-    places: Sequence[Place] = ()
+    places: Sequence[CandidateNode] = ()
     node_exists: bool = False  # the one that its points are on
     is_autonomous: bool = False  # that one is silent, and within its autonomy
     report: ReceiveReport | None = None  # on its order

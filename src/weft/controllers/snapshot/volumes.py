@@ -52,7 +52,7 @@ class Waits(msgspec.Struct, frozen=True):
     fails: bool = False
 
 
-class Place(msgspec.Struct, frozen=True):
+class VolumeLocation(msgspec.Struct, frozen=True):
     """Location of its volumes, and what the order depends on."""
 
     node: str
@@ -155,7 +155,7 @@ def _keep(status: SnapshotStatus, report: VolumeReport) -> SnapshotStatus:
     )
 
 
-def _find_place(view: View, snapshot: Item, what: str) -> Place | Waits:
+def _find_place(view: View, snapshot: Item, what: str) -> VolumeLocation | Waits:
     source = view.get(workload_key(snapshot))
     if source is None or source.deleting:
         gone = "is gone" if source is None else "is being deleted"
@@ -166,7 +166,7 @@ def _find_place(view: View, snapshot: Item, what: str) -> Place | Waits:
     return _find_container(view, source)
 
 
-def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
+def _find_volume(view: View, volume: Item, automatic: str) -> VolumeLocation | Waits:
     spec, status, name = volume.spec(VolumeSpec), volume.status(VolumeStatus), volume.envelope.name
     if is_coming(volume, status) and automatic != "restore":
         return Waits("isRestoring", f"volume/{name} is being restored: the snapshot waits")
@@ -186,10 +186,10 @@ def _find_volume(view: View, volume: Item, automatic: str) -> Place | Waits:
     pool = pool_of(spec, status)
     disks = {name: SnapshotDisk(key=volume.uid, size=has_size(spec, volume.marks(VolumeMarks), status), pool=pool)}
     ordered = [OrderedVolume(uid=volume.uid, name=name, pool=pool, pool_id=status.pool_id)]
-    return Place(status.node, status.node_uid, disks, ordered, [volume])
+    return VolumeLocation(status.node, status.node_uid, disks, ordered, [volume])
 
 
-def _find_container(view: View, container: Item) -> Place | Waits:
+def _find_container(view: View, container: Item) -> VolumeLocation | Waits:
     name, allocation = container.envelope.name, active_allocation(view, container.uid)
     if allocation is None or allocation.deleting:
         return Waits("noPlace", f"container/{name} has no place, so its volumes have none")
@@ -205,7 +205,7 @@ def _find_container(view: View, container: Item) -> Place | Waits:
         )
     disks = {one.name: SnapshotDisk(key=one.uid, size=one.size, pool=one.pool) for one in place.volumes}
     ordered = [OrderedVolume(uid=one.uid, name=one.name, pool=one.pool, pool_id=one.pool_id) for one in place.volumes]
-    return Place(place.node, place.node_uid, disks, ordered, [container, allocation])
+    return VolumeLocation(place.node, place.node_uid, disks, ordered, [container, allocation])
 
 
 def _find_obstacle(allocation: Item, what: str) -> Waits | None:

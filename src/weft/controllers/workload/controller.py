@@ -21,8 +21,8 @@ from weft.controllers.workload.adoption import plan_adoption
 from weft.controllers.workload.departed import plan_departed
 from weft.controllers.workload.stale_allocation import is_astray, plan_astray
 from weft.controllers.workload.status import (
+    AllocationFacts,
     DesiredWorkload,
-    Place,
     active_place,
     fold_current,
     fold_healthy,
@@ -425,11 +425,11 @@ def read_addresses(view: View, workload: Item, allocation: Item | None) -> dict[
     return {name: found[name] for name in sorted(found, key=lambda name: place.get(name, len(place)))}
 
 
-def _read_place(view: View, item: Item) -> Place:
+def _read_place(view: View, item: Item) -> AllocationFacts:
     spec = item.spec(AllocationSpec)
     nodes = view.find(NODES_BY_UID, spec.node_uid)
     phase = nodes[0].status(NodeStatus).phase if nodes else None
-    return Place(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting)
+    return AllocationFacts(spec, item.report(AllocationReport), phase, item.envelope.generation, item.deleting)
 
 
 def _workloads(view: View, uid: str) -> list[str]:

@@ -16,17 +16,17 @@ from weft.objects.envelope import Envelope, merge_part
 from weft.objects.identity import new_uid, object_key
 
 
-class Place(msgspec.Struct, frozen=True):
+class HandoverFacts(msgspec.Struct, frozen=True):
     """One allocation."""
 
     rests: bool  # its node reports it stopped, as its spec desires
     holds: bool  # volumes or NICs
 
 
-def read_place(allocation: Item) -> Place:
+def read_place(allocation: Item) -> HandoverFacts:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     rests = is_at_rest(spec, report) and spec.role == "active" and spec.migration is None and not allocation.deleting
-    return Place(rests, bool(spec.volumes or spec.nics))
+    return HandoverFacts(rests, bool(spec.volumes or spec.nics))
 
 
 def plan_claims(

@@ -47,7 +47,7 @@ _GIVEN = ("Placed", "Adopted")  # reasons of the condition Placed of a workload 
 CHANGING, RESIZE_WAITS = "Changing", "ResizeWaits"
 
 
-class Place(msgspec.Struct, frozen=True):
+class AllocationFacts(msgspec.Struct, frozen=True):
     """One allocation and its node's phase."""
 
     spec: AllocationSpec
@@ -77,7 +77,7 @@ class DesiredWorkload(msgspec.Struct, frozen=True):
 
 
 def fold_status(
-    desired: DesiredWorkload, places: Sequence[Place], addresses: Mapping[str, str], former: WorkloadStatus
+    desired: DesiredWorkload, places: Sequence[AllocationFacts], addresses: Mapping[str, str], former: WorkloadStatus
 ) -> WorkloadStatus:
     """The new status. ``addresses``: network → address, first NIC first; ``former`` is the status until now."""
     place = active_place(places)
@@ -141,7 +141,9 @@ def _fold_placeless(status: WorkloadStatus, desired: DesiredWorkload, former: Wo
         status.reason, status.message = "arrives", f"it migrates here from another cluster: arrival/{desired.arrives}"
 
 
-def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, former: WorkloadStatus) -> None:
+def _fold_place(
+    status: WorkloadStatus, desired: DesiredWorkload, place: AllocationFacts, former: WorkloadStatus
+) -> None:
     spec, report = place.spec, place.report
     status.node, status.pool, status.resources = spec.node, spec.pool, spec.resources
     status.boot_id = report.boot_id
@@ -190,7 +192,7 @@ def _fold_place(status: WorkloadStatus, desired: DesiredWorkload, place: Place, 
         status.message = describe_lost(f"{spec.workload.kind}/{spec.workload.name}", departure.peer)
 
 
-def _has_taken_up(starts: int, place: Place) -> bool:
+def _has_taken_up(starts: int, place: AllocationFacts) -> bool:
     """Whether its node has reported on the last start. An older agent doesn't say so."""
     passed_on = place.spec.restart_generation >= starts and place.spec.desired == "run"
     return place.report.generation is None or (passed_on and place.report.generation >= place.generation)
@@ -241,7 +243,7 @@ def _living(
             return Phase.EPILOG, ""
 
 
-def _find_silent_target(source: Place, places: Sequence[Place]) -> Place | None:
+def _find_silent_target(source: AllocationFacts, places: Sequence[AllocationFacts]) -> AllocationFacts | None:
     """The lost node's allocation that the guest was handed over to: it runs there, or nowhere."""
     migration = source.report.migration
     if source.spec.role != "source" or migration is None or migration.phase != "handedOver":
@@ -260,14 +262,14 @@ def _is_migrating(workload_spec: WorkloadSpec, phase: Phase | str, spec: Allocat
     return phase == Phase.RUNNING or rests
 
 
-def _lost(place: Place, then: str) -> str:
+def _lost(place: AllocationFacts, then: str) -> str:
     if place.node_phase is None:
         return f"node {place.spec.node} has left the fabric; {then}"
     return f"node {place.spec.node} sends no heartbeat; {then}"
 
 
 def fold_lease(
-    desired: DesiredWorkload, place: Place | None, former: LeaseStatus | None, now: float
+    desired: DesiredWorkload, place: AllocationFacts | None, former: LeaseStatus | None, now: float
 ) -> LeaseStatus | None:
     """State of its lease by ``now``; None if it has none."""
     asked = desired.spec.lease
@@ -336,7 +338,7 @@ def _fold_unplaced_lease(desired: DesiredWorkload, asked: LeaseRequest) -> Lease
     return LeaseStatus()
 
 
-def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) -> Condition | None:
+def fold_current(desired: DesiredWorkload, places: Sequence[AllocationFacts], now: float) -> Condition | None:
     """The condition Current: whether a workload's allocation has what its spec requests, and if not, why and what helps; None
     without an allocation."""
     if desired.departed:  # of what has left, nothing is waited for
@@ -372,7 +374,7 @@ def fold_current(desired: DesiredWorkload, places: Sequence[Place], now: float) 
     return condition
 
 
-def has_been_resized(former: Condition | None, current: Condition | None, place: Place | None) -> bool:
+def has_been_resized(former: Condition | None, current: Condition | None, place: AllocationFacts | None) -> bool:
     """Whether its node, which was away when the new size came, has now reported that the guest has it."""
     waited = former is not None and former.reason == RESIZE_WAITS and current is not None
     return waited and place is not None and place.report.has is not None and place.report.fitted >= place.generation
@@ -392,7 +394,7 @@ def fold_healthy(status: WorkloadStatus, report: AllocationReport, generation: i
     )
 
 
-def active_place(places: Sequence[Place]) -> Place | None:
+def active_place(places: Sequence[AllocationFacts]) -> AllocationFacts | None:
     """The active allocation of the highest incarnation."""
     active = (p for p in places if p.spec.role in ("active", "source"))
     return max(active, key=lambda p: p.spec.incarnation, default=None)

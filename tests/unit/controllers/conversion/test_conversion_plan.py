@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.conversion.facts import Answer, Facts, KnownImage, Place, WorkloadFacts, is_well
+from weft.controllers.conversion.facts import Answer, Facts, HandoverFacts, KnownImage, WorkloadFacts, is_well
 from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
 from weft.controllers.conversion.prepare import choose_image
 from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
@@ -155,7 +155,7 @@ def test_what_rests_is_converted_without_a_question() -> None:
     assert outcome.asks is None and outcome.make is not None
 
 
-def stopping(place: Place) -> Facts:
+def stopping(place: HandoverFacts) -> Facts:
     status = ConversionStatus(
         phase="Stopping", began_at=0.0, was="run", image="i", digest=ONE, new_uid="n", new="vm/web"
     )
@@ -167,24 +167,24 @@ def stopping(place: Place) -> Facts:
 
 
 def test_nothing_is_handed_over_before_the_old_one_rests() -> None:
-    outcome = plan_conversion(stopping(Place(rests=False, holds=True)))
+    outcome = plan_conversion(stopping(HandoverFacts(rests=False, holds=True)))
     assert (outcome.status.phase, outcome.claims, outcome.old, outcome.new) == ("Stopping", "", None, None)
 
 
 def test_the_new_one_starts_only_when_the_old_one_s_place_has_let_go() -> None:
-    before = stopping(Place(rests=True, holds=True))
+    before = stopping(HandoverFacts(rests=True, holds=True))
     assert before.old is not None and before.new is not None
     status = msgspec.structs.replace(before.status, phase="HandingOver", kept={"mounts": ["data:/srv"]})
     waiting = plan_conversion(msgspec.structs.replace(before, status=status))
     assert (waiting.status.phase, waiting.new) == ("HandingOver", None)
-    free = msgspec.structs.replace(before.old, places=(Place(rests=True, holds=False),))
+    free = msgspec.structs.replace(before.old, places=(HandoverFacts(rests=True, holds=False),))
     outcome = plan_conversion(msgspec.structs.replace(before, status=status, old=free))
     assert outcome.status.phase == "Starting"
     assert outcome.new is not None and outcome.new.run == "run"
 
 
 def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse() -> None:
-    before = stopping(Place(rests=True, holds=True))
+    before = stopping(HandoverFacts(rests=True, holds=True))
     assert before.old is not None and before.new is not None
     outcome = plan_conversion(before)
     old, new, status = outcome.old, outcome.new, outcome.status
@@ -206,7 +206,7 @@ def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse
 
 
 def starting(now: float, **status: Any) -> Facts:
-    before = stopping(Place(rests=True, holds=False))
+    before = stopping(HandoverFacts(rests=True, holds=False))
     assert before.new is not None
     known = msgspec.structs.replace(before.status, phase="Starting", kept={"mounts": ["data:/srv"]})
     new = msgspec.structs.replace(
@@ -274,7 +274,7 @@ def test_well_is_what_runs_answers_and_is_healthy_where_somebody_asks() -> None:
 
 
 def test_a_clock_that_was_set_back_does_not_make_it_wait_for_ever() -> None:
-    waiting = stopping(Place(rests=False, holds=True))
+    waiting = stopping(HandoverFacts(rests=False, holds=True))
     late = msgspec.structs.replace(waiting, status=msgspec.structs.replace(waiting.status, began_at=9e9))
     outcome = plan_conversion(late)
     assert outcome.status.began_at == 5.0

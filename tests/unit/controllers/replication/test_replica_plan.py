@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from weft.controllers.replica.plan import RESEED_SECONDS, Place, ReplicaFacts, Returned, plan_replica
+from weft.controllers.replica.plan import RESEED_SECONDS, CandidateNode, ReplicaFacts, Returned, plan_replica
 from weft.kinds.fields.replication.work import ReceivedDisk, ReceiveReport
 from weft.kinds.replica import Point, ReplicaMarks, ReplicaSpec, ReplicaStatus
 
 NOW = 10_000.0
-N1, N2 = Place("n1", "node-1", 1000), Place("n2", "node-2", 500)
+N1, N2 = CandidateNode("n1", "node-1", 1000), CandidateNode("n2", "node-2", 500)
 
 
 def make_facts(status: ReplicaStatus | None = None, **changes: Any) -> ReplicaFacts:
@@ -66,7 +66,7 @@ def test_the_node_with_the_most_free_gets_the_first_point() -> None:
 
 
 def test_without_the_capacity_it_takes_nothing_and_says_why() -> None:
-    plan = plan_replica(make_facts(places=(Place("n1", "node-1", 399),)), NOW)
+    plan = plan_replica(make_facts(places=(CandidateNode("n1", "node-1", 399),)), NOW)
     assert (plan.status.order, plan.status.reason, plan.status.phase) == (None, "noPlace", "Pending")
     assert "400 B free" in plan.status.message
 

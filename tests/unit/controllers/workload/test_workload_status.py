@@ -9,8 +9,8 @@ from tests.long import examples
 from tests.scenario.controllers_lab import step
 
 from weft.controllers.workload.status import (
+    AllocationFacts,
     DesiredWorkload,
-    Place,
     fold_current,
     fold_lease,
     fold_ready,
@@ -40,7 +40,9 @@ def wished(
     return DesiredWorkload(spec or wish(), 3, deleting, placed, None, starts=starts)
 
 
-def place(state: str = "running", *, node: str | None = "Ready", incarnation: int = 1, **report: object) -> Place:
+def place(
+    state: str = "running", *, node: str | None = "Ready", incarnation: int = 1, **report: object
+) -> AllocationFacts:
     spec = AllocationSpec(
         node="n1",
         node_uid="n",
@@ -50,10 +52,10 @@ def place(state: str = "running", *, node: str | None = "Ready", incarnation: in
         resources=Resources(),
         image=IMAGE,
     )
-    return Place(spec, AllocationReport(incarnation=incarnation, state=state, **report), node)  # type: ignore[arg-type]
+    return AllocationFacts(spec, AllocationReport(incarnation=incarnation, state=state, **report), node)  # type: ignore[arg-type]
 
 
-def fold(want: DesiredWorkload, *places: Place, former: WorkloadStatus | None = None) -> WorkloadStatus:
+def fold(want: DesiredWorkload, *places: AllocationFacts, former: WorkloadStatus | None = None) -> WorkloadStatus:
     return fold_status(want, places, {"default": "10.0.0.2"}, former or WorkloadStatus())
 
 
@@ -117,7 +119,7 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
         spec, report = want.spec, here.report
         match migration:
             case ("node works",):
-                here = Place(here.spec, step(here.spec, report, want.deleting), "Ready")
+                here = AllocationFacts(here.spec, step(here.spec, report, want.deleting), "Ready")
             case ("verb", verb) if Phase(status.phase) in ALLOWED[verb] and not want.deleting:
                 fields: dict[str, object] = {"stop": {"run": "stop"}, "suspend": {"run": "suspend"}}.get(
                     verb, {"run": "run"}
@@ -125,12 +127,12 @@ def test_a_life_that_is_watched_closely_takes_only_legal_ways(history: list[tupl
                 afresh = verb == "restart" or (verb == "start" and status.phase in ("Stopped", "Failed"))
                 want = wished(msgspec.structs.replace(spec, **fields), starts=want.starts + afresh)
                 new = msgspec.structs.replace(here.spec, desired=want.spec.run, restart_generation=want.starts)
-                here = Place(new, report, here.node_phase)
+                here = AllocationFacts(new, report, here.node_phase)
             case ("guest ends",) if report.state == "running" and here.node_phase == "Ready":
                 ended = msgspec.structs.replace(report, state="stopped", reason="guestPoweredOff")
-                here = Place(here.spec, ended, "Ready")
+                here = AllocationFacts(here.spec, ended, "Ready")
             case ("node is lost",):
-                here = Place(here.spec, report, "NotReady")
+                here = AllocationFacts(here.spec, report, "NotReady")
             case ("delete",):
                 want = wished(want.spec, deleting=True, starts=want.starts)
         new_status = fold(want, here, former=status)
