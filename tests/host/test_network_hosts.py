@@ -13,8 +13,7 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.api.network.facts import Backend, Balanced, Caller, Facts, Group, Network, Published, Workload
-from weft.api.network.facts import Place as Address
+from weft.api.network.facts import Backend, Balanced, Caller, Facts, Group, Network, NetworkAddress, Published, Workload
 from weft.api.network.trace import trace
 from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, Target
 from weft.contracts.network.rules import Opened, RefusedDestinations
@@ -400,7 +399,9 @@ class Traced:
                 ]
             )
 
-    def say(self, source: Workload | Caller, target: Workload | Balanced | Published | Address, port: int) -> str:
+    def say(
+        self, source: Workload | Caller, target: Workload | Balanced | Published | NetworkAddress, port: int
+    ) -> str:
         hosts = tuple(self.place.hosts)
         refused = RefusedDestinations(("10.20.0.0/24", "10.30.0.0/24"), hosts, frozenset({("tcp", 8092)}))
         facts = Facts(source, target, self.networks, refused, Opened({}, ()), "tcp", port)
@@ -449,7 +450,7 @@ async def test_a_trace_says_what_packets_do(place: Place) -> None:
                     (Backend(ends["b"], "10.20.0.12"),),
                 )
             )
-            known: dict[str, Workload | Balanced | Published | Address] = {
+            known: dict[str, Workload | Balanced | Published | NetworkAddress] = {
                 "10.20.0.11:83": ends["a"],
                 "10.20.0.12:81": ends["b"],
                 "10.20.0.100:80": shop,
@@ -463,7 +464,7 @@ async def test_a_trace_says_what_packets_do(place: Place) -> None:
                 source = ends.get(who, Caller(OUTSIDE))
                 for there in places:
                     host, _, port = there.partition(":")
-                    verdict = traced.say(source, known.get(there, Address(host)), int(port))
+                    verdict = traced.say(source, known.get(there, NetworkAddress(host)), int(port))
                     said.setdefault(who, []).extend([there] if verdict == "allowed" else [])
                     seen.setdefault(who, []).extend([there] if there in reached[who] else [])
             assert said == seen

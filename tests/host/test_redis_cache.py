@@ -16,7 +16,7 @@ from tests.conformance.cache_contract import SECONDS, CacheContract, until_works
 from weft.contracts.clock import SystemClock
 from weft.contracts.edge.cache import Cache
 from weft.drivers.cache.redis.driver import RedisCache
-from weft.drivers.cache.redis.place import Place, read_place
+from weft.drivers.cache.redis.place import RedisAddress, read_place
 from weft.objects.errors import TimedOut, Unavailable
 
 pytestmark = [
@@ -35,7 +35,7 @@ class HandClock(SystemClock):
 class RedisPeer:
     def __init__(self, folder: Path, *options: str) -> None:
         self.folder, self.options = folder, options
-        self.place = Place(path=str(folder / "r.sock"))
+        self.place = RedisAddress(path=str(folder / "r.sock"))
         self.cache: Cache = RedisCache(self.place, SystemClock())
         self.process: asyncio.subprocess.Process | None = None
 
@@ -118,8 +118,8 @@ async def test_a_full_server_a_wrong_password_and_a_database_that_isn_t_there_ar
             await peer.cache.get("k")
         for words, place, secret in (
             ("WRONGPASS: it refuses the password", peer.place, "other"),
-            ("WRONGPASS: it refuses the password", Place(path=peer.place.path, user="nobody"), "s3cret"),
-            ("DB index is out of range", Place(path=peer.place.path, number=99), "s3cret"),
+            ("WRONGPASS: it refuses the password", RedisAddress(path=peer.place.path, user="nobody"), "s3cret"),
+            ("DB index is out of range", RedisAddress(path=peer.place.path, number=99), "s3cret"),
         ):
             file.write_text(secret)
             cache = RedisCache(place, SystemClock(), password=file)
@@ -127,7 +127,7 @@ async def test_a_full_server_a_wrong_password_and_a_database_that_isn_t_there_ar
                 await cache.get("k")
             assert secret not in str(refused.value)
         file.write_text("s3cret\n")
-        cache = RedisCache(Place(path=peer.place.path, number=1), SystemClock(), password=file)
+        cache = RedisCache(RedisAddress(path=peer.place.path, number=1), SystemClock(), password=file)
         await cache.put({"k": b"1"}, 60)
         with pytest.raises(Unavailable, match="OOM: its memory is full; raise maxmemory"):
             for number in range(20):

@@ -102,7 +102,7 @@ def words(*known: str) -> msgspec.Meta:
     return msgspec.Meta(extra={"words": known})
 
 
-class Place(msgspec.Struct, frozen=True):
+class PathValues(msgspec.Struct, frozen=True):
     """The values at a path of an object: one of ``words`` (none: any), or a ``quantity``, which is ``whole`` or may have a
     fraction."""
 
@@ -464,7 +464,7 @@ def change_modes(type_: Any, path: str = "spec") -> Mapping[str, ChangeMode]:
     return {doc.path: doc.change for doc in describe_fields(type_, path)}
 
 
-def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> Place | None:
+def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> PathValues | None:
     """The values at ``path`` below ``type_``; None if there is no such path. A map may have any name. ``in_lists``: the path leads
     on into the items of a list."""
     info, extra, _ = _unwrap(_info(type_))
@@ -472,7 +472,7 @@ def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> Pl
         while in_lists and isinstance(info, (mi.ListType, mi.VarTupleType)):
             info, extra, _ = _unwrap(info.item_type)
         if in_lists and isinstance(info, mi.UnionType):
-            return Place()  # of one of several types, which each have their own fields
+            return PathValues()  # of one of several types, which each have their own fields
         if isinstance(info, mi.StructType):
             fields = {f.encode_name: f.type for f in info.fields}
             if step not in fields:
@@ -481,7 +481,7 @@ def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> Pl
         elif isinstance(info, mi.DictType):
             info, extra, _ = _unwrap(info.value_type)
         elif isinstance(info, (mi.AnyType, mi.RawType)):
-            return Place()
+            return PathValues()
         else:
             return None
     known: tuple[str, ...] = tuple(extra.get("words", ()))
@@ -489,4 +489,4 @@ def find_place(type_: Any, path: Sequence[str], *, in_lists: bool = False) -> Pl
         known = tuple(map(str, info.values))
     elif isinstance(info, mi.BoolType):
         known = ("true", "false")
-    return Place(known, extra.get("quantity", ""), isinstance(info, mi.IntType))
+    return PathValues(known, extra.get("quantity", ""), isinstance(info, mi.IntType))

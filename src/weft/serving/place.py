@@ -15,7 +15,7 @@ RETRY_SECONDS = 5.0
 log = logging.getLogger("weft.serving")
 
 
-class Place:
+class DeferredServer:
     """``open_server`` makes a server whose sockets are bound and that isn't started yet; it raises WeftError, OSError. It is tried
     in the constructor, and from ``start`` on again until it succeeds. ``note`` gets why it failed, and "" when it is open; ``what``
     names it in the log."""

@@ -17,7 +17,7 @@ from weft.api.network.facts import (
     Facts,
     Group,
     Network,
-    Place,
+    NetworkAddress,
     Published,
     Target,
     Workload,
@@ -127,19 +127,19 @@ ADMITTING = vm("b", nic("blue", "10.20.0.12"), groups=[group("db", ["tcp:5432 fr
         (OPEN_A, vm("b"), "icmp", "blocked", "noAddress", "vm/b"),
         (OPEN_A, Anothers("10.20.0.12"), "icmp", "unknown", "", ""),
         (WEB_A, Anothers("10.20.0.12"), "icmp", "blocked", "egressDenied", "securitygroup/web"),
-        (OPEN_A, Place("", is_all=True), "tcp/443", "allowed", "", ""),
-        (WEB_A, Place("", is_all=True), "tcp/80", "blocked", "egressDenied", "securitygroup/web"),
-        (OPEN_A, Place("198.51.100.7"), "tcp/443", "allowed", "", ""),
-        (OPEN_A, Place("10.20.1.12"), "icmp", "blocked", "otherNetwork", ""),
-        (OPEN_A, Place("10.20.1.12", network="network/green"), "icmp", "blocked", "otherNetwork", "network/green"),
-        (OPEN_A, Place("169.254.169.254"), "tcp/80", "blocked", "linkLocal", "network/blue"),
-        (OPEN_A, Place(HOST), "tcp/22", "blocked", "hostClosed", "network/blue"),
-        (OPEN_A, Place(HOST), "tcp/2049", "allowed", "", ""),
-        (OPEN_A, Place(HOST), "tcp/8080", "allowed", "", ""),
-        (OPEN_A, Place(HOST), "icmp", "allowed", "", ""),
-        (OPEN_A, Place("10.20.0.77"), "icmp", "blocked", "nothingThere", "network/blue"),
-        (WEB_A, Place("10.20.0.1"), "udp/53", "allowed", "", ""),
-        (OPEN_A, Place("10.20.0.1"), "tcp/22", "blocked", "nothingThere", "network/blue"),
+        (OPEN_A, NetworkAddress("", is_all=True), "tcp/443", "allowed", "", ""),
+        (WEB_A, NetworkAddress("", is_all=True), "tcp/80", "blocked", "egressDenied", "securitygroup/web"),
+        (OPEN_A, NetworkAddress("198.51.100.7"), "tcp/443", "allowed", "", ""),
+        (OPEN_A, NetworkAddress("10.20.1.12"), "icmp", "blocked", "otherNetwork", ""),
+        (OPEN_A, NetworkAddress("10.20.1.12", network="network/green"), "icmp", "blocked", "otherNetwork", "network/green"),
+        (OPEN_A, NetworkAddress("169.254.169.254"), "tcp/80", "blocked", "linkLocal", "network/blue"),
+        (OPEN_A, NetworkAddress(HOST), "tcp/22", "blocked", "hostClosed", "network/blue"),
+        (OPEN_A, NetworkAddress(HOST), "tcp/2049", "allowed", "", ""),
+        (OPEN_A, NetworkAddress(HOST), "tcp/8080", "allowed", "", ""),
+        (OPEN_A, NetworkAddress(HOST), "icmp", "allowed", "", ""),
+        (OPEN_A, NetworkAddress("10.20.0.77"), "icmp", "blocked", "nothingThere", "network/blue"),
+        (WEB_A, NetworkAddress("10.20.0.1"), "udp/53", "allowed", "", ""),
+        (OPEN_A, NetworkAddress("10.20.0.1"), "tcp/22", "blocked", "nothingThere", "network/blue"),
         (OPEN_A, SHOP_ALONE, "tcp/80", "blocked", "ingressDenied", "securitygroup/db"),
         (OPEN_A, SHOP, "tcp/80", "partial", "ingressDenied", "securitygroup/db"),
         (WEB_A, SHOP_ALONE, "tcp/80", "blocked", "egressDenied", "securitygroup/web"),  # the endpoint's port counts
@@ -177,16 +177,16 @@ def test_a_remedy_is_the_command_that_keeps_the_rules_there_are_and_adds_the_one
     assert ask(OPEN_A, GREEN, blue, network("green", GREEN)).remedy == (
         "weft vm set a --network blue --network green -p default"
     )
-    found = ask(OPEN_A, Place(HOST), network("blue", OPEN_A, open=("api",)), what="tcp/22")
+    found = ask(OPEN_A, NetworkAddress(HOST), network("blue", OPEN_A, open=("api",)), what="tcp/22")
     assert found.remedy == f"weft network set blue --open api --open 'tcp:22 to {HOST}/32' -p default"
     closed = network("blue", OPEN_A, nat=False)
-    found = ask(OPEN_A, Place("", is_all=True), closed)
+    found = ask(OPEN_A, NetworkAddress("", is_all=True), closed)
     assert (found.reason, found.remedy) == ("noNat", "weft network set blue --nat -p default")
 
 
 def test_names_resolve_whatever_a_group_says_and_a_question_to_another_server_is_blocked() -> None:
     silent = vm("a", nic("blue", "10.20.0.11"), groups=[group("none", egress=[])])
-    found = ask(silent, Place("1.1.1.1"), network("blue", silent), what="udp/53")
+    found = ask(silent, NetworkAddress("1.1.1.1"), network("blue", silent), what="udp/53")
     assert (found.verdict, found.reason) == ("blocked", "egressDenied")
     assert [(step.stage, step.passes) for step in found.steps][:4] == [
         ("source", True),

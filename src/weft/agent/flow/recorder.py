@@ -37,7 +37,7 @@ REST = 40  # after a refresh, times as long as it took
 AGAIN_SECONDS = 60.0  # on a node that can't see flows
 _FOUR = (0, 0, 0, 0)
 Counts = tuple[int, int, int, int]  # packets and bytes sent by the opener, then received
-Place = tuple[str, str]  # segment id, address
+SegmentAddress = tuple[str, str]  # segment id, address
 
 
 class Opened(msgspec.Struct, array_like=True):
@@ -122,7 +122,7 @@ class FlowRecorder:
             newest = self._make_interval(uid)
         return self.files.pack(uid, newest, self._clock.now())
 
-    def _find_nics(self) -> dict[Place, _Nic]:
+    def _find_nics(self) -> dict[SegmentAddress, _Nic]:
         return {
             (short_id(nic.network_uid), nic.address): _Nic(workload.uid, workload.project or "", nic)
             for state in self._table
@@ -150,7 +150,7 @@ class FlowRecorder:
 
     def _account(
         self,
-        nics: Mapping[Place, _Nic],
+        nics: Mapping[SegmentAddress, _Nic],
         flows: Iterable[SeenFlow],
         open: Iterable[SeenFlow],
         refused: Iterable[SeenFlow],
@@ -209,7 +209,7 @@ class FlowRecorder:
             return None
         return Interval(opened.start, MINUTE, self._node, fold.listed(), opened.lacking)
 
-    def _add(self, nics: Mapping[Place, _Nic], flow: SeenFlow, delta: Counts, now: float, new: int) -> None:
+    def _add(self, nics: Mapping[SegmentAddress, _Nic], flow: SeenFlow, delta: Counts, now: float, new: int) -> None:
         if delta == _FOUR:
             return
         for own, peer, out in ((flow.source, flow.destination, True), (flow.destination, flow.source, False)):

@@ -25,7 +25,7 @@ from weft.protocol.heartbeat import MOST_PATHS, PathFigures
 from weft.protocol.report import Peer, Peers, ReportAnswer
 from weft.trust.probe.echo import (
     NONCE_BYTES,
-    Place,
+    Coordinates,
     answer_probe,
     open_echo,
     pair_key,
@@ -87,7 +87,7 @@ class Proximity:
         self._key = b""
         self._keys: dict[str, bytes] = {}
         self._position = Position(uid)
-        self._places: dict[str, Place] = {}
+        self._places: dict[str, Coordinates] = {}
         self._samples: dict[str, deque[float]] = {}
         self._links = Links()
         self._asked: dict[bytes, tuple[Peer, float]] = {}  # by nonce: whom, when

@@ -91,7 +91,7 @@ class Published(msgspec.Struct, frozen=True):
     leads_to: Workload | Balanced
 
 
-class Place(msgspec.Struct, frozen=True):
+class NetworkAddress(msgspec.Struct, frozen=True):
     """An address. ``is_all``: of the internet as a whole. ``network``: the name of the own project's other network that has it."""
 
     address: str
@@ -113,7 +113,7 @@ class Anothers(msgspec.Struct, frozen=True):
         return self.address
 
 
-Target = Workload | Balanced | Published | Place | Anothers
+Target = Workload | Balanced | Published | NetworkAddress | Anothers
 
 
 class Facts(msgspec.Struct, frozen=True):

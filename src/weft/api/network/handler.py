@@ -9,7 +9,7 @@ from typing import NamedTuple
 from weft.api.auth.authorise import require_own_person, require_permission
 from weft.api.context import ApiContext
 from weft.api.network.answer import NetworkTrace
-from weft.api.network.facts import Balanced, Caller, Facts, Place, Protocol, Published, Target, Workload
+from weft.api.network.facts import Balanced, Caller, Facts, NetworkAddress, Protocol, Published, Target, Workload
 from weft.api.network.reader import Reader
 from weft.api.network.trace import trace
 from weft.api.request.call import Call, json_answer
@@ -74,7 +74,7 @@ async def _find_target(reader: Reader, end: End, source: Workload | Caller) -> T
         raise InvalidInput(f"query parameter to: {end.kind}/{end.name} takes no connections", field="to", hint=_TO)
     if isinstance(source, Caller):
         raise InvalidInput("query parameter to: neither end is in the fabric", field="to", hint=_TO)
-    return await reader.address(end.name, source) if end.name else Place("", is_all=True)
+    return await reader.address(end.name, source) if end.name else NetworkAddress("", is_all=True)
 
 
 def _read_end(query: dict[str, str], name: str, project: str, hint: str) -> End:

@@ -19,7 +19,7 @@ from weft.api.network.facts import (
     Balanced,
     Group,
     Network,
-    Place,
+    NetworkAddress,
     Published,
     Target,
     Workload,
@@ -146,7 +146,7 @@ class Reader:
         if end is not None:
             ref = end.spec(EndpointSpec).workload
             if is_egress(end.spec(EndpointSpec)):
-                return Place(address)
+                return NetworkAddress(address)
             if ref.project is None or not self._sees(ref):
                 return Anothers(address)
             if is_workload(ref.kind):
@@ -157,8 +157,8 @@ class Reader:
             for item in self._view.of_kind("network").values():
                 is_own = item.envelope.project == self._project
                 if is_own and IPv4Address(address) in IPv4Network(item.spec(NetworkSpec).cidr):
-                    return Place(address, network=f"network/{item.envelope.name}")
-        return Place(address)
+                    return NetworkAddress(address, network=f"network/{item.envelope.name}")
+        return NetworkAddress(address)
 
     async def hosts(self) -> tuple[RefusedDestinations, Opened]:
         """Targets that nodes refuse to what leaves a network, and what networks open. Raises Unavailable."""

@@ -17,7 +17,7 @@ from weft.api.network.facts import (
     Caller,
     Facts,
     Network,
-    Place,
+    NetworkAddress,
     Published,
     Workload,
 )
@@ -86,7 +86,7 @@ class _Path:
             case Anothers():
                 self._egress(source, nic, near, target.address, facts.port)
                 self._know("ingress", "", "another project's security groups decide; they are not shown")
-            case Place():
+            case NetworkAddress():
                 self._place(source, nic, near, target)
 
     def report(self) -> NetworkTrace:
@@ -140,7 +140,7 @@ class _Path:
             chosen = next((nic for nic in nics if nic.network_uid in ends), chosen)
         elif isinstance(target, Balanced):
             chosen = next((nic for nic in nics if nic.network_uid == target.network.uid), chosen)
-        elif isinstance(target, Anothers) or (isinstance(target, Place) and not target.is_all):
+        elif isinstance(target, Anothers) or (isinstance(target, NetworkAddress) and not target.is_all):
             chosen = next((nic for nic in nics if IPv4Address(target.address) in IPv4Network(nic.cidr)), chosen)
         return chosen, self.facts.networks[chosen.network_uid]
 
@@ -224,7 +224,7 @@ class _Path:
 
     # -- out of a network --------------------------------------------------------------------------------------------------
 
-    def _place(self, source: Workload, nic: AllocatedNic, near: Network, place: Place) -> None:
+    def _place(self, source: Workload, nic: AllocatedNic, near: Network, place: NetworkAddress) -> None:
         port = self.facts.port
         if not place.is_all and IPv4Address(place.address) in IPv4Network(nic.cidr):
             self._egress(source, nic, near, place.address, port)

@@ -11,7 +11,7 @@ import msgspec
 from weft.objects.errors import InvalidInput
 
 Path = tuple[str | int, ...]
-Place = tuple[int, int]  # line and column, both from 1
+Position = tuple[int, int]  # line and column, both from 1
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
@@ -20,7 +20,7 @@ class Document(msgspec.Struct, frozen=True):
 
     value: Any
     file: str
-    places: Mapping[Path, Place] = {}
+    places: Mapping[Path, Position] = {}
 
     def below(self, *steps: str | int) -> Document:
         """The part at ``steps``, which must be there, as a document of its own."""
@@ -45,12 +45,12 @@ def split_path(text: str) -> Path:
     return tuple(match[1] if match[1] is not None else int(match[2]) for match in _STEP.finditer(text))
 
 
-def place_of(text: str, position: int) -> Place:
+def place_of(text: str, position: int) -> Position:
     """Line and column of the character at ``position``."""
     return text.count("\n", 0, position) + 1, position - (text.rfind("\n", 0, position) + 1) + 1
 
 
-def unreadable(file: str, place: Place | None, what: str, hint: str | None = None) -> InvalidInput:
+def unreadable(file: str, place: Position | None, what: str, hint: str | None = None) -> InvalidInput:
     """The error for text that can't be read at all: ``file:line:column: what``."""
     where = f"{file}:{place[0]}:{place[1]}" if place else file
     details = {"file": file, **({"line": place[0], "column": place[1]} if place else {})}

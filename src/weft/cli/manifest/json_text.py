@@ -7,7 +7,7 @@ import json
 import re
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the standard library's own reader of a string
 
-from weft.cli.manifest.document import Document, Path, Place, place_of, unreadable
+from weft.cli.manifest.document import Document, Path, Position, place_of, unreadable
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ODD = re.compile(r'"(?:[^"\\]|\\.)*"|(NaN|-?Infinity|-?\d{4000,})')
@@ -52,9 +52,9 @@ class _Scan:
         self._text = text
         self._file = file
         self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
-        self.places: dict[Path, Place] = {}
+        self.places: dict[Path, Position] = {}
 
-    def _place(self, position: int) -> Place:
+    def _place(self, position: int) -> Position:
         line = bisect.bisect_right(self._lines, position)
         return line, position - self._lines[line - 1] + 1
 

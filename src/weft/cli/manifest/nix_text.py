@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from pathlib import Path as FilePath
 
-from weft.cli.manifest.document import Document, Path, Place, unreadable
+from weft.cli.manifest.document import Document, Path, Position, unreadable
 from weft.objects.errors import TooLarge, Unavailable
 
 CPU_SECONDS = 10  # of processor time: on a busy machine a small expression takes long too
@@ -55,7 +55,7 @@ def read_nix(path: FilePath, file: str) -> list[Document]:
         found = json.loads(answer)
     except ValueError as problem:
         raise unreadable(file, (1, 1), f"nix: the result isn't JSON: {problem}") from None
-    places: dict[Path, Place] = {(): (1, 1)}
+    places: dict[Path, Position] = {(): (1, 1)}
     places |= {tuple(at["path"]): (at["line"], at["column"]) for at in found["places"]}
     return [Document(found["value"], file, places)]
 
@@ -115,7 +115,7 @@ def _translate(report: str, path: FilePath, file: str) -> Exception:
     """Translate nix's complaint, at the last place in this very file that it mentions."""
     first = re.search(r"^(?:error: )(.*)$", report, re.MULTILINE)
     what = first[1] if first else (report.strip().splitlines() or ["ended without a message"])[-1]
-    place: Place = (1, 1)
+    place: Position = (1, 1)
     for match in _AT.finditer(report):
         if match["file"].split()[-1] == str(path) or match["file"] == str(path):
             place = int(match["line"]), int(match["column"])

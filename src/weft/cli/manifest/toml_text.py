@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from weft.cli.manifest.document import Document, Path, Place, unreadable
+from weft.cli.manifest.document import Document, Path, Position, unreadable
 
 _LOOK = "look at quotes, brackets and equals signs there and in the lines before"
 _PLACE = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -31,8 +31,8 @@ def read_toml(text: str, file: str) -> list[Document]:
     return [Document(value, file, _find_places(text))]
 
 
-def _find_places(text: str) -> dict[Path, Place]:
-    places: dict[Path, Place] = {(): (1, 1)}
+def _find_places(text: str) -> dict[Path, Position]:
+    places: dict[Path, Position] = {(): (1, 1)}
     counts: dict[Path, int] = {}
     table: Path = ()
     closing = ""  # the quotes that end a text over several lines

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from weft.cli.manifest.document import Document, Path, Place, place_of, unreadable
+from weft.cli.manifest.document import Document, Path, Position, place_of, unreadable
 
 _MERGE = "tag:yaml.org,2002:merge"
 MAX_PARTS = 500_000  # fields and items of a document with its aliases written out: nine lines can stand for billions
@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(text: str, file: str) -> list[Document]:
     """The documents in ``text``, empty ones left out. Raises InvalidInput with file, line and column."""
     documents: list[Document] = []
-    begin: Place = (1, 1)  # of the document that is being read
+    begin: Position = (1, 1)  # of the document that is being read
     try:
         loader = _Loader(text)
         try:
@@ -51,7 +51,7 @@ def read_yaml(text: str, file: str) -> list[Document]:
                 if node is None:
                     break
                 begin = _place(node.start_mark)
-                places: dict[Path, Place] = {(): begin}
+                places: dict[Path, Position] = {(): begin}
                 _read_places(node, (), places, file, set())
                 value = loader.construct_document(node)
                 if value is not None:
@@ -73,7 +73,7 @@ def read_yaml(text: str, file: str) -> list[Document]:
     return documents
 
 
-def _place(mark: Any) -> Place:
+def _place(mark: Any) -> Position:
     return mark.line + 1, mark.column + 1
 
 
@@ -85,7 +85,7 @@ def _hint(why: str) -> str:
     return "look at brackets, quotes and indentation there and in the lines before"
 
 
-def _read_places(node: yaml.Node, path: Path, places: dict[Path, Place], file: str, seen: set[int]) -> None:
+def _read_places(node: yaml.Node, path: Path, places: dict[Path, Position], file: str, seen: set[int]) -> None:
     if id(node) in seen:  # an alias of something that is being read: YAML allows a loop, a manifest doesn't
         raise unreadable(file, _place(node.start_mark), "YAML: a node that contains itself")
     if len(places) > MAX_PARTS:

@@ -9,14 +9,14 @@ import msgspec
 from weft.kinds.record import Kind
 from weft.objects.envelope import Envelope
 from weft.objects.errors import UnknownField
-from weft.objects.schema import Place, find_place, suggest
+from weft.objects.schema import PathValues, find_place, suggest
 
 _PARTS = ("spec", "actions", "marks", "status", "report")  # of an envelope that are a kind's own
 _SHORT = ("", "status", "spec")  # where a path may begin, as in ``Fields``
 _ALSO = {"state": "status.phase"}  # as other tools call it
 
 
-def read_path(kind: Kind, path: str) -> tuple[str, Place]:
+def read_path(kind: Kind, path: str) -> tuple[str, PathValues]:
     """``path`` as ``Fields`` takes it, and the field of ``kind`` at its end. Raises UnknownField if there is none."""
     for known in (path, _ALSO.get(path, "")):
         for root in _SHORT if known else ():
@@ -52,7 +52,7 @@ def list_paths(kind: Kind) -> list[str]:
     return [*(one.encode_name for one in msgspec.structs.fields(Envelope)), *own]
 
 
-def _find(kind: Kind, path: list[str], *, in_lists: bool = False) -> Place | None:
+def _find(kind: Kind, path: list[str], *, in_lists: bool = False) -> PathValues | None:
     first, *rest = path
     types = {part: getattr(kind, part) for part in _PARTS}
     if first in _PARTS:

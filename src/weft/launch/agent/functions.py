@@ -21,7 +21,7 @@ from weft.contracts.driver.image import OciStore
 from weft.launch.agent.parts import AgentParts
 from weft.launch.agent.places import read_place
 from weft.objects.errors import InvalidInput
-from weft.serving.place import Place
+from weft.serving.place import DeferredServer
 from weft.serving.server import HttpServer, listen, make_server_tls
 
 DRIVERS: dict[Isolation, str] = {
@@ -58,7 +58,7 @@ def make_functions(
     return functions
 
 
-def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock) -> Place:
+def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock) -> DeferredServer:
     """Make the place where this node serves functions itself: ``place`` (ADDRESS:PORT), with key and certificate in ``tls``. What
     can't be opened now is tried again. Raises InvalidInput for what can't be a place."""
     address, port = read_place(place, tls is not None)
@@ -69,7 +69,7 @@ def make_place(functions: Functions, place: str, tls: Path | None, clock: Clock)
         context = _read_tls(tls)
         return make_server(local, listen(address, port), context, clock)
 
-    return Place(open_server, clock, f"functions at {local.address}", local.note_place)
+    return DeferredServer(open_server, clock, f"functions at {local.address}", local.note_place)
 
 
 def _read_tls(tls: Path | None) -> ssl.SSLContext | None:

@@ -257,7 +257,7 @@ def _make_listener(host: Host, parts: AgentParts, clock: Clock) -> Any:
 def make_metrics_place(place: str, host: Host, parts: AgentParts, clock: Clock) -> Any:
     """The same at ``place`` (ADDRESS:PORT), as soon as that can be opened. Raises InvalidInput for what can't be a place."""
     serving, address = importlib.import_module("weft.serving.server"), read_metrics_place(place)
-    return importlib.import_module("weft.serving.place").Place(
+    return importlib.import_module("weft.serving.place").DeferredServer(
         lambda: _serve_metrics(serving.listen(*address), host, parts, clock), clock, f"metrics at {place}"
     )
 

@@ -28,7 +28,7 @@ UNKNOWN_FACTOR = 1.5  # of the longest known round trip: what an unknown one cou
 MOST_NODES = 2_000  # of which all round trips are compared; of more, traffic doesn't count
 
 
-class Place(msgspec.Struct, frozen=True):
+class MigratableWorkload(msgspec.Struct, frozen=True):
     """A workload that may migrate, where it is now."""
 
     key: str  # of its allocation
@@ -36,7 +36,7 @@ class Place(msgspec.Struct, frozen=True):
     spec: AllocationSpec
 
 
-def list_places(view: View, snapshot: Snapshot) -> list[Place]:
+def list_places(view: View, snapshot: Snapshot) -> list[MigratableWorkload]:
     """The workloads that may migrate for this, in order of their allocations' keys."""
     places = []
     for key, item in sorted(view.of_kind("allocation").items()):
@@ -48,12 +48,12 @@ def list_places(view: View, snapshot: Snapshot) -> list[Place]:
         workload = view.get(object_key(spec.workload.kind, spec.workload.project, spec.workload.name))
         known = workload is not None and workload.uid == spec.workload.uid and not workload.deleting
         if workload is not None and known and snapshot.index_of(spec.node_uid) is not None:
-            places.append(Place(key, workload, spec))
+            places.append(MigratableWorkload(key, workload, spec))
     return places
 
 
 def read_problem(
-    view: View, snapshot: Snapshot, places: Sequence[Place], courses: Sequence[Course | None]
+    view: View, snapshot: Snapshot, places: Sequence[MigratableWorkload], courses: Sequence[Course | None]
 ) -> tuple[Problem, list[str]]:
     """The problem, and the guests' names: KIND/NAME. Load is what ``courses`` expect of each VM, else its part of what its node
     uses, else what it requests. What talks with them and doesn't migrate is a guest, too, after them."""
@@ -107,7 +107,9 @@ def count_local(spec: AllocationSpec) -> int:
     return local + (spec.resources.disk if spec.pool == "local" else 0)
 
 
-def read_pairs(snapshot: Snapshot, places: Sequence[Place]) -> tuple[dict[tuple[int, int], float], list[Guest]]:
+def read_pairs(
+    snapshot: Snapshot, places: Sequence[MigratableWorkload]
+) -> tuple[dict[tuple[int, int], float], list[Guest]]:
     """The bytes a second of each pair that talks, by their numbers; and those of them that don't migrate, numbered after the
     places."""
     if len(snapshot) > MOST_NODES:
@@ -137,7 +139,7 @@ def read_round_trips(snapshot: Snapshot) -> Reals:
     return trips
 
 
-def read_course(view: View, place: Place, now: float, hours: int) -> Course | None:
+def read_course(view: View, place: MigratableWorkload, now: float, hours: int) -> Course | None:
     """The cores that a VM will use hour by hour, by its profile; None: nothing is forecast."""
     of = place.spec.workload
     item = view.get(object_key("workloadprofile", of.project, name_profile(of.kind, of.name)))
@@ -148,7 +150,7 @@ def read_course(view: View, place: Place, now: float, hours: int) -> Course | No
 
 
 def plan_step(
-    history: Sequence[PastMigration], place: Place, source: str, target: str, reason: str, size: int
+    history: Sequence[PastMigration], place: MigratableWorkload, source: str, target: str, reason: str, size: int
 ) -> PlannedStep:
     """The step with what it takes: by past migrations, else by ``size`` (bytes) and ASSUMED_BYTES_PER_SECOND."""
     of, memory = place.spec.workload, place.spec.resources.memory

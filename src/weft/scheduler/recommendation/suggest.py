@@ -13,7 +13,7 @@ from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes, format_time
 from weft.scheduler.rebalance.gains import find_gains
 from weft.scheduler.rebalance.model import Flags, Problem, State
-from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
+from weft.scheduler.rebalance.problem import MigratableWorkload, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.snapshot import Snapshot
 from weft.transfer.history import read_history
 
@@ -27,7 +27,7 @@ class Fabric(msgspec.Struct, frozen=True):
 
     read_at: float
     uids: list[str]  # of the nodes
-    places: list[Place]
+    places: list[MigratableWorkload]
     problem: Problem
     names: list[str]  # of the guests
 

@@ -27,7 +27,7 @@ from weft.scheduler.rebalance.gains import find_lasting
 from weft.scheduler.rebalance.lazy import find_steps
 from weft.scheduler.rebalance.model import Budget, Flags, MigrationStep, Problem, State, find_terms
 from weft.scheduler.rebalance.plan import conclude
-from weft.scheduler.rebalance.problem import Place, list_places, plan_step, read_course, read_problem
+from weft.scheduler.rebalance.problem import MigratableWorkload, list_places, plan_step, read_course, read_problem
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Waiting
@@ -99,7 +99,7 @@ def _describe_loads(problem: Problem, steps: Sequence[MigrationStep], nodes: Seq
 
 
 def _make_lasting(
-    problem: Problem, places: Sequence[Place], courses: Sequence[Course | None], hours: int
+    problem: Problem, places: Sequence[MigratableWorkload], courses: Sequence[Course | None], hours: int
 ) -> tuple[Problem, list[State], list[str]]:
     """The problem of those VMs whose forecasts are known, the fabric in each hour, and why others stay."""
     unknown = sum(course is None for course in courses)
@@ -118,7 +118,7 @@ def _make_lasting(
     return problem, states, notes
 
 
-def _find_resting(view: View, places: Sequence[Place], seconds: float, now: float) -> dict[int, float]:
+def _find_resting(view: View, places: Sequence[MigratableWorkload], seconds: float, now: float) -> dict[int, float]:
     """The numbers of those that migrate, or did lately, and until when each rests (infinite: it migrates)."""
     resting = dict[int, float]()
     for number, place in enumerate(places):
@@ -129,7 +129,7 @@ def _find_resting(view: View, places: Sequence[Place], seconds: float, now: floa
     return resting
 
 
-def _describe_resting(places: Sequence[Place], resting: dict[int, float]) -> str:
+def _describe_resting(places: Sequence[MigratableWorkload], resting: dict[int, float]) -> str:
     """``vm/web rests until 2026-12-24 22:00 UTC, after a migration``"""
     said = [
         f"{name_workload(places[number].spec.workload)} "
@@ -140,7 +140,9 @@ def _describe_resting(places: Sequence[Place], resting: dict[int, float]) -> str
     return "; ".join([*said[:MOST_NAMED], *more])
 
 
-def try_migration(view: View, engine: Engine, trial: Trial, place: Place, target: int, strategy: str) -> Flags | None:
+def try_migration(
+    view: View, engine: Engine, trial: Trial, place: MigratableWorkload, target: int, strategy: str
+) -> Flags | None:
     """Count the migration in the snapshot; or the nodes that would take the workload, if the target doesn't."""
     snapshot, what = engine.snapshot, f"{place.spec.workload.kind}/{place.spec.workload.name}"
     found = read_migration_candidate(view, place.workload, MigrationSpec(workload=what), strategy, [])
@@ -159,7 +161,7 @@ def try_migration(view: View, engine: Engine, trial: Trial, place: Place, target
 def _describe_steps(
     view: View,
     problem: Problem,
-    places: Sequence[Place],
+    places: Sequence[MigratableWorkload],
     steps: Sequence[MigrationStep],
     nodes: Sequence[str],
 ) -> list[PlannedStep]:
@@ -177,7 +179,7 @@ def _describe_steps(
     return planned
 
 
-def name_peer(places: Sequence[Place], guest: int, peer: int) -> str:
+def name_peer(places: Sequence[MigratableWorkload], guest: int, peer: int) -> str:
     """Name of the peer that a guest talks with, as far as people of the guest's project may know."""
     project = places[guest].spec.workload.project
     known = peer < len(places) and places[peer].spec.workload.project == project

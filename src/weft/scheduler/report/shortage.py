@@ -22,7 +22,7 @@ from weft.objects.quantity import format_cpu, format_time
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.rebalance.ahead import Departure, Shortfall, find_groups, plan_ahead
 from weft.scheduler.rebalance.model import Flags, Reals
-from weft.scheduler.rebalance.problem import Place, count_local, list_places, plan_step, read_pairs
+from weft.scheduler.rebalance.problem import MigratableWorkload, count_local, list_places, plan_step, read_pairs
 from weft.scheduler.report.rebalance import try_migration
 from weft.scheduler.table.facts import name_for
 from weft.scheduler.table.snapshot import Snapshot
@@ -90,7 +90,7 @@ def _make_shortfall(
     row: int,
     short: Shortage,
     profiles: Sequence[ProfileStatus | None],
-    places: Sequence[Place],
+    places: Sequence[MigratableWorkload],
     courses: Sequence[Course | None],
     groups: list[list[int]],
     now: float,
@@ -131,7 +131,7 @@ def _make_shortfall(
 def _describe(
     view: View,
     snapshot: Snapshot,
-    places: Sequence[Place],
+    places: Sequence[MigratableWorkload],
     profiles: Sequence[ProfileStatus | None],
     found: Sequence[Departure],
     node: str,
@@ -173,12 +173,12 @@ def _describe_shortage(node: str, short: Shortage, now: float) -> str:
     )
 
 
-def _is_planned(view: View, place: Place) -> bool:
+def _is_planned(view: View, place: MigratableWorkload) -> bool:
     found = view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key)
     return any(item.status(MigrationStatus).phase not in ENDED for item in found)
 
 
-def _count_planned(view: View, snapshot: Snapshot, place: Place, high: Reals, use: Reals) -> Reals:
+def _count_planned(view: View, snapshot: Snapshot, place: MigratableWorkload, high: Reals, use: Reals) -> Reals:
     """``high`` with a guest also where it is to migrate to."""
     for item in view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key):
         to = item.spec(MigrationSpec).to

@@ -17,7 +17,7 @@ NONCE_BYTES, _MAC_BYTES = 8, 16
 _PLACE = struct.Struct("!4f")  # x, y, height, error
 _HEAD = len(_PROBE) + 16 + NONCE_BYTES
 PACKET_BYTES = _HEAD + _PLACE.size + _MAC_BYTES
-Place = tuple[float, float, float, float]
+Coordinates = tuple[float, float, float, float]
 
 
 def node_key(secret: bytes, uid: str) -> bytes:
@@ -42,7 +42,7 @@ def read_asker(packet: bytes) -> str | None:
     return str(uuid.UUID(bytes=packet[len(_PROBE) : len(_PROBE) + 16]))
 
 
-def answer_probe(key: bytes, packet: bytes, place: Place) -> bytes | None:
+def answer_probe(key: bytes, packet: bytes, place: Coordinates) -> bytes | None:
     """The echo of a probe, with the answering node's place; None if the probe wasn't sealed with ``key``."""
     if not _is_sealed(key, packet):
         return None
@@ -56,7 +56,7 @@ def read_nonce(packet: bytes) -> bytes | None:
     return packet[_HEAD - NONCE_BYTES : _HEAD]
 
 
-def open_echo(key: bytes, packet: bytes) -> Place | None:
+def open_echo(key: bytes, packet: bytes) -> Coordinates | None:
     """The answering node's place; None if the echo wasn't sealed with ``key``."""
     if not _is_sealed(key, packet):
         return None

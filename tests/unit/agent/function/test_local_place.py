@@ -20,7 +20,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import Ref
 from weft.protocol.invocations import LocalFunction
 from weft.serving import place as module
-from weft.serving.place import Place
+from weft.serving.place import DeferredServer
 from weft.serving.server import listen
 
 
@@ -47,7 +47,7 @@ class Node:
     def put_event(self, object: Ref, type_: str, reason: str, message: str) -> None:
         self.events.append((reason, message))
 
-    def make_place(self, address: str, key: Path | None = None) -> Place:
+    def make_place(self, address: str, key: Path | None = None) -> DeferredServer:
         return functions.make_place(self.agent, address, key, self.clock)
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.drivers.cache.redis.driver import RedisCache
-from weft.drivers.cache.redis.place import Place, read_place
+from weft.drivers.cache.redis.place import RedisAddress, read_place
 from weft.objects.errors import InvalidInput, TimedOut, Unavailable
 
 
 @asynccontextmanager
-async def answering(folder: Path, answers: bytes, *, ends: bool = True) -> AsyncIterator[Place]:
+async def answering(folder: Path, answers: bytes, *, ends: bool = True) -> AsyncIterator[RedisAddress]:
     """A server that says ``answers`` whatever it is asked."""
     writers: list[asyncio.StreamWriter] = []
 
@@ -32,7 +32,7 @@ async def answering(folder: Path, answers: bytes, *, ends: bool = True) -> Async
     path = folder / "lies.sock"
     server = await asyncio.start_unix_server(serve, path)
     try:
-        yield Place(path=str(path))
+        yield RedisAddress(path=str(path))
     finally:
         server.close()
         for writer in writers:
@@ -104,9 +104,9 @@ async def test_a_password_is_never_in_what_is_said_also_where_the_server_repeats
     for text, words in (("", "on one line"), ("x" * 5000, "4096 bytes")):
         file.write_text(text)
         with pytest.raises(Unavailable, match=words):
-            await RedisCache(Place(path="/absent"), SystemClock(), password=file).get("k")
+            await RedisCache(RedisAddress(path="/absent"), SystemClock(), password=file).get("k")
     with pytest.raises(Unavailable, match="No such file"):
-        await RedisCache(Place(path="/absent"), SystemClock(), password=tmp_path / "absent").get("k")
+        await RedisCache(RedisAddress(path="/absent"), SystemClock(), password=tmp_path / "absent").get("k")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ async def test_a_name_service_that_hangs_takes_one_thread_of_its_own_and_none_of
 
     monkeypatch.setattr("weft.drivers.cache.redis.errand.socket.getaddrinfo", hang)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
-    cache = RedisCache(Place("cache.example"), SystemClock(), answer_seconds=0.05)
+    cache = RedisCache(RedisAddress("cache.example"), SystemClock(), answer_seconds=0.05)
     try:
         with pytest.raises(TimedOut):
             await cache.get("k")
@@ -155,10 +155,12 @@ async def test_a_name_service_that_hangs_takes_one_thread_of_its_own_and_none_of
 
 
 def test_an_address_is_read_and_a_wrong_one_refused_without_what_may_be_a_password() -> None:
-    assert read_place("redis://cache.example") == Place("cache.example")
-    assert read_place("rediss://edge@[fd00::7]:6380/3") == Place("fd00::7", 6380, number=3, user="edge", tls=True)
+    assert read_place("redis://cache.example") == RedisAddress("cache.example")
+    assert read_place("rediss://edge@[fd00::7]:6380/3") == RedisAddress(
+        "fd00::7", 6380, number=3, user="edge", tls=True
+    )
     assert read_place("redis://[fd00::7]").words == "[fd00::7]:6379"
-    assert read_place("unix:///run/r.sock") == Place(path="/run/r.sock")
+    assert read_place("unix:///run/r.sock") == RedisAddress(path="/run/r.sock")
     for wrong in (
         "",
         "memory",

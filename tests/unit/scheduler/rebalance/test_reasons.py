@@ -6,11 +6,11 @@ from weft.informer.view import Item
 from weft.kinds.allocation import AllocatedImage, AllocationSpec, Resources
 from weft.objects.envelope import Envelope
 from weft.objects.identity import Ref
-from weft.scheduler.rebalance.problem import Place
+from weft.scheduler.rebalance.problem import MigratableWorkload
 from weft.scheduler.report.rebalance import name_peer
 
 
-def place(name: str, project: str) -> Place:
+def place(name: str, project: str) -> MigratableWorkload:
     spec = AllocationSpec(
         node="n1",
         node_uid="x",
@@ -21,7 +21,7 @@ def place(name: str, project: str) -> Place:
         resources=Resources(),
         image=AllocatedImage(name="i", uid="i", sha256="s", size=1, url="u"),
     )
-    return Place(name, Item(Envelope(kind="vm", name=name, uid=name, project=project)), spec)
+    return MigratableWorkload(name, Item(Envelope(kind="vm", name=name, uid=name, project=project)), spec)
 
 
 def test_only_workloads_of_its_own_project_are_named() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from weft.contracts.clock import Clock
 from weft.contracts.edge.cache import MOST_VALUE_BYTES, check_keys, check_put
 from weft.drivers.cache.redis.errand import Errand, Way, find_way
-from weft.drivers.cache.redis.place import Place
+from weft.drivers.cache.redis.place import RedisAddress
 from weft.drivers.cache.redis.replies import (
     MOST_WORD_BYTES,
     Broken,
@@ -38,7 +38,7 @@ class RedisCache:
 
     def __init__(
         self,
-        place: Place,
+        place: RedisAddress,
         clock: Clock,
         *,
         password: Path | None = None,
@@ -168,7 +168,7 @@ async def _send(writer: asyncio.StreamWriter, commands: Sequence[bytes]) -> None
         await writer.drain()
 
 
-async def _open(place: Place, way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open(place: RedisAddress, way: Way) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Raises OSError of the last address, if none takes the connection."""
     if place.path:
         return await asyncio.open_unix_connection(place.path)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from weft.drivers.cache.redis.place import Place
+from weft.drivers.cache.redis.place import RedisAddress
 from weft.drivers.cache.redis.replies import Broken
 
 MOST_PASSWORD_BYTES = 4096
@@ -68,7 +68,7 @@ class Errand:
         return await answer
 
 
-def find_way(place: Place, password: Path | None, authority: Path | None) -> Way:
+def find_way(place: RedisAddress, password: Path | None, authority: Path | None) -> Way:
     """Blocks. Raises Broken."""
     secret = _read_password(password)
     if place.path:

@@ -14,7 +14,7 @@ _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.%a-z]{{2,60}}\]")
 
 
-class Place(msgspec.Struct, frozen=True):
+class RedisAddress(msgspec.Struct, frozen=True):
     """``path``: of a socket, "" for host and port. ``number``: of the database. ``user``: "" for the server's default one."""
 
     host: str = ""
@@ -30,7 +30,7 @@ class Place(msgspec.Struct, frozen=True):
         return self.path or (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}")
 
 
-def read_place(text: str) -> Place:
+def read_place(text: str) -> RedisAddress:
     """Raises InvalidInput; its words don't repeat what may be a password."""
     scheme, mark, rest = text.partition("://")
     if not mark or scheme not in ("redis", "rediss", "unix"):
@@ -38,7 +38,7 @@ def read_place(text: str) -> Place:
     if scheme == "unix":
         if not rest.startswith("/") or not 1 < len(rest.encode()) <= 107:
             raise _refuse("a socket's path must begin with / and have at most 107 bytes")
-        return Place(path=rest)
+        return RedisAddress(path=rest)
     login, at, place = rest.rpartition("@")
     user, colon, _ = login.partition(":")
     if colon:
@@ -57,7 +57,7 @@ def read_place(text: str) -> Place:
         host, _, port = address.rpartition(":")
     if not _HOST.fullmatch(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65_535:
         raise _refuse(f"{address[:60]!r} is not a host with a port of at most 65535")
-    return Place(host.strip("[]"), int(port), number=int(number or 0), user=user, tls=scheme == "rediss")
+    return RedisAddress(host.strip("[]"), int(port), number=int(number or 0), user=user, tls=scheme == "rediss")
 
 
 def _refuse(what: str) -> InvalidInput:
