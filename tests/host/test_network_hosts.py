@@ -13,7 +13,17 @@ import msgspec
 import pytest
 from network_lab import OUTSIDE, Guest, Lab, Node, fetch_command, make_port, make_segment
 
-from weft.api.network.facts import Backend, Balanced, Caller, Facts, Group, Network, NetworkAddress, Published, Workload
+from weft.api.network.facts import (
+    Backend,
+    Balanced,
+    Caller,
+    Group,
+    Network,
+    NetworkAddress,
+    Published,
+    ReachabilityFacts,
+    Workload,
+)
 from weft.api.network.trace import trace
 from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, Target
 from weft.contracts.network.rules import Opened, RefusedDestinations
@@ -404,7 +414,7 @@ class Traced:
     ) -> str:
         hosts = tuple(self.place.hosts)
         refused = RefusedDestinations(("10.20.0.0/24", "10.30.0.0/24"), hosts, frozenset({("tcp", 8092)}))
-        facts = Facts(source, target, self.networks, refused, Opened({}, ()), "tcp", port)
+        facts = ReachabilityFacts(source, target, self.networks, refused, Opened({}, ()), "tcp", port)
         return trace(facts).verdict
 
     def open(self, source: str, places: Sequence[str]) -> set[str]:

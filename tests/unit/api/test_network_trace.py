@@ -14,11 +14,11 @@ from weft.api.network.facts import (
     Backend,
     Balanced,
     Caller,
-    Facts,
     Group,
     Network,
     NetworkAddress,
     Published,
+    ReachabilityFacts,
     Target,
     Workload,
 )
@@ -91,7 +91,7 @@ def ask(
         "port": int(port or 0),
         **more,
     }
-    return trace(Facts(source, target, {one.uid: one for one in networks}, **values))
+    return trace(ReachabilityFacts(source, target, {one.uid: one for one in networks}, **values))
 
 
 OPEN_A = vm("a", nic("blue", "10.20.0.11"))

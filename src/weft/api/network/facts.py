@@ -116,7 +116,7 @@ class Anothers(msgspec.Struct, frozen=True):
 Target = Workload | Balanced | Published | NetworkAddress | Anothers
 
 
-class Facts(msgspec.Struct, frozen=True):
+class ReachabilityFacts(msgspec.Struct, frozen=True):
     source: Workload | Caller
     target: Target
     networks: dict[str, Network]  # by uid: those of both ends

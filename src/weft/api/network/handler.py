@@ -9,7 +9,16 @@ from typing import NamedTuple
 from weft.api.auth.authorise import require_own_person, require_permission
 from weft.api.context import ApiContext
 from weft.api.network.answer import NetworkTrace
-from weft.api.network.facts import Balanced, Caller, Facts, NetworkAddress, Protocol, Published, Target, Workload
+from weft.api.network.facts import (
+    Balanced,
+    Caller,
+    NetworkAddress,
+    Protocol,
+    Published,
+    ReachabilityFacts,
+    Target,
+    Workload,
+)
 from weft.api.network.reader import Reader
 from weft.api.network.trace import trace
 from weft.api.request.call import Call, json_answer
@@ -52,7 +61,7 @@ async def _answer(reader: Reader, source: End, target: End, query: dict[str, str
     far = await _find_target(reader, target, near)
     protocol, port = read_what(query.get("port", ""), query.get("protocol", ""), far)
     refused, opened = await reader.hosts()
-    facts = Facts(near, far, reader.networks, refused, opened, protocol, port, source.nic, target.nic)
+    facts = ReachabilityFacts(near, far, reader.networks, refused, opened, protocol, port, source.nic, target.nic)
     return await asyncio.to_thread(lambda: json_answer(trace(facts)))
 
 

@@ -15,10 +15,10 @@ from weft.api.network.facts import (
     Backend,
     Balanced,
     Caller,
-    Facts,
     Network,
     NetworkAddress,
     Published,
+    ReachabilityFacts,
     Workload,
 )
 from weft.contracts.network.rules import (
@@ -38,7 +38,7 @@ from weft.objects.identity import short_id
 _CLIENT_PORT = 40000  # of a client: which one it is decides nothing
 
 
-def trace(facts: Facts) -> NetworkTrace:
+def trace(facts: ReachabilityFacts) -> NetworkTrace:
     """Follow the connection."""
     path = _Path(facts)
     path.follow()
@@ -48,7 +48,7 @@ def trace(facts: Facts) -> NetworkTrace:
 class _Path:
     """The steps so far."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: ReachabilityFacts) -> None:
         self.facts = facts
         self.steps: list[TraceStep] = []
         self.silent = ""

@@ -14,7 +14,7 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.allocation.active import find_active
-from weft.controllers.conversion.facts import Answer, ConversionOutcome, Facts, KnownImage, WorkloadFacts
+from weft.controllers.conversion.facts import Answer, ConversionFacts, ConversionOutcome, KnownImage, WorkloadFacts
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
 from weft.controllers.workload.handover import plan_claims, read_place
@@ -80,11 +80,11 @@ class Conversions:
         return plan
 
 
-def read_facts(view: View, item: Item, now: float) -> Facts:
+def read_facts(view: View, item: Item, now: float) -> ConversionFacts:
     status = item.status(ConversionStatus)
     old, new = find_workloads(view, item)
     project = item.envelope.project
-    return Facts(
+    return ConversionFacts(
         spec=item.spec(ConversionSpec),
         actions=item.actions(ConversionActions),
         status=status,

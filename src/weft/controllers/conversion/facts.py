@@ -56,7 +56,7 @@ class Answer(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     spec: ConversionSpec
     actions: ConversionActions
     status: ConversionStatus
@@ -99,7 +99,7 @@ def is_well(workload: WorkloadFacts) -> bool:
     )
 
 
-def list_silent(facts: Facts) -> list[int]:
+def list_silent(facts: ConversionFacts) -> list[int]:
     """The ports on which the old one answered, and the new one doesn't."""
     new = facts.new
     return [

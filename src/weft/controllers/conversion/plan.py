@@ -14,8 +14,8 @@ from typing import Literal
 from msgspec.structs import replace
 
 from weft.controllers.conversion.facts import (
+    ConversionFacts,
     ConversionOutcome,
-    Facts,
     KnownImage,
     end,
     is_well,
@@ -40,7 +40,7 @@ from weft.objects.lifecycle import Phase, describe_phase
 STEADY_SECONDS = 2.0  # for which it runs before it counts as running: what fails at once has failed by then
 
 
-def plan_conversion(facts: Facts) -> ConversionOutcome:
+def plan_conversion(facts: ConversionFacts) -> ConversionOutcome:
     """Plan what to write now."""
     status, now = facts.status, facts.now
     if status.phase in ENDED:
@@ -76,7 +76,7 @@ def plan_conversion(facts: Facts) -> ConversionOutcome:
     return outcome
 
 
-def _stop(facts: Facts) -> ConversionOutcome:
+def _stop(facts: ConversionFacts) -> ConversionOutcome:
     """Wait for the old one to stop; then give all that it had to the new one, in one commit."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
@@ -98,7 +98,7 @@ def _stop(facts: Facts) -> ConversionOutcome:
     return ConversionOutcome(status=status, old=strip(old.spec), new=taken, claims="new")
 
 
-def _start(facts: Facts) -> ConversionOutcome:
+def _start(facts: ConversionFacts) -> ConversionOutcome:
     """Wait for the old allocation to release volumes and NICs; then start the new one."""
     status, old, new = facts.status, facts.old, facts.new
     assert old is not None and new is not None
@@ -111,7 +111,7 @@ def _start(facts: Facts) -> ConversionOutcome:
     return ConversionOutcome(status=replace(status, phase="Starting", message=""), new=replace(new.spec, run="run"))
 
 
-def _watch(facts: Facts) -> ConversionOutcome:
+def _watch(facts: ConversionFacts) -> ConversionOutcome:
     """Wait until the new one runs; the message names what it waits for."""
     status, new = facts.status, facts.new
     assert new is not None
@@ -132,12 +132,12 @@ def _watch(facts: Facts) -> ConversionOutcome:
     return _ask(replace(facts, status=status), f"{status.new} runs")
 
 
-def _ask(facts: Facts, fact: str) -> ConversionOutcome:
+def _ask(facts: ConversionFacts, fact: str) -> ConversionOutcome:
     message = f"{fact}; {facts.spec.workload} is kept, stopped, until you confirm the conversion"
     return ConversionOutcome(status=replace(facts.status, phase="AwaitingConfirmation", reason="", message=message))
 
 
-def _await(facts: Facts) -> ConversionOutcome:
+def _await(facts: ConversionFacts) -> ConversionOutcome:
     status = facts.status
     if not (facts.spec.confirm or facts.actions.confirmed):
         return ConversionOutcome(status=status)
@@ -147,7 +147,7 @@ def _await(facts: Facts) -> ConversionOutcome:
     return outcome
 
 
-def _keep_new(facts: Facts) -> ConversionOutcome:
+def _keep_new(facts: ConversionFacts) -> ConversionOutcome:
     """The old one is gone: the new one keeps all."""
     status, new = facts.status, facts.new
     if new is None:

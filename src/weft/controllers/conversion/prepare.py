@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import ConversionOutcome, Facts, KnownImage, WorkloadFacts, end, strip
+from weft.controllers.conversion.facts import ConversionFacts, ConversionOutcome, KnownImage, WorkloadFacts, end, strip
 from weft.controllers.workload.ports import LOOK_SECONDS, may_answer_yet
 from weft.kinds.container import ContainerSpec
 from weft.kinds.conversion import ConversionStatus
@@ -25,7 +25,7 @@ from weft.objects.image.reference import read_source
 from weft.objects.lifecycle import Phase
 
 
-def prepare(facts: Facts) -> ConversionOutcome:
+def prepare(facts: ConversionFacts) -> ConversionOutcome:
     """See that there is an image, then make the new workload and stop the old one."""
     status, old, now = facts.status, facts.old, facts.now
     assert old is not None
@@ -74,7 +74,7 @@ def _learn_answers(status: ConversionStatus, old: WorkloadFacts, now: float) -> 
     return replace(status, answered=[port for port in old.ports if old.answers.get(port)])
 
 
-def _find_capacity(facts: Facts, status: ConversionStatus, spec: WorkloadSpec) -> ConversionOutcome | None:
+def _find_capacity(facts: ConversionFacts, status: ConversionStatus, spec: WorkloadSpec) -> ConversionOutcome | None:
     """Step to take until the scheduler has found a node with capacity for the new one beside the old one; None: it has."""
     answer = facts.answer
     if answer is None:
@@ -103,7 +103,7 @@ def choose_image(images: tuple[KnownImage, ...], reference: str, digest: str) ->
     return None
 
 
-def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | ConversionOutcome:
+def _find_image_of_vm(facts: ConversionFacts, old: WorkloadFacts, spec: VmSpec) -> KnownImage | ConversionOutcome:
     """The Image of a VM, if a container can run it."""
     name = spec.image
     try:
@@ -117,7 +117,9 @@ def _find_image_of_vm(facts: Facts, old: WorkloadFacts, spec: VmSpec) -> KnownIm
     return image if image.digest else replace(image, digest=read_oci(image.url).digest)
 
 
-def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSpec) -> KnownImage | ConversionOutcome:
+def _find_image_of_container(
+    facts: ConversionFacts, old: WorkloadFacts, spec: ContainerSpec
+) -> KnownImage | ConversionOutcome:
     """The Image of a container's own image, or the outcome while there isn't one."""
     status = facts.status
     reference = read_source(spec.image)
@@ -145,11 +147,15 @@ def _find_image_of_container(facts: Facts, old: WorkloadFacts, spec: ContainerSp
     return image
 
 
-def _make_vm(facts: Facts, status: ConversionStatus, old: ContainerSpec, image: KnownImage) -> Translated | str:
+def _make_vm(
+    facts: ConversionFacts, status: ConversionStatus, old: ContainerSpec, image: KnownImage
+) -> Translated | str:
     return to_vm(old, status.image, memory=facts.spec.memory, disk=facts.spec.disk)
 
 
-def _make_container(facts: Facts, status: ConversionStatus, old: VmSpec, image: KnownImage) -> Translated | str:
+def _make_container(
+    facts: ConversionFacts, status: ConversionStatus, old: VmSpec, image: KnownImage
+) -> Translated | str:
     source = read_oci(image.url)
     named = f"{source.registry}/{source.name}@{status.digest}"
     if source.place == "held":
@@ -163,8 +169,10 @@ def _make_container(facts: Facts, status: ConversionStatus, old: VmSpec, image: 
 class _Way(msgspec.Struct, frozen=True):
     """How one kind of workload is converted."""
 
-    find_image: Callable[[Facts, WorkloadFacts, Any], KnownImage | ConversionOutcome]  # given the old one's spec
-    make: Callable[[Facts, ConversionStatus, Any, KnownImage], Translated | str]  # as well
+    find_image: Callable[
+        [ConversionFacts, WorkloadFacts, Any], KnownImage | ConversionOutcome
+    ]  # given the old one's spec
+    make: Callable[[ConversionFacts, ConversionStatus, Any, KnownImage], Translated | str]  # as well
     left_behind: str  # a sentence for people
 
 
@@ -186,7 +194,9 @@ def _way_of(old: WorkloadFacts) -> _Way:
     return _WAYS[old.what.partition("/")[0]]
 
 
-def translate(facts: Facts, status: ConversionStatus, old: WorkloadFacts, image: KnownImage) -> Translated | str:
+def translate(
+    facts: ConversionFacts, status: ConversionStatus, old: WorkloadFacts, image: KnownImage
+) -> Translated | str:
     """The old one's spec as the other kind, or why it can't be that."""
     try:
         return _way_of(old).make(facts, status, old.spec, image)

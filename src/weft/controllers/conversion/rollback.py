@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.conversion.facts import ConversionOutcome, Facts, WorkloadFacts, end, is_well, strip
+from weft.controllers.conversion.facts import ConversionFacts, ConversionOutcome, WorkloadFacts, end, is_well, strip
 from weft.kinds.parts.goal import STARTING
 from weft.kinds.parts.placement_spec import REFUSALS
 from weft.objects.lifecycle import Phase, describe_phase
@@ -18,7 +18,7 @@ RETURN_SECONDS = 60.0  # for the old one to run again
 MOST_ENDS = 3  # of a new one that restarts each time
 
 
-def find_end(facts: Facts) -> dict[str, str]:
+def find_end(facts: ConversionFacts) -> dict[str, str]:
     """Why it goes back, as fields of its status; empty if it doesn't."""
     status, spec, new = facts.status, facts.spec, facts.new
     if facts.actions.undo or facts.deleting:
@@ -49,20 +49,20 @@ def why(ending: str, reason: str, message: str) -> dict[str, str]:
     return {"ending": ending, "reason": reason, "message": message}
 
 
-def time_left(facts: Facts) -> float:
+def time_left(facts: ConversionFacts) -> float:
     return (facts.status.began_at or 0.0) + facts.spec.timeout_seconds - facts.now
 
 
-def finds_no_place(facts: Facts, new: WorkloadFacts) -> bool:
+def finds_no_place(facts: ConversionFacts, new: WorkloadFacts) -> bool:
     """Whether no node can take the new one. Nothing runs meanwhile, so capacity that may come some day isn't waited for."""
     return facts.status.phase == "Starting" and new.status.phase == Phase.PENDING and new.status.reason in REFUSALS
 
 
-def patience_left(facts: Facts) -> float:
+def patience_left(facts: ConversionFacts) -> float:
     return min(facts.status.stopped_at or facts.now, facts.now) + PLACE_PATIENCE_SECONDS - facts.now
 
 
-def hand_back(facts: Facts) -> ConversionOutcome:
+def hand_back(facts: ConversionFacts) -> ConversionOutcome:
     """Stop the new one; then give all back to the old one, in one commit."""
     status, old, new = replace(facts.status, phase="Undoing"), facts.old, facts.new
     assert old is not None and status.kept is not None
@@ -77,7 +77,7 @@ def hand_back(facts: Facts) -> ConversionOutcome:
     return ConversionOutcome(status=given_back, old=has_again, new=strip(new.spec), claims="old")
 
 
-def clear(facts: Facts) -> ConversionOutcome:
+def clear(facts: ConversionFacts) -> ConversionOutcome:
     """The new one has nothing of the old one's (any more): delete it, and start the old one if it ran before."""
     status, old, new = facts.status, facts.old, facts.new
     if status.returned_at is not None:
@@ -95,7 +95,7 @@ def clear(facts: Facts) -> ConversionOutcome:
     return outcome
 
 
-def _await_old(facts: Facts) -> ConversionOutcome:
+def _await_old(facts: ConversionFacts) -> ConversionOutcome:
     """End when the old one runs again, or clearly doesn't."""
     status, old = facts.status, facts.old
     if old is None or old.deleting or old.spec.run != "run" or is_well(old):
@@ -113,7 +113,7 @@ def _await_old(facts: Facts) -> ConversionOutcome:
     )
 
 
-def _end(facts: Facts, also: str = "") -> ConversionOutcome:
+def _end(facts: ConversionFacts, also: str = "") -> ConversionOutcome:
     status = facts.status
     ending: Literal["Undone", "Failed"] = "Undone" if status.ending == "Undone" else "Failed"
     return end(status, ending, status.reason, "; ".join(filter(None, (status.message, also))), facts.now)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.history import History
-from weft.controllers.deployment.facts import DeploymentOutcome, Facts
+from weft.controllers.deployment.facts import DeploymentFacts, DeploymentOutcome
 from weft.controllers.deployment.handover import find_alone, find_holder
 from weft.controllers.deployment.instance_state import is_parked, list_services, merge_template, read_instance
 from weft.controllers.deployment.observer import LOOK_SECONDS, Observed, Observer, find_pause, needs_history
@@ -106,7 +106,7 @@ def plan_one(
         fitting, excess = min(fits)
     scaled, scaling = _scale(spec, status, observed, now)
     holder = find_holder(item, found) if spec.adopt else None
-    facts = Facts(
+    facts = DeploymentFacts(
         name=of.name,
         spec=msgspec.structs.replace(spec, replicas=scaled) if scaled is not None else spec,
         status=status,

@@ -64,7 +64,7 @@ class Verdict(msgspec.Struct, frozen=True):
     requests: int = 0  # judged ones, of the new revision
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class DeploymentFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: DeploymentSpec
     status: DeploymentStatus

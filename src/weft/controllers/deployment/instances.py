@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
-from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance, Key, NewInstance
+from weft.controllers.deployment.facts import DeploymentFacts, DeploymentOutcome, Instance, Key, NewInstance
 
 MOST_AT_ONCE = 50  # instances in one commit, beside the deployment
 MOST_BYTES = 600_000
@@ -24,7 +24,7 @@ _NAMED = 4
 class Instances:
     """The facts, and what is planned so far."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: DeploymentFacts) -> None:
         self._facts, self._spec, self._asked, self._now = facts, facts.spec, facts.actions, facts.now
         old = facts.status
         self._status = status = replace(old, slots=list(old.slots), revisions=list(old.revisions))

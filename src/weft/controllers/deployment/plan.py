@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from weft.controllers.deployment.beside import Beside
-from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance
+from weft.controllers.deployment.facts import DeploymentFacts, DeploymentOutcome, Instance
 from weft.controllers.deployment.instances import LOOK_SECONDS, MOST_DELETED
 from weft.controllers.deployment.rolling import Rolling
 from weft.kinds.fields.deployment.status import DeploymentStatus, Revision, mark_template
@@ -27,7 +27,7 @@ PORT_SECONDS = 2.0  # in which nodes lead a published port to the VM that has it
 DEPART_SECONDS = 15.0  # after which an instance gets no new connections, though a node hasn't said so: it may be older
 
 
-def plan_deployment(facts: Facts) -> DeploymentOutcome:
+def plan_deployment(facts: DeploymentFacts) -> DeploymentOutcome:
     """Plan what to do now."""
     return _Planner(facts).plan()
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from weft.contracts.journal import Event
-from weft.controllers.job.plan import Attempt, Facts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
+from weft.controllers.job.plan import Attempt, JobFacts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
 from weft.controllers.job.schedule import Run, plan_runs
 from weft.controllers.loop import Plan
 from weft.informer.commit import Commit, Draft, let_go, unchanged
@@ -107,7 +107,7 @@ class Jobs:
         if quota is not None:
             fitting, excess = quota.count_fitting(CONTAINER.name, spec.task, item.envelope.creator, MOST_AT_ONCE)
         outcome = plan_tasks(
-            Facts(
+            JobFacts(
                 spec=spec,
                 actions=item.actions(JobActions),
                 status=status,

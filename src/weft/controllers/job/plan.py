@@ -97,7 +97,7 @@ class JobOutcome(msgspec.Struct):
     events: list[tuple[Literal["Normal", "Warning"], str, str]] = []  # kind, reason and sentence
 
 
-class Facts(msgspec.Struct, frozen=True):
+class JobFacts(msgspec.Struct, frozen=True):
     spec: JobSpec
     actions: JobActions
     status: JobStatus
@@ -111,7 +111,7 @@ class Facts(msgspec.Struct, frozen=True):
     excess: str = ""  # a sentence on what one more would exceed
 
 
-def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> JobOutcome:
+def plan_tasks(facts: JobFacts, book: TaskLedger, most: int) -> JobOutcome:
     """Plan what to do now, ``most`` things in parallel. ``book`` is brought up to the outcome's status."""
     now = facts.now
     status = replace(facts.status, observed_generation=facts.generation)
@@ -137,7 +137,7 @@ def plan_tasks(facts: Facts, book: TaskLedger, most: int) -> JobOutcome:
     return out
 
 
-def _begin_round(out: JobOutcome, book: TaskLedger, facts: Facts) -> None:
+def _begin_round(out: JobOutcome, book: TaskLedger, facts: JobFacts) -> None:
     """Retry all tasks that have not succeeded."""
     status = out.status
     for index in list(book.tries):
@@ -151,7 +151,7 @@ def _begin_round(out: JobOutcome, book: TaskLedger, facts: Facts) -> None:
     out.events.append(("Normal", "Retried", "all tasks that have not succeeded are tried again"))
 
 
-def _note_ends(out: JobOutcome, book: TaskLedger, facts: Facts) -> None:
+def _note_ends(out: JobOutcome, book: TaskLedger, facts: JobFacts) -> None:
     """Record how tries ended; a container that is gone without a recorded end was deleted by somebody."""
     if not book.open:
         return
@@ -171,7 +171,7 @@ def _note_ends(out: JobOutcome, book: TaskLedger, facts: Facts) -> None:
         )
 
 
-def _note_end(out: JobOutcome, book: TaskLedger, facts: Facts, one: TaskFacts) -> None:
+def _note_end(out: JobOutcome, book: TaskLedger, facts: JobFacts, one: TaskFacts) -> None:
     spec, status, index = facts.spec, out.status, one.index
     if one.exit_code == 0 and not one.stopping:
         book.open.discard(index)
@@ -208,7 +208,7 @@ def _pause(spec: JobSpec, now: float, failures: int) -> int:
     return int(now + min(spec.backoff * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_SECONDS) + 0.999)
 
 
-def _find_end(out: JobOutcome, facts: Facts) -> None:
+def _find_end(out: JobOutcome, facts: JobFacts) -> None:
     """Set why the whole job must end, if it must."""
     status, spec = out.status, facts.spec
     if status.ending:
@@ -245,7 +245,7 @@ def _end(out: JobOutcome, phase: str, now: float) -> None:
     out.events.append((kind, phase, f"{phase}: {status.message}" if status.message else phase))
 
 
-def _end_late(out: JobOutcome, live: Sequence[TaskFacts], facts: Facts) -> None:
+def _end_late(out: JobOutcome, live: Sequence[TaskFacts], facts: JobFacts) -> None:
     """Stop tasks that have reached their timeout."""
     if facts.spec.task_timeout is None:
         return
@@ -258,7 +258,7 @@ def _end_late(out: JobOutcome, live: Sequence[TaskFacts], facts: Facts) -> None:
                 _requeue(out, left)
 
 
-def _begin(out: JobOutcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts], most: int) -> None:
+def _begin(out: JobOutcome, book: TaskLedger, facts: JobFacts, live: Sequence[TaskFacts], most: int) -> None:
     """Make tries, due retries first: as many as may run at once."""
     spec, status, now = facts.spec, out.status, facts.now
     if facts.waits_for or facts.actions.hold:
@@ -300,7 +300,7 @@ def _begin(out: JobOutcome, book: TaskLedger, facts: Facts, live: Sequence[TaskF
         out.make.append(Attempt(index, attempt, gang))
 
 
-def _keep_within_quota(out: JobOutcome, book: TaskLedger, facts: Facts, free: int) -> int:
+def _keep_within_quota(out: JobOutcome, book: TaskLedger, facts: JobFacts, free: int) -> int:
     """How many of ``free`` tasks the quota leaves; if it keeps some back, the status says so. A gang is whole or waits."""
     now = facts.now
     due = sum(at <= now for at in book.retry_at.values()) + len(book.order) - book.begun
@@ -316,7 +316,7 @@ def _requeue(out: JobOutcome, seconds: float) -> None:
     out.requeue_after = min(seconds, out.requeue_after) if out.requeue_after is not None else seconds
 
 
-def _count(out: JobOutcome, book: TaskLedger, facts: Facts, live: Sequence[TaskFacts]) -> None:
+def _count(out: JobOutcome, book: TaskLedger, facts: JobFacts, live: Sequence[TaskFacts]) -> None:
     status = out.status
     book.write(status)
     status.running = sum(one.state == "running" for one in live)
@@ -330,7 +330,7 @@ def _count(out: JobOutcome, book: TaskLedger, facts: Facts, live: Sequence[TaskF
         status.phase = "Waiting"
 
 
-def _trim(facts: Facts, book: TaskLedger) -> list[TaskFacts]:
+def _trim(facts: JobFacts, book: TaskLedger) -> list[TaskFacts]:
     """Ended tries whose containers go: all but the newest; failed ones go last."""
     ended = [
         one

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, has_migrated_on
+from weft.controllers.migration.facts import READY, MigrationEndpoint, MigrationPlanFacts, has_migrated_on
 from weft.controllers.migration.progress import time_left
 from weft.kinds.migration import MIGRATED_ON, MOST_TRIES, WORKLOAD_DELETED, MigrationStatus
 
@@ -25,7 +25,7 @@ class AbortReason(msgspec.Struct, frozen=True):
     message: str
 
 
-def find_cancellation(facts: Facts) -> AbortReason | None:
+def find_cancellation(facts: MigrationPlanFacts) -> AbortReason | None:
     """Whether people cancelled it or deleted its workload."""
     if facts.deleting or facts.actions.cancel:
         return AbortReason("Cancelled", "cancelled", "cancelled on request")
@@ -34,7 +34,7 @@ def find_cancellation(facts: Facts) -> AbortReason | None:
     return None
 
 
-def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
+def find_end(facts: MigrationPlanFacts, status: MigrationStatus) -> AbortReason | None:
     """Why a disk relocation must be aborted: people cancelled it, or it timed out. Other trouble its node reports."""
     if (cancellation := find_cancellation(facts)) is not None:
         return cancellation
@@ -43,7 +43,7 @@ def find_end(facts: Facts, status: MigrationStatus) -> AbortReason | None:
     return None
 
 
-def find_abort_reason(facts: Facts) -> AbortReason | None:
+def find_abort_reason(facts: MigrationPlanFacts) -> AbortReason | None:
     """Why it can't go on; None if it can."""
     spec, status, source, target = facts.spec, facts.status, facts.source, facts.target
     cancellation = find_cancellation(facts)
@@ -95,7 +95,7 @@ def _is_over_for(reason: str) -> bool:
     return reason in (*_FOR_GOOD, "noSpace")
 
 
-def _read_since(facts: Facts) -> float:
+def _read_since(facts: MigrationPlanFacts) -> float:
     """When patience with a target that can't get ready ends."""
     troubled_at = facts.status.troubled_at
     return (troubled_at if troubled_at is not None else facts.now) + READY_PATIENCE_SECONDS
@@ -105,7 +105,7 @@ def describe_stuck(target: MigrationEndpoint) -> str:
     return f"target {target.spec.node}: {target.report.message or target.report.reason}"
 
 
-def _try_again(facts: Facts, reason: str, message: str) -> AbortReason:
+def _try_again(facts: MigrationPlanFacts, reason: str, message: str) -> AbortReason:
     status = facts.status
     again = status.tries < MOST_TRIES and reason not in _FOR_GOOD and time_left(facts.spec, status, facts.now) > 0
     again = again and not (reason == "noSpace" and facts.spec.to)

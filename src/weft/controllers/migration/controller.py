@@ -13,7 +13,7 @@ from weft.contracts.journal import Event
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.loop import Plan
 from weft.controllers.migration.disk_relocation import plan_storage
-from weft.controllers.migration.facts import Facts, MigrationEndpoint, MigrationOutcome
+from weft.controllers.migration.facts import MigrationEndpoint, MigrationOutcome, MigrationPlanFacts
 from weft.controllers.migration.plan import plan_migration
 from weft.controllers.migration.schedule import find_planned, forecast_migration, judge_window, read_appointment
 from weft.informer.commit import Commit, Draft, delete, edit, let_go, put, unchanged
@@ -103,7 +103,7 @@ class Migrations:
         return plan
 
 
-def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, Item | None]:
+def read_facts(view: View, item: Item, now: float) -> tuple[MigrationPlanFacts, Item | None, Item | None]:
     """The facts of a Migration, and its source and target allocations."""
     spec, status = item.spec(MigrationSpec), item.status(MigrationStatus)
     workload = view.get(workload_key(item))
@@ -118,7 +118,7 @@ def read_facts(view: View, item: Item, now: float) -> tuple[Facts, Item | None, 
         place = active_allocation(view, workload.uid)
     source, target = endpoints.get("source"), endpoints.get("target")
     return (
-        Facts(
+        MigrationPlanFacts(
             name=item.envelope.name,
             spec=spec,
             actions=item.actions(MigrationActions),

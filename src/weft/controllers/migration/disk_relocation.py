@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from weft.controllers.allocation.active import active_allocation
 from weft.controllers.migration.abort import find_end
-from weft.controllers.migration.facts import Facts, MigrationOutcome
+from weft.controllers.migration.facts import MigrationOutcome, MigrationPlanFacts
 from weft.controllers.migration.plan import begin_migration
 from weft.controllers.migration.progress import end_migration, measure, record_progress, time_left
 from weft.informer.view import Item, View
@@ -26,7 +26,7 @@ from weft.objects.quantity import format_bytes
 RETRY_SECONDS = 1.0
 
 
-def plan_storage(view: View, item: Item, facts: Facts) -> tuple[Item | None, MigrationOutcome]:
+def plan_storage(view: View, item: Item, facts: MigrationPlanFacts) -> tuple[Item | None, MigrationOutcome]:
     """The workload's allocation, and what to write now: ``source`` is the allocation's spec."""
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     workload = view.get(workload_key(item))
@@ -111,7 +111,7 @@ def _find_lack(view: View, at: AllocationSpec, disk: str, storage: str) -> str:
     return ""
 
 
-def _lead(item: Item, facts: Facts, place: Item, order: AllocatedDiskRelocation) -> MigrationOutcome:
+def _lead(item: Item, facts: MigrationPlanFacts, place: Item, order: AllocatedDiskRelocation) -> MigrationOutcome:
     spec, status, now = facts.spec, item.status(MigrationStatus), facts.now
     at, report = place.spec(AllocationSpec), place.report(AllocationReport).migration
     report = report if report is not None and report.key == order.key else None

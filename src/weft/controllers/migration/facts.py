@@ -33,7 +33,7 @@ class MigrationEndpoint(msgspec.Struct, frozen=True):
         return self.migration_report is not None and self.migration_report.phase in phases
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class MigrationPlanFacts(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     spec: MigrationSpec
     actions: MigrationActions

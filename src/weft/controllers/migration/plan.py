@@ -19,7 +19,13 @@ from weft.controllers.migration.abort import (
     find_abort_reason,
     is_stuck,
 )
-from weft.controllers.migration.facts import READY, Facts, MigrationEndpoint, MigrationOutcome, has_migrated_on
+from weft.controllers.migration.facts import (
+    READY,
+    MigrationEndpoint,
+    MigrationOutcome,
+    MigrationPlanFacts,
+    has_migrated_on,
+)
 from weft.controllers.migration.progress import compare, end_migration, measure, record_progress, time_left
 from weft.kinds.allocation import AllocationSpec, account, come_back, set_desired
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
@@ -28,7 +34,7 @@ from weft.kinds.migration import ENDED, HAS_LEFT, MIGRATED_ON, NOT_ACCEPTED, WOR
 from weft.kinds.parts.workload import OUT_OF_REACH
 
 
-def plan_migration(facts: Facts) -> MigrationOutcome:
+def plan_migration(facts: MigrationPlanFacts) -> MigrationOutcome:
     """Plan what to write now. Capacity stays reserved while the migration is planned, until the scheduler has made its target."""
     outcome = _plan(facts)
     waits = facts.source is None and facts.target is None and outcome.status.phase in ("Planned", "Pending")
@@ -36,7 +42,7 @@ def plan_migration(facts: Facts) -> MigrationOutcome:
     return outcome
 
 
-def _plan(facts: Facts) -> MigrationOutcome:
+def _plan(facts: MigrationPlanFacts) -> MigrationOutcome:
     facts = replace(facts, status=_mend_times(facts.status, facts.now))
     status, source, target = facts.status, facts.source, facts.target
     if status.phase in ENDED:
@@ -64,7 +70,7 @@ def _mend_times(status: MigrationStatus, now: float) -> MigrationStatus:
     return replace(status, **{name: min(at, now) for name, at in begun.items() if at is not None})
 
 
-def begin_migration(facts: Facts) -> MigrationOutcome:
+def begin_migration(facts: MigrationPlanFacts) -> MigrationOutcome:
     """There is no source and no target yet: wait for the start time and for a target."""
     spec, status, now = facts.spec, facts.status, facts.now
     if facts.place is not None:
@@ -124,7 +130,7 @@ def begin_migration(facts: Facts) -> MigrationOutcome:
     return MigrationOutcome(status=status, requeue_after=left)
 
 
-def _propose(facts: Facts, status: MigrationStatus) -> MigrationOutcome:
+def _propose(facts: MigrationPlanFacts, status: MigrationStatus) -> MigrationOutcome:
     """Wait until somebody accepts it, while there is time; no capacity is held."""
     ends = facts.spec.not_after if facts.spec.not_after is not None else facts.spec.not_before
     if ends is not None and ends <= facts.now:
@@ -135,7 +141,7 @@ def _propose(facts: Facts, status: MigrationStatus) -> MigrationOutcome:
     return MigrationOutcome(status=status, requeue_after=None if ends is None else ends - facts.now)
 
 
-def _hold(facts: Facts, status: MigrationStatus) -> MigrationOutcome:
+def _hold(facts: MigrationPlanFacts, status: MigrationStatus) -> MigrationOutcome:
     """Wait for the start time with reserved capacity, while the reservation holds."""
     assert facts.spec.not_before is not None
     reservation, placed = facts.reservation, facts.placed
@@ -178,7 +184,7 @@ def _capacity_for(endpoint: MigrationEndpoint) -> object:
     return account(spec, endpoint.report), spec.memberships, spec.extras, [gpu.share for gpu in spec.gpus]
 
 
-def _lead(facts: Facts) -> MigrationOutcome:
+def _lead(facts: MigrationPlanFacts) -> MigrationOutcome:
     """Source and target are there: give the source the target's address, and report progress."""
     source, target = facts.source, facts.target
     status = _update_status(facts)
@@ -208,7 +214,7 @@ def _keep_to_limits(endpoint: MigrationEndpoint, peer: MigrationEndpoint) -> All
     )
 
 
-def _abort(facts: Facts) -> MigrationOutcome:
+def _abort(facts: MigrationPlanFacts) -> MigrationOutcome:
     """Wait for the target's report that the guest never ran there, delete the target, and keep the source."""
     source, target = facts.source, facts.target
     outcome = MigrationOutcome(status=_update_status(facts))
@@ -233,7 +239,7 @@ def _abort(facts: Facts) -> MigrationOutcome:
     return outcome
 
 
-def _return(facts: Facts, outcome: MigrationOutcome) -> MigrationOutcome:
+def _return(facts: MigrationPlanFacts, outcome: MigrationOutcome) -> MigrationOutcome:
     """Nothing is at the target any more: the source is the active allocation again, and this try ends."""
     source, status, now = facts.source, outcome.status, facts.now
     if source is not None and source.spec.role == "source":
@@ -269,7 +275,7 @@ def _has_it(source: MigrationEndpoint) -> bool:
     return source.reports("failed") and source.report.state == "running" and source.node_phase in READY
 
 
-def _swap(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
+def _swap(facts: MigrationPlanFacts, target: MigrationEndpoint) -> MigrationOutcome:
     """The guest runs at the target: make the target the active allocation."""
     status = _update_status(facts)
     status.phase, status.ending, status.reason, status.message = "Finishing", "", "", ""
@@ -287,7 +293,7 @@ def _swap(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
     return outcome
 
 
-def _leave_both(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
+def _leave_both(facts: MigrationPlanFacts, target: MigrationEndpoint) -> MigrationOutcome:
     """The guest came to the target and has migrated on since: neither endpoint has it."""
     message = f"target {target.spec.node}: {target.report.message}"
     outcome = MigrationOutcome(
@@ -300,7 +306,7 @@ def _leave_both(facts: Facts, target: MigrationEndpoint) -> MigrationOutcome:
     return outcome
 
 
-def _finish(facts: Facts) -> MigrationOutcome:
+def _finish(facts: MigrationPlanFacts) -> MigrationOutcome:
     """End once nothing is left at the source."""
     status = replace(facts.status)
     if facts.source is not None:
@@ -310,11 +316,11 @@ def _finish(facts: Facts) -> MigrationOutcome:
     return MigrationOutcome(status=end_migration(status, "Succeeded", "", "", facts.now))
 
 
-def _list_reports(facts: Facts) -> list[MigrationReport | None]:
+def _list_reports(facts: MigrationPlanFacts) -> list[MigrationReport | None]:
     return [endpoint.migration_report for endpoint in (facts.source, facts.target) if endpoint is not None]
 
 
-def _update_status(facts: Facts) -> MigrationStatus:
+def _update_status(facts: MigrationPlanFacts) -> MigrationStatus:
     """The status with the newest reports of source and target."""
     status = replace(facts.status)
     source, target = facts.source, facts.target

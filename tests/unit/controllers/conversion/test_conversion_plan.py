@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.conversion.facts import Answer, Facts, HandoverFacts, KnownImage, WorkloadFacts, is_well
+from weft.controllers.conversion.facts import Answer, ConversionFacts, HandoverFacts, KnownImage, WorkloadFacts, is_well
 from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
 from weft.controllers.conversion.prepare import choose_image
 from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
@@ -34,8 +34,8 @@ def container(wish: dict[str, Any] | None = None, **side: Any) -> WorkloadFacts:
 FITS = Answer(True, "n1")
 
 
-def facts(**given: Any) -> Facts:
-    return Facts(
+def facts(**given: Any) -> ConversionFacts:
+    return ConversionFacts(
         **{
             "spec": SPEC,
             "actions": ConversionActions(),
@@ -155,7 +155,7 @@ def test_what_rests_is_converted_without_a_question() -> None:
     assert outcome.asks is None and outcome.make is not None
 
 
-def stopping(place: HandoverFacts) -> Facts:
+def stopping(place: HandoverFacts) -> ConversionFacts:
     status = ConversionStatus(
         phase="Stopping", began_at=0.0, was="run", image="i", digest=ONE, new_uid="n", new="vm/web"
     )
@@ -205,7 +205,7 @@ def test_what_the_old_one_loses_the_new_one_gets_and_the_way_back_is_its_reverse
     assert isinstance(back.new, VmSpec) and (back.new.volumes, back.new.networks) == ([], [])
 
 
-def starting(now: float, **status: Any) -> Facts:
+def starting(now: float, **status: Any) -> ConversionFacts:
     before = stopping(HandoverFacts(rests=True, holds=False))
     assert before.new is not None
     known = msgspec.structs.replace(before.status, phase="Starting", kept={"mounts": ["data:/srv"]})
@@ -241,7 +241,7 @@ def test_one_that_ends_at_once_goes_back(told: dict[str, Any], said: str) -> Non
     assert outcome.new is not None and outcome.new.run == "stop"
 
 
-def returned(now: float, **status: Any) -> Facts:
+def returned(now: float, **status: Any) -> ConversionFacts:
     known = ConversionStatus(
         phase="Undoing", began_at=0.0, was="run", new_uid="n", new="vm/web", ending="Undone", returned_at=5.0
     )

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from weft.controllers.deployment.facts import DeploymentOutcome, Facts, Instance, State, Verdict
+from weft.controllers.deployment.facts import DeploymentFacts, DeploymentOutcome, Instance, State, Verdict
 from weft.controllers.deployment.plan import plan_deployment
 from weft.kinds.deployment import DeploymentActions, DeploymentSpec
 from weft.kinds.fields.deployment.instance import instance_name
@@ -98,7 +98,7 @@ class World:
             return "unhealthy", guest.made_at
         return "healthy", guest.made_at + self.boot_seconds
 
-    def facts(self) -> Facts:
+    def facts(self) -> DeploymentFacts:
         seen = []
         for guest in self.guests.values():
             state, since = self.state_of(guest)
@@ -122,7 +122,7 @@ class World:
                     in_place=self.can_change_in_place and state == "healthy",
                 )
             )
-        return Facts(
+        return DeploymentFacts(
             name="web",
             spec=self.spec,
             actions=self.actions,

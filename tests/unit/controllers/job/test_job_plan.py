@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.long import examples
 
-from weft.controllers.job.plan import LOST, Facts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
+from weft.controllers.job.plan import LOST, JobFacts, JobOutcome, TaskFacts, TaskLedger, plan_tasks
 from weft.kinds.job import ENDED, JobActions, JobSpec, JobStatus, TaskSpec
 
 TASK = TaskSpec(image="registry.example.org/work:1")
@@ -33,7 +33,7 @@ class Life:
         """One plan; not ``written``: its commit failed, and the process was killed."""
         book = self.book or TaskLedger(self.spec, self.status)
         out = plan_tasks(
-            Facts(self.spec, self.asked, self.status, list(self.seen.values()), 1, self.now, "g"), book, most
+            JobFacts(self.spec, self.asked, self.status, list(self.seen.values()), 1, self.now, "g"), book, most
         )
         if not written:
             self.book = None

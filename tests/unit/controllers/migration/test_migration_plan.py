@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from weft.controllers.migration.abort import HAND_OVER_PATIENCE_SECONDS, READY_PATIENCE_SECONDS
-from weft.controllers.migration.facts import Facts, MigrationEndpoint, MigrationOutcome
+from weft.controllers.migration.facts import MigrationEndpoint, MigrationOutcome, MigrationPlanFacts
 from weft.controllers.migration.plan import plan_migration
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration, MigrationReport
@@ -62,7 +62,7 @@ def plan(
     asked, marks = more.pop("asked", MigrationActions()), more.pop("marks", MigrationMarks())
     facts = {"workload": VmSpec(image="i"), "now": NOW, **more}
     return plan_migration(
-        Facts(spec=wish, actions=asked, marks=marks, status=status, source=source, target=target, **facts)
+        MigrationPlanFacts(spec=wish, actions=asked, marks=marks, status=status, source=source, target=target, **facts)
     )
 
 
