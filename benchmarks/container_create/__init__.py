@@ -28,7 +28,7 @@ from weft.drivers.runtime.oci.mount_namespace import run_in_mount_namespace
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime, find_programs
-from weft.drivers.runtime.oci.translate import Facts, Users, translate_container
+from weft.drivers.runtime.oci.translate import OciHostFacts, Users, translate_container
 from weft.drivers.runtime.oci.user_namespace import FIRST_USER
 
 RUNS = 15
@@ -54,7 +54,7 @@ def make_plan(name: str, layer: Path) -> ContainerPlan:
     )  # fmt: skip
 
 
-def lay_out(facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> ContainerPaths:
+def lay_out(facts: OciHostFacts, folder: Path, plan: ContainerPlan, cgroup: str) -> ContainerPaths:
     """A bundle whose root lies there ready, its files the container's users'."""
     paths = ContainerPaths(run=folder / plan.id, state=folder / plan.id)
     shutil.copytree(plan.layers[0], paths.root, symlinks=True)
@@ -68,7 +68,7 @@ def lay_out(facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> Con
     return paths
 
 
-async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
+async def run_bare(runtime: Runtime, facts: OciHostFacts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
     """Seconds until `run --detach` has come back: then the process runs."""
     paths = lay_out(facts, folder, plan, cgroup)
     words = ["sh", "-c", 'exec "$@" </dev/null >/dev/null 2>&1', "sh"]
@@ -82,7 +82,7 @@ async def run_bare(runtime: Runtime, facts: Facts, folder: Path, plan: Container
     return took
 
 
-async def run_ctr(address: str, facts: Facts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
+async def run_ctr(address: str, facts: OciHostFacts, folder: Path, plan: ContainerPlan, cgroup: str) -> float:
     """The same through containerd by its own program."""
     paths = lay_out(facts, folder, plan, cgroup)
     ctr = ["ctr", "-a", address, "-n", "bench"]

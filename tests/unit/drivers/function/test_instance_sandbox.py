@@ -19,14 +19,14 @@ from weft.drivers.function.process.sandbox import FIRST_USER, USERS, choose_user
 from weft.drivers.linux.seccomp import Profile
 from weft.drivers.linux.seccomp_bpf import compile_filter, tighten
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.translate import INSTANCE, Facts, Users, translate_container
+from weft.drivers.runtime.oci.translate import INSTANCE, OciHostFacts, Users, translate_container
 
 MIB = 1 << 20
 RECIPE = Recipe(
     digest="d", function="u", project="p", name="thumb", handler="app.handler", memory=256 * MIB, scratch=512 * MIB,
     env={"KEY": "secret", "_HANDLER": "other", "PATH": "/mine"},
 )  # fmt: skip
-FACTS = Facts("x86_64", Profile("SCMP_ACT_ERRNO", [], []), swap_limits=True, open_files=20_000, cgroup_version=1)
+FACTS = OciHostFacts("x86_64", Profile("SCMP_ACT_ERRNO", [], []), swap_limits=True, open_files=20_000, cgroup_version=1)
 PLAN = plan_instance("id", RECIPE, Roots(root=["/l"], code="/c", command=["run"]), User(1000, 1000))
 
 

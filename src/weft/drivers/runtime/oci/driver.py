@@ -40,7 +40,7 @@ from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
 from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.resize import adjust_container
 from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.drivers.runtime.oci.user_namespace import choose_first_user
 from weft.objects.errors import DriverFailed, IllegalTransition, NotFound, Unavailable, WeftError
 
@@ -237,7 +237,7 @@ class OciDriver:
 
     # How containers come to run, and are found.
 
-    async def _working(self) -> tuple[Runtime, Facts]:
+    async def _working(self) -> tuple[Runtime, OciHostFacts]:
         """Raises DriverFailed where no container can be started."""
         if self._found is None or self._found.runtime is None:
             await self.probe()
@@ -248,11 +248,11 @@ class OciDriver:
             )
         return self._found.runtime, self._found.facts
 
-    async def _read_facts(self) -> Facts:
+    async def _read_facts(self) -> OciHostFacts:
         """Read the facts with which containers here are started and changed. Raises DriverFailed."""
         return (await self._working())[1]
 
-    async def _resume(self, plan: ContainerPlan, runtime: Runtime, facts: Facts, before: Container) -> Container:
+    async def _resume(self, plan: ContainerPlan, runtime: Runtime, facts: OciHostFacts, before: Container) -> Container:
         """Restore it from where it was saved, or start it afresh if that fails; its facts then say why."""
         begin_resuming(before.paths)
         try:
@@ -267,7 +267,7 @@ class OciDriver:
         self,
         plan: ContainerPlan,
         runtime: Runtime,
-        facts: Facts,
+        facts: OciHostFacts,
         before: Container | None,
         *,
         resumes: bool = False,
@@ -316,7 +316,7 @@ class OciDriver:
         lack = self._found.probe.checkpoint if self._found is not None else ""
         return "" if lack == "yes" else lack
 
-    async def _resume_one(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def _resume_one(self, container: Container, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         """Raises WeftError."""
         first_user, others = container.record.first_user, (one for one in self._known.values() if one is not container)
         if lack := self._saves(container):

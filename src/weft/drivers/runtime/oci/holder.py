@@ -8,13 +8,13 @@ from collections.abc import Awaitable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from weft.contracts.driver.runtime import Counters, ExecRequest, ExecSession, GuestStats
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 
 C = TypeVar("C", contravariant=True)  # a container, as the driver keeps it
 
 
 class Holder(Protocol[C]):
-    async def launch(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def launch(self, container: C, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         """Returns when its process runs, and records which process that is; nothing runs before ``recorded``, that the start is
         on disk. Raises WeftError; what was made by then stays, for ``release``."""
 
@@ -53,7 +53,7 @@ class Holder(Protocol[C]):
     async def update(self, container: C, resources: dict[str, Any]) -> None:
         """Set other limits for one that runs; see translate_resources. Raises DriverFailed."""
 
-    async def exec(self, container: C, facts: Facts, request: ExecRequest) -> ExecSession:
+    async def exec(self, container: C, facts: OciHostFacts, request: ExecRequest) -> ExecSession:
         """Run a command in a running container. Raises InvalidInput, DriverFailed, Unavailable."""
 
     def turn_log(self, container: C) -> None:
@@ -67,5 +67,5 @@ class CanCheckpoint(Protocol[C]):
     async def save(self, container: C) -> None:
         """End its processes by saving them. Raises DriverFailed: it runs on."""
 
-    async def resume(self, container: C, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def resume(self, container: C, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         """Start the container like ``Holder.launch``, from where it was saved."""

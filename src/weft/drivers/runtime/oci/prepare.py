@@ -20,7 +20,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import PROBE
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.rootfs.overlay import MOST_LAYERS, make_folders
-from weft.drivers.runtime.oci.translate import Facts, Users, inspect_devices, translate_container
+from weft.drivers.runtime.oci.translate import OciHostFacts, Users, inspect_devices, translate_container
 from weft.drivers.runtime.oci.user_namespace import USERS_EACH, belongs_to, open_mapping_aside
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 
@@ -33,7 +33,9 @@ def write_config(paths: ContainerPaths, config: dict[str, Any]) -> None:
         file.write(msgspec.json.encode(config))
 
 
-def prepare_config(container: Container, facts: Facts, groups: ControlGroups, mapping: int | None) -> dict[str, Any]:
+def prepare_config(
+    container: Container, facts: OciHostFacts, groups: ControlGroups, mapping: int | None
+) -> dict[str, Any]:
     """Its folders, and the OCI configuration over them, good as long as ``mapping``, the namespace of its users, is open. Raises
     InvalidInput for devices that aren't."""
     record, paths, plan = container.record, container.paths, container.record.plan
@@ -90,7 +92,7 @@ def failed(container: Container, what: str) -> DriverFailed:
     return DriverFailed(f"container/{container.record.plan.name}: {what}", details={"step": "launch"})
 
 
-def check_plan(plan: ContainerPlan, facts: Facts) -> None:
+def check_plan(plan: ContainerPlan, facts: OciHostFacts) -> None:
     """Raises InvalidInput for a plan that this node can't fulfil."""
     if not plan.layers or len(plan.layers) > MOST_LAYERS:
         raise InvalidInput(

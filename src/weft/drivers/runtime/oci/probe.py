@@ -33,7 +33,7 @@ from weft.drivers.runtime.oci.mount_namespace import read_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.rootfs.overlay import Root, make_folders, mount_root
 from weft.drivers.runtime.oci.runtime import PROGRAMS, Runtime, find_programs, read_error
-from weft.drivers.runtime.oci.translate import Facts, Users, translate_container
+from weft.drivers.runtime.oci.translate import OciHostFacts, Users, translate_container
 from weft.drivers.runtime.oci.user_namespace import choose_first_user, find_ranges, open_mapping
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -60,7 +60,7 @@ class Findings(msgspec.Struct, frozen=True):
 class Found(msgspec.Struct, frozen=True):
     probe: RuntimeProbe
     runtime: Runtime | None
-    facts: Facts | None
+    facts: OciHostFacts | None
 
 
 async def probe_oci(
@@ -134,7 +134,7 @@ def make_trial(name: str, folder: Path, machine: str, *, user_namespace: bool = 
 
 
 async def _try_all(
-    programs: list[str], run_dir: Path, groups: ControlGroups, facts: Facts, hidden: list[str], clock: Clock
+    programs: list[str], run_dir: Path, groups: ControlGroups, facts: OciHostFacts, hidden: list[str], clock: Clock
 ) -> Found:
     problems: list[str] = []
     for program in programs:
@@ -156,7 +156,7 @@ async def _try_all(
     return report_unusable(problems)
 
 
-async def _try(runtime: Runtime, run_dir: Path, groups: ControlGroups, facts: Facts, clock: Clock) -> str | None:
+async def _try(runtime: Runtime, run_dir: Path, groups: ControlGroups, facts: OciHostFacts, clock: Clock) -> str | None:
     """Run one with ``runtime``; returns what failed, or None."""
     name = f"{PROBE}{os.getpid()}"
     paths = ContainerPaths(run=run_dir / name, state=run_dir / name / "state")
@@ -199,9 +199,9 @@ def _run(runtime: Runtime, plan: ContainerPlan, paths: ContainerPaths, first_use
     return None if done.returncode == EXIT_CODE else read_error(done.stderr.decode(errors="replace"))
 
 
-def read_node_facts(groups: ControlGroups) -> Facts:
+def read_node_facts(groups: ControlGroups) -> OciHostFacts:
     """The facts that containers are started with on this node. Raises DriverFailed."""
-    return Facts(
+    return OciHostFacts(
         machine=platform.machine(),
         profile=read_profile(),
         swap_limits=groups.limits_swap(),
@@ -211,7 +211,7 @@ def read_node_facts(groups: ControlGroups) -> Facts:
     )
 
 
-def read_machine_facts(groups: ControlGroups) -> Facts:
+def read_machine_facts(groups: ControlGroups) -> OciHostFacts:
     """Read the facts as for containers on the node's own kernel; their users, and how their memory is limited, are the machine's.
     Raises DriverFailed."""
     return msgspec.structs.replace(read_node_facts(groups), users=(0, 0), swap_limits=False)

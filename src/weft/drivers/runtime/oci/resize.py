@@ -6,7 +6,7 @@ import msgspec
 
 from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.runtime.oci.container import Container
-from weft.drivers.runtime.oci.translate import PERIOD_MICROSECONDS, Facts, translate_resources
+from weft.drivers.runtime.oci.translate import PERIOD_MICROSECONDS, OciHostFacts, translate_resources
 from weft.objects.errors import DriverFailed, InvalidInput
 
 LIVE = ("cpu", "memory_bytes", "pids", "incarnation")
@@ -18,7 +18,7 @@ def list_frozen(old: ContainerPlan, new: ContainerPlan) -> list[str]:
     return [name for name in before if name not in LIVE and before[name] != after[name]]
 
 
-async def adjust_container(container: Container, plan: ContainerPlan, facts: Facts) -> None:
+async def adjust_container(container: Container, plan: ContainerPlan, facts: OciHostFacts) -> None:
     """Raises InvalidInput (``restartNeeded``), DriverFailed (``guestHolds``: memory that it uses)."""
     if frozen := list_frozen(container.record.plan, plan):
         raise InvalidInput(

@@ -37,7 +37,7 @@ NO_DEVICES: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
 READ_ONLY_PATHS = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 
 
-class Facts(msgspec.Struct, frozen=True):
+class OciHostFacts(msgspec.Struct, frozen=True):
     """Facts about this node. ``machine`` as uname has it; ``swap_limits``: the kernel can limit memory and swap together;
     ``open_files``: the hard limit that nobody here can pass; ``cgroup_version``: 1 or 2."""
 
@@ -98,7 +98,7 @@ class Device(msgspec.Struct, frozen=True):
 def translate_container(
     plan: ContainerPlan,
     paths: ContainerPaths,
-    facts: Facts,
+    facts: OciHostFacts,
     *,
     cgroup: str,
     users: Users | None,
@@ -130,7 +130,7 @@ def translate_container(
 
 
 def translate_process(
-    plan: ContainerPlan, facts: Facts, *, terminal: bool = False, traits: Traits = CONTAINER
+    plan: ContainerPlan, facts: OciHostFacts, *, terminal: bool = False, traits: Traits = CONTAINER
 ) -> dict[str, Any]:
     process = plan.process
     caps = plan.capabilities
@@ -157,7 +157,7 @@ def translate_process(
     }
 
 
-def translate_exec(plan: ContainerPlan, facts: Facts, request: ExecRequest) -> dict[str, Any]:
+def translate_exec(plan: ContainerPlan, facts: OciHostFacts, request: ExecRequest) -> dict[str, Any]:
     """The process of a command beside the container's own, as the same user."""
     if not request.argv:
         raise InvalidInput("the container has no command to run", field="argv")
@@ -186,7 +186,7 @@ def complete_environment(process: ContainerProcess, terminal: bool) -> list[str]
     return env
 
 
-def translate_resources(plan: ContainerPlan, facts: Facts, devices: list[Device]) -> dict[str, Any]:
+def translate_resources(plan: ContainerPlan, facts: OciHostFacts, devices: list[Device]) -> dict[str, Any]:
     """The same words for both versions of control groups: a runtime translates them for version 2."""
     memory: dict[str, Any] = {"limit": plan.memory_bytes}
     if facts.swap_limits:

@@ -23,12 +23,12 @@ from weft.drivers.runtime.oci.kata.probe import describe_failure
 from weft.drivers.runtime.oci.kata.translate import check_plan, name_class, name_shim, plan_root, translate_isolated
 from weft.drivers.runtime.oci.kata.volumes import volumes_folder
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.objects.errors import DriverFailed, InvalidInput
 
 PATHS = ContainerPaths(run=Path("/run/n1/kata/containers/c1"), state=Path("/var/n1/kata/containers/c1"))
 PROFILE = msgspec.convert({"defaultAction": "SCMP_ACT_ERRNO", "archMap": [], "syscalls": []}, Profile)
-FACTS = Facts("x86_64", PROFILE, swap_limits=False, open_files=20_000, cgroup_version=1)
+FACTS = OciHostFacts("x86_64", PROFILE, swap_limits=False, open_files=20_000, cgroup_version=1)
 PLAN = ContainerPlan(
     id="c1",
     uid="u1",

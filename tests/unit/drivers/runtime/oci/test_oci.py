@@ -37,7 +37,7 @@ from weft.drivers.runtime.oci.record import (
 )
 from weft.drivers.runtime.oci.resize import list_frozen
 from weft.drivers.runtime.oci.runtime import Runtime, read_error, read_never_began, shorten_refusal
-from weft.drivers.runtime.oci.translate import Device, Facts, Users, translate_container, translate_exec
+from weft.drivers.runtime.oci.translate import Device, OciHostFacts, Users, translate_container, translate_exec
 from weft.drivers.runtime.oci.user_namespace import FIRST_USER, RANGES, USERS_EACH, choose_first_user, find_ranges
 from weft.objects.errors import DriverFailed, InvalidInput
 
@@ -56,7 +56,9 @@ PROFILE = msgspec.convert(
     },
     Profile,
 )
-FACTS = Facts("x86_64", PROFILE, swap_limits=True, open_files=20_000, cgroup_version=1, users=(FIRST_USER, RANGES))
+FACTS = OciHostFacts(
+    "x86_64", PROFILE, swap_limits=True, open_files=20_000, cgroup_version=1, users=(FIRST_USER, RANGES)
+)
 PLAN = ContainerPlan(
     id="c1",
     uid="u1",
@@ -90,7 +92,9 @@ async def test_a_record_that_a_stop_and_the_end_write_at_once_is_written_by_both
     assert [path.name for path in paths.record.parent.iterdir()] == [paths.record.name]
 
 
-def translate(plan: ContainerPlan, users: Users | None = USERS, facts: Facts = FACTS, **more: Any) -> dict[str, Any]:
+def translate(
+    plan: ContainerPlan, users: Users | None = USERS, facts: OciHostFacts = FACTS, **more: Any
+) -> dict[str, Any]:
     devices = more.pop("devices", [])
     return translate_container(plan, PATHS, facts, cgroup="weft/n1/c1", users=users, devices=devices)
 

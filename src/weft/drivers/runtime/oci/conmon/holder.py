@@ -38,7 +38,7 @@ from weft.drivers.runtime.oci.process_holder import NodeProcess
 from weft.drivers.runtime.oci.rootfs.overlay import Root, mount_root
 from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.drivers.runtime.oci.runtime import ANSWER_SECONDS, Runtime, read_error
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.objects.errors import DriverFailed
 
 SHIM_SECONDS = 5.0  # from a container's end to its exit file
@@ -53,13 +53,15 @@ class Conmon(NodeProcess):
         super().__init__(groups)
         self._runtime, self._clock = runtime, clock
 
-    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def launch(self, container: Container, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         await self._run(container, facts, recorded, resumes=False)
 
-    async def resume(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def resume(self, container: Container, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         await self._run(container, facts, recorded, resumes=True)
 
-    async def _run(self, container: Container, facts: Facts, recorded: Awaitable[None], *, resumes: bool) -> None:
+    async def _run(
+        self, container: Container, facts: OciHostFacts, recorded: Awaitable[None], *, resumes: bool
+    ) -> None:
         record, paths = container.record, container.paths
         shims = [str(path) for path in make_shims(self._groups)]
         async with make_ready(container, self._runtime.name) as mapping:
@@ -141,7 +143,7 @@ class Conmon(NodeProcess):
     async def update(self, container: Container, resources: dict[str, Any]) -> None:
         await self._runtime.update(container.record.plan.id, resources)
 
-    async def exec(self, container: Container, facts: Facts, request: ExecRequest) -> ExecSession:
+    async def exec(self, container: Container, facts: OciHostFacts, request: ExecRequest) -> ExecSession:
         return await start_exec(container, facts, self._groups, self._clock, request)
 
     def turn_log(self, container: Container) -> None:

@@ -23,7 +23,7 @@ from weft.drivers.runtime.oci.containerd.messages import PROCESS, messages
 from weft.drivers.runtime.oci.exec.channel import Channel
 from weft.drivers.runtime.oci.exec.channel_session import NOT_STARTED, ChannelSession
 from weft.drivers.runtime.oci.runtime import read_never_began
-from weft.drivers.runtime.oci.translate import Facts, translate_exec
+from weft.drivers.runtime.oci.translate import OciHostFacts, translate_exec
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
 MARK = "exec-"  # how the folders of their fifos are named, and they themselves in containerd
@@ -131,7 +131,7 @@ class RefusedExecSession:
 
 
 async def start_exec(
-    container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
+    container: Container, facts: OciHostFacts, client: Client, clock: Clock, request: ExecRequest
 ) -> ContainerdSession | RefusedExecSession:
     """Start it; a command that is lost before it begins is begun again, a few times. Raises InvalidInput, DriverFailed,
     Unavailable."""
@@ -143,7 +143,7 @@ async def start_exec(
 
 
 async def _begin(
-    container: Container, facts: Facts, client: Client, clock: Clock, request: ExecRequest
+    container: Container, facts: OciHostFacts, client: Client, clock: Clock, request: ExecRequest
 ) -> ContainerdSession | RefusedExecSession:
     plan_id = container.record.plan.id
     process = translate_exec(container.record.plan, facts, request)

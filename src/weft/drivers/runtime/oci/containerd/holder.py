@@ -22,7 +22,7 @@ from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.rootfs.overlay import Root, mount_root
 from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.objects.errors import WeftError
 
 CLASS = "io.containerd.runc.v2"
@@ -36,7 +36,7 @@ class Containerd(NodeProcess, Tasks):
         Tasks.__init__(self, client, clock, node_uid)
         self._runtime = runtime
 
-    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def launch(self, container: Container, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         record, paths, plan = container.record, container.paths, container.record.plan
         options = messages["RuncOptions"](binary_name=str(_entrance(container)))
         if make_shims(self._groups):

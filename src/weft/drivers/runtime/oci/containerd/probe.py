@@ -26,7 +26,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, report_unusable
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.drivers.runtime.oci.user_namespace import choose_first_user
 from weft.objects.errors import DriverFailed, WeftError
 
@@ -83,7 +83,7 @@ async def try_one(
     holder: Holder[Container],
     address: str,
     runtime: Runtime,
-    facts: Facts,
+    facts: OciHostFacts,
     run_dir: Path,
     groups: ControlGroups,
     clock: Clock,

@@ -40,7 +40,7 @@ from weft.drivers.runtime.oci.containerd.messages import (
 from weft.drivers.runtime.oci.containerd.shim_access import write_program
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.record import ContainerRecord
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
 EXIT_SECONDS = 10.0  # for the exit code, of a containerd that is being started again
@@ -167,7 +167,7 @@ class Tasks:
         wanted = messages["Any"](type_url=RESOURCES, value=msgspec.json.encode(resources))
         await self._client.call("tasks.v1.Tasks/Update", container_id=container.record.plan.id, resources=wanted)
 
-    async def exec(self, container: Container, facts: Facts, request: ExecRequest) -> ExecSession:
+    async def exec(self, container: Container, facts: OciHostFacts, request: ExecRequest) -> ExecSession:
         return await start_exec(container, facts, self._client, self._clock, request)
 
     def turn_log(self, container: Container) -> None:

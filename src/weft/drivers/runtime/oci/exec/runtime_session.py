@@ -25,7 +25,7 @@ from weft.drivers.runtime.oci.exec.channel_session import NOT_STARTED, ChannelSe
 from weft.drivers.runtime.oci.exec.terminal import Terminal, open_terminal
 from weft.drivers.runtime.oci.mount_namespace import spawn_in_mount_namespace
 from weft.drivers.runtime.oci.runtime import read_never_began, shorten_refusal
-from weft.drivers.runtime.oci.translate import Facts, translate_exec
+from weft.drivers.runtime.oci.translate import OciHostFacts, translate_exec
 
 HANG_UPS, HANG_UP_SECONDS = 3, 0.1
 
@@ -113,7 +113,7 @@ _hanging_up: set[asyncio.Task[None]] = set()
 
 
 async def start_exec(
-    container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest
+    container: Container, facts: OciHostFacts, groups: ControlGroups, clock: Clock, request: ExecRequest
 ) -> OciSession:
     """Raises InvalidInput, DriverFailed."""
     marks = container.paths.run / f"exec-{secrets.token_hex(4)}"
@@ -125,7 +125,7 @@ async def start_exec(
 
 
 async def _start(
-    container: Container, facts: Facts, groups: ControlGroups, clock: Clock, request: ExecRequest, marks: Path
+    container: Container, facts: OciHostFacts, groups: ControlGroups, clock: Clock, request: ExecRequest, marks: Path
 ) -> OciSession:
     plan, runtime = container.record.plan, container.runtime
     spec = marks.with_suffix(".json")

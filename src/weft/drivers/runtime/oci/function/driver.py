@@ -26,7 +26,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.prepare import write_config
 from weft.drivers.runtime.oci.probe import probe_oci
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.translate import INSTANCE, Facts, Traits, Users, translate_container
+from weft.drivers.runtime.oci.translate import INSTANCE, OciHostFacts, Traits, Users, translate_container
 
 NAME = "c-"  # how its groups' names begin
 MANAGED_USER = User(1000, 1000)
@@ -35,7 +35,9 @@ MANAGED_USER = User(1000, 1000)
 class RuntimeWalls:
     """The walls that an OCI runtime builds."""
 
-    def __init__(self, name: str, cgroup: str, runtime: Runtime, facts: Facts, traits: Traits, ranges: Ranges) -> None:
+    def __init__(
+        self, name: str, cgroup: str, runtime: Runtime, facts: OciHostFacts, traits: Traits, ranges: Ranges
+    ) -> None:
         self.hidden = runtime.hidden
         self.first_user = ranges.take()
         self.mapping: int | None = None
@@ -66,7 +68,7 @@ class ContainerInstances(OwnProcesses):
         super().__init__(host, clock, NAME, nested=True)
         self._host, self._wanted = host, runtime
         self._ranges = Ranges(host.node_uid)
-        self._found: tuple[Runtime, Facts, Traits] | None = None
+        self._found: tuple[Runtime, OciHostFacts, Traits] | None = None
 
     async def recover(self) -> int:
         left = await super().recover()

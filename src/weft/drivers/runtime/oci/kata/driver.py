@@ -21,7 +21,7 @@ from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.probe import read_machine_facts
 from weft.drivers.runtime.oci.record import read_record
 from weft.drivers.runtime.oci.runtime import Runtime
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 
 DRIVER = "kata"
 
@@ -51,7 +51,7 @@ class KataDriver(OciDriver):
     async def adjust(self, plan: ContainerPlan) -> GuestFacts:
         return await super().adjust(_without_users(plan))
 
-    async def _read_facts(self) -> Facts:
+    async def _read_facts(self) -> OciHostFacts:
         return read_machine_facts(self._groups)
 
     async def _runtime_of(self, name: str) -> Runtime:

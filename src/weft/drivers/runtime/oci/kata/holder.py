@@ -28,7 +28,7 @@ from weft.drivers.runtime.oci.kata.translate import plan_root, translate_isolate
 from weft.drivers.runtime.oci.kata.volumes import mount_volumes, unmount_volumes, volumes_folder
 from weft.drivers.runtime.oci.prepare import ENDED_ALREADY, make_ready, write_files
 from weft.drivers.runtime.oci.rootfs.writable_layer import ensure_disk
-from weft.drivers.runtime.oci.translate import Facts
+from weft.drivers.runtime.oci.translate import OciHostFacts
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 
 CREATE_SECONDS = 120.0  # a machine boots meanwhile
@@ -53,7 +53,7 @@ class Kata(Tasks):
         self._class, self._shortages, self._groups = runtime_class, shortages, groups
         self._short_of_memory = False
 
-    async def launch(self, container: Container, facts: Facts, recorded: Awaitable[None]) -> None:
+    async def launch(self, container: Container, facts: OciHostFacts, recorded: Awaitable[None]) -> None:
         record, paths, plan = container.record, container.paths, container.record.plan
         volumes = volumes_folder(paths)
         write_files(container)

@@ -12,7 +12,7 @@ import msgspec
 
 from weft.contracts.driver.container import ContainerPlan
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.translate import Facts, translate_container
+from weft.drivers.runtime.oci.translate import OciHostFacts, translate_container
 from weft.objects.errors import InvalidInput
 
 _PREFIX, _VERSION = "io.containerd.", "v2"
@@ -39,7 +39,7 @@ def check_plan(plan: ContainerPlan) -> None:
 
 
 def translate_isolated(
-    plan: ContainerPlan, paths: ContainerPaths, facts: Facts, volumes: Path, *, cgroup: str
+    plan: ContainerPlan, paths: ContainerPaths, facts: OciHostFacts, volumes: Path, *, cgroup: str
 ) -> dict[str, Any]:
     """Its OCI configuration: users are the machine's own; disks are mounted on the node below ``volumes``, handed in as folders."""
     mounts = [
