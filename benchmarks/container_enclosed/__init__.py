@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.microvm.exchange_disk import RUNNING, make_exchan
 from weft.drivers.runtime.qemu.microvm.record import MicrovmPaths
 from weft.drivers.runtime.qemu.microvm.translate import describe_run, plan_machine
 from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
+from weft.drivers.runtime.qemu.translate import GuestPaths, QemuHostFacts, translate_guest
 from weft.images.microvm.build import ensure_microvm
 
 RUNS = 9
@@ -58,7 +58,7 @@ async def await_process(disk: Path) -> float:
     return time.monotonic()
 
 
-async def run_by_hand(host: Host, facts: Facts, microvm_dir: Path, base: str, plan: ContainerPlan) -> float:
+async def run_by_hand(host: Host, facts: QemuHostFacts, microvm_dir: Path, base: str, plan: ContainerPlan) -> float:
     """Seconds from QEMU's start, with its disks made before, confined by nobody and written down nowhere."""
     folder = Path(host.state_dir, "hand")
     folder.mkdir(parents=True)

@@ -26,7 +26,7 @@ from weft.drivers.runtime.qemu.devices.inherited_fds import open_inherited_fds, 
 from weft.drivers.runtime.qemu.guest_agent.channel import GuestChannel
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.record import GuestRecord
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, translate_guest
+from weft.drivers.runtime.qemu.translate import GuestPaths, QemuHostFacts, translate_guest
 
 WEFT = str(Path(sys.executable).parent / "weft")
 RUNS = 20
@@ -51,7 +51,7 @@ def record_of(name: str) -> GuestRecord:
 class Bare:
     """The same guest without weft: the same command, run as root in no group."""
 
-    def __init__(self, record: GuestRecord, facts: Facts, folder: Path, tap: str = TAP) -> None:
+    def __init__(self, record: GuestRecord, facts: QemuHostFacts, folder: Path, tap: str = TAP) -> None:
         self.folder, self.facts, self.tap, self.record = folder, facts, tap, record
         plan, self.frame = record.plan, record.frame
         assert self.frame is not None

@@ -23,7 +23,7 @@ from benchmarks.vm_create import WEFT, Bare, record_of, weft
 from weft.contracts.clock import SystemClock
 from weft.drivers.runtime.qemu.probe import probe_qemu
 from weft.drivers.runtime.qemu.record import GuestRecord
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 
 VMS = int(os.environ.get("WEFT_BENCH_VMS", "20"))
 RUNS = 5
@@ -47,7 +47,7 @@ def delete_all() -> None:
     subprocess.run([WEFT, "vm", "delete", *NAMES, "--yes"], cwd=ROOT, capture_output=True)
 
 
-async def start_all(records: Sequence[GuestRecord], facts: Facts, folder: Path) -> float:
+async def start_all(records: Sequence[GuestRecord], facts: QemuHostFacts, folder: Path) -> float:
     """Seconds until the last of the bare guests has answered."""
     begun = time.perf_counter()
     peers = []

@@ -44,7 +44,7 @@ from weft.drivers.runtime.qemu.saved_memory import discard_memory, save_memory
 from weft.drivers.runtime.qemu.snapshot.driver import QemuSnapshots
 from weft.drivers.runtime.qemu.start import GuestStarter, choose_limits
 from weft.drivers.runtime.qemu.template.driver import QemuTemplates
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, Unavailable
 
 HELLO_AGAIN_SECONDS = 0.5
@@ -77,7 +77,7 @@ class QemuDriver:
         self.snapshots = QemuSnapshots(self._guests, self._working)
         self.templates = QemuTemplates(self._guests, self._starter, self._clock, host.capacity, self._working)
         self._probe: RuntimeProbe | None = None
-        self._facts: Facts | None = None
+        self._facts: QemuHostFacts | None = None
         self._probing = asyncio.Lock()
         self._tending: asyncio.Task[None] | None = None
         self._closed = False
@@ -201,7 +201,7 @@ class QemuDriver:
         self._notify()
         return guest.facts()
 
-    async def _adjust(self, guest: Guest, frame: Frame, plan: GuestPlan, facts: Facts) -> None:
+    async def _adjust(self, guest: Guest, frame: Frame, plan: GuestPlan, facts: QemuHostFacts) -> None:
         """Limits give way before the guest gets more, and follow when it has less."""
         before = guest.record.plan
         cpu, memory = max(before.cpu, plan.cpu), max(before.memory_bytes, plan.memory_bytes)
@@ -241,7 +241,7 @@ class QemuDriver:
             written_bytes=sum(stats["wr_bytes"] for stats in counted),
         )
 
-    async def _working(self) -> Facts:
+    async def _working(self) -> QemuHostFacts:
         """The probe's facts. Raises DriverFailed where no guest can be started."""
         probe = await self.probe()
         if self._facts is None:

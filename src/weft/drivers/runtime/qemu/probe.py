@@ -24,7 +24,7 @@ from weft.contracts.driver.runtime import RuntimeProbe
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.runtime.qemu.cpu_models import OLDEST, Offer, inspect_offer
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, find_users, plan_confined
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
 PROGRAM = "qemu-system-x86_64"
@@ -48,7 +48,7 @@ class Findings(msgspec.Struct, frozen=True):
     circumstances: str
     words: int  # of which making the probe is: an older one doesn't know all that is asked now
     probe: RuntimeProbe
-    facts: Facts | None
+    facts: QemuHostFacts | None
 
 
 class QemuFinding:
@@ -56,10 +56,10 @@ class QemuFinding:
 
     def __init__(self, run_dir: Path, clock: Clock) -> None:
         self._run_dir, self._clock = run_dir, clock
-        self._found: tuple[RuntimeProbe, Facts | None] | None = None
+        self._found: tuple[RuntimeProbe, QemuHostFacts | None] | None = None
         self._finding = asyncio.Lock()
 
-    async def find(self) -> tuple[RuntimeProbe, Facts | None]:
+    async def find(self) -> tuple[RuntimeProbe, QemuHostFacts | None]:
         """The facts are None where no guest can be started; the probe says why."""
         async with self._finding:
             if self._found is None:
@@ -67,7 +67,7 @@ class QemuFinding:
             return self._found
 
 
-async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
+async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, QemuHostFacts | None]:
     """The probe for the scheduler, and the facts for ``translate``; None where no guest can be started. Takes a second the
     first time, then it is read from the run folder until QEMU, the kernel's boot or /dev/kvm is another."""
     program = shutil.which(PROGRAM)
@@ -86,7 +86,7 @@ async def probe_qemu(run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts |
     return probe, facts
 
 
-async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, Facts | None]:
+async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimeProbe, QemuHostFacts | None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     version = await _version(program)
     text = ".".join(map(str, version))
@@ -114,7 +114,7 @@ async def _inspect(program: str, run_dir: Path, clock: Clock) -> tuple[RuntimePr
             problems.append("KVM is present but doesn't run guests: they are emulated (slower, everything works)")
     else:
         problems.append("KVM is absent: guests are emulated (slower, everything works); a real machine has /dev/kvm")
-    facts = Facts(
+    facts = QemuHostFacts(
         program=program,
         users=users,
         kvm_group=_kvm_group() if accelerator == "kvm" else None,

@@ -52,7 +52,7 @@ from weft.drivers.runtime.qemu.record import GuestRecord, SnapshotRecord, disk_t
 from weft.drivers.runtime.qemu.saved_memory import load_memory
 from weft.drivers.runtime.qemu.snapshot.beginning import plan_beginning
 from weft.drivers.runtime.qemu.snapshot.renewal import renew
-from weft.drivers.runtime.qemu.translate import Facts, check_plan, translate_guest
+from weft.drivers.runtime.qemu.translate import QemuHostFacts, check_plan, translate_guest
 from weft.objects.errors import DriverFailed, Unavailable
 
 LAUNCH_SECONDS = 60.0
@@ -69,7 +69,7 @@ class GuestStarter:
         self._guests, self._cgroups, self._clock = guests, cgroups, clock
         self._sysfs, self._capacity = Path(host.sysfs), host.capacity
 
-    async def start(self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool]) -> Guest:
+    async def start(self, plan: GuestPlan, facts: QemuHostFacts, has_begun: Callable[[], bool]) -> Guest:
         """Raises DriverFailed, InvalidInput."""
         guest = await self._guests.settled(plan.id)
         if guest is not None:
@@ -93,7 +93,7 @@ class GuestStarter:
         self._guests.notify()
         return guest
 
-    async def _adopt_unknown(self, plan: GuestPlan, facts: Facts) -> Guest | None:
+    async def _adopt_unknown(self, plan: GuestPlan, facts: QemuHostFacts) -> Guest | None:
         """A QEMU that runs this very guest though nothing is written down of it: never start a second one."""
         if search_guest_process(self._guests.paths(plan.id).pid) is None:
             return None
@@ -102,7 +102,7 @@ class GuestStarter:
         await self._guests.adopt(guest)
         return guest if guest.running else None
 
-    async def _begin(self, plan: GuestPlan, facts: Facts) -> Guest:
+    async def _begin(self, plan: GuestPlan, facts: QemuHostFacts) -> Guest:
         """Begin the guest from the memory that a snapshot kept. What fails leaves nothing behind."""
         record = await asyncio.to_thread(plan_beginning, plan, facts, self._clock.now())
         guest = self._guests.add(record)
@@ -120,7 +120,7 @@ class GuestStarter:
         return guest
 
     async def _boot(
-        self, plan: GuestPlan, facts: Facts, has_begun: Callable[[], bool], kept: SnapshotRecord | None
+        self, plan: GuestPlan, facts: QemuHostFacts, has_begun: Callable[[], bool], kept: SnapshotRecord | None
     ) -> Guest:
         """``kept``: what its last run's snapshot has come to."""
         if plan.memory:  # it has run before: nothing but its disks counts
@@ -153,7 +153,7 @@ class GuestStarter:
             raise
         return guest
 
-    async def _resume(self, guest: Guest, plan: GuestPlan, facts: Facts) -> None:
+    async def _resume(self, guest: Guest, plan: GuestPlan, facts: QemuHostFacts) -> None:
         """Resume the guest as the machine that it was; what ``plan`` wants otherwise is for ``adjust``."""
         record = guest.record
         before = (record.plan, record.started_at, record.host_boot_id)
@@ -207,7 +207,7 @@ def _find_files(disks: list[GuestDisk], now: list[GuestDisk]) -> list[GuestDisk]
     ]
 
 
-async def launch_guest(guest: Guest, facts: Facts, cgroups: ControlGroups, *, incoming: bool = False) -> None:
+async def launch_guest(guest: Guest, facts: QemuHostFacts, cgroups: ControlGroups, *, incoming: bool = False) -> None:
     """Run its QEMU and take hold of it. Raises DriverFailed with QEMU's error, InvalidInput, or Unavailable; what was made by
     then stays, for ``undo_launch``."""
     paths, plan = guest.paths, guest.record.plan
@@ -262,7 +262,7 @@ def _make_run_folder(run: Path, user: int) -> None:
     run.chmod(0o1730)
 
 
-def choose_limits(plan: GuestPlan, facts: Facts, migration: MigrationSettings | None = None) -> Limits:
+def choose_limits(plan: GuestPlan, facts: QemuHostFacts, migration: MigrationSettings | None = None) -> Limits:
     """Pure. What the guest was promised, and headroom for the process around it; while it migrates by differences, also for the
     pages that they are to."""
     images = sum(disk.rbd is not None for disk in plan.disks)

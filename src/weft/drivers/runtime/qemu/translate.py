@@ -54,7 +54,7 @@ _EMULATED_CMDLINE = "tsc=reliable no_timer_check mitigations=off nopti nokaslr n
 _GROWING_CMDLINE = "memhp_default_state=online memory_hotplug.online_policy=auto-movable swiotlb=noforce"
 
 
-class Facts(msgspec.Struct, frozen=True):
+class QemuHostFacts(msgspec.Struct, frozen=True):
     """Facts on which the command line depends besides the plan; from ``probe``."""
 
     program: str
@@ -138,7 +138,13 @@ class GuestPaths(msgspec.Struct, frozen=True):
 
 
 def translate_guest(
-    plan: GuestPlan, frame: Frame, paths: GuestPaths, facts: Facts, fds: Mapping[str, int], *, incoming: bool = False
+    plan: GuestPlan,
+    frame: Frame,
+    paths: GuestPaths,
+    facts: QemuHostFacts,
+    fds: Mapping[str, int],
+    *,
+    incoming: bool = False,
 ) -> list[str]:
     """The command that runs this guest inside ``frame``. ``fds``: the descriptors that QEMU inherits, by name. Raises
     InvalidInput for a plan QEMU could not run."""
@@ -201,14 +207,14 @@ def _machine(plan: GuestPlan, frame: Frame) -> str:
     return f"{type_},usb=off,vmport=off,smbus=off,sata=off,hpet=off,i8042={'on' if plan.screen else 'off'}"
 
 
-def _cpu(frame: Frame, facts: Facts) -> str:
+def _cpu(frame: Frame, facts: QemuHostFacts) -> str:
     if frame.cpu_model in ("", "host", "max"):
         return "host" if facts.accelerator == "kvm" else "max"
     # A named one is had in full or not at all: a guest that found less than its next node has could not come back.
     return f"{frame.cpu_model},enforce"
 
 
-def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -> list[str]:
+def _boot(plan: GuestPlan, frame: Frame, facts: QemuHostFacts, fds: Mapping[str, int]) -> list[str]:
     boot = plan.boot
     if isinstance(boot, BootKernel):
         words = ["console=ttyS0", boot.cmdline, *(["pci=off"] if plan.machine == "microvm" else [])]
@@ -229,7 +235,7 @@ def _boot(plan: GuestPlan, frame: Frame, facts: Facts, fds: Mapping[str, int]) -
     return []
 
 
-def _uefi(plan: GuestPlan, facts: Facts, fds: Mapping[str, int]) -> list[str]:
+def _uefi(plan: GuestPlan, facts: QemuHostFacts, fds: Mapping[str, int]) -> list[str]:
     if facts.uefi_code is None:
         raise InvalidInput(
             f"vm/{plan.name}: this node has no UEFI firmware", field="firmware", hint="apt-get install ovmf"

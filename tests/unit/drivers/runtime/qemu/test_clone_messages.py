@@ -21,10 +21,10 @@ from weft.drivers.runtime.qemu.function.messages import (
     encode_fresh,
 )
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, plan_machine, translate_clone, translate_template
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
-FACTS = Facts("qemu", "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))
+FACTS = QemuHostFacts("qemu", "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))
 ROOTS = Roots(["/r"], code="/c", command=["python", "-m", "awslambdaric", "{handler}"], env={"PYTHONPATH": "/opt/ric"})
 
 
@@ -118,6 +118,6 @@ def test_an_emulated_microvm_is_told_its_clock_rate_and_without_one_it_is_q35() 
     told = plan_machine(FACTS, 128 << 20, 0.25, 1)
     assert (told.machine, told.vcpus) == ("microvm", 1)
     assert "tsc_early_khz=2600000" in told.cmdline
-    unknown = plan_machine(Facts("qemu", "tcg", (10, 0, 2), 0, (1, 1)), 128 << 20, 2.5, 1)
+    unknown = plan_machine(QemuHostFacts("qemu", "tcg", (10, 0, 2), 0, (1, 1)), 128 << 20, 2.5, 1)
     assert (unknown.machine, unknown.vcpus) == ("q35", 3)
     assert "tsc_early_khz" not in unknown.cmdline

@@ -16,13 +16,13 @@ from weft.drivers.runtime.qemu.function.fingerprint import identify_node
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.snapshots import SnapshotStore
 from weft.drivers.runtime.qemu.function.translate import plan_machine
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 
-FACTS = Facts(sys.executable, "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))
+FACTS = QemuHostFacts(sys.executable, "tcg", (10, 0, 2), 2_600_000, (70_000, 30_000))
 
 
 class Kept:
-    def __init__(self, folder: Path, facts: Facts = FACTS) -> None:
+    def __init__(self, folder: Path, facts: QemuHostFacts = FACTS) -> None:
         self.told: list[list[str]] = []
         self.templates = SnapshotStore(folder, facts, ControlGroups("nowhere"), SystemClock(), "fn-", self._hear)
 
@@ -30,7 +30,7 @@ class Kept:
         self.told.append(sorted(self.templates.there))
 
 
-def write(folder: Path, recipe: str, used_at: int, facts: Facts = FACTS) -> Path:
+def write(folder: Path, recipe: str, used_at: int, facts: QemuHostFacts = FACTS) -> Path:
     place = folder / "templates" / recipe
     place.mkdir(parents=True)
     machine = plan_machine(facts, 1 << 27, 1.0, 1)

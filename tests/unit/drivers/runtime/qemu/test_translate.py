@@ -14,10 +14,10 @@ from weft.contracts.driver.volume import RbdImage
 from weft.drivers.runtime.qemu.devices.inherited_fds import plan_inherited_fds
 from weft.drivers.runtime.qemu.machine_shape import plan_frame
 from weft.drivers.runtime.qemu.start import RBD_HEADROOM_BYTES, choose_limits
-from weft.drivers.runtime.qemu.translate import Facts, GuestPaths, check_plan, translate_guest
+from weft.drivers.runtime.qemu.translate import GuestPaths, QemuHostFacts, check_plan, translate_guest
 from weft.objects.errors import InvalidInput
 
-FACTS = Facts("/usr/bin/qemu-system-x86_64", "tcg", (10, 0, 2), 2_500_000, (1000, 10))
+FACTS = QemuHostFacts("/usr/bin/qemu-system-x86_64", "tcg", (10, 0, 2), 2_500_000, (1000, 10))
 KVM = msgspec.structs.replace(FACTS, accelerator="kvm")
 PATHS = GuestPaths(run=Path("/run/w/abcdefghij"), state=Path("/var/lib/w/guests/abcdefghij"))
 PLAN = GuestPlan(
@@ -39,7 +39,7 @@ PLAN = GuestPlan(
 )
 
 
-def translate(plan: GuestPlan, facts: Facts = FACTS, *, incoming: bool = False) -> list[str]:
+def translate(plan: GuestPlan, facts: QemuHostFacts = FACTS, *, incoming: bool = False) -> list[str]:
     check_plan(plan, PATHS)
     return translate_guest(plan, plan_frame(plan, 4, 1 << 30), PATHS, facts, number(plan), incoming=incoming)
 

@@ -20,7 +20,7 @@ from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.reports import Reports
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_template
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
 INIT_SECONDS = 120.0  # an emulated machine takes 4 s to boot when nobody else does anything
@@ -54,7 +54,7 @@ async def capture_machine(
     work: Path,
     template: Template,
     disks: list[Path],
-    facts: Facts,
+    facts: QemuHostFacts,
     cgroups: ControlGroups,
     clock: Clock,
     prefix: str,
@@ -92,7 +92,13 @@ async def capture_machine(
 
 
 def _start(
-    work: Path, template: Template, disks: list[Path], facts: Facts, cgroups: ControlGroups, net: PrivateNet, name: str
+    work: Path,
+    template: Template,
+    disks: list[Path],
+    facts: QemuHostFacts,
+    cgroups: ControlGroups,
+    net: PrivateNet,
+    name: str,
 ) -> Qemu:
     opened = []
 

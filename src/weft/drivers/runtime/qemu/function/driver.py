@@ -24,7 +24,7 @@ from weft.drivers.runtime.qemu.function.network import PrivateNet, make_net
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.translate import SnapshotFds, translate_clone
 from weft.drivers.runtime.qemu.probe import probe_qemu
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, Unavailable
 from weft.objects.identity import short_id
 
@@ -54,7 +54,7 @@ class SnapshotInstances:
         self._most_ready = max(1, min(MOST_READY, int(host.capacity.memory_bytes * READY_SHARE) // READY_BYTES))
         self._bound = self._most_ready  # how many fit just now
         self._changed: Callable[[], None] = lambda: None
-        self._facts: Facts | None = None
+        self._facts: QemuHostFacts | None = None
         self._problem = ""
         self._probing = asyncio.Lock()
         self._templates: SnapshotStore | None = None

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from weft.contracts.driver.function import Recipe, Roots
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
 WAYS = 1  # of making templates: another number, and all are made again
@@ -27,13 +27,13 @@ def find_boot(recipe: Recipe, roots: Roots) -> tuple[str, str]:
     return str(kernel), str(initrd)
 
 
-def identify(recipe: Recipe, roots: Roots, facts: Facts) -> str:
+def identify(recipe: Recipe, roots: Roots, facts: QemuHostFacts) -> str:
     """Equal ones may be copied. Raises DriverFailed."""
     kernel, initrd = find_boot(recipe, roots)
     return _join(recipe.digest, _digest_file(kernel), _digest_file(initrd), identify_node(facts))
 
 
-def identify_node(facts: Facts) -> str:
+def identify_node(facts: QemuHostFacts) -> str:
     """The part of it that doesn't depend on what the function is."""
     return _join(str(WAYS), facts.accelerator, str(facts.version), _stamp(facts.program), _read_cpu())
 

@@ -26,7 +26,7 @@ from weft.drivers.runtime.qemu.function.translate import Machine
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, plan_confined
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.start import CPU_HEADROOM, MEMORY_HEADROOM_BYTES
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, Unavailable
 
 START_SECONDS = 30.0
@@ -130,7 +130,7 @@ class Qemu:
 
 def spawn_qemu(
     name: str,
-    facts: Facts,
+    facts: QemuHostFacts,
     cgroups: ControlGroups,
     limits: Limits,
     translate: Callable[[int], list[str]],

@@ -28,7 +28,7 @@ from weft.drivers.runtime.qemu.function.disks import CODE, ROOT, CheckedDisks
 from weft.drivers.runtime.qemu.function.fingerprint import find_boot, identify, identify_node
 from weft.drivers.runtime.qemu.function.record import Template
 from weft.drivers.runtime.qemu.function.translate import plan_machine
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
 MOST_TEMPLATES = 64
@@ -41,7 +41,13 @@ class SnapshotStore:
     """Those of this node; ``there`` are their recipes' digests, and ``changed`` is called when those are others."""
 
     def __init__(
-        self, folder: Path, facts: Facts, cgroups: ControlGroups, clock: Clock, prefix: str, changed: Callable[[], None]
+        self,
+        folder: Path,
+        facts: QemuHostFacts,
+        cgroups: ControlGroups,
+        clock: Clock,
+        prefix: str,
+        changed: Callable[[], None],
     ) -> None:
         self._folder = folder / "templates"
         self._facts = facts

@@ -9,7 +9,7 @@ import msgspec
 from weft.drivers.runtime.qemu.command_line import device_words, file_words, kernel_words, node_words, start_words
 from weft.drivers.runtime.qemu.devices.ids import fdset
 from weft.drivers.runtime.qemu.function.messages import GUEST_MAC
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 
 # What the kernel can do without. The clock: a machine that comes back from disk must not measure how fast it ran.
 _CMDLINE = "console=ttyS0 quiet reboot=t panic=-1 random.trust_cpu=on ipv6.disable=1 cryptomgr.notests"
@@ -47,7 +47,7 @@ class SnapshotFds(msgspec.Struct, frozen=True):
     console: int = -1
 
 
-def plan_machine(facts: Facts, memory: int, cpu: float, disks: int) -> Machine:
+def plan_machine(facts: QemuHostFacts, memory: int, cpu: float, disks: int) -> Machine:
     """microvm has no clock to measure the TSC by, so an emulated one gets the frequency as an option; where that isn't known,
     the machine is a q35."""
     emulated = facts.accelerator == "tcg"

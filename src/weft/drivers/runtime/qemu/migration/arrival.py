@@ -15,7 +15,7 @@ from weft.drivers.runtime.qemu.devices.ids import disk_id, nic_id
 from weft.drivers.runtime.qemu.machine_shape import Frame
 from weft.drivers.runtime.qemu.migration.commands import check_same
 from weft.drivers.runtime.qemu.record import GuestRecord, disk_times
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, InvalidInput
 
 MOST_CPUS, MOST_MEMORY_BYTES, MOST_PORTS = 1024, 1 << 46, 256
@@ -25,7 +25,7 @@ _UUID = re.compile(r"[0-9A-Za-z-]{0,64}")
 Part = TypeVar("Part", GuestDisk, GuestNic)
 
 
-def check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: Facts) -> None:
+def check_machine(plan: GuestPlan, guest: MigratingGuest, frame: Frame, facts: QemuHostFacts) -> None:
     """Raises DriverFailed where this node's QEMU can't build the machine that comes: one of a version that it has no words for,
     or another kind of CPU."""
     own, its = ".".join(map(str, facts.version[:2])), frame.version or guest.version
@@ -67,7 +67,7 @@ def read_frame(plan: GuestPlan, machine: dict[str, Any]) -> Frame:
     return frame
 
 
-def make_record(plan: GuestPlan, coming: MigratingGuest, facts: Facts, now: float, hint: str) -> GuestRecord:
+def make_record(plan: GuestPlan, coming: MigratingGuest, facts: QemuHostFacts, now: float, hint: str) -> GuestRecord:
     """Make the record of a guest that is suspended here. Raises DriverFailed, InvalidInput if it can't go on here; ``hint`` is for
     one that comes from a newer QEMU."""
     what, details = f"vm/{plan.name}: its saved memory", {"step": "expect"}

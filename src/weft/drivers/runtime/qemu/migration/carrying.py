@@ -13,14 +13,14 @@ from weft.contracts.durable_file import keep_file
 from weft.drivers.runtime.qemu.guests import Guests
 from weft.drivers.runtime.qemu.migration.arrival import make_record
 from weft.drivers.runtime.qemu.migration.carried_memory import read_machine
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, IllegalTransition
 
 ARRIVING = "memory.arriving"
 
 
 class QemuCarrying:
-    def __init__(self, guests: Guests, clock: Clock, working: Callable[[], Awaitable[Facts]]) -> None:
+    def __init__(self, guests: Guests, clock: Clock, working: Callable[[], Awaitable[QemuHostFacts]]) -> None:
         self._guests, self._clock, self._working = guests, clock, working
 
     async def pack(self, guest_id: str) -> str:

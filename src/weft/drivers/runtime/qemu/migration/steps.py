@@ -56,7 +56,7 @@ from weft.drivers.runtime.qemu.migration.load_sampling import sample_load
 from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.record import GuestEnd, GuestRecord, MigrationRecord, mark_taken, prepare_mark
 from weft.drivers.runtime.qemu.start import choose_limits, launch_failed, launch_guest, undo_launch
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import IllegalTransition, InvalidInput, Unavailable
 
 
@@ -64,7 +64,7 @@ class QemuMigrations:
     """See contracts.driver.migration."""
 
     def __init__(
-        self, guests: Guests, cgroups: ControlGroups, clock: Clock, working: Callable[[], Awaitable[Facts]]
+        self, guests: Guests, cgroups: ControlGroups, clock: Clock, working: Callable[[], Awaitable[QemuHostFacts]]
     ) -> None:
         self._guests, self._cgroups, self._clock, self._working = guests, cgroups, clock, working
 

@@ -16,7 +16,7 @@ from weft.drivers.runtime.qemu.migration.arrival import make_record, pass_for
 from weft.drivers.runtime.qemu.migration.carried_memory import read_machine
 from weft.drivers.runtime.qemu.migration.commands import check_movable
 from weft.drivers.runtime.qemu.record import GuestRecord, Renewal
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed, InvalidInput
 
 COLD_HINT = "restore it without its memory: --no-memory"
@@ -27,7 +27,7 @@ _MAGIC = b"QFI\xfb"
 _MOST_ENTRIES = 1 << 22
 
 
-def plan_beginning(plan: GuestPlan, facts: Facts, now: float) -> GuestRecord:
+def plan_beginning(plan: GuestPlan, facts: QemuHostFacts, now: float) -> GuestRecord:
     """The guest's record, of one that is suspended. Raises DriverFailed, InvalidInput for memory that can't go on in it."""
     name = plan.name
     check_movable(plan, "started from memory")

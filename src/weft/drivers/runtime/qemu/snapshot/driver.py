@@ -24,12 +24,12 @@ from weft.drivers.runtime.qemu.snapshot.taking import (
     settle_snapshot,
     take_snapshot,
 )
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import IllegalTransition, InvalidInput, NotFound
 
 
 class QemuSnapshots:
-    def __init__(self, guests: Guests, working: Callable[[], Awaitable[Facts]]) -> None:
+    def __init__(self, guests: Guests, working: Callable[[], Awaitable[QemuHostFacts]]) -> None:
         self._guests, self._working = guests, working
         self._absorbing: set[str] = set()  # guests with a copy that somebody follows
 

@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.migration.commands import RAM_STAYS, choose_capab
 from weft.drivers.runtime.qemu.process.confinement import choose_user
 from weft.drivers.runtime.qemu.saved_memory import describe_machine, finish_migration
 from weft.drivers.runtime.qemu.start import GuestStarter
-from weft.drivers.runtime.qemu.translate import Facts
+from weft.drivers.runtime.qemu.translate import QemuHostFacts
 from weft.objects.errors import DriverFailed
 
 READY_SECONDS = 600.0  # an emulated distribution on a busy machine takes minutes
@@ -54,7 +54,7 @@ class QemuTemplates:
         starter: GuestStarter,
         clock: Clock,
         capacity: Capacity,
-        working: Callable[[], Awaitable[Facts]],
+        working: Callable[[], Awaitable[QemuHostFacts]],
     ) -> None:
         self._guests, self._starter, self._clock = guests, starter, clock
         self._capacity, self._working = capacity, working
@@ -63,7 +63,7 @@ class QemuTemplates:
         facts = await self._working()
         return await asyncio.to_thread(self._identify, plan, facts)
 
-    def _identify(self, plan: GuestPlan, facts: Facts) -> str:
+    def _identify(self, plan: GuestPlan, facts: QemuHostFacts) -> str:
         """The disk's image and the boot files are named by their digests in the paths of the cache."""
         frame = plan_frame(plan, self._capacity.cpu, self._capacity.memory_bytes, ".".join(map(str, facts.version[:2])))
         boot = plan.boot
