@@ -210,7 +210,7 @@ class Intake:
         self._notice_slot(change)
         if self._view.of_kind(DISRUPTION_BUDGET.name) and has_changed(change, is_running):
             self._budgets_changed = True
-        if has_changed(change, _stand_of):
+        if has_changed(change, _change_relevant_state):
             for workload in self._view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid):
                 self._due[workload.key] = workload
                 self._offer_gang(workload)
@@ -385,7 +385,7 @@ class Intake:
             self._suspects[change.key] = change.new
         else:
             self._suspects.pop(change.key, None)
-        if not has_changed(change, _stand_of_node):
+        if not has_changed(change, _placement_relevant_node_state):
             return self._notice_reported()
         if has_changed(change, _promises_of_node):
             self._offer_promises(change.item.uid)
@@ -522,7 +522,7 @@ def needs_resize(view: View, allocation: Item, workload: Item) -> bool:
     )
 
 
-def _stand_of(allocation: Item) -> object:
+def _change_relevant_state(allocation: Item) -> object:
     """The parts of an allocation that decide which changes are possible."""
     spec = allocation.spec(AllocationSpec)
     report, lease = allocation.report(AllocationReport), spec.lease
@@ -535,7 +535,7 @@ def is_regrouped(allocation: Item, workload: Item) -> bool:
     return spec.migration is None and spec.memberships != read_memberships(workload)
 
 
-def _stand_of_node(node: Item) -> object:
+def _placement_relevant_node_state(node: Item) -> object:
     """All that this module reads of a node; not its sums, which change with each placement."""
     of, status = node.envelope, node.status(NodeStatus)
     state = status.phase, is_quarantined(status) and status.quarantine

@@ -33,7 +33,7 @@ class BackupExpiry:
             if has_changed(change, lambda item: (item.uid, item.deleting)):
                 return [item.key for item in view.find(BACKUPS_BY_POLICY, change.key)]
             return ()
-        if has_changed(change, _stand_of):
+        if has_changed(change, _expiry_relevant_state):
             return [item.key for item in view.find(BACKUPS_BY_SUBJECT, subject_key(change.item))]
         return ()
 
@@ -67,6 +67,6 @@ def has_policy(view: View, backup: Item) -> bool:
     return policy is not None and not policy.deleting
 
 
-def _stand_of(backup: Item) -> object:
+def _expiry_relevant_state(backup: Item) -> object:
     spec, status = backup.spec(BackupSpec), backup.status(BackupStatus)
     return backup.uid, backup.deleting, spec.keep, spec.to, status.phase, status.state

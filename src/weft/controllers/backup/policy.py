@@ -55,7 +55,7 @@ class BackupPolicies:
             case "backuppolicy":
                 return (change.key,)
             case "backup":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _policy_relevant_state):
                     return [policy_key(change.item)] if change.item.marks(BackupMarks).policy else ()
             case "vm" | "volume" | "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting, has_data(item))):
@@ -82,7 +82,7 @@ class BackupPolicies:
         return plan
 
 
-def _stand_of(backup: Item) -> object:
+def _policy_relevant_state(backup: Item) -> object:
     status = backup.status(BackupStatus)
     return backup.uid, backup.deleting, status.phase, status.verify.generation
 

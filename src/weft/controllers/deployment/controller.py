@@ -67,7 +67,7 @@ class Deployments:
             return (change.key,)
         if change.kind == "service":
             return _deployments_of(view, change) if has_changed(change, _ready_endpoints) else ()
-        if not has_changed(change, _stand_of):
+        if not has_changed(change, _deployment_relevant_state):
             return ()
         # The owner before counts, too: a deleted deployment waits until the VM that it adopted is let go.
         owners = [one.envelope.owner_key("deployment") for one in (change.old, change.new) if one is not None]
@@ -228,7 +228,7 @@ def _deployments_of(view: View, change: Changed) -> list[str]:
     return list(found)
 
 
-def _stand_of(workload: Item) -> object:
+def _deployment_relevant_state(workload: Item) -> object:
     """The parts of an instance that concern its deployment."""
     status, of = workload.status(WorkloadStatus), workload.envelope
     conditions = [

@@ -58,7 +58,7 @@ class Jobs:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         if change.kind == "container":
             job = change.item.envelope.owner_key("job")
-            return (job,) if job is not None and has_changed(change, _stand_of) else ()
+            return (job,) if job is not None and has_changed(change, _job_relevant_state) else ()
         keys = [change.key]
         if change.new is None:
             self._books.pop(change.key, None)
@@ -285,7 +285,7 @@ def _count(spec: JobSpec) -> int:
     return len(TaskLedger(spec, JobStatus()).order)
 
 
-def _stand_of(container: Item) -> object:
+def _job_relevant_state(container: Item) -> object:
     """The parts of a container that concern its job."""
     status, of = container.status(WorkloadStatus), container.envelope
     placed = of.condition("Placed")

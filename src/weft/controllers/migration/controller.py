@@ -67,7 +67,7 @@ class Migrations:
                 if has_changed(change, lambda item: (item.uid, item.envelope.generation, item.deleting)):
                     return [item.key for item in view.find(MIGRATIONS_BY_WORKLOAD, change.key)]
             case "node":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _migration_relevant_state):
                     return _migrations_of(view, view.find(ALLOCATIONS_BY_NODE, change.item.uid))
         return ()
 
@@ -239,7 +239,7 @@ def read_endpoint(view: View, item: Item | None) -> MigrationEndpoint | None:
     return MigrationEndpoint(spec, item.report(AllocationReport), phase, item.deleting, bandwidth, closed)
 
 
-def _stand_of(node: Item) -> object:
+def _migration_relevant_state(node: Item) -> object:
     """The parts of a node that concern migrations from it and to it."""
     asked = node.actions(NodeActions)
     people = (node.spec(NodeSpec).migration_bandwidth, asked.cordoned, asked.drain, asked.maintenance)

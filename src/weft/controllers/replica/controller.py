@@ -67,7 +67,7 @@ class Replicas:
             case "replication":
                 return [item.key for item in view.find(REPLICAS_BY_RETURNED, change.item.uid)]
             case "vm":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _replica_relevant_state):
                     return [
                         item.key
                         for left in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)
@@ -91,7 +91,7 @@ class Replicas:
         return plan
 
 
-def _stand_of(workload: Item) -> object:
+def _replica_relevant_state(workload: Item) -> object:
     told, marks = workload.envelope.condition(RESTORED), workload.marks(WorkloadMarks)
     return workload.uid, workload.deleting, marks.fenced, marks.guard, workload.actions(VmActions).restore, told
 

@@ -61,7 +61,7 @@ class Replications:
                 if has_changed(change, _read_link):
                     return [item.key for item in view.find(REPLICATIONS_BY_CLUSTER, change.item.envelope.name)]
             case "vm":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _replication_relevant_state):
                     return [item.key for item in view.find(REPLICATIONS_BY_SUBJECT, change.item.key)]
             case "snapshot":
                 return [item.key for item in view.find(REPLICATIONS_BY_SNAPSHOT, change.item.uid)]
@@ -87,7 +87,7 @@ def _read_link(cluster: Item) -> object:
     return cluster.uid, cluster.deleting, cluster.status(ClusterStatus).phase, cluster.spec(ClusterSpec).projects
 
 
-def _stand_of(workload: Item) -> object:
+def _replication_relevant_state(workload: Item) -> object:
     marks = workload.marks(WorkloadMarks)
     return workload.uid, workload.deleting, marks.fenced, marks.departed, has_ended(workload), _has_run(workload)
 

@@ -67,14 +67,14 @@ class Snapshots:
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return _of_workload(view, change.item)
             case "volume":
-                if has_changed(change, _stand_of_volume):
+                if has_changed(change, _snapshot_relevant_volume_state):
                     return _of_volume(view, change)
             case "container":
                 if has_changed(change, lambda item: (item.uid, item.deleting)):
                     return [item.key for item in view.find(SNAPSHOTS_BY_WORKLOAD, change.key)]
             case "allocation":
                 of = change.item.spec(AllocationSpec).workload
-                if of.kind in self.kinds and has_changed(change, _stand_of):
+                if of.kind in self.kinds and has_changed(change, _snapshot_relevant_state):
                     workload = view.get(object_key(of.kind, of.project, of.name))
                     if workload is not None:
                         return [*_of_workload(view, workload), *_of_volumes(view, change)]
@@ -172,7 +172,7 @@ def _of_volume(view: View, change: Changed) -> Iterable[str]:
     return [*of, *(key for key in keys if view.get(key) is not None)]
 
 
-def _stand_of_volume(volume: Item) -> object:
+def _snapshot_relevant_volume_state(volume: Item) -> object:
     """The parts of a volume that concern its snapshots."""
     status = volume.status(VolumeStatus)
     return volume.uid, volume.deleting, status.node_uid, status.attached_to, is_coming(volume, status)
@@ -353,7 +353,7 @@ def _make_end_event(snapshot: Item, status: SnapshotStatus) -> Event | None:
     return None
 
 
-def _stand_of(allocation: Item) -> object:
+def _snapshot_relevant_state(allocation: Item) -> object:
     """The parts of an allocation that concern its snapshots."""
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     return (

@@ -50,7 +50,7 @@ class Restores:
                     return [item.key for item in view.find(VMS_BY_RESTORE, change.key)]
             case "allocation":
                 workload = change.item.spec(AllocationSpec).workload
-                if workload.kind in self.kinds and has_changed(change, _stand_of):
+                if workload.kind in self.kinds and has_changed(change, _restore_relevant_state):
                     return (object_key(workload.kind, workload.project, workload.name),)
         return ()
 
@@ -232,7 +232,7 @@ def _make_condition(asked: VmRestore, stand: tuple[bool, str, str], now: float) 
     return Condition("Restored", "True" if done else "False", reason, message, now, asked.generation)
 
 
-def _stand_of(allocation: Item) -> object:
+def _restore_relevant_state(allocation: Item) -> object:
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     return (
         *(allocation.uid, allocation.deleting, spec.role, spec.migration, spec.storage, spec.snapshots, spec.origin),

@@ -44,7 +44,7 @@ class ScheduledSnapshots:
     def route(self, view: View, change: Changed) -> Iterable[str]:
         match change.kind:
             case "vm" | "volume":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _schedule_relevant_state):
                     return (change.key,)
             case "snapshot":
                 is_own = change.item.marks(SnapshotMarks).automatic == "schedule"
@@ -208,5 +208,5 @@ def _is_able(workload: Item) -> bool:
     return volume.node_uid is not None and not is_coming(workload, volume) and not bars
 
 
-def _stand_of(workload: Item) -> object:
+def _schedule_relevant_state(workload: Item) -> object:
     return workload.uid, workload.deleting, _read_schedule(workload), _is_able(workload)

@@ -58,11 +58,11 @@ class Volumes:
             case "volume":
                 return (change.key,)
             case "allocation":
-                if has_changed(change, _stand_of):
+                if has_changed(change, _volume_relevant_state):
                     uids = {uid for item in (change.old, change.new) if item is not None for uid in _volumes_of(item)}
                     return [item.key for uid in uids for item in view.find(VOLUMES_BY_UID, uid)]
             case "snapshot":
-                if has_changed(change, _stand_of_snapshot):
+                if has_changed(change, _volume_relevant_snapshot_state):
                     found = view.find(VOLUMES_BY_SOURCE, change.key)
                     of = view.of_kind("volume").get(workload_key(change.item))  # None: it is of a VM or a container
                     return [item.key for item in (*found, of) if item is not None]
@@ -213,7 +213,7 @@ def _list_reports(node: Item) -> list[VolumeReport | TrimReport]:
     return [*orders.volume, *orders.trim]
 
 
-def _stand_of_snapshot(snapshot: Item) -> object:
+def _volume_relevant_snapshot_state(snapshot: Item) -> object:
     """The parts of a snapshot that concern the volumes that come from it, or whose content it is to keep."""
     return snapshot.uid, snapshot.deleting, snapshot.status(SnapshotStatus).phase
 
@@ -249,7 +249,7 @@ def _has_ended(allocation: Item) -> bool:
     return has_ended_for_good(allocation.spec(AllocationSpec), allocation.report(AllocationReport))
 
 
-def _stand_of(allocation: Item) -> object:
+def _volume_relevant_state(allocation: Item) -> object:
     """The parts of an allocation that concern its volumes."""
     spec = allocation.spec(AllocationSpec)
     return allocation.uid, spec.role, spec.volumes, _has_ended(allocation)

@@ -51,7 +51,7 @@ class FunctionPlacing:
         """Bring the order up to date with these changes of KINDS."""
         for change in changes:
             if change.kind == "allocation":
-                if not _is_same_place(change) and has_changed(change, _stand_of_allocation):
+                if not _is_same_place(change) and has_changed(change, _relevant_allocation_state):
                     count_allocation(self._engine.snapshot, change.key, change.new, 0.0)
                     self.epoch += 1
                 for item in (change.old, change.new):
@@ -59,7 +59,7 @@ class FunctionPlacing:
                         item.forget()
             elif change.kind == "node":
                 self._notice_node(change)
-            elif change.kind != DEVICE.name or has_changed(change, _stand_of_device):
+            elif change.kind != DEVICE.name or has_changed(change, _relevant_device_state):
                 self.epoch += 1
         self._engine.snapshot.improved.clear()
         self._engine.snapshot.groups.take_changed()
@@ -86,7 +86,7 @@ class FunctionPlacing:
             self._put(self._facts[node])
 
     def _notice_node(self, change: Changed) -> None:
-        if not has_changed(change, _stand_of_node):
+        if not has_changed(change, _relevant_node_state):
             return
         snapshot = self._engine.snapshot
         if change.old is not None and (change.new is None or change.new.uid != change.old.uid):
@@ -170,17 +170,17 @@ def _is_same_place(change: Changed) -> bool:
     return (old.uid, bytes(old.spec), bytes(old.report)) == (new.uid, bytes(new.spec), bytes(new.report))
 
 
-def _stand_of_allocation(item: Item) -> object:
+def _relevant_allocation_state(item: Item) -> object:
     return item.uid, bytes(item.envelope.spec), item.report(AllocationReport).resize_limits
 
 
-def _stand_of_node(item: Item) -> object:
+def _relevant_node_state(item: Item) -> object:
     """All that this module reads of a node."""
     of, asked, phase = item.envelope, item.actions(NodeActions), item.status(NodeStatus).phase
     return item.uid, bytes(of.spec), asked, bytes(of.report), of.labels, phase, item.deleting
 
 
-def _stand_of_device(item: Item) -> object:
+def _relevant_device_state(item: Item) -> object:
     return item.uid, item.spec(DeviceSpec).node
 
 
