@@ -77,7 +77,7 @@ def read_departure(view: View, item: Item, now: float) -> Departure:
         lacks=tuple(list_lacks(view, workload, place)) if workload is not None and place is not None else (),
         own_project=item.envelope.project or "",
         project=projects.get(item.envelope.project or "", ""),
-        barred=_find_bar(link, spec.cluster or ""),
+        barred=_find_obstacle(link, spec.cluster or ""),
         unlinked=_find_why_unlinked(None if another else link, spec.cluster or ""),
         gone=gone or another,
         peer_uid=peer_uid,
@@ -93,7 +93,7 @@ def _find_why_unlinked(link: Item | None, name: str) -> str:
     return describe_link(name, link.status(ClusterStatus))
 
 
-def _find_bar(link: Item | None, name: str) -> tuple[str, str]:
+def _find_obstacle(link: Item | None, name: str) -> tuple[str, str]:
     """Reason and message, with the remedy, of a link that only people mend; empty for another."""
     if link is None or link.deleting or (status := link.status(ClusterStatus)).phase not in _BARRED:
         return "", ""

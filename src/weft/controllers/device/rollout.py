@@ -17,8 +17,8 @@ from weft.controllers.device.rollout_plan import (
     Stand,
     Waves,
     begin,
-    find_bar,
     find_pause,
+    find_rollout_obstacle,
     plan_rollout,
 )
 from weft.controllers.loop import Plan
@@ -93,7 +93,7 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
     first = status.phase == "Pending"
     bar = "" if model is not None else f"device model {spec.model} isn't there: create it, or delete the rollout"
     if not bar and first:
-        bar = find_bar(list(devices))
+        bar = find_rollout_obstacle(list(devices))
     if model is None or bar:
         if status.problem == bar:
             return None

@@ -62,7 +62,7 @@ class RolloutStep(msgspec.Struct):
     later: float | None = None
 
 
-def find_bar(names: Sequence[str]) -> str:
+def find_rollout_obstacle(names: Sequence[str]) -> str:
     """Why a rollout over these devices doesn't begin, and what to do; "" if it does."""
     if not names:
         return "it selects no device: it waits for an approved one with its model and labels, and takes those that are there then"

@@ -61,7 +61,7 @@ def plan_automatic(
     if status.report and seen.answer is not None:
         return _take(f"{name}-{status.looks}", spec, status, seen, seen.answer, now)
     status = msgspec.structs.replace(status, report="")
-    why = find_bar(spec, seen)
+    why = find_policy_obstacle(spec, seen)
     if why:
         wait = LOOK_SECONDS if seen.other else HOUR_SECONDS / 6
         return RebalanceOutcome(status=msgspec.structs.replace(status, message=why, gains_since=None), wait=wait)
@@ -79,7 +79,7 @@ def plan_automatic(
     return RebalanceOutcome(status=status, ask=asked, wait=ANSWER_SECONDS)
 
 
-def find_bar(spec: RebalancePolicySpec, seen: Seen) -> str:
+def find_policy_obstacle(spec: RebalancePolicySpec, seen: Seen) -> str:
     """Why nothing may begin now; empty if it may."""
     if seen.other:
         return f"rebalanceplan/{seen.other} is under way"
@@ -124,7 +124,7 @@ def _take(
     if status.gains_since is None:
         message = f"{found}; they begin if that is still so at the next look{notes}"
         return RebalanceOutcome(status=msgspec.structs.replace(status, gains_since=now, message=message))
-    if why := find_bar(spec, seen):
+    if why := find_policy_obstacle(spec, seen):
         return RebalanceOutcome(status=msgspec.structs.replace(status, message=f"{found}, but {why}"))
     plan = RebalancePlanSpec(
         steps=answer.steps,

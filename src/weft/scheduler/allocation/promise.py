@@ -46,7 +46,7 @@ def find_trouble(view: View, allocation: Item, now: float) -> str:
         begins = lease.prepare_at if spec.volumes else lease.start
         lost = report.state in _NOT_BEGUN and was_lost_before(node, begins)
         return f"{spec.node} is lost" if lost else ""
-    return find_bar(node, lease.prepare_at) if begins_later(lease, report, now) else ""
+    return find_node_obstacle(node, lease.prepare_at) if begins_later(lease, report, now) else ""
 
 
 def begins_later(lease: AllocatedLease, report: AllocationReport, now: float) -> bool:
@@ -62,7 +62,7 @@ def was_lost_before(node: Item, moment: float) -> bool:
     return status.phase == "NotReady" and silent and lost_at < moment - CLOCKS_DIFFER_SECONDS
 
 
-def find_bar(node: Item, begins: float) -> str:
+def find_node_obstacle(node: Item, begins: float) -> str:
     """Why a node that works takes nothing more that ``begins`` then (seconds since 1970); empty if it does."""
     asked, status, name = node.actions(NodeActions), node.status(NodeStatus), node.envelope.name
     if asked.drain:

@@ -32,7 +32,7 @@ def has_choice(spec: AllocationSpec) -> bool:
     return WORKLOADS[spec.workload.kind].checkpoint_bar is not None
 
 
-def find_bar(spec: AllocationSpec, report: AllocationReport) -> str:
+def find_checkpoint_obstacle(spec: AllocationSpec, report: AllocationReport) -> str:
     """Why no node can save that workload; empty: one can."""
     bar = WORKLOADS[spec.workload.kind].checkpoint_bar
     why = bar(spec) if bar is not None else f"a {spec.workload.kind} can't be saved"

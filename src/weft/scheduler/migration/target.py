@@ -33,7 +33,7 @@ from weft.scheduler.migration.checkpointing import (
     NOT_SAVED,
     Saves,
     choose_checkpointing,
-    find_bar,
+    find_checkpoint_obstacle,
     find_lack,
     name_runtime,
 )
@@ -106,7 +106,7 @@ def read_migration_candidate(
             "gpusStay",
             f"{what} uses a GPU of {spec.node}, which can't migrate with a running guest; migrate it with --cold",
         )
-    if workload_spec.mode == "live" and cold and (lack := find_bar(spec, report) or find_lack(here)):
+    if workload_spec.mode == "live" and cold and (lack := find_checkpoint_obstacle(spec, report) or find_lack(here)):
         why = f"{spec.node} can't save {what} while it runs: {lack}"
         return Waiting(
             NOT_SAVED,
@@ -151,7 +151,7 @@ def describe_way(
         return "must", f"it stays suspended meanwhile: up to {memory} of saved memory go with its disks"
     spec, report = migrating.source.spec(AllocationSpec), migrating.source.report(AllocationReport)
     here, there = (spec.node, _read_report(view, spec.node_uid)), (node.envelope.name, node.report(NodeReport))
-    return choose_checkpointing(workload_spec, find_bar(spec, report), here, there)
+    return choose_checkpointing(workload_spec, find_checkpoint_obstacle(spec, report), here, there)
 
 
 def _read_report(view: View, node_uid: str) -> NodeReport:

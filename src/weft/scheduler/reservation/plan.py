@@ -43,7 +43,7 @@ from weft.scheduler.allocation.lease import (
     find_slot,
     find_start_of_all,
 )
-from weft.scheduler.allocation.promise import find_bar, find_trouble
+from weft.scheduler.allocation.promise import find_node_obstacle, find_trouble
 from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.lease.calendar import CalendarEntry
@@ -205,7 +205,11 @@ def find_slot_trouble(view: View, slot: Item, now: float) -> str:
         return ""  # nothing of it is planned elsewhere
     lost = node.status(NodeStatus).phase == "NotReady"
     lease = slot.spec(AllocationSpec).lease
-    why = f"{node.envelope.name} is lost" if lost else find_bar(node, lease.prepare_at if lease is not None else now)
+    why = (
+        f"{node.envelope.name} is lost"
+        if lost
+        else find_node_obstacle(node, lease.prepare_at if lease is not None else now)
+    )
     users = view.find(ALLOCATIONS_BY_SLOT, slot.envelope.name) if why else ()
     return why if all(user.deleting or find_trouble(view, user, now) for user in users) else ""
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import msgspec
 
 from weft.contracts.store import MAX_VALUE_BYTES
-from weft.controllers.device.rollout_plan import MOST_REASONS, Progress, Stand, Waves, begin, find_bar, plan_rollout
+from weft.controllers.device.rollout_plan import (
+    MOST_REASONS,
+    Progress,
+    Stand,
+    Waves,
+    begin,
+    find_rollout_obstacle,
+    plan_rollout,
+)
 
 
 class Site:
@@ -79,7 +87,7 @@ def test_a_member_that_is_gone_has_failed_and_later_ones_are_none() -> None:
 
 def test_a_rollout_that_fails_on_all_of_many_devices_stays_one_that_the_store_takes() -> None:
     names = [f"cold-store-in-the-north-{n:039}" for n in range(2200)]
-    assert find_bar(names) == ""
+    assert find_rollout_obstacle(names) == ""
     waves = Waves(percent=100, max_failures=5000)
     progress, now = begin(names), 1000.0
     refuse = {name: Stand(False, "Refused: " + "x" * 500) for name in names}
@@ -107,11 +115,11 @@ def test_a_step_sets_no_more_devices_than_one_commit_can() -> None:
 
 
 def test_a_selection_that_is_empty_or_too_large_bars_the_rollout_with_the_count_and_the_remedy() -> None:
-    assert "selects no device" in find_bar([])
-    assert find_bar([f"d{n}" for n in range(5000)]) == ""
+    assert "selects no device" in find_rollout_obstacle([])
+    assert find_rollout_obstacle([f"d{n}" for n in range(5000)]) == ""
     for names in ([f"d{n}" for n in range(5001)], [f"cold-store-{n:050}" for n in range(3000)]):
-        assert f"it selects {len(names)} devices" in find_bar(names)
-        assert "labels" in find_bar(names)
+        assert f"it selects {len(names)} devices" in find_rollout_obstacle(names)
+        assert "labels" in find_rollout_obstacle(names)
 
 
 def test_a_device_that_is_not_heard_fails_with_its_phase() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from weft.informer.view import Item
 from weft.kinds.node import NODE, NodeActions, NodeReport, NodeSpec, NodeStatus, Quarantine
-from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_bar, was_lost_before
+from weft.scheduler.allocation.promise import CLOCKS_DIFFER_SECONDS, find_node_obstacle, was_lost_before
 
 START = 1000.0
 
@@ -51,7 +51,7 @@ def test_a_lease_hasn_t_begun_where_the_node_was_lost_before_and_hasn_t_been_hea
     ],
 )
 def test_why_a_node_takes_nothing_more(asked: NodeActions, why: str) -> None:
-    assert find_bar(Item(NODE.make("n1", NodeSpec(), 0.0, actions=asked)), START) == why
+    assert find_node_obstacle(Item(NODE.make("n1", NodeSpec(), 0.0, actions=asked)), START) == why
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_a_lease_keeps_its_place_on_a_node_whose_quarantine_ends_before(
     envelope = NODE.make("n1", NodeSpec(), 0.0)
     quarantine = Quarantine(since=0.0, until=until, on_probation=on_probation)
     envelope.status = msgspec.Raw(msgspec.json.encode(NodeStatus(phase="Ready", quarantine=quarantine)))
-    assert find_bar(Item(envelope), START) == why
+    assert find_node_obstacle(Item(envelope), START) == why

@@ -8,7 +8,12 @@ from weft.kinds.allocation import AllocatedContainer, AllocationReport, Allocati
 from weft.kinds.migration import MigrationSpec, stands_still
 from weft.kinds.node import NodeReport, NodeRuntime
 from weft.objects.identity import Ref
-from weft.scheduler.migration.checkpointing import choose_checkpointing, find_bar, find_lack, name_runtime
+from weft.scheduler.migration.checkpointing import (
+    choose_checkpointing,
+    find_checkpoint_obstacle,
+    find_lack,
+    name_runtime,
+)
 from weft.scheduler.node.facts import read_runtimes
 
 
@@ -58,7 +63,7 @@ def test_what_no_node_can_save_is_known_before_any_is_asked() -> None:
         resources=Resources(cpu=1, memory=1 << 26),
         container=AllocatedContainer(image="web"),
     )
-    assert find_bar(spec, AllocationReport(state="running")) == ""
-    assert find_bar(spec, AllocationReport(state="stopped")) == "it is not running"
+    assert find_checkpoint_obstacle(spec, AllocationReport(state="running")) == ""
+    assert find_checkpoint_obstacle(spec, AllocationReport(state="stopped")) == "it is not running"
     microvm = msgspec.structs.replace(spec, container=AllocatedContainer(image="web", isolation="vm"))
-    assert "machine of its own" in find_bar(microvm, AllocationReport(state="running"))
+    assert "machine of its own" in find_checkpoint_obstacle(microvm, AllocationReport(state="running"))
