@@ -16,7 +16,7 @@ import pytest
 from container_lab import ContainerLab
 
 from weft.contracts.driver.container import BEGUN_AFRESH, ContainerPlan
-from weft.drivers.runtime.oci.checkpoint.probe import find_lack
+from weft.drivers.runtime.oci.checkpoint.probe import find_checkpoint_problem
 from weft.drivers.runtime.oci.driver import OciDriver
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import DriverFailed, IllegalTransition
@@ -56,7 +56,7 @@ async def labs() -> AsyncIterator[list[ContainerLab]]:
     """Two nodes."""
     if shutil.which("runc") is None or shutil.which("conmon") is None:
         pytest.skip("needs runc and conmon")
-    if lack := await find_lack(Runtime(str(shutil.which("runc")), Path("/run"))):
+    if lack := await find_checkpoint_problem(Runtime(str(shutil.which("runc")), Path("/run"))):
         pytest.skip(lack)
     labs = [ContainerLab("runc"), ContainerLab("runc")]
     labs[1].layers = labs[0].layers

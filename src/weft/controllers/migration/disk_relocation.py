@@ -93,14 +93,14 @@ def _make_order(view: View, item: Item, spec: MigrationSpec, place: Item) -> All
         return "alreadyThere", f"the disk is already in storage pool {pool}"
     if list_disks(at)[disk][1] == storage:
         return "alreadyThere", f"storage pool {pool} is the same storage that the disk is on"
-    if full := _find_lack(view, at, disk, storage):
+    if full := _find_shortage(view, at, disk, storage):
         return "insufficientResources", full
     return AllocatedDiskRelocation(
         key=item.uid, disk=disk, pool=pool, pool_id=storage, bytes_per_second=spec.bytes_per_second
     )
 
 
-def _find_lack(view: View, at: AllocationSpec, disk: str, storage: str) -> str:
+def _find_shortage(view: View, at: AllocationSpec, disk: str, storage: str) -> str:
     """Why the pool can't promise what the disk takes, by its sums of a moment ago; empty if it can."""
     size = next((volume.size for volume in at.volumes if volume.uid == disk), at.resources.disk)
     for pool in view.find(POOLS_BY_ID, storage):

@@ -199,7 +199,7 @@ def _read_parts(view: View, snapshot: Snapshot, workload: Item, allocation: Item
     if "disk" in fields:
         sizes["disk"] = max(ask.disk, spec.resources.disk)
     resources = msgspec.structs.replace(spec.resources, **sizes)
-    lack = _find_lack(snapshot, row, _find_held(allocation), amounts_on(spec, resources), spec.slot)
+    lack = _find_shortage(snapshot, row, _find_held(allocation), amounts_on(spec, resources), spec.slot)
     if lack and spec.slot is not None:
         where = f"reservation/{workload_spec.reservation} on {spec.node}"
         return Waiting("reservationFull", f"not enough is free in {where} for the new size: {lack}")
@@ -274,7 +274,7 @@ def _slot_key(name: str) -> str:
     return object_key("allocation", None, name)
 
 
-def _find_lack(snapshot: Snapshot, row: int, old: Amounts, new: Amounts, slot: str | None) -> str:
+def _find_shortage(snapshot: Snapshot, row: int, old: Amounts, new: Amounts, slot: str | None) -> str:
     """Lack of the node, or of its slot, for the difference, for people; empty if there is none."""
     lacks = []
     within = (

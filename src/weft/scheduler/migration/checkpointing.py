@@ -19,7 +19,7 @@ def name_runtime(kind: str) -> str:
     return f"{kind}/{SAVED}"
 
 
-def find_lack(report: NodeReport, kind: str = "container") -> str:
+def find_missing_capability(report: NodeReport, kind: str = "container") -> str:
     """Why that node can't save workloads of that kind for another node; empty: it can."""
     answers = [one.checkpoint for one in report.runtimes if one.usable and kind in one.kinds and one.checkpoint]
     if CAN in answers:
@@ -44,7 +44,7 @@ def choose_checkpointing(
 ) -> tuple[Saves, str]:
     """Whether it is saved, and a sentence on it; ``bar``: why no node can save it. Nodes by name."""
     here, there = source[0], target[0]
-    lacks = [f"{name}: {lack}" for name, report in (source, target) if (lack := find_lack(report))]
+    lacks = [f"{name}: {lack}" for name, report in (source, target) if (lack := find_missing_capability(report))]
     if spec.mode == "cold":
         return "", f"it is stopped on {here} and starts on {there}"
     if why := bar or next(iter(lacks), ""):

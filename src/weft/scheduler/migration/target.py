@@ -34,7 +34,7 @@ from weft.scheduler.migration.checkpointing import (
     Saves,
     choose_checkpointing,
     find_checkpoint_obstacle,
-    find_lack,
+    find_missing_capability,
     name_runtime,
 )
 from weft.scheduler.table.facts import amounts_of
@@ -90,7 +90,7 @@ def read_migration_candidate(
     carried = is_carried(kind, workload_spec.mode, suspended)
     if carried and not suspended and not later:
         return Waiting(NOT_SUSPENDED, f"{what} is {report.state} on {spec.node}, not suspended any more")
-    if carried and (lack := find_lack(here, kind)):
+    if carried and (lack := find_missing_capability(here, kind)):
         return Waiting(NOT_SAVED, f"{spec.node} can't send the memory of {what}: {lack}; resume it first, or stop it")
     if (
         not later
@@ -106,7 +106,11 @@ def read_migration_candidate(
             "gpusStay",
             f"{what} uses a GPU of {spec.node}, which can't migrate with a running guest; migrate it with --cold",
         )
-    if workload_spec.mode == "live" and cold and (lack := find_checkpoint_obstacle(spec, report) or find_lack(here)):
+    if (
+        workload_spec.mode == "live"
+        and cold
+        and (lack := find_checkpoint_obstacle(spec, report) or find_missing_capability(here))
+    ):
         why = f"{spec.node} can't save {what} while it runs: {lack}"
         return Waiting(
             NOT_SAVED,

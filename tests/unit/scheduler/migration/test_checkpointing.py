@@ -11,7 +11,7 @@ from weft.objects.identity import Ref
 from weft.scheduler.migration.checkpointing import (
     choose_checkpointing,
     find_checkpoint_obstacle,
-    find_lack,
+    find_missing_capability,
     name_runtime,
 )
 from weft.scheduler.node.facts import read_runtimes
@@ -48,9 +48,9 @@ def test_a_node_that_cant_is_named_with_what_it_lacks() -> None:
 def test_a_node_says_what_it_runs_on_so_that_live_moves_go_nowhere_else() -> None:
     runs = name_runtime("container")
     assert runs in read_runtimes(CAN) and runs not in read_runtimes(LACKS)
-    assert (find_lack(CAN), find_lack(LACKS)) == ("", "criu is not installed")
+    assert (find_missing_capability(CAN), find_missing_capability(LACKS)) == ("", "criu is not installed")
     unusable = NodeReport(runtimes=[msgspec.structs.replace(CAN.runtimes[0], usable=False)])
-    assert find_lack(unusable)
+    assert find_missing_capability(unusable)
 
 
 def test_what_no_node_can_save_is_known_before_any_is_asked() -> None:

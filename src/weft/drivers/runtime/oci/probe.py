@@ -27,7 +27,7 @@ from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.linux.namespace_thread import leave_mounts, run_in_own_thread
 from weft.drivers.linux.processes import host_boot_id
 from weft.drivers.linux.seccomp import read_profile
-from weft.drivers.runtime.oci.checkpoint.probe import CAPABILITY, CRIU, find_lack
+from weft.drivers.runtime.oci.checkpoint.probe import CAPABILITY, CRIU, find_checkpoint_problem
 from weft.drivers.runtime.oci.conmon import shim
 from weft.drivers.runtime.oci.mount_namespace import read_hidden
 from weft.drivers.runtime.oci.paths import ContainerPaths
@@ -148,7 +148,7 @@ async def _try_all(
                     problems.append(
                         "containers have no user namespace of their own on this node: their root user is the node's"
                     )
-                lack = await find_lack(runtime)
+                lack = await find_checkpoint_problem(runtime)
                 probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
                 return Found(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"

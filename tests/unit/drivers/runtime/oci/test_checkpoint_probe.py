@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.drivers.runtime.oci.checkpoint.probe import describe_check, find_lack
+from weft.drivers.runtime.oci.checkpoint.probe import describe_check, find_checkpoint_problem
 from weft.drivers.runtime.oci.mount_namespace import Finished
 from weft.drivers.runtime.oci.runtime import Runtime
 
@@ -47,12 +47,12 @@ async def test_a_criu_that_fails_as_debian_s_does_and_one_that_works_are_told_ap
     (tmp_path / "words").write_text(OF_DEBIAN)
     version = '[ "$1" = --version ] && echo Version: 3.17.1 && exit 0'
     put(tmp_path, "criu", f'{version}\n[ "$*" = check ] || exit 9\ncat {tmp_path}/words >&2\nexit 1')
-    assert "vdso: Unexpected" in await find_lack(runc(tmp_path))
+    assert "vdso: Unexpected" in await find_checkpoint_problem(runc(tmp_path))
     put(tmp_path, "criu", "echo Looks good.")
-    assert await find_lack(runc(tmp_path)) == ""
-    assert "--container-runtime runc" in await find_lack(Runtime("/usr/bin/crun", tmp_path / "runtime"))
+    assert await find_checkpoint_problem(runc(tmp_path)) == ""
+    assert "--container-runtime runc" in await find_checkpoint_problem(Runtime("/usr/bin/crun", tmp_path / "runtime"))
 
 
 async def test_a_node_without_criu_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert await find_lack(runc(tmp_path)) == "criu is not installed"
+    assert await find_checkpoint_problem(runc(tmp_path)) == "criu is not installed"

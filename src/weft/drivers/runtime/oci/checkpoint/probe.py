@@ -17,7 +17,7 @@ _ERROR = re.compile(r"^(?:\([\d.]+\)\s*)?(?:\d+:\s*)?Error \((?P<where>[^)]*)\):
 _ECHOES = ("criu/util.c",)  # reports the end of a child, before its cause
 
 
-async def find_lack(runtime: Runtime) -> str:
+async def find_checkpoint_problem(runtime: Runtime) -> str:
     """Why containers can't be saved here; empty: they can."""
     if runtime.name != "runc":
         return f"{runtime.name} can't save containers: use weft agent --container-runtime runc"
