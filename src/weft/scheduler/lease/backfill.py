@@ -36,7 +36,7 @@ _SIZE_EXPONENT = 0.25
 SHORTEST_SECONDS = 10.0  # what runs shorter counts as this long in slowdowns
 MOST_TRIED = 200  # that may fill gaps and don't start, in one pass
 MOST_HOPELESS = 40  # of the first ones, in one pass: nothing says when they start
-MOST_HOPELESS_AGAIN = 10  # of those, in the next passes
+MAX_RETRIES_PER_PASS = 10  # of those, in the next passes
 _ARRIVAL, _REQUESTED, _PREDICTED, _WEIGHT, _LEVEL, _PROJECT, _SEQUENCE, _CPU, _MEMORY, _SHAPE = range(10)
 
 
@@ -266,11 +266,11 @@ class LeaseQueue:
 
     def _leave_out_hopeless(self, rows: Whole) -> Whole:
         """The rows without those that fitted nowhere, but for the few that were tried least recently."""
-        if len(self._hopeless) <= MOST_HOPELESS_AGAIN:
+        if len(self._hopeless) <= MAX_RETRIES_PER_PASS:
             return rows
-        for number in list(islice(self._hopeless, MOST_HOPELESS_AGAIN)):
+        for number in list(islice(self._hopeless, MAX_RETRIES_PER_PASS)):
             self._hopeless[number] = self._hopeless.pop(number)  # the last one to be tried again
-        out = dict(islice(self._hopeless.items(), len(self._hopeless) - MOST_HOPELESS_AGAIN))
+        out = dict(islice(self._hopeless.items(), len(self._hopeless) - MAX_RETRIES_PER_PASS))
         numbers = np.array(sorted(out))
         least = np.array([out[number] for number in numbers.tolist()])
         shapes, requested = self._table[_SHAPE, rows], self._table[_REQUESTED, rows]

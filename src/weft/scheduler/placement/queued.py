@@ -24,7 +24,7 @@ from weft.scheduler.gang.explain import explain_leased_refusal
 from weft.scheduler.gang.leases import Refusal as GangRefusal
 from weft.scheduler.gang.leases import find_leased_places
 from weft.scheduler.intake import Intake
-from weft.scheduler.lease.backfill import MOST_HOPELESS_AGAIN, Queued
+from weft.scheduler.lease.backfill import MAX_RETRIES_PER_PASS, Queued
 from weft.scheduler.placement import timed
 from weft.scheduler.placement.found import Found, Refusal, Search
 from weft.scheduler.placement.preemption import preempt
@@ -68,7 +68,7 @@ class QueuedLeases:
             lease.id: {lease.members[number].uid: snapshot.names[place.row] for number, place in places.items()}
             for lease, places in choose_starts(self._engine, now, shares)
         }
-        self._to_try -= MOST_HOPELESS_AGAIN
+        self._to_try -= MAX_RETRIES_PER_PASS
         if queue.unfinished or self._to_try > 0:
             intake.continue_pass()
         self._keep(now)

@@ -10,7 +10,7 @@ from weft.contracts.policy import Request
 from weft.kinds.fields.lease import LeaseRequest, check_lease
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.leases import LeasedMember
-from weft.scheduler.lease.backfill import GUARD_SECONDS, MOST_HOPELESS, MOST_HOPELESS_AGAIN, MOST_TRIED
+from weft.scheduler.lease.backfill import GUARD_SECONDS, MAX_RETRIES_PER_PASS, MOST_HOPELESS, MOST_TRIED
 from weft.scheduler.lease.calendar import CalendarEntry
 from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts, read_amounts, read_size
 from weft.scheduler.table.snapshot import NodeFacts, Snapshot
@@ -156,7 +156,7 @@ def test_many_that_fit_nowhere_delay_who_comes_first_by_passes_and_never_keep_it
     while engine.leases.unfinished:
         assert found == {}, "nothing fills gaps as long as nobody knows who comes first"
         found, passes = starts(engine), passes + 1
-    assert found == {"small": {"n1"}} and passes <= 4 * MOST_TRIED / (MOST_HOPELESS - MOST_HOPELESS_AGAIN) + 1
+    assert found == {"small": {"n1"}} and passes <= 4 * MOST_TRIED / (MOST_HOPELESS - MAX_RETRIES_PER_PASS) + 1
     assert engine.leases.first is not None and engine.leases.first.id == "large"
     assert starts(engine) == {"small": {"n1"}}, "and the next pass knows it"
 
@@ -173,7 +173,7 @@ def test_what_fitted_nowhere_is_tried_again_in_turn() -> None:
         starts(engine)
     assert engine.leases.hopeless == 4 * MOST_HOPELESS + 1
     engine.snapshot.drop_allocation("endless")
-    found = [starts(engine) for _ in range(4 * MOST_HOPELESS // MOST_HOPELESS_AGAIN + 1)]
+    found = [starts(engine) for _ in range(4 * MOST_HOPELESS // MAX_RETRIES_PER_PASS + 1)]
     assert {"last": {"n1"}} in found
 
 
