@@ -82,19 +82,19 @@ def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, ad
             field="node",
             hint=f"use another --state, or start it: weft agent {present.node} --state {state_dir}",
         )
-    if present is not None and _counts(state_dir, present):
+    if present is not None and _is_valid(state_dir, present):
         return present
     ca = fetch_ca(server, ca_sha256)
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _hold(state_dir):
         # An earlier join may have outlived its caller and ended only now.
         present = _find_enrolment(state_dir)
-        if present is not None and _counts(state_dir, present):
+        if present is not None and _is_valid(state_dir, present):
             return present
         return _join(state_dir, server, ca, token, node, address)
 
 
-def _counts(state_dir: Path, enrolment: Enrolment) -> bool:
+def _is_valid(state_dir: Path, enrolment: Enrolment) -> bool:
     """Whether the node's certificate is valid: it can be read, hasn't expired, and the server, if it answers, doesn't refuse it
     because the node was removed, or enrolled anew elsewhere."""
     if has_ended(state_dir):

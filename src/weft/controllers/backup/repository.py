@@ -41,7 +41,7 @@ class BackupRepositories:
         reports = [one for item in items for one in item.report(NodeReport).orders.backup]
         uids = {one.uid for one in reports if one.act == "check"}
         checked = [item.key for uid in sorted(uids) for item in view.find(REPOSITORIES_BY_UID, uid)]
-        ids = {one.repository_id for one in reports if _counts(one)}
+        ids = {one.repository_id for one in reports if _has_totals(one)}
         all_ = view.of_kind("backuprepository").values() if ids else ()
         return [*checked, *(item.key for item in all_ if item.status(BackupRepositoryStatus).id in ids)]
 
@@ -72,14 +72,14 @@ def _list_reports(view: View) -> Iterable[BackupReport]:
     return (one for node in view.of_kind("node").values() for one in node.report(NodeReport).orders.backup)
 
 
-def _counts(report: BackupReport) -> bool:
+def _has_totals(report: BackupReport) -> bool:
     """Whether it says how many backups there were after it."""
     return report.act in ("copy", "forget") and report.phase == "done" and report.kept_bytes >= 0
 
 
 def count(status: BackupRepositoryStatus, reports: Iterable[BackupReport]) -> BackupRepositoryStatus:
     """``status`` with what the last copy or removal has left in it, so that nobody waits for the next check to see it. Pure."""
-    own = [one for one in reports if status.id and one.repository_id == status.id and _counts(one)]
+    own = [one for one in reports if status.id and one.repository_id == status.id and _has_totals(one)]
     newest = max(own, key=lambda one: one.finished_at, default=None)
     if newest is None or newest.finished_at <= status.counted_at:
         return status

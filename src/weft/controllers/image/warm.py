@@ -51,7 +51,7 @@ class WarmImages:
 
     def plan(self, view: View, keys: Sequence[str], now: float) -> Plan:
         images = [item for key in keys if (item := view.get(key)) is not None]
-        nodes = [node for node in view.of_kind("node").values() if _counts(node)] if images else []
+        nodes = [node for node in view.of_kind("node").values() if _can_boot_machines(node)] if images else []
         orders = _list_orders(view) if images else {}
         return Plan([commit for item in images if (commit := plan_image(item, nodes, orders, now)) is not None])
 
@@ -73,10 +73,10 @@ def _read_word(node: Item, digest: str, orders: Mapping[str, set[str]]) -> str:
 
 
 def _read_report(node: Item) -> object:
-    return node.report(NodeReport).orders.warm, _list_booted(node), _counts(node)
+    return node.report(NodeReport).orders.warm, _list_booted(node), _can_boot_machines(node)
 
 
-def _counts(node: Item) -> bool:
+def _can_boot_machines(node: Item) -> bool:
     return node.status(NodeStatus).phase == "Ready" and bool(node.report(NodeReport).machines)
 
 

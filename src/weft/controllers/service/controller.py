@@ -100,7 +100,7 @@ class Services:
                 if has_changed(change, which_joins):
                     return [item.key for item in view.find(SERVICES_BY_NETWORK, change.key)]
             case "allocation":
-                if has_changed(change, _decides):
+                if has_changed(change, _service_relevant_allocation_state):
                     found = view.find(WORKLOADS_BY_UID, change.item.spec(AllocationSpec).workload.uid)
                     return [key for workload in found for key in _services(view, workload)]
             case "node":
@@ -111,7 +111,7 @@ class Services:
                     keys += _services_of_node(view, change.item.uid)
                 return [*keys, *_services_that_wait(view, change)]
             case kind if is_workload(kind):
-                if has_changed(change, _counts):
+                if has_changed(change, _service_relevant_workload_state):
                     items = [item for item in (change.old, change.new) if item is not None]
                     return [key for item in items for key in _services(view, item)]
         return ()
@@ -292,7 +292,7 @@ def _services_that_wait(view: View, change: Changed) -> list[str]:
     return [item.key for uid in sorted(uids) for item in view.find(SERVICES_BY_UID, uid)]
 
 
-def _decides(allocation: Item) -> object:
+def _service_relevant_allocation_state(allocation: Item) -> object:
     """The part of an allocation that decides whether and where it is an endpoint."""
     spec, report = allocation.spec(AllocationSpec), allocation.report(AllocationReport)
     where = (allocation.uid, spec.role, spec.node_uid, spec.nics, spec.desired, spec.desired_count, spec.incarnation)
@@ -300,7 +300,7 @@ def _decides(allocation: Item) -> object:
     return where, how
 
 
-def _counts(workload: Item) -> object:
+def _service_relevant_workload_state(workload: Item) -> object:
     """The part of a workload that decides whether and where it is an endpoint."""
     lost = workload.status(WorkloadStatus).phase == Phase.UNKNOWN
     return workload.uid, workload.deleting, workload.envelope.labels, spec_of(workload).run, lost
