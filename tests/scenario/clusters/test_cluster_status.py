@@ -19,7 +19,7 @@ from weft.controllers.delegation.controller import Delegations
 from weft.controllers.delegation.perform import DelegationPlace
 from weft.controllers.delegation.plan import Act, Seen
 from weft.controllers.failover import facts
-from weft.controllers.failover.controller import Heard, Witnesses
+from weft.controllers.failover.controller import Witnesses, WitnessResponse
 from weft.controllers.failover.facts import PROMISE_SECONDS
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.cluster import TOKEN, ClusterMarks, ClusterSpec, ClusterStatus
@@ -101,10 +101,10 @@ async def test_what_the_witness_of_a_link_knows_is_noted(tmp_path: Path) -> None
         hashes = {name: hashlib.sha256(secret.encode()).hexdigest() for name, secret in secrets.items()}
         witness = Witness(tmp_path / "votes.json", hashes, lab.clock.elapsed)
 
-        def put_word(site: str, request: WitnessRequest) -> Heard:
+        def put_word(site: str, request: WitnessRequest) -> WitnessResponse:
             return witness.answer(secrets[site], msgspec.json.encode(request))
 
-        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[WitnessResponse]:
             return [put_word(link.token.site, one) for one in requests]
 
         async def until(key: str, reason: str) -> None:
@@ -236,7 +236,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
 
         returned = set[str]()
 
-        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+        async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[WitnessResponse]:
             """It granted the other group before, which wasn't used."""
             told = {"question": Granted(second), "claim": ClaimRefused("notHolder"), "return": ClaimRefused("returned")}
             unused = WitnessAnswer(answer=Newer(second), epoch="e", is_armed=True, is_used=False)
@@ -302,7 +302,7 @@ async def test_a_replica_takes_over_what_the_witness_grants(tmp_path: Path) -> N
 async def test_a_vm_is_held_before_its_replica_may_take_over(tmp_path: Path) -> None:
     told = list[tuple[bool, int]]()
 
-    async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+    async def ask(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[WitnessResponse]:
         return [WitnessAnswer(answer=Promised(one.claim), epoch="e", is_armed=True) for one in requests]
 
     async def tell(link: PeerLink, hold: Hold, automatic: bool, arming: int) -> ArmingAnswer:

@@ -59,8 +59,8 @@ REVIEW, UNWITNESSED = "review ", "unwitnessed"
 PATIENCE_SECONDS = 10.0  # a grant that took longer is asked for again
 MOST_COMMITS = 50  # at once
 MOST_THREADS, REQUESTS_OF_THREAD = 8, 50  # of one link
-Heard = WitnessAnswer | WeftError
-Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[Heard]]]
+WitnessResponse = WitnessAnswer | WeftError
+Ask = Callable[[WitnessLink, Sequence[WitnessRequest]], Awaitable[list[WitnessResponse]]]
 Renew = Callable[[PeerLink, Sequence[Hold]], Awaitable[list[bool | None]]]
 _log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ class Witnesses(Asking):
         self._renew = renew or renew_in_thread
         self._leadership, self._unseal, self._ask = leadership, unseal, ask or ask_in_thread
         self._epochs: dict[str, str] = {}  # by the cluster's uid
-        self._heard: dict[str, tuple[list[Group], list[Heard]]] = {}  # for the next review, by the cluster's key
+        self._heard: dict[
+            str, tuple[list[Group], list[WitnessResponse]]
+        ] = {}  # for the next review, by the cluster's key
         self._silences: dict[str, Silence] = {}  # by the replica's uid
         self._mute = set[str]()  # clusters whose witness confirmed nothing when it was last asked, by uid
         self._asked: dict[str, dict[str, float]] = {}  # when the other cluster was asked, by its uid and the group
@@ -123,7 +125,7 @@ class Witnesses(Asking):
             key: max(0.0, RENEW_SECONDS - (self._leadership.clock.elapsed() - began)),
         }
 
-    async def _speak(self, cluster: Item) -> tuple[list[Group], list[Heard]]:
+    async def _speak(self, cluster: Item) -> tuple[list[Group], list[WitnessResponse]]:
         """Ask the witness: the groups, and its answer to each."""
         name, witness = cluster.envelope.name, cluster.spec(ClusterSpec).witness
         peer = witness.peer if witness is not None else ""
@@ -228,7 +230,11 @@ class Witnesses(Asking):
         return found
 
     async def _take_over(
-        self, cluster: Item, groups: Sequence[Group], answers: Sequence[Heard], questions: Mapping[str, Question]
+        self,
+        cluster: Item,
+        groups: Sequence[Group],
+        answers: Sequence[WitnessResponse],
+        questions: Mapping[str, Question],
     ) -> dict[str, str]:
         """Why what was granted couldn't be done, by the group's name."""
         failed = dict[str, str]()
@@ -256,7 +262,7 @@ class Witnesses(Asking):
         return failed
 
     async def _give_up_grants(
-        self, groups: Sequence[Group], answers: Sequence[Heard], asked: Mapping[str, Question], site: str
+        self, groups: Sequence[Group], answers: Sequence[WitnessResponse], asked: Mapping[str, Question], site: str
     ) -> None:
         """Those that nothing here uses now: the source was heard again, or nothing takes over any more."""
         view = self._leadership.cache.view
@@ -294,7 +300,7 @@ async def renew_in_thread(link: PeerLink, holds: Sequence[Hold]) -> list[bool | 
     return await ask_in_parts(holds, partial(renew_holds, link), MOST_THREADS, REQUESTS_OF_THREAD)
 
 
-async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[Heard]:
+async def ask_in_thread(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[WitnessResponse]:
     """Run ``ask_witness`` in threads, so that a far witness hears of each VM before a promise ends."""
     return await ask_in_parts(requests, partial(ask_witness, link), MOST_THREADS, REQUESTS_OF_THREAD)
 

@@ -98,7 +98,7 @@ def test_nodes_get_their_stamps_while_the_other_cluster_keeps_a_review_waiting(m
     asked, reviews = Counter[str](), Counter[str]()
 
     class Reviewed(controller.Witnesses):
-        async def _speak(self, cluster: Item) -> tuple[list[Group], list[controller.Heard]]:
+        async def _speak(self, cluster: Item) -> tuple[list[Group], list[controller.WitnessResponse]]:
             asked[cluster.uid] += 1
             if asked["west"] == 5:
                 raise LeadershipLost("over")
