@@ -106,7 +106,7 @@ def draw_request(draw: Random) -> Request:
     return Request(
         pools=pools,
         asks=tuple(ask for pool in pools for ask in draw_asks(draw, pool)),
-        wary=seldom(draw, pools, one_in=2),
+        alarmed_pools=seldom(draw, pools, one_in=2),
         amounts=draw_amounts(draw),
         machine=seldom(draw, "microvm", otherwise="q35"),
         strategy=draw.choice(STRATEGIES_DRAWN),
@@ -291,7 +291,7 @@ class Placement(RuleBasedStateMachine):
                 assert verdict.outcome in ("chosen", "fits"), (verdict, "fits")
                 terms = sum(term.weight * term.value for term in verdict.terms)
                 assert verdict.score is not None and abs(verdict.score - terms) < 0.002, verdict
-                score = None if request.leans or request.wary else world.score(request, uid)
+                score = None if request.leans or request.alarmed_pools else world.score(request, uid)
                 assert score is None or abs(verdict.score - score) < 4 * SCORE_STEP, (verdict, score)
                 continue
             refused_by[refusal.filter] = refused_by.get(refusal.filter, 0) + 1
@@ -316,7 +316,7 @@ class Placement(RuleBasedStateMachine):
 
     def _is_beyond_alarm(self, request: Request, node: str) -> bool:
         facts = next(facts for facts in self.world.nodes.values() if facts.name == node)
-        return any(f"alarm {pool}" in facts.texts for pool in request.wary)
+        return any(f"alarm {pool}" in facts.texts for pool in request.alarmed_pools)
 
     def _count(self, name: str, uid: str, amounts: Amounts, load: Load) -> None:
         self.world.placed[name] = (uid, amounts, load)

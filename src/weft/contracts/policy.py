@@ -115,7 +115,7 @@ class Request(msgspec.Struct, frozen=True, cache_hash=True):
     disks: tuple[str, ...] = ()  # pools by name in which it needs a new disk
     asks: tuple[DiskAsk, ...] = ()  # what it needs of pools; of the node's own, ``amounts`` has it
     of_volumes: int = 0  # bytes of new volumes in ``amounts``
-    wary: tuple[str, ...] = ()  # of ``disks``, those that some node has beyond their alarm
+    alarmed_pools: tuple[str, ...] = ()  # of ``disks``, those that some node has beyond their alarm
     runtime: str = ""  # what its node's runtimes must be able to run, where ``machine`` doesn't say it
     basis: Basis = "allocation"  # of strategies that compare how full nodes are
     preemptible: bool = False  # it is preempted for workloads that find no capacity, and preempts nobody

@@ -93,14 +93,14 @@ class Unalarmed:
     reads: Reads = "facts"
 
     def asks(self, request: Request) -> Hashable:
-        return request.wary or None
+        return request.alarmed_pools or None
 
     def weight(self, request: Request) -> float:
         return LAST_WEIGHT
 
     def terms(self, table: Table, request: Request) -> list[Column]:
         values = np.full(len(table.names), 100.0)
-        for pool in request.wary:
+        for pool in request.alarmed_pools:
             texts = table.text(name_alarm(pool))
             if texts is not None:
                 values[texts.codes >= 0] = 0.0

@@ -38,7 +38,7 @@ from weft.scheduler.migration.checkpointing import (
     name_runtime,
 )
 from weft.scheduler.table.facts import amounts_of
-from weft.scheduler.workload.disks import find_wary, read_carried
+from weft.scheduler.workload.disks import find_alarmed_pools, read_carried
 from weft.scheduler.workload.request import Candidate, Waiting, allocate_nics, read_candidate
 
 NOT_SUSPENDED = "notSuspended"
@@ -139,7 +139,7 @@ def read_migration_candidate(
         pools=tuple(sorted({pool for pool, _ in list_disks(spec).values()} - {LOCAL})),
         # What lies in a pool that both ends share stays there; to another one it doesn't migrate.
         disks=disks,
-        wary=find_wary(view, disks),
+        alarmed_pools=find_alarmed_pools(view, disks),
         mode="long-lived",
         gang="",
     )

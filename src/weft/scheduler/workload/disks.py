@@ -61,7 +61,7 @@ def read_carried(spec: AllocationSpec, resources: Resources) -> DiskNeeds:
     return DiskNeeds(own + of_volumes, of_volumes, tuple(asks))
 
 
-def find_wary(view: View, pools: Sequence[str]) -> tuple[str, ...]:
+def find_alarmed_pools(view: View, pools: Sequence[str]) -> tuple[str, ...]:
     """Those of the pools, by name, that some node has beyond their alarm."""
     return tuple(pool for pool in pools if view.count(POOLS_BEYOND_ALARM, pool))
 

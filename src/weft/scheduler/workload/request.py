@@ -54,7 +54,7 @@ from weft.scheduler.constraint.expressions import Expressions, read_expressions
 from weft.scheduler.constraint.near_device import read_near_device
 from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.arrival import ArrivingGuest, Lacking, read_arriving
-from weft.scheduler.workload.disks import find_storage, find_wary, is_used, read_needs
+from weft.scheduler.workload.disks import find_alarmed_pools, find_storage, is_used, read_needs
 from weft.scheduler.workload.strategy import find_strategy
 
 _WRONG = {
@@ -217,7 +217,7 @@ def read_candidate(view: View, workload: Item, default_strategy: str, silent: li
             disks=disks,
             asks=needs.asks,
             of_volumes=needs.of_volumes,
-            wary=find_wary(view, disks),
+            alarmed_pools=find_alarmed_pools(view, disks),
             node=spec.node,
             home=next(iter(homes), None),
             least_disk=needs.of_volumes + (virtual_size if ask.pool == LOCAL else 0),
