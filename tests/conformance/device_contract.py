@@ -14,7 +14,7 @@ from weft.objects.errors import NotFound, TimedOut, Unavailable
 SECONDS = 60.0
 
 
-class Heard:
+class RecordingListener:
     """A listener that remembers. Of a driver that asks again and again it keeps what is new."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class DeviceDriverContract:
     """A protocol's tests are a class of this with a fixture ``peer``; its driver knows no device yet."""
 
     async def test_the_listener_hears_what_each_device_says(self, peer: Peer) -> None:
-        heard = Heard()
+        heard = RecordingListener()
         for thing in (peer.one, peer.other):
             await peer.driver.connect(thing)
         peer.driver.observe(heard)
@@ -99,7 +99,7 @@ class DeviceDriverContract:
             assert any(uid == thing.uid and found.items() <= values.items() for thing, values in said)
 
     async def test_what_is_written_is_what_the_device_reports_and_what_is_read(self, peer: Peer) -> None:
-        heard = Heard()
+        heard = RecordingListener()
         await peer.driver.connect(peer.one)
         peer.driver.observe(heard)
         await until_works(peer.driver)
@@ -110,7 +110,7 @@ class DeviceDriverContract:
         assert await peer.driver.read(peer.one.uid, ["fan", "t", "other"]) == {"fan": True, "t": 4.0}
 
     async def test_a_device_that_is_not_connected_is_neither_heard_nor_written(self, peer: Peer) -> None:
-        heard = Heard()
+        heard = RecordingListener()
         await peer.driver.connect(peer.one)
         await peer.driver.connect(peer.other)
         await peer.driver.disconnect(peer.one.uid)
@@ -128,13 +128,13 @@ class DeviceDriverContract:
 
     async def test_a_command_whose_time_is_up_is_not_handed_over(self, peer: Peer) -> None:
         await peer.driver.connect(peer.one)
-        peer.driver.observe(Heard())
+        peer.driver.observe(RecordingListener())
         await until_works(peer.driver)
         with pytest.raises(TimedOut):
             await peer.driver.write(peer.one.uid, "c1", {"fan": True}, 0.0)
 
     async def test_what_announces_itself_is_found_and_found_is_bounded(self, peer: Peer) -> None:
-        heard = Heard()
+        heard = RecordingListener()
         peer.driver.observe(heard)
         await until_works(peer.driver)
         if not peer.announces:
@@ -148,7 +148,7 @@ class DeviceDriverContract:
         assert (found["id-7"].name, found["id-7"].manufacturer, found["id-7"].model) == ("Sensor 7", "Acme", "T1")
 
     async def test_a_line_that_broke_is_told_and_works_again_by_itself(self, peer: Peer) -> None:
-        heard = Heard()
+        heard = RecordingListener()
         await peer.driver.connect(peer.one)
         peer.driver.observe(heard)
         await until_works(peer.driver)

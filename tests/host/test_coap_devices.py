@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -86,7 +86,7 @@ class TestCoapDriver(DeviceDriverContract):
 
 
 async def test_a_change_is_heard_when_it_happens_long_before_the_device_is_asked_again(peer: CoapPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.say(peer.one, {"t": 1.0})
     await peer.driver.connect(make_thing(ONE, peer.ports[0], 3600.0))
     peer.driver.observe(heard)
@@ -97,7 +97,7 @@ async def test_a_change_is_heard_when_it_happens_long_before_the_device_is_asked
 
 
 async def test_a_device_that_changes_without_a_word_is_heard_when_it_is_asked(peer: CoapPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.say(peer.one, {"quiet": 1})
     await peer.driver.connect(make_thing(ONE, peer.ports[0], quiet="/v/quiet"))
     peer.driver.observe(heard)
@@ -110,7 +110,7 @@ async def test_devices_at_the_hosts_of_the_settings_are_found_by_what_they_list(
     hosts = [*(f"127.0.0.1:{port}" for port in peer.ports), "127.0.0.1:1", "no host"]
     driver = CoapDriver(clock, hosts, local=True, answer_seconds=2.0, discover_seconds=0.1)
     try:
-        driver.observe(Heard())
+        driver.observe(RecordingListener())
         async with asyncio.timeout(60):
             while len(await driver.discover()) < 2:
                 await asyncio.sleep(0.02)
@@ -123,7 +123,7 @@ async def test_devices_at_the_hosts_of_the_settings_are_found_by_what_they_list(
 
 
 async def test_values_that_are_none_or_too_long_are_refused_and_the_rest_is_heard(peer: CoapPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.driver.connect(peer.one)
     peer.driver.observe(heard)
     await peer.say(peer.one, {"t": "raw:\xff\xfe", "door": "x" * 2000, "fan": True})
@@ -134,7 +134,7 @@ async def test_values_that_are_none_or_too_long_are_refused_and_the_rest_is_hear
 
 
 async def test_the_gateways_machine_is_not_reached_unless_the_settings_allow_it(peer: CoapPeer) -> None:
-    driver, heard = CoapDriver(clock, [f"localhost:{peer.ports[0]}"], discover_seconds=0.1), Heard()
+    driver, heard = CoapDriver(clock, [f"localhost:{peer.ports[0]}"], discover_seconds=0.1), RecordingListener()
     try:
         await driver.connect(make_thing(ONE, peer.ports[0]))
         driver.observe(heard)
@@ -174,7 +174,7 @@ class Liar(asyncio.DatagramProtocol):
 async def test_a_device_that_lies_is_not_believed_and_believed_again_when_it_is_honest() -> None:
     [port] = find_ports(1)
     transport, liar = await asyncio.get_running_loop().create_datagram_endpoint(Liar, local_addr=("127.0.0.1", port))
-    driver, heard = CoapDriver(clock, local=True, answer_seconds=0.5), Heard()
+    driver, heard = CoapDriver(clock, local=True, answer_seconds=0.5), RecordingListener()
     try:
         await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", {"t": "/t"}, 0.05))
         driver.observe(heard)
@@ -218,7 +218,7 @@ async def test_requests_and_noise_of_a_device_are_kept_nowhere_and_fill_no_log(
     transport, flooder = await asyncio.get_running_loop().create_datagram_endpoint(
         lambda: Flooder(requests + noise), local_addr=("127.0.0.1", port)
     )
-    driver, heard = CoapDriver(clock, local=True, answer_seconds=2.0), Heard()
+    driver, heard = CoapDriver(clock, local=True, answer_seconds=2.0), RecordingListener()
     try:
         await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", {"t": "/t"}, 0.05))
         driver.observe(heard)
@@ -255,7 +255,7 @@ async def test_a_hundred_devices_are_asked_at_once_and_each_is_heard() -> None:
     for port in ports:
         transport, _ = await loop.create_datagram_endpoint(lambda: Late(b"4.5", 1.0), local_addr=("127.0.0.1", port))
         transports.append(transport)
-    driver, heard, problems = CoapDriver(clock, local=True, answer_seconds=20.0), Heard(), set[str]()
+    driver, heard, problems = CoapDriver(clock, local=True, answer_seconds=20.0), RecordingListener(), set[str]()
     note_reach = heard.note_reach
 
     def note(uid: str, problem: str) -> None:
@@ -284,7 +284,7 @@ async def test_observations_of_what_is_refused_do_not_pile_up() -> None:
     try:
         hrefs = {f"p{at}": f"/{at}" for at in range(10)}
         await driver.connect(Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", hrefs, 0.05))
-        driver.observe(Heard())
+        driver.observe(RecordingListener())
         await until(lambda: device.asked > 100)
         assert sum(len(one.outgoing_requests) for one in driver._context.request_interfaces) <= 2
     finally:

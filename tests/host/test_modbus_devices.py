@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -101,7 +101,7 @@ async def test_a_value_that_a_register_cannot_hold_is_refused_before_it_is_sent(
 async def test_the_gateways_machine_is_not_reached_by_an_address_or_a_name_unless_the_settings_allow_it(
     peer: ModbusPeer,
 ) -> None:
-    driver, heard = ModbusDriver(clock), Heard()
+    driver, heard = ModbusDriver(clock), RecordingListener()
     try:
         driver.observe(heard)
         for host in ("127.0.0.1", "localhost", "[::ffff:127.0.0.1]"):
@@ -161,7 +161,7 @@ async def test_a_server_that_lies_is_not_believed_and_believed_again_when_it_is_
 
     port = find_port()
     server = await asyncio.start_server(serve, "127.0.0.1", port)
-    driver, heard = ModbusDriver(clock, local=True, answer_seconds=0.3), Heard()
+    driver, heard = ModbusDriver(clock, local=True, answer_seconds=0.3), RecordingListener()
     thing = Thing(ONE.uid, "default", "a", f"127.0.0.1:{port}", {"t": HREFS["t"]}, 0.05)
     try:
         await driver.connect(thing)
@@ -182,7 +182,7 @@ async def test_a_server_that_lies_is_not_believed_and_believed_again_when_it_is_
 
 
 async def test_absurd_numbers_and_texts_are_refused_and_the_rest_is_heard(peer: ModbusPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.driver.connect(peer.one)
     peer.driver.observe(heard)
     assert peer.process is not None and peer.process.stdin is not None
@@ -200,7 +200,7 @@ async def test_absurd_numbers_and_texts_are_refused_and_the_rest_is_heard(peer: 
 async def test_a_server_that_does_not_answer_holds_up_no_other_and_a_command_ends_in_time(peer: ModbusPeer) -> None:
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(600), "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
-    heard = Heard()
+    heard = RecordingListener()
     await peer.driver.connect(peer.one)
     for number in range(20):
         await peer.driver.connect(

@@ -28,7 +28,7 @@ from weft.launch.edge.models import make_model_command
 DOUBLE = linear([2.0], 1.0)
 
 
-class Heard:
+class RecordedAnswers:
     """What the runner said."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Place:
     """A folder of files, and a runner."""
 
     def __init__(self, folder: Path, *, hang_seconds: float = 30.0) -> None:
-        self.folder, self.heard = folder, Heard()
+        self.folder, self.heard = folder, RecordedAnswers()
         self.supervisor = ModelSupervisor(make_model_command, SystemClock(), hang_seconds=hang_seconds)
         self._numbers = itertools.count(1)
 
@@ -332,7 +332,7 @@ async def test_a_model_decides_for_a_device_and_its_fallback_while_the_process_i
 
 
 async def test_without_the_package_each_model_says_so_and_nothing_is_started(tmp_path: Path) -> None:
-    heard = Heard()
+    heard = RecordedAnswers()
     supervisor = ModelSupervisor(lambda _: ["false"], SystemClock(), find_missing=lambda: "no onnxruntime")
     task = asyncio.create_task(supervisor.keep(heard))
     supervisor.put({"m": ModelFile("a" * 64, 1, path=str(tmp_path / "m"))})

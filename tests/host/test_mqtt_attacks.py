@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, Heard
+from tests.conformance.device_contract import ONE, OTHER, RecordingListener
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Thing, Value
@@ -61,7 +61,7 @@ class Site:
         self.names = [(one.project, one.name) for one in (LIAR, VICTIM)]
         self.put_passwords("first")
         self.driver = MqttDriver(lambda: enter(self.broker), clock, lambda: enter(self.strangers))
-        self.heard = Heard()
+        self.heard = RecordingListener()
         self.tasks: list[asyncio.Task[None]] = []
 
     def put_passwords(self, password: str) -> None:

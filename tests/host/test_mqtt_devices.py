@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -153,7 +153,7 @@ class TestMqttDriver(DeviceDriverContract):
 
 
 async def test_a_device_uses_its_own_topics_only(peer: MosquittoPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     for thing in (ONE, OTHER):
         await peer.driver.connect(thing)
     peer.driver.observe(heard)
@@ -187,7 +187,7 @@ async def test_a_wrong_password_and_a_stranger_are_refused(peer: MosquittoPeer) 
 
 
 async def test_what_is_no_message_is_refused_with_its_reason(peer: MosquittoPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.driver.connect(ONE)
     peer.driver.observe(heard)
     await until_works(peer.driver)
@@ -204,7 +204,7 @@ async def test_what_is_no_message_is_refused_with_its_reason(peer: MosquittoPeer
 
 
 async def test_ten_megabytes_are_refused_by_the_broker_and_the_others_go_on(peer: MosquittoPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     for thing in (ONE, OTHER):
         await peer.driver.connect(thing)
     peer.driver.observe(heard)
@@ -220,7 +220,7 @@ async def test_ten_megabytes_are_refused_by_the_broker_and_the_others_go_on(peer
 
 async def test_a_command_for_a_device_that_is_away_dies_with_its_time(peer: MosquittoPeer) -> None:
     await peer.driver.connect(ONE)
-    peer.driver.observe(Heard())
+    peer.driver.observe(RecordingListener())
     await until_works(peer.driver)
     device = peer.find(ONE)
     await until(lambda: device.client.is_connected)
@@ -247,7 +247,7 @@ async def test_a_new_device_is_let_in_and_one_that_is_gone_is_put_out(peer: Mosq
 
 
 async def test_a_broker_that_is_killed_or_lost_its_folder_comes_back(peer: MosquittoPeer) -> None:
-    peer.driver.observe(Heard())
+    peer.driver.observe(RecordingListener())
     await until_works(peer.driver)
     os.kill(peer.broker.pid, signal.SIGKILL)
     await until(lambda: peer.broker.starts == 2)

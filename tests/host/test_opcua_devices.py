@@ -13,7 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -107,7 +107,7 @@ class TestOpcuaDriver(DeviceDriverContract):
 
 
 async def test_a_change_is_heard_when_it_happens_long_before_the_server_is_asked_again(peer: OpcuaPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.say(peer.one, {"t": 1.0})
     await peer.driver.connect(make_thing(ONE, peer.server.port, 3600.0))
     peer.driver.observe(heard)
@@ -130,7 +130,7 @@ async def test_a_server_of_the_settings_is_found_by_what_it_says_and_its_variabl
 ) -> None:
     driver = OpcuaDriver(clock, [f"127.0.0.1:{server.port}/weft"], local=True, discover_seconds=0.1)
     try:
-        driver.observe(Heard())
+        driver.observe(RecordingListener())
         async with asyncio.timeout(60):
             while not await driver.discover():
                 await asyncio.sleep(0.02)
@@ -189,7 +189,10 @@ async def test_a_server_that_never_ends_a_message_is_left_before_it_fills_the_me
 
 
 async def test_in_its_own_process_it_is_killed_and_comes_back_with_its_devices(peer: OpcuaPeer) -> None:
-    driver, heard = ProcessDriver("opcua", lambda fd: make_command("opcua", fd, [], local=True), clock), Heard()
+    driver, heard = (
+        ProcessDriver("opcua", lambda fd: make_command("opcua", fd, [], local=True), clock),
+        RecordingListener(),
+    )
     try:
         await peer.say(peer.one, {"t": 1.0})
         await driver.connect(peer.one)

@@ -14,26 +14,26 @@ from weft.protocol.invocations import MAX_PAYLOAD_BYTES
 NEXT = b"GET /2018-06-01/runtime/invocation/next HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Heard:
+class RecordedCalls:
     def __init__(self) -> None:
         self.said: list[tuple[object, ...]] = []
         self.news = asyncio.Event()
 
-    def _hear(self, *said: object) -> None:
+    def _record(self, *said: object) -> None:
         self.said.append(said)
         self.news.set()
 
     def on_next(self) -> None:
-        self._hear("next")
+        self._record("next")
 
     def on_answer(self, id: str, body: bytes, error_type: str | None) -> None:
-        self._hear("answer", id, body, error_type)
+        self._record("answer", id, body, error_type)
 
     def on_too_large(self, id: str) -> None:
-        self._hear("tooLarge", id)
+        self._record("tooLarge", id)
 
     def on_init_error(self, body: bytes, error_type: str) -> None:
-        self._hear("init", body, error_type)
+        self._record("init", body, error_type)
 
     async def wait(self, count: int) -> list[tuple[object, ...]]:
         async with asyncio.timeout(60):
@@ -61,10 +61,10 @@ class Client:
 
 
 @pytest_asyncio.fixture
-async def served() -> AsyncIterator[tuple[RuntimeApi, Heard, Client]]:
+async def served() -> AsyncIterator[tuple[RuntimeApi, RecordedCalls, Client]]:
     listening = socket.create_server(("127.0.0.1", 0))
     listening.setblocking(False)
-    heard = Heard()
+    heard = RecordedCalls()
     api = RuntimeApi(listening, heard)
     await api.open()
     client = Client(*await asyncio.open_connection(*listening.getsockname()))
@@ -82,7 +82,7 @@ def post(path: str, body: bytes, *more: str) -> bytes:
 
 
 async def test_an_invocation_goes_out_with_its_headers_and_its_answer_comes_back(
-    served: tuple[RuntimeApi, Heard, Client],
+    served: tuple[RuntimeApi, RecordedCalls, Client],
 ) -> None:
     api, heard, client = served
     client.writer.write(NEXT)
@@ -106,7 +106,7 @@ async def test_an_invocation_goes_out_with_its_headers_and_its_answer_comes_back
     assert head.startswith(b"HTTP/1.1 400") and b"InvalidRequestID" in body and len(heard.said) == 2
 
 
-async def test_one_that_is_given_early_waits_for_the_runtime(served: tuple[RuntimeApi, Heard, Client]) -> None:
+async def test_one_that_is_given_early_waits_for_the_runtime(served: tuple[RuntimeApi, RecordedCalls, Client]) -> None:
     api, heard, client = served
     api.give(Given("id-1", b"1", 0.0))
     assert not api.begun
@@ -114,7 +114,7 @@ async def test_one_that_is_given_early_waits_for_the_runtime(served: tuple[Runti
     assert body == b"1" and api.begun and heard.said == []
 
 
-async def test_chunks_and_single_bytes_are_as_good(served: tuple[RuntimeApi, Heard, Client]) -> None:
+async def test_chunks_and_single_bytes_are_as_good(served: tuple[RuntimeApi, RecordedCalls, Client]) -> None:
     api, heard, client = served
     api.give(Given("id-1", b"1", 0.0))
     await client.say(NEXT)
@@ -129,7 +129,7 @@ async def test_chunks_and_single_bytes_are_as_good(served: tuple[RuntimeApi, Hea
     assert heard.said == [("answer", "id-1", b"abcdefg", None)]
 
 
-async def test_errors_carry_their_type(served: tuple[RuntimeApi, Heard, Client]) -> None:
+async def test_errors_carry_their_type(served: tuple[RuntimeApi, RecordedCalls, Client]) -> None:
     api, heard, client = served
     await client.say(post("init/error", b'{"errorType":"A"}', "Lambda-Runtime-Function-Error-Type: Runtime.A"))
     assert heard.said == [("init", b'{"errorType":"A"}', "Runtime.A")]
@@ -140,7 +140,7 @@ async def test_errors_carry_their_type(served: tuple[RuntimeApi, Heard, Client])
 
 
 async def test_an_answer_of_six_mebibytes_is_taken_and_one_byte_more_isnt(
-    served: tuple[RuntimeApi, Heard, Client],
+    served: tuple[RuntimeApi, RecordedCalls, Client],
 ) -> None:
     api, heard, client = served
     api.give(Given("id-1", b"1", 0.0))
@@ -153,7 +153,7 @@ async def test_an_answer_of_six_mebibytes_is_taken_and_one_byte_more_isnt(
     assert head.startswith(b"HTTP/1.1 413") and heard.said[-1] == ("tooLarge", "id-2")
 
 
-async def test_what_is_no_call_of_the_api_is_refused(served: tuple[RuntimeApi, Heard, Client]) -> None:
+async def test_what_is_no_call_of_the_api_is_refused(served: tuple[RuntimeApi, RecordedCalls, Client]) -> None:
     _, heard, client = served
     for request in (
         b"GET / HTTP/1.1\r\n\r\n",

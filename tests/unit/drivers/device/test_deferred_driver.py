@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.conformance.device_contract import ONE, Heard
+from tests.conformance.device_contract import ONE, RecordingListener
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import DeviceDriver
@@ -16,7 +16,7 @@ async def test_a_package_that_is_missing_is_named_with_its_extra() -> None:
     def load() -> DeviceDriver:
         raise ModuleNotFoundError("No module named 'pymodbus'", name="pymodbus")
 
-    driver, heard = DeferredDriver("modbus", load), Heard()
+    driver, heard = DeferredDriver("modbus", load), RecordingListener()
     driver.observe(heard)
     assert heard.lines == [""]
     await driver.connect(ONE)
@@ -35,7 +35,7 @@ async def test_it_is_loaded_by_its_first_device_and_hears_from_then_on() -> None
         made.append(FakeDriver(SystemClock()))
         return made[0]
 
-    driver, heard = DeferredDriver("fake", load), Heard()
+    driver, heard = DeferredDriver("fake", load), RecordingListener()
     driver.observe(heard)
     assert await driver.discover() == [] and not made
     with pytest.raises(NotFound):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 import pytest
-from tests.conformance.device_contract import ONE, Heard
+from tests.conformance.device_contract import ONE, RecordingListener
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Thing, Value
@@ -27,7 +27,7 @@ async def test_it_closes_although_a_package_swallows_the_cancellation(fails: boo
                 raise Unavailable("it doesn't answer") from None
         return {"t": 1.0}
 
-    heard, poller = Heard(), Poller(read, SystemClock())
+    heard, poller = RecordingListener(), Poller(read, SystemClock())
     poller.put(ONE)
     poller.observe(heard)
     await asked.wait()
@@ -40,7 +40,7 @@ async def test_what_is_refused_while_a_device_is_asked_is_told_after_its_values(
     poller = Poller(lambda thing: read(), SystemClock(), poll_seconds=0.05)
     told: list[str] = []
 
-    class Listener(Heard):
+    class Listener(RecordingListener):
         def note_values(self, uid: str, values: Mapping[str, Value]) -> None:
             told.append(f"values {sorted(values)}")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
-from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, Heard, until, until_works
+from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
@@ -86,7 +86,7 @@ def make_liar(program: str, answer_seconds: float = 1.0) -> ProcessDriver:
     ids=["a length of four gigabytes", "no message", "silence", "it ends"],
 )
 async def test_a_process_that_does_not_keep_to_the_form_is_ended_and_started_again(program: str) -> None:
-    driver, heard = make_liar(program), Heard()
+    driver, heard = make_liar(program), RecordingListener()
     try:
         await driver.connect(ONE)
         driver.observe(heard)
@@ -112,7 +112,7 @@ async def test_what_a_process_says_of_devices_that_are_not_its_own_or_too_many_v
         "tell(uid='uid-1', values={'t': 2})\n"
         "time.sleep(600)"
     )
-    driver, heard = make_liar(program, 60.0), Heard()
+    driver, heard = make_liar(program, 60.0), RecordingListener()
     try:
         await driver.connect(ONE)
         driver.observe(heard)
@@ -155,7 +155,7 @@ async def test_a_process_ends_when_its_gateway_is_killed() -> None:
 
 
 async def test_after_a_kill_all_devices_are_served_again(peer: ProcessPeer) -> None:
-    heard = Heard()
+    heard = RecordingListener()
     await peer.driver.connect(ONE)
     peer.driver.observe(heard)
     await until_works(peer.driver)
@@ -175,7 +175,7 @@ async def test_a_process_that_says_what_the_gateway_cannot_take_is_started_again
         "time.sleep(600)"
     )
 
-    class Fails(Heard):
+    class Fails(RecordingListener):
         def note_values(self, uid: str, values: Mapping[str, Value]) -> None:
             raise OverflowError("more than a float holds")
 
@@ -190,7 +190,7 @@ async def test_a_process_that_says_what_the_gateway_cannot_take_is_started_again
 
 
 async def test_a_process_that_hangs_holds_up_no_list_of_found_devices(peer: ProcessPeer) -> None:
-    peer.driver.observe(Heard())
+    peer.driver.observe(RecordingListener())
     await until_works(peer.driver)
     os.kill(peer.driver.pid, signal.SIGSTOP)
     try:
