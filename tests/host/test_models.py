@@ -29,7 +29,7 @@ DOUBLE = linear([2.0], 1.0)
 
 
 class RecordedAnswers:
-    """What the runner said."""
+    """A record of the runner's answers."""
 
     def __init__(self) -> None:
         self.answers: dict[int, tuple[float | None, str]] = {}

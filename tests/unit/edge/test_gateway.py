@@ -15,7 +15,7 @@ from weft.contracts.clock import SystemClock
 from weft.drivers.device.fake.driver import FakeDriver
 from weft.edge.device.model import Device, Model, Property
 from weft.edge.device.store import FILE, TwinStore
-from weft.edge.device.twin import Kept
+from weft.edge.device.twin import KeptTwin
 from weft.edge.gateway import DeviceGateway
 from weft.edge.rule.engine import Effect, Rule
 
@@ -161,7 +161,7 @@ async def test_a_device_that_is_gone_is_forgotten_on_disk_too(tmp_path: Path) ->
 def test_a_file_that_cannot_be_read_is_kept_aside_and_begun_anew(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database" * 1000)
     store = TwinStore(tmp_path)
-    store.save_twins({"u1": msgspec.json.encode(Kept({"t": 1.0}))})
+    store.save_twins({"u1": msgspec.json.encode(KeptTwin({"t": 1.0}))})
     assert store.load_twins()["u1"].reported == {"t": 1.0}
     store.close()
     assert (tmp_path / "gateway.broken").read_bytes().startswith(b"not a database")

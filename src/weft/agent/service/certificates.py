@@ -23,20 +23,20 @@ RENEW_SECONDS = 30 * 86_400.0  # before its end
 RETRY_SECONDS = 60.0
 
 
-class Kept(msgspec.Struct):
+class KeptCertificate(msgspec.Struct):
     which: str  # as the service names it
     pem: str
     ends: float  # unix seconds; 0: it isn't renewed
 
     def __repr__(self) -> str:
-        return f"Kept({self.which!r}, …)"
+        return f"KeptCertificate({self.which!r}, …)"
 
 
 class Certificates:
     def __init__(self, state_dir: str, node: str, server: Server, clock: Clock) -> None:
         self._folder = Path(state_dir) / "service-certificates"
         self._node, self._server, self._clock = node, server, clock
-        self._kept: dict[str, Kept] = {}  # by the service's uid
+        self._kept: dict[str, KeptCertificate] = {}  # by the service's uid
         self._tried: dict[str, float] = {}  # when a renewal failed
 
     async def open(self, served: ServedAddress) -> str:
@@ -56,7 +56,7 @@ class Certificates:
                 raise
             self._tried[served.uid] = self._clock.elapsed()
             return kept.pem
-        kept = self._kept[served.uid] = Kept(served.certificate, opened.pem, opened.ends)
+        kept = self._kept[served.uid] = KeptCertificate(served.certificate, opened.pem, opened.ends)
         await asyncio.to_thread(self._save, served.uid, kept)
         return kept.pem
 
@@ -66,7 +66,7 @@ class Certificates:
             del self._kept[uid]
         await asyncio.to_thread(self._drop_others, frozenset(services))
 
-    def _is_due(self, uid: str, kept: Kept) -> bool:
+    def _is_due(self, uid: str, kept: KeptCertificate) -> bool:
         if not kept.ends or self._clock.now() < kept.ends - RENEW_SECONDS:
             return False
         return self._clock.elapsed() - self._tried.get(uid, -RETRY_SECONDS) >= RETRY_SECONDS
@@ -74,16 +74,16 @@ class Certificates:
     def _path(self, uid: str) -> Path:
         return self._folder / f"{uid}.json"
 
-    def _load(self, uid: str) -> Kept | None:
+    def _load(self, uid: str) -> KeptCertificate | None:
         try:
-            return msgspec.json.decode(self._path(uid).read_bytes(), type=Kept)
+            return msgspec.json.decode(self._path(uid).read_bytes(), type=KeptCertificate)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError):
             log.warning("the certificate of service %s can't be read; another is fetched", uid)
             return None
 
-    def _save(self, uid: str, kept: Kept) -> None:
+    def _save(self, uid: str, kept: KeptCertificate) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(self._path(uid), msgspec.json.encode(kept))
 

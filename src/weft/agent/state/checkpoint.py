@@ -33,7 +33,7 @@ log = logging.getLogger("weft.agent")
 MOST_DEPARTURES = 10_000
 
 
-class _Kept(msgspec.Struct):
+class _KeptAllocation(msgspec.Struct):
     """A checkpoint's file: a newer weft may have written its allocation."""
 
     allocation: msgspec.Raw
@@ -77,7 +77,7 @@ class CheckpointStore:
 
     def save(self, id: str, allocation: Envelope, checkpoint: Checkpoint) -> None:
         """Save both durably: once this returns, a power cut can't lose them. Raises CheckpointFailed (``noSpace``)."""
-        kept = _Kept(msgspec.Raw(encode_envelope(allocation)), checkpoint)
+        kept = _KeptAllocation(msgspec.Raw(encode_envelope(allocation)), checkpoint)
         _write(self._folder / f"{id}.json", msgspec.json.encode(kept))
 
     def remove(self, id: str) -> None:
@@ -90,7 +90,7 @@ class CheckpointStore:
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+                kept = msgspec.json.decode(path.read_bytes(), type=_KeptAllocation)
                 found.append((decode_envelope(kept.allocation), kept.checkpoint))
             except (OSError, msgspec.MsgspecError) as problem:
                 log.error("can't read %s, so its guest is kept as it is: %s", path, problem)

@@ -29,7 +29,7 @@ from weft.kinds.node import (
 from weft.kinds.snapshot import SnapshotDisk, SnapshotMarks, SnapshotSpec, SnapshotStatus, read_workload, workload_key
 
 
-class Kept(msgspec.Struct, frozen=True):
+class KeptSnapshot(msgspec.Struct, frozen=True):
     """A node that lists the snapshot."""
 
     node: str
@@ -52,7 +52,7 @@ class SnapshotFacts(msgspec.Struct, frozen=True):
     turn_at: float = 0.0  # unix seconds: since when it is this turn
     created_at: float = 0.0  # unix seconds
     report: SnapshotReport | None = None  # of any of the workload's allocations
-    kept: Sequence[Kept] = ()
+    kept: Sequence[KeptSnapshot] = ()
     unknown: bool = False  # a node that may have it hasn't reported since a restore of the store
     home_exists: bool = False  # the node where it lies is in the fabric
     home_reports: bool = False  # and Ready
@@ -91,7 +91,7 @@ def read_facts(view: View, snapshot: Item, silent: bool) -> SnapshotFacts:
         created_at=snapshot.envelope.created_at,
         report=next(iter(reports), None),
         kept=[
-            Kept(node.envelope.name, node.uid, one)
+            KeptSnapshot(node.envelope.name, node.uid, one)
             for node in view.find(NODES_BY_SNAPSHOT, snapshot.uid)
             for one in node.report(NodeReport).snapshots
             if one.uid == snapshot.uid

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from weft.contracts.durable_file import make_private
-from weft.edge.device.twin import Kept
+from weft.edge.device.twin import KeptTwin
 from weft.edge.model.engine import Ran
 from weft.edge.rule.engine import Fired
 
@@ -27,7 +27,7 @@ create table if not exists object (kind text, key text, body blob not null, prim
 create table if not exists hash (username text primary key, hash text not null) without rowid;
 """
 _FIRED, _RAN = "fired", "ran"
-_decoder = msgspec.json.Decoder(Kept)
+_decoder = msgspec.json.Decoder(KeptTwin)
 
 log = logging.getLogger("weft.edge.store")
 
@@ -48,7 +48,7 @@ class TwinStore:
                 self._path.with_name(FILE + rest).unlink(missing_ok=True)
             self._base = _open(self._path)
 
-    def load_twins(self) -> dict[str, Kept]:
+    def load_twins(self) -> dict[str, KeptTwin]:
         """All twins by the uid of their device; one that can't be read is left out."""
         found = {}
         for uid, body in self._base.execute("select uid, body from twin"):
@@ -71,8 +71,8 @@ class TwinStore:
         fired: Mapping[str, bytes] | None = None,
         ran: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Write those, as JSON of Kept, and forget those that are ``gone``: all or nothing. Before that ``fired``, of all rules,
-        and ``ran``, of all models."""
+        """Write those, as JSON of KeptTwin, and forget those that are ``gone``: all or nothing. Before that ``fired``, of all
+        rules, and ``ran``, of all models."""
         if fired is not None:
             self.save_objects(_FIRED, fired)
         if ran is not None:

@@ -19,7 +19,7 @@ ECHO_SECONDS = 10.0  # between two reports of a device's values
 MOST_ENDED = 8  # commands that ended and are told, of one device
 
 
-class Kept(msgspec.Struct, omit_defaults=True):
+class KeptTwin(msgspec.Struct, omit_defaults=True):
     """The state that survives the process, as it is written. ``heard_at``: Unix seconds by this machine's clock, 0: never."""
 
     reported: dict[str, Value] = {}
@@ -52,10 +52,10 @@ class Twin:
     )
 
     def __init__(
-        self, device: Device, model: Model, rate: float, at: float, kept: Kept | None = None, age: float = 0.0
+        self, device: Device, model: Model, rate: float, at: float, kept: KeptTwin | None = None, age: float = 0.0
     ) -> None:
         """``age``: seconds since it spoke last, where ``kept`` says that it did."""
-        kept = kept or Kept()
+        kept = kept or KeptTwin()
         self.device = device
         self.model = model
         self.reported: dict[str, Value] = dict(kept.reported)
@@ -237,10 +237,10 @@ class Twin:
             for name, value in self.reported.items()
         )
 
-    def keep(self, at: float, now: float) -> Kept:
+    def keep(self, at: float, now: float) -> KeptTwin:
         """Make what a save writes; ``now``: Unix seconds by this machine's clock."""
         heard = 0.0 if self.heard_at is None else max(1.0, now - (at - self.heard_at))
-        return Kept(self.reported, heard, self.commands, self.seen, self.ended)
+        return KeptTwin(self.reported, heard, self.commands, self.seen, self.ended)
 
 
 def plan_desired(twin: Twin, make_id: Callable[[], str]) -> list[Command]:

@@ -33,7 +33,7 @@ class Daemon(msgspec.Struct, frozen=True):
         return Path(self.state_dir) / "run" / f"{self.name}.pid"
 
 
-class Kept(msgspec.Struct, frozen=True):
+class KeptProcess(msgspec.Struct, frozen=True):
     """The content of a pidfile; ``boot`` because numbers and starts repeat after a reboot."""
 
     pid: int
@@ -44,7 +44,7 @@ class Kept(msgspec.Struct, frozen=True):
 def find_daemon(daemon: Daemon) -> Process | None:
     """The living process that was started as this daemon, or None."""
     try:
-        kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=Kept)
+        kept = msgspec.json.decode(daemon.pidfile.read_bytes(), type=KeptProcess)
     except (FileNotFoundError, msgspec.DecodeError):
         return _find_unkept(daemon)
     process = inspect_process(kept.pid)
@@ -118,5 +118,5 @@ def tail_log(log: Path, lines: int = 6) -> str:
     return f"{log} ends with:\n{last}" if last else f"{log} is empty"
 
 
-def _identify(process: Process) -> Kept:
-    return Kept(process.pid, process.start, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+def _identify(process: Process) -> KeptProcess:
+    return KeptProcess(process.pid, process.start, Path("/proc/sys/kernel/random/boot_id").read_text().strip())

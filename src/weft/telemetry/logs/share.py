@@ -14,7 +14,7 @@ SMALL = 4  # a segment with less than a fourth of the usual is written together 
 MOST_PARTS = 4096  # of one segment
 
 
-class Kept(NamedTuple):
+class KeptSegments(NamedTuple):
     """Rest of neighbouring segments (by their place), to be written as one; nothing but the first: it stays as it is."""
 
     places: list[int]
@@ -37,9 +37,9 @@ def find_excess(used: Mapping[str, int], free_bytes: int) -> dict[str, int]:
     return excess
 
 
-def plan_share(heads: Sequence[Head], excess: Mapping[str, int], segment_bytes: int) -> list[Kept]:
+def plan_share(heads: Sequence[Head], excess: Mapping[str, int], segment_bytes: int) -> list[KeptSegments]:
     """Plan what to write in place of the first segments, oldest first; those behind them stay."""
-    left, groups = dict(excess), list[Kept]()
+    left, groups = dict(excess), list[KeptSegments]()
     size = 0  # of the last group, in bytes of text
     for place, head in enumerate(heads):
         if not any(amount > 0 for amount in left.values()):
@@ -57,10 +57,10 @@ def plan_share(heads: Sequence[Head], excess: Mapping[str, int], segment_bytes: 
         parts = sum(map(len, last.parts)) if last is not None else 0
         fits = last is not None and size + own <= segment_bytes and parts + len(kept) <= MOST_PARTS
         if last is not None and joins and fits and (last.changed or size < segment_bytes // SMALL):
-            groups[-1] = Kept([*last.places, place], [*last.parts, tuple(kept)], True)
+            groups[-1] = KeptSegments([*last.places, place], [*last.parts, tuple(kept)], True)
             size += own
         else:
-            groups.append(Kept([place], [tuple(kept)], changed))
+            groups.append(KeptSegments([place], [tuple(kept)], changed))
             size = own
     return groups
 

@@ -19,7 +19,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.telemetry.logs.journal import Cursor, Journal, Record, begin_journal, read_journal
 from weft.telemetry.logs.segment import Head, Lines, Part, encode_segment, read_head, read_parts, write_file
-from weft.telemetry.logs.share import Kept, find_excess, plan_share
+from weft.telemetry.logs.share import KeptSegments, find_excess, plan_share
 
 log = logging.getLogger("weft.agent")
 SEGMENT_BYTES = 4 << 20  # of times and text
@@ -260,7 +260,7 @@ class LogStore:
                 if until >= oldest:
                     self._note_dropped(gone.head.parts)
 
-    def _write_anew(self, segments: Sequence[Segment], group: Kept) -> list[Segment]:
+    def _write_anew(self, segments: Sequence[Segment], group: KeptSegments) -> list[Segment]:
         """Write what is kept of them, under the name of the newest, before the others go: a crash between the two is seen by
         ``_leave_out_doubled``. Raises OSError."""
         kept: list[Lines] = []

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.snapshot.facts import Kept, SnapshotFacts
+from weft.controllers.snapshot.facts import KeptSnapshot, SnapshotFacts
 from weft.controllers.snapshot.plan import plan_snapshot
 from weft.informer.view import Item
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
@@ -49,7 +49,7 @@ def make_facts(status: SnapshotStatus | None = None, **more: Any) -> SnapshotFac
     return SnapshotFacts(
         name="a", uid="s1", deleting=deleting, spec=SnapshotSpec(of="vm/web"), marks=SnapshotMarks(),
         status=status or SnapshotStatus(), what="vm/web",
-        kept=[Kept(node, uid, NodeSnapshot("s1", 7)) for node, uid in kept], **known,
+        kept=[KeptSnapshot(node, uid, NodeSnapshot("s1", 7)) for node, uid in kept], **known,
     )  # fmt: skip
 
 

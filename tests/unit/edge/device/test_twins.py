@@ -13,7 +13,7 @@ from weft.contracts.device import Value
 from weft.edge.device.check import check_value
 from weft.edge.device.command import Command, find_next, note_try, plan_sendings
 from weft.edge.device.model import Device, Model, Property, Window
-from weft.edge.device.twin import MOST_ENDED, Kept, Twin, plan_desired, refuse_member
+from weft.edge.device.twin import MOST_ENDED, KeptTwin, Twin, plan_desired, refuse_member
 
 MODEL = Model(
     {
@@ -28,7 +28,7 @@ MODEL = Model(
 )
 
 
-def make(kept: Kept | None = None, age: float = 0.0, rate: float = 1000.0, **desired: float) -> Twin:
+def make(kept: KeptTwin | None = None, age: float = 0.0, rate: float = 1000.0, **desired: float) -> Twin:
     device = Device("u1", "default", "cold-1", "cold", desired=dict(desired))
     return Twin(device, MODEL, rate, 0.0, kept, age)
 
@@ -146,7 +146,7 @@ def test_a_twin_survives_the_process_with_its_commands_and_its_age() -> None:
     twin.take_values({"temperature": 4.0, "door": "shut"}, 10.0, 0)
     twin.begin(plan_desired(twin, lambda: "a")[0])
     note_try(next(iter(twin.commands.values())), 10.0)
-    kept = msgspec.json.decode(msgspec.json.encode(twin.keep(20.0, 1000.0)), type=Kept)
+    kept = msgspec.json.decode(msgspec.json.encode(twin.keep(20.0, 1000.0)), type=KeptTwin)
     assert kept.heard_at == 990.0
     again = make(kept, age=35.0, setpoint=-18)
     assert again.reported == {"temperature": 4.0, "door": "shut"}

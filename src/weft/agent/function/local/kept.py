@@ -18,7 +18,7 @@ FILE = "local.json"
 _MOST_BYTES = 32 << 20
 
 
-class _Kept(msgspec.Struct, frozen=True):
+class _KeptFunctions(msgspec.Struct, frozen=True):
     functions: list[LocalFunction]
     version: int = 1
 
@@ -29,7 +29,7 @@ def read_kept(folder: Path) -> list[LocalFunction]:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise ValueError("it is too large")
-        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        kept = msgspec.json.decode(path.read_bytes(), type=_KeptFunctions)
         if kept.version != 1:
             raise ValueError(f"it is of version {kept.version}")
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def read_kept(folder: Path) -> list[LocalFunction]:
 def write_kept(folder: Path, functions: Iterable[LocalFunction]) -> None:
     """Keep these in place of what was kept. Raises OSError."""
     kept = [msgspec.structs.replace(one, recipe=_without_tickets(one.recipe)) for one in functions]
-    write_durably(folder / FILE, msgspec.json.encode(_Kept(kept)))
+    write_durably(folder / FILE, msgspec.json.encode(_KeptFunctions(kept)))
 
 
 def _without_tickets(recipe: Recipe) -> Recipe:

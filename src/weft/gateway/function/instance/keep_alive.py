@@ -35,7 +35,7 @@ class Talks(Protocol):
         """The node where instances of the recipe should be ready."""
 
 
-class _Kept(msgspec.Struct):
+class _KeptRecipe(msgspec.Struct):
     """One recipe that was invoked."""
 
     recipe: Recipe
@@ -55,20 +55,20 @@ class KeepAliveController:
 
     def __init__(self, clock: Clock, make: Callable[[], Learnt] = Learnt) -> None:
         self._clock, self._make = clock, make
-        self._kept: dict[str, _Kept] = {}  # by digest
+        self._kept: dict[str, _KeptRecipe] = {}  # by digest
         self._updated_at = clock.elapsed()
 
     def begin(self, recipe: Recipe, spec: FunctionSpec) -> None:
         kept = self._kept.get(recipe.digest)
         if kept is None:
-            kept = self._kept[recipe.digest] = _Kept(recipe, self._make(), spec)
+            kept = self._kept[recipe.digest] = _KeptRecipe(recipe, self._make(), spec)
         kept.definition = spec
         kept.under_way += 1
         kept.learnt.begin(self._clock.elapsed())
 
     def expect(self, recipe: Recipe, spec: FunctionSpec) -> None:
         """A recipe whose spec has instances ready, or keeps none: it counts before its first invocation."""
-        kept = self._kept.setdefault(recipe.digest, _Kept(recipe, self._make(), spec))
+        kept = self._kept.setdefault(recipe.digest, _KeptRecipe(recipe, self._make(), spec))
         kept.definition = spec
 
     def disconnect(self, node: str) -> None:
@@ -125,7 +125,7 @@ class KeepAliveController:
         for digest in digests:
             self._kept.pop(digest, None)
 
-    def _choose(self, kept: _Kept, now: float) -> Keep:
+    def _choose(self, kept: _KeptRecipe, now: float) -> Keep:
         seconds, ready = keep_alive_of(kept.definition), ready_of(kept.definition)
         choice = Choice(seconds) if seconds is not None else kept.learnt.choose(now)
         since = 0.0 if kept.under_way else now - kept.ended_at
@@ -135,7 +135,7 @@ class KeepAliveController:
             ready = self._learn_ready(kept, since, choice, is_due=is_due)
         return Keep(kept.recipe.digest, round(idle, 1), ready)
 
-    def _learn_ready(self, kept: _Kept, since: float, choice: Choice, *, is_due: bool) -> int:
+    def _learn_ready(self, kept: _KeptRecipe, since: float, choice: Choice, *, is_due: bool) -> int:
         """Clones of a template stay ready for as long as an idle instance would be kept, as many as were lately needed at once.
         Other instances cost as much ready as idle: one is started ahead of need where an idle one was ended early."""
         if kept.recipe.isolation != "vm":
