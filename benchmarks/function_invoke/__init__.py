@@ -25,7 +25,7 @@ from weft.client.context import Context
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Recipe
 from weft.drivers.function.process.driver import ProcessInstances
-from weft.protocol.invocations import Acknowledge, Answer, FromAgent, Invoke
+from weft.protocol.invocations import Acknowledge, FromAgent, InvocationAnswer, Invoke
 
 WEFT = str(Path(sys.executable).parent / "weft")
 CODE = "def handler(event, context):\n    return event\n"
@@ -49,7 +49,7 @@ class Direct:
 
     def __init__(self, lab: FunctionLab, recipe: Recipe) -> None:
         self._lab, self._recipe = lab, recipe
-        self._waiting: dict[str, asyncio.Future[Answer]] = {}
+        self._waiting: dict[str, asyncio.Future[InvocationAnswer]] = {}
         lab.functions.connect(self._hear)
 
     async def call(self) -> None:
@@ -60,7 +60,7 @@ class Direct:
         assert answer.payload == b'{"n": 1}', answer
 
     def _hear(self, message: FromAgent) -> None:
-        if isinstance(message, Answer):
+        if isinstance(message, InvocationAnswer):
             self._waiting.pop(message.id).set_result(message)
             self._lab.functions.take(Acknowledge(message.id))
 

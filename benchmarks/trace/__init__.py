@@ -19,7 +19,7 @@ from weft.api.request.trace import RequestTraces
 from weft.contracts.clock import SystemClock
 from weft.contracts.trace.span import Tracer
 from weft.gateway.function.invocation.traces import InvocationTraces
-from weft.protocol.invocations import Answer, Invoke
+from weft.protocol.invocations import InvocationAnswer, Invoke
 from weft.telemetry.spool import Spool
 
 ROUNDS, CALLS = 300, 50_000
@@ -51,7 +51,7 @@ def time_invocation(folder: Path, sample: float) -> float:
     gateway = InvocationTraces(Tracer("gateway", SystemClock(), Spool(folder / "gateway").put), sample)
     agent = ServedTraces(Tracer("node/n1", SystemClock(), Spool(folder / "agent").put))
     call = Invoke("id", "digest", b"{}", 3.0, "arn:weft:lambda:weft:default:function:echo")
-    answer = Answer("id", b"{}", seconds=0.001)
+    answer = InvocationAnswer("id", b"{}", seconds=0.001)
 
     def invoke() -> None:
         trace = gateway.begin("", "function/default/echo")

@@ -32,12 +32,12 @@ from weft.drivers.runtime.qemu.function.driver import SnapshotInstances
 from weft.images.recipes import ensure_bundle
 from weft.protocol.invocations import (
     Acknowledge,
-    Answer,
     Count,
     Define,
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationAnswer,
     InvocationRefused,
     Invoke,
     Prepare,
@@ -183,13 +183,15 @@ class FunctionLab:
         self.functions.take(Invoke(id, recipe.digest, payload, seconds or recipe.timeout, arn="arn:weft:x", tail=True))
         return id
 
-    async def answer(self, id: str, patience: float = 60.0) -> Answer:
-        found = await self.wait_for(lambda one: isinstance(one, (Answer, InvocationRefused)) and one.id == id, patience)
-        assert isinstance(found, Answer), found
+    async def answer(self, id: str, patience: float = 60.0) -> InvocationAnswer:
+        found = await self.wait_for(
+            lambda one: isinstance(one, (InvocationAnswer, InvocationRefused)) and one.id == id, patience
+        )
+        assert isinstance(found, InvocationAnswer), found
         self.functions.take(Acknowledge(id))
         return found
 
-    async def invoke(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> Answer:
+    async def invoke(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> InvocationAnswer:
         return await self.answer(self.ask(recipe, event, seconds=seconds))
 
     async def prepare(self, recipe: Recipe) -> Prepared:

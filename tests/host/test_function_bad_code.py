@@ -17,7 +17,7 @@ from tests.long import mark_long
 
 from weft.agent.function.output import BURST_BYTES, BYTES_PER_SECOND
 from weft.contracts.driver.function import Recipe
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -36,7 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("functions")
 
 
-async def invoke_bad(lab: FunctionLab, body: str, *, seconds: float = 5.0, **fields: object) -> tuple[Answer, Recipe]:
+async def invoke_bad(
+    lab: FunctionLab, body: str, *, seconds: float = 5.0, **fields: object
+) -> tuple[InvocationAnswer, Recipe]:
     """What becomes of a handler with that body; a neighbour is invoked beside it all the time, and its instance stays."""
     neighbour = lab.recipe({"app.py": NEIGHBOUR})
     first = await lab.invoke(neighbour, 0)

@@ -34,11 +34,11 @@ from weft.objects.identity import SERVER_NAME, new_uid, object_key
 from weft.protocol.frames import FrameType, encode_frame, encode_hello, receive_frame
 from weft.protocol.invocations import (
     Acknowledge,
-    Answer,
     Count,
     Define,
     FromAgent,
     InstanceState,
+    InvocationAnswer,
     InvocationRefused,
     Invoke,
     Keep,
@@ -63,7 +63,7 @@ Says = Callable[["PretendAgent", Invoke], FromAgent | None]
 
 
 def answer(agent: PretendAgent, invoke: Invoke) -> FromAgent | None:
-    return Answer(invoke.id, invoke.payload, seconds=0.001)
+    return InvocationAnswer(invoke.id, invoke.payload, seconds=0.001)
 
 
 class PretendAgent:
@@ -82,7 +82,7 @@ class PretendAgent:
         self.listed: list[ServeLocally] = []
         self.recipes: dict[str, Recipe] = {}
         self.begun: dict[str, str] = {}  # digests by id
-        self.answers: dict[str, Answer] = {}  # unheard
+        self.answers: dict[str, InvocationAnswer] = {}  # unheard
         self.printed: dict[int, Printed] = {}  # not written down, as far as it has heard
         self.standing = InstanceState(
             free_cpu=8, free_memory=8 * GIB, isolations={"process": "", "container": "no crun"}
@@ -115,7 +115,7 @@ class PretendAgent:
         self._writer.transport.abort()
 
     def say(self, message: FromAgent) -> None:
-        if isinstance(message, Answer):
+        if isinstance(message, InvocationAnswer):
             self.answers[message.id] = message
         elif isinstance(message, Printed):
             message = msgspec.structs.replace(message, serial=next(self._serials))

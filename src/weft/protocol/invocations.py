@@ -5,8 +5,8 @@ send messages: u32 length (big endian), then one msgpack document. In each direc
 always the invocation's request id, a UUID.
 
 An invocation begins at most once: the gateway asks another node only after ``InvocationRefused``, or if this one can't have
-received it. The agent keeps each ``Answer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first, the list
-of all invocations that it still has: any other is lost, and its caller gets an error.
+received it. The agent keeps each ``InvocationAnswer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first,
+the list of all invocations that it still has: any other is lost, and its caller gets an error.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class InvocationRefused(msgspec.Struct, frozen=True, tag="refused"):
     retry_after_seconds: float = 1.0
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
+class InvocationAnswer(msgspec.Struct, frozen=True, tag="answer"):
     """Message from the agent: how the invocation ended."""
 
     id: str
@@ -209,7 +209,7 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
 
 
 ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written | ServeLocally
-FromAgent = Prepared | InvocationRefused | Answer | Printed | InstanceState | InstanceStateChange | Underway
+FromAgent = Prepared | InvocationRefused | InvocationAnswer | Printed | InstanceState | InstanceStateChange | Underway
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 from tests.scenario.function_api_lab import ApiLab, api_lab
 
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 from weft.serving import protocol, server
 
 
@@ -229,7 +229,7 @@ async def test_a_caller_that_goes_leaves_nothing_behind(api: ApiLab, caplog: pyt
     await api.lab.until(lambda: not api.server.connections)
     assert api.server.bodies.total == 0
     with caplog.at_level(logging.ERROR):
-        agent.say(Answer(agent.invoked[0].id, b"1"))
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"1"))
         await api.lab.until(lambda: not api.server.tasks)
     assert caplog.records == [] and len(agent.invoked) == 1
 

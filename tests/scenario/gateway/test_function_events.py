@@ -34,7 +34,7 @@ from weft.launch.gateway import function_api
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.errors import Throttled, TooLarge, Unavailable, WeftError
 from weft.objects.identity import new_uid
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
 
 DAY = 86400.0
 
@@ -455,12 +455,12 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
         assert status == 202
         ids.add(headers["x-amzn-requestid"])
     await api.restart()
-    said = Answer("", b'{"errorType":"E","errorMessage":"odd"}', error="Unhandled", error_type="E")
+    said = InvocationAnswer("", b'{"errorType":"E","errorMessage":"odd"}', error="Unhandled", error_type="E")
 
-    def answer(agent: Any, invoke: Invoke) -> Answer:
+    def answer(agent: Any, invoke: Invoke) -> InvocationAnswer:
         if int(invoke.payload) % 2:
             return msgspec.structs.replace(said, id=invoke.id)
-        return Answer(invoke.id, b"1")
+        return InvocationAnswer(invoke.id, b"1")
 
     agent.says = answer
     await agent.stop()
@@ -483,7 +483,7 @@ async def test_events_are_run_after_a_restart_of_the_gateway_and_dead_letters_ar
     assert (await api.ask("POST", f"{path}:purge", Authorization=invoker))[0] == 403
     assert (await api.ask("GET", f"{path}:purge", Authorization=bearer))[0] == 405
     assert (await api.ask("POST", f"{path}:burn", Authorization=bearer))[0] == 404
-    agent.says = lambda agent, invoke: Answer(invoke.id, b"1")
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"1")
     assert json.loads((await api.ask("POST", f"{path}:redrive", Authorization=bearer))[2]) == {"count": 10}
     await api.lab.until(lambda: len(agent.heard) >= 30)
     assert await letters() == []

@@ -17,7 +17,7 @@ from weft.kinds.quota import QuotaSpec, QuotaStatus, quota_key
 from weft.objects.envelope import Envelope, merge_part
 from weft.objects.errors import Throttled
 from weft.objects.identity import new_uid
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ async def test_all_functions_of_a_project_share_what_runs_at_once(api: ApiLab) -
         part: {"function_concurrency": number} for part, number in (("used", 3), ("requested", 1), ("limit", 3))
     }
     assert error.retry_after_seconds == 1.0 and "weft quota show -p default" in (error.hint or "")
-    agent.say(Answer(agent.invoked[0].id, b"1"))
+    agent.say(InvocationAnswer(agent.invoked[0].id, b"1"))
     await lab.until(lambda: sum(call.done() for call in calls) == 3)
     calls.append(asyncio.ensure_future(lab.invoke("two")))
     await lab.until(lambda: len(agent.invoked) == 4)
@@ -94,12 +94,12 @@ async def test_a_limit_below_what_runs_ends_nothing_and_counts_at_once(api: ApiL
     assert (await refuse(lab, "two")).details["used"] == {"function_concurrency": 3}
     await limit(lab, 1, project="other")
     for invoke in agent.invoked:
-        agent.say(Answer(invoke.id, b"7"))
+        agent.say(InvocationAnswer(invoke.id, b"7"))
     assert [(await call).payload for call in calls] == [b"7"] * 3
     await limit(lab, 0)
     await refuse(lab, "one")
     await limit(lab, None)
-    agent.says = lambda agent, invoke: Answer(invoke.id, b"8")
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"8")
     assert (await lab.invoke("one")).payload == b"8"
 
 
@@ -113,8 +113,8 @@ async def test_the_next_gateway_counts_what_the_killed_one_began(api: ApiLab) ->
     await agent.start()
     await lab.until(lambda: lab.serves(agent))
     await refuse(lab, "two")
-    agent.say(Answer(agent.invoked[0].id, b"1"))
-    agent.says = lambda agent, invoke: Answer(invoke.id, b"2")
+    agent.say(InvocationAnswer(agent.invoked[0].id, b"1"))
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"2")
     await lab.until(lambda: lab.functions.dispatcher.running(lab.functions.catalogue.find("default", "one").uid) == 0)
     assert (await lab.invoke("two")).payload == b"2"
     lost.cancel()
@@ -136,7 +136,7 @@ async def test_callers_are_told_as_lambda_tells_them_and_events_wait(api: ApiLab
     assert (status, headers["retry-after"]) == (429, "1")
     accepted = await do(lambda: client.invoke(FunctionName="two", InvocationType="Event", Payload=b'"later"'))
     assert accepted["StatusCode"] == 202
-    agent.says = lambda agent, invoke: Answer(invoke.id, invoke.payload)
-    agent.say(Answer(agent.invoked[0].id, b"2"))
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, invoke.payload)
+    agent.say(InvocationAnswer(agent.invoked[0].id, b"2"))
     assert read(await under_way) == 2
     await lab.until(lambda: agent.invoked[-1].payload == b'"later"')

@@ -14,7 +14,7 @@ import pytest
 import uvloop
 from tests.scenario.function_api_lab import ApiLab, api_lab
 
-from weft.protocol.invocations import Answer, InvocationRefused
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ async def api(tmp_path: Path) -> AsyncIterator[ApiLab]:
 
 def give(api: ApiLab, document: Any, **more: Any) -> None:
     payload = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    api.lab.agents["n1"].says = lambda agent, invoke: Answer(invoke.id, payload, **more)
+    api.lab.agents["n1"].says = lambda agent, invoke: InvocationAnswer(invoke.id, payload, **more)
 
 
 def event(api: ApiLab) -> dict[str, Any]:

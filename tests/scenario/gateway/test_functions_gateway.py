@@ -21,7 +21,15 @@ from weft.objects.envelope import decode_envelope, merge_part
 from weft.objects.errors import NotFound, Throttled, TooLarge, Unavailable, Unplaceable, WeftError
 from weft.objects.identity import object_key
 from weft.protocol.function_counts import LEASE_PREFIX, read_counts
-from weft.protocol.invocations import Answer, Count, InvocationRefused, Invoke, Prepare, Prepared, ServeLocally
+from weft.protocol.invocations import (
+    Count,
+    InvocationAnswer,
+    InvocationRefused,
+    Invoke,
+    Prepare,
+    Prepared,
+    ServeLocally,
+)
 from weft.store.memory import MemoryStore
 from weft.trust.tickets import check_blob_ticket
 
@@ -118,13 +126,13 @@ async def test_concurrency_is_exact(tmp_path: Path) -> None:
         for call in done:
             with pytest.raises(Throttled, match="3 of at most 3 invocations run"):
                 call.result()
-        agent.say(Answer(agent.invoked[0].id, b"1"))
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"1"))
         await lab.until(lambda: sum(call.done() for call in calls) == 3)
-        agent.says = lambda agent, invoke: Answer(invoke.id, b"2")
+        agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"2")
         assert (await lab.invoke("hello")).payload == b"2"
         calls[-1].cancel()
         for invoke in agent.invoked[1:3]:
-            agent.say(Answer(invoke.id, b"1"))
+            agent.say(InvocationAnswer(invoke.id, b"1"))
         await lab.until(
             lambda: lab.functions.dispatcher.running(lab.functions.catalogue.find("default", "hello").uid) == 0
         )
@@ -138,8 +146,8 @@ async def test_a_caller_that_goes_away_frees_nothing_before_its_invocation_ends(
         call.cancel()
         with pytest.raises(Throttled):
             await lab.invoke("hello")
-        agent.say(Answer(agent.invoked[0].id, b"1"))
-        agent.says = lambda agent, invoke: Answer(invoke.id, b"2")
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"1"))
+        agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"2")
         await lab.until(lambda: agent.invoked[0].id in agent.heard)
         assert (await lab.invoke("hello")).payload == b"2"
 
@@ -200,8 +208,8 @@ async def test_answers_come_over_a_connection_that_was_lost(tmp_path: Path) -> N
         with pytest.raises(Unavailable) as lost:
             await calls[1]
         assert lost.value.token == "invocationLost" and "it may have run" in lost.value.message
-        agent.say(Answer(agent.invoked[0].id, b"late"))
-        agent.say(Answer(agent.invoked[0].id, b"twice"))
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"late"))
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"twice"))
         assert (await calls[0]).payload == b"late"
         assert len(agent.invoked) == 2
         await lab.until(lambda: agent.heard.count(agent.invoked[0].id) == 2)
@@ -215,7 +223,7 @@ async def test_an_answer_given_while_the_connection_was_away_arrives_with_the_ne
 
         def lose_and_answer(agent: PretendAgent, invoke: Invoke) -> None:
             agent.lose()
-            agent.answers[invoke.id] = Answer(invoke.id, b"kept")
+            agent.answers[invoke.id] = InvocationAnswer(invoke.id, b"kept")
 
         agent.says = lose_and_answer
         assert (await lab.invoke("hello")).payload == b"kept"
@@ -231,7 +239,7 @@ async def test_an_agent_that_was_killed_loses_what_it_had_and_nothing_runs_twice
         with pytest.raises(Unavailable, match="no longer knows this invocation"):
             await call
         await lab.until(lambda: lab.serves(agent))
-        agent.says = lambda agent, invoke: Answer(invoke.id, b"again")
+        agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"again")
         assert (await lab.invoke("hello")).payload == b"again"
         assert len(agent.invoked) == 2
 
@@ -247,9 +255,9 @@ async def test_a_gateway_that_was_killed_reads_all_again_and_prepares_nothing_tw
         await lab.until(lambda: lab.serves(agent))
         with pytest.raises(Throttled):  # what runs there still counts
             await lab.invoke("hello")
-        agent.say(Answer(before, b"to nobody"))
+        agent.say(InvocationAnswer(before, b"to nobody"))
         await lab.until(lambda: before in agent.heard)
-        agent.says = lambda agent, invoke: Answer(invoke.id, b"new")
+        agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"new")
         assert (await lab.invoke("hello")).payload == b"new"
         assert len(agent.prepared) == 1 and len(agent.invoked) == 2
 
@@ -328,7 +336,7 @@ async def test_a_silent_agent_is_given_up_in_time(tmp_path: Path, monkeypatch: p
         with pytest.raises(WeftError) as lost:
             await lab.invoke("hello")
         assert lost.value.token == "invocationLost" and "didn't answer in time" in lost.value.message
-        agent.say(Answer(agent.invoked[0].id, b"very late"))
+        agent.say(InvocationAnswer(agent.invoked[0].id, b"very late"))
         await lab.until(lambda: agent.invoked[0].id in agent.heard)
 
 
@@ -442,7 +450,7 @@ async def test_a_node_that_has_it_prepared_goes_before_one_that_has_more_room(tm
         await lab.until(lambda: sum(len(agent.invoked) for agent in agents.values()) == 4)
         assert len(prepared.invoked) == 4  # though each takes of its room
         for invoke in prepared.invoked:
-            prepared.say(Answer(invoke.id, b"1"))
+            prepared.say(InvocationAnswer(invoke.id, b"1"))
         await asyncio.gather(*calls)
 
 
@@ -645,7 +653,7 @@ async def test_what_is_counted_goes_on_over_restarts_of_the_gateway(
         told = lab.functions.record.read_metrics(function.uid, "default", "hello")
         assert (before.invocations, told.invocations, told.since) == (3, 4, before.since)
         assert told.starts == {"warm": 4} and told.latency.most >= before.latency.most
-        agent.says = lambda agent, invoke: Answer(invoke.id, b"{}", error="Unhandled", error_type="KeyError")
+        agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b"{}", error="Unhandled", error_type="KeyError")
         await lab.invoke("hello")
         await recorded(2, 1)
 

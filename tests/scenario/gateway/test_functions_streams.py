@@ -23,7 +23,7 @@ from weft.objects.envelope import Envelope
 from weft.objects.errors import InvalidInput
 from weft.protocol.devices import MOST_MESSAGE_BYTES, MOST_MESSAGES, DeviceMessage
 from weft.protocol.frames import Frame, FrameType
-from weft.protocol.invocations import Answer, Count, Printed
+from weft.protocol.invocations import Count, InvocationAnswer, Printed
 from weft.trust.tickets import sign_ticket
 
 
@@ -73,7 +73,7 @@ async def test_invoke_gives_the_answer_and_how_it_was(tmp_path: Path) -> None:
         assert told["requestId"] == agent.invoked[-1].id
         out, end = await call(lab, hello)
         assert out == b"{}" and agent.invoked[-1].payload == b"{}"  # nothing given is an empty event
-        agent.says = lambda agent, invoke: Answer(
+        agent.says = lambda agent, invoke: InvocationAnswer(
             invoke.id, b'{"errorType":"ValueError"}', "Unhandled", "ValueError", tail=b"last words\n"
         )
         out, end = await call(lab, hello, b"1", tail=True, timeout=2.0)

@@ -17,7 +17,7 @@ from tests.scenario.function_api_lab import ApiLab, api_lab, do, read
 
 from weft.gateway.function import dispatcher
 from weft.gateway.function.invocation import late_results
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
 from weft.serving import server
 
 
@@ -47,7 +47,7 @@ def refusal(raised: pytest.ExceptionInfo[ClientError]) -> tuple[int, str, str]:
 async def test_boto3_invokes_and_gets_the_answer_with_what_belongs_to_it(api: ApiLab) -> None:
     client = await make(api)
     agent = api.lab.agents["n1"]
-    agent.says = lambda agent, invoke: Answer(invoke.id, invoke.payload, tail=b"x" * 5000 + b"\nlast line\n")
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, invoke.payload, tail=b"x" * 5000 + b"\nlast line\n")
     context = base64.b64encode('{"custom": {"a": "b", "name": "Zoë"}}\n'.encode()).decode()
     told = await do(
         lambda: client.invoke(
@@ -85,7 +85,9 @@ async def test_a_function_goes_by_all_its_names(api: ApiLab, name: str) -> None:
 async def test_a_functions_own_error_is_told_as_lambda_tells_it(api: ApiLab, error: Any) -> None:
     client = await make(api)
     said = b'{"errorMessage":"no","errorType":"ValueError"}'
-    api.lab.agents["n1"].says = lambda agent, invoke: Answer(invoke.id, said, error=error, error_type="ValueError")
+    api.lab.agents["n1"].says = lambda agent, invoke: InvocationAnswer(
+        invoke.id, said, error=error, error_type="ValueError"
+    )
     told = await do(lambda: client.invoke(FunctionName="thumb"))
     assert (told["StatusCode"], told["FunctionError"], read(told)["errorType"]) == (200, error, "ValueError")
 
@@ -131,7 +133,7 @@ async def test_what_can_not_run_is_refused_by_lambdas_types(api: ApiLab) -> None
     with pytest.raises(client.exceptions.TooManyRequestsException) as raised:
         await do(lambda: client.invoke(FunctionName="thumb"))
     assert "1 of at most 1 invocations run" in refusal(raised)[2]
-    agent.say(Answer(next(iter(agent.begun)), b"2"))
+    agent.say(InvocationAnswer(next(iter(agent.begun)), b"2"))
     assert read(await under_way) == 2
 
 
@@ -159,7 +161,7 @@ async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     await api.lab.until(lambda: bool(agent.begun))
     await asyncio.sleep(1.5)
-    agent.say(Answer(agent.invoked[0].id, b'"once"'))
+    agent.say(InvocationAnswer(agent.invoked[0].id, b'"once"'))
     assert read(await asked) == "once" and len(agent.invoked) == 1
 
 
@@ -309,17 +311,17 @@ async def test_what_a_killed_gateway_began_is_not_run_again_by_the_sdks_retries(
     await api.lab.until(lambda: bool(agent.begun))
     id = agent.invoked[0].id
     if answered == "before":  # while there is no gateway to hear it
-        agent.answers[id] = Answer(id, b'"once"')
+        agent.answers[id] = InvocationAnswer(id, b'"once"')
     clock = await lose_the_gateway(api)
     await until_one_waits(api, clock)
     await start(api, "n1")
     clock.advance(late_results.STEP_SECONDS)  # its node is back
     if answered == "after":
         await until_one_waits(api, clock)
-        agent.say(Answer(id, b'"once"'))
+        agent.say(InvocationAnswer(id, b'"once"'))
     told = await ended(clock, asked)
     assert read(told) == "once" and told["ResponseMetadata"]["RequestId"] == id and len(agent.invoked) == 1
-    agent.says = lambda agent, invoke: Answer(invoke.id, b'"anew"')
+    agent.says = lambda agent, invoke: InvocationAnswer(invoke.id, b'"anew"')
     again = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
     assert read(await ended(clock, again)) == "anew"
 

@@ -10,7 +10,7 @@ from weft.contracts.clock import SystemClock
 from weft.contracts.trace.context import Context, read_traceparent, write_traceparent
 from weft.contracts.trace.span import Span, Tracer
 from weft.gateway.function.invocation.traces import InvocationTraces
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
 
 CALLER = Context("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7")
 ARN = "arn:weft:lambda:weft:shop:function:pay:live"
@@ -21,7 +21,7 @@ def make_call(traceparent: str) -> Invoke:
 
 
 def invoke(
-    traceparent: str, sample: float = 0.0, answer: Answer | InvocationRefused | None = None
+    traceparent: str, sample: float = 0.0, answer: InvocationAnswer | InvocationRefused | None = None
 ) -> tuple[dict[str, Span], str]:
     """The spans by name, and the traceparent that the code gets."""
     taken: list[Span] = []
@@ -32,8 +32,8 @@ def invoke(
     trace.note_sent("n1")
     served = ServedTraces(Tracer("node/n1", clock, taken.append))
     given = served.begin(make_call(trace.carried)).traceparent
-    served.end(answer or Answer("i1", b"{}", seconds=0.001))
-    served.end(Answer("unknown", b""))
+    served.end(answer or InvocationAnswer("i1", b"{}", seconds=0.001))
+    served.end(InvocationAnswer("unknown", b""))
     trace.end("", "warm")
     return {span.name: span for span in taken}, given
 
@@ -50,7 +50,8 @@ def test_a_caller_s_trace_goes_on_through_gateway_and_node_to_the_code() -> None
 
 def test_a_cold_start_and_a_refusal_are_told_apart() -> None:
     cold, _ = invoke(
-        write_traceparent(CALLER), answer=Answer("i1", b"{}", start="cold", init_seconds=0.0001, seconds=0.0001)
+        write_traceparent(CALLER),
+        answer=InvocationAnswer("i1", b"{}", start="cold", init_seconds=0.0001, seconds=0.0001),
     )
     assert cold["start instance (cold)"].parent == cold["serve"].id
     refused, _ = invoke(
@@ -83,5 +84,5 @@ def test_a_gateway_s_forged_context_is_not_recorded_by_the_node() -> None:
     served = ServedTraces(Tracer("node/n1", SystemClock(), taken.append))
     call = make_call(write_traceparent(CALLER._replace(sampled=False)))
     assert served.begin(call) is call
-    served.end(Answer("i1", b"{}"))
+    served.end(InvocationAnswer("i1", b"{}"))
     assert not taken

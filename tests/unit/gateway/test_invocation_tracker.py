@@ -25,7 +25,7 @@ from weft.gateway.function.invocation.tracker import (
     SendAck,
     SendInvoke,
 )
-from weft.protocol.invocations import Answer, Count, InstanceState, InvocationRefused, Invoke, Underway
+from weft.protocol.invocations import Count, InstanceState, InvocationAnswer, InvocationRefused, Invoke, Underway
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello", memory=100)
 OPEN = InstanceState(free_memory=1000, isolations={"process": ""}, recipes=["d"])
@@ -77,7 +77,7 @@ def test_a_warm_instance_goes_before_a_better_node_and_one_ready_before_none() -
     fleet.stand("b", InstanceState({"d": Count(ready=1)}, 0, 1000, {"process": ""}))
     asked = [tracker.begin(fly(str(n), "a", "b", "c"))[0] for n in range(2)]
     assert [ask.node for ask in asked if isinstance(ask, SendInvoke)] == ["c", "b"]  # c's only one is taken
-    tracker.receive("c", Answer("0", b""), 0)
+    tracker.receive("c", InvocationAnswer("0", b""), 0)
     ask = tracker.begin(fly("2", "a", "b", "c"))[0]
     assert isinstance(ask, SendInvoke) and ask.node == "c" and not ask.pending.cold
 
@@ -127,7 +127,7 @@ def test_a_second_answer_is_only_thanked_for() -> None:
     tracker = make("a")
     pending = fly("1", "a")
     tracker.begin(pending)
-    answer = Answer("1", b"x")
+    answer = InvocationAnswer("1", b"x")
     assert tracker.receive("a", answer, 0) == [Done(pending, answer), SendAck("a", "1", 1)]
     assert tracker.receive("a", answer, 0) == [LateResult("a", answer), SendAck("a", "1", 1)]
 
@@ -151,7 +151,10 @@ def test_what_a_gateway_before_this_one_began_counts_until_it_ends() -> None:
     connect(tracker, fleet_of(tracker), "a", Underway(["7", "8", "9"], ["d", "d", "of nothing"]))
     assert tracker.running("uid") == 2
     assert tracker.is_stray("7") and not tracker.is_stray("9")
-    assert tracker.receive("a", Answer("7", b""), 0) == [LateResult("a", Answer("7", b"")), SendAck("a", "7")]
+    assert tracker.receive("a", InvocationAnswer("7", b""), 0) == [
+        LateResult("a", InvocationAnswer("7", b"")),
+        SendAck("a", "7"),
+    ]
     assert tracker.running("uid") == 1 and not tracker.is_stray("7")
     connect(tracker, fleet_of(tracker), "a", Underway())
     assert tracker.running("uid") == 0
@@ -204,7 +207,7 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
                 id = draw.choice(sorted(has[node]))
                 if node in there:
                     for _ in range(draw.choice([1, 1, 2])):
-                        act(tracker.receive(node, Answer(id, b""), now))
+                        act(tracker.receive(node, InvocationAnswer(id, b""), now))
                 else:
                     unsaid[node].append(id)
             case "lose" if node in there:
@@ -223,7 +226,7 @@ def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(s
                 ids = sorted(has[node])
                 act(connect(tracker, fleet, node, Underway(ids, ["d"] * len(ids)), now))
                 for id in unsaid[node]:
-                    act(tracker.receive(node, Answer(id, b""), now))
+                    act(tracker.receive(node, InvocationAnswer(id, b""), now))
                 unsaid[node].clear()
             case "time":
                 now += draw.choice([0, 5, 40])

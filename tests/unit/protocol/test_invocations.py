@@ -14,11 +14,11 @@ from weft.objects.errors import InvalidInput
 from weft.protocol.invocations import (
     LENGTH,
     MAX_MESSAGE_BYTES,
-    Answer,
     Count,
     Define,
     InstanceState,
     InstanceStateChange,
+    InvocationAnswer,
     Invoke,
     apply_change,
     decode_from_agent,
@@ -47,7 +47,7 @@ async def test_messages_arrive_as_they_were_sent_and_in_order() -> None:
 
 def test_what_an_agent_says_is_read_back() -> None:
     for message in (
-        Answer("r1", b"{}", "Unhandled", "Function.TimedOut"),
+        InvocationAnswer("r1", b"{}", "Unhandled", "Function.TimedOut"),
         InstanceState({"d1": Count(1, 2, 3)}, 1.5, 7),
     ):
         assert decode_from_agent(encode(message)[LENGTH.size :]) == message
@@ -62,13 +62,13 @@ async def test_a_message_cut_in_the_middle_is_the_end() -> None:
 
 async def test_what_is_too_long_or_no_message_is_refused() -> None:
     with pytest.raises(InvalidInput):
-        encode(Answer("r1", bytes(MAX_MESSAGE_BYTES)))
+        encode(InvocationAnswer("r1", bytes(MAX_MESSAGE_BYTES)))
     reader = asyncio.StreamReader()
     reader.feed_data(LENGTH.pack(MAX_MESSAGE_BYTES + 1))
     with pytest.raises(InvalidInput):
         await receive(reader)
     with pytest.raises(InvalidInput):
-        decode_to_agent(encode(Answer("r1", b""))[LENGTH.size :])
+        decode_to_agent(encode(InvocationAnswer("r1", b""))[LENGTH.size :])
 
 
 COUNTS = st.builds(Count, *[st.integers(0, 2)] * 3).filter(lambda count: count != Count())

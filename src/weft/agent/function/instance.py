@@ -27,7 +27,7 @@ from weft.agent.function.output import OutputReader
 from weft.agent.function.runtime_api import Given, RuntimeApi
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import Instance, Recipe
-from weft.protocol.invocations import Answer, Invoke
+from weft.protocol.invocations import InvocationAnswer, Invoke
 
 log = logging.getLogger("weft.agent")
 StartKind = Literal["warm", "pool", "clone", "cold"]
@@ -39,7 +39,7 @@ class InstanceListener(Protocol):
     def on_up(self, running: RunningInstance) -> None:
         """It asks for its first invocation."""
 
-    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: InvocationAnswer) -> None:
         """Its invocation has ended, with a result or an error."""
 
     def on_free(self, running: RunningInstance) -> None:
@@ -68,7 +68,7 @@ class RunningInstance:
         self._given_at = 0.0
         self._fresh = True  # the next answer reports how it started
         self._alarm: asyncio.TimerHandle | None = None
-        self._held: Answer | None = None  # waits for the output before it
+        self._held: InvocationAnswer | None = None  # waits for the output before it
         self._sending: asyncio.Task[None] | None = None
         self._asked = False  # for another invocation, while one is held
         self._waiting: asyncio.Task[None] | None = None
@@ -184,7 +184,7 @@ class RunningInstance:
         if call is None or self._held is not None:
             return
         self._clear_alarm()
-        answer = Answer(
+        answer = InvocationAnswer(
             call.id,
             payload,
             error="Unhandled" if error_type else "",

@@ -22,7 +22,7 @@ from weft.agent.function.prewarm import Prewarmer, Send
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import HasTemplates, InstanceDriver, Isolation, Recipe
 from weft.objects.errors import WeftError
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke, Prepared, Printed
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke, Prepared, Printed
 
 if TYPE_CHECKING:  # loaded once an instance runs
     from weft.agent.function.instance import RunningInstance
@@ -237,7 +237,7 @@ class Instances:
             self._review()
         self._changed()
 
-    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: InvocationAnswer) -> None:
         if not running.over:  # it will ask for the next in a moment
             self.pool.free(running.id, self._clock.elapsed())
         if answer.start == "warm" or running.over:
@@ -245,7 +245,7 @@ class Instances:
         else:
             self._spawn(self._send_measured(running, answer))
 
-    async def _send_measured(self, running: RunningInstance, answer: Answer) -> None:
+    async def _send_measured(self, running: RunningInstance, answer: InvocationAnswer) -> None:
         await running.measure()
         self._send(msgspec.structs.replace(answer, most_memory=running.most_memory))
 
@@ -325,7 +325,11 @@ class Instances:
     def _fail_waiting(self, id: str, failure: Failure) -> None:
         call = self._waiting.pop(id, None)
         if call is not None:
-            self._send(Answer(call.id, failure.payload, error="Unhandled", error_type=failure.error_type, start="cold"))
+            self._send(
+                InvocationAnswer(
+                    call.id, failure.payload, error="Unhandled", error_type=failure.error_type, start="cold"
+                )
+            )
         for request in self._preparing.pop(id, ()):
             self._send(Prepared(request, True, failure.error_type, failure.message))
         self._changed()

@@ -21,12 +21,12 @@ from weft.contracts.driver.function import InstanceDriver, Isolation, Recipe
 from weft.protocol.heartbeat import Instances as InstancesCounted
 from weft.protocol.invocations import (
     Acknowledge,
-    Answer,
     Count,
     Define,
     Drop,
     FromAgent,
     InstanceState,
+    InvocationAnswer,
     InvocationRefused,
     Invoke,
     Keep,
@@ -54,12 +54,12 @@ class Functions:
         self.instances = Instances(drivers, parts, measure(), clock, self._on_message, self._schedule_state)
         self.isolations = self.instances.isolations
         self._digest_of: dict[str, str] = {}  # by pending invocation
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, InvocationAnswer] = {}
         self._unwritten = PendingOutput(clock)
         self.traces: ServedTraces | None = None
         self.local: LocalFunctions | None = None  # those that this node serves at an address of its own
         self._here: dict[
-            str, asyncio.Future[Answer | InvocationRefused]
+            str, asyncio.Future[InvocationAnswer | InvocationRefused]
         ] = {}  # by pending invocation that came that way
         self._defined: set[str] = set()  # recipes that the gateway may invoke
         self._send: Send | None = None
@@ -169,8 +169,8 @@ class Functions:
     def find_missing(self, isolation: str) -> str:
         return self.instances.missing(isolation)
 
-    def run_here(self, call: Invoke) -> asyncio.Future[Answer | InvocationRefused]:
-        waiting: asyncio.Future[Answer | InvocationRefused] = asyncio.get_running_loop().create_future()
+    def run_here(self, call: Invoke) -> asyncio.Future[InvocationAnswer | InvocationRefused]:
+        waiting: asyncio.Future[InvocationAnswer | InvocationRefused] = asyncio.get_running_loop().create_future()
         if (problem := self._refuse(call)) is not None:
             waiting.set_result(problem)
             return waiting
@@ -213,15 +213,15 @@ class Functions:
     def _on_message(self, message: FromAgent) -> None:
         """Pass on a message of the instances; answers and output are kept, and a refused invocation is no longer pending."""
         if (
-            isinstance(message, (Answer, InvocationRefused))
+            isinstance(message, (InvocationAnswer, InvocationRefused))
             and (waiting := self._here.pop(message.id, None)) is not None
         ):
             if not waiting.done():
                 waiting.set_result(message)
             return
-        if self.traces is not None and isinstance(message, (Answer, InvocationRefused)):
+        if self.traces is not None and isinstance(message, (InvocationAnswer, InvocationRefused)):
             self.traces.end(message)
-        if isinstance(message, Answer):
+        if isinstance(message, InvocationAnswer):
             self._answers[message.id] = message
         elif isinstance(message, InvocationRefused):
             self._digest_of.pop(message.id, None)

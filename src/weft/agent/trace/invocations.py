@@ -6,7 +6,7 @@ import msgspec
 
 from weft.contracts.trace.context import Context, new_span, read_traceparent, write_traceparent
 from weft.contracts.trace.span import Tracer, Value
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke
 
 MOST_TRACED = 10_000  # at the same time
 SERVER = 2  # the kind of a span that answers another machine
@@ -38,14 +38,14 @@ class ServedTraces:
         self._traced[call.id] = one
         return msgspec.structs.replace(call, traceparent=write_traceparent(Context(above.trace, one.running)))
 
-    def end(self, message: Answer | InvocationRefused) -> None:
+    def end(self, message: InvocationAnswer | InvocationRefused) -> None:
         one = self._traced.pop(message.id, None)
         if one is None:
             return
         record, now = self._tracer.record, self._tracer.clock.now()
         within = Context(one.above.trace, one.serving)
         error, attributes = "", dict[str, Value]()
-        if isinstance(message, Answer):
+        if isinstance(message, InvocationAnswer):
             error, attributes = message.error_type, {"weft.start": message.start}
             began = max(one.began, now - message.seconds)
             if message.init_seconds:

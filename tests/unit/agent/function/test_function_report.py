@@ -18,11 +18,11 @@ from weft.contracts.driver.function import Instance, Isolation, Ready, Recipe, R
 from weft.objects.errors import DriverFailed
 from weft.protocol.invocations import (
     Acknowledge,
-    Answer,
     Drop,
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationAnswer,
     Invoke,
     Printed,
     Written,
@@ -110,11 +110,11 @@ async def test_what_was_printed_is_told_on_each_connection_until_it_was_written_
     node.functions.disconnect(node.send)
     node.clock.advance(3.0)
     node.prints(b"said to nobody\n")
-    node.functions.instances.on_answer(Copy("d"), Answer("1", b"{}"))  # type: ignore[arg-type]
+    node.functions.instances.on_answer(Copy("d"), InvocationAnswer("1", b"{}"))  # type: ignore[arg-type]
     node.clock.advance(2.0)
     second = node.connects()
     assert [(one.text, one.age) for one in printed(second)] == [(lost.text, 5.0), (b"said to nobody\n", 2.0)]
-    assert [type(one) for one in second].index(Answer) > max(
+    assert [type(one) for one in second].index(InvocationAnswer) > max(
         n for n, one in enumerate(second) if isinstance(one, Printed)
     )
     node.functions.take(Written(printed(second)[-1].serial))

@@ -13,7 +13,7 @@ from weft.agent.function.instance import RunningInstance
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Recipe
 from weft.contracts.driver.sandbox import Ended
-from weft.protocol.invocations import Answer, Invoke
+from weft.protocol.invocations import InvocationAnswer, Invoke
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello")
 
@@ -49,12 +49,12 @@ class LateInstance:
 class Keeper:
     def __init__(self) -> None:
         self.told: list[str] = []
-        self.answers: list[Answer] = []
+        self.answers: list[InvocationAnswer] = []
 
     def on_up(self, running: RunningInstance) -> None:
         self.told.append("up")
 
-    def on_answer(self, running: RunningInstance, answer: Answer) -> None:
+    def on_answer(self, running: RunningInstance, answer: InvocationAnswer) -> None:
         self.told.append("answer")
         self.answers.append(answer)
 

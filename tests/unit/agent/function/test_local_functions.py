@@ -24,7 +24,7 @@ from weft.contracts.driver.function import Blob, Recipe
 from weft.launch.agent.functions import read_place
 from weft.objects.errors import InvalidInput, NotFound, Unavailable, WeftError
 from weft.objects.identity import Ref
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke, LocalFunction, ServeLocally
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke, LocalFunction, ServeLocally
 from weft.protocol.report import OpenedSecrets
 from weft.serving import protocol
 from weft.serving.server import listen
@@ -46,8 +46,8 @@ class Fabric:
         self.invoked: list[Invoke] = []
         self.begun: set[str] = set()  # invocations
         self.given_up: list[str] = []  # or asked to be
-        self.waiting: list[asyncio.Future[Answer | InvocationRefused]] = []
-        self.answer: Callable[[Invoke], Answer | InvocationRefused | None] = lambda call: Answer(
+        self.waiting: list[asyncio.Future[InvocationAnswer | InvocationRefused]] = []
+        self.answer: Callable[[Invoke], InvocationAnswer | InvocationRefused | None] = lambda call: InvocationAnswer(
             call.id, call.payload, seconds=0.5
         )
         self.events: list[tuple[str, str, str]] = []  # function, reason, message
@@ -77,9 +77,9 @@ class Fabric:
     def find_missing(self, isolation: str) -> str:
         return self.missing
 
-    def run_here(self, call: Invoke) -> asyncio.Future[Answer | InvocationRefused]:
+    def run_here(self, call: Invoke) -> asyncio.Future[InvocationAnswer | InvocationRefused]:
         self.invoked.append(call)
-        waiting: asyncio.Future[Answer | InvocationRefused] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[InvocationAnswer | InvocationRefused] = asyncio.get_running_loop().create_future()
         answer = self.answer(call)
         if answer is None:
             self.waiting.append(waiting)
@@ -219,7 +219,7 @@ async def test_what_runs_at_once_is_bounded_by_function_and_a_late_answer_frees_
     await node.until(lambda: len(node.fabric.waiting) == 2)
     status, body, _ = await node.post()
     assert (status, body["WeftReason"]) == (429, "tooManyRequests") and "2 of at most 2" in body["Message"]
-    node.fabric.waiting[0].set_result(Answer(node.fabric.invoked[0].id, b"1", error="Unhandled", seconds=1.0))
+    node.fabric.waiting[0].set_result(InvocationAnswer(node.fabric.invoked[0].id, b"1", error="Unhandled", seconds=1.0))
     node.fabric.waiting[1].set_result(
         InvocationRefused(node.fabric.invoked[1].id, "insufficientResources", "no memory")
     )
@@ -228,7 +228,7 @@ async def test_what_runs_at_once_is_bounded_by_function_and_a_late_answer_frees_
     assert (second[0], second[1]["WeftReason"]) == (503, "insufficientResources") and "no memory" in second[1][
         "Message"
     ]
-    node.fabric.answer = lambda call: Answer(call.id, b"{}")
+    node.fabric.answer = lambda call: InvocationAnswer(call.id, b"{}")
     assert (await node.post())[0] == 200
 
 
@@ -346,7 +346,7 @@ async def test_a_start_without_end_is_given_up_but_not_a_run_that_has_begun(
     await node.until(lambda: len(node.fabric.invoked) == 2)
     node.fabric.begun.add(node.fabric.invoked[1].id)
     await node.until(lambda: node.fabric.given_up.count(node.fabric.invoked[1].id) >= 2)
-    node.fabric.waiting[1].set_result(Answer(node.fabric.invoked[1].id, b"{}"))
+    node.fabric.waiting[1].set_result(InvocationAnswer(node.fabric.invoked[1].id, b"{}"))
     assert (await call)[0] == 200
 
 

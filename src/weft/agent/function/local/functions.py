@@ -36,7 +36,7 @@ from weft.objects.errors import (
     WeftError,
 )
 from weft.objects.identity import Ref
-from weft.protocol.invocations import Answer, InvocationRefused, Invoke, LocalFunction, ServeLocally
+from weft.protocol.invocations import InvocationAnswer, InvocationRefused, Invoke, LocalFunction, ServeLocally
 from weft.protocol.report import EventType, OpenedSecrets
 
 log = logging.getLogger("weft.agent")
@@ -66,7 +66,7 @@ class LocalInstances(Protocol):
     def find_missing(self, isolation: str) -> str:
         """Why instances of that isolation can't run here; "" if they can."""
 
-    def run_here(self, call: Invoke) -> asyncio.Future[Answer | InvocationRefused]:
+    def run_here(self, call: Invoke) -> asyncio.Future[InvocationAnswer | InvocationRefused]:
         """Run it once, now, or refuse it; the gateway hears nothing of it."""
 
     def give_up(self, call: str) -> bool:
@@ -245,7 +245,7 @@ class LocalFunctions:
             hint=f"weft function set {name[:80]} --local-node {self._node}, while the server can be reached",
         )
 
-    async def invoke(self, entry: Entry, payload: bytes) -> Answer:
+    async def invoke(self, entry: Entry, payload: bytes) -> InvocationAnswer:
         """Run it once. Raises Throttled, Unavailable (``codeNotKept``, ``insufficientResources`` …)."""
         running = sum(one.running for one in self._entries.values())
         if entry.running >= entry.function.most or running >= MOST_AT_ONCE:
@@ -272,7 +272,7 @@ class LocalFunctions:
         self._usage.count(ref, failed=bool(result.error), seconds=result.seconds)
         return result
 
-    async def _run(self, call: Invoke, entry: Entry) -> Answer | InvocationRefused:
+    async def _run(self, call: Invoke, entry: Entry) -> InvocationAnswer | InvocationRefused:
         """``seconds`` of ``call`` count from its begin, so the wait for an instance has a bound of its own. Raises Unavailable
         (``startTimedOut``)."""
         running = self._instances.run_here(call)

@@ -9,7 +9,7 @@ import msgspec
 
 from weft.gateway.function.definition.catalogue import Function
 from weft.objects.errors import InvalidInput
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 
 MOST_CONTEXT_BYTES = 3583 * 3 // 4  # Lambda bounds its base64 text
 
@@ -33,7 +33,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     traceparent: str = ""  # the caller's, as it came
 
 
-class InvocationOutcome(Answer, frozen=True, kw_only=True):
+class InvocationOutcome(InvocationAnswer, frozen=True, kw_only=True):
     """The function's answer, the ``version`` ($LATEST, 3) and the node."""
 
     version: str = "$LATEST"

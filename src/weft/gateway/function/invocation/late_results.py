@@ -13,7 +13,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.outcome import NameOf, lost_error, make_outcome
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 
 KEPT_SECONDS = 300.0
 KEPT_BYTES = 32 * 2**20
@@ -37,10 +37,10 @@ class LateResults:
         self._clock, self._fleet, self._is_stray, self._name_of = clock, fleet, is_stray, name_of
         self._find_expected = find_expected
         self._gathered_by = clock.elapsed() + GATHER_SECONDS
-        self._kept: OrderedDict[str, tuple[float, str, Answer]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, str, InvocationAnswer]] = OrderedDict()
         self._bytes = 0
 
-    def keep(self, node: str, answer: Answer) -> None:
+    def keep(self, node: str, answer: InvocationAnswer) -> None:
         """Keep a late result of ``node``."""
         self._take(answer.id)
         self._kept[answer.id] = (self._clock.elapsed(), node, answer)
@@ -75,7 +75,7 @@ class LateResults:
         """The nodes that haven't reported yet what they have under way."""
         return {uid for uid in self._find_expected() if (there := self._fleet.nodes.get(uid)) is None or not there.open}
 
-    def _take(self, id: str) -> tuple[str, Answer] | None:
+    def _take(self, id: str) -> tuple[str, InvocationAnswer] | None:
         """Remove the answer; the node and the answer."""
         kept = self._kept.pop(id, None)
         if kept is None:

@@ -11,13 +11,13 @@ from weft.gateway.function.instance.fleet import Fleet
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.function.invocation.tracker import PendingInvocation
 from weft.objects.errors import Throttled, TooLarge, Unavailable, Unplaceable
-from weft.protocol.invocations import Answer
+from weft.protocol.invocations import InvocationAnswer
 
 NameOf = Callable[[str], str]  # a node's name by uid
 MAX_REASONS = 5  # nodes that refused
 
 
-def make_outcome(answer: Answer, version: str, node: str) -> InvocationOutcome:
+def make_outcome(answer: InvocationAnswer, version: str, node: str) -> InvocationOutcome:
     return InvocationOutcome(**msgspec.structs.asdict(answer), version=version, node=node)
 
 

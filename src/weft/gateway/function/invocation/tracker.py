@@ -16,10 +16,10 @@ from weft.contracts.driver.function import Recipe
 from weft.gateway.function.definition.recipe import Owner
 from weft.gateway.function.instance.fleet import Fleet
 from weft.protocol.invocations import (
-    Answer,
     FromAgent,
     InstanceState,
     InstanceStateChange,
+    InvocationAnswer,
     InvocationRefused,
     Invoke,
     Prepared,
@@ -68,14 +68,14 @@ class SendAck(msgspec.Struct, frozen=True):
 
 class Done(msgspec.Struct, frozen=True):
     pending: PendingInvocation
-    answer: Answer
+    answer: InvocationAnswer
 
 
 class LateResult(msgspec.Struct, frozen=True):
     """An answer for which nobody waits any more."""
 
     node: str
-    answer: Answer
+    answer: InvocationAnswer
 
 
 class NoNode(msgspec.Struct, frozen=True):
@@ -150,7 +150,7 @@ class InvocationTracker:
     def receive(self, node: str, message: FromAgent, now: float) -> list[Instruction]:
         """Receive a message of ``node``. Returns what follows from it; ``Prepared`` and ``Printed`` need nothing here."""
         match message:
-            case Answer():
+            case InvocationAnswer():
                 return self._answered(node, message)
             case InvocationRefused():
                 return self._refused(node, message)
@@ -187,7 +187,7 @@ class InvocationTracker:
         serving.asked[pending.recipe.digest] += 1
         return SendInvoke(node, pending)
 
-    def _answered(self, node: str, answer: Answer) -> list[Instruction]:
+    def _answered(self, node: str, answer: InvocationAnswer) -> list[Instruction]:
         ack = SendAck(node, answer.id, len(answer.payload))
         pending = self._pending.get(answer.id)
         if pending is None or pending.node != node:
