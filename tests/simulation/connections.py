@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from tests.simulation.virtual_loop import Event, Part, block_on, either
-from weft.client.answer import Answer, raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.contracts.store import Absent, Batch, Entry, Lease, Page, Precondition, StoreFull, Write
 from weft.objects.errors import StoreUnavailable, Unavailable, WeftError
 from weft.serving.answer import Answer as Made
@@ -59,7 +59,9 @@ class Line:
         self._peer = Peer(node_uid, 0.0, 1e12, "") if node_uid else None
         self.streams: list[Stream] = []
 
-    async def exchange(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
+    async def exchange(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> ClientAnswer:
         """One request. Raises Unavailable when no answer comes, whether or not the API servers acted on it."""
         faults = self._faults
         await asyncio.sleep(faults.delay(0.01))
@@ -80,7 +82,7 @@ class Line:
         if faults.is_cut_off(self.who) or faults.hit("answer lost"):
             await asyncio.sleep(faults.delay(10.0))
             raise Unavailable("no answer")
-        return Answer(stream.status, stream.headers, b"".join(stream.pieces))
+        return ClientAnswer(stream.status, stream.headers, b"".join(stream.pieces))
 
     async def begin(self, path: str) -> Stream:
         """A GET whose answer goes on."""
@@ -100,7 +102,7 @@ class Line:
             await stream.more(part)
         if stream.status >= 400:
             await stream.complete(part)
-            raise_problem(Answer(stream.status, stream.headers, b"".join(stream.pieces)))
+            raise_problem(ClientAnswer(stream.status, stream.headers, b"".join(stream.pieces)))
         return stream
 
     async def read(self, stream: Stream) -> bytes:
@@ -196,12 +198,12 @@ class NodeHttp:
         self._line = line
         self.closed = Event()
 
-    def request(self, method: str, path: str, body: Any = None, **more: Any) -> Answer:
+    def request(self, method: str, path: str, body: Any = None, **more: Any) -> ClientAnswer:
         data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
-        answer: Answer = block_on(self._line.exchange(method, path, data, more.get("headers") or {}))
+        answer: ClientAnswer = block_on(self._line.exchange(method, path, data, more.get("headers") or {}))
         return answer
 
-    def begin(self, path: str) -> Callable[[], Answer]:
+    def begin(self, path: str) -> Callable[[], ClientAnswer]:
         return functools.partial(self.request, "GET", path)
 
     def stream(self, method: str, path: str) -> NodeStream:

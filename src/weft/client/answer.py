@@ -15,7 +15,7 @@ from weft.objects.errors import Unavailable, WeftError, error_from_dict
 _PIECE_BYTES = 65_536
 
 
-class Answer(msgspec.Struct, frozen=True):
+class ClientAnswer(msgspec.Struct, frozen=True):
     """A whole response; header names are in lower case."""
 
     status: int
@@ -70,7 +70,7 @@ class Stream:
         self.close()
 
 
-def raise_problem(answer: Answer) -> None:
+def raise_problem(answer: ClientAnswer) -> None:
     """Raise the error that an answer of status ≥ 400 carries; its request id stands in ``details``."""
     if answer.status < 400:
         return

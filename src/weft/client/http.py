@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from weft.client.answer import Answer, Stream, raise_problem, read_headers
+from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, Connection, Lost, Request, make_lost
 from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls, split_server
@@ -80,7 +80,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
         answer_seconds: float | None = None,
-    ) -> Answer:
+    ) -> ClientAnswer:
         """Send ``body`` (bytes, or data for JSON) to ``path`` and return the answer, whatever its status. ``answer_seconds`` is
         the bound instead of ``timeout_seconds`` on a connection just made: a kept one may lead nowhere.
 
@@ -90,7 +90,7 @@ class Http:
         self.on_request(sent)
         return self._carry_out(sent, timeout_seconds or self._timeout_seconds, answer_seconds)
 
-    def begin(self, path: str) -> Callable[[], Answer]:
+    def begin(self, path: str) -> Callable[[], ClientAnswer]:
         """Request ``path`` over a kept connection; the returned function waits for the answer, as ``request`` does. In between,
         the caller works while the server does."""
         sent = Request("GET", path, None, dict(self._headers))
@@ -103,7 +103,7 @@ class Http:
             connection.ask(sent)
         return functools.partial(self._finish, connection, sent, began)
 
-    def _finish(self, connection: Connection, sent: Request, began: float) -> Answer:
+    def _finish(self, connection: Connection, sent: Request, began: float) -> ClientAnswer:
         try:
             answer = self._receive(connection)
         except Lost:
@@ -111,7 +111,7 @@ class Http:
         self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
         return answer if _find_wait(answer) is None else self._carry_out(sent, self._timeout_seconds)
 
-    def _carry_out(self, sent: Request, timeout_seconds: float, answer_seconds: float | None = None) -> Answer:
+    def _carry_out(self, sent: Request, timeout_seconds: float, answer_seconds: float | None = None) -> ClientAnswer:
         deadline = self._clock.elapsed() + self._patience_seconds
         throttled_until = self._clock.elapsed() + MOST_THROTTLED_SECONDS
         pause = _FIRST_PAUSE_SECONDS
@@ -143,7 +143,7 @@ class Http:
                 self._note_version(received)
                 self.on_answer(sent, response.status, received, self._clock.elapsed() - began)
                 if response.status >= 400:
-                    raise_problem(Answer(response.status, read_headers(response), self._read(response)))
+                    raise_problem(ClientAnswer(response.status, read_headers(response), self._read(response)))
             except BaseException:
                 connection.hang_up()
                 raise
@@ -189,7 +189,7 @@ class Http:
             connection.hang_up()
             raise
 
-    def _exchange(self, request: Request, timeout_seconds: float, answer_seconds: float) -> Answer:
+    def _exchange(self, request: Request, timeout_seconds: float, answer_seconds: float) -> ClientAnswer:
         connection = self._take_idle(timeout_seconds)
         if connection is not None:
             try:
@@ -199,7 +199,7 @@ class Http:
                     raise
         return self._converse(self._dial(timeout_seconds, answer_seconds), request)
 
-    def _converse(self, connection: Connection, request: Request) -> Answer:
+    def _converse(self, connection: Connection, request: Request) -> ClientAnswer:
         try:
             connection.ask(request)
         except BaseException:
@@ -207,12 +207,12 @@ class Http:
             raise
         return self._receive(connection)
 
-    def _receive(self, connection: Connection) -> Answer:
+    def _receive(self, connection: Connection) -> ClientAnswer:
         """The whole answer; the connection is kept for the next request."""
         try:
             response = connection.receive()
             try:
-                answer = Answer(response.status, read_headers(response), self._read(response))
+                answer = ClientAnswer(response.status, read_headers(response), self._read(response))
             except BROKEN as problem:
                 raise make_lost(problem) from problem
         except BaseException:
@@ -307,7 +307,7 @@ class Http:
             self._open.discard(connection)
 
 
-def _find_wait(answer: Answer) -> float | None:
+def _find_wait(answer: ClientAnswer) -> float | None:
     """Seconds after which a request that was refused for the moment, and not begun, may be repeated; None for another answer."""
     after = answer.headers.get("retry-after", "")
     if answer.status != 429 or not after.isdecimal():

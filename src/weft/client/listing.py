@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from weft.client.answer import Answer, raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.http import Http
 from weft.objects.errors import CursorGone, WeftError
 
@@ -76,7 +76,7 @@ def _fetch_pages(http: Http, path: str, query: Mapping[str, str], read: Read | N
         page = _decode(path, coming())
 
 
-def _decode(path: str, answer: Answer) -> _Page:
+def _decode(path: str, answer: ClientAnswer) -> _Page:
     raise_problem(answer)
     try:
         return _pages.decode(answer.body)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import GATEWAY, ApiLab, make_image, make_vm, take_port
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.kinds.volume import VolumeStatus
@@ -151,7 +151,7 @@ def test_a_stale_generation_is_refused_and_status_writes_do_not_make_one_stale(v
 
 
 def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_read(vms: ApiLab) -> None:
-    def ask(method: str, path: str, tag: str, body: object = None) -> Answer:
+    def ask(method: str, path: str, tag: str, body: object = None) -> ClientAnswer:
         return vms.client.http.request(method, f"/v1/projects/default/{path}", body, headers={"If-Match": tag})
 
     made = vms.client.http.request("POST", "/v1/projects/default/vms", make_vm("web"))
@@ -186,7 +186,7 @@ def test_if_match_holds_each_way_of_changing_an_object_to_the_revision_that_was_
 
 
 def test_if_none_match_makes_only_what_is_not_there_and_tells_only_what_is_new(vms: ApiLab) -> None:
-    def ask(method: str, tag: str, body: object = None) -> Answer:
+    def ask(method: str, tag: str, body: object = None) -> ClientAnswer:
         return vms.client.http.request(method, "/v1/projects/default/vms/web", body, headers={"If-None-Match": tag})
 
     assert ask("PUT", "*", make_vm("web")).status == 201

@@ -22,7 +22,7 @@ from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.openapi import render
 from weft.client import Client, Context
-from weft.client.answer import Answer, raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import hash_ca
 from weft.client.tls import fetch_ca
 from weft.contracts.store import StoreFull
@@ -70,11 +70,11 @@ def is_whole(answer: bytes) -> bool:
     return length is not None and len(body) >= int(length[1])
 
 
-def send(lab: ApiLab, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+def send(lab: ApiLab, method: str, path: str, body: Any = None, **headers: str) -> ClientAnswer:
     return lab.client.http.request(method, path, body, headers=headers)
 
 
-def check_problem(answer: Answer, status: int, reason: str) -> dict[str, Any]:
+def check_problem(answer: ClientAnswer, status: int, reason: str) -> dict[str, Any]:
     problem: dict[str, Any] = answer.json()
     assert (answer.status, problem["reason"]) == (status, reason), problem
     assert answer.headers["content-type"] == "application/problem+json"

@@ -9,7 +9,7 @@ from tests.scenario.api.test_api_quotas import grant, vm
 from tests.scenario.api_lab import ApiLab
 
 from weft.client import Client
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.objects.errors import InvalidInput, Throttled
 
 
@@ -26,7 +26,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weft.client.http.MOST_THROTTLED_SECONDS", 0.0)
 
 
-def ask_until_refused(client: Client, path: str) -> Answer:
+def ask_until_refused(client: Client, path: str) -> ClientAnswer:
     """At one request a second, one of many at once is refused."""
     for _ in range(200):
         answer = client.http.request("GET", path)

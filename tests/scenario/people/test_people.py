@@ -18,7 +18,7 @@ from weft.api.auth.tokens import find_logins
 from weft.api.state.login_limits import USER_TRIES
 from weft.cli.app import run
 from weft.client import Client
-from weft.client.answer import Answer, raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context, read_context, write_context
 from weft.client.http import Http
 from weft.contracts.clock import SystemClock
@@ -57,7 +57,7 @@ def add_user(lab: ApiLab, name: str, password: str = PASSWORD, **spec: Any) -> N
     raise_problem(lab.client.http.request("POST", f"/v1/users/{name}:passwd", {"password": password}))
 
 
-def post_login(lab: ApiLab, user: str, password: str = PASSWORD, **more: Any) -> Answer:
+def post_login(lab: ApiLab, user: str, password: str = PASSWORD, **more: Any) -> ClientAnswer:
     http = Http(Context(server=lab.context.server, ca=lab.context.ca))
     try:
         return http.request("POST", "/v1/login", {"user": user, "password": password, **more})

@@ -14,7 +14,7 @@ from threading import Event
 import msgspec
 import pytest
 
-from weft.client.answer import Answer, raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.connection import Unanswered
 from weft.client.context import Context
 from weft.client.http import Http
@@ -162,14 +162,14 @@ def test_a_kept_connection_has_no_longer_for_its_answer_since_it_may_have_been_c
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'["reason"]', b'"reason"', b"{}", b"\xff"])
 def test_an_error_that_is_none_of_weft_s_is_told_by_its_status(body: bytes) -> None:
     with pytest.raises(WeftError, match="HTTP status 502") as caught:
-        raise_problem(Answer(502, {}, body))
+        raise_problem(ClientAnswer(502, {}, body))
     assert caught.value.details == {"status": 502}
 
 
 def test_an_error_in_prometheus_form_has_its_message() -> None:
     body = b'{"status":"error","errorType":"bad_data","error":"query is missing","reason":"invalidInput"}'
     with pytest.raises(InvalidInput, match="query is missing"):
-        raise_problem(Answer(400, {}, body))
+        raise_problem(ClientAnswer(400, {}, body))
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_an_error_in_prometheus_form_has_its_message() -> None:
 def test_parts_of_a_wrong_type_in_another_clusters_problem_are_left_out(odd: dict[str, object]) -> None:
     body = msgspec.json.encode({"reason": "notFound", "message": "no such replica", **odd})
     with pytest.raises(NotFound, match="no such replica") as caught:
-        raise_problem(Answer(404, {}, body))
+        raise_problem(ClientAnswer(404, {}, body))
     problem = caught.value
     assert (problem.hint, problem.field, problem.retry_after_seconds) == (None, None, None)
     assert problem.details == ({"request_id": odd["request_id"]} if "request_id" in odd else {})

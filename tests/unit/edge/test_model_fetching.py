@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.onnx_files import digest
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.contracts.clock import SystemClock
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
@@ -31,11 +31,11 @@ class _Clock(SystemClock):
 async def test_pauses_between_tries_grow_to_a_bound_and_the_others_are_fetched_all_the_same(tmp_path: Path) -> None:
     content, clock, asked = b"good", _Clock(), list[str]()
 
-    def request(method: str, path: str, **_: Any) -> Answer:
+    def request(method: str, path: str, **_: Any) -> ClientAnswer:
         asked.append(path.removeprefix("/v1/blobs/"))
         if not path.endswith(digest(content)):
             raise Unavailable("cut")
-        return Answer(206, {}, content)
+        return ClientAnswer(206, {}, content)
 
     async def change() -> None:
         pass
@@ -69,7 +69,7 @@ async def test_while_a_file_is_fetched_another_list_of_objects_is_applied(
     gateway = DeviceGateway({}, store, clock)
     is_fetching, may_go_on = threading.Event(), threading.Event()
 
-    def request(method: str, path: str, *_: Any, **__: Any) -> Answer:
+    def request(method: str, path: str, *_: Any, **__: Any) -> ClientAnswer:
         is_fetching.set()
         may_go_on.wait(60)
         raise Unavailable("cut")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.onnx_files import digest
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.edge.server.files import PARTIAL, PIECE_BYTES, ModelFiles
 from weft.objects.code_limits import MOST_BYTES
 from weft.objects.errors import DriverFailed, TooLarge, Unavailable, WeftError
@@ -23,16 +23,18 @@ class Server:
         self.content, self.is_endless, self.cut_after, self.asked = content, is_endless, cut_after, 0
         self.http = self
 
-    def request(self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str], **_: Any) -> Answer:
+    def request(
+        self, method: str, path: str, body: Any = None, *, headers: Mapping[str, str], **_: Any
+    ) -> ClientAnswer:
         first, last = (int(one) for one in headers["Range"].removeprefix("bytes=").split("-"))
         if self.asked == self.cut_after:
             raise Unavailable("the line is cut")
         self.asked += 1
         if self.is_endless:
-            return Answer(206, {}, bytes(last + 1 - first))
+            return ClientAnswer(206, {}, bytes(last + 1 - first))
         if first >= len(self.content):
-            return Answer(416, {}, b"")
-        return Answer(206, {}, self.content[first : last + 1])
+            return ClientAnswer(416, {}, b"")
+        return ClientAnswer(206, {}, self.content[first : last + 1])
 
 
 @pytest.mark.parametrize("size", [1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES * 2 + 7])

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from tests.witness_place import WitnessPlace
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.kinds.fields.cluster.link import WitnessToken, read_witness_token
@@ -36,7 +36,7 @@ WEFT = str(Path(sys.executable).with_name("weft"))
 
 
 class Place(WitnessPlace):
-    def send(self, secret: str, body: bytes, path: str = PATH) -> Answer:
+    def send(self, secret: str, body: bytes, path: str = PATH) -> ClientAnswer:
         http = Http(Context(server=self.url, ca=self.ca, token=secret, server_name=SERVER_NAME), timeout_seconds=60.0)
         try:
             return http.request("POST", path, body)

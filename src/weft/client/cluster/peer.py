@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.client.api import Client
 from weft.client.connection import Request
 from weft.client.context import Context
@@ -140,7 +140,7 @@ def _connect(context: Context, seconds: float) -> Iterator[Http]:
         http.close()
 
 
-def _refuse_status(answer: Answer, name: str) -> None:
+def _refuse_status(answer: ClientAnswer, name: str) -> None:
     if answer.status == 404:
         raise InvalidInput(
             f"{name} doesn't know links: its release is older", reason="linkProtocol", hint="update that cluster"
@@ -149,7 +149,7 @@ def _refuse_status(answer: Answer, name: str) -> None:
         raise Unavailable(f"{name} answers with HTTP status {answer.status}")
 
 
-def _read(answer: Answer, type_: type[T], name: str) -> T:
+def _read(answer: ClientAnswer, type_: type[T], name: str) -> T:
     try:
         return msgspec.json.decode(answer.body, type=type_)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -158,7 +158,7 @@ def _read(answer: Answer, type_: type[T], name: str) -> T:
         ) from None
 
 
-def _read_refusal(answer: Answer) -> WeftError | None:
+def _read_refusal(answer: ClientAnswer) -> WeftError | None:
     """Why the other cluster refuses it, in its words; None if that isn't an error of weft's."""
     try:
         problem = msgspec.json.decode(answer.body)

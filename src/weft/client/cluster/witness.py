@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
@@ -48,7 +48,7 @@ def ask_witness(link: WitnessLink, requests: Sequence[WitnessRequest]) -> list[W
         http.close()
 
 
-def _read(answer: Answer, peer: str) -> WitnessAnswer | WeftError:
+def _read(answer: ClientAnswer, peer: str) -> WitnessAnswer | WeftError:
     if answer.status == 401:
         raise NotAuthenticated("the witness doesn't know this cluster's secret any more")
     if answer.status in (429, 503) or answer.status >= 500:

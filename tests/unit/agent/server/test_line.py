@@ -15,7 +15,7 @@ from weft.agent.server.line import (
     SHORT_CEILING_SECONDS,
     Line,
 )
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.report import ReportBody
 
@@ -81,10 +81,10 @@ def test_any_answer_to_a_report_shows_that_the_line_works(status: int | None, wo
     class Http:
         closed = threading.Event()
 
-        def request(self, *given: Any, **more: Any) -> Answer:
+        def request(self, *given: Any, **more: Any) -> ClientAnswer:
             if status is None:
                 raise Unavailable("no weft server answers")
-            return Answer(status, {}, b"{}")
+            return ClientAnswer(status, {}, b"{}")
 
     client: Any = type("Client", (), {"http": Http()})()
     line = Line(SetClock())

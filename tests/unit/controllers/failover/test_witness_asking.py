@@ -10,7 +10,7 @@ from typing import cast
 import msgspec
 import pytest
 
-from weft.client.answer import Answer
+from weft.client.answer import ClientAnswer
 from weft.client.cluster import hold
 from weft.client.cluster import witness as client
 from weft.client.cluster.witness import WitnessLink
@@ -56,10 +56,10 @@ def test_a_witness_that_takes_too_long_for_all_is_asked_no_more_in_this_round(mo
     class SlowHttp:
         def __init__(self, *_: object, **__: object) -> None: ...
 
-        def request(self, *_: object) -> Answer:
+        def request(self, *_: object) -> ClientAnswer:
             now[0] += 7.0
             found = WitnessAnswer(answer=Promised(FIRST), epoch="e", is_armed=True)
-            return Answer(200, {}, msgspec.json.encode(found))
+            return ClientAnswer(200, {}, msgspec.json.encode(found))
 
         def close(self) -> None: ...
 
