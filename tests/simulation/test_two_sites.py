@@ -15,7 +15,7 @@ from weft.controllers.failover.arming import ArmingFacts, ArmingPlan, plan_armin
 from weft.failover.standby import find_taken
 from weft.failover.timing import CLUSTERS, find_least_promise
 from weft.failover.witness import Vote, receive_question
-from weft.protocol.failover.claim import Answer, Promised
+from weft.protocol.failover.claim import ClaimAnswer, Promised
 from weft.protocol.failover.witness import MOST_TURN
 
 SECONDS = 400.0
@@ -24,7 +24,7 @@ TO_WITNESS = ((PRIMARY, WITNESS), (WITNESS, PRIMARY))
 FROM_STANDBY = ((STANDBY, WITNESS), (WITNESS, STANDBY))
 
 
-def forget_turn(*given: Any) -> tuple[Vote, Answer]:
+def forget_turn(*given: Any) -> tuple[Vote, ClaimAnswer]:
     """The witness's answer to a question, as if it were of the newest turn."""
     vote, site, named, seconds, now, fresh, _ = given
     return receive_question(vote, site, named, seconds, now, fresh, MOST_TURN)

@@ -29,7 +29,7 @@ from weft.failover.witness import (
     receive_return,
 )
 from weft.kinds.replication import ReplicationActions, ReplicationMarks, ReplicationSpec
-from weft.protocol.failover.claim import Answer, Claim, Generation
+from weft.protocol.failover.claim import Claim, ClaimAnswer, Generation
 from weft.protocol.failover.stamp import write_stamp
 from weft.protocol.failover.witness import WitnessAnswer
 
@@ -385,7 +385,7 @@ class World:
         elif unused and unused != self.returned:
             self.returned, self.renewals = unused, self.renewals + 1
 
-    def _take(self, asked: Question, answer: Answer, turn: int) -> None:
+    def _take(self, asked: Question, answer: ClaimAnswer, turn: int) -> None:
         claim = find_taken(asked, self.renewals, answer, self.returned)
         if self._at < self.refuses_take_over_until:
             return
@@ -423,7 +423,7 @@ class World:
 
         self._send(site, WITNESS, arrive)
 
-    def _say(self, site: str, answer: Answer, vote: Vote | None, hear: Callable[[WitnessAnswer], None]) -> None:
+    def _say(self, site: str, answer: ClaimAnswer, vote: Vote | None, hear: Callable[[WitnessAnswer], None]) -> None:
         said = WitnessAnswer(answer=answer, epoch="", is_armed=False)
         if vote is not None:
             said = replace(said, is_armed=vote.is_armed, turn=vote.record.turn, is_used=vote.record.is_taken)

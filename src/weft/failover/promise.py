@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec.structs import replace
 
-from weft.protocol.failover.claim import Answer, Claim, Conflict, Newer, Promised
+from weft.protocol.failover.claim import Claim, ClaimAnswer, Conflict, Newer, Promised
 
 
 class Promise(msgspec.Struct, frozen=True):
@@ -29,7 +29,7 @@ def extend_promise(promise: Promise, seconds: float, now: float) -> Promise:
     return replace(promise, seconds=seconds, until=now + seconds)
 
 
-def compare_claims(known: Claim, named: Claim) -> Answer | None:
+def compare_claims(known: Claim, named: Claim) -> ClaimAnswer | None:
     """The answer to a claim that isn't the newest; None if it is the known one, or newer."""
     if known.is_newer_than(named):
         return Newer(known)
@@ -38,7 +38,7 @@ def compare_claims(known: Claim, named: Claim) -> Answer | None:
     return Conflict(known)
 
 
-def renew_promise(promise: Promise, named: Claim, seconds: float, now: float) -> tuple[Promise, Answer]:
+def renew_promise(promise: Promise, named: Claim, seconds: float, now: float) -> tuple[Promise, ClaimAnswer]:
     """The answer to a primary that renews its lease. A claim that is newer than what the voter knows is taken over: only the
     witness's grant, or people, make one."""
     if (refusal := compare_claims(promise.claim, named)) is not None:

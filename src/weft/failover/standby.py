@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Granted, Newer
+from weft.protocol.failover.claim import Claim, ClaimAnswer, ClaimRefused, Granted, Newer
 from weft.protocol.failover.witness import WitnessAnswer
 
 
@@ -40,7 +40,7 @@ def may_ask(silence: Silence, now: float) -> bool:
     return now >= silence.until
 
 
-def find_taken(asked: Question, renewals: int, answer: Answer, returned: str) -> Claim | None:
+def find_taken(asked: Question, renewals: int, answer: ClaimAnswer, returned: str) -> Claim | None:
     """Claim by which this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
     doesn't, and asks again later. The witness repeats a grant that was not used. ``returned``: of the generation that is being
     given back, which is used no more."""

@@ -17,7 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from weft.failover.promise import Promise, begin_promise, compare_claims, extend_promise, renew_promise
-from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Generation, Granted, Newer
+from weft.protocol.failover.claim import Claim, ClaimAnswer, ClaimRefused, Generation, Granted, Newer
 
 SITES = 2
 
@@ -62,7 +62,7 @@ def doubt_vote(vote: Vote) -> Vote:
 
 def receive_claim(
     vote: Vote | None, site: str, named: Claim, seconds: float, now: float, turn: int = 0
-) -> tuple[Vote, Answer]:
+) -> tuple[Vote, ClaimAnswer]:
     """A site says which claim it knows. Of the primary this renews its lease. ``turn``: no copy that was told before takes
     over."""
     vote = _note_claim(vote, site, named, seconds, now)
@@ -78,7 +78,7 @@ def receive_claim(
 
 def receive_question(
     vote: Vote | None, site: str, named: Claim, seconds: float, now: float, fresh_id: str, turn: int = 0
-) -> tuple[Vote, Answer]:
+) -> tuple[Vote, ClaimAnswer]:
     """A site, which knows the claim ``named``, asks whether it may be primary. ``fresh_id``: random, for the next generation;
     ``turn``: in which it was told to."""
     vote = _note_claim(vote, site, named, seconds, now)
@@ -102,7 +102,7 @@ def receive_question(
 
 def receive_return(
     vote: Vote | None, site: str, named: Claim, granted: str, seconds: float, now: float
-) -> tuple[Vote, Answer]:
+) -> tuple[Vote, ClaimAnswer]:
     """A site gives back the generation with the id ``granted``, which followed ``named``: nothing there will use it. From now on
     the witness grants nothing for a whole promise, as after a start."""
     vote = _note_claim(vote, site, named, seconds, now)
@@ -115,7 +115,7 @@ def receive_return(
     return Vote(former, max(vote.until, now + longest)), ClaimRefused("returned", longest)
 
 
-def inspect_claim(vote: Vote | None, named: Claim) -> Answer:
+def inspect_claim(vote: Vote | None, named: Claim) -> ClaimAnswer:
     """Inspect the claim of a site whose store was restored: what it names may be old, so it confirms nothing."""
     return (compare_claims(vote.record.claim, named) if vote is not None else None) or ClaimRefused("notHolder")
 

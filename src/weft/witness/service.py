@@ -25,7 +25,7 @@ from weft.failover.witness import (
     receive_return,
 )
 from weft.objects.errors import Forbidden, InvalidInput, NotAuthenticated
-from weft.protocol.failover.claim import MOST_GENERATION, Answer
+from weft.protocol.failover.claim import MOST_GENERATION, ClaimAnswer
 from weft.protocol.failover.witness import MOST_REQUEST_BYTES, WitnessAnswer, WitnessRequest
 from weft.witness.votes import read_votes, write_votes
 
@@ -80,7 +80,7 @@ class Witness:
         self._heard.setdefault(key, {})[site] = now
         return self._answer(answer, after, now)
 
-    def _answer(self, answer: Answer, vote: Vote | None, now: float) -> WitnessAnswer:
+    def _answer(self, answer: ClaimAnswer, vote: Vote | None, now: float) -> WitnessAnswer:
         if vote is None:
             return WitnessAnswer(answer=answer, epoch=self.epoch, is_armed=False)
         return WitnessAnswer(
@@ -118,7 +118,7 @@ class Witness:
     def count(self) -> Counts:
         return Counts(len(self._sites), len(self._votes), sum(vote.is_armed for vote in list(self._votes.values())))
 
-    def _decide(self, vote: Vote | None, site: str, request: WitnessRequest, now: float) -> tuple[Vote, Answer]:
+    def _decide(self, vote: Vote | None, site: str, request: WitnessRequest, now: float) -> tuple[Vote, ClaimAnswer]:
         if vote is not None and request.epoch not in ("", self.epoch):
             vote = doubt_vote(vote)
         claim, seconds, turn = request.claim, request.seconds, request.turn

@@ -19,7 +19,16 @@ from weft.failover.witness import (
     receive_return,
 )
 from weft.objects.errors import InvalidInput
-from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Conflict, Generation, Granted, Newer, Promised
+from weft.protocol.failover.claim import (
+    Claim,
+    ClaimAnswer,
+    ClaimRefused,
+    Conflict,
+    Generation,
+    Granted,
+    Newer,
+    Promised,
+)
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST = Claim(Generation(1, "first"), "a")
@@ -36,7 +45,7 @@ def vote() -> Vote:
     return vote
 
 
-def ask(vote: Vote | None, now: float, fresh_id: str = "x") -> tuple[Vote, Answer]:
+def ask(vote: Vote | None, now: float, fresh_id: str = "x") -> tuple[Vote, ClaimAnswer]:
     return receive_question(vote, "b", FIRST, LASTS, now, fresh_id)
 
 
@@ -108,7 +117,7 @@ def test_two_claims_of_one_number_refuse_each_other_and_people_decide() -> None:
     ],
 )
 def test_only_the_promise_of_an_armed_witness_confirms_a_primary(
-    answer: Answer, is_armed: bool, confirms: bool
+    answer: ClaimAnswer, is_armed: bool, confirms: bool
 ) -> None:
     assert is_confirmed(FIRST, WitnessAnswer(answer=answer, epoch="e", is_armed=is_armed)) is confirms
 
@@ -132,7 +141,7 @@ def test_a_standby_asks_once_the_primary_was_silent_for_a_promise_by_its_own_clo
         Granted(replace(FIRST, holder="b")),  # no newer generation
     ],
 )
-def test_nothing_but_a_grant_of_the_next_generation_makes_a_primary(answer: Answer) -> None:
+def test_nothing_but_a_grant_of_the_next_generation_makes_a_primary(answer: ClaimAnswer) -> None:
     assert find_taken(Question(7, FIRST, "b"), 7, answer, "") is None
 
 
@@ -180,7 +189,7 @@ def test_a_copy_that_was_told_in_an_earlier_turn_is_granted_nothing(vote: Vote) 
     ],
 )
 def test_the_witness_s_word_counts_only_for_the_very_turn(
-    turn: int, known: int, is_armed: bool, answer: Answer, is_so: bool
+    turn: int, known: int, is_armed: bool, answer: ClaimAnswer, is_so: bool
 ) -> None:
     said = WitnessAnswer(answer=answer, epoch="", is_armed=is_armed, turn=known)
     assert is_retired(FIRST, said, turn) is is_so

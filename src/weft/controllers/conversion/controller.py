@@ -14,7 +14,13 @@ import msgspec
 
 from weft.contracts.journal import Event
 from weft.controllers.allocation.active import find_active
-from weft.controllers.conversion.facts import Answer, ConversionFacts, ConversionOutcome, KnownImage, WorkloadFacts
+from weft.controllers.conversion.facts import (
+    ConversionFacts,
+    ConversionOutcome,
+    KnownImage,
+    PlacementAnswer,
+    WorkloadFacts,
+)
 from weft.controllers.conversion.plan import plan_conversion
 from weft.controllers.loop import Plan
 from weft.controllers.workload.handover import plan_claims, read_place
@@ -229,14 +235,16 @@ def _find_question(view: View, item: Item) -> Item | None:
     return view.get(object_key("recommendation", item.envelope.project, item.envelope.name))
 
 
-def _read_answer(view: View, item: Item) -> Answer | None:
+def _read_answer(view: View, item: Item) -> PlacementAnswer | None:
     question = _find_question(view, item)
     if question is None:
         return None
     if question.envelope.owner != item.envelope.ref:
-        return Answer(True, "unknown")  # without an answer the new workload may wait for a place while nothing runs
+        return PlacementAnswer(
+            True, "unknown"
+        )  # without an answer the new workload may wait for a place while nothing runs
     answer = question.status(RecommendationStatus)
-    return Answer(answer.phase != "Pending", answer.best, answer.reason, answer.message)
+    return PlacementAnswer(answer.phase != "Pending", answer.best, answer.reason, answer.message)
 
 
 def _read_image(item: Item, project: str | None) -> KnownImage:

@@ -47,7 +47,7 @@ class KnownImage(msgspec.Struct, frozen=True):
     registry_secret: str = ""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class PlacementAnswer(msgspec.Struct, frozen=True):
     """The scheduler's answer: where it would place the new workload."""
 
     given: bool
@@ -63,7 +63,7 @@ class ConversionFacts(msgspec.Struct, frozen=True, kw_only=True):
     old: WorkloadFacts | None  # None: it doesn't exist (any more)
     new: WorkloadFacts | None
     images: tuple[KnownImage, ...] = ()
-    answer: Answer | None = None  # None: the scheduler has not been asked
+    answer: PlacementAnswer | None = None  # None: the scheduler has not been asked
     old_uid: str = ""
     taken: bool = False  # another object has the new workload's name
     rival: str = ""  # an older Conversion of either workload

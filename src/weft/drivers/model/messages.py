@@ -42,7 +42,7 @@ class Stage(msgspec.Struct, tag="stage", omit_defaults=True):
     is_crowded: bool = False
 
 
-class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
+class ModelAnswer(msgspec.Struct, tag="answer", omit_defaults=True):
     """An answer to the gateway. ``y`` is None if there is no number."""
 
     n: int
@@ -51,10 +51,10 @@ class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
 
 
 read_from_gateway = msgspec.json.Decoder(Begin | Ask).decode
-read_from_process = msgspec.json.Decoder(Stage | Answer).decode
+read_from_process = msgspec.json.Decoder(Stage | ModelAnswer).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def frame(message: Begin | Ask | Stage | Answer) -> bytes:
+def frame(message: Begin | Ask | Stage | ModelAnswer) -> bytes:
     body = _encode(message)
     return len(body).to_bytes(4, "big") + body

@@ -17,7 +17,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.edge.model_runner import ModelFile
-from weft.drivers.model.messages import MOST_BYTES, Answer, Ask, Begin, Loading, Stage, frame, read_from_process
+from weft.drivers.model.messages import MOST_BYTES, Ask, Begin, Loading, ModelAnswer, Stage, frame, read_from_process
 from weft.objects.errors import Unavailable
 
 MOST_WAITING = 256  # questions without an answer
@@ -135,7 +135,7 @@ class RunnerProcess(asyncio.Protocol):
                 message = read_from_process(body)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 return self.kill()  # it says something else: it isn't trusted any more
-            if isinstance(message, Answer):
+            if isinstance(message, ModelAnswer):
                 self._take_answer(message)
             else:
                 self._take_stage(message)
@@ -145,7 +145,7 @@ class RunnerProcess(asyncio.Protocol):
         self.ended.set()
         self._note_end()
 
-    def _take_answer(self, answer: Answer) -> None:
+    def _take_answer(self, answer: ModelAnswer) -> None:
         if not self.waiting or self.waiting[0][0] != answer.n:
             return self.kill()  # it answers in order, or it isn't itself any more
         self.waiting.popleft()

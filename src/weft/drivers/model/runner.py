@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 
 from weft.drivers.model.confinement import confine
-from weft.drivers.model.messages import MOST_BYTES, Answer, Ask, Begin, Loading, Stage, frame, read_from_gateway
+from weft.drivers.model.messages import MOST_BYTES, Ask, Begin, Loading, ModelAnswer, Stage, frame, read_from_gateway
 from weft.objects.code_limits import MIB
 from weft.objects.code_limits import MOST_BYTES as MOST_FILE_BYTES
 from weft.objects.errors import InvalidInput, WeftError
@@ -133,7 +133,7 @@ def serve(parent: int, descriptor: int) -> None:
         if isinstance(ask, Ask):
             asked = loaded[ask.model]
             value, problem = asked.run(ask.x) if asked is not None else (None, "it isn't loaded")
-            connection.sendall(frame(Answer(ask.n, value, problem)))
+            connection.sendall(frame(ModelAnswer(ask.n, value, problem)))
 
 
 def _read(file: int) -> bytes:

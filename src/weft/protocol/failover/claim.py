@@ -60,4 +60,4 @@ class ClaimRefused(msgspec.Struct, frozen=True, tag="refused"):
     seconds: float = 0.0  # after which it may be another answer
 
 
-Answer = Promised | Granted | Newer | Conflict | ClaimRefused
+ClaimAnswer = Promised | Granted | Newer | Conflict | ClaimRefused

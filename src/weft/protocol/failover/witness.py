@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from weft.protocol.failover.claim import Answer, Claim, Name
+from weft.protocol.failover.claim import Claim, ClaimAnswer, Name
 
 PATH = "/v1/witness"  # POST, with the site's secret as a bearer token
 MOST_REQUEST_BYTES = 4096
@@ -34,7 +34,7 @@ class WitnessRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WitnessAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    answer: Answer
+    answer: ClaimAnswer
     epoch: Epoch  # the history of the witness's file
     is_armed: bool  # a take-over could be granted once nothing is promised
     held_seconds: float = 0.0  # for which the witness still helps nobody but the holder

@@ -20,7 +20,7 @@ MODEL = "ortools.sat.python.cp_model"
 MOST_CELLS = 200_000  # items × bins; a larger model takes longer to build than any decision may
 
 
-class Answer(msgspec.Struct, frozen=True):
+class SolverAnswer(msgspec.Struct, frozen=True):
     bins: Whole | None  # of each item; None: no answer was found
     proven: bool  # there is no answer, or none with fewer bins
 
@@ -34,7 +34,7 @@ def can_solve(problem: Problem) -> bool:
     return is_installed() and int(problem.allowed.sum()) <= MOST_CELLS
 
 
-def find_any(problem: Problem, apart: Sequence[Sequence[int]], seconds: float) -> Answer:
+def find_any(problem: Problem, apart: Sequence[Sequence[int]], seconds: float) -> SolverAnswer:
     """A bin for each item such that none overflows and no two items of a set in ``apart`` share one."""
     cp, model, cells = _write_model(problem)
     for items in apart:
@@ -45,7 +45,7 @@ def find_any(problem: Problem, apart: Sequence[Sequence[int]], seconds: float) -
     return _solve(cp, model, cells, seconds)
 
 
-def find_fewest(problem: Problem, used: Flags, hint: Whole | None, seconds: float) -> Answer:
+def find_fewest(problem: Problem, used: Flags, hint: Whole | None, seconds: float) -> SolverAnswer:
     """Find the fewest bins; those in ``used`` cost nothing. Begins at ``hint``, an answer that is known."""
     cp, model, cells = _write_model(problem)
     begun = {int(b): model.new_bool_var("") for b in np.flatnonzero(~used)}
@@ -88,15 +88,15 @@ def _write_model(problem: Problem) -> tuple[Any, Any, dict[tuple[int, int], Any]
     return cp, model, cells
 
 
-def _solve(cp: Any, model: Any, cells: dict[tuple[int, int], Any], seconds: float) -> Answer:
+def _solve(cp: Any, model: Any, cells: dict[tuple[int, int], Any], seconds: float) -> SolverAnswer:
     solver = cp.CpSolver()
     solver.parameters.max_time_in_seconds = seconds
     solver.parameters.num_workers = 1
     solver.parameters.random_seed = 1
     status = solver.solve(model)
     if status == cp.INFEASIBLE:
-        return Answer(None, True)
+        return SolverAnswer(None, True)
     if status not in (cp.OPTIMAL, cp.FEASIBLE):
-        return Answer(None, False)
+        return SolverAnswer(None, False)
     placed = [(item, bin_) for (item, bin_), cell in cells.items() if solver.boolean_value(cell)]
-    return Answer(np.asarray([bin_ for _, bin_ in sorted(placed)], dtype=np.int64), status == cp.OPTIMAL)
+    return SolverAnswer(np.asarray([bin_ for _, bin_ in sorted(placed)], dtype=np.int64), status == cp.OPTIMAL)

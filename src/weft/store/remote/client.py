@@ -24,7 +24,6 @@ from weft.store.remote.wire import (
     MAX_CALL_BYTES,
     PAGE_ENTRIES,
     WINDOW_BYTES,
-    Answer,
     Call,
     CommitCall,
     Committed,
@@ -42,11 +41,12 @@ from weft.store.remote.wire import (
     ListCall,
     Listed,
     ReleaseCall,
+    StoreAnswer,
     WatchCall,
     Watched,
 )
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=StoreAnswer)
 
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -199,8 +199,8 @@ class _Link(FrameProtocol):
         self.lost = False
         self.watches: dict[int, _Watch] = {}
         self._path = path
-        self._decode = msgspec.msgpack.Decoder(Answer).decode
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
+        self._decode = msgspec.msgpack.Decoder(StoreAnswer).decode
+        self._waiting: dict[int, asyncio.Future[StoreAnswer]] = {}
         self._last_id = 0
 
     def connection_lost(self, problem: Exception | None) -> None:
@@ -216,9 +216,9 @@ class _Link(FrameProtocol):
         self._last_id += 1
         return self._last_id
 
-    async def ask(self, call: Call) -> Answer:
+    async def ask(self, call: Call) -> StoreAnswer:
         """The answer to ``call``; raises what the server raised, or LinkLost."""
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[StoreAnswer] = asyncio.get_running_loop().create_future()
         self.send(call)
         self._waiting[call.id] = future
         try:

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.contracts.store import Compacted, LimitExceeded, PreconditionFailed, StoreFull
 from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError, error_from_dict
-from weft.store.remote.wire import Answer, Call, Failed
+from weft.store.remote.wire import Call, Failed, StoreAnswer
 
 _ERRORS: dict[str, type[WeftError]] = {
     cls.__name__: cls for cls in (Compacted, LimitExceeded, StoreFull, StoreUnavailable, InvalidInput)
@@ -42,7 +42,7 @@ HEAD_BYTES = 4
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode_frame(message: Call | Answer) -> bytes:
+def encode_frame(message: Call | StoreAnswer) -> bytes:
     """One message as a frame; raises OverflowError above 4 GiB."""
     body = _encoder.encode(message)
     return len(body).to_bytes(HEAD_BYTES, "big") + body

@@ -25,7 +25,6 @@ from weft.store.remote.frames import HEAD_BYTES, FrameProtocol, encode_frame, er
 from weft.store.remote.wire import (
     MAX_CALL_BYTES,
     WINDOW_BYTES,
-    Answer,
     Call,
     CommitCall,
     Committed,
@@ -42,6 +41,7 @@ from weft.store.remote.wire import (
     ListCall,
     Listed,
     ReleaseCall,
+    StoreAnswer,
     WatchCall,
     Watched,
 )
@@ -153,7 +153,7 @@ class _Connection(FrameProtocol):
             self._calls_in_hand -= 1
             self._pace()
 
-    async def _perform(self, call: Call) -> Answer:
+    async def _perform(self, call: Call) -> StoreAnswer:
         store = self._store
         match call:
             case CommitCall():

@@ -144,4 +144,4 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     current_revision: int | None = None
 
 
-Answer = Done | Committed | Got | Listed | Watched | Granted | LeasesFound | Failed
+StoreAnswer = Done | Committed | Got | Listed | Watched | Granted | LeasesFound | Failed

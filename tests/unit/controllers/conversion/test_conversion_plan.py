@@ -7,7 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.controllers.conversion.facts import Answer, ConversionFacts, HandoverFacts, KnownImage, WorkloadFacts, is_well
+from weft.controllers.conversion.facts import (
+    ConversionFacts,
+    HandoverFacts,
+    KnownImage,
+    PlacementAnswer,
+    WorkloadFacts,
+    is_well,
+)
 from weft.controllers.conversion.plan import STEADY_SECONDS, plan_conversion
 from weft.controllers.conversion.prepare import choose_image
 from weft.controllers.conversion.rollback import MOST_ENDS, RETURN_SECONDS
@@ -31,7 +38,7 @@ def container(wish: dict[str, Any] | None = None, **side: Any) -> WorkloadFacts:
     return WorkloadFacts(**{"what": "container/web", "spec": spec, "status": status, "generation": 1, **side})
 
 
-FITS = Answer(True, "n1")
+FITS = PlacementAnswer(True, "n1")
 
 
 def facts(**given: Any) -> ConversionFacts:
@@ -139,8 +146,8 @@ def test_nothing_is_touched_before_the_scheduler_has_a_node_for_what_would_be_ma
     known = facts(old=old, images=(image("i", f"oci://{WEB}:1", ONE),), answer=None)
     asked = plan_conversion(known)
     assert isinstance(asked.asks, VmSpec) and asked.asks.volumes == ["data"]
-    waits = plan_conversion(msgspec.structs.replace(known, status=asked.status, answer=Answer(False)))
-    no = Answer(True, "", "insufficientResources", "needs much")
+    waits = plan_conversion(msgspec.structs.replace(known, status=asked.status, answer=PlacementAnswer(False)))
+    no = PlacementAnswer(True, "", "insufficientResources", "needs much")
     refused = plan_conversion(msgspec.structs.replace(known, status=asked.status, answer=no))
     for outcome in (asked, waits, refused):
         assert (outcome.old, outcome.make) == (None, None)

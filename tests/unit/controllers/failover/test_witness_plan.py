@@ -11,7 +11,16 @@ from weft.informer.view import Item
 from weft.kinds.replica import REPLICA, ReplicaMarks, ReplicaSpec
 from weft.kinds.replication import REPLICATION, ReplicationSpec
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError
-from weft.protocol.failover.claim import Answer, Claim, ClaimRefused, Conflict, Generation, Granted, Newer, Promised
+from weft.protocol.failover.claim import (
+    Claim,
+    ClaimAnswer,
+    ClaimRefused,
+    Conflict,
+    Generation,
+    Granted,
+    Newer,
+    Promised,
+)
 from weft.protocol.failover.witness import WitnessAnswer
 
 FIRST, SECOND = Claim(Generation(1, "a"), "east"), Claim(Generation(2, "b"), "west")
@@ -58,7 +67,7 @@ def test_a_promoted_replica_is_confirmed_by_the_witness_alone_since_its_source_n
     ],
 )
 def test_each_answer_is_put_into_one_word(
-    answer: Answer, is_armed: bool, held: float, is_standby: bool, reason: str
+    answer: ClaimAnswer, is_armed: bool, held: float, is_standby: bool, reason: str
 ) -> None:
     heard = WitnessAnswer(answer=answer, epoch="e", is_armed=is_armed, held_seconds=held)
     said = plan_condition(make_group(is_standby=is_standby), heard, "west")

@@ -15,8 +15,8 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.process.messages import (
-    Answer,
     Call,
+    DriverAnswer,
     Note,
     frame,
     raise_answered,
@@ -51,7 +51,7 @@ class ProcessDriver:
         self._listener: Listener | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._calls: dict[int, asyncio.Future[Answer]] = {}
+        self._calls: dict[int, asyncio.Future[DriverAnswer]] = {}
         self._number = 0
         self._found: list[Found] = []
         self._discovering: asyncio.Task[None] | None = None
@@ -121,7 +121,7 @@ class ProcessDriver:
         if self._writer is not None:
             self._writer.write(frame(call))
 
-    async def _call(self, call: Call, *, is_first: bool = False) -> Answer:
+    async def _call(self, call: Call, *, is_first: bool = False) -> DriverAnswer:
         """Raises Unavailable where the process has no answer, and what the driver raised."""
         if (self._problem and not is_first) or self._writer is None:
             raise Unavailable(self._problem or "its driver's process has ended")
@@ -131,7 +131,7 @@ class ProcessDriver:
         try:
             self._writer.write(frame(call))
             async with asyncio.timeout(self._answer_seconds):
-                answer: Answer = await future
+                answer: DriverAnswer = await future
         except TimeoutError:
             raise Unavailable(f"its driver's process doesn't answer within {self._answer_seconds:g} s") from None
         finally:
@@ -212,8 +212,8 @@ class ProcessDriver:
                 return
             await self._clock.sleep(self._ping_seconds)
 
-    def _take(self, message: Answer | Note) -> None:
-        if isinstance(message, Answer):
+    def _take(self, message: DriverAnswer | Note) -> None:
+        if isinstance(message, DriverAnswer):
             future = self._calls.get(message.number)
             if future is not None and not future.done():
                 future.set_result(message)

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 
 from weft.contracts.device import DeviceDriver, Value
-from weft.drivers.device.process.messages import Answer, Call, Note, answer_error, frame, read_call, read_frame
+from weft.drivers.device.process.messages import Call, DriverAnswer, Note, answer_error, frame, read_call, read_frame
 from weft.objects.errors import InvalidInput
 
 MOST_MEMORY = 1 << 30  # of the process: what a peer sends can't take the machine's
@@ -89,20 +89,20 @@ async def _answer(driver: DeviceDriver, call: Call, writer: asyncio.StreamWriter
     writer.write(frame(answer))
 
 
-async def _perform(driver: DeviceDriver, call: Call) -> Answer:
+async def _perform(driver: DeviceDriver, call: Call) -> DriverAnswer:
     match call.do:
         case "probe":
-            return Answer(call.number, await driver.probe())
+            return DriverAnswer(call.number, await driver.probe())
         case "discover":
-            return Answer(call.number, found=await driver.discover())
+            return DriverAnswer(call.number, found=await driver.discover())
         case "connect" if call.thing is not None:
             await driver.connect(call.thing)
         case "disconnect":
             await driver.disconnect(call.uid)
         case "read":
-            return Answer(call.number, values=await driver.read(call.uid, call.names))
+            return DriverAnswer(call.number, values=await driver.read(call.uid, call.names))
         case "write":
             await driver.write(call.uid, call.id, call.values, call.seconds)
         case _:
             raise InvalidInput(f"{call.do[:40]!r} is not a call")
-    return Answer(call.number)
+    return DriverAnswer(call.number)

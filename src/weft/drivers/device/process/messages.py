@@ -28,7 +28,7 @@ class Call(msgspec.Struct, tag="call", omit_defaults=True):
     seconds: float = 0.0
 
 
-class Answer(msgspec.Struct, tag="answer", omit_defaults=True):
+class DriverAnswer(msgspec.Struct, tag="answer", omit_defaults=True):
     """An answer to the gateway. ``error``: the name of the exception that the call raised, with its words."""
 
     number: int
@@ -49,12 +49,12 @@ class Note(msgspec.Struct, tag="note", omit_defaults=True):
     name: str = ""
 
 
-FromDriver = Answer | Note
+FromDriver = DriverAnswer | Note
 read_call = msgspec.json.Decoder(Call).decode
 read_from_driver = msgspec.json.Decoder(FromDriver).decode
 
 
-def frame(message: Call | Answer | Note) -> bytes:
+def frame(message: Call | DriverAnswer | Note) -> bytes:
     body = msgspec.json.encode(message)
     return len(body).to_bytes(4, "big") + body
 
@@ -68,13 +68,13 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
         return b""
 
 
-def answer_error(number: int, failure: Exception) -> Answer:
+def answer_error(number: int, failure: Exception) -> DriverAnswer:
     if not isinstance(failure, WeftError):
-        return Answer(number, f"the driver failed: {type(failure).__name__}", error="DriverFailed")
+        return DriverAnswer(number, f"the driver failed: {type(failure).__name__}", error="DriverFailed")
     name = next((name for name, one in _ERRORS.items() if isinstance(failure, one)), "DriverFailed")
-    return Answer(number, shorten(failure.message, 500), error=name, hint=shorten(failure.hint or "", 200))
+    return DriverAnswer(number, shorten(failure.message, 500), error=name, hint=shorten(failure.hint or "", 200))
 
 
-def raise_answered(answer: Answer) -> None:
+def raise_answered(answer: DriverAnswer) -> None:
     if answer.error:
         raise _ERRORS.get(answer.error, DriverFailed)(answer.words, hint=answer.hint)

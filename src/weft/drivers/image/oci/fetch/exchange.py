@@ -40,7 +40,7 @@ class Broken(Exception):
         self.kind, self.message = kind, message
 
 
-class Answer:
+class RegistryAnswer:
     """The head of an answer; ``body`` is read once and to its end, or the connection can't be used any more."""
 
     def __init__(self, head: dict[str, Any], body: AsyncIterator[bytes]) -> None:
@@ -64,7 +64,7 @@ class Exchange:
         self._process: asyncio.subprocess.Process | None = None
 
     @asynccontextmanager
-    async def ask(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
+    async def ask(self, request: dict[str, Any]) -> AsyncIterator[RegistryAnswer]:
         """Raises Broken, also from the answer's body."""
         process = self._process = self._process or await self._start()
         whole = False
@@ -80,7 +80,7 @@ class Exchange:
             kind, head = await self._frame(process, until)
             if kind != b"H":
                 raise Broken("ended", "the fetch process sent an invalid answer")
-            answer = Answer(json.loads(head), self._body(process))
+            answer = RegistryAnswer(json.loads(head), self._body(process))
             yield answer
             async for _ in answer.body:
                 raise Broken("badAnswer", "it sends more than was requested")
@@ -187,7 +187,7 @@ class Exchanges:
         self._closed = False
 
     @asynccontextmanager
-    async def ask(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
+    async def ask(self, request: dict[str, Any]) -> AsyncIterator[RegistryAnswer]:
         async with self._places:
             exchange = self._idle.pop() if self._idle else Exchange(self.patience, self._own_file, self._reach)
             try:

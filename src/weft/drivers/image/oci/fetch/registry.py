@@ -17,7 +17,7 @@ import msgspec
 from weft.contracts.driver.image import RegistryCredentials
 from weft.drivers.image.oci.documents import INDEX_TYPES, MANIFEST_TYPES, MOST_DOCUMENT_BYTES, Descriptor
 from weft.drivers.image.oci.fetch.challenge import basic, pick, read_challenges, token_url
-from weft.drivers.image.oci.fetch.exchange import Answer, Broken, Exchanges
+from weft.drivers.image.oci.fetch.exchange import Broken, Exchanges, RegistryAnswer
 from weft.objects.errors import Forbidden, NotAuthenticated, NotFound
 from weft.objects.image.reference import DIGEST, ImageReference
 
@@ -82,7 +82,9 @@ class Registry:
         await self._exchanges.close()
 
     @asynccontextmanager
-    async def _ask(self, method: str, url: str, what: str, more: dict[str, str] | None = None) -> AsyncIterator[Answer]:
+    async def _ask(
+        self, method: str, url: str, what: str, more: dict[str, str] | None = None
+    ) -> AsyncIterator[RegistryAnswer]:
         """The answer, after tokens and redirects. Raises also NotFound, NotAuthenticated, Forbidden."""
         headers = {"Accept": _ACCEPT if "/manifests/" in url else "*/*", **(more or {})}
         home, redirects, showed = urlsplit(url).netloc, 0, False
@@ -185,7 +187,7 @@ def _redirected(url: str, location: str, redirects: int) -> str:
     return fresh
 
 
-async def _pass_over(answer: Answer) -> None:
+async def _pass_over(answer: RegistryAnswer) -> None:
     """Drop the body of an error: a registry may put anything there."""
     await answer.read(1 << 16)
 
