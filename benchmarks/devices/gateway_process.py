@@ -20,7 +20,7 @@ import weft.launch.edge.main  # noqa: F401  # for what it loads: it is in the me
 from benchmarks.devices.fleet import PASSWORD, Outcome, name_device
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Value
-from weft.drivers.device.mqtt.client import Entry
+from weft.drivers.device.mqtt.client import MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.edge.broker.broker import Broker
 from weft.edge.broker.config import GATEWAY, Bounds, Listening, make_username
@@ -66,7 +66,7 @@ async def serve(folder: Path, port: int, count: int, rules: int) -> None:
     broker.put_devices(
         [("default", name) for name in names], {make_username("default", name): hashed for name in names}
     )
-    driver = MqttDriver(lambda: Entry(broker.path, GATEWAY, broker.password), clock)
+    driver = MqttDriver(lambda: MqttLogin(broker.path, GATEWAY, broker.password), clock)
     gateway = CountingGateway({"mqtt": driver}, TwinStore(folder), clock)
     devices = {f"uid-{name}": Device(f"uid-{name}", "default", name, "cold") for name in names}
     await gateway.put_devices(devices, {("default", "cold"): MODEL})

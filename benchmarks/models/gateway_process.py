@@ -18,7 +18,7 @@ import weft.launch.edge.main  # noqa: F401  # for what it loads: it is in the me
 from benchmarks.models.fleet import DEVICE, PASSWORD, Outcome
 from weft.contracts.clock import SystemClock
 from weft.contracts.edge.model_runner import ModelFile
-from weft.drivers.device.mqtt.client import Entry
+from weft.drivers.device.mqtt.client import MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.broker.broker import Broker
@@ -41,7 +41,7 @@ async def serve(folder: Path, port: int) -> None:
     broker = Broker(folder / "broker", Listening(port=port), Bounds(), clock)
     hashed = broker.renew_hash("", PASSWORD)
     broker.put_devices([("default", DEVICE)], {make_username("default", DEVICE): hashed})
-    driver = MqttDriver(lambda: Entry(broker.path, GATEWAY, broker.password), clock)
+    driver = MqttDriver(lambda: MqttLogin(broker.path, GATEWAY, broker.password), clock)
     supervisor = ModelSupervisor(make_model_command, clock)
     gateway = DeviceGateway({"mqtt": driver}, TwinStore(folder), clock, rate=1000.0, runner=supervisor)
     await gateway.put_devices({"u": Device("u", "default", DEVICE, "cold")}, {("default", "cold"): MODEL})

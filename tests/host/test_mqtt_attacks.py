@@ -19,7 +19,7 @@ from tests.conformance.device_contract import ONE, OTHER, RecordingListener
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Thing, Value
-from weft.drivers.device.mqtt.client import Entry, MqttClient
+from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.driver import CLIENT, MqttDriver
 from weft.drivers.device.mqtt.packets import CONNACK, DISCONNECT, PUBLISH, Reader, write_connect, write_publish
 from weft.edge.broker import broker as under_test
@@ -88,7 +88,9 @@ class Site:
                 await asyncio.sleep(0.05)
 
     def make_client(self, user: str, password: str, name: str = "any") -> MqttClient:
-        client = MqttClient(name, lambda: Entry(("127.0.0.1", self.port), user, password), [], lambda _: None, clock)
+        client = MqttClient(
+            name, lambda: MqttLogin(("127.0.0.1", self.port), user, password), [], lambda _: None, clock
+        )
         self.tasks.append(asyncio.create_task(client.keep()))
         return client
 
@@ -99,8 +101,8 @@ class Site:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def enter(broker: Broker) -> Entry:
-    return Entry(broker.path, GATEWAY, broker.password)
+def enter(broker: Broker) -> MqttLogin:
+    return MqttLogin(broker.path, GATEWAY, broker.password)
 
 
 class Raw:

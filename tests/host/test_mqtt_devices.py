@@ -20,7 +20,7 @@ from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, 
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.device import Found, Thing, Value
-from weft.drivers.device.mqtt.client import Entry, MqttClient
+from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.device.mqtt.packets import Publish
 from weft.edge.broker.broker import Broker
@@ -38,7 +38,7 @@ class MqttDevice:
         self.root, self.values, self.done, self.got = root, dict[str, Value](), set[str](), list[bytes]()
         self.client = MqttClient(
             thing.name,
-            lambda: Entry(("127.0.0.1", port), f"{thing.project}.{thing.name}", password),
+            lambda: MqttLogin(("127.0.0.1", port), f"{thing.project}.{thing.name}", password),
             [f"{root}/command"],
             self._take,
             clock,
@@ -72,8 +72,8 @@ class MqttDevice:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-def enter(broker: Broker) -> Entry:
-    return Entry(broker.path, GATEWAY, broker.password)
+def enter(broker: Broker) -> MqttLogin:
+    return MqttLogin(broker.path, GATEWAY, broker.password)
 
 
 class MosquittoPeer:
@@ -109,7 +109,7 @@ class MosquittoPeer:
             "model": found.model,
         }
         birth = msgspec.json.encode({"unique_id": found.address, "device": device})
-        stranger = MqttClient("s", lambda: Entry(("127.0.0.1", self.open_port), "", ""), [], print, clock)
+        stranger = MqttClient("s", lambda: MqttLogin(("127.0.0.1", self.open_port), "", ""), [], print, clock)
         keeping = asyncio.create_task(stranger.keep())
         await until(lambda: stranger.is_connected)
         await stranger.publish(f"homeassistant/sensor/{found.address}/config", birth, retain=True)

@@ -27,7 +27,7 @@ from weft.client import Client
 from weft.client.context import hash_ca
 from weft.client.function_code import upload_code
 from weft.contracts.clock import SystemClock
-from weft.drivers.device.mqtt.client import Entry, MqttClient
+from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.packets import Publish
 from weft.kinds.device import DeviceReport
 from weft.kinds.model import ModelReport, NodeRuns
@@ -81,7 +81,7 @@ class Site:
         self.changed = asyncio.Event()
         self.device = MqttClient(
             "cold-1",
-            lambda: Entry(("127.0.0.1", self.port), "default.cold-1", "quite secret"),
+            lambda: MqttLogin(("127.0.0.1", self.port), "default.cold-1", "quite secret"),
             ["weft/default/cold-1/command"],
             self._obey,
             SystemClock(),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.agent.flow.folded import HOUR, MINUTE, MOST_OF_HOUR, OTHERS, Entry, Interval, condense
+from weft.agent.flow.folded import HOUR, MINUTE, MOST_OF_HOUR, OTHERS, FlowEntry, Interval, condense
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
@@ -147,7 +147,7 @@ def _check(interval: Interval, now: float) -> Interval:
     return interval
 
 
-def _is_possible(entry: Entry) -> bool:
+def _is_possible(entry: FlowEntry) -> bool:
     key = entry.key
     counts = (entry.sent_bytes, entry.received_bytes, entry.sent_packets, entry.received_packets)
     return (

@@ -25,7 +25,7 @@ class Key(NamedTuple):
     verdict: str
 
 
-class Entry(msgspec.Struct, array_like=True):
+class FlowEntry(msgspec.Struct, array_like=True):
     key: Key
     sent_bytes: int = 0  # by the workload
     received_bytes: int = 0
@@ -42,7 +42,7 @@ class Interval(msgspec.Struct, array_like=True, frozen=True):
     start: int  # unix seconds
     seconds: Literal[60, 3600]
     node: str
-    entries: list[Entry]
+    entries: list[FlowEntry]
     lacking: bool = False  # the kernel forgot some flows before they could be counted
 
     @property
@@ -57,9 +57,9 @@ class Interval(msgspec.Struct, array_like=True, frozen=True):
 class Fold:
     """Entries by key; never more than twice ``most``."""
 
-    def __init__(self, most: int, entries: Iterable[Entry] = ()) -> None:
+    def __init__(self, most: int, entries: Iterable[FlowEntry] = ()) -> None:
         self._most = most
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[Key, FlowEntry] = {}
         for entry in entries:
             self.add(entry)
 
@@ -67,7 +67,7 @@ class Fold:
         """Packets and bytes that the workload sent and received since the last look; ``flows`` began since."""
         found = self._entries.get(key)
         if found is None:
-            found = self._entries[key] = Entry(key, first=at)
+            found = self._entries[key] = FlowEntry(key, first=at)
         found.sent_packets += sent[0]
         found.sent_bytes += sent[1]
         found.received_packets += received[0]
@@ -77,7 +77,7 @@ class Fold:
         if len(self._entries) > 2 * self._most:
             self._trim()
 
-    def add(self, other: Entry) -> None:
+    def add(self, other: FlowEntry) -> None:
         found = self._entries.get(other.key)
         if found is None:
             self._entries[other.key] = msgspec.structs.replace(other)
@@ -91,12 +91,12 @@ class Fold:
         if len(self._entries) > 2 * self._most:
             self._trim()
 
-    def listed(self) -> list[Entry]:
+    def listed(self) -> list[FlowEntry]:
         """The ``most`` entries with most bytes, first, and the others."""
         self._trim()
         return sorted(self._entries.values(), key=_size, reverse=True)
 
-    def copy(self) -> list[Entry]:
+    def copy(self) -> list[FlowEntry]:
         """Copy the entries as they are."""
         return [msgspec.structs.replace(entry) for entry in self._entries.values()]
 
@@ -112,7 +112,7 @@ class Fold:
             self.add(msgspec.structs.replace(entry, key=Key(entry.key.direction, "", OTHERS, "", "", 0, "allowed")))
 
 
-def _size(entry: Entry) -> int:
+def _size(entry: FlowEntry) -> int:
     return entry.sent_bytes + entry.received_bytes
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from weft.agent.flow.describe import MOST_FLOWS, Flow, FlowsAnswer, Neighbours, judge
 from weft.agent.flow.files import FlowFiles
-from weft.agent.flow.folded import DAY, MINUTE, MOST_OF_MINUTE, OTHERS, Entry, Fold, Interval, Key, choose
+from weft.agent.flow.folded import DAY, MINUTE, MOST_OF_MINUTE, OTHERS, FlowEntry, Fold, Interval, Key, choose
 from weft.agent.flow.talkers import Talkers
 from weft.agent.state.allocation import LocalAllocation, port_id
 from weft.agent.state.table import AllocationTable
@@ -44,7 +44,7 @@ class Opened(msgspec.Struct, array_like=True):
     """The file: the minute that hasn't ended, and the counts that are in it already."""
 
     start: int
-    folds: dict[str, list[Entry]] = {}  # by workload uid
+    folds: dict[str, list[FlowEntry]] = {}  # by workload uid
     counted: dict[tuple[str, int], Counts] = {}  # by segment id and flow id
     refused: dict[tuple[str, str, str, str, int, int], Counts] = {}
     lacking: bool = False
@@ -279,7 +279,7 @@ def _match(key: Key, asked: FlowsInput) -> bool:
     return not asked.ports or any(one.first <= key.port <= one.last for one in asked.ports)
 
 
-def _describe(local: LocalAllocation, entry: Entry) -> Flow:
+def _describe(local: LocalAllocation, entry: FlowEntry) -> Flow:
     key, own = entry.key, _find_own(local, entry.key.network)
     out = key.direction == "out"
     peer = {

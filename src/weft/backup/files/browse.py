@@ -30,7 +30,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     hostname: str = ""  # identity: the machine's name
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of a list."""
 
     name: str
@@ -106,7 +106,7 @@ def _name_top(path: str) -> str:
     return names[-1] if names and names[-1] != ".." else ""
 
 
-def _list(files: FileSystem, inode: Inode, path: str) -> Iterator[Entry]:
+def _list(files: FileSystem, inode: Inode, path: str) -> Iterator[FileEntry]:
     if not inode.is_directory:
         yield _describe(files, path.rpartition("/")[2], inode)
         return
@@ -114,11 +114,11 @@ def _list(files: FileSystem, inode: Inode, path: str) -> Iterator[Entry]:
         yield _describe(files, name.decode(errors="surrogateescape"), files.inode(number))
 
 
-def _describe(files: FileSystem, name: str, inode: Inode) -> Entry:
+def _describe(files: FileSystem, name: str, inode: Inode) -> FileEntry:
     target = files.read_link(inode).decode(errors="replace") if inode.is_link else ""
     shown = name.encode(errors="surrogateescape").decode(errors="backslashreplace")
     kind = _KINDS.get(stat.S_IFMT(inode.mode), "other")
-    return Entry(shown, kind, inode.size if kind == "file" else 0, stat.S_IMODE(inode.mode), inode.modified, target)
+    return FileEntry(shown, kind, inode.size if kind == "file" else 0, stat.S_IMODE(inode.mode), inode.modified, target)
 
 
 def _send_content(files: FileSystem, inode: Inode, path: str, most: int, send: Callable[[bytes], None]) -> None:

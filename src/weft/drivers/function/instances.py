@@ -28,7 +28,7 @@ from weft.objects.errors import DriverFailed, WeftError
 FOLDER = "functions"  # below the node's run folder, and below its control group
 
 
-class Entry(NamedTuple):
+class ConfinedProgram(NamedTuple):
     """How a program behind the walls is started: ``descriptors`` are open in it, and closed here afterwards."""
 
     words: list[str]
@@ -42,7 +42,7 @@ class Walls(Protocol):
     hidden: list[str]  # mounts that the program which builds them must not see
     mapping: int | None  # a descriptor of the user namespace by which its layers' owners are seen as its users
 
-    def enter(self, place: Path, plan: ContainerPlan) -> Entry:
+    def enter(self, place: Path, plan: ContainerPlan) -> ConfinedProgram:
         """Enter the instance, in the thread that has mounted its root in ``place``. Raises OSError."""
 
     def let_go(self) -> None:

@@ -29,7 +29,7 @@ _SPACE = uuid.UUID("6f1f4a7e-55b0-4d0e-9d0b-5d7b7b1f7c11")
 Key = tuple[str, str]  # the function's uid, the entry's digest
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ScheduleEntry(msgspec.Struct, frozen=True):
     """One schedule of one function."""
 
     function: str
@@ -56,7 +56,7 @@ class Schedules:
         self._fired, self._view, self._is_synced, self._stir, self._clock = fired, view, is_synced, stir, clock
         self._alarm = Alarm(clock)
         self._stale = True
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[Key, ScheduleEntry] = {}
         self._last: dict[Key, float] = {}
         self._due: dict[Key, float] = {}
 
@@ -95,7 +95,7 @@ class Schedules:
                 continue
             envelope = item.envelope
             for schedule in item.spec(FunctionSpec).schedule:
-                entry = Entry(item.uid, envelope.project or "", envelope.name, schedule)
+                entry = ScheduleEntry(item.uid, envelope.project or "", envelope.name, schedule)
                 found[entry.key] = entry
         gone = [key for key in self._last if key not in found]
         if gone:
@@ -126,7 +126,7 @@ class Schedules:
         self._due[key] = self._next(entry, last)
         self._stir(entry.project, entry.name)
 
-    def _next(self, entry: Entry, after: float) -> float:
+    def _next(self, entry: ScheduleEntry, after: float) -> float:
         try:
             return next_run(entry.schedule.cron, entry.schedule.zone, after)
         except Exception as problem:  # a schedule that can't be read any more must not delay the others

@@ -20,7 +20,7 @@ from weft.agent.node.enrolment import Enrolment, make_context, read_enrolment
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
-from weft.drivers.device.mqtt.client import Entry
+from weft.drivers.device.mqtt.client import MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.model.supervisor import ModelSupervisor
 from weft.edge.broker.broker import Broker, end_former
@@ -145,8 +145,8 @@ def _find_listening(settings: Settings, address: str) -> Listening:
     return Listening(host, port, settings.certificate, settings.key)
 
 
-def _find_entry(broker: Broker) -> Entry:
-    return Entry(broker.path, GATEWAY, broker.password)
+def _find_entry(broker: Broker) -> MqttLogin:
+    return MqttLogin(broker.path, GATEWAY, broker.password)
 
 
 async def _wait(asked: asyncio.Event) -> None:

@@ -20,7 +20,7 @@ from weft.agent.flow.folded import (
     MOST_OF_HOUR,
     MOST_OF_MINUTE,
     OTHERS,
-    Entry,
+    FlowEntry,
     Fold,
     Interval,
     Key,
@@ -314,7 +314,7 @@ def test_what_a_hostile_node_sends_of_a_workload_is_refused() -> None:
         int(NOW) // HOUR * HOUR,
         HOUR,
         "n",
-        [Entry(Key("in", "default", "10.0.0.3", "db", "tcp", 80, "allowed"), 1, 2, 3, 4, NOW, NOW)],
+        [FlowEntry(Key("in", "default", "10.0.0.3", "db", "tcp", 80, "allowed"), 1, 2, 3, 4, NOW, NOW)],
     )
 
     def send(interval: Interval) -> None:
@@ -363,12 +363,12 @@ def test_a_peer_of_another_project_has_no_name() -> None:
 def test_each_moment_is_covered_once_whether_by_minutes_or_by_hours() -> None:
     key = Key("out", "n", "10.0.0.3", "db", "tcp", 80, "allowed")
     hour = int(NOW) // HOUR * HOUR
-    minutes = [Interval(hour + at * MINUTE, MINUTE, "n", [Entry(key, 60)]) for at in range(-180, 30)]
+    minutes = [Interval(hour + at * MINUTE, MINUTE, "n", [FlowEntry(key, 60)]) for at in range(-180, 30)]
     kept = condense(minutes, hour + 30 * MINUTE)
     assert condense(kept, hour + 30 * MINUTE) == kept
     for since, least in ((hour - 3 * HOUR, 210), (hour - 2 * HOUR, 150), (hour - 60 * MINUTE, 90), (hour, 30)):
         assert sum(one.entries[0].sent_bytes for one in choose(kept, since)) == least * 60
-    fold = Fold(4, [Entry(key._replace(port=n), n) for n in range(100)])
+    fold = Fold(4, [FlowEntry(key._replace(port=n), n) for n in range(100)])
     assert sum(entry.sent_bytes for entry in fold.listed()) == sum(range(100)) and len(fold.listed()) == 5
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.agent.flow.folded import HOUR, MINUTE, OTHERS, Entry, Interval, Key
+from weft.agent.flow.folded import HOUR, MINUTE, OTHERS, FlowEntry, Interval, Key
 from weft.agent.flow.talkers import LEAST_RATE, Talkers
 from weft.protocol.heartbeat import MOST_TALKERS, MOST_TALKERS_BYTES, Digest, add_talkers, write_digest
 from weft.protocol.traffic import OTHER_PROJECT
@@ -13,11 +13,11 @@ NOW = 1_800_000_000.0
 DB, CACHE = ("net", "10.0.0.2"), ("net", "10.0.0.3")
 
 
-def entry(address: str, count: int, name: str = "db", verdict: str = "allowed") -> Entry:
-    return Entry(Key("out", "default", address, name, "tcp", 80, verdict), sent_bytes=count)
+def entry(address: str, count: int, name: str = "db", verdict: str = "allowed") -> FlowEntry:
+    return FlowEntry(Key("out", "default", address, name, "tcp", 80, verdict), sent_bytes=count)
 
 
-def minutes(*entries: list[Entry]) -> list[Interval]:
+def minutes(*entries: list[FlowEntry]) -> list[Interval]:
     """The last minutes, the newest last."""
     start = int(NOW) - len(entries) * MINUTE
     return [Interval(start + n * MINUTE, MINUTE, "n1", one) for n, one in enumerate(entries)]

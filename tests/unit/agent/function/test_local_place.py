@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.function.local.functions import Entry, LocalFunctions
+from weft.agent.function.local.functions import LocalFunctionEntry, LocalFunctions
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.function import Blob, Recipe
 from weft.launch.agent import functions
@@ -35,7 +35,7 @@ class Node:
             str(folder), "n1", parts, parts, parts, self.put_event, self.clock, "http://here"
         )
         recipe = Recipe(digest="d", function="f", project="shop", name="label", code=Blob("c0" * 32, 10), timeout=5.0)
-        entry = Entry(LocalFunction("uid", recipe, "door", 1), self.clock)
+        entry = LocalFunctionEntry(LocalFunction("uid", recipe, "door", 1), self.clock)
         entry.token, entry.has_code, entry.code_problem, entry.token_problem = b"0" * 32, True, "", ""
         self.functions._entries = {"shop/label": entry}
         self.agent: Any = self

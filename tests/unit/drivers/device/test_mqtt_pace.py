@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from weft.contracts.clock import SystemClock
-from weft.drivers.device.mqtt.client import BUSY_MESSAGES, BUSY_SECONDS, Entry, Login, MqttClient, Pace
+from weft.drivers.device.mqtt.client import BUSY_MESSAGES, BUSY_SECONDS, Login, MqttClient, MqttLogin, Pace
 from weft.drivers.device.mqtt.packets import Publish, write_puback, write_publish
 
 
@@ -47,7 +47,7 @@ def test_a_pace_is_fast_from_the_message_on_that_is_too_many_until_fewer_come() 
 
 async def test_messages_that_come_fast_are_acknowledged_in_one_write_and_then_the_client_rests() -> None:
     heard: list[Publish] = []
-    client = MqttClient("c", lambda: Entry(("", 0), "u", "p"), [], heard.append, SystemClock())
+    client = MqttClient("c", lambda: MqttLogin(("", 0), "u", "p"), [], heard.append, SystemClock())
     login, transport = Login(client), _Transport()
     login.connection_made(transport)
     login.data_received(write_publish("t", b"one", id=1))

@@ -73,7 +73,7 @@ class LocalInstances(Protocol):
         """Whether that one still waited for an instance to come up; then it doesn't begin any more."""
 
 
-class Entry:
+class LocalFunctionEntry:
     """One of these functions. A problem is None until it is known, and "" without one."""
 
     def __init__(self, function: LocalFunction, clock: Clock) -> None:
@@ -128,7 +128,7 @@ class LocalFunctions:
         self._sealed = SealedSecrets(Path(state_dir), FOLDER, "function")
         self._put_event, self.address = put_event, address
         self._place_problem = ""  # why nothing can be asked at that address now
-        self._entries: dict[str, Entry] = {}  # by PROJECT/NAME
+        self._entries: dict[str, LocalFunctionEntry] = {}  # by PROJECT/NAME
         self._usage = Usage(self._folder)
         self._list_wake, self._list_changes = Wake(clock), 0
         self._list_problem: str | None = ""  # why the present list isn't on disk; None: it is still to be written
@@ -138,7 +138,7 @@ class LocalFunctions:
 
     async def start(self) -> None:
         """Know those that an earlier agent kept, with the tokens that are sealed here; then follow the server."""
-        self._set([Entry(one, self._clock) for one in await asyncio.to_thread(read_kept, self._folder)])
+        self._set([LocalFunctionEntry(one, self._clock) for one in await asyncio.to_thread(read_kept, self._folder)])
         for entry in self._entries.values():
             kept = await asyncio.to_thread(self._sealed.get, entry.function.uid)
             if kept is not None:
@@ -168,11 +168,11 @@ class LocalFunctions:
         """The server's list: any other function is served here no more. One with new code serves the former until all of the new
         is here, since the line may be cut before."""
         known = {entry.function.uid: entry for entry in self._entries.values()}
-        entries: list[Entry] = []
+        entries: list[LocalFunctionEntry] = []
         for function in listed.functions[:MOST_FUNCTIONS]:
             entry = known.pop(function.uid, None)
             if entry is None:
-                entry = Entry(function, self._clock)
+                entry = LocalFunctionEntry(function, self._clock)
             else:
                 self._set_secret(entry, function.secret)
                 if function.recipe.digest == entry.recipe.digest:
@@ -218,7 +218,7 @@ class LocalFunctions:
 
     # --- callers ---------------------------------------------------------------------------------------------------------
 
-    def find(self, project: str, name: str, token: bytes) -> Entry:
+    def find(self, project: str, name: str, token: bytes) -> LocalFunctionEntry:
         """The function, for a caller with its token. Raises NotAuthenticated, NotFound (``functionNotHere``), Unavailable
         (``tokenNotKept``, ``codeNotKept``)."""
         digest = hashlib.sha256(token).digest()
@@ -245,7 +245,7 @@ class LocalFunctions:
             hint=f"weft function set {name[:80]} --local-node {self._node}, while the server can be reached",
         )
 
-    async def invoke(self, entry: Entry, payload: bytes) -> InvocationAnswer:
+    async def invoke(self, entry: LocalFunctionEntry, payload: bytes) -> InvocationAnswer:
         """Run it once. Raises Throttled, Unavailable (``codeNotKept``, ``insufficientResources`` …)."""
         running = sum(one.running for one in self._entries.values())
         if entry.running >= entry.function.most or running >= MOST_AT_ONCE:
@@ -272,7 +272,7 @@ class LocalFunctions:
         self._usage.count(ref, failed=bool(result.error), seconds=result.seconds)
         return result
 
-    async def _run(self, call: Invoke, entry: Entry) -> InvocationAnswer | InvocationRefused:
+    async def _run(self, call: Invoke, entry: LocalFunctionEntry) -> InvocationAnswer | InvocationRefused:
         """``seconds`` of ``call`` count from its begin, so the wait for an instance has a bound of its own. Raises Unavailable
         (``startTimedOut``)."""
         running = self._instances.run_here(call)
@@ -288,7 +288,7 @@ class LocalFunctions:
 
     # --- what it takes ---------------------------------------------------------------------------------------------------
 
-    def _set(self, entries: list[Entry]) -> None:
+    def _set(self, entries: list[LocalFunctionEntry]) -> None:
         before = self.digests
         self._entries = {entry.path: entry for entry in entries}
         for entry in entries:
@@ -301,14 +301,14 @@ class LocalFunctions:
         for digest in before - self.digests:
             self._instances.drop_local(digest)
 
-    def _set_secret(self, entry: Entry, name: str) -> None:
+    def _set_secret(self, entry: LocalFunctionEntry, name: str) -> None:
         """Another secret's token opens it from now on; the former one's doesn't, also after a restart."""
         if entry.function.secret != name:
             entry.function = msgspec.structs.replace(entry.function, secret=name)
             entry.token, entry.token_problem = b"", None
             self._sealed.drop(entry.function.uid)
 
-    def _keep_all(self, entries: Iterable[Entry]) -> None:
+    def _keep_all(self, entries: Iterable[LocalFunctionEntry]) -> None:
         """Each function has tasks of its own, so that none waits for another's code, nor its token for its code."""
         for entry in entries:
             if not entry.tasks:
@@ -317,7 +317,9 @@ class LocalFunctions:
             entry.token_wake.ring()
             entry.code_wake.ring()
 
-    async def _repeat(self, entry: Entry, wake: Wake, work: Callable[[Entry], Awaitable[bool]]) -> None:
+    async def _repeat(
+        self, entry: LocalFunctionEntry, wake: Wake, work: Callable[[LocalFunctionEntry], Awaitable[bool]]
+    ) -> None:
         """Do ``work`` whenever ``wake`` rings, and in time; sooner while it says that something is left to do."""
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -327,7 +329,7 @@ class LocalFunctions:
             pause = FIRST_PAUSE_SECONDS if whole else min(2 * pause, LONGEST_PAUSE_SECONDS)
             await wake.wait(REFRESH_SECONDS if whole else pause)
 
-    async def _keep_code(self, entry: Entry) -> bool:
+    async def _keep_code(self, entry: LocalFunctionEntry) -> bool:
         """Whether all that its newest recipe needs is here, and the node can run it."""
         wanted = (entry.coming or entry.function).recipe
         async with self._fetches:
@@ -345,7 +347,7 @@ class LocalFunctions:
             self._change_list()
         return not problem and not self._instances.find_missing(wanted.isolation)
 
-    async def _keep_token(self, entry: Entry) -> bool:
+    async def _keep_token(self, entry: LocalFunctionEntry) -> bool:
         """Whether its token is as the server has it."""
         async with self._questions:
             entry.token_problem = await self._try(entry, partial(self._read_token, entry))
@@ -383,7 +385,7 @@ class LocalFunctions:
             if all(entry.function.uid != uid for entry in list(self._entries.values())):
                 self._sealed.drop(uid)
 
-    def _report_place(self, entry: Entry) -> None:
+    def _report_place(self, entry: LocalFunctionEntry) -> None:
         """Report the place as an event, once all of it is known and it isn't what the last one said."""
         if entry.code_problem is None or entry.token_problem is None or self._list_problem is None:
             return
@@ -409,10 +411,10 @@ class LocalFunctions:
         else:
             self._report(entry, "Normal", "ServedAtNode", f"{place}, also without the server")
 
-    async def _open(self, entry: Entry, opened: OpenedSecrets) -> None:
+    async def _open(self, entry: LocalFunctionEntry, opened: OpenedSecrets) -> None:
         entry.token = self._digest(opened, entry)
 
-    async def _try(self, entry: Entry, work: Callable[[], Awaitable[None]]) -> str:
+    async def _try(self, entry: LocalFunctionEntry, work: Callable[[], Awaitable[None]]) -> str:
         """Why it failed, if it did."""
         try:
             await work()
@@ -423,7 +425,7 @@ class LocalFunctions:
             return f"the node failed: {problem}"
         return ""
 
-    async def _read_token(self, entry: Entry) -> None:
+    async def _read_token(self, entry: LocalFunctionEntry) -> None:
         """Read its token, from the server or else from the node's disk, and keep it there if it may be. Raises Unavailable without
         either; NotFound, and then it is forgotten if the server says that there is none; DriverFailed for one that is too short."""
         uid, entry.is_alone = entry.function.uid, False
@@ -460,7 +462,7 @@ class LocalFunctions:
         else:
             entry.unkept = f"the token in secret {name} can't be sealed on the node's disk, its agent's log says why"
 
-    def _digest(self, opened: OpenedSecrets, entry: Entry) -> bytes:
+    def _digest(self, opened: OpenedSecrets, entry: LocalFunctionEntry) -> bytes:
         token = (
             opened.secrets.get(entry.function.secret, {}).get(TOKEN, "").strip(" \t\r\n")
         )  # no header can end with these
@@ -472,7 +474,7 @@ class LocalFunctions:
             )
         return hashlib.sha256(token.encode()).digest()
 
-    def _report(self, entry: Entry, type_: EventType, reason: str, message: str) -> None:
+    def _report(self, entry: LocalFunctionEntry, type_: EventType, reason: str, message: str) -> None:
         if entry.reported != message:
             entry.reported = message
             self._put_event(entry.ref, type_, reason, message)

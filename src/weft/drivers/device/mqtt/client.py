@@ -46,7 +46,7 @@ REST_SECONDS = 0.003  # between two reads then: the longest that a message waits
 _MOST_IDS = 65_535
 
 
-class Entry(NamedTuple):
+class MqttLogin(NamedTuple):
     """The server's address (host and port, or a Unix socket), and the login there."""
 
     place: tuple[str, int] | Path
@@ -148,7 +148,7 @@ class MqttClient:
     def __init__(
         self,
         name: str,
-        find_entry: Callable[[], Entry],
+        find_entry: Callable[[], MqttLogin],
         topics: Sequence[str],
         on_message: Callable[[Publish], None],
         clock: Clock,

@@ -16,7 +16,7 @@ import msgspec
 from weft.contracts.clock import Clock
 from weft.contracts.device import Found, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
-from weft.drivers.device.mqtt.client import Entry, MqttClient
+from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.message import PayloadRefused, read_message
 from weft.drivers.device.mqtt.packets import Publish
 from weft.objects.errors import NotFound, TimedOut, Unavailable
@@ -37,7 +37,7 @@ class MqttDriver:
     protocol = "mqtt"
 
     def __init__(
-        self, find_entry: Callable[[], Entry], clock: Clock, find_births: Callable[[], Entry] | None = None
+        self, find_entry: Callable[[], MqttLogin], clock: Clock, find_births: Callable[[], MqttLogin] | None = None
     ) -> None:
         topics = [f"{_ROOT}/+/+/reported", f"{_ROOT}/+/+/event"]
         self._client = MqttClient(CLIENT, find_entry, topics, self._take, clock, self._note_line)

@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.driver.container import ContainerPlan, ContainerProcess, User
 from weft.contracts.driver.function import Isolation, Recipe, Roots
 from weft.contracts.driver.host import Host
-from weft.drivers.function.instances import Entry, OwnProcesses, Walls
+from weft.drivers.function.instances import ConfinedProgram, OwnProcesses, Walls
 from weft.drivers.function.mounts import ROOT
 from weft.drivers.function.plan import plan_scratch
 from weft.drivers.function.process import sandbox
@@ -39,12 +39,12 @@ class ProcessWalls:
         self.hidden: list[str] = []
         self._user, self._groups, self._filter = choose_user(name), [str(group) for group in groups], filter
 
-    def enter(self, place: Path, plan: ContainerPlan) -> Entry:
+    def enter(self, place: Path, plan: ContainerPlan) -> ConfinedProgram:
         descriptors = [_write_memory("filter", self._filter)]
         words = plan_sandbox(plan, str(place / ROOT), descriptors[0])
         descriptors.append(_write_memory("words", b"".join(os.fsencode(word) + b"\0" for word in words)))
         entry = plan_entry(self._groups, self._user, descriptors[1], plan.process.argv)
-        return Entry(entry, descriptors, sandbox.PATH)
+        return ConfinedProgram(entry, descriptors, sandbox.PATH)
 
     def let_go(self) -> None:
         """Its user is its own by its name."""

@@ -84,7 +84,7 @@ class Meter:
             raise LayerRefused(f"it would unpack to {self._why}", "layerTooLarge")
 
 
-class Entry(tarfile.TarInfo):
+class LayerEntry(tarfile.TarInfo):
     """A header as strangers wrote it: no error in it is passed over, and none of its extensions may be large."""
 
     @classmethod
@@ -119,7 +119,7 @@ def unpack(source: _Reads, packed: int, limits: dict[str, int]) -> dict[str, Any
 
     meter, tree, made, entries = Meter(source, limits["bytes"], packed, limits["ratio"], beat), Tree(beat), 0, 0
     with tarfile.open(
-        fileobj=meter, mode="r|", bufsize=PIECE_BYTES, tarinfo=Entry, errors="surrogateescape"
+        fileobj=meter, mode="r|", bufsize=PIECE_BYTES, tarinfo=LayerEntry, errors="surrogateescape"
     ) as archive:  # type: ignore[call-overload]
         for entry in archive:
             archive.members = []  # it would remember them all

@@ -18,7 +18,7 @@ from weft.contracts.driver.container import ContainerPlan, User
 from weft.contracts.driver.function import Isolation, Recipe, Roots
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups
-from weft.drivers.function.instances import Entry, OwnProcesses
+from weft.drivers.function.instances import ConfinedProgram, OwnProcesses
 from weft.drivers.linux.seccomp import translate_seccomp
 from weft.drivers.linux.seccomp_bpf import tighten
 from weft.drivers.runtime.oci.function.user_ranges import Ranges
@@ -44,14 +44,14 @@ class RuntimeWalls:
         self._name, self._cgroup, self._runtime = name, cgroup, runtime
         self._facts, self._traits, self._ranges = facts, traits, ranges
 
-    def enter(self, place: Path, plan: ContainerPlan) -> Entry:
+    def enter(self, place: Path, plan: ContainerPlan) -> ConfinedProgram:
         paths, users = ContainerPaths(run=place, state=place), Users(self.first_user)
         config = translate_container(
             plan, paths, self._facts, cgroup=self._cgroup, users=users, devices=[], traits=self._traits
         )
         write_config(paths, config)
         words = self._runtime.words("run", "--bundle", str(place), self._name)
-        return Entry(words, [], os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"))
+        return ConfinedProgram(words, [], os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"))
 
     def let_go(self) -> None:
         """The runtime's notes are gone already, unless it was ended over them."""
