@@ -31,7 +31,7 @@ from benchmarks.fabric_server import FabricServer, cpu_seconds, running_server
 from benchmarks.measurement import Figure, Measurement
 from benchmarks.watchers.watcher import Watcher, watch
 from weft.agent.node.enrolment import make_context, read_enrolment
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.client.context import Context
 from weft.client.tls import make_tls
 from weft.contracts.clock import SystemClock
@@ -119,12 +119,12 @@ class FakeNode:
         if events and told.through != events:
             raise ConnectionError(f"report: of {events} events the server has {told.through}")
 
-    async def come_back(self, line: Line) -> None:
+    async def come_back(self, line: ServerLine) -> None:
         async with asyncio.timeout(line.connect_seconds):
             await self.open()
         await self._report_within(line, line.answer_seconds, EVENTS)
 
-    async def beat(self, line: Line) -> None:
+    async def beat(self, line: ServerLine) -> None:
         """A heartbeat, on another connection if the last one was closed or silent."""
         try:
             await self._report_within(line, line.connect_seconds, about=False)
@@ -133,7 +133,7 @@ class FakeNode:
                 await self.open()
             raise
 
-    async def _report_within(self, line: Line, seconds: float, events: int = 0, *, about: bool = True) -> None:
+    async def _report_within(self, line: ServerLine, seconds: float, events: int = 0, *, about: bool = True) -> None:
         try:
             async with asyncio.timeout(seconds):
                 await self.report(events, about=about)
@@ -268,7 +268,7 @@ async def run(server: FabricServer, folder: Path) -> Outcome:
     return await come_back(server, nodes)
 
 
-async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
+async def try_until(line: ServerLine, work: Callable[[], Awaitable[None]]) -> int:
     """As often as it fails, with an agent's pauses; how often it was tried again."""
     tries = 0
     while True:
@@ -280,7 +280,7 @@ async def try_until(line: Line, work: Callable[[], Awaitable[None]]) -> int:
             await asyncio.sleep(line.choose_pause(tries))
 
 
-async def keep_beating(node: FakeNode, line: Line) -> None:
+async def keep_beating(node: FakeNode, line: ServerLine) -> None:
     while True:
         await asyncio.sleep(HEARTBEAT_SECONDS)
         await try_until(line, lambda: node.beat(line))
@@ -294,7 +294,7 @@ async def come_back(server: FabricServer, nodes: Sequence[FakeNode]) -> Outcome:
     async def come(node: FakeNode) -> None:
         nonlocal slowest
         await asyncio.sleep(draw.uniform(0.0, WITHIN_SECONDS))
-        sent, line = time.monotonic(), Line(clock, node.name)
+        sent, line = time.monotonic(), ServerLine(clock, node.name)
         again = await try_until(line, lambda: node.come_back(line))
         reported.append(time.monotonic())
         slowest = max(slowest, reported[-1] - sent)

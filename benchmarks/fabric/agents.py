@@ -19,7 +19,7 @@ from benchmarks.fabric.containers import NoContainers, OneImage
 from weft.agent.agent import Agent
 from weft.agent.node.enrolment import make_context, read_enrolment
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.clock import SystemClock
@@ -48,7 +48,13 @@ def make_agent(folder: Path, clock: SystemClock) -> Agent:
     network, volumes = FakeNetwork(host, clock), FakeVolumes(host, clock)
     return Agent(
         AgentParts(
-            host, RemoteServer(client, Line(clock)), runtimes, network, volumes, clock, container_images=OneImage()
+            host,
+            RemoteServer(client, ServerLine(clock)),
+            runtimes,
+            network,
+            volumes,
+            clock,
+            container_images=OneImage(),
         )
     )
 

@@ -26,7 +26,7 @@ import msgspec
 
 from weft.agent.agent import Agent
 from weft.agent.samples.sampler import Sampler
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -46,7 +46,7 @@ from weft.protocol.report import OpenedSecrets, ReportAnswer, ReportBody
 class FolderServer:
     def __init__(self, folder: Path, bundle: Path) -> None:
         self.closed = threading.Event()
-        self.line = Line(SystemClock())
+        self.line = ServerLine(SystemClock())
         self._folder, self._bundle = folder, bundle
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:

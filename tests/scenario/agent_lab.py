@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from weft.agent.agent import Agent
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.watch import WatchEvent
 from weft.contracts.clock import SystemClock
@@ -146,7 +146,7 @@ class StubServer:
 
     def __init__(self) -> None:
         self.closed = threading.Event()
-        self.line = Line(SystemClock(), "")
+        self.line = ServerLine(SystemClock(), "")
         self.down = False
         self.lists = True
         self.epoch = "e1"

@@ -19,7 +19,7 @@ from tests.simulation.underlay import MemoryWire
 from tests.simulation.virtual_loop import Clock, Part
 from weft.agent.agent import Agent
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line as ServerLine
+from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.contracts.driver.host import Capacity, Host

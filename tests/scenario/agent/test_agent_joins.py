@@ -25,7 +25,7 @@ from tests.scenario.api_lab import GATEWAY, ApiLab, make_image, make_vm
 from weft.agent.agent import Agent
 from weft.agent.node.enrolment import Enrolment, join, make_context, needs_renewal, read_enrolment, renew
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.workload.runtimes import Runtimes
 from weft.client.api import Client
 from weft.client.context import hash_ca
@@ -157,7 +157,7 @@ class Joined:
 
     def agent(self) -> Agent:
         self.lab.make_drivers()
-        server = RemoteServer(Client(make_context(self.folder, self.enrolment)), Line(launch.SystemClock()))
+        server = RemoteServer(Client(make_context(self.folder, self.enrolment)), ServerLine(launch.SystemClock()))
         lab = self.lab
         return Agent(AgentParts(lab.host, server, Runtimes({"vm": lab.runtime}), lab.network, lab.volumes, lab.clock))
 

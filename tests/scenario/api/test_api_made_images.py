@@ -13,7 +13,7 @@ import pytest
 from tests.scenario.api_lab import ApiLab, JoinedNode, make_image, make_vm
 
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
 from weft.kinds.parts.image_work import ImageOrder, name_sent
@@ -94,7 +94,9 @@ def test_what_a_node_has_the_order_to_make_is_kept_whole_under_its_digest_and_no
     path.write_bytes(CONTENT)
 
     def send(who: JoinedNode, uid: str = given.uid, sha256: str = DIGEST, name: str = "") -> None:
-        RemoteServer(who.client, Line(lab.clock)).send_image(name or who.name, uid, sha256, path, threading.Event())
+        RemoteServer(who.client, ServerLine(lab.clock)).send_image(
+            name or who.name, uid, sha256, path, threading.Event()
+        )
 
     for refused in (
         lambda: send(other),
@@ -125,5 +127,5 @@ def test_what_comes_for_an_image_that_was_deleted_is_not_kept(lab: ApiLab, tmp_p
     lab.api.orders.find_all = find_late  # type: ignore[method-assign]
     lab.client.delete("image", "gold")
     with pytest.raises(WeftError, match="was deleted"):
-        RemoteServer(node.client, Line(lab.clock)).send_image("n1", given.uid, DIGEST, path, threading.Event())
+        RemoteServer(node.client, ServerLine(lab.clock)).send_image("n1", given.uid, DIGEST, path, threading.Event())
     assert list(lab.settings.blobs.iterdir()) == []

@@ -17,7 +17,7 @@ import pytest
 from tests.scenario.api_lab import ApiLab
 
 from weft.agent.metrics.listener import make_listener
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.server.outbox import Outbox
 from weft.agent.server.readiness import ReadinessSource
 from weft.agent.state.table import AllocationTable
@@ -61,7 +61,7 @@ def test_an_agent_tells_of_its_node_and_nothing_else(tmp_path: Path) -> None:
         read = Digest({"w": Use(250, 5, 6)}, Use(50, 1, 1))
         clock, door = SystemClock(), tmp_path / "agent.sock"
         door.write_text("of an agent that was killed")
-        line, wall = Line(clock), WallClock(tmp_path, clock)
+        line, wall = ServerLine(clock), WallClock(tmp_path, clock)
         reporter: Any = SimpleNamespace(outbox=Outbox(tmp_path, clock, wall), answered_at=clock.elapsed() - 30.0)
         readiness = ReadinessSource(host, line, reporter, wall, clock)
         sockets = [listen("127.0.0.1", 0), listen_at(door)]

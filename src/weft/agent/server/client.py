@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.client.answer import raise_problem
 from weft.client.api import Client
 from weft.client.connection import FileBody, Unanswered
@@ -49,7 +49,7 @@ class Server(Protocol):
     """The agent's server; every method blocks and may be called from any thread."""
 
     closed: threading.Event
-    line: Line
+    line: ServerLine
 
     def watch(self, kind: str, query: dict[str, str], on_trouble: Callable[[WeftError], None]) -> Iterator[WatchEvent]:
         """All objects as put events, ``synced``, then changes; see ``Client.watch_forever``."""
@@ -94,7 +94,7 @@ class Server(Protocol):
 
 
 class RemoteServer:
-    def __init__(self, client: Client, line: Line) -> None:
+    def __init__(self, client: Client, line: ServerLine) -> None:
         self._client, self.line = client, line
         self.closed = client.http.closed
 

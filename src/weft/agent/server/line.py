@@ -26,7 +26,7 @@ LOOK_SECONDS = 60.0
 _MOST_DOUBLINGS = 10
 
 
-class Line:
+class ServerLine:
     """``seed`` makes the pauses those of an earlier run, for tests."""
 
     def __init__(self, clock: Clock, seed: str | None = None, report_seconds: Sequence[float] = REPORT_SECONDS) -> None:

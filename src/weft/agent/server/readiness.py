@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.server.outbox import OutboxState
 from weft.agent.server.reporter import Reporter
 from weft.agent.state.wall_clock import WallClock
@@ -48,7 +48,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class ReadinessSource:
-    def __init__(self, host: Host, line: Line, reporter: Reporter, wall: WallClock, clock: Clock) -> None:
+    def __init__(self, host: Host, line: ServerLine, reporter: Reporter, wall: WallClock, clock: Clock) -> None:
         self._host, self._line, self._reporter, self._wall, self._clock = host, line, reporter, wall, clock
         self.has_started = False
         self.read_synchronized: Callable[[], bool | None] = lambda: None

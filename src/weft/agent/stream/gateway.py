@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.stream.connection import Stream
 from weft.agent.stream.wait import within
 from weft.contracts.clock import Clock
@@ -50,9 +50,9 @@ class GatewayConnection:
         clock: Clock,
         *,
         serves_functions: bool = False,
-        line: Line | None = None,
+        line: ServerLine | None = None,
     ) -> None:
-        self._serves_functions, self._line = serves_functions, line or Line(clock)
+        self._serves_functions, self._line = serves_functions, line or ServerLine(clock)
         self._gateway, self._tls, self._node_uid = gateway, tls, node_uid
         self._serve, self._clock = serve, clock
         self._streams: set[asyncio.Task[None]] = set()

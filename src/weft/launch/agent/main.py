@@ -36,7 +36,7 @@ from weft.agent.node.enrolment import (
 from weft.agent.samples.node import NodeToMeasure
 from weft.agent.samples.sampler import Sampler
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.stream.gateway import Gateway, GatewayConnection
 from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
@@ -135,7 +135,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtimes, network, volumes, pools, images, proxies, guard = load_drivers(options, host, clock)
     client = Client(context)
     client.http.on_version = _check_version
-    line = Line(clock)
+    line = ServerLine(clock)
     server = RemoteServer(client, line)
     parts = AgentParts(
         host,

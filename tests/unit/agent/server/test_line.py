@@ -13,7 +13,7 @@ from weft.agent.server.line import (
     LONG_AFTER_SECONDS,
     LONG_CEILING_SECONDS,
     SHORT_CEILING_SECONDS,
-    Line,
+    ServerLine,
 )
 from weft.client.answer import ClientAnswer
 from weft.objects.errors import Unavailable, WeftError
@@ -35,7 +35,7 @@ class SetClock:
 
 def test_pauses_grow_to_a_bound_that_is_greater_for_who_is_away_for_long() -> None:
     clock = SetClock()
-    line = Line(clock, "n1")
+    line = ServerLine(clock, "n1")
     line.note_failure()
     drawn = [line.choose_pause(tries) for tries in range(1, 400)]
     assert all(LEAST_SECONDS <= pause <= SHORT_CEILING_SECONDS for pause in drawn)
@@ -50,7 +50,7 @@ def test_pauses_grow_to_a_bound_that_is_greater_for_who_is_away_for_long() -> No
 
 def test_nodes_that_were_cut_off_together_try_at_different_times() -> None:
     clock = SetClock()
-    lines = [Line(clock, f"n{number}") for number in range(1000)]
+    lines = [ServerLine(clock, f"n{number}") for number in range(1000)]
     clock.time = LONG_AFTER_SECONDS
     for line in lines:
         line.note_failure()
@@ -60,7 +60,7 @@ def test_nodes_that_were_cut_off_together_try_at_different_times() -> None:
 
 
 def test_what_is_followed_waits_until_a_report_is_answered() -> None:
-    line = Line(SetClock())
+    line = ServerLine(SetClock())
     line.note_failure()
     rested = threading.Event()
 
@@ -87,7 +87,7 @@ def test_any_answer_to_a_report_shows_that_the_line_works(status: int | None, wo
             return ClientAnswer(status, {}, b"{}")
 
     client: Any = type("Client", (), {"http": Http()})()
-    line = Line(SetClock())
+    line = ServerLine(SetClock())
     server = RemoteServer(client, line)
     try:
         server.report("n1", ReportBody())

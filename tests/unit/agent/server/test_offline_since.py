@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.agent.server.test_reporter import HandClock
 
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.server.outbox import Outbox
 from weft.agent.server.readiness import ReadinessSource
 from weft.agent.state.wall_clock import WallClock
@@ -30,7 +30,7 @@ def test_an_agent_that_is_started_while_nothing_is_heard_says_since_when(
     host = Host(
         "n1", "u1", str(tmp_path), str(tmp_path), "w", "127.0.0.1", "lo", "weft/test", Capacity(4.0, 2**33, 2**40)
     )
-    wall, line = WallClock(tmp_path, clock), Line(clock)
+    wall, line = WallClock(tmp_path, clock), ServerLine(clock)
     reporter: Any = Reporter(Outbox(tmp_path, clock, wall))
     readiness = ReadinessSource(host, line, reporter, wall, clock)
     assert readiness.read().offline_since is None  # a new node, which no server has heard

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.agent.server.outbox import Outbox
 from weft.agent.server.reporter import SYNC_SECONDS, Question, Reporter
 from weft.kinds.allocation import AllocationReport
@@ -70,7 +70,7 @@ class Recorder:
 
     def __init__(self, clock: HandClock) -> None:
         self.clock = clock
-        self.line = Line(clock, "")
+        self.line = ServerLine(clock, "")
         self.down = False
         self.answer = ReportAnswer()
         self.told: list[tuple[float, ReportBody]] = []

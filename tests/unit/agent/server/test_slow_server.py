@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from weft.agent.server.client import RemoteServer
-from weft.agent.server.line import Line
+from weft.agent.server.line import ServerLine
 from weft.client.api import Client
 from weft.client.connection import Unanswered
 from weft.client.context import Context
@@ -63,7 +63,7 @@ def slow_server(folder: Path) -> Iterator[Context]:
 
 def test_a_server_that_needs_longer_than_the_first_limit_gets_a_report_done_in_the_end(tmp_path: Path) -> None:
     with slow_server(tmp_path) as context:
-        server = RemoteServer(Client(context), Line(SystemClock(), report_seconds=LIMITS))
+        server = RemoteServer(Client(context), ServerLine(SystemClock(), report_seconds=LIMITS))
         given_up = 0
         for _ in range(20):  # a handshake on a busy machine may need longer than the first limit, and changes nothing
             try:
@@ -85,7 +85,7 @@ def test_who_reaches_no_server_tries_as_often_as_before() -> None:
         refusing.bind(("127.0.0.1", 0))
         for found in (silent, refusing):
             at = f"https://127.0.0.1:{found.getsockname()[1]}"
-            server = RemoteServer(Client(Context(server=at)), Line(SystemClock(), report_seconds=(0.1, 30.0)))
+            server = RemoteServer(Client(Context(server=at)), ServerLine(SystemClock(), report_seconds=(0.1, 30.0)))
             for _ in range(2):
                 with pytest.raises(Unavailable, match="no weft server answers"):
                     server.report("n1", ReportBody())
