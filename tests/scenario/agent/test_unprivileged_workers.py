@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.scheduler.own_policies.wire import Line
+from weft.scheduler.own_policies.wire import PolicyLine
 
 PARENT = """
 import os, subprocess, sys
@@ -99,7 +99,7 @@ def test_each_worker_has_no_rights_and_ends_with_its_parent(tmp_path: Path) -> N
     with ours, theirs:
         fd = theirs.fileno()
         with start("weft.scheduler.own_policies.worker", str(fd), "PARENT", pass_fds=[fd]) as started:
-            Line(ours).send({"name": "p", "source": "def score(table, request, occasion): ..."})
+            PolicyLine(ours).send({"name": "p", "source": "def score(table, request, occasion): ..."})
             check(*started)
 
 

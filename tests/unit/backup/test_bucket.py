@@ -12,7 +12,7 @@ from tests.unit.backup.bucket import Bucket, Handler
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
 from weft.backup.format import CHUNK, Manifest
-from weft.backup.process.job import Job, Line
+from weft.backup.process.job import Job, JobLine
 from weft.backup.process.worker import UID, Worker
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
@@ -92,7 +92,7 @@ def test_an_older_pack_is_extended_or_its_chunks_are_stored_again(bucket: Bucket
     assert load(connect(bucket, tmp_path / "b"), third) == data
 
 
-def check(bucket: Bucket, cache: Path, url: str = "", **more: Any) -> Line:
+def check(bucket: Bucket, cache: Path, url: str = "", **more: Any) -> JobLine:
     job = Job(
         act="check", url=url or bucket.url, key="0f" * 32, cache=str(cache), credentials=("key", "s3cr3t"), **more
     )

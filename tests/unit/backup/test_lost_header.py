@@ -9,7 +9,7 @@ from tests.unit.backup.lab import KEY, Lab, load, random_chunks, store
 
 from weft.backup.header import HEADER_COPY
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import Job, Line
+from weft.backup.process.job import Job, JobLine
 from weft.backup.process.worker import Worker
 from weft.backup.repository import Repository
 from weft.backup.storage.directory import DirectoryStorage
@@ -121,7 +121,7 @@ def test_the_hourly_check_puts_a_lost_header_back(tmp_path: Path) -> None:
     (tmp_path / "place").mkdir()
     lab, key = tmp_path / "place", "0f" * 32
 
-    def check(cache: str = "cache", known: str = "") -> Line:
+    def check(cache: str = "cache", known: str = "") -> JobLine:
         folder = str(tmp_path / cache)
         job = Job(act="check", url=f"dir://{lab}", key=key, cache=folder, repository_id=known)
         return Worker(job, SystemClock(), lambda _: None).run()

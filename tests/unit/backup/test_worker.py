@@ -17,7 +17,7 @@ from tests.unit.backup.lab import random_chunks
 
 from weft.backup.format import CHUNK
 from weft.backup.index.catalogue import with_catalogue
-from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.job import BASE_GONE, Job, JobDisk, JobLine
 from weft.backup.process.worker import Worker
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.qemu_img import describe_chain
@@ -32,7 +32,7 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder, self.place = folder, folder / "place"
         self.place.mkdir()
-        self.told: list[Line] = []
+        self.told: list[JobLine] = []
         self.id = self.run("check").repository_id
 
     def job(self, act: Any, **more: Any) -> Job:
@@ -40,7 +40,7 @@ class Lab:
             **{"act": act, "url": f"dir://{self.place}", "key": KEY, "cache": str(self.folder / "cache"), **more}
         )
 
-    def run(self, act: Any, **more: Any) -> Line:
+    def run(self, act: Any, **more: Any) -> JobLine:
         return Worker(self.job(act, **more), SystemClock(), self.told.append).run()
 
     def disk(self, name: str, data: bytes) -> Path:
@@ -49,7 +49,7 @@ class Lab:
         subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)
         return path
 
-    async def copy(self, backup: str, disk: Path, extents: list[tuple[int, int, bool]], **more: Any) -> Line:
+    async def copy(self, backup: str, disk: Path, extents: list[tuple[int, int, bool]], **more: Any) -> JobLine:
         whole = more.pop("is_whole", True)
         async with serve_disk(describe_chain([(str(disk), "qcow2")]), read_only=True) as socket:
             disks = [JobDisk("root", socket, SIZE, extents, whole)]
@@ -254,7 +254,7 @@ def test_as_a_process_it_says_in_one_line_why_it_failed_and_never_its_key(lab: L
         capture_output=True,
         check=True,
     )
-    line = msgspec.json.decode(ended.stdout, type=Line)
+    line = msgspec.json.decode(ended.stdout, type=JobLine)
     assert (line.ended, line.reason) == ("failed", "repositoryKey")
     assert "use the key that the repository was created with" in line.message
     for secret in (b"ab" * 32, b"hunter2"):

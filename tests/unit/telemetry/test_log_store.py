@@ -20,7 +20,7 @@ from weft.objects.errors import InvalidInput, Unavailable
 from weft.telemetry.logs import journal, match, segment, store
 from weft.telemetry.logs.journal import Cursor
 from weft.telemetry.logs.match import Pattern, await_matcher, make_matcher
-from weft.telemetry.logs.query import Line, Range, read_last, read_lines
+from weft.telemetry.logs.query import Range, StoredLine, read_last, read_lines
 from weft.telemetry.logs.share import find_excess
 from weft.telemetry.logs.store import LogStore
 
@@ -43,7 +43,7 @@ def put(logs: LogStore, uid: str, *lines: str, at: int | None = None, cursor: st
     )
 
 
-def texts(found: list[Line]) -> list[str]:
+def texts(found: list[StoredLine]) -> list[str]:
     return [line.text.decode() for line in found]
 
 

@@ -19,7 +19,7 @@ from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
 from weft.agent.workload.shape import ROOT_SERIAL, name_serial
-from weft.backup.process.job import Job, Line
+from weft.backup.process.job import Job, JobLine
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.snapshot import CanSnapshot
@@ -31,8 +31,8 @@ from weft.objects.identity import short_id
 LOOK_SECONDS, RETRY_SECONDS = 0.3, 3.0
 
 log = logging.getLogger("weft.agent")
-Note = Callable[[Line], None]
-Run = Callable[[Job], AsyncIterator[Line]]
+Note = Callable[[JobLine], None]
+Run = Callable[[Job], AsyncIterator[JobLine]]
 Open = Callable[[BackupOrder], Awaitable[Job]]
 
 
@@ -52,7 +52,7 @@ class Serving:
         self._pools, self._table, self._runtimes, self._clock = pools, table, runtimes, clock
         self._open, self._run, self._taken_in = open_job, run, taken_in
 
-    async def serve(self, order: BackupOrder, note: Note) -> Line:
+    async def serve(self, order: BackupOrder, note: Note) -> JobLine:
         """Serve the backup until a VM has copied all of it. Raises WeftError before one could begin from it, not after that."""
         driver = await self._pools.find(order.pool)
         if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
@@ -61,9 +61,9 @@ class Serving:
             await self._open(order)  # a backup that can't be read is never begun from
             await self._stand_in(driver, order)
         self._taken_in()
-        said = Line()
+        said = JobLine()
 
-        def put(line: Line) -> None:
+        def put(line: JobLine) -> None:
             nonlocal said
             said = line
             note(line)
@@ -79,7 +79,7 @@ class Serving:
             await asyncio.gather(server, return_exceptions=True)
         await driver.layers.drop(short_id(order.snapshot))
         self._taken_in()
-        return Line(ended="done")
+        return JobLine(ended="done")
 
     async def _stand_in(self, driver: CopiesDisks, order: BackupOrder) -> None:
         layers = {name: _name_layer(order, key) for name, key in order.disks.items()}
@@ -115,11 +115,11 @@ class Serving:
                 async for line in self._run(_serve_to(job, order, user)):
                     if line.ended:
                         raise DriverFailed(line.message or "its server ended", reason=line.reason or None)
-                    note(Line(reason=line.reason, message=f"the VM waits: {line.message}" if line.message else ""))
+                    note(JobLine(reason=line.reason, message=f"the VM waits: {line.message}" if line.message else ""))
                 why = "its server ended"
             except (WeftError, OSError) as problem:
                 why = describe_failure(problem)
-            note(Line(reason="repositoryWaits", message=f"the VM waits: {why}"))
+            note(JobLine(reason="repositoryWaits", message=f"the VM waits: {why}"))
             log.warning("backup %s is not served: %s", order.name, why)
             await self._clock.sleep(RETRY_SECONDS)
 

@@ -26,7 +26,7 @@ from weft.agent.snapshot.reading import read_disks
 from weft.agent.state.table import AllocationTable
 from weft.agent.volume.pools import Pools
 from weft.agent.workload.runtimes import Runtimes
-from weft.backup.process.job import BASE_GONE, Job, JobDisk, Line
+from weft.backup.process.job import BASE_GONE, Job, JobDisk, JobLine
 from weft.contracts.clock import Clock
 from weft.contracts.driver.layers import CopiesDisks, HasLayers, KeptDisk, KeptSnapshot
 from weft.contracts.driver.volume import VolumeDriver
@@ -70,10 +70,10 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
         return order.act == "serve"
 
     def begin(self, order: BackupOrder, former: BackupReport | None) -> BackupReport:
-        return self._describe(order, Line())
+        return self._describe(order, JobLine())
 
     async def do(self, order: BackupOrder, show: Callable[[BackupReport], None]) -> BackupReport:
-        def note(line: Line) -> None:
+        def note(line: JobLine) -> None:
             show(self._describe(order, line, serves=self.lasts(order)))
 
         line = await self._work(order, note)
@@ -84,9 +84,9 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
     def fail(self, order: BackupOrder, problem: Exception) -> tuple[BackupReport, None]:
         reason, message = describe_problem(problem)
         log.warning("%s of backup %s: %s", order.act, order.name or order.repository, message)
-        return self._describe(order, Line(ended="failed", reason=reason, message=message)), None
+        return self._describe(order, JobLine(ended="failed", reason=reason, message=message)), None
 
-    def _describe(self, order: BackupOrder, line: Line, *, serves: bool = False) -> BackupReport:
+    def _describe(self, order: BackupOrder, line: JobLine, *, serves: bool = False) -> BackupReport:
         return BackupReport(
             uid=order.uid,
             act=order.act,
@@ -111,7 +111,7 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
             message=line.message,
         )
 
-    async def _work(self, order: BackupOrder, note: Note) -> Line:
+    async def _work(self, order: BackupOrder, note: Note) -> JobLine:
         """Raises WeftError, OSError."""
         if order.act == "serve":
             return await self._serving.serve(order, note)
@@ -149,7 +149,7 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
             immutable=order.immutable,
         )
 
-    async def _copy(self, order: BackupOrder, job: Job, note: Note) -> Line:
+    async def _copy(self, order: BackupOrder, job: Job, note: Note) -> JobLine:
         if not order.disks:  # of a project
             late = importlib.import_module("tempfile")  # for this alone
             with late.TemporaryDirectory(dir=self._uploads) as folder:
@@ -178,13 +178,13 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
         async with reading as served:
             yield [JobDisk(name, one.socket, one.size_bytes, one.extents, one.is_whole) for name, one in served.items()]
 
-    async def _fetch(self, order: BackupOrder, job: Job, note: Note) -> Line:
+    async def _fetch(self, order: BackupOrder, job: Job, note: Note) -> JobLine:
         """Write the backup's disks to the pool, and keep them there as a snapshot."""
         driver: VolumeDriver = await self._pools.find(order.pool)
         if not isinstance(driver, HasLayers) or not isinstance(driver, CopiesDisks):
             raise DriverFailed(f"storage pool {order.pool} can't take backups in", reason="unsupported")
         if any(one.uid == order.snapshot for one in await driver.layers.list_kept()):
-            return Line(ended="done")
+            return JobLine(ended="done")
         sizes = {name: int(disk["size"]) for name, disk in order.manifest["disks"].items()}
         layers = {name: short_id(f"{order.snapshot}/{key}") for name, key in order.disks.items()}
         try:
@@ -210,7 +210,7 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
         self._taken_in()
         return line
 
-    async def _run(self, job: Job, note: Note) -> Line:
+    async def _run(self, job: Job, note: Note) -> JobLine:
         """Have a process do it. Raises DriverFailed if that dies."""
         async with contextlib.aclosing(self._read_lines(job)) as lines:
             async for line in lines:
@@ -219,5 +219,5 @@ class BackupWork(Handler[BackupOrder, BackupReport]):
                 note(line)
         raise AssertionError
 
-    def _read_lines(self, job: Job) -> AsyncGenerator[Line, None]:
-        return read_lines(_MODULE, job, Line, job.secrets)
+    def _read_lines(self, job: Job) -> AsyncGenerator[JobLine, None]:
+        return read_lines(_MODULE, job, JobLine, job.secrets)

@@ -22,7 +22,7 @@ from weft.protocol.migration import MigrationRequest
 _SPARE_BYTES = 64 << 20  # of a file, beside the guest's data
 
 
-class Line(Protocol):
+class TransferConnection(Protocol):
     """The part of a migration's connection that is needed here."""
 
     async def order(self, ask: MigrationRequest) -> None: ...
@@ -57,7 +57,7 @@ async def pack_layers(pools: Pools, local: LocalAllocation, key: str, disks: Ite
     return packed
 
 
-async def send_layers(connection: Line, packed: PackedLayers) -> None:
+async def send_layers(connection: TransferConnection, packed: PackedLayers) -> None:
     """Raises OSError, WeftError."""
     if packed.disks:
         await connection.order(MigrationRequest("layers", layers=packed.disks))

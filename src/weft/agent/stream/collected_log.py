@@ -19,7 +19,7 @@ from weft.objects.errors import InvalidInput
 from weft.protocol.frames import FrameType, encode_exit, encode_json
 from weft.telemetry.logs.lines import encode_lines
 from weft.telemetry.logs.match import Matcher, await_matcher
-from weft.telemetry.logs.query import Line, Range, read_last, read_lines
+from weft.telemetry.logs.query import Range, StoredLine, read_last, read_lines
 
 MOST_TAIL = 100_000
 _LINES_AT_ONCE = 1_000  # then a gateway hears how far it has come
@@ -127,7 +127,7 @@ class _Sender:
                 if announces:
                     await self._announce(sent[-1].number + 1)
 
-    async def _send_lines(self, lines: list[Line]) -> None:
+    async def _send_lines(self, lines: list[StoredLine]) -> None:
         data = await asyncio.to_thread(encode_lines, lines, self._of.what)
         await self._stream.send_data(FrameType.DATA_OUT, data)
 
@@ -144,5 +144,5 @@ class _Sender:
             pass
 
 
-def _next(blocks: Iterator[list[Line]]) -> list[Line] | None:
+def _next(blocks: Iterator[list[StoredLine]]) -> list[StoredLine] | None:
     return next(blocks, None)

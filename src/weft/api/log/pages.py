@@ -15,7 +15,7 @@ from weft.objects.errors import InvalidInput, NotFound, StoreUnavailable, Unavai
 from weft.serving.answer import Answer
 from weft.telemetry.logs.lines import PrintedLine, show_line
 from weft.telemetry.logs.match import Matcher, make_matcher
-from weft.telemetry.logs.query import Line, Range, read_last, read_lines
+from weft.telemetry.logs.query import Range, StoredLine, read_last, read_lines
 from weft.telemetry.logs.server import PROCESSES, ServerLog, name_source
 
 MOST_LINES, MOST_BYTES = 5_000, 4 << 20  # of one page
@@ -73,7 +73,7 @@ def _read_page(log: ServerLog, asked: Range, matcher: Matcher | None, tail: int)
     """Raises InvalidInput, OSError."""
     end = log.store.next_number(asked.uid)
     asked = msgspec.structs.replace(asked, end=end)
-    found: list[Line] = []
+    found: list[StoredLine] = []
     if not end or asked.first >= end or tail == 0:
         return LogPage([], max(end, asked.first))
     if tail > 0:

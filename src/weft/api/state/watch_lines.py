@@ -13,7 +13,7 @@ _MOST_LINES = 2000
 _encoder = msgspec.json.Encoder()
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class WatchLine(msgspec.Struct, omit_defaults=True):
     type: str
     object: Envelope | None = None
     cursor: str = ""
@@ -44,8 +44,8 @@ def encode_change(batch: Batch, type_: str, value: bytes | None, *, last: bool) 
     """One object's event; its revision is the batch's. A watch that was cut off before the ``last`` one gets the batch again."""
     envelope = None if value is None else decode_envelope(value, batch.revision)
     cursor = batch.cursor if last else f"{epoch_of(batch.cursor)}:{batch.revision - 1}"
-    return encode_line(Line(type_, envelope, cursor))
+    return encode_line(WatchLine(type_, envelope, cursor))
 
 
-def encode_line(line: Line) -> bytes:
+def encode_line(line: WatchLine) -> bytes:
     return _encoder.encode(line) + b"\n"

@@ -13,7 +13,7 @@ from weft.api.auth.authenticate import identify_again
 from weft.api.context import ApiContext
 from weft.api.request.call import Call
 from weft.api.request.problem import describe_problem
-from weft.api.state.watch_lines import Line, encode_line
+from weft.api.state.watch_lines import WatchLine, encode_line
 from weft.contracts.store import Batch
 from weft.objects.errors import NotAuthenticated, WeftError
 
@@ -57,7 +57,7 @@ class Feed:
         lines = b"".join(self._lines)
         if self._rung:
             self._rung = False
-            lines += encode_line(Line("bookmark", cursor=self.cursor, report=True))
+            lines += encode_line(WatchLine("bookmark", cursor=self.cursor, report=True))
         self._lines.clear()
         self._bytes = 0
         self._taken.set()
@@ -114,7 +114,7 @@ class Watching:
             lines = await self._next()
         except WeftError as error:
             self._is_over = True
-            return encode_line(Line("error", error=describe_problem(error, self._call.request_id)))
+            return encode_line(WatchLine("error", error=describe_problem(error, self._call.request_id)))
         if lines is None:
             raise StopAsyncIteration
         return lines
@@ -159,7 +159,7 @@ class Watching:
 
     async def _make_bookmark(self) -> bytes:
         cursor = self._context.pulse.settled_since(self._feed.changed_at) or self._feed.cursor
-        return encode_line(Line("bookmark", cursor=cursor))
+        return encode_line(WatchLine("bookmark", cursor=cursor))
 
 
 async def wait(woken: asyncio.Event, seconds: float) -> bool:

@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"Job({self.act})"
 
 
-class Line(msgspec.Struct, omit_defaults=True):
+class JobLine(msgspec.Struct, omit_defaults=True):
     """Progress while ``ended`` is "", then the result."""
 
     ended: Literal["", "done", "failed"] = ""

@@ -25,7 +25,7 @@ from weft.backup.format import CHUNK, Manifest
 from weft.backup.index.catalogue import with_catalogue
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
-from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, Line, name_upload
+from weft.backup.process.job import BASE_GONE, OBJECTS, Job, JobDisk, JobLine, name_upload
 from weft.backup.process.nbd import NbdClient
 from weft.backup.process.nbd_server import NbdServer
 from weft.backup.reader import STEP, SYNC_BYTES, BackupReader, Run
@@ -56,28 +56,28 @@ def main() -> int:
     except WeftError as problem:
         said = f"{problem.field}: {problem}" if problem.field and problem.field not in str(problem) else str(problem)
         said = f"{said}; {problem.hint}" if problem.hint else said
-        result = Line(ended="failed", reason=problem.token, message=said)
+        result = JobLine(ended="failed", reason=problem.token, message=said)
     except OSError as problem:
-        result = Line(ended="failed", reason="unavailable", message=f"{problem.strerror or problem}")
+        result = JobLine(ended="failed", reason="unavailable", message=f"{problem.strerror or problem}")
     _send(result)
     return 0
 
 
-def _send(line: Line) -> None:
+def _send(line: JobLine) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
     sys.stdout.buffer.flush()
 
 
 class Worker:
-    def __init__(self, job: Job, clock: Clock, send: Callable[[Line], None]) -> None:
+    def __init__(self, job: Job, clock: Clock, send: Callable[[JobLine], None]) -> None:
         self._job, self._clock, self._send = job, clock, send
         self._done, self._total, self._told = 0, 1, 0.0
 
-    def run(self) -> Line:
+    def run(self) -> JobLine:
         """Raises WeftError, OSError."""
         return with_catalogue(Path(self._job.cache), self._work)
 
-    def _work(self, opened: Callable[[str], None]) -> Line:
+    def _work(self, opened: Callable[[str], None]) -> JobLine:
         with self._open() as repository:
             opened(repository.id)
             match self._job.act:
@@ -126,7 +126,7 @@ class Worker:
             return Repository.create_in(place, key, clock=self._clock, cache=cache)
         return Repository.open_in(place, key, clock=self._clock, cache=cache)
 
-    def _copy(self, repository: Repository) -> Line:
+    def _copy(self, repository: Repository) -> JobLine:
         job = self._job
         there = _find(repository, job.backup)
         if there is None:
@@ -147,7 +147,7 @@ class Worker:
                 there = writer.publish(kind=job.kind, name=job.name, spec=job.manifest, labels=labels)
         continued = not job.base or there.labels.get(BASE) == job.base
         usage = _measure(repository, there)
-        return Line(
+        return JobLine(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
             unique_bytes=usage.unique_bytes,
@@ -156,7 +156,7 @@ class Worker:
             disks={disk.name: disk.size for disk in there.disks},
         )
 
-    def _count(self, repository: Repository, line: Line) -> None:
+    def _count(self, repository: Repository, line: JobLine) -> None:
         """Count what is in the repository now."""
         backups = repository.backups().backups
         line.backups, line.kept_bytes = len(backups), sum(one.stored_bytes for one in backups)
@@ -182,7 +182,7 @@ class Worker:
         self._advance(length)
         return data.ljust(length, b"\0")
 
-    def _fetch(self, repository: Repository) -> Line:
+    def _fetch(self, repository: Repository) -> JobLine:
         there = require_backup(repository, self._job.backup)
         self._total = max(1, sum(disk.size for disk in self._job.disks))
         with repository.read(there.id) as reader:
@@ -199,9 +199,9 @@ class Worker:
                             written = 0
                         self._advance(length)
                     target.flush()
-        return Line(disks={disk.name: disk.size for disk in there.disks})
+        return JobLine(disks={disk.name: disk.size for disk in there.disks})
 
-    def _serve(self, repository: Repository) -> Line:
+    def _serve(self, repository: Repository) -> JobLine:
         """Serve until it is killed."""
         there, job = require_backup(repository, self._job.backup), self._job
         with repository.read(there.id) as reader:
@@ -209,33 +209,33 @@ class Worker:
             for disk in disks:
                 reader.tree(disk)
             server = NbdServer(job.serve_at, disks, job.serve_to, reader.read, self._note_waiting)
-            self._send(Line(message=""))
+            self._send(JobLine(message=""))
             server.serve()
-        return Line()
+        return JobLine()
 
     def _note_waiting(self, why: str) -> None:
-        self._send(Line(reason="repositoryWaits" if why else "", message=why))
+        self._send(JobLine(reason="repositoryWaits" if why else "", message=why))
 
-    def _verify(self, repository: Repository) -> Line:
+    def _verify(self, repository: Repository) -> JobLine:
         try:
             there = require_backup(repository, self._job.backup)
         except NotFound as gone:  # nobody can restore it: that is a verdict
-            return Line(ended="failed", reason="backupDamaged", damaged=[str(gone)], message=str(gone))
+            return JobLine(ended="failed", reason="backupDamaged", damaged=[str(gone)], message=str(gone))
         found = repository.verify([there.id])
-        line = Line(unique_bytes=_measure(repository, there).unique_bytes if there.id not in found.damaged else 0)
+        line = JobLine(unique_bytes=_measure(repository, there).unique_bytes if there.id not in found.damaged else 0)
         line.message = next((one.message for one in found.damages if one.what == "index"), "")  # which harms none
         if there.id in found.damaged:
             named = [f"{one.what} {one.name}" + (f" at {one.offset}" if one.offset else "") for one in found.damages]
-            line = Line(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
+            line = JobLine(ended="failed", reason="backupDamaged", damaged=named[:_MOST_DAMAGED], message=named[0])
         return line
 
-    def _adopt(self, repository: Repository) -> Line:
+    def _adopt(self, repository: Repository) -> JobLine:
         there = require_backup(repository, self._job.backup)
         manifest = there.spec if isinstance(there.spec, dict) else {}
         if len(msgspec.json.encode(manifest)) > _MOST_MANIFEST:
             raise InvalidInput("what the repository says of the backup is too large", hint="restore another one")
         usage = _measure(repository, there)
-        return Line(
+        return JobLine(
             bytes=usage.used_bytes,
             stored_bytes=usage.stored_bytes,
             unique_bytes=usage.unique_bytes,
@@ -243,11 +243,11 @@ class Worker:
             manifest=manifest,
         )
 
-    def _forget(self, repository: Repository) -> Line:
+    def _forget(self, repository: Repository) -> JobLine:
         there = _find(repository, self._job.backup)
         name = there.id if there is not None else repository.recall(UID, self._job.backup)
         if name is None:
-            return Line()
+            return JobLine()
         try:
             report = self._prune(repository, name)
         except (BackupAltered, Unavailable) as problem:
@@ -255,19 +255,21 @@ class Worker:
             stays = not isinstance(problem, BackupAltered) and problem.token not in _NOTHING_FREED
             if stays or repository.recall(UID, self._job.backup) is not None:
                 raise
-            return Line()
+            return JobLine()
         if name in report.locked_backups:
             raise locked_until("it", format_time(repository.locked_until(name)))
-        return Line()
+        return JobLine()
 
-    def _retain(self, repository: Repository) -> Line:
-        return Line(
+    def _retain(self, repository: Repository) -> JobLine:
+        return JobLine(
             locked_until=repository.retain(require_backup(repository, self._job.backup).id, self._job.keep_until)
         )
 
     def _report_waiting(self, why: str) -> None:
         done = round(min(1.0, self._done / self._total), 2)
-        self._send(Line(progress=done, reason="repositoryWaits" if why else "", message=f"waits: {why}" if why else ""))
+        self._send(
+            JobLine(progress=done, reason="repositoryWaits" if why else "", message=f"waits: {why}" if why else "")
+        )
 
     def _prune(self, repository: Repository, backup: str) -> CleanupReport:
         """Another node may be cleaning up, as when several backups are deleted together: that takes moments."""
@@ -278,7 +280,7 @@ class Worker:
                 asyncio.run(self._clock.sleep(_BUSY_SECONDS))
         return repository.prune([backup], missing=[backup])
 
-    def _check(self, repository: Repository) -> Line:
+    def _check(self, repository: Repository) -> JobLine:
         """A repository in which a backup is damaged or missing, or that is full, still takes others, or gives them back."""
         left = ""
         try:
@@ -288,7 +290,7 @@ class Worker:
                 raise
             left = f"no space was freed: {problem}" + (f"; {problem.hint}" if problem.token == INCOMPLETE else "")
         backups = repository.backups().backups
-        return Line(
+        return JobLine(
             backups=len(backups),
             bytes=sum(one.stored_bytes for one in backups),
             free=_find_free(self._job.url),
@@ -300,7 +302,7 @@ class Worker:
         now = self._clock.elapsed()
         if now - self._told > 0.5:
             self._told = now
-            self._send(Line(progress=round(min(1.0, self._done / self._total), 2)))
+            self._send(JobLine(progress=round(min(1.0, self._done / self._total), 2)))
 
 
 def _store_file(writer: BackupWriter, name: str, path: Path) -> None:

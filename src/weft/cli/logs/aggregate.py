@@ -13,7 +13,7 @@ from typing import Any
 
 from weft.cli.command.exit_codes import INTERRUPTED, partial_code
 from weft.cli.command.target import usage
-from weft.cli.logs.reader import Line, Named, Reader
+from weft.cli.logs.reader import JournalLine, Named, Reader
 from weft.cli.logs.server import ServerProcess, ServerReader
 from weft.cli.output.formats import print_line
 from weft.cli.output.terminal import clean
@@ -82,7 +82,7 @@ def refuse_what_does_not_go_together(session: Session, asked: dict[str, Any]) ->
 def _show_as_they_come(session: Session, readers: Sequence[Reader], *, prefix: bool) -> None:
     going = list(readers)
     while going:
-        found: list[Line] = []
+        found: list[JournalLine] = []
         for reader in list(going):
             while len(found) < MOST_SORTED:
                 try:
@@ -100,7 +100,7 @@ def _show_as_they_come(session: Session, readers: Sequence[Reader], *, prefix: b
             session.client.http.closed.wait(SETTLE_SECONDS)
 
 
-def _print(session: Session, line: Line, *, prefix: bool) -> None:
+def _print(session: Session, line: JournalLine, *, prefix: bool) -> None:
     """Guests must not change what the terminal shows, in any form."""
     if session.output == "json" and session.jq is None and not session.json_fields:
         document = json.dumps(line, ensure_ascii=False)

@@ -19,7 +19,7 @@ from weft.objects.quantity import parse_moment
 MOST_WAITING = 5_000  # lines of one workload that were read ahead
 OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
 PAUSE_SECONDS, TRIES = 1.0, 60
-Line = dict[str, str]
+JournalLine = dict[str, str]
 
 
 class Named(Protocol):
@@ -38,7 +38,7 @@ class Reader:
 
     def __init__(self, session: Session, target: Named, asked: dict[str, Any], *, alone: bool) -> None:
         self.session, self.target, self.asked, self.alone = session, target, asked, alone
-        self.lines: queue.Queue[Line | None] = queue.Queue(MOST_WAITING)
+        self.lines: queue.Queue[JournalLine | None] = queue.Queue(MOST_WAITING)
         self.code: int | None = None
         self.problem: WeftError | None = None
         self.ended = False
@@ -46,7 +46,7 @@ class Reader:
         self._latest: deque[tuple[str, str]] = deque(maxlen=OVERLAP_LINES)
         self._left_out: set[tuple[str, str]] = set()
 
-    def __iter__(self) -> Iterator[Line]:
+    def __iter__(self) -> Iterator[JournalLine]:
         while (line := self.lines.get()) is not None:
             yield line
 
@@ -89,7 +89,7 @@ class Reader:
     def _take(self, descriptor: int, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for text in lines:
-            line: Line = json.loads(text)
+            line: JournalLine = json.loads(text)
             key = (line["time"], line["message"])
             if key in self._left_out:
                 continue
@@ -97,7 +97,7 @@ class Reader:
                 self._latest.append(key)
             self.put(line)
 
-    def put(self, line: Line) -> None:
+    def put(self, line: JournalLine) -> None:
         self.lines.put(line)
 
     def _find_overlap(self) -> float:

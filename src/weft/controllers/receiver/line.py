@@ -22,7 +22,7 @@ class Way(msgspec.Struct, frozen=True):
     nodes: Collection[str] = frozenset()
 
 
-class Line:
+class ReceiverConnection:
     """One connection at most. ``cut`` ends it from another thread."""
 
     def __init__(self, way: Way) -> None:

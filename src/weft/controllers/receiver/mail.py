@@ -13,7 +13,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from weft.contracts.http.connection import Reader
-from weft.controllers.receiver.line import MOST_READ, SECONDS, Line, make_context
+from weft.controllers.receiver.line import MOST_READ, SECONDS, ReceiverConnection, make_context
 from weft.controllers.receiver.outcome import DeliveryOutcome, clean
 from weft.kinds.receiver import PASSWORD, USERNAME, ReceiverSpec, read_smtp
 
@@ -55,7 +55,9 @@ def make_mail(spec: ReceiverSpec, id_: str, at: float, subject: str, text: str) 
     return mail
 
 
-def send_mail(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], mail: EmailMessage) -> DeliveryOutcome:
+def send_mail(
+    line: ReceiverConnection, spec: ReceiverSpec, secrets: Mapping[str, str], mail: EmailMessage
+) -> DeliveryOutcome:
     """Raises OSError (SMTPException is one)."""
     host, port = read_smtp(spec)
     sock = line.connect(host, port)

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from weft.contracts.http.connection import FAILURES, Connection
-from weft.controllers.receiver.line import SECONDS, Line, make_context
+from weft.controllers.receiver.line import SECONDS, ReceiverConnection, make_context
 from weft.controllers.receiver.outcome import MOST_ANSWER, DeliveryOutcome, clean, judge
 
 _BODY_SECONDS = 1.0  # that are waited for an answer's body
 _MOST_BYTES = 4 * MOST_ANSWER
 
 
-def post(line: Line, url: str, body: bytes, headers: Mapping[str, str], ca: str) -> DeliveryOutcome:
+def post(line: ReceiverConnection, url: str, body: bytes, headers: Mapping[str, str], ca: str) -> DeliveryOutcome:
     """One attempt, until ``line`` is cut. Raises OSError, http.client.HTTPException."""
     tls = make_context(ca) if urlsplit(url).scheme == "https" else None
     fixed = {"Content-Type": "application/json", "User-Agent": "weft", "Connection": "close"}

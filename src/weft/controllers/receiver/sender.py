@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from weft.controllers.receiver.destination import Network
-from weft.controllers.receiver.line import SECONDS, Line, Way
+from weft.controllers.receiver.line import SECONDS, ReceiverConnection, Way
 from weft.controllers.receiver.mail import make_mail, send_mail
 from weft.controllers.receiver.message import Message
 from weft.controllers.receiver.outcome import DeliveryOutcome, clean, hide
@@ -47,7 +47,7 @@ class Courier:
         self, project: str, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, nodes: Collection[str]
     ) -> DeliveryOutcome:
         async with self._turns_of[project], self._turns:
-            line = Line(Way(self._allowed, nodes))
+            line = ReceiverConnection(Way(self._allowed, nodes))
             attempt = _in_thread(lambda: _try(line, spec, secrets, message, self._now()))
             try:
                 async with asyncio.timeout(self._seconds):
@@ -77,7 +77,9 @@ def _in_thread(call: Callable[[], DeliveryOutcome]) -> asyncio.Future[DeliveryOu
     return future
 
 
-def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float) -> DeliveryOutcome:
+def _try(
+    line: ReceiverConnection, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float
+) -> DeliveryOutcome:
     try:
         return _deliver(line, spec, secrets, message, now)
     except ssl.SSLCertVerificationError as problem:
@@ -93,7 +95,7 @@ def _try(line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Me
 
 
 def _deliver(
-    line: Line, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float
+    line: ReceiverConnection, spec: ReceiverSpec, secrets: Mapping[str, str], message: Message, now: float
 ) -> DeliveryOutcome:
     match spec.type:
         case "webhook":

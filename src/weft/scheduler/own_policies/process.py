@@ -18,7 +18,7 @@ import numpy as np
 from weft.contracts.clock import SystemClock
 from weft.contracts.policy import Column, Occasion, Request, Table
 from weft.scheduler.own_policies.remote_table import answer_need, write_request
-from weft.scheduler.own_policies.wire import Ended, Line
+from weft.scheduler.own_policies.wire import Ended, PolicyLine
 
 MOST_SOURCE_BYTES = 256 * 1024
 MOST_COLUMNS = 16
@@ -74,7 +74,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         self.ready = False
         self._asked: set[str] = set()
-        self._line = Line(ours)
+        self._line = PolicyLine(ours)
         self._starts_until = _clock.elapsed() + START_SECONDS
         argv = [
             sys.executable,

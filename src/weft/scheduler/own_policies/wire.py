@@ -23,7 +23,7 @@ class Ended(Exception):
     """The peer closed the line, or sent an invalid message."""
 
 
-class Line:
+class PolicyLine:
     """One end of the line. After a timeout the next ``receive`` continues a partial message."""
 
     def __init__(self, end: socket.socket) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from weft.contracts.policy import Column, Occasion, Request
 from weft.scheduler.own_policies.confine import confine
 from weft.scheduler.own_policies.remote_table import AskedTable, read_request
-from weft.scheduler.own_policies.wire import Ended, Line
+from weft.scheduler.own_policies.wire import Ended, PolicyLine
 
 MOST_BYTES = 1 << 30
 MOST_WORDS = 300
@@ -30,7 +30,7 @@ Score = Callable[[Any, Request, Occasion], Any]
 
 
 def main(argv: list[str]) -> int:
-    line = Line(socket.socket(fileno=int(argv[0])))
+    line = PolicyLine(socket.socket(fileno=int(argv[0])))
     try:
         policy = line.receive(MOST_BYTES)
         score = _load(policy, int(argv[1]), line)
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _load(policy: dict[str, Any], parent: int, line: Line) -> Score | None:
+def _load(policy: dict[str, Any], parent: int, line: PolicyLine) -> Score | None:
     """The policy's function; None after it has sent why there is none."""
     _hush()
     try:
@@ -76,7 +76,7 @@ def _read_entry(name: str) -> Any:
     return getattr(loaded, FUNCTION, loaded)
 
 
-def _serve(line: Line, score: Score, name: str) -> None:
+def _serve(line: PolicyLine, score: Score, name: str) -> None:
     def ask(what: str, argument: str) -> Any:
         line.send(["need", [what, argument]])
         return line.receive(MOST_BYTES)

@@ -18,7 +18,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.telemetry.collector import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, SECONDS, Collector
-from weft.telemetry.logs.query import Line, read_on
+from weft.telemetry.logs.query import StoredLine, read_on
 from weft.telemetry.logs.store import LogStore
 
 PATH = "/v1/logs"
@@ -28,7 +28,7 @@ SAVE_SECONDS = 1.0
 _log = logging.getLogger("weft.logs")
 
 
-def to_otlp(lines: Iterable[tuple[str, Line]], place: str) -> dict[str, Any]:
+def to_otlp(lines: Iterable[tuple[str, StoredLine]], place: str) -> dict[str, Any]:
     """One resource for each source; ``place``: node/NAME or server. Pure."""
     by_source: dict[str, list[dict[str, Any]]] = {}
     for what, line in lines:
@@ -117,12 +117,12 @@ class LogExporter:
             if self._clock.elapsed() - self._saved_at >= SAVE_SECONDS:
                 self._save()
 
-    def _collect(self) -> tuple[list[tuple[str, Line]], dict[str, int]]:
+    def _collect(self) -> tuple[list[tuple[str, StoredLine]], dict[str, int]]:
         """Lines to send, and how far all sources are sent with them. Raises OSError."""
         assert self._sent_to is not None
         sources = self._store.sources()
         after = {uid: number for uid, number in self._sent_to.items() if uid in sources}
-        found: list[tuple[str, Line]] = []
+        found: list[tuple[str, StoredLine]] = []
         size = 0
         # Each time another one comes first, and none has more than a fourth: one that prints much keeps no other waiting.
         self._turn = (self._turn + 1) % max(1, len(sources))

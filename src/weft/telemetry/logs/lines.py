@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from weft.telemetry.logs.query import Line
+from weft.telemetry.logs.query import StoredLine
 
 _encoder = msgspec.json.Encoder()
 
@@ -20,12 +20,12 @@ class PrintedLine(msgspec.Struct, frozen=True):
     message: str
 
 
-def encode_lines(lines: Iterable[Line], source: str) -> bytes:
+def encode_lines(lines: Iterable[StoredLine], source: str) -> bytes:
     """``PrintedLine`` of each."""
     return b"".join(_encoder.encode(show_line(line, source)) + b"\n" for line in lines)
 
 
-def show_line(line: Line, source: str) -> PrintedLine:
+def show_line(line: StoredLine, source: str) -> PrintedLine:
     return PrintedLine(format_time(line.at), source, line.text.decode("utf-8", "backslashreplace"))
 
 

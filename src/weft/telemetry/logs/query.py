@@ -15,7 +15,7 @@ from weft.telemetry.logs.segment import Lines, read_segment
 from weft.telemetry.logs.store import LogStore
 
 
-class Line(msgspec.Struct, frozen=True):
+class StoredLine(msgspec.Struct, frozen=True):
     number: int
     at: int  # unix microseconds
     text: bytes  # without its newline
@@ -32,7 +32,7 @@ class Range(msgspec.Struct, frozen=True):
     until: int = 0
 
 
-def read_lines(store: LogStore, asked: Range, matcher: Matcher | None) -> Iterator[list[Line]]:
+def read_lines(store: LogStore, asked: Range, matcher: Matcher | None) -> Iterator[list[StoredLine]]:
     """Block by block. Raises InvalidInput for a pattern that takes too long, OSError."""
     blocks = _list_blocks(store, asked)
     with ThreadPoolExecutor(1, "weft-logs") as ahead:  # the next block is read while one is searched
@@ -46,9 +46,9 @@ def read_lines(store: LogStore, asked: Range, matcher: Matcher | None) -> Iterat
                     yield found
 
 
-def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int) -> list[Line]:
+def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int) -> list[StoredLine]:
     """The last ``most`` of them. Raises as ``read_lines``."""
-    found: list[Line] = []
+    found: list[StoredLine] = []
     for block in reversed(_list_blocks(store, asked)):
         if len(found) >= most:
             break
@@ -58,9 +58,9 @@ def read_last(store: LogStore, asked: Range, matcher: Matcher | None, most: int)
     return found
 
 
-def read_on(store: LogStore, uid: str, first: int, most: int) -> list[Line]:
+def read_on(store: LogStore, uid: str, first: int, most: int) -> list[StoredLine]:
     """The next lines of a source that it printed here, from number ``first`` on; ``most`` of them at most. Raises OSError."""
-    found: list[Line] = []
+    found: list[StoredLine] = []
     for block in _list_blocks(store, Range(uid, first=first)):
         for lines in block.load():
             found += _select(lines, block.range, None)[: most - len(found)]
@@ -136,7 +136,7 @@ def _list_blocks(store: LogStore, asked: Range) -> list[_Block]:
     return sorted(blocks, key=lambda block: block.first)
 
 
-def _select(lines: Lines, asked: Range, matcher: Matcher | None) -> list[Line]:
+def _select(lines: Lines, asked: Range, matcher: Matcher | None) -> list[StoredLine]:
     times, first, text = lines.times, lines.first, lines.text
     skipped = max(0, asked.first - first)
     stop = min(len(times), asked.end - first) if asked.end else len(times)
@@ -145,7 +145,7 @@ def _select(lines: Lines, asked: Range, matcher: Matcher | None) -> list[Line]:
     if matcher is None:
         pieces = text.split(b"\n")
         return [
-            Line(first + index, times[index], pieces[index])
+            StoredLine(first + index, times[index], pieces[index])
             for index in range(skipped, stop)
             if _is_in(times[index], asked)
         ]
@@ -155,7 +155,7 @@ def _select(lines: Lines, asked: Range, matcher: Matcher | None) -> list[Line]:
         index += text.count(b"\n", at, begin)
         at = begin
         if skipped <= index < stop and _is_in(times[index], asked):
-            found.append(Line(first + index, times[index], text[begin : text.index(b"\n", begin)]))
+            found.append(StoredLine(first + index, times[index], text[begin : text.index(b"\n", begin)]))
     return found
 
 
