@@ -24,14 +24,14 @@ from weft.drivers.device.mqtt.client import MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.edge.broker.broker import Broker
 from weft.edge.broker.config import GATEWAY, Bounds, Listening, make_username
-from weft.edge.device.model import Device, Model, Property, Window
+from weft.edge.device.model import Device, Model, Property, SamplingWindow
 from weft.edge.device.store import TwinStore
 from weft.edge.gateway import DeviceGateway
 from weft.edge.rule.engine import Effect, Rule
 
 MODEL = Model(
     {
-        "temperature": Property(minimum=-40, maximum=85, windows=(Window(60, ("mean", "max")),)),
+        "temperature": Property(minimum=-40, maximum=85, windows=(SamplingWindow(60, ("mean", "max")),)),
         "fan": Property(type="boolean"),
         "sent": Property(),
     }

@@ -52,7 +52,7 @@ class Shortage(msgspec.Struct, frozen=True):
         return float(self.course.high[self.first : self.last + 1].max()) - SHORT * self.full
 
 
-class Window(msgspec.Struct, frozen=True):
+class TimeWindow(msgspec.Struct, frozen=True):
     """A time to do something in, in unix seconds. ``quality``: 0, any time is as good, to 1."""
 
     start: float
@@ -127,17 +127,17 @@ def expect_hours(status: ProfileStatus, now: float, hours: int) -> Course | None
 
 def choose_window(
     status: ProfileStatus | None, earliest: float, latest: float, seconds: float = WINDOW_SECONDS
-) -> Window:
+) -> TimeWindow:
     """Window between two moments in which the guest of a profile does least, for what takes ``seconds``; without a cycle the
     earliest."""
     length = min(max(seconds, WINDOW_SECONDS), max(0.0, latest - earliest))
     cycle = find_cycle(status, 0.0) if status is not None else None
     if cycle is None:
-        return Window(earliest, earliest + length, 0.0, "no cycle found: any time is as good")
+        return TimeWindow(earliest, earliest + length, 0.0, "no cycle found: any time is as good")
     starts = np.arange(earliest, max(earliest, latest - length) + 1.0, WINDOW_SECONDS)
     uses = [_mean_fold(cycle, start, length) for start in starts.tolist()]
     start = float(starts[int(np.argmin(uses))])
-    return Window(start, start + length, *judge(status, start, start + length))
+    return TimeWindow(start, start + length, *judge(status, start, start + length))
 
 
 def judge(status: ProfileStatus | None, start: float, end: float) -> tuple[float, str]:

@@ -15,7 +15,7 @@ from weft.api.dashboard.rows import KindRows
 from weft.api.dashboard.selection import Query, Selection
 from weft.api.dashboard.sight import Sight
 from weft.api.dashboard.table import list_heads, read_asked
-from weft.api.dashboard.window import Window
+from weft.api.dashboard.window import RowWindow
 from weft.kinds.registry import BY_NAME
 from weft.kinds.vm import VM
 from weft.objects.envelope import encode_envelope
@@ -109,7 +109,7 @@ def test_a_tab_that_applies_what_it_is_told_shows_what_is_so(
     for name, phase, memory, project in before:
         source.put(name, phase, memory << 30, project)
     selection = select(source, **query)
-    window = Window(selection, ("vm",), offset, limit)
+    window = RowWindow(selection, ("vm",), offset, limit)
     shown: dict[str, Any] = {}
     order: list[str] = []
     for number, change in enumerate([None, *after]):
@@ -138,7 +138,7 @@ def test_a_row_that_others_changed_is_encoded_once_for_all_tabs() -> None:
     source = Source()
     source.put("web", "Pending")
     selection = select(source)
-    tabs = [Window(selection, ("vm",), 0, 10) for _ in range(3)]
+    tabs = [RowWindow(selection, ("vm",), 0, 10) for _ in range(3)]
     for tab in tabs:
         tab.take()
     source.put("web", "Running")

@@ -16,7 +16,7 @@ from weft.contracts.edge.model_runner import ModelFile
 from weft.drivers.cache.sqlite.driver import SqliteCache
 from weft.drivers.device.fake.driver import FakeDriver
 from weft.edge.cache.publisher import TOGETHER, TwinPublisher
-from weft.edge.device.model import Device, Model, Property, Window
+from weft.edge.device.model import Device, Model, Property, SamplingWindow
 from weft.edge.device.store import TwinStore
 from weft.edge.device.twin import Twin
 from weft.edge.gateway import DeviceGateway
@@ -24,7 +24,7 @@ from weft.edge.model.engine import Decision, DecisionModel, DecisionOutcome
 from weft.edge.rule.engine import Effect, Rule
 from weft.objects.errors import Unavailable
 
-MODEL = Model({"t": Property(windows=(Window(1, ("mean",)),)), "fan": Property(type="boolean")})
+MODEL = Model({"t": Property(windows=(SamplingWindow(1, ("mean",)),)), "fan": Property(type="boolean")})
 
 
 class HandClock(SystemClock):

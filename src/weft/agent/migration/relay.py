@@ -13,7 +13,7 @@ import ssl
 import threading
 from collections.abc import Iterable, Sequence
 
-from weft.agent.migration.window import Window
+from weft.agent.migration.window import SendWindow
 from weft.contracts.clock import Clock
 
 BUFFER_BYTES = 256 << 10
@@ -100,7 +100,7 @@ class Relay:
     ) -> None:
         self._plain, self._secure, self._meter, self._clock = plain, secure, meter, clock
         self._limits, self._incoming, self._first = list(limits), list(incoming), first
-        self._window = Window(plain, secure, clock)
+        self._window = SendWindow(plain, secure, clock)
         self._cut = threading.Event()
 
     def cut(self) -> None:

@@ -44,7 +44,7 @@ def adjust_window(
     return window
 
 
-class Window:
+class SendWindow:
     """The window of one connection to another node, and of the machine's socket behind it. For one thread."""
 
     def __init__(self, plain: socket.socket, secure: socket.socket, clock: Clock) -> None:

@@ -13,7 +13,7 @@ from weft.api.context import ApiContext
 from weft.api.dashboard.row import Rendered, Row
 from weft.api.dashboard.rows import KindRows
 from weft.api.dashboard.summary import EVERY_SECONDS, Summary, find_summary, read_usage
-from weft.api.dashboard.window import Window
+from weft.api.dashboard.window import RowWindow
 from weft.api.object.narrowing import find_narrowing
 from weft.kinds.record import Kind
 from weft.objects.envelope import decode_envelope
@@ -42,7 +42,7 @@ class Part(Protocol):
 class TablePart:
     name, seconds = "table", 3600.0
 
-    def __init__(self, window: Window, woken: asyncio.Event) -> None:
+    def __init__(self, window: RowWindow, woken: asyncio.Event) -> None:
         self._window, self._woken = window, woken
         window.selection.viewers.add(woken)
 

@@ -19,7 +19,7 @@ from weft.api.dashboard.part import Part, TablePart, open_events, open_object, o
 from weft.api.dashboard.selection import find_newest
 from weft.api.dashboard.summary import read_project
 from weft.api.dashboard.table import MOST_LETTERS, note_topic, read_asked, select
-from weft.api.dashboard.window import Window
+from weft.api.dashboard.window import RowWindow
 from weft.api.request.call import Call
 from weft.api.route import Route, Topic
 from weft.api.watch.stream import wait
@@ -112,7 +112,7 @@ async def _open(context: ApiContext, call: Call, show: Show, woken: asyncio.Even
         async with context.lists.take(actor):
             selection, layout = await select(context, actor, asked)
         note_topic(call, asked.kinds, asked.project)
-        add(TablePart(Window(selection, layout, asked.offset, asked.limit), woken))
+        add(TablePart(RowWindow(selection, layout, asked.offset, asked.limit), woken))
     if show.summary is not None:
         add(await open_summary(context, actor, read_project(show.summary.project)))
     if show.object is not None:

@@ -16,7 +16,7 @@ _encoder = msgspec.json.Encoder()
 _MOST_KEPT = 16
 
 
-class Window:
+class RowWindow:
     """Rows ``offset`` to ``offset + limit`` of a selection."""
 
     def __init__(self, selection: Selection, layout: Layout, offset: int, limit: int) -> None:

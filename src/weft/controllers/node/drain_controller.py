@@ -19,9 +19,9 @@ from weft.contracts.store import Absent
 from weft.contracts.trace.context import pass_on
 from weft.controllers.loop import Plan
 from weft.controllers.node.drain_plan import (
+    DrainWindow,
     Evictee,
     Way,
-    Window,
     choose_next,
     describe_drain,
     describe_silence,
@@ -110,7 +110,7 @@ class Drain:
                 continue
             begun_at = read_beginning(node, now)
             evictees = find_evictees(view, node, begun_at, now, budgets)
-            window = Window.of(node.actions(NodeActions), now)
+            window = DrainWindow.of(node.actions(NodeActions), now)
             left = {one.budget.key: one.left for one in budgets.allowances.values()}
             begins = window.open and not _is_silent(node)
             begun = choose_next(evictees, _count_free(view, node), left) if begins else []
@@ -249,7 +249,7 @@ def plan_migration(node: Item, evictee: Evictee, now: float, budgets: Budgets) -
 
 
 def plan_condition(
-    node: Item, evictees: Sequence[Evictee], begun: Sequence[Evictee], window: Window, now: float
+    node: Item, evictees: Sequence[Evictee], begun: Sequence[Evictee], window: DrainWindow, now: float
 ) -> Commit | None:
     """Write the condition Drained, if it changes."""
     reason, message = describe_drain(evictees, {evictee.key for evictee in begun})

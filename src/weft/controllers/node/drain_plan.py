@@ -45,7 +45,7 @@ class Evictee(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.verdict) or self.way == "never"
 
 
-class Window(msgspec.Struct, frozen=True):
+class DrainWindow(msgspec.Struct, frozen=True):
     """Whether workloads may begin to leave now."""
 
     open: bool = True
@@ -53,7 +53,7 @@ class Window(msgspec.Struct, frozen=True):
     changes_after: float = 0.0  # seconds; 0: never
 
     @classmethod
-    def of(cls, asked: NodeActions, now: float) -> Window:
+    def of(cls, asked: NodeActions, now: float) -> DrainWindow:
         begin, end = asked.drain_not_before, asked.drain_not_after
         if begin is not None and now < begin:
             at = datetime.fromtimestamp(begin, UTC)
@@ -139,7 +139,7 @@ def describe_drain(evictees: Sequence[Evictee], begun: set[str]) -> tuple[str, s
     return "Blocked" if len(stuck) == len(evictees) else "Draining", "; ".join([*parts, *_list_stuck(stuck)])
 
 
-def describe_silence(evictees: Sequence[Evictee], window: Window) -> tuple[str, str]:
+def describe_silence(evictees: Sequence[Evictee], window: DrainWindow) -> tuple[str, str]:
     """The same of a silent node: whatever else keeps workloads there isn't the reason."""
     migrating = [evictee for evictee in evictees if not evictee.stuck and evictee.migration]
     notes = [*_list_migrating(migrating), *([] if window.open else [window.note])]

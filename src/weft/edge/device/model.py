@@ -14,7 +14,7 @@ MOST_WINDOWS = 16  # of one property
 MEASURES = ("mean", "min", "max", "count", "last", "rate")
 
 
-class Window(msgspec.Struct, frozen=True):
+class SamplingWindow(msgspec.Struct, frozen=True):
     """A tumbling window: ``seconds`` long; ``of`` names the measures that it gives."""
 
     seconds: int
@@ -32,7 +32,7 @@ class Property(msgspec.Struct, frozen=True):
     max_length: int | None = None
     read_only: bool = False
     deadband: float | None = None
-    windows: tuple[Window, ...] = ()
+    windows: tuple[SamplingWindow, ...] = ()
     href: str = ""
 
 

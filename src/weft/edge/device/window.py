@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from weft.edge.device.model import Window
+from weft.edge.device.model import SamplingWindow
 
 
 class OpenWindow:
@@ -28,7 +28,7 @@ class OpenWindow:
         "plan",
     )
 
-    def __init__(self, plan: Window) -> None:
+    def __init__(self, plan: SamplingWindow) -> None:
         self.plan = plan
         self.closed: dict[str, float] = {}
         self._began = self._ends = -math.inf

@@ -13,7 +13,7 @@ from termios import TIOCOUTQ
 
 import pytest
 
-from weft.agent.migration.window import LEAST_BYTES, QUEUE_SECONDS, ReceiveBuffer, Window, adjust_window
+from weft.agent.migration.window import LEAST_BYTES, QUEUE_SECONDS, ReceiveBuffer, SendWindow, adjust_window
 from weft.contracts.clock import SystemClock
 
 SIOCOUTQNSD = 0x894B  # bytes that weren't sent, beside those that weren't heard of
@@ -112,7 +112,7 @@ def test_what_gathers_while_nobody_gets_to_carry_it_is_no_queue_but_what_a_machi
     data = b""
     sends.setblocking(False)
     for _ in range(3):  # a processor that is taken away at the wrong moment looks like a queue
-        window, ended = Window(plain, receives, SystemClock()), time.monotonic() + 1
+        window, ended = SendWindow(plain, receives, SystemClock()), time.monotonic() + 1
         window.note()
         while time.monotonic() < ended:
             with contextlib.suppress(BlockingIOError):

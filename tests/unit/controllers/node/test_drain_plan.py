@@ -12,8 +12,8 @@ from weft.controllers.node.drain_controller import plan_condition
 from weft.controllers.node.drain_plan import (
     AHEAD_SECONDS,
     AT_ONCE,
+    DrainWindow,
     Evictee,
-    Window,
     choose_next,
     describe_drain,
     find_end,
@@ -154,7 +154,7 @@ def test_a_drain_of_a_silent_node_says_that_it_is_silent(phase: str) -> None:
     node = Item(envelope)
 
     def describe(*left: Evictee) -> str:
-        commit = plan_condition(node, left, [], Window(), 2.0)
+        commit = plan_condition(node, left, [], DrainWindow(), 2.0)
         assert commit is not None and isinstance(commit.writes[0], Put)
         told = decode_envelope(commit.writes[0].value).condition("Drained")
         assert told is not None

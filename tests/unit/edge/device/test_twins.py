@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from weft.contracts.device import Value
 from weft.edge.device.check import check_value
 from weft.edge.device.command import Command, find_next, note_try, plan_sendings
-from weft.edge.device.model import Device, Model, Property, Window
+from weft.edge.device.model import Device, Model, Property, SamplingWindow
 from weft.edge.device.twin import MOST_ENDED, KeptTwin, Twin, plan_desired, refuse_member
 
 MODEL = Model(
     {
         "temperature": Property(
-            minimum=-40, maximum=85, deadband=0.5, read_only=True, windows=(Window(10, ("mean",)),)
+            minimum=-40, maximum=85, deadband=0.5, read_only=True, windows=(SamplingWindow(10, ("mean",)),)
         ),
         "setpoint": Property(minimum=-30, maximum=10),
         "door": Property(type="string", enum=("open", "shut")),
