@@ -15,7 +15,7 @@ from weft.client.cluster.hold import ArmingAnswer
 from weft.contracts.guard import Held
 from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
 from weft.controllers.failover.restored import change_replication, mark_replica
-from weft.drivers.guard.holds import Hold, Holds, Request, apply_request, list_due
+from weft.drivers.guard.holds import Hold, HoldRequest, Holds, apply_request, list_due
 from weft.failover.primary import is_confirmed, is_retired
 from weft.failover.standby import Question, Silence, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
 from weft.failover.timing import Timing
@@ -115,7 +115,7 @@ class Node:
         known = {name: Held(one.until) for name, one in self.held.items()}
         plan = plan_guard({"g": guest} if guest is not None else {}, self.until, known)
         renew = {name: Hold(to, ("/g",)) for name, to in plan.renew.items()}
-        self.held = apply_request(self.held, Request(renew, plan.drop))
+        self.held = apply_request(self.held, HoldRequest(renew, plan.drop))
         held = self.held.get("g")
         self._was_held |= held is not None and self.mode == "hold"
         may_run = self.mode != "hold" or not explain_unheld(Held(held.until) if held else None, now)

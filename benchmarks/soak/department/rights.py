@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.soak.department.oracle import Turn, find_possible
 from weft.client import Client
-from weft.client.connection import Request
+from weft.client.connection import ClientRequest
 from weft.client.context import Context
 from weft.objects.errors import Forbidden, NotAuthenticated, Unavailable, WeftError
 
@@ -66,7 +66,7 @@ class Bearer:
         found += [f"{self.name}: {name} was refused, and is there" for name in sorted(refused & existing)]
         return found
 
-    def _note_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
+    def _note_answer(self, request: ClientRequest, status: int, headers: Mapping[str, str], seconds: float) -> None:
         self._last = headers.get("x-request-id", "")
 
     def _ask_on(self) -> None:

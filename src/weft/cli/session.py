@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import click
 
     from weft.client import Client
-    from weft.client.connection import Request
+    from weft.client.connection import ClientRequest
 
 DEFAULT_WAIT_SECONDS = 600.0
 
@@ -42,7 +42,7 @@ class Recorder(Protocol):
 
     cut: bool
 
-    def note(self, request: Request) -> None:
+    def note(self, request: ClientRequest) -> None:
         """Let ``request`` go if it only reads. Raises NotSent for all others."""
 
     def would(self, step: str) -> None:
@@ -110,12 +110,12 @@ class Session:
             return False
         return not self.client.http.closed.wait(seconds)
 
-    def _log_request(self, request: Request) -> None:
+    def _log_request(self, request: ClientRequest) -> None:
         hide = importlib.import_module("weft.trust.redaction")
         body = f"  {hide.hide_in_body(request.body)}" if request.body else ""
         self.notify(f"> {request.method} {hide.hide_in_text(request.path)}{body}")
 
-    def _log_answer(self, request: Request, status: int, headers: Mapping[str, str], seconds: float) -> None:
+    def _log_answer(self, request: ClientRequest, status: int, headers: Mapping[str, str], seconds: float) -> None:
         path = importlib.import_module("weft.trust.redaction").hide_in_text(request.path.partition("?")[0])
         self.notify(
             f"< {status} {request.method} {path}  {seconds * 1000:.0f} ms  request {headers.get('x-request-id', 'unknown')}"

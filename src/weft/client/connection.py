@@ -38,7 +38,7 @@ class FileBody:
                 yield piece
 
 
-class Request:
+class ClientRequest:
     def __init__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> None:
         self.method = method
         self.path = quote(path, safe=_IN_PATHS)
@@ -95,7 +95,7 @@ class Connection(http.client.HTTPConnection):
         )
         self._line.do_handshake()
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: ClientRequest) -> None:
         """Send a whole request. Raises Lost."""
         try:
             self.request(request.method, request.path, request.body, request.headers)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
-from weft.client.connection import BROKEN, Connection, Lost, Request, make_lost
+from weft.client.connection import BROKEN, ClientRequest, Connection, Lost, make_lost
 from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls, split_server
 from weft.client.version_skew import HEADER
@@ -68,8 +68,8 @@ class Http:
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
         # Before a request is sent; an error that it raises ends the request.
-        self.on_request: Callable[[Request], None] = lambda request: None
-        self.on_answer: Callable[[Request, int, Mapping[str, str], float], None] = lambda *answered: None
+        self.on_request: Callable[[ClientRequest], None] = lambda request: None
+        self.on_answer: Callable[[ClientRequest, int, Mapping[str, str], float], None] = lambda *answered: None
 
     def request(
         self,
@@ -86,14 +86,14 @@ class Http:
 
         Raises Unavailable when the server can't be reached (Unanswered: it was, and is silent), NotAuthenticated when its
         certificate isn't trusted."""
-        sent = Request(method, path, body, {**self._headers, **(headers or {})})
+        sent = ClientRequest(method, path, body, {**self._headers, **(headers or {})})
         self.on_request(sent)
         return self._carry_out(sent, timeout_seconds or self._timeout_seconds, answer_seconds)
 
     def begin(self, path: str) -> Callable[[], ClientAnswer]:
         """Request ``path`` over a kept connection; the returned function waits for the answer, as ``request`` does. In between,
         the caller works while the server does."""
-        sent = Request("GET", path, None, dict(self._headers))
+        sent = ClientRequest("GET", path, None, dict(self._headers))
         self.on_request(sent)
         connection = self._take_idle(self._timeout_seconds)
         if connection is None:
@@ -103,7 +103,7 @@ class Http:
             connection.ask(sent)
         return functools.partial(self._finish, connection, sent, began)
 
-    def _finish(self, connection: Connection, sent: Request, began: float) -> ClientAnswer:
+    def _finish(self, connection: Connection, sent: ClientRequest, began: float) -> ClientAnswer:
         try:
             answer = self._receive(connection)
         except Lost:
@@ -111,7 +111,9 @@ class Http:
         self.on_answer(sent, answer.status, answer.headers, self._clock.elapsed() - began)
         return answer if _find_wait(answer) is None else self._carry_out(sent, self._timeout_seconds)
 
-    def _carry_out(self, sent: Request, timeout_seconds: float, answer_seconds: float | None = None) -> ClientAnswer:
+    def _carry_out(
+        self, sent: ClientRequest, timeout_seconds: float, answer_seconds: float | None = None
+    ) -> ClientAnswer:
         deadline = self._clock.elapsed() + self._patience_seconds
         throttled_until = self._clock.elapsed() + MOST_THROTTLED_SECONDS
         pause = _FIRST_PAUSE_SECONDS
@@ -133,7 +135,7 @@ class Http:
     def stream(self, method: str, path: str, *, headers: Mapping[str, str] | None = None) -> Stream:
         """Begin a request whose answer has no foreseeable end (or is large). Raises the problem the server answered
         with, or Unavailable. Use with ``with``."""
-        sent = Request(method, path, None, {**self._headers, **(headers or {})})
+        sent = ClientRequest(method, path, None, {**self._headers, **(headers or {})})
         self.on_request(sent)
         began = self._clock.elapsed()
         try:
@@ -169,7 +171,7 @@ class Http:
         """Set once ``close`` was called: pauses between requests wait on it."""
         return self._closed
 
-    def _begin(self, request: Request) -> tuple[Connection, http.client.HTTPResponse]:
+    def _begin(self, request: ClientRequest) -> tuple[Connection, http.client.HTTPResponse]:
         """Send ``request``, over a kept connection if one is still open; the head of the answer."""
         connection = self._take_idle(self._timeout_seconds)
         if connection is not None:
@@ -181,7 +183,7 @@ class Http:
         connection = self._dial(self._timeout_seconds)
         return connection, self._send(connection, request)
 
-    def _send(self, connection: Connection, request: Request) -> http.client.HTTPResponse:
+    def _send(self, connection: Connection, request: ClientRequest) -> http.client.HTTPResponse:
         try:
             connection.ask(request)
             return connection.receive()
@@ -189,7 +191,7 @@ class Http:
             connection.hang_up()
             raise
 
-    def _exchange(self, request: Request, timeout_seconds: float, answer_seconds: float) -> ClientAnswer:
+    def _exchange(self, request: ClientRequest, timeout_seconds: float, answer_seconds: float) -> ClientAnswer:
         connection = self._take_idle(timeout_seconds)
         if connection is not None:
             try:
@@ -199,7 +201,7 @@ class Http:
                     raise
         return self._converse(self._dial(timeout_seconds, answer_seconds), request)
 
-    def _converse(self, connection: Connection, request: Request) -> ClientAnswer:
+    def _converse(self, connection: Connection, request: ClientRequest) -> ClientAnswer:
         try:
             connection.ask(request)
         except BaseException:

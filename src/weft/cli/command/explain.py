@@ -20,7 +20,7 @@ from weft.cli.session import NotSent, Session
 from weft.trust.redaction import hide_in_body, hide_in_text, is_secret
 
 if TYPE_CHECKING:
-    from weft.client.connection import Request
+    from weft.client.connection import ClientRequest
 
 _SOURCES = {ParameterSource.COMMANDLINE: "", ParameterSource.ENVIRONMENT: "from the environment"}
 _FOLLOWS = ("watch=1", "follow=1")
@@ -33,7 +33,7 @@ class Calls:
         self.calls: list[dict[str, Any]] = []
         self.cut = False
 
-    def note(self, request: Request) -> None:
+    def note(self, request: ClientRequest) -> None:
         sent = is_reading(request.method, request.path, request.body)
         body = hide_in_body(request.body) if request.body else ""
         self.calls.append({"method": request.method, "path": hide_in_text(request.path), "body": body, "sent": sent})

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.client.answer import ClientAnswer
 from weft.client.api import Client
-from weft.client.connection import Request
+from weft.client.connection import ClientRequest
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
@@ -60,7 +60,7 @@ class PeerClient(Client):
         self._own_project = own_project
         return self
 
-    def _name_project(self, request: Request) -> None:
+    def _name_project(self, request: ClientRequest) -> None:
         request.headers[PROJECT_HEADER] = self._own_project
 
 

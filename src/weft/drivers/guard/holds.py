@@ -28,7 +28,7 @@ class Hold(NamedTuple):
     ended_at: float = 0.0  # when something of it was ended, by the same clock; 0: nothing since ``until`` was set
 
 
-class Request(NamedTuple):
+class HoldRequest(NamedTuple):
     """``renew``: by the guest's id, and only those; ``drop``: ids of guests that may run for good, or are gone."""
 
     renew: dict[str, Hold]
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 Holds = dict[str, Hold]
 
 
-def read_request(data: bytes) -> Request:
+def read_request(data: bytes) -> HoldRequest:
     """Raises ValueError, which says what is wrong, without what came."""
     if len(data) > MOST_REQUEST_BYTES:
         raise ValueError(f"the request is longer than {MOST_REQUEST_BYTES} bytes")
@@ -51,10 +51,10 @@ def read_request(data: bytes) -> Request:
     renew, drop = given.get("renew", {}), given.get("drop", [])
     if not isinstance(renew, dict) or not isinstance(drop, list) or not all(_is_id(one) for one in (*renew, *drop)):
         raise ValueError(f"renew must be an object and drop a list, with ids of at most {MOST_ID} characters")
-    return Request({name: _read_hold(one) for name, one in renew.items()}, tuple(drop))
+    return HoldRequest({name: _read_hold(one) for name, one in renew.items()}, tuple(drop))
 
 
-def apply_request(holds: Holds, request: Request) -> Holds:
+def apply_request(holds: Holds, request: HoldRequest) -> Holds:
     """Raises ValueError for too many guests; then nothing has changed."""
     after = {name: one for name, one in holds.items() if name not in request.drop} | request.renew
     if len(after) > MOST_HOLDS:

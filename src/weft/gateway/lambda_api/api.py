@@ -18,7 +18,7 @@ from weft.gateway.function.definition.names import Named, read_name
 from weft.gateway.function.invocation.call import AcceptsEvents, Call, Dispatches, read_client_context
 from weft.gateway.lambda_api.answers import JSON, answer_json
 from weft.gateway.lambda_api.describe import describe_aliases, describe_function, describe_version
-from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.gateway.lambda_api.idempotency import IdempotencyCache
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
@@ -39,7 +39,7 @@ class LambdaApi:
     ) -> None:
         self._catalogue, self._dispatcher, self._events, self._once = catalogue, dispatcher, events, once
 
-    async def answer(self, request: Request, caller: Actor, request_id: str) -> Answer:
+    async def answer(self, request: LambdaRequest, caller: Actor, request_id: str) -> Answer:
         """Raises WeftError."""
         segments = request.path[len(PREFIX) :].strip("/").split("/")
         query = dict(parse_qsl(request.query, keep_blank_values=True)) if request.query else {}
@@ -72,7 +72,9 @@ class LambdaApi:
         _require(request, "GET")
         return answer_json(describe(), request_id)
 
-    async def _invoke(self, request: Request, caller: Actor, project: str, named: Named, request_id: str) -> Answer:
+    async def _invoke(
+        self, request: LambdaRequest, caller: Actor, project: str, named: Named, request_id: str
+    ) -> Answer:
         function = self._catalogue.find(project, named.name)
         attempted = request.header("amz-sdk-invocation-id")[:MOST_ATTEMPTED]
         if attempted:  # the id is the same for each attempt, at any gateway
@@ -142,7 +144,7 @@ def _require_reading(caller: Actor, verb: str, project: str) -> None:
         caller.require(f"function:{verb}", project, f"{verb} functions")
 
 
-def _read_call(request: Request, project: str, named: Named, request_id: str) -> Call:
+def _read_call(request: LambdaRequest, project: str, named: Named, request_id: str) -> Call:
     """Raises InvalidInput for a body that isn't JSON, and for a context that isn't base64 of JSON."""
     payload = request.body
     if payload:
@@ -177,12 +179,12 @@ def _read_context(encoded: str) -> str:
         ) from None
 
 
-def _require(request: Request, *methods: str) -> None:
+def _require(request: LambdaRequest, *methods: str) -> None:
     if request.method not in methods:
         raise _not_served(request)
 
 
-def _not_served(request: Request) -> InvalidInput:
+def _not_served(request: LambdaRequest) -> InvalidInput:
     return InvalidInput(
         f"{request.method} {request.path[:200]} is not served: only weft's own API creates and changes functions",
         reason="notServed",

@@ -4,7 +4,7 @@ follows the store, so a deleted token is refused at once."""
 from __future__ import annotations
 
 from weft.contracts.clock import Clock
-from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.informer.accounts import read_token
 from weft.informer.view import View
 from weft.kinds.token import TOKENS_BY_KEY
@@ -31,7 +31,7 @@ class Authenticator:
         self._view, self._directory, self._clock = view, directory, clock
         self._seal_key = seal_key
 
-    def identify(self, request: Request) -> Actor:
+    def identify(self, request: LambdaRequest) -> Actor:
         """The caller. Raises NotAuthenticated."""
         authorization, now = request.header("authorization"), self._clock.now()
         if is_signed(authorization):

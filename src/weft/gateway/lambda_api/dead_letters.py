@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from weft.gateway.function_events.queue import Event
 from weft.gateway.lambda_api.answers import answer_json
-from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.objects.errors import InvalidInput
 from weft.serving.answer import Answer
 from weft.trust.credentials import Actor
@@ -34,7 +34,7 @@ class DeadLetterApi:
     def __init__(self, letters: DeadLetterStore) -> None:
         self._letters = letters
 
-    async def answer(self, request: Request, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
+    async def answer(self, request: LambdaRequest, caller: Actor, request_id: str, found: re.Match[str]) -> Answer:
         """Raises WeftError. Dead letters outlive their function, which may not exist."""
         project, name, verb = found["project"], found["name"], found["verb"]
         method = "GET" if verb is None else "POST"

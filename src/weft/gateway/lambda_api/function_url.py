@@ -15,7 +15,7 @@ import msgspec
 
 from weft.gateway.function.invocation.call import InvocationOutcome
 from weft.gateway.lambda_api.answers import JSON
-from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.serving.answer import Answer
 
 PREFIX = "/url/"
@@ -35,7 +35,7 @@ class BadAnswer(Exception):
 
 
 def make_event(
-    request: Request,
+    request: LambdaRequest,
     *,
     project: str,
     name: str,
@@ -130,7 +130,7 @@ def _is_credential(name: str) -> bool:
     return name == "authorization" or name in ("x-amz-date", "x-amz-security-token", "x-amz-content-sha256")
 
 
-def _read_body(request: Request) -> tuple[str, bool]:
+def _read_body(request: LambdaRequest) -> tuple[str, bool]:
     kind = request.header("content-type")
     if (_TEXT.fullmatch(kind) or not kind) and not request.header("content-encoding"):
         try:

@@ -13,7 +13,7 @@ from weft.serving.answer import Answer, Answers
 log = logging.getLogger("weft.gateway")
 
 
-class Request(msgspec.Struct):
+class LambdaRequest(msgspec.Struct):
     """``path`` and ``query`` are as they came on the wire, ASCII; header names are in lower case."""
 
     method: str
@@ -29,7 +29,7 @@ class Request(msgspec.Struct):
         return found[0] if found else ""
 
 
-def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> Answers:
+def make_app(handle: Callable[[LambdaRequest], Awaitable[Answer]], failed: Answer) -> Answers:
     """Answers with ``handle``, and with ``failed`` if that raises."""
 
     async def answer(coming: serving.Request) -> Answer:
@@ -43,7 +43,7 @@ def make_app(handle: Callable[[Request], Awaitable[Answer]], failed: Answer) -> 
     return answer
 
 
-async def _read(coming: serving.Request) -> Request:
+async def _read(coming: serving.Request) -> LambdaRequest:
     """The complete request. Raises BodyLost if its body won't come any more."""
     pieces = []
     while piece := await coming.read():
@@ -52,4 +52,4 @@ async def _read(coming: serving.Request) -> Request:
     for name, value in coming.headers:
         headers.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-    return Request(coming.method, coming.path, coming.query, headers, body, coming.address)
+    return LambdaRequest(coming.method, coming.path, coming.query, headers, body, coming.address)

@@ -16,7 +16,7 @@ from weft.gateway.lambda_api.answers import JSON, answer_error, answer_json, ret
 from weft.gateway.lambda_api.api import PREFIX, LambdaApi
 from weft.gateway.lambda_api.authenticate import Authenticator
 from weft.gateway.lambda_api.dead_letters import DEAD_LETTERS, DeadLetterApi
-from weft.gateway.lambda_api.http import Request
+from weft.gateway.lambda_api.http import LambdaRequest
 from weft.objects.errors import NotAuthenticated, NotFound, WeftError
 from weft.objects.identity import new_uid
 from weft.serving.answer import Answer
@@ -42,7 +42,7 @@ class FunctionRouter:
         self._authenticator, self._catalogue, self._dispatcher, self._api = authenticator, catalogue, dispatcher, api
         self._dead_letters, self._clock = dead_letters, clock
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: LambdaRequest) -> Answer:
         request_id = new_uid()
         path = request.path
         try:
@@ -65,7 +65,7 @@ class FunctionRouter:
                 return answer_json(problem.to_dict() | {"request_id": request_id}, request_id, type_of(problem)[0])
             return answer_error(problem, request_id)
 
-    async def _trigger(self, request: Request, request_id: str) -> Answer:
+    async def _trigger(self, request: LambdaRequest, request_id: str) -> Answer:
         project, _, rest = request.path[len(function_url.PREFIX) :].partition("/")
         segment, slash, rest = rest.partition("/")
         try:

@@ -33,7 +33,7 @@ _BITE_ROWS = 500
 _KNOWN_BYTES = 32_000_000  # of values, which are mostly the very ones that the newest entries are
 
 
-class Request(NamedTuple):
+class WriteRequest(NamedTuple):
     """One thing to do inside a transaction; ``bytes`` is what it will write, about."""
 
     apply: Callable[[Transaction], Any]
@@ -42,7 +42,7 @@ class Request(NamedTuple):
 
 
 class WriteOutcome(NamedTuple):
-    request: Request
+    request: WriteRequest
     result: Any
     error: WeftError | None
 
@@ -97,8 +97,8 @@ class Writer:
         self._deliver = deliver
         self._keep_revisions = keep_revisions
         self._history = _History(state.revision, keep_bytes)
-        self._queue: queue.SimpleQueue[list[Request] | None] = queue.SimpleQueue()
-        self._gathered: list[Request] = []  # in this turn of the loop
+        self._queue: queue.SimpleQueue[list[WriteRequest] | None] = queue.SimpleQueue()
+        self._gathered: list[WriteRequest] = []  # in this turn of the loop
         self._begun_at = 0.0  # when the first of them came
         self._idle = False  # whether the thread waits for something to do
         self._turned_at = clock.elapsed()
@@ -112,7 +112,7 @@ class Writer:
     def submit(self, apply: Callable[[Transaction], Any], size_bytes: int) -> asyncio.Future[Any]:
         """Ask for ``apply`` to be run in a transaction; the future resolves once that is durable."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._gathered.append(Request(apply, size_bytes, future))
+        self._gathered.append(WriteRequest(apply, size_bytes, future))
         if len(self._gathered) == 1:  # all that one turn of the loop asks for shares an fsync …
             self._begun_at = self._clock.elapsed()
             self._loop.call_soon(self._hand_over)
@@ -145,10 +145,10 @@ class Writer:
             elif not stopping:
                 self._trim_while_idle()
 
-    def _take_group(self) -> tuple[list[Request], bool]:
+    def _take_group(self) -> tuple[list[WriteRequest], bool]:
         """Requests that wait now, about so many as go together, and whether the end was asked for; waits for one unless there are
         rows to trim."""
-        group: list[Request] = []
+        group: list[WriteRequest] = []
         size = 0
         while len(group) < _GROUP_REQUESTS and size < _GROUP_BYTES:
             try:
@@ -165,7 +165,7 @@ class Writer:
             size += sum(request.bytes for request in wanted)
         return group, False
 
-    def _perform(self, group: list[Request]) -> None:
+    def _perform(self, group: list[WriteRequest]) -> None:
         try:
             done = self._commit_group(group, trim=True)
         except Exception:  # whatever one request did to the group, each gets its own chance and its own answer
@@ -175,7 +175,7 @@ class Writer:
             return
         self._report(*done)
 
-    def _perform_alone(self, request: Request) -> None:
+    def _perform_alone(self, request: WriteRequest) -> None:
         try:
             done = self._commit_group([request], trim=False)
         except Exception as problem:  # the caller gets it, whatever it is, and the writer goes on
@@ -184,7 +184,7 @@ class Writer:
             return
         self._report(*done)
 
-    def _commit_group(self, group: Sequence[Request], *, trim: bool) -> tuple[list[WriteOutcome], list[Published]]:
+    def _commit_group(self, group: Sequence[WriteRequest], *, trim: bool) -> tuple[list[WriteOutcome], list[Published]]:
         """One transaction; whatever is raised, nothing of it was committed."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")

@@ -14,7 +14,7 @@ from weft.drivers.guard.holds import (
     MOST_ID,
     MOST_REQUEST_BYTES,
     Hold,
-    Request,
+    HoldRequest,
     apply_request,
     find_next,
     list_due,
@@ -41,9 +41,9 @@ def test_a_guest_is_due_from_its_time_on_and_stays_so() -> None:
 def test_renewing_one_leaves_the_others_and_forgets_that_it_was_ended() -> None:
     holds = note_ended({"a": Hold(10.0, GROUPS), "b": Hold(20.0, GROUPS)}, "a", 11.0)
     assert holds["a"].ended_at == 11.0
-    after = apply_request(holds, Request({"a": Hold(30.0, GROUPS)}, ()))
+    after = apply_request(holds, HoldRequest({"a": Hold(30.0, GROUPS)}, ()))
     assert after == {"a": Hold(30.0, GROUPS), "b": Hold(20.0, GROUPS)}
-    assert apply_request(after, Request({}, ("b", "unknown"))) == {"a": Hold(30.0, GROUPS)}
+    assert apply_request(after, HoldRequest({}, ("b", "unknown"))) == {"a": Hold(30.0, GROUPS)}
 
 
 def test_no_guest_runs_past_its_time_under_drawn_requests_and_sleeps() -> None:
@@ -54,7 +54,7 @@ def test_no_guest_runs_past_its_time_under_drawn_requests_and_sleeps() -> None:
         for _ in range(200):
             if chance.random() < 0.5:
                 name, until = chance.choice("abc"), now + chance.uniform(-1, 30)
-                holds = apply_request(holds, Request({name: Hold(until, GROUPS)}, ()))
+                holds = apply_request(holds, HoldRequest({name: Hold(until, GROUPS)}, ()))
                 running[name] = until
             wake = find_next(holds, now)
             now = (
@@ -115,5 +115,5 @@ def test_a_wrong_request_is_refused_with_its_reason(given: bytes, words: str) ->
 def test_one_guest_too_many_is_refused_and_nothing_changes() -> None:
     holds = {f"g{number}": Hold(1.0, GROUPS) for number in range(MOST_HOLDS)}
     with pytest.raises(ValueError, match="at most 1000 guests"):
-        apply_request(holds, Request({"one-more": Hold(1.0, GROUPS)}, ()))
-    assert len(apply_request(holds, Request({"one-more": Hold(1.0, GROUPS)}, ("g0",)))) == MOST_HOLDS
+        apply_request(holds, HoldRequest({"one-more": Hold(1.0, GROUPS)}, ()))
+    assert len(apply_request(holds, HoldRequest({"one-more": Hold(1.0, GROUPS)}, ("g0",)))) == MOST_HOLDS
