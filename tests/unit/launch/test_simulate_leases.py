@@ -128,7 +128,12 @@ def test_a_bad_site_is_refused(
 
 @needs_data
 @pytest.mark.parametrize(
-    ("model", "slowdown"), [("easy", 121.92), ("easy-sjbf", 90.29), ("easy-sjbf-clairvoyant", 63.71)]
+    ("model", "slowdown"),
+    [
+        pytest.param("easy", 121.92, marks=pytest.mark.long),
+        ("easy-sjbf", 90.29),
+        pytest.param("easy-sjbf-clairvoyant", 63.71, marks=pytest.mark.long),
+    ],
 )
 def test_the_models_of_the_literature_give_the_known_slowdowns_on_kth_sp2(model: str, slowdown: float) -> None:
     assert replay(read_swf(KTH), 100, model).average_bounded_slowdown == pytest.approx(slowdown, abs=0.01)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.long import examples
+from tests.long import ALL_EXAMPLES, examples
 
 from weft.contracts.policy import Request
 from weft.scheduler.engine.explain import Explanation
@@ -125,7 +125,7 @@ def test_each_project_has_its_part_of_the_cluster_or_all_that_it_wants(made: lis
         assert project.placed == project.tasks or project.weighted * weights > 1 - ahead - 1e-9
 
 
-@settings(max_examples=examples(200), deadline=None)
+@settings(max_examples=200 if ALL_EXAMPLES else 20, deadline=None)
 @given(st.tuples(weights, weights), needs, needs)
 def test_two_projects_with_work_that_waits_come_to_equal_weighted_shares(
     weights: tuple[float, float], one: Amounts, other: Amounts

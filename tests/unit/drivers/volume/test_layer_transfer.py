@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.conformance.volume import ID
+from tests.long import mark_long
 from tests.unit.drivers.volume.test_volume_layers import (
     SIZE,
     copy,
@@ -165,9 +166,10 @@ async def test_a_disk_does_not_go_while_a_snapshot_of_it_is_taken(here: Director
         await here.transfer.pack(ID, "root", "w1", KEY, memory=True)
 
 
+@pytest.mark.parametrize("stride", mark_long([3, 1], 1), ids=["every third step", "every step"])
 @pytest.mark.parametrize("what", ["arrive", "release"])
 def test_a_driver_that_is_killed_at_any_step_has_the_disk_and_its_snapshots_after_another_try(
-    tmp_path: Path, what: str
+    tmp_path: Path, what: str, stride: int
 ) -> None:
     source, origin, whole = tmp_path / "source", tmp_path / "origin", tmp_path / "whole"
     for folder in (source, origin):
@@ -186,9 +188,9 @@ def test_a_driver_that_is_killed_at_any_step_has_the_disk_and_its_snapshots_afte
         origin = tmp_path / "copied"
     copy(origin, whole)
     asyncio.run(act(make_driver(whole)))
-    wanted, steps, was_done = asyncio.run(read_everything(make_driver(whole))), 0, False
+    wanted, steps, was_done = asyncio.run(read_everything(make_driver(whole))), 1 - stride, False
     while not was_done:
-        steps, place = steps + 1, tmp_path / "place"
+        steps, place = steps + stride, tmp_path / "place"
         copy(origin, place)
         was_done = run_until(place, act, steps)
         asyncio.run(act(make_driver(place)))
