@@ -20,7 +20,7 @@ from weft.contracts.driver.network import (
     Segment,
     Service,
     ServicePort,
-    Target,
+    ServiceTarget,
 )
 from weft.contracts.proxy import Listener, Proxy
 
@@ -61,8 +61,8 @@ class WebShop:
         service = Service(SHOP, ("shop",), ports, self.targets(weights), proxied=True)
         return msgspec.structs.replace(self.segment, services=(service,))
 
-    def targets(self, weights: dict[str, int]) -> tuple[Target, ...]:
-        return tuple(Target(ADDRESSES[name], weight) for name, weight in sorted(weights.items()))
+    def targets(self, weights: dict[str, int]) -> tuple[ServiceTarget, ...]:
+        return tuple(ServiceTarget(ADDRESSES[name], weight) for name, weight in sorted(weights.items()))
 
     def proxy(
         self, *, sticky: bool = False, certificate: str = "", ports: tuple[int, ...] = (80,), **weights: int

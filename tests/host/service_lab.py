@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from tests.host.network_lab import Guest, Lab, make_port, make_segment
 
-from weft.contracts.driver.network import Allowed, Segment, Service, ServicePort, Target
+from weft.contracts.driver.network import Allowed, Segment, Service, ServicePort, ServiceTarget
 
 CLIENTS = [sys.executable, "-S", "-E", str(Path(__file__).with_name("service_clients.py"))]
 SHOP, EMPTY = "10.20.0.100", "10.20.0.101"
@@ -44,7 +44,9 @@ class Shop:
 
     async def serve(self, *, sticky: bool = False, **weights: int) -> Segment:
         """Split the shop's connections so on all nodes."""
-        targets = tuple(Target(address, weights.get(name, 0)) for name, address in (("a", A), ("b", B), ("c", C)))
+        targets = tuple(
+            ServiceTarget(address, weights.get(name, 0)) for name, address in (("a", A), ("b", B), ("c", C))
+        )
         ports = (ServicePort("tcp", 80, 8080), ServicePort("udp", 53, 5353))
         names = ("shop", "shop.blue", "shop.lab")
         services = (Service(SHOP, names, ports, targets, sticky), Service(EMPTY, ("empty",), ports, ()))

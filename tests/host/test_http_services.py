@@ -15,7 +15,7 @@ from tests.host.http_lab import CLIENT, CLIENTS, EGRESS, ID, SHOP, WebShop, coun
 from tests.host.network_lab import Lab
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 from weft.trust.ca import Authority
 
 pytestmark = [
@@ -88,7 +88,7 @@ def test_one_that_does_not_answer_gets_its_requests_taken_by_another_and_that_is
     proxy = shop.proxy(a=500)
     (listener,) = proxy.listeners
     (target,) = listener.backends
-    both = msgspec.structs.replace(listener, backends=(target, Target(dead, 500)))
+    both = msgspec.structs.replace(listener, backends=(target, ServiceTarget(dead, 500)))
     shop.n1.ensure_proxy(msgspec.structs.replace(proxy, listeners=(both,)))
 
     def count() -> dict[str, dict[str, int]]:

@@ -25,7 +25,7 @@ from weft.api.network.facts import (
     Workload,
 )
 from weft.api.network.trace import trace
-from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, Target
+from weft.contracts.driver.network import Allowed, Forward, Port, Segment, Service, ServicePort, ServiceTarget
 from weft.contracts.network.rules import Opened, RefusedDestinations
 from weft.kinds.allocation import AllocatedGroup, AllocatedNic, AllocatedRule
 
@@ -367,7 +367,7 @@ class Traced:
 
     def __init__(self, place: Place, groups: Mapping[str, Group]) -> None:
         self.place = place
-        served = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 81),), (Target("10.20.0.12", 1),))
+        served = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 81),), (ServiceTarget("10.20.0.12", 1),))
         self.segments = [msgspec.structs.replace(place.blue, services=(served,)), place.green]
         self.ends, self.networks = dict[str, Workload](), dict[str, Network]()
         self._ports = dict[str, Port]()

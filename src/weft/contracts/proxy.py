@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Listener(msgspec.Struct, frozen=True):
     address: str
     port: int
     target_port: int
-    backends: tuple[Target, ...]  # by address
+    backends: tuple[ServiceTarget, ...]  # by address
     sticky: bool = False  # requests of one client address go to the same endpoint
     certificate: str = ""  # PEM of a certificate with its chain and key: it speaks TLS; "": it doesn't
 

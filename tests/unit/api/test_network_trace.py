@@ -19,7 +19,7 @@ from weft.api.network.facts import (
     NetworkAddress,
     Published,
     ReachabilityFacts,
-    Target,
+    TraceTarget,
     Workload,
 )
 from weft.api.network.trace import trace
@@ -80,7 +80,7 @@ def network(name: str, *members: Workload, nat: bool = True, **more: Any) -> Net
 
 
 def ask(
-    source: Workload | Caller, target: Target, *networks: Network, what: str = "tcp/80", **more: Any
+    source: Workload | Caller, target: TraceTarget, *networks: Network, what: str = "tcp/80", **more: Any
 ) -> NetworkTrace:
     protocol, _, port = what.partition("/")
     refused = RefusedDestinations(("10.20.0.0/23",), (f"{HOST}/32", "10.99.0.2/32"), frozenset({("tcp", 8080)}))
@@ -159,7 +159,7 @@ ADMITTING = vm("b", nic("blue", "10.20.0.12"), groups=[group("db", ["tcp:5432 fr
     ],
 )  # fmt: skip
 def test_the_first_thing_that_stops_a_connection_is_named(
-    source: Workload | Caller, target: Target, what: str, verdict: str, reason: str, by: str
+    source: Workload | Caller, target: TraceTarget, what: str, verdict: str, reason: str, by: str
 ) -> None:
     members = [end for end in (source, target, DB, B) if isinstance(end, Workload)]
     found = ask(

@@ -11,7 +11,7 @@ from typing import Any
 
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
-from weft.gateway.published_port.listeners import PortListeners, Target, read_target
+from weft.gateway.published_port.listeners import PortListeners, PublishedTarget, read_target
 from weft.kinds.published_port import PublishedNode, PublishedPortSpec, PublishedPortStatus
 from weft.objects.envelope import Envelope, encode_envelope, merge_part
 from weft.objects.identity import Ref
@@ -29,7 +29,7 @@ def find_port() -> int:
                 return port
 
 
-def make_port(name: str, target: Target) -> Envelope:
+def make_port(name: str, target: PublishedTarget) -> Envelope:
     spec = PublishedPortSpec(port=target.port, protocol=target.protocol, target_port=8, workload=Ref("vm", "a", "u"))
     envelope = Envelope(kind="publishedport", name=name, uid=name)
     envelope.spec = merge_part(envelope.spec, spec)
@@ -44,12 +44,12 @@ class Published(PortListeners):
         super().__init__(HERE, store, clock)
         self.store = store
 
-    async def put(self, name: str, target: Target) -> None:
+    async def put(self, name: str, target: PublishedTarget) -> None:
         envelope = make_port(name, target)
         await self.store.commit([Put(envelope.key, encode_envelope(envelope))])
 
     async def drop(self, name: str) -> None:
-        await self.store.commit([Delete(make_port(name, Target("", 1)).key)])
+        await self.store.commit([Delete(make_port(name, PublishedTarget("", 1)).key)])
 
 
 @asynccontextmanager
@@ -102,7 +102,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -> None:
     port = find_port()
     async with publishing() as published_ports, guest(port):
-        await published_ports.put(f"tcp-{port}", Target("127.0.0.2", port))
+        await published_ports.put(f"tcp-{port}", PublishedTarget("127.0.0.2", port))
         await until(lambda: published_ports.ports == [port])
         data = bytes(range(256)) * 8000
         assert await ask(port, data) == data[::-1]
@@ -111,8 +111,8 @@ async def test_a_published_port_leads_to_its_node_and_back_whatever_the_size() -
 async def test_a_listener_closes_when_its_published_port_goes() -> None:
     one, two = find_port(), find_port()
     async with publishing() as published_ports:
-        await published_ports.put("tcp-1", Target("127.0.0.2", one))
-        await published_ports.put("tcp-2", Target("127.0.0.2", two))
+        await published_ports.put("tcp-1", PublishedTarget("127.0.0.2", one))
+        await published_ports.put("tcp-2", PublishedTarget("127.0.0.2", two))
         await until(lambda: published_ports.ports == sorted([one, two]))
         await published_ports.drop("tcp-1")
         await until(lambda: published_ports.ports == [two])
@@ -125,7 +125,7 @@ async def test_a_listener_closes_when_its_published_port_goes() -> None:
 async def test_closed_listeners_leave_no_task_behind() -> None:
     port, before = find_port(), asyncio.all_tasks()
     async with publishing() as published_ports:
-        await published_ports.put("tcp-1", Target("127.0.0.2", port))
+        await published_ports.put("tcp-1", PublishedTarget("127.0.0.2", port))
         await until(lambda: published_ports.ports == [port])
     assert asyncio.all_tasks() == before
 
@@ -134,27 +134,27 @@ async def test_a_port_that_something_else_holds_keeps_no_other_from_being_publis
     taken, free = find_port(), find_port()
     with socket.create_server((HERE, taken)):
         async with publishing() as published_ports:
-            await published_ports.put("tcp-1", Target("127.0.0.2", taken))
-            await published_ports.put("tcp-2", Target("127.0.0.2", free))
+            await published_ports.put("tcp-1", PublishedTarget("127.0.0.2", taken))
+            await published_ports.put("tcp-2", PublishedTarget("127.0.0.2", free))
             await until(lambda: published_ports.ports == [free])
 
 
 async def test_a_node_that_doesnt_answer_closes_the_connection() -> None:
     port = find_port()
     async with publishing() as published_ports:
-        await published_ports.put("tcp-1", Target("127.0.0.2", port))
+        await published_ports.put("tcp-1", PublishedTarget("127.0.0.2", port))
         await until(lambda: published_ports.ports == [port])
         assert await ask(port, b"hello") == b""
 
 
 def test_only_what_leads_somewhere_is_offered() -> None:
-    for target in (Target("10.0.0.1", 80), Target("10.0.0.1", 80, "udp")):
+    for target in (PublishedTarget("10.0.0.1", 80), PublishedTarget("10.0.0.1", 80, "udp")):
         assert read_target(make_port("x", target)) == target
-    assert read_target(make_port("x", Target("", 80))) is None
-    service = make_port("x", Target("", 80))
+    assert read_target(make_port("x", PublishedTarget("", 80))) is None
+    service = make_port("x", PublishedTarget("", 80))
     nodes = [PublishedNode(address="10.0.0.1", weight=300), PublishedNode(address="10.0.0.2", weight=700)]
     service.status = merge_part(service.status, PublishedPortStatus(address="10.20.0.9", nodes=nodes))
-    assert read_target(service) == Target("10.0.0.2", 80)
+    assert read_target(service) == PublishedTarget("10.0.0.2", 80)
 
 
 class Resolver(asyncio.DatagramProtocol):
@@ -187,11 +187,11 @@ async def test_a_published_udp_port_keeps_its_clients_apart_and_follows_the_gues
         for client in clients:
             client.setblocking(False)
         async with publishing() as published_ports:
-            await published_ports.put("udp-1", Target("127.0.0.2", port, "udp"))
+            await published_ports.put("udp-1", PublishedTarget("127.0.0.2", port, "udp"))
             await until(lambda: published_ports.ports == [port])
             assert await ask_each(0, 1, 2, 0) == [b"0 si ohw", b"1 si ohw", b"2 si ohw", b"0 si ohw"]
             assert (len(first.clients), len(second.clients)) == (3, 0)
-            await published_ports.put("udp-1", Target("127.0.0.3", port, "udp"))
+            await published_ports.put("udp-1", PublishedTarget("127.0.0.3", port, "udp"))
             await until(lambda: next(iter(published_ports._published.found.values())).address == "127.0.0.3")
             assert await ask_each(1) == [b"1 si ohw"]
             assert len(second.clients) == 1

@@ -15,7 +15,7 @@ from weft.agent.migration.disk_relocation import DiskRelocator, report_relocatio
 from weft.agent.migration.history import finish_carrying
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, NodeContext, Role
-from weft.agent.migration.target import Target, Waiter
+from weft.agent.migration.target import MigrationTarget, Waiter
 from weft.agent.migration.transport import Transport
 from weft.agent.network.executor import NetworkExecutor
 from weft.agent.samples.files import SampleFiles
@@ -120,7 +120,7 @@ class MigrationExecutor:
             waiter = ColdTarget(context, prepared)
         else:
             layers = ArrivingLayers(self._node.pools, local, list_disks(local))
-            waiter = Target(context, plan_guest(local, prepared), self._driver_of(local), layers)
+            waiter = MigrationTarget(context, plan_guest(local, prepared), self._driver_of(local), layers)
         self._led[local.uid] = waiter
         try:
             await waiter.open()

@@ -69,7 +69,7 @@ class Waiter(Role, ABC):
         """The answer to a request of the source. Raises WeftError, OSError."""
 
 
-class Target(Waiter):
+class MigrationTarget(Waiter):
     """The target of a live migration; ``plan`` is the guest's machine here."""
 
     def __init__(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.contracts.driver.network import Service, ServicePort, Target
+from weft.contracts.driver.network import Service, ServicePort, ServiceTarget
 from weft.kinds.endpoint import EndpointSpec
 from weft.kinds.fields.service.readiness import Readiness
 from weft.kinds.node import MOST_DEPARTED, name_departure
@@ -77,7 +77,7 @@ def read_service(envelope: Envelope) -> ServedAddress | None:
         address=spec.address,
         names=name_service(spec),
         ports=tuple(ServicePort(port.protocol, port.port, port.target) for port in served.ports),
-        targets=tuple(Target(target.address, target.weight) for target in served.targets),
+        targets=tuple(ServiceTarget(target.address, target.weight) for target in served.targets),
         sticky=served.sticky,
         proxied=served.http,
     )

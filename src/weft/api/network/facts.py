@@ -113,12 +113,12 @@ class Anothers(msgspec.Struct, frozen=True):
         return self.address
 
 
-Target = Workload | Balanced | Published | NetworkAddress | Anothers
+TraceTarget = Workload | Balanced | Published | NetworkAddress | Anothers
 
 
 class ReachabilityFacts(msgspec.Struct, frozen=True):
     source: Workload | Caller
-    target: Target
+    target: TraceTarget
     networks: dict[str, Network]  # by uid: those of both ends
     refused: RefusedDestinations
     opened: Opened

@@ -16,7 +16,7 @@ from weft.api.network.facts import (
     Protocol,
     Published,
     ReachabilityFacts,
-    Target,
+    TraceTarget,
     Workload,
 )
 from weft.api.network.reader import Reader
@@ -75,7 +75,7 @@ async def _find_source(reader: Reader, end: End) -> Workload | Caller:
     return Caller(end.name) if end.name else Caller()
 
 
-async def _find_target(reader: Reader, end: End, source: Workload | Caller) -> Target:
+async def _find_target(reader: Reader, end: End, source: Workload | Caller) -> TraceTarget:
     if end.kind:
         found = await reader.target(end.kind, end.project, end.name)
         if found is not None:
@@ -106,7 +106,7 @@ def _read_end(query: dict[str, str], name: str, project: str, hint: str) -> End:
     return End("", project, str(address))
 
 
-def read_what(port: str, protocol: str, target: Target) -> tuple[Protocol, int]:
+def read_what(port: str, protocol: str, target: TraceTarget) -> tuple[Protocol, int]:
     """Protocol and port: of a service its first port, of a published port that one, else a ping, where nothing is given."""
     number, _, transport = port.partition("/")
     if port and not (number.isdecimal() and 1 <= int(number) <= 65535 and transport in ("", "tcp", "udp")):

@@ -21,7 +21,7 @@ from weft.api.network.facts import (
     Network,
     NetworkAddress,
     Published,
-    Target,
+    TraceTarget,
     Workload,
 )
 from weft.contracts.driver.network import Endpoint
@@ -139,7 +139,7 @@ class Reader:
         shown = f"{PUBLISHED_PORT.name}/{name}"
         return Published(shown, spec.port, spec.protocol, spec.target_port, leads_to)
 
-    async def address(self, address: str, source: Workload) -> Target:
+    async def address(self, address: str, source: Workload) -> TraceTarget:
         """The holder of an address, as ``source`` reaches it."""
         near = next((nic for nic in source.nics if IPv4Address(address) in IPv4Network(nic.cidr)), None)
         end = self._find_endpoint(near.network_uid, address) if near is not None else None

@@ -46,7 +46,7 @@ class ServicePort(msgspec.Struct, frozen=True):
     target_port: int
 
 
-class Target(msgspec.Struct, frozen=True):
+class ServiceTarget(msgspec.Struct, frozen=True):
     """A NIC of the network that a service leads to."""
 
     address: str
@@ -61,7 +61,7 @@ class Service(msgspec.Struct, frozen=True):
     address: str
     names: tuple[str, ...]  # in the network's domain; they go before NICs' names
     ports: tuple[ServicePort, ...]
-    targets: tuple[Target, ...]  # by address
+    targets: tuple[ServiceTarget, ...]  # by address
     sticky: bool = False  # a client's connections go to the same target
     proxied: bool = False
 

@@ -8,7 +8,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 
 SLOTS = 1000
 _SEED = 0x9E3779B97F4A7C15
@@ -16,7 +16,7 @@ _WORD = (1 << 64) - 1
 
 
 @functools.lru_cache(maxsize=256)
-def choose_slots(targets: tuple[Target, ...], *, sticky: bool) -> tuple[tuple[int, int, str], ...]:
+def choose_slots(targets: tuple[ServiceTarget, ...], *, sticky: bool) -> tuple[tuple[int, int, str], ...]:
     """Runs of the SLOTS numbers, first and last, with the target of each; weights are more than 0. Sticky: of a change of the
     targets only as many slots change hands as must, so a client keeps its target."""
     if sticky:
@@ -30,7 +30,7 @@ def choose_slots(targets: tuple[Target, ...], *, sticky: bool) -> tuple[tuple[in
     return tuple((first, next_ - 1, target.address) for target, (first, next_) in runs if next_ > first)
 
 
-def _find_owner(slot: int, targets: Sequence[Target]) -> str:
+def _find_owner(slot: int, targets: Sequence[ServiceTarget]) -> str:
     """The owner of a slot, by weighted rendezvous hashing."""
     return min(targets, key=lambda one: -math.log(_draw(slot, one.address)) / one.weight).address
 

@@ -27,7 +27,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 VERBS = ("invoke", "logs", "metrics")
 
 
-class Target(msgspec.Struct, frozen=True):
+class FunctionTarget(msgspec.Struct, frozen=True):
     """The function in a ticket's claims."""
 
     kind: str
@@ -53,12 +53,12 @@ class FunctionStreams:
     async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
         """Serve one stream to its end; the client always gets a last frame."""
         carried = Carried()
-        verbs: dict[str, Callable[[Connection, Target, Any, Carried], Awaitable[None]]] = {
+        verbs: dict[str, Callable[[Connection, FunctionTarget, Any, Carried], Awaitable[None]]] = {
             "logs": partial(self._logs, str(claims.get("subject", ""))),
             "metrics": self._metrics,
         }
         try:
-            target = _read(claims.get("workload"), Target)
+            target = _read(claims.get("workload"), FunctionTarget)
             if claims["verb"] == "invoke":
                 traceparent, node = str(claims.get("traceparent", "")), str(claims.get("device_node", ""))
                 await self._invoke(client, target, claims.get("input") or {}, carried, traceparent, node)
@@ -71,7 +71,13 @@ class FunctionStreams:
         return carried
 
     async def _invoke(
-        self, client: Connection, target: Target, given: Any, carried: Carried, traceparent: str, device_node: str
+        self,
+        client: Connection,
+        target: FunctionTarget,
+        given: Any,
+        carried: Carried,
+        traceparent: str,
+        device_node: str,
     ) -> None:
         """``device_node``: the uid of the node whose devices' messages come; "" for an invocation by a client."""
         asked = _read(given, InvokeInput)
@@ -102,7 +108,7 @@ class FunctionStreams:
             await client.send(frame)
         await client.send(encode_json(FrameType.EXIT, _describe(outcome)))
 
-    async def _accept_messages(self, target: Target, payload: bytes, node: str) -> None:
+    async def _accept_messages(self, target: FunctionTarget, payload: bytes, node: str) -> None:
         """Queue each; one that came before under its id stays as it is. Raises InvalidInput, and what the queue raises."""
         try:
             messages = msgspec.json.decode(payload, type=list[DeviceMessage])
@@ -128,7 +134,7 @@ class FunctionStreams:
         ]
         await asyncio.gather(*(self._events.accept(call) for call in calls))  # one commit
 
-    async def _logs(self, asker: str, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+    async def _logs(self, asker: str, client: Connection, target: FunctionTarget, given: Any, carried: Carried) -> None:
         asked = _read(given, FunctionLogsInput)
         if asked.aggregate:
             await self._aggregate(client, target, asked, carried, asker)
@@ -147,7 +153,7 @@ class FunctionStreams:
         await client.send(encode_exit(0))
 
     async def _aggregate(
-        self, client: Connection, target: Target, asked: FunctionLogsInput, carried: Carried, asker: str
+        self, client: Connection, target: FunctionTarget, asked: FunctionLogsInput, carried: Carried, asker: str
     ) -> None:
         """Raises InvalidInput."""
         log = await AggregatedLog.open(self._log, target.uid, target.name, asked, self._clock, asker)
@@ -185,7 +191,7 @@ class FunctionStreams:
         finally:
             leaving.cancel()
 
-    async def _metrics(self, client: Connection, target: Target, given: Any, carried: Carried) -> None:
+    async def _metrics(self, client: Connection, target: FunctionTarget, given: Any, carried: Carried) -> None:
         metrics = self._record.read_metrics(target.uid, target.project, target.name)
         await _send(client, msgspec.json.encode(metrics), carried)
         await client.send(encode_exit(0))

@@ -29,7 +29,7 @@ RETRY_SECONDS = 5.0
 MAX_CONNECTIONS = 1024
 
 
-class Target(msgspec.Struct, frozen=True):
+class PublishedTarget(msgspec.Struct, frozen=True):
     """The target of a published port: the same port of the node that has the guest."""
 
     address: str
@@ -40,14 +40,14 @@ class Target(msgspec.Struct, frozen=True):
 Key = tuple[Literal["tcp", "udp"], int]  # of a listener: one number may be published for both
 
 
-def read_target(envelope: Envelope) -> Target | None:
+def read_target(envelope: Envelope) -> PublishedTarget | None:
     """Read where a published port leads; None for one that leads nowhere yet."""
     spec, status = decode_part(envelope.spec, PublishedPortSpec), decode_part(envelope.status, PublishedPortStatus)
     heaviest = max(
         status.nodes, key=lambda node: node.weight, default=None
     )  # of a service; it splits connections itself
     address = status.node_address or (heaviest.address if heaviest is not None else "")
-    return Target(address, spec.port, spec.protocol) if address else None
+    return PublishedTarget(address, spec.port, spec.protocol) if address else None
 
 
 class PortListeners:
@@ -111,7 +111,7 @@ class PortListeners:
         )
         return transport
 
-    def _find(self, key: Key) -> Target | None:
+    def _find(self, key: Key) -> PublishedTarget | None:
         return next(
             (target for target in self._published.found.values() if (target.protocol, target.port) == key), None
         )

@@ -10,7 +10,7 @@ from tests.unit.agent.network.test_handover import OWN, Side
 from tests.unit.agent.service.test_proxy_executor import Node
 
 from weft.agent.state.service import Leaving, ServedAddress, read_service, report_departures
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 from weft.drivers.network.fake.driver import FakeNetwork
 from weft.kinds.endpoint import ENDPOINT, EndpointSpec, Served, ServedPort, ServedTarget
 from weft.kinds.node import MOST_DEPARTED
@@ -73,7 +73,7 @@ async def test_a_proxy_has_it_before_it_is_said(tmp_path: Path) -> None:
     node = Node(tmp_path)
     await node.follow()
     before = node.services["blue"]["1"]
-    service = msgspec.structs.replace(before.service, targets=(Target("10.0.0.2", 0),))
+    service = msgspec.structs.replace(before.service, targets=(ServiceTarget("10.0.0.2", 0),))
     leaving = msgspec.structs.replace(before, service=service, leaving=(Leaving("10.0.0.2"),))
     node.services["blue"]["1"] = leaving
     node.trouble = "proxy: a change was refused"

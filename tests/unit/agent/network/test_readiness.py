@@ -20,7 +20,7 @@ from weft.agent.state.service import ServedAddress, ServiceAddresses, read_servi
 from weft.agent.state.table import AllocationTable
 from weft.agent.workload.answer import CheckResult
 from weft.contracts.clock import SystemClock
-from weft.contracts.driver.network import Service, ServicePort, Target
+from weft.contracts.driver.network import Service, ServicePort, ServiceTarget
 from weft.contracts.driver.runtime import GuestFacts
 from weft.kinds.endpoint import ENDPOINT, EndpointSpec, Served, ServedPort, ServedTarget
 from weft.kinds.fields.service.readiness import MOST_CHECKED, Readiness, ReadinessReport
@@ -104,7 +104,7 @@ def test_a_service_is_read_from_its_endpoint_with_its_names() -> None:
         )
 
     read = read_service(ENDPOINT.make("n.10.0.0.9", spec("blue"), 1.0))
-    targets = (Target("10.0.0.5", 1000),)
+    targets = (ServiceTarget("10.0.0.5", 1000),)
     names = ("shop", "shop.blue", "shop.lab")
     assert read is not None and read.uid == "s1"
     assert read.service == Service("10.0.0.9", names, (ServicePort("tcp", 80, 8080),), targets, sticky=True)
@@ -154,7 +154,7 @@ class Node:
         allocation = make_allocation("web", nics=[nic])
         self.state = AllocationState(allocation, Checkpoint(made=True), CheckpointStore(str(folder)))
         self.table.states[self.state.local.uid] = self.state
-        service = Service("10.0.0.99", ("shop",), (ServicePort("tcp", 80, 8080),), (Target(nic.address, 0),))
+        service = Service("10.0.0.99", ("shop",), (ServicePort("tcp", 80, 8080),), (ServiceTarget(nic.address, 0),))
         self.services = {nic.network_uid: {"10.0.0.99": ServedAddress("s1", service, readiness)}}
         self.checks = ReadinessChecks(self.wire, self.services, self.table, Any, SystemClock())  # type: ignore[arg-type]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from weft.agent.service.plan import plan_proxies
 from weft.agent.state.service import ServedAddress
-from weft.contracts.driver.network import Service, ServicePort, Target
+from weft.contracts.driver.network import Service, ServicePort, ServiceTarget
 from weft.kinds.fields.service.readiness import Readiness
 
 
 def make(name: str, project: str = "default", *, address: str = "10.0.0.9", http: bool = True) -> ServedAddress:
     ports = (ServicePort("tcp", 80, 8080), ServicePort("tcp", 81, 8081))
-    service = Service(address, (name,), ports, (Target("10.0.0.2", 1000),), proxied=http)
+    service = Service(address, (name,), ports, (ServiceTarget("10.0.0.2", 1000),), proxied=http)
     return ServedAddress(f"uid-{name}", service, Readiness(), name, project, "default")
 
 
@@ -31,4 +31,4 @@ def test_there_is_one_for_each_network_and_project_with_http_services() -> None:
 def test_an_address_is_taken_by_one_listener_for_each_port_and_names_the_endpoints() -> None:
     (proxy,) = plan_proxies({"blue": {"1": make("shop")}}, {"blue"}, {})
     assert {one.service for one in proxy.listeners} == {"uid-shop"}
-    assert all(one.backends == (Target("10.0.0.2", 1000),) for one in proxy.listeners)
+    assert all(one.backends == (ServiceTarget("10.0.0.2", 1000),) for one in proxy.listeners)

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.contracts.driver.host import Capacity, Host
-from weft.contracts.driver.network import Alias, Endpoint, Forward, Inside, Port, Segment, Service, ServicePort, Target
+from weft.contracts.driver.network import (
+    Alias,
+    Endpoint,
+    Forward,
+    Inside,
+    Port,
+    Segment,
+    Service,
+    ServicePort,
+    ServiceTarget,
+)
 from weft.drivers.network.bridge import plan
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.kernel import FdbEntry, Link, LinkAddress, Router
@@ -78,7 +88,7 @@ def test_a_first_plan_makes_all_in_an_order_the_kernel_takes() -> None:
 
 @pytest.mark.parametrize(("mtu", "set_again"), [(1450, False), (1400, True)])
 def test_neighbours_are_set_again_where_the_router_s_link_forgets_them(mtu: int, set_again: bool) -> None:
-    target = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 8080),), (Target(B.address, 1),))
+    target = Service("10.20.0.100", ("shop",), (ServicePort("tcp", 80, 8080),), (ServiceTarget(B.address, 1),))
     segment = msgspec.structs.replace(SEGMENT, services=(target,))
     near = {"gateway": NAMES.gateway(segment.id), "uplink": NAMES.uplink(segment.id)}
     links = {name: Link(ifname=name, link_index=number) for number, name in enumerate(near.values(), 1)}

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from tests.unit.drivers.network.test_bridge_plans import HOST, NAMES, PORT, SEGMENT
 
-from weft.contracts.driver.network import Forward, NodeShare, Service, ServicePort, Target
+from weft.contracts.driver.network import Forward, NodeShare, Service, ServicePort, ServiceTarget
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.migration import find_neighbours
 from weft.drivers.network.bridge.nftables.parts import Part, make_parts
@@ -25,20 +25,20 @@ from weft.drivers.network.bridge.validation import check_forwards, check_segment
 from weft.drivers.network.slots import SLOTS, choose_slots
 from weft.objects.errors import InvalidInput
 
-A, B, C = (Target(f"10.20.0.{number}", 1) for number in (11, 12, 13))
+A, B, C = (ServiceTarget(f"10.20.0.{number}", 1) for number in (11, 12, 13))
 PORTS = (ServicePort("tcp", 80, 8080), ServicePort("udp", 53, 5353))
 
 
-def shop(*targets: Target, **more: object) -> Service:
+def shop(*targets: ServiceTarget, **more: object) -> Service:
     names = ("shop", "shop.blue", "shop.lab")
     return Service("10.20.0.100", names, PORTS, targets, **more)  # type: ignore[arg-type]
 
 
-def served(*targets: Target) -> object:
+def served(*targets: ServiceTarget) -> object:
     return msgspec.structs.replace(SEGMENT, services=(shop(*targets),))
 
 
-def count(targets: tuple[Target, ...], *, sticky: bool = False) -> dict[str, int]:
+def count(targets: tuple[ServiceTarget, ...], *, sticky: bool = False) -> dict[str, int]:
     runs = choose_slots(targets, sticky=sticky)
     assert [slot for first, last, _ in runs for slot in range(first, last + 1)] == list(range(SLOTS))
     found = dict.fromkeys((target.address for target in targets), 0)
@@ -54,7 +54,7 @@ def test_slots_are_given_by_weight_and_all_of_them() -> None:
 
 
 def test_a_sticky_client_changes_its_target_only_where_it_must() -> None:
-    def owners(*targets: Target) -> list[str]:
+    def owners(*targets: ServiceTarget) -> list[str]:
         return [address for first, last, address in choose_slots(targets, sticky=True) for _ in range(first, last + 1)]
 
     three, two = owners(A, B, C), owners(A, B)
@@ -153,8 +153,8 @@ def test_of_a_service_that_is_proxied_the_router_has_the_address_and_published_p
         {"names": ("a b",)},
         {"ports": (ServicePort("tcp", 0, 1),)},
         {"ports": (ServicePort("sctp", 1, 1),)},  # type: ignore[arg-type]
-        {"targets": (Target("10.20.0.11; drop", 1),)},
-        {"targets": (Target("10.20.0.11", -1),)},
+        {"targets": (ServiceTarget("10.20.0.11; drop", 1),)},
+        {"targets": (ServiceTarget("10.20.0.11", -1),)},
     ],
 )
 def test_what_cannot_become_kernel_state_is_refused(change: dict[str, object]) -> None:

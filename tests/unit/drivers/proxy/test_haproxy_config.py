@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 from weft.contracts.proxy import Listener, Proxy
 from weft.drivers.network.slots import SLOTS
 from weft.drivers.proxy.haproxy.config import list_slots, render
@@ -19,7 +19,7 @@ A, B, C = "10.0.0.2", "10.0.0.3", "10.0.0.4"
 
 
 def make(*targets: tuple[str, int], **options: str | int) -> Listener:
-    made = Listener("uid", "default/shop", "10.0.0.9", 80, 8080, tuple(Target(*one) for one in targets))
+    made = Listener("uid", "default/shop", "10.0.0.9", 80, 8080, tuple(ServiceTarget(*one) for one in targets))
     return msgspec.structs.replace(made, **options)
 
 

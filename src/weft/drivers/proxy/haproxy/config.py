@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from weft.contracts.driver.network import Target
+from weft.contracts.driver.network import ServiceTarget
 from weft.contracts.proxy import Listener, Proxy
 from weft.drivers.network.slots import SLOTS, choose_slots
 
@@ -123,7 +123,7 @@ def render_servers(listener: Listener) -> list[str]:
     return [f"server {render_server(listener, one)}" for one in listener.backends]
 
 
-def render_server(listener: Listener, backend: Target) -> str:
+def render_server(listener: Listener, backend: ServiceTarget) -> str:
     """Render a server as in the configuration, and after ``add server BACKEND/``."""
     weight = 1 if backend.weight > 0 else 0
     return f"{name_server(backend.address)} {backend.address}:{listener.target_port} weight {weight}"

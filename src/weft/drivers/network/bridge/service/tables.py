@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from weft.contracts.driver.host import Host
-from weft.contracts.driver.network import Forward, Held, Segment, Target
+from weft.contracts.driver.network import Forward, Held, Segment, ServiceTarget
 from weft.contracts.network.rules import UPLINKS
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
 from weft.drivers.network.bridge.nftables.parts import Part, PartedTable, make_parts
@@ -40,7 +40,7 @@ class Published(NamedTuple):
     """A published port, and what of its service is on this node."""
 
     forward: Forward
-    targets: tuple[Target, ...]  # those here that have a weight
+    targets: tuple[ServiceTarget, ...]  # those here that have a weight
     target_port: int  # 0: the service has no such port
     sticky: bool
     proxied: bool = False  # by this node: it takes all connections itself
@@ -56,7 +56,7 @@ def find_published(host: Host, forward: Forward, segment: Segment | None) -> Pub
     targets = tuple(target for target in service.targets if target.weight and target.address in here)
     target_port = ports.get((forward.protocol, forward.target_port), 0)
     if service.proxied and target_port:
-        return Published(forward, (Target(service.address, 1),), forward.target_port, sticky=False, proxied=True)
+        return Published(forward, (ServiceTarget(service.address, 1),), forward.target_port, sticky=False, proxied=True)
     return Published(forward, targets if target_port else (), target_port, service.sticky)
 
 
@@ -130,7 +130,7 @@ def render_published(
         uplink = uplinks.get(forward.segment_id) if one.targets else None
         own = sum(share.weight for share in forward.nodes) - sum(nodes.values())
         ways = [*nodes.items(), *([(uplink.router, own or 1)] if uplink is not None else [])]
-        split, key = render_split(f"to_{name}", tuple(Target(*way) for way in ways), sticky=one.sticky)
+        split, key = render_split(f"to_{name}", tuple(ServiceTarget(*way) for way in ways), sticky=one.sticky)
         if not split:
             continue
         was_split = f"  ip saddr {{ {', '.join(sorted(nodes))} }} dnat to {uplink.router}\n" if uplink and nodes else ""
@@ -214,7 +214,7 @@ def render_steering(names: Names, host: Host, segments: Iterable[Segment]) -> li
     return [make_parts("ip", name, tracked), make_parts("bridge", name, bridged)]
 
 
-def render_split(name: str, targets: Sequence[Target], *, sticky: bool) -> tuple[list[Part], str]:
+def render_split(name: str, targets: Sequence[ServiceTarget], *, sticky: bool) -> tuple[list[Part], str]:
     """The map that new connections are split by, and what stands for the chosen address in a rule; nothing for no target with a
     weight."""
     live = tuple(target for target in targets if target.weight > 0)
