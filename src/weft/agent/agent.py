@@ -22,7 +22,7 @@ SHORT_SILENCE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class AgentPart:
     """One part of an agent; it sets what it has. ``report`` and ``ask``: fields of the ``NodeReport`` and of the ``Question``."""
 
     keep: Callable[[], Coroutine[Any, Any, None]] | None = None  # works for ever
@@ -45,7 +45,7 @@ class Parts(Protocol):
     watches: ServerWatches
     allocations: Allocations
 
-    def list_parts(self) -> Sequence[Part]:
+    def list_parts(self) -> Sequence[AgentPart]:
         """The parts in the order in which they start, report, and take answers."""
 
     async def begin(self) -> None:

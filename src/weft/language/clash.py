@@ -25,7 +25,7 @@ _MOST_PAIRS = 20_000
 _Key: TypeAlias = float | str  # two values are equal if their numbers are, or otherwise their texts
 
 
-class Part(msgspec.Struct, frozen=True):
+class ClashPart(msgspec.Struct, frozen=True):
     """A leaf, as it must hold (or, ``negated``, must not), and where it was written."""
 
     leaf: Leaf
@@ -48,9 +48,9 @@ class _Bounds(msgspec.Struct, frozen=True):
     present: bool = True  # the attribute may be there
 
 
-def find_clash(sources: Sequence[tuple[str, Parsed]]) -> tuple[Part, Part] | None:
+def find_clash(sources: Sequence[tuple[str, Parsed]]) -> tuple[ClashPart, ClashPart] | None:
     """Two parts that no node can meet together, where all ``sources`` (a Constraint's name or "", and it) must hold."""
-    ways: list[tuple[Part, ...]] = [()]
+    ways: list[tuple[ClashPart, ...]] = [()]
     for name, parsed in sources:
         spans = iter(parsed.spans)
         more = _ways(parsed.tree, False, parsed.text, name, spans)
@@ -82,7 +82,7 @@ def refuse_clash(sources: Sequence[tuple[str, Parsed]], field: str) -> None:
     )
 
 
-def _render_part(part: Part) -> str:
+def _render_part(part: ClashPart) -> str:
     where = f"character {part.at + 1}" + (f" of constraint {part.source}" if part.source else "")
     shown = part.text if len(part.text) <= _SHOWN else part.text[:_SHOWN] + "…"
     return f"{'NOT ' * part.negated}{shown} ({where})"
@@ -90,13 +90,13 @@ def _render_part(part: Part) -> str:
 
 def _ways(
     tree: Expression, negated: bool, text: str, source: str, spans: Iterator[tuple[int, int]]
-) -> list[tuple[Part, ...]] | None:
+) -> list[tuple[ClashPart, ...]] | None:
     """The ways in which ``tree`` holds, each as the parts that hold then; None if there are too many."""
     if isinstance(tree, Not):
         return _ways(tree.of, not negated, text, source, spans)
     if not isinstance(tree, (Every, Either)):
         at, length = next(spans)
-        return [(Part(tree, negated, text[at : at + length], at, source),)]
+        return [(ClashPart(tree, negated, text[at : at + length], at, source),)]
     parts = [_ways(part, negated, text, source, spans) for part in tree.of]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
@@ -109,9 +109,9 @@ def _ways(
     return [tuple(itertools.chain.from_iterable(choice)) for choice in itertools.product(*known)]
 
 
-def _find_in(way: Sequence[Part]) -> tuple[Part, Part] | None:
+def _find_in(way: Sequence[ClashPart]) -> tuple[ClashPart, ClashPart] | None:
     """The first two of these parts that exclude each other."""
-    by_attribute: dict[str, list[tuple[Part, _Bounds]]] = {}
+    by_attribute: dict[str, list[tuple[ClashPart, _Bounds]]] = {}
     for part in way:
         if not isinstance(part.leaf, Named):
             bounds = _bounds(part.leaf, part.negated)

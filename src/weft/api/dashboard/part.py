@@ -26,7 +26,7 @@ _FIRST_EVENTS, _MOST_EVENTS = 100, 500
 _encoder = msgspec.json.Encoder()
 
 
-class Part(Protocol):
+class DashboardPart(Protocol):
     name: str  # of its events
     seconds: float  # how long it may go without being asked
 

@@ -15,7 +15,7 @@ from weft import __version__
 from weft.api.auth.authenticate import identify_again
 from weft.api.auth.authorise import require_own_person
 from weft.api.context import ApiContext
-from weft.api.dashboard.part import Part, TablePart, open_events, open_object, open_summary
+from weft.api.dashboard.part import DashboardPart, TablePart, open_events, open_object, open_summary
 from weft.api.dashboard.selection import find_newest
 from weft.api.dashboard.summary import read_project
 from weft.api.dashboard.table import MOST_LETTERS, note_topic, read_asked, select
@@ -97,10 +97,12 @@ def _read_show(text: str) -> Show:
     return read_strict(raw, Show, "show")
 
 
-async def _open(context: ApiContext, call: Call, show: Show, woken: asyncio.Event, opened: ExitStack) -> list[Part]:
-    actor, parts = call.actor, list[Part]()
+async def _open(
+    context: ApiContext, call: Call, show: Show, woken: asyncio.Event, opened: ExitStack
+) -> list[DashboardPart]:
+    actor, parts = call.actor, list[DashboardPart]()
 
-    def add(part: Part) -> None:
+    def add(part: DashboardPart) -> None:
         opened.callback(part.close)
         parts.append(part)
 
@@ -134,7 +136,7 @@ class _Stream:
     """The events of ``parts``, until the reader leaves, the server stops, or the reader's rights change."""
 
     def __init__(
-        self, context: ApiContext, call: Call, parts: list[Part], woken: asyncio.Event, opened: ExitStack
+        self, context: ApiContext, call: Call, parts: list[DashboardPart], woken: asyncio.Event, opened: ExitStack
     ) -> None:
         self._context, self._actor, self._parts, self._woken, self._opened = context, call.actor, parts, woken, opened
         self._spoke = self._asked = context.clock.elapsed()
@@ -188,7 +190,7 @@ class _Stream:
             return await identify_again(self._context, self._actor) == self._actor
         return True
 
-    async def _write(self, part: Part) -> bytes:
+    async def _write(self, part: DashboardPart) -> bytes:
         try:
             data = await part.take()
         except WeftError:  # the store is away: what is shown stays as it is, and the part is asked again

@@ -11,7 +11,7 @@ import msgspec
 
 from weft.backup.files.ext4 import FileSystem, Inode, damaged
 from weft.backup.files.identity import find_system, find_traces
-from weft.backup.files.partitions import Part, Read, find_parts
+from weft.backup.files.partitions import Partition, Read, find_parts
 from weft.backup.files.tree import send_tree
 from weft.backup.files.walk import show, walk
 from weft.objects.errors import InvalidInput, NotFound
@@ -76,7 +76,7 @@ def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str
     return "; ".join(filter(None, said))
 
 
-def _choose(parts: list[Part], number: int) -> Part:
+def _choose(parts: list[Partition], number: int) -> Partition:
     """Raises NotFound, InvalidInput."""
     held = "; ".join(f"{one.number}: {one.holds or 'unknown'}, {format_bytes(one.size)}" for one in parts)
     if number >= 0:

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from weft.backup.files.ext4 import ROOT_INODE, FileSystem, Inode, damaged
-from weft.backup.files.partitions import Part
+from weft.backup.files.partitions import Partition
 from weft.backup.files.walk import show, walk
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound
 
@@ -86,7 +86,7 @@ class Trace(msgspec.Struct, frozen=True):
     what: str
 
 
-def find_system(parts: list[Part]) -> list[Part]:
+def find_system(parts: list[Partition]) -> list[Partition]:
     """The parts that may hold a system. Raises DriverFailed (``cantClean``) where one of the disk's can't be cleaned."""
     for part in parts:
         where = f"partition {part.number}" if part.number else "the disk"

@@ -30,24 +30,24 @@ _MARKS = (  # offset, bytes, what it is
 )
 
 
-class Part(msgspec.Struct, frozen=True):
+class Partition(msgspec.Struct, frozen=True):
     number: int  # 0: the whole disk
     start: int  # bytes
     size: int
     holds: str  # ext4 (also ext2 and ext3), or what else; "": nothing that is known
 
 
-def find_parts(read: Read, size: int) -> list[Part]:
+def find_parts(read: Read, size: int) -> list[Partition]:
     """Find what is on a disk of ``size`` bytes: the whole, if it has a file system, or its partitions."""
     whole = _identify(read, 0, size)
     if whole in ("ext4", "xfs", "btrfs"):
-        return [Part(0, 0, size, whole)]
+        return [Partition(0, 0, size, whole)]
     found = [
-        Part(number, start, min(length, size - start), _identify(read, start, min(length, size - start)))
+        Partition(number, start, min(length, size - start), _identify(read, start, min(length, size - start)))
         for number, start, length in list(_read_table(read, size))[:MOST_PARTITIONS]
         if 0 < start < size and length > 0  # one that is longer than its disk ends with it, as on Linux
     ]
-    return found or [Part(0, 0, size, whole)]
+    return found or [Partition(0, 0, size, whole)]
 
 
 def _identify(read: Read, start: int, size: int) -> str:

@@ -20,7 +20,7 @@ import msgspec
 from weft.backup.files.browse import SYSTEM, Question
 from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
-from weft.backup.files.partitions import Part
+from weft.backup.files.partitions import Partition
 from weft.contracts.clock import SystemClock
 from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
 from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
@@ -72,7 +72,7 @@ def clean(path: str, hostname: str = "") -> list[str]:
         if os.geteuid() == 0:
             os.fchown(disk.place, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
         _punch(disk, disk.size, _BLOCK)  # where that can't be done, e2fsck would leave what it frees, and say nothing
-        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=disk.size))[1], type=list[Part])
+        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=disk.size))[1], type=list[Partition])
         what, systems = dict[str, None](), 0
         for part in parts:
             if part.holds == "swap":
@@ -89,7 +89,7 @@ def clean(path: str, hostname: str = "") -> list[str]:
     return list(what)
 
 
-def _clean_part(disk: _Disk, part: Part, hostname: str) -> tuple[bool, dict[str, None]]:
+def _clean_part(disk: _Disk, part: Partition, hostname: str) -> tuple[bool, dict[str, None]]:
     place = f"/proc/self/fd/{disk.place}" + (f"?offset={part.start}" if part.start else "")
     _check(disk, place)  # what its journal has is written
     question = Question(act="identity", partition=part.number, size=disk.size, hostname=hostname)
@@ -106,7 +106,7 @@ def _clean_part(disk: _Disk, part: Part, hostname: str) -> tuple[bool, dict[str,
     return is_system, dict.fromkeys(trace.what for trace in traces)
 
 
-def _clear_journal(disk: _Disk, part: Part) -> None:
+def _clear_journal(disk: _Disk, part: Partition) -> None:
     """Clear the journal of a file system that has been replayed: it may have the content of files, of any that were written with
     data=journal."""
     question = Question(act="journal", partition=part.number, size=disk.size)

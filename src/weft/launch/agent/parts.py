@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from weft.agent.agent import Part
+from weft.agent.agent import AgentPart
 from weft.agent.allocation.executor import StepExecutor
 from weft.agent.allocation.orphans import copy_orphans, name_orphans
 from weft.agent.allocation.supervisor import Allocations
@@ -206,14 +206,14 @@ class AgentParts:
         )
         self._capabilities = Capabilities(host, runtimes, network, clock, news)
 
-    def list_parts(self) -> Sequence[Part]:
+    def list_parts(self) -> Sequence[AgentPart]:
         """The parts in the order in which they start, report, and take answers."""
         network, proximity, guarded, proxies = self._network, self._proximity, self._guarded, self._proxies
         return (
-            Part(report=self._describe_machine),
-            Part(report=lambda: {"contact": self.reporter.contact.token}),
-            Part(ask=lambda: {"heard": self.watches.cursor_of("allocations")}),
-            Part(
+            AgentPart(report=self._describe_machine),
+            AgentPart(report=lambda: {"contact": self.reporter.contact.token}),
+            AgentPart(ask=lambda: {"heard": self.watches.cursor_of("allocations")}),
+            AgentPart(
                 keep=network.keep,
                 report=lambda: {"departed": self._list_departed(), "addresses": network.addresses},
                 ask=network.ask,
@@ -221,60 +221,60 @@ class AgentParts:
                 is_asking=lambda: network.idle,
                 wake=network.wake,
             ),
-            Part(
+            AgentPart(
                 keep=proximity.keep, ask=lambda: {"peers_version": proximity.version}, take_answer=proximity.take_answer
             ),
-            Part(keep=self._meter.keep, ask=lambda: {"digest": self.digests.make()}),
-            Part(keep=self.pools.keep, report=lambda: {"pools": self.pools.facts}),
-            Part(
+            AgentPart(keep=self._meter.keep, ask=lambda: {"digest": self.digests.make()}),
+            AgentPart(keep=self.pools.keep, report=lambda: {"pools": self.pools.facts}),
+            AgentPart(
                 keep=self._volumes.keep,
                 report=lambda: {"volumes": sorted(self._volumes.uids)},
                 is_asking=lambda: self._volumes.unattached,
             ),
-            Part(
+            AgentPart(
                 keep=self.egress_endpoints.keep, report=lambda: {"egress_endpoints": self.egress_endpoints.networks()}
             ),
-            Part(
+            AgentPart(
                 keep=self._snapshots.keep,
                 report=lambda: {"snapshots": self._snapshots.snapshots},
                 is_asking=lambda: self._snapshots.are_to_go,
             ),
-            Part(keep=self._absorption.keep),
-            Part(keep=self.logs.keep),
-            Part(keep=self.recorded_flows.keep),
+            AgentPart(keep=self._absorption.keep),
+            AgentPart(keep=self.logs.keep),
+            AgentPart(keep=self.recorded_flows.keep),
             # Before volumes are let go: an allocation that this ends has none any more.
-            Part(
+            AgentPart(
                 report=self._describe_orphans,
                 take_answer=lambda answer: self.allocations.supersede(answer.superseded, answer.stale_volumes),
                 note_contact=self.allocations.wake,
             ),
-            Part(
+            AgentPart(
                 keep=self._orders.keep,
                 report=lambda: {"orders": self._orders.report()},
                 take_answer=lambda answer: self._orders.put(answer.orders),
                 is_asking=lambda: self._orders.is_asking,
             ),
-            Part(take_answer=self._let_go),  # of nothing that the newest orders still need
-            Part(keep=self._merging.keep),
-            Part(
+            AgentPart(take_answer=self._let_go),  # of nothing that the newest orders still need
+            AgentPart(keep=self._merging.keep),
+            AgentPart(
                 keep=guarded.keep,
                 report=lambda: {"guards": guarded.describe(), "guard": guarded.ability},
                 take_answer=lambda answer: guarded.take_stamps(answer.stamps),
                 is_asking=lambda: guarded.are_some,
                 wake=guarded.wake,
             ),
-            Part(keep=self._spans.keep if self._spans is not None else None),
-            Part(
+            AgentPart(keep=self._spans.keep if self._spans is not None else None),
+            AgentPart(
                 keep=lambda: self._secrets.keep(lambda: [state.local for state in self.table]),
                 note_contact=self._secrets.wake,
             ),
-            Part(keep=self._readiness.keep, wake=self._readiness.wake),
-            Part(keep=proxies.keep),
-            Part(keep=lambda: self._guest_services.keep(lambda: network.services)),
-            Part(report=lambda: {"images": self.images.list()}),
-            Part(report=lambda: {"booted": self._templates.explain(), "booting_memory": self.table.booting_bytes}),
-            Part(report=self._describe_functions),
-            Part(keep=self.allocations.follow_runtimes),
+            AgentPart(keep=self._readiness.keep, wake=self._readiness.wake),
+            AgentPart(keep=proxies.keep),
+            AgentPart(keep=lambda: self._guest_services.keep(lambda: network.services)),
+            AgentPart(report=lambda: {"images": self.images.list()}),
+            AgentPart(report=lambda: {"booted": self._templates.explain(), "booting_memory": self.table.booting_bytes}),
+            AgentPart(report=self._describe_functions),
+            AgentPart(keep=self.allocations.follow_runtimes),
         )
 
     async def begin(self) -> None:

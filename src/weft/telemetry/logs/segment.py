@@ -36,7 +36,7 @@ class Lines(msgspec.Struct, frozen=True):
     text: bytes
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
+class LinesPart(msgspec.Struct, frozen=True, array_like=True):
     """``Lines`` as one of the frames after the head, which are in the order of the parts."""
 
     uid: str
@@ -49,7 +49,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
-    parts: tuple[Part, ...]
+    parts: tuple[LinesPart, ...]
 
     @property
     def lines(self) -> int:
@@ -87,7 +87,7 @@ def encode_segment(lines: Iterable[Lines]) -> tuple[Head, bytes]:
     for one in join_lines(lines):
         frames.append(frame := compressor.compress(one.times.tobytes() + one.text))
         since, until = min(one.times), max(one.times)
-        parts.append(Part(one.uid, one.first, len(one.times), since, until, len(one.text), len(frame)))
+        parts.append(LinesPart(one.uid, one.first, len(one.times), since, until, len(one.text), len(frame)))
     head = Head(tuple(parts))
     packed = msgspec.msgpack.encode(head)
     return head, b"".join((_PREFIX.pack(_MAGIC, len(packed), zlib.crc32(packed)), packed, *frames))
@@ -155,7 +155,7 @@ def read_segment(path: Path, uid: str = "") -> Iterator[Lines]:
                 yield _decode_part(part, file.read(part.frame_bytes))
 
 
-def read_parts(path: Path, kept: Iterable[Part]) -> list[Lines]:
+def read_parts(path: Path, kept: Iterable[LinesPart]) -> list[Lines]:
     """The lines of these of its parts. Raises InvalidInput, OSError."""
     wanted = set(kept)
     with open(path, "rb") as file:
@@ -168,7 +168,7 @@ def read_parts(path: Path, kept: Iterable[Part]) -> list[Lines]:
         return found
 
 
-def _decode_part(part: Part, frame: bytes) -> Lines:
+def _decode_part(part: LinesPart, frame: bytes) -> Lines:
     late = importlib.import_module("zstandard")  # as above
     size = 8 * part.count + part.text_bytes
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from weft.telemetry.logs.segment import Head, Part
+from weft.telemetry.logs.segment import Head, LinesPart
 
 SMALL = 4  # a segment with less than a fourth of the usual is written together with its neighbour
 MOST_PARTS = 4096  # of one segment
@@ -18,7 +18,7 @@ class KeptSegments(NamedTuple):
     """Rest of neighbouring segments (by their place), to be written as one; nothing but the first: it stays as it is."""
 
     places: list[int]
-    parts: list[tuple[Part, ...]]
+    parts: list[tuple[LinesPart, ...]]
     changed: bool
 
 
@@ -65,5 +65,5 @@ def plan_share(heads: Sequence[Head], excess: Mapping[str, int], segment_bytes: 
     return groups
 
 
-def _measure(parts: Iterable[Part]) -> int:
+def _measure(parts: Iterable[LinesPart]) -> int:
     return sum(8 * part.count + part.text_bytes for part in parts)

@@ -18,7 +18,7 @@ from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput
 from weft.objects.identity import short_id
 from weft.telemetry.logs.journal import Cursor, Journal, Record, begin_journal, read_journal
-from weft.telemetry.logs.segment import Head, Lines, Part, encode_segment, read_head, read_parts, write_file
+from weft.telemetry.logs.segment import Head, Lines, LinesPart, encode_segment, read_head, read_parts, write_file
 from weft.telemetry.logs.share import KeptSegments, find_excess, plan_share
 
 log = logging.getLogger("weft.agent")
@@ -291,7 +291,7 @@ class LogStore:
             else:
                 self._used.pop(part.uid, None)
 
-    def _note_dropped(self, parts: Iterable[Part]) -> None:
+    def _note_dropped(self, parts: Iterable[LinesPart]) -> None:
         for part in parts:
             self._dropped[part.uid] = self._dropped.get(part.uid, 0) + part.count
 

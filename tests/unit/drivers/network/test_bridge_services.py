@@ -11,7 +11,7 @@ from tests.unit.drivers.network.test_bridge_plans import HOST, NAMES, PORT, SEGM
 from weft.contracts.driver.network import Forward, NodeShare, Service, ServicePort, ServiceTarget
 from weft.drivers.network.bridge.dnsmasq import render_hosts, render_names, render_own
 from weft.drivers.network.bridge.migration import find_neighbours
-from weft.drivers.network.bridge.nftables.parts import Part, make_parts
+from weft.drivers.network.bridge.nftables.parts import RulesetPart, make_parts
 from weft.drivers.network.bridge.plan import Uplink
 from weft.drivers.network.bridge.service.services import differ_in_services_only
 from weft.drivers.network.bridge.service.tables import (
@@ -79,8 +79,10 @@ def test_a_table_is_changed_part_by_part() -> None:
     assert "flush map ip services to_10_20_0_100" in change and "delete table" not in change
     assert "chain arriving" not in change and "map services" not in change
     assert after.digest in change and before.digest not in change
-    fewer = make_parts("ip", "t", [Part("map", "m", "  head\n", "  e\n")])
-    more = make_parts("ip", "t", [Part("map", "m", "  head\n", "  e\n"), Part("chain", "c", "", "  use @m\n")])
+    fewer = make_parts("ip", "t", [RulesetPart("map", "m", "  head\n", "  e\n")])
+    more = make_parts(
+        "ip", "t", [RulesetPart("map", "m", "  head\n", "  e\n"), RulesetPart("chain", "c", "", "  use @m\n")]
+    )
     assert fewer.change_from(more).splitlines()[:3] == [
         "delete chain ip t digest", "flush chain ip t c", "delete chain ip t c"
     ]  # fmt: skip

@@ -14,7 +14,7 @@ _DIGEST = "digest"  # a chain without rules, whose comment is the digest of the 
 
 
 @dataclass(frozen=True)
-class Part:
+class RulesetPart:
     """A map, set or chain. ``head`` never changes under a name; ``lines`` are its elements or rules."""
 
     kind: Literal["map", "set", "chain"]
@@ -31,7 +31,7 @@ class Part:
 class PartedTable(Table):
     """``parts``: each after those that it refers to."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[RulesetPart, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -60,5 +60,5 @@ class PartedTable(Table):
         return f'chain {_DIGEST} {{\n  comment "{self.digest}"\n}}\n'
 
 
-def make_parts(family: str, name: str, parts: Iterable[Part]) -> PartedTable:
+def make_parts(family: str, name: str, parts: Iterable[RulesetPart]) -> PartedTable:
     return PartedTable(family, name, "", tuple(parts))

@@ -22,7 +22,7 @@ from weft.contracts.driver.host import Host
 from weft.contracts.driver.network import Forward, Held, Segment, ServiceTarget
 from weft.contracts.network.rules import UPLINKS
 from weft.drivers.network.bridge.names import GATEWAY_MAC, INSIDE, OUTSIDE, Names, router_mac
-from weft.drivers.network.bridge.nftables.parts import Part, PartedTable, make_parts
+from weft.drivers.network.bridge.nftables.parts import PartedTable, RulesetPart, make_parts
 from weft.drivers.network.bridge.nftables.rules import STEERED, Table, elements
 from weft.drivers.network.bridge.plan import Uplink
 from weft.drivers.network.slots import SLOTS, choose_slots
@@ -64,7 +64,7 @@ def render_services(segment: Segment, published: Iterable[Published]) -> PartedT
     """The part of a segment's router: what is for a service goes to one of its targets. A target that is its own client is
     answered through the router, as the gateway. What misses its target by a hair's breadth is dropped, for the client to ask
     again; to a service without targets nothing listens, so the router refuses it."""
-    maps, chains, places, outside = list[Part](), list[Part](), list[str](), ""
+    maps, chains, places, outside = list[RulesetPart](), list[RulesetPart](), list[str](), ""
     balanced = [service for service in segment.services if not service.proxied]
     for service in balanced:
         place = service.address.replace(".", "_")
@@ -73,7 +73,7 @@ def render_services(segment: Segment, published: Iterable[Published]) -> PartedT
         for port in service.ports if split else ():
             name = f"{port.protocol}_{port.port}_{place}"
             chains.append(
-                Part("chain", name, "", f"  meta l4proto {port.protocol} dnat to {key} : {port.target_port}\n")
+                RulesetPart("chain", name, "", f"  meta l4proto {port.protocol} dnat to {key} : {port.target_port}\n")
             )
             places.append(f"{service.address} . {port.protocol} . {port.port}")
     for forward, targets, target_port, sticky, _ in published:
@@ -90,12 +90,12 @@ def render_services(segment: Segment, published: Iterable[Published]) -> PartedT
     parts = [
         *maps,
         *chains,
-        Part("map", "services", _PLACES.format(" : verdict"), elements(jumps)),
-        Part("set", "served", _PLACES.format(""), elements(places)),
-        Part("set", "itself", "  type ipv4_addr . ipv4_addr\n", elements(f"{one} . {one}" for one in itself)),
-        Part("chain", "arriving", _DSTNAT, inside + outside),
-        Part("chain", "missed", "  type filter hook input priority filter\n", missed),
-        Part("chain", "leaving", _SRCNAT, masked),
+        RulesetPart("map", "services", _PLACES.format(" : verdict"), elements(jumps)),
+        RulesetPart("set", "served", _PLACES.format(""), elements(places)),
+        RulesetPart("set", "itself", "  type ipv4_addr . ipv4_addr\n", elements(f"{one} . {one}" for one in itself)),
+        RulesetPart("chain", "arriving", _DSTNAT, inside + outside),
+        RulesetPart("chain", "missed", "  type filter hook input priority filter\n", missed),
+        RulesetPart("chain", "leaving", _SRCNAT, masked),
     ]
     return make_parts("ip", SERVICES_TABLE, parts)
 
@@ -113,8 +113,8 @@ def render_published(
     listening = sorted(held)
     everywhere = {(h.protocol, h.port) for h in listening if not h.address}
     splits, chains, jumps, hops, led, inside = (
-        list[Part](),
-        list[Part](),
+        list[RulesetPart](),
+        list[RulesetPart](),
         list[str](),
         list[str](),
         set[int](),
@@ -135,7 +135,7 @@ def render_published(
             continue
         was_split = f"  ip saddr {{ {', '.join(sorted(nodes))} }} dnat to {uplink.router}\n" if uplink and nodes else ""
         splits += split
-        chains.append(Part("chain", name, "", f"{was_split}  dnat to {key}\n"))
+        chains.append(RulesetPart("chain", name, "", f"{was_split}  dnat to {key}\n"))
         jumps.append(f"{forward.protocol} . {forward.port} : goto {name}")
         hops += [f"{node} . {forward.protocol} . {forward.port}" for node in sorted(nodes)]
         led |= {forward.port} if forward.protocol == "tcp" else set()
@@ -155,16 +155,18 @@ def render_published(
     parts = [
         *splits,
         *chains,
-        Part("map", "services", _PORTS.format(" : verdict"), elements(jumps)),
-        Part("set", "hops", _PLACES.format(""), elements(hops)),
-        Part("set", "held", _PLACES.format(""), elements(own_programs)),
-        Part("set", "published", "  type inet_service\n", elements(map(str, sorted(led)))),
-        Part("chain", "unknown", "  type filter hook prerouting priority mangle\n", unknown),
-        Part("chain", "guard", "  type filter hook prerouting priority raw\n", guard),
-        Part("chain", "publish", "", publish),
-        Part("chain", "arriving", _DSTNAT, f"  iifname {bridges} accept\n  fib daddr type local jump publish\n"),
-        Part("chain", "local", "  type nat hook output priority -100\n", "  fib daddr type local jump publish\n"),
-        Part("chain", "leaving", _SRCNAT, hop + masked),
+        RulesetPart("map", "services", _PORTS.format(" : verdict"), elements(jumps)),
+        RulesetPart("set", "hops", _PLACES.format(""), elements(hops)),
+        RulesetPart("set", "held", _PLACES.format(""), elements(own_programs)),
+        RulesetPart("set", "published", "  type inet_service\n", elements(map(str, sorted(led)))),
+        RulesetPart("chain", "unknown", "  type filter hook prerouting priority mangle\n", unknown),
+        RulesetPart("chain", "guard", "  type filter hook prerouting priority raw\n", guard),
+        RulesetPart("chain", "publish", "", publish),
+        RulesetPart("chain", "arriving", _DSTNAT, f"  iifname {bridges} accept\n  fib daddr type local jump publish\n"),
+        RulesetPart(
+            "chain", "local", "  type nat hook output priority -100\n", "  fib daddr type local jump publish\n"
+        ),
+        RulesetPart("chain", "leaving", _SRCNAT, hop + masked),
     ]
     return make_parts("ip", name_published(names), parts)
 
@@ -190,31 +192,31 @@ def render_steering(names: Names, host: Host, segments: Iterable[Segment]) -> li
     between = f"  iifname @routers ether type ip oifname . ip daddr @targets ether saddr set {own}\n"
     pairs = "  type ifname . ipv4_addr\n"
     bridged = [
-        Part("set", "routers", "  type ifname\n", routers),
-        Part("set", "targets", pairs, there),
-        Part(
+        RulesetPart("set", "routers", "  type ifname\n", routers),
+        RulesetPart("set", "targets", pairs, there),
+        RulesetPart(
             "chain",
             "from_routers",
             "  type filter hook prerouting priority -310\n",
             f"  iifname @routers ether type ip meta mark set {_FROM_ROUTER}\n",
         ),
-        Part(
+        RulesetPart(
             "chain",
             "to_routers",
             "  type filter hook prerouting priority 10\n",
             f"  meta mark {STEERED} ether daddr set {GATEWAY_MAC}\n",
         ),
-        Part("chain", "between_nodes", "  type filter hook forward priority -20\n", between),
+        RulesetPart("chain", "between_nodes", "  type filter hook forward priority -20\n", between),
     ]
     tracked = [
-        Part("set", "targets", pairs, here),
-        Part("chain", "followed", "  type filter hook prerouting priority mangle\n", followed),
+        RulesetPart("set", "targets", pairs, here),
+        RulesetPart("chain", "followed", "  type filter hook prerouting priority mangle\n", followed),
     ]
     name = name_steering(names)
     return [make_parts("ip", name, tracked), make_parts("bridge", name, bridged)]
 
 
-def render_split(name: str, targets: Sequence[ServiceTarget], *, sticky: bool) -> tuple[list[Part], str]:
+def render_split(name: str, targets: Sequence[ServiceTarget], *, sticky: bool) -> tuple[list[RulesetPart], str]:
     """The map that new connections are split by, and what stands for the chosen address in a rule; nothing for no target with a
     weight."""
     live = tuple(target for target in targets if target.weight > 0)
@@ -226,7 +228,9 @@ def render_split(name: str, targets: Sequence[ServiceTarget], *, sticky: bool) -
         for first, last, address in choose_slots(live, sticky=sticky)
     ]
     # (nft 1.0.6 dies of listing a map whose key is typeof jhash.)
-    part = Part("map", name, f"  typeof numgen random mod {SLOTS} : ip daddr\n  flags interval\n", elements(runs))
+    part = RulesetPart(
+        "map", name, f"  typeof numgen random mod {SLOTS} : ip daddr\n  flags interval\n", elements(runs)
+    )
     return [part], f"{key} map @{name}"
 
 
