@@ -28,7 +28,7 @@ from weft.scheduler.placement.binder import Binder
 from weft.scheduler.placement.found import Found, Placement, Refusal, Search
 from weft.scheduler.placement.placed import Placed
 from weft.scheduler.placement.queued import QueuedLeases, are_queued
-from weft.scheduler.placement.readiness import Readiness
+from weft.scheduler.placement.readiness import PlacementReadiness
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 
 Find = Callable[[Search, list[Candidate], float], Found | None]
@@ -68,7 +68,7 @@ class Decisions:
             read=self._read,
         )
         self._binder = Binder(self._view, engine, intake, update_status, elsewhere_seconds)
-        self._readiness = Readiness(self._view, engine.snapshot, intake, own, pending, lambda: self.batch)
+        self._readiness = PlacementReadiness(self._view, engine.snapshot, intake, own, pending, lambda: self.batch)
         self.leases = QueuedLeases(self._view, engine, intake, self._read, strategy)
         self._placed = Placed(self._read, self._readiness, self._binder, intake, strategy)
         self._assembled: set[str] = set()  # gangs that were decided on in the batch in hand

@@ -35,7 +35,7 @@ class ClockState(msgspec.Struct, frozen=True):
     synchronized: bool | None
 
 
-class Readiness(msgspec.Struct, frozen=True):
+class AgentReadiness(msgspec.Struct, frozen=True):
     """The answer of ``/readyz``. Null: never, or not offline."""
 
     node: str
@@ -53,13 +53,13 @@ class ReadinessSource:
         self.has_started = False
         self.read_synchronized: Callable[[], bool | None] = lambda: None
 
-    def read(self) -> Readiness:
+    def read(self) -> AgentReadiness:
         now, age = self._wall.now(), self._find_age()
         disk = DiskState(0, 0)
         with contextlib.suppress(OSError):
             usage = shutil.disk_usage(self._host.state_dir)
             disk = DiskState(usage.total, usage.free)
-        return Readiness(
+        return AgentReadiness(
             node=self._host.node,
             ready=self.has_started,
             contact_age_seconds=round(age, 3) if age is not None else None,

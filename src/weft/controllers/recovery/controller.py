@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from weft.contracts.journal import Event
 from weft.contracts.store import MAX_PRECONDITIONS, MAX_WRITES
 from weft.controllers.loop import Plan
-from weft.controllers.recovery.facts import Readiness, RecoveryFacts, VmFacts
+from weft.controllers.recovery.facts import RecoveryFacts, ServiceReadiness, VmFacts
 from weft.controllers.recovery.make import begin_run, drop_made, is_isolated, list_made, make_member
 from weft.controllers.recovery.members import (
     find_excess,
@@ -151,7 +151,7 @@ def _read_workload(view: View, item: Item, member: RunMember, workload: Item) ->
     return VmFacts(status.phase, status.message or status.reason)
 
 
-def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness]:
+def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, ServiceReadiness]:
     found = {}
     for name in [check.service for member in run.members for check in member.checks if check.service]:
         service = view.get(object_key("service", item.envelope.project, name))
@@ -159,7 +159,9 @@ def _read_ready(view: View, item: Item, run: RecoveryRun) -> dict[str, Readiness
             continue
         status = service.status(ServiceStatus)
         one = status.endpoints[0] if status.endpoints else None
-        found[name] = Readiness(one.ready, one.reason) if one is not None else Readiness(False, status.message)
+        found[name] = (
+            ServiceReadiness(one.ready, one.reason) if one is not None else ServiceReadiness(False, status.message)
+        )
     return found
 
 

@@ -26,7 +26,7 @@ class VmFacts(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-class Readiness(msgspec.Struct, frozen=True):
+class ServiceReadiness(msgspec.Struct, frozen=True):
     """A service's word on the one VM that it leads to."""
 
     ready: bool
@@ -41,7 +41,7 @@ class RecoveryFacts(msgspec.Struct, frozen=True):
     status: RecoveryPlanStatus
     candidates: Sequence[Candidate] = ()  # in order, of the spec as it is
     vms: Mapping[str, VmFacts] = {}  # of the run, by name, those that exist
-    ready: Mapping[str, Readiness] = {}  # by name of the service
+    ready: Mapping[str, ServiceReadiness] = {}  # by name of the service
     leftovers: bool = False  # something of the run exists that goes at its end; of a deleted plan: of any run
     stale: bool = False  # something of an earlier run exists
     answering: Sequence[str] = ()  # of clusters that the VMs may still run at, as "cluster/east answers"

@@ -52,7 +52,7 @@ class _Preparation:
         self.news: asyncio.Queue[PreparationOutcome] = asyncio.Queue()
 
 
-class Readiness:
+class FunctionReadiness:
     """``run`` it; ``notice`` gets the view's changes, ``on_prepared`` and ``on_disconnect`` follow the agents."""
 
     def __init__(self, catalogue: Catalogue, cache: Cache, store: Store, agents: Agents, clock: Clock) -> None:

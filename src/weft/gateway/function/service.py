@@ -25,7 +25,7 @@ from weft.gateway.function.instance.snapshots import SnapshotSpreader
 from weft.gateway.function.invocation.late_results import LateResults
 from weft.gateway.function.invocation.tracker import InvocationTracker
 from weft.gateway.function.links import Dial, Links
-from weft.gateway.function.readiness import Readiness
+from weft.gateway.function.readiness import FunctionReadiness
 from weft.gateway.function.record.counts_file import CountsFile
 from weft.gateway.function.record.output_log import PrintedLog
 from weft.gateway.function.record.recorder import InvocationRecorder
@@ -71,7 +71,7 @@ class FunctionService:
         tracker = InvocationTracker(agents.fleet, catalogue.function_of)
         late = LateResults(clock, agents.fleet, tracker.is_stray, self._name_of, self._find_serving)
         self.record = InvocationRecorder(catalogue, agents, tracker, self._keep_alive, self.printed, self.counts, clock)
-        self.readiness = Readiness(catalogue, cache, store, agents, clock)
+        self.readiness = FunctionReadiness(catalogue, cache, store, agents, clock)
         self._local = LocalFunctions(catalogue, agents, clock, ticket_key)
         self._spreading = SnapshotSpreader(catalogue, agents, clock)
         self.dispatcher = Dispatcher(

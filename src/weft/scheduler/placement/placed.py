@@ -22,7 +22,7 @@ from weft.scheduler.migration.elsewhere import plan_resume_elsewhere
 from weft.scheduler.placement import reserved, timed
 from weft.scheduler.placement.binder import Binder
 from weft.scheduler.placement.found import Search
-from weft.scheduler.placement.readiness import Readiness
+from weft.scheduler.placement.readiness import PlacementReadiness
 from weft.scheduler.queue.turn import is_suspended
 from weft.scheduler.workload.request import Candidate, Waiting, read_memberships
 
@@ -32,7 +32,9 @@ Read = Callable[[Item], Candidate | Waiting]
 class Placed:
     """``read`` gives a workload as a candidate for a place."""
 
-    def __init__(self, read: Read, readiness: Readiness, binder: Binder, intake: Intake, strategy: str) -> None:
+    def __init__(
+        self, read: Read, readiness: PlacementReadiness, binder: Binder, intake: Intake, strategy: str
+    ) -> None:
         self._read = read
         self._readiness = readiness
         self._binder = binder

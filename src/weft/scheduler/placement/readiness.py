@@ -16,7 +16,7 @@ from weft.scheduler.table.snapshot import Snapshot
 from weft.scheduler.workload.request import Candidate, Waiting, reserve_addresses
 
 
-class Readiness:
+class PlacementReadiness:
     """``find_batch`` gives the batch in hand."""
 
     def __init__(

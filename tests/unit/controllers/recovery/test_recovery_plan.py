@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
+from weft.controllers.recovery.facts import Candidate, RecoveryFacts, ServiceReadiness, VmFacts
 from weft.controllers.recovery.plan import RecoveryStep, list_order, note_refusal, plan_recovery
 from weft.kinds.fields.recovery.run import RecoveryRun, RunCheck, RunMember
 from weft.kinds.recovery_plan import RecoveryPlanActions, RecoveryPlanSpec, RecoveryPlanStatus
@@ -72,7 +72,7 @@ class World:
         self.facts = replace(self.facts, vms={**self.facts.vms, vm: VmFacts(phase)})
 
     def answer(self, service: str, ready: bool, message: str = "") -> None:
-        self.facts = replace(self.facts, ready={**self.facts.ready, service: Readiness(ready, message)})
+        self.facts = replace(self.facts, ready={**self.facts.ready, service: ServiceReadiness(ready, message)})
 
     @property
     def run(self) -> RecoveryRun:

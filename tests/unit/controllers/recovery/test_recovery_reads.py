@@ -9,7 +9,7 @@ import pytest
 
 from weft.contracts.store import MAX_WRITES, LeaseHeld, Put
 from weft.controllers.recovery.controller import RecoveryPlans, plan_one, read_facts
-from weft.controllers.recovery.facts import Candidate, Readiness, RecoveryFacts, VmFacts
+from weft.controllers.recovery.facts import Candidate, RecoveryFacts, ServiceReadiness, VmFacts
 from weft.controllers.recovery.make import make_member
 from weft.controllers.recovery.members import find_promoted, list_answering
 from weft.controllers.recovery.plan import plan_recovery
@@ -375,7 +375,7 @@ def test_the_largest_plan_with_its_results_is_no_larger_than_an_object_may_be() 
         actions=ASKED,
         status=RecoveryPlanStatus(run=run),
         vms={name: VmFacts("Boot", long) for name in names},
-        ready={name: Readiness(False, long) for name in names},
+        ready={name: ServiceReadiness(False, long) for name in names},
         leftovers=True,
     )
     status = plan_recovery(facts, 1000.0).status
