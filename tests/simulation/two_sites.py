@@ -17,7 +17,15 @@ from weft.controllers.failover.arming import ArmingFacts, Placed, plan_arming
 from weft.controllers.failover.restored import change_replication, mark_replica
 from weft.drivers.guard.holds import Hold, HoldRequest, Holds, apply_request, list_due
 from weft.failover.primary import is_confirmed, is_retired
-from weft.failover.standby import Question, Silence, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
+from weft.failover.standby import (
+    Silence,
+    WitnessQuestion,
+    find_taken,
+    find_unused,
+    follow_renewals,
+    may_ask,
+    was_not_promoted,
+)
 from weft.failover.timing import Timing
 from weft.failover.witness import (
     Vote,
@@ -187,7 +195,7 @@ class World:
         self.is_automatic, self.arming = False, 0
         self.is_primary, self.is_restored, self.returned = False, False, ""
         self._silence: Silence | None = None
-        self._asked: Question | None = None
+        self._asked: WitnessQuestion | None = None
         self._asked_at = 0.0
         self.refuses_take_over_until = 0.0  # as where the quota is used up
         self.taken_at: float | None = None  # whatever its store knows of it
@@ -362,7 +370,7 @@ class World:
             what = "inspect" if self.is_restored else "return" if self.returned else "claim"
             self._ask_witness(STANDBY, what, FIRST, lambda answer: self._note(answer, turn), returned=self.returned)
             return
-        asked = self._asked = Question(self.renewals, FIRST, STANDBY)
+        asked = self._asked = WitnessQuestion(self.renewals, FIRST, STANDBY)
         self._asked_at = now
 
         def hear(answer: WitnessAnswer) -> None:
@@ -385,7 +393,7 @@ class World:
         elif unused and unused != self.returned:
             self.returned, self.renewals = unused, self.renewals + 1
 
-    def _take(self, asked: Question, answer: ClaimAnswer, turn: int) -> None:
+    def _take(self, asked: WitnessQuestion, answer: ClaimAnswer, turn: int) -> None:
         claim = find_taken(asked, self.renewals, answer, self.returned)
         if self._at < self.refuses_take_over_until:
             return

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.server.readiness import ReadinessSource
-from weft.agent.server.reporter import HEARTBEAT_SECONDS, Question, Reporter
+from weft.agent.server.reporter import HEARTBEAT_SECONDS, Reporter, ReportQuestion
 from weft.agent.tasks import Tasks
 from weft.agent.watches import Change, Listed, Put, ServerWatches
 from weft.contracts.driver.host import Host
@@ -23,7 +23,7 @@ SHORT_SILENCE_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class AgentPart:
-    """One part of an agent; it sets what it has. ``report`` and ``ask``: fields of the ``NodeReport`` and of the ``Question``."""
+    """One part of an agent; it sets what it has. ``report`` and ``ask``: fields of ``NodeReport`` and ``ReportQuestion``."""
 
     keep: Callable[[], Coroutine[Any, Any, None]] | None = None  # works for ever
     report: Callable[[], Mapping[str, Any]] = dict
@@ -103,8 +103,8 @@ class Agent:
         """Only the server's answers name what to remove: report often while anything here could be removed."""
         return SHORT_SILENCE_SECONDS if any(part.is_asking() for part in self._list) else HEARTBEAT_SECONDS
 
-    def make_question(self) -> Question:
-        return Question(**{name: value for part in self._list for name, value in part.ask().items()})
+    def make_question(self) -> ReportQuestion:
+        return ReportQuestion(**{name: value for part in self._list for name, value in part.ask().items()})
 
     def take_answer(self, answer: ReportAnswer) -> None:
         for part in self._list:

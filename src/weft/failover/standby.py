@@ -21,7 +21,7 @@ class Silence(msgspec.Struct, frozen=True):
     until: float
 
 
-class Question(msgspec.Struct, frozen=True):
+class WitnessQuestion(msgspec.Struct, frozen=True):
     """Question to the witness. An answer to an earlier one, which was given up, doesn't count."""
 
     renewals: int
@@ -40,7 +40,7 @@ def may_ask(silence: Silence, now: float) -> bool:
     return now >= silence.until
 
 
-def find_taken(asked: Question, renewals: int, answer: ClaimAnswer, returned: str) -> Claim | None:
+def find_taken(asked: WitnessQuestion, renewals: int, answer: ClaimAnswer, returned: str) -> Claim | None:
     """Claim by which this cluster becomes primary, if the replica still has these ``renewals`` in the same commit; None: it
     doesn't, and asks again later. The witness repeats a grant that was not used. ``returned``: of the generation that is being
     given back, which is used no more."""

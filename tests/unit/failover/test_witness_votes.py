@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from weft.failover.primary import is_confirmed, is_retired
-from weft.failover.standby import Question, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
+from weft.failover.standby import WitnessQuestion, find_taken, find_unused, follow_renewals, may_ask, was_not_promoted
 from weft.failover.timing import Timing, check_timing, find_least_promise
 from weft.failover.witness import (
     Vote,
@@ -142,11 +142,11 @@ def test_a_standby_asks_once_the_primary_was_silent_for_a_promise_by_its_own_clo
     ],
 )
 def test_nothing_but_a_grant_of_the_next_generation_makes_a_primary(answer: ClaimAnswer) -> None:
-    assert find_taken(Question(7, FIRST, "b"), 7, answer, "") is None
+    assert find_taken(WitnessQuestion(7, FIRST, "b"), 7, answer, "") is None
 
 
 def test_a_grant_counts_for_nothing_if_the_primary_renewed_its_hold_since_the_question() -> None:
-    asked = Question(7, FIRST, "b")
+    asked = WitnessQuestion(7, FIRST, "b")
     assert find_taken(asked, 7, Granted(SECOND), "") == SECOND
     assert find_taken(asked, 7, Granted(SECOND), SECOND.generation.id) is None  # it is being given back
     assert find_taken(asked, 8, Granted(SECOND), "") is None

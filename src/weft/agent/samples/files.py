@@ -10,7 +10,7 @@ from weft.agent.samples.carry import pack_file, put_piece, read_piece
 from weft.objects.identity import short_id
 from weft.telemetry.samples.file import SampleFile, find_file, open_file
 from weft.telemetry.samples.layout import MOST_SERIES, Series
-from weft.telemetry.samples.query import Question, answer
+from weft.telemetry.samples.query import SampleQuery, answer
 
 UNMEASURED = (Series("cpu", "cores"), Series("memory.resident", "bytes"))  # of what nothing was measured of yet
 MOST_ANSWERS = 2  # in the making
@@ -27,7 +27,7 @@ class SampleFiles:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         return open_file(self._path(uid), series)
 
-    async def answer(self, uid: str, question: Question, wanted: Sequence[str]) -> bytes:
+    async def answer(self, uid: str, question: SampleQuery, wanted: Sequence[str]) -> bytes:
         """The answer, as JSON. Raises InvalidInput for names of no series, OSError."""
         async with self._answers:
             return await asyncio.to_thread(self._read, uid, question, wanted)
@@ -77,7 +77,7 @@ class SampleFiles:
             if path not in own:
                 path.unlink(missing_ok=True)
 
-    def _read(self, uid: str, question: Question, wanted: Sequence[str]) -> bytes:
+    def _read(self, uid: str, question: SampleQuery, wanted: Sequence[str]) -> bytes:
         file = find_file(self._path(uid))
         try:
             return b"".join(answer(file, question, wanted, UNMEASURED))

@@ -31,7 +31,7 @@ SYNC_SECONDS = 1.0  # an event is safe from a power cut after so long
 MOST_ALLOCATIONS = 500  # in one batch: far below what the server takes
 
 
-class Question(msgspec.Struct, frozen=True):
+class ReportQuestion(msgspec.Struct, frozen=True):
     """The other fields of every batch: see ``ReportBody``."""
 
     ranges_version: str = ""
@@ -51,7 +51,7 @@ class ReportSource(Protocol):
     def make_node_report(self) -> NodeReport:
         """The node's own facts as they are now."""
 
-    def make_question(self) -> Question: ...
+    def make_question(self) -> ReportQuestion: ...
 
     @property
     def longest_silence_seconds(self) -> float:

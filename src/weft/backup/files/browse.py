@@ -21,7 +21,7 @@ SYSTEM = "system"  # said of a file system with the root of one
 _KINDS = {stat.S_IFDIR: "folder", stat.S_IFREG: "file", stat.S_IFLNK: "link"}
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class DiskQuestion(msgspec.Struct, frozen=True, kw_only=True):
     # parts: those with a system, and swap; identity: what in one of them is this machine's own; journal: where its journal lies.
     act: Literal["list", "read", "tree", "parts", "identity", "journal"]
     path: str = "/"  # in UTF-8; bytes that are none as surrogates, as Python's os.fsdecode has them
@@ -41,7 +41,7 @@ class FileEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     target: str = ""  # of a link
 
 
-def answer(question: Question, read: Read, send: Callable[[bytes], None]) -> str:
+def answer(question: DiskQuestion, read: Read, send: Callable[[bytes], None]) -> str:
     """Send the answer: a line of JSON for each entry, the content, or a tar archive. Returns what people should know of it.
     Raises WeftError."""
     parts = find_parts(read, question.size)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from weft.backup.files.browse import Question, answer
+from weft.backup.files.browse import DiskQuestion, answer
 from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
 from weft.contracts.unprivileged import drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError, error_from_dict
@@ -41,7 +41,7 @@ class Confined:
         its.close()
         self._socket = mine
 
-    def run(self, question: Question, read: Callable[[int, int], bytes], send: Callable[[bytes], None]) -> str:
+    def run(self, question: DiskQuestion, read: Callable[[int, int], bytes], send: Callable[[bytes], None]) -> str:
         """``send`` the answer, ``read`` what the process needs for it. Returns what people should know of it. Raises WeftError."""
         body = msgspec.json.encode(question)
         self._socket.sendall(_HEAD.pack(_ASK, 0, len(body)) + body)
@@ -74,7 +74,7 @@ def _live(given: socket.socket, parent: int) -> None:
     try:
         connection = _give_up_rights(given, parent)
         _, _, length = _HEAD.unpack(_receive(connection, _HEAD.size))
-        question = msgspec.json.decode(_receive(connection, length), type=Question)
+        question = msgspec.json.decode(_receive(connection, length), type=DiskQuestion)
 
         @lru_cache(_CACHED)
         def read_block(number: int) -> bytes:

@@ -17,7 +17,7 @@ from functools import partial
 
 import msgspec
 
-from weft.backup.files.browse import SYSTEM, Question
+from weft.backup.files.browse import SYSTEM, DiskQuestion
 from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Partition
@@ -72,7 +72,7 @@ def clean(path: str, hostname: str = "") -> list[str]:
         if os.geteuid() == 0:
             os.fchown(disk.place, NOBODY, NOBODY)  # its programs, which open it again, are nobody's
         _punch(disk, disk.size, _BLOCK)  # where that can't be done, e2fsck would leave what it frees, and say nothing
-        parts = msgspec.json.decode(_ask(disk, Question(act="parts", size=disk.size))[1], type=list[Partition])
+        parts = msgspec.json.decode(_ask(disk, DiskQuestion(act="parts", size=disk.size))[1], type=list[Partition])
         what, systems = dict[str, None](), 0
         for part in parts:
             if part.holds == "swap":
@@ -92,7 +92,7 @@ def clean(path: str, hostname: str = "") -> list[str]:
 def _clean_part(disk: _Disk, part: Partition, hostname: str) -> tuple[bool, dict[str, None]]:
     place = f"/proc/self/fd/{disk.place}" + (f"?offset={part.start}" if part.start else "")
     _check(disk, place)  # what its journal has is written
-    question = Question(act="identity", partition=part.number, size=disk.size, hostname=hostname)
+    question = DiskQuestion(act="identity", partition=part.number, size=disk.size, hostname=hostname)
     is_system, traces = _find(disk, question)
     if traces:
         commands = [line for trace in traces for line in _write_commands(trace)]
@@ -109,7 +109,7 @@ def _clean_part(disk: _Disk, part: Partition, hostname: str) -> tuple[bool, dict
 def _clear_journal(disk: _Disk, part: Partition) -> None:
     """Clear the journal of a file system that has been replayed: it may have the content of files, of any that were written with
     data=journal."""
-    question = Question(act="journal", partition=part.number, size=disk.size)
+    question = DiskQuestion(act="journal", partition=part.number, size=disk.size)
     pieces = msgspec.json.decode(_ask(disk, question)[1], type=list[tuple[int, int]])
     if len(pieces) > MOST_PIECES:
         raise _failed(f"its journal lies in more than {MOST_PIECES} pieces")
@@ -124,13 +124,13 @@ def _write_commands(trace: Trace) -> list[str]:
     return [f"punch <{trace.inode}> 0", f"sif <{trace.inode}> size 0"]
 
 
-def _find(disk: _Disk, question: Question) -> tuple[bool, list[Trace]]:
+def _find(disk: _Disk, question: DiskQuestion) -> tuple[bool, list[Trace]]:
     """Whether it is a system's root, and what of it is to go."""
     said, lines = _ask(disk, question)
     return said == SYSTEM, [msgspec.json.decode(line, type=Trace) for line in lines.splitlines()]
 
 
-def _ask(disk: _Disk, question: Question) -> tuple[str, bytes]:
+def _ask(disk: _Disk, question: DiskQuestion) -> tuple[str, bytes]:
     """Ask a process without rights about the disk. Returns what it reports, and its answer. Raises DriverFailed."""
     disk.require_bounds("the search")
     confined, pieces, most = Confined(), bytearray(), MOST_ANSWER_BYTES

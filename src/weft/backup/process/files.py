@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from weft.backup.files.browse import Question
+from weft.backup.files.browse import DiskQuestion
 from weft.backup.files.confined import Confined
 from weft.backup.format import Manifest
 from weft.backup.index.catalogue import drop_catalogue, explain_catalogue, is_damaged
@@ -78,7 +78,7 @@ def _run(job: FilesJob, confined: Confined) -> str:
         if disk is None:
             names = ", ".join(one.name for one in there.disks)
             raise NotFound(f"the backup has no disk {job.disk[:80]}", field="disk", hint=f"its disks: {names}")
-        question = Question(act=job.act, path=job.path, partition=job.partition, size=disk.size)
+        question = DiskQuestion(act=job.act, path=job.path, partition=job.partition, size=disk.size)
         with repository.read(there.id) as reader:
             return confined.run(
                 question,

@@ -40,7 +40,7 @@ from weft.controllers.failover.hold import (
 from weft.controllers.failover.plan import plan_condition, plan_unwitnessed
 from weft.controllers.failover.take_over import plan_disarming, plan_return, plan_take_over
 from weft.controllers.image.credentials import Unseal
-from weft.failover.standby import Question, Silence, find_taken, follow_renewals, may_ask
+from weft.failover.standby import Silence, WitnessQuestion, find_taken, follow_renewals, may_ask
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import Changed, Item, View, has_changed
@@ -133,7 +133,7 @@ class Witnesses(Asking):
         site = ""
         held: list[HeldGuest] = []
         early: asyncio.Task[list[bool]] | None = None
-        questions: dict[str, Question] = {}
+        questions: dict[str, WitnessQuestion] = {}
         asked_at = 0.0
         try:
             link = read_witness(cluster, self._unseal)
@@ -207,11 +207,11 @@ class Witnesses(Asking):
             written = write_confirmed(stamps)
             await self._leadership.store.grant(f"{CONFIRMED_PREFIX}{node}", HOLDER, CONFIRMED_SECONDS, written)
 
-    def _list_questions(self, cluster: Item, groups: Sequence[Group], site: str) -> dict[str, Question]:
+    def _list_questions(self, cluster: Item, groups: Sequence[Group], site: str) -> dict[str, WitnessQuestion]:
         """Questions, by the group's name, about the replicas that take over automatically whose source has been silent for a whole
         promise.
         """
-        now, found = read_boot_time(), dict[str, Question]()
+        now, found = read_boot_time(), dict[str, WitnessQuestion]()
         there = {item.uid for item in self._leadership.cache.view.of_kind(REPLICA.name).values()}
         self._silences = {uid: one for uid, one in self._silences.items() if uid in there}
         # Only if the source doesn't answer this cluster either: one that answers can tell a replica of a restored store that
@@ -226,7 +226,7 @@ class Witnesses(Asking):
             )
             granted = may_take_over(cluster.spec(ClusterSpec), group.item.envelope.project)
             if may_be_lost and may_ask(silence, now) and granted:
-                found[group.name] = Question(marks.renewals, group.claim, site)
+                found[group.name] = WitnessQuestion(marks.renewals, group.claim, site)
         return found
 
     async def _take_over(
@@ -234,7 +234,7 @@ class Witnesses(Asking):
         cluster: Item,
         groups: Sequence[Group],
         answers: Sequence[WitnessResponse],
-        questions: Mapping[str, Question],
+        questions: Mapping[str, WitnessQuestion],
     ) -> dict[str, str]:
         """Why what was granted couldn't be done, by the group's name."""
         failed = dict[str, str]()
@@ -262,7 +262,11 @@ class Witnesses(Asking):
         return failed
 
     async def _give_up_grants(
-        self, groups: Sequence[Group], answers: Sequence[WitnessResponse], asked: Mapping[str, Question], site: str
+        self,
+        groups: Sequence[Group],
+        answers: Sequence[WitnessResponse],
+        asked: Mapping[str, WitnessQuestion],
+        site: str,
     ) -> None:
         """Those that nothing here uses now: the source was heard again, or nothing takes over any more."""
         view = self._leadership.cache.view

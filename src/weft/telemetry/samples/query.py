@@ -19,7 +19,7 @@ INF = float("inf")
 _DIGITS = {"cores": 4, "s": 6, "bytes": 0, "bytes/s": 1}
 
 
-class Question(msgspec.Struct, frozen=True):
+class SampleQuery(msgspec.Struct, frozen=True):
     """Points from ``first`` to ``last`` (unix seconds), one each ``step_ms``, made of the slots of ``level``."""
 
     first: float
@@ -29,7 +29,9 @@ class Question(msgspec.Struct, frozen=True):
     extremes: bool = False
 
 
-def plan_question(now: float, seconds: float, until: float, granularity: float, *, extremes: bool = False) -> Question:
+def plan_question(
+    now: float, seconds: float, until: float, granularity: float, *, extremes: bool = False
+) -> SampleQuery:
     """``seconds`` that end ``until`` seconds ago, one point every ``granularity`` seconds; 0 is the finest that is kept so long.
     Raises InvalidInput."""
     kept = [(level, facts) for level, facts in enumerate(LEVELS) if facts.span_seconds >= seconds + until]
@@ -60,7 +62,7 @@ def plan_question(now: float, seconds: float, until: float, granularity: float, 
             field="granularity",
             hint=f"use {least:g}s",
         )
-    return Question(now - until - seconds, now - until, step_ms, fitting[-1], extremes)
+    return SampleQuery(now - until - seconds, now - until, step_ms, fitting[-1], extremes)
 
 
 def _span(level: int) -> str:
@@ -68,7 +70,7 @@ def _span(level: int) -> str:
 
 
 def answer(
-    file: SampleFile | None, question: Question, wanted: Sequence[str], series: Sequence[Series]
+    file: SampleFile | None, question: SampleQuery, wanted: Sequence[str], series: Sequence[Series]
 ) -> Iterator[bytes]:
     """The pieces of the JSON document. ``wanted``: names of series, or how they begin (``nic0``); none: all. ``series`` are those
     of a guest that nothing was measured of yet, without a ``file``. Raises InvalidInput for a name of none, OSError."""

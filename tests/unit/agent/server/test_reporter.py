@@ -14,7 +14,7 @@ import pytest
 
 from weft.agent.server.line import ServerLine
 from weft.agent.server.outbox import Outbox
-from weft.agent.server.reporter import SYNC_SECONDS, Question, Reporter
+from weft.agent.server.reporter import SYNC_SECONDS, Reporter, ReportQuestion
 from weft.kinds.allocation import AllocationReport
 from weft.kinds.node import NodeReport
 from weft.objects.errors import Unavailable
@@ -105,8 +105,8 @@ class Bench:
     def make_node_report(self) -> NodeReport:
         return self.node
 
-    def make_question(self) -> Question:
-        return Question()
+    def make_question(self) -> ReportQuestion:
+        return ReportQuestion()
 
     @property
     def longest_silence_seconds(self) -> float:

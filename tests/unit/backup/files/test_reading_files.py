@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from weft.backup.files.browse import Question, answer
+from weft.backup.files.browse import DiskQuestion, answer
 from weft.backup.files.confined import Confined
 from weft.backup.files.partitions import find_parts
 from weft.cli.backup.unpack import unpack
@@ -74,7 +74,7 @@ def reader(data: bytes) -> Callable[[int, int], bytes]:
 
 def ask(data: bytes, act: Any, path: str, partition: int = -1) -> tuple[bytes, str]:
     pieces = list[bytes]()
-    question = Question(act=act, path=path, partition=partition, size=len(data))
+    question = DiskQuestion(act=act, path=path, partition=partition, size=len(data))
     note = answer(question, reader(data), pieces.append)
     return b"".join(pieces), note
 
@@ -287,7 +287,7 @@ def test_a_process_without_rights_gives_the_answer(tmp_path: Path) -> None:
         return data[offset : offset + length]
 
     try:
-        question = Question(act="read", path="/etc/hostname", size=len(data))
+        question = DiskQuestion(act="read", path="/etc/hostname", size=len(data))
         assert confined.run(question, read, pieces.append) == "" and pieces == [b"shop\n"]
     finally:
         confined.end()
@@ -315,7 +315,7 @@ def test_its_error_is_told_as_it_is(tmp_path: Path) -> None:
     data, confined = make_disk(tmp_path).read_bytes(), Confined()
     try:
         with pytest.raises(NotFound, match="nobody is not there"):
-            confined.run(Question(act="read", path="/nobody", size=len(data)), reader(data), print)
+            confined.run(DiskQuestion(act="read", path="/nobody", size=len(data)), reader(data), print)
     finally:
         confined.end()
 

@@ -30,7 +30,7 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     encode_request,
     encode_size,
 )
-from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSIONS, Question
+from weft.drivers.runtime.qemu.guest_agent.question import LEAST_VERSIONS, GuestQuestion
 from weft.drivers.runtime.qemu.guest_agent.session import BROKEN, STANDING_SECONDS, GuestSession, session_lost
 from weft.drivers.runtime.qemu.guest_agent.unread_output import Unread
 from weft.objects.errors import InvalidInput, TooLarge, Unavailable
@@ -64,7 +64,7 @@ class GuestChannel(asyncio.Protocol):
         self.unread, self.guest = unread or Unread(), guest or self
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(b"")
-        self._sessions: dict[int, GuestSession | Question] = {}
+        self._sessions: dict[int, GuestSession | GuestQuestion] = {}
         self._last_session = 0
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -83,7 +83,7 @@ class GuestChannel(asyncio.Protocol):
             raise Unavailable("the guest's agent doesn't answer yet", retry_after_seconds=0.2)
         if self._reader.hello.version < LEAST_VERSIONS[kind]:
             return None
-        question, number = Question(kind), self._next_number()
+        question, number = GuestQuestion(kind), self._next_number()
         self._sessions[number] = question
         try:
             self.send(encode_frame(kind, session=number, payload=payload))

@@ -20,7 +20,7 @@ _FAILURES = (
 )  # fmt: skip
 
 
-class Question:
+class GuestQuestion:
     """``answer`` is None when the guest was lost before it came."""
 
     def __init__(self, kind: str) -> None:
