@@ -39,7 +39,7 @@ _UNREADABLE = (
 _SAME_TIME = (1980, 1, 1, 0, 0, 0)
 
 
-class Member(msgspec.Struct, frozen=True):
+class ArchiveMember(msgspec.Struct, frozen=True):
     """One member of the archive. ``target``: where a link leads; folders and links have no bytes of their own."""
 
     name: str
@@ -49,7 +49,7 @@ class Member(msgspec.Struct, frozen=True):
     target: str = ""
 
 
-def read_members(source: IO[bytes], size: int) -> list[Member]:
+def read_members(source: IO[bytes], size: int) -> list[ArchiveMember]:
     """The members of the zip in ``source`` (seekable, ``size`` bytes). Raises InvalidInput or TooLarge, naming the member, for
     a zip that no node would unpack."""
     if size > MOST_BYTES:
@@ -85,8 +85,8 @@ def _check_directory(source: IO[bytes], size: int) -> None:
         raise _bad(f"the zip has {members} members: at most {MOST_MEMBERS}")
 
 
-def _read(archive: zipfile.ZipFile) -> list[Member]:
-    members: list[Member] = []
+def _read(archive: zipfile.ZipFile) -> list[ArchiveMember]:
+    members: list[ArchiveMember] = []
     seen: dict[str, bool] = {}
     total = 0
     if len(archive.infolist()) > MOST_MEMBERS:
@@ -114,7 +114,7 @@ def _read(archive: zipfile.ZipFile) -> list[Member]:
     return members
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArchiveMember:
     name = info.filename
     check_member_name(name.rstrip("/"))
     if info.flag_bits & 0x1:
@@ -124,16 +124,16 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
     mode = info.external_attr >> 16 if info.create_system == 3 else 0
     kind = stat.S_IFMT(mode)
     if info.is_dir() or kind == stat.S_IFDIR:
-        return Member(name.rstrip("/"), mode=0o755, folder=True)
+        return ArchiveMember(name.rstrip("/"), mode=0o755, folder=True)
     if kind == stat.S_IFLNK:
         if info.file_size > LONGEST_LINK:
             raise _bad(f"the link {_shown(name)} is too long")
         target = archive.read(info).decode("utf-8", "surrogateescape")
         check_link(name, target)
-        return Member(name, mode=0o777, target=target)
+        return ArchiveMember(name, mode=0o777, target=target)
     if kind not in (0, stat.S_IFREG):
         raise _bad(f"{_shown(name)} is neither a file, a folder nor a link")
-    return Member(name, info.file_size, 0o755 if mode & 0o111 else 0o644)
+    return ArchiveMember(name, info.file_size, 0o755 if mode & 0o111 else 0o644)
 
 
 def check_member_name(name: str) -> None:

@@ -13,7 +13,7 @@ from weft.kinds.decision import DecisionSpec
 from weft.kinds.node import NodeActions, NodeSpec
 from weft.objects.envelope import Envelope, decode_part, merge_part
 from weft.scheduler.engine.cycle import Engine
-from weft.scheduler.gang.placement import Joint, Member, find_places
+from weft.scheduler.gang.placement import GangMember, Joint, find_places
 
 APART = ["webapp"]
 
@@ -168,7 +168,7 @@ async def test_a_gang_that_wants_to_be_near_itself_is_looked_at_once_and_then_wa
 ) -> None:
     looked: list[int] = []
 
-    def count(engine: Engine, members: Sequence[Member], *, search: bool) -> Joint:
+    def count(engine: Engine, members: Sequence[GangMember], *, search: bool) -> Joint:
         looked.append(len(members))
         return find_places(engine, members, search=search)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from weft.objects import code_archive
-from weft.objects.code_archive import Member, check_link, read_members, write_archive
+from weft.objects.code_archive import ArchiveMember, check_link, read_members, write_archive
 from weft.objects.errors import InvalidInput, TooLarge, WeftError
 
 
@@ -28,7 +28,7 @@ def zipped(*members: tuple[str, bytes, int], compression: int = zipfile.ZIP_DEFL
     return out.getvalue()
 
 
-def read(data: bytes) -> list[Member]:
+def read(data: bytes) -> list[ArchiveMember]:
     return read_members(io.BytesIO(data), len(data))
 
 
@@ -55,10 +55,10 @@ def test_a_folder_is_the_same_bytes_each_time_and_keeps_what_matters(tmp_path: P
     write_archive(folder, second)
     assert first.getvalue() == second.getvalue()
     assert read(first.getvalue()) == [
-        Member("app.py", 42),
-        Member("empty", mode=0o755, folder=True),
-        Member("shop/link", mode=0o777, target="../app.py"),
-        Member("shop/tool.sh", 10, 0o755),
+        ArchiveMember("app.py", 42),
+        ArchiveMember("empty", mode=0o755, folder=True),
+        ArchiveMember("shop/link", mode=0o777, target="../app.py"),
+        ArchiveMember("shop/tool.sh", 10, 0o755),
     ]
 
 
@@ -68,7 +68,7 @@ def test_a_zip_of_another_system_has_no_modes() -> None:
         info = zipfile.ZipInfo("app.py")
         info.create_system, info.external_attr = 0, 0x20
         archive.writestr(info, b"x")
-    assert read(out.getvalue()) == [Member("app.py", 1)]
+    assert read(out.getvalue()) == [ArchiveMember("app.py", 1)]
 
 
 FILE, LINK = stat.S_IFREG | 0o644, stat.S_IFLNK | 0o777

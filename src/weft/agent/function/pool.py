@@ -36,7 +36,7 @@ class Lack(msgspec.Struct, frozen=True):
     message: str  # for people
 
 
-class Member(msgspec.Struct):
+class PoolMember(msgspec.Struct):
     """An instance."""
 
     id: str
@@ -58,12 +58,12 @@ class Pool:
 
     def __init__(self, capacity: FreeCapacity) -> None:
         self.capacity = capacity
-        self.members: dict[str, Member] = {}
+        self.members: dict[str, PoolMember] = {}
         self._retention: dict[str, _Retention] = {}
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def take(self, digest: str, now: float) -> Member | None:
+    def take(self, digest: str, now: float) -> PoolMember | None:
         """An instance for an invocation: an idle one, the last used first, or one that is starting for no invocation."""
         mine = [member for member in self.members.values() if member.digest == digest and not member.spoken_for]
         idle = [member for member in mine if member.state == "idle"]
@@ -84,7 +84,7 @@ class Pool:
         gone: list[str] = []
         while self._memory_used() + need.memory > self.capacity.memory:
             gone.append(self._drop_idle())
-        self.members[id] = Member(id, digest, need, spoken_for=spoken_for, since=now)
+        self.members[id] = PoolMember(id, digest, need, spoken_for=spoken_for, since=now)
         return gone
 
     def keep(self, digest: str, idle_seconds: float, ready: int) -> None:

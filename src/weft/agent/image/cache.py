@@ -28,7 +28,7 @@ from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import (
     MANIFEST_NAME,
     BundleManifest,
-    Member,
+    BundleMember,
     decode_manifest,
     is_bundle,
     not_an_image,
@@ -280,7 +280,7 @@ def _unpack_bundle(file: BinaryIO, folder: Path) -> BundleManifest:
     return bundle.manifest
 
 
-def copy_member(bundle: BinaryIO, member: Member, out: BinaryIO) -> None:
+def copy_member(bundle: BinaryIO, member: BundleMember, out: BinaryIO) -> None:
     bundle.seek(member.offset)
     left = member.size
     while left and (piece := bundle.read(min(left, 1 << 20))):

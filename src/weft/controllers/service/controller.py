@@ -21,7 +21,7 @@ from weft.controllers.service.facts import (
     read_split,
     services_of_deployment,
 )
-from weft.controllers.service.plan import Member, plan_endpoints, round_shares
+from weft.controllers.service.plan import ServiceMember, plan_endpoints, round_shares
 from weft.informer.addresses import AddressBook, AddressProblem, WorkloadNic, make_endpoint, which_joins
 from weft.informer.commit import Commit, edit, put, unchanged
 from weft.informer.shares import describe_missing
@@ -241,7 +241,7 @@ def make_served(spec: ServiceSpec, endpoints: Iterable[ServiceEndpoint], certifi
     )
 
 
-def share_nodes(members: Iterable[Member], endpoints: Iterable[ServiceEndpoint]) -> list[PublishedNode]:
+def share_nodes(members: Iterable[ServiceMember], endpoints: Iterable[ServiceEndpoint]) -> list[PublishedNode]:
     """How connections to a published port are split among the nodes with endpoints."""
     places = {one.workload.uid: one.node_address for one in members}
     weights: dict[str, int] = {}
@@ -254,7 +254,7 @@ def share_nodes(members: Iterable[Member], endpoints: Iterable[ServiceEndpoint])
     return sorted((PublishedNode(address=a, weight=w) for a, w in found), key=lambda one: one.address)
 
 
-def list_nodes(members: Iterable[Member]) -> list[PublishedNode]:
+def list_nodes(members: Iterable[ServiceMember]) -> list[PublishedNode]:
     """The nodes with workloads of a service, all alike."""
     found = sorted({one.node_address for one in members if one.node_address})
     return [PublishedNode(address=a, weight=w) for a, w in zip(found, round_shares([1.0] * len(found)), strict=True)]

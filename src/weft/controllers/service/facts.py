@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from weft.controllers.allocation.active import active_allocation
-from weft.controllers.service.plan import DRAINING, Member, Split
+from weft.controllers.service.plan import DRAINING, ServiceMember, Split
 from weft.informer.shares import find_named
 from weft.informer.view import Item, View
 from weft.informer.workloads import spec_of
@@ -46,7 +46,7 @@ def find_network(view: View, service: Item) -> Item | None:
     return find_named(view, service, "network", name)
 
 
-def read_members(view: View, service: Item, network: Item) -> list[Member]:
+def read_members(view: View, service: Item, network: Item) -> list[ServiceMember]:
     """The workloads that match, in no order."""
     asked, project = service.spec(ServiceSpec), service.envelope.project
     selector = asked.selector
@@ -67,9 +67,9 @@ def _is_parked(view: View, workload: Item) -> bool:
     return allocation is None or allocation.report(AllocationReport).state not in ("running", "stopping")
 
 
-def read_member(view: View, service: Item, network: Item, workload: Item, *, was_ready: bool) -> Member:
+def read_member(view: View, service: Item, network: Item, workload: Item, *, was_ready: bool) -> ServiceMember:
     labels = workload.envelope.labels
-    found = Member(
+    found = ServiceMember(
         workload=workload.envelope.ref,
         reachable=False,
         labels=labels,
@@ -96,7 +96,9 @@ def read_member(view: View, service: Item, network: Item, workload: Item, *, was
     return _with(found, address=address, trouble=unready, silent=said is not None and said.silent and not said.ready)
 
 
-def note_departures(view: View, service: Item, network: Item, members: list[Member], now: float) -> list[Member]:
+def note_departures(
+    view: View, service: Item, network: Item, members: list[ServiceMember], now: float
+) -> list[ServiceMember]:
     """``members``; of those that leave with the time since which no node sends them new connections. Each departure has a number:
     a node that sends connections again may still report an earlier one."""
     if not any(one.leaves for one in members):
@@ -131,7 +133,7 @@ def _list_departures(view: View, network: Item) -> list[set[str]]:
     return [set(node.report(NodeReport).departed) for node in nodes if node.status(NodeStatus).phase != "NotReady"]
 
 
-def read_split(view: View, service: Item, members: Sequence[Member]) -> Split:
+def read_split(view: View, service: Item, members: Sequence[ServiceMember]) -> Split:
     """How the deployments of ``members`` split requests among their revisions, those that do."""
     found: dict[str, dict[str, int]] = {}
     for name in {one.deployment for one in members if one.deployment}:
@@ -176,5 +178,5 @@ def _find_unready(report: AllocationReport, service_uid: str, *, was_ready: bool
     return "" if said.ready else said.message or "it is not ready"
 
 
-def _with(member: Member, **fields: str | bool | float | None) -> Member:
+def _with(member: ServiceMember, **fields: str | bool | float | None) -> ServiceMember:
     return msgspec.structs.replace(member, **fields)

@@ -19,7 +19,7 @@ MOST_LEAVING = (
 SPEAKING_OF = 3
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceMember(msgspec.Struct, frozen=True, kw_only=True):
     """A workload that the selector matches."""
 
     workload: Ref
@@ -44,7 +44,7 @@ Split = Mapping[str, Mapping[str, int]]  # by deployment: per mille by revision
 
 
 def plan_endpoints(
-    members: Sequence[Member], weights: Sequence[Weight], split: Split
+    members: Sequence[ServiceMember], weights: Sequence[Weight], split: Split
 ) -> tuple[list[ServiceEndpoint], int]:
     """The endpoints by name, with their weights, and how many members there are beyond MOST_ENDPOINTS."""
     known = _choose(members)
@@ -78,7 +78,7 @@ def _keeps_silent(ready: int, silent: int) -> bool:
     return silent > 0 and ready * SPEAKING_OF < ready + silent
 
 
-def _choose(members: Sequence[Member]) -> list[Member]:
+def _choose(members: Sequence[ServiceMember]) -> list[ServiceMember]:
     """MOST_ENDPOINTS at most, by name: those that run and stay before others, and of each revision as many. Whether one is ready
     decides nothing: only endpoints are asked. What leaves keeps its place, as nobody would hear otherwise when its drain may begin;
     one that lost it doesn't get it back."""
@@ -109,7 +109,7 @@ def round_shares(shares: Sequence[float]) -> list[int]:
 
 
 def _share_by_weights(
-    known: Sequence[Member], live: Sequence[int], weights: Sequence[Weight], split: Split
+    known: Sequence[ServiceMember], live: Sequence[int], weights: Sequence[Weight], split: Split
 ) -> dict[int, float]:
     """People's own split; what has one label is divided by the deployments' splits. The share of a label that no ready endpoint has
     goes to the others in proportion."""
@@ -127,7 +127,7 @@ def _share_by_weights(
     }
 
 
-def _share_by_revisions(known: Sequence[Member], live: Sequence[int], split: Split) -> dict[int, float]:
+def _share_by_revisions(known: Sequence[ServiceMember], live: Sequence[int], split: Split) -> dict[int, float]:
     """A deployment has as much as it has ready instances, divided among its revisions by its split; without one all have the
     same."""
     shares: dict[int, float] = {}

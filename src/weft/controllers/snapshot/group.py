@@ -27,10 +27,10 @@ TURN_SECONDS: dict[str, float] = {"prepare": 120.0, "hold": 30.0, "go": 60.0}
 _NEXT: dict[str, GroupTurn] = {"prepare": "hold", "hold": "go"}
 
 # A member, and what it would need if it were alone.
-Member = tuple[SnapshotFacts, SnapshotPlan]
+GroupMember = tuple[SnapshotFacts, SnapshotPlan]
 
 
-def plan_group(members: Sequence[Member], missing: Sequence[str], now: float) -> list[SnapshotPlan]:
+def plan_group(members: Sequence[GroupMember], missing: Sequence[str], now: float) -> list[SnapshotPlan]:
     """A plan for each member, in their order. ``missing``: names of members that don't exist, yet or any more. ``now``: unix
     seconds."""
     begins = all(facts.status.phase == "Pending" for facts, _ in members)
@@ -45,7 +45,7 @@ def plan_group(members: Sequence[Member], missing: Sequence[str], now: float) ->
     return [_go_on(facts, alone, turn) for facts, alone in members]
 
 
-def _find_failure(members: Sequence[Member], missing: Sequence[str]) -> str:
+def _find_failure(members: Sequence[GroupMember], missing: Sequence[str]) -> str:
     gone = [*missing, *(facts.name for facts, _ in members if facts.deleting)]
     if gone:
         return f"snapshot/{gone[0]} of its group was deleted before all were taken"
@@ -56,7 +56,7 @@ def _find_failure(members: Sequence[Member], missing: Sequence[str]) -> str:
     return failed
 
 
-def _find_delay(members: Sequence[Member], missing: Sequence[str], now: float) -> str:
+def _find_delay(members: Sequence[GroupMember], missing: Sequence[str], now: float) -> str:
     """Whom the group has waited for too long, as a sentence, or ""."""
     if all(facts.status.phase == "Pending" for facts, _ in members):
         waited = now - min(facts.created_at for facts, _ in members)
@@ -96,7 +96,7 @@ def _fail(facts: SnapshotFacts, alone: SnapshotPlan, failure: str) -> SnapshotPl
     return end_turn(facts, failed)
 
 
-def _plan_beginning(members: Sequence[Member], missing: Sequence[str]) -> list[SnapshotPlan]:
+def _plan_beginning(members: Sequence[GroupMember], missing: Sequence[str]) -> list[SnapshotPlan]:
     """All get their order, or none does."""
     waits = next(((facts, alone) for facts, alone in members if alone.order != "give"), None)
     if missing:
@@ -111,7 +111,7 @@ def _plan_beginning(members: Sequence[Member], missing: Sequence[str]) -> list[S
     ]
 
 
-def _find_turn(members: Sequence[Member]) -> GroupTurn:
+def _find_turn(members: Sequence[GroupMember]) -> GroupTurn:
     """The turn that all come to now; "" if some have yet to say that they are done with theirs."""
     turns = {facts.turn for facts, _ in members}
     done = {facts.report.turn if facts.report is not None else "" for facts, _ in members}

@@ -39,7 +39,7 @@ class BundleManifest(msgspec.Struct, frozen=True):
         return tuple(part for part in (self.disk, self.kernel, self.initrd) if part is not None)
 
 
-class Member(msgspec.Struct, frozen=True):
+class BundleMember(msgspec.Struct, frozen=True):
     """A part of the archive: ``size`` bytes at ``offset``."""
 
     name: str
@@ -49,7 +49,7 @@ class Member(msgspec.Struct, frozen=True):
 
 class Bundle(msgspec.Struct, frozen=True):
     manifest: BundleManifest
-    members: dict[str, Member]
+    members: dict[str, BundleMember]
 
 
 def is_bundle(beginning: bytes) -> bool:
@@ -65,7 +65,7 @@ def begins_bundle(beginning: bytes) -> bool:
 def read_bundle(file: BinaryIO, size: int) -> Bundle:
     """The bundle in ``file`` of ``size`` bytes. Raises DriverFailed (``notAnImage``) unless it has exactly the members that its
     manifest names."""
-    members: dict[str, Member] = {}
+    members: dict[str, BundleMember] = {}
     offset = 0
     while (member := _read_member(file, offset, size)) is not None:
         if not members and member.name != MANIFEST_NAME:
@@ -99,14 +99,14 @@ def not_an_image(message: str, hint: str | None = None) -> DriverFailed:
     return DriverFailed(message, reason="notAnImage", hint=hint, details={"step": "image"})
 
 
-def _read_manifest(file: BinaryIO, member: Member | None) -> BundleManifest:
+def _read_manifest(file: BinaryIO, member: BundleMember | None) -> BundleManifest:
     if member is None or member.size > MOST_MANIFEST_BYTES:
         raise not_an_image(f"the archive has no {MANIFEST_NAME}")
     file.seek(member.offset)
     return decode_manifest(file.read(member.size))
 
 
-def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
+def _read_member(file: BinaryIO, offset: int, end: int) -> BundleMember | None:
     """The member whose header lies at ``offset``; None at the archive's end."""
     header = read_header(file, offset, end)
     if header is None:
@@ -114,7 +114,7 @@ def _read_member(file: BinaryIO, offset: int, end: int) -> Member | None:
     name, at, size, plain = header
     if not plain or not name or "/" in name or name.startswith(".") or not name.isprintable():
         raise not_an_image(f"the bundle's member {name[:60]!r} is not a plain file at the archive's top")
-    return Member(name, at, size)
+    return BundleMember(name, at, size)
 
 
 def read_header(file: BinaryIO, offset: int, end: int) -> tuple[str, int, int, bool] | None:

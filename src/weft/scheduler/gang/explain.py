@@ -11,11 +11,11 @@ from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, Refusal
-from weft.scheduler.gang.placement import Joint, Member, Seats
+from weft.scheduler.gang.placement import GangMember, Joint, Seats
 
 
 def explain_places(
-    engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
+    engine: Engine, members: Sequence[GangMember], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
     """Explain each placed member: its verdicts with those before it counted; for the rows ``also`` in any case."""
     assert joint.rows is not None
@@ -33,7 +33,7 @@ def explain_places(
 
 
 def explain_refusal(
-    engine: Engine, members: Sequence[Member], joint: Joint, *, also: Sequence[int] = ()
+    engine: Engine, members: Sequence[GangMember], joint: Joint, *, also: Sequence[int] = ()
 ) -> list[Explanation]:
     """Explain each member of a refused gang: which member lacks what; verdicts for the rows ``also`` in any case."""
     lacking = members[joint.lacking]

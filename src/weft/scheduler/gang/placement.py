@@ -29,7 +29,7 @@ SOLVER_SECONDS = 0.5
 _TRIAL = "gang/"  # begins the names of trial allocations: no key of an object begins so
 
 
-class Member(msgspec.Struct, frozen=True):
+class GangMember(msgspec.Struct, frozen=True):
     """A workload of the gang."""
 
     request: Request
@@ -49,7 +49,7 @@ class Joint(msgspec.Struct, frozen=True):
 class Seats:
     """Members that are counted in the snapshot for a trial."""
 
-    def __init__(self, engine: Engine, members: Sequence[Member], trial: Trial) -> None:
+    def __init__(self, engine: Engine, members: Sequence[GangMember], trial: Trial) -> None:
         self.rows: dict[int, int] = {}
         self._engine = engine
         self._members = members
@@ -74,7 +74,7 @@ class Seats:
 
 
 def find_places(
-    engine: Engine, members: Sequence[Member], *, search: bool = True, solver_seconds: float = SOLVER_SECONDS
+    engine: Engine, members: Sequence[GangMember], *, search: bool = True, solver_seconds: float = SOLVER_SECONDS
 ) -> Joint:
     """A place for each member, with the order in which they must be counted. Without ``search`` it takes about as long as the
     members' own decisions."""
@@ -87,7 +87,7 @@ def find_places(
         return msgspec.structs.replace(_search(engine, members, seats, found, solver_seconds), searched=True)
 
 
-def _try_orders(engine: Engine, members: Sequence[Member], seats: Seats) -> Joint:
+def _try_orders(engine: Engine, members: Sequence[GangMember], seats: Seats) -> Joint:
     fits = [engine.fits(member.request) for member in members]
     best = Joint(None, [], 0)
     for order in _orders(engine, members, fits):
@@ -105,7 +105,7 @@ def _try_orders(engine: Engine, members: Sequence[Member], seats: Seats) -> Join
     return best
 
 
-def _search(engine: Engine, members: Sequence[Member], seats: Seats, best: Joint, solver_seconds: float) -> Joint:
+def _search(engine: Engine, members: Sequence[GangMember], seats: Seats, best: Joint, solver_seconds: float) -> Joint:
     problem, nodes = _relax(engine, members)
     if not problem.allowed.any(axis=1).all() or (problem.wanted.sum(axis=0) > problem.free.sum(axis=0)).any():
         return msgspec.structs.replace(best, proven=True)
@@ -144,7 +144,7 @@ def _is_plain(engine: Engine, request: Request) -> bool:
     return request.gpus is None and all(f is FREE_CAPACITY or isinstance(f, Apart) for f in dynamic)
 
 
-def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) -> Iterator[list[int]]:
+def _orders(engine: Engine, members: Sequence[GangMember], fits: Sequence[Flags]) -> Iterator[list[int]]:
     """Orders to try: as they came; those with the fewest nodes first; large ones first."""
     capacity = np.maximum(engine.snapshot.capacity.max(axis=1, initial=1), 1)
     size = [max(np.asarray(m.request.amounts) / capacity) for m in members]
@@ -154,7 +154,7 @@ def _orders(engine: Engine, members: Sequence[Member], fits: Sequence[Flags]) ->
     yield sorted(order, key=lambda i: -size[i])
 
 
-def _try_order(engine: Engine, members: Sequence[Member], seats: Seats, order: Sequence[int]) -> int | None:
+def _try_order(engine: Engine, members: Sequence[GangMember], seats: Seats, order: Sequence[int]) -> int | None:
     """Place each where its policy ranks best; the first member without a place, None if all have one."""
     for member in order:
         row = engine.choose(members[member].request, members[member].uid)
@@ -164,7 +164,9 @@ def _try_order(engine: Engine, members: Sequence[Member], seats: Seats, order: S
     return None
 
 
-def _turn_back(engine: Engine, members: Sequence[Member], seats: Seats, order: Sequence[int], turns: list[int]) -> bool:
+def _turn_back(
+    engine: Engine, members: Sequence[GangMember], seats: Seats, order: Sequence[int], turns: list[int]
+) -> bool:
     """Search depth first, nodes with least free first, so that large holes stay; ``turns[0]`` places may be tried."""
     if not order:
         return True
@@ -182,7 +184,7 @@ def _turn_back(engine: Engine, members: Sequence[Member], seats: Seats, order: S
     return False
 
 
-def _try_rows(engine: Engine, members: Sequence[Member], seats: Seats, rows: Whole) -> bool:
+def _try_rows(engine: Engine, members: Sequence[GangMember], seats: Seats, rows: Whole) -> bool:
     """Whether the filters accept these places, in some order of the members."""
     waiting = list(range(len(members)))
     while waiting:
@@ -194,7 +196,7 @@ def _try_rows(engine: Engine, members: Sequence[Member], seats: Seats, rows: Who
     return True
 
 
-def _relax(engine: Engine, members: Sequence[Member]) -> tuple[Problem, Whole]:
+def _relax(engine: Engine, members: Sequence[GangMember]) -> tuple[Problem, Whole]:
     """The gang as items and nodes as bins, by sums and by facts of nodes alone: without an answer here there is none."""
     snapshot = engine.snapshot
     extras = sorted({name for member in members for name, _ in member.request.extras})

@@ -9,7 +9,7 @@ from weft.kinds.fields.lease import LEASE_CONFLICT
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.leases import open_lease
-from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.gang.placement import GangMember, find_places
 from weft.scheduler.placement.found import Found, Placement, Refusal, Search
 from weft.scheduler.placement.preemption import preempt, suggest_priority
 from weft.scheduler.table.facts import name_workload
@@ -48,7 +48,7 @@ def _find_one(search: Search, candidate: Candidate, now: float) -> Found:
 def _find_gang(search: Search, candidates: list[Candidate], now: float) -> Found:
     engine, clock, budget = search.engine, search.clock, search.gang_budget
     candidates = [_lease_openly(candidate, now) for candidate in candidates]
-    members = [Member(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
+    members = [GangMember(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]
     began = clock.elapsed()
     searches = budget.allows(began)
     joint = find_places(engine, members, search=searches)

@@ -40,7 +40,7 @@ from weft.scheduler.constraint.relax import relax
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.explain import explain_places, explain_refusal
-from weft.scheduler.gang.placement import Member, find_places
+from weft.scheduler.gang.placement import GangMember, find_places
 from weft.scheduler.migration.checkpointing import has_choice
 from weft.scheduler.migration.target import (
     MigrationCandidate,
@@ -109,7 +109,7 @@ def answer(
         request, given_up = relax(candidate.request, snapshot)
         if spec_of(workload).reservation is not None:
             return _answer_within(view, engine, msgspec.structs.replace(candidate, request=request), here, now)
-        members = [Member(request, workload.uid, spec.workload or "member 1")]
+        members = [GangMember(request, workload.uid, spec.workload or "member 1")]
         members += _find_company(view, workload, strategy, snapshot)
         if len(members) > 1:
             joint = find_places(engine, members, solver_seconds=0.0)
@@ -273,7 +273,7 @@ def _describe_way(
     return [describe_way(view, migrating, spec, node)[1] for node in nodes]
 
 
-def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[Member]:
+def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot) -> list[GangMember]:
     """The others of its gang that must be placed with it: those that wait, and copies of it for missing members. Members that have
     a place stay there."""
     spec = spec_of(workload)
@@ -293,7 +293,7 @@ def _find_company(view: View, workload: Item, strategy: str, snapshot: Snapshot)
         name = name_workload(item.envelope.ref) if there else f"member {placed + number + 2}"
         if isinstance(candidate, Waiting):
             raise InvalidInput(f"gang {read_gang(spec.gang)[0]}: {name} can't be placed: {candidate.message}")
-        found.append(Member(relax(candidate.request, snapshot)[0], item.uid, name))
+        found.append(GangMember(relax(candidate.request, snapshot)[0], item.uid, name))
     return found
 
 

@@ -9,7 +9,7 @@ import msgspec
 from weft.controllers.deployment.instance_state import find_departed, find_unready
 from weft.controllers.service.controller import Services, make_served
 from weft.controllers.service.facts import note_departures, read_member
-from weft.controllers.service.plan import DRAINING, MOST_LEAVING, Member, plan_endpoints
+from weft.controllers.service.plan import DRAINING, MOST_LEAVING, ServiceMember, plan_endpoints
 from weft.informer.view import Changed, Item, View, make_view
 from weft.kinds.endpoint import EndpointSpec, EndpointStatus, ServedTarget
 from weft.kinds.node import NodeReport, NodeStatus
@@ -60,9 +60,9 @@ def view_of(*items: Item) -> View:
     return view
 
 
-def leaving(name: str, **fields: Any) -> Member:
+def leaving(name: str, **fields: Any) -> ServiceMember:
     ref = Ref("vm", name, f"uid-{name}", "default")
-    return Member(workload=ref, labels={}, address="10.0.0.2", leaves=DRAINING, **fields)
+    return ServiceMember(workload=ref, labels={}, address="10.0.0.2", leaves=DRAINING, **fields)
 
 
 def test_a_stopped_workload_has_departed_and_no_node_is_asked_of_it() -> None:
@@ -90,7 +90,7 @@ def test_nodes_are_asked_only_until_they_have_confirmed() -> None:
 
 def test_what_leaves_keeps_its_place_beside_as_many_others_as_can_be_endpoints() -> None:
     others = [
-        Member(workload=Ref("vm", f"w{number:03}", f"uid-w{number:03}", "default"), labels={})
+        ServiceMember(workload=Ref("vm", f"w{number:03}", f"uid-w{number:03}", "default"), labels={})
         for number in range(MOST_ENDPOINTS)
     ]
     gone = [leaving(f"x{number:03}", is_endpoint=True) for number in range(MOST_LEAVING + 5)]

@@ -7,18 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.controllers.service.controller import share_nodes
-from weft.controllers.service.plan import DRAINING, Member, plan_endpoints, round_shares
+from weft.controllers.service.plan import DRAINING, ServiceMember, plan_endpoints, round_shares
 from weft.kinds.service import ALL, MOST_ENDPOINTS, Weight
 from weft.objects.identity import Ref
 
 
-def member(name: str, trouble: str = "", *, labels: Mapping[str, str] = {}, **more: Any) -> Member:
+def member(name: str, trouble: str = "", *, labels: Mapping[str, str] = {}, **more: Any) -> ServiceMember:
     ref = Ref("vm", name, f"uid-{name}", "default")
     number = int("".join(filter(str.isdigit, name)) or 0)
-    return Member(workload=ref, labels=dict(labels), address=f"10.0.0.{number}", trouble=trouble, **more)
+    return ServiceMember(workload=ref, labels=dict(labels), address=f"10.0.0.{number}", trouble=trouble, **more)
 
 
-def weights(members: list[Member], *asked: Weight, split: Mapping[str, Mapping[str, int]] = {}) -> dict[str, int]:
+def weights(
+    members: list[ServiceMember], *asked: Weight, split: Mapping[str, Mapping[str, int]] = {}
+) -> dict[str, int]:
     return {one.workload.name: one.weight for one in plan_endpoints(members, asked, split)[0]}
 
 
@@ -41,7 +43,7 @@ def test_none_gets_any_where_none_is_ready() -> None:
 
 
 def test_silent_ones_keep_their_share_only_where_hardly_any_answers() -> None:
-    def of(ready: int, silent: int, *others: Member) -> dict[str, int]:
+    def of(ready: int, silent: int, *others: ServiceMember) -> dict[str, int]:
         names = [f"w{number}" for number in range(ready + silent)]
         return weights(
             [member(n, "" if at < ready else "silent", silent=at >= ready) for at, n in enumerate(names)] + [*others]

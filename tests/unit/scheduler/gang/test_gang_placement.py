@@ -14,7 +14,7 @@ from weft.kinds.fields.gang import read_gang
 from weft.objects.errors import InvalidInput
 from weft.scheduler.engine.cycle import Engine
 from weft.scheduler.gang.explain import explain_places, explain_refusal
-from weft.scheduler.gang.placement import Member, Seats, find_places
+from weft.scheduler.gang.placement import GangMember, Seats, find_places
 from weft.scheduler.gang.search_budget import Budget
 from weft.scheduler.packing import solver
 from weft.scheduler.table.snapshot import Gpu, NodeFacts, Snapshot, state_of
@@ -34,9 +34,9 @@ def node(number: int, cpu: int, memory: int, gpus: int = 0) -> NodeFacts:
     )
 
 
-def member(number: int, cpu: int, memory: int, **more: object) -> Member:
+def member(number: int, cpu: int, memory: int, **more: object) -> GangMember:
     request = Request((cpu * 1000, memory * GIB, 0), "q35", "least_loaded", gang="default/web", **more)  # type: ignore[arg-type]
-    return Member(request, f"vm{number}", f"vm/m{number}")
+    return GangMember(request, f"vm{number}", f"vm/m{number}")
 
 
 def engine_of(*nodes: NodeFacts) -> Engine:
@@ -46,7 +46,7 @@ def engine_of(*nodes: NodeFacts) -> Engine:
     return Engine(snapshot)
 
 
-def can_lie(engine: Engine, members: list[Member], rows: tuple[int, ...], order: list[int]) -> bool:
+def can_lie(engine: Engine, members: list[GangMember], rows: tuple[int, ...], order: list[int]) -> bool:
     with engine.snapshot.trial() as trial:
         seats = Seats(engine, members, trial)
         for number in order:
@@ -56,7 +56,7 @@ def can_lie(engine: Engine, members: list[Member], rows: tuple[int, ...], order:
     return True
 
 
-def has_answer(engine: Engine, members: list[Member]) -> bool:
+def has_answer(engine: Engine, members: list[GangMember]) -> bool:
     """By trying every place in every order."""
     return any(
         can_lie(engine, members, rows, list(order))
