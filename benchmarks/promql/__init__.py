@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from benchmarks.measurement import Figure, Measurement, spread
 from weft.client import Client, find_context
 from weft.contracts.clock import SystemClock
-from weft.contracts.http.connection import Connection, read_reply
+from weft.contracts.http.connection import HttpConnection, read_reply
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import Database, connect, find_database
 from weft.telemetry.metrics.sample import Sample
@@ -106,7 +106,7 @@ def ask(database: Database, path: str, parameters: dict[str, str]) -> bytes:
     return read_reply(response, MOST_BYTES).body
 
 
-CONNECTIONS: dict[str, Connection] = {}
+CONNECTIONS: dict[str, HttpConnection] = {}
 MOST_BYTES = 1 << 30
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from weft.client.connection import BROKEN, Connection, make_lost
+from weft.client.connection import BROKEN, ApiConnection, make_lost
 from weft.objects.errors import Unavailable, WeftError, error_from_dict
 
 _PIECE_BYTES = 65_536
@@ -33,7 +33,7 @@ class ClientAnswer(msgspec.Struct, frozen=True):
 class Stream:
     """A response that is read piece by piece; closes its connection at the end of ``with``."""
 
-    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+    def __init__(self, connection: ApiConnection, response: http.client.HTTPResponse) -> None:
         self._connection = connection
         self._response = response
         self.status = response.status

@@ -73,7 +73,7 @@ def make_lost(problem: BaseException) -> Lost:
     return Lost(kind(f"the connection to the server was lost: {describe_failure(problem)}"), sent=True)
 
 
-class Connection(http.client.HTTPConnection):
+class ApiConnection(http.client.HTTPConnection):
     """Used, and closed, by one thread at a time: what another may do is ``cut`` it."""
 
     auto_open = 0  # one that was hung up stays so

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
-from weft.client.connection import BROKEN, ClientRequest, Connection, Lost, make_lost
+from weft.client.connection import BROKEN, ApiConnection, ClientRequest, Lost, make_lost
 from weft.client.context import Context, is_in_clone
 from weft.client.tls import explain_distrust, make_tls, split_server
 from weft.client.version_skew import HEADER
@@ -62,8 +62,8 @@ class Http:
         self._patience_seconds = patience_seconds
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
+        self._idle: list[ApiConnection] = []
+        self._open: set[ApiConnection] = set()
         self._closed = threading.Event()
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
@@ -103,7 +103,7 @@ class Http:
             connection.ask(sent)
         return functools.partial(self._finish, connection, sent, began)
 
-    def _finish(self, connection: Connection, sent: ClientRequest, began: float) -> ClientAnswer:
+    def _finish(self, connection: ApiConnection, sent: ClientRequest, began: float) -> ClientAnswer:
         try:
             answer = self._receive(connection)
         except Lost:
@@ -171,7 +171,7 @@ class Http:
         """Set once ``close`` was called: pauses between requests wait on it."""
         return self._closed
 
-    def _begin(self, request: ClientRequest) -> tuple[Connection, http.client.HTTPResponse]:
+    def _begin(self, request: ClientRequest) -> tuple[ApiConnection, http.client.HTTPResponse]:
         """Send ``request``, over a kept connection if one is still open; the head of the answer."""
         connection = self._take_idle(self._timeout_seconds)
         if connection is not None:
@@ -183,7 +183,7 @@ class Http:
         connection = self._dial(self._timeout_seconds)
         return connection, self._send(connection, request)
 
-    def _send(self, connection: Connection, request: ClientRequest) -> http.client.HTTPResponse:
+    def _send(self, connection: ApiConnection, request: ClientRequest) -> http.client.HTTPResponse:
         try:
             connection.ask(request)
             return connection.receive()
@@ -201,7 +201,7 @@ class Http:
                     raise
         return self._converse(self._dial(timeout_seconds, answer_seconds), request)
 
-    def _converse(self, connection: Connection, request: ClientRequest) -> ClientAnswer:
+    def _converse(self, connection: ApiConnection, request: ClientRequest) -> ClientAnswer:
         try:
             connection.ask(request)
         except BaseException:
@@ -209,7 +209,7 @@ class Http:
             raise
         return self._receive(connection)
 
-    def _receive(self, connection: Connection) -> ClientAnswer:
+    def _receive(self, connection: ApiConnection) -> ClientAnswer:
         """The whole answer; the connection is kept for the next request."""
         try:
             response = connection.receive()
@@ -246,7 +246,7 @@ class Http:
             self._version = version
             self.on_version(version)
 
-    def _take_idle(self, timeout_seconds: float) -> Connection | None:
+    def _take_idle(self, timeout_seconds: float) -> ApiConnection | None:
         while True:
             with self._lock:
                 if not self._idle:
@@ -257,10 +257,10 @@ class Http:
                 return connection
             connection.hang_up()
 
-    def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> Connection:
+    def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
         if self._closed.is_set():
             raise Unavailable("the client is closed")
-        connection = Connection(self._host, self._port, self._name, self.tls, timeout_seconds, self._forget)
+        connection = ApiConnection(self._host, self._port, self._name, self.tls, timeout_seconds, self._forget)
         with self._lock:
             self._open.add(connection)
         try:
@@ -304,7 +304,7 @@ class Http:
         for connection in used:
             connection.cut()
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ApiConnection) -> None:
         with self._lock:
             self._open.discard(connection)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.exec import ExecStream
 from weft.gateway.stream.logs_and_console import OutputStream
 from weft.gateway.stream.origins import Origins
@@ -67,14 +67,14 @@ class Functions(Protocol):
     def serves(self, claims: dict[str, Any]) -> bool:
         """Whether the stream of a ticket with these claims is a function's."""
 
-    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried: ...
+    async def serve(self, client: StreamConnection, claims: dict[str, Any]) -> Carried: ...
 
 
 class _Pending(msgspec.Struct):
     """A stream that an agent is about to dial."""
 
     node_uid: str
-    arrived: asyncio.Future[Connection]
+    arrived: asyncio.Future[StreamConnection]
 
 
 class Gateway:
@@ -100,8 +100,8 @@ class Gateway:
         self._check_node = check_node or _believe
         self._find_place = find_place or _find_nothing
         self._functions, self._clients = functions, clients or OpenStreams(clock)
-        self._agents: dict[str, Connection] = {}
-        self._of_nodes: dict[str, set[Connection]] = {}  # of agents, and of their streams, by node uid
+        self._agents: dict[str, StreamConnection] = {}
+        self._of_nodes: dict[str, set[StreamConnection]] = {}  # of agents, and of their streams, by node uid
         self._pending: dict[str, _Pending] = {}
         self._streams: dict[str, int] = {}  # under way, by node uid
         self._used: dict[bytes, float] = {}  # when a used ticket expires, by the digest of its claims
@@ -136,7 +136,7 @@ class Gateway:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection(reader, writer)
+        connection = StreamConnection(reader, writer)
         try:
             if len(self._tasks) > MAX_CONNECTIONS:
                 raise Unavailable("the gateway has too many connections", retry_after_seconds=5.0)
@@ -156,7 +156,7 @@ class Gateway:
         finally:
             writer.close()
 
-    async def _greet(self, connection: Connection, hello: Frame) -> None:
+    async def _greet(self, connection: StreamConnection, hello: Frame) -> None:
         given = hello.json()
         role = given.get("role")
         if role == "client":
@@ -190,7 +190,7 @@ class Gateway:
                 connection.writer.transport.abort()
 
     @contextlib.asynccontextmanager
-    async def _of_node(self, connection: Connection) -> AsyncIterator[str]:
+    async def _of_node(self, connection: StreamConnection) -> AsyncIterator[str]:
         """The uid of the connection's node, while the connection lasts. Raises NotAuthenticated, Forbidden."""
         peer = connection.peer
         if peer is None or peer.node_uid is None:
@@ -207,7 +207,7 @@ class Gateway:
             if not of_node:
                 del self._of_nodes[uid]
 
-    async def _serve_agent(self, connection: Connection, uid: str, node_uid: object) -> None:
+    async def _serve_agent(self, connection: StreamConnection, uid: str, node_uid: object) -> None:
         """Keep an agent's control connection; a newer one of the same node replaces it."""
         if node_uid != uid:
             raise Forbidden("the certificate belongs to another node")
@@ -228,11 +228,11 @@ class Gateway:
                 del self._agents[uid]
                 log.info("node %s is disconnected", uid)
 
-    async def _ping(self, connection: Connection) -> None:
+    async def _ping(self, connection: StreamConnection) -> None:
         while await connection.send(encode_frame(FrameType.PING)):
             await self._clock.sleep(PING_SECONDS)
 
-    async def _take_stream(self, connection: Connection, uid: str, stream: str) -> None:
+    async def _take_stream(self, connection: StreamConnection, uid: str, stream: str) -> None:
         """An agent has dialled a stream: give it to the waiting client, and stay until it ends."""
         pending = self._pending.get(stream)
         if pending is None or pending.arrived.done() or pending.node_uid != uid:
@@ -241,7 +241,7 @@ class Gateway:
         with contextlib.suppress(OSError):  # the agent may send on until it notices the end
             await connection.writer.wait_closed()
 
-    async def _serve_client(self, client: Connection, ticket: str) -> None:
+    async def _serve_client(self, client: StreamConnection, ticket: str) -> None:
         claims, whole = self._admit(ticket)
         with self._clients.hold(client, claims, whole.get("workload")):
             if claims.node_uid:
@@ -249,7 +249,7 @@ class Gateway:
             else:
                 await self._serve_here(client, claims, whole)
 
-    async def _serve_workload(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
+    async def _serve_workload(self, client: StreamConnection, claims: Claims, whole: dict[str, Any]) -> None:
         agent = await self._find_agent(claims.node_uid)
         under_way = self._streams.get(claims.node_uid, 0)
         if under_way >= MAX_STREAMS_PER_NODE or sum(self._streams.values()) >= MAX_STREAMS:
@@ -275,7 +275,7 @@ class Gateway:
             )
         await self._within(client.drain(), LINGER_SECONDS)
 
-    async def _serve_here(self, client: Connection, claims: Claims, whole: dict[str, Any]) -> None:
+    async def _serve_here(self, client: StreamConnection, claims: Claims, whole: dict[str, Any]) -> None:
         """A stream that the gateway itself serves. Raises InvalidInput."""
         if self._functions is None or not self._functions.serves(whole):
             raise InvalidInput(f"this gateway doesn't serve {claims.verb[:40]!r}", reason="notServed")
@@ -290,7 +290,7 @@ class Gateway:
             )
         await self._within(client.drain(), LINGER_SECONDS)
 
-    async def dial(self, node_uid: str, claims: dict[str, Any]) -> Connection:
+    async def dial(self, node_uid: str, claims: dict[str, Any]) -> StreamConnection:
         """Have the agent of a node dial a stream for ``claims``. Raises Unavailable if it isn't connected or doesn't dial."""
         return await self._open_at(
             self._agents.get(node_uid),
@@ -299,7 +299,9 @@ class Gateway:
             able=lambda agent: agent.serves_functions,
         )
 
-    async def _carry(self, client: Connection, agent: Connection, claims: Claims, whole: dict[str, Any]) -> Carried:
+    async def _carry(
+        self, client: StreamConnection, agent: StreamConnection, claims: Claims, whole: dict[str, Any]
+    ) -> Carried:
         place = WorkloadLocation(claims.node_uid, claims.allocation, claims.guest_id)
         verb = STREAM_VERBS.get(claims.verb)
         follows = verb.follows if verb is not None else ""
@@ -315,25 +317,25 @@ class Gateway:
         finally:
             stream.writer.close()
 
-    async def _open_session(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
+    async def _open_session(self, place: WorkloadLocation, claims: dict[str, Any]) -> StreamConnection:
         """Have the agent at ``place`` dial, if it is connected now. Raises Unavailable."""
         return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.keeps_sessions)
 
-    async def _open_printed(self, place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
+    async def _open_printed(self, place: WorkloadLocation, claims: dict[str, Any]) -> StreamConnection:
         return await self._open_at(self._agents.get(place.node_uid), place, claims, able=lambda a: a.counts_printed)
 
     async def _open_at(
         self,
-        agent: Connection | None,
+        agent: StreamConnection | None,
         place: WorkloadLocation,
         claims: dict[str, Any],
-        able: Callable[[Connection], bool],
-    ) -> Connection:
+        able: Callable[[StreamConnection], bool],
+    ) -> StreamConnection:
         if agent is None or not able(agent):
             raise Unavailable("the workload's node is not connected to the gateway", reason="agentServiceUnavailable")
         return await self._open(agent, place.node_uid, claims)
 
-    async def _find_agent(self, node_uid: str) -> Connection:
+    async def _find_agent(self, node_uid: str) -> StreamConnection:
         """The node's control connection; waits a moment for an agent that was just restarted. Raises Unavailable."""
         deadline = self._clock.elapsed() + RECONNECT_SECONDS
         while (agent := self._agents.get(node_uid)) is None:
@@ -362,10 +364,10 @@ class Gateway:
         self._used[mark] = claims.expires
         return claims, whole
 
-    async def _open(self, agent: Connection, node_uid: str, claims: dict[str, Any]) -> Connection:
+    async def _open(self, agent: StreamConnection, node_uid: str, claims: dict[str, Any]) -> StreamConnection:
         """Have the node's agent dial a stream. Raises Unavailable if it doesn't."""
         stream = secrets.token_hex(16)
-        arrived: asyncio.Future[Connection] = asyncio.get_running_loop().create_future()
+        arrived: asyncio.Future[StreamConnection] = asyncio.get_running_loop().create_future()
         self._pending[stream] = _Pending(node_uid, arrived)
         lost = Unavailable(
             "the workload's node did not answer the gateway", reason="agentServiceUnavailable", hint="try again"
@@ -399,5 +401,5 @@ async def _find_nothing(claims: dict[str, Any]) -> WorkloadLocation | None:
     return None
 
 
-async def _wait(arrived: asyncio.Future[Connection]) -> Connection:
+async def _wait(arrived: asyncio.Future[StreamConnection]) -> StreamConnection:
     return await arrived

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.http.connection import FAILURES, Connection
+from weft.contracts.http.connection import FAILURES, HttpConnection
 from weft.objects.errors import InvalidInput, describe_failure
 
 PREFIX = "otlp="
@@ -41,7 +41,7 @@ class Collector:
         """Why it must be sent again ("": it mustn't), and whether the collector will never take it."""
         body, headers, clock = msgspec.json.encode(document), {"Content-Type": "application/json"}, SystemClock()
         try:
-            with closing(Connection(self._url, silence_seconds=SECONDS, clock=clock)) as connection:
+            with closing(HttpConnection(self._url, silence_seconds=SECONDS, clock=clock)) as connection:
                 ends = clock.elapsed() + WHOLE_SECONDS
                 status = connection.begin("POST", self._url, body, headers, ends=ends, most_bytes=0).status
         except FAILURES as problem:

@@ -13,7 +13,7 @@ from tests.scenario.gateway.test_gateway_forward import mask
 from tests.scenario.gateway_lab import GatewayLab
 
 from weft.gateway import gateway as at_gateway
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.websocket import WebSocket
 
 
@@ -63,7 +63,7 @@ async def test_whatever_a_stranger_says_ends_in_time_and_is_no_defect(
 
 async def test_a_web_sockets_message_of_exabytes_is_taken_piece_by_piece() -> None:
     reader = asyncio.StreamReader()
-    connection = Connection.__new__(Connection)
+    connection = StreamConnection.__new__(StreamConnection)
     connection.reader, connection.writer = reader, _Nowhere()  # type: ignore[assignment]
     socket = WebSocket(connection)
     reader.feed_data(b"\x82\xff" + (2**62).to_bytes(8, "big") + b"\1\2\3\4" + b"x" * 300_000)
@@ -74,7 +74,7 @@ async def test_a_web_sockets_message_of_exabytes_is_taken_piece_by_piece() -> No
 
 async def test_pieces_of_a_message_keep_their_order_and_their_mask() -> None:
     reader = asyncio.StreamReader()
-    connection = Connection.__new__(Connection)
+    connection = StreamConnection.__new__(StreamConnection)
     connection.reader, connection.writer = reader, _Nowhere()  # type: ignore[assignment]
     socket = WebSocket(connection)
     data = os.urandom(65536 * 2 + 4097)

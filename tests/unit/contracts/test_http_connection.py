@@ -14,7 +14,7 @@ import pytest
 from tests.unit.contracts.hostile_http import serving
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.http.connection import FAILURES, Connection, Reply, exchange
+from weft.contracts.http.connection import FAILURES, HttpConnection, Reply, exchange
 from weft.objects.errors import describe_failure
 from weft.trust.ca import Authority
 
@@ -91,7 +91,7 @@ def test_a_password_that_no_header_can_hold_is_not_told() -> None:
 def test_a_proxy_is_asked_in_place_of_the_server(url: str, line: bytes) -> None:
     asked = list[bytes]()
     with serving(lambda: [b"HTTP/1.1 407 No\r\n\r\n"], asked=asked) as place:
-        connection = Connection(url, proxy=place.replace("://", "://me:secret@"))
+        connection = HttpConnection(url, proxy=place.replace("://", "://me:secret@"))
         with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.begin("GET", url, ends=math.inf, most_bytes=0)
     assert asked[0].startswith(line) and b"Proxy-Authorization: Basic bWU6c2VjcmV0\r\n" in asked[0]

@@ -10,7 +10,7 @@ import pytest
 
 from weft.contracts.clock import SystemClock
 from weft.gateway.stream import logs_and_console
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.logs_and_console import OutputStream
 from weft.gateway.stream.reconnect import WorkloadLocation
 from weft.protocol.frames import Frame, FrameType, encode_exit, encode_frame, encode_json
@@ -60,15 +60,15 @@ async def follow(*agents: Peer) -> tuple[Peer, list[int]]:
     """What the client got of a stream that these serve in turn, and from which line each was asked to go on."""
     client, left, asked = Peer([], stays=True), list(agents), []
 
-    async def open_stream(place: WorkloadLocation, claims: dict[str, Any]) -> Connection:
+    async def open_stream(place: WorkloadLocation, claims: dict[str, Any]) -> StreamConnection:
         asked.append(claims["printed"])
-        return cast(Connection, left.pop(0))
+        return cast(StreamConnection, left.pop(0))
 
     async def find_place(claims: dict[str, Any]) -> WorkloadLocation:
         return HERE
 
     claims = {"verb": "logs", "input": {"aggregate": True, "follow": True}}
-    stream = OutputStream(cast(Connection, client), claims, open_stream, find_place, SystemClock())
+    stream = OutputStream(cast(StreamConnection, client), claims, open_stream, find_place, SystemClock())
     await asyncio.wait_for(stream.carry(HERE), 60)
     return client, asked
 

@@ -14,7 +14,7 @@ from weft.agent.migration.history import HistorySender, mark_log
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
 from weft.agent.migration.target import Waiter
-from weft.agent.migration.transport import Connection
+from weft.agent.migration.transport import MigrationConnection
 from weft.agent.problem import describe_problem
 from weft.agent.snapshot.transfer import ArrivingLayers, id_of, pack_layers, send_layers
 from weft.agent.state.allocation import LocalAllocation
@@ -165,7 +165,7 @@ class ColdSource(Role):
             if self._history is None:
                 connection.close()
 
-    async def _send(self, connection: Connection) -> None:
+    async def _send(self, connection: MigrationConnection) -> None:
         began = self._node.clock.elapsed()
         if (await connection.ask(MigrationRequest("status"))).message != "takenOver":
             found = {disk: await self._find(disk) for disk in list_disks(self._local)}
@@ -215,7 +215,7 @@ class ColdSource(Role):
             )
         return facts
 
-    async def _show(self, connection: Connection) -> None:
+    async def _show(self, connection: MigrationConnection) -> None:
         clock, began, before = self._node.clock, self._node.clock.elapsed(), 0
         while True:
             await clock.sleep(REPORT_SECONDS)

@@ -15,7 +15,7 @@ from weft.agent.flow.files import ArrivingFlows
 from weft.agent.logs.carry import MOST_PIECES as MOST_LOG_PIECES
 from weft.agent.logs.carry import Arriving, pack_log
 from weft.agent.migration.role import NodeContext, Role
-from weft.agent.migration.transport import Connection
+from weft.agent.migration.transport import MigrationConnection
 from weft.agent.samples.carry import MOST_PIECES
 from weft.agent.state.allocation import LocalAllocation
 from weft.contracts.clock import Clock
@@ -51,7 +51,7 @@ class HistorySender:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[], MigrationConnection],
         close: Callable[[], None],
         node: NodeContext,
         local: LocalAllocation,

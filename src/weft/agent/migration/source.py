@@ -19,7 +19,7 @@ from weft.agent.migration.disk_transfer import count_data
 from weft.agent.migration.history import HistorySender, mark_log
 from weft.agent.migration.relay import Limit
 from weft.agent.migration.role import MigrationContext, Role
-from weft.agent.migration.transport import Connection
+from weft.agent.migration.transport import MigrationConnection
 from weft.agent.problem import describe_problem
 from weft.agent.snapshot.transfer import pack_layers, send_layers
 from weft.agent.workload.console_log import read_console
@@ -44,7 +44,7 @@ class Source(Role):
         super().__init__(context)
         self._driver, self._network, self._clock = driver, self._node.network, self._node.clock
         self._limits = [self._node.limit, Limit(self._migration.bytes_per_second, self._clock)]
-        self._connection: Connection | None = None
+        self._connection: MigrationConnection | None = None
         self._plan: MigrationPlan | None = None
         self._remaining: list[int] = []
         self._slowdown = 0.0
@@ -325,7 +325,7 @@ class Source(Role):
 
     # Connection
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> MigrationConnection:
         if self._connection is None:
             migration = self._migration
             self._connection = self._node.wire.make_connection(

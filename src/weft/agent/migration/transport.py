@@ -36,7 +36,7 @@ class Listener(Protocol):
         """Accept no more connections, and cut the open ones."""
 
 
-class Connection(Protocol):
+class MigrationConnection(Protocol):
     """The source's."""
 
     meter: Meter
@@ -72,7 +72,7 @@ class Transport(Protocol):
 
     def make_connection(
         self, key: str, address: str, peer_uid: str, limits: Sequence[Limit], peer_ca: str = ""
-    ) -> Connection:
+    ) -> MigrationConnection:
         """A connection to the listener of migration ``key`` at ``address`` on node ``peer_uid``; ``limits`` bound the outgoing
         rate. ``peer_ca`` as above; raises InvalidInput for an unusable one."""
 

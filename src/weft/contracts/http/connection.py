@@ -59,12 +59,12 @@ def exchange(
 ) -> Reply:
     """One request over a connection of its own. Raises one of FAILURES."""
     clock = SystemClock()
-    with closing(Connection(url, tls=tls, silence_seconds=silence_seconds, clock=clock)) as connection:
+    with closing(HttpConnection(url, tls=tls, silence_seconds=silence_seconds, clock=clock)) as connection:
         response = connection.begin(method, url, body, headers, ends=clock.elapsed() + seconds, most_bytes=most_bytes)
         return read_reply(response, most_bytes)
 
 
-class Connection(http.client.HTTPConnection):
+class HttpConnection(http.client.HTTPConnection):
     """A connection to the server of ``url``, made with the first request, and again after ``close``; for one thread. The server's
     certificate must be for ``name``, or else its host, as ``tls`` says. ``silence_seconds`` bounds each single wait; ``dial``
     chooses the address, and bounds that itself. ``proxy`` is the URL of one that is asked instead. Raises ValueError for a bad

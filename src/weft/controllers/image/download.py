@@ -27,7 +27,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from weft.contracts.http.connection import FAILURES, Connection
+from weft.contracts.http.connection import FAILURES, HttpConnection
 from weft.contracts.http.proxy import find_proxy
 from weft.contracts.public_address import guard_connections
 from weft.contracts.system_calls import OTHERS, refuse_calls
@@ -124,7 +124,10 @@ def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
         if transfer.tag:
             headers["If-Range"] = transfer.tag
     for _ in range(1 + REDIRECTS):
-        with closing(Connection(url, proxy=find_proxy(url))) as connection, _ask(connection, url, headers) as response:
+        with (
+            closing(HttpConnection(url, proxy=find_proxy(url))) as connection,
+            _ask(connection, url, headers) as response,
+        ):
             place = response.headers.get("Location")
             if response.status not in _REDIRECTS or place is None:
                 yield response, _find_start(response, transfer)
@@ -133,7 +136,7 @@ def _open_http(url: str, transfer: _Transfer) -> Iterator[tuple[BinaryIO, int]]:
     raise ContentRefused(f"the server redirects more than {REDIRECTS} times")
 
 
-def _ask(connection: Connection, url: str, headers: dict[str, str]) -> HTTPResponse:
+def _ask(connection: HttpConnection, url: str, headers: dict[str, str]) -> HTTPResponse:
     try:
         return connection.begin("GET", url, None, headers, ends=math.inf, most_bytes=math.inf)
     except BrokenPipeError as problem:  # the server's, not that of who wants the content

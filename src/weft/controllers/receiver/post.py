@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from weft.contracts.http.connection import FAILURES, Connection
+from weft.contracts.http.connection import FAILURES, HttpConnection
 from weft.controllers.receiver.line import SECONDS, ReceiverConnection, make_context
 from weft.controllers.receiver.outcome import MOST_ANSWER, DeliveryOutcome, clean, judge
 
@@ -20,7 +20,7 @@ def post(line: ReceiverConnection, url: str, body: bytes, headers: Mapping[str, 
     """One attempt, until ``line`` is cut. Raises OSError, http.client.HTTPException."""
     tls = make_context(ca) if urlsplit(url).scheme == "https" else None
     fixed = {"Content-Type": "application/json", "User-Agent": "weft", "Connection": "close"}
-    with contextlib.closing(Connection(url, tls=tls, silence_seconds=SECONDS, dial=line.connect)) as connection:
+    with contextlib.closing(HttpConnection(url, tls=tls, silence_seconds=SECONDS, dial=line.connect)) as connection:
         answer = connection.begin("POST", url, body, {**fixed, **headers}, ends=math.inf, most_bytes=_MOST_BYTES)
         connection.shorten(_BODY_SECONDS)
         with answer:

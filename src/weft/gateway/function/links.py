@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 from weft.contracts.clock import Clock
 from weft.gateway.function.dispatcher import Dispatcher
 from weft.gateway.function.instance.channel import Channel
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.invocations import VERB
 
 log = logging.getLogger("weft.gateway.functions")
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
-Dial = Callable[[str, dict[str, object]], Awaitable[Connection]]
+Dial = Callable[[str, dict[str, object]], Awaitable[StreamConnection]]
 
 
 class Links:

@@ -15,7 +15,7 @@ from weft.contracts.clock import Clock
 from weft.gateway.function.invocation.call import AcceptsEvents, Call, InvocationOutcome, read_client_context
 from weft.gateway.function.record.aggregated_log import AggregatedLog
 from weft.gateway.function.service import FunctionService
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.splice import Carried
 from weft.kinds.function import FunctionLogsInput, InvokeInput
 from weft.objects.errors import InvalidInput, NotFound, TooLarge, WeftError
@@ -50,10 +50,10 @@ class FunctionStreams:
         workload = claims.get("workload")
         return isinstance(workload, dict) and workload.get("kind") == "function" and claims.get("verb") in VERBS
 
-    async def serve(self, client: Connection, claims: dict[str, Any]) -> Carried:
+    async def serve(self, client: StreamConnection, claims: dict[str, Any]) -> Carried:
         """Serve one stream to its end; the client always gets a last frame."""
         carried = Carried()
-        verbs: dict[str, Callable[[Connection, FunctionTarget, Any, Carried], Awaitable[None]]] = {
+        verbs: dict[str, Callable[[StreamConnection, FunctionTarget, Any, Carried], Awaitable[None]]] = {
             "logs": partial(self._logs, str(claims.get("subject", ""))),
             "metrics": self._metrics,
         }
@@ -72,7 +72,7 @@ class FunctionStreams:
 
     async def _invoke(
         self,
-        client: Connection,
+        client: StreamConnection,
         target: FunctionTarget,
         given: Any,
         carried: Carried,
@@ -134,7 +134,9 @@ class FunctionStreams:
         ]
         await asyncio.gather(*(self._events.accept(call) for call in calls))  # one commit
 
-    async def _logs(self, asker: str, client: Connection, target: FunctionTarget, given: Any, carried: Carried) -> None:
+    async def _logs(
+        self, asker: str, client: StreamConnection, target: FunctionTarget, given: Any, carried: Carried
+    ) -> None:
         asked = _read(given, FunctionLogsInput)
         if asked.aggregate:
             await self._aggregate(client, target, asked, carried, asker)
@@ -153,7 +155,7 @@ class FunctionStreams:
         await client.send(encode_exit(0))
 
     async def _aggregate(
-        self, client: Connection, target: FunctionTarget, asked: FunctionLogsInput, carried: Carried, asker: str
+        self, client: StreamConnection, target: FunctionTarget, asked: FunctionLogsInput, carried: Carried, asker: str
     ) -> None:
         """Raises InvalidInput."""
         log = await AggregatedLog.open(self._log, target.uid, target.name, asked, self._clock, asker)
@@ -171,7 +173,7 @@ class FunctionStreams:
 
     async def _follow(
         self,
-        client: Connection,
+        client: StreamConnection,
         lines: asyncio.Queue[bytes],
         carried: Carried,
         choose: Callable[[list[bytes]], bytes] = b"".join,
@@ -191,7 +193,7 @@ class FunctionStreams:
         finally:
             leaving.cancel()
 
-    async def _metrics(self, client: Connection, target: FunctionTarget, given: Any, carried: Carried) -> None:
+    async def _metrics(self, client: StreamConnection, target: FunctionTarget, given: Any, carried: Carried) -> None:
         metrics = self._record.read_metrics(target.uid, target.project, target.name)
         await _send(client, msgspec.json.encode(metrics), carried)
         await client.send(encode_exit(0))
@@ -215,7 +217,7 @@ def _describe(outcome: InvocationOutcome) -> dict[str, Any]:
     return document
 
 
-async def _receive_all(client: Connection) -> bytes:
+async def _receive_all(client: StreamConnection) -> bytes:
     """All data of the client until END_IN. Raises TooLarge, and NotFound if the client goes before that."""
     payload = bytearray()
     while (frame := await client.receive()) is not None:
@@ -233,13 +235,13 @@ async def _receive_all(client: Connection) -> bytes:
     raise NotFound("the client has gone")
 
 
-async def _send(client: Connection, data: bytes, carried: Carried) -> None:
+async def _send(client: StreamConnection, data: bytes, carried: Carried) -> None:
     carried.bytes_out += len(data)
     for frame in encode_data(FrameType.DATA_OUT, data):
         await client.send(frame)
 
 
-async def _until_gone(client: Connection) -> None:
+async def _until_gone(client: StreamConnection) -> None:
     while await client.receive() is not None:
         pass
 

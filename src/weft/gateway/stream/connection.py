@@ -14,7 +14,7 @@ log = logging.getLogger("weft.gateway")
 KEEPALIVE_SECONDS = 30
 
 
-class Connection:
+class StreamConnection:
     """A client, an agent, or an agent's stream."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.driver.runtime import SESSION_LOST, SessionStanding
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.exec_replay import ExecReplay
 from weft.gateway.stream.reconnect import FindPlace, Open, Reconnector, WorkloadLocation, read_place
 from weft.gateway.stream.splice import END, Carried
@@ -38,7 +38,7 @@ class ExecStream:
     """One session of ``client``; the rest is as in Reconnector."""
 
     def __init__(
-        self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+        self, client: StreamConnection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
     ) -> None:
         self._client, self._claims = client, claims
         self._ledger = ExecReplay(secrets.token_hex(16))
@@ -81,7 +81,7 @@ class ExecStream:
                 self._acknowledged.clear()
                 await self._acknowledged.wait()
 
-    async def _serve(self, stream: Connection) -> Detached | None:
+    async def _serve(self, stream: StreamConnection) -> Detached | None:
         """Carry until the session's end (None), or until the connection to its node is lost. Raises InvalidInput."""
         sending = asyncio.ensure_future(self._send(stream))
         receiving = asyncio.ensure_future(self._receive(stream))
@@ -100,7 +100,7 @@ class ExecStream:
             await asyncio.gather(sending, receiving, return_exceptions=True)
 
     async def _hang_up(
-        self, stream: Connection, sending: asyncio.Future[None], receiving: asyncio.Future[Detached | None]
+        self, stream: StreamConnection, sending: asyncio.Future[None], receiving: asyncio.Future[Detached | None]
     ) -> Detached | None:
         """The client has gone: end the session in the guest, on the next node if it is just migrating. Raises InvalidInput."""
         sending.cancel()
@@ -111,7 +111,7 @@ class ExecStream:
             return end
         return None
 
-    async def _send(self, stream: Connection) -> None:
+    async def _send(self, stream: StreamConnection) -> None:
         await self._begun.wait()
         self._news.set()
         while await self._news.wait():
@@ -127,7 +127,7 @@ class ExecStream:
         self._acknowledged.set()
         self._begun.set()
 
-    async def _receive(self, stream: Connection) -> Detached | None:
+    async def _receive(self, stream: StreamConnection) -> Detached | None:
         while (frame := await stream.receive()) is not None:
             if frame.type == FrameType.SESSION:
                 self._begin(frame)
@@ -148,7 +148,7 @@ class ExecStream:
                     self._news.set()
         return Detached()
 
-    async def _take_up(self, place: WorkloadLocation) -> tuple[Connection, WorkloadLocation]:
+    async def _take_up(self, place: WorkloadLocation) -> tuple[StreamConnection, WorkloadLocation]:
         stream, found = await self._pursuit.take_up(place, _FINAL, self._begin, "the command")
         log.info("session of %s goes on at node %s", self._claims.get("subject") or "-", found.node_uid)
         return stream, found

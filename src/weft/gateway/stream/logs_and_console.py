@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.reconnect import FindPlace, Open, Reconnector, WorkloadLocation, read_place
 from weft.gateway.stream.splice import END, FROM_CLIENT, Carried
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
@@ -35,7 +35,7 @@ class OutputStream:
     """One stream of ``client``; the rest is as in Reconnector."""
 
     def __init__(
-        self, client: Connection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
+        self, client: StreamConnection, claims: dict[str, Any], open_stream: Open, find_place: FindPlace, clock: Clock
     ) -> None:
         self._client, self._claims = client, claims
         self._printed: int | None = None  # the position in the output; None: it hasn't begun
@@ -46,7 +46,7 @@ class OutputStream:
         self._held_bytes = 0
         self._carried = Carried()
         self._pursuit = Reconnector(claims, self._ask, open_stream, find_place, clock)
-        self._stream: Connection | None = None  # None: typed input is dropped
+        self._stream: StreamConnection | None = None  # None: typed input is dropped
         self._opened = asyncio.Event()
 
     async def carry(self, place: WorkloadLocation) -> Carried:
@@ -73,11 +73,11 @@ class OutputStream:
             stream.writer.close()
         return self._carried
 
-    async def _take_up(self, place: WorkloadLocation) -> tuple[Connection, WorkloadLocation]:
+    async def _take_up(self, place: WorkloadLocation) -> tuple[StreamConnection, WorkloadLocation]:
         what = "its console" if self._claims.get("verb") == "console" else "what it prints"
         return await self._pursuit.take_up(place, _FINAL, self._begin, what)
 
-    async def _serve(self, stream: Connection, listening: asyncio.Future[None]) -> _Left | None:
+    async def _serve(self, stream: StreamConnection, listening: asyncio.Future[None]) -> _Left | None:
         """Carry until the stream's end (None), or until it is lost. Raises WeftError."""
         self._stream = stream
         self._opened.set()
@@ -105,7 +105,7 @@ class OutputStream:
             if self._stream is not None:
                 await self._stream.send(encode_frame(frame.type, frame.payload))
 
-    async def _receive(self, stream: Connection) -> _Left | None:
+    async def _receive(self, stream: StreamConnection) -> _Left | None:
         self._held, self._held_bytes = [], 0
         while (frame := await stream.receive()) is not None:
             if frame.type == FrameType.SESSION:

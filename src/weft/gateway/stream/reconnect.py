@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.objects.errors import Unavailable, WeftError
 from weft.protocol.frames import Frame, FrameType
 
@@ -29,7 +29,7 @@ class WorkloadLocation(msgspec.Struct, frozen=True):
     node: str = ""
 
 
-Open = Callable[[WorkloadLocation, dict[str, Any]], Awaitable[Connection]]
+Open = Callable[[WorkloadLocation, dict[str, Any]], Awaitable[StreamConnection]]
 FindPlace = Callable[[dict[str, Any]], Awaitable[WorkloadLocation | None]]
 Ask = Callable[[], dict[str, Any]]
 
@@ -44,13 +44,13 @@ class Reconnector:
         self._claims, self._ask = claims, ask
         self._open, self._find_place, self._clock = open_stream, find_place, clock
 
-    async def open(self, place: WorkloadLocation) -> Connection:
+    async def open(self, place: WorkloadLocation) -> StreamConnection:
         """A stream to the agent there. Raises Unavailable."""
         return await self._open(place, {**self._claims, **msgspec.structs.asdict(place), **self._ask()})
 
     async def take_up(
         self, place: WorkloadLocation, final: tuple[str, ...], begin: Callable[[Frame], None], what: str
-    ) -> tuple[Connection, WorkloadLocation]:
+    ) -> tuple[StreamConnection, WorkloadLocation]:
         """A stream at ``place``, or where the guest is now; ``begin`` has got its first frame. Raises errors with ``final``
         reasons, and Unavailable naming ``what`` if no node has the guest within FIND_SECONDS."""
         began, last = self._clock.elapsed(), ""
@@ -81,7 +81,7 @@ class Reconnector:
             reason="streamLost",
         )
 
-    async def _receive_within(self, stream: Connection, seconds: float) -> Frame | None:
+    async def _receive_within(self, stream: StreamConnection, seconds: float) -> Frame | None:
         receiving = asyncio.ensure_future(stream.receive())
         try:
             await self.within(receiving, seconds)

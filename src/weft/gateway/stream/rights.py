@@ -12,7 +12,7 @@ from typing import Protocol
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.informer.accounts import read_token
 from weft.informer.cache import Cache
 from weft.objects.errors import WeftError
@@ -44,10 +44,10 @@ class OpenStreams:
 
     def __init__(self, clock: Clock, check: CheckHolder | None = None) -> None:
         self._clock, self._check = clock, check
-        self._open: dict[Connection, _Open] = {}
+        self._open: dict[StreamConnection, _Open] = {}
 
     @contextlib.contextmanager
-    def hold(self, client: Connection, claims: Claims, workload: object) -> Iterator[None]:
+    def hold(self, client: StreamConnection, claims: Claims, workload: object) -> Iterator[None]:
         """Hold the rights while the stream of ``client`` is open; ``workload`` is what its ticket names."""
         project = workload.get("project") if isinstance(workload, Mapping) else None
         self._open[client] = _Open(claims, project, self._clock.elapsed())
@@ -70,7 +70,7 @@ class OpenStreams:
                         stream.ended = True
                         self._end(client, stream.claims, problem)
 
-    def _end(self, client: Connection, claims: Claims, problem: WeftError) -> None:
+    def _end(self, client: StreamConnection, claims: Claims, problem: WeftError) -> None:
         """End the stream as if the client had gone, but it learns why."""
         log.info("%s of %s at %s is ended: %s", claims.verb, claims.subject or "-", client.address, problem.message)
         with contextlib.suppress(OSError):

@@ -9,7 +9,7 @@ import asyncio
 
 import msgspec
 
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.protocol.frames import FrameType, encode_error, encode_frame
 
@@ -25,7 +25,7 @@ class Carried(msgspec.Struct):
     result: str = "cut"
 
 
-async def splice(client: Connection, agent: Connection) -> Carried:
+async def splice(client: StreamConnection, agent: StreamConnection) -> Carried:
     """Carry until the stream's end; the client always gets a last frame: the agent's EXIT or ERROR, or ours."""
     carried = Carried()
     inward = asyncio.ensure_future(_carry_in(client, agent, carried))
@@ -50,7 +50,7 @@ async def splice(client: Connection, agent: Connection) -> Carried:
     return carried
 
 
-async def _carry_in(client: Connection, agent: Connection, carried: Carried) -> None:
+async def _carry_in(client: StreamConnection, agent: StreamConnection, carried: Carried) -> None:
     while (frame := await client.receive()) is not None:
         if frame.type not in FROM_CLIENT:
             raise InvalidInput(f"a client may not send frames of type {frame.type}")
@@ -59,7 +59,7 @@ async def _carry_in(client: Connection, agent: Connection, carried: Carried) -> 
             await asyncio.Event().wait()  # the agent reports what happened; that ends this task
 
 
-async def _carry_out(agent: Connection, client: Connection, carried: Carried) -> bool:
+async def _carry_out(agent: StreamConnection, client: StreamConnection, carried: Carried) -> bool:
     """Whether the agent ended the stream properly (or the client has gone)."""
     while (frame := await agent.receive()) is not None:
         carried.bytes_out += len(frame.payload)

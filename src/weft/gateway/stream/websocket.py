@@ -12,7 +12,7 @@ import base64
 import hashlib
 from urllib.parse import parse_qs, urlsplit
 
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.gateway.stream.origins import Origins
 from weft.objects.errors import Forbidden, InvalidInput, WeftError
 from weft.protocol.frames import HEADER, MAX_PAYLOAD_BYTES, Frame, FrameDecoder, FrameType, encode_json
@@ -27,7 +27,7 @@ _NORMAL, _FAILED = 1000, 1011
 _REASON_BYTES = 123
 
 
-async def receive_hello(connection: Connection, origins: Origins) -> tuple[Connection, Frame] | None:
+async def receive_hello(connection: StreamConnection, origins: Origins) -> tuple[StreamConnection, Frame] | None:
     """The connection, perhaps as a web socket, and its hello; None when it has closed. Raises InvalidInput."""
     try:
         beginning = await connection.reader.readexactly(HEADER.size)
@@ -42,7 +42,9 @@ async def receive_hello(connection: Connection, origins: Origins) -> tuple[Conne
     return await _upgrade(connection, request, origins)
 
 
-async def _upgrade(connection: Connection, request: bytes, origins: Origins) -> tuple[Connection, Frame] | None:
+async def _upgrade(
+    connection: StreamConnection, request: bytes, origins: Origins
+) -> tuple[StreamConnection, Frame] | None:
     first, *lines = request.decode("latin-1").split("\r\n")
     headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
     try:
@@ -74,16 +76,16 @@ async def _upgrade(connection: Connection, request: bytes, origins: Origins) -> 
     return WebSocket(connection), Frame(FrameType.HELLO, hello[HEADER.size :])
 
 
-async def _refuse(connection: Connection, status: str, words: str) -> None:
+async def _refuse(connection: StreamConnection, status: str, words: str) -> None:
     body = f"{words}\n".encode()
     head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
     await connection.send(f"{head}Upgrade: websocket\r\nConnection: close\r\n\r\n".encode() + body)
 
 
-class WebSocket(Connection):
+class WebSocket(StreamConnection):
     """A client's web socket, as frames."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: StreamConnection) -> None:
         super().__init__(connection.reader, connection.writer)
         self._left, self._opcode, self._mask = 0, 0, b""  # of the frame that is being read
         self._decoder = FrameDecoder()

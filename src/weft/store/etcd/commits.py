@@ -12,7 +12,7 @@ from typing import Any
 from weft.contracts.clock import Clock
 from weft.contracts.store import LeaseHeld, Precondition, PreconditionFailed, Put, StoreFull, Write
 from weft.objects.errors import StoreUnavailable
-from weft.store.etcd.connection import Connection
+from weft.store.etcd.connection import EtcdConnection
 from weft.store.etcd.leases import EtcdLeases
 from weft.store.etcd.transaction import NEVER, find_value, is_absent, plan_compare, plan_writes, put, read
 from weft.store.limits import KEEP_SECONDS, find_failed
@@ -24,7 +24,7 @@ class Commits:
     """Commits whose keys are where ``place`` says; idempotency keys are under ``folder``."""
 
     def __init__(
-        self, connection: Connection, clock: Clock, leases: EtcdLeases, place: Callable[[str], bytes], folder: bytes
+        self, connection: EtcdConnection, clock: Clock, leases: EtcdLeases, place: Callable[[str], bytes], folder: bytes
     ) -> None:
         self._connection = connection
         self._clock = clock

@@ -51,7 +51,7 @@ class EtcdTls(msgspec.Struct, frozen=True):
     key: bytes | None = None
 
 
-class Connection:
+class EtcdConnection:
     """Calls to etcd. ``endpoints`` are ``host:port`` each, or one absolute path of a unix socket."""
 
     def __init__(self, endpoints: Sequence[str], tls: EtcdTls | None, timeout_seconds: float) -> None:

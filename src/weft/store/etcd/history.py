@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from weft.contracts.store import Change
 from weft.store.cursors import gone
 from weft.store.etcd import wire
-from weft.store.etcd.connection import Connection
+from weft.store.etcd.connection import EtcdConnection
 
 
 class RevisionChanges(NamedTuple):
@@ -25,7 +25,7 @@ class RevisionChanges(NamedTuple):
 class History:
     """The changes to keys that start with ``folder``, with the folder taken off their names."""
 
-    def __init__(self, connection: Connection, folder: bytes, range_end: bytes) -> None:
+    def __init__(self, connection: EtcdConnection, folder: bytes, range_end: bytes) -> None:
         self._connection = connection
         self._folder = folder
         self._range_end = range_end

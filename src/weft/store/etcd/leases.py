@@ -13,7 +13,7 @@ import msgspec
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Lease
-from weft.store.etcd.connection import Connection
+from weft.store.etcd.connection import EtcdConnection
 from weft.store.etcd.transaction import delete, find_value, is_absent, is_same, is_unchanged, put, read
 from weft.store.limits import check_digest, check_ttl
 
@@ -39,7 +39,7 @@ class _Seen(NamedTuple):
 class EtcdLeases:
     """Leases under ``folder``, each judged by ``clock``."""
 
-    def __init__(self, connection: Connection, clock: Clock, folder: bytes) -> None:
+    def __init__(self, connection: EtcdConnection, clock: Clock, folder: bytes) -> None:
         self._connection = connection
         self._clock = clock
         self._folder = folder

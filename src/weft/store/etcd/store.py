@@ -31,7 +31,7 @@ from weft.contracts.store import (
 from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
-from weft.store.etcd.connection import Connection, EtcdTls
+from weft.store.etcd.connection import EtcdConnection, EtcdTls
 from weft.store.etcd.history import History
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.transaction import delete, find_value, is_absent, put, read
@@ -64,7 +64,7 @@ class EtcdStore:
     ) -> None:
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
-        self._connection = Connection(endpoints, tls, timeout_seconds)
+        self._connection = EtcdConnection(endpoints, tls, timeout_seconds)
         self._entries = f"{prefix}/o".encode()
         self._end = end_of(self._entries)
         self._epoch_key = f"{prefix}/epoch".encode()

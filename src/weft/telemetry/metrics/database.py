@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.http.connection import FAILURES, HANG_UPS, Connection, Reply, TooLong, read_reply
+from weft.contracts.http.connection import FAILURES, HANG_UPS, HttpConnection, Reply, TooLong, read_reply
 from weft.objects.errors import InvalidInput, TimedOut, TooLarge, Unavailable, describe_failure
 from weft.objects.identity import METRICS_NAME
 
@@ -113,7 +113,7 @@ class Asker:
     def __init__(self, clock: Clock, most_at_once: int) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(most_at_once, "metrics")
-        self._idle: list[tuple[Database, Connection]] = []
+        self._idle: list[tuple[Database, HttpConnection]] = []
         self._lock = threading.Lock()
 
     async def ask(
@@ -191,7 +191,7 @@ class Asker:
         self._give_back(database, connection)
         return reply
 
-    def _take(self, database: Database) -> Connection:
+    def _take(self, database: Database) -> HttpConnection:
         with self._lock:
             while self._idle:
                 of, connection = self._idle.pop()
@@ -200,7 +200,7 @@ class Asker:
                 connection.close()
         return connect(database, self._clock)
 
-    def _give_back(self, database: Database, connection: Connection) -> None:
+    def _give_back(self, database: Database, connection: HttpConnection) -> None:
         with self._lock:
             if connection.sock is not None and len(self._idle) < _MOST_IDLE:
                 self._idle.append((database, connection))
@@ -215,7 +215,7 @@ def _trusting(ca: str) -> ssl.SSLContext:
     return context
 
 
-def connect(database: Database, clock: Clock) -> Connection:
+def connect(database: Database, clock: Clock) -> HttpConnection:
     """A connection to be opened, which trusts only what ``database`` says."""
     tls = _trusting(database.ca) if database.ca else None
-    return Connection(database.url, tls=tls, name=database.name, clock=clock)
+    return HttpConnection(database.url, tls=tls, name=database.name, clock=clock)

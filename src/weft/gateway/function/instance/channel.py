@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from weft.gateway.stream.connection import Connection
+from weft.gateway.stream.connection import StreamConnection
 from weft.protocol.invocations import FromAgent, ServeLocally, ToAgent, Written, decode_from_agent, encode, receive
 
 CONGESTED_BYTES = 24 * 1024 * 1024  # that wait to be sent
@@ -15,7 +15,7 @@ LATER_BYTES = 8 * 1024 * 1024
 class Channel:
     """``connection`` is a stream that the agent of ``node`` dialled for claims with the verb ``invocations``."""
 
-    def __init__(self, node: str, connection: Connection) -> None:
+    def __init__(self, node: str, connection: StreamConnection) -> None:
         self.node = node
         self.defined: dict[str, float] = {}  # when the agent got a recipe, by digest
         self.listed: ServeLocally | None = None  # the functions that it serves at its own address, as it last got them

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.http.connection import Connection
+from weft.contracts.http.connection import HttpConnection
 from weft.contracts.http.proxy import find_proxy
 from weft.contracts.public_address import guard_connections
 from weft.contracts.system_calls import OTHERS, refuse_calls
@@ -57,7 +57,7 @@ class Wire:
     def __init__(self, out: BinaryIO) -> None:
         self._out = out
         self._place: tuple[str, ...] = ()
-        self._connection: Connection | None = None
+        self._connection: HttpConnection | None = None
 
     def serve(self, source: BinaryIO) -> None:
         while len(head := source.read(4)) == 4:
@@ -117,13 +117,13 @@ class Wire:
                     raise Failed("cut", "the connection closed before an answer") from None
                 kept = False  # it was closed while nobody spoke
 
-    def _connect(self, request: dict[str, Any], scheme: str) -> Connection:
+    def _connect(self, request: dict[str, Any], scheme: str) -> HttpConnection:
         context = ssl.create_default_context() if scheme == "https" else None
         if context and request["ca"]:
             context.load_verify_locations(cadata=request["ca"])
         url, silence, seconds = request["url"], float(request["idle_seconds"]), float(request["connect_seconds"])
         clock = SystemClock()
-        connection = Connection(url, tls=context, silence_seconds=silence, clock=clock, proxy=find_proxy(url))
+        connection = HttpConnection(url, tls=context, silence_seconds=silence, clock=clock, proxy=find_proxy(url))
         try:
             connection.connect_until(clock.elapsed() + seconds)
         except ssl.SSLError as problem:
