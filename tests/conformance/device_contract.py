@@ -8,7 +8,7 @@ from typing import Protocol
 
 import pytest
 
-from weft.contracts.device import DeviceDriver, Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, DeviceDriver, Thing, Value
 from weft.objects.errors import NotFound, TimedOut, Unavailable
 
 SECONDS = 60.0
@@ -58,7 +58,7 @@ class Peer(Protocol):
 
     async def say(self, thing: Thing, values: Mapping[str, Value]) -> None: ...
 
-    async def announce(self, found: Found) -> None: ...
+    async def announce(self, found: AnnouncedDevice) -> None: ...
 
     async def cut(self) -> None:
         """The protocol's server dies, hard."""
@@ -141,7 +141,7 @@ class DeviceDriverContract:
             assert await peer.driver.discover() == []
             return
         for number in range(501):
-            await peer.announce(Found("", f"id-{number}", f"Sensor {number}", "Acme", "T1"))
+            await peer.announce(AnnouncedDevice("", f"id-{number}", f"Sensor {number}", "Acme", "T1"))
         await until(lambda: ("", "found") in heard.refused)
         found = {one.address: one for one in await peer.driver.discover()}
         assert len(found) == 500

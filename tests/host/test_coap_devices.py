@@ -13,7 +13,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.coap.driver import CoapDriver
 from weft.objects.errors import InvalidInput, Unavailable
 
@@ -62,7 +62,7 @@ class CoapPeer:
         self.process.stdin.write(json.dumps(given).encode() + b"\n")
         assert await self.process.stdout.readline() == b"done\n"
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

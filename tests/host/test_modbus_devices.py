@@ -15,7 +15,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.modbus.driver import ModbusDriver
 from weft.drivers.device.modbus.points import encode, read_href
 from weft.objects.errors import InvalidInput, TimedOut, Unavailable
@@ -65,7 +65,7 @@ class ModbusPeer:
         self.process.stdin.write(json.dumps(rows).encode() + b"\n")
         assert await self.process.stdout.readline() == b"done\n"
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

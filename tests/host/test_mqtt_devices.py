@@ -19,7 +19,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.driver import MqttDriver
 from weft.drivers.device.mqtt.packets import Publish
@@ -101,7 +101,7 @@ class MosquittoPeer:
     async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
         await self.find(thing).say(values)
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         device = {
             "identifiers": [found.address],
             "name": found.name,

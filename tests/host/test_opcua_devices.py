@@ -16,7 +16,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.opcua.driver import OpcuaDriver
 from weft.drivers.device.process.driver import ProcessDriver
 from weft.launch.edge.drivers import make_command
@@ -81,7 +81,7 @@ class OpcuaPeer:
         given = {f"{DEVICES[thing.uid]}.{name}": value for name, value in values.items()}
         await asyncio.to_thread(self.server.put, given)
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         raise NotImplementedError
 
     async def cut(self) -> None:

@@ -22,7 +22,7 @@ class Thing(msgspec.Struct, frozen=True):
     poll_seconds: float = 0.0
 
 
-class Found(msgspec.Struct, frozen=True):
+class AnnouncedDevice(msgspec.Struct, frozen=True):
     """A device that announced itself; nobody has approved it. ``address`` is its identity within the protocol."""
 
     protocol: str
@@ -57,7 +57,7 @@ class DeviceDriver(Protocol):
     async def probe(self) -> str:
         """Why no device can be reached now; "" when they can."""
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         """Find what has announced itself so far, at most 500 (the rest is refused as "found" to the listener)."""
 
     async def connect(self, thing: Thing) -> None:

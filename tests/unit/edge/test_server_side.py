@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found
+from weft.contracts.device import AnnouncedDevice
 from weft.edge.device.command import Command
 from weft.edge.device.model import Device, Model, Property
 from weft.edge.device.store import TwinStore
@@ -113,7 +113,7 @@ def test_a_report_is_bounded_and_the_rest_comes_with_the_next_one() -> None:
     twins = {f"u{number}": make(number) for number in range(1200)}
     sent = Sent()
     assert [len(ask(twins, sent, at)) for at in (0.0, 1.0, 2.0, 3.0)] == [MOST_DEVICES, MOST_DEVICES, 200, 0]
-    found = [Found("mqtt", f"a{number}", f"n{number}", "Acme") for number in range(150)]
+    found = [AnnouncedDevice("mqtt", f"a{number}", f"n{number}", "Acme") for number in range(150)]
     report = plan_report({}, found, {}, {}, sent, 4.0, 0.0, 0.0)
     assert len(report.found) == MOST_FOUND
     note_sent(report, twins, sent, 4.0)
@@ -154,7 +154,7 @@ def test_a_rules_count_is_told_with_its_age_once() -> None:
 
 def test_two_protocols_at_one_address_are_two_found_devices() -> None:
     sent = Sent()
-    first, second = Found("coap", "192.168.7.30", "a"), Found("opcua", "192.168.7.30", "b")
+    first, second = AnnouncedDevice("coap", "192.168.7.30", "a"), AnnouncedDevice("opcua", "192.168.7.30", "b")
     report = plan_report({}, [first], {}, {}, sent, 0.0, 0.0, 0.0)
     note_sent(report, {}, sent, 0.0)
     told = plan_report({}, [first, second], {}, {}, sent, 1.0, 1.0, 1.0).found

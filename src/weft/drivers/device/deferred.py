@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from weft.contracts.device import DeviceDriver, Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, DeviceDriver, Listener, Thing, Value
 from weft.objects.errors import NotFound, Unavailable
 
 
@@ -21,7 +21,7 @@ class DeferredDriver:
     async def probe(self) -> str:
         return await self._real.probe() if self._real is not None else self._problem
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return await self._real.discover() if self._real is not None else []
 
     async def connect(self, thing: Thing) -> None:

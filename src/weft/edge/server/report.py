@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from weft.contracts.device import Found
+from weft.contracts.device import AnnouncedDevice
 from weft.edge.device.command import Command
 from weft.edge.device.twin import ECHO_SECONDS, Twin
 from weft.edge.rule.engine import Fired
@@ -42,7 +42,7 @@ class Sent(msgspec.Struct):
 
 def plan_report(
     twins: Mapping[str, Twin],
-    found: Sequence[Found],
+    found: Sequence[AnnouncedDevice],
     fired: Mapping[str, Fired],
     problems: Mapping[str, str],
     sent: Sent,
@@ -128,7 +128,7 @@ def _outcomes(one: ReportedDevice) -> list[tuple[str, str, str]]:
     return [(command.property, command.outcome, command.message) for command in one.commands]
 
 
-def _list_found(found: Sequence[Found], sent: Sent) -> list[FoundDevice]:
+def _list_found(found: Sequence[AnnouncedDevice], sent: Sent) -> list[FoundDevice]:
     rows = []
     for one in found:
         facts = {"manufacturer": one.manufacturer, "model": one.model, **one.facts}

@@ -8,7 +8,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.fake.driver import FakeDriver
 
 
@@ -21,7 +21,7 @@ class FakePeer:
     async def say(self, thing: Thing, values: Mapping[str, Value]) -> None:
         self.driver.report(thing.uid, values)
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         self.driver.announce(found)
 
     async def cut(self) -> None:

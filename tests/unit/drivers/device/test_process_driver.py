@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.device_contract import ONE, OTHER, DeviceDriverContract, RecordingListener, until, until_works
 
 from weft.contracts.clock import SystemClock
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.drivers.device.process.driver import ProcessDriver
 from weft.launch.edge.drivers import make_command
 from weft.objects.errors import NotFound, TimedOut, Unavailable
@@ -38,7 +38,7 @@ class ProcessPeer:
         with contextlib.suppress(NotFound):  # it speaks, and nobody listens
             await self.driver.write(thing.uid, os.urandom(8).hex(), values, 30.0)
 
-    async def announce(self, found: Found) -> None:
+    async def announce(self, found: AnnouncedDevice) -> None:
         raise NotImplementedError
 
     async def cut(self) -> None:

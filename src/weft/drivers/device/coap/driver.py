@@ -16,7 +16,7 @@ import msgspec
 from aiocoap.numbers.constants import TransportTuning
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.drivers.device.address import find_address, split_place
 from weft.drivers.device.coap.datagrams import bound_package
 from weft.drivers.device.coap.words import (
@@ -82,7 +82,7 @@ class CoapDriver:
         self._answer_seconds, self._discover_seconds = answer_seconds, discover_seconds
         self._devices: dict[str, _Device] = {}
         self._problems: dict[str, InvalidInput] = {}  # what can't be asked as it is written
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, AnnouncedDevice] = {}
         self._context: Any = None
         self._opening = asyncio.Lock()
         self._searching: asyncio.Task[None] | None = None
@@ -92,7 +92,7 @@ class CoapDriver:
     async def probe(self) -> str:
         return self._poller.find_problem()
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return list(self._found.values())
 
     async def connect(self, thing: Thing) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from weft.contracts.device import Found, Value
+from weft.contracts.device import AnnouncedDevice, Value
 from weft.objects.errors import InvalidInput
 
 TEXT, JSON = 0, 50  # content formats
@@ -97,7 +97,7 @@ def read_links(payload: bytes) -> list[tuple[str, dict[str, str]]]:
     return links
 
 
-def read_birth(address: str, payload: bytes) -> Found | None:
+def read_birth(address: str, payload: bytes) -> AnnouncedDevice | None:
     """The device at ``address`` by its ``/.well-known/core``; None when that says nothing."""
     links = read_links(payload)
     if not links:
@@ -111,7 +111,7 @@ def read_birth(address: str, payload: bytes) -> Found | None:
         "observable": _cut(" ".join([target for target, one in links if "obs" in one][:MOST_PATHS])),
         "types": _cut(" ".join(types[:MOST_PATHS])),
     }
-    return Found(
+    return AnnouncedDevice(
         "coap", address, _cut(title) or f"coap {address}", facts={name: text for name, text in facts.items() if text}
     )
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.objects.errors import NotFound, TimedOut, Unavailable
 
 MOST_FOUND = 500
@@ -22,14 +22,14 @@ class FakeDriver:
         self._listener: Listener | None = None
         self._things: dict[str, Thing] = {}
         self._values: dict[str, dict[str, Value]] = {}
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, AnnouncedDevice] = {}
         self._problem = ""
         self._done: set[str] = set()
 
     async def probe(self) -> str:
         return self._problem
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return list(self._found.values())
 
     async def connect(self, thing: Thing) -> None:
@@ -64,7 +64,7 @@ class FakeDriver:
         if self._listener is not None and uid in self._things and not self._problem:
             self._listener.note_values(uid, values)
 
-    def announce(self, found: Found) -> None:
+    def announce(self, found: AnnouncedDevice) -> None:
         if found.address in self._found or len(self._found) < MOST_FOUND:
             self._found[found.address] = found
         elif self._listener is not None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.drivers.device.address import split_place
 from weft.drivers.device.modbus.link import ANSWER_SECONDS, ILLEGAL_ADDRESS, ModbusLink, ModbusRefused
 from weft.drivers.device.modbus.points import BITS, Block, Point, decode, encode, plan_reads, read_href
@@ -56,7 +56,7 @@ class ModbusDriver:
     async def probe(self) -> str:
         return self._poller.find_problem()
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return []
 
     async def connect(self, thing: Thing) -> None:

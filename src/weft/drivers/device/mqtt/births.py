@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from weft.contracts.device import Found
+from weft.contracts.device import AnnouncedDevice
 
 TOPICS = ("homeassistant/+/+/config", "homeassistant/+/+/+/config", "spBv1.0/+/NBIRTH/+", "spBv1.0/+/DBIRTH/+/+")
 MOST_BYTES = 16 << 10
@@ -16,14 +16,14 @@ _FACTS = ("unit_of_measurement", "device_class", "state_topic", "command_topic")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def read_birth(topic: str, payload: bytes) -> Found | None:
+def read_birth(topic: str, payload: bytes) -> AnnouncedDevice | None:
     """The device that announces itself, None when this is no announcement (an empty one takes it back)."""
     parts = topic.split("/")
     if len(payload) > MOST_BYTES or not all(parts):
         return None
     if parts[0] == "spBv1.0" and len(parts) in (4, 5):
         place = "/".join((parts[1], *parts[3:]))
-        return Found("mqtt", _cut(place), _cut(parts[-1]), facts={"sparkplug_group": _cut(parts[1])})
+        return AnnouncedDevice("mqtt", _cut(place), _cut(parts[-1]), facts={"sparkplug_group": _cut(parts[1])})
     if parts[0] != "homeassistant" or len(parts) not in (4, 5) or parts[-1] != "config":
         return None
     try:
@@ -37,7 +37,7 @@ def read_birth(topic: str, payload: bytes) -> Found | None:
     address = _cut(first) or _cut(given.get("unique_id", given.get("uniq_id"))) or _cut("/".join(parts[1:-1]))
     facts = {name: _cut(given[name]) for name in _FACTS if _cut(given.get(name))}
     facts["component"] = _cut(parts[1])
-    return Found(
+    return AnnouncedDevice(
         "mqtt",
         address,
         _cut(device.get("name")) or _cut(given.get("name")) or address,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.drivers.device.mqtt.births import TOPICS, read_birth
 from weft.drivers.device.mqtt.client import MqttClient, MqttLogin
 from weft.drivers.device.mqtt.message import PayloadRefused, read_message
@@ -57,13 +57,13 @@ class MqttDriver:
         self._things: dict[str, Thing] = {}
         self._reports: dict[bytes, str] = {}  # topic to uid
         self._events: dict[bytes, str] = {}
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, AnnouncedDevice] = {}
         self._reading: dict[str, list[asyncio.Future[dict[str, Value]]]] = {}
 
     async def probe(self) -> str:
         return self._client.problem
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return list(self._found.values())
 
     async def connect(self, thing: Thing) -> None:

@@ -17,7 +17,7 @@ from asyncua import Client, ua
 from asyncua.client.ua_client import UASocketProtocol
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.drivers.device.address import find_address
 from weft.drivers.device.opcua.words import check_href, read_address, read_value, write_value
 from weft.drivers.device.poll import Poller
@@ -145,7 +145,7 @@ class OpcuaDriver:
         self._links: dict[tuple[str, int, str], _Link] = {}
         self._devices: dict[str, _Device] = {}
         self._problems: dict[str, InvalidInput] = {}  # what can't be asked as it is written
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, AnnouncedDevice] = {}
         self._searching: asyncio.Task[None] | None = None
         self._listener: Listener | None = None
         self._poller = Poller(self._read_all, clock)
@@ -153,7 +153,7 @@ class OpcuaDriver:
     async def probe(self) -> str:
         return self._poller.find_problem()
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         return list(self._found.values())
 
     async def connect(self, thing: Thing) -> None:
@@ -289,7 +289,7 @@ class OpcuaDriver:
                     log.debug("%s: %s", place, problem.message)
             await self._clock.sleep(self._discover_seconds)
 
-    async def _browse(self, place: str) -> Found:
+    async def _browse(self, place: str) -> AnnouncedDevice:
         """The server at ``place``: who made it, and which variables lie below its objects. Raises WeftError."""
         link = _Link(*read_address(place), self._clock, local=self._local, seconds=self._answer_seconds)
         client = await link.open()
@@ -309,7 +309,7 @@ class OpcuaDriver:
             await link.drop()
         maker, product = _cut(getattr(build, "ManufacturerName", "")), _cut(getattr(build, "ProductName", ""))
         facts = {"variables": _cut(" ".join(variables)), "version": _cut(getattr(build, "SoftwareVersion", ""))}
-        return Found(
+        return AnnouncedDevice(
             "opcua",
             place,
             product or f"opcua {place}",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from weft.contracts.clock import Clock
-from weft.contracts.device import Found, Listener, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Listener, Thing, Value
 from weft.drivers.device.process.messages import (
     Call,
     DriverAnswer,
@@ -53,7 +53,7 @@ class ProcessDriver:
         self._writer: asyncio.StreamWriter | None = None
         self._calls: dict[int, asyncio.Future[DriverAnswer]] = {}
         self._number = 0
-        self._found: list[Found] = []
+        self._found: list[AnnouncedDevice] = []
         self._discovering: asyncio.Task[None] | None = None
         self._problem = "its driver's process hasn't started yet"
         self.pid = 0
@@ -67,7 +67,7 @@ class ProcessDriver:
         except WeftError as problem:
             return problem.message
 
-    async def discover(self) -> list[Found]:
+    async def discover(self) -> list[AnnouncedDevice]:
         """Return the process's last answer, and ask again: a process that hangs must not hold up the report of all devices."""
         if not self._problem and (self._discovering is None or self._discovering.done()):
             self._discovering = asyncio.create_task(self._ask_found())

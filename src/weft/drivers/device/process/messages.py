@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from weft.contracts.device import Found, Thing, Value
+from weft.contracts.device import AnnouncedDevice, Thing, Value
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, TimedOut, Unavailable, WeftError, shorten
 
 MOST_BYTES = 1 << 20  # of a message
@@ -34,7 +34,7 @@ class DriverAnswer(msgspec.Struct, tag="answer", omit_defaults=True):
     number: int
     words: str = ""
     values: dict[str, Value] = {}
-    found: list[Found] = []
+    found: list[AnnouncedDevice] = []
     error: str = ""
     hint: str = ""
 
