@@ -16,7 +16,7 @@ from weft.api.context import ApiContext
 from weft.api.metrics.query import PROMETHEUS_PATH, as_prometheus
 from weft.api.request.call import Call
 from weft.api.request.problem import problem_answer, status_of
-from weft.api.routes import Found, find_route
+from weft.api.routes import FoundRoute, find_route
 from weft.contracts.store import PreconditionFailed
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.serving.answer import Answer, Answers
@@ -60,7 +60,7 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
     return answer
 
 
-async def _answer(context: ApiContext, call: Call, found: Found) -> Answer:
+async def _answer(context: ApiContext, call: Call, found: FoundRoute) -> Answer:
     try:
         if context.busy >= MOST_BUSY:
             raise Unavailable("the server is overloaded", hint="try again", retry_after_seconds=1)

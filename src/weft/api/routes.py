@@ -51,7 +51,7 @@ LONGEST_KEPT = 200  # … if they have no more characters
 T = TypeVar("T")
 
 
-class Found(NamedTuple):
+class FoundRoute(NamedTuple):
     """Target of a request, by its method and path."""
 
     handler: Handler
@@ -62,19 +62,19 @@ class Found(NamedTuple):
     streams: bool = False  # what a workload's node shows or takes, like logs and exec: it changes no object
 
 
-def find_route(method: str, path: str) -> Found:
+def find_route(method: str, path: str) -> FoundRoute:
     """Find the handler that answers the request: also where there is nothing, which the handler says then."""
-    found: Found = (_find if len(path) <= LONGEST_KEPT else _find.__wrapped__)(method, path)
+    found: FoundRoute = (_find if len(path) <= LONGEST_KEPT else _find.__wrapped__)(method, path)
     return found
 
 
 @functools.lru_cache(MOST_KEPT)
-def _find(method: str, path: str) -> Found:
+def _find(method: str, path: str) -> FoundRoute:
     """Pure, so it can be cached."""
     try:
         return _locate(method, path)
     except WeftError:
-        return Found(_refuse, (), find_topic(method, path))
+        return FoundRoute(_refuse, (), find_topic(method, path))
 
 
 def _refuse(context: ApiContext, call: Call) -> Awaitable[Answer]:
@@ -82,7 +82,7 @@ def _refuse(context: ApiContext, call: Call) -> Awaitable[Answer]:
     return _locate(call.method, call.path).handler(context, call)
 
 
-def _locate(method: str, path: str) -> Found:
+def _locate(method: str, path: str) -> FoundRoute:
     """Raises NotFound, InvalidInput."""
     segments = read_segments(path)
     if (at := _walk(segments)) is not None:
@@ -94,10 +94,10 @@ def _locate(method: str, path: str) -> Found:
     project = target.name if target.kind.lifetime.holds_objects else target.project
     streams = target.verb in STREAM_VERBS  # an invocation isn't one of them: what it leads to is worth a trace
     handler, topic = _choose(method, _methods(target)), topic_of(method, target)
-    return Found(handler, (target,), topic, project, method != "GET", streams)
+    return FoundRoute(handler, (target,), topic, project, method != "GET", streams)
 
 
-def _found(route: Route, path: str, given: list[str]) -> Found:
+def _found(route: Route, path: str, given: list[str]) -> FoundRoute:
     values = dict(zip(list_names(route.path), given, strict=True))
     topic = find_topic(route.method, path)
     if route.topic is not None:
@@ -105,7 +105,7 @@ def _found(route: Route, path: str, given: list[str]) -> Found:
         shown = {name: hide_in_text(value[:63]) for name, value in values.items()}
         about = (text.format_map(shown) for text in (route.topic.kind, route.topic.project, route.topic.name))
         topic = Topic(route.topic.when, route.topic.verb, *about)
-    return Found(route.handler, tuple(given), topic, values.get("project"), route.method != "GET")
+    return FoundRoute(route.handler, tuple(given), topic, values.get("project"), route.method != "GET")
 
 
 def _methods(target: Target) -> Mapping[str, Handler]:

@@ -55,7 +55,7 @@ class Setting(NamedTuple):
     origin: str
 
 
-class Found(NamedTuple):
+class FoundContext(NamedTuple):
     """The context in force, its file, and what chose it."""
 
     context: Context
@@ -72,7 +72,9 @@ def find_context(given: str | None = None, environ: Mapping[str, str] = os.envir
     return locate_context(given, environ, folder).context
 
 
-def locate_context(given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = ".") -> Found:
+def locate_context(
+    given: str | None = None, environ: Mapping[str, str] = os.environ, folder: str = "."
+) -> FoundContext:
     """Find a context like ``find_context``, with where it was found."""
     if given:
         if "://" in given:
@@ -82,17 +84,19 @@ def locate_context(given: str | None = None, environ: Mapping[str, str] = os.env
                 hint="weft login --server https://ADDRESS:PORT --user NAME writes one; weft context list shows those there are",
             )
         path = place_of(given, environ)
-        return Found(read_context(path), str(path), "--context")
+        return FoundContext(read_context(path), str(path), "--context")
     if environ.get("WEFT_CONTEXT"):
         path = place_of(environ["WEFT_CONTEXT"], environ)
-        return Found(_with_token(read_context(path), environ), str(path), "WEFT_CONTEXT")
+        return FoundContext(_with_token(read_context(path), environ), str(path), "WEFT_CONTEXT")
     if environ.get("WEFT_SERVER"):
-        return Found(_from_environment(environ), "the environment", "WEFT_SERVER")
+        return FoundContext(_from_environment(environ), "the environment", "WEFT_SERVER")
     for place in _list_folders(environ, folder):
         named = read_settings(place / CONFIG).context
         path = place_of(named, environ) if named else place / FILE
         if named or path.is_file():
-            return Found(_with_token(read_context(path), environ), str(path), str(place / CONFIG if named else path))
+            return FoundContext(
+                _with_token(read_context(path), environ), str(path), str(place / CONFIG if named else path)
+            )
     raise NotFound(
         "no weft context found, so the server and the credentials are unknown",
         reason="noContext",

@@ -25,13 +25,13 @@ from weft.scheduler.intake import Intake
 from weft.scheduler.own_policies.registry import OwnPolicies
 from weft.scheduler.placement import plain, reserved, timed
 from weft.scheduler.placement.binder import Binder
-from weft.scheduler.placement.found import Found, Placement, Refusal, Search
+from weft.scheduler.placement.found import Placement, PlacementResult, Refusal, Search
 from weft.scheduler.placement.placed import Placed
 from weft.scheduler.placement.queued import QueuedLeases, are_queued
 from weft.scheduler.placement.readiness import PlacementReadiness
 from weft.scheduler.workload.request import Candidate, Waiting, read_candidate, wants_place
 
-Find = Callable[[Search, list[Candidate], float], Found | None]
+Find = Callable[[Search, list[Candidate], float], PlacementResult | None]
 
 
 class Decisions:

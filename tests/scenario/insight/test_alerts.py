@@ -20,7 +20,7 @@ from weft.kinds.alert_rule import AlertRuleStatus
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import Unavailable
-from weft.telemetry.metrics.evaluator import Evaluated, Found
+from weft.telemetry.metrics.evaluator import Evaluated, FoundSeries
 
 
 class PlayedEvaluator:
@@ -41,7 +41,7 @@ class PlayedEvaluator:
     async def read(self) -> dict[str, Evaluated]:
         if self.is_away:
             raise Unavailable("the evaluator of alert rules doesn't answer")
-        found = [Found({"vm": vm}, 1.0, True, 0.0) for vm in self.bad]
+        found = [FoundSeries({"vm": vm}, 1.0, True, 0.0) for vm in self.bad]
         return {rule["alert"]: Evaluated(rule["expr"], float(rule["for"][:-1]), "", found) for rule in self.rules}
 
 

@@ -15,7 +15,7 @@ from weft.kinds.alert_rule import MOST_ALERTS, AlertRuleSpec, AlertRuleStatus
 from weft.kinds.fields.alert.notification import FIRING, RESOLVED, Alert, Notification
 from weft.kinds.fields.alert.summary import render_summary
 from weft.kinds.silence import SilenceSpec, is_silenced
-from weft.telemetry.metrics.evaluator import Evaluated, Found
+from weft.telemetry.metrics.evaluator import Evaluated, FoundSeries
 
 GATHER_SECONDS = 30.0  # between two notifications that more alerts fire
 MOST_NOTICES = 4
@@ -51,7 +51,7 @@ def next_status(
     return status
 
 
-def _list_alerts(spec: AlertRuleSpec, old: Sequence[Alert], found: Sequence[Found], now: float) -> list[Alert]:
+def _list_alerts(spec: AlertRuleSpec, old: Sequence[Alert], found: Sequence[FoundSeries], now: float) -> list[Alert]:
     """All alerts, firing ones first, then by age; each is the same as before unless its state has changed."""
     before = {_identify(alert.labels): alert for alert in old}
     alerts = []

@@ -20,7 +20,7 @@ from weft.kinds.node import NODES_BY_ORPHAN
 from weft.kinds.parts.node.orphan import OrphanCopy
 from weft.objects.envelope import merge_part
 
-Found = list[tuple[Item, OrphanCopy]]
+OrphanCopies = list[tuple[Item, OrphanCopy]]
 
 
 def is_astray(place: Item) -> bool:
@@ -45,7 +45,7 @@ def plan_astray(view: View, workload: Item, allocations: Sequence[Item], silent:
     return None
 
 
-def _plan_never_ran(workload: Item, place: Item, found: Found) -> Commit | None:
+def _plan_never_ran(workload: Item, place: Item, found: OrphanCopies) -> Commit | None:
     """Record in the allocation which of its migrations' targets never ran."""
     spec = new = place.spec(AllocationSpec)
     for _, copy in found:
@@ -60,7 +60,9 @@ def _plan_never_ran(workload: Item, place: Item, found: Found) -> Commit | None:
     return Commit(workload.key, [put(envelope)], [unchanged(workload), unchanged(place)])
 
 
-def _plan_leaving(view: View, workload: Item, place: Item, found: Found, silent: bool, now: float) -> Commit | None:
+def _plan_leaving(
+    view: View, workload: Item, place: Item, found: OrphanCopies, silent: bool, now: float
+) -> Commit | None:
     spec, report = place.spec(AllocationSpec), place.report(AllocationReport)
     mine = [(node, copy) for node, copy in found if copy.spec.workload.uid == workload.uid]
     copies = [copy for _, copy in mine]

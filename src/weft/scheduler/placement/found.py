@@ -68,4 +68,4 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 # A place for each, in the order in which they must be counted, or a refusal for each; or what all of them wait for.
-Found = Sequence[Placement | Refusal] | Waiting
+PlacementResult = Sequence[Placement | Refusal] | Waiting

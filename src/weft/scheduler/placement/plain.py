@@ -10,19 +10,19 @@ from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.explain import explain_places, explain_refusal
 from weft.scheduler.gang.leases import open_lease
 from weft.scheduler.gang.placement import GangMember, find_places
-from weft.scheduler.placement.found import Found, Placement, Refusal, Search
+from weft.scheduler.placement.found import Placement, PlacementResult, Refusal, Search
 from weft.scheduler.placement.preemption import preempt, suggest_priority
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.workload.request import Candidate
 
 
-def find(search: Search, candidates: list[Candidate], now: float) -> Found:
+def find(search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
     if len(candidates) > 1:
         return _find_gang(search, candidates, now)
     return _find_one(search, candidates[0], now)
 
 
-def _find_one(search: Search, candidate: Candidate, now: float) -> Found:
+def _find_one(search: Search, candidate: Candidate, now: float) -> PlacementResult:
     engine, request, uid = search.engine, candidate.request, candidate.workload.uid
     asked = spec_of(candidate.workload).lease
     standing = search.queue.verdict(request) if asked is None else None
@@ -45,7 +45,7 @@ def _find_one(search: Search, candidate: Candidate, now: float) -> Found:
     return [Refusal(candidate, refused, sleeps=False)]
 
 
-def _find_gang(search: Search, candidates: list[Candidate], now: float) -> Found:
+def _find_gang(search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
     engine, clock, budget = search.engine, search.clock, search.gang_budget
     candidates = [_lease_openly(candidate, now) for candidate in candidates]
     members = [GangMember(c.request, c.workload.uid, name_workload(c.workload.envelope.ref)) for c in candidates]

@@ -26,7 +26,7 @@ from weft.scheduler.gang.leases import find_leased_places
 from weft.scheduler.intake import Intake
 from weft.scheduler.lease.backfill import MAX_RETRIES_PER_PASS, Queued
 from weft.scheduler.placement import timed
-from weft.scheduler.placement.found import Found, Refusal, Search
+from weft.scheduler.placement.found import PlacementResult, Refusal, Search
 from weft.scheduler.placement.preemption import preempt
 from weft.scheduler.placement.queue_nodes import QueuedLease, choose_starts, read_amounts, read_size
 from weft.scheduler.queue.shares import Shares
@@ -83,7 +83,7 @@ class QueuedLeases:
             lease.keys[0] for id_ in (*self._starts, *dict.fromkeys(told)) if (lease := queue.get(id_)) is not None
         )
 
-    def find(self, search: Search, candidates: list[Candidate], now: float) -> Found | None:
+    def find(self, search: Search, candidates: list[Candidate], now: float) -> PlacementResult | None:
         """The places of those whose turn it is, or why they wait; None: a pass decides on them first, or has done so."""
         queue, id_ = self._engine.leases, name_lease(candidates[0].workload)
         starts = self._starts.pop(id_, None)
@@ -170,7 +170,7 @@ class QueuedLeases:
         self._retried = retried | dict.fromkeys([lease.id for lease in chosen], self._passes)
         return [lease.id for lease in chosen]
 
-    def _refuse(self, search: Search, candidates: list[Candidate], now: float) -> Found:
+    def _refuse(self, search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
         if len(candidates) > 1:
             return self._refuse_gang(search, candidates, now)
         candidate, preempting = preempt(search, candidates[0], now)
@@ -179,7 +179,7 @@ class QueuedLeases:
             return [preempting]
         return [timed.refuse(search, candidate, now, self._describe_first(candidate.workload))]
 
-    def _refuse_gang(self, search: Search, candidates: list[Candidate], now: float) -> Found:
+    def _refuse_gang(self, search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
         members, engine = timed.read_members(candidates, now), search.engine
         found = find_leased_places(engine, members, now)
         if isinstance(found, GangRefusal):

@@ -6,12 +6,12 @@ import msgspec
 
 from weft.scheduler.engine.explain import explain
 from weft.scheduler.gang.within import Places
-from weft.scheduler.placement.found import Found, Placement, Search
+from weft.scheduler.placement.found import Placement, PlacementResult, Search
 from weft.scheduler.reservation.placing import Within, find_within, without_slot
 from weft.scheduler.workload.request import Candidate, Waiting
 
 
-def find(search: Search, candidates: list[Candidate], now: float) -> Found:
+def find(search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
     if len(candidates) == 1:
         found = find_one(search, candidates[0], now)
         return found if isinstance(found, Waiting) else [found]

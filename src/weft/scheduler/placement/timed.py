@@ -15,14 +15,14 @@ from weft.scheduler.engine.explain import Explanation, explain
 from weft.scheduler.gang import leases
 from weft.scheduler.gang.explain import explain_leased_places, explain_leased_refusal
 from weft.scheduler.gang.leases import LeasedMember, LeasedPlace, find_leased_places
-from weft.scheduler.placement.found import Found, Placement, Refusal, Search
+from weft.scheduler.placement.found import Placement, PlacementResult, Refusal, Search
 from weft.scheduler.placement.preemption import preempt, suggest_priority, without_capacity
 from weft.scheduler.placement.replanned import find_replanned
 from weft.scheduler.table.facts import name_workload
 from weft.scheduler.workload.request import Candidate
 
 
-def find(search: Search, candidates: list[Candidate], now: float) -> Found:
+def find(search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
     if len(candidates) > 1:
         return _find_gang(search, candidates, now)
     return [_find_one(search, candidates[0], now)]
@@ -101,7 +101,7 @@ def _place(search: Search, candidate: Candidate, slot: Opening) -> Placement:
     return Placement(msgspec.structs.replace(candidate, lease=slot.lease), slot.row, explanation)
 
 
-def _find_gang(search: Search, candidates: list[Candidate], now: float) -> Found:
+def _find_gang(search: Search, candidates: list[Candidate], now: float) -> PlacementResult:
     """Places for members of which some have leases that end, or why there are none."""
     engine, members = search.engine, read_members(candidates, now)
     found = find_leased_places(engine, members, now)

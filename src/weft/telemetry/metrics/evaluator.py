@@ -25,7 +25,7 @@ _BODY = re.compile(r"Response body (\{.*\})", re.DOTALL)
 _QUERY_ERROR = re.compile(r"for \(time=[^)]*\): (.*)", re.DOTALL)
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundSeries(msgspec.Struct, frozen=True):
     """A series for which a rule's condition holds. ``begun`` is since when, in seconds since 1970."""
 
     labels: dict[str, str]
@@ -40,7 +40,7 @@ class Evaluated(msgspec.Struct, frozen=True):
     expr: str
     for_: float
     error: str = ""
-    found: list[Found] = []
+    found: list[FoundSeries] = []
 
 
 class _Alert(msgspec.Struct):
@@ -127,13 +127,13 @@ def _read(rule: _Rule) -> Evaluated:
     return Evaluated(rule.query, rule.duration, error, found)
 
 
-def _read_alert(alert: _Alert) -> Found:
+def _read_alert(alert: _Alert) -> FoundSeries:
     labels = {name: value for name, value in alert.labels.items() if name not in ("alertname", "alertgroup")}
     try:
         begun = datetime.datetime.fromisoformat(alert.active_at[:19] + "+00:00").timestamp()
     except ValueError:
         begun = math.inf
-    return Found(labels, _read_value(alert.value), alert.state == "firing", begun)
+    return FoundSeries(labels, _read_value(alert.value), alert.state == "firing", begun)
 
 
 def _read_value(text: str) -> float:

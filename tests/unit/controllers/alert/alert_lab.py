@@ -15,7 +15,7 @@ from weft.kinds.alert_rule import ALERT_RULE, AlertRuleSpec, AlertRuleStatus, ch
 from weft.kinds.fields.alert.notification import Notification
 from weft.kinds.silence import SilenceSpec
 from weft.objects.envelope import decode_envelope
-from weft.telemetry.metrics.evaluator import Evaluated, Found
+from weft.telemetry.metrics.evaluator import Evaluated, FoundSeries
 
 NOW = 1_800_000_000.0
 
@@ -26,8 +26,8 @@ def rule(name: str = "full", project: str = "a", **spec: Any) -> Item:
     return Item(ALERT_RULE.make(name, made, NOW - 100, uid=f"uid-{name}-{project}", project=project))
 
 
-def found(vm: str, *, firing: bool = True, value: float = 1.0, begun: float = NOW) -> Found:
-    return Found({"vm": vm}, value, firing, begun)
+def found(vm: str, *, firing: bool = True, value: float = 1.0, begun: float = NOW) -> FoundSeries:
+    return FoundSeries({"vm": vm}, value, firing, begun)
 
 
 class Played:
@@ -38,7 +38,7 @@ class Played:
         self.events: list[str] = []
         self.silences: list[SilenceSpec] = []
 
-    def see(self, now: float, *seen: Found, error: str = "") -> AlertRuleStatus:
+    def see(self, now: float, *seen: FoundSeries, error: str = "") -> AlertRuleStatus:
         """The evaluator finds these."""
         spec = self.item.spec(AlertRuleSpec)
         evaluated = {self.item.uid: Evaluated(bound_expr(spec), spec.for_, error, list(seen))}

@@ -9,7 +9,7 @@ from tests.unit.controllers.alert.alert_lab import NOW, Played, found, rule
 from weft.controllers.alert.controller import Unevaluated, plan_rule
 from weft.controllers.alert.state import GATHER_SECONDS, MOST_ALERT_BYTES, MOST_IN_NOTICE, MOST_NOTICES
 from weft.kinds.alert_rule import MOST_ALERTS
-from weft.telemetry.metrics.evaluator import Found
+from weft.telemetry.metrics.evaluator import FoundSeries
 
 
 def test_an_alert_waits_then_fires_then_is_over() -> None:
@@ -120,7 +120,7 @@ def test_a_storm_of_ten_thousand_is_bounded_in_status_and_notifications() -> Non
 def test_labels_that_series_bring_are_bounded_and_cannot_be_printed_as_commands() -> None:
     one = Played(rule(expr="other > 0"))
     long = {f"l{number}": "x" * 100_000 for number in range(1000)} | {"a": "\x1b[2Jgone\nand more"}
-    status = one.see(NOW, *(Found({**long, "n": str(n)}, 1.0, True, NOW) for n in range(300)))
+    status = one.see(NOW, *(FoundSeries({**long, "n": str(n)}, 1.0, True, NOW) for n in range(300)))
     assert status.alerts[0].labels["a"] == " [2Jgone and more"
     assert len(one.item.envelope.status) < 4 * MOST_ALERT_BYTES
     assert status.more == 300 - len(status.alerts) or status.firing < 300

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from weft.contracts.store import Put
-from weft.controllers.workload.stale_allocation import Found, _plan_leaving, _plan_never_ran
+from weft.controllers.workload.stale_allocation import OrphanCopies, _plan_leaving, _plan_never_ran
 from weft.informer.view import Item, make_view
 from weft.kinds.allocation import AllocatedImage, AllocationReport, AllocationSpec, Resources
 from weft.kinds.fields.allocated_migration import AllocatedMigration
@@ -38,7 +38,7 @@ def place() -> Item:
     return Item(Envelope(kind="allocation", name="node-1.a", uid="a", spec=parts[0], report=parts[1]))
 
 
-def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> Found:
+def found(standing: GuestLocation, *, incarnation: int = 3, of: str = "a") -> OrphanCopies:
     """What another node says of it."""
     migration = AllocatedMigration(key="m", peer="n1", peer_uid="node-1", peer_allocation=of)
     return [(OTHER, OrphanCopy("b", spec(incarnation, migration), standing, "m"))]
@@ -66,6 +66,8 @@ def test_the_word_of_a_target_that_never_ran_is_kept_with_the_place_that_it_was_
         ([], True, False),  # somebody may who hasn't spoken
     ],
 )
-def test_a_place_goes_once_it_is_certain_that_its_guest_is_not_there(others: Found, silent: bool, goes: bool) -> None:
+def test_a_place_goes_once_it_is_certain_that_its_guest_is_not_there(
+    others: OrphanCopies, silent: bool, goes: bool
+) -> None:
     commit = _plan_leaving(make_view(), VM, place(), others, silent, 5.0)
     assert (commit is not None) is goes

@@ -36,7 +36,7 @@ from weft.drivers.runtime.oci.holder import CanCheckpoint
 from weft.drivers.runtime.oci.holders import Holders
 from weft.drivers.runtime.oci.paths import ContainerPaths
 from weft.drivers.runtime.oci.prepare import check_plan, drop_remains
-from weft.drivers.runtime.oci.probe import DRIVER, Found, probe_oci
+from weft.drivers.runtime.oci.probe import DRIVER, FoundRuntime, probe_oci
 from weft.drivers.runtime.oci.record import ContainerRecord, note_begun, read_record, write_record
 from weft.drivers.runtime.oci.resize import adjust_container
 from weft.drivers.runtime.oci.runtime import Runtime, read_never_began
@@ -70,7 +70,7 @@ class OciDriver:
         self._locks: dict[str, asyncio.Lock] = {}
         self._finding = asyncio.Lock()
         self._probing = asyncio.Lock()
-        self._found: Found | None = None
+        self._found: FoundRuntime | None = None
         self._news = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
         self.open_counters = partial(open_counters, self._known)

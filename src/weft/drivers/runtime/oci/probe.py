@@ -57,7 +57,7 @@ class Findings(msgspec.Struct, frozen=True):
     users: tuple[int, int]
 
 
-class Found(msgspec.Struct, frozen=True):
+class FoundRuntime(msgspec.Struct, frozen=True):
     probe: RuntimeProbe
     runtime: Runtime | None
     facts: OciHostFacts | None
@@ -65,7 +65,7 @@ class Found(msgspec.Struct, frozen=True):
 
 async def probe_oci(
     run_dir: Path, groups: ControlGroups, clock: Clock, wanted: str | None, *, by_conmon: bool = True
-) -> Found:
+) -> FoundRuntime:
     """The probe for the scheduler, and the facts that containers are started with; None where none can be started.
     ``by_conmon``: conmon holds them."""
     programs = find_programs(wanted)
@@ -93,7 +93,7 @@ async def probe_oci(
         findings = msgspec.json.decode(kept.read_bytes(), type=Findings)
         if findings.circumstances == now and findings.program:
             runtime = Runtime(findings.program, run_dir / "runtime", hidden)
-            return Found(findings.probe, runtime, msgspec.structs.replace(facts, users=findings.users))
+            return FoundRuntime(findings.probe, runtime, msgspec.structs.replace(facts, users=findings.users))
     found = await _try_all(programs, run_dir, groups, facts, hidden, clock)
     if found.runtime is not None and found.facts is not None:
         pending = kept.with_suffix(f".{os.getpid()}")
@@ -135,7 +135,7 @@ def make_trial(name: str, folder: Path, machine: str, *, user_namespace: bool = 
 
 async def _try_all(
     programs: list[str], run_dir: Path, groups: ControlGroups, facts: OciHostFacts, hidden: list[str], clock: Clock
-) -> Found:
+) -> FoundRuntime:
     problems: list[str] = []
     for program in programs:
         runtime = Runtime(program, run_dir / "runtime", hidden)
@@ -150,7 +150,7 @@ async def _try_all(
                     )
                 lack = await find_checkpoint_problem(runtime)
                 probe = _usable(runtime.name, version, problems, lack, shifted=bool(users[1]))
-                return Found(probe, runtime, tried)
+                return FoundRuntime(probe, runtime, tried)
             how = "" if users[1] else ", nor with the node's own users"
             problems.append(f"{runtime.name} can't run a container on this node{how}: {problem}")
     return report_unusable(problems)
@@ -238,8 +238,8 @@ def _usable(name: str, version: str, problems: list[str], lack: str, *, shifted:
     )
 
 
-def report_unusable(problems: list[str], driver: str = DRIVER) -> Found:
-    return Found(RuntimeProbe(driver, False, "", "", [], [], problems, kinds=("container",)), None, None)
+def report_unusable(problems: list[str], driver: str = DRIVER) -> FoundRuntime:
+    return FoundRuntime(RuntimeProbe(driver, False, "", "", [], [], problems, kinds=("container",)), None, None)
 
 
 async def _read_version(program: str) -> str:

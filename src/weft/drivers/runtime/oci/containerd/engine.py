@@ -12,7 +12,7 @@ from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.containerd.probe import find_version, probe_containerd
 from weft.drivers.runtime.oci.containerd.tasks import BookHolder
-from weft.drivers.runtime.oci.probe import Found
+from weft.drivers.runtime.oci.probe import FoundRuntime
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import WeftError
@@ -23,7 +23,7 @@ class Engine:
         self._client = Client(address)
         self._groups, self._clock, self._node_uid = groups, clock, node_uid
 
-    async def probe(self, run_dir: Path, wanted: str | None, before: Found | None) -> Found:
+    async def probe(self, run_dir: Path, wanted: str | None, before: FoundRuntime | None) -> FoundRuntime:
         """Return ``before`` if it still answers, else what is found now. A containerd may be ended, exchanged and started again at
         any time."""
         if before is not None and before.runtime is not None:
@@ -32,7 +32,7 @@ class Engine:
                     return before
         return await self.find_out(run_dir, wanted)
 
-    async def find_out(self, run_dir: Path, wanted: str | None) -> Found:
+    async def find_out(self, run_dir: Path, wanted: str | None) -> FoundRuntime:
         return await probe_containerd(run_dir, self._groups, self._clock, self._client, self._node_uid, wanted)
 
     def hold(self, runtime: Runtime) -> BookHolder:

@@ -23,7 +23,7 @@ from weft.drivers.runtime.oci.containerd.client import Client
 from weft.drivers.runtime.oci.containerd.holder import Containerd
 from weft.drivers.runtime.oci.holder import Holder
 from weft.drivers.runtime.oci.paths import ContainerPaths
-from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, Found, make_trial, probe_oci, report_unusable
+from weft.drivers.runtime.oci.probe import EXIT_CODE, PROBE, FoundRuntime, make_trial, probe_oci, report_unusable
 from weft.drivers.runtime.oci.record import ContainerRecord
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.drivers.runtime.oci.translate import OciHostFacts
@@ -36,7 +36,7 @@ VERSION_SECONDS = 5.0
 
 async def probe_containerd(
     run_dir: Path, groups: ControlGroups, clock: Clock, client: Client, node_uid: str, wanted: str | None
-) -> Found:
+) -> FoundRuntime:
     """The probe for the scheduler, and the facts that containers are started with; None where none can be started."""
     try:
         version = await find_neighbour(client, {"pid": "processes"})
@@ -57,7 +57,7 @@ async def probe_containerd(
         capabilities=[name for name in found.probe.capabilities if name != CAPABILITY],
         checkpoint="containerd holds containers on this node: use weft agent --container-runtime runc",
     )
-    return Found(probe, found.runtime, found.facts)
+    return FoundRuntime(probe, found.runtime, found.facts)
 
 
 async def find_version(client: Client) -> str:

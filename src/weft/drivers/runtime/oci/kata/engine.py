@@ -18,7 +18,7 @@ from weft.drivers.runtime.oci.containerd.tasks import BookHolder
 from weft.drivers.runtime.oci.kata.holder import Kata
 from weft.drivers.runtime.oci.kata.probe import probe_kata
 from weft.drivers.runtime.oci.kata.translate import name_shim
-from weft.drivers.runtime.oci.probe import Found
+from weft.drivers.runtime.oci.probe import FoundRuntime
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import WeftError
 
@@ -29,9 +29,9 @@ class Engine(PlainEngine):
     def __init__(self, address: str, groups: ControlGroups, clock: Clock, node_uid: str) -> None:
         super().__init__(address, groups, clock, node_uid)
         self._shortages = Shortages(self._client, clock)
-        self._failed: tuple[tuple[str, int, int], Found, float] | None = None
+        self._failed: tuple[tuple[str, int, int], FoundRuntime, float] | None = None
 
-    async def find_out(self, run_dir: Path, wanted: str | None) -> Found:
+    async def find_out(self, run_dir: Path, wanted: str | None) -> FoundRuntime:
         """A try that fails may have booted a machine: none follows soon, unless shim or containerd is another by then."""
         assert wanted is not None
         now = await asyncio.to_thread(self._read_versions, wanted)

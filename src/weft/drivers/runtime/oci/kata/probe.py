@@ -18,7 +18,7 @@ from weft.drivers.runtime.oci.containerd.oom_events import Shortages
 from weft.drivers.runtime.oci.containerd.probe import find_neighbour, try_one
 from weft.drivers.runtime.oci.kata.holder import Kata
 from weft.drivers.runtime.oci.kata.translate import name_shim
-from weft.drivers.runtime.oci.probe import Found, read_machine_facts
+from weft.drivers.runtime.oci.probe import FoundRuntime, read_machine_facts
 from weft.drivers.runtime.oci.runtime import Runtime
 from weft.objects.errors import WeftError
 
@@ -36,7 +36,7 @@ async def probe_kata(
     shortages: Shortages,
     node_uid: str,
     runtime_class: str,
-) -> Found:
+) -> FoundRuntime:
     """The probe for the scheduler, and the facts that containers are started with; None where none can be started."""
     shim = name_shim(runtime_class)
     if shutil.which(shim) is None:
@@ -64,7 +64,7 @@ async def probe_kata(
         kinds=("container",),
         isolations=("vm",),
     )
-    return Found(probe, runtime, facts)
+    return FoundRuntime(probe, runtime, facts)
 
 
 def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool) -> str:
@@ -73,7 +73,7 @@ def describe_failure(runtime_class: str, version: str, failed: str, *, kvm: bool
     return f"{runtime_class} of containerd {version} can't run a container on this node{lack}: {failed}"
 
 
-def _report_unusable(problem: str) -> Found:
+def _report_unusable(problem: str) -> FoundRuntime:
     warning = f"containers can't run in microVMs: {problem}"
     probe = RuntimeProbe(DRIVER, False, "", "", [], [], [warning], kinds=("container",), isolations=("vm",))
-    return Found(probe, None, None)
+    return FoundRuntime(probe, None, None)
