@@ -12,7 +12,7 @@ import msgspec
 
 from weft.backup.condemned import DAMAGED, Condemned, damaged_packs, read_condemned, write_condemned
 from weft.backup.errors import ObjectMissing, is_full
-from weft.backup.format import CHUNK, FRAME_CHUNKS, Manifest, decode_manifest
+from weft.backup.format import CHUNK, FRAME_CHUNKS, BackupManifest, decode_manifest
 from weft.backup.index.catalogue import Catalogue, Pack, Spot, lease_of, mend_indexes, refuse_if_cut
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
@@ -125,7 +125,7 @@ class Cleanup:
                 "delete it with weft backup delete, too; where it isn't listed, remove the object clean-up/state",
             )
 
-    def _mark(self, key: str, name: str, live: IdTable) -> Manifest:
+    def _mark(self, key: str, name: str, live: IdTable) -> BackupManifest:
         """Add all that a backup needs. Whatever can't be read ends the run: nothing is deleted then."""
         try:
             manifest = self._read_manifest(key, name)
@@ -139,7 +139,7 @@ class Cleanup:
                 live.add(id_)
         return manifest
 
-    def _read_manifest(self, key: str, name: str) -> Manifest:
+    def _read_manifest(self, key: str, name: str) -> BackupManifest:
         """One that is damaged is written again where this node remembers it. Raises BackupAltered, ObjectMissing."""
         try:
             return decode_manifest(self._keys, name, self._storage.get(key))

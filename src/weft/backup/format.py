@@ -57,7 +57,7 @@ class DiskIndex(msgspec.Struct, frozen=True, kw_only=True):
     mac: str  # hex
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class BackupManifest(msgspec.Struct, frozen=True, kw_only=True):
     """One backup. Readers ignore fields that they don't know; what is added later has a default."""
 
     id: str
@@ -214,17 +214,17 @@ def _disk_mac(keys: Keys, backup: str, disk: DiskIndex) -> bytes:
     return keys.mac("disk", backup.encode(), disk.name.encode(), counts, bytes.fromhex(disk.root))
 
 
-def encode_manifest(keys: Keys, manifest: Manifest) -> bytes:
+def encode_manifest(keys: Keys, manifest: BackupManifest) -> bytes:
     plain = zstandard.ZstdCompressor(level=_LEVEL).compress(msgspec.json.encode(manifest))
     return keys.seal(f"backup {manifest.id}", plain)
 
 
-def decode_manifest(keys: Keys, backup: str, raw: bytes) -> Manifest:
+def decode_manifest(keys: Keys, backup: str, raw: bytes) -> BackupManifest:
     """The manifest of a backup. Raises BackupAltered."""
     try:
         plain = keys.unseal(f"backup {backup}", raw)
         text = zstandard.ZstdDecompressor().decompress(plain, max_output_size=_MANIFEST_LIMIT)
-        manifest = msgspec.json.decode(text, type=Manifest)
+        manifest = msgspec.json.decode(text, type=BackupManifest)
         if manifest.id != backup:
             raise ValueError("another backup's")
     except (InvalidTag, ValueError, zstandard.ZstdError) as error:  # msgspec's errors are ValueErrors

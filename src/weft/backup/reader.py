@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-from weft.backup.format import CHUNK, FRAME_CHUNKS, HOLE, DiskIndex, Manifest
+from weft.backup.format import CHUNK, FRAME_CHUNKS, HOLE, BackupManifest, DiskIndex
 from weft.backup.index.tree import Tree, count_chunks
 from weft.backup.key import Keys
 from weft.backup.lease import Lease
@@ -28,7 +28,7 @@ Run = tuple[int, list[memoryview]]  # an offset, and the chunks from there on
 class BackupReader:
     """Any thread may call. ``protected`` is False where no lease could be written: a repository mounted read-only."""
 
-    def __init__(self, keys: Keys, chunks: ChunkReader, manifest: Manifest, lease: Lease | None) -> None:
+    def __init__(self, keys: Keys, chunks: ChunkReader, manifest: BackupManifest, lease: Lease | None) -> None:
         self.manifest, self.protected = manifest, lease is not None
         self._keys, self._chunks, self._lease = keys, chunks, lease
         self._trees: dict[str, Tree] = {}

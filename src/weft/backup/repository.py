@@ -22,7 +22,7 @@ from weft.backup.errors import (
 )
 from weft.backup.format import (
     HEADER,
-    Manifest,
+    BackupManifest,
     decode_index,
     decode_manifest,
     manifest_altered,
@@ -49,7 +49,7 @@ from weft.objects.errors import BackupAltered, Forbidden, NotFound, Unavailable
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """A list of the backups, the oldest first; ``damages`` has one entry for each whose manifest can't be read."""
 
-    backups: list[Manifest]
+    backups: list[BackupManifest]
     damages: list[Damage]
 
 
@@ -159,7 +159,7 @@ class Repository:
                 continue  # deleted since
         return Listing(backups=sorted(manifests, key=lambda one: (one.created, one.id)), damages=damages)
 
-    def backup(self, name: str) -> Manifest:
+    def backup(self, name: str) -> BackupManifest:
         """Raises NotFound, BackupAltered."""
         found = next((one for one in list_own(self._storage, "backups/") if one.key == f"backups/{name}"), None)
         try:
@@ -331,7 +331,7 @@ class Repository:
     def _refresh(self) -> None:
         self._catalogue.refresh(set(list_leases(self._storage)))
 
-    def _manifest(self, name: str, version: str) -> Manifest:
+    def _manifest(self, name: str, version: str) -> BackupManifest:
         sealed = self._catalogue.manifest(name)
         if sealed is None:
             sealed = self._storage.get(f"backups/{name}", version=version)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from weft.backup.format import CHUNK, Manifest
+from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.index.catalogue import Catalogue
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
@@ -24,7 +24,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     unique_bytes: int
 
 
-def measure(keys: Keys, catalogue: Catalogue, chunks: ChunkReader, manifests: Iterable[Manifest]) -> dict[str, Usage]:
+def measure(
+    keys: Keys, catalogue: Catalogue, chunks: ChunkReader, manifests: Iterable[BackupManifest]
+) -> dict[str, Usage]:
     """Measure the usage by backup. Reads all their indexes, what they share only twice."""
     manifests = list(manifests)
     with IdTable() as owners:
@@ -42,7 +44,7 @@ def measure(keys: Keys, catalogue: Catalogue, chunks: ChunkReader, manifests: It
     return {manifest.id: find_usage(manifest, round(unique[number])) for number, manifest in enumerate(manifests, 1)}
 
 
-def find_usage(manifest: Manifest, unique_bytes: int) -> Usage:
+def find_usage(manifest: BackupManifest, unique_bytes: int) -> Usage:
     """All but what only it holds says its manifest."""
     return Usage(
         bytes=manifest.bytes,

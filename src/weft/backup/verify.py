@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import msgspec
 
 from weft.backup.errors import ObjectMissing
-from weft.backup.format import CHUNK, Manifest
+from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.index.catalogue import Catalogue, Spot
 from weft.backup.index.id_table import IdTable
 from weft.backup.index.tree import Tree
@@ -57,7 +57,7 @@ class Verifier:
         self._pool = ThreadPoolExecutor(max(2, min(4, os.cpu_count() or 2)), thread_name_prefix="verify")
         self._bad: dict[tuple[str, str, int | None], tuple[str, set[str]]] = {}  # what, name, offset: why, backups
 
-    def verify(self, manifest: Manifest) -> None:
+    def verify(self, manifest: BackupManifest) -> None:
         """Read all of one backup, and note what is damaged."""
         harmed = False
         for disk in manifest.disks:

@@ -15,8 +15,8 @@ from weft.backup.format import (
     FRAME_CHUNKS,
     HOLE,
     ZEROS,
+    BackupManifest,
     DiskIndex,
-    Manifest,
     encode_manifest,
     resists_compression,
     sign_disk,
@@ -54,7 +54,7 @@ class BackupWriter:
         clock: Clock,
         lease: Lease,
         avoided: set[str],
-        previous: Manifest | None,
+        previous: BackupManifest | None,
         retention: Retention,
     ) -> None:
         self.id = secrets.token_hex(16)
@@ -103,14 +103,16 @@ class BackupWriter:
         self._disks.append(sign_disk(self._keys, self.id, disk))
         return self._disks[-1]
 
-    def publish(self, *, kind: str, name: str, spec: Any = None, labels: dict[str, str] | None = None) -> Manifest:
+    def publish(
+        self, *, kind: str, name: str, spec: Any = None, labels: dict[str, str] | None = None
+    ) -> BackupManifest:
         """Make the backup be there: all of it is durable before its manifest is. Raises BackupLeaseLost if a clean-up took this
         writer for dead."""
         for sort in self._new:
             self._flush(sort)
         self._packs.close_pack()
         self._retention.extend(Tree(self._keys, self._chunks.read, disk) for disk in self._disks)
-        manifest = Manifest(
+        manifest = BackupManifest(
             id=self.id,
             lease=self._lease.id,
             created=self._clock.now(),

@@ -34,7 +34,7 @@ class Layer(msgspec.Struct, frozen=True):
     diff_id: str  # digest of the tar
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class ImageManifest(msgspec.Struct, frozen=True):
     """One image, of one architecture."""
 
     architecture: str
@@ -63,7 +63,7 @@ class Layout:
                 shutil.copyfileobj(packed, blob, _PIECE)
                 return Layer(digest, blob.tell(), diff_id)
 
-    def add_image(self, architecture: str, layers: Sequence[Layer], config: Mapping[str, Any]) -> Manifest:
+    def add_image(self, architecture: str, layers: Sequence[Layer], config: Mapping[str, Any]) -> ImageManifest:
         """An image of ``layers``, the lowest first; ``config`` says how its containers start."""
         content = {
             "architecture": architecture,
@@ -78,9 +78,9 @@ class Layout:
             "layers": [{"mediaType": _LAYER, "digest": one.digest, "size": one.size} for one in layers],
         }
         added = self._add(_MANIFEST, manifest)
-        return Manifest(architecture, added["digest"], added["size"], sum(layer.size for layer in layers))
+        return ImageManifest(architecture, added["digest"], added["size"], sum(layer.size for layer in layers))
 
-    def finish(self, images: Mapping[str, Sequence[Manifest]]) -> None:
+    def finish(self, images: Mapping[str, Sequence[ImageManifest]]) -> None:
         """Write the index: by name, the same image for each architecture."""
         entries = []
         for name, manifests in images.items():
@@ -101,7 +101,7 @@ class Layout:
         return self._blobs / digest.removeprefix("sha256:")
 
 
-def _describe(one: Manifest) -> dict[str, Any]:
+def _describe(one: ImageManifest) -> dict[str, Any]:
     platform = {"architecture": one.architecture, "os": "linux"}
     return {"mediaType": _MANIFEST, "digest": one.digest, "size": one.size, "platform": platform}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weft.backup.errors import repository_full
-from weft.backup.format import CHUNK, Manifest
+from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.key import RepositoryKey
 from weft.backup.repository import Repository
 from weft.backup.storage.contract import Storage, Stored, Upload
@@ -150,13 +150,13 @@ class Lab:
 
 def store(
     repo: Repository, data: bytes, changes: list[tuple[int, int, bool]] | None = None, on: str | None = None
-) -> Manifest:
+) -> BackupManifest:
     with repo.write(previous=on) as writer:
         writer.disk("root", len(data), lambda at, n: data[at : at + n], changes, "root" if on else None)
         return writer.publish(kind="vm", name="web", spec={"cpu": 2})
 
 
-def load(repo: Repository, backup: Manifest) -> bytes:
+def load(repo: Repository, backup: BackupManifest) -> bytes:
     with repo.read(backup.id) as reader:
         return reader.read("root", 0, backup.disks[0].size)
 

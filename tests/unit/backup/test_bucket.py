@@ -11,7 +11,7 @@ import pytest
 from tests.unit.backup.bucket import Bucket, Handler
 from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
-from weft.backup.format import CHUNK, Manifest
+from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.process.job import Job, JobLine
 from weft.backup.process.worker import UID, Worker
 from weft.backup.repository import Repository
@@ -35,7 +35,7 @@ def connect(bucket: Bucket, cache: Path, create: bool = False) -> Repository:
     return make(bucket.url, KEY, clock=clock, cache=cache, credentials=("key", "secret"))
 
 
-def lock(repo: Repository, data: bytes, days: float, on: str | None = None) -> Manifest:
+def lock(repo: Repository, data: bytes, days: float, on: str | None = None) -> BackupManifest:
     with repo.write(previous=on, keep_until=time.time() + days * DAY) as writer:
         changes = [(0, CHUNK, False)] if on else None
         writer.disk("root", len(data), lambda at, n: data[at : at + n], changes, "root" if on else None)

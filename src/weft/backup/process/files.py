@@ -18,7 +18,7 @@ import msgspec
 
 from weft.backup.files.browse import DiskQuestion
 from weft.backup.files.confined import Confined
-from weft.backup.format import Manifest
+from weft.backup.format import BackupManifest
 from weft.backup.index.catalogue import drop_catalogue, explain_catalogue, is_damaged
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import DATA, END, HEAD, OBJECTS, FilesEnd, FilesJob, name_upload
@@ -87,7 +87,7 @@ def _run(job: FilesJob, confined: Confined) -> str:
             )
 
 
-def _describe(there: Manifest) -> dict[str, Any]:
+def _describe(there: BackupManifest) -> dict[str, Any]:
     """Describe a backup for people before they adopt it."""
     said = there.spec if isinstance(there.spec, dict) else {}
     project, _, name = there.name.partition("/")
@@ -102,7 +102,7 @@ def _describe(there: Manifest) -> dict[str, Any]:
     }
 
 
-def _write_whole(repository: Repository, there: Manifest, name: str) -> str:
+def _write_whole(repository: Repository, there: BackupManifest, name: str) -> str:
     disk = there.disk(name)
     if disk is None and name != OBJECTS:
         raise NotFound("the backup has no such file", reason="uploadMissing", hint="upload it again")

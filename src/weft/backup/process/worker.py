@@ -21,7 +21,7 @@ import msgspec
 
 from weft.backup.cleanup import CleanupReport
 from weft.backup.errors import FULL, INCOMPLETE, locked_until
-from weft.backup.format import CHUNK, Manifest
+from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.index.catalogue import with_catalogue
 from weft.backup.index.tree import count_chunks
 from weft.backup.key import RepositoryKey
@@ -162,7 +162,7 @@ class Worker:
         line.backups, line.kept_bytes = len(backups), sum(one.stored_bytes for one in backups)
         line.free = _find_free(self._job.url)
 
-    def _copy_disk(self, writer: BackupWriter, disk: JobDisk, base: Manifest | None) -> None:
+    def _copy_disk(self, writer: BackupWriter, disk: JobDisk, base: BackupManifest | None) -> None:
         """Whole, or what changed since the backup ``base``."""
         if not disk.is_whole and (base is None or base.disk(disk.name) is None):
             what = f"the backup to continue is not in {self._job.url} any more, or has no disk {disk.name}"
@@ -326,7 +326,7 @@ def _read_ahead(reader: BackupReader, disk: JobDisk) -> Iterator[tuple[int, list
             yield length, read.result()
 
 
-def _measure(repository: Repository, backup: Manifest) -> Usage:
+def _measure(repository: Repository, backup: BackupManifest) -> Usage:
     """Measure what the backup takes up. What it shares with others isn't known while one of them is damaged: ``unique_bytes`` is 0
     then."""
     try:
@@ -335,11 +335,11 @@ def _measure(repository: Repository, backup: Manifest) -> Usage:
         return find_usage(backup, 0)
 
 
-def _find(repository: Repository, uid: str) -> Manifest | None:
+def _find(repository: Repository, uid: str) -> BackupManifest | None:
     return next((one for one in repository.backups().backups if one.labels.get(UID) == uid), None)
 
 
-def require_backup(repository: Repository, uid: str) -> Manifest:
+def require_backup(repository: Repository, uid: str) -> BackupManifest:
     listing = repository.backups()
     there = next((one for one in listing.backups if one.labels.get(UID) == uid), None)
     if there is None:

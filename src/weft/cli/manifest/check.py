@@ -26,7 +26,7 @@ SERVER_SET = (
 _LISTS = ("items", "cursor", "continue")
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class WrittenManifest(msgspec.Struct, frozen=True):
     """One object as written: ``data`` is what to send, ``document`` where it came from."""
 
     kind: Kind
@@ -42,11 +42,11 @@ class Manifest(msgspec.Struct, frozen=True):
         return f'{self.kind.title} "{self.data["name"]}"'
 
 
-def read_manifests(documents: Iterable[Document], project: str | None = None) -> list[Manifest]:
+def read_manifests(documents: Iterable[Document], project: str | None = None) -> list[WrittenManifest]:
     """The manifests in ``documents``; lists and ``items`` are opened. ``project`` is for those that name none.
 
     Raises the first problem, with all of them in ``details["problems"]``."""
-    manifests: list[Manifest] = []
+    manifests: list[WrittenManifest] = []
     problems: list[WeftError] = []
     for document in open_lists(documents):
         manifest, found = read_manifest(document, project)
@@ -68,7 +68,7 @@ def raise_all(problems: list[WeftError]) -> None:
     raise first
 
 
-def read_manifest(document: Document, project: str | None = None) -> tuple[Manifest | None, list[WeftError]]:
+def read_manifest(document: Document, project: str | None = None) -> tuple[WrittenManifest | None, list[WeftError]]:
     """The manifest a document is, and everything wrong with it; None when not even its kind and name can be read."""
     if not isinstance(document.value, dict):
         return None, [place(document, (), InvalidInput("a manifest must be a mapping with kind, name, spec"))]
@@ -84,7 +84,7 @@ def read_manifest(document: Document, project: str | None = None) -> tuple[Manif
     except WeftError as problem:
         return None, [*problems, place(document, (problem.field or "name",), problem)]
     data: dict[str, Any] = {"kind": kind.name, "name": given["name"]}
-    manifest = Manifest(kind, data, document)
+    manifest = WrittenManifest(kind, data, document)
     if kind.scope == "project" and (given.get("project") or project):
         data["project"] = given.get("project") or project
     if "labels" in given and given["labels"] is not None:
@@ -115,7 +115,7 @@ def check_spec(kind: Kind, spec: Any) -> list[WeftError]:
     return []
 
 
-def locate(manifest: Manifest, problem: WeftError) -> WeftError:
+def locate(manifest: WrittenManifest, problem: WeftError) -> WeftError:
     """``problem`` with the place in the file and the object's name in front, and a hint where the fields are listed."""
     hint = problem.hint
     if isinstance(problem, UnknownField) and (problem.field or "").startswith("spec"):
@@ -132,7 +132,7 @@ def reword(problem: WeftError, message: str, hint: str | None, **details: Any) -
     )
 
 
-def locate_refusal(error: WeftError, manifests: list[Manifest]) -> WeftError:
+def locate_refusal(error: WeftError, manifests: list[WrittenManifest]) -> WeftError:
     """The server's refusal of an apply, with each of its problems at its place in the files."""
     listed = error.details.get("problems") or []
     found: list[WeftError] = []
@@ -188,8 +188,8 @@ def _refuse_key(document: Document, key: Any) -> WeftError:
     return place(document, (key,), UnknownField(f"{key} is not a field of a manifest", field=str(key), hint=hint))
 
 
-def _find_repeats(manifests: list[Manifest]) -> list[WeftError]:
-    first: dict[tuple[str, str, str], Manifest] = {}
+def _find_repeats(manifests: list[WrittenManifest]) -> list[WeftError]:
+    first: dict[tuple[str, str, str], WrittenManifest] = {}
     problems: list[WeftError] = []
     for manifest in manifests:
         key = (manifest.kind.name, str(manifest.data.get("project", "")), manifest.data["name"])

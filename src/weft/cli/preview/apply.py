@@ -10,7 +10,7 @@ import msgspec
 
 from weft.cli.command.grammar import CHANGEABLE
 from weft.cli.command.target import Target
-from weft.cli.manifest.check import Manifest
+from weft.cli.manifest.check import WrittenManifest
 from weft.cli.session import Session
 from weft.kinds.registry import BY_NAME, is_workload
 
@@ -33,7 +33,7 @@ _ACTIONS = {"created": "create", "updated": "update", "unchanged": "keep"}
 
 
 def make_steps(
-    session: Session, manifests: Sequence[Manifest], results: Sequence[Object], pruned: Sequence[Object]
+    session: Session, manifests: Sequence[WrittenManifest], results: Sequence[Object], pruned: Sequence[Object]
 ) -> list[ApplyStep]:
     """The steps, in the order of the files, deletions last; ``results`` are what a dry run has answered."""
     steps = []
@@ -56,7 +56,7 @@ def make_steps(
     return steps
 
 
-def name_plan(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> str:
+def name_plan(manifests: Sequence[WrittenManifest], steps: Sequence[ApplyStep]) -> str:
     """The plan's id: the same as long as files and objects are the same."""
     described = [
         [manifest.data for manifest in manifests],
@@ -65,7 +65,7 @@ def name_plan(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> str:
     return hashlib.sha256(msgspec.json.encode(described, order="deterministic")).hexdigest()[:12]
 
 
-def bind(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> list[Object]:
+def bind(manifests: Sequence[WrittenManifest], steps: Sequence[ApplyStep]) -> list[Object]:
     """The manifests' data with what must still stand when they are applied: that very object, in that generation."""
     bound = []
     for manifest, step in zip(manifests, steps, strict=False):
@@ -74,7 +74,7 @@ def bind(manifests: Sequence[Manifest], steps: Sequence[ApplyStep]) -> list[Obje
     return bound
 
 
-def find_pruned(session: Session, manifests: Sequence[Manifest], labels: str) -> list[Object]:
+def find_pruned(session: Session, manifests: Sequence[WrittenManifest], labels: str) -> list[Object]:
     """The objects with ``labels``, in the projects of ``manifests``, that no manifest names: workloads first, volumes last. What
     another object owns goes with that."""
     named = {(one.kind.name, _project_of(session, one), one.data["name"]) for one in manifests}
@@ -93,7 +93,7 @@ def _prunable() -> list[str]:
     return [name for name in CHANGEABLE if BY_NAME[name].scope == "project" and name not in _NOT_PRUNED]
 
 
-def _project_of(session: Session, manifest: Manifest) -> str | None:
+def _project_of(session: Session, manifest: WrittenManifest) -> str | None:
     if manifest.kind.scope != "project":
         return None
     return str(manifest.data.get("project") or session.client.project)

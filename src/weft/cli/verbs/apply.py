@@ -13,7 +13,7 @@ from weft.cli.command.exit_codes import ERROR, OK, UNPLACEABLE, join_codes
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
 from weft.cli.function.code import Packed, bring, pack_documents
-from weft.cli.manifest.check import Manifest, locate_refusal, read_manifests
+from weft.cli.manifest.check import WrittenManifest, locate_refusal, read_manifests
 from weft.cli.manifest.files import read_documents
 from weft.cli.preview.apply import bind, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import ask_to_delete
@@ -153,7 +153,7 @@ def _run(
     return code if dry_run or not pruned or code != OK else _delete(session, pruned)
 
 
-def find_new(manifests: list[Manifest], results: list[dict[str, Any]]) -> list[tuple[Target, dict[str, Any]]]:
+def find_new(manifests: list[WrittenManifest], results: list[dict[str, Any]]) -> list[tuple[Target, dict[str, Any]]]:
     """Find what a dry run would create."""
     pairs = zip(manifests, results, strict=True)
     return [
@@ -180,7 +180,7 @@ def _delete(session: Session, pruned: list[dict[str, Any]]) -> int:
     return join_codes(codes)
 
 
-def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
+def read_all(session: Session, files: tuple[str, ...]) -> list[WrittenManifest]:
     """The manifests in ``files``, checked as far as one can without asking the server; functions' code is brought there."""
     packed: list[Packed] = []
     manifests = read_files(files, session.project, packed)
@@ -189,7 +189,9 @@ def read_all(session: Session, files: tuple[str, ...]) -> list[Manifest]:
     return manifests
 
 
-def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed] | None = None) -> list[Manifest]:
+def read_files(
+    files: tuple[str, ...], project: str | None, packed: list[Packed] | None = None
+) -> list[WrittenManifest]:
     """The manifests in ``files``, checked, with functions' code put into ``packed``. Raises UsageError where there is none."""
     if not files:
         raise usage("no file given", f"{click.get_current_context().command_path} FILE, or - for standard input")
@@ -204,7 +206,7 @@ def read_files(files: tuple[str, ...], project: str | None, packed: list[Packed]
 
 
 def send(
-    session: Session, manifests: list[Manifest], dry_run: bool, bound: list[dict[str, Any]] | None = None
+    session: Session, manifests: list[WrittenManifest], dry_run: bool, bound: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Send the manifests. Returns what the server did, or would do, for each manifest (``bound``: their data, with the versions
     that they must still have); its refusal names the place in the file."""

@@ -18,7 +18,7 @@ from weft.cli.command.lookup import is_image
 from weft.cli.command.target import Target, usage
 from weft.cli.function.code import Packed, bring
 from weft.cli.function.flags import make_more_flags, read_more_flags
-from weft.cli.manifest.check import Manifest, check_spec, locate
+from weft.cli.manifest.check import WrittenManifest, check_spec, locate
 from weft.cli.manifest.config import read_config
 from weft.cli.manifest.document import Document, split_path
 from weft.cli.preview.dry_run import show_dry_run
@@ -148,7 +148,7 @@ def read_spec(
     for problem in check_spec(kind, manifest["spec"]):
         path = split_path(problem.field or "")
         if path in document.places and flag_parameter(problem.field or "") not in _given(given):
-            raise locate(Manifest(kind, manifest, document), problem)
+            raise locate(WrittenManifest(kind, manifest, document), problem)
         raise name_flag(kind, problem)
     return manifest, code
 

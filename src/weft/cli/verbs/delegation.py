@@ -12,7 +12,7 @@ from weft.cli.command import options
 from weft.cli.command.completion import complete_name
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
-from weft.cli.manifest.check import Manifest, locate
+from weft.cli.manifest.check import WrittenManifest, locate
 from weft.cli.session import Session
 from weft.cli.verbs import apply
 from weft.cli.wait.finish import Done, finish, plan_wait
@@ -76,7 +76,7 @@ def _delegate(
     return finish(session, done, waits)
 
 
-def make_delegation(manifest: Manifest, destination: str, adopt: bool = False) -> Manifest:
+def make_delegation(manifest: WrittenManifest, destination: str, adopt: bool = False) -> WrittenManifest:
     """Pure. The delegation of a workload's manifest. Raises UsageError for another kind, InvalidInput for what would name an object
     of this cluster."""
     kind = manifest.kind

@@ -18,7 +18,7 @@ from weft.cli.command.exit_codes import OK
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, usage
-from weft.cli.manifest.check import Manifest, locate, raise_all, read_manifests
+from weft.cli.manifest.check import WrittenManifest, locate, raise_all, read_manifests
 from weft.cli.manifest.yaml_text import read_yaml
 from weft.cli.output.formats import write_manifest
 from weft.cli.output.terminal import is_terminal
@@ -99,7 +99,7 @@ def _save(session: Session, target: Target, text: str, obj: dict[str, Any]) -> d
         raise _with_place(manifest, problem) from None
 
 
-def _with_place(manifest: Manifest, problem: WeftError) -> WeftError:
+def _with_place(manifest: WrittenManifest, problem: WeftError) -> WeftError:
     return locate(manifest, problem) if problem.field else problem
 
 

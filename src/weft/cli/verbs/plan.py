@@ -11,7 +11,7 @@ from weft.cli.command import options
 from weft.cli.command.errors import complain
 from weft.cli.command.exit_codes import ERROR, OK, USAGE
 from weft.cli.command.grammar import Entry
-from weft.cli.manifest.check import Manifest
+from weft.cli.manifest.check import WrittenManifest
 from weft.cli.output.formats import print_data
 from weft.cli.preview.apply import ApplyStep, describe_step, find_pruned, make_steps, name_plan
 from weft.cli.preview.deletion import describe_loss
@@ -85,7 +85,7 @@ def _place(step: ApplyStep, foreseen: Mapping[str, Foreseen]) -> dict[str, Any]:
     }
 
 
-def _render_step(step: ApplyStep, manifest: Manifest | None, foreseen: Foreseen) -> list[str]:
+def _render_step(step: ApplyStep, manifest: WrittenManifest | None, foreseen: Foreseen) -> list[str]:
     what = step.target.what
     if step.action == "create":
         why = describe_refusal(foreseen, what)
@@ -103,7 +103,7 @@ def _render_step(step: ApplyStep, manifest: Manifest | None, foreseen: Foreseen)
     return lines
 
 
-def _list_fields(manifest: Manifest | None) -> str:
+def _list_fields(manifest: WrittenManifest | None) -> str:
     spec: dict[str, Any] = manifest.data["spec"] if manifest is not None else {}
     plain = [f"{name} {show_value(value)}" for name, value in spec.items() if not isinstance(value, dict)]
     more = f" and {len(plain) - _MOST_FIELDS} fields more" if len(plain) > _MOST_FIELDS else ""

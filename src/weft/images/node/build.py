@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import weft
-from weft.images.layout import Layer, Layout, Manifest
+from weft.images.layout import ImageManifest, Layer, Layout
 from weft.images.parts import require
 from weft.images.turn import take_turn, work_beside
 from weft.objects.errors import DriverFailed, InvalidInput
@@ -97,7 +97,7 @@ def build_node_images(out: Path, report: Report, architectures: Sequence[str] = 
             raise DriverFailed(
                 f"image agent can't be built: {free >> 20} MiB free in {out.parent}, {_NEEDED_BYTES >> 20} needed"
             )
-        layout, images = Layout(work / "layout"), dict[str, list[Manifest]]()
+        layout, images = Layout(work / "layout"), dict[str, list[ImageManifest]]()
         for name in dict.fromkeys(architectures):
             layers = _build_layers(layout, work / name, name, report)
             for variant, taken in ((PRODUCTION, layers[:-1]), (DEVELOPMENT, layers)):

@@ -10,7 +10,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from weft.backup.format import Manifest
+from weft.backup.format import BackupManifest
 from weft.backup.key import RepositoryKey
 from weft.backup.repository import Repository
 from weft.contracts.clock import Clock
@@ -39,7 +39,7 @@ class ServerBackups:
         self.url, self._clock = url, clock
         self._key = RepositoryKey(_read_key(key_file))
 
-    def put(self, file: Path, name: str, keep: float, *, immutable: bool = False) -> Manifest:
+    def put(self, file: Path, name: str, keep: float, *, immutable: bool = False) -> BackupManifest:
         """Store ``file``, and remove those that are older than ``keep`` seconds (0: none), but not this one. ``immutable``: nobody
         can delete it before that."""
         if immutable and not keep:
@@ -62,7 +62,7 @@ class ServerBackups:
                 repository.prune(old)
         return made
 
-    def get(self, name: str, file: Path) -> Manifest:
+    def get(self, name: str, file: Path) -> BackupManifest:
         """Write the one called ``name`` to ``file``, the newest if that is empty. Raises NotFound."""
         with tempfile.TemporaryDirectory() as cache, self._open(Path(cache)) as repository:
             there = _list(repository)
@@ -81,7 +81,7 @@ class ServerBackups:
         return Repository.open(self.url, self._key, clock=self._clock, cache=cache)
 
 
-def _list(repository: Repository) -> list[Manifest]:
+def _list(repository: Repository) -> list[BackupManifest]:
     """Oldest first."""
     return sorted((one for one in repository.backups().backups if one.kind == KIND), key=lambda one: one.created)
 

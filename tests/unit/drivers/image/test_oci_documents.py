@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from weft.drivers.image.oci.documents import Index, Manifest, read_configuration, read_document
+from weft.drivers.image.oci.documents import Index, OciManifest, read_configuration, read_document
 from weft.drivers.image.oci.platforms import Platform, choose
 from weft.objects.errors import InvalidInput
 
@@ -15,13 +15,13 @@ LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar+zstd", "digest": D
 MANIFEST = {"schemaVersion": 2, "config": CONFIG, "layers": [LAYER]}
 
 
-def read(document: Any, said: str = "") -> Index | Manifest:
+def read(document: Any, said: str = "") -> Index | OciManifest:
     return read_document(json.dumps(document).encode(), said)
 
 
 def test_manifests_and_indexes() -> None:
     manifest = read(MANIFEST)
-    assert isinstance(manifest, Manifest) and manifest.layers[0].packing == "zstd"
+    assert isinstance(manifest, OciManifest) and manifest.layers[0].packing == "zstd"
     index = read({"schemaVersion": 2, "manifests": [CONFIG | {"platform": {"os": "linux", "architecture": "arm64"}}]})
     assert isinstance(index, Index) and str(index.manifests[0].platform) == "linux/arm64"
 
@@ -59,7 +59,7 @@ def test_what_is_no_document_at_all(data: bytes) -> None:
 
 def test_configurations() -> None:
     manifest = read(MANIFEST)
-    assert isinstance(manifest, Manifest)
+    assert isinstance(manifest, OciManifest)
     document = {
         "os": "linux",
         "architecture": "amd64",
@@ -84,7 +84,7 @@ def test_configurations() -> None:
 
 def test_layers_that_can_not_be_unpacked_are_named() -> None:
     manifest = read(MANIFEST | {"layers": [LAYER | {"mediaType": "application/vnd.oci.image.layer.v1.tar+encrypted"}]})
-    assert isinstance(manifest, Manifest)
+    assert isinstance(manifest, OciManifest)
     with pytest.raises(InvalidInput, match="encrypted"):
         _ = manifest.layers[0].packing
 

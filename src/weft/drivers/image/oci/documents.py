@@ -61,7 +61,7 @@ class Index(msgspec.Struct, frozen=True):
     manifests: list[Descriptor]
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class OciManifest(msgspec.Struct, frozen=True):
     config: Descriptor
     layers: list[Descriptor]
 
@@ -98,7 +98,7 @@ class _ConfigDocument(msgspec.Struct, frozen=True):
     config: _Run | None = None
 
 
-def read_document(data: bytes, media_type: str = "") -> Index | Manifest:
+def read_document(data: bytes, media_type: str = "") -> Index | OciManifest:
     """An index or manifest; ``media_type`` is the type that the registry gave it. Raises InvalidInput."""
     shape = _decode(data, dict[str, Any], "manifest")
     if shape.get("schemaVersion") == 1 or "fsLayers" in shape:
@@ -116,7 +116,7 @@ def read_document(data: bytes, media_type: str = "") -> Index | Manifest:
         return index
     if kind in INDEX_TYPES or "layers" not in shape:
         raise _malformed("its manifest is not an image manifest", "check that the reference names an image")
-    manifest = _decode(data, Manifest, "manifest")
+    manifest = _decode(data, OciManifest, "manifest")
     for entry in (manifest.config, *manifest.layers):
         _check(entry)
     if manifest.config.media_type not in _CONFIG_TYPES:
@@ -131,7 +131,7 @@ def read_document(data: bytes, media_type: str = "") -> Index | Manifest:
     return manifest
 
 
-def read_configuration(data: bytes, manifest: Manifest) -> Configuration:
+def read_configuration(data: bytes, manifest: OciManifest) -> Configuration:
     """Raises InvalidInput, also for one that doesn't fit its manifest."""
     document = _decode(data, _ConfigDocument, "configuration")
     ids = document.rootfs.diff_ids

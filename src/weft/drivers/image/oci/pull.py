@@ -13,7 +13,7 @@ from weft.drivers.image.oci.documents import (
     Configuration,
     Descriptor,
     Index,
-    Manifest,
+    OciManifest,
     read_configuration,
     read_document,
 )
@@ -30,7 +30,7 @@ _DEPTH = 3  # indexes within indexes
 class Resolved:
     """``digest`` of the manifest; ``indexes`` are digests of those that it was found through, the outermost first."""
 
-    def __init__(self, digest: str, manifest: Manifest, indexes: list[str]) -> None:
+    def __init__(self, digest: str, manifest: OciManifest, indexes: list[str]) -> None:
         self.digest, self.manifest, self.indexes = digest, manifest, indexes
 
 
@@ -50,14 +50,14 @@ class Pull:
             if ":" in name and digest != name:
                 raise _wrong(self._source.where, name, digest)
             document = read_document(data, media_type)
-            if isinstance(document, Manifest):
+            if isinstance(document, OciManifest):
                 return Resolved(digest, document, indexes)
             if len(indexes) == _DEPTH:
                 raise InvalidInput("its indexes are nested too deeply", reason="badImage", field="spec.image")
             indexes.append(digest)
             name = self._choose(document).digest
 
-    async def configuration(self, manifest: Manifest) -> Configuration:
+    async def configuration(self, manifest: OciManifest) -> Configuration:
         """Raises InvalidInput, also for an image of another platform, DriverFailed (wrongDigest)."""
         if manifest.config.size > MOST_DOCUMENT_BYTES:
             raise InvalidInput(
