@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from weft.scheduler.rebalance.model import Problem
-from weft.scheduler.rebalance.objective import FULLEST, Guest, Machine, make_problem
+from weft.scheduler.rebalance.objective import FULLEST, Guest, RebalanceNode, make_problem
 
 NODES, RACKS, GUESTS, CORES = 200, 10, 2_000, 112  # so that loads begin with a deviation of 0.14
 GIB = 1 << 30
@@ -38,7 +38,7 @@ def draw_cluster(seed: int = 1) -> Problem:
     round_trips = np.where(rack[:, None] == rack[None, :], 0.1, 0.5)
     np.fill_diagonal(round_trips, 0.0)
     capacity = (CORES * 1000, 4 * CORES * GIB, 1 << 44)
-    machines = [Machine(f"n{number}", capacity, capacity) for number in range(NODES)]
+    machines = [RebalanceNode(f"n{number}", capacity, capacity) for number in range(NODES)]
     guests = []
     for number, (count, node) in enumerate(zip(cores.tolist(), at.tolist(), strict=True)):
         amounts = (count * 1000, count * 2 * GIB, 0)

@@ -176,7 +176,7 @@ def _one_source_of_chance(seed: int) -> Iterator[Processes]:
         mock.patch("random._urandom", chance.randbytes),
         mock.patch.object(watches, "threading", threads),
         mock.patch.object(line, "threading", threads),
-        mock.patch.object(facts, "inspect_machine", lambda: facts.Machine("simulated", "0")),
+        mock.patch.object(facts, "inspect_machine", lambda: facts.MachineFacts("simulated", "0")),
         mock.patch.object(capabilities, "inspect_hardware", lambda host: Hardware(gpus=[Gpu("T4", 2**34)] * 4)),
         mock.patch.object(processes, "inspect_process", found.inspect),
         mock.patch.object(controllers.Scheduler, "run", schedule),

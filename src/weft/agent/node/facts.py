@@ -23,15 +23,15 @@ DISK_SHARE = 0.9
 ADDRESS_FILE, LOOPBACK = "address", "127.0.0.1"
 
 
-class Machine(msgspec.Struct, frozen=True):
+class MachineFacts(msgspec.Struct, frozen=True):
     """Facts that stay as long as the machine is up."""
 
     kernel: str
     boot_id: str
 
 
-def inspect_machine() -> Machine:
-    return Machine(platform.release(), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+def inspect_machine() -> MachineFacts:
+    return MachineFacts(platform.release(), Path("/proc/sys/kernel/random/boot_id").read_text().strip())
 
 
 def inspect_capacity(state_dir: str, cpu: float | None, memory: int | None, disk: int | None) -> Capacity:

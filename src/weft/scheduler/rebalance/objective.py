@@ -25,7 +25,7 @@ LEAST_RATE = 100_000.0  # bytes per second
 _WEIGHTS = (1.0, 1.0, 0.2, 0.2)
 
 
-class Machine(msgspec.Struct, frozen=True):
+class RebalanceNode(msgspec.Struct, frozen=True):
     """A node. Amounts are thousandths of a core, bytes of memory and of disk; ``given`` is what may be allocated, ``other`` what
     else is allocated there and stays."""
 
@@ -48,7 +48,7 @@ class Guest(msgspec.Struct, frozen=True):
 
 
 def make_problem(
-    machines: Sequence[Machine],
+    machines: Sequence[RebalanceNode],
     guests: Sequence[Guest],
     pairs: Mapping[tuple[int, int], float],
     round_trips: Reals | None,

@@ -17,7 +17,7 @@ from weft.kinds.rebalance_plan import PlannedStep
 from weft.objects.identity import object_key
 from weft.objects.quantity import format_bytes
 from weft.scheduler.rebalance.model import Problem, Reals
-from weft.scheduler.rebalance.objective import Guest, Machine, make_problem
+from weft.scheduler.rebalance.objective import Guest, RebalanceNode, make_problem
 from weft.scheduler.table.facts import amounts_of, name_workload
 from weft.scheduler.table.snapshot import Snapshot
 from weft.transfer.forecast import PastMigration, forecast
@@ -85,7 +85,7 @@ def read_problem(
         there = used[:2, row] - busy[:, row] if snapshot.measured[row] else np.array(other[:2])
         counts = bool(snapshot.online[row] and not snapshot.cordoned[row])
         machines.append(
-            Machine(
+            RebalanceNode(
                 facts.name,
                 facts.capacity,
                 facts.given(),

@@ -17,7 +17,7 @@ from weft.objects.errors import InvalidInput
 from weft.objects.quantity import parse_bytes, parse_cpu
 from weft.objects.schema import field, read_strict
 from weft.scheduler.rebalance.model import Problem, Reals
-from weft.scheduler.rebalance.objective import Guest, Machine, make_problem
+from weft.scheduler.rebalance.objective import Guest, RebalanceNode, make_problem
 from weft.scheduler.simulate.csv_file import read_text
 
 MOST_NODES, MOST_GUESTS, MOST_PAIRS = 10_000, 200_000, 2_000_000
@@ -182,13 +182,15 @@ def _read_json(path: Path) -> ClusterFile:
     return ClusterFile([m.name for m in machines], [guest.name for guest in guests], problem)
 
 
-def _read_node(node: _Node) -> Machine:
+def _read_node(node: _Node) -> RebalanceNode:
     capacity = (
         round(parse_cpu(node.cpu, "nodes.cpu") * 1000),
         parse_bytes(node.memory, "nodes.memory"),
         parse_bytes(node.disk, "nodes.disk"),
     )
-    return Machine(node.name, capacity, capacity, counts=not node.offline, takes=not (node.offline or node.cordoned))
+    return RebalanceNode(
+        node.name, capacity, capacity, counts=not node.offline, takes=not (node.offline or node.cordoned)
+    )
 
 
 def _read_workload(path: Path, one: _Workload, index: dict[str, int]) -> Guest:

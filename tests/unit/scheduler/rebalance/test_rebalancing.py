@@ -12,7 +12,7 @@ from tests.long import examples
 
 from weft.scheduler.rebalance import exact, lazy
 from weft.scheduler.rebalance.model import Budget, Problem, State, find_score
-from weft.scheduler.rebalance.objective import FULLEST, Guest, Machine, make_problem
+from weft.scheduler.rebalance.objective import FULLEST, Guest, RebalanceNode, make_problem
 from weft.scheduler.rebalance.plan import conclude, rebalance
 
 GIB = 1 << 30
@@ -23,7 +23,8 @@ NODE = (16_000, 64 * GIB, 1000 * GIB)
 def problems(draw: st.DrawFn) -> Problem:
     n = draw(st.integers(1, 5))
     machines = [
-        Machine(f"n{i}", NODE, NODE, counts=draw(st.booleans()) or i == 0, takes=draw(st.booleans())) for i in range(n)
+        RebalanceNode(f"n{i}", NODE, NODE, counts=draw(st.booleans()) or i == 0, takes=draw(st.booleans()))
+        for i in range(n)
     ]
     guests = []
     for number in range(draw(st.integers(0, 12))):
@@ -92,7 +93,7 @@ def test_the_first_of_the_exact_steps_is_the_best_of_all(problem: Problem) -> No
 
 def crowd(count: int, nodes: int, **more: bool) -> Problem:
     """``count`` guests of 2 cores, all on the first of ``nodes``."""
-    machines = [Machine(f"n{i}", NODE, NODE) for i in range(nodes)]
+    machines = [RebalanceNode(f"n{i}", NODE, NODE) for i in range(nodes)]
     guests = [Guest(f"g{i}", 0, (2000, 8 * GIB, 0), (2000.0, 8.0 * GIB), 8.0 * GIB, **more) for i in range(count)]
     return make_problem(machines, guests, {}, None)
 
@@ -117,7 +118,7 @@ def test_without_steps_bytes_or_mobile_guests_nothing_steps() -> None:
 
 
 def test_guests_that_talk_come_together_and_no_node_is_filled_beyond_its_bound() -> None:
-    machines = [Machine(f"n{i}", NODE, NODE) for i in range(4)]
+    machines = [RebalanceNode(f"n{i}", NODE, NODE) for i in range(4)]
     guests = [Guest(f"g{i}", i % 4, (2000, 8 * GIB, 0), (2000.0, 8.0 * GIB), 0.0) for i in range(12)]
     pairs = {
         pair: 1e6 for first in range(0, 12, 4) for pair in permutations(range(first, first + 4), 2) if pair[0] < pair[1]
@@ -152,11 +153,11 @@ def test_of_too_many_guests_those_on_the_fullest_nodes_are_looked_at(monkeypatch
 
 
 def test_steps_into_capacity_that_others_leave_come_after_these() -> None:
-    machines = [Machine(f"n{i}", NODE, NODE) for i in range(2)]
+    machines = [RebalanceNode(f"n{i}", NODE, NODE) for i in range(2)]
     guests = [Guest(f"g{i}", i, (9000, GIB, 0), (1000.0, 1.0 * GIB), 0.0) for i in range(2)]
     problem = make_problem(machines, guests, {}, None)
     first, second = exact.MigrationStep(0, 0, 1, 0.0), exact.MigrationStep(1, 1, 0, 0.0)
     assert exact.order_steps(problem, [first, second]) is None  # each waits for the other
-    roomy = make_problem([machines[0], Machine("n1", (64_000, *NODE[1:]), (64_000, *NODE[1:]))], guests, {}, None)
+    roomy = make_problem([machines[0], RebalanceNode("n1", (64_000, *NODE[1:]), (64_000, *NODE[1:]))], guests, {}, None)
     ordered = exact.order_steps(roomy, [second, first])
     assert ordered is not None and [step.guest for step in ordered] == [0, 1]

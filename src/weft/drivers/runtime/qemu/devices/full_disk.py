@@ -20,7 +20,7 @@ FULL = "the storage of one of its disks is full: free space there, and it goes o
 FAILED = "one of its disks can't be read or written: see the kernel's log on its node, then restart it"
 
 
-class Machine(Protocol):
+class GuestMachine(Protocol):
     """A guest that runs. ``status`` is QEMU's word; ``tried`` collects the names of events while a try is under way."""
 
     status: str
@@ -41,7 +41,7 @@ async def find_trouble(qmp: Qmp) -> str:
     return FULL if "nospace" in found else FAILED if "failed" in found else ""
 
 
-async def wait_for_space(guest: Machine, is_held: Callable[[], bool]) -> None:
+async def wait_for_space(guest: GuestMachine, is_held: Callable[[], bool]) -> None:
     """Say what is wrong with its disk, and let it go on once that is over; not while it ``is_held``: a migration or a snapshot
     decides then."""
     while guest.status == IO_ERROR and not guest.ended.is_set():
@@ -58,7 +58,7 @@ async def wait_for_space(guest: Machine, is_held: Callable[[], bool]) -> None:
     guest.trouble = ""
 
 
-async def _try_again(guest: Machine, is_held: Callable[[], bool]) -> None:
+async def _try_again(guest: GuestMachine, is_held: Callable[[], bool]) -> None:
     """Try to continue the guest. QEMU's events during the try are not news: a storage that is still full stops the guest
     immediately."""
     async with guest.lock:

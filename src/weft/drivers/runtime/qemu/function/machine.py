@@ -22,7 +22,7 @@ from weft.drivers.cgroup.limits import Limits, limit_guest
 from weft.drivers.linux.processes import ProcessId, inspect_process, kill_process, list_arguments, wait_for_end
 from weft.drivers.linux.syscalls import small_pages
 from weft.drivers.runtime.qemu.command_line import TRANSLATION_CACHE_MIB
-from weft.drivers.runtime.qemu.function.translate import Machine
+from weft.drivers.runtime.qemu.function.translate import TemplateMachine
 from weft.drivers.runtime.qemu.process.confinement import OPEN_FILES, choose_user, plan_confined
 from weft.drivers.runtime.qemu.qmp import Qmp, QmpEvent, connect_qmp
 from weft.drivers.runtime.qemu.start import CPU_HEADROOM, MEMORY_HEADROOM_BYTES
@@ -176,7 +176,7 @@ def _enter(pid: int, procs: list[Path]) -> None:
             return
 
 
-def choose_limits(machine: Machine, cpu: float) -> Limits:
+def choose_limits(machine: TemplateMachine, cpu: float) -> Limits:
     memory = (
         machine.memory + MEMORY_HEADROOM_BYTES + ((TRANSLATION_CACHE_MIB << 20) if machine.accelerator == "tcg" else 0)
     )

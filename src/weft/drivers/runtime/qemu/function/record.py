@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from weft.drivers.runtime.qemu.function.translate import Machine
+from weft.drivers.runtime.qemu.function.translate import TemplateMachine
 
 
 class Template(msgspec.Struct, frozen=True):
@@ -12,7 +12,7 @@ class Template(msgspec.Struct, frozen=True):
 
     key: str  # digest of all that it depends on
     recipe: str  # the recipe's digest
-    machine: Machine
+    machine: TemplateMachine
     kernel: str
     disks: list[str]  # their keys, in order
     contents: list[

@@ -22,7 +22,7 @@ _SHAPES = {
 }
 
 
-class Machine(msgspec.Struct, frozen=True):
+class TemplateMachine(msgspec.Struct, frozen=True):
     """The machine that all copies must share, to the letter; kept with the template. Bytes; ``disks``: how many."""
 
     program: str
@@ -47,7 +47,7 @@ class SnapshotFds(msgspec.Struct, frozen=True):
     console: int = -1
 
 
-def plan_machine(facts: QemuHostFacts, memory: int, cpu: float, disks: int) -> Machine:
+def plan_machine(facts: QemuHostFacts, memory: int, cpu: float, disks: int) -> TemplateMachine:
     """microvm has no clock to measure the TSC by, so an emulated one gets the frequency as an option; where that isn't known,
     the machine is a q35."""
     emulated = facts.accelerator == "tcg"
@@ -56,19 +56,19 @@ def plan_machine(facts: QemuHostFacts, memory: int, cpu: float, disks: int) -> M
     if emulated and machine == "microvm":
         words.append(f"pci=off tsc_early_khz={facts.tsc_khz}")
     vcpus = max(1, -int(-cpu // 1))
-    return Machine(facts.program, facts.accelerator, machine, memory, vcpus, disks, " ".join(words))
+    return TemplateMachine(facts.program, facts.accelerator, machine, memory, vcpus, disks, " ".join(words))
 
 
-def translate_template(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
+def translate_template(machine: TemplateMachine, fds: SnapshotFds, name: str) -> list[str]:
     return _translate(machine, fds, name, share=True)
 
 
-def translate_clone(machine: Machine, fds: SnapshotFds, name: str) -> list[str]:
+def translate_clone(machine: TemplateMachine, fds: SnapshotFds, name: str) -> list[str]:
     """It waits for a command that names what to load, and runs then."""
     return [*_translate(machine, fds, name, share=False), "-incoming", "defer"]
 
 
-def _translate(machine: Machine, fds: SnapshotFds, name: str, *, share: bool) -> list[str]:
+def _translate(machine: TemplateMachine, fds: SnapshotFds, name: str, *, share: bool) -> list[str]:
     cpu = "host" if machine.accelerator == "kvm" else _EMULATED_CPU
     memory = f"memory-backend-file,id=m,size={machine.memory},mem-path=/proc/self/fd/{fds.memory}"
     memory += ",share=on" if share else ",share=off,readonly=on,rom=off"
@@ -90,6 +90,6 @@ def _translate(machine: Machine, fds: SnapshotFds, name: str, *, share: bool) ->
     return [*words, *file_words(fds.console), "-chardev", console, "-serial", "chardev:console"]
 
 
-def _device(machine: Machine, name: str, place: int, properties: Mapping[str, str | int]) -> list[str]:
+def _device(machine: TemplateMachine, name: str, place: int, properties: Mapping[str, str | int]) -> list[str]:
     """Each at a place of its own: the kernel names disks in the order in which it finds them."""
     return device_words(machine.machine, name, _LAST_SHORT_BUS - place, f"pcie.0,addr={place + 2:#x}", properties)
