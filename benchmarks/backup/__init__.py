@@ -23,7 +23,7 @@ from benchmarks.backup.peers import PEERS, Rival, find_peers, measure_size
 from benchmarks.measurement import Figure, Measurement
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import Job, JobDisk
-from weft.backup.process.worker import UID, Worker
+from weft.backup.process.worker import UID, BackupWorker
 from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.qemu_img import describe_chain
@@ -119,7 +119,7 @@ def fetch(job: Job, target: Path) -> float:
         async with serve_disk(describe_chain([(str(target), "qcow2")]), read_only=False) as socket:
             began = time.perf_counter()
             there = msgspec.structs.replace(job, act="fetch", disks=[JobDisk("root", socket, SIZE)])
-            await asyncio.to_thread(Worker(there, SystemClock(), lambda _: None).run)
+            await asyncio.to_thread(BackupWorker(there, SystemClock(), lambda _: None).run)
             return time.perf_counter() - began
 
     return asyncio.run(run())

@@ -26,7 +26,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import make_view
 from weft.kinds.profile import ProfileStatus
 from weft.kinds.vm import VM, VmSpec
-from weft.launch.insight.worker import Worker
+from weft.launch.insight.worker import InsightWorker
 from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.server.metrics import plan_database
 from weft.objects.envelope import encode_envelope
@@ -53,7 +53,7 @@ class Later(SystemClock):
         return super().now() + self.ahead
 
 
-class Metered(Worker):
+class Metered(InsightWorker):
     """Adds up what its processes used."""
 
     def __init__(self) -> None:

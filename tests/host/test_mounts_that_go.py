@@ -10,7 +10,7 @@ import pytest
 from tests.unit.backup.lab import KEY, random_chunks
 
 from weft.backup.process.job import Job
-from weft.backup.process.worker import Worker
+from weft.backup.process.worker import BackupWorker
 from weft.backup.repository import Repository
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.host import Capacity, Host
@@ -50,11 +50,11 @@ def test_a_backup_that_runs_as_the_share_goes_fails_and_writes_nothing_beneath(s
 
 def test_a_repository_whose_share_is_missing_is_not_made_anew(share: Path, tmp_path: Path) -> None:
     job = Job(act="check", url=f"dir://{share}", key="0f" * 32, cache=str(tmp_path / "cache"))
-    made = Worker(job, SystemClock(), print).run().repository_id
+    made = BackupWorker(job, SystemClock(), print).run().repository_id
     unmount(share)
     again = Job(act="check", url=job.url, key=job.key, cache=job.cache, repository_id=made)
     with pytest.raises(NotFound, match="holds no backup repository") as refused:
-        Worker(again, SystemClock(), print).run()
+        BackupWorker(again, SystemClock(), print).run()
     assert "mounted" in str(refused.value.hint) and list(share.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from weft.controllers.profile.controller import Profiles
 from weft.controllers.profile.series import write_query
 from weft.insight.profile.analysis import analyse
 from weft.kinds.profile import ProfileStatus
-from weft.launch.insight.worker import Worker
+from weft.launch.insight.worker import InsightWorker
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import Unavailable
 from weft.telemetry.metrics.database import make_off
@@ -80,7 +80,7 @@ class Here:
         pass
 
 
-class KilledOnce(Worker):
+class KilledOnce(InsightWorker):
     """The process of its own, killed with its first batch in its hands."""
 
     def __init__(self) -> None:

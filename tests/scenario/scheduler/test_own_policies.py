@@ -284,7 +284,7 @@ def test_an_installed_package_may_offer_a_policy(lab: Lab, readable: Path, monke
 
 def test_one_that_blocks_costs_one_time_out_and_then_nothing(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(own_module.Worker, "ask", _counting(asked, own_module.Worker.ask))
+    monkeypatch.setattr(own_module.PolicyWorker, "ask", _counting(asked, own_module.PolicyWorker.ask))
     lab.begin("def score(table, request, occasion):\n    while True: pass\n", timeout_seconds=0.1)
     pid = pid_of(lab)
     for _ in range(50):
@@ -312,7 +312,7 @@ def _counting(asked: list[float], ask: object) -> object:
 
 def test_one_that_raises_again_and_again_is_left_alone_for_a_while(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(own_module.Worker, "ask", _counting(asked, own_module.Worker.ask))
+    monkeypatch.setattr(own_module.PolicyWorker, "ask", _counting(asked, own_module.PolicyWorker.ask))
     lab.begin("def score(table, request, occasion):\n    raise ValueError\n")
     for number in range(30):
         lab.engine.choose(ask(lab.strategy), f"vm{number}")
@@ -340,7 +340,7 @@ def score(table, request, occasion):
 
 def test_a_decision_asks_once_however_often_it_is_looked_at(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
-    monkeypatch.setattr(own_module.Worker, "ask", _counting(asked, own_module.Worker.ask))
+    monkeypatch.setattr(own_module.PolicyWorker, "ask", _counting(asked, own_module.PolicyWorker.ask))
     lab.begin(
         "import random\ndef score(table, request, occasion):\n    return [random.random() * 100 for _ in range(3)]\n"
     )

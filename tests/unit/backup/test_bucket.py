@@ -13,7 +13,7 @@ from tests.unit.backup.lab import DAY, KEY, Time, load, random_chunks, store
 
 from weft.backup.format import CHUNK, BackupManifest
 from weft.backup.process.job import Job, JobLine
-from weft.backup.process.worker import UID, Worker
+from weft.backup.process.worker import UID, BackupWorker
 from weft.backup.repository import Repository
 from weft.backup.storage.place import open_place
 from weft.contracts.clock import SystemClock
@@ -96,7 +96,7 @@ def check(bucket: Bucket, cache: Path, url: str = "", **more: Any) -> JobLine:
     job = Job(
         act="check", url=url or bucket.url, key="0f" * 32, cache=str(cache), credentials=("key", "s3cr3t"), **more
     )
-    return Worker(job, SystemClock(), print).run()
+    return BackupWorker(job, SystemClock(), print).run()
 
 
 REFUSALS = {
@@ -232,7 +232,7 @@ def test_a_backup_that_is_locked_is_not_forgotten_before_its_time(bucket: Bucket
         act="forget", url=bucket.url, key=KEY._secret.hex(), cache=str(tmp_path), credentials=("k", "s"), backup="u1"
     )
     with pytest.raises(IllegalTransition, match=r"locked until 20\d\d-\d\d-\d\d .* UTC"):
-        Worker(job, SystemClock(), print).run()
+        BackupWorker(job, SystemClock(), print).run()
     assert len(repo.backups().backups) == 1
 
 

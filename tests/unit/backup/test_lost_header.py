@@ -10,7 +10,7 @@ from tests.unit.backup.lab import KEY, Lab, load, random_chunks, store
 from weft.backup.header import HEADER_COPY
 from weft.backup.key import RepositoryKey
 from weft.backup.process.job import Job, JobLine
-from weft.backup.process.worker import Worker
+from weft.backup.process.worker import BackupWorker
 from weft.backup.repository import Repository
 from weft.backup.storage.directory import DirectoryStorage
 from weft.contracts.clock import SystemClock
@@ -124,7 +124,7 @@ def test_the_hourly_check_puts_a_lost_header_back(tmp_path: Path) -> None:
     def check(cache: str = "cache", known: str = "") -> JobLine:
         folder = str(tmp_path / cache)
         job = Job(act="check", url=f"dir://{lab}", key=key, cache=folder, repository_id=known)
-        return Worker(job, SystemClock(), lambda _: None).run()
+        return BackupWorker(job, SystemClock(), lambda _: None).run()
 
     first = check()
     with Repository.open(

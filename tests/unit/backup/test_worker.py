@@ -18,7 +18,7 @@ from tests.unit.backup.lab import random_chunks
 from weft.backup.format import CHUNK
 from weft.backup.index.catalogue import with_catalogue
 from weft.backup.process.job import BASE_GONE, Job, JobDisk, JobLine
-from weft.backup.process.worker import Worker
+from weft.backup.process.worker import BackupWorker
 from weft.contracts.clock import SystemClock
 from weft.drivers.volume.directory.qemu_img import describe_chain
 from weft.drivers.volume.disk_server import serve_disk
@@ -41,7 +41,7 @@ class Lab:
         )
 
     def run(self, act: Any, **more: Any) -> JobLine:
-        return Worker(self.job(act, **more), SystemClock(), self.told.append).run()
+        return BackupWorker(self.job(act, **more), SystemClock(), self.told.append).run()
 
     def disk(self, name: str, data: bytes) -> Path:
         raw, path = self.folder / "raw", self.folder / f"{name}.qcow2"

@@ -30,7 +30,7 @@ from weft.objects.errors import WeftError
 from weft.objects.identity import short_id
 
 if TYPE_CHECKING:  # loaded with the first allocation
-    from weft.agent.allocation.worker import Worker
+    from weft.agent.allocation.worker import AllocationWorker
 
 RUNTIME_RETRY_SECONDS = 1.0
 BREATH_SECONDS = 0.02  # changes of guests come in bursts
@@ -53,7 +53,7 @@ class Allocations:
     ) -> None:
         self._table, self._store, self._executor = table, store, executor
         self._reporter, self._clock, self._tasks = reporter, clock, tasks
-        self._workers: dict[str, Worker] = {}  # by allocation uid, as the table's states
+        self._workers: dict[str, AllocationWorker] = {}  # by allocation uid, as the table's states
         self._care: dict[str, asyncio.Task[None]] = {}
         self.epoch = ""  # the server's history of the last list
 
@@ -174,10 +174,10 @@ class Allocations:
         except CheckpointFailed as problem:
             log.warning("%s", problem.message)  # it is read again after a restart
 
-    def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> Worker:
+    def _add(self, envelope: Envelope, checkpoint: Checkpoint) -> AllocationWorker:
         state = self._table.states[envelope.uid] = AllocationState(envelope, checkpoint, self._store)
         late = importlib.import_module("weft.agent.allocation.worker")  # see above
-        worker: Worker = late.Worker(state, self._executor, self._clock, self._reporter, self)
+        worker: AllocationWorker = late.AllocationWorker(state, self._executor, self._clock, self._reporter, self)
         self._workers[envelope.uid] = worker
         return worker
 
@@ -214,7 +214,7 @@ class Allocations:
         else:
             self._miss(worker)
 
-    def _miss(self, worker: Worker) -> None:
+    def _miss(self, worker: AllocationWorker) -> None:
         """It is missing from the list, which ends nothing: its guest and disks stay, and a deletion continues."""
         state = worker.state
         if state.released or (not state.checkpoint.made and state.local.id not in self._table.found):
@@ -224,7 +224,7 @@ class Allocations:
             message = f"the server no longer knows {state.local.what}; it is kept"
             self._reporter.put_event(state.local.spec.workload, "Warning", "Orphaned", message)
 
-    def _drop(self, worker: Worker) -> None:
+    def _drop(self, worker: AllocationWorker) -> None:
         state = worker.state
         uid = state.local.uid
         self._workers.pop(uid, None)

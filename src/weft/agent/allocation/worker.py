@@ -56,7 +56,7 @@ class Relations(Protocol):
         """Relate them anew: one of them came up, ended or was released."""
 
 
-class Worker:
+class AllocationWorker:
     def __init__(
         self, state: AllocationState, executor: StepExecutor, clock: Clock, reporter: Reporter, relations: Relations
     ) -> None:

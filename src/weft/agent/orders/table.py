@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from weft.kinds.orders import OrderReports, Orders
 
 
-class Worker(Protocol):
+class OrderWorker(Protocol):
     """Worker for the orders of one kind: an ``Executor``, unless they need more than being done one after the other."""
 
     @property
@@ -29,7 +29,7 @@ class Worker(Protocol):
 class OrderTable:
     """``workers``: by the name of the kind of order."""
 
-    def __init__(self, workers: Mapping[str, Worker]) -> None:
+    def __init__(self, workers: Mapping[str, OrderWorker]) -> None:
         self._workers = workers
 
     @property

@@ -52,7 +52,7 @@ def main() -> int:
     with contextlib.suppress(OSError):
         os.nice(10)
     try:
-        result = Worker(job, SystemClock(), _send).run()
+        result = BackupWorker(job, SystemClock(), _send).run()
     except WeftError as problem:
         said = f"{problem.field}: {problem}" if problem.field and problem.field not in str(problem) else str(problem)
         said = f"{said}; {problem.hint}" if problem.hint else said
@@ -68,7 +68,7 @@ def _send(line: JobLine) -> None:
     sys.stdout.buffer.flush()
 
 
-class Worker:
+class BackupWorker:
     def __init__(self, job: Job, clock: Clock, send: Callable[[JobLine], None]) -> None:
         self._job, self._clock, self._send = job, clock, send
         self._done, self._total, self._told = 0, 1, 0.0

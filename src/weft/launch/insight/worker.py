@@ -16,7 +16,7 @@ MOST_SECONDS = 300.0  # of one batch, on a busy machine
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class Worker:
+class InsightWorker:
     """The process that analyses, started when there is work and ended at ``rest``."""
 
     def __init__(self) -> None:

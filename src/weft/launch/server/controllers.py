@@ -35,7 +35,7 @@ from weft.informer.leader_lease import LeaderLease, LeadershipLost
 from weft.informer.view import make_view
 from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.launch.image.oci_bundle import plan_bundles
-from weft.launch.insight.worker import Worker
+from weft.launch.insight.worker import InsightWorker
 from weft.launch.server.alerts import find_unfit
 from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
@@ -174,7 +174,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
             journal=journal,
             send=Courier(options.receivers_allow, clock.now),
             history=history,
-            analyst=Worker(),
+            analyst=InsightWorker(),
         )
         deciding = asyncio.ensure_future(
             decide(

@@ -15,7 +15,7 @@ import numpy as np
 
 from weft.contracts.clock import Clock
 from weft.contracts.policy import Column, Datum, GpuAsk, Occasion, Request, Spread, Table
-from weft.scheduler.own_policies.process import START_SECONDS, PolicyFailed, Worker
+from weft.scheduler.own_policies.process import START_SECONDS, PolicyFailed, PolicyWorker
 from weft.scheduler.own_policies.registry import TIMEOUT_SECONDS
 from weft.scheduler.table.facts import Gpu, Load, NodeFacts
 from weft.scheduler.table.snapshot import Snapshot
@@ -37,11 +37,11 @@ class Check(msgspec.Struct, frozen=True):
 def try_policy(name: str, clock: Clock, seed: int = 0) -> Iterator[Check]:
     """The checks of the policy ``name`` (``file:PATH`` or ``entry:NAME``), one after the other, up to the first failure that makes
     the others pointless."""
-    workers: list[Worker] = []
+    workers: list[PolicyWorker] = []
     try:
         began = clock.elapsed()
         for _ in range(2):
-            workers.append(Worker(name))
+            workers.append(PolicyWorker(name))
             while not workers[-1].start(START_SECONDS):
                 continue
         yield Check("read", True, f"a worker is ready after {(clock.elapsed() - began) / 2:.1f} s")
@@ -55,7 +55,7 @@ def try_policy(name: str, clock: Clock, seed: int = 0) -> Iterator[Check]:
             worker.close()
 
 
-def _try_answers(workers: list[Worker], clock: Clock, seed: int) -> Iterator[Check]:
+def _try_answers(workers: list[PolicyWorker], clock: Clock, seed: int) -> Iterator[Check]:
     first, second = workers
     asked, differ, slow, highest, lowest = 0, "", "", 0.0, 100.0
     took: dict[int, list[float]] = {}

@@ -64,7 +64,7 @@ def read_source(path: str) -> str:
         raise PolicyFailed("fileUnreadable", f"{path} is not UTF-8 text") from None
 
 
-class Worker:
+class PolicyWorker:
     """The process of the policy ``name`` (``file:PATH`` or ``entry:NAME``). Raises PolicyFailed if it can't be started."""
 
     def __init__(self, name: str) -> None:

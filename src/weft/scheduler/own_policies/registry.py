@@ -16,7 +16,7 @@ import msgspec
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.policy import Column, Occasion, Policy, Reads, Request, Table
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, Term, parse_strategy
-from weft.scheduler.own_policies.process import PolicyFailed, Worker
+from weft.scheduler.own_policies.process import PolicyFailed, PolicyWorker
 from weft.scheduler.policies import POLICIES
 from weft.scheduler.table.snapshot import Snapshot
 
@@ -50,7 +50,7 @@ class OwnPolicy:
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._isolated = isolated
-        self._worker: Worker | None = None
+        self._worker: PolicyWorker | None = None
         self._file: tuple[int, ...] | None = None
         self._checked_at = float("-inf")
         self._pauses_until = float("-inf")
@@ -77,7 +77,7 @@ class OwnPolicy:
             if self._worker is None and now >= self._pauses_until:
                 if not self._isolated:
                     raise PolicyFailed("notIsolated", "the server must run as root to isolate the policy's worker")
-                self._worker = Worker(self.name)
+                self._worker = PolicyWorker(self.name)
             if self._worker is not None and self._worker.start(seconds) and self.health is None:
                 self.health = Health(True, "Answers")
         except PolicyFailed as problem:
