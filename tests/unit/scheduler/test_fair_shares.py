@@ -12,7 +12,7 @@ from tests.long import ALL_EXAMPLES, examples
 from weft.contracts.policy import Request
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.queue.lanes import Queue
-from weft.scheduler.queue.turn import AT_ONCE, PATIENT, Turn, mix
+from weft.scheduler.queue.turn import AT_ONCE, PATIENT, QueuePosition, mix
 
 NO = Explanation(0, [], {}, "insufficientResources", "too little is free")
 Amounts = tuple[int, int, int]
@@ -51,7 +51,7 @@ class Cluster:
         self.refused: set[str] = set()
         for name, project in self.projects.items():
             for number in range(project.tasks):
-                self.queue.offer(f"{name}/{number:03}", Turn(project.level, name, float(number)))
+                self.queue.offer(f"{name}/{number:03}", QueuePosition(project.level, name, float(number)))
 
     def run(self, most: int, after_each: Callable[[str], None] = lambda project: None) -> None:
         while self.queue.ready:
@@ -158,11 +158,11 @@ def test_ghodsi_s_example() -> None:
 def test_priority_comes_before_shares_and_an_hour_s_wait_before_both() -> None:
     queue = Queue()
     for key, turn in {
-        "rich/dear": Turn(5.0, "rich", 9.0),
-        "poor/cheap": Turn(0.0, "poor", 1.0),
-        "rich/cheap": Turn(0.0, "rich", 0.0),
-        "rich/old": Turn(PATIENT, "", 2.0),
-        "rich/now": Turn(AT_ONCE, "", 9.0),
+        "rich/dear": QueuePosition(5.0, "rich", 9.0),
+        "poor/cheap": QueuePosition(0.0, "poor", 1.0),
+        "rich/cheap": QueuePosition(0.0, "rich", 0.0),
+        "rich/old": QueuePosition(PATIENT, "", 2.0),
+        "rich/now": QueuePosition(AT_ONCE, "", 9.0),
     }.items():
         queue.offer(key, turn)
     rich = Project((1, 1, 1), 1.0, 9, used=(60, 60, 6))
@@ -180,14 +180,14 @@ def test_shares_are_not_asked_for_where_one_project_alone_waits() -> None:
         raise AssertionError("shares were asked for")
 
     for number in range(300):
-        queue.offer(f"v{number:03}", Turn(float(number % 3), f"p{number % 3}", float(number)))
+        queue.offer(f"v{number:03}", QueuePosition(float(number % 3), f"p{number % 3}", float(number)))
     taken = [key for _ in range(4) for key in queue.take(99, fail)]
     assert len(taken) == 300 and not queue.ready and not queue.contended
 
 
 def test_of_more_leases_than_are_tried_at_once_each_project_has_as_many() -> None:
-    many = [(Turn(0.0, "many", float(n)), f"many/{n}") for n in range(1000)]
-    few = [(Turn(0.0, "few", 5000.0 + n), f"few/{n}") for n in range(40)]
-    dear = [(Turn(3.0, "many", 9000.0), "dear")]
+    many = [(QueuePosition(0.0, "many", float(n)), f"many/{n}") for n in range(1000)]
+    few = [(QueuePosition(0.0, "few", 5000.0 + n), f"few/{n}") for n in range(40)]
+    dear = [(QueuePosition(3.0, "many", 9000.0), "dear")]
     first = mix([*many, *few, *dear], 61)
     assert first[0] == "dear" and sum(key.startswith("few/") for key in first) == 30

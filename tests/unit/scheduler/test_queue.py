@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from weft.contracts.policy import Request
 from weft.scheduler.engine.explain import Explanation
 from weft.scheduler.queue.lanes import Queue
-from weft.scheduler.queue.turn import AT_ONCE, PATIENT, Turn
+from weft.scheduler.queue.turn import AT_ONCE, PATIENT, QueuePosition
 
 BIG = Request((8000, 0, 0), "q35", "least_loaded")
 HUGE = Request((9000, 0, 0), "q35", "least_loaded")
@@ -78,14 +78,14 @@ def test_a_forgotten_one_is_not_taken() -> None:
 
 def test_a_higher_level_comes_first_and_of_one_level_the_longest_waiting_whether_new_or_refused() -> None:
     queue = Queue()
-    queue.offer("later", Turn(0.0, "", 30.0))
-    queue.offer("refused", Turn(0.0, "", 10.0))
-    queue.offer("dear", Turn(5.0, "", 40.0))
+    queue.offer("later", QueuePosition(0.0, "", 30.0))
+    queue.offer("refused", QueuePosition(0.0, "", 10.0))
+    queue.offer("dear", QueuePosition(5.0, "", 40.0))
     assert queue.take(1) == ["dear"] and queue.take(1) == ["refused"]
     queue.refuse("refused", BIG, NO)
-    queue.offer("first", Turn(0.0, "", 5.0))
-    queue.offer("now", Turn(AT_ONCE, "", 50.0))
-    queue.offer("old", Turn(PATIENT, "", 1.0))
+    queue.offer("first", QueuePosition(0.0, "", 5.0))
+    queue.offer("now", QueuePosition(AT_ONCE, "", 50.0))
+    queue.offer("old", QueuePosition(PATIENT, "", 1.0))
     queue.wake(BIG)
     assert queue.take(10) == ["old", "now", "first", "refused", "later"] and not queue.ready
 
@@ -94,7 +94,7 @@ def test_who_is_refused_again_keeps_its_turn() -> None:
     """One place becomes free at a time: the longest waiting gets it each time."""
     queue = Queue()
     for number in range(1000):
-        queue.offer(f"v{number:03}", Turn(0.0, "", float(number)))
+        queue.offer(f"v{number:03}", QueuePosition(0.0, "", float(number)))
     while queue.ready:
         for key in queue.take(99):
             queue.refuse(key, BIG, NO)
@@ -110,7 +110,7 @@ def test_who_is_refused_again_keeps_its_turn() -> None:
 def test_of_two_woken_classes_the_longest_waiting_come_first() -> None:
     queue = Queue()
     for number in range(6):
-        queue.offer(f"v{number}", Turn(0.0, "", float(number)))
+        queue.offer(f"v{number}", QueuePosition(0.0, "", float(number)))
     for key in queue.take(6):
         queue.refuse(key, BIG if int(key[1]) % 2 else HUGE, NO)
     queue.wake(BIG)
@@ -123,7 +123,7 @@ def test_of_two_woken_classes_the_longest_waiting_come_first() -> None:
 def test_who_has_waited_long_when_its_class_is_woken_comes_before_higher_levels() -> None:
     queue = Queue()
     for key, level, since in (("old", 0.0, 10.0), ("new", 0.0, 90.0), ("dear", 7.0, 95.0)):
-        queue.offer(key, Turn(level, "", since))
+        queue.offer(key, QueuePosition(level, "", since))
         queue.take(1)
         queue.refuse(key, BIG, NO)
     queue.wake(BIG, patient=50.0)
@@ -142,7 +142,7 @@ def test_it_does_as_a_sorted_list_would(ops: list[Op]) -> None:
         key, request = f"v{number:02}", REQUESTS[number % 3]
         if op == "offer":
             rank = (-float(number % 2), float(number * 7 % 11), key)
-            queue.offer(key, Turn(-rank[0], "", rank[1]))
+            queue.offer(key, QueuePosition(-rank[0], "", rank[1]))
             asleep.pop(key, None)
             ready[key] = rank
         elif op == "forget":

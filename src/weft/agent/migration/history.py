@@ -158,7 +158,7 @@ async def finish_carrying(ends: Iterable[Role], clock: Clock) -> None:
     await asyncio.gather(*rests, return_exceptions=True)
 
 
-class _Turns:
+class _PieceTurns:
     """The pieces of one part in their order: a piece that comes again counts once, and the first one starts over, as is needed
     after one that could not be taken."""
 
@@ -192,7 +192,7 @@ class SamplesTaker:
 
     def __init__(self, node: NodeContext, local: LocalAllocation) -> None:
         self._node, self._local = node, local
-        self.turns = _Turns("samples are", MOST_PIECES + 1)
+        self.turns = _PieceTurns("samples are", MOST_PIECES + 1)
 
     def begin(self) -> None:
         """The guest was taken over."""
@@ -214,7 +214,7 @@ class FlowsTaker:
         self._flows, self._clock = node.flows, node.clock
         self._uid = local.spec.workload.uid
         self._arriving = ArrivingFlows()
-        self.turns = _Turns("flows are", MOST_FLOW_PIECES)
+        self.turns = _PieceTurns("flows are", MOST_FLOW_PIECES)
 
     def begin(self) -> None:
         """The guest was taken over."""
@@ -241,7 +241,7 @@ class LogTaker:
         self._uid, self._named = local.spec.workload.uid, not between_clusters
         self._arriving: Arriving | None = None
         self._until: float | None = None  # elapsed seconds, once the guest was taken over
-        self.turns = _Turns("log is", MOST_LOG_PIECES)
+        self.turns = _PieceTurns("log is", MOST_LOG_PIECES)
         self.mark: LogMark | None = None
 
     def begin(self) -> None:

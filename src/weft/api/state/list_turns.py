@@ -22,7 +22,7 @@ MOST_BYTES = 64 << 20  # of one person's lists that weren't read to their end
 SMALL_BYTES = 256 << 10  # a body up to this size isn't counted
 
 
-class _Turns:
+class _UserTurns:
     """One person's."""
 
     def __init__(self) -> None:
@@ -36,12 +36,12 @@ class ListTurns:
     and have no bounds."""
 
     def __init__(self) -> None:
-        self._people: dict[str, _Turns] = {}
+        self._people: dict[str, _UserTurns] = {}
 
     @asynccontextmanager
     async def take(self, actor: Actor) -> AsyncIterator[None]:
         """A turn to make a list; waits for the person's others. Raises Throttled if too many wait, or too much wasn't read."""
-        turns = self._people.setdefault(actor.name, _Turns())
+        turns = self._people.setdefault(actor.name, _UserTurns())
         if turns.users >= AT_ONCE + MOST_WAITING or turns.bytes >= MOST_BYTES:
             what = f"{format_bytes(turns.bytes)} of lists" if turns.bytes >= MOST_BYTES else f"{turns.users} lists"
             raise Throttled(
@@ -68,11 +68,11 @@ class ListTurns:
 
     def count(self, name: str, size: int) -> None:
         """So many bytes more are under way; less than 0: fewer."""
-        turns = self._people.setdefault(name, _Turns())
+        turns = self._people.setdefault(name, _UserTurns())
         turns.bytes += size
         self._forget(name, turns)
 
-    def _forget(self, name: str, turns: _Turns) -> None:
+    def _forget(self, name: str, turns: _UserTurns) -> None:
         if not turns.users and not turns.bytes:
             self._people.pop(name, None)
 

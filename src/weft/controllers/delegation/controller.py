@@ -18,7 +18,7 @@ from weft.controllers.asking import Asking, Later
 from weft.controllers.cluster.facts import read_link
 from weft.controllers.cluster.requests import Unanswered, in_thread
 from weft.controllers.delegation.perform import DelegationPlace, list_seen, perform_acts
-from weft.controllers.delegation.plan import LINKED, Act, Delegated, Seen, Turn, plan_turn, plan_unreachable
+from weft.controllers.delegation.plan import LINKED, Act, Delegated, DelegationTurn, Seen, plan_turn, plan_unreachable
 from weft.controllers.image.credentials import Unseal
 from weft.informer.commit import Commit, Draft, let_go, unchanged
 from weft.informer.leader_lease import LeaderLease
@@ -106,7 +106,7 @@ class Delegations(Asking):
         await self._note(planned)
         return begun
 
-    async def _act(self, link: PeerLink, acting: Sequence[Turn]) -> list[Seen | WeftError]:
+    async def _act(self, link: PeerLink, acting: Sequence[DelegationTurn]) -> list[Seen | WeftError]:
         acts = [one.act for one in acting if one.act is not None]
         answers = await self._perform(link, acts) if acts else []
         for one, answer in zip(acting, answers, strict=True):

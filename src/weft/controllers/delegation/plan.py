@@ -155,7 +155,7 @@ def plan_act(one: Delegated, seen: Seen | None) -> Act | None:
     return Act("put", spec.workload, one.name, one.project, one.own_project, manifest)
 
 
-class Turn(msgspec.Struct, frozen=True):
+class DelegationTurn(msgspec.Struct, frozen=True):
     """One turn's work on a delegation, once its cluster has listed what it runs."""
 
     one: Delegated
@@ -184,17 +184,17 @@ class Turn(msgspec.Struct, frozen=True):
         return plan_status(one, self.seen, self.act, answer), over
 
 
-def plan_turn(one: Delegated, listed: Mapping[str, Seen] | WeftError | None) -> Turn:
+def plan_turn(one: Delegated, listed: Mapping[str, Seen] | WeftError | None) -> DelegationTurn:
     """``listed``: what the cluster runs of this kind and project for this one, by name, or why that isn't known."""
     if listed is None or isinstance(listed, WeftError):
-        return Turn(one, problem=listed or Unavailable("the cluster wasn't asked"))
+        return DelegationTurn(one, problem=listed or Unavailable("the cluster wasn't asked"))
     seen = listed.get(one.name)
     act = plan_act(one, seen)
     if act is not None and act.what == "put" and not one.status.begun:
         if seen is not None and not one.spec.adopt:
-            return Turn(one, seen, is_strange=True)
-        return Turn(one, seen, begins=True)
-    return Turn(one, seen, act)
+            return DelegationTurn(one, seen, is_strange=True)
+        return DelegationTurn(one, seen, begins=True)
+    return DelegationTurn(one, seen, act)
 
 
 def plan_status(

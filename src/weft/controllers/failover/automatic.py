@@ -38,7 +38,7 @@ MOST_STEPS = 5  # of one replication in a turn, with those that somebody else's 
 Answered = WitnessAnswer | WeftError
 Arm = Callable[[PeerLink, Hold, bool, int], Awaitable[ArmingAnswer]]
 Read = Callable[[PeerLink, Hold], Awaitable[ArmingAnswer]]
-Turn = tuple[str, str, int]  # of a replication: its uid, its ``guard`` and which turn that is
+ReplicationTurn = tuple[str, str, int]  # of a replication: its uid, its ``guard`` and which turn that is
 
 
 class Automatics:
@@ -52,7 +52,7 @@ class Automatics:
     ) -> None:
         self._leadership, self._unseal, self._source = leadership, unseal, source
         self._arm, self._read = arm or arm_in_thread, read or read_in_thread
-        self._answers: dict[Turn, tuple[ArmingAnswer, float]] = {}
+        self._answers: dict[ReplicationTurn, tuple[ArmingAnswer, float]] = {}
         self._asked: dict[str, float] = {}  # when the other cluster was last asked, by the replication's uid
 
     async def review(self, cluster: Item, groups: Sequence[Group], answers: Sequence[Answered]) -> None:
@@ -82,7 +82,7 @@ class Automatics:
         if group is None:
             group = Group(item, item.uid, Claim(Generation(1, item.uid), ""), is_standby=False, is_source=True)
         marks = item.marks(ReplicationMarks)
-        turn: Turn = (item.uid, marks.guard, marks.arming)
+        turn: ReplicationTurn = (item.uid, marks.guard, marks.arming)
         answer = self._recall(turn)
         may_ask = read_boot_time() < until
         if answer is None and may_ask and not marks.guard and _may_know_more(cluster, item):
@@ -109,13 +109,13 @@ class Automatics:
         noted = self._plan_note(item, plan)
         return noted is not None and bool(await self._leadership.perform([noted]))
 
-    def _recall(self, turn: Turn) -> ArmingAnswer | None:
+    def _recall(self, turn: ReplicationTurn) -> ArmingAnswer | None:
         answer, at = self._answers.get(turn, (None, 0.0))
         if answer is None or (turn[1] in ("", "hold") and read_boot_time() - at > AGAIN_SECONDS):
             return None
         return answer
 
-    async def _inspect(self, cluster: Item, item: Item, turn: Turn) -> ArmingAnswer | None:
+    async def _inspect(self, cluster: Item, item: Item, turn: ReplicationTurn) -> ArmingAnswer | None:
         """Nothing takes over by this cluster's own word, which may be of an older store than what the other one was told."""
         self._asked[item.uid] = read_boot_time()
         try:
@@ -126,7 +126,7 @@ class Automatics:
             self._answers[turn] = answer, read_boot_time()
         return answer if answer.outcome in ("done", "promoted") else None
 
-    async def _send(self, cluster: Item, item: Item, turn: Turn, *, automatic: bool) -> ArmingAnswer:
+    async def _send(self, cluster: Item, item: Item, turn: ReplicationTurn, *, automatic: bool) -> ArmingAnswer:
         hold, self._asked[item.uid] = read_hold(cluster, item), read_boot_time()
         try:
             link = read_link(cluster, self._unseal)

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from weft.contracts.policy import Request
 from weft.scheduler.engine.explain import Explanation
-from weft.scheduler.queue.turn import FIRST, PATIENT, Turn
+from weft.scheduler.queue.turn import FIRST, PATIENT, QueuePosition
 
 WINDOW = 100  # so many at the beginning of a lane may be out of order
 
@@ -36,7 +36,7 @@ class Lane:
 
     __slots__ = ("at", "keys", "level", "of", "project")
 
-    def __init__(self, turn: Turn, of: RefusedClass | None) -> None:
+    def __init__(self, turn: QueuePosition, of: RefusedClass | None) -> None:
         self.level = turn.level
         self.project = turn.project
         self.of = of
@@ -68,7 +68,7 @@ class Queue:
         self._refused: dict[Request, RefusedClass] = {}  # asleep
         self._awake: dict[Request, RefusedClass] = {}
         self._lane_of: dict[str, Lane] = {}
-        self._taken: dict[str, Turn] = {}  # the last ones
+        self._taken: dict[str, QueuePosition] = {}  # the last ones
         self.contended = False  # whether these were of several projects at one level
         self._size = 1  # how many of several projects are taken at once
         self._heaps: dict[float, dict[str, Heap]] = {}  # by level and project
@@ -83,7 +83,7 @@ class Queue:
         """Whether ``take`` would return any."""
         return self._ready > 0
 
-    def offer(self, key: str, turn: Turn = FIRST) -> None:
+    def offer(self, key: str, turn: QueuePosition = FIRST) -> None:
         """Queue a new or changed workload."""
         self.forget(key)
         level, project, since = turn
@@ -141,7 +141,7 @@ class Queue:
     def refuse(self, key: str, request: Request, explanation: Explanation) -> None:
         """Put a workload into its class, which sleeps until ``wake``."""
         lane = self._lane_of.get(key)
-        turn = self._taken.get(key, FIRST) if lane is None else Turn(lane.level, lane.project, lane.keys[key])
+        turn = self._taken.get(key, FIRST) if lane is None else QueuePosition(lane.level, lane.project, lane.keys[key])
         self.forget(key)
         refused = self._refused.get(request)
         if refused is None:
@@ -167,7 +167,7 @@ class Queue:
             while found := [(since, key) for since, key in lane.head(WINDOW) if since <= patient]:
                 for since, key in found:
                     del lane.keys[key]
-                    self._put(refused, key, Turn(PATIENT, "", since))
+                    self._put(refused, key, QueuePosition(PATIENT, "", since))
             self._tidy(lane)
         refused.awake = True
         self._awake[request] = refused
@@ -187,7 +187,7 @@ class Queue:
                 if heap and since > heap[0][0]:
                     break
                 self.forget(key)
-                self._taken[key] = Turn(lane.level, lane.project, since)
+                self._taken[key] = QueuePosition(lane.level, lane.project, since)
             if lane.keys:
                 self._push(lane, lane.head(1)[0][0])
 
@@ -206,7 +206,7 @@ class Queue:
             else:
                 heapq.heappop(lines)
 
-    def _put(self, refused: RefusedClass, key: str, turn: Turn) -> None:
+    def _put(self, refused: RefusedClass, key: str, turn: QueuePosition) -> None:
         level, project, since = turn
         lane = refused.lanes.get((level, project))
         if lane is None:

@@ -17,7 +17,7 @@ PATIENT = math.inf  # the level of those that have waited so long that they come
 AT_ONCE = MOST_PRIORITY + 1.0  # of those that don't wait: they get a place now, or are refused
 
 
-class Turn(NamedTuple):
+class QueuePosition(NamedTuple):
     """When a workload is decided on: the highest ``level`` first; of one level it counts how much its ``project`` has, then since
     when it waits (seconds since 1970). ``project`` is "" at levels where shares don't count."""
 
@@ -26,7 +26,7 @@ class Turn(NamedTuple):
     since: float
 
 
-FIRST = Turn(0.0, "", 0.0)
+FIRST = QueuePosition(0.0, "", 0.0)
 
 
 def is_queued(spec: WorkloadSpec) -> bool:
@@ -59,20 +59,20 @@ def is_patient(since: float, now: float) -> bool:
     return now - since >= PATIENCE_SECONDS
 
 
-def find_turn(workload: Item, allocations: list[Item], now: float) -> Turn:
+def find_turn(workload: Item, allocations: list[Item], now: float) -> QueuePosition:
     """Turn at the level of its priority, if it is best-effort. What has a place immediately or never, and what has waited long,
     comes before."""
     lease = spec_of(workload).lease
     suspended = [item for item in allocations if is_suspended(item)]
     if len(suspended) < len(allocations) or (lease is not None and lease.mode != "best-effort"):
-        return Turn(AT_ONCE, "", workload.envelope.created_at)
+        return QueuePosition(AT_ONCE, "", workload.envelope.created_at)
     since = waits_since(workload, suspended)
     if is_patient(since, now):
-        return Turn(PATIENT, "", since)
-    return Turn(lease.priority if lease is not None else 0.0, workload.envelope.project or "", since)
+        return QueuePosition(PATIENT, "", since)
+    return QueuePosition(lease.priority if lease is not None else 0.0, workload.envelope.project or "", since)
 
 
-def mix(waiting: Iterable[tuple[Turn, str]], most: int) -> list[str]:
+def mix(waiting: Iterable[tuple[QueuePosition, str]], most: int) -> list[str]:
     """The first ``most`` keys: by level, and of each project equally many."""
     counts: Counter[tuple[float, str]] = Counter()
     ranked = []

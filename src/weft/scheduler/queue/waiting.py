@@ -34,7 +34,7 @@ from weft.scheduler.lease.prediction import RunTimes
 from weft.scheduler.queue.lanes import Queue
 from weft.scheduler.queue.passing import describe_passing
 from weft.scheduler.queue.shares import Shares
-from weft.scheduler.queue.turn import PATIENT, Turn, find_turn, is_suspended, name_lease, waits_since
+from weft.scheduler.queue.turn import PATIENT, QueuePosition, find_turn, is_suspended, name_lease, waits_since
 from weft.scheduler.table.facts import NO_LOAD, amounts_of, amounts_on, name_for
 from weft.scheduler.table.trial import Trial
 from weft.scheduler.workload.request import Candidate, read_candidate, wants_place
@@ -72,7 +72,7 @@ def list_queue(
 
 def find_waiting(view: View, engine: Engine, now: float) -> tuple[list[Item], list[tuple[float, Item]]]:
     """Those that wait for capacity, the next one first; and those with a promised start, by it."""
-    queue, turns, promised = Queue(), list[tuple[Turn, Item]](), []
+    queue, turns, promised = Queue(), list[tuple[QueuePosition, Item]](), []
     for item in list_workloads(view):
         placed = item.envelope.condition("Placed")
         if item.deleting or (placed is not None and placed.status == "True" and spec_of(item).lease is None):
@@ -92,7 +92,9 @@ def find_waiting(view: View, engine: Engine, now: float) -> tuple[list[Item], li
     return [found for key in keys if (found := view.get(key)) is not None], promised
 
 
-def _order_leases(engine: Engine, turns: list[tuple[Turn, Item]], now: float) -> list[tuple[Turn, Item]]:
+def _order_leases(
+    engine: Engine, turns: list[tuple[QueuePosition, Item]], now: float
+) -> list[tuple[QueuePosition, Item]]:
     """``turns``, with those of the leases in their queue given to these in the queue's order."""
     ranks = {lease.id: rank for rank, lease in enumerate(engine.leases.order(now))}
     queued = [(turn, item) for turn, item in turns if name_lease(item) in ranks]

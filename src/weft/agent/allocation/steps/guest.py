@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from weft.agent.allocation.steps.names import StepName
-from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
+from weft.agent.allocation.steps.record import Moment, StepContext, StepParts, StepRecord, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.volume.origin import begin_from
 from weft.agent.workload.fence import fence_disks
@@ -49,12 +49,12 @@ def _before_start(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
     )
 
 
-async def _note_restart(turn: Turn, before: Checkpoint) -> None:
+async def _note_restart(turn: StepContext, before: Checkpoint) -> None:
     if starts_again(before, turn.state.local.spec):
         turn.put_event("Normal", "GuestRestarted", f"restart {turn.state.checkpoint.restarts}")
 
 
-def _note_start(turn: Turn, moment: Moment) -> None:
+def _note_start(turn: StepContext, moment: Moment) -> None:
     turn.state.up_since = turn.clock.elapsed()
     if moment.detail:
         turn.put_event("Warning", "BegunAfresh", f"it couldn't resume from its saved state: {moment.detail}")
@@ -110,7 +110,7 @@ async def _forget(parts: StepParts, work: Work, show: Show) -> None:
     parts.node.secrets.drop(work.local.uid)  # the worker does the rest
 
 
-async def _note_departure(turn: Turn, before: Checkpoint) -> None:
+async def _note_departure(turn: StepContext, before: Checkpoint) -> None:
     await turn.state.note_departure()
 
 

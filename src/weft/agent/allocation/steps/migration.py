@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from weft.agent.allocation.steps.guest import take_down
 from weft.agent.allocation.steps.names import StepName
-from weft.agent.allocation.steps.record import Moment, StepParts, StepRecord, Turn, Work
+from weft.agent.allocation.steps.record import Moment, StepContext, StepParts, StepRecord, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kind import Show
 from weft.kinds.fields.lease import LEASE_ENDED
@@ -65,13 +65,13 @@ def _after_settle(checkpoint: Checkpoint, moment: Moment) -> Checkpoint:
     return replace(checkpoint, migration=None, arrived_by=checkpoint.migration.key)
 
 
-def _relate(turn: Turn, moment: Moment) -> None:
+def _relate(turn: StepContext, moment: Moment) -> None:
     """An orphan's guest is known to be here, or not, from now on."""
     if turn.state.checkpoint.orphan:
         turn.relate()
 
 
-def _relate_if_migrating(turn: Turn, moment: Moment) -> None:
+def _relate_if_migrating(turn: StepContext, moment: Moment) -> None:
     if moment.migration is not None:
         _relate(turn, moment)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from weft.agent.allocation.steps.names import StepName
-from weft.agent.allocation.steps.record import StepParts, StepRecord, Turn, Work
+from weft.agent.allocation.steps.record import StepContext, StepParts, StepRecord, Work
 from weft.agent.state.allocation import Checkpoint
 from weft.agent.workload.kind import Show
 
@@ -25,11 +25,11 @@ async def _unplug(parts: StepParts, work: Work, show: Show) -> None:
     await parts.network.unplug(work.local)
 
 
-async def _note_plugged(turn: Turn, before: Checkpoint) -> None:
+async def _note_plugged(turn: StepContext, before: Checkpoint) -> None:
     turn.state.unplugged = False
 
 
-async def _note_unplugged(turn: Turn, before: Checkpoint) -> None:
+async def _note_unplugged(turn: StepContext, before: Checkpoint) -> None:
     turn.state.unplugged = True
 
 

@@ -59,7 +59,7 @@ class Moment(msgspec.Struct, frozen=True):
     detail: str = ""  # what the step returned
 
 
-class Turn(Protocol):
+class StepContext(Protocol):
     """The worker that takes a step."""
 
     @property
@@ -77,7 +77,7 @@ class Turn(Protocol):
         """Nothing of the allocation is left on the node."""
 
 
-async def _ignore_begin(turn: Turn, before: Checkpoint) -> None:
+async def _ignore_begin(turn: StepContext, before: Checkpoint) -> None:
     return
 
 
@@ -93,10 +93,10 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True):
     durable: bool = False  # it doesn't begin unless ``before`` is saved; others go on even if the disk is full
     makes: bool = False  # something of the allocation may be on the node from now on
     gives_way: bool = False  # it is cut off when the spec changes
-    on_begin: Callable[[Turn, Checkpoint], Awaitable[None]] = (
+    on_begin: Callable[[StepContext, Checkpoint], Awaitable[None]] = (
         _ignore_begin  # once it is saved; with the checkpoint until then
     )
-    on_end: Callable[[Turn, Moment], None] = lambda turn, moment: None  # after ``after``
+    on_end: Callable[[StepContext, Moment], None] = lambda turn, moment: None  # after ``after``
     stage: str = ""  # of a start, as people watch it; "": it isn't part of one
     opens: bool = False  # the first of all stages
     ends_stage: bool = False
