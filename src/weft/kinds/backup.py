@@ -217,7 +217,9 @@ def _ask_verify(obj: Object, given: VerifyBackupInput) -> dict[str, Any]:
     check_request(given.check, given.within, given.boot, "")
     if given.within != WITHIN_SECONDS and not given.boot:
         raise InvalidInput(
-            "within: only a VM that is booted has a time to be good in", field="within", hint="give --boot, too"
+            "within needs boot: it limits how long the booted VM may take to become healthy",
+            field="within",
+            hint="give --boot, too",
         )
     return {
         "verify_generation": dig(obj, "actions.verify_generation", 0) + 1,

@@ -41,7 +41,12 @@ class ClusterSpec(SealedSpec, kw_only=True):
         str, field("Where its API server is, as this cluster reaches it", change="live", max_length=MOST_URL)
     ]
     ca: Annotated[
-        str, field("Certificate of its CA, in PEM: who else answers is not it", change="never", max_length=MOST_CA)
+        str,
+        field(
+            "CA certificate of the other cluster (PEM); a peer signed by another CA is refused",
+            change="never",
+            max_length=MOST_CA,
+        ),
     ]
     grants: Annotated[list[Word], field("What it may do here", change="live")] = msgspec.field(default_factory=list)
     projects: Annotated[

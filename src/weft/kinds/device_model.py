@@ -44,11 +44,11 @@ class DeviceModelSpec(msgspec.Struct, kw_only=True):
     ] = ""
     stale_seconds: Annotated[
         float,
-        field("After so long a silence a device is Stale", quantity="duration", ge=1, le=LONGEST_SILENCE_SECONDS),
+        field("Silence after which a device is Stale", quantity="duration", ge=1, le=LONGEST_SILENCE_SECONDS),
     ] = 60.0
     offline_seconds: Annotated[
         float,
-        field("After so long a silence a device is Offline", quantity="duration", ge=1, le=LONGEST_SILENCE_SECONDS),
+        field("Silence after which a device is Offline", quantity="duration", ge=1, le=LONGEST_SILENCE_SECONDS),
     ] = 300.0
 
 

@@ -44,7 +44,7 @@ class Result(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     index: Annotated[int, field("Which number of that output, from 0", ge=0, le=MOST_INDEX)] = 0
     scale: Annotated[float, field("What the number is multiplied by")] = 1.0
     offset: Annotated[float, field("What is added then: this is the value")] = 0.0
-    threshold: Annotated[float | None, field("From this value on the decision is true, below it false")] = None
+    threshold: Annotated[float | None, field("Threshold: at or above it the decision is true")] = None
     set: Annotated[str, field("Property that gets the value, or the decision", max_length=63)] = ""
     device: Annotated[
         str,

@@ -28,7 +28,9 @@ class RebalancePolicySpec(msgspec.Struct, kw_only=True):
         int, field("Most that they transfer within an hour; 0 means no limit", quantity="bytes", ge=0)
     ] = 0
     concurrent: Annotated[int, field("How many migrate at the same time", ge=1, le=MOST_CONCURRENT)] = USUAL_CONCURRENT
-    hours: Annotated[int, field("Hours of forecasts in which each migration must gain, too", ge=1, le=24)] = LASTS_HOURS
+    hours: Annotated[
+        int, field("Hours ahead for which a migration must still pay off by the forecast", ge=1, le=24)
+    ] = LASTS_HOURS
     least_gain: Annotated[float, field("Least gain of a plan, as a share of the score", ge=0.0, le=1.0)] = 0.05
 
 

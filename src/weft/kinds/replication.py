@@ -95,7 +95,7 @@ class ReplicationMarks(msgspec.Struct, kw_only=True):
             "over; release, they do until the other cluster has answered that it takes over nothing"
         ),
     ] = ""
-    arming: Annotated[int, field("How often that was turned on or off", ge=0)] = 0
+    arming: Annotated[int, field("Number of times automatic failover was switched", ge=0)] = 0
 
 
 # What the other cluster answers until people there or here have changed something.

@@ -37,7 +37,7 @@ class ReportSpec(msgspec.Struct, kw_only=True):
     hours: Annotated[
         int,
         field(
-            "Hours of forecasts in which each migration of a rebalancing must gain, too; VMs without a forecast stay",
+            "Hours ahead for which a migration must still pay off by the forecast; VMs without a forecast stay",
             change="never",
             ge=0,
             le=24,

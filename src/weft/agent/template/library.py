@@ -188,7 +188,7 @@ class TemplateLibrary:
             raise self._failed[digest][1]
         if digest not in self._ready:
             raise DriverFailed(
-                f"image {image.name} has no booted machine: this node keeps {MOST_WARM_IMAGES} at most, and people ordered as many",
+                f"image {image.name} has no booted machine: the limit of {MOST_WARM_IMAGES} booted machines per node is reached",
                 hint="weft image warm NAME --off for one that needs none, or set spec.boot to auto",
             )
 

@@ -101,7 +101,7 @@ AFTER = {
     "backup": {"ls": Entry("backup_files.ls", "List files in a backup", ("backup",))},
     "backuprepository": {
         "key": Entry("backup.key", "Print its key, to keep where the fabric can't lose it", ("backuprepository",)),
-        "import": Entry("backup.import", "Take in the backups that it has already", ("backuprepository",)),
+        "import": Entry("backup.import", "Import the backups it already holds", ("backuprepository",)),
         "metrics": Entry("repository_metrics", "Show what it took up over time", ("backuprepository",)),
     },
     "network": {

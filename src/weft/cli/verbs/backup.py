@@ -159,7 +159,7 @@ def _restore(
     if not new_name:
         raise usage(
             "--new-name is missing: a backup is never restored over what is there",
-            "give --new-name NAME; the old name will do once what has it is deleted",
+            "give --new-name NAME; to reuse the old name, delete the object that has it first",
         )
     given: dict[str, Any] = (
         {"new_name": new_name} | ({"instant": True} if instant else {}) | ({"pool": pool} if pool else {})
@@ -262,7 +262,7 @@ def import_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         *options.waits(),
         options.output(),
     ]
-    return options.build(verb, "Take in the backups that a repository has already.", _import, kind, params)
+    return options.build(verb, "Import the backups that a repository already holds.", _import, kind, params)
 
 
 def _import(

@@ -191,7 +191,7 @@ def _logs(
         words, processes = take_processes(words, all_of_them=server)
         if processes:
             if deleted:
-                raise usage("--deleted is about workloads, and the server's processes are none", "leave out --deleted")
+                raise usage("--deleted applies to workloads, not to server processes", "leave out --deleted")
             found = _find(session, kind, words, ",".join(labels), ",".join(fields)) if words or labels or fields else ()
             named: list[Named] = [*processes, *(one for target in found for one in _open_job(session, target, follow))]
             asked = _ask_aggregate(follow, tail, since, choosing)

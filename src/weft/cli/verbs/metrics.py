@@ -43,7 +43,7 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
             type=options.Duration(least=0.2),
             metavar="TIME",
             default=0.0,
-            help="From point to point, 0.2s or more. [the finest that is kept for that long]",
+            help="Step between points, at least 0.2s. [finest resolution kept for the range]",
         ),
         click.Option(
             ["--series"], metavar="NAME", multiple=True, help="Only this series, or those that begin so: cpu, nic0."

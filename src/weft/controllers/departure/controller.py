@@ -149,7 +149,7 @@ class Departures(Asking):
         if cluster is None:
             return None, Unavailable(describe_unlinked(name))
         try:
-            return read_link(cluster, self._unseal), Unavailable("it wasn't asked")
+            return read_link(cluster, self._unseal), Unavailable("the other cluster was not asked in this round")
         except WeftError as problem:
             return None, problem
 

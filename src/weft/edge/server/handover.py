@@ -57,4 +57,4 @@ def _await_end(sock: Any) -> None:
                 raise frame.error()
             if frame.type == FrameType.EXIT:
                 return
-    raise Unavailable("the functions' gateway closed the connection before the end")
+    raise Unavailable("the function gateway closed the connection before it answered")

@@ -306,7 +306,7 @@ class ServerLink:
         opened = msgspec.json.decode(answer.body, type=OpenedSecrets).secrets.get(device.credentials, {})
         password = opened.get(PASSWORD, "").removesuffix("\n").removesuffix("\r")  # as editors end a file
         if not password:
-            raise NotFound(f"secret {device.credentials} has no key {PASSWORD}, or nothing is in it")
+            raise NotFound(f"secret {device.credentials} has no value under the key {PASSWORD}")
         return password
 
     # --- what it reports ---------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ MOST_CHECK = 4096
 Check = Annotated[
     str, field("Command for the guest's shell; exit code 0 is good; unset: the guest answers", max_length=MOST_CHECK)
 ]
-Within = Annotated[float, field("How long the guest may take to be good after its start", quantity="period")]
+Within = Annotated[float, field("Time the guest has to become healthy after it starts", quantity="period")]
 
 
 class BackupVerification(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):

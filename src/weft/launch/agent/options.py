@@ -122,7 +122,7 @@ def make_agent_parser() -> Parser:
         default="microvm",
         metavar="microvm|kata[-VARIANT][=ADDRESS]",
         help="what runs containers in machines of their own (isolation vm): weft itself, or Kata with the containerd at "
-        "ADDRESS (default: microvm; of kata, containerd where it holds containers)",
+        "ADDRESS (default: microvm). Without ADDRESS, Kata uses the containerd that holds containers, if one does",
     )
     parser.add_argument(
         "--microvm-dir",

@@ -92,7 +92,7 @@ def find_again(
         priority=held.priority,
     )
     if held.end <= now + 1.0:
-        return Conflict(f"its time is over, since {format_time(held.end)}")
+        return Conflict(f"its lease ended at {format_time(held.end)}")
     found = find_slot(engine, request, uid, same, grace, now)
     if isinstance(found, Opening):
         lease = msgspec.structs.replace(found.lease, mode=held.mode, start=held.start, end=held.end)

@@ -192,7 +192,7 @@ class Queue:
                 self._push(lane, lane.head(1)[0][0])
 
     def _draw_fairly(self, heaps: dict[str, Heap], most: int, shares: Shares) -> None:
-        """Take ``most``, one after the other of the project with the least share once those before have their places."""
+        """Take up to ``most``; each comes from the project whose share is then lowest, counting those already taken."""
         lines = [(shares.weighted(project), heap[0][:2], project) for project, heap in heaps.items()]
         heapq.heapify(lines)
         end = len(self._taken) + most

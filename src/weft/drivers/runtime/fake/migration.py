@@ -154,7 +154,9 @@ class FakeMigrations:
                 return describe_guest(guest)
             if self._migration(guest, key, "source").phase == "handedOver" or guest.state not in _HERE:
                 if not never_ran:
-                    raise IllegalTransition(f"guest {guest.plan.name} was handed over, or ended on its way")
+                    raise IllegalTransition(
+                        f"guest {guest.plan.name} was already handed over, or ended during the migration"
+                    )
             if guest.state == "paused":
                 guest.state, guest.reason = "running", None
             guest.migration = None

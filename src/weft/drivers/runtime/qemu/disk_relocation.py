@@ -127,7 +127,7 @@ class QemuRelocations:
         while (job := await _find_job(qmp, wanted)) is not None and job["status"] != "concluded":
             if self._clock.elapsed() > deadline:
                 await _cancel_job(qmp, wanted)
-                raise DriverFailed(f"QEMU didn't do it within {PIVOT_SECONDS:g} s")
+                raise DriverFailed(f"QEMU did not switch to the new disk within {PIVOT_SECONDS:g} s")
             await self._clock.sleep(_LOOK_SECONDS)
         if await find_node(qmp, wanted.disk.serial) != wanted.node:
             raise DriverFailed(str((job or {}).get("error", "the copy has ended")))

@@ -45,12 +45,12 @@ def forget_overlay(overlay: str, mac: str) -> None:
 
 
 def put_element(table: str, name: str, mac: str) -> None:
-    """``mac`` is in the set of a netdev table from now on. Raises DriverFailed."""
+    """Add ``mac`` to the set of a netdev table. Raises DriverFailed."""
     _exchange(_NETLINK_NETFILTER, _element(_NEW_ELEMENT, table, name, mac))
 
 
 def drop_element(table: str, name: str, mac: str) -> None:
-    """``mac`` is in it no more; absent is fine, the set too. Raises DriverFailed."""
+    """Remove ``mac`` from the set; a missing element or set is not an error. Raises DriverFailed."""
     _exchange(_NETLINK_NETFILTER, _element(_DEL_ELEMENT, table, name, mac), errno.ENOENT)
 
 

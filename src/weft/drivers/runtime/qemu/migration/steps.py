@@ -230,7 +230,7 @@ class QemuMigrations:
             away = migration.left or not guest.running or await end_sending(guest) == "handedOver"
             if away and not never_ran:
                 raise IllegalTransition(
-                    f"vm/{record.plan.name} was handed over, or ended on its way",
+                    f"vm/{record.plan.name} was already handed over, or ended during the migration",
                     hint="to get it back, abandon it on the target first: the target must confirm that it never ran there",
                 )
             if guest.running:
