@@ -16,7 +16,7 @@ from weft.api.admission.commit import retry, settle
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
-from weft.client.context import Context, read_context, write_context
+from weft.client.context import Context, read_context, refuse_other_server, write_context
 from weft.contracts.store import Absent, AtRevision, Delete, Precondition, Put
 from weft.kinds.alert_rule import ALERT_RULE
 from weft.kinds.fields.alert import defaults
@@ -89,6 +89,7 @@ async def _commit(context: ApiContext, view: View, manifests: list[Manifest], *m
 
 async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:
     ca = context.authority.ca
+    refuse_other_server(path, Context(server=server, ca=ca), "start this server with --context FILE, or move that file")
     try:
         old: Context | None = await asyncio.to_thread(read_context, path)
     except WeftError:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from weft.objects.errors import InvalidInput, NotFound
+from weft.objects.errors import AlreadyExists, InvalidInput, NotFound
 
 FOLDER = ".weft"
 FILE = "context.json"
@@ -204,6 +204,17 @@ def read_context(path: Path) -> Context:
 def write_context(path: Path, context: Context) -> None:
     """Write ``context`` to ``path`` whole, readable by its owner only."""
     _write(path, msgspec.json.format(msgspec.json.encode(context), indent=2) + b"\n")
+
+
+def refuse_other_server(path: Path, context: Context, hint: str) -> None:
+    """Raises AlreadyExists where ``path`` holds the context of another server than ``context``: it would be lost. Two addresses
+    with one CA are one fabric's."""
+    try:
+        old = read_context(path)
+    except (NotFound, InvalidInput):
+        return
+    if old.server.rstrip("/") != context.server.rstrip("/") and not (old.ca and old.ca.strip() == context.ca.strip()):
+        raise AlreadyExists(f"{path} is the context of another server, {old.server}", hint=hint)
 
 
 def _write(path: Path, content: bytes) -> None:

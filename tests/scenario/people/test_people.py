@@ -15,8 +15,11 @@ import pytest
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.auth.tokens import find_logins
+from weft.api.bootstrap import bootstrap
 from weft.api.state.login_limits import USER_TRIES
 from weft.cli.app import run
+from weft.cli.session import Session
+from weft.cli.verbs.login import ask_login, save_login
 from weft.client import Client
 from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context, read_context, write_context
@@ -489,6 +492,23 @@ def test_a_login_to_a_project_s_own_cluster_stays_in_its_folder(
     assert run(["context", "use", "nora"], SystemClock) == 0
     assert not home.exists(), "it is used in the clone, and nowhere else"
     assert run(["whoami"], SystemClock) == 0 and "user/nora" in capsys.readouterr().err
+
+
+def test_neither_a_login_nor_a_server_that_starts_replaces_the_context_of_another_server(
+    lab: ApiLab, tmp_path: Path
+) -> None:
+    add_user(lab, "kim")
+    session = Session(SystemClock, {"HOME": str(tmp_path)})
+    session.context_file = str(lab.context_path)
+    server = Context(server=lab.context.server, ca=lab.context.ca)
+    write_context(kept := tmp_path / ".config" / "weft" / "contexts" / "kim.json", Context(server="https://other"))
+    made = ask_login(server, {"user": "kim", "password": PASSWORD}, None)
+    with pytest.raises(AlreadyExists, match="of another server, https://other"):
+        save_login(session, server, made, None)
+    assert is_refused(lambda: lab.client.get("token", made.token), NotFound), "nobody could use that login"
+    with pytest.raises(AlreadyExists, match="of another server, https://other"):
+        lab.run(bootstrap(lab.api, kept, lab.context.server))
+    assert read_context(kept) == Context(server="https://other")
 
 
 def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(

@@ -27,6 +27,7 @@ from weft.client.context import (
     place_of_named,
     read_context,
     read_settings,
+    refuse_other_server,
     user_folder,
     write_context,
     write_settings,
@@ -50,7 +51,7 @@ def context_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command
         ),
         click.Argument(["name"], required=False, metavar="[NAME]", shell_complete=complete_context),
         click.Argument(["file"], required=False, metavar="[FILE]"),
-        click.Option(["--force"], is_flag=True, help="With add: replace the context if it exists already."),
+        click.Option(["--force"], is_flag=True, help="With add, and use of a file: replace the context that is there."),
         *options.table(),
         options.output(),
     ]
@@ -84,7 +85,7 @@ def _context(session: Session, kind: Kind | None, act: str, name: str | None, fi
     elif act == "remove":
         _remove(session, check_name(name))
     else:
-        use_context(session, name)
+        use_context(session, name, force=force)
     return None
 
 
@@ -99,8 +100,9 @@ def _remove(session: Session, name: str) -> None:
     print(f"context/{name}  removed")
 
 
-def use_context(session: Session, name: str) -> None:
-    """Use this context from now on, for this user, unless a flag, variable or project names another."""
+def use_context(session: Session, name: str, *, force: bool = False) -> None:
+    """Use this context from now on, for this user, unless a flag, variable or project names another. Raises AlreadyExists where
+    a file would replace the user's own context of another server, without ``force``."""
     if not session.environ.get("HOME") and not session.environ.get("XDG_CONFIG_HOME"):
         raise InvalidInput("HOME is not set, so there is nowhere to keep it", hint="export WEFT_CONTEXT=FILE instead")
     folder = user_folder(session.environ)
@@ -110,6 +112,10 @@ def use_context(session: Session, name: str) -> None:
         folder = path.parent.parent  # a login to the project's own cluster: it is used there
     elif path.parent != folder / NAMED:
         named = ""  # a file: it is kept as the user's own, which has no name
+        if not force:
+            refuse_other_server(
+                folder / FILE, context, "weft context add NAME FILE gives this one a name; --force replaces that one"
+            )
         write_context(folder / FILE, context)
     settings = read_settings(folder / CONFIG)
     write_settings(folder / CONFIG, msgspec.structs.replace(settings, context=named))

@@ -27,13 +27,14 @@ from weft.client.context import (
     hash_ca,
     locate_context,
     read_context,
+    refuse_other_server,
     user_folder,
     write_context,
 )
 from weft.client.http import Http
 from weft.client.tls import check_digest, fetch_ca, find_unknown_ca
 from weft.kinds.record import Kind
-from weft.objects.errors import InvalidInput, NotAuthenticated, NotFound, describe_failure
+from weft.objects.errors import AlreadyExists, InvalidInput, NotAuthenticated, NotFound, describe_failure
 from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 from weft.protocol.login import LoginAnswer, LoginBegun, WhoAmI
@@ -78,6 +79,8 @@ def _login(
     if save_as and _names_file(save_as) and Path(save_as).is_file():
         _refuse_other_file(Path(save_as))
     server = _find_server(session, **place)
+    if user or save_as:
+        _find_place(session, server, user or "", save_as)  # refused before a login is there that nobody could use
     if oidc or device:
         given = _log_in_by_code(session, server) if device else _log_in_by_browser(session, server, callback_port)
         return save_login(session, server, ask_login(server, given, life), save_as)
@@ -142,11 +145,11 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
     context = msgspec.structs.replace(server, token=made.secret)
     if session.given_project is None:
         context.project = _find_project(session, context)
-    local = None if save_as else _find_folder(session, server)
-    if local is not None:
-        save_as = str(local / NAMED / f"{check_name(made.user)}.json")
-    name = "" if save_as and _names_file(save_as) else check_name(save_as or made.user)
-    path = user_folder(session.environ) / NAMED / f"{name}.json" if name else Path(save_as or "")
+    try:
+        path, name, local = _find_place(session, server, made.user, save_as)
+    except AlreadyExists:
+        _end(context, made.token)
+        raise
     session.would(f"write the context {path}")
     write_context(path, context)
     session.notify(
@@ -156,8 +159,33 @@ def save_login(session: Session, server: Context, made: LoginAnswer, save_as: st
         use_context(session, name)
     else:
         print(f"context  {path}")
-    if local is not None:
+    if local:
         session.notify(f"you still work as before; to work as {made.user} in this shell: export WEFT_CONTEXT={path}")
+
+
+def _find_place(session: Session, server: Context, user: str, save_as: str | None) -> tuple[Path, str, bool]:
+    """The file for a login, its context's name ("": it is a file), and whether it lies beside a project's own. Raises
+    AlreadyExists where the context of another server is."""
+    local = None if save_as else _find_folder(session, server)
+    if local is not None:
+        path, name = local / NAMED / f"{check_name(user)}.json", ""
+    elif save_as and _names_file(save_as):
+        path, name = Path(save_as), ""
+    else:
+        name = check_name(save_as or user)
+        path = user_folder(session.environ) / NAMED / f"{name}.json"
+    remove = f"weft context remove {name or user}" if name or local else f"rm {path}"
+    refuse_other_server(path, server, f"give --save-as NAME to keep both, or remove that one: {remove}")
+    return path, name, local is not None
+
+
+def _end(context: Context, token: str) -> None:
+    """Delete the token of a login that can't be kept."""
+    http = Http(context)
+    try:
+        http.request("DELETE", f"/v1/tokens/{token}")
+    finally:
+        http.close()
 
 
 def _names_file(save_as: str) -> bool:

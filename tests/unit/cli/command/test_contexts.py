@@ -75,6 +75,20 @@ def test_contexts_have_names_and_one_is_in_use(weft: Weft, home: Path) -> None:
     assert code == 2 and "diary.txt exists already and is not a context" in err
 
 
+def test_the_context_of_another_server_is_replaced_only_by_force(weft: Weft, home: Path) -> None:
+    own = home / "home" / ".config" / "weft"
+    put(own / "context.json", {"server": "https://two"})
+    kept = put(own / "contexts" / "ann.json", {"server": "https://one", "token": "weft_one"})
+    for more in ((), ("--save-as", "ann"), ("--save-as", str(kept))):
+        code, _, err = weft("login", "--user", "ann", *more)
+        assert code == 5 and "ann.json is the context of another server, https://one\ngive --save-as NAME" in err
+    file = str(put(home / "three.json", {"server": "https://three"}))
+    code, _, err = weft("context", "use", file)
+    assert code == 5 and "of another server, https://two\nweft context add NAME FILE" in err
+    assert "weft_one" in kept.read_text() and "https://two" in (own / "context.json").read_text()
+    assert weft("context", "use", file, "--force")[0] == 0 and weft("context", "use", file)[0] == 0
+
+
 def test_a_context_is_used_by_its_name_alone_and_one_that_is_removed_is_used_no_more(weft: Weft, home: Path) -> None:
     for name in ("prod", "lab"):
         file = put(home / f"{name}.json", {"server": "https://one", "project": name})
