@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import select
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -22,15 +23,17 @@ from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Partition
 from weft.contracts.clock import SystemClock
+from weft.contracts.driver.disk_program import NO_SPACE, bound_seconds, find_trouble
 from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
 from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError
 
-SECONDS = 1800.0  # for all that is done to one disk
+SECONDS = 1800.0  # at most, for all that is done to one disk
 MOST_ANSWER_BYTES = 64 << 20
 MOST_GROWTH_BYTES = 256 << 20  # of one disk: e2fsck copies blocks that several files claim
 MOST_PIECES = 1000  # of a journal
 _LOOK_SECONDS = 0.2
+_PIPE_BYTES = 64 << 10
 _ROUNDS = 3  # until a check finds nothing: only then e2fsck has made holes of all free blocks
 _MENDED = 3  # e2fsck: the highest code of a file system that is sound now
 _BLOCK = 4096
@@ -49,14 +52,16 @@ class _Disk:
     def __init__(self, place: int) -> None:
         self.place = place  # its descriptor
         self.size = os.fstat(place).st_size
+        self.trouble: str | None = None  # of the node, as the last program said
         self._clock = SystemClock()
-        self._until = self._clock.elapsed() + SECONDS
+        self._seconds = bound_seconds(self._count_bytes(), SECONDS)
+        self._until = self._clock.elapsed() + self._seconds
         self._most = self._count_bytes() + MOST_GROWTH_BYTES
 
     def require_bounds(self, doing: str) -> None:
         """Raises DriverFailed."""
         if self._clock.elapsed() > self._until:
-            raise _failed(f"{doing} did not end within {SECONDS:g} s")
+            raise _failed(f"{doing} did not end within {self._seconds:g} s")
         if self._count_bytes() > self._most:
             raise _failed("its file system is damaged, and would need much more space if it were mended")
 
@@ -152,6 +157,9 @@ def _check(disk: _Disk, place: str, *options: str) -> int:
     """Mend it, whatever is wrong with it; 0: nothing was. Raises DriverFailed."""
     code = _run(disk, ["e2fsck", "-f", "-y", *options, place])
     if not 0 <= code <= _MENDED:
+        if disk.trouble is not None:
+            reason = "noSpace" if disk.trouble == NO_SPACE else None
+            raise DriverFailed("its file system can't be checked", reason=reason, hint=disk.trouble)
         raise _failed("its file system is damaged, or needs too much time or memory")
     return code
 
@@ -166,8 +174,8 @@ def _run(disk: _Disk, argv: list[str], commands: str = "") -> int:
             process = subprocess.Popen(
                 argv,
                 stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=(disk.place,),
                 cwd="/",
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
@@ -183,13 +191,19 @@ def _run(disk: _Disk, argv: list[str], commands: str = "") -> int:
 
 
 def _await(process: subprocess.Popen[bytes], name: str, disk: _Disk) -> int:
-    """Its exit code. Raises DriverFailed once it takes too much."""
-    code = None
-    while code is None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(_LOOK_SECONDS)
+    """Its exit code; of what it says only the node's trouble is kept. Raises DriverFailed once it takes too much."""
+    assert process.stdout is not None
+    said, disk.trouble, speaks = "", None, True
+    while speaks or process.returncode is None:
+        if speaks and select.select([process.stdout], [], [], _LOOK_SECONDS)[0]:
+            piece = os.read(process.stdout.fileno(), _PIPE_BYTES)
+            said, speaks = said[-100:] + piece.decode(errors="replace"), bool(piece)
+            disk.trouble = disk.trouble or find_trouble(said)
+        elif not speaks:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_LOOK_SECONDS)
         disk.require_bounds(name)
-    return code
+    return process.returncode
 
 
 def _give_up_rights(parent: int, limits: Mapping[int, int]) -> None:

@@ -24,12 +24,13 @@ import msgspec
 from weft.backup.process.clean import clean
 from weft.backup.process.image_job import BUNDLE, DISK, ImageJob, ImageLine
 from weft.backup.process.nbd import NbdClient
+from weft.contracts.driver.disk_program import NO_SPACE, bound_seconds, find_trouble
 from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.image.bundle import MANIFEST_NAME
 from weft.objects.quantity import format_bytes
 
 SPARE_BYTES = 256 << 20
-SECONDS = 6 * 3600.0  # for the longest step
+SECONDS = 6 * 3600.0  # for the longest step, at most
 _STEP, _HOLE = 4 << 20, 64 << 10
 
 
@@ -62,7 +63,8 @@ def make(job: ImageJob, send: Callable[[ImageLine], None]) -> ImageLine:
         cleaned = clean(str(raw), job.hostname)
     send(ImageLine(step="packs the image"))
     packed = ("-c", "-o", "compression_type=zstd")  # a third of the bytes to send, and for each node to fetch
-    _run("qemu-img", "convert", "-q", *packed, "-f", "raw", "-O", "qcow2", str(raw), str(disk))
+    seconds = bound_seconds(raw.stat().st_blocks * 512, SECONDS)
+    _run(seconds, "qemu-img", "convert", "-q", *packed, "-f", "raw", "-O", "qcow2", str(raw), str(disk))
     raw.unlink()
     _write_bundle(job, disk, folder / BUNDLE)
     disk.unlink()
@@ -123,7 +125,7 @@ def _name_member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def _run(*argv: str) -> None:
+def _run(seconds: float, *argv: str) -> None:
     """Raises DriverFailed."""
     try:
         done = subprocess.run(
@@ -131,14 +133,17 @@ def _run(*argv: str) -> None:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=seconds,
             check=False,
         )
+    except subprocess.TimeoutExpired as problem:
+        raise DriverFailed(f"{argv[0]} did not end within {seconds:g} s") from problem
     except FileNotFoundError as problem:
         raise DriverFailed("setpriv is not installed", hint="apt-get install util-linux") from problem
     if done.returncode != 0:
         said = done.stderr.strip()[-300:]
-        raise DriverFailed(f"{argv[0]} failed: {said}", reason="noSpace" if "No space left" in said else None)
+        trouble = find_trouble(said)
+        raise DriverFailed(f"{argv[0]} failed: {said}", reason="noSpace" if trouble == NO_SPACE else None, hint=trouble)
 
 
 def _send(line: ImageLine) -> None:

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weft.contracts.driver.disk_lock import hold_disk
+from weft.contracts.driver.disk_program import bound_seconds
 from weft.drivers.linux.programs import run_on_disk
 from weft.objects.errors import DriverFailed, InvalidInput
 
 FILE_SYSTEM = "ext4"
-CHECK_SECONDS = 1800.0  # a large disk after a power cut
+CHECK_SECONDS = 1800.0  # at most: a large disk after a power cut
 _MAGIC_AT, _MAGIC = 1080, b"\x53\xef"  # source: the ext4 superblock, s_magic
 _SUPERBLOCK_AT, _SUPERBLOCK_BYTES = 1024, 1024
 _BLOCKS_AT, _BLOCK_SIZE_AT, _FEATURES_AT, _BLOCKS_HIGH_AT, _64BIT = 4, 24, 96, 336, 0x80  # s_blocks_count_lo, …
@@ -87,24 +88,27 @@ async def make_files(path: Path, size_bytes: int, owner: tuple[int, int], *optio
     with path.open("wb") as file:
         file.truncate(size_bytes)
     extended = f"root_owner={owner[0]}:{owner[1]},lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-    await _run(["mkfs.ext4", "-q", "-F", "-m", "0", *options, "-E", extended, str(path)])
+    argv = ["mkfs.ext4", "-q", "-F", "-m", "0", *options, "-E", extended, str(path)]
+    await _run(argv, bound_seconds(size_bytes, CHECK_SECONDS))
 
 
 async def check_files(path: Path, size_bytes: int, what: str) -> None:
     """Mend what a power cut damaged, and grow it to ``size_bytes`` if it has less. Raises DriverFailed for one that can't be
     mended, or that is in use."""
     with _hold(path, what):
-        grows = await asyncio.to_thread(_lengthen, path, size_bytes)
-        await _run(["e2fsck", "-p", *(["-f"] if grows else []), str(path)], highest=_MENDED, hint=_DAMAGED)
+        grows, data_bytes = await asyncio.to_thread(_lengthen, path, size_bytes)
+        seconds = bound_seconds(data_bytes, CHECK_SECONDS)
+        await _run(["e2fsck", "-p", *(["-f"] if grows else []), str(path)], seconds, highest=_MENDED, hint=_DAMAGED)
         if grows:
-            await _run(["resize2fs", str(path)])
+            await _run(["resize2fs", str(path)], seconds)
 
 
-def _lengthen(path: Path, size_bytes: int) -> bool:
-    """Give the file that size if it has less; whether the file system in it should grow."""
+def _lengthen(path: Path, size_bytes: int) -> tuple[bool, int]:
+    """Give the file that size if it has less; whether the file system in it should grow, and how many bytes aren't holes."""
     if path.stat().st_size < size_bytes:
         os.truncate(path, size_bytes)
-    return has_room(measure_files(path), path.stat().st_size)
+    now = path.stat()
+    return has_room(measure_files(path), now.st_size), now.st_blocks * 512
 
 
 @contextlib.contextmanager
@@ -118,5 +122,5 @@ def _hold(path: Path, what: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-async def _run(argv: list[str], *, highest: int = 0, hint: str | None = None) -> None:
-    await run_on_disk(argv, "e2fsprogs", seconds=CHECK_SECONDS, highest=highest, hint=hint)
+async def _run(argv: list[str], seconds: float, *, highest: int = 0, hint: str | None = None) -> None:
+    await run_on_disk(argv, "e2fsprogs", seconds=seconds, highest=highest, hint=hint)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from weft.contracts.driver.disk_program import NO_SPACE, find_trouble
 from weft.objects.errors import DriverFailed
 
 
@@ -46,7 +47,8 @@ async def run_on_disk(
     argv: Sequence[str], packages: str, *, seconds: float, highest: int = 0, hint: str | None = None
 ) -> None:
     """Run a program that makes or changes a disk, like ``run_program``. Raises DriverFailed with its own words for an exit code
-    above ``highest``; its reason is noSpace where there was none left."""
+    above ``highest``; its reason is noSpace where there was none left. ``hint`` is for what is wrong with the disk: it gives way
+    where the node failed, or something killed the program."""
     what = argv[0] if argv[1].startswith(("-", "/")) else f"{argv[0]} {argv[1]}"
     done = await run_program(argv, what, packages, seconds=seconds)
     if 0 <= done.code <= highest:
@@ -54,10 +56,11 @@ async def run_on_disk(
     output = " ".join(f"{done.errors} {done.output}".removeprefix(f"{argv[0]}: ").split())
     for path in sorted((word for word in argv if word.startswith("/")), key=len, reverse=True):
         output = output.replace(path, os.path.basename(path))  # those who read it know nothing of the node's folders
+    trouble = find_trouble(output)
     output = output[-400:]
     raise DriverFailed(
         f"{what} failed: {output or f'exit code {done.code}'}",
-        reason="noSpace" if "No space left" in output else None,
-        hint=hint,
+        reason="noSpace" if trouble == NO_SPACE else None,
+        hint=trouble or (hint if done.code > 0 else None),
         details={"step": "disk"},
     )

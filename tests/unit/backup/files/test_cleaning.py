@@ -166,6 +166,20 @@ def test_a_disk_that_cannot_be_cleaned_is_refused_with_the_remedy(
     assert problem.value.token == "cantClean" and "--keep-identity" in str(problem.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("said", "token"), [("No space left on device", "noSpace"), ("Input/output error", "driverFailed")]
+)
+def test_a_node_that_fails_at_a_check_is_no_damage_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, token: str
+) -> None:
+    disk, run = make_disk(tmp_path, make_tree(tmp_path, OWN)), cleaning._run
+    script = f"echo 'Error writing block 9 ({said}).'; head -c 200000 /dev/zero; exit 12"
+    monkeypatch.setattr(cleaning, "_run", lambda disk, argv, commands="": run(disk, ["sh", "-c", script]))
+    with pytest.raises(DriverFailed, match="can't be checked") as problem:
+        clean(str(disk))
+    assert problem.value.token == token and "node" in str(problem.value.hint)
+
+
 @pytest.mark.parametrize("files", [{"ann/.ssh/id_rsa": "5ecre7"}, {"grub/grub.cfg": "", "vmlinuz-6.1": ""}])
 def test_a_disk_without_a_system_on_it_is_refused(tmp_path: Path, files: dict[str, str]) -> None:
     disk = make_disk(tmp_path, make_tree(tmp_path, files))

@@ -168,6 +168,31 @@ async def test_a_damaged_one_is_mended_or_refused_and_stays(driver: DirectoryVol
     assert Path(facts.path).exists()
 
 
+@pytest.mark.parametrize(
+    ("does", "token", "says"),
+    [
+        ("echo 'Error writing block 9 (No space left on device).'; exit 12", "noSpace", "free some space"),
+        ("echo 'Error reading block 9 (Input/output error).'; exit 12", "driverFailed", "kernel log"),
+        ("kill -9 $$", "driverFailed", None),
+        ("exec sleep 60", "driverFailed", None),
+    ],
+)
+async def test_a_check_that_fails_at_the_node_does_not_call_the_volume_damaged(
+    driver: DirectoryVolumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, token: str, says: str | None
+) -> None:
+    facts = await driver.ensure_files(ID, size_bytes=8 * MIB)
+    (tmp_path / "bin").mkdir()
+    (fake := tmp_path / "bin" / "e2fsck").write_text(f"#!/bin/sh\n{does}\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    if "sleep" in does:
+        monkeypatch.setattr("weft.contracts.driver.disk_program._LEAST_SECONDS", 0.1)
+    with pytest.raises(DriverFailed) as failed:
+        await driver.ensure_files(ID, size_bytes=8 * MIB)
+    assert failed.value.token == token and "damaged" not in f"{failed.value} {failed.value.hint}"
+    assert (says or "") in (failed.value.hint or "") and os.path.exists(facts.path)
+
+
 @pytest.mark.parametrize("left", [b"half of a file system", b""])
 async def test_what_was_cut_off_begins_anew(driver: DirectoryVolumes, tmp_path: Path, left: bytes) -> None:
     disk = await driver.ensure(ID, size_bytes=8 * MIB)
