@@ -764,6 +764,11 @@ def test_api_is_a_raw_door(fabric: Fabric) -> None:
     assert json.loads(fabric.weft("api", "POST", "/v1/projects", "-d", body).out)["name"] == "raw"
     assert fabric.weft("api", "get", "projects/raw").code == 0
     assert json.loads(fabric.weft("api", "/v1/projects/raw").out)["name"] == "raw"
+    assert fabric.weft("api", "/v1/projects/raw", "--jq", ".name").out == "raw\n"
+    assert json.loads(fabric.weft("api", "/v1/projects/raw", "--json", "name").out) == {"name": "raw"}
+    assert "project/raw\n" in fabric.weft("api", "/v1/projects", "-o", "name").out
+    assert "name: raw\n" in fabric.weft("api", "/v1/projects/raw", "-o", "yaml").out
+    assert fabric.weft("api", "/v1/projects", "-o", "csv").code == 2
     for words in ((), ("GET",), ("FETCH", "/v1/nodes"), ("GET", "/v1/nodes", "x")):
         assert fabric.weft("api", *words).code == 2
     stale = json.dumps({"name": "raw", "generation": 7, "spec": {"description": "y"}})
@@ -1085,7 +1090,7 @@ def test_what_goes_on_is_listed_attached_to_and_cancelled_as_the_objects_that_it
     assert fabric.weft("operation", "cancel", "vm/large@1", "--yes").code == 0
     assert fabric.weft("wait", "vm/large", "--for=delete", "--timeout", "20s").code == 0
     assert fabric.weft("operation", "attach", "vm/large@1").code == 0  # its object is gone: it is over
-    assert fabric.weft("operation", "show", "vm/large").code == 3
+    assert [fabric.weft("operation", "show", id_).code for id_ in ("vm/large", "vm/large@1", "vm/never@1")] == [3, 3, 3]
     assert fabric.weft("operation", "show", "large").code == 2
     assert fabric.weft("node", "drain", "n2", "--detach", "--in", "1h").out.endswith(
         "attach node/n2@" + generation(fabric)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from weft.cli.command import options
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import usage
+from weft.cli.output.formats import print_data, print_line, print_names
 from weft.cli.output.terminal import is_terminal
 from weft.cli.session import Session
 from weft.client.answer import raise_problem
@@ -38,10 +40,18 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
     path = path if path.startswith("/") else f"/v1/{path}"
     body = None if data is None else read_data(data)
     http = session.client.http
+    wants_form = session.given_form is not None or session.jq is not None or bool(session.json_fields)
+    if wants_form and not session.is_document and session.output != "name":
+        raise usage(
+            f"weft api has no rows for -o {session.output}", "use -o json, yaml, name, jsonpath=… or template=…"
+        )
     if method == "GET" and any(word in path for word in ("watch=1", "follow=1")):
         with http.stream(method, path) as stream:
             for line in stream.lines():
-                print(line.decode(), flush=True)
+                if wants_form:
+                    print_line(session, json.loads(line))
+                else:
+                    print(line.decode(), flush=True)
         return
     answer = http.request(method, path, body)
     raise_problem(answer)
@@ -50,10 +60,22 @@ def _run(session: Session, kind: Kind | None, words: tuple[str, ...], data: str 
     if "json" not in answer.headers.get("content-type", ""):
         sys.stdout.flush()
         sys.stdout.buffer.write(answer.body)
+    elif wants_form:
+        _print_form(session, json.loads(answer.body))
     elif is_terminal(sys.stdout):
         print(json.dumps(json.loads(answer.body), indent=2, ensure_ascii=False))
     else:
         print(answer.body.decode())
+
+
+def _print_form(session: Session, value: Any) -> None:
+    items = value.get("items") if isinstance(value, dict) else None
+    if session.output == "name":
+        print_names(items if isinstance(items, list) else [value])
+        return
+    if isinstance(items, list):
+        session.listed = sorted({item["kind"] for item in items if isinstance(item, dict) and "kind" in item})
+    print_data(session, value)
 
 
 def _read_words(words: tuple[str, ...]) -> tuple[str, str]:

@@ -132,9 +132,13 @@ def _get(session: Session, id_: str) -> dict[str, Any] | None:
 def _show(session: Session, ids: tuple[str, ...]) -> None:
     found = [(id_, _get(session, id_)) for id_ in ids]
     shown = [(read_operation(obj), find_cancel(obj)) for _, obj in found if obj is not None]
-    for id_, obj in found:
-        if obj is None:
-            session.notify(f"{id_}  its object is gone")
+    missing = [id_ for id_, obj in found if obj is None]
+    if not shown:
+        raise NotFound(
+            f"operation {missing[0]} not found: its object was deleted, or never was", hint="weft operation list"
+        )
+    for id_ in missing:
+        session.notify(f"{id_}  its object was deleted, or never was")
     if session.is_data:
         _print(session, [one for one, _ in shown])
         return
