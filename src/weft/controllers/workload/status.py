@@ -30,7 +30,7 @@ from weft.kinds.fields.lease import (
     LeaseRequest,
     LeaseStatus,
 )
-from weft.kinds.parts.goal import NOT_STARTED, RESTARTING, STARTING
+from weft.kinds.parts.goal import NOT_STARTED, ON_ANOTHER_NODE, RESTARTING, STARTING
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.migration.departing import HANDED_OVER, describe_lost
 from weft.kinds.parts.placement_spec import REFUSALS
@@ -371,6 +371,11 @@ def fold_current(desired: DesiredWorkload, places: Sequence[AllocationFacts], no
     if behind and place.report.resize_limits is not None:
         what = ", ".join(describe_change(change) for change in behind)
         return replace(condition, status="False", reason="RestartNeeded", message=f"{what}: takes effect at a restart")
+    asked, where = desired.spec.node, place.spec.node
+    if asked and asked != where and not desired.migration and not desired.once:
+        workload = place.spec.workload
+        said = f"it is on node {where}, not on {asked}: weft {workload.kind} migrate {workload.name} --to {asked}"
+        return replace(condition, status="False", reason=ON_ANOTHER_NODE, message=said)
     return condition
 
 
