@@ -17,6 +17,7 @@ from weft.kinds.report import ReportSpec, ReportStatus
 from weft.objects.quantity import format_bytes
 
 LOOK_SECONDS = 600.0
+UNDER_WAY = " is under way"
 ANSWER_SECONDS = 120.0  # until a question counts as lost
 HOUR_SECONDS = 3600.0
 LEAST_POINTS = 1.0  # of a plan's gain, however small the score is
@@ -65,6 +66,8 @@ def plan_automatic(
     if why:
         wait = LOOK_SECONDS if seen.other else HOUR_SECONDS / 6
         return RebalanceOutcome(status=msgspec.structs.replace(status, message=why, gains_since=None), wait=wait)
+    if status.message.endswith(UNDER_WAY):  # that plan has ended since
+        status = msgspec.structs.replace(status, message="")
     due = min(status.looked_at, now) + LOOK_SECONDS if status.looked_at is not None else now
     if due > now:
         return RebalanceOutcome(status=status, wait=due - now)
@@ -82,7 +85,7 @@ def plan_automatic(
 def find_policy_obstacle(spec: RebalancePolicySpec, seen: Seen) -> str:
     """Why nothing may begin now; empty if it may."""
     if seen.other:
-        return f"rebalanceplan/{seen.other} is under way"
+        return f"rebalanceplan/{seen.other}{UNDER_WAY}"
     if seen.spent.migrations >= spec.migrations_per_hour:
         return (
             f"the budget of this hour is spent: {seen.spent.migrations} of {count_migrations(spec.migrations_per_hour)}"

@@ -72,6 +72,13 @@ def test_nothing_is_asked_without_a_budget_or_beside_another_plan(seen: Seen, sp
     assert done.ask is None and done.plan is None and words in done.status.message
 
 
+def test_a_plan_that_has_ended_is_no_longer_said_to_be_under_way() -> None:
+    status = RebalancePolicyStatus(looked_at=NOW)
+    busy = plan_automatic("auto-1", RebalancePolicySpec(), status, Seen(other="tidy"), NOW + 1).status
+    assert "tidy" in busy.message
+    assert plan_automatic("auto-1", RebalancePolicySpec(), busy, Seen(), NOW + 2).status == status
+
+
 def test_a_plan_isnt_made_if_another_began_since_it_was_asked_for() -> None:
     status = RebalancePolicyStatus(looks=2, looked_at=NOW, report="auto-1-2", gains_since=NOW - 600)
     took = plan_automatic("auto-1", RebalancePolicySpec(), status, Seen(asked=True, answer=GAIN, other="tidy"), NOW + 1)
