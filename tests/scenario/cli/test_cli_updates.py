@@ -138,6 +138,8 @@ def test_a_deployment_of_its_own_instances_names_them_before_it_is_deleted(fabri
     shown = fabric.weft("rollout", "history", "many", "--revision", "1")
     assert shown.code == 0 and "\nkind: vm\n" in shown.out and "  image: tiny\n" in shown.out
     assert "no revision 7; there are: 1" in fabric.weft("rollout", "history", "many", "--revision", "7").err
+    alone = fabric.weft("set", "vm/many-1-0", "--memory", "96M", "--detach")
+    assert alone.code == 0 and "belongs to deployment/many, whose other instances keep what they have" in alone.err
     refused = fabric.weft("delete", "deployment/many")
     assert refused.code == 2
     assert "vm/many-1-0" in refused.err

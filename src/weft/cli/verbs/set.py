@@ -93,6 +93,10 @@ def change(session: Session, target: Target, given: dict[str, Any], *, dry_run: 
     types = {doc.path: doc.type for doc in describe_fields(kind.spec)}
     for one in [one for one in changes if one["path"] not in SHOWN_WITH_OTHERS]:
         session.notify(f"{target.what}  {_describe(one, kind, types)}")
+    if changes and (owner := before.get("owner")) and owner["kind"] == "deployment":
+        session.notify(
+            f"{target.what}  belongs to {owner['kind']}/{owner['name']}, whose other instances keep what they have"
+        )
     needs = [one for one in changes if one["mode"] == "restart"]
     if dry_run:
         if session.is_data:
