@@ -146,7 +146,7 @@ def place_of_named(name: str, environ: Mapping[str, str]) -> Path:
         raise NotFound(
             f"there is no context {name!r}",
             reason="noContext",
-            hint=f"there are {', '.join(known)}" if known else "weft context add NAME FILE adds one",
+            hint=f"contexts: {', '.join(known)}" if known else "weft context add NAME FILE adds one",
         )
     return path
 

@@ -184,6 +184,10 @@ def find_wrong_keys(document: Document) -> list[WeftError]:
 
 def _refuse_key(document: Document, key: Any) -> WeftError:
     meant = suggest(str(key), list(WRITTEN))
+    if key == "apiVersion":
+        said = "this is a manifest of Kubernetes: apiVersion is not a field of weft's"
+        hint = "weft schema KIND lists the fields of a kind, like container, deployment and service"
+        return place(document, (key,), UnknownField(said, field=key, hint=hint))
     hint = f"did you mean {meant}?" if meant else "a manifest has " + ", ".join(WRITTEN)
     return place(document, (key,), UnknownField(f"{key} is not a field of a manifest", field=str(key), hint=hint))
 

@@ -40,7 +40,9 @@ def refuse_unknown(flag: str, paths: Iterable[Sequence[str]], document: Any, lis
             continue  # what is no object may lack any of its parts
         written = ".".join(path)
         ends = [path[at:] for at in range(1, len(path)) if path[at] in known]  # status.conditions for conditions
-        meant = ".".join(ends[0]) if ends else suggest(written, sorted({*known, *paths_there}))
+        beneath = [one for one in paths_there if one.endswith(f".{written}")]  # status.phase for phase
+        nearest = min(beneath, key=lambda one: (one.count("."), one)) if beneath else ""
+        meant = ".".join(ends[0]) if ends else nearest or suggest(written, sorted({*known, *paths_there}))
         there = ", ".join(known[:_MOST_NAMED])
         raise click.UsageError(
             f"{flag} {written[:60]}: no such field; {f'did you mean {meant}?' if meant else f'there are {there}'}"

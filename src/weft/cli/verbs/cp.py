@@ -109,7 +109,10 @@ def _get(session: Session, target: Target, path: str, goal: str) -> int:
         return _receive(session, target, ["cat", path], _print)
     what, _, mode = _ask(session, target, ["sh", "-c", _GET, path]).partition(" ")
     if what == "none":
-        raise NotFound(f"{target.what} has no readable file {path}")
+        raise NotFound(
+            f"{target.what} has no readable file {path}",
+            hint=f"weft exec {target.what} -- ls -l {Path(path).parent}",
+        )
     here = Path(goal)
     name = Path(path).name or target.name
     if what == "folder":

@@ -63,7 +63,7 @@ def test_contexts_have_names_and_one_is_in_use(weft: Weft, home: Path) -> None:
     assert weft("context", "list", "-o", "name")[1] == "lab\nprod\n"
     assert json.loads(weft("--context", "lab", "context", "show", "-o", "json")[1])["chosen_by"] == "--context"
     code, _, err = weft("context", "use", "prd")
-    assert code == 4 and "there are lab, prod" in err
+    assert code == 4 and "contexts: lab, prod" in err
     assert weft("context", "remove", "lab")[0] == 0 and "lab" not in weft("context", "list")[1]
     assert weft("context", "add", "lab")[0] == 2 and weft("context", "use")[0] == 2
     again = ("context", "add", "prod", str(put(home / "next.json", {"server": "https://next"})))
@@ -96,7 +96,7 @@ def test_a_context_is_used_by_its_name_alone_and_one_that_is_removed_is_used_no_
     assert weft("context", "lab") == (0, "context  lab\n", "")
     assert shown(weft)["project"]["value"] == "lab"
     code, _, err = weft("context", "prd")
-    assert code == 4 and "there are lab, prod" in err
+    assert code == 4 and "contexts: lab, prod" in err
     code, out, err = weft("context", "remove", "lab")
     assert (code, out) == (0, "context/lab  removed\n") and "weft context NAME" in err
     code, _, err = weft("vm", "list")

@@ -129,6 +129,11 @@ def test_all_problems_of_all_documents_are_found_in_one_go(tmp_path: Path) -> No
     assert problem.details["problems"][1]["hint"] == "did you mean vm?"
 
 
+def test_a_manifest_of_kubernetes_is_called_one(tmp_path: Path) -> None:
+    problem = complaint(tmp_path, "pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\n")
+    assert "pod.yaml:1:1: this is a manifest of Kubernetes" in problem.message and "weft schema" in str(problem.hint)
+
+
 def test_the_same_object_twice_is_refused_naming_both_places(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("kind: project\nname: x\n")
     (tmp_path / "b.json").write_text('{"kind": "project", "name": "x"}')

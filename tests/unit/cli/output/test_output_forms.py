@@ -177,6 +177,7 @@ def test_a_template_gives_a_line_for_each_object(show: Shown) -> None:
         ("jsonpath={.name}", {}, "begin with .items[*]"),
         ('jsonpath={range .items[?(@.name=="db|1")]}{.status.phse}{end}', {}, "did you mean status.phase?"),
         ("json", {"json_fields": "name,status.phse"}, "did you mean status.phase?"),
+        ("json", {"json_fields": "name,phase"}, "did you mean status.phase?"),
     ],
 )
 def test_a_misspelt_field_is_refused_and_one_that_is_only_unset_is_empty(
