@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.measurement import Figure, Measurement
 from weft.contracts.clock import SystemClock
 from weft.scheduler.simulate.input import Input, read_input
-from weft.scheduler.simulate.run import Plan, Simulation, State
+from weft.scheduler.simulate.run import FabricState, Plan, Simulation
 
 DATA = Path(os.environ.get("WEFT_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "openb"
 MIXES = ("default", "gpushare100", "multigpu50", "gpuspec33", "cpu250")
@@ -24,7 +24,7 @@ PUBLISHED = {"fgd": "06-FGD", "best_fit": "05-BestFit", "random": "01-Random"}
 SEEDS = range(1, 11)
 LEAST_GAIN = 0.5  # points, on the default mix
 
-Runs = dict[str, list[dict[float, State]]]  # by strategy, one entry a seed: by arrived percent
+Runs = dict[str, list[dict[float, FabricState]]]  # by strategy, one entry a seed: by arrived percent
 
 
 def read_mix(mix: str, strategy: str) -> Input:
@@ -32,7 +32,7 @@ def read_mix(mix: str, strategy: str) -> Input:
     return read_input(nodes, pods, "openb", strategy)
 
 
-def run(mix: str, strategy: str, seed: int) -> dict[float, State]:
+def run(mix: str, strategy: str, seed: int) -> dict[float, FabricState]:
     """The states at the checkpoints, up to 100 % arrived."""
     found = read_mix(mix, strategy)
     plan = Plan("shuffled", seed, Fraction(1))
@@ -100,15 +100,15 @@ def compare(mix: str, runs: Runs) -> list[Figure]:
     return figures
 
 
-def _allocated(states: list[dict[float, State]]) -> list[float]:
+def _allocated(states: list[dict[float, FabricState]]) -> list[float]:
     return [state[100.0].allocation_percent["gpu"] for state in states]
 
 
-def _fragmented(states: list[dict[float, State]]) -> list[float]:
+def _fragmented(states: list[dict[float, FabricState]]) -> list[float]:
     return [state[90.0].fragmented_gpu_percent for state in states]
 
 
-def _tell(states: list[dict[float, State]]) -> str:
+def _tell(states: list[dict[float, FabricState]]) -> str:
     return f"{_spread(_allocated(states))} allocated, {_spread(_fragmented(states))} fragmented at 90 %"
 
 

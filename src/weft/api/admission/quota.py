@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from weft.api.admission.view import Usage, View
+from weft.api.admission.view import QuotaUsage, View
 from weft.api.context import ApiContext
 from weft.contracts.store import AtRevision, Precondition, Put
 from weft.kinds.image import IMAGE, ImageStatus
@@ -47,7 +47,7 @@ async def plan_quota(
         return [], []
     before = {} if old is None else await _resolve(view, project, kind.count_envelope(old, former or envelope))
     after = await _resolve(view, project, kind.count_envelope(new, envelope))
-    usage = view.usages.setdefault(key, Usage())
+    usage = view.usages.setdefault(key, QuotaUsage())
     growth = find_growth(_list_limits(quota, user), before, after)
     if growth and usage.sum is None:
         await view.take_turn(context.counted.turn(key))
@@ -79,7 +79,7 @@ async def _refuse_excess(
     context: ApiContext,
     view: View,
     quota: Envelope,
-    usage: Usage,
+    usage: QuotaUsage,
     growth: Mapping[str, float],
     envelope: Envelope,
     spec: Any,
@@ -101,7 +101,7 @@ async def _refuse_excess(
 
 
 def _find_excess(
-    accounts: Iterable[tuple[str, AccountLimits]], usage: Usage, growth: Mapping[str, float]
+    accounts: Iterable[tuple[str, AccountLimits]], usage: QuotaUsage, growth: Mapping[str, float]
 ) -> list[Excess]:
     """The excess of ``growth`` in the first account that hasn't so much left."""
     every = (find_excess(limits, usage.find_total(account), growth, account) for account, limits in accounts)

@@ -17,7 +17,7 @@ from weft.objects.identity import object_key
 _Amounts = dict[str, dict[str, float]]  # by account and field
 
 
-class Usage:
+class QuotaUsage:
     """Growth by one request of what the objects of a project count in its quota. ``sum`` is what they counted before, once that is
     needed."""
 
@@ -65,7 +65,7 @@ class View:
         self.store = store
         self._read: dict[str, Envelope | None] = {}
         self._planned: dict[str, Envelope] = {}
-        self.usages: dict[str, Usage] = {}  # by the quota's key
+        self.usages: dict[str, QuotaUsage] = {}  # by the quota's key
         self._clock = clock
         self._held: dict[str, int] = {}  # objects that it will make, by what they count with
 

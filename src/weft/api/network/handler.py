@@ -19,7 +19,7 @@ from weft.api.network.facts import (
     TraceTarget,
     Workload,
 )
-from weft.api.network.reader import Reader
+from weft.api.network.reader import TraceReader
 from weft.api.network.trace import trace
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
@@ -52,11 +52,11 @@ async def network_trace(context: ApiContext, call: Call, project: str) -> Answer
     source, target = _read_end(query, "from", project, _FROM), _read_end(query, "to", project, _TO)
     async with context.lists.take(call.actor):
         return context.lists.hold(
-            call.actor, await _answer(Reader(context, call.actor, project), source, target, query)
+            call.actor, await _answer(TraceReader(context, call.actor, project), source, target, query)
         )
 
 
-async def _answer(reader: Reader, source: End, target: End, query: dict[str, str]) -> Answer:
+async def _answer(reader: TraceReader, source: End, target: End, query: dict[str, str]) -> Answer:
     near = await _find_source(reader, source)
     far = await _find_target(reader, target, near)
     protocol, port = read_what(query.get("port", ""), query.get("protocol", ""), far)
@@ -65,7 +65,7 @@ async def _answer(reader: Reader, source: End, target: End, query: dict[str, str
     return await asyncio.to_thread(lambda: json_answer(trace(facts)))
 
 
-async def _find_source(reader: Reader, end: End) -> Workload | Caller:
+async def _find_source(reader: TraceReader, end: End) -> Workload | Caller:
     if is_workload(end.kind):
         return await reader.workload(end.kind, end.project, end.name)
     if end.kind:
@@ -75,7 +75,7 @@ async def _find_source(reader: Reader, end: End) -> Workload | Caller:
     return Caller(end.name) if end.name else Caller()
 
 
-async def _find_target(reader: Reader, end: End, source: Workload | Caller) -> TraceTarget:
+async def _find_target(reader: TraceReader, end: End, source: Workload | Caller) -> TraceTarget:
     if end.kind:
         found = await reader.target(end.kind, end.project, end.name)
         if found is not None:

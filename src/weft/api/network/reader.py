@@ -50,7 +50,7 @@ _PAGE = 500
 _KINDS = (*WORKLOADS, "network", "securitygroup", "endpoint", "service", "node", "publishedport")
 
 
-class Reader:
+class TraceReader:
     """The objects that one trace needs, each read once."""
 
     def __init__(self, context: ApiContext, actor: Actor, project: str) -> None:

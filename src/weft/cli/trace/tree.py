@@ -14,7 +14,7 @@ SERVER, CLIENT = 2, 3  # kinds, as OTLP numbers them
 
 
 @dataclass(eq=False)
-class Node:
+class SpanNode:
     """One span. Times in unix nanoseconds; ``end``: of one that isn't over, the end of what is shown."""
 
     id: str
@@ -28,7 +28,7 @@ class Node:
     kind: int
     error: str = ""
     attributes: dict[str, Any] = field(default_factory=dict)
-    children: list[Node] = field(default_factory=list)  # in the order of their begin
+    children: list[SpanNode] = field(default_factory=list)  # in the order of their begin
     critical: bool = False
     own: int = 0  # nanoseconds of the critical path that are its own
     waited: int = 0  # and those before it in which nothing ran
@@ -40,12 +40,12 @@ class Tree:
     """``roots`` in the order of their begin; from ``begin`` to ``end``."""
 
     trace: str
-    roots: list[Node]
+    roots: list[SpanNode]
     begin: int
     end: int
     count: int
 
-    def walk(self) -> Iterator[tuple[int, Node]]:
+    def walk(self) -> Iterator[tuple[int, SpanNode]]:
         """Each with its depth, parents first."""
         stack = [(0, root) for root in reversed(self.roots)]
         while stack:
@@ -56,7 +56,7 @@ class Tree:
 
 def read_tree(document: dict[str, Any], now: float) -> Tree:
     """Read the tree of an answer in OTLP's form; ``now`` (unix seconds) is where what isn't over is at."""
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, SpanNode] = {}
     trace = ""
     for resource in document.get("resourceSpans", ()):
         process = _values(resource.get("resource", {}).get("attributes", ())).get("service.name", "?")
@@ -81,10 +81,10 @@ def read_tree(document: dict[str, Any], now: float) -> Tree:
     return tree
 
 
-def _read(span: dict[str, Any], process: str) -> Node:
+def _read(span: dict[str, Any], process: str) -> SpanNode:
     values = _values(span.get("attributes", ()))
     end = int(span.get("endTimeUnixNano") or 0)
-    return Node(
+    return SpanNode(
         id=span["spanId"],
         parent=span.get("parentSpanId", ""),
         name=str(span.get("name", "")),
@@ -103,14 +103,14 @@ def _values(attributes: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return {one["key"]: next(iter(one["value"].values()), "") for one in attributes if one.get("value")}
 
 
-def _arrange(nodes: dict[str, Node]) -> list[Node]:
+def _arrange(nodes: dict[str, SpanNode]) -> list[SpanNode]:
     """Give each node its children, and return those that have no parent."""
-    below: dict[str, list[Node]] = {}
+    below: dict[str, list[SpanNode]] = {}
     for node in nodes.values():
         if node.parent in nodes and node.parent != node.id:
             below.setdefault(node.parent, []).append(node)
     ordered = sorted(nodes.values(), key=lambda one: one.begin)
-    roots: list[Node] = []
+    roots: list[SpanNode] = []
     seen: set[str] = set()
     # Those whose parent isn't there first; what is left then is a circle, of which the earliest is the root.
     for node in [*(one for one in ordered if one.parent not in nodes or one.parent == one.id), *ordered]:
@@ -130,7 +130,7 @@ def _arrange(nodes: dict[str, Node]) -> list[Node]:
     return roots
 
 
-def _agree(root: Node) -> None:
+def _agree(root: SpanNode) -> None:
     """Shift what another machine's clock has put before its cause, or beside the request that it answers."""
     stack = [root]
     while stack:
@@ -143,7 +143,7 @@ def _agree(root: Node) -> None:
             stack.append(child)
 
 
-def _fit(child: Node, above: Node) -> None:
+def _fit(child: SpanNode, above: SpanNode) -> None:
     answers = child.kind == SERVER and above.kind == CLIENT and above.over and child.over
     if answers and not (above.begin <= child.begin and child.end <= above.end):
         spare = (above.end - above.begin) - (child.end - child.begin)
@@ -153,7 +153,7 @@ def _fit(child: Node, above: Node) -> None:
         _shift(child, above.begin - child.begin)
 
 
-def _shift(node: Node, by: int) -> None:
+def _shift(node: SpanNode, by: int) -> None:
     stack = [node]
     while stack:
         one = stack.pop()
@@ -162,7 +162,7 @@ def _shift(node: Node, by: int) -> None:
         stack += one.children
 
 
-def _finish(nodes: Iterable[Node], now: float) -> None:
+def _finish(nodes: Iterable[SpanNode], now: float) -> None:
     """Let what isn't over last until the present."""
     nodes = list(nodes)
     last = max((max(node.begin, node.end) for node in nodes), default=0)
@@ -173,7 +173,7 @@ def _finish(nodes: Iterable[Node], now: float) -> None:
             node.end = last
 
 
-def _find_last(roots: Iterable[Node]) -> None:
+def _find_last(roots: Iterable[SpanNode]) -> None:
     ordered, stack = [], list(roots)
     while stack:
         node = stack.pop()
@@ -183,13 +183,13 @@ def _find_last(roots: Iterable[Node]) -> None:
         node.last = max([node.end, *(child.last for child in node.children)])
 
 
-def _mark(root: Node) -> None:
+def _mark(root: SpanNode) -> None:
     """Find the critical path, from the end: what ended last, before that what ended last before it began, and so on."""
     stack = [(root, root.last)]
     while stack:
         node, at = stack.pop()
         node.critical = True
-        later: Node | None = None
+        later: SpanNode | None = None
         for child in sorted(node.children, key=lambda one: -one.last):
             if child.begin >= at and child.last > at:
                 continue
@@ -202,7 +202,7 @@ def _mark(root: Node) -> None:
         _spend(node, min(node.begin, at), at, later)
 
 
-def _spend(node: Node, begin: int, end: int, later: Node | None) -> None:
+def _spend(node: SpanNode, begin: int, end: int, later: SpanNode | None) -> None:
     """Spend the time between two parts of a node: its own time as long as it lasted, and after that what the ``later`` part was
     waited for."""
     own = max(0, min(end, node.end) - max(begin, node.begin))

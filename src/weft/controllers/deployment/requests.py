@@ -43,7 +43,7 @@ class Watched(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float
 
 
-class Counts(msgspec.Struct):
+class RevisionCounts(msgspec.Struct):
     requests: int = 0
     errors: int = 0  # answers that say that it failed
     unanswered: int = 0
@@ -59,15 +59,15 @@ class Counts(msgspec.Struct):
     def unanswered_share(self) -> float:
         return self.unanswered / self.requests if self.requests else 0.0
 
-    def is_worse(self, old: Counts) -> bool:
+    def is_worse(self, old: RevisionCounts) -> bool:
         """Whether it leaves so much more unanswered than ``old`` that busy machines don't explain it."""
         is_seen = self.unanswered >= WORSE_LEAST and self.unanswered_moments >= WORSE_MOMENTS
         share = old.unanswered_share
         # Three times a third is everything: where the old one leaves much, half of what it answers is enough.
         return is_seen and self.unanswered_share >= min(WORSE_TIMES * share, (1.0 + share) / 2.0)
 
-    def leave_out_unanswered(self) -> Counts:
-        return Counts(self.requests - self.unanswered, self.errors, moments=self.error_moments)
+    def leave_out_unanswered(self) -> RevisionCounts:
+        return RevisionCounts(self.requests - self.unanswered, self.errors, moments=self.error_moments)
 
 
 def plan_span(since: float, now: float) -> Span:
@@ -76,9 +76,9 @@ def plan_span(since: float, now: float) -> Span:
     return Span.until(now, seconds + STEP_SECONDS, max(STEP_SECONDS, math.ceil(seconds / _MOST_MOMENTS)))
 
 
-def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str], first: int = 0) -> Counts:
+def count(found: Mapping[Labels, Floats], project: str, workloads: frozenset[str], first: int = 0) -> RevisionCounts:
     """The requests to ``workloads`` from the moment ``first`` of the series on, which are counters. Pure."""
-    counts, none = Counts(), np.zeros(1)
+    counts, none = RevisionCounts(), np.zeros(1)
     failing = {ERROR: none, UNANSWERED: none}
     for labels, row in found.items():
         if labels.get("project") != project or labels.get("workload") not in workloads:

@@ -13,7 +13,7 @@ import msgspec
 from weft.contracts.store import MAX_COMMIT_BYTES, MAX_VALUE_BYTES
 from weft.controllers.device.rollout_plan import (
     MOST_TOGETHER,
-    Progress,
+    RolloutProgress,
     Stand,
     Waves,
     begin,
@@ -107,7 +107,7 @@ def _plan_one(view: View, item: Item, plan: Plan, now: float) -> Commit | None:
     ):
         plan.later[item.key] = pause
         return None
-    was = begin(list(devices)) if first else msgspec.convert(msgspec.to_builtins(status), Progress)
+    was = begin(list(devices)) if first else msgspec.convert(msgspec.to_builtins(status), RolloutProgress)
     stands = {name: _stand(spec, model.spec(DeviceModelSpec), one, was.wave_at) for name, one in devices.items()}
     waves = Waves(
         percent=spec.percent,

@@ -1,7 +1,7 @@
 """How a setting goes to many devices in waves, and stops where too many fail. Pure.
 
-All that it must remember is in ``Progress``, which is written in the commit that sets the devices' values: after a kill it goes on
-from there.
+All that it must remember is in ``RolloutProgress``, which is written in the commit that sets the devices' values: after a kill
+it goes on from there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from weft.objects.errors import shorten
 
-WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``Progress.states`` has for each member
+WAITING, SENT, CONFIRMED, FAILED = ".", "s", "c", "f"  # what ``RolloutProgress.states`` has for each member
 MOST_MEMBERS = 5000
 MOST_TOGETHER = 90  # devices that one commit sets: it has the progress, too, and at most 100 writes
 MOST_MEMBER_BYTES = 150_000  # of all their names: the store takes an object of at most 256 kB
@@ -43,7 +43,7 @@ class Stand(msgspec.Struct, frozen=True):
     phase: str = ""  # of the device, where that is why it can't have reported them
 
 
-class Progress(msgspec.Struct, kw_only=True):
+class RolloutProgress(msgspec.Struct, kw_only=True):
     """``states`` has a letter for each of ``members``; the first ``through`` of them are in waves that began."""
 
     members: list[str] = []
@@ -57,7 +57,7 @@ class Progress(msgspec.Struct, kw_only=True):
 class RolloutStep(msgspec.Struct):
     """The progress from now on, the devices to set in the same commit, and after how long to look again."""
 
-    progress: Progress
+    progress: RolloutProgress
     to_set: list[str] = []
     later: float | None = None
 
@@ -83,13 +83,13 @@ def find_pause(youngest_at: float, now: float) -> float:
     return max(youngest_at + SETTLE_SECONDS - now, 0.0)
 
 
-def begin(names: Sequence[str]) -> Progress:
+def begin(names: Sequence[str]) -> RolloutProgress:
     """The progress of a rollout that has done nothing yet. The members are these from now on: a device that comes later isn't one
     of them."""
-    return Progress(members=sorted(names), states=WAITING * len(names))
+    return RolloutProgress(members=sorted(names), states=WAITING * len(names))
 
 
-def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: float) -> RolloutStep:
+def plan_rollout(waves: Waves, was: RolloutProgress, stands: Mapping[str, Stand], now: float) -> RolloutStep:
     """``stands`` has the members that are there still."""
     states, failures, over = list(was.states), dict(was.failures), was.wave_at + waves.timeout_seconds - now
     for at, name in enumerate(was.members[: was.through]):
@@ -103,7 +103,7 @@ def plan_rollout(waves: Waves, was: Progress, stands: Mapping[str, Stand], now: 
             why = "it is gone" if stand is None else stand.problem or _describe_silence(waves, stand)
             if len(failures) < MOST_REASONS:
                 failures[name] = shorten(why, MOST_WORDS)
-    found = Progress(
+    found = RolloutProgress(
         members=was.members, states="".join(states), through=was.through, wave_at=was.wave_at, failures=failures
     )
     if states.count(FAILED) > waves.max_failures * (waves.resumed + 1) + waves.resumed:
@@ -125,7 +125,7 @@ def _describe_silence(waves: Waves, stand: Stand) -> str:
     return f"no answer within {waves.timeout_seconds:g} s" + (f": it is {stand.phase}" if stand.phase else "")
 
 
-def _send(progress: Progress, states: list[str], together: int, now: float) -> RolloutStep:
+def _send(progress: RolloutProgress, states: list[str], together: int, now: float) -> RolloutStep:
     """Set the next members of the wave that began, as many as one commit can."""
     ready = [at for at in range(progress.through) if states[at] == WAITING][:together]
     for at in ready:

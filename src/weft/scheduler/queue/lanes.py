@@ -22,7 +22,7 @@ from weft.scheduler.queue.turn import FIRST, PATIENT, QueuePosition
 WINDOW = 100  # so many at the beginning of a lane may be out of order
 
 
-class Shares(Protocol):
+class ProjectShares(Protocol):
     """How much each project has, by its weight."""
 
     def weighted(self, project: str) -> float: ...
@@ -105,7 +105,7 @@ class Queue:
             self._ready -= 1
         self._tidy(lane)
 
-    def take(self, most: int, shares: Callable[[], Shares] | None = None) -> list[str]:
+    def take(self, most: int, shares: Callable[[], ProjectShares] | None = None) -> list[str]:
         """The next workloads to decide on. ``contended`` tells whether shares counted: then the order holds as long as each of them
         gets its place; ``give_back`` the rest if one doesn't."""
         self._taken.clear()
@@ -191,7 +191,7 @@ class Queue:
             if lane.keys:
                 self._push(lane, lane.head(1)[0][0])
 
-    def _draw_fairly(self, heaps: dict[str, Heap], most: int, shares: Shares) -> None:
+    def _draw_fairly(self, heaps: dict[str, Heap], most: int, shares: ProjectShares) -> None:
         """Take up to ``most``; each comes from the project whose share is then lowest, counting those already taken."""
         lines = [(shares.weighted(project), heap[0][:2], project) for project, heap in heaps.items()]
         heapq.heapify(lines)

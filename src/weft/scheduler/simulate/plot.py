@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from weft.scheduler.simulate.run import State
+from weft.scheduler.simulate.run import FabricState
 
 WIDTH, HEIGHT = 720, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 20, 56, 46
@@ -17,7 +17,7 @@ _LINES = (
 )
 
 
-def draw_curves(points: Sequence[State], title: str, *, gpus: bool) -> str:
+def draw_curves(points: Sequence[FabricState], title: str, *, gpus: bool) -> str:
     """The picture: percent of all there is, over GPUs asked for in percent of all ``gpus``, or, without any, over workloads
     decided on."""
     lines = [line for line in _LINES if gpus or not line[0].startswith("gpu")]
@@ -50,6 +50,6 @@ def draw_curves(points: Sequence[State], title: str, *, gpus: bool) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _value(point: State, name: str) -> float:
+def _value(point: FabricState, name: str) -> float:
     resource, _, what = name.partition(" ")
     return point.fragmented_gpu_percent if what == "fragmented" else point.allocation_percent[resource]

@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     until: Fraction | None = None  # how many times all GPUs are requested in the end; None: each workload once
 
 
-class State(msgspec.Struct, frozen=True):
+class FabricState(msgspec.Struct, frozen=True):
     """How full the fabric is: percentages of all there is."""
 
     arrived_percent: float
@@ -45,13 +45,13 @@ class State(msgspec.Struct, frozen=True):
 
 
 class SimulationOutcome(msgspec.Struct, frozen=True):
-    checkpoints: list[State]
+    checkpoints: list[FabricState]
     placed: int
     rejected: dict[str, int]
     loop_seconds: float
     decision_seconds: list[float]  # one for each decision
     nodes_used: int
-    curve: list[State]  # over the run, for a picture
+    curve: list[FabricState]  # over the run, for a picture
 
 
 class Simulation:
@@ -91,8 +91,8 @@ class Simulation:
     def run(self, on_progress: Callable[[int, float], None], *, curve: bool = False) -> SimulationOutcome:
         """Decide on all of them, one after the other. ``on_progress(decisions, arrived percent)`` is called now and then."""
         self._put_standing()
-        checkpoints: list[State] = []
-        points: list[State] = []
+        checkpoints: list[FabricState] = []
+        points: list[FabricState] = []
         rejected: Counter[str] = Counter()
         durations: list[float] = []
         ahead = list(PERCENTS) if self._gpus else []
@@ -125,14 +125,14 @@ class Simulation:
         seconds = clock.elapsed() - began - paused
         return SimulationOutcome(checkpoints, placed, dict(rejected), seconds, durations, self.count_used(), points)
 
-    def measure(self, arrived_percent: float) -> State:
+    def measure(self, arrived_percent: float) -> FabricState:
         """How full it is now."""
         snapshot = self.snapshot
         given = snapshot.allocated.sum(axis=1) / np.maximum(snapshot.capacity.sum(axis=1, dtype=np.float64), 1.0)
         free = int(np.maximum(snapshot.gpu_free, 0).sum())
         fragmented = float(find_fragmented(snapshot, find_residue(snapshot), self._typical).sum())
         gpus = max(1, self._gpus)
-        return State(
+        return FabricState(
             arrived_percent,
             {
                 "cpu": round(100.0 * float(given[0]), 4),

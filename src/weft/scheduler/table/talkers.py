@@ -29,7 +29,7 @@ def _nowhere(uid: str) -> Whereabouts | None:
     return None
 
 
-class Peer(msgspec.Struct, frozen=True):
+class TalkingPeer(msgspec.Struct, frozen=True):
     uid: str
     rate: float  # bytes a second, both directions
 
@@ -63,14 +63,15 @@ class Talkers:
         for uid in [uid for uid in self._rates if not exists(uid)]:
             self.put(uid, {})
 
-    def of(self, uid: str) -> list[Peer]:
+    def of(self, uid: str) -> list[TalkingPeer]:
         """The peers of a workload with what they exchange, the greatest first."""
         rates = dict(self._rates.get(uid, {}))
         heard = sorted(self._heard.get(uid, {}).items(), key=lambda one: -one[1])[:MOST_HEARD]
         for peer, rate in heard:
             rates[peer] = max(rate, rates.get(peer, 0.0))
         return [
-            Peer(peer, rate) for peer, rate in sorted(rates.items(), key=lambda one: (-one[1], one[0]))[:MOST_TALKERS]
+            TalkingPeer(peer, rate)
+            for peer, rate in sorted(rates.items(), key=lambda one: (-one[1], one[0]))[:MOST_TALKERS]
         ]
 
     def find_places(self, uid: str) -> list[tuple[str, float]]:

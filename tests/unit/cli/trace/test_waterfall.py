@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft.cli.output.terminal import Paint
-from weft.cli.trace.tree import Node, Tree, read_tree
+from weft.cli.trace.tree import SpanNode, Tree, read_tree
 from weft.cli.trace.waterfall import draw, format_time
 
 BASE = 1_790_000_000 * 10**9
@@ -46,11 +46,11 @@ def read(now: float = 0.0, **processes: list[Any]) -> Tree:
     return read_tree(make_document(**processes), BASE / 1e9 + now / 1000)
 
 
-def find(tree: Tree, name: str) -> Node:
+def find(tree: Tree, name: str) -> SpanNode:
     return next(node for _, node in tree.walk() if node.name == name)
 
 
-def at(node: Node) -> tuple[float, float]:
+def at(node: SpanNode) -> tuple[float, float]:
     return (node.begin - BASE) / MS, (node.end - BASE) / MS
 
 

@@ -7,7 +7,7 @@ import msgspec
 from weft.contracts.store import MAX_VALUE_BYTES
 from weft.controllers.device.rollout_plan import (
     MOST_REASONS,
-    Progress,
+    RolloutProgress,
     Stand,
     Waves,
     begin,
@@ -33,7 +33,7 @@ class Site:
             return Stand(passed)
         return Stand(False, "refused: out of range" if passed and int(name[1:]) % 40 == 7 else "")
 
-    def run(self, waves: Waves, progress: Progress, *, most: int = 100_000) -> Progress:
+    def run(self, waves: Waves, progress: RolloutProgress, *, most: int = 100_000) -> RolloutProgress:
         """Until it stops or is done; what a commit writes is all that is kept between two steps."""
         for _ in range(most):
             step = plan_rollout(waves, progress, self.stands(), self.now)
@@ -41,7 +41,7 @@ class Site:
             for name in step.to_set:
                 assert name not in self.set_at, "set twice"
                 self.set_at[name] = self.now
-            progress = msgspec.json.decode(msgspec.json.encode(step.progress), type=Progress)
+            progress = msgspec.json.decode(msgspec.json.encode(step.progress), type=RolloutProgress)
             if step.later is None:
                 return progress
             self.now += min(step.later, 1.0)
