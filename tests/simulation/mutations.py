@@ -17,7 +17,7 @@ from weft.agent.allocation.plan import StepName
 from weft.agent.allocation.steps.registry import STEPS
 from weft.agent.allocation.supervisor import Allocations
 from weft.agent.migration import executor as migration_executor
-from weft.agent.migration.source import Source
+from weft.agent.migration.source import MigrationSource
 from weft.api.admission import commit as api_commit
 from weft.api.admission import references
 from weft.api.object import write as api_write
@@ -157,13 +157,13 @@ def run_while_the_guest_is_on_its_way() -> Any:
 
 def run_on_until_the_target_answers() -> Any:
     """A source whose guest was handed over lets it run meanwhile, so that it stands still for less."""
-    real = Source._hand_over
+    real = MigrationSource._hand_over
 
-    async def hand_over(self: Source, began: float) -> None:
+    async def hand_over(self: MigrationSource, began: float) -> None:
         await self._driver.cancel(self._local.id, self.migration.key, never_ran=True)
         await real(self, began)
 
-    return mock.patch.object(Source, "_hand_over", hand_over)
+    return mock.patch.object(MigrationSource, "_hand_over", hand_over)
 
 
 def leave_the_data_behind() -> Any:

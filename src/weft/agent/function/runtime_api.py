@@ -35,7 +35,7 @@ class Given(msgspec.Struct, frozen=True):
     traceparent: str = ""  # of the span that is the code's parent; "": it has none
 
 
-class Listener(Protocol):
+class RuntimeListener(Protocol):
     """Called at once, from within the instance's call; ``error_type`` is the runtime's, or ""."""
 
     def on_next(self) -> None:
@@ -52,7 +52,7 @@ class Listener(Protocol):
 class RuntimeApi:
     """Serves ``listening`` from ``open`` to ``close``."""
 
-    def __init__(self, listening: socket.socket, listener: Listener) -> None:
+    def __init__(self, listening: socket.socket, listener: RuntimeListener) -> None:
         self._listening, self.listener = listening, listener
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()

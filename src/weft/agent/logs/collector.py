@@ -43,7 +43,7 @@ MOST_PIECES = 64  # of a workload that leaves: all that its driver keeps is less
 AGAIN_SECONDS = 5.0  # after a failure
 
 
-class Workload(msgspec.Struct, frozen=True):
+class PrintingWorkload(msgspec.Struct, frozen=True):
     """One that prints here."""
 
     uid: str
@@ -105,7 +105,9 @@ class LogCollector:
         """Read all that it printed here: its files are about to go. A failure only goes to the log."""
         driver = self._runtimes.find(local)
         if driver is not None:
-            await asyncio.to_thread(self._drain, Workload(local.spec.workload.uid, local.what, local.id, driver))
+            await asyncio.to_thread(
+                self._drain, PrintingWorkload(local.spec.workload.uid, local.what, local.id, driver)
+            )
 
     def expect(self, uid: str, seconds: float, mark: LogMark | None = None) -> None:
         """Lines that this workload printed on another node are on their way: its own wait for them, for so long at most. ``mark``:
@@ -118,8 +120,8 @@ class LogCollector:
         self._expected.pop(uid, None)
         self._marks.pop(uid, None)
 
-    def _find_workloads(self) -> list[Workload]:
-        found: dict[str, Workload] = {}
+    def _find_workloads(self) -> list[PrintingWorkload]:
+        found: dict[str, PrintingWorkload] = {}
         now = self._clock.elapsed()
         for state in self._table:
             local = state.local
@@ -132,10 +134,10 @@ class LogCollector:
                 continue
             driver = self._runtimes.find(local)
             if driver is not None:
-                found[uid] = Workload(uid, local.what, local.id, driver)
+                found[uid] = PrintingWorkload(uid, local.what, local.id, driver)
         return list(found.values())
 
-    def _gather(self, workloads: Iterable[Workload], here: set[str] | None, *, keeps: bool) -> None:
+    def _gather(self, workloads: Iterable[PrintingWorkload], here: set[str] | None, *, keeps: bool) -> None:
         problems = set()
         with self._reading:
             try:
@@ -157,7 +159,7 @@ class LogCollector:
             problems |= {self._try_read(workload) for workload in workloads} - {""}
         self._note("; ".join(sorted(problems)))
 
-    def _drain(self, workload: Workload) -> None:
+    def _drain(self, workload: PrintingWorkload) -> None:
         with self._reading:
             if not self._is_open:
                 return
@@ -169,7 +171,7 @@ class LogCollector:
                 if self.store.cursor(workload.uid) == before:
                     return
 
-    def _try_read(self, workload: Workload) -> str:
+    def _try_read(self, workload: PrintingWorkload) -> str:
         """Try to read a workload's lines. Returns what prevented it, in words."""
         try:
             self._read(workload)
@@ -182,7 +184,7 @@ class LogCollector:
             self._failed[workload.uid] = self._clock.elapsed()
             return f"{workload.what}: {problem}"
 
-    def _read(self, workload: Workload) -> None:
+    def _read(self, workload: PrintingWorkload) -> None:
         """Raises WeftError, OSError."""
         uid, now = workload.uid, self._clock.now()
         if (came_to := self._marks.get(uid)) is not None:
@@ -205,7 +207,7 @@ class LogCollector:
                 self._put(workload, end_rests(before, int(now * 1e6)))
                 del self._begun[uid]
 
-    def _go_on_from(self, mark: LogMark, workload: Workload) -> None:
+    def _go_on_from(self, mark: LogMark, workload: PrintingWorkload) -> None:
         """Its lines of another node haven't come, and those in the part of its console that has come stand for them: they get the
         numbers that they have there, or who follows the log would get them once more. Raises OSError."""
         if self.store.cursor(workload.uid) is None:
@@ -214,7 +216,7 @@ class LogCollector:
                 self.store.set_next(workload.uid, mark.next - count, Cursor())
         self._marks.pop(workload.uid, None)
 
-    def _put(self, workload: Workload, lines: Assembled) -> None:
+    def _put(self, workload: PrintingWorkload, lines: Assembled) -> None:
         self._append(workload.uid, workload.what, lines.times, lines.text, lines.cursor)
 
     def _append(self, uid: str, what: str, times: array[int], text: bytes, cursor: Cursor | None = None) -> None:

@@ -133,7 +133,7 @@ class MigrationExecutor:
         await self.drop(local.uid)
         late = importlib.import_module("weft.agent.migration.source")  # with all that plans a transfer
         context = self._begin(state, local, migration)
-        source = ColdSource(context) if _is_cold(local) else late.Source(context, self._driver_of(local))
+        source = ColdSource(context) if _is_cold(local) else late.MigrationSource(context, self._driver_of(local))
         self._led[local.uid] = source
         source.start()
 

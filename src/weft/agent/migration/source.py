@@ -39,7 +39,7 @@ AGAIN_SECONDS = 0.5
 UNKNOWN_PATH = 125_000_000.0  # bytes per second
 
 
-class Source(Role):
+class MigrationSource(Role):
     def __init__(self, context: MigrationContext, driver: MigrationDriver) -> None:
         super().__init__(context)
         self._driver, self._network, self._clock = driver, self._node.network, self._node.clock

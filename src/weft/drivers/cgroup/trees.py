@@ -14,7 +14,7 @@ from weft.drivers.linux.mounts import Mount, read_mounts
 CONTROLLERS = ("cpu", "memory", "pids")  # by which weft limits
 
 
-class Tree(msgspec.Struct, frozen=True):
+class CgroupTree(msgspec.Struct, frozen=True):
     point: Path
     version: int
     controllers: frozenset[str]
@@ -23,7 +23,7 @@ class Tree(msgspec.Struct, frozen=True):
 class Trees(msgspec.Struct, frozen=True):
     """All mounted trees. Runtimes make groups in every one of them; weft only where ``points`` says."""
 
-    all: tuple[Tree, ...]
+    all: tuple[CgroupTree, ...]
     version: int  # of the trees that limit
     points: dict[str, Path]  # controller → where its tree of that version is mounted
     unified: Path | None  # the tree of version 2, with or without controllers
@@ -32,12 +32,12 @@ class Trees(msgspec.Struct, frozen=True):
 def find_trees(mounts: Iterable[Mount], read_controllers: Callable[[Path], str]) -> Trees:
     """Pure. ``read_controllers``: the controllers of the version 2 tree at a mount point. Version 1 wins where both are mounted,
     for then it is the one that holds the controllers."""
-    found: dict[str, Tree] = {}
+    found: dict[str, CgroupTree] = {}
     for mount in mounts:
         if mount.kind in ("cgroup", "cgroup2") and mount.device not in found:
             point = Path(mount.point)
             names = mount.options if mount.kind == "cgroup" else read_controllers(point).split()
-            found[mount.device] = Tree(point, 1 if mount.kind == "cgroup" else 2, frozenset(names) - {"rw", "ro"})
+            found[mount.device] = CgroupTree(point, 1 if mount.kind == "cgroup" else 2, frozenset(names) - {"rw", "ro"})
     trees = tuple(found.values())
     version = 1 if any(tree.version == 1 and tree.controllers & {*CONTROLLERS} for tree in trees) else 2
     points = {name: tree.point for tree in trees if tree.version == version for name in sorted(tree.controllers)}

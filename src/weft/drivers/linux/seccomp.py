@@ -48,7 +48,7 @@ class Condition(msgspec.Struct, frozen=True):
     minKernel: str = ""
 
 
-class Rule(msgspec.Struct, frozen=True):
+class SyscallRule(msgspec.Struct, frozen=True):
     names: list[str]
     action: str
     args: list[dict[str, Any]] | None = None
@@ -65,7 +65,7 @@ class Architecture(msgspec.Struct, frozen=True):
 class Profile(msgspec.Struct, frozen=True):
     defaultAction: str
     archMap: list[Architecture]
-    syscalls: list[Rule]
+    syscalls: list[SyscallRule]
     defaultErrnoRet: int | None = None
 
 
@@ -142,7 +142,7 @@ def _family(op: str) -> dict[str, Any]:
     return {"index": 0, "value": _NETLINK, "valueTwo": 0, "op": f"SCMP_CMP_{op}"}
 
 
-def _applies(rule: Rule, architecture: str, capabilities: set[str]) -> bool:
+def _applies(rule: SyscallRule, architecture: str, capabilities: set[str]) -> bool:
     includes, excludes = rule.includes, rule.excludes
     if includes.arches and architecture not in includes.arches:
         return False
@@ -151,7 +151,7 @@ def _applies(rule: Rule, architecture: str, capabilities: set[str]) -> bool:
     return set(includes.caps) <= capabilities and not capabilities.intersection(excludes.caps)
 
 
-def _translate(rule: Rule) -> dict[str, Any]:
+def _translate(rule: SyscallRule) -> dict[str, Any]:
     translated: dict[str, Any] = {"names": rule.names, "action": rule.action}
     if rule.args:
         translated["args"] = rule.args

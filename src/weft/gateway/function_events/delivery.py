@@ -21,7 +21,7 @@ from weft.gateway.function_events.queue import Backlog, Event, EventQueue
 from weft.gateway.function_events.retry import (
     MOST_ERROR,
     DeadLetter,
-    Done,
+    EventDone,
     PauseFunction,
     Retry,
     Terms,
@@ -244,13 +244,13 @@ class Deliveries:
                 lane.width = max(1, lane.width // 2)
                 lane.paused_until = now + pause_seconds(lane.pauses, self._draw)
                 log.info("events wait %.1f s: %s", lane.paused_until - now, verdict.why)
-        elif isinstance(verdict, (Done, Retry)):
+        elif isinstance(verdict, (EventDone, Retry)):
             lane.pauses = 0
             lane.width = max(1, min(most, lane.width + 1))
 
     async def _settle(self, event: Event, verdict: Verdict, terms: Terms, lane: _Lane) -> None:
         match verdict:
-            case Done():
+            case EventDone():
                 await self._queue.done(event.id)
                 lane.count -= 1
             case Retry(tries=tries, due_at=due_at, error_type=error_type, error=error):

@@ -28,7 +28,7 @@ class Terms(msgspec.Struct, frozen=True):
     dead_letter: str = ""  # the function that gets events that failed for good
 
 
-class Done(msgspec.Struct, frozen=True):
+class EventDone(msgspec.Struct, frozen=True):
     """It ran well."""
 
 
@@ -57,7 +57,7 @@ class PauseFunction(msgspec.Struct, frozen=True):
     why: str
 
 
-Verdict = Done | Retry | DeadLetter | PauseFunction
+Verdict = EventDone | Retry | DeadLetter | PauseFunction
 
 
 def judge(
@@ -65,7 +65,7 @@ def judge(
 ) -> Verdict:
     """``draw`` gives a number from 0 up to 1, so that events that failed together don't run again together."""
     if isinstance(result, InvocationOutcome) and not result.error:
-        return Done()
+        return EventDone()
     if isinstance(result, InvocationOutcome):
         return _failed(event, *_read_error(result), terms, now, draw)
     if result.token == "invocationLost":

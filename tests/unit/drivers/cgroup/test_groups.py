@@ -12,7 +12,7 @@ from weft.contracts.driver.runtime import GuestStats
 from weft.drivers.cgroup.groups import FREEZER, ControlGroups
 from weft.drivers.cgroup.limits import Limits, limit_guest, limit_instance, plan_agent_memory, plan_limits
 from weft.drivers.cgroup.open_counters import count_group, count_io
-from weft.drivers.cgroup.trees import CONTROLLERS, Tree, Trees, find_trees
+from weft.drivers.cgroup.trees import CONTROLLERS, CgroupTree, Trees, find_trees
 from weft.drivers.linux.mounts import parse_mounts
 from weft.objects.errors import DriverFailed
 
@@ -103,8 +103,8 @@ def test_an_agent_has_room_for_thousands_of_guests_and_never_most_of_its_machine
 
 def version_1(folder: Path) -> Trees:
     names = ("cpu", "memory", "pids", "freezer", "cpuacct", "blkio", "name=systemd")
-    trees = tuple(Tree(folder / name, 1, frozenset({name})) for name in names)
-    unified = Tree(folder / "unified", 2, frozenset())
+    trees = tuple(CgroupTree(folder / name, 1, frozenset({name})) for name in names)
+    unified = CgroupTree(folder / "unified", 2, frozenset())
     return Trees((*trees, unified), 1, {name: folder / name for name in names}, unified.point)
 
 
@@ -116,7 +116,7 @@ def version_2(folder: Path, *groups: str) -> Trees:
                 above.mkdir(parents=True, exist_ok=True)
                 (above / "cgroup.subtree_control").write_text("memory\n")
                 (above / "cpu.weight").write_text("100\n")
-    return Trees((Tree(folder, 2, frozenset(names)),), 2, dict.fromkeys(names, folder), folder)
+    return Trees((CgroupTree(folder, 2, frozenset(names)),), 2, dict.fromkeys(names, folder), folder)
 
 
 def test_a_guests_group_in_version_1_is_made_where_limits_are(tmp_path: Path) -> None:

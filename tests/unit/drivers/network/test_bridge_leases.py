@@ -12,11 +12,11 @@ from tests.scenario.controllers_lab import VirtualClock
 from weft.contracts.driver.network import Segment
 from weft.drivers.network.bridge import dnsmasq
 from weft.drivers.network.bridge.dnsmasq import Files
-from weft.drivers.network.bridge.leases import Lease, list_stale, read_leases, render_first_lease, render_release
+from weft.drivers.network.bridge.leases import DhcpLease, list_stale, read_leases, render_first_lease, render_release
 
 GATEWAY = "10.20.0.1"
 FIRST = render_first_lease(GATEWAY)
-A = Lease("52:54:00:00:00:0a", "10.20.0.11", "a")
+A = DhcpLease("52:54:00:00:00:0a", "10.20.0.11", "a")
 HOSTS = f"{A.mac},{A.address},a,12h\n52:54:00:00:00:0b,10.20.0.12,12h\n"
 NAMES = "10.20.0.11 a.blue.weft a a.blue.blue.weft a.blue\n"
 SEGMENT = Segment(
@@ -64,7 +64,7 @@ async def test_leases_are_freed_for_as_long_as_some_go_away(
 ) -> None:
     """The server syncs its file for each, which takes a busy disk long; one that doesn't go on is given up."""
     files, waiting, lost = Files(tmp_path), list[bytes](), [True, False, True]
-    left = [Lease(f"52:54:00:00:00:{n:02x}", f"10.20.0.{n}", "") for n in range(2, 111)]
+    left = [DhcpLease(f"52:54:00:00:00:{n:02x}", f"10.20.0.{n}", "") for n in range(2, 111)]
     files.hosts.write_text("")
     files.names.write_text("")
     now, read = 0.0, 0.0
@@ -98,7 +98,7 @@ async def test_leases_are_freed_for_as_long_as_some_go_away(
 
 
 def test_the_lease_of_a_client_with_other_hardware_is_released_as_such() -> None:
-    other = Lease(f"06-{A.mac}", A.address, "a")
+    other = DhcpLease(f"06-{A.mac}", A.address, "a")
     assert list_stale([other], HOSTS, NAMES, "blue.weft") == [other]
     packet = render_release(other, GATEWAY)
     assert (packet[:4], packet[28:44]) == (b"\1\6\6\0", bytes.fromhex("52540000000a") + bytes(10))
@@ -116,11 +116,11 @@ def test_a_lease_without_a_name_has_none() -> None:
         (A._replace(name="b"), True),  # a name that it no longer has
         (A._replace(address="10.20.0.12"), True),  # another's address
         (A._replace(mac="52:54:00:00:00:0c"), True),  # a guest that is gone
-        (Lease("52:54:00:00:00:0b", "10.20.0.12", ""), False),
-        (Lease("52:54:00:00:00:0b", "10.20.0.12", "a"), True),  # a's name at another address
+        (DhcpLease("52:54:00:00:00:0b", "10.20.0.12", ""), False),
+        (DhcpLease("52:54:00:00:00:0b", "10.20.0.12", "a"), True),  # a's name at another address
     ],
 )
-def test_what_the_files_do_not_allow_is_stale(lease: Lease, stale: bool) -> None:
+def test_what_the_files_do_not_allow_is_stale(lease: DhcpLease, stale: bool) -> None:
     assert list_stale([lease], HOSTS, NAMES, "blue.weft") == ([lease] if stale else [])
 
 

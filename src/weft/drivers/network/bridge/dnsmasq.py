@@ -23,7 +23,7 @@ from weft.drivers.network.bridge.dial import send_inside
 from weft.drivers.network.bridge.kernel import NAMESPACES, run, write_file
 from weft.drivers.network.bridge.leases import (
     SERVER_PORT,
-    Lease,
+    DhcpLease,
     list_stale,
     read_leases,
     render_first_lease,
@@ -238,7 +238,7 @@ async def free_leases(segment: Segment, files: Files, namespace: str, unsure: bo
     syncs its file for each: until none has gone for ``PATIENCE_SECONDS``, and for ``MOST_SECONDS`` in all. A damaged file is
     given up earlier, as guests of an older weft could damage it, by a release in the router's name."""
     hosts, names = files.hosts.read_text(), files.names.read_text()
-    pause, before, fewest, asked = FIRST_PAUSE_SECONDS, "", math.inf, frozenset[Lease]()
+    pause, before, fewest, asked = FIRST_PAUSE_SECONDS, "", math.inf, frozenset[DhcpLease]()
     began = went = _CLOCK.elapsed()
     while True:
         try:

@@ -19,7 +19,7 @@ _MESSAGE, _SERVER, _END = 53, 54, 255
 _RELEASE = 7
 
 
-class Lease(NamedTuple):
+class DhcpLease(NamedTuple):
     """``name`` is without a domain, "" for none. ``mac`` begins with the type of the hardware, in hex, where a client says that it
     isn't Ethernet ("06-52:54:..."): the server gives it the address of its MAC nevertheless."""
 
@@ -34,15 +34,15 @@ def render_first_lease(gateway: str) -> str:
     return f"0 {GATEWAY_MAC} {gateway} * *\n"
 
 
-def read_leases(text: str, gateway: str) -> frozenset[Lease] | None:
+def read_leases(text: str, gateway: str) -> frozenset[DhcpLease] | None:
     """All leases of a file but the router's own; None if it is not whole."""
     if not text.endswith(render_first_lease(gateway)):
         return None
     lines = [line.split(" ") for line in text.splitlines()[:-1]]
-    return frozenset(Lease(line[1], line[2], line[3] if line[3] != "*" else "") for line in lines if len(line) > 3)
+    return frozenset(DhcpLease(line[1], line[2], line[3] if line[3] != "*" else "") for line in lines if len(line) > 3)
 
 
-def list_stale(leases: Collection[Lease], hosts: str, names: str, domain: str) -> list[Lease]:
+def list_stale(leases: Collection[DhcpLease], hosts: str, names: str, domain: str) -> list[DhcpLease]:
     """Those that ``hosts`` and ``names``, the server's files, don't allow (any more): of another guest, or with a name that isn't
     at that address. The server names a lease itself, by either file."""
     allowed: dict[tuple[str, str], str] = {}
@@ -51,14 +51,14 @@ def list_stale(leases: Collection[Lease], hosts: str, names: str, domain: str) -
         allowed[mac, address] = rest[0] if len(rest) > 1 else ""
     named = {(line.split(" ", 1)[0], name) for line in names.splitlines() for name in line.split(" ")[1:]}
 
-    def is_right(lease: Lease) -> bool:
+    def is_right(lease: DhcpLease) -> bool:
         name = allowed.get((lease.mac, lease.address))
         return name is not None and (lease.name in ("", name) or (lease.address, f"{lease.name}.{domain}") in named)
 
     return sorted(lease for lease in leases if not is_right(lease))
 
 
-def render_release(lease: Lease, gateway: str) -> bytes:
+def render_release(lease: DhcpLease, gateway: str) -> bytes:
     """A DHCPRELEASE as the lease's client would send it (RFC 2131, 4.4.6), without a client identifier."""
     hardware, _, mac = lease.mac.rpartition("-")
     address = bytes.fromhex(mac.replace(":", ""))

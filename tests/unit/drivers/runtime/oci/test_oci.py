@@ -19,7 +19,7 @@ from weft.drivers.container.end import ContainerEnd, read_signal
 from weft.drivers.container.name_files import plan_name_files
 from weft.drivers.linux.mounts import parse_mounts
 from weft.drivers.linux.processes import ProcessId
-from weft.drivers.linux.seccomp import Profile, Rule, translate_seccomp
+from weft.drivers.linux.seccomp import Profile, SyscallRule, translate_seccomp
 from weft.drivers.runtime.oci.conmon import logs
 from weft.drivers.runtime.oci.conmon.logs import TURN_BYTES, parse_line, read_after, read_lines, turn_over, turned
 from weft.drivers.runtime.oci.conmon.shim import plan_shim, run_shim, shorten_complaints
@@ -212,8 +212,8 @@ def test_the_profile_follows_capabilities_and_machine() -> None:
 
 def test_sockets_are_those_of_networks_and_files_for_who_has_no_right_to_more() -> None:
     not_audit = {"index": 2, "value": 9, "valueTwo": 0, "op": "SCMP_CMP_NE"}
-    anywhere = Rule(["socket", "bind"], "SCMP_ACT_ALLOW")
-    for rule, args in ((Rule(["socket"], "SCMP_ACT_ALLOW", args=[not_audit]), [not_audit]), (anywhere, [])):
+    anywhere = SyscallRule(["socket", "bind"], "SCMP_ACT_ALLOW")
+    for rule, args in ((SyscallRule(["socket"], "SCMP_ACT_ALLOW", args=[not_audit]), [not_audit]), (anywhere, [])):
         profile = msgspec.structs.replace(PROFILE, syscalls=[rule])
         rules = translate_seccomp(profile, "x86_64", [])["syscalls"]
         sockets = [rule for rule in rules if "socket" in rule["names"]]
@@ -225,7 +225,7 @@ def test_sockets_are_those_of_networks_and_files_for_who_has_no_right_to_more() 
 
 
 def test_namespaces_mounts_and_keys_are_kept_back_from_who_has_no_right_to_them() -> None:
-    rule = Rule(["clone", "clone3", "unshare", "mount", "fork"], "SCMP_ACT_ALLOW")
+    rule = SyscallRule(["clone", "clone3", "unshare", "mount", "fork"], "SCMP_ACT_ALLOW")
     profile = msgspec.structs.replace(PROFILE, syscalls=[rule])
     rules = translate_seccomp(profile, "x86_64", ["CAP_CHOWN"])["syscalls"]
     allowed = {name: rule.get("args") for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}

@@ -53,7 +53,7 @@ class Hello(NamedTuple):
     run_id: str = ""  # of its agent: sessions with names live as long; "": it knows no names
 
 
-class Standing(NamedTuple):
+class GuestStanding(NamedTuple):
     """The standing of the guest's agent with a session that was named to it: its stdin's bytes that have arrived there, those that
     the command has taken, and whether its end has come."""
 
@@ -84,14 +84,14 @@ def encode_name(session: int, name: bytes, *, stdout: int = 0, stderr: int = 0, 
     return encode_frame("N", channel=int(resume), session=session, payload=payload)
 
 
-def decode_standing(frame: Frame) -> Standing:
+def decode_standing(frame: Frame) -> GuestStanding:
     """The guest's answer to a name; one that can't be is that it knows the name no more."""
     if frame.channel not in (0, 1) or len(frame.payload) != _STANDING.size:
-        return Standing("gone")
+        return GuestStanding("gone")
     received, taken, ended = _STANDING.unpack(frame.payload)
     if not 0 <= received - taken <= WINDOW_BYTES:
-        return Standing("gone")
-    return Standing("goes on", received, taken, bool(ended)) if frame.channel else Standing("new")
+        return GuestStanding("gone")
+    return GuestStanding("goes on", received, taken, bool(ended)) if frame.channel else GuestStanding("new")
 
 
 def decode_number(frame: Frame) -> int:

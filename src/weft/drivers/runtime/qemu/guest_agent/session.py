@@ -20,8 +20,8 @@ from weft.drivers.runtime.qemu.guest_agent.frames import (
     STDOUT,
     WINDOW_BYTES,
     Frame,
+    GuestStanding,
     OutOfStep,
-    Standing,
     decode_number,
     decode_standing,
     encode_frame,
@@ -72,7 +72,7 @@ class GuestSession:
         self._number = number
         self.standing = standing or SessionStanding()
         self._resumes = resumes
-        self._answer: asyncio.Future[Standing | None] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[GuestStanding | None] = asyncio.get_running_loop().create_future()
         self._arrived = {STDOUT: arrived[0], STDERR: arrived[1]}
         self._taken = 0
         self._parted = False
@@ -229,7 +229,7 @@ class GuestSession:
         self._news.set()
         self._hold(len(data))
 
-    def _take_standing(self, answer: Standing) -> None:
+    def _take_standing(self, answer: GuestStanding) -> None:
         self.standing = SessionStanding(self.standing.run, answer.received, answer.taken, answer.ended)
         self._taken = answer.taken
         self._credit -= answer.received - answer.taken
