@@ -38,7 +38,7 @@ PACK_START = len(_PACK)
 FRAME_HEAD_LIMIT = _FRAME.size + FRAME_CHUNKS * ID_BYTES
 
 
-class Frame(NamedTuple):
+class PackFrame(NamedTuple):
     """The place of one frame in its pack, and the ids of its chunks in order."""
 
     offset: int
@@ -104,7 +104,7 @@ def seal_frame(keys: Keys, pack: str, ids: Sequence[bytes], plain: bytes, resist
     return b"".join([head, *keys.seal_parts(f"pack {pack}", packed, head)])
 
 
-def open_frame(keys: Keys, pack: str, frame: Frame, raw: bytes) -> bytes:
+def open_frame(keys: Keys, pack: str, frame: PackFrame, raw: bytes) -> bytes:
     """The chunks of a frame, one after the other. Raises BackupAltered. Any thread."""
     if len(raw) != frame.length or frame.length < _FRAME.size + len(frame.ids) * ID_BYTES:  # the pack was cut off
         raise frame_altered(pack, frame)
@@ -124,7 +124,7 @@ def open_frame(keys: Keys, pack: str, frame: Frame, raw: bytes) -> bytes:
     return plain
 
 
-def frame_altered(pack: str, frame: Frame) -> BackupAltered:
+def frame_altered(pack: str, frame: PackFrame) -> BackupAltered:
     return BackupAltered(
         f"pack {pack} is damaged at byte {frame.offset}: {len(frame.ids)} chunks can't be read",
         details={"pack": pack, "offset": frame.offset},
@@ -142,7 +142,7 @@ def pack_cut(pack: str) -> BackupAltered:
     )
 
 
-def read_frame_head(raw: bytes, offset: int) -> Frame | None:
+def read_frame_head(raw: bytes, offset: int) -> PackFrame | None:
     """The frame that begins with ``raw`` at ``offset`` of its pack; None if that can't be one."""
     if len(raw) < _FRAME.size:
         return None
@@ -150,7 +150,7 @@ def read_frame_head(raw: bytes, offset: int) -> Frame | None:
     ids = raw[_FRAME.size : _FRAME.size + count * ID_BYTES]
     if not 1 <= count <= FRAME_CHUNKS or sealed > _FRAME_LIMIT or len(ids) != count * ID_BYTES:
         return None
-    return Frame(offset, _FRAME.size + len(ids) + sealed, split_ids(ids))
+    return PackFrame(offset, _FRAME.size + len(ids) + sealed, split_ids(ids))
 
 
 def split_ids(ids: bytes) -> tuple[bytes, ...]:
@@ -160,7 +160,7 @@ def split_ids(ids: bytes) -> tuple[bytes, ...]:
 # Indexes of packs
 
 
-def encode_index(keys: Keys, pack: str, version: str, size: int, frames: Sequence[Frame]) -> bytes:
+def encode_index(keys: Keys, pack: str, version: str, size: int, frames: Sequence[PackFrame]) -> bytes:
     """Encode what a pack of ``size`` bytes holds, signed; ``version`` is the pack's in a place that keeps versions."""
     name = version.encode()
     parts = [_INDEX, struct.pack(">QHI", size, len(name), len(frames)), name]
@@ -170,7 +170,7 @@ def encode_index(keys: Keys, pack: str, version: str, size: int, frames: Sequenc
     return body + keys.mac("index", pack.encode(), body)
 
 
-def decode_index(keys: Keys, pack: str, raw: bytes) -> tuple[str, int, list[Frame]]:
+def decode_index(keys: Keys, pack: str, raw: bytes) -> tuple[str, int, list[PackFrame]]:
     """Version, size and frames of a pack. Raises BackupAltered."""
     body, mac = raw[:-32], raw[-32:]
     if not body.startswith(_INDEX) or keys.mac("index", pack.encode(), body) != mac:
@@ -187,7 +187,7 @@ def decode_index(keys: Keys, pack: str, raw: bytes) -> tuple[str, int, list[Fram
     for _ in range(count):
         offset, length, chunks = _RECORD.unpack_from(body, at)
         at += _RECORD.size
-        frames.append(Frame(offset, length, split_ids(body[at : at + chunks * ID_BYTES])))
+        frames.append(PackFrame(offset, length, split_ids(body[at : at + chunks * ID_BYTES])))
         at += chunks * ID_BYTES
     return version, size, frames
 

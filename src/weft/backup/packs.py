@@ -12,7 +12,7 @@ from weft.backup.format import (
     CHUNK,
     PACK_BYTES,
     PACK_CHUNKS,
-    Frame,
+    PackFrame,
     encode_index,
     open_frame,
     pack_head,
@@ -44,7 +44,7 @@ class PackWriter:
         self._pending: deque[tuple[tuple[bytes, ...], Future[bytes]]] = deque()
         self._upload: Upload | None = None
         self._name, self._number, self._size, self._chunks = "", 0, 0, 0
-        self._frames: list[Frame] = []
+        self._frames: list[PackFrame] = []
         self.unindexed: set[bytes] = set()  # ids that the catalogue doesn't have yet
         self.bytes = 0  # written in all
 
@@ -94,7 +94,7 @@ class PackWriter:
         upload = self._upload
         assert upload is not None
         upload.write(frame)
-        self._frames.append(Frame(self._size, len(frame), ids))
+        self._frames.append(PackFrame(self._size, len(frame), ids))
         self._size += len(frame)
 
 

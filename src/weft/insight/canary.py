@@ -34,7 +34,7 @@ class Rates(msgspec.Struct, frozen=True):
     bad: float
 
 
-class Finding(msgspec.Struct, frozen=True):
+class CanaryFinding(msgspec.Struct, frozen=True):
     word: Word
     why: str  # a sentence for people
 
@@ -82,17 +82,17 @@ def judge(
     moments: int = LEAST_MOMENTS,
     old_seconds: Sequence[Floats] = (),
     new_seconds: Sequence[Floats] = (),
-) -> Finding:
+) -> CanaryFinding:
     """The finding on a new version so far; seconds as in ``is_slower``."""
     if not requests:
-        return Finding("wait", "no requests reached the new revision")
+        return CanaryFinding("wait", "no requests reached the new revision")
     count = f"{failures} of {requests} requests failed ({failures / requests * 100:.3g} %, allowed {rates.good * 100:.3g} %)"
     word = judge_failures(requests, failures, rates, moments=moments)
     if word == "bad":
-        return Finding("bad", count)
+        return CanaryFinding("bad", count)
     if is_slower(old_seconds, new_seconds):
         fast, slow = find_median(old_seconds) * 1000, find_median(new_seconds) * 1000
-        return Finding("bad", f"it answers in {slow:.3g} ms, the old revision in {fast:.3g} ms (medians)")
+        return CanaryFinding("bad", f"it answers in {slow:.3g} ms, the old revision in {fast:.3g} ms (medians)")
     if word == "good":
-        return Finding("good", count)
-    return Finding("wait", f"{count}; too few to judge, {count_clean(rates)} without a failure would do")
+        return CanaryFinding("good", count)
+    return CanaryFinding("wait", f"{count}; too few to judge, {count_clean(rates)} without a failure would do")

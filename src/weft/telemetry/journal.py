@@ -22,7 +22,7 @@ from weft.contracts.durable_file import make_private
 from weft.contracts.journal import Event
 from weft.objects.errors import shorten
 from weft.objects.identity import Ref, new_uid
-from weft.telemetry.taking import Batch, GroupedTaking
+from weft.telemetry.taking import EventBatch, GroupedTaking
 
 FOLD_SECONDS = 600.0
 GATHER_SECONDS = 0.2  # events are gathered for this long before they are written
@@ -121,7 +121,7 @@ class SqliteJournal:
         stamped = [(number, self._stamp(event)) for number, event in events]
         return await asyncio.wrap_future(self._taking.put(source, outbox, stamped))
 
-    def _take_together(self, batches: Sequence[Batch]) -> list[int]:
+    def _take_together(self, batches: Sequence[EventBatch]) -> list[int]:
         """Keep the batches in one commit; one that can't be kept takes nothing of the others."""
         try:
             connection = self._open()
@@ -138,7 +138,7 @@ class SqliteJournal:
         finally:
             connection.close()
 
-    def _take_one(self, connection: sqlite3.Connection, batch: Batch) -> int:
+    def _take_one(self, connection: sqlite3.Connection, batch: EventBatch) -> int:
         connection.execute("SAVEPOINT batch")
         try:
             row = connection.execute("SELECT outbox, through FROM taken WHERE source = ?", (batch.source,)).fetchone()
@@ -154,7 +154,7 @@ class SqliteJournal:
         connection.execute("RELEASE batch")
         return through
 
-    def _refuse(self, batches: Sequence[Batch], problem: Exception) -> list[int]:
+    def _refuse(self, batches: Sequence[EventBatch], problem: Exception) -> list[int]:
         count = sum(len(batch.events) for batch in batches)
         nodes = batches[0].source if len(batches) == 1 else f"{batches[0].source} and {len(batches) - 1} more"
         _log.warning("can't write %d events of node %s to the journal: %s", count, nodes, problem)

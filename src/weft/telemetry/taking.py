@@ -21,7 +21,7 @@ IDLE_SECONDS = 5.0
 _log = logging.getLogger("weft.journal")
 
 
-class Batch(NamedTuple):
+class EventBatch(NamedTuple):
     """Numbered events of ``source``'s ``outbox``, each with its time."""
 
     source: str
@@ -32,9 +32,9 @@ class Batch(NamedTuple):
 class GroupedTaking:
     """``keep`` keeps batches in one commit, and says of each the greatest number that is kept for good, or 0; it may wait."""
 
-    def __init__(self, keep: Callable[[Sequence[Batch]], Sequence[int]]) -> None:
+    def __init__(self, keep: Callable[[Sequence[EventBatch]], Sequence[int]]) -> None:
         self._keep = keep
-        self._waiting: dict[str, deque[tuple[Batch, Future[int]]]] = {}  # by source, in the order of their turns
+        self._waiting: dict[str, deque[tuple[EventBatch, Future[int]]]] = {}  # by source, in the order of their turns
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -47,7 +47,7 @@ class GroupedTaking:
             if self._closed or (own is not None and len(own) >= MOST_WAITING):
                 answer.set_result(0)
                 return answer
-            self._waiting.setdefault(source, deque()).append((Batch(source, outbox, events), answer))
+            self._waiting.setdefault(source, deque()).append((EventBatch(source, outbox, events), answer))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="journal-take", daemon=True)
                 self._thread.start()
@@ -74,9 +74,9 @@ class GroupedTaking:
                 if answer.set_running_or_notify_cancel():
                     answer.set_result(through)
 
-    def _next_group(self) -> list[tuple[Batch, Future[int]]]:
+    def _next_group(self) -> list[tuple[EventBatch, Future[int]]]:
         """One batch of each source, while they aren't too many; empty: the thread ends."""
-        group: list[tuple[Batch, Future[int]]] = []
+        group: list[tuple[EventBatch, Future[int]]] = []
         count = 0
         with self._wake:
             if not self._waiting and not self._closed:

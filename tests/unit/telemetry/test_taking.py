@@ -13,7 +13,7 @@ import pytest
 from weft.contracts.journal import Event
 from weft.objects.identity import Ref
 from weft.telemetry.journal import SqliteJournal
-from weft.telemetry.taking import MOST_EVENTS, MOST_WAITING, Batch, GroupedTaking
+from weft.telemetry.taking import MOST_EVENTS, MOST_WAITING, EventBatch, GroupedTaking
 
 
 def event(message: str = "m") -> Event:
@@ -27,7 +27,7 @@ class Keeper:
         self.groups: list[list[str]] = []
         self.began, self.may = threading.Event(), threading.Event()
 
-    def keep(self, batches: Sequence[Batch]) -> list[int]:
+    def keep(self, batches: Sequence[EventBatch]) -> list[int]:
         self.groups.append([batch.source for batch in batches])
         self.began.set()
         assert self.may.wait(60)
@@ -75,7 +75,7 @@ def test_a_commit_has_an_end_and_nobody_is_passed_over(keeper: Keeper, taking: G
 
 
 def test_a_keeper_that_fails_leaves_nobody_waiting() -> None:
-    def fail(batches: Sequence[Batch]) -> list[int]:
+    def fail(batches: Sequence[EventBatch]) -> list[int]:
         raise RuntimeError("broken")
 
     taking = GroupedTaking(fail)

@@ -13,7 +13,7 @@ from weft.backup.errors import ObjectMissing
 from weft.backup.format import (
     FRAME_HEAD_LIMIT,
     PACK_START,
-    Frame,
+    PackFrame,
     decode_index,
     encode_index,
     frame_altered,
@@ -50,7 +50,7 @@ class Spot(NamedTuple):
 
     pack: str
     version: str
-    frame: Frame
+    frame: PackFrame
     place: int  # in the frame
 
 
@@ -99,7 +99,9 @@ class Catalogue:
                 elif lease_of(name) not in active:
                     self._walk(packs[name])
 
-    def add(self, name: str, version: str, size: int, frames: Iterable[Frame], indexed: int, until: float = 0) -> None:
+    def add(
+        self, name: str, version: str, size: int, frames: Iterable[PackFrame], indexed: int, until: float = 0
+    ) -> None:
         """Add a pack's frames; ``indexed``: its index lies in the repository, whole. A pack that is known stays as it is, unless
         it was cut."""
         frames = list(frames)
@@ -134,11 +136,11 @@ class Catalogue:
                 list(ids),
             ).fetchall()
         found: dict[bytes, list[Spot]] = {}
-        frames: dict[tuple[str, int], Frame] = {}
+        frames: dict[tuple[str, int], PackFrame] = {}
         for id_, name, version, start, length, named, place in rows:
             frame = frames.get((name, start))
             if frame is None:
-                frame = frames[name, start] = Frame(start, length, split_ids(named))
+                frame = frames[name, start] = PackFrame(start, length, split_ids(named))
             found.setdefault(id_, []).append(Spot(name, version, frame, place))
         return found
 
@@ -169,13 +171,13 @@ class Catalogue:
         with self.lock, self.db:
             self.db.executemany("UPDATE pack SET indexed = 0 WHERE name = ? AND indexed = 1", rows)
 
-    def frames(self, pack: str) -> list[Frame]:
+    def frames(self, pack: str) -> list[PackFrame]:
         with self.lock:
             rows = self.db.execute(
                 "SELECT start, length, ids FROM frame WHERE pack = (SELECT number FROM pack WHERE name = ?) ORDER BY start",
                 (pack,),
             ).fetchall()
-        return [Frame(start, length, split_ids(ids)) for start, length, ids in rows]
+        return [PackFrame(start, length, split_ids(ids)) for start, length, ids in rows]
 
     def locked(self, pack: str, until: float) -> None:
         """Note that the place said ``pack`` is locked until then."""
@@ -209,7 +211,7 @@ class Catalogue:
             self._walk(pack)
 
     def _walk(self, pack: Stored) -> None:
-        frames, whole = list[Frame](), True
+        frames, whole = list[PackFrame](), True
         try:
             frames.extend(walk_pack(self._storage, pack))  # keeps those before the damage
         except BackupAltered:
@@ -275,7 +277,7 @@ def lease_of(pack: str) -> str:
     return pack.split("-")[1] if pack.count("-") == 2 else ""
 
 
-def walk_pack(storage: Storage, pack: Stored) -> Iterator[Frame]:
+def walk_pack(storage: Storage, pack: Stored) -> Iterator[PackFrame]:
     """A pack's frames by their heads alone. Raises BackupAltered where no frame begins: what comes behind it is lost."""
     at = PACK_START
     if pack.size < at:
@@ -284,7 +286,7 @@ def walk_pack(storage: Storage, pack: Stored) -> Iterator[Frame]:
     while at < pack.size:
         frame = read_frame_head(storage.get(pack.key, at, FRAME_HEAD_LIMIT, pack.version), at)
         if frame is None or at + frame.length > pack.size:
-            raise frame_altered(name, Frame(at, 0, ()))
+            raise frame_altered(name, PackFrame(at, 0, ()))
         yield frame
         at += frame.length
 

@@ -23,7 +23,7 @@ MOST_RATE = 100_000
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9_*](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?){1,100}")
 
 
-class Settings(NamedTuple):
+class WitnessSettings(NamedTuple):
     """``state``: the witness's folder. ``names``: further addresses of this machine in its certificate. ``rate``: requests a second
     of one site. ``command`` and ``site``: what to do instead of serving."""
 
@@ -74,7 +74,9 @@ def make_witness_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ, out: TextIO = sys.stdout) -> Settings:
+def read_settings(
+    argv: Sequence[str], environ: Mapping[str, str] = os.environ, out: TextIO = sys.stdout
+) -> WitnessSettings:
     """Raises InvalidInput; argparse ends the process for a wrong flag. The command ``config`` has shown them."""
     parser = make_witness_parser()
     options, found = find_settings(PROGRAM, parser, argv, environ, add_show(parser))
@@ -95,7 +97,7 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ, 
         show_settings(found, out, show_origin=options.show_origin, output=options.output)
     names = tuple(name.strip() for name in found["names"].value.split(",") if name.strip())
     values = {name: found[name].value for name in ("state", "listen", "rate")}
-    return Settings(**values, names=names, metrics=found["metrics"].value or "", command=command, site=site)
+    return WitnessSettings(**values, names=names, metrics=found["metrics"].value or "", command=command, site=site)
 
 
 def take_names(text: str) -> str:

@@ -22,7 +22,7 @@ from weft.kinds.fields.cluster.link import write_witness_token
 from weft.launch.process.address import ANY, split_address
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
-from weft.launch.witness.configuration import Settings, read_settings
+from weft.launch.witness.configuration import WitnessSettings, read_settings
 from weft.objects.errors import InUse, NotFound, Unavailable, WeftError
 from weft.serving.server import HttpServer, listen, make_server_tls
 from weft.trust.ca import Authority
@@ -66,7 +66,7 @@ def _make_folder(state: Path) -> None:
         ) from problem
 
 
-def _remove_site(settings: Settings) -> int:
+def _remove_site(settings: WitnessSettings) -> int:
     if not settings.state.is_dir():
         raise NotFound(f"the witness's folder {settings.state} doesn't exist", hint="give the one that it runs with")
     SiteFile(settings.state).remove(settings.site)
@@ -74,7 +74,7 @@ def _remove_site(settings: Settings) -> int:
     return 0
 
 
-def _add_site(settings: Settings) -> int:
+def _add_site(settings: WitnessSettings) -> int:
     sites = SiteFile(settings.state)
     with sites.locked():
         ca = Authority(settings.state, SystemClock()).ca
@@ -88,7 +88,7 @@ def _add_site(settings: Settings) -> int:
     return 0
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: WitnessSettings) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     raise_descriptor_limit()
     lock = _lock(settings.state)
@@ -101,7 +101,7 @@ def _run(settings: Settings) -> int:
     return 0
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: WitnessSettings) -> None:
     """Be the witness until SIGTERM or SIGINT."""
     sslproto.SSLProtocol.max_size = TLS_BYTES
     clock, sites = SystemClock(), SiteFile(settings.state)

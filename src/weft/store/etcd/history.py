@@ -22,7 +22,7 @@ class RevisionChanges(NamedTuple):
     changes: list[Change]
 
 
-class History:
+class EtcdHistory:
     """The changes to keys that start with ``folder``, with the folder taken off their names."""
 
     def __init__(self, connection: EtcdConnection, folder: bytes, range_end: bytes) -> None:

@@ -32,7 +32,7 @@ from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.cursors import check_reach, format_continuation, format_cursor, make_epoch, parse_continuation
 from weft.store.etcd.commits import Commits
 from weft.store.etcd.connection import EtcdConnection, EtcdTls
-from weft.store.etcd.history import History
+from weft.store.etcd.history import EtcdHistory
 from weft.store.etcd.leases import EtcdLeases, end_of
 from weft.store.etcd.transaction import delete, find_value, is_absent, put, read
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
@@ -71,7 +71,7 @@ class EtcdStore:
         self._refilling_key = f"{prefix}/refilling".encode()
         self._leases = EtcdLeases(self._connection, self._clock, f"{prefix}/l/".encode())
         self._commits = Commits(self._connection, self._clock, self._leases, self._place, f"{prefix}/i/".encode())
-        self._history = History(self._connection, self._entries, self._end)
+        self._history = EtcdHistory(self._connection, self._entries, self._end)
         self._epoch = ""
         self._born = 0  # the revision at which this history began: no cursor of it lies before
         self._watches: Watches | None = None
