@@ -20,6 +20,8 @@ CLOCK = SOURCE / "contracts" / "clock.py"
 LOG_KEEPER = SOURCE / "drivers" / "runtime" / "oci" / "containerd" / "log_writer.py"
 QUICK_COMPLETION = SOURCE / "cli" / "quick_completion.py"  # run by itself, too
 
+SAYS_NOTHING = ("Outcome", "Refused", "Step", "Place", "Facts", "Kept")  # of one thing at most, without another noun
+
 
 def run_tool(*argv: str) -> None:
     done = subprocess.run([sys.executable, "-m", *argv], cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -119,6 +121,16 @@ def test_no_class_is_wider_than_fifteen_public_methods() -> None:
                 if isinstance(m, (ast.FunctionDef, ast.AsyncFunctionDef)) and not m.name.startswith("_")
             ]
             assert len(public) <= 15, f"{path.relative_to(ROOT)}: {node.name} has {len(public)}: {public}"
+
+
+def test_a_public_class_shares_its_name_with_two_others_at_most() -> None:
+    """The noun that tells it apart is in its name: ``MigrationOutcome``, not the eleventh ``Outcome``."""
+    modules: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in tree_of(path).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                modules.setdefault(node.name, []).append(str(path.relative_to(SOURCE)))
+    assert {name: found for name, found in modules.items() if len(found) > (1 if name in SAYS_NOTHING else 3)} == {}
 
 
 def test_only_the_clock_asks_for_the_time() -> None:
