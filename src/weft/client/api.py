@@ -121,10 +121,12 @@ class Client:
         *,
         project: str | None = None,
         dry_run: bool = False,
+        idempotency_key: str | None = None,
     ) -> Object:
-        """Carry out a verb of the kind with its input: the changed object, or for stream verbs ticket and address."""
+        """Carry out a verb of the kind with its input: the changed object, or for stream verbs ticket and address. A repeat with
+        the same ``idempotency_key`` does it no second time."""
         path = f"{self.path(kind, name, project=project)}:{quote(verb, safe='')}"
-        return self._call("POST", path, {} if given is None else given, dry_run=dry_run)
+        return self._call("POST", path, {} if given is None else given, dry_run=dry_run, key=idempotency_key)
 
     def batch(self, kind: str, manifests: Sequence[Mapping[str, Any]], *, project: str | None = None) -> Objects:
         """Create up to 1,000 objects of one kind; one ``{"object": …}`` or ``{"error": …}`` for each, in order."""

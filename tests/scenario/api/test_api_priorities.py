@@ -14,6 +14,7 @@ from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
 from weft.objects.errors import Forbidden, InvalidInput, NotFound, WeftError
+from weft.objects.quantity import format_moment
 from weft.store.sqlite.store import SqliteStore
 
 
@@ -50,6 +51,17 @@ def change(client: Client, name: str, **fields: Any) -> dict[str, Any]:
     answer = client.http.request("PATCH", path, {"spec": lease(**fields)})
     raise_problem(answer)
     return dict(answer.json()["spec"]["lease"])
+
+
+def test_a_lease_is_not_extended_past_its_deadline_by_a_verb_or_by_a_change(lab: ApiLab) -> None:
+    deadline = format_moment(SystemClock().now() + 7200.0)
+    lab.client.create(box("due", deadline_at=deadline, duration="1h"))
+    too_long = r"with 1h30m more it would end 30m.* after spec\.lease\.deadline_at"
+    with pytest.raises(InvalidInput, match=too_long):
+        lab.client.verb("container", "due", "extend-lease", {"by": "90m"})
+    with pytest.raises(InvalidInput, match=too_long):
+        lab.client.patch("container", "due", {"spec": lease(duration="150m")})
+    assert lab.client.verb("container", "due", "extend-lease", {"by": "30m"})["spec"]["lease"]["duration"] == 5400.0
 
 
 CLASS = {"kind": "priorityclass", "name": "mine", "spec": {"value": 1}}

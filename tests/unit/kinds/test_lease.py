@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from weft.kinds.fields.lease import LeaseRequest, check_lease, check_new_lease
+from weft.kinds.fields.lease import LeaseRequest, LeaseStatus, check_extension, check_lease, check_new_lease
 from weft.kinds.parts.lease_verbs import LEASE_VERBS, ExtendLeaseInput
 from weft.objects.errors import IllegalTransition, InvalidInput
 
@@ -71,6 +71,26 @@ def test_times_that_have_passed_or_lie_too_far_ahead_are_refused(given: dict[str
 
 def vm(lease: dict[str, Any] | None, state: str = "Active") -> dict[str, Any]:
     return {"kind": "vm", "name": "web", "spec": {"lease": lease}, "status": {"lease": {"state": state}}}
+
+
+@pytest.mark.parametrize(
+    ("longer", "status", "words"),
+    [
+        (30.0, LeaseStatus(start=NOW - 50, end=NOW + 70), None),
+        (31.0, LeaseStatus(start=NOW - 50, end=NOW + 70), "extend it by 30s at most"),
+        (31.0, LeaseStatus(start=NOW + 20, end=NOW + 80), None),
+        (41.0, None, "extend it by 40s at most"),
+        (1.0, LeaseStatus(start=NOW - 50, end=NOW + 100), "create another workload with a later deadline"),
+    ],
+)
+def test_no_lease_is_extended_past_its_deadline(longer: float, status: LeaseStatus | None, words: str | None) -> None:
+    old, new = (LeaseRequest(deadline_at=NOW + 100, duration=60.0 + more) for more in (0.0, longer))
+    check_extension(old, new, status, NOW)  # shorter
+    if words is None:
+        return check_extension(new, old, status, NOW)
+    with pytest.raises(InvalidInput, match=r"end .* after spec\.lease\.deadline_at, 2027-01-15T08:01:40Z") as refused:
+        check_extension(new, old, status, NOW)
+    assert refused.value.field == "spec.lease.duration" and words in (refused.value.hint or "")
 
 
 def test_verbs_change_only_a_lease_that_isn_t_over() -> None:

@@ -34,6 +34,7 @@ from weft.api.context import ApiContext
 from weft.api.request.manifest import Manifest
 from weft.contracts.store import Absent, AtRevision, Precondition, Put, Write
 from weft.contracts.trace.context import end_mark, mark
+from weft.kinds.fields.lease import LeaseStatus, check_extension
 from weft.kinds.network import NetworkSpec
 from weft.kinds.parts.schema_upgrade import refuse_newer
 from weft.kinds.quota import quota_key
@@ -52,6 +53,12 @@ from weft.objects.spec_change import NO_LIMITS, FieldChange, Limits, plan_spec_c
 from weft.trust.credentials import Actor
 
 _encoder = msgspec.json.Encoder()
+
+
+class _Leased(msgspec.Struct):
+    """The part of a workload's status that is its lease."""
+
+    lease: LeaseStatus | None = None
 
 
 class Draft(msgspec.Struct):
@@ -308,6 +315,9 @@ async def plan_spec(
     if envelope.labels != current.labels:
         draft.labels = current.labels
     if changes:
+        if actor is not None and (lease := find_lease(kind, new)) is not None:
+            held = decode_part(current.status, _Leased).lease
+            check_extension(lease, find_lease(kind, old), held, context.clock.now())
         await refuse_departing(view, kind, current, changes)
         await refuse_growth(view, kind, current, old, new)
         limit_warm_images(context, current, old, new)

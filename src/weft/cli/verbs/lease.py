@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from weft.cli.output.local_time import localize, render_time
 from weft.cli.output.table import make_columns
 from weft.cli.output.terminal import clean
 from weft.cli.session import Session
+from weft.cli.wait.again import read_again
 from weft.cli.wait.batch import each
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.lease import LEASE_CONFLICT
@@ -28,6 +30,7 @@ _ACTS = ("list", "describe", "extend", "cancel")
 _OVER = ("Done", "Rejected", "Cancelled")
 _TITLES = ("WORKLOAD!", "MODE", "STATE!", "START!", "END!", "NODE", "PREEMPTIBLE", "NOTE~")
 ANSWER_SECONDS = 15.0  # in which the scheduler decides on an extension
+RESTART_SECONDS = 60.0  # of a server that is away meanwhile
 POLL_SECONDS = 0.1
 
 
@@ -65,7 +68,12 @@ def _run(
 
     def change(target: Target) -> None:
         found, name = target
-        obj = session.client.verb(found.name, name, f"{act}-lease", {} if by is None else {"by": by})
+        key, given = str(uuid.uuid4()), {} if by is None else {"by": by}
+        obj = read_again(
+            session,
+            lambda: session.client.verb(found.name, name, f"{act}-lease", given, idempotency_key=key),
+            session.clock.elapsed() + RESTART_SECONDS,
+        )
         if act == "extend":
             obj = _wait_for_end(session, target, obj)
         done = _render_extended(session, obj) if act == "extend" else _render_cancelled(obj)
@@ -201,4 +209,5 @@ def _wait_for_end(session: Session, target: Target, obj: Any) -> Any:
         if left <= 0 or not session.rests(POLL_SECONDS):
             raise Unavailable("the scheduler hasn't answered yet", hint="weft lease list shows the end that it has")
         left -= POLL_SECONDS
-        obj = session.client.get(target.kind.name, target.name)
+        until = session.clock.elapsed() + RESTART_SECONDS
+        obj = read_again(session, lambda: session.client.get(target.kind.name, target.name), until)

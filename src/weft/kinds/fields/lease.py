@@ -3,12 +3,13 @@ Pure."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 
 from weft.objects.errors import InvalidInput
-from weft.objects.quantity import LAST_MOMENT, format_duration
+from weft.objects.quantity import LAST_MOMENT, format_duration, format_moment
 from weft.objects.schema import field, words
 
 Mode = Literal["immediate", "best-effort", "reservation", "deadline"]
@@ -178,6 +179,24 @@ def check_new_lease(lease: LeaseRequest, now: float) -> None:
             f"{format_duration(lease.deadline_at - now)} left until then",
             field="spec.lease.deadline_at",
             hint="give a later deadline or a shorter duration",
+        )
+
+
+def check_extension(lease: LeaseRequest, old: LeaseRequest | None, status: LeaseStatus | None, now: float) -> None:
+    """Raises InvalidInput for a lease that becomes longer than its deadline allows, ``status`` being what came of it."""
+    if old is None or lease.deadline_at is None or (lease.duration or 0.0) <= (old.duration or 0.0):
+        return
+    longer, end = (lease.duration or 0.0) - (old.duration or 0.0), now + (old.duration or 0.0)
+    if status is not None and status.end is not None and status.start is not None and status.start <= now:
+        end = status.end
+    if end + longer > lease.deadline_at:
+        room = lease.deadline_at - end
+        raise InvalidInput(
+            f"spec.lease.duration: with {format_duration(longer)} more it would end {format_duration(longer - room)} after "
+            f"spec.lease.deadline_at, {format_moment(lease.deadline_at)}",
+            field="spec.lease.duration",
+            hint=(f"extend it by {format_duration(math.floor(room))} at most; " if room >= 1.0 else "")
+            + "for longer, create another workload with a later deadline",
         )
 
 

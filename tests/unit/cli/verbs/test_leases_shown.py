@@ -14,6 +14,7 @@ from weft.cli.session import Session
 from weft.cli.verbs import explain, lease
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
+from weft.objects.errors import Unavailable
 
 LOW = Target(BY_NAME["vm"], "low")
 
@@ -66,3 +67,31 @@ def test_a_list_of_jobs_80_columns_wide_says_what_each_waits_for() -> None:
     signs = [column.title + ">" * (column.align == "right") + "~" * column.flexible for column in shown]
     drawn = draw_rows(Form(), make_columns(*signs), [[column.value(job) for column in shown]], 80)
     assert "tasksWait: task 0: needs 99" in drawn and "SCHEDULE" not in drawn
+
+
+def test_an_extension_goes_on_and_counts_once_while_the_server_is_started_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leased = {"kind": "vm", "name": "low", "spec": {"lease": {"duration": 60.0}}}
+    done, keys, away = (
+        {**leased, "status": {"lease": {"start": 1.0, "end": 61.0}}},
+        list[Any](),
+        [True, False, True, False],
+    )
+
+    class Restarted:
+        def verb(self, *words: Any, idempotency_key: str) -> Any:
+            keys.append((*words, idempotency_key))
+            return self.get() and {**leased, "status": {"lease": {"start": 1.0, "end": 31.0}}}
+
+        def get(self, *_: Any) -> Any:
+            if away.pop(0):
+                raise Unavailable("no server answers")
+            return done
+
+    monkeypatch.setattr(lease, "find_targets", lambda *_: [LOW])
+    monkeypatch.setattr(session, "make_client", Restarted)
+    monkeypatch.setattr(session, "rests", lambda seconds: True)
+    assert lease._run(session, None, "extend", ("vm/low",), 30.0, False) == 0
+    assert "lease extended: ends 1970" in capsys.readouterr().out
+    assert not away and len(keys) == 2 and keys[0] == keys[1]
