@@ -254,6 +254,32 @@ def _check_users(spec: QuotaSpec) -> None:
         )
 
 
+def _list_crossed(spec: QuotaSpec) -> dict[str, str]:
+    """What is wrong with the soft limits that are above the limit itself, by field."""
+    each, found = "spec.per_user", dict[str, str]()
+    users = [(f"spec.users.{user}", own, spec.limits_of(user)) for user, own in spec.users.items()]
+    for place, own, whole in (("spec", spec, spec), (each, spec.per_user, spec.per_user), *users):
+        for name in FIELDS:
+            limit, soft = getattr(whole, name), getattr(whole.soft, name)
+            if limit is not None and soft is not None and soft > limit:
+                at = f"{each if getattr(own.soft, name) is None else place}.soft.{name}"
+                above = f"{each if getattr(own, name) is None else place}.{name}"
+                found[at] = f"{at}: {format_amount(name, soft)} is above {above}, {format_amount(name, limit)}"
+    return found
+
+
+def _check_soft(spec: QuotaSpec) -> None:
+    _check_soft_change(QuotaSpec(), spec)
+
+
+def _check_soft_change(old: QuotaSpec, spec: QuotaSpec) -> None:
+    """Refuse soft limits that can never warn, but for those that an older weft let in. Raises InvalidInput."""
+    known = _list_crossed(old)
+    for at, wrong in _list_crossed(spec).items():
+        if wrong != known.get(at):
+            raise InvalidInput(wrong, field=at, hint="give a soft limit below the limit itself, or raise that one")
+
+
 def _exact(amount: float) -> float:
     """Remove what adding fractions leaves behind."""
     rounded = round(amount, _DIGITS)
@@ -299,7 +325,9 @@ QUOTA = Kind(
         status_writer="quotas",
         condition_writers={"WithinSoftLimits": "quotas"},
     ),
-    admission=Admission(check=_check_users, only_name="project"),
+    admission=Admission(
+        check=_check_users, check_new=_check_soft, check_change=_check_soft_change, only_name="project"
+    ),
     display=Display(
         topic="People and projects",
         columns=(NAME, *(_cell(name) for name in FIELDS), Column("USERS", _users_cell), AGE),

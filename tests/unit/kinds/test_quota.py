@@ -188,6 +188,34 @@ def test_each_object_counts_for_its_project_and_for_who_created_it(there: list[t
     assert totals == {user: add_up(one for by, one in there if by == user) for user in users}
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field", "other"),
+    [
+        (QuotaSpec(cpu=2, soft=Limits(cpu=3)), "spec.soft.cpu", "spec.cpu, 2"),
+        (
+            QuotaSpec(per_user=AccountLimits(disk=1, soft=Limits(disk=2))),
+            "spec.per_user.soft.disk",
+            "spec.per_user.disk",
+        ),
+        (
+            QuotaSpec(per_user=AccountLimits(gpus=1), users={"ann": AccountLimits(soft=Limits(gpus=2))}),
+            *("spec.users.ann.soft.gpus", "spec.per_user.gpus, 1"),
+        ),
+    ],
+)
+def test_a_soft_limit_above_the_limit_itself_is_refused_unless_it_was_there(
+    wrong: QuotaSpec, field: str, other: str
+) -> None:
+    new, change = QUOTA.admission.check_new, QUOTA.admission.check_change
+    assert new is not None and change is not None
+    for refused in (lambda: new(wrong), lambda: change(QuotaSpec(), wrong)):
+        with pytest.raises(InvalidInput, match=f"{field}: .* is above {other}") as caught:
+            refused()
+        assert caught.value.field == field
+    change(wrong, msgspec.structs.replace(wrong, instances=5))
+    new(QuotaSpec(cpu=2, soft=Limits(cpu=2)))
+
+
 def test_users_without_a_limit_are_left_out_and_names_that_no_user_has_are_refused() -> None:
     assert QUOTA.admission.check is not None
     spec = QuotaSpec(users={"ann": AccountLimits(), "token:ci": AccountLimits(soft=Limits(cpu=1))})
