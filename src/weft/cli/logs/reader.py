@@ -13,12 +13,13 @@ from weft.cli.command.target import Target
 from weft.cli.session import NotSent, Session
 from weft.cli.stream.client import Cut
 from weft.cli.stream.logs import run_stream
+from weft.cli.wait.again import read_again
 from weft.objects.errors import Unavailable, WeftError
 from weft.objects.quantity import parse_moment
 
 MOST_WAITING = 5_000  # lines of one workload that were read ahead
 OVERLAP_SECONDS, OVERLAP_LINES = 2.0, 5_000  # read again after a lost connection, and left out
-PAUSE_SECONDS, TRIES = 1.0, 60
+PAUSE_SECONDS = 1.0
 JournalLine = dict[str, str]
 
 
@@ -69,22 +70,21 @@ class Reader:
 
     def read(self) -> int:
         """Raises WeftError."""
-        begun = False
-        for _ in range(TRIES):
-            asked = self.asked
-            if self._latest:  # the connection was lost
-                asked = {**asked, "tail": -1, "since": self._find_overlap()}
-                self._left_out = set(self._latest)
-            self._rest = b""
-            try:
-                return run_stream(self.session, cast(Target, self.target), asked, self._take)
-            except Unavailable as problem:
-                begun = begun or bool(self._latest) or isinstance(problem, Cut)
-                if not self.asked["follow"] or not begun:
-                    raise
-                lost = problem
-                self.session.client.http.closed.wait(PAUSE_SECONDS)
-        raise lost
+        try:
+            return self._read_once()
+        except Unavailable as problem:
+            if not self.asked["follow"] or not (self._latest or isinstance(problem, Cut)):
+                raise
+        self.session.rests(PAUSE_SECONDS)
+        return read_again(self.session, self._read_once)
+
+    def _read_once(self) -> int:
+        asked = self.asked
+        if self._latest:  # the connection was lost
+            asked = {**asked, "tail": -1, "since": self._find_overlap()}
+            self._left_out = set(self._latest)
+        self._rest = b""
+        return run_stream(self.session, cast(Target, self.target), asked, self._take)
 
     def _take(self, descriptor: int, data: bytes) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")

@@ -15,6 +15,7 @@ from weft.cli.command.target import Target
 from weft.cli.output.terminal import clean, clean_lines, is_terminal
 from weft.cli.session import NotSent, Session
 from weft.cli.stream.client import Cut, Stream, dial, write_bytes
+from weft.cli.wait.again import read_again
 from weft.objects.errors import IllegalTransition, Unavailable, WeftError
 
 _LAST_LINES = 10
@@ -23,7 +24,6 @@ _WIDEST = 500
 _OVERLAP_BYTES = 4096  # of the latest output: it shows how far an interrupted log was read
 _PAUSE_SECONDS = 1.0
 _FIRST_PAUSE_SECONDS = 0.05
-_TRIES = 60
 _LONGEST_LINE = 1 << 20
 _LINE_END = re.compile(r"\r+\n")
 Write = Callable[[int, bytes], None]
@@ -179,21 +179,18 @@ def _carry(session: Session, target: Target, asked: dict[str, Any], write: Write
         seen.extend(data)
         del seen[:-_OVERLAP_BYTES]
 
-    begun = False
-    for _ in range(_TRIES):
-        try:
-            if not seen:
-                return run_stream(session, target, asked, note)
-            return run_stream(
-                session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note)
-            )
-        except Unavailable as problem:
-            begun = begun or bool(seen) or isinstance(problem, Cut)
-            if not asked["follow"] or not begun:
-                raise
-            lost = problem
-            session.client.http.closed.wait(_PAUSE_SECONDS)
-    raise lost
+    def follow() -> int:
+        if not seen:
+            return run_stream(session, target, asked, note)
+        return run_stream(session, target, {"follow": True, "tail": -1}, _skip(_measure(session, target, seen), note))
+
+    try:
+        return follow()
+    except Unavailable as problem:
+        if not asked["follow"] or not (seen or isinstance(problem, Cut)):
+            raise
+    session.rests(_PAUSE_SECONDS)
+    return read_again(session, follow)
 
 
 def run_stream(session: Session, target: Target, asked: dict[str, Any], write: Write) -> int:

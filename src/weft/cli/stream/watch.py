@@ -9,9 +9,9 @@ from typing import Any
 from weft.cli.command.target import Target
 from weft.cli.session import Session
 from weft.cli.stream.client import Stream, dial
-from weft.objects.errors import Unavailable
+from weft.cli.wait.again import read_again
 
-AGAIN_SECONDS, TRIES = 1.0, 30
+AGAIN_SECONDS = 1.0
 
 
 def watch_documents(
@@ -19,25 +19,20 @@ def watch_documents(
 ) -> int:
     """Give ``show`` each document as it comes; after a migration from the next node. Raises WeftError."""
     rest = bytearray()
-    tries = 0
 
     def take(descriptor: int, data: bytes) -> None:
-        nonlocal tries
         rest.extend(data)
         while b"\n" in rest:
             line, _, after = bytes(rest).partition(b"\n")
             rest[:] = after
-            tries = 0
             show(json.loads(line))
 
-    while True:
+    def follow() -> None:
         rest.clear()
-        try:
-            ticket = session.client.verb(target.kind.name, target.name, verb, {**asked, "watch": True})
-            with dial(session.client.context, ticket) as sock:
-                Stream(sock, forward_end=False, write=take).run(None)
-        except Unavailable:
-            tries += 1
-            if tries > TRIES:
-                raise
+        ticket = session.client.verb(target.kind.name, target.name, verb, {**asked, "watch": True})
+        with dial(session.client.context, ticket) as sock:
+            Stream(sock, forward_end=False, write=take).run(None)
+
+    while True:
+        read_again(session, follow)
         session.rests(AGAIN_SECONDS)

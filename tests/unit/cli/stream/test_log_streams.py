@@ -15,6 +15,8 @@ from weft.cli.session import Session
 from weft.cli.stream import logs
 from weft.cli.stream.client import Cut
 from weft.cli.stream.logs import ask_log, show_log, show_logs
+from weft.cli.stream.watch import watch_documents
+from weft.cli.wait import again
 from weft.contracts.clock import SystemClock
 from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound, Unavailable
@@ -46,6 +48,7 @@ class Guests:
 def session(monkeypatch: pytest.MonkeyPatch) -> Session:
     made = Session(SystemClock, {"WEFT_SERVER": "https://127.0.0.1:1"})
     monkeypatch.setattr(logs, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(again, "AGAIN_SECONDS", 0.0)
     return made
 
 
@@ -98,7 +101,7 @@ def test_a_log_that_was_never_reached_or_is_not_followed_is_not_tried_again(
 def test_a_log_that_is_quiet_is_taken_up_after_a_lost_connection(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends: list[Exception | None] = [Cut("lost"), Unavailable("no server"), None]
+    ends: list[Exception | None] = [Cut("lost"), *(Unavailable("no server") for _ in range(99)), None]
     kept = bytearray()
 
     def run(_: Session, target: Target, asked: dict[str, object], write: logs.Write) -> int:
@@ -112,6 +115,19 @@ def test_a_log_that_is_quiet_is_taken_up_after_a_lost_connection(
     monkeypatch.setattr(logs, "write_bytes", lambda descriptor, data: kept.extend(data))
     assert show_log(session, vm("a"), ask_log(True, 0, None)) == 0
     assert bytes(kept) == b"at last\n"
+
+
+def test_documents_are_followed_until_the_person_stops_however_long_the_server_is_away(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = iter(range(99))
+
+    def verb(*_: object) -> object:
+        raise Unavailable("no server") if next(left, None) is not None else KeyboardInterrupt
+
+    monkeypatch.setattr(session.client, "verb", verb)
+    with pytest.raises(KeyboardInterrupt):
+        watch_documents(session, vm("a"), "samples", {}, print)
 
 
 def test_a_log_that_begins_anew_is_shown_from_its_start(
