@@ -87,7 +87,10 @@ def check_asked(source: Node) -> None:
 
 @pytest.mark.parametrize(
     ("victim", "death"),
-    [("source", "migration.source:Source._hand_over:before"), ("target", "migration.target:Target._take_over:before")],
+    [
+        ("source", "migration.source:Source._hand_over:before"),
+        pytest.param("target", "migration.target:Target._take_over:before", marks=pytest.mark.long),
+    ],
 )
 async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, victim: str, death: str) -> None:
     seen = await guest.look()
@@ -103,6 +106,7 @@ async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, vic
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_when_it_is_back(guest: Guest) -> None:
     seen = await guest.look()
     await guest.there.kill()

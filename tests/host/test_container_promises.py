@@ -12,16 +12,13 @@ from container_labs import NEEDED, open_lab
 pytest.register_assert_rewrite("tests.conformance.container_contract")
 
 from tests.conformance.container_contract import ContainerPromises
+from tests.long import mark_long
 
 pytestmark = pytest.mark.host
 
 
-# The same but for the machine is shown every day by test_kata.
-LONG = ("kata",)
-KINDS = [pytest.param(kind, marks=pytest.mark.long) if kind in LONG else kind for kind in sorted(NEEDED)]
-
-
-@pytest.fixture(scope="module", params=KINDS)
+# What the others do otherwise is shown every day by test_containers, test_containerd, test_kata and test_microvm.
+@pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "containerd", "kata", "microvm", "runc"))
 def lab(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
     with open_lab(request.param) as lab:
         yield lab

@@ -233,14 +233,17 @@ async def test_the_handler_is_warmed_only_if_that_is_asked_for(lab: FunctionLab)
 @pytest.mark.parametrize(
     ("code", "reason", "word"),
     [
-        pytest.param(
-            "import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name", marks=pytest.mark.long
-        ),
+        ("import nothing_of_this_name\n", "Runtime.ImportModuleError", "nothing_of_this_name"),
         pytest.param("def handler(\n", "Runtime.UserCodeSyntaxError", "Syntax error", marks=pytest.mark.long),
         pytest.param(
             "import os; print('going'); os._exit(7)\n", "Runtime.ExitError", "exit code 7", marks=pytest.mark.long
         ),
-        ("x = [bytearray(1 << 20) for _ in range(900)]\n", "Function.OutOfMemory", "128 MiB"),
+        pytest.param(
+            "x = [bytearray(1 << 20) for _ in range(900)]\n",
+            "Function.OutOfMemory",
+            "128 MiB",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 async def test_code_that_does_not_come_up_is_told_with_its_own_words(
@@ -424,6 +427,7 @@ while True:
 """
 
 
+@pytest.mark.long
 async def test_an_image_of_several_layers_runs_with_its_own_runtime_user_and_folder(
     lab: FunctionLab, tmp_path: Path
 ) -> None:

@@ -50,7 +50,7 @@ def test_requests_of_one_connection_are_split_and_the_client_is_named_whatever_i
 
 def test_no_request_is_lost_while_shares_endpoints_and_ports_change(shop: WebShop) -> None:
     shop.serve(a=1000)
-    held, fresh = shop.start("d", "load", f"{SHOP}:80", "4"), shop.start("d", "load", f"{SHOP}:80", "4", "fresh")
+    held, fresh = shop.start("d", "load", f"{SHOP}:80", "2"), shop.start("d", "load", f"{SHOP}:80", "2", "fresh")
     for options in (
         {"a": 500, "b": 500},
         {"b": 1},

@@ -208,7 +208,7 @@ async def test_no_client_of_a_guest_that_moves_there_and_back_loses_anything(str
 async def test_connections_opened_on_each_node_outlive_a_guests_ways_over_all_of_them(street: Street) -> None:
     """There and back among three: who has it asks, over others, whoever had it."""
     n1, n2, n3 = street.lab.nodes
-    ways = [(n1, n2), (n2, n3), (n3, n2), (n2, n1), (n1, n3), (n3, n2), (n2, n1), (n1, n2)]
+    ways = [(n1, n2), (n2, n3), (n3, n2), (n2, n1), (n1, n3)]
     watches = [street.watch(street.lab.outside, f"count:{n1.address}:9090")]
     for source, target in ways:
         await street.migrate(source, target)

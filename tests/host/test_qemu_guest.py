@@ -184,12 +184,12 @@ chmod +x /etc/weft/start.d/one
     seed.write_bytes((bytes(header) + script.ljust(512, b"\0")).ljust(MIB, b"\0"))
     plan = lab.plan("seeded", machine="microvm")
     plan = msgspec.structs.replace(plan, disks=[*plan.disks, GuestDisk(str(seed), "raw", "weft-seed", read_only=True)])
-    for boot in range(1, 4):
+    for boot in (1, 2):
         await ready(driver, plan)
         started = f'[ "$(xargs < /root/started)" = "{" ".join(["started"] * boot)}" ]'
         await shell(driver, plan, f"for n in $(seq 200); do {started} && exit 0; sleep 0.1; done; exit 1")
         assert await shell(driver, plan, "sync; cat /root/seeded") == "seeded"
-        if boot < 3:
+        if boot == 1:
             await driver.stop(plan.id, grace_seconds=20)
     await driver.stop(plan.id, grace_seconds=0)
     await driver.remove(plan.id)

@@ -119,7 +119,7 @@ class TestQemuMoves(MovePromises):
         Path(plan.disks[0].path).unlink()
         lab.plan("mover")
 
-    @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.long)])
+    @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
         self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan, stride: int
     ) -> None:

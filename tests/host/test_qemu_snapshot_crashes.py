@@ -57,7 +57,7 @@ def kill(lab: GuestLab, plan: GuestPlan) -> None:
 
 @pytest.mark.parametrize(
     ("memory", "stride"),
-    [(True, 17), pytest.param(True, 1, marks=pytest.mark.long), pytest.param(False, 1, marks=pytest.mark.long)],
+    [(True, 29), pytest.param(True, 1, marks=pytest.mark.long), pytest.param(False, 1, marks=pytest.mark.long)],
 )
 async def test_a_driver_killed_at_any_step_leaves_a_snapshot_or_none_and_a_guest_that_runs_on(
     lab: SnapshotLab, counter: bytes, memory: bool, stride: int

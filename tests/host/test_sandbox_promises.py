@@ -23,7 +23,7 @@ from tests.long import mark_long
 pytestmark = pytest.mark.host
 
 
-@pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "kata", "runc"))
+@pytest.fixture(scope="module", params=mark_long(sorted(NEEDED), "containerd", "kata", "microvm", "runc"))
 def node(request: pytest.FixtureRequest) -> Iterator[ContainerLab]:
     with open_lab(request.param) as lab:
         yield lab
