@@ -108,6 +108,7 @@ def test_a_guest_that_eats_memory_is_found(cluster: Cluster, gone: Gone, gone_co
     print(f"log: found after {time.monotonic() - began:.1f} s")
 
 
+@pytest.mark.long
 def test_a_disk_that_fills_is_found_and_its_guest_goes_on_once_there_is_space(cluster: Cluster, gone: Gone) -> None:
     with small_pool(cluster):
         cluster.ok("vm", "create", gone("writer"), *SMALL, "--node", "n3", "--pool", "shared")

@@ -162,6 +162,7 @@ def test_a_power_cut_of_a_node_brings_its_guests_back_on_it(cluster: Cluster) ->
     assert cluster.vm("hello")["status"]["node"] == node
 
 
+@pytest.mark.long
 def test_creates_that_are_cut_off_anywhere_by_a_kill_are_finished(cluster: Cluster) -> None:
     soak = Soak(cluster, Progress(seed=7))
     for soak.round in range(3):

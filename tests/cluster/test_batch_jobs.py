@@ -136,6 +136,7 @@ def test_at_its_deadline_nothing_of_it_runs_any_more(cluster: Cluster, run: Job)
     assert cluster.ok("job", "logs", "late", "--task", "1") == "begun\n"
 
 
+@pytest.mark.long
 def test_a_try_may_take_only_so_long(cluster: Cluster, run: Job) -> None:
     done = run("slow", "sleep 300", "--task-timeout", "2s", "--retries", "1", "--backoff", "1s")
     assert b"task 0: it was stopped, by somebody or after its task_timeout of 2s (try 2 of 2)" in done.stderr
@@ -180,6 +181,7 @@ def test_none_of_a_gang_runs_until_all_of_it_can(cluster: Cluster, run: Job) -> 
     assert {item["status"]["node"] for item in containers(cluster, "solve").values()} == {"n1", "n2", "n3"}
 
 
+@pytest.mark.long
 def test_preemptible_tasks_give_way_and_come_back(cluster: Cluster, run: Job, image: str) -> None:
     capacity = cluster.json("node", "get", "n3")["report"]["memory"]
     most = f"{capacity * 3 // 5 >> 20}M"
@@ -206,6 +208,7 @@ def test_the_logs_of_a_task_can_be_followed(cluster: Cluster, run: Job) -> None:
     assert (said.returncode, said.stdout) == (0, b"1\n2\n3\n")
 
 
+@pytest.mark.long
 def test_the_logs_of_all_tasks_are_followed_at_once_and_tasks_and_tries_that_begin_later_join(
     cluster: Cluster, run: Job
 ) -> None:
@@ -237,6 +240,7 @@ def test_a_task_whose_image_is_not_there_says_so_and_ends_with_its_job(cluster: 
     assert status(cluster, "nothing")["phase"] == "TimedOut"
 
 
+@pytest.mark.long
 def test_tasks_that_mount_one_volume_have_it_one_after_the_other(cluster: Cluster, run: Job) -> None:
     cluster.ok("volume", "create", "tally", "--size", "64M")
     try:

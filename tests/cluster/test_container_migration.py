@@ -126,6 +126,7 @@ def test_whoever_is_killed_meanwhile_it_runs_once_with_all_its_data(
     until(lambda: sum(len(volumes(cluster, one)) for one in NODES) == len(volumes(cluster, here)) == 1)
 
 
+@pytest.mark.long
 def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
     cluster: Cluster, registry: str, gone_containers: Gone, shelf: str
 ) -> None:
@@ -153,6 +154,7 @@ def test_one_that_is_called_off_or_can_go_nowhere_runs_on_where_it_was(
     assert fetch(port) == "from a container\n"
 
 
+@pytest.mark.long
 def test_one_that_has_done_its_work_is_not_begun_again_by_a_move(
     cluster: Cluster, registry: str, gone_containers: Gone, shelf: str
 ) -> None:

@@ -40,6 +40,7 @@ def test_exec_passes_arguments_unchanged(cluster: Cluster) -> None:
     assert out == "".join(w + "|" for w in words)
 
 
+@pytest.mark.long
 def test_exec_is_binary_clean_for_ten_megabytes_in_both_directions(cluster: Cluster) -> None:
     blob = os.urandom(10_000_000)
     done = cluster.run(

@@ -186,7 +186,7 @@ def test_events_that_were_accepted_run_although_the_gateway_is_killed(called: Cl
 
 
 # while it runs, and about when it ends
-@pytest.mark.parametrize("after", mark_long((0.1, 0.45, 0.5, 0.52, 1.0), 0.45, 0.52))
+@pytest.mark.parametrize("after", mark_long((0.1, 0.45, 0.5, 0.52, 1.0), 0.1, 0.45, 0.52, 1.0))
 def test_a_call_whose_gateway_is_killed_runs_once_is_answered_by_the_next_and_has_printed_all(
     called: Cluster, patient: Any, await_gateway: Callable[[], None], after: float
 ) -> None:

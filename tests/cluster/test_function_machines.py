@@ -73,6 +73,7 @@ def boots(cluster: Cluster) -> int:
     return int(cluster.json("function", "metrics", "dice")["starts"].get("cold", 0))
 
 
+@pytest.mark.long
 def test_killed_agents_take_their_copies_along_and_copy_the_same_templates_again(dice: Cluster) -> None:
     before, had, booted = invoke(dice), prepared(dice), boots(dice)
     left = set(dice.pids("qemu-system-x86_64", "-name fn"))
