@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.long import mark_long
+from tests.long import ALL_EXAMPLES, mark_long
 from tests.simulation import fabric, virtual_loop
 from tests.simulation.fate import BEHIND, CHANCES, GIVEN_UP, LEASES, MISFORTUNES, MOVING, TENANTS
 from tests.simulation.simulation import Store, Trace, run_simulation
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTS = 150
+FAULTS = 150 if ALL_EXAMPLES else 100
 
 
 def long(*histories: tuple[Any, ...]) -> list[Any]:

@@ -7,6 +7,7 @@ from unittest import mock
 import pytest
 from msgspec.structs import replace
 
+from tests.long import mark_long
 from tests.simulation import scenes
 from tests.simulation.fate import MISFORTUNES, MOVING, TENANTS
 from tests.simulation.mutations import MUTATIONS, WRONG_MOVES, WRONG_SHARES, find_violation
@@ -67,7 +68,7 @@ def test_wrong_moves_are_found_out(name: str) -> None:
     print(trace.seed, trace.violations[0])
 
 
-@pytest.mark.parametrize("name", sorted(WRONG_SHARES))
+@pytest.mark.parametrize("name", mark_long(sorted(WRONG_SHARES), "forget_that_it_is_not_shared"))
 def test_wrong_shares_are_found_out(name: str) -> None:
     with WRONG_SHARES[name]():
         trace = find_violation(lambda seed: run_simulation(seed, 60, weather=TENANTS, tenants=True), SHARED)
