@@ -24,7 +24,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kit, "PATIENCE_SECONDS", 20.0)  # a loaded machine is not what is tried here
 
 
-def test_what_init_prints_passes(
+RECIPE = Path(__file__).parents[3] / "docs/recipes/add-a-policy.md"
+
+
+def test_what_init_prints_passes_and_so_does_the_policy_of_the_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kit, "TIMEOUT_SECONDS", kit.PATIENCE_SECONDS)  # a loaded machine is not what is tried here
@@ -32,6 +35,7 @@ def test_what_init_prints_passes(
     (tmp_path / "mine.py").write_text(capsys.readouterr().out)
     assert main(["test", f"{tmp_path}/mine.py"]) == 0
     told = capsys.readouterr().out
+    assert all(tried(tmp_path / "shown.py", RECIPE.read_text().split("```python\n")[1].split("```")[0]).values())
     assert told.count("✓") == 4 and f"--strategy file:{tmp_path}/mine.py" in told and TEMPLATE.count("def score") == 1
 
 
