@@ -13,6 +13,8 @@ from source import ROOT, SOURCE, files_of, nodes_of
 
 from weft.api.openapi import describe_api
 from weft.api.routes import ROUTES
+from weft.kinds import orders
+from weft.kinds.permissions import PERMISSIONS
 from weft.kinds.registry import KINDS
 
 # Which writer, as kinds name it, a folder or a file belongs to; the longest path counts.
@@ -74,7 +76,9 @@ def place_of(path: Path) -> str:
 
 
 def find_writer(place: str) -> str:
-    return WRITERS[max((known for known in WRITERS if f"{place}/".startswith(f"{known}/")), key=len)]
+    known = [known for known in WRITERS if f"{place}/".startswith(f"{known}/")]
+    assert known, f"{place} writes an object: add it to WRITERS in this file, with the name of its controller"
+    return WRITERS[max(known, key=len)]
 
 
 def find_writes(part: str) -> Iterator[str]:
@@ -106,6 +110,8 @@ def find_conditions() -> Iterator[tuple[str, str]]:
 
 def test_routes_written_by_hand_are_few_and_counted() -> None:
     by_hand = {route.path for route in ROUTES}
+    unknown = {route.permission for route in ROUTES if "KIND:" not in route.permission} - {"–", *PERMISSIONS}
+    assert not unknown, "no role would have it: add its row to weft.kinds.permissions.PERMISSIONS"
     assert by_hand == {
         "/v1/apply", "/v1/audit", "/v1/audit:verify",
         "/v1/blobs/{sha256}", "/v1/events", "/v1/gateway", "/v1/healthz", "/v1/join", "/v1/kinds", "/v1/openapi.json",
@@ -134,6 +140,18 @@ def test_routes_written_by_hand_are_few_and_counted() -> None:
         for path in by_hand
         if not path.startswith(("/v1/nodes/", "/v1/users/", "/v1/backuprepositories/", "/v1/clusters/"))
     }
+
+
+def test_an_agent_has_a_worker_for_each_kind_of_order() -> None:
+    """Orders of another kind would reach their nodes, and nobody would do them."""
+    (table,) = (
+        call
+        for call in nodes_of(SOURCE / "launch/agent/parts.py", ast.Call)
+        if isinstance(call.func, ast.Name) and call.func.id == "OrderTable"
+    )
+    assert isinstance(table.args[0], ast.Dict)
+    given = {ast.unparse(key) for key in table.args[0].keys if key is not None}
+    assert given == {f"{name}.name" for name, one in vars(orders).items() if isinstance(one, orders.OrderKind)}
 
 
 def test_only_the_api_servers_write_reports_and_only_what_a_node_said() -> None:

@@ -71,6 +71,12 @@ def test_the_type_checker_is_content() -> None:
     run_tool("mypy")
 
 
+def test_each_folder_of_modules_is_a_package() -> None:
+    """import-linter doesn't see the modules of another folder, so no wall would hold for them."""
+    loose = sorted({str(path.parent.relative_to(ROOT)) for path in FILES if not (path.parent / "__init__.py").exists()})
+    assert loose == [], "add an empty __init__.py"
+
+
 def test_no_import_cycle() -> None:
     names = {".".join(p.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
     edges: dict[str, set[str]] = {name: set() for name in names}

@@ -28,7 +28,7 @@ def read_as(part: msgspec.Raw, type_: type[msgspec.Struct]) -> Any:
 def test_each_schema_of_a_kind_has_its_file_and_its_upgrade(kind: Kind) -> None:
     assert {path.name for path in STORED.glob(f"{kind.name}.*.json")} == {
         f"{kind.name}.{number}.json" for number in range(1, kind.schema + 1)
-    }
+    }, f"tests/unit/kinds/stored/ has an object of each schema of {kind.name}, as weft stores it, with all its fields"
     assert len(kind.upgrades) == kind.schema - 1
 
 
