@@ -20,18 +20,20 @@ from weft.objects.errors import IllegalTransition, NotFound
 SLOW = MigrationSettings(bytes_per_second=4 << 20, pause_ms=50)
 
 
-class Mover(Driver, CanMigrate, CanAdjust[GuestPlan], Protocol):
+class MigratingDriver(Driver, CanMigrate, CanAdjust[GuestPlan], Protocol):
     """A driver with everything these promises speak of."""
 
 
-async def come_to(driver: Mover, plan: GuestPlan, key: str, *phases: str) -> MigrationFacts:
+async def come_to(driver: MigratingDriver, plan: GuestPlan, key: str, *phases: str) -> MigrationFacts:
     async with asyncio.timeout(60):
         while (facts := await driver.migrations.progress(plan.id, key)).phase not in phases:
             await asyncio.sleep(0.005)
     return facts
 
 
-async def migrate(source: Mover, target: Mover, plan: GuestPlan, key: str, mode: MigrationMode = "plain") -> None:
+async def migrate(
+    source: MigratingDriver, target: MigratingDriver, plan: GuestPlan, key: str, mode: MigrationMode = "plain"
+) -> None:
     settings = MigrationSettings(mode=mode)
     socket = await target.migrations.expect(plan, await source.migrations.describe(plan.id), key, settings)
     await source.migrations.send(plan.id, key, socket, settings)
@@ -44,19 +46,19 @@ async def migrate(source: Mover, target: Mover, plan: GuestPlan, key: str, mode:
 
 class MovePromises:
     @pytest.fixture
-    async def here(self, lab: RuntimeLab) -> AsyncIterator[Mover]:
+    async def here(self, lab: RuntimeLab) -> AsyncIterator[MigratingDriver]:
         driver = await self.heir(lab)
         yield driver
         await driver.close()
 
     @pytest.fixture
-    async def there(self, other_lab: RuntimeLab) -> AsyncIterator[Mover]:
+    async def there(self, other_lab: RuntimeLab) -> AsyncIterator[MigratingDriver]:
         driver = await self.heir(other_lab)
         yield driver
         await driver.close()
 
     @pytest.fixture
-    async def plan(self, lab: RuntimeLab, here: Mover) -> GuestPlan:
+    async def plan(self, lab: RuntimeLab, here: MigratingDriver) -> GuestPlan:
         """A guest that runs here."""
         plan = lab.plan("mover")
         if (await here.inspect(plan.id)).state != "running":
@@ -65,7 +67,7 @@ class MovePromises:
             await self.prepare(here, plan)
         return plan
 
-    async def heir(self, lab: RuntimeLab, before: Mover | None = None) -> Mover:
+    async def heir(self, lab: RuntimeLab, before: MigratingDriver | None = None) -> MigratingDriver:
         """The node's driver is gone without a word; this is the next one."""
         if before is not None:
             await before.close()
@@ -74,19 +76,19 @@ class MovePromises:
         assert isinstance(driver, CanMigrate)
         return driver  # type: ignore[return-value]
 
-    async def prepare(self, driver: Mover, plan: GuestPlan) -> None:
+    async def prepare(self, driver: MigratingDriver, plan: GuestPlan) -> None:
         """A guest that has just started."""
 
-    async def look(self, driver: Mover, plan: GuestPlan, *, after: int = 0) -> int:
+    async def look(self, driver: MigratingDriver, plan: GuestPlan, *, after: int = 0) -> int:
         """Nothing that the guest wrote is lost; how far it has come, beyond ``after``."""
         await ready(driver, plan)
         return after + 1
 
     async def test_it_moves_there_and_back_and_notices_nothing(
-        self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
-        ways: list[tuple[Mover, Mover, RuntimeLab, MigrationMode]] = [
+        ways: list[tuple[MigratingDriver, MigratingDriver, RuntimeLab, MigrationMode]] = [
             (here, there, lab, "plain"),
             (there, here, other_lab, "stop-and-copy"),
             (here, there, lab, "xbzrle"),
@@ -104,7 +106,7 @@ class MovePromises:
             seen = await self.look(target, plan, after=seen + 1)
 
     async def test_what_a_guest_does_to_its_memory_is_seen_while_it_runs(
-        self, here: Mover, lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         load = await here.migrations.sample(plan.id, seconds=0.2)
         assert 0 < load.memory_bytes <= 2 * plan.memory_bytes
@@ -114,7 +116,7 @@ class MovePromises:
             await here.migrations.sample(lab.plan("nobody").id)
 
     async def test_called_off_it_stays_where_it_was(
-        self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
         socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "off", SLOW)
@@ -144,7 +146,7 @@ class MovePromises:
         await self.look(here, plan, after=seen + 1)
 
     async def test_when_the_target_dies_it_goes_on_at_the_source_and_moves_with_the_next_try(
-        self, here: Mover, there: Mover, other_lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
         socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "again", SLOW)
@@ -167,7 +169,7 @@ class MovePromises:
         await ready(here, plan)
 
     async def test_when_the_source_dies_on_the_way_it_starts_again_only_with_the_targets_word(
-        self, here: Mover, there: Mover, lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "torn", SLOW)
         await here.migrations.send(plan.id, "torn", socket, SLOW)
@@ -185,7 +187,7 @@ class MovePromises:
         await self.prepare(here, plan)
 
     async def test_drivers_made_anew_at_every_step_find_out_what_is_so(
-        self, here: Mover, there: Mover, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, lab: RuntimeLab, other_lab: RuntimeLab, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
         socket = await there.migrations.expect(plan, await here.migrations.describe(plan.id), "heirs", SLOW)
@@ -222,7 +224,7 @@ class MovePromises:
         await here.close()
         await there.close()
 
-    async def names(self, driver: Mover, plan: GuestPlan) -> list[str]:
+    async def names(self, driver: MigratingDriver, plan: GuestPlan) -> list[str]:
         """What happens to the guest until it stands still."""
         seen: list[str] = []
         async with asyncio.timeout(30):
@@ -233,7 +235,7 @@ class MovePromises:
         return seen
 
     async def test_handed_over_it_comes_back_only_with_the_word_that_it_never_ran(
-        self, here: Mover, there: Mover, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, plan: GuestPlan
     ) -> None:
         before, seen = await ready(here, plan), await self.look(here, plan)
         settings = MigrationSettings()

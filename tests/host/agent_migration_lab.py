@@ -233,7 +233,7 @@ class Pair:
         return change(allocation, role="source", migration=back), target
 
     async def begin(self, allocation: Envelope, here: Node, there: Node, **fields: Any) -> tuple[Envelope, Envelope]:
-        """A move that is under way: source and target, with the door's address told."""
+        """A migration that is under way: source and target, with the listener's address known."""
         source, target = self.plan(allocation, here, there, **fields)
         here.put(source)
         there.put(target)

@@ -28,8 +28,8 @@ def serve() -> None:
     ear.bind(("", 7))
     threading.Thread(target=echo, args=(ear,), daemon=True).start()
     for port, answer_one in ((9, count_for), (80, answer_to)):
-        door = socket.create_server(("", port), backlog=256)
-        threading.Thread(target=accept, args=(door, answer_one), daemon=True).start()
+        listening = socket.create_server(("", port), backlog=256)
+        threading.Thread(target=accept, args=(listening, answer_one), daemon=True).start()
     print("ready", flush=True)
     sys.stdin.readline()
 
@@ -39,9 +39,9 @@ def echo(ear: socket.socket) -> None:
         ear.sendto(*ear.recvfrom(99))
 
 
-def accept(door: socket.socket, answer_one: Callable[[socket.socket], None]) -> None:
+def accept(listening: socket.socket, answer_one: Callable[[socket.socket], None]) -> None:
     while True:
-        link, _ = door.accept()
+        link, _ = listening.accept()
         threading.Thread(target=answer_one, args=(link,), daemon=True).start()
 
 

@@ -24,7 +24,7 @@ from weft.transfer.plan import Leeway, reconsider
 pytest.register_assert_rewrite("tests.conformance.runtime_contract", "tests.conformance.runtime_migration")
 
 from tests.conformance.runtime_contract import ready, run
-from tests.conformance.runtime_migration import MovePromises, Mover, come_to, migrate
+from tests.conformance.runtime_migration import MigratingDriver, MovePromises, come_to, migrate
 
 pytestmark = pytest.mark.host
 MIB = 1 << 20
@@ -47,12 +47,12 @@ class TestQemuMoves(MovePromises):
 
     program = b""
 
-    async def prepare(self, driver: Mover, plan: GuestPlan) -> None:
+    async def prepare(self, driver: MigratingDriver, plan: GuestPlan) -> None:
         await run(driver, plan.id, "sh", "-c", "cat > /root/verifier; chmod +x /root/verifier", stdin=self.program)
         start = "/root/verifier 16 8000 /root/counter /dev/shm/verdict >/dev/null 2>&1 &"
         await run(driver, plan.id, "sh", "-c", start)
 
-    async def look(self, driver: Mover, plan: GuestPlan, *, after: int = 0) -> int:
+    async def look(self, driver: MigratingDriver, plan: GuestPlan, *, after: int = 0) -> int:
         async with asyncio.timeout(60):
             while True:
                 said = (await run(driver, plan.id, "cat", "/dev/shm/verdict"))[0].decode()
@@ -63,7 +63,7 @@ class TestQemuMoves(MovePromises):
                 await asyncio.sleep(0.1)
 
     async def test_a_guest_whose_nodes_share_no_disk_takes_it_along(
-        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
         fill = "dd if=/dev/urandom of=/root/data bs=1M count=16 2>/dev/null; sync; sha256sum /root/data"
         whole = (await run(here, plan.id, "sh", "-c", fill))[0]
@@ -93,7 +93,7 @@ class TestQemuMoves(MovePromises):
 
     @pytest.mark.long
     async def test_a_monitor_lost_again_and_again_only_delays_a_guest_that_takes_its_disk_along(
-        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
         seen, there_plan = await self.look(here, plan), on_own_disk(other_lab, plan)
         settings = MigrationSettings("multifd-zstd", streams=2, copied_disks=("root",), bytes_per_second=64 << 20)
@@ -121,7 +121,13 @@ class TestQemuMoves(MovePromises):
 
     @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.long)])
     async def test_a_driver_killed_at_any_step_of_the_hand_over_leaves_one_guest_and_the_next_finishes_it(
-        self, here: Mover, there: Mover, lab: GuestLab, other_lab: GuestLab, plan: GuestPlan, stride: int
+        self,
+        here: MigratingDriver,
+        there: MigratingDriver,
+        lab: GuestLab,
+        other_lab: GuestLab,
+        plan: GuestPlan,
+        stride: int,
     ) -> None:
         boot_id, settings = (await ready(here, plan)).boot_id, MigrationSettings()
         await here.close()
@@ -166,7 +172,7 @@ class TestQemuMoves(MovePromises):
 
     @pytest.mark.long
     async def test_a_guest_that_writes_faster_than_the_path_carries_is_slowed_down_and_gets_there(
-        self, here: Mover, there: Mover, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, plan: GuestPlan
     ) -> None:
         seen, leeway = await self.look(here, plan), Leeway(24 * MIB, pause_seconds=0.1)
         load = await here.migrations.sample(plan.id)
@@ -197,7 +203,7 @@ class TestQemuMoves(MovePromises):
         await there.remove(plan.id)
 
     async def test_called_off_or_cut_off_while_its_disk_is_copied_it_stays(
-        self, here: Mover, there: Mover, other_lab: GuestLab, plan: GuestPlan
+        self, here: MigratingDriver, there: MigratingDriver, other_lab: GuestLab, plan: GuestPlan
     ) -> None:
         seen, settings = (
             await self.look(here, plan),

@@ -25,7 +25,7 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
-from tests.simulation.snapshots import Album, Keeper
+from tests.simulation.snapshots import Album, SnapshotUser
 from tests.simulation.tenants import BUDGET, Capacity, Tenant, move_in
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
@@ -129,7 +129,7 @@ class Fabric:
         self.snapshots, self.album = snapshots, Album(self)  # whether people keep snapshots, and do nothing else
         if snapshots:
             self.witness.on_begin, self.witness.on_commit = self.album.see_begin, self.album.see_commit
-        self.keepers: list[Keeper] = []
+        self.snapshot_users: list[SnapshotUser] = []
         self.tenants: list[Tenant] = []
         self.holders: list[Holder] = []
         self.converters: list[Converter] = []
@@ -178,7 +178,7 @@ class Fabric:
         await self.set_up()
         self.lives = [
             self.loop.create_task(p.live(), name=f"the wishes of {p.name}")
-            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants, *self.keepers)
+            for p in (*self.people, *self.runners, *self.converters, *self.holders, *self.tenants, *self.snapshot_users)
         ]
         await asyncio.sleep(3.0)
         self.fate.on = True
@@ -205,18 +205,18 @@ class Fabric:
         store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "API server")
         settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
         audit = AuditToNowhere()
-        doors = part.context.run(
+        api = part.context.run(
             lambda: ApiContext(store, Journal(), self.clock, None, settings, audit)  # type: ignore[arg-type]
         )
 
         async def start() -> None:
             await self.ledger.open()
-            self.doorway.app = build_app(doors)
-            doors.start()
+            self.doorway.app = build_app(api)
+            api.start()
 
         self.doorway.part, self.doorway.app = part, None
         part.spawn(start()).add_done_callback(self.note_end)
-        self.doors = doors
+        self.api = api
 
     def kill_api(self) -> None:
         part = self.doorway.part
@@ -267,7 +267,7 @@ class Fabric:
             node.start()
 
     async def _fill(self) -> None:
-        await _make_default(self.doors, DEFAULT_CIDR)
+        await _make_default(self.api, DEFAULT_CIDR)
         for name in NODES:
             await self._enrol(name)
         role = "fabric-admin" if self.shares else "admin"
@@ -293,7 +293,9 @@ class Fabric:
             if self.converts or self.leases or self.shares or self.snapshots
             else [Person(self, name, self.fate.seed) for name in NAMES]
         )
-        self.keepers = [Keeper(self, name, self.fate.seed) for name in ("ada", "bob", "cyd")] if self.snapshots else []
+        self.snapshot_users = (
+            [SnapshotUser(self, name, self.fate.seed) for name in ("ada", "bob", "cyd")] if self.snapshots else []
+        )
         self.runners = [Runner(self, name, self.fate.seed) for name in ("sums", "thumbs")] if self.jobs else []
         await self.ledger.back_up()
 
@@ -301,7 +303,7 @@ class Fabric:
         node = Node(self, name, len(self.nodes) + 1)
         self.nodes.append(node)
         self.witness.node_uids[name] = node.uid
-        await self._put(make_node(self.doors, name, node.uid))
+        await self._put(make_node(self.api, name, node.uid))
         enrolment = msgspec.json.encode(Enrolment(name=name))
         await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])
         return node

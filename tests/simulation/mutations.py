@@ -61,9 +61,9 @@ def ack_before_commit() -> Any:
             self._under_way.append(asyncio.ensure_future(later()))
             return 0
 
-    async def settle(doors: Any, *args: Any, **more: Any) -> Any:
-        hasty = mock.Mock(wraps=doors)
-        hasty.store, hasty.clock = Hasty(doors.store), doors.clock
+    async def settle(context: Any, *args: Any, **more: Any) -> Any:
+        hasty = mock.Mock(wraps=context)
+        hasty.store, hasty.clock = Hasty(context.store), context.clock
         return await real(hasty, *args, **more)
 
     return mock.patch.object(api_write, "settle", settle)
@@ -132,8 +132,8 @@ def ignore_incarnation() -> Any:
     """What a workload's former places were numbered is forgotten with them."""
     real = controller.fold_status
 
-    def fold_status(wished: Any, places: Any, addresses: Any, former: Any) -> Any:
-        status = real(wished, places, addresses, former)
+    def fold_status(desired: Any, places: Any, addresses: Any, former: Any) -> Any:
+        status = real(desired, places, addresses, former)
         status.incarnation = max([0, *(place.spec.incarnation for place in places)])
         return status
 

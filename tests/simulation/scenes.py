@@ -168,7 +168,7 @@ async def _go_back(fabric: Fabric) -> None:
     assert fabric.ledger.restore()
     fabric.restores += 1
     fabric.start_api()
-    await until(lambda: fabric.doorway.app is not None, "doors are open")
+    await until(lambda: fabric.doorway.app is not None, "the API is open")
     fabric.start_controllers()
 
 

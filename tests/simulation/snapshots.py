@@ -188,7 +188,7 @@ class Album:
         return found
 
 
-class Keeper:
+class SnapshotUser:
     """Someone with one VM after the other, each with a volume, and snapshots and twins of it."""
 
     def __init__(self, fabric: Fabric, name: str, seed: int) -> None:

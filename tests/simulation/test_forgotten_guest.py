@@ -64,14 +64,14 @@ async def run_here(fabric: Fabric, name: str) -> AllocationSpec:
 
 
 async def go_back(fabric: Fabric) -> None:
-    """The last backup is what there is, and doors are open on it; nobody decides yet, and HERE is cut off."""
+    """The last backup is what there is, and the API is open on it; nobody decides yet, and HERE is cut off."""
     fabric.fate.cut_off.add(HERE)
     fabric.kill_api()
     fabric.kill_controllers()
     assert fabric.ledger.restore()
     fabric.restores += 1
     fabric.start_api()
-    await until(lambda: fabric.doorway.app is not None, "doors are open")
+    await until(lambda: fabric.doorway.app is not None, "the API is open")
 
 
 def test_a_deleted_vm_takes_its_guest_along_though_another_has_the_guest_s_address_by_now() -> None:

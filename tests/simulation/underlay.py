@@ -1,4 +1,4 @@
-"""What lies between the nodes: doors of moves, lines to them, and what machines and agents send over those.
+"""The wire between the nodes: listeners of migrations, lines to them, and what machines and agents send over those.
 
 A line ends with the agent at either end of it, and when either node is cut off; then what was under way is lost, as it is
 when a cable is pulled. Questions and answers are lost and late as all messages are.
@@ -22,11 +22,11 @@ LOST_SECONDS = 6.0  # until a lost connection is noticed
 
 
 class Underlay:
-    """``doors`` are those that are open, by address."""
+    """``listeners`` are those that are open, by address."""
 
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
-        self.doors: dict[str, MemoryDoor] = {}
+        self.listeners: dict[str, MemoryListener] = {}
         self.lines: list[MemoryLine] = []
         self._ports = FIRST_PORT
 
@@ -54,8 +54,8 @@ class MemoryWire:
         respond: Callable[[MigrationRequest], Awaitable[MigrationAnswer]],
         limits: Sequence[Limit],
         peer_ca: str = "",
-    ) -> MemoryDoor:
-        return MemoryDoor(self, key, peer_uid, respond)
+    ) -> MemoryListener:
+        return MemoryListener(self, key, peer_uid, respond)
 
     def make_connection(
         self, key: str, address: str, peer_uid: str, limits: Sequence[Limit], peer_ca: str = ""
@@ -63,7 +63,7 @@ class MemoryWire:
         return MemoryLine(self, key, address, peer_uid)
 
 
-class MemoryDoor:
+class MemoryListener:
     def __init__(
         self,
         wire: MemoryWire,
@@ -82,21 +82,21 @@ class MemoryDoor:
         self.part: Part = part
 
     def open(self, address: str, port: int = 0) -> str:
-        doors = self.wire.underlay.doors
-        taken = port and f"{address}:{port}" in doors and doors[f"{address}:{port}"].part.alive
+        listeners = self.wire.underlay.listeners
+        taken = port and f"{address}:{port}" in listeners and listeners[f"{address}:{port}"].part.alive
         self.port = port if port and not taken else self.wire.underlay.take_port()
         self.address = f"{address}:{self.port}"
-        doors[self.address] = self
+        listeners[self.address] = self
         return self.address
 
     def lead(self, sockets: dict[Channel, str]) -> None:
         self.sockets = sockets
 
     def close(self) -> None:
-        if self.wire.underlay.doors.get(self.address) is self:
-            del self.wire.underlay.doors[self.address]
+        if self.wire.underlay.listeners.get(self.address) is self:
+            del self.wire.underlay.listeners[self.address]
         for line in list(self.wire.underlay.lines):
-            if line.door is self:
+            if line.listener is self:
                 line.cut()
 
     async def answer(self, ask: MigrationRequest) -> MigrationAnswer:
@@ -122,7 +122,7 @@ class MemoryLine:
     def __init__(self, wire: MemoryWire, key: str, address: str, peer_uid: str) -> None:
         self.meter = Meter()
         self.wire, self.to = wire, ""
-        self.door: MemoryDoor | None = None  # that it leads to, once it does
+        self.listener: MemoryListener | None = None  # that it leads to, once it does
         self._key, self._address, self._peer_uid = key, address, peer_uid
         self._asking = asyncio.Lock()
         self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,7 +131,7 @@ class MemoryLine:
 
     async def ask(self, ask: MigrationRequest) -> MigrationAnswer:
         async with self._asking:
-            answer: MigrationAnswer = await self._exchange(lambda door: door.answer(ask))
+            answer: MigrationAnswer = await self._exchange(lambda listener: listener.answer(ask))
             return answer
 
     async def order(self, ask: MigrationRequest) -> None:
@@ -140,16 +140,16 @@ class MemoryLine:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": ask.do})
 
     def offer(self, sockets: dict[Channel, Path], *, ahead: int = 0) -> None:
-        door = self._reach()
+        listener = self._reach()
         for channel, path in sockets.items():
             path.unlink(missing_ok=True)
-            if door.sockets.get(channel):
-                path.symlink_to(door.sockets[channel])
+            if listener.sockets.get(channel):
+                path.symlink_to(listener.sockets[channel])
                 self._offered.append(path)
 
     async def carry_file(self, disk: str, path: Path, form: str = "qcow2") -> None:
         data = path.read_bytes()
-        answer = await self._exchange(lambda door: door.take_file(disk, data, form))
+        answer = await self._exchange(lambda listener: listener.take_file(disk, data, form))
         if not answer.done:
             raise DriverFailed(f"the target: {answer.message}", reason=answer.reason, details={"step": "disk"})
         self.meter.add(len(data), 0)
@@ -165,41 +165,41 @@ class MemoryLine:
         self._offered.clear()
         if self in self.wire.underlay.lines:
             self.wire.underlay.lines.remove(self)
-        self.door = None
+        self.listener = None
         lost, self._lost = self._lost, self._lost.get_loop().create_future()
         if not lost.done():
             lost.set_result(None)
 
-    async def _exchange(self, ask: Callable[[MemoryDoor], Any]) -> Any:
+    async def _exchange(self, ask: Callable[[MemoryListener], Any]) -> Any:
         faults = self.wire.underlay.faults
         await asyncio.sleep(faults.delay(0.01))
         if faults.hit("request lost"):
             await asyncio.sleep(faults.delay(LOST_SECONDS))
             raise self._unavailable("no answer")
-        door = self._reach()
-        answering = door.part.spawn(ask(door))
-        await asyncio.wait({answering, door.part.died, self._lost}, return_when=asyncio.FIRST_COMPLETED)
+        listener = self._reach()
+        answering = listener.part.spawn(ask(listener))
+        await asyncio.wait({answering, listener.part.died, self._lost}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
             raise self._unavailable("the connection was lost")
         await asyncio.sleep(faults.delay(0.01))
-        if self.door is not door or faults.hit("answer lost"):
+        if self.listener is not listener or faults.hit("answer lost"):
             await asyncio.sleep(faults.delay(LOST_SECONDS))
             raise self._unavailable("no answer")
         return answering.result()
 
-    def _reach(self) -> MemoryDoor:
+    def _reach(self) -> MemoryListener:
         underlay = self.wire.underlay
-        door = underlay.doors.get(self._address)
-        if self._closed or door is None or not door.part.alive:
+        listener = underlay.listeners.get(self._address)
+        if self._closed or listener is None or not listener.part.alive:
             raise self._unavailable("connection refused")
-        if underlay.faults.is_cut_off(self.wire.node) or underlay.faults.is_cut_off(door.wire.node):
+        if underlay.faults.is_cut_off(self.wire.node) or underlay.faults.is_cut_off(listener.wire.node):
             raise self._unavailable("no way there")
-        if (door.key, door.peer_uid, door.wire.uid) != (self._key, self.wire.uid, self._peer_uid):
+        if (listener.key, listener.peer_uid, listener.wire.uid) != (self._key, self.wire.uid, self._peer_uid):
             raise self._unavailable("it is for another migration")
-        if self.door is None:
-            self.door, self.to = door, door.wire.node
+        if self.listener is None:
+            self.listener, self.to = listener, listener.wire.node
             underlay.lines.append(self)
-        return door
+        return listener
 
     def _unavailable(self, why: str) -> Unavailable:
         return Unavailable(f"the target doesn't answer at {self._address}: {why}", reason="lineLost")

@@ -11,7 +11,7 @@ from weft.kinds.parts.workload import WorkloadStatus
 from weft.kinds.registry import find_kind
 from weft.objects.envelope import Condition, Envelope, decode_part
 
-# Who may make, and who may remove, objects of a kind; who may write their spec. ``doors`` writes for people and nodes.
+# Who may make, and who may remove, objects of a kind; who may write their spec. ``API server`` writes for people and nodes.
 MAKERS = {
     "accountingrecord": {"accounting", "scheduler"},
     "allocation": {"scheduler", "workload"},

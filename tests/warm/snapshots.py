@@ -44,7 +44,7 @@ def lay_out(folder: Path) -> None:
     folder.chmod(0o755)
 
 
-class Keeper:
+class SnapshotMaker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.barrier = compile_program(HERE / "barrier.c", folder / "barrier").read_bytes()
@@ -155,4 +155,4 @@ def open_again(root: str, path: str) -> bytes:
 
 if __name__ == "__main__":
     os.nice(-10)  # a guest that boots because this one came late costs the processors of the others more
-    Keeper(Path(sys.argv[1])).work()
+    SnapshotMaker(Path(sys.argv[1])).work()

@@ -34,7 +34,7 @@ from weft.trust.tokens import make_token
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     """One lab for all tests that leave nothing behind."""
-    lab = ApiLab(tmp_path_factory.mktemp("doors"))
+    lab = ApiLab(tmp_path_factory.mktemp("api"))
     lab.client.create(make_image())
     lab.client.create(make_vm("web"))
     yield lab

@@ -125,7 +125,7 @@ class OneVm(RuleBasedStateMachine):
         self.gone = True
 
     @invariant()
-    def the_doors_show_what_they_answered(self) -> None:
+    def the_api_shows_what_it_answered(self) -> None:
         try:
             found = self.lab.client.get("vm", self.name)
         except NotFound:

@@ -29,7 +29,7 @@ NOW = 1_795_000_000.0
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
-    made = ApiLab(tmp_path_factory.mktemp("doors"))
+    made = ApiLab(tmp_path_factory.mktemp("api"))
     for project in ("red", "blue"):
         made.client.create({"kind": "project", "name": project, "spec": {}})
         spec = {"expr": "weft_x > 0", "summary": "{{ $labels.vm }} is full", "severity": "critical"}

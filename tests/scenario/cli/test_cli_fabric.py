@@ -758,7 +758,7 @@ def test_a_vm_deleted_while_it_is_waited_for_ends_the_waiting(fabric: Fabric) ->
     assert fabric.weft("wait", "vm/doomed", "--for=delete", "--timeout", "20s").code == 0
 
 
-def test_api_is_a_raw_door(fabric: Fabric) -> None:
+def test_api_sends_a_raw_request(fabric: Fabric) -> None:
     assert json.loads(fabric.weft("api", "GET", "/v1/healthz").out)["status"] == "ok"
     body = json.dumps({"name": "raw", "spec": {"description": "x"}})
     assert json.loads(fabric.weft("api", "POST", "/v1/projects", "-d", body).out)["name"] == "raw"

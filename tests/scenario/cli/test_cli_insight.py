@@ -64,7 +64,7 @@ def make_status(now: float) -> ProfileStatus:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
     own = OwnDatabase(tmp_path_factory.mktemp("server"))
-    made, now = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find), time.time()
+    made, now = ApiLab(tmp_path_factory.mktemp("api"), find_metrics=own.find), time.time()
     for project in ("red", "blue"):
         made.client.create({"kind": "project", "name": project, "spec": {}})
     labels = (("project", "red"), ("kind", "vm"), ("name", "web"), ("node", "n1"))

@@ -43,11 +43,11 @@ def test_the_server_counts_requests_and_nodes_for_those_who_may_see_all(tmp_path
         lab.close()
 
 
-def fetch_at(door: Path, path: str) -> bytes:
+def fetch_at(socket_path: Path, path: str) -> bytes:
     """The body of an answer at a unix socket."""
     connection = http.client.HTTPConnection("agent")
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.sock.connect(str(door))
+    connection.sock.connect(str(socket_path))
     with contextlib.closing(connection):
         connection.request("GET", path)
         return connection.getresponse().read()
@@ -59,12 +59,12 @@ def test_an_agent_tells_of_its_node_and_nothing_else(tmp_path: Path) -> None:
 
     async def go() -> None:
         read = Digest({"w": Use(250, 5, 6)}, Use(50, 1, 1))
-        clock, door = SystemClock(), tmp_path / "agent.sock"
-        door.write_text("of an agent that was killed")
+        clock, socket_path = SystemClock(), tmp_path / "agent.sock"
+        socket_path.write_text("of an agent that was killed")
         line, wall = ServerLine(clock), WallClock(tmp_path, clock)
         reporter: Any = SimpleNamespace(outbox=Outbox(tmp_path, clock, wall), answered_at=clock.elapsed() - 30.0)
         readiness = ReadinessSource(host, line, reporter, wall, clock)
-        sockets = [listen("127.0.0.1", 0), listen_at(door)]
+        sockets = [listen("127.0.0.1", 0), listen_at(socket_path)]
         listener = make_listener(sockets, host, AllocationTable(), lambda: read, readiness, clock)
         listener.start()
         try:
@@ -81,8 +81,8 @@ def test_an_agent_tells_of_its_node_and_nothing_else(tmp_path: Path) -> None:
                 await asyncio.to_thread(fetch, "/readyz")
             assert unready.value.code == 503, "its guests aren't known yet"
             readiness.has_started = True
-            here = msgspec.json.decode(await asyncio.to_thread(fetch_at, door, "/readyz"))
-            assert door.stat().st_mode & 0o777 == 0o600
+            here = msgspec.json.decode(await asyncio.to_thread(fetch_at, socket_path, "/readyz"))
+            assert socket_path.stat().st_mode & 0o777 == 0o600
             assert 30.0 <= here.pop("contact_age_seconds") < 60.0 and here["disk"].pop("total") > here["disk"].pop(
                 "free"
             )

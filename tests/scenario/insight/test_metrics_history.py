@@ -67,7 +67,7 @@ class History:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     own = OwnDatabase(tmp_path_factory.mktemp("server"))
-    lab = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=own.find)
+    lab = ApiLab(tmp_path_factory.mktemp("api"), find_metrics=own.find)
     yield History(lab, own)
     lab.close()
     own.close()
@@ -330,7 +330,7 @@ def test_a_prometheus_takes_the_samples_and_answers_only_who_may_see_everything(
         now = int(time.time() * 1000) - 2_000
         samples = [Sample("weft_guest_cpu_cores", (("name", quote(f"v ü{n}")),), now, n / 3) for n in range(3000)]
         assert history.own.send(samples, lambda: database) == 0
-        lab = ApiLab(tmp_path_factory.mktemp("doors"), find_metrics=lambda: database)
+        lab = ApiLab(tmp_path_factory.mktemp("api"), find_metrics=lambda: database)
         try:
             answer = ask(lab.client, "query", query="count(weft_guest_cpu_cores)")
             assert answer["data"]["result"][0]["value"][1] == "3000"

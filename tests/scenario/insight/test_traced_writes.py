@@ -28,7 +28,7 @@ Spans = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
-    folder = tmp_path_factory.mktemp("doors")
+    folder = tmp_path_factory.mktemp("api")
     lab = ApiLab(folder)
     tracer = Tracer("api", lab.clock, Spool(folder / "traces" / "api").put)
     lab.api.traces = RequestTraces(tracer, 0.0)

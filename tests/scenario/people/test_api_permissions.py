@@ -30,7 +30,7 @@ OWN: dict[str, dict[str, list[str]]] = {  # own roles; test_each_role adds two t
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiLab]:
-    lab = open_lab(tmp_path_factory.mktemp("doors"))
+    lab = open_lab(tmp_path_factory.mktemp("api"))
     yield lab
     lab.close()
 

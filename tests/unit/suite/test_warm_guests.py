@@ -31,6 +31,6 @@ def test_a_machine_that_measured_its_timer_wrongly_is_booted_again_and_never_sav
         "root": str(tmp_path),
     }
     with pytest.raises(snapshots.Unfit, match="busy"):
-        snapshots.Keeper(tmp_path).save_fit("kind", wanted)
+        snapshots.SnapshotMaker(tmp_path).save_fit("kind", wanted)
     assert (tmp_path / "boots").read_text().count("boot") == snapshots.BOOTS
     assert list((tmp_path / "saved").iterdir()) == []

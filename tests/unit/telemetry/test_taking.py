@@ -20,7 +20,7 @@ def event(message: str = "m") -> Event:
     return Event(type="Normal", reason="Started", message=message, object=Ref("vm", "web", "u"), source="test")
 
 
-class Keeper:
+class SlowStore:
     """Keeps everything, once it is let."""
 
     def __init__(self) -> None:
@@ -35,46 +35,46 @@ class Keeper:
 
 
 @pytest.fixture
-def keeper() -> Keeper:
-    return Keeper()
+def store() -> SlowStore:
+    return SlowStore()
 
 
 @pytest.fixture
-def taking(keeper: Keeper) -> Iterator[GroupedTaking]:
-    taking = GroupedTaking(keeper.keep)
+def taking(store: SlowStore) -> Iterator[GroupedTaking]:
+    taking = GroupedTaking(store.keep)
     taking.put("first", "box", [(1, (0.0, event()))])
-    assert keeper.began.wait(60)
+    assert store.began.wait(60)
     yield taking
-    keeper.may.set()
+    store.may.set()
     taking.close()
 
 
-def test_what_comes_during_a_commit_is_in_the_next_one_together(keeper: Keeper, taking: GroupedTaking) -> None:
+def test_what_comes_during_a_commit_is_in_the_next_one_together(store: SlowStore, taking: GroupedTaking) -> None:
     answers = [taking.put(name, "box", [(number, (0.0, event()))]) for number, name in enumerate("abc", 5)]
-    keeper.may.set()
+    store.may.set()
     assert [answer.result(60) for answer in answers] == [5, 6, 7]
-    assert keeper.groups == [["first"], ["a", "b", "c"]]
+    assert store.groups == [["first"], ["a", "b", "c"]]
 
 
-def test_a_source_that_sends_without_end_has_its_turn_once_a_commit(keeper: Keeper, taking: GroupedTaking) -> None:
+def test_a_source_that_sends_without_end_has_its_turn_once_a_commit(store: SlowStore, taking: GroupedTaking) -> None:
     flood = [taking.put("flood", "box", [(n, (0.0, event()))]) for n in range(1, MOST_WAITING + 3)]
     other = taking.put("other", "box", [(1, (0.0, event()))])
-    keeper.may.set()
+    store.may.set()
     assert [answer.result(60) for answer in flood] == [*range(1, MOST_WAITING + 1), 0, 0]
     assert other.result(60) == 1
-    assert keeper.groups == [["first"], ["flood", "other"], *[["flood"]] * (MOST_WAITING - 1)]
+    assert store.groups == [["first"], ["flood", "other"], *[["flood"]] * (MOST_WAITING - 1)]
 
 
-def test_a_commit_has_an_end_and_nobody_is_passed_over(keeper: Keeper, taking: GroupedTaking) -> None:
+def test_a_commit_has_an_end_and_nobody_is_passed_over(store: SlowStore, taking: GroupedTaking) -> None:
     half = [(n, (0.0, event())) for n in range(1, MOST_EVENTS // 2 + 2)]
     names = ["a", "b", "c"]
     answers = [taking.put(name, "box", half) for name in names]
-    keeper.may.set()
+    store.may.set()
     assert {answer.result(60) for answer in answers} == {len(half)}
-    assert keeper.groups == [["first"], ["a"], ["b"], ["c"]]
+    assert store.groups == [["first"], ["a"], ["b"], ["c"]]
 
 
-def test_a_keeper_that_fails_leaves_nobody_waiting() -> None:
+def test_a_store_that_fails_leaves_nobody_waiting() -> None:
     def fail(batches: Sequence[EventBatch]) -> list[int]:
         raise RuntimeError("broken")
 

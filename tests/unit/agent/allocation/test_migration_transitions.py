@@ -60,7 +60,7 @@ def steps(known: PlanInput, state: str = "running") -> tuple[StepName, ...]:
     return plan_for(known, GuestFacts("id", "a", "web", 1, state), 0).steps  # type: ignore[arg-type]
 
 
-def test_a_target_makes_all_ready_but_the_start_and_opens_its_door() -> None:
+def test_a_target_makes_all_ready_but_the_start_and_opens_its_listener() -> None:
     coming = known(None, made=False, role="target", migration=MOVE)
     assert steps(coming, "absent") == (StepName.CHECK_VOLUMES, *RECEIVE)
     assert steps(known(TARGET, role="target", migration=MOVE), "absent") == RECEIVE, "an agent made anew opens it again"

@@ -46,7 +46,7 @@ class LateInstance:
         return 0
 
 
-class Keeper:
+class RecordedInvocations:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.answers: list[InvocationAnswer] = []
@@ -69,9 +69,9 @@ class Keeper:
 
 
 @asynccontextmanager
-async def answered(*, tail: bool) -> AsyncIterator[tuple[Keeper, LateInstance, RunningInstance]]:
+async def answered(*, tail: bool) -> AsyncIterator[tuple[RecordedInvocations, LateInstance, RunningInstance]]:
     """An instance that has answered its call, and asked for the next."""
-    keeper, instance = Keeper(), LateInstance()
+    keeper, instance = RecordedInvocations(), LateInstance()
     running = RunningInstance("one", RECIPE, instance, keeper, SystemClock(), 0.0)
     await running.begin(30.0)
     reader, writer = await asyncio.open_connection(*instance.runtime_api.getsockname())

@@ -1,4 +1,4 @@
-"""The door of a move, over real TLS on loopback: who gets in, what is carried, what is left when a side ends."""
+"""The listener of a migration, over real TLS on loopback: who gets in, what is carried, what is left when a side ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from listener_lab import Fabric
 
-from weft.agent.migration import listener as doors
+from weft.agent.migration import listener as listening
 from weft.agent.migration.connection import TlsConnection
 from weft.agent.migration.listener import TlsListener
 from weft.agent.migration.relay import Limit, take_from_all
@@ -36,18 +36,18 @@ class StillClock(SystemClock):
 
 
 class Ends:
-    """A door with a machine behind it that reads to the end and says how much came; and a line to it."""
+    """A listener with a machine behind it that reads to the end and says how much came; and a line to it."""
 
     def __init__(self, folder: Path, coming: Sequence[Limit] = (), going: Sequence[Limit] = ()) -> None:
         folder.mkdir(exist_ok=True)
         self.folder, self.fabric, self.going = folder, Fabric(folder), going
         self.asked: list[str] = []
-        self.door = TlsListener("key", "source", self.fabric.node("target"), self._respond, coming, CLOCK)
-        self.address = self.door.open("127.0.0.1")
+        self.listener = TlsListener("key", "source", self.fabric.node("target"), self._respond, coming, CLOCK)
+        self.address = self.listener.open("127.0.0.1")
         self.machine = socket.socket(socket.AF_UNIX)
         self.machine.bind(str(folder / "machine"))
         self.machine.listen()
-        self.door.lead({"memory": str(folder / "machine")})
+        self.listener.lead({"memory": str(folder / "machine")})
         self.lines: list[TlsConnection] = []
 
     async def _respond(self, ask: MigrationRequest) -> MigrationAnswer:
@@ -92,7 +92,7 @@ class Ends:
     def close(self) -> None:
         for line in self.lines:
             line.close()
-        self.door.close()
+        self.listener.close()
         self.machine.close()
 
 
@@ -106,7 +106,7 @@ async def ends(tmp_path: Path) -> AsyncIterator[Ends]:
 async def test_what_a_machine_sends_arrives_whole_and_its_answer_comes_back(ends: Ends) -> None:
     line, data = ends.line(), os.urandom(9 << 20)
     assert await ends.carry(line, data) == (data, b"heard")
-    assert line.meter.sent == ends.door.meter.received == len(data)
+    assert line.meter.sent == ends.listener.meter.received == len(data)
 
 
 @pytest.mark.parametrize("ahead", [1, 3])
@@ -115,7 +115,7 @@ async def test_what_was_dialled_before_it_is_needed_reaches_the_machine_only_wit
 ) -> None:
     line, data = ends.line(), os.urandom(3 << 20)
     assert await ends.carry(line, data, ahead=ahead) == (data, b"heard")
-    assert line.meter.sent == ends.door.meter.received == len(data)
+    assert line.meter.sent == ends.listener.meter.received == len(data)
     line.close()
     ends.machine.settimeout(0.3)
     with pytest.raises(TimeoutError):  # a machine takes the end of a connection for the end of its move
@@ -180,7 +180,7 @@ async def test_who_isnt_the_named_peer_with_the_right_key_is_not_heard_nor_spoke
 
 async def test_strangers_silence_and_garbage_keep_nobody_out(ends: Ends) -> None:
     host, _, port = ends.address.rpartition(":")
-    silent = [socket.create_connection((host, int(port))) for _ in range(doors.MOST_STRANGERS * 2)]
+    silent = [socket.create_connection((host, int(port))) for _ in range(listening.MOST_STRANGERS * 2)]
     for sock in silent[::3]:
         sock.sendall(os.urandom(300))
     data = os.urandom(1 << 20)
@@ -241,7 +241,7 @@ class FullDisk:
 
 
 async def test_a_disk_that_there_is_no_room_for_is_sent_no_further_and_says_why(ends: Ends) -> None:
-    ends.door.receive = FullDisk()
+    ends.listener.receive = FullDisk()
     line, disk = ends.line(rate=64 << 20), ends.folder / "disk"
     disk.write_bytes(os.urandom(24 << 20))
     with pytest.raises(DriverFailed, match="no space left") as failed:
@@ -250,7 +250,7 @@ async def test_a_disk_that_there_is_no_room_for_is_sent_no_further_and_says_why(
     assert line.meter.sent < 20 << 20
 
 
-async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_left(ends: Ends) -> None:
+async def test_when_the_listener_closes_both_machines_notice_and_nothing_of_it_is_left(ends: Ends) -> None:
     line = ends.line()
     line.offer({"memory": ends.folder / "offered"})
     sender = socket.socket(socket.AF_UNIX)
@@ -258,16 +258,14 @@ async def test_when_the_door_closes_both_machines_notice_and_nothing_of_it_is_le
     receiver, _ = await asyncio.to_thread(ends.machine.accept)
     sender.sendall(b"begun")
     assert await asyncio.to_thread(receiver.recv, 10) == b"begun"
-    ends.door.close()
+    ends.listener.close()
     assert await asyncio.to_thread(receiver.recv, 10) == b""
     assert await asyncio.to_thread(sender.recv, 10) == b""
     with pytest.raises(Unavailable):
         await line.ask(MigrationRequest("stopped"))
     line.close()
     async with asyncio.timeout(20):
-        while [
-            thread for thread in threading.enumerate() if thread.name in ("weft-migration", "weft-door", "weft-offer")
-        ]:
+        while [thread for thread in threading.enumerate() if thread.name in ("weft-migration", "weft-offer")]:
             await asyncio.sleep(0.02)
 
 
