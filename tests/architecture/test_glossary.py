@@ -19,6 +19,7 @@ from source import FILES, ROOT, SOURCE, nodes_of, text_of
 TABLE = Path(__file__).with_name("glossary.txt")
 NOT_OURS = ("measured.md", "measured-archive.md")  # a program writes them
 NOWHERE = "nowhere"
+TESTS = "tests"
 GOOD_NO = re.compile(r"\bthere (is|are|was|were) no\b|\b(is|are) no (longer|more)\b")
 IN_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # readWish, READ_WISH and read-wish alike
 
@@ -27,13 +28,17 @@ class Row(NamedTuple):
     old: tuple[str, ...]
     now: str
     counted: str
-    where: str  # "in agent api", "not in pages", or all
+    where: str  # "in agent api", "not in pages", or all but tests
     allowed: dict[str, int]  # by area: a room, or a folder of docs
 
     def is_in(self, area: str) -> bool:
+        if area == TESTS:  # only what a row says of them
+            return self.where == f"in {TESTS}"
         return not self.where or (area in self.where.split()) is self.where.startswith("in ")
 
     def count(self, path: Path) -> int:
+        if self.counted == "name" and not any(old in lowered(path) for old in self.old):
+            return 0  # without parsing it
         found = COUNTED[self.counted](path)
         return sum(found.count(old) if isinstance(found, str) else found[old] for old in self.old)
 
@@ -48,6 +53,11 @@ def read_rows(text: str) -> list[Row]:
             pairs = (pair.split() for pair in allowed.removeprefix(NOWHERE).split(",") if pair)
             rows.append(Row(tuple(words), now, counted, where, {area: int(count) for area, count in pairs}))
     return rows
+
+
+@cache
+def lowered(path: Path) -> str:
+    return text_of(path).lower()
 
 
 def find_words(text: str) -> Counter[str]:
@@ -134,13 +144,16 @@ def area_of(path: Path) -> str:
     if path.is_relative_to(SOURCE):
         return path.relative_to(SOURCE).parts[0].removesuffix(".py")
     inside = path.relative_to(ROOT).parts
+    if inside[0] == TESTS:
+        return TESTS
     return inside[1] if len(inside) > 2 else "pages"
 
 
 def find_files() -> Iterable[Path]:
     texts = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".c", ".h")]
     pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING"))]
-    return sorted(path for path in [*texts, *pages] if path.name not in NOT_OURS)
+    tests = [path for path in (ROOT / TESTS).rglob("*.py") if path.parent != TABLE.parent]
+    return sorted(path for path in [*texts, *pages, *tests] if path.name not in NOT_OURS)
 
 
 def measure(row: Row, files: Iterable[Path]) -> dict[str, int]:
