@@ -5,7 +5,7 @@ Starts from the checkpoints and from what the drivers find, so that guests are c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,6 +61,16 @@ class Parts(Protocol):
         """End all work, and close the drivers; guests, networks and disks stay as they are."""
 
 
+def _join(given: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of all parts together. Raises ValueError where two parts give the same one: the earlier would be lost."""
+    joined = dict[str, Any]()
+    for fields in given:
+        if twice := joined.keys() & fields.keys():
+            raise ValueError(f"two parts of the agent give the fields {', '.join(sorted(twice))}")
+        joined |= fields
+    return joined
+
+
 class Agent:
     """One node's agent, made of ``parts``."""
 
@@ -96,7 +106,7 @@ class Agent:
         await self._allocations.save_orphans()
 
     def make_node_report(self) -> NodeReport:
-        return NodeReport(**{name: value for part in self._list for name, value in part.report().items()})
+        return NodeReport(**_join(part.report() for part in self._list))
 
     @property
     def longest_silence_seconds(self) -> float:
@@ -104,7 +114,7 @@ class Agent:
         return SHORT_SILENCE_SECONDS if any(part.is_asking() for part in self._list) else HEARTBEAT_SECONDS
 
     def make_question(self) -> ReportQuestion:
-        return ReportQuestion(**{name: value for part in self._list for name, value in part.ask().items()})
+        return ReportQuestion(**_join(part.ask() for part in self._list))
 
     def take_answer(self, answer: ReportAnswer) -> None:
         for part in self._list:

@@ -78,7 +78,7 @@ from weft.contracts.driver.network import NetworkDriver
 from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.guard import GuardDriver
 from weft.contracts.proxy import ProxyDriver
-from weft.kinds.node import NODE
+from weft.kinds.node import NODE, NodeReport
 from weft.kinds.orders import ASK, BACKUP, MAKE_IMAGE, RECEIVE, SEND, TRIM, VOLUME, WARM
 from weft.objects.errors import WeftError
 from weft.objects.identity import Ref
@@ -325,8 +325,9 @@ class AgentParts:
 
     def _describe_machine(self) -> Mapping[str, Any]:
         report = self._capabilities.report(self._proximity.nearness)
-        problems = [*report.problems, *self._proxies.troubles]
-        return {**msgspec.structs.asdict(report), "problems": problems}  # other parts' fields replace its empty ones
+        report.problems = [*report.problems, *self._proxies.troubles]
+        nothing = msgspec.structs.asdict(NodeReport())  # other parts fill its empty fields
+        return {name: value for name, value in msgspec.structs.asdict(report).items() if value != nothing[name]}
 
     def _describe_orphans(self) -> Mapping[str, Any]:
         orphans = self.table.orphans()
