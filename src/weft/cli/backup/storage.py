@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from weft.cli.backup.container import describe_next, describe_restored, is_of_container
+from weft.cli.backup.container import describe_next, describe_restored, is_of_container, list_restored
 from weft.cli.backup.moment import choose, describe_grain, name_all
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
@@ -15,11 +15,10 @@ from weft.cli.command.exit_codes import OK
 from weft.cli.command.target import Target, usage
 from weft.cli.output.local_time import read_past
 from weft.cli.session import Session
-from weft.cli.wait.finish import Done, finish, finish_one, plan_wait
+from weft.cli.wait.finish import Done, finish, finish_one, plan_waits
 from weft.kinds.backup_policy import BACKUP_POLICY
 from weft.kinds.fields.cells import dig
 from weft.kinds.fields.subject import split_subject
-from weft.kinds.registry import BY_NAME
 from weft.objects.errors import NotFound
 
 _OF_BACKUP = ("name", "to", "schedule", "time_zone", "keep", "keep_daily", "keep_weekly", "keep_monthly")
@@ -119,16 +118,15 @@ def restore(session: Session, words: Sequence[str], pool: str | None, given: Map
     kinds = dict.fromkeys(split_subject(choice.of)[0] for choice in chosen.choices)
     existing = {f"{kind}/{one['name']}" for kind in kinds for one in session.client.list(kind).items}
     new_names = name_all(chosen.choices, given["new_name"] or "", existing)
-    done, waits, grains = [], [], []
+    done, grains = list[Done](), []
     for choice in chosen.choices:
         if is_of_container(choice.backup):
             session.notify(describe_restored(choice.backup))
         made = session.client.verb("backup", str(choice.backup["name"]), "restore", {"new_name": new_names[choice.of]})
-        target = Target(BY_NAME[made["kind"]], made["name"])
-        done.append(Done(target, made, "create"))
-        waits += [wait] if (wait := plan_wait(made, target, "create")) else []
-        grains.append(f"{target.what}  restored to {describe_grain(choice, at)}")
-    code = finish(session, done, waits)
+        all_made = list_restored(session, choice.backup, made, new_names[choice.of])
+        done += all_made
+        grains += [f"{one.target.what}  restored to {describe_grain(choice, at)}" for one in all_made]
+    code = finish(session, done, plan_waits(done))
     if code == OK:
         for line in grains:
             session.notify(line) if session.is_data else print(line, flush=True)

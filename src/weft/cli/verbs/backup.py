@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from weft.cli.backup.adoption import import_all
-from weft.cli.backup.container import describe_next, describe_restored, is_of_container
+from weft.cli.backup.container import describe_next, describe_restored, is_of_container, list_restored
 from weft.cli.backup.project import back_up_project
 from weft.cli.backup.project_restore import restore_project
 from weft.cli.command import options
@@ -22,7 +22,7 @@ from weft.cli.command.lookup import find_one
 from weft.cli.command.target import Target, one_target, read_targets, usage
 from weft.cli.session import Session
 from weft.cli.snapshot.description import name_snapshot
-from weft.cli.wait.finish import finish_one
+from weft.cli.wait.finish import finish, finish_one, plan_waits
 from weft.client.answer import raise_problem
 from weft.kinds.allocation import LOCAL
 from weft.kinds.backup import BACKUP, OF, BackupSpec, is_of_project
@@ -169,7 +169,8 @@ def _restore(
     if is_of_container(found):
         session.notify(describe_restored(found))
     made = session.client.verb("backup", target.name, "restore", given)
-    code = finish_one(session, Target(BY_NAME[made["kind"]], made["name"]), made, "create")
+    done = list_restored(session, found, made, new_name)
+    code = finish(session, done, plan_waits(done))
     if is_of_container(found) and code == OK:
         session.notify(describe_next(found, new_name, session.in_project))
     return code

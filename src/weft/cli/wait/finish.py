@@ -74,6 +74,11 @@ def plan_wait(obj: Object, target: Target, verb: str, before: Object | None = No
     return Wait(target, goal, obj.get("uid", ""), obj.get("project"), takes)
 
 
+def plan_waits(done: Sequence[Done]) -> list[Wait]:
+    """Plan what to wait for after all of ``done``."""
+    return [wait for one in done if (wait := plan_wait(one.obj, one.target, one.verb)) is not None]
+
+
 def finish_one(session: Session, target: Target, obj: Object, verb: str, line: str = "") -> int:
     """``finish`` for one object, with the wait that ``verb`` has. A new one that only a try could check isn't kept if that fails:
     its name is free for the next try."""

@@ -163,14 +163,16 @@ def test_an_error_about_a_field_of_a_policy_names_the_option_of_storage_backup()
         )
 
 
-def test_who_restores_a_container_s_backup_is_told_that_no_container_comes_back_and_how_to_create_one() -> None:
+def test_who_restores_a_container_s_backup_waits_for_all_its_volumes_and_is_told_how_to_create_the_container(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     status = {"phase": "Ready", "state": "unproven", "taken_at": 0.0, "disks": {"data": {}, "logs": {}}}
     status["workload_spec"] = {"mounts": ["data:/srv", "logs:/var/log/app:ro"]}
     backup = {"name": "db-1", "spec": {"of": "container/db", "to": "safe"}, "status": status}
 
     class Client:
         def get(self, kind: str, name: str) -> dict[str, Any]:
-            return backup
+            return backup if kind == "backup" else {"kind": kind, "name": name, "uid": name}
 
         def list(self, kind: str) -> Any:
             return SimpleNamespace(items=[backup] if kind == "backup" else [])
@@ -183,6 +185,7 @@ def test_who_restores_a_container_s_backup_is_told_that_no_container_comes_back_
     session: Any = SimpleNamespace(
         client=Client(), notify=said.append, detach=True, is_data=False, in_project="", given_project=""
     )
+    made = ["volume/db2-data  created", "volume/db2-logs  created"]
     session.clock, given = SystemClock(), {"point_in_time": None, "new_name": "db2"}
     expected = [
         "container/db itself is in no backup: only its volumes are restored, and no container is created",
@@ -192,10 +195,10 @@ def test_who_restores_a_container_s_backup_is_told_that_no_container_comes_back_
     ]
     words = {"instant": False, "pool": None, "image": None, "into": None, "keep_existing": False, "dry_run": False}
     assert _restore(session, BACKUP, ("db-1",), "db2", **words) == OK
-    assert said == expected
+    assert said == expected and [line.partition(";")[0] for line in capsys.readouterr().out.splitlines()] == made
     said.clear()
     assert restore(session, ["container/db"], None, given) == OK
-    assert said == expected
+    assert said == expected and capsys.readouterr().out.count("restored to") == 2
 
 
 def test_a_path_that_is_not_in_a_backup_is_told_with_the_backup_and_what_lists_its_folder() -> None:
