@@ -388,7 +388,8 @@ class Root(Words):
             entry = verbs_of(kind.name).get(word)
             return load(word, entry, kind) if entry is not None else None
 
-        return word, *choose_command(command, left, find, ctx)
+        whose, chosen, left = choose_command(command, left, find, ctx)
+        return f"{whose} {word}".strip(), chosen, left  # as it is called where its help has these flags
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in TOOLS:

@@ -181,9 +181,10 @@ class _Word(str):
 
 def choose_command(
     command: click.Command, args: Sequence[str], find: Callable[[Kind], click.Command | None], context: click.Context
-) -> tuple[click.Command, list[str]]:
-    """The command that reads ``args`` in place of ``command``, and its arguments: a kind that has been said is said."""
-    known, unread = _list_flags(command), command
+) -> tuple[str, click.Command, list[str]]:
+    """The command that reads ``args`` in place of ``command``, and its arguments: a kind that has been said is said. Before them
+    the name of the kind whose flags it has, "": no kind's."""
+    known, whose, unread = _list_flags(command), "", command
     for kind in {find_kind(noun).name: find_kind(noun) for noun in map(_read_noun, args) if is_noun(noun)}.values():
         own = find(kind)
         if own is None or _list_flags(own) <= known:
@@ -194,16 +195,16 @@ def choose_command(
                 own.make_parser(click.Context(own, context)).parse_args([*marked])[0].get("words") or ()
             )
         except click.UsageError:  # its own error says which option is wrong
-            unread = own
+            whose, unread = kind.name, own
             continue
         nouns = [find_kind(noun).name if is_noun(noun) else "" for noun in map(_read_noun, words)]
         if not nouns or nouns[0] != kind.name or set(nouns[1:]) - {"", kind.name}:
             continue
         if "/" in words[0]:
-            return own, list(args)
+            return kind.name, own, list(args)
         if len(words) > 1:
-            return own, [arg for arg, mark in zip(args, marked, strict=True) if mark is not words[0]]
-    return unread, list(args)
+            return kind.name, own, [arg for arg, mark in zip(args, marked, strict=True) if mark is not words[0]]
+    return whose, unread, list(args)
 
 
 def _read_noun(word: str) -> str:

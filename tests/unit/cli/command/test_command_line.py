@@ -286,6 +286,7 @@ def test_an_error_names_a_flag_only_for_what_was_typed_as_one(weft: Said) -> Non
         ("--context ftp://x vm list", "a context is a file or a name, not an address", "weft login --server"),
         ("vm metrics web --granularity 0", "--granularity", "0 is too short"),
         ("set web --memory 1G", "the kind is missing", "give KIND/NAME: weft set vm/web"),
+        ("set vm/web --wrong 1", "no such option: --wrong", "weft vm set --help"),
         ("set vm/web --memroy 1G", "no such option: --memroy", "did you mean --memory?"),
         ("vm set web memory=96M", "'memory=96M' is not a name", "write --memory 96M"),
         ("vm set web memory 96M", "give one object", "write --memory 96M"),
