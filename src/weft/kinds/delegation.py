@@ -13,6 +13,7 @@ from weft.kinds.container import CONTAINER
 from weft.kinds.fields.cells import AGE, NAME, dig, note, text
 from weft.kinds.job import JOB
 from weft.kinds.parts.goal import reaches, read_phase
+from weft.kinds.parts.workload import leave_out_starts
 from weft.kinds.record import Access, Admission, Column, Display, Goal, Index, Kind, Lifetime, Object, Reference, Verb
 from weft.kinds.vm import VM
 from weft.objects.envelope import take_from_spec
@@ -152,6 +153,20 @@ _ADOPT = (
 DELEGATIONS_BY_CLUSTER = Index("delegations by name of their cluster")
 _RUNS = msgspec.structs.replace(reaches("Running"), reached=_is_as_sent)
 
+
+def _upgrade_template(stored: dict[str, Any]) -> dict[str, Any]:
+    """The upgrade of one whose template is as its workload's kind had its spec once. What was sent counts as sent."""
+    spec, status, labels = dict(stored["spec"]), dict(stored.get("status") or {}), stored.get("labels") or {}
+    made = {"spec": spec.get("template") or {}}
+    for upgrade in WORKLOADS[spec["workload"]].upgrades:
+        made = upgrade(made)
+    template = leave_out_starts(made["spec"])
+    for name in status.keys() & {"sent", "refused"}:
+        before = mark_workload(labels, spec.get("template") or {})
+        status[name] = status[name].replace(before, mark_workload(labels, template))
+    return {**stored, "spec": {**spec, "template": template}, "status": status}
+
+
 DELEGATION = Kind(
     name="delegation",
     plural="delegations",
@@ -160,8 +175,8 @@ DELEGATION = Kind(
     spec=DelegationSpec,
     actions=DelegationActions,
     status=DelegationStatus,
-    schema=2,
-    upgrades=(take_from_spec(actions=DelegationActions),),
+    schema=3,
+    upgrades=(take_from_spec(actions=DelegationActions), _upgrade_template),
     indexes={DELEGATIONS_BY_CLUSTER: lambda item: (item.spec(DelegationSpec).cluster,)},
     references=(Reference("cluster", "spec.cluster", lambda spec: [spec.cluster], blocks=True),),
     verbs=(

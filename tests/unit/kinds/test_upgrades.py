@@ -9,6 +9,7 @@ import pytest
 
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.store import Put
+from weft.kinds.delegation import DELEGATION, DelegationSpec, check_delegation, mark_workload
 from weft.kinds.parts.schema_upgrade import refuse_newer, upgrade
 from weft.kinds.record import Kind
 from weft.kinds.volume import VOLUME
@@ -69,6 +70,24 @@ async def test_a_store_of_an_older_weft_is_brought_up_once_and_newer_objects_are
     cursor = (await store.list("/")).cursor
     assert await upgrade_objects(store, [KIND]) == 0
     assert (await store.list("/")).cursor == cursor
+
+
+@pytest.mark.parametrize(
+    ("workload", "template"),
+    [
+        ("vm", {"image": "tiny", "restart_generation": 2, "fenced": "r", "guard": "", "restore": {"generation": 1}}),
+        ("container", {"image": "tiny", "pulls": 1, "restart_generation": 2}),
+        ("job", {"deadline": 60.0, "task": {"image": "tiny", "command": ["true"], "restart_generation": 0}}),
+    ],
+)
+def test_an_older_delegation_stays_changeable_and_counts_as_sent(workload: str, template: dict[str, Any]) -> None:
+    labels, spec = {"a": "b"}, {"cluster": "west", "workload": workload, "template": template}
+    status = {"sent": mark_workload(labels, template), "refused": mark_workload(labels, template) + "+adopt"}
+    fresh = upgrade(DELEGATION, {**stored("d", 1), "labels": labels, "spec": spec, "status": status})
+    assert fresh is not None
+    check_delegation(msgspec.convert(fresh["spec"], DelegationSpec))
+    now = mark_workload(labels, fresh["spec"]["template"])
+    assert fresh["status"] == {"sent": now, "refused": now + "+adopt"}
 
 
 def test_a_newer_object_is_not_to_be_changed_here() -> None:
