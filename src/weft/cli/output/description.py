@@ -50,6 +50,8 @@ def describe_object(obj: Object, kind: Kind, age_of: Callable[[float], str], wid
     for part in ("status", "report", *parts):
         given = {**(obj.get(part) or {}), **(_find_serving(obj) if part == "status" else {})}
         shown = {key: _show(f"{part}.{key}", value, types, age_of) for key, value in given.items()}
+        if part == "actions":  # counters of what nobody has done yet
+            shown = {key: text for key, text in shown.items() if text != "0"}
         shown = {key: text for key, text in shown.items() if text}
         if shown:
             sections.append(f"{paint.color(part, 'bold')}\n{_pairs(shown, paint, '  ')}")
@@ -126,14 +128,15 @@ def _show(path: str, value: Any, types: Mapping[str, str], age_of: Callable[[flo
             return "\n".join(f"{key}: {text}" for key, text in shown.items() if text)
         return ", ".join(f"{key} {text or '–'}" for key, text in shown.items())
     if isinstance(value, list):
-        if any(isinstance(item, dict) for item in value):
-            return "\n".join(_show_item(f"{path}[]", item, types, age_of) for item in value)
+        if all(isinstance(item, dict) for item in value):
+            return _tabulate([{k: _show(f"{path}[].{k}", v, types, age_of) for k, v in item.items()} for item in value])
         return ", ".join(_show(f"{path}[]", item, types, age_of) for item in value)
     return str(value)
 
 
-def _show_item(path: str, item: Any, types: Mapping[str, str], age_of: Callable[[float], str]) -> str:
-    """One of several alike: the values are enough."""
-    if not isinstance(item, dict):
-        return _show(path, item, types, age_of)
-    return "  ".join(filter(None, (_show(f"{path}.{key}", inner, types, age_of) for key, inner in item.items())))
+def _tabulate(items: Sequence[Mapping[str, str]]) -> str:
+    """Several alike, each on its line, below what their values are."""
+    keys = list(dict.fromkeys(key for item in items for key, text in item.items() if text))
+    rows = [["  ".join(item.get(key, "").splitlines()) or "–" for key in keys] for item in items]
+    columns = [Column(key.replace("_", " ").upper()) for key in keys]
+    return draw_table(columns, rows, header=len(keys) > 1) if keys else ""

@@ -38,6 +38,19 @@ def test_what_has_no_size_of_its_own_is_told_by_where_it_gets_one() -> None:
     assert "  migration bandwidth  no limit" in _describe("node", {"migration_bandwidth": 0})
 
 
+def test_several_alike_have_titles_and_counters_of_nothing_are_left_out() -> None:
+    steps = [{"name": "boot", "node": ""}, {"name": "disk", "node": "n1"}]
+    lines = _describe("vm", {}, {"steps": steps, "others": [{"name": "a"}, {"name": "b"}]})
+    assert lines[-5:] == [
+        *("  steps   NAME  NODE", "          boot  –", "          disk  n1"),
+        "  others  a",
+        "          b",
+    ]
+    shop = {"name": "shop", "uid": "u", "spec": {}, "actions": {"resumes": 0, "undos": 2}}
+    lines = describe_object(shop, find_kind("deployment"), lambda since: "0s", None, Paint(False)).splitlines()
+    assert lines[-2:] == ["actions", "  undos  2"]
+
+
 def _describe(kind: str, spec: dict[str, Any], status: dict[str, Any] | None = None) -> list[str]:
     obj = {"name": "one", "uid": "u", "spec": spec, "status": status or {}}
     return describe_object(obj, find_kind(kind), lambda since: "0s", None, Paint(False)).splitlines()
