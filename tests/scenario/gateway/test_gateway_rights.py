@@ -17,7 +17,7 @@ from tests.scenario.gateway.test_gateway_streams import plan_guest
 from tests.scenario.gateway_lab import Client, ConsoleRuntime, GatewayLab
 
 from weft.contracts.store import Delete, Put, Store
-from weft.gateway.stream.rights import OpenStreams, make_check
+from weft.gateway.stream.rights import CheckHolder, OpenStreams, make_check
 from weft.informer.accounts import KINDS, make_directory
 from weft.informer.cache import Cache
 from weft.informer.view import View
@@ -31,6 +31,7 @@ from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import Forbidden, NotAuthenticated, WeftError
 from weft.objects.identity import Ref, object_key
+from weft.protocol.claims import Claims
 from weft.protocol.frames import FrameType
 from weft.store.memory import MemoryStore
 
@@ -60,12 +61,38 @@ async def store(tmp_path: Path) -> AsyncIterator[MemoryStore]:
     await store.close()
 
 
+class Looks:
+    """What the gateway asks of open streams, counted."""
+
+    def __init__(self) -> None:
+        self.check: CheckHolder | None = None
+        self.count = 0
+
+    def __call__(self, claims: Claims, project: str | None) -> None:
+        assert self.check is not None
+        self.check(claims, project)
+        self.count += 1
+
+    async def pass_by(self, streams: int = 1) -> None:
+        """Two looks at rights that are there."""
+        before = self.count
+        async with asyncio.timeout(30):
+            while self.count < before + 2 * streams:
+                await asyncio.sleep(0.02)
+
+
 @pytest.fixture
-async def gateway(tmp_path: Path, store: MemoryStore) -> AsyncIterator[GatewayLab]:
+def looks() -> Looks:
+    return Looks()
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path, store: MemoryStore, looks: Looks) -> AsyncIterator[GatewayLab]:
     """A gateway with a node, on which a guest runs commands, and a copy of the store's users."""
     lab = GatewayLab(tmp_path)
     cache = Cache(store, View(("token", *KINDS)), lab.clock)
-    clients = OpenStreams(lab.clock, make_check(cache, make_directory(cache, cache.view), lab.clock))
+    looks.check = make_check(cache, make_directory(cache, cache.view), lab.clock)
+    clients = OpenStreams(lab.clock, looks)
     runtime = ConsoleRuntime(tmp_path, Lab(tmp_path / "node").host)
     await runtime.start(plan_guest())
     async with lab.serving():
@@ -108,12 +135,12 @@ ENDS: dict[str, tuple[Callable[[Store], Awaitable[None]], type[WeftError]]] = {
 
 @pytest.mark.parametrize("end", list(ENDS))
 async def test_a_stream_ends_with_its_client_s_right_and_others_go_on(
-    gateway: GatewayLab, store: MemoryStore, end: str
+    gateway: GatewayLab, store: MemoryStore, looks: Looks, end: str
 ) -> None:
     await add_ann(store)
     await put(store, TOKEN, "other", TokenSpec(use="access", role="operator", project="lab"))
     hers, others = await open_stream(gateway, "hers"), await open_stream(gateway, "other")
-    await asyncio.sleep(1.2)  # two looks at rights that are there
+    await looks.pass_by(streams=2)
     await others.send(FrameType.DATA_IN, b"still")
     await hers.send(FrameType.DATA_IN, b"still")
     for client in (hers, others):
@@ -131,14 +158,16 @@ async def test_a_stream_ends_with_its_client_s_right_and_others_go_on(
 
 
 @pytest.mark.parametrize("end", ["deleted", "suspect"])
-async def test_a_linked_cluster_s_stream_ends_with_its_link(gateway: GatewayLab, store: MemoryStore, end: str) -> None:
+async def test_a_linked_cluster_s_stream_ends_with_its_link(
+    gateway: GatewayLab, store: MemoryStore, looks: Looks, end: str
+) -> None:
     east = ClusterSpec(url="https://10.0.0.1", ca="c", grants=["replicate"], projects={"lab": "lab"})
     made = await put(store, CLUSTER, "east", east)
     await put(store, TOKEN, "theirs", TokenSpec(use="cluster", role=""), owner=made.ref)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(GRANTS, "replicate", {"vm": ["exec"]})  # a verb whose stream there is here
         client = await open_stream(gateway, "theirs")
-        await asyncio.sleep(1.2)
+        await looks.pass_by()
         await client.send(FrameType.DATA_IN, b"still")
         frame = await client.receive()
         assert frame is not None and frame.payload == b"still"
@@ -192,7 +221,7 @@ async def change_role(store: Store, name: str, **rules: list[str]) -> None:
 
 @pytest.mark.parametrize("holder", ["user", "program"])
 async def test_a_stream_ends_when_an_own_role_loses_its_verb(
-    gateway: GatewayLab, store: MemoryStore, holder: str
+    gateway: GatewayLab, store: MemoryStore, looks: Looks, holder: str
 ) -> None:
     await put(store, ROLE, "shell", RoleSpec(rules={"vm": ["exec", "get"]}))
     if holder == "user":
@@ -203,7 +232,7 @@ async def test_a_stream_ends_when_an_own_role_loses_its_verb(
         await put(store, TOKEN, "hers", TokenSpec(use="access", role="shell", project="lab"))
     client = await open_stream(gateway, "hers")
     await change_role(store, "shell", vm=["exec", "list"])  # it keeps the one that the stream takes
-    await asyncio.sleep(1.2)
+    await looks.pass_by()
     await client.send(FrameType.DATA_IN, b"still")
     frame = await client.receive()
     assert frame is not None and frame.payload == b"still"
