@@ -17,6 +17,11 @@ def mark_long(values: Sequence[Any], *long: Any) -> list[Any]:
     return [pytest.param(value, marks=pytest.mark.long if value in long else ()) for value in values]
 
 
+def mark_seeds(most: int) -> list[Any]:
+    """``most`` seeds for ``parametrize``: a part of them each day, the others in the soak only."""
+    return mark_long(range(most), *range(-(-most // _EVERYDAY), most))
+
+
 def examples(most: int) -> int:
     """How many examples of ``most`` are drawn now: all of them in the soak, a part of them every day."""
     return most if ALL_EXAMPLES else -(-most // _EVERYDAY)

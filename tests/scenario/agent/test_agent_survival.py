@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.long import mark_long
 from tests.scenario.agent_lab import (
     ADDRESS,
     Lab,
@@ -449,7 +450,7 @@ async def test_a_lower_incarnation_changes_nothing_for_the_higher_one(lab: Lab) 
         assert boot_id(lab, new) == first
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", mark_long([1, 2, 3], 2, 3))
 async def test_after_any_bad_days_there_is_one_guest_one_disk_one_port(lab: Lab, seed: int) -> None:
     """Wishes change, guests die, the agent is killed amid things; then all is quiet, and it must be right."""
     chance = random.Random(seed)

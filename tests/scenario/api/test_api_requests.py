@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.long import examples
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.api.openapi import render
@@ -286,7 +287,7 @@ _plain = st.recursive(
 _fields = st.sampled_from([f for kind in KINDS for f in kind.spec.__struct_fields__])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from([kind for kind in KINDS if kind.access.writer == "people" and kind.name != "token"]),
     top=st.dictionaries(st.sampled_from(["kind", "name", "project", "labels", "generation", "x"]), _plain, max_size=3),

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from tests.long import examples
 from tests.scenario.api_lab import ApiLab, make_image, make_vm
 
 from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, NotFound, WeftError
@@ -142,7 +143,7 @@ def test_any_order_of_verbs_and_moves_keeps_to_the_table(lab: ApiLab) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         OneVm,
         settings=settings(
-            max_examples=25,
+            max_examples=examples(25),
             stateful_step_count=20,
             deadline=None,
             derandomize=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.long import mark_long
 from tests.scenario.controllers_lab import GIB, Journal, Lab, VirtualClock
 
 from weft.contracts.store import Delete, Put
@@ -35,7 +36,7 @@ async def check_whole(lab: Lab, names: list[str]) -> None:
     assert all(cpu <= 8.0 for cpu in used.values())
 
 
-@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("first", mark_long([0, 1, 2], 1, 2))
 async def test_controllers_killed_at_any_moment_lose_and_double_nothing(tmp_path: Path, first: int) -> None:
     for ticks in range(first, 120, 3):
         async with Lab(tmp_path, slow=ticks) as lab:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.long import mark_seeds
 from tests.scenario.controllers_lab import DIGEST, GIB, MIB, Lab
 from tests.scenario.scheduler.test_placement import cordon
 
@@ -478,7 +479,7 @@ async def test_one_that_has_ended_is_kept_for_a_while_only(tmp_path: Path) -> No
         await lab.until_gone("/conversion/default/c")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", mark_seeds(6))
 @pytest.mark.parametrize("undo", [False, True])
 async def test_controllers_that_are_killed_anywhere_go_on_where_they_were(
     tmp_path: Path, seed: int, undo: bool

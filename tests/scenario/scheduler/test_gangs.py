@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.long import mark_long
 from tests.scenario.controllers_lab import GIB, MIB, Lab
 
 from weft.kinds.decision import DecisionSpec
@@ -119,7 +120,7 @@ async def test_a_gang_waits_for_the_member_that_waits(tmp_path: Path) -> None:
         assert await nodes_of(lab) == {}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", mark_long([1, 2], 2))
 async def test_controllers_that_are_killed_at_any_time_never_leave_half_a_gang(tmp_path: Path, seed: int) -> None:
     draw = random.Random(seed)
     killed: Counter[int] = Counter()

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.long import examples
+from tests.long import mark_seeds
 from tests.scenario.controllers_lab import GIB, Lab
 
 from weft.kinds.allocation import AllocationSpec, Step
@@ -260,7 +260,7 @@ def draw(rng: random.Random, lab: Lab) -> dict[str, Any]:
     return lease
 
 
-@pytest.mark.parametrize("seed", range(examples(4)))
+@pytest.mark.parametrize("seed", mark_seeds(4))
 async def test_no_capacity_is_given_twice_and_each_promise_is_kept_while_controllers_are_killed(
     tmp_path: Path, seed: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.long import examples
+from tests.long import mark_seeds
 from tests.scenario.controllers_lab import GIB, Lab, PretendNode
 from tests.scenario.scheduler.test_reservations import reserve, status_of, until_state
 
@@ -265,7 +265,7 @@ async def test_a_slot_in_which_something_runs_stays_with_its_lost_node(tmp_path:
         assert await half() and await node_of(lab, "runs") == "n1"
 
 
-@pytest.mark.parametrize("seed", range(examples(4)))
+@pytest.mark.parametrize("seed", mark_seeds(4))
 async def test_nothing_begins_twice_and_no_capacity_is_given_twice_while_nodes_are_lost_and_controllers_killed(
     tmp_path: Path, seed: int
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.long import examples
+from tests.long import mark_seeds
 from tests.scenario.controllers_lab import Lab
 from tests.scenario.scheduler.test_lease_promises import at
 from tests.scenario.scheduler.test_placement import cordon
@@ -267,7 +267,7 @@ def draw_lease(chance: random.Random, lab: Lab) -> LeaseRequest:
     return lease(**fields)
 
 
-@pytest.mark.parametrize("seed", range(examples(6)))
+@pytest.mark.parametrize("seed", mark_seeds(6))
 async def test_no_capacity_is_given_twice_and_every_end_is_kept_while_leases_move_and_controllers_are_killed(
     tmp_path: Path, seed: int
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.long import examples
+from tests.long import mark_seeds
 from tests.scenario.controllers_lab import GIB, Lab
 from tests.scenario.scheduler.test_scheduler_answers import ask
 
@@ -333,7 +333,7 @@ async def test_an_extension_is_made_though_the_controllers_were_killed_before_it
         await lab.until(longer)
 
 
-@pytest.mark.parametrize("seed", range(examples(6)))
+@pytest.mark.parametrize("seed", mark_seeds(6))
 async def test_of_an_extension_and_the_next_reservation_never_both_get_the_capacity(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     async with Lab(tmp_path, slow=seed) as lab:
@@ -419,7 +419,7 @@ async def test_a_gang_whose_members_need_each_other_out_of_the_way_finds_its_slo
         assert set(held.values()) == {6}
 
 
-@pytest.mark.parametrize("seed", range(examples(4)))
+@pytest.mark.parametrize("seed", mark_seeds(4))
 async def test_gangs_in_a_reservation_are_whole_or_wait_while_controllers_are_killed(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     async with Lab(tmp_path, slow=seed) as lab:
@@ -513,7 +513,7 @@ async def test_a_slot_that_is_lost_with_its_node_is_made_again(tmp_path: Path) -
         await lab.until(again, 120)
 
 
-@pytest.mark.parametrize("seed", range(examples(4)))
+@pytest.mark.parametrize("seed", mark_seeds(4))
 async def test_nothing_is_given_twice_and_reservations_are_kept_while_controllers_are_killed(
     tmp_path: Path, seed: int
 ) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.long import mark_seeds
 from tests.unit.backup.lab import KEY, Lab, Time, load, random_chunks, store
 
 from weft.backup import reader as reading
@@ -28,7 +29,7 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", mark_seeds(6))
 def test_random_histories_restore_as_the_model_says(tmp_path: Path, seed: int) -> None:
     lab, chance = Lab(tmp_path), random.Random(seed)
     blocks = [random_chunks(1, n) for n in range(12)] + [bytes(CHUNK)] * 4

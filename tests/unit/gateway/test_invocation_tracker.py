@@ -7,6 +7,7 @@ from collections import Counter
 
 import msgspec
 import pytest
+from tests.long import mark_seeds
 
 from weft.contracts.driver.function import Recipe
 from weft.gateway.function.definition.recipe import Owner
@@ -160,7 +161,7 @@ def test_what_a_gateway_before_this_one_began_counts_until_it_ends() -> None:
     assert tracker.running("uid") == 0
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", mark_seeds(150))
 def test_whatever_happens_nothing_runs_twice_and_every_caller_hears_of_one_end(seed: int) -> None:
     draw = random.Random(seed)
     nodes = ["a", "b", "c"]

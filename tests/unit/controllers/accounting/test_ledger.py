@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from tests.long import mark_seeds
 
 from weft.controllers.accounting.ledger import NOTHING, Account, Ledger, Rate
 from weft.kinds.accounting_record import DAY, HOUR, KEPT_HOURLY_DAYS, MOST_USERS, AccountingStatus, start_of_day
@@ -67,7 +68,7 @@ def test_what_begins_later_counts_from_its_own_moment() -> None:
     assert sum_cpu(stored) == {("web", "ann", NIGHT): 600}
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", mark_seeds(20))
 def test_increments_and_restarts_give_what_adding_up_each_second_gives(seed: int) -> None:
     luck, stored = random.Random(seed), Stored()
     ledger = make()

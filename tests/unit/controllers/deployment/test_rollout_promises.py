@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from tests.long import examples
+from tests.long import mark_seeds
 from tests.unit.controllers.deployment.rollout_world import Manner, World
 
 from weft.controllers.deployment.facts import Verdict
@@ -71,7 +71,7 @@ def act(world: World, chance: random.Random) -> None:
             world.departs = not world.departs
 
 
-@pytest.mark.parametrize("seed", range(examples(60)))
+@pytest.mark.parametrize("seed", mark_seeds(60))
 def test_random_events_break_no_promise(seed: int) -> None:
     chance = random.Random(seed)
     world = make_world(chance)

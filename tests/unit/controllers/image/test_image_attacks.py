@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.long import mark_seeds
 from tests.unit.controllers.image.hostile_site import RAW, HostileSite, hostile_site
 
 from weft.controllers.image import file as image_file
@@ -374,7 +375,7 @@ def test_an_encrypted_disk_is_refused(tmp_path: Path) -> None:
 
 
 @needs_qemu_img
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", mark_seeds(20))
 def test_a_header_of_noise_is_refused_or_understood_but_never_hurts(
     tmp_path: Path, empty_disk: bytes, seed: int
 ) -> None:

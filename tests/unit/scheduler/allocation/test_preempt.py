@@ -7,6 +7,7 @@ from itertools import combinations
 
 import msgspec
 import pytest
+from tests.long import mark_seeds
 from tests.unit.scheduler.node_items import GIB, REPORT, make_node
 
 from weft.contracts.policy import Request
@@ -80,7 +81,7 @@ def all_ways(view: View, engine: Engine, wanted: Need, places: list[Item]) -> di
     return found
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", mark_seeds(60))
 def test_victims_are_enough_none_is_spare_and_no_dearer_priority_is_touched(seed: int) -> None:
     dice = random.Random(seed)
     places, room = [], {"n1": 4.0, "n2": 4.0}
