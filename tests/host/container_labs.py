@@ -12,6 +12,7 @@ from container_lab import ContainerLab
 from containerd_lab import ContainerdLab
 from kata_lab import KataLab
 from microvm_lab import MicrovmLab
+from tests.long import mark_long
 
 NEEDED = {
     "crun": ("crun", "conmon"),
@@ -20,8 +21,8 @@ NEEDED = {
     "kata": ("containerd", "ctr", "runc"),  # by runc's shim, in place of Kata's
     "microvm": ("qemu-system-x86_64", "mkfs.ext4", "gcc"),
 }
-# The node's kernel; containerd is shown by the contract, the walls and its own tests.
-SHARING = ("crun", "runc", pytest.param("containerd", marks=pytest.mark.long))
+# The node's kernel; containerd, and runc by it, are shown each day by the walls and by containerd's own tests.
+SHARING = mark_long(("crun", "runc", "containerd"), "runc", "containerd")
 
 
 @contextmanager

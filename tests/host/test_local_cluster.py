@@ -128,6 +128,7 @@ def test_a_killed_agent_is_started_again_and_its_guest_lives_on(machine: Machine
     assert find_agent(topology, node) != agent
 
 
+@pytest.mark.long
 def test_killing_a_nodes_init_is_its_power_cut_and_up_brings_it_back(machine: Machine, clone: Path) -> None:
     topology = machine.up(clone)
     cut, *others = topology.nodes
@@ -177,6 +178,7 @@ def test_up_finds_what_a_killed_up_started_and_did_not_note(machine: Machine, cl
     assert find_processes(Path(topology.state_dir), topology) == before
 
 
+@pytest.mark.long
 def test_a_second_up_at_the_same_time_is_refused_and_names_the_first(machine: Machine, clone: Path) -> None:
     (clone / "hold").touch()
     first = subprocess.Popen(machine.argv(sys.executable, str(COMMAND), "up", str(clone)), stdout=subprocess.DEVNULL)

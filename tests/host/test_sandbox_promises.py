@@ -42,7 +42,7 @@ class TestContainers(LastingPromises):
 
 
 class TestInstances(PassingPromises):
-    @pytest_asyncio.fixture(params=sorted(DRIVERS))
+    @pytest_asyncio.fixture(params=mark_long(sorted(DRIVERS), "vm"))
     async def lab(self, folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[InstanceSandboxes]:
         if os.geteuid() != 0 or shutil.which(DRIVERS[request.param][1]) is None:
             pytest.skip(f"needs root and {DRIVERS[request.param][1]}")
