@@ -89,7 +89,9 @@ async def _commit(context: ApiContext, view: View, manifests: list[Manifest], *m
 
 async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:
     ca = context.authority.ca
-    refuse_other_server(path, Context(server=server, ca=ca), "start this server with --context FILE, or move that file")
+    refuse_other_server(
+        path, Context(server=server, ca=ca), "start this server with --context FILE, or rename that file"
+    )
     try:
         old: Context | None = await asyncio.to_thread(read_context, path)
     except WeftError:

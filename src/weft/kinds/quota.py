@@ -255,7 +255,7 @@ def _check_users(spec: QuotaSpec) -> None:
 
 
 def _list_crossed(spec: QuotaSpec) -> dict[str, str]:
-    """What is wrong with the soft limits that are above the limit itself, by field."""
+    """The fault of the soft limits that are above the limit itself, by field."""
     each, found = "spec.per_user", dict[str, str]()
     users = [(f"spec.users.{user}", own, spec.limits_of(user)) for user, own in spec.users.items()]
     for place, own, whole in (("spec", spec, spec), (each, spec.per_user, spec.per_user), *users):

@@ -13,7 +13,7 @@ _SLOWEST = 8 << 20  # bytes in a second
 
 
 def find_trouble(output: str) -> str | None:
-    """What to do where a program failed at its node, whatever the disk holds; None: at what the disk holds."""
+    """Remedy where a program failed because of its node, whatever the disk holds; None: because of what the disk holds."""
     return next((remedy for words, remedy in _NODE_TROUBLE.items() if words in output), None)
 
 

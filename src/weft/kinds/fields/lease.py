@@ -190,12 +190,12 @@ def check_extension(lease: LeaseRequest, old: LeaseRequest | None, status: Lease
     if status is not None and status.end is not None and status.start is not None and status.start <= now:
         end = status.end
     if end + longer > lease.deadline_at:
-        room = lease.deadline_at - end
+        left = lease.deadline_at - end
         raise InvalidInput(
-            f"spec.lease.duration: with {format_duration(longer)} more it would end {format_duration(longer - room)} after "
+            f"spec.lease.duration: with {format_duration(longer)} more it would end {format_duration(longer - left)} after "
             f"spec.lease.deadline_at, {format_moment(lease.deadline_at)}",
             field="spec.lease.duration",
-            hint=(f"extend it by {format_duration(math.floor(room))} at most; " if room >= 1.0 else "")
+            hint=(f"extend it by {format_duration(math.floor(left))} at most; " if left >= 1.0 else "")
             + "for longer, create another workload with a later deadline",
         )
 
