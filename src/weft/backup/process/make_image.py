@@ -24,7 +24,7 @@ import msgspec
 from weft.backup.process.clean import clean
 from weft.backup.process.image_job import BUNDLE, DISK, ImageJob, ImageLine
 from weft.backup.process.nbd import NbdClient
-from weft.contracts.driver.disk_program import NO_SPACE, bound_seconds, find_trouble
+from weft.contracts.disk_program import NO_SPACE, bound_seconds, find_trouble
 from weft.objects.errors import DriverFailed, WeftError
 from weft.objects.image.bundle import MANIFEST_NAME
 from weft.objects.quantity import format_bytes

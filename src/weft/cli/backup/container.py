@@ -1,4 +1,4 @@
-"""What a container's backup brings back: the container's volumes, and not the container."""
+"""Restores of a container's backup: the container's volumes come back, and the container doesn't."""
 
 from __future__ import annotations
 

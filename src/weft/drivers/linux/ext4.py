@@ -14,8 +14,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from weft.contracts.disk_program import bound_seconds
 from weft.contracts.driver.disk_lock import hold_disk
-from weft.contracts.driver.disk_program import bound_seconds
 from weft.drivers.linux.programs import run_on_disk
 from weft.objects.errors import DriverFailed, InvalidInput
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from weft.contracts.driver.disk_program import NO_SPACE, find_trouble
+from weft.contracts.disk_program import NO_SPACE, find_trouble
 from weft.objects.errors import DriverFailed
 
 

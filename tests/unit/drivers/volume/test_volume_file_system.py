@@ -186,7 +186,7 @@ async def test_a_check_that_fails_at_the_node_does_not_call_the_volume_damaged(
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
     if "sleep" in does:
-        monkeypatch.setattr("weft.contracts.driver.disk_program._LEAST_SECONDS", 0.1)
+        monkeypatch.setattr("weft.contracts.disk_program._LEAST_SECONDS", 0.1)
     with pytest.raises(DriverFailed) as failed:
         await driver.ensure_files(ID, size_bytes=8 * MIB)
     assert failed.value.token == token and "damaged" not in f"{failed.value} {failed.value.hint}"
