@@ -188,7 +188,7 @@ def test_what_is_not_there_and_what_is_of_another_project_are_told_alike(lab: Ap
         ("network topology --plot x.pdf", "'x.pdf' doesn't end with .svg", "--plot map.svg"),
         ("network topology --node n1 --by place", "--by place shows places", "leave one of them out"),
         ("network matrix --plot -o json", "--plot draws, and -o prints data", "leave one of them out"),
-        ("logs --server --deleted", "the server's processes are none", "leave out --deleted"),
+        ("logs --server --deleted", "not to server processes", "leave out --deleted"),
         ("events -p nope", 'project "nope" not found', "weft project list"),
         ("events node/n1 -p red", "-p red: nodes belong to no project", "leave -p out"),
     ],

@@ -2,7 +2,7 @@
 
 import ipaddress
 
-from weft.contracts.public_address import is_public
+from weft.contracts.confinement.public_address import is_public
 
 SPECIAL = (
     "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/29 192.0.0.8 192.0.0.170 192.0.2.0/24 "

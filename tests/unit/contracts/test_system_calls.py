@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from weft.contracts.system_calls import CONTROL, FILES, LIMITS, NETWORK, OTHERS, SIGNALS, refuse_calls
+from weft.contracts.confinement.system_calls import CONTROL, FILES, LIMITS, NETWORK, OTHERS, SIGNALS, refuse_calls
 
 MACHINE = os.uname().machine
 

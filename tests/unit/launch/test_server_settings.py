@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.contracts.public_address import PUBLIC_ONLY
+from weft.contracts.confinement.public_address import PUBLIC_ONLY
 from weft.launch.server.configuration import parse_options, show_configuration
 from weft.launch.server.main import main
 from weft.objects.errors import InvalidInput

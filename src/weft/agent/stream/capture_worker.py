@@ -17,8 +17,8 @@ import socket
 import struct
 import sys
 
-from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges
+from weft.contracts.confinement.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges
 
 HEAD = struct.Struct("<BI")
 DATA, END = 1, 2

@@ -15,8 +15,8 @@ from functools import lru_cache
 import msgspec
 
 from weft.backup.files.browse import DiskQuestion, answer
-from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges, leave_network
+from weft.contracts.confinement.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError, error_from_dict
 
 MEMORY_BYTES = 512 << 20

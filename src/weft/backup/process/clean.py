@@ -23,9 +23,9 @@ from weft.backup.files.confined import Confined
 from weft.backup.files.identity import CANT_CLEAN, REMEDY, Trace
 from weft.backup.files.partitions import Partition
 from weft.contracts.clock import SystemClock
+from weft.contracts.confinement.system_calls import NETWORK, PEERS, refuse_calls
+from weft.contracts.confinement.unprivileged import NOBODY, drop_privileges, leave_network
 from weft.contracts.disk_program import NO_SPACE, bound_seconds, find_trouble
-from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
-from weft.contracts.unprivileged import NOBODY, drop_privileges, leave_network
 from weft.objects.errors import DriverFailed, WeftError
 
 SECONDS = 1800.0  # at most, for all that is done to one disk

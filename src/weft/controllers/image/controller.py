@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
+from weft.contracts.confinement.public_address import CLOSED
 from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
-from weft.contracts.public_address import CLOSED
 from weft.controllers.asking import Asking, Later
 from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect

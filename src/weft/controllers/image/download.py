@@ -27,11 +27,11 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from weft.contracts.confinement.public_address import guard_connections
+from weft.contracts.confinement.system_calls import OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges
 from weft.contracts.http.connection import FAILURES, HttpConnection
 from weft.contracts.http.proxy import find_proxy
-from weft.contracts.public_address import guard_connections
-from weft.contracts.system_calls import OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges
 from weft.objects.errors import describe_failure
 
 PIECE_BYTES = 256 * 1024

@@ -64,8 +64,8 @@ Progress = Callable[[int], None]  # takes how many bytes have come
 
 def fetch(url: str, target: Path, on_progress: Progress, stop: threading.Event, allowed: Sequence[str] = ()) -> str:
     """Write what ``url`` gives to ``target``, durably, and return its SHA-256. ``allowed``: from which addresses of this machine
-    too (see ``contracts/public_address.py``), and folders whose files may be taken wherever they lie. Raises DriverFailed
-    (``fetchFailed``, ``noSpace``); ``target`` is gone then."""
+    too (see ``contracts/confinement/public_address.py``), and folders whose files may be taken wherever they lie. Raises
+    DriverFailed (``fetchFailed``, ``noSpace``); ``target`` is gone then."""
     try:
         with target.open("wb") as out:
             os.fchmod(out.fileno(), 0o644)  # for qemu-img, which runs as nobody; the folder is ours alone

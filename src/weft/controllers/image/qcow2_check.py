@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from weft.contracts.unprivileged import NOBODY
+from weft.contracts.confinement.unprivileged import NOBODY
 from weft.objects.image.bundle import not_an_image
 
 CHECK_SECONDS = 60.0

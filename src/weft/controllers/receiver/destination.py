@@ -12,7 +12,7 @@ import socket
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from weft.contracts.public_address import Address, describe_near, find_embedded, is_public
+from weft.contracts.confinement.public_address import Address, describe_near, find_embedded, is_public
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SocketAddress = tuple[socket.AddressFamily, Any]  # as a socket takes it

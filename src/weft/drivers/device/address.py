@@ -12,7 +12,7 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-from weft.contracts.public_address import Address, find_embedded, is_link_local
+from weft.contracts.confinement.public_address import Address, find_embedded, is_link_local
 from weft.objects.errors import InvalidInput, Unavailable
 
 LOOKUP_SECONDS = 5.0

@@ -11,8 +11,8 @@ import os
 import resource
 from collections.abc import Sequence
 
-from weft.contracts.system_calls import FILES, NETWORK, OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges, leave_network
+from weft.contracts.confinement.system_calls import FILES, NETWORK, OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges, leave_network
 
 MEMORY_BYTES = 1 << 30  # of addresses; the libraries take about 280 MB of them
 # Beyond the users of policies (scheduler/own_policies/confine.py); each process has its own, so that none can touch another.

@@ -68,9 +68,10 @@ class FetchError(msgspec.Struct, omit_defaults=True):
 
 
 def plan_bundles(work: Path, microvm_dir: Path, plain: Sequence[str], allowed: Sequence[str] = ()) -> MakeBundle:
-    """A function that makes bundles with layers kept in ``work``. Registries must be public (``contracts/public_address.py``),
-    but for those in ``plain`` or ``allowed``. It takes URL, digest (or ""), credentials, the file to write, a callback for the
-    bytes so far, and a stop event; it returns the file's SHA-256, or raises DriverFailed and removes the file."""
+    """A function that makes bundles with layers kept in ``work``. Registries must be public (see
+    ``contracts/confinement/public_address.py``), but for those in ``plain`` or ``allowed``. It takes URL, digest (or ""),
+    credentials, the file to write, a callback for the bytes so far, and a stop event; it returns the file's SHA-256, or raises
+    DriverFailed and removes the file."""
 
     def make(
         url: str,

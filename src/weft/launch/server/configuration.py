@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO, TypeVar
 
-from weft.contracts.public_address import PUBLIC_ONLY
+from weft.contracts.confinement.public_address import PUBLIC_ONLY
 from weft.gateway.stream.origins import read_origin
 from weft.kinds.network import read_cidr
 from weft.launch.process.address import (

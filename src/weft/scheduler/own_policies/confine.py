@@ -10,8 +10,8 @@ import ctypes
 import os
 import resource
 
-from weft.contracts.system_calls import OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges
+from weft.contracts.confinement.system_calls import OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges
 
 # Beyond the users of guests (drivers/runtime/qemu/process/confinement.py); each worker has its own, so that none can touch another.
 FIRST_USER, USERS = 0x7800_0000, 1 << 22

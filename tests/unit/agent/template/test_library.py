@@ -294,7 +294,7 @@ def test_a_node_keeps_the_newest_machines_and_says_which_images_have_none(
         node.library.put_orders([WarmOrder(other(number)) for number in (3, 4)])
         ordered = {other(number).sha256: READY for number in (3, 4)}  # they go before what VMs asked for
         await until(lambda: states_of(node) == ordered and set(node.library.explain().values()) == {"ordered"})
-        with pytest.raises(DriverFailed, match="keeps 2 at most"):
+        with pytest.raises(DriverFailed, match="limit of 2 booted machines per node"):
             await node.library.choose(replaced(boot="warm"), node.image, lambda _: None)
         node.library.put_orders([WarmOrder(other(number)) for number in (1, 3, 4)])
         await until(lambda: "ordered 2 already" in states_of(node).get(other(1).sha256, ""))

@@ -43,7 +43,7 @@ EXCHANGES = 4  # at once with one registry
 class OciImages:
     """``registries``: settings by HOST:PORT, or by HOST for all its ports. ``default_registry`` is for references that name none;
     without it they are refused. ``budget_bytes``: what unused images may take until they are forgotten. ``reach``: registries are
-    at strangers' addresses, or at these (``contracts/public_address.py``); None: anywhere."""
+    at strangers' addresses, or at these (``contracts/confinement/public_address.py``); None: anywhere."""
 
     def __init__(
         self,

@@ -27,11 +27,11 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from weft.contracts.clock import SystemClock
+from weft.contracts.confinement.public_address import guard_connections
+from weft.contracts.confinement.system_calls import OTHERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges
 from weft.contracts.http.connection import HttpConnection
 from weft.contracts.http.proxy import find_proxy
-from weft.contracts.public_address import guard_connections
-from weft.contracts.system_calls import OTHERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges
 from weft.drivers.image.oci.fetch.framing import FRAME, GUARDED, PIECE_BYTES
 
 MEMORY_BYTES = 1 << 30

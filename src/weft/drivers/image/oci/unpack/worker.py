@@ -19,8 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from weft.contracts.system_calls import NETWORK, PEERS, refuse_calls
-from weft.contracts.unprivileged import drop_privileges, end_with
+from weft.contracts.confinement.system_calls import NETWORK, PEERS, refuse_calls
+from weft.contracts.confinement.unprivileged import drop_privileges, end_with
 from weft.drivers.image.oci.unpack.confinement import confine
 from weft.drivers.image.oci.unpack.entries import LayerRefused, Tree
 
