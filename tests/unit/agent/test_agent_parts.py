@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from tests.scenario.agent_lab import ADDRESS, make_allocation, make_endpoint, make_nic, make_published_port
 
-from weft.agent.agent import Agent, Part
+from weft.agent.agent import Agent, AgentPart
 from weft.agent.allocation.orphans import MOST_ORPHAN_BYTES, copy_orphans
 from weft.agent.image.cache import CachedImage
 from weft.agent.network.plan import fold_filters, fold_segments, keep_forwards, ports_of, read_endpoint, read_forward
@@ -42,7 +42,7 @@ def wanted(name: str = "web", **fields: object) -> LocalAllocation:
 
 @pytest.mark.parametrize("what", ["report", "ask"])
 def test_no_two_parts_give_the_same_field(what: str) -> None:
-    rows = [Part(**{what: lambda: {"heard": 1}}), Part(**{what: lambda: {"heard": 2}})]  # type: ignore[arg-type]
+    rows = [AgentPart(**{what: lambda: {"heard": 1}}), AgentPart(**{what: lambda: {"heard": 2}})]  # type: ignore[arg-type]
     parts: Any = SimpleNamespace(list_parts=lambda: rows, reporter=None, allocations=None, watches=None)
     with pytest.raises(ValueError, match="two parts of the agent give the fields heard"):
         Agent(parts).make_node_report() if what == "report" else Agent(parts).make_question()
