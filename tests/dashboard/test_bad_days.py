@@ -199,20 +199,33 @@ def test_hostile_words_are_text(open_page: Open, fabric: Fabric, relay: Relay) -
         client.close()
 
 
-def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Open, fabric: Fabric) -> None:
+def test_eight_windows_of_one_browser_keep_what_was_seen_and_go_on_when_the_server_is_back(
+    open_page: Open, relay: Relay, fabric: Fabric
+) -> None:
     assert fabric.weft("vm", "create", "stays", "--image", "tiny").code == 0
-    page, follows, opened, late = open_page("workloads?kind=vm"), open_page(STAYS), open_page(), open_page()
-    row = page.get_by_role("row").filter(has_text="stays")
-    expect(row).to_contain_text("Running")
-    source = follows.get_by_role("list", name="Sources").get_by_role("listitem")
-    expect(source).to_contain_text("follows")
+    table = "workloads?kind=vm"
+    first = open_page(table)
+    windows = [first, *(first.context.new_page() for _ in range(7))]  # a browser has six connections to a host
+    for window, route in zip(windows, (table, table, STAYS, "", "", STAYS, STAYS, table), strict=True):
+        window.goto(f"{relay.address}/#/{route}")
+        role, words = {table: ("row", "Running"), STAYS: ("listitem", "follows"), "": ("heading", "Overview")}[route]
+        expect(window.get_by_role(role).filter(has_text="stays" if route else words)).to_contain_text(words)
+    turns = [window.get_by_text("Updated every 5 s") for window in windows]
+    for at, turn in enumerate(turns):
+        expect(turn).to_have_count(int(at > 3))
+    first.get_by_role("link", name="stays", exact=True).click()
+    expect(first.get_by_role("heading", name="Why here")).to_be_visible()
+    page, late, opened = windows[1], windows[3], open_page()  # that is a browser of its own, which knows no file yet
     expect(opened.get_by_role("heading", name="Overview")).to_be_visible()
+    rows = [window.get_by_role("row").filter(has_text="stays") for window in (page, windows[7])]
+    sources = [window.get_by_role("list", name="Sources").get_by_role("listitem") for window in windows[2:7:3]]
     fabric.server.kill()
     fabric.server.wait(15)
     try:
         expect(page.get_by_role("status").filter(has_text="No connection to the server")).to_be_visible()
-        expect(row).to_contain_text("Running")
-        expect(source).to_contain_text("the page tries again by itself")
+        for row, source in zip(rows, sources, strict=True):
+            expect(row).to_contain_text("Running")
+            expect(source).to_contain_text("the page tries again by itself")
         opened.evaluate("location.hash = '#/o/vm/default/stays/flows'")
         expect(opened.get_by_role("alert")).to_contain_text("could not be loaded")
         late.reload()
@@ -220,11 +233,15 @@ def test_a_server_that_restarts_leaves_what_was_seen_with_its_age(open_page: Ope
     finally:
         fabric.start_server()
     expect(page.get_by_text("No connection to the server")).to_have_count(0)
-    expect(source).to_contain_text("follows")
+    for source in sources:
+        expect(source).to_contain_text("follows")
     expect(opened.get_by_text("can't see flows")).to_be_visible()  # the node's own answer: its network only pretends
     expect(late.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(turns[4]).to_have_count(0)  # it waited longest when a place was left
+    expect(turns[3]).to_have_count(1)
     assert fabric.weft("vm", "delete", "stays", "--yes").code == 0
-    expect(row).to_have_count(0)
+    for row in rows:
+        expect(row).to_have_count(0)
 
 
 def test_a_tab_that_nobody_sees_leaves_its_connection_to_others(open_page: Open, fabric: Fabric) -> None:

@@ -5,7 +5,7 @@ import { html } from './html.js';
 import { get } from './api.js';
 import { age } from './format.js';
 import { begin, link, notices, now, project, route, session, signOut, theme } from './state.js';
-import { lostAt, refused, restarted, returns, summary } from './stream.js';
+import { isInTurns, lostAt, refused, restarted, returns, summary, TURN } from './stream.js';
 import { Dialog } from './ui/dialog.js';
 import { lazy } from './ui/lazy.js';
 import { Search } from './ui/search.js';
@@ -105,6 +105,7 @@ function Count({ name }) {
 function Lost() {
   if (restarted.value) return html`<div class="lost" role="status">The server runs another release now. <a href="" style=${{ color: 'inherit', textDecoration: 'underline' }}>Load the page again</a></div>`;
   if (refused.value) return html`<div class="lost" role="status">The server refuses to follow this page: ${refused.value}. What you see may be old.</div>`;
+  if (!lostAt.value && isInTurns.value) return html`<p class="soft" role="status">Updated every ${TURN / 1000} s: other windows use the live connections.</p>`;
   if (!lostAt.value || now.value - lostAt.value < 2) return null;
   return html`<div class="lost" role="status">No connection to the server: what you see is ${age(now.value - lostAt.value)} old. The page tries again by itself.</div>`;
 }

@@ -1,7 +1,9 @@
 // The one stream of events of this tab while it is seen: it says what the page shows, and the newest state of that comes back, folded per object.
-// Pages call `show`; a stream that is lost is opened again, and what was shown stays with its age.
+// Pages call `show`; a stream that is lost is opened again, and what was shown stays with its age. A window that has no place for a stream
+// opens it for a moment every few seconds.
 import { computed, effect, signal } from '@preact/signals';
 import { get, pageHeaders } from './api.js';
+import { hasPlace, leavePlace, takePlace } from './places.js';
 import { project, session } from './state.js';
 
 export const table = signal(null); // {columns, rows, total, phases, offset}
@@ -13,10 +15,10 @@ export const ownEvents = computed(() => (object.value ? events.value.filter((eve
 export const lostAt = signal(0); // seconds since 1970 when the stream was lost; 0: it is there
 export const refused = signal(''); // why the server doesn't open the stream
 export const returns = signal(0); // how often the server came back, or this tab was shown again: what was read before is read again
+export const isInTurns = signal(false); // other windows have the places
 export const restarted = signal(false); // the server runs another release than the page was loaded from
 
 const shown = signal({}); // what the page asks for beside the summary
-// A browser has six connections to a host over HTTP/1.1, for all of its tabs together: a tab that nobody sees leaves them its own.
 const isHidden = signal(document.hidden);
 document.addEventListener('visibilitychange', () => { isHidden.value = document.hidden; });
 let source = null;
@@ -26,6 +28,7 @@ let again = 0;
 let quiet = 0;
 let isAway = false; // since then nothing has come
 let hiddenAt = 0; // seconds since 1970
+export const TURN = 5000; // milliseconds between two moments of a window without a place
 const QUIET = 25_000; // milliseconds: the server says something every 8 s, so by then nobody is at the other end
 const pathOf = (what) => `/v1/dashboard/stream?show=${encodeURIComponent(what)}`;
 let blinking = new Map(); // uid → when its row changed, milliseconds
@@ -47,11 +50,14 @@ export function show(what) {
 }
 
 effect(() => {
-  if (!session.value || isHidden.value) {
-    if (source) { isAway = true; hiddenAt = Date.now() / 1000; }
+  if (!session.value || isHidden.value) { // nobody sees this tab: its place is for others
+    if (asked) { isAway = true; hiddenAt = Date.now() / 1000; }
     close();
+    leavePlace();
     return;
   }
+  takePlace();
+  if (hasPlace.value) isInTurns.value = false;
   const what = JSON.stringify({ ...shown.value, summary: { project: project.value } });
   if (what !== asked || !source) open(what);
 });
@@ -94,22 +100,29 @@ async function open(what) {
       refused.value = answer.status < 500 ? (await answer.json()).message ?? `the server answered ${answer.status}` : '';
       if (answer.status === 401) await get('/v1/whoami');
       wait = 2000;
-    } else await read(answer.body, opened);
+    } else if (await read(answer.body, opened, new Set(Object.keys(JSON.parse(what))))) {
+      opened.abort();
+      wait = TURN;
+    }
   } catch { wait = 1500; }
   if (source !== opened) return;
-  isAway = true;
-  if (!lostAt.value) lostAt.value = hiddenAt || Date.now() / 1000;
+  if (wait === TURN) isInTurns.value = true;
+  else {
+    isAway = true;
+    if (!lostAt.value) lostAt.value = hiddenAt || Date.now() / 1000;
+  }
   source = null;
   again = setTimeout(() => { if (session.value && !source) open(what); }, wait);
 }
 
-// Server-sent events (HTML standard, 9.2), as far as the server uses them: a name and one line of data.
-async function read(body, opened) {
+// Server-sent events (HTML standard, 9.2), as far as the server uses them: a name and one line of data. True as soon as all that is `missing`
+// has come, where this window has no place to hold the stream.
+async function read(body, opened, missing) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = '';
   for (;;) {
     const { done, value } = await reader.read();
-    if (done || source !== opened) return;
+    if (done || source !== opened) return false;
     hear(opened);
     const parts = (rest + value).split('\n\n');
     rest = parts.pop();
@@ -123,7 +136,9 @@ async function read(body, opened) {
       if (isAway) { isAway = false; returns.value += 1; }
       refused.value = '';
       TAKERS[name]?.(JSON.parse(data));
+      missing.delete(name);
     }
+    if (!missing.size && !hasPlace.peek()) return true;
   }
 }
 
