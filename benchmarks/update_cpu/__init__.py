@@ -52,10 +52,7 @@ PARTS: dict[str, list[tuple[str, str, Callable[..., Any]]]] = {
         ("weft.api.admission.references", "refuse_second", _nothing_later),
     ],
     "further rights": [("weft.api.admission.admit", "require_permissions", _empty)],
-    "what was refused before, and what can never change": [
-        ("weft.api.admission.admit", "_refuse_impossible", _nothing),
-        ("weft.api.admission.admit", "_refuse_made_changes", _nothing),
-    ],
+    "what can never change": [("weft.api.admission.admit", "refuse_impossible", _nothing)],
 }
 
 

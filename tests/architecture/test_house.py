@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -273,4 +274,9 @@ def test_what_a_bench_imports_from_the_product_is_there() -> None:
                     if not hasattr(module, alias.name)
                     and importlib.util.find_spec(f"{node.module}.{alias.name}") is None
                 ]
+            elif isinstance(node, ast.Tuple) and len(node.elts) > 1:  # ("weft.module", "name", …): what is replaced
+                where, name = (one.value if isinstance(one, ast.Constant) else None for one in node.elts[:2])
+                if isinstance(where, str) and isinstance(name, str) and where.startswith("weft."):
+                    found = pkgutil.resolve_name(where)
+                    gone += [] if hasattr(found, name) else [f"{path.relative_to(ROOT)}:{node.lineno}: {where}.{name}"]
     assert gone == []
