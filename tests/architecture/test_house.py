@@ -261,6 +261,28 @@ def test_no_two_test_modules_have_one_name_where_a_folder_is_no_package() -> Non
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
+IN_CODE = re.compile(r"from (weft[\w.]*) import (\w+(?:, \w+)*)")
+TO_DIE_AT = re.compile(r"([a-z_.]+:[A-Z]\w+\.\w+):(?:before|after)")  # see tests/host/migration_node.py
+
+
+def test_names_of_the_product_in_texts_of_tests_are_there() -> None:
+    """What a test hands to another process as text breaks without a word where a name of the product is changed."""
+    gone = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        text = path.read_text()
+        if path.parent.name == "architecture" or not (IN_CODE.search(text) or TO_DIE_AT.search(text)):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            names = [f"{found[1]}.{name}" for found in IN_CODE.finditer(said) for name in found[2].split(", ")]
+            for name in [*names, *(f"weft.agent.{found[1]}" for found in TO_DIE_AT.finditer(said))]:
+                try:
+                    pkgutil.resolve_name(name.replace(":", "."))
+                except (ImportError, AttributeError):
+                    gone.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+    assert gone == []
+
+
 def test_what_a_bench_imports_from_the_product_is_there() -> None:
     """No other test runs the benches: a name that is changed in the product would break one without a word."""
     gone = []

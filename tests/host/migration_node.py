@@ -1,5 +1,5 @@
 """One node's agent over real guests, with a folder for a server: ``migration_node.py HOST FOLDER BUNDLE [DEATH]``, HOST as JSON.
-DEATH like ``migration.target:Target._take_over:before`` kills it by SIGKILL before (or after) that step of weft.agent.
+DEATH like ``migration.target:MigrationTarget._take_over:before`` kills it by SIGKILL before (or after) that step of weft.agent.
 
 Allocations are files in FOLDER/wishes; what the agent reports lies in FOLDER/reports, what QEMUs are asked in FOLDER/asked, a line
 each: time and command. Each line of stdin (JSON: guest, argv, stdin) is a command for a guest; what it printed comes back as a

@@ -88,8 +88,8 @@ def check_asked(source: Node) -> None:
 @pytest.mark.parametrize(
     ("victim", "death"),
     [
-        ("source", "migration.source:Source._hand_over:before"),
-        pytest.param("target", "migration.target:Target._take_over:before", marks=pytest.mark.long),
+        ("source", "migration.source:MigrationSource._hand_over:before"),
+        pytest.param("target", "migration.target:MigrationTarget._take_over:before", marks=pytest.mark.long),
     ],
 )
 async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, victim: str, death: str) -> None:
@@ -110,7 +110,7 @@ async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, vic
 async def test_an_agent_killed_right_after_its_guest_began_to_run_there_says_so_when_it_is_back(guest: Guest) -> None:
     seen = await guest.look()
     await guest.there.kill()
-    await guest.there.start("migration.target:Target._take_over:after")
+    await guest.there.start("migration.target:MigrationTarget._take_over:after")
     source, target = await guest.begin()
     await guest.there.await_death()
     guest.there.put(change(target, desired="stop"))  # its controller has lost patience
@@ -125,7 +125,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_by_the
 ) -> None:
     seen = await guest.look()
     await guest.there.kill()
-    await guest.there.start("migration.target:Target._take_over:before")
+    await guest.there.start("migration.target:MigrationTarget._take_over:before")
     source, target = await guest.begin()
     await guest.there.await_death()
     if victim == "agent and machine":
@@ -155,7 +155,7 @@ async def test_a_link_cut_on_the_way_leaves_it_where_it_is_and_one_cut_at_the_ha
     await guest.break_off(source, target)
     guest.pair.link("up")
     await guest.here.kill()
-    await guest.here.start("migration.source:Source._hand_over:before")
+    await guest.here.start("migration.source:MigrationSource._hand_over:before")
     source, target = await guest.begin()
     await guest.here.await_death()
     guest.pair.link("down")
@@ -208,7 +208,7 @@ async def test_a_disk_that_fills_up_there_on_the_way_is_told_and_the_guest_goes_
 async def test_a_source_machine_that_dies_handed_over_leaves_one_that_starts_anew_where_it_was(guest: Guest) -> None:
     here, there = guest.here, guest.there
     await here.kill()
-    await here.start("migration.source:Source._hand_over:before")
+    await here.start("migration.source:MigrationSource._hand_over:before")
     source, target = await guest.begin()
     await here.await_death()
     here.kill_guest(source)

@@ -243,7 +243,7 @@ async def test_what_a_replaced_process_leaves_unanswered_is_told_as_lost(tmp_pat
 # A process that ends as it loads "bad", and answers another question than the one that it was asked about 1.
 STRANGE = """
 import os, socket, sys
-from weft.drivers.model.messages import Answer, Stage, frame, read_from_gateway
+from weft.drivers.model.messages import ModelAnswer, Stage, frame, read_from_gateway
 line = socket.socket(fileno=int(sys.argv[1])).makefile("rwb", 0)
 def take():
     size = line.read(4)
@@ -256,7 +256,7 @@ for one in take().models:
 line.write(frame(Stage()))
 while True:
     ask = take()
-    line.write(frame(Answer(ask.n + (ask.x == [1.0]), 7.0)))
+    line.write(frame(ModelAnswer(ask.n + (ask.x == [1.0]), 7.0)))
 """
 
 

@@ -80,9 +80,9 @@ async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_the
 @pytest.mark.parametrize(
     ("victim", "death"),
     [
-        ("source", "migration.source:Source._hand_over:before"),
-        pytest.param("target", "migration.target:Target._take_over:before", marks=pytest.mark.long),
-        ("target", "migration.target:Target._take_over:after"),
+        ("source", "migration.source:MigrationSource._hand_over:before"),
+        pytest.param("target", "migration.target:MigrationTarget._take_over:before", marks=pytest.mark.long),
+        ("target", "migration.target:MigrationTarget._take_over:after"),
     ],
 )
 async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, victim: str, death: str) -> None:
@@ -102,7 +102,7 @@ async def test_an_agent_killed_at_the_hand_over_only_delays_it(guest: Guest, vic
 async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_its_disks(guest: Guest) -> None:
     seen = await guest.look()
     await guest.there.kill()
-    await guest.there.start("migration.target:Target._take_over:before")
+    await guest.there.start("migration.target:MigrationTarget._take_over:before")
     source, target = await guest.begin()
     await guest.there.await_death()
     guest.there.put(change(target, desired="stop"))
@@ -121,7 +121,7 @@ async def test_what_was_handed_over_and_never_taken_goes_on_at_the_source_with_i
 async def test_machines_killed_after_the_hand_over_leave_the_disks_to_the_target(guest: Guest) -> None:
     """The source's machine, standing still for good, and then the target's, which starts again there."""
     await guest.here.kill()
-    await guest.here.start("migration.source:Source._hand_over:before")
+    await guest.here.start("migration.source:MigrationSource._hand_over:before")
     source, target = await guest.begin()
     await guest.here.await_death()
     guest.here.kill_guest(source)
