@@ -72,10 +72,9 @@ class Outcomes(Ports):
                 continue
             restarts = self._count_restarts(one)
             if one.state == "failed" or restarts >= CRASHES:
-                why = one.trouble or "it failed"
-                return (
-                    f"{one.name}: {why}" if one.state == "failed" else f"{one.name} restarted {restarts} times: {why}"
-                )
+                if one.state == "failed":
+                    return f"{one.name}: {one.trouble or 'it failed'}"
+                return f"{one.name} restarted {restarts} times" + (f": {one.trouble}" if one.trouble else "")
         return ""
 
     def _forget_failures(self) -> None:

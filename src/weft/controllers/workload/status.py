@@ -30,7 +30,7 @@ from weft.kinds.fields.lease import (
     LeaseRequest,
     LeaseStatus,
 )
-from weft.kinds.parts.goal import NOT_STARTED, ON_ANOTHER_NODE, RESTARTING, STARTING
+from weft.kinds.parts.goal import NOT_STARTED, RESTARTING, STARTING
 from weft.kinds.parts.in_place_update import describe_change, plan_fit
 from weft.kinds.parts.migration.departing import HANDED_OVER, describe_lost
 from weft.kinds.parts.placement_spec import REFUSALS
@@ -375,7 +375,7 @@ def fold_current(desired: DesiredWorkload, places: Sequence[AllocationFacts], no
     if asked and asked != where and not desired.migration and not desired.once:
         workload = place.spec.workload
         said = f"it is on node {where}, not on {asked}: weft {workload.kind} migrate {workload.name} --to {asked}"
-        return replace(condition, status="False", reason=ON_ANOTHER_NODE, message=said)
+        return replace(condition, reason="OnAnotherNode", message=said)  # all else is as it says
     return condition
 
 

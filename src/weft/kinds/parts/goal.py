@@ -16,7 +16,6 @@ from weft.objects.errors import DriverFailed, Unplaceable, WeftError
 UNPLACEABLE = ("noAvailableAgents", "insufficientResources", "agentServiceUnavailable")
 COMPLETED = "completed"  # the first process of a container has ended with exit code 0
 NOT_STARTED = "stopped"  # it shall not run, and has no node
-ON_ANOTHER_NODE = "OnAnotherNode"  # of the condition Current: not on the node that its spec names
 POWERED_OFF = "guestPoweredOff"  # a machine has ended by itself, and rests unless it always starts again
 # Reasons of a workload whose node hasn't taken up its last start: whatever else its status says is of the run before.
 STARTING, RESTARTING = "starting", "restarting"
@@ -142,9 +141,9 @@ def _begins_later(obj: Object) -> bool:
 
 
 def _is_current(obj: Object) -> bool:
-    """Whether a running workload matches its spec, except for changes that wait for a restart or another placement."""
+    """Whether a running workload matches its spec, except for changes that wait for a restart."""
     current = find_condition(obj, "Current")
-    return current is None or current["status"] == "True" or current.get("reason") in ("RestartNeeded", ON_ANOTHER_NODE)
+    return current is None or current["status"] == "True" or current.get("reason") == "RestartNeeded"
 
 
 def _settles(phase: str) -> Goal:

@@ -406,8 +406,7 @@ def _find_size(obj: Object, name: str) -> Any:
 def _find_note(obj: Object) -> str:
     """Note in its status beside the phase; else what of its spec it doesn't have, and why."""
     current = find_condition(obj, "Current")
-    behind = current is not None and current["status"] == "False"
-    return note(obj) or (str(current["message"]) if current is not None and behind else "")
+    return note(obj) or str(current.get("message", "") if current is not None else "")
 
 
 def sizes_of(status: WorkloadStatus, spec: Mapping[str, Any]) -> dict[str, Any]:

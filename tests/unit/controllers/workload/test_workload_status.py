@@ -238,7 +238,7 @@ def test_a_vm_says_whether_it_has_what_it_asks_for_and_what_keeps_it_from_that()
     assert current(other, resize_limits=None) == ("True", "Current")  # it comes with the start
     assert current(msgspec.structs.replace(same, node="n1"), resize_limits=ROOM) == ("True", "Current")
     elsewhere = fold_current(wished(msgspec.structs.replace(same, node="n2")), [place()], 1.0)
-    assert elsewhere is not None and (elsewhere.status, elsewhere.reason) == ("False", "OnAnotherNode")
+    assert elsewhere is not None and (elsewhere.status, elsewhere.reason) == ("True", "OnAnotherNode")
     assert elsewhere.message == "it is on node n1, not on n2: weft vm migrate web --to n2"
 
 
