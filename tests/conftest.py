@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from hypothesis.internal.conjecture import providers
 from xdist.scheduler import LoadFileScheduling
 
 from tests import logs
@@ -49,9 +48,6 @@ LONGEST_FIRST = (CLUSTER, "tests/simulation", "tests/host", "tests/conformance",
 # A suite that draws anew each time fails on the day nobody changed anything; new draws belong to the long runs.
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=examples(100))
 settings.load_profile("fixed")
-if not ALL_EXAMPLES:
-    # Hypothesis reads all modules for numbers and words to draw: two seconds of each worker, and other draws beside other files.
-    providers._get_local_constants = lambda: providers._local_constants
 
 
 class LongestFirst(LoadFileScheduling):

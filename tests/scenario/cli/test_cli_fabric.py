@@ -1375,7 +1375,7 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     assert ["function_concurrency", "3", "–", "–", "–"] in rows and ["requests_per_second", "50", "–", "–", "–"] in rows
     said = fabric.weft("quota", "set", "-p", "lab", "--user", "ann", "--requests-per-second", "5")
     assert said.code == 2 and "spec.users.ann.requests_per_second is not a field" in said.err
-    said = fabric.weft("quota", "set", "-p", "lab", "--per-user", "--instances", "4", "--soft-cpu", "1")
+    said = fabric.weft("quota", "set", "-p", "lab", "--per-user", "--instances", "4", "--soft-cpu", "0.25")
     assert (said.code, said.out) == (0, "quota/project  of project lab, each user, set\n"), said.err
     for user, what in (("nobody", 'user "nobody"'), ("token:nothing", 'token "nothing"')):
         said = fabric.weft("quota", "set", "-p", "lab", "--user", user, "--cpu", "0.5")
