@@ -107,7 +107,7 @@ class Fabric:
 
     def spawn(self, *argv: str, **more: object) -> subprocess.Popen[str]:
         """One command as a process of its own, with pipes."""
-        env = {**os.environ, "WEFT_CONTEXT": str(self.context)}
+        env = {**os.environ, "WEFT_CONTEXT": str(self.context), "PYTHONUNBUFFERED": ""}  # it flushes what must be seen
         pipes: dict[str, object] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen([*WEFT, *argv], env=env, text=True, **{**pipes, **more})  # type: ignore[call-overload, no-any-return]
 

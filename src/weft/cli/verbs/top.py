@@ -91,11 +91,13 @@ def _run(
     if goes_on and not once and is_terminal(sys.stdout) and not session.is_data:
         print(CLEAR, end="")
     print_items(session, *shown)
+    sys.stdout.flush()
     try:
         while goes_on and not once and session.rests(WATCH_SECONDS):
             shown = read_again(session, lambda: _read(session, kind, sort, labels, fields))
             print(CLEAR if is_terminal(sys.stdout) else "")
             print_items(session, *shown)
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return  # enough was seen
 
