@@ -1388,7 +1388,7 @@ def test_a_quota_is_set_shown_kept_and_removed(fabric: Fabric) -> None:
     rows = [line.split() for line in shown.out.splitlines()]
     assert rows[0] == ["USER", "FIELD", "LIMIT", "USED", "FREE", "SOFT", "LIMIT"]
     assert rows[1] == ["cpu", "2", "1.75", "0.25", "1.5"]
-    assert ["ann", "cpu", "0.5", "0", "0.5", "1"] in rows and ["ann", "instances", "4", "0", "4", "–"] in rows
+    assert ["ann", "cpu", "0.5", "0", "0.5", "0.25"] in rows and ["ann", "instances", "4", "0", "4", "–"] in rows
     assert len(fabric.weft("quota", "show", "-p", "lab", "--user", "ann").out.splitlines()) == 7
     assert "each, 1 own" in fabric.weft("quota", "list", "-A").out
     (item,) = listed(fabric, "quota", "list", "-p", "lab")
