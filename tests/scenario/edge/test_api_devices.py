@@ -481,7 +481,9 @@ def test_people_set_values_for_a_time_and_list_what_devices_reported(shop: Shop)
         weft(shop, "device", "set", "fridge-1", "setpoint-").stdout == "device/fridge-1  no longer desired: setpoint\n"
     )
     assert shop.stored("fridge-1")[1].desired == {}
-    told = weft(shop, "events", "device/fridge-1").stdout
+    for _ in range(20):  # events are gathered for a moment
+        if "setpoint no longer desired" in (told := weft(shop, "events", "device/fridge-1").stdout):
+            break
     assert "setpoint no longer desired" in told and "null" not in told
     found = {"protocol": "mqtt", "address": "acme/9", "name": "lamp"}
     shop.report(found=[found])
