@@ -417,7 +417,7 @@ def forget_that_the_measured_was_asked_for_too() -> AbstractContextManager[Any]:
 
 
 def let_the_used_decide_what_fits() -> AbstractContextManager[Any]:
-    """A node whose guests idle is given away beyond its ratio."""
+    """A node is taken to be idle, and given away beyond its ratio."""
     real = FreeCapacity.fits
 
     def fits(self: FreeCapacity, table: Any, request: Request) -> Any:
@@ -425,7 +425,7 @@ def let_the_used_decide_what_fits() -> AbstractContextManager[Any]:
         if request.basis == "allocation" or request.gpus is not None or request.extras:
             return enough
         wanted = [[amount] for amount in request.amounts]
-        return enough | (table.capacity - table.used >= wanted).all(axis=0)
+        return enough | (table.capacity >= wanted).all(axis=0)
 
     return mock.patch.object(FreeCapacity, "fits", fits)
 

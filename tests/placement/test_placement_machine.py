@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.placement.machine import MUTATIONS, Mutation, Placement
 
 FIXED = settings(max_examples=40, stateful_step_count=30)
-UNTIL_FOUND = settings(max_examples=60, stateful_step_count=60, phases=[Phase.generate], report_multiple_bugs=False)
+UNTIL_FOUND = settings(max_examples=1_000, stateful_step_count=60, phases=[Phase.generate], report_multiple_bugs=False)
 
 
 def test_under_any_interleaving_decisions_are_right_explained_and_repeatable() -> None:
