@@ -44,6 +44,10 @@ class EtcdServer:
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
+    def send(self, sign: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(sign)
+
     def end(self, sign: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
             self._process.send_signal(sign)

@@ -16,7 +16,7 @@ from etcd_server import PROGRAM, EtcdServer, free_ports
 from hand_clock import HandClock
 
 from weft.contracts.clock import Clock
-from weft.contracts.store import Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
+from weft.contracts.store import AtRevision, Batch, Compacted, LeaseHeld, PreconditionFailed, Put, Store, StoreFull
 from weft.objects.errors import InUse, StoreUnavailable
 from weft.store.etcd import EtcdStore, EtcdTls
 
@@ -141,27 +141,43 @@ async def test_a_killed_etcd_loses_nothing_and_watches_go_on_without_gap_or_repe
         assert len((await store.list("/n/")).entries) == 200
 
 
-async def test_when_the_leader_of_three_dies_the_others_go_on(tmp_path: Path) -> None:
-    members = [EtcdServer(tmp_path / name, name) for name in ("a", "b", "c")]
+async def count_up(store: Store, count: int) -> None:
+    """``count`` commits, each of which fails if the one before was done twice, or not at all."""
+    revision = await store.commit([Put("/count", b"0")])
+    for n in range(1, count + 1):
+        revision = await store.commit([Put("/count", b"%d" % n)], [AtRevision("/count", revision)])
+        await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["dies", "hangs"])
+async def test_when_the_leader_of_three_is_gone_for_a_while_each_commit_is_done_once(
+    tmp_path: Path, hangs: bool
+) -> None:
+    members = [EtcdServer(tmp_path / name, name, ("--grpc-keepalive-min-time", "1s")) for name in ("a", "b", "c")]
     everyone = {member.name: member.peer for member in members}
     async with AsyncExitStack() as stack:
         for member in members:
             member.members = everyone
             member.start()
             stack.callback(member.end)
-        store = await opened(stack, *members)
+        store = EtcdStore([member.endpoint for member in members], timeout_seconds=60, keepalive_seconds=2)
+        await once_it_answers(store.open)
+        stack.push_async_callback(store.close)
         cursor = (await store.list("/")).cursor
-        watching = asyncio.create_task(take(store, "/n/", cursor, 300))
-        writing = asyncio.create_task(write_through(store, 300))
+        watching = asyncio.create_task(take(store, "/count", cursor, 201))
+        counting = asyncio.create_task(count_up(store, 200))
         renewing = asyncio.create_task(keep_lease(store, "controllers", 150.0))
         for member in members:  # one of them leads, whichever it is; two are always left
             await asyncio.sleep(0.5)
-            member.end(signal.SIGKILL)
-            await asyncio.sleep(1.5)
-            member.start()
-            await asyncio.sleep(1.0)
-        assert await writing == list(range(300))
-        assert numbers_of(await watching) == list(range(300))
+            member.send(signal.SIGSTOP if hangs else signal.SIGKILL)
+            await asyncio.sleep(2)
+            if hangs:
+                member.send(signal.SIGCONT)  # what it was sent meanwhile it does now
+            else:
+                member.end()
+                member.start()
+        await counting
+        assert numbers_of(await watching) == list(range(201))
         renewing.cancel()
         fences = await asyncio.gather(renewing, return_exceptions=True)
         assert isinstance(fences[0], asyncio.CancelledError), fences  # it was never lost

@@ -1,8 +1,8 @@
 """One channel to all endpoints of an etcd cluster: calls with a deadline, watches, and errors in the contract's words.
 
-gRPC spreads calls over the endpoints that answer and dials the others again by itself. A call made while none answers
-waits for one until its deadline; what was under way when an endpoint died fails, because nobody knows whether it was
-done.
+gRPC spreads calls over the endpoints that answer and dials the others again by itself. A member that is cut off from its leader
+answers only after seconds, and one that hangs never: so each attempt has a short time of its own, and the next one goes to
+another member, until the call's deadline. Every request must therefore be one that may be done twice.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 import msgspec
 
+from weft.contracts.clock import SystemClock
 from weft.contracts.store import Compacted, StoreFull
 from weft.objects.errors import InvalidInput, StoreUnavailable, WeftError
 from weft.store.cursors import gone
@@ -26,8 +27,6 @@ _OPTIONS = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_receive_message_length", 256 << 20),
     ("grpc.max_send_message_length", 4 << 20),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -36,7 +35,10 @@ _OPTIONS = (
     # Two stores in one process must not share one connection: closing one would touch the other.
     ("grpc.use_local_subchannel_pool", 1),
 )
-_READ_ATTEMPTS = 3  # reading twice does no harm, and the next attempt goes to another member
+_FIRST_ATTEMPT_SECONDS = 1.5  # an election of our own members takes 1 to 2.5
+_LONGER = 1.5  # times as long is each attempt than the one before: a busy member needs time rather than more requests
+_AGAIN_SECONDS = 0.1
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
 
 
@@ -52,21 +54,39 @@ class EtcdTls(msgspec.Struct, frozen=True):
 
 
 class EtcdConnection:
-    """Calls to etcd. ``endpoints`` are ``host:port`` each, or one absolute path of a unix socket."""
+    """Calls to etcd. ``endpoints`` are ``host:port`` each, or one absolute path of a unix socket. A member that stays silent is
+    pinged after ``keepalive_seconds``, which must be no less than its --grpc-keepalive-min-time, 5 s by default."""
 
-    def __init__(self, endpoints: Sequence[str], tls: EtcdTls | None, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        tls: EtcdTls | None,
+        timeout_seconds: float,
+        keepalive_seconds: float = 10.0,
+    ) -> None:
         self.name = ",".join(endpoints)
         self.newest_revision = 0  # in any answer so far
         self._endpoints = endpoints
         self._tls = tls
-        self.timeout_seconds = timeout_seconds
+        self._clock = SystemClock()  # gRPC counts by it, too
+        self._keepalive_seconds = keepalive_seconds
+        self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[str, Any] = {}
 
     async def open(self) -> None:
         """Make the channel; raises StoreUnavailable when a name can't be resolved. Only calls show whether etcd answers."""
         target = await _resolve(self._endpoints)
-        options: list[tuple[str, Any]] = list(_OPTIONS)
+        pong_ms = round(1000 * min(3.0, self._keepalive_seconds / 2))
+        options: list[tuple[str, Any]] = [
+            *_OPTIONS,
+            ("grpc.keepalive_time_ms", round(1000 * self._keepalive_seconds)),
+            ("grpc.keepalive_timeout_ms", pong_ms),
+            (
+                "grpc.http2.ping_timeout_ms",
+                pong_ms,
+            ),  # of gRPC's other pings: while one is out, it sends no other
+        ]
         if self._tls is None:
             if target.startswith("unix:"):
                 options.append(("grpc.default_authority", "localhost"))
@@ -95,10 +115,11 @@ class EtcdConnection:
 
     async def range(self, **fields: Any) -> Any:
         """Read a key or a range of keys, as of the newest revision the cluster agreed on or the one named."""
-        return await self._call("KV/Range", wire.RangeRequest(**fields), attempts=_READ_ATTEMPTS)
+        return await self._call("KV/Range", wire.RangeRequest(**fields))
 
     async def transact(self, compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any]) -> Any:
-        """Do ``success`` if all of ``compare`` hold, else ``failure``; all at one revision."""
+        """Do ``success`` if all of ``compare`` hold, else ``failure``; all at one revision. May be done more than once: an attempt
+        whose answer was lost, too, so ``compare`` must see to it that a second time does no harm."""
         return await self._call("KV/Txn", wire.TxnRequest(compare=compare, success=success, failure=failure))
 
     async def delete_range(self, key: bytes, range_end: bytes) -> None:
@@ -144,22 +165,27 @@ class EtcdConnection:
         if channel is not None:
             await channel.close()
 
-    async def _call(self, path: str, request: Any, *, attempts: int = 1) -> Any:
+    async def _call(self, path: str, request: Any) -> Any:
+        ends_at = self._clock.elapsed() + self._timeout_seconds
+        longest = _FIRST_ATTEMPT_SECONDS
         while True:
             self._check_open()
-            attempts -= 1
+            left = ends_at - self._clock.elapsed()
             try:
                 answer = await self._calls[path](
-                    request, timeout=self.timeout_seconds, wait_for_ready=True, metadata=_WITH_LEADER
+                    request, timeout=max(0.001, min(longest, left)), wait_for_ready=True, metadata=_WITH_LEADER
                 )
                 self.newest_revision = max(self.newest_revision, answer.header.revision)
                 return answer
             except grpc.aio.AioRpcError as problem:
-                if not attempts or problem.code() is not grpc.StatusCode.UNAVAILABLE:
+                if problem.code() not in _AGAIN or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
                     raise self._translate(problem) from problem
+                if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    longest *= _LONGER
             except asyncio.CancelledError:
                 self._check_cancelled()
                 raise
+            await self._clock.sleep(_AGAIN_SECONDS)
 
     def _check_open(self) -> None:
         if self._channel is None:
@@ -180,7 +206,7 @@ class EtcdConnection:
                 f"etcd {self.name} has used up its quota", hint="compact and defragment it: etcdctl defrag"
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            details = f"no answer in {self.timeout_seconds:g} s"
+            details = f"no answer in {self._timeout_seconds:g} s"
         return StoreUnavailable(
             f"etcd {self.name}: {details or code.name}", hint="check that etcd runs and has a leader"
         )

@@ -50,7 +50,8 @@ _log = logging.getLogger(__name__)
 class EtcdStore:
     """A store in the etcd cluster at ``endpoints`` (``host:port`` each, or one path of a unix socket).
 
-    Remembers ``keep_revisions`` revisions of history; a call fails after ``timeout_seconds`` without an answer."""
+    Remembers ``keep_revisions`` revisions of history; a call fails after ``timeout_seconds`` without an answer, and a member
+    that hangs is dropped after ``keepalive_seconds`` and a half."""
 
     def __init__(
         self,
@@ -60,11 +61,12 @@ class EtcdStore:
         prefix: str = "/weft",
         tls: EtcdTls | None = None,
         keep_revisions: int = 100_000,
-        timeout_seconds: float = 5.0,
+        timeout_seconds: float = 10.0,
+        keepalive_seconds: float = 10.0,
     ) -> None:
         self._clock = clock or SystemClock()
         self._keep_revisions = keep_revisions
-        self._connection = EtcdConnection(endpoints, tls, timeout_seconds)
+        self._connection = EtcdConnection(endpoints, tls, timeout_seconds, keepalive_seconds)
         self._entries = f"{prefix}/o".encode()
         self._end = end_of(self._entries)
         self._epoch_key = f"{prefix}/epoch".encode()
