@@ -81,7 +81,8 @@ def containers_on(node: str) -> Iterator[None]:
     weft = str(ROOT / ".venv" / "bin" / "weft")
     subprocess.run([weft, "image", "build", "busybox"], cwd=ROOT, check=True, capture_output=True)
     command = ["sleep", "1000000"]
-    spec = {"image": "busybox", "cpu": 0.02, "memory": "16M", "node": node, "networks": [], "command": command}
+    size = {"cpu": 0.02, "memory": "16M", "disk": "16M"}  # all of them fit on a small node
+    spec = {"image": "busybox", **size, "node": node, "networks": [], "command": command}
     with _made("container", CONTAINERS, spec, _runs):
         time.sleep(CALM_SECONDS)
         yield
