@@ -181,7 +181,6 @@ def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containe
     assert "image list" in cluster.fails(3, "container", "create", gone_containers("none"), "--image", "nothing")
     secret = ["--registry-secret", "regcred"]
     assert "--registry-secret" in cluster.fails(2, "container", "create", "none", *words, *secret)
-    cluster.ok("vm", "delete", "wrong", "--yes")
     cluster.ok("job", "delete", "once", "--yes")
     cluster.ok("container", "delete", "held", "disk", "--yes")
     cluster.ok("image", "delete", "busybox", "--yes")

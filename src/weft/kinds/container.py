@@ -16,6 +16,7 @@ from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
+from weft.kinds.parts.image_use import check_image_use
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.migration.verb import MigrateContainerInput, make_migration
 from weft.kinds.parts.placement_spec import MIB
@@ -365,7 +366,12 @@ CONTAINER = Kind(
     indexes=index_workload(ContainerSpec, WORKLOAD),
     references=(
         Reference(
-            "image", "spec.image", _images, else_="write an image in a registry with its registry: REGISTRY/{}:TAG"
+            "image",
+            "spec.image",
+            _images,
+            else_="write an image in a registry with its registry: REGISTRY/{}:TAG",
+            suffices=check_image_use("container", "spec.image"),
+            asks=lambda s: s.image,
         ),
         Reference("volume", "spec.mounts", _volumes, holder=lambda status: status.attached_to, bars=refuse_orphan),
         Reference("secret", "spec.registry_secret and spec.env_secrets", _secrets),

@@ -192,6 +192,15 @@ def _of_template(reference: Reference, kinds: Sequence[str]) -> Reference:
             return ()
         return reference.names(decode_template(spec.workload, spec.template))
 
+    def asks(spec: DeploymentSpec) -> Any:
+        if reference.asks is None or spec.workload not in kinds:
+            return None
+        return reference.asks(decode_template(spec.workload, spec.template))
+
+    def suffices(spec: DeploymentSpec, named: Mapping[str, Any]) -> None:
+        assert reference.suffices is not None
+        _check_template(reference.suffices, decode_template(spec.workload, spec.template), named)
+
     return Reference(
         reference.kind,
         reference.field.replace("spec.", "spec.template."),
@@ -200,6 +209,8 @@ def _of_template(reference: Reference, kinds: Sequence[str]) -> Reference:
         awaited=reference.awaited,
         else_=reference.else_,
         groups=reference.groups,
+        suffices=None if reference.suffices is None else suffices,
+        asks=None if reference.asks is None else asks,
     )
 
 

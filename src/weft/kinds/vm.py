@@ -19,6 +19,7 @@ from weft.kinds.parts.convert_verb import (
     refuse_replaced,
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
+from weft.kinds.parts.image_use import check_image_use
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.migration.departing import (
     RECLAIMED,
@@ -240,8 +241,12 @@ def refuse_shrinking(vm: Envelope, new: VmSpec, now: float) -> None:
         )
 
 
-def _refuse_too_little(new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
-    """Raises InvalidInput."""
+_CHECK_IMAGE = check_image_use("VM", "spec.image")
+
+
+def _refuse_image(new: VmSpec, images: Mapping[str, ImageStatus]) -> None:
+    """Raises InvalidInput for an image that no VM can have, or that needs more than this one gets."""
+    _CHECK_IMAGE(new, images)
     for name, status in images.items():
         if 0 < new.disk < status.virtual_size and new.origin is None:
             raise InvalidInput(
@@ -500,10 +505,17 @@ VM = Kind(
             "spec.image",
             lambda s: [s.image],
             blocks=True,
-            suffices=_refuse_too_little,
+            suffices=_refuse_image,
             asks=lambda s: (s.image, s.memory, s.disk),  # what has too little already may be changed otherwise
         ),
-        Reference("image", "spec.iso", lambda s: [s.iso] if s.iso else [], blocks=True),
+        Reference(
+            "image",
+            "spec.iso",
+            lambda s: [s.iso] if s.iso else [],
+            blocks=True,
+            suffices=check_image_use("VM", "spec.iso"),
+            asks=lambda s: s.iso,
+        ),
         Reference(
             "volume", "spec.volumes", lambda s: s.volumes, holder=lambda status: status.attached_to, bars=refuse_orphan
         ),

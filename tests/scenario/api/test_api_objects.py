@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -652,6 +653,41 @@ def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may
     vms.client.patch("vm", "small", {"spec": {"grace": "5s"}})
     vms.client.verb("vm", "small", "hold")
     vms.client.patch("vm", "small", {"spec": {"memory": "128M"}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "of", "spec"),
+    [
+        ("vm", "spec.image", "oci", {"image": "tiny"}),
+        ("vm", "spec.iso", "oci", {"image": "disk", "iso": "tiny"}),
+        ("container", "spec.image", "qcow2", {"image": "tiny"}),
+        ("function", "spec.image", "qcow2", {"image": "tiny"}),
+        ("job", "spec.task.image", "raw", {"task": {"image": "tiny"}}),
+        ("deployment", "spec.template.image", "oci", {"workload": "vm", "template": {"image": "tiny"}}),
+    ],
+)
+def test_an_image_that_can_never_be_run_so_is_refused_at_the_door(
+    vms: ApiLab, kind: str, field: str, of: str, spec: dict[str, Any]
+) -> None:
+    vms.client.create(make_image("disk"))
+    image = vms.stored("/image/default/tiny")
+    assert image is not None
+
+    def refuse(status: ImageStatus, token: str, said: str) -> None:
+        vms.put(msgspec.structs.replace(image, status=msgspec.Raw(msgspec.json.encode(status))))
+        with pytest.raises(InvalidInput, match=said) as caught:
+            vms.client.create({"kind": kind, "name": "wrong", "spec": spec})
+        assert (caught.value.token, caught.value.field) == (token, field) and caught.value.hint
+
+    refuse(ImageStatus(phase="Available", format=of), "wrongImage", f"{field}: image tiny is a ")
+    refuse(
+        ImageStatus(phase="Failed", reason="notAnImage", message="is a text"), "imageFailed", "tiny failed: is a text"
+    )
+    with pytest.raises(NotFound):
+        vms.client.get(kind, "wrong")
+    waits = ImageStatus(phase="Failed", reason="fetchFailed", message="is tried again")
+    vms.put(msgspec.structs.replace(image, status=msgspec.Raw(msgspec.json.encode(waits))))
+    vms.client.create({"kind": kind, "name": "waits", "spec": spec})
 
 
 def test_a_network_whose_domain_or_range_is_refused_by_now_stays_and_may_be_changed_otherwise(lab: ApiLab) -> None:

@@ -22,7 +22,7 @@ from weft.contracts.driver.image import RegistryCredentials
 from weft.contracts.durable_file import keep_file, sync_folder
 from weft.contracts.journal import Event
 from weft.controllers.asking import Asking, Later
-from weft.controllers.image.credentials import NOT_GOOD, Unseal, find_credentials
+from weft.controllers.image.credentials import Unseal, find_credentials
 from weft.controllers.image.file import ImageFacts, Progress, fetch, inspect
 from weft.controllers.node.addresses import list_addresses
 from weft.informer.commit import Commit, edit, put, unchanged
@@ -30,6 +30,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Changed, Item, View
 from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
+from weft.kinds.parts.image_use import MAY_PASS, SECRET_NOT_GOOD
 from weft.kinds.parts.image_work import FETCHING, SENT, name_sent
 from weft.kinds.parts.sharing import is_own_or_shared
 from weft.objects.envelope import merge_part
@@ -43,7 +44,6 @@ CONTENT_GONE = "contentGone"  # the reason of an image that was made from a VM, 
 OLDER = "older images"
 MAKE_AGAIN = "delete the image, and create it again"
 RETRY_SECONDS = (5.0, 15.0, 60.0, 300.0)
-_MAY_PASS = ("fetchFailed", "noSpace", "registryUnavailable", "registryHangs", "truncated")  # by another attempt
 
 # Makes a bundle of the container image that a URL and, if known, a digest name, with credentials; blocks: see
 # launch/image/oci_bundle.py.
@@ -135,7 +135,7 @@ class Images(Asking):
             key
             for key, image in self._leadership.cache.view.of_kind("image").items()
             if (image.envelope.project, image.spec(ImageSpec).registry_secret) == named
-            and image.status(ImageStatus).reason in NOT_GOOD
+            and image.status(ImageStatus).reason in SECRET_NOT_GOOD
         ]
 
     def _forget(self, image: Item) -> None:
@@ -356,7 +356,7 @@ def _is_available(image: Item) -> bool:
 
 
 def _may_pass(image: Item, reason: str) -> bool:
-    return reason in _MAY_PASS or (reason in NOT_GOOD and bool(image.spec(ImageSpec).registry_secret))
+    return reason in MAY_PASS or (reason in SECRET_NOT_GOOD and bool(image.spec(ImageSpec).registry_secret))
 
 
 def _is_another(old: Item, new: Item) -> bool:

@@ -13,8 +13,6 @@ from weft.objects.errors import InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key
 
 Unseal = Callable[[str, str], bytes]  # takes the sealed text, and its purpose; raises Unavailable
-# Reasons that may pass with another secret.
-NOT_GOOD = ("secretNotFound", "wrongSecret", "sealedByAnother", "notAuthenticated", "forbidden")
 
 
 def find_credentials(view: View, image: Item, unseal: Unseal | None) -> RegistryCredentials | None:

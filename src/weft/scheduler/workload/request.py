@@ -39,6 +39,8 @@ from weft.kinds.node import (
     pool_id,
     read_orphan,
 )
+from weft.kinds.parts.goal import WRONG_IMAGE
+from weft.kinds.parts.image_use import find_wrong_image
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.node.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec
@@ -56,12 +58,6 @@ from weft.scheduler.table.snapshot import amounts_of
 from weft.scheduler.workload.arrival import ArrivingGuest, Lacking, read_arriving
 from weft.scheduler.workload.disks import find_alarmed_pools, find_storage, is_used, read_needs
 from weft.scheduler.workload.strategy import find_strategy
-
-_WRONG = {
-    True: "image {0} is a container image, not a disk: weft container create NAME --image {0} runs it as a container; "
-    "weft image add NAME oci://… makes a disk of an image in a registry",
-    False: "image {} is a disk for VMs; a container runs an OCI image: weft image add NAME FILE.tar, or REGISTRY/NAME:TAG",
-}
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -380,8 +376,9 @@ def read_image(view: View, workload: Item, name: str, *, machine: bool) -> tuple
         url=f"/v1/blobs/{status.sha256}",
         digest=status.digest if status.format == OCI_FORMAT else "",
     )
-    if bool(image.digest) == machine:
-        return Waiting("wrongImage", _WRONG[machine].format(name))
+    wrong = find_wrong_image(name, status, "VM" if machine else "container")
+    if wrong is not None:
+        return Waiting(WRONG_IMAGE, ": ".join(wrong))
     return image, status.virtual_size
 
 

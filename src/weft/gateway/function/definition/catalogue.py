@@ -16,9 +16,11 @@ from weft.gateway.function.definition.recipe import Owner, make_recipe
 from weft.informer.view import Changed, Item, View
 from weft.kinds.function import FunctionActions, FunctionSpec, FunctionStatus, version_name, weights_of
 from weft.kinds.function_version import FunctionVersionSpec, FunctionVersionStatus
-from weft.kinds.image import OCI_FORMAT, ImageStatus
+from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.parts.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
+from weft.kinds.parts.goal import WRONG_IMAGE
+from weft.kinds.parts.image_use import find_wrong_image
 from weft.kinds.quota import QuotaSpec
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import named_key, object_key
@@ -304,8 +306,9 @@ class Catalogue:
             return Missing("imageFailed", f"image {name}: {status.message or status.reason}")
         if status.phase != "Available":
             return Missing("imageNotReady", f"image {name} is being fetched")
-        if status.format != OCI_FORMAT:
-            return Missing("wrongImage", f"image {name} is a disk for VMs; a function runs an OCI image")
+        wrong = find_wrong_image(name, status, "function")
+        if wrong is not None:
+            return Missing(WRONG_IMAGE, ": ".join(wrong))
         return item
 
     def _find_base(self, function: Function, code: FunctionCode) -> Blob | Missing | None:
