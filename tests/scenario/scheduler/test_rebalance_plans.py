@@ -266,6 +266,11 @@ async def test_a_failed_migration_and_a_lost_node_end_a_plan_with_clear_words(tm
         )
         for number in range(4):
             await lab.until_phase(f"vm-{number}", "Running")
+        failed = {step.workload for step, one in zip(found.steps, done.steps, strict=True) if one.state == "Failed"}
+        assert failed
+        said = (await ask(lab)).message.split("; ")
+        assert {one.partition(" ")[0] for one in said if one.endswith("after a migration that failed")} == failed
+        assert all(one.endswith(", after a migration") for one in said if not one.startswith(tuple(failed)))
 
 
 async def test_undo_in_the_middle_brings_back_what_arrives_and_begins_nothing_more(tmp_path: Path) -> None:

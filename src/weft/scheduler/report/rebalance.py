@@ -37,6 +37,11 @@ USUAL_HOURS = 24  # whose upper end counts as load
 RESTS_SECONDS = 4 * 3600.0  # after a migration, before automatic ones choose the VM again
 SETTLES_SECONDS = 600.0  # after a migration, before the use that was measured of both nodes says what it did
 MOST_NAMED = 3
+_AFTER = {
+    "Succeeded": "after a migration",
+    "Failed": "after a migration that failed",
+    "Cancelled": "after a migration that was cancelled",
+}
 
 
 def preview_rebalance(view: View, engine: Engine, asked: ReportSpec, strategy: str, now: float) -> ReportStatus:
@@ -118,23 +123,28 @@ def _make_lasting(
     return problem, states, notes
 
 
-def _find_resting(view: View, places: Sequence[MigratableWorkload], seconds: float, now: float) -> dict[int, float]:
-    """The numbers of those that migrate, or did lately, and until when each rests (infinite: it migrates)."""
-    resting = dict[int, float]()
+def _find_resting(
+    view: View, places: Sequence[MigratableWorkload], seconds: float, now: float
+) -> dict[int, tuple[float, str]]:
+    """The numbers of those that migrate, or did lately; until when each rests (infinite: it migrates), after which migration."""
+    resting = dict[int, tuple[float, str]]()
     for number, place in enumerate(places):
         found = (item.status(MigrationStatus) for item in view.find(MIGRATIONS_BY_WORKLOAD, place.workload.key))
-        until = max(((one.ended_at or 0.0) + seconds if one.phase in ENDED else math.inf for one in found), default=0.0)
-        if until > now:
-            resting[number] = until
+        last = max(
+            (((one.ended_at or 0.0) + seconds if one.phase in ENDED else math.inf, one.phase) for one in found),
+            default=(0.0, ""),
+        )
+        if last[0] > now:
+            resting[number] = last
     return resting
 
 
-def _describe_resting(places: Sequence[MigratableWorkload], resting: dict[int, float]) -> str:
+def _describe_resting(places: Sequence[MigratableWorkload], resting: dict[int, tuple[float, str]]) -> str:
     """``vm/web rests until 2026-12-24 22:00 UTC, after a migration``"""
     said = [
         f"{name_workload(places[number].spec.workload)} "
-        + ("is migrating" if math.isinf(until) else f"rests until {format_time(until)}, after a migration")
-        for number, until in sorted(resting.items(), key=lambda one: -one[1])
+        + ("is migrating" if math.isinf(until) else f"rests until {format_time(until)}, {_AFTER[phase]}")
+        for number, (until, phase) in sorted(resting.items(), key=lambda one: -one[1][0])
     ]
     more = [f"and so do {len(said) - MOST_NAMED} more"] if len(said) > MOST_NAMED else []
     return "; ".join([*said[:MOST_NAMED], *more])
