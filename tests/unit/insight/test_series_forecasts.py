@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from weft.contracts.history import Floats
 from weft.insight.forecast.experts import Experts
@@ -51,13 +52,21 @@ def test_the_past_is_a_window_of_the_newest_samples() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_steps_from_a_situation_have_the_median_that_sorting_them_finds(seed: int) -> None:
     random = np.random.default_rng(seed)
-    values, context = np.round(random.standard_normal(400) * 5), random.integers(0, CONTEXTS, 400)
-    steps = Steps(values, context, 3)
-    situation = np.searchsorted(steps.edges, values[:-3], side="right") * CONTEXTS + context[:-3]
-    for group in range(QUANTILES * CONTEXTS):
-        own = (values[3:] - values[:-3])[situation == group]
-        wanted = float(np.median([*own, *[0.0] * STILL])) if len(own) >= 3 else 0.0
-        assert steps.medians[group] == wanted
+    values, contexts = np.round(random.standard_normal((2, 400)) * 5), random.integers(0, CONTEXTS, (3, 2, 400))
+    steps = Steps(values, list(contexts), 3)
+    now = contexts[:, :, -1]
+    for series, (row, edges) in enumerate(zip(values, steps.edges, strict=True)):
+        quantile = np.searchsorted(edges, row, side="right") * CONTEXTS
+        for kind, context in enumerate(contexts[:, series]):
+            medians = [find_median(row, quantile[:-3] + context[:-3] == group) for group in range(QUANTILES * CONTEXTS)]
+            assert steps.medians[kind, series].tolist() == medians
+            assert steps.find(values[:, -1], list(now))[kind][series] == medians[quantile[-1] + now[kind, series]]
+
+
+def find_median(row: Floats, chosen: NDArray[np.bool_]) -> float:
+    """The median of what three samples later has changed after each that is chosen, and of the zeros."""
+    own = (row[3:] - row[:-3])[chosen]
+    return float(np.median([*own, *[0.0] * STILL])) if len(own) >= 3 else 0.0
 
 
 def test_noise_is_forecast_by_its_middle_and_a_walk_by_its_last_value() -> None:

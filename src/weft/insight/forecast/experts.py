@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weft.contracts.history import Floats
-from weft.insight.forecast.markov import Indexes, ManySteps
+from weft.insight.forecast.markov import Indexes, Steps
 from weft.insight.forecast.past import Past
 
 FORGET = 0.002  # of the losses at each sample, slowly; less far ahead, where errors overlap and each says less
@@ -50,7 +52,7 @@ class Experts:
         self._smooth = np.zeros((len(SMOOTHING), count))
         self._seen = 0
         self._contexts = _Contexts(count, self._hour, self._day, self._past.length)
-        self._steps: list[list[ManySteps]] = []  # by memory and context
+        self._steps: list[Steps] = []  # by memory
         self._open: deque[Floats] = deque(
             maxlen=horizon
         )  # forecasts whose time hasn't come, shape (experts, count) each
@@ -144,20 +146,15 @@ class Experts:
     def _ask_steps(self, last: Floats) -> list[Floats]:
         if not self._steps:
             return [last] * (2 * _Contexts.MANY)
-        return [
-            last + steps.find(last, now)
-            for memory in self._steps
-            for steps, now in zip(memory, self._contexts.now, strict=True)
-        ]
+        return [last + step for steps in self._steps for step in steps.find(last, self._contexts.now)]
 
     def _learn_steps(self) -> None:
         week, everything = self._past.last(7 * self._day), self._past.last(self._past.length)
         of_week = self._learn(week)
         self._steps = [of_week, of_week if everything.shape == week.shape else self._learn(everything)]
 
-    def _learn(self, values: Floats) -> list[ManySteps]:
-        many = values.shape[1]
-        return [ManySteps(values, self._contexts.last(of, many), self._horizon) for of in range(_Contexts.MANY)]
+    def _learn(self, values: Floats) -> Steps:
+        return Steps(values, self._contexts.last(values.shape[1]), self._horizon)
 
 
 class _Memory:
@@ -215,8 +212,8 @@ class _Contexts:
         for kept, context in zip(self._kept, self.now, strict=True):
             kept.put(context)
 
-    def last(self, number: int, samples: int) -> Indexes:
-        return self._kept[number].last(samples).astype(np.int64)
+    def last(self, samples: int) -> list[NDArray[Any]]:
+        return [kept.last(samples) for kept in self._kept]
 
 
 def _compare(difference: Floats, spread: Floats) -> Indexes:

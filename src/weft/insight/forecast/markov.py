@@ -4,6 +4,9 @@ A situation is one of 24 quantiles of the value, by one of a few contexts that s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,48 +20,43 @@ Indexes = NDArray[np.int64]
 
 
 class Steps:
-    """The median step over ``horizon`` samples from each situation of one series."""
+    """The median step over ``horizon`` samples from each situation of many series; ``medians`` by context, series and situation."""
 
-    def __init__(self, values: Floats, context: Indexes, horizon: int) -> None:
-        """``values`` and ``context`` (0 to CONTEXTS - 1): one for each past sample, shape (n,)."""
-        self.edges = np.quantile(values, np.linspace(0, 1, QUANTILES + 1)[1:-1])
-        starts = len(values) - horizon
-        situation = np.searchsorted(self.edges, values[:starts], side="right") * CONTEXTS + context[:starts]
-        self.medians = _find_medians(situation, values[horizon:] - values[:starts])
+    def __init__(self, values: Floats, contexts: Sequence[NDArray[Any]], horizon: int) -> None:
+        """``values``, and of each kind of context one for each of them (0 to CONTEXTS - 1): shape (count, n) each."""
+        self.edges = np.quantile(values, np.linspace(0, 1, QUANTILES + 1)[1:-1], axis=1).T
+        starts = values.shape[1] - horizon
+        self.medians = np.empty((len(contexts), len(values), QUANTILES * CONTEXTS))
+        for at, (row, edges) in enumerate(zip(values, self.edges, strict=True)):
+            quantile = np.searchsorted(edges, row[:starts], side="right") * CONTEXTS
+            situations = np.array([quantile + context[at, :starts] for context in contexts])
+            self.medians[:, at] = _find_medians(situations, row[horizon:] - row[:starts])
 
-    def find(self, value: float, context: int) -> float:
-        return float(self.medians[int(np.searchsorted(self.edges, value, side="right")) * CONTEXTS + context])
-
-
-class ManySteps:
-    """The same of many series; ``values`` and ``contexts`` of shape (count, n)."""
-
-    def __init__(self, values: Floats, contexts: Indexes, horizon: int) -> None:
-        each = [Steps(one, context, horizon) for one, context in zip(values, contexts, strict=True)]
-        self._edges = np.array([one.edges for one in each])
-        self._medians = np.array([one.medians for one in each])
-
-    def find(self, values: Floats, contexts: Indexes) -> Floats:
-        """Median step of each series from its value in its context, shapes (count,)."""
-        situation = (self._edges <= values[:, None]).sum(axis=1) * CONTEXTS + contexts
-        return np.asarray(np.take_along_axis(self._medians, situation[:, None], axis=1)[:, 0])
+    def find(self, values: Floats, contexts: Sequence[Indexes]) -> list[Floats]:
+        """Median step of each series from its value, for each kind of context: shape (count,) each."""
+        quantile = (self.edges <= values[:, None]).sum(axis=1) * CONTEXTS
+        every = np.arange(len(values))
+        return [medians[every, quantile + of] for medians, of in zip(self.medians, contexts, strict=True)]
 
 
-def _find_medians(groups: Indexes, steps: Floats) -> Floats:
-    """The median of each group's steps and STILL zeros; 0 for a group of less than LEAST. Shape (QUANTILES * CONTEXTS,)."""
-    many = QUANTILES * CONTEXTS
-    order = np.lexsort((steps, groups))
-    ordered, of = steps[order], groups[order]
-    first, end = np.searchsorted(of, np.arange(many)), np.searchsorted(of, np.arange(many), side="right")
-    count = end - first
-    below = np.bincount(groups, steps < 0, many).astype(np.int64)
+def _find_medians(situations: Indexes, steps: Floats) -> Floats:
+    """The median of each situation's steps and STILL zeros, 0 for one of less than LEAST; a row for each of ``situations``."""
+    kinds, many = len(situations), QUANTILES * CONTEXTS
+    order = np.argsort(steps)
+    ordered = steps[order]
+    groups = (situations[:, order] + many * np.arange(kinds)[:, None]).ravel()
+    steps_of = np.tile(ordered, kinds)
+    of_groups = steps_of[np.argsort(groups.astype(np.int16), kind="stable")]  # small numbers are sorted by their digits
+    count = np.bincount(groups, minlength=kinds * many)
+    first = np.cumsum(count) - count
+    below = np.bincount(groups[steps_of < 0], minlength=kinds * many)
 
     def pick(rank: Indexes) -> Floats:
         """The value of that rank among a group's steps and the zeros, which stand between those below 0 and the others."""
         at = np.where(rank < below, rank, np.maximum(rank - STILL, below))
-        value = ordered[np.clip(first + at, 0, len(ordered) - 1)]
+        value = of_groups[np.clip(first + at, 0, len(of_groups) - 1)]
         return np.where((rank >= below) & (rank < below + STILL), 0.0, value)
 
     total = count + STILL
     median = (pick((total - 1) // 2) + pick(total // 2)) / 2
-    return np.where(count >= LEAST, median, 0.0)
+    return np.where(count >= LEAST, median, 0.0).reshape(kinds, many)
