@@ -197,11 +197,13 @@ def _find_nearest(samples: Floats, pieces: tuple[int, ...]) -> dict[int, Floats]
     """The distance of the piece of each length that ends at each sample to the nearest before it; infinite where there is none."""
     number, block = len(samples), pieces[0]
     nearest = {length: np.full(number, math.inf) for length in pieces}
-    padded = np.concatenate([np.full(block - 1, math.inf), samples])
+    padded = np.concatenate([np.full(REACH, math.inf), samples])
+    earlier = np.lib.stride_tricks.sliding_window_view(padded, number)[
+        ::-1
+    ]  # in row ``lag``, the sample so long before each
     for lag in range(block, min(REACH, number - block) + 1, block):
-        # A row for each of ``block`` lags from ``lag`` on, the greatest first; a column for each sample that is compared.
-        others = np.lib.stride_tricks.sliding_window_view(padded[: block - lag - 1 + number], number - lag)
-        sums, width = (others[max(0, lag + block - 1 - REACH) :] - samples[lag:]) ** 2, 1
+        sums, width = earlier[lag : lag + block, lag:] - samples[lag:], 1
+        sums *= sums
         for length in pieces:
             if number < lag + length:
                 break
