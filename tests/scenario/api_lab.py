@@ -34,6 +34,7 @@ from weft.kinds.allocation import (
     allocation_name,
 )
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
+from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME, Ref, new_uid
 from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
@@ -47,7 +48,8 @@ GATEWAY = "127.0.0.1:9"
 
 
 class ApiLab:
-    """ApiContext over ``store`` with their state in ``folder``; ``client`` is an admin's."""
+    """ApiContext over ``store`` with their state in ``folder``; ``client`` is an admin's. ``beside``: one more API server of the
+    same fabric, with a folder, an audit log and a journal of its own."""
 
     def __init__(
         self,
@@ -56,20 +58,24 @@ class ApiLab:
         publish_address: str | None = None,
         provider: ProviderSettings | None = None,
         find_metrics: Callable[[], Database] | None = None,
+        beside: ApiLab | None = None,
     ) -> None:
-        self.folder, self.provider = folder, provider
+        self.folder, self.provider, self.beside = folder, provider, beside
         self.clock = SystemClock()
         self.history = History(find_metrics, self.clock) if find_metrics is not None else None
         self.store = store or MemoryStore(self.clock)
         self.journal = SqliteJournal(folder / "journal.db", self.clock)
-        self.authority = Authority(folder, self.clock)
+        self.authority = Authority(folder, self.clock) if beside is None else beside.authority
         (folder / "images").mkdir(exist_ok=True)
         self.settings = Settings(
             folder / "images", b"k" * 32, (GATEWAY,), SERVER_NAME, publish_address, seal_key=b"s" * 32
         )
-        self.loop = uvloop.new_event_loop()  # as the API servers themselves
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
+        if beside is None:
+            self.loop = uvloop.new_event_loop()  # as the API servers themselves
+            self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+            self.thread.start()
+        else:
+            self.loop, self.thread = beside.loop, beside.thread
         self.context_path = folder / "context.json"
         self.clients: list[Client] = []
         self.run(self.open())
@@ -158,8 +164,10 @@ class ApiLab:
         for client in self.clients:
             client.close()
         self.run(self.shut())
-        self.run(self.store.close())
         self.journal.close()
+        if self.beside is not None:
+            return
+        self.run(self.store.close())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
         self.loop.close()
@@ -217,3 +225,22 @@ def take_port() -> socket.socket:
     sock.bind(("127.0.0.1", 0))
     sock.listen()
     return sock
+
+
+def run_together(*attempts: Callable[[], Any]) -> list[Any]:
+    """What each of these gave, or its error, begun at once."""
+    barrier, results = threading.Barrier(len(attempts)), list[Any]([None] * len(attempts))
+
+    def run(place: int) -> None:
+        barrier.wait()
+        try:
+            results[place] = attempts[place]()
+        except WeftError as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(attempts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results

@@ -7,6 +7,7 @@ was given stands in the store, so one of an older release gets the newer ones, e
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,9 @@ from weft.objects.identity import FABRIC, kind_prefix, object_key
 from weft.trust.tokens import make_token, make_token_id, parse_token, verify_secret
 
 DEFAULT_CIDR = "10.214.0.0/20"
-_LABEL = "weft/bootstrap"
+_LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom
+_SERVER_LABEL = "weft/server"  # … and where the server listens that made it: it leaves those of others alone
+_NOT_IN_LABELS = re.compile(r"[^a-z0-9.-]+")
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
 
@@ -101,20 +104,25 @@ async def _write_admin_context(context: ApiContext, path: Path, server: str) -> 
         if wanted != old:
             await asyncio.to_thread(write_context, path, wanted)
         return
-    text = await _make_token(context, "admin", "admin")
+    text = await _make_token(context, "admin", "admin", server)
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
-async def _make_token(context: ApiContext, subject: str, role: str) -> str:
-    """A new token of the fabric's own; older ones of ``subject`` are deleted."""
-    await _drop_old(context, subject)
+async def _make_token(context: ApiContext, subject: str, role: str, server: str) -> str:
+    """A new token of the fabric's own; older ones of ``subject`` that this server made are deleted."""
+    place = _read_place(server)
+    await _drop_old(context, subject, place)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject}
-    marks = {"sha256": sha256}
-    manifest = Manifest(kind=TOKEN, name=name, project=None, labels={_LABEL: subject}, spec=spec, marks=marks)
+    labels, marks = {_LABEL: subject, _SERVER_LABEL: place}, {"sha256": sha256}
+    manifest = Manifest(kind=TOKEN, name=name, project=None, labels=labels, spec=spec, marks=marks)
     await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
+
+
+def _read_place(server: str) -> str:
+    return _NOT_IN_LABELS.sub("-", server.partition("//")[2].lower()).strip("-.")[:63].rstrip("-.")
 
 
 async def _is_good(context: ApiContext, text: str, role: str) -> bool:
@@ -125,8 +133,9 @@ async def _is_good(context: ApiContext, text: str, role: str) -> bool:
     return facts is not None and facts.spec.role == role and verify_secret(token.secret, facts.marks.sha256)
 
 
-async def _drop_old(context: ApiContext, subject: str) -> None:
+async def _drop_old(context: ApiContext, subject: str, place: str) -> None:
     page = await context.store.list(kind_prefix("token"))
     for entry in page.entries:
-        if decode_envelope(entry.value).labels.get(_LABEL) == subject:
+        labels = decode_envelope(entry.value).labels
+        if (labels.get(_LABEL), labels.get(_SERVER_LABEL)) == (subject, place):
             await context.store.commit([Delete(entry.key)])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
-from tests.scenario.api_lab import ApiLab, make_image, make_vm
+from tests.scenario.api_lab import ApiLab, make_image, make_vm, run_together
 
 from weft.client import Client
 from weft.contracts.clock import SystemClock
@@ -67,26 +66,6 @@ def refuse(attempt: Callable[[], object]) -> Forbidden:
     assert caught.value.token == "quotaExceeded"
     caught.value.details.pop("request_id", None)
     return caught.value
-
-
-def run_together(*attempts: Callable[[], Any]) -> list[Any]:
-    """What each of these gave, or its error, begun at once."""
-    barrier = threading.Barrier(len(attempts))
-    results: list[Any] = [None] * len(attempts)
-
-    def run(place: int) -> None:
-        barrier.wait()
-        try:
-            results[place] = attempts[place]()
-        except WeftError as error:
-            results[place] = error
-
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(attempts))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def vm(name: str, **spec: Any) -> dict[str, Any]:
