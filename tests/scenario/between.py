@@ -37,6 +37,7 @@ from weft.contracts.store import (
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.kinds.container import ContainerSpec
+from weft.kinds.quota import QuotaSpec
 from weft.kinds.registry import WORKLOADS
 from weft.kinds.service import ServiceSpec
 from weft.kinds.vm import VmSpec
@@ -295,15 +296,17 @@ async def _put_in_the_way(store: Store, precondition: Precondition, writes: Sequ
             return [Put(key, entry.value)]
         case Absent() if entry is None:
             mine = [write.value for write in writes if isinstance(write, Put) and write.key == key]
-            await store.commit([Put(key, mine[0] if mine else _make_workload(key))])
+            await store.commit([Put(key, mine[0] if mine else _make_object(key))])
             return [Delete(key)]
     return None
 
 
-def _make_workload(key: str) -> bytes:
+def _make_object(key: str) -> bytes:
     """One under a name that a commit relies on to be nobody's."""
     _, kind, project, name = key.split("/")
     specs: dict[str, msgspec.Struct] = {"vm": VmSpec(image="tiny"), "container": ContainerSpec(image="tiny")}
-    spec = {**specs, "service": ServiceSpec(selector={"app": "web"}, ports=["80"])}[kind]
+    spec = {**specs, "service": ServiceSpec(selector={"app": "web"}, ports=["80"]), "quota": QuotaSpec(instances=1000)}[
+        kind
+    ]
     made = Envelope(kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))
     return encode_envelope(made)

@@ -57,16 +57,16 @@ VMS = "/v1/projects/default/vms"
 SETTLE = "api/admission/commit.py settle"
 RELIES_ON = {
     "create_a_vm": {
-        SETTLE: "image at, network at, project at, publishedport absent, volume at, workload absent",
+        SETTLE: "image at, network at, project at, publishedport absent, quota absent, volume at, workload absent",
     },
-    "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, workload at"},
-    "raise_a_priority": {SETTLE: "priorityclass at, project at, workload at"},
-    "create_on_a_shared_image": {SETTLE: "image at, project at, workload absent"},
+    "change_a_vm": {SETTLE: "image at, publishedport absent, publishedport at, quota absent, workload at"},
+    "raise_a_priority": {SETTLE: "priorityclass at, project at, quota absent, workload at"},
+    "create_on_a_shared_image": {SETTLE: "image at, project at, quota absent, workload absent"},
     "patch_labels": {SETTLE: "image at"},
-    "hold_a_vm": {SETTLE: "workload at"},
+    "hold_a_vm": {SETTLE: "quota absent, workload at"},
     "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at"},
     "log_in": {SETTLE: "token absent, user at"},
-    "create_in_place_of_a_refused_one": {SETTLE: "project at, reservation at"},
+    "create_in_place_of_a_refused_one": {SETTLE: "project at, quota absent, reservation at"},
     "set_a_password_and_end_all_tokens": {
         SETTLE: "user at | token",
         "api/auth/password.py set_password": "| token",  # whatever they have become
@@ -75,9 +75,11 @@ RELIES_ON = {
     "use_a_token": {"api/state/token_use.py _write": "token at"},
     "convert_a_container": {SETTLE: "conversion absent, project at, workload at"},
     "migrate_a_vm": {SETTLE: "migration absent, project at, workload at"},
-    "publish_a_function": {SETTLE: "function at, functionversion absent, project at"},
-    "create_many": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent"},
-    "apply_some": {"api/object/bulk.py _commit": "image at, network at, project at, workload absent, workload at"},
+    "publish_a_function": {SETTLE: "function at, functionversion absent, project at, quota absent"},
+    "create_many": {"api/object/bulk.py _commit": "image at, network at, project at, quota absent, workload absent"},
+    "apply_some": {
+        "api/object/bulk.py _commit": "image at, network at, project at, quota absent, workload absent, workload at"
+    },
     "create_within_a_quota": {SETTLE: "image at, project at, quota at, workload absent"},
     "apply_more_than_one_commit": {
         "api/object/bulk.py _commit": "image at, project at, quota absent, quota at, workload absent"
@@ -146,7 +148,7 @@ RELIES_ON = {
         )
     },
     "let_a_vm_of_a_linked_cluster_in": {
-        SETTLE: "arrival absent, endpoint absent, image at, network at, project at, volume absent, workload absent"
+        SETTLE: "arrival absent, endpoint absent, image at, network at, project at, quota absent, volume absent, workload absent"
     },
     "begin_anew_with_an_empty_store": {
         SETTLE: "token absent",

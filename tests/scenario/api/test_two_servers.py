@@ -83,6 +83,17 @@ def test_a_quota_holds_for_requests_that_come_to_both_servers_at_once(both: TwoS
     assert reasons(run_together(*makes)) == ["made"] * 3 + ["quotaExceeded"] * 5
 
 
+def test_a_quota_counts_at_the_other_server_as_soon_as_it_is_acknowledged(both: TwoServers) -> None:
+    project = "quota-new"
+    _, there = both.of_each(editor(both, project))
+    there.create(vm("before"))
+    with both.lagging():
+        both.first.client.create({"kind": "quota", "name": "project", "project": project, "spec": {"cpu": 2}})
+        assert [outcome(lambda n=n: there.create(vm(f"v{n}"))) for n in range(2)] == ["made", "quotaExceeded"]
+        assert there.batch("vm", [vm("b0"), vm("b1")])[0]["error"]["reason"] == "quotaExceeded"
+        assert outcome(lambda: there.put(vm("before", cpu=2))) == "quotaExceeded"
+
+
 @pytest.mark.parametrize(
     ("reason", "claim"),
     [

@@ -341,6 +341,7 @@ async def charge(
         return
     key = quota_key(project)
     if not (context.rates.may_have_quota(key) or view.is_planned(key)):
+        draft.preconditions.append(Absent(key))
         return
     guards, preconditions = await plan_quota(context, view, kind, draft.envelope, old, new, former)
     draft.guards += guards

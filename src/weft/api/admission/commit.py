@@ -30,9 +30,15 @@ async def retry(context: ApiContext, attempt: Callable[[], Awaitable[T]]) -> T:
     for count in range(TRIES):
         try:
             return await attempt()
-        except PreconditionFailed:
+        except PreconditionFailed as problem:
+            note_failure(context, problem)
             await _pause(context, count)
     raise _too_fast()
+
+
+def note_failure(context: ApiContext, problem: PreconditionFailed) -> None:
+    """A commit has failed: what is there, unlike this process's copy of the store has it, is read by the next try."""
+    context.rates.expect(problem.failed)
 
 
 async def _pause(context: ApiContext, count: int) -> None:
@@ -67,8 +73,8 @@ async def settle(
                 if key is not None:
                     await _find_first(context, draft)
             return draft
-        except PreconditionFailed:
-            pass
+        except PreconditionFailed as problem:
+            note_failure(context, problem)
         finally:
             view.end()
         await _pause(context, count)

@@ -13,7 +13,7 @@ import msgspec
 
 from weft.api.admission import admit
 from weft.api.admission.admit import Draft, Fleet
-from weft.api.admission.commit import TRIES, read_again, record_change, settle, was_done
+from weft.api.admission.commit import TRIES, note_failure, read_again, record_change, settle, was_done
 from weft.api.admission.quota import note_commit
 from weft.api.admission.view import View
 from weft.api.auth import tokens
@@ -121,7 +121,8 @@ async def apply(context: ApiContext, call: Call) -> Answer:
             try:
                 await _commit_apply(context, view, parts, key)
                 break
-            except PreconditionFailed:
+            except PreconditionFailed as problem:
+                note_failure(context, problem)
                 # Others wrote meanwhile: in the next round, what was stored of a larger request is unchanged.
                 if attempt == TRIES - 1:
                     raise Unavailable(

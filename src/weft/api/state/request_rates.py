@@ -1,6 +1,7 @@
 """How many requests a second may name a project, by its quota, and how many writes a second a person may make.
 
-The quotas are in memory here: a write of what no quota counts needn't ask the store for one.
+The quotas are in memory here: a write of what no quota counts needn't ask the store for one. Its commit takes that there is none
+(``Absent``): one that another API server has just stored makes it fail, and the next try reads it.
 
 A project has a bucket of as many requests as its limit, which fills again within a second. Each API server counts its own. Only
 projects with a limit have a bucket, and only requests of those with a right in the project count: nobody else can empty it.
@@ -15,7 +16,7 @@ import math
 
 from weft.api.state.login_limits import Tries
 from weft.contracts.clock import Clock
-from weft.contracts.store import Store
+from weft.contracts.store import Absent, Precondition, Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.quota import QUOTA, QuotaSpec, busy, quota_key
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
@@ -26,6 +27,7 @@ from weft.trust.credentials import Actor
 WRITES_PER_SECOND = 200
 BURST_SECONDS = 10  # worth of writes that a bucket holds
 LEAST_BURST = 1_000  # a batch as large as may be
+_QUOTAS = kind_prefix(QUOTA.name)
 _EXACT_SECONDS = 1e-6  # what adding fractions leaves behind is less
 
 
@@ -34,21 +36,28 @@ class RequestRates:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         # By the quota's key; 0: it has no such limit.
-        self._limits = PrefixCache(store, kind_prefix(QUOTA.name), of_envelope(_find_limit), clock, self._changed)
+        self._limits = PrefixCache(store, _QUOTAS, of_envelope(_find_limit), clock, self._changed)
         self.has_limits = False  # whether any project has a limit
+        self._unseen = set[str]()  # quotas that are stored, and that the watch hasn't brought yet
         self._buckets: dict[str, tuple[int, Tries]] = {}  # by project: its limit then, and the bucket
         self._clock = clock
         self.run = self._limits.run
 
     def may_have_quota(self, key: str) -> bool:
         """Whether a quota may be stored at ``key``: True as well while the copy here doesn't follow the store."""
-        return key in self._limits.found or not self._limits.live
+        return key in self._limits.found or key in self._unseen or not self._limits.live
+
+    def expect(self, failed: Precondition) -> None:
+        """A commit's precondition did not hold."""
+        if isinstance(failed, Absent) and failed.key.startswith(_QUOTAS):
+            self._unseen.add(failed.key)
 
     def note(self, quota: Envelope) -> None:
         """This process has committed ``quota``: it counts from now on."""
         self._limits.note(quota.key, encode_envelope(quota), quota.revision)
 
     def _changed(self, key: str) -> None:
+        self._unseen.discard(key)
         self.has_limits = any(self._limits.found.values())
 
     def take(self, actor: Actor, project: str) -> None:
