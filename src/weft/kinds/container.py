@@ -16,7 +16,7 @@ from weft.kinds.fields.mount import read_mount
 from weft.kinds.parts.capabilities import MORE_CAPABILITIES, read_capabilities
 from weft.kinds.parts.convert_verb import CONVERT, guard_converting
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_workload_failure
-from weft.kinds.parts.image_use import check_image_use
+from weft.kinds.parts.image.use import check_image_use
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.migration.verb import MigrateContainerInput, make_migration
 from weft.kinds.parts.placement_spec import MIB

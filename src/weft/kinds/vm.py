@@ -19,7 +19,7 @@ from weft.kinds.parts.convert_verb import (
     refuse_replaced,
 )
 from weft.kinds.parts.goal import WORKLOAD_GOALS, find_condition, find_workload_failure, is_settled, read_phase
-from weft.kinds.parts.image_use import check_image_use
+from weft.kinds.parts.image.use import check_image_use
 from weft.kinds.parts.lease_verbs import LEASE_VERBS
 from weft.kinds.parts.migration.departing import (
     RECLAIMED,

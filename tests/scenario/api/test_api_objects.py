@@ -666,7 +666,7 @@ def test_less_memory_than_its_image_needs_is_refused_and_what_has_it_already_may
         ("deployment", "spec.template.image", "oci", {"workload": "vm", "template": {"image": "tiny"}}),
     ],
 )
-def test_an_image_that_can_never_be_run_so_is_refused_at_the_door(
+def test_an_image_that_can_never_be_run_so_is_refused_at_once(
     vms: ApiLab, kind: str, field: str, of: str, spec: dict[str, Any]
 ) -> None:
     vms.client.create(make_image("disk"))

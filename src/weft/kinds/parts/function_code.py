@@ -14,7 +14,7 @@ from weft.kinds.fields.affinity import check_affinity, check_near
 from weft.kinds.fields.environment import check_env
 from weft.kinds.fields.strategy import read_strategy
 from weft.kinds.fields.taint import check_taints
-from weft.kinds.parts.image_use import check_image_use
+from weft.kinds.parts.image.use import check_image_use
 from weft.kinds.parts.placement_spec import MIB, DataHints, Preferred, Required, Strategy, Tolerated
 from weft.kinds.parts.workload import MOST_CORES, MOST_MEMORY_BYTES
 from weft.kinds.record import Index, Reference, Stored, keys_of

@@ -20,7 +20,7 @@ from weft.kinds.image import ImageStatus
 from weft.kinds.network import NetworkStatus
 from weft.kinds.parts.function_code import BASES_PROJECT, FunctionCode, base_of, code_of
 from weft.kinds.parts.goal import WRONG_IMAGE
-from weft.kinds.parts.image_use import find_wrong_image
+from weft.kinds.parts.image.use import find_wrong_image
 from weft.kinds.quota import QuotaSpec
 from weft.objects.errors import NotFound, Unavailable
 from weft.objects.identity import named_key, object_key

@@ -1,4 +1,4 @@
-"""What an image can be used for: a VM boots a disk, containers and functions run a container image."""
+"""Uses of an image: a VM boots a disk, containers and functions run a container image."""
 
 from __future__ import annotations
 
