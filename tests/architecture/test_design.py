@@ -31,6 +31,7 @@ WRITERS = {
     "controllers/failover": "witnesses",
     "controllers/recovery": "recovery plans",
     "controllers/replica": "replicas",
+    "controllers/server": "servers",
     "controllers/replication": "replications",
     "controllers/conversion": "conversions",
     "controllers/function/egress_endpoints": "addresses",

@@ -54,6 +54,7 @@ from weft.controllers.receiver.sender import Send
 from weft.controllers.recovery.controller import RecoveryPlans
 from weft.controllers.replica.controller import Replicas
 from weft.controllers.replication.controller import Replications
+from weft.controllers.server.controller import Servers
 from weft.controllers.service.controller import Services
 from weft.controllers.snapshot.controller import Snapshots
 from weft.controllers.snapshot.restore import Restores
@@ -103,6 +104,7 @@ CONTROLLERS: tuple[Registered, ...] = (
     Registered(lambda *_: Services()),
     Registered(lambda lease, _: Workloads(partial(find_silent, lease.cache))),
     Registered(lambda lease, _: Nodes(lease.store, lease.clock)),
+    Registered(lambda lease, _: Servers(lease)),
     Registered(lambda lease, _: Volumes(partial(find_silent, lease.cache))),
     Registered(lambda lease, _: Snapshots(partial(find_silent, lease.cache))),
     Registered(lambda *_: UnbegunVolumes()),

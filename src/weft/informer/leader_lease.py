@@ -60,7 +60,7 @@ class LeaderLease:
         self._traces = CommitTraces(tracer, cache.view) if tracer is not None else None
         self._epoch = ""
         self._journal = journal
-        self._name = name
+        self.name = name
         self._holder = holder
 
     async def perform(
@@ -142,7 +142,7 @@ class LeaderLease:
         return [(commit, revision) for commit in commits]
 
     async def _write(self, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
-        lease = LeaseHeld(self._name, self.fence)
+        lease = LeaseHeld(self.name, self.fence)
         try:
             return await self.store.commit(writes, [lease, *preconditions])
         except PreconditionFailed as problem:
@@ -159,8 +159,8 @@ class LeaderLease:
         while True:
             try:
                 # An old lease of this holder would be renewed with its old fence, and a late commit under it could succeed.
-                await self.store.release(self._name, self._holder)
-                lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)
+                await self.store.release(self.name, self._holder)
+                lease = await self.store.grant(self.name, self._holder, TTL_SECONDS)
                 if lease is not None:
                     self.fence = lease.fence
                     await self.cache.catch_up()
@@ -178,7 +178,7 @@ class LeaderLease:
             self._check_history()
             asked_at = self.clock.elapsed()
             try:
-                lease = await self.store.grant(self._name, self._holder, TTL_SECONDS)
+                lease = await self.store.grant(self.name, self._holder, TTL_SECONDS)
             except StoreUnavailable as problem:
                 if self.clock.elapsed() >= held_until:
                     raise LeadershipLost(f"the lease could not be renewed: {problem}") from problem
@@ -190,6 +190,6 @@ class LeaderLease:
     async def end(self) -> None:
         """Release the lease at once, so that another process may take it."""
         try:
-            await self.store.release(self._name, self._holder)
+            await self.store.release(self.name, self._holder)
         except StoreUnavailable as problem:
             _log.info("the lease was not given back and will expire: %s", problem)

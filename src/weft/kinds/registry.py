@@ -54,6 +54,7 @@ from weft.kinds.rolebinding import ROLE_BINDING
 from weft.kinds.rule import RULE
 from weft.kinds.secret import SECRET
 from weft.kinds.securitygroup import SECURITY_GROUP
+from weft.kinds.server import SERVER
 from weft.kinds.service import SERVICE
 from weft.kinds.silence import SILENCE
 from weft.kinds.snapshot import SNAPSHOT
@@ -86,6 +87,7 @@ KINDS: tuple[Kind, ...] = (
     RECOVERY_PLAN,
     CONSTRAINT,
     NODE,
+    SERVER,
     NETWORK_TOPOLOGY,
     POOL,
     CLUSTER,

@@ -29,13 +29,15 @@ HOLD_MUCH = ("server", "simulate")
 SELDOM = (100_000, 50, 100)
 STAY = ("server", "agent", "gateway", "edge", "witness")
 ANSWER = ("server", "gateway")
+# Words of processes that are kinds, too, with those that the process knows: others are verbs of the kind (weft server list).
+KINDS = {"server": ("api", "controllers", "gateway", "backup", "restore", "config")}
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     argv = sys.argv[1:]
     _replace_closed_streams()
-    if not argv or argv[0] not in PROCESSES:
+    if not argv or argv[0] not in PROCESSES or _names_objects(argv):
         signs = importlib.import_module("weft.cli.output.ascii")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -54,6 +56,10 @@ def main() -> None:
         gc.set_threshold(*SELDOM)
     module, before = PROCESSES[argv[0]]
     sys.exit(importlib.import_module(module).main([*before, *argv[1:]]))
+
+
+def _names_objects(argv: list[str]) -> bool:
+    return argv[0] in KINDS and len(argv) > 1 and argv[1][:1] != "-" and argv[1] not in KINDS[argv[0]]
 
 
 def _replace_closed_streams() -> None:

@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from weft.launch.server.controllers import run_controllers
 places = {"microvm_dir": Path("none"), "plain_registry": [], "allow_fetch": [], "metrics": "off", "database": None}
 places |= {"resume_elsewhere_after": 60.0, "receivers_allow": [], "metrics_interval": 15.0, "alert_interval": 15.0}
-sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), **places)))
+sys.exit(run_controllers(SimpleNamespace(state=Path(sys.argv[1]), server=None, **places)))
 """
 
 

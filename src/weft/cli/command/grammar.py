@@ -220,7 +220,7 @@ TOOLS: dict[str, Entry] = {
 
 # What an operator starts; each has its own --help, and none of them asks a server.
 PROCESSES: dict[str, Entry] = {
-    "server": Entry("", "Run the server; server backup FILE, server restore FILE"),
+    "server": Entry("", "Run the server; server backup FILE, server restore FILE; server list"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
     "edge": Entry("", "edge gateway: serve a node's devices, with an MQTT broker"),
     "witness": Entry("", "Run the witness of two clusters; witness add-site NAME prints a secret"),
@@ -375,7 +375,7 @@ class Root(Words):
         return [*self.entries(), *PROCESSES, *(word for kind in KINDS for word in (kind.plural, *kind.display.aliases))]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.entries(), *PROCESSES]
+        return list({**self.entries(), **PROCESSES})
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -395,7 +395,8 @@ class Root(Words):
         if cmd_name in TOOLS:
             return load(cmd_name, TOOLS[cmd_name], None)
         if ctx.resilient_parsing and cmd_name in PROCESSES:  # to be completed; it is run by ``weft.launch.entry``
-            return click.Group(cmd_name, [click.Command(word) for word in PROCESS_WORDS[cmd_name]])
+            words = [*PROCESS_WORDS[cmd_name], *(verbs_of(cmd_name) if cmd_name in BY_NAME else ())]
+            return click.Group(cmd_name, [click.Command(word) for word in words])
         try:
             return Noun(find_kind(cmd_name))
         except NotFound:

@@ -71,7 +71,7 @@ def plan_daemons(topology: Topology, server_options: Sequence[str] = ()) -> list
     state = Path(topology.state_dir)
     places = ("127.0.0.1", topology.gateway_address)
     argv = (
-        *weft("server", "--state", str(state / "server")),
+        *weft("server", "--state", str(state / "server"), "--server", "s1"),
         *("--store", topology.store),
         *(word for place in places for word in ("--listen", f"{place}:{topology.api_port}")),
         *(word for place in places for word in ("--gateway", f"{place}:{topology.gateway_port}")),

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import uvloop
 
+import weft
 from weft.api.app import build_app
 from weft.api.bootstrap import DEFAULT_CIDR, bootstrap
 from weft.api.context import ApiContext, Settings
@@ -31,11 +32,14 @@ from weft.launch.process.address import ANY, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
+from weft.launch.server.identity import keep_identity
 from weft.launch.server.logs import keep_log, open_logs
+from weft.launch.server.presence import keep_presence
 from weft.launch.server.traces import make_tracer, open_traces
 from weft.launch.store.engine import make_store
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
+from weft.protocol.server.presence import Presence
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
 from weft.telemetry.audit.log import AuditLog
@@ -101,6 +105,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     state: Path = options.state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     (state / "images").mkdir(exist_ok=True)
+    identity = keep_identity(state, options.server)
     addresses = [parse_address(text) for text in options.listen]
     sockets = [listen(*address) for address in addresses]
     authority = Authority(state, clock)
@@ -160,17 +165,33 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
+        presence = Presence(
+            uid=identity.uid,
+            address=url,
+            gateway=settings.gateways[0],
+            functions=next(iter(settings.functions), ""),
+            release=weft.__version__,
+            started_at=clock.now(),
+        )
+        present = asyncio.create_task(keep_presence(store, identity, presence, clock))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
         logging = asyncio.create_task(own_logs.keep())
         tracing = asyncio.create_task(traces.keep()) if traces is not None else None
-        await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopping, present], return_when=asyncio.FIRST_COMPLETED)
+        if not present.done():
+            present.cancel()
+            await asyncio.wait([present])
+        stopping.cancel()
         keeping.cancel()
         renewing.cancel()
         flushing.cancel()
         logging.cancel()
         if tracing is not None:
             tracing.cancel()
+        if not present.cancelled():
+            present.result()
     finally:
         await context.stop()
         await server.close()

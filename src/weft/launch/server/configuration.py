@@ -60,6 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("process", nargs="?", choices=PROCESSES, help="run only this process of the server")
     parser.add_argument("--state", type=Path, help="folder for the server's data; it must be given")
     parser.add_argument(
+        "--server",
+        metavar="NAME",
+        help="this server's name among those of its fabric (default: as before; s1 for a new server)",
+    )
+    parser.add_argument(
         "--config", type=Path, metavar="FILE", help=f"a file with settings (default {FILE}, if there is one)"
     )
     parser.add_argument(

@@ -11,7 +11,6 @@ import fcntl
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
@@ -37,10 +36,12 @@ from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.insight.worker import InsightWorker
 from weft.launch.server.alerts import find_unfit
+from weft.launch.server.identity import keep_identity
 from weft.launch.server.logs import keep_log
 from weft.launch.server.traces import make_tracer
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError
+from weft.protocol.server.presence import name_holder
 from weft.scheduler.loop import Scheduler
 from weft.scheduler.workload.strategy import default_strategy
 from weft.store.remote import RemoteStore
@@ -68,6 +69,7 @@ class Options(Protocol):
     is recorded."""
 
     state: Path
+    server: str | None
     microvm_dir: Path
     plain_registry: list[str]
     allow_fetch: list[str]
@@ -137,6 +139,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
     """Decide for the server whose state folder is ``options.state`` until ``stop`` is set. Raises Unavailable when
     another process does."""
     clock = SystemClock()
+    identity = keep_identity(options.state, options.server)
     async with AsyncExitStack() as stack:
         lock = await _lock(options.state / "controllers.lock", clock)
         stack.callback(os.close, lock)
@@ -182,7 +185,7 @@ async def serve_controllers(options: Options, stop: asyncio.Event) -> None:
                 DepartureJournal(journal, departed, clock),
                 clock,
                 needs,
-                holder=f"{socket.gethostname()}:{options.state.resolve()}",
+                holder=name_holder(identity.name, identity.uid),
                 strategy=default_strategy(),
                 elsewhere_seconds=options.resume_elsewhere_after,
                 tracer=make_tracer(options, "controllers", clock),

@@ -18,6 +18,7 @@ from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.configuration import parse_options, show_configuration
+from weft.launch.server.identity import keep_identity
 from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.metrics import plan_database
@@ -96,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
         with hold_server(options.state):
             check_store(options.state, options.store)
             remember_store(options.state, options.store)
+            keep_identity(options.state, options.server)
             asyncio.run(run_supervisor(options, argv, SystemClock()))
     except WeftError as problem:
         print(f"weft server: {problem.message}\n{problem.hint}", file=sys.stderr)

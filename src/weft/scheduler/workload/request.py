@@ -40,7 +40,7 @@ from weft.kinds.node import (
     read_orphan,
 )
 from weft.kinds.parts.goal import WRONG_IMAGE
-from weft.kinds.parts.image_use import find_wrong_image
+from weft.kinds.parts.image.use import find_wrong_image
 from weft.kinds.parts.nic import read_nic
 from weft.kinds.parts.node.orphan import find_given_up
 from weft.kinds.parts.placement_spec import REFUSALS, PlacementSpec

@@ -1,0 +1,94 @@
+"""Says which servers of the fabric serve, and which of them leads.
+
+Reads the servers' leases, and who holds the leader leases; writes servers: makes each at the first sight of its lease, then its
+status. Woken once a second. A server whose lease has lapsed is NotReady; people remove it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from weft.contracts.journal import Event
+from weft.controllers.asking import Asking, Later
+from weft.informer.commit import Commit, Draft
+from weft.informer.leader_lease import LeaderLease
+from weft.informer.view import Item
+from weft.kinds.server import SERVER, ServerSpec, ServerStatus
+from weft.objects.envelope import Condition
+from weft.objects.identity import object_key
+from weft.protocol.server.presence import LEASE_PREFIX, Presence, read_presence, read_server
+
+LOOK_SECONDS = 1.0
+SOURCE = "servers"
+
+
+class Servers(Asking):
+    name = "servers"
+    always = ("servers",)
+
+    def __init__(self, leadership: LeaderLease) -> None:
+        self._leadership = leadership
+
+    async def take_turn(self, key: str) -> Later:
+        store, view, now = self._leadership.store, self._leadership.cache.view, self._leadership.clock.now()
+        present = {
+            lease.name.removeprefix(LEASE_PREFIX): found
+            for lease in await store.leases(LEASE_PREFIX, digests=True)
+            if (found := read_presence(lease.digest)) is not None
+        }
+        leads: dict[str, list[str]] = {}
+        for lease in await store.leases(self._leadership.name):
+            leads.setdefault(read_server(lease.holder), []).append(lease.name)
+        known = {item.envelope.name: item for item in view.of_kind(SERVER.name).values()}
+        commits = [plan_new(name, now) for name in present if name not in known]
+        commits += [
+            commit
+            for name, server in known.items()
+            if (commit := plan_server(server, present.get(name), sorted(leads.get(name, ())), now)) is not None
+        ]
+        if commits:
+            await self._leadership.perform(commits)
+        return {key: 0.0 if len(known) < len(present) else LOOK_SECONDS}
+
+
+def plan_new(name: str, now: float) -> Commit:
+    """Make the object of a server; its status follows."""
+    draft, key = Draft(), object_key(SERVER.name, None, name)
+    draft.make(SERVER.make(name, ServerSpec(), now))
+    return Commit(key, draft.writes, draft.preconditions)
+
+
+def plan_server(server: Item, presence: Presence | None, leads: list[str], now: float) -> Commit | None:
+    """Write a server's status and its condition if they change; ``presence``: None of one without a lease."""
+    former = server.status(ServerStatus)
+    phase = "NotReady" if presence is None else "Ready"
+    status = ServerStatus(
+        phase=phase,
+        message=f"server {server.envelope.name} sends no heartbeat" if presence is None else "",
+        leads=leads,
+        since=former.since if former.phase == phase and former.since else now,
+    )
+    told = former if presence is None else presence
+    status.address, status.gateway, status.functions = told.address, told.gateway, told.functions
+    status.release, status.started_at = told.release, told.started_at
+    if status == former:
+        return None
+    ready = Condition("Ready", "True" if phase == "Ready" else "False", phase, status.message, now)
+    draft = Draft()
+    draft.change(server, status=status, condition=ready)
+    return draft.commit(server.key, list(list_events(server, former, status)))
+
+
+def list_events(server: Item, former: ServerStatus, status: ServerStatus) -> Iterable[Event]:
+    """The events of a new phase, and of a new leader."""
+    ref, name = server.envelope.ref, server.envelope.name
+    if status.phase != former.phase or not former.since:
+        good = status.phase == "Ready"
+        yield Event(
+            "Normal" if good else "Warning",
+            f"Server{status.phase}",
+            status.message or f"server {name} is ready",
+            ref,
+            SOURCE,
+        )
+    if former.since and status.leads and not former.leads:
+        yield Event("Normal", "ServerLeads", f"server {name} leads: {', '.join(status.leads)}", ref, SOURCE)

@@ -1,0 +1,67 @@
+"""Server: a server of this fabric, with its API, gateway, controllers and scheduler. Each keeps a lease while it serves; the
+servers controller makes its object at the first sight of it, and says which one leads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from weft.kinds.fields.cells import AGE, NAME, joined, text
+from weft.kinds.record import Access, Admission, Column, Display, Kind
+from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import InUse
+from weft.objects.schema import words
+
+
+class ServerSpec(msgspec.Struct, kw_only=True):
+    pass
+
+
+class ServerStatus(msgspec.Struct, kw_only=True):
+    phase: Annotated[str, words("Ready", "NotReady")] = "Ready"
+    message: str = ""
+    address: str = ""  # URL of its API
+    gateway: str = ""  # HOST:PORT for streams
+    functions: str = ""  # HOST:PORT for callers of functions
+    leads: list[str] = []  # leader leases that it holds
+    release: str = ""
+    started_at: float = 0.0  # unix seconds
+    since: float = 0.0  # of the phase
+
+
+def refuse_serving(server: Envelope, now: float) -> None:
+    """Raises InUse for a server that serves: it would be back at once."""
+    if decode_part(server.status, ServerStatus).phase == "Ready":
+        raise InUse(f"server {server.name} is Ready", hint="stop its process weft server first")
+
+
+SERVER = Kind(
+    name="server",
+    plural="servers",
+    title="server",
+    summary="A server of this fabric",
+    scope="fabric",
+    spec=ServerSpec,
+    status=ServerStatus,
+    access=Access(
+        readers="fabric",
+        writer="fabric",
+        removable=True,
+        status_writer="servers",
+        condition_writers={"Ready": "servers"},
+    ),
+    admission=Admission(delete_guard=refuse_serving),
+    display=Display(
+        columns=(
+            NAME,
+            Column("PHASE", text("status.phase"), keep=True),
+            Column("ADDRESS", text("status.address")),
+            Column("LEADS", joined("status.leads")),
+            Column("RELEASE", text("status.release")),
+            Column("GATEWAY", text("status.gateway"), wide=True),
+            Column("FUNCTIONS", text("status.functions"), wide=True),
+            AGE,
+        ),
+    ),
+)

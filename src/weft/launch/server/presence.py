@@ -1,0 +1,36 @@
+"""Keeps a server's lease in the store while it serves, with where it is reached."""
+
+from __future__ import annotations
+
+import logging
+
+from weft.contracts.clock import Clock
+from weft.contracts.store import Store
+from weft.launch.server.identity import Identity
+from weft.objects.errors import InUse, StoreUnavailable
+from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, encode_presence, name_holder
+
+_log = logging.getLogger(__name__)
+
+
+async def keep_presence(store: Store, identity: Identity, presence: Presence, clock: Clock) -> None:
+    """Renew the lease for ever; give it back at the end. Raises InUse when another server has this one's name."""
+    name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
+    began = clock.elapsed()
+    try:
+        while True:
+            try:
+                lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(presence))
+                if lease is None and clock.elapsed() - began >= LEASE_SECONDS:  # not one that was removed a moment ago
+                    raise InUse(
+                        f"another server of this fabric is called {identity.name}",
+                        hint="start this one with another --state and --server NAME",
+                    )
+            except StoreUnavailable as problem:
+                _log.info("the lease of server %s wasn't renewed: %s", identity.name, problem)
+            await clock.sleep(LEASE_SECONDS / 4)
+    finally:
+        try:
+            await store.release(name, holder)
+        except StoreUnavailable as problem:
+            _log.info("the lease of server %s will expire: %s", identity.name, problem)

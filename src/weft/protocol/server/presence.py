@@ -1,0 +1,43 @@
+"""Contents of a server's lease: where it is reached, and which program it runs. It is attached to the lease, which lives while the
+server serves, and never stored. Pure."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+LEASE_PREFIX = "server/"  # before the server's name
+LEASE_SECONDS = 15.0
+MOST_PLACE = 300  # characters of an address
+
+
+class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
+    uid: Annotated[str, msgspec.Meta(max_length=64)]  # of the server's state folder
+    address: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # URL of its API
+    gateway: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for streams
+    functions: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for callers of functions
+    release: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    started_at: float = 0.0  # unix seconds
+
+
+def name_holder(name: str, uid: str) -> str:
+    """The holder of a lease that a server's process takes: no two servers have the same."""
+    return f"{name}:{uid}"
+
+
+def read_server(holder: str) -> str:
+    """The server's name, of a lease's holder."""
+    return holder.partition(":")[0]
+
+
+def encode_presence(presence: Presence) -> bytes:
+    return msgspec.json.encode(presence)
+
+
+def read_presence(digest: bytes) -> Presence | None:
+    """None for what another release may have written, and this one can't read."""
+    try:
+        return msgspec.json.decode(digest, type=Presence)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,70 @@
+"""Servers of a fabric: which of them serve, and which leads."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.scenario.controllers_lab import Lab
+
+from weft.kinds.server import ServerStatus
+from weft.launch.server.identity import Identity
+from weft.launch.server.presence import keep_presence
+from weft.objects.envelope import decode_part
+from weft.objects.errors import InUse
+from weft.protocol.server.presence import Presence
+
+
+async def read_servers(lab: Lab) -> dict[str, ServerStatus]:
+    return {one.name: decode_part(one.status, ServerStatus) for one in await lab.every("server")}
+
+
+async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_ready(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        tasks = {
+            name: asyncio.create_task(
+                keep_presence(
+                    lab.store,
+                    Identity(name, f"uid-{name}"),
+                    Presence(uid=f"uid-{name}", address=f"https://{name}:8443", release="1"),
+                    lab.clock,
+                )
+            )
+            for name in ("s1", "s2")
+        }
+
+        async def both() -> bool:
+            return {name: one.phase for name, one in (await read_servers(lab)).items()} == {
+                "s1": "Ready",
+                "s2": "Ready",
+            }
+
+        await lab.until(both)
+        assert (await read_servers(lab))["s2"].address == "https://s2:8443"
+        tasks["s2"].cancel()
+
+        async def alone() -> bool:
+            return (await read_servers(lab))["s2"].phase == "NotReady"
+
+        await lab.until(alone)
+        assert (await read_servers(lab))["s2"].address == "https://s2:8443"  # where it was
+        assert "ServerNotReady" in lab.journal.reasons("s2")
+        tasks["s1"].cancel()
+
+
+async def test_a_second_server_of_the_same_name_ends_with_a_remedy(tmp_path: Path) -> None:
+    async with Lab(tmp_path) as lab:
+        first, second = (
+            asyncio.create_task(keep_presence(lab.store, Identity("s1", uid), Presence(uid=uid), lab.clock))
+            for uid in ("one", "two")
+        )
+
+        async def ended() -> bool:
+            return second.done()
+
+        await lab.until(ended)
+        with pytest.raises(InUse, match="another server of this fabric is called s1"):
+            second.result()
+        assert not first.done()
+        first.cancel()
