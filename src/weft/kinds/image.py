@@ -12,7 +12,7 @@ import msgspec
 
 from weft.kinds.fields.cells import AGE, NAME, dig, size, text
 from weft.kinds.parts.goal import find_condition, reaches
-from weft.kinds.parts.image_work import ImageOrder
+from weft.kinds.parts.image.work import ImageOrder
 from weft.kinds.parts.sharing import SHARE, SharedWith, check_shares, share_reference
 from weft.kinds.record import (
     Access,

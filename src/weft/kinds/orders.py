@@ -17,7 +17,7 @@ from weft.kinds.allocation import AllocatedImage
 from weft.kinds.fields.backup_work import BackupOrder, BackupReport
 from weft.kinds.fields.replication.work import AskOrder, ReceiveOrder, ReceiveReport, SendOrder, SendReport
 from weft.kinds.image import ImageSpec, ImageStatus, read_cores
-from weft.kinds.parts.image_work import ImageOrder, ImageReport, WarmOrder, WarmReport
+from weft.kinds.parts.image.work import ImageOrder, ImageReport, WarmOrder, WarmReport
 from weft.kinds.parts.snapshot.volume_work import TrimOrder, TrimReport, VolumeOrder, VolumeReport
 from weft.kinds.replication import ReplicationStatus
 from weft.objects.envelope import Envelope, decode_part

@@ -16,7 +16,7 @@ from weft.agent.server.client import RemoteServer
 from weft.agent.server.line import ServerLine
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
-from weft.kinds.parts.image_work import ImageOrder, name_sent
+from weft.kinds.parts.image.work import ImageOrder, name_sent
 from weft.objects.errors import AlreadyExists, Forbidden, InvalidInput, NotFound, WeftError
 
 CONTENT = b"an image" * 400_000

@@ -13,7 +13,7 @@ from tests.scenario.snapshot_lab import SnapshotNode, join
 from weft.contracts.store import Delete
 from weft.kinds.image import ImageStatus
 from weft.kinds.orders import OrderReports
-from weft.kinds.parts.image_work import ImageOrder, ImageReport, name_sent
+from weft.kinds.parts.image.work import ImageOrder, ImageReport, name_sent
 from weft.kinds.snapshot import SnapshotMarks, SnapshotSpec
 from weft.objects.envelope import decode_part
 

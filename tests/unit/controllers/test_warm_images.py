@@ -11,7 +11,7 @@ from weft.informer.view import Item, make_view
 from weft.kinds.image import IMAGE, ImageSpec, ImageStatus, Warm, WarmInput, is_warm, is_warmed, read_cores
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.orders import OrderReports
-from weft.kinds.parts.image_work import WarmReport
+from weft.kinds.parts.image.work import WarmReport
 from weft.objects.envelope import Envelope, decode_envelope
 from weft.objects.errors import IllegalTransition, InvalidInput
 

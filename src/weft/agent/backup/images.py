@@ -24,7 +24,7 @@ from weft.agent.snapshot.reading import read_disks
 from weft.agent.volume.pools import Pools
 from weft.backup.process.image_job import BUNDLE, DISK, ImageJob, ImageLine
 from weft.contracts.clock import Clock
-from weft.kinds.parts.image_work import ImageOrder, ImageReport
+from weft.kinds.parts.image.work import ImageOrder, ImageReport
 from weft.objects.errors import DriverFailed, NotFound, Unavailable
 from weft.objects.image.bundle import BundleManifest
 

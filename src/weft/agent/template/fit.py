@@ -12,7 +12,7 @@ from weft.agent.image.cache import CachedImage
 from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import RAM, STATE
 from weft.kinds.allocation import LOCAL, AllocationSpec
-from weft.kinds.parts.image_work import WarmOrder
+from weft.kinds.parts.image.work import WarmOrder
 from weft.objects.quantity import format_bytes
 
 KEPT = "template/"  # of the uids under which pools keep their disks: no object's has a slash

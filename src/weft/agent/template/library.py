@@ -28,7 +28,7 @@ from weft.contracts.driver.volume import VolumeDriver
 from weft.contracts.wakeup import wait_for_event
 from weft.kinds.allocation import ROOT, AllocatedImage, AllocationSpec
 from weft.kinds.image import MOST_WARM_IMAGES
-from weft.kinds.parts.image_work import WarmOrder, WarmReport, name_order
+from weft.kinds.parts.image.work import WarmOrder, WarmReport, name_order
 from weft.objects.errors import DriverFailed, InvalidInput, WeftError
 from weft.objects.identity import short_id
 

@@ -19,7 +19,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.kinds.allocation import AllocatedImage, AllocationSpec
 from weft.kinds.image import MOST_WARM_CPUS
-from weft.kinds.parts.image_work import WarmOrder
+from weft.kinds.parts.image.work import WarmOrder
 
 AFTER = 3  # VMs of an image within DAY_SECONDS
 DAY_SECONDS = 86400.0

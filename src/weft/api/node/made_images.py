@@ -16,7 +16,7 @@ from weft.api.request.call import Call, json_answer
 from weft.api.route import Route, Topic
 from weft.contracts.durable_file import keep_file
 from weft.kinds.orders import MAKE_IMAGE
-from weft.kinds.parts.image_work import FETCHING, MOST_IMAGE_BYTES, ImageOrder, name_sent
+from weft.kinds.parts.image.work import FETCHING, MOST_IMAGE_BYTES, ImageOrder, name_sent
 from weft.objects.envelope import decode_envelope
 from weft.objects.errors import DriverFailed, InvalidInput, NotFound, Unavailable
 from weft.objects.identity import object_key

@@ -14,7 +14,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.orders import ORDER_KINDS, WARM, O, OrderKind, Orders, R
-from weft.kinds.parts.image_work import WarmOrder
+from weft.kinds.parts.image.work import WarmOrder
 from weft.kinds.snapshot import SnapshotMarks, SnapshotStatus, is_dropped
 from weft.kinds.volume import VolumeStatus
 from weft.objects.envelope import Envelope, decode_part

@@ -27,7 +27,7 @@ import msgspec
 from weft.controllers.image.download import FULL, PIECE_BYTES
 from weft.controllers.image.qcow2_check import WHOLE, check_qcow2
 from weft.kinds.image import OCI_FORMAT
-from weft.kinds.parts.image_work import MOST_IMAGE_BYTES
+from weft.kinds.parts.image.work import MOST_IMAGE_BYTES
 from weft.objects.errors import DriverFailed
 from weft.objects.image.bundle import begins_bundle, is_bundle, not_an_image, read_bundle
 from weft.objects.image.claimed_size import read_claimed_size

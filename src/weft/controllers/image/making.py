@@ -21,7 +21,7 @@ from weft.kinds.allocation import ROOT
 from weft.kinds.image import IMAGE, IMAGES_BY_SNAPSHOT, IMAGES_BY_UID, ImageSpec, ImageStatus, source_key
 from weft.kinds.node import NODES_BY_UID, NodeReport, NodeStatus
 from weft.kinds.orders import MAKE_IMAGE
-from weft.kinds.parts.image_work import ImageOrder
+from weft.kinds.parts.image.work import ImageOrder
 from weft.kinds.snapshot import SNAPSHOT, SNAPSHOTS_BY_UID, SnapshotMarks, SnapshotSpec, SnapshotStatus
 from weft.kinds.vm import VmSpec
 from weft.objects.identity import cut_name, new_uid

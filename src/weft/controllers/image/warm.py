@@ -26,7 +26,7 @@ from weft.kinds.image import (
     read_cores,
 )
 from weft.kinds.node import NodeReport, NodeStatus
-from weft.kinds.parts.image_work import name_order
+from weft.kinds.parts.image.work import name_order
 from weft.objects.envelope import Condition, set_condition
 from weft.objects.errors import shorten
 

@@ -22,7 +22,7 @@ from weft.agent.volume.pools import Pools
 from weft.contracts.clock import SystemClock
 from weft.contracts.driver.layers import KeptDisk, KeptSnapshot, ServedDisk
 from weft.kinds.orders import MAKE_IMAGE
-from weft.kinds.parts.image_work import ImageOrder, ImageReport
+from weft.kinds.parts.image.work import ImageOrder, ImageReport
 from weft.objects.errors import DriverFailed, NotFound, Unavailable, WeftError
 from weft.objects.image.bundle import read_bundle
 

@@ -22,7 +22,7 @@ from weft.contracts.driver.runtime import GuestPlan
 from weft.contracts.driver.template import RAM, STATE
 from weft.drivers.volume.directory.driver import DirectoryVolumes
 from weft.kinds.allocation import AllocatedImage, AllocatedNic, AllocatedVolume, AllocationSpec, Resources
-from weft.kinds.parts.image_work import WarmOrder, name_order
+from weft.kinds.parts.image.work import WarmOrder, name_order
 from weft.objects.errors import DriverFailed, InvalidInput
 from weft.objects.identity import Ref
 from weft.objects.image.bundle import BundleManifest
