@@ -21,6 +21,7 @@ from weft.language.lexer import MOST_CHARACTERS
 from weft.language.parse import parse, read_expression
 from weft.language.tree import Expression, Named, Preference, conjuncts, leaves, names_in, show
 from weft.objects.errors import InvalidInput
+from weft.objects.json_text import decode_json
 from weft.objects.schema import field
 
 WEIGHT, PRIORITY = 0.5, 0
@@ -78,7 +79,7 @@ def _unpack(raw: Form, where: str) -> Form:
     if not isinstance(raw, str) or not raw.lstrip().startswith("{"):
         return raw
     try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
+        return msgspec.convert(decode_json(raw.encode()), dict[str, Any])
     except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
         why = "nested too deeply" if isinstance(problem, RecursionError) else problem
         raise InvalidInput(

@@ -279,6 +279,24 @@ def test_a_body_that_makes_no_sense_is_the_senders_fault(shared: ApiLab, method:
     assert shared.revision() == before
 
 
+@pytest.mark.parametrize("path", ["/v1/projects/default/vms", "/v1/apply"])
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"name":"x","name":"y"}', "name"),
+        (b'{"name":"x","spec":{"memory":"1G", "memory":"8G"}}', "spec.memory"),
+        (b'{"labels":{"a":"1","\\u0061":"2"}}', "labels.a"),
+        (b'{"spec":[1,{"a":{"b":1,"b":2}}],"spec":{"c":1,"c":2}}', "spec"),
+        (b'{"spec":[1,{"a":{"b":1,"b":2}}]}', "spec.1.a.b"),
+    ],
+)
+def test_a_key_that_a_body_has_twice_is_named(shared: ApiLab, path: str, body: bytes, field: str) -> None:
+    answer = send(shared, "POST", path, body)
+    told = answer.json()
+    assert (answer.status, told["field"], told["hint"]) == (400, field, "keep one of them"), told
+    assert told["message"] == f"{field} is given twice"
+
+
 _plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),

@@ -15,6 +15,7 @@ import msgspec
 from weft.api.route import Topic
 from weft.objects.envelope import Envelope, show_revision
 from weft.objects.errors import Forbidden, InvalidInput, TimedOut, TooLarge, UnknownField, WeftError
+from weft.objects.json_text import decode_json
 from weft.objects.schema import suggest
 from weft.objects.spec_change import FieldChange
 from weft.protocol.link import PROJECT_HEADER
@@ -182,7 +183,7 @@ class Call:
         if not body.strip():
             return {}
         try:
-            found = msgspec.json.decode(body)
+            found = decode_json(body)
         except RecursionError:
             raise InvalidInput(
                 "the body is nested too deeply", hint="weft's objects are at most ten levels deep"

@@ -10,7 +10,7 @@ import functools
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +242,8 @@ def read_assignments(kind: Kind, texts: Sequence[str]) -> dict[str, Any]:
             raise click.UsageError(
                 f"{text!r}: write FIELD=VALUE" + (f"; did you mean {meant}?" if meant and sign else "")
             )
+        if not _takes_many(doc):
+            refuse_twice(_parameter(doc), given, flag_name(doc))
         given[_parameter(doc)] = (*given.get(_parameter(doc), ()), value) if _takes_many(doc) else value
     return read_flags(kind, given, {})
 
@@ -356,8 +358,15 @@ def read_pairs(texts: tuple[str, ...], flag: str, form: str = "KEY=VALUE") -> di
             key, sign, value = part.partition("=")
             if not sign or not key:
                 raise click.UsageError(f"--{flag} {text}: write {form}")
+            refuse_twice(key, pairs, f"--{flag}")
             pairs[key] = value
     return pairs
+
+
+def refuse_twice(name: str, before: Container[str], flag: str) -> None:
+    """Raise UsageError for a name that ``flag`` has given before: one of the two values would silently win."""
+    if name in before:
+        raise click.UsageError(f"{flag}: {name} is given twice; keep one of them")
 
 
 def read_scalar(text: str) -> bool | int | float | str:

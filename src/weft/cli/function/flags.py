@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from weft.cli.command.flags import refuse_twice
 from weft.cli.function.code import Packed, is_path, pack, pack_model, put
 from weft.kinds.record import Kind
 from weft.objects.errors import InvalidInput
+from weft.objects.json_text import decode_json
 
 _PARTS = ("zone", "input", "qualifier")
 
@@ -77,9 +78,10 @@ def _read_schedule(text: str) -> dict[str, Any]:
                 field="schedule",
                 hint="like '30 2 * * *;zone=Europe/Berlin;input={\"full\": true}'",
             )
+        refuse_twice(name, schedule, "--schedule")
         if name == "input":
             try:
-                schedule["input"] = json.loads(value)
+                schedule["input"] = decode_json(value.encode())
             except (ValueError, RecursionError) as problem:
                 raise InvalidInput(
                     f"--schedule: input is not JSON: {problem}", field="schedule", hint="input= must come last"

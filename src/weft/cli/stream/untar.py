@@ -14,7 +14,7 @@ from pathlib import Path
 
 from weft.cli.stream.sparse import end_sparse, write_sparse
 from weft.objects.errors import DriverFailed
-from weft.objects.tar import (
+from weft.objects.image.tar import (
     BLOCK,
     DEVICES,
     FILE,

@@ -11,6 +11,7 @@ import click
 from weft.cli.alert.rows import COLUMNS, describe_gaps, draw_alerts, list_alerts
 from weft.cli.command import options
 from weft.cli.command.completion import complete_name
+from weft.cli.command.flags import refuse_twice
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
 from weft.cli.output.formats import print_items, print_list
@@ -122,10 +123,14 @@ def _run(session: Session, kind: Kind | None, act: str, words: tuple[str, ...], 
 
 
 def _read_labels(pairs: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
     for pair in pairs:
         if "=" not in pair:
             raise usage(f"--label: {pair!r} has no =", "write it like --label node=n1")
-    return dict(pair.split("=", 1) for pair in pairs)
+        name, _, value = pair.partition("=")
+        refuse_twice(name, labels, "--label")
+        labels[name] = value
+    return labels
 
 
 def _list(session: Session, kind: Kind) -> Sequence[Object]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
+from weft.cli.command.flags import refuse_twice
 from weft.cli.command.grammar import Entry
 from weft.cli.command.target import Target, usage
 from weft.cli.output.formats import print_object
@@ -96,8 +97,10 @@ def _read_terms(grants: str | None, projects: str | None) -> dict[str, Any]:
     if grants is not None:
         terms["grants"] = _split(grants)
     if projects is not None:
-        pairs = [word.partition("=") for word in _split(projects)]
-        terms["projects"] = {here: there or here for here, _, there in pairs}
+        terms["projects"] = {}
+        for here, _, there in (word.partition("=") for word in _split(projects)):
+            refuse_twice(here, terms["projects"], "--projects")
+            terms["projects"][here] = there or here
     return terms
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
+from weft.cli.command.flags import refuse_twice
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.output.formats import age_of, print_data, print_items, print_names, print_object
@@ -68,6 +69,7 @@ def _read_weights(words: list[str]) -> dict[str, float]:
     shares: dict[str, float] = {}
     for word in words:
         number, _, share = word.partition("=")
+        refuse_twice(number, shares, "versions")
         try:
             shares[number] = float(share.removesuffix("%")) / (100 if share.endswith("%") else 1)
         except ValueError:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
-from weft.cli.command.flags import read_pairs
+from weft.cli.command.flags import read_pairs, refuse_twice
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one
 from weft.cli.command.target import one_target, read_targets
@@ -106,7 +106,10 @@ def _read_values(given: dict[str, Any]) -> dict[str, str]:
     stdins = sum(path == "-" for path in files.values()) + given["password_stdin"] + given["token_stdin"]
     if stdins > 1:
         raise click.UsageError("only one value can come from stdin")
-    values = {**_split(given["values"]), **{key: _read(path) for key, path in files.items()}}
+    values = _split(given["values"])
+    for key, path in files.items():
+        refuse_twice(key, values, "--from-file")
+        values[key] = _read(path)
     if given["username"] is not None:
         values[USERNAME] = given["username"]
     for key in (PASSWORD, TOKEN):
@@ -121,7 +124,11 @@ def _split(words: tuple[str, ...]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     if any(not key or not sign for key, sign, _ in pairs):
         raise click.UsageError("--value: write KEY=VALUE")
-    return {key: value for key, _, value in pairs}
+    values: dict[str, str] = {}
+    for key, _, value in pairs:
+        refuse_twice(key, values, "--value")
+        values[key] = value
+    return values
 
 
 def _read(path: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from weft.cli.command import options
-from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_flags
+from weft.cli.command.flags import flag_fields, flag_name, make_flags, read_flags, refuse_twice
 from weft.cli.command.grammar import Entry
 from weft.cli.command.lookup import find_one, find_targets
 from weft.cli.command.target import Target, usage
@@ -141,8 +141,17 @@ def label_command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
 
 
 def _label(session: Session, kind: Kind | None, words: tuple[str, ...]) -> int:
-    changes = {w.partition("=")[0]: w.partition("=")[2] for w in words if "=" in w}
-    removals = {w[:-1]: None for w in words if "=" not in w and w.endswith("-")}
+    changes: dict[str, str] = {}
+    removals: dict[str, None] = {}
+    for word in words:
+        key, sign, value = word.partition("=")
+        if sign:
+            refuse_twice(key, changes, "labels")
+            changes[key] = value
+        elif word.endswith("-"):
+            removals[word[:-1]] = None
+    for key in removals:
+        refuse_twice(key, changes, "labels")
     targets = find_targets(session, kind, [w for w in words if "=" not in w and not w.endswith("-")])
     if not changes and not removals:
         raise click.UsageError("no label given: write KEY=VALUE, or KEY- to remove one")

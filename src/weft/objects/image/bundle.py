@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 import msgspec
 
 from weft.objects.errors import DriverFailed
-from weft.objects.tar import BLOCK, FILE, decode_header, is_tar
+from weft.objects.image.tar import BLOCK, FILE, decode_header, is_tar
 
 MANIFEST_NAME = "image.json"
 MOST_MEMBERS = 16

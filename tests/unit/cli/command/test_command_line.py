@@ -54,6 +54,29 @@ def test_every_verb_of_every_kind_loads_and_has_help(weft: Said) -> None:
         assert out.startswith(f"Usage: weft {' '.join(line)} "), line
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("vm create web --image tiny --label a=1 --label a=2", "--label: a is given twice"),
+        ("container create web --image r.test/a:1 --env a=1,a=2", "--env: a is given twice"),
+        ("container exec web -e a=1 -e a=2 -- true", "--env: a is given twice"),
+        ("vm label web a=1 a=2", "labels: a is given twice"),
+        ("vm label web a=1 a-", "labels: a is given twice"),
+        ("secret create s --value a=1 --value a=2", "--value: a is given twice"),
+        ("secret create s --value a=1 --from-file a=/dev/null", "--from-file: a is given twice"),
+        ("alert list --label a=1 --label a=2", "--label: a is given twice"),
+        ("function create f --code . --schedule 0;zone=UTC;zone=UTC", "--schedule: zone is given twice"),
+        ('vm create web --image tiny --constraint {"a":1,"a":2}', "a is given twice"),
+    ],
+)
+def test_what_one_command_says_twice_is_named(
+    weft: Said, monkeypatch: pytest.MonkeyPatch, line: str, said: str
+) -> None:
+    monkeypatch.setenv("WEFT_SERVER", "https://127.0.0.1:9")
+    code, out, err = weft(line)
+    assert (code, out) == (2, "") and said in err and "keep one of them" in err
+
+
 def test_an_argument_that_is_not_utf8_is_refused_with_its_place(weft: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEFT_SERVER", "https://127.0.0.1:9")
     code, out, err = weft("container exec caf\udce9 -- true")
