@@ -22,7 +22,6 @@ from weft.api.state.login_limits import LoginLimits
 from weft.api.state.object_counts import ObjectCounts
 from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
-from weft.api.state.report_sequence import ReportSequence
 from weft.api.state.request_counts import RequestCounts
 from weft.api.state.request_rates import RequestRates, WriteRates
 from weft.api.state.store_position import StorePosition
@@ -130,7 +129,6 @@ class ApiContext:
     history: History | None = None  # of metrics; None: the server keeps none
     logins: LoginLimits = field(default_factory=LoginLimits)
     requests: RequestCounts = field(default_factory=RequestCounts)
-    reports: ReportSequence = field(default_factory=ReportSequence)
     counted: CountedObjects = field(default_factory=CountedObjects)
     lists: ListTurns = field(default_factory=ListTurns)
     objects: ObjectCounts = field(default_factory=ObjectCounts)

@@ -249,6 +249,7 @@ class NodeReport(msgspec.Struct, kw_only=True):
     departed: list[str] = []
     egress_endpoints: list[str] = []  # uids of the networks that functions reach from behind the node's address
     connections_percent: int = 0  # how full its table of connections is, in steps of 5; 0: not nearly
+    sequence: str = ""  # PROCESS.NUMBER of the report that these facts came with, set by the server
     contact: str = ""  # another one each time that it has been heard again after a silence
     # Of workloads that are guarded here, by uid: ready (to hold it), held, or why it can't be held.
     guards: dict[str, str] = {}

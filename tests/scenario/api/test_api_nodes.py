@@ -932,7 +932,7 @@ def test_a_report_that_comes_late_does_not_take_the_place_of_a_newer_one(lab: Ap
     assert envelope is not None and decode_part(envelope.report, NodeReport).cpu == 5
 
 
-def test_a_server_that_has_begun_anew_has_each_node_say_its_facts_again(lab: ApiLab) -> None:
+def test_late_facts_of_a_former_life_are_said_anew_also_to_a_server_that_has_begun_anew(lab: ApiLab) -> None:
     node = lab.join("n1")
     assert node.report(node={"cpu": 5}, version="b.1")["version"] == "b.1"
     assert node.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"  # late, from a former life of its agent

@@ -157,6 +157,16 @@ def test_of_two_changes_to_one_revision_one_is_made(both: TwoServers) -> None:
     assert reasons(raced) == ["made", *["staleRevision"] * 3]
 
 
+def test_a_late_report_takes_no_newer_ones_place_whichever_server_it_comes_to(both: TwoServers) -> None:
+    node = both.first.join("n1")
+    here, there = node, at_second(both, node)
+    assert here.report(node={"cpu": 4}, version="a.1")["version"] == "a.1"
+    assert there.report(version="a.1")["version"] == "a.1", "nothing is sent again because another server answers"
+    assert there.report(node={"cpu": 5}, version="a.2")["version"] == "a.2"
+    assert here.report(node={"cpu": 4}, version="a.1")["version"] == "a.2"
+    assert both.first.client.get("node", "n1")["report"]["cpu"] == 5
+
+
 def test_a_list_and_a_watch_go_on_at_the_other_server(both: TwoServers) -> None:
     here, there = both.of_each(editor(both, "pages"))
     for n in range(4):

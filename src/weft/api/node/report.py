@@ -19,6 +19,7 @@ from weft.api.node.orphans import find_superseded, keep_disks
 from weft.api.request.call import Call, json_answer
 from weft.api.request.trace import name_owner
 from weft.api.route import Route, Topic
+from weft.api.state.report_sequence import NONE, find_version, is_late, is_numbered
 from weft.contracts.journal import Event
 from weft.contracts.store import (
     MAX_DIGEST_BYTES,
@@ -72,8 +73,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     if node is None or known is None:
         node = await retry(context, lambda: _take_back(context, call.actor, name, given.heard))
     answer = ReportAnswer()
-    await _write_node(context, node, given)
-    answer.version = context.reports.get(uid)
+    answer.version = await _write_node(context, node, given)
     owned = await _write_allocations(context, uid, given, answer)
     if given.events:
         own = _name_own(node, owned)
@@ -169,7 +169,6 @@ async def _take_back(context: ApiContext, actor: Actor, name: str, followed: str
         revision = await context.store.commit(writes, preconditions)
         node.revision = revision if made else node.revision
     if made:
-        context.reports.forget(uid)
         why = "the store did not have the node" if entry is None else "people had given the node up"
         message = f"{why}, and its certificate is valid; {_SET_AGAIN}"
         context.add_event(node.ref, "TakenBack", message, "Warning")
@@ -202,26 +201,33 @@ async def _forget_places(context: ApiContext, uid: str, followed: str | None) ->
     return [Delete(given_up.key)]
 
 
-async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -> None:
-    part = bound_departed(given.node)
-    if msgspec.json.decode(part) is None or context.reports.is_late(node.uid, given.version):
-        return
+async def _write_node(context: ApiContext, node: Envelope, given: ReportInput) -> str:
+    """Commit the node's own facts if they changed and no newer ones are there; the version of those that are."""
+    part = _number(bound_departed(given.node), given.version)
 
-    async def attempt() -> None:
+    async def attempt() -> str:
         current = await read_again(context, node.key)
-        if current is not None and current.uid == node.uid and _merge(current, part):
+        if current is None or current.uid != node.uid:
+            return NONE
+        if not is_late(find_version(current), given.version) and _merge(current, part):
             writes: list[Write] = [Put(current.key, encode_envelope(current))]
             if not decode_part(current.report, NodeReport).orphans:
                 writes += await _forget_places(context, node.uid, given.heard)
             await context.store.commit(writes, [AtRevision(current.key, current.revision)])
+        return find_version(current)
 
-    if _merge(node, part):
-        try:
-            await retry(context, attempt)
-        except BaseException:
-            context.reports.forget(node.uid)  # the commit may have succeeded nevertheless
-            raise
-    context.reports.put(node.uid, given.version)
+    stored = find_version(node)
+    if part == _NOTHING or is_late(stored, given.version) or not _merge(node, part):
+        return stored
+    return await retry(context, attempt)
+
+
+def _number(part: msgspec.Raw, version: str) -> msgspec.Raw:
+    """The facts with their version, which they are stored with."""
+    facts = msgspec.json.decode(part)
+    if facts is None:
+        return _NOTHING
+    return msgspec.Raw(msgspec.json.encode({**facts, "sequence": version if is_numbered(version) else ""}))
 
 
 def bound_departed(part: msgspec.Raw) -> msgspec.Raw:

@@ -1,37 +1,36 @@
-"""Newest report of each node's own facts that the server has: a request may arrive late, after a newer one.
+"""Version of a node's own facts in the store: a request may arrive late, after a newer one, at this API server or another.
 
-A node numbers its reports, from the start of each process of its agent. A report that is older than the last of the same process
-is ignored. Reports of two processes can't be ordered, so each answer names the version that counts, and a node with a newer one
-sends its facts again. Kept in memory: requests to a process don't outlive it. A new process has every node send its facts once
-more: what the store has may have arrived late, from a former process.
+A node numbers its reports, from the start of each process of its agent. The number is stored with the facts, in the same commit, so
+it says what is there whichever API server wrote it. A report that is older than the stored one of the same process is ignored.
+Reports of two processes can't be ordered, so each answer names the version that counts, and a node with another one sends its facts
+again.
 """
 
 from __future__ import annotations
 
-_NONE = "none.0"  # a version that no agent has: it sends all again
+import msgspec
+
+from weft.objects.envelope import Envelope, decode_part
+
+NONE = "none.0"  # a version that no agent has: it sends all again
 
 
-class ReportSequence:
-    """Sequence of reports by node uid; a version is ``PROCESS.NUMBER``, or "" from an agent that doesn't number its reports."""
+class _Numbered(msgspec.Struct):
+    sequence: str = ""
 
-    def __init__(self) -> None:
-        self._versions: dict[str, str] = {}
 
-    def is_late(self, node_uid: str, version: str) -> bool:
-        """Whether a newer report of the same process was written."""
-        life, _, number = version.rpartition(".")
-        last_life, _, last = self._versions.get(node_uid, "").rpartition(".")
-        return bool(life) and life == last_life and number.isdecimal() and int(number) < int(last)
+def find_version(node: Envelope) -> str:
+    """The version of the facts in the node's report; ``NONE`` if nobody knows."""
+    return decode_part(node.report, _Numbered).sequence or NONE
 
-    def put(self, node_uid: str, version: str) -> None:
-        """This report was written."""
-        if version.rpartition(".")[2].isdecimal():
-            self._versions[node_uid] = version
 
-    def forget(self, node_uid: str) -> None:
-        """Nobody knows any more which report of the node the store has."""
-        self._versions.pop(node_uid, None)
+def is_late(stored: str, version: str) -> bool:
+    """Whether ``stored`` is a newer version, of the same process. A version is ``PROCESS.NUMBER``."""
+    life, _, number = version.rpartition(".")
+    stored_life, _, newest = stored.rpartition(".")
+    return bool(life) and life == stored_life and is_numbered(version) and int(number) < int(newest)
 
-    def get(self, node_uid: str) -> str:
-        """The version that was written last; one that no agent has if nobody knows."""
-        return self._versions.get(node_uid, _NONE)
+
+def is_numbered(version: str) -> bool:
+    """Whether the agent numbers its reports."""
+    return version.rpartition(".")[2].isdecimal()
