@@ -116,6 +116,14 @@ def test_a_name_an_address_and_a_port_are_given_once(both: TwoServers, reason: s
         assert outcome(lambda: there.create(wanted[0] if same else vm("again", **claim))) == reason
 
 
+def test_limits_on_objects_hold_when_requests_alternate(both: TwoServers) -> None:
+    ann = editor(both, "full")
+    turn = both.in_turn(ann)
+    constraint = {"kind": "constraint", "spec": {"expression": "node.cpu > 1"}}
+    made = [outcome(lambda n=n: turn.create({**constraint, "name": f"c{n}"})) for n in range(2 * MOST)]
+    assert made == ["made"] * MOST + ["tooManyObjects"] * MOST
+
+
 def test_a_session_of_a_browser_is_one_for_both_servers(both: TwoServers) -> None:
     add_user(both.first, "rita")
     browser = Browser(both.first)

@@ -45,7 +45,7 @@ async def limit_objects(context: ApiContext, view: View, kind: Kind, envelope: E
     """The key under which the new ``envelope`` counts once it is made. Raises Forbidden (``tooManyObjects``)."""
     key, most, counts = _name_group(kind, envelope), _find_most(context, kind, envelope), context.objects
     now = context.clock.elapsed()
-    found = counts.find(key, now)
+    found = counts.find(key, now, most)
     if found is None or found >= most:
         found = await counts.read(key, now, lambda: _count(context, kind, envelope))
     if found >= most and await view.store.get(envelope.key) is None:  # one that is there is refused for that

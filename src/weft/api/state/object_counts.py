@@ -1,7 +1,9 @@
 """How many objects there are of a kind in a project, as a bound that costs a write next to nothing.
 
-What people make is added. What is deleted, and what controllers make, is noticed when the objects are counted again: once a minute,
-if somebody makes one, and before a refusal. Requests under way count from their plan on (``hold``): many don't pass together.
+What people make here is added. What is deleted, and what controllers and other API servers make, is noticed when the objects are
+counted again: before a refusal, and, if somebody makes one, once a minute and whenever a quarter of what was left, or MOST_UNSEEN,
+were made here. So each further API server adds that many at most to what is allowed. Requests under way count from their plan on
+(``hold``): many don't pass together.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 KEPT_SECONDS = 60.0
+MOST_UNSEEN = 64
+_PART = 4
 
 
 class ObjectCounts:
@@ -16,15 +20,18 @@ class ObjectCounts:
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
+        self._counted: dict[str, int] = {}  # ``_known`` when they were counted last
         self._read_at: dict[str, float] = {}
         self._held: dict[str, int] = {}  # by requests under way
         self._made: dict[str, int] = {}  # by requests, ever
 
-    def find(self, key: str, now: float) -> int | None:
-        """How many there are, with those that requests under way will make; None: nobody has counted them for a while."""
+    def find(self, key: str, now: float, most: int) -> int | None:
+        """How many there are, with those that requests under way will make; None: they must be counted again, as ``most`` are
+        allowed."""
         if now - self._read_at.get(key, -KEPT_SECONDS) >= KEPT_SECONDS:
             return None
-        return self._known[key] + self._held.get(key, 0)
+        found, counted = self._known[key] + self._held.get(key, 0), self._counted[key]
+        return found if found - counted < min(MOST_UNSEEN, (most - counted) // _PART) else None
 
     async def read(self, key: str, now: float, count: Callable[[], Awaitable[int]]) -> int:
         """Count as ``find`` does, but now."""
@@ -33,6 +40,7 @@ class ObjectCounts:
         self._known[key] = (
             found + self._made.get(key, 0) - before
         )  # what was made meanwhile may have been counted, or not
+        self._counted[key] = self._known[key]
         self._read_at[key] = now
         return self._known[key] + self._held.get(key, 0)
 
