@@ -18,7 +18,7 @@ from weft.kinds.rolebinding import RoleBindingSpec
 from weft.kinds.token import TokenMarks, TokenSpec
 from weft.kinds.user import UserSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
-from weft.objects.identity import kind_prefix, object_key
+from weft.objects.identity import Ref, kind_prefix, object_key
 from weft.trust.credentials import StoredToken
 from weft.trust.directory import Account, Directory, Linked
 
@@ -74,6 +74,16 @@ class Accounts:
         async with asyncio.TaskGroup() as group:
             for cache in self._caches.values():
                 group.create_task(cache.run())
+
+    async def read_again(self, owner: Ref) -> bool:
+        """Read a token's owner from the store, since the copy here may be a moment old. Whether it was."""
+        cache = self._caches.get(owner.kind)
+        return cache is not None and await cache.read_again(object_key(owner.kind, None, owner.name))
+
+    def forget(self, key: str, revision: int) -> None:
+        """This process has deleted what was at ``key``, of whatever kind."""
+        for cache in self._caches.values():
+            cache.forget(key, revision)
 
     def note(self, envelope: Envelope) -> None:
         """This process has committed ``envelope``: it counts from now on."""

@@ -75,6 +75,19 @@ class PrefixCache(Generic[T]):
         self._ahead[key] = revision
         self._take(key, value, revision)
 
+    def forget(self, key: str, revision: int) -> None:
+        """This process has deleted what was at ``key``, which may be none of these."""
+        if key.startswith(self._prefix):
+            self.note(key, None, revision)
+
+    async def read_again(self, key: str) -> bool:
+        """Read one value from the store into the copy; whether it was another one here."""
+        entry = await self._store.get(key)
+        if entry is None or self._pick(entry.value, entry.revision) == self.found.get(key):
+            return False
+        self.note(key, entry.value, entry.revision)
+        return True
+
     async def _follow(self) -> None:
         page = await self._store.list(self._prefix)
         before, self.found = self.found, {key: self.found[key] for key in self._ahead if key in self.found}

@@ -12,10 +12,11 @@ import msgspec
 import pytest
 from tests.scenario.api_lab import JoinedNode, make_image, make_vm, run_together
 from tests.scenario.dashboard_lab import Browser
-from tests.scenario.people.test_people import PASSWORD, add_user, wait_until
+from tests.scenario.people.test_people import PASSWORD, add_user, log_in, post_login, wait_until
 from tests.scenario.two_servers_lab import TwoServers
 
 from weft.client import Client
+from weft.client.answer import raise_problem
 from weft.contracts.store import Delete
 from weft.objects.errors import WeftError
 
@@ -122,6 +123,46 @@ def test_limits_on_objects_hold_when_requests_alternate(both: TwoServers) -> Non
     constraint = {"kind": "constraint", "spec": {"expression": "node.cpu > 1"}}
     made = [outcome(lambda n=n: turn.create({**constraint, "name": f"c{n}"})) for n in range(2 * MOST)]
     assert made == ["made"] * MOST + ["tooManyObjects"] * MOST
+
+
+def test_a_login_at_one_server_is_one_at_the_other_until_it_ends(both: TwoServers) -> None:
+    add_user(both.first, "mila")
+    here = log_in(both.first, "mila")
+    _, there = both.of_each(here)
+    with both.lagging():
+        other = log_in(both.first, "mila")
+        _, other_there = both.of_each(other)
+        assert other_there.http.request("GET", "/v1/whoami").json()["user"] == "mila"
+        new = "another correct horse"
+        raise_problem(there.http.request("POST", "/v1/users/mila:passwd", {"password": new, "old": PASSWORD}))
+        assert outcome(lambda: other.list("project")) == "notAuthenticated", "a login that the second server didn't see"
+        assert post_login(both.first, "mila").status == 401
+        assert post_login(both.second, "mila", new).status == 201
+    wait_until(lambda: outcome(lambda: other_there.list("project")) == "notAuthenticated")
+
+
+def test_a_user_who_was_just_made_at_one_server_is_let_in_by_the_other(both: TwoServers) -> None:
+    with both.lagging():
+        add_user(both.first, "new")
+        client = log_in(both.second, "new")
+        assert client.http.request("GET", "/v1/whoami").json()["user"] == "new"
+
+
+def test_what_one_server_ended_counts_no_more_there_before_its_watch_brings_it(both: TwoServers) -> None:
+    add_user(both.second, "gone")
+    client = log_in(both.second, "gone")
+    both.second.client.create({"kind": "rolebinding", "name": "gone", "spec": {"role": "viewer", "users": ["gone"]}})
+    client.list("node")
+    with both.lagging():
+        both.second.client.delete("rolebinding", "gone")
+        assert outcome(lambda: client.list("node")) == "forbidden"
+        [login] = [
+            one["name"]
+            for one in both.second.client.list("token").items
+            if one["owner"] and one["owner"]["name"] == "gone"
+        ]
+        both.second.client.delete("token", login)
+        assert outcome(lambda: client.list("node")) == "notAuthenticated"
 
 
 def test_a_session_of_a_browser_is_one_for_both_servers(both: TwoServers) -> None:

@@ -9,10 +9,10 @@ from weft.api.admission import admit
 from weft.api.admission.admit import Draft
 from weft.api.admission.commit import read_again, settle
 from weft.api.admission.escalation import refuse_excess
+from weft.api.admission.limits import LOGIN_LABEL
 from weft.api.admission.refusals import not_found
 from weft.api.admission.view import View
 from weft.api.auth.authorise import require_person
-from weft.api.auth.tokens import find_logins
 from weft.api.context import ApiContext
 from weft.api.request.call import Call, json_answer
 from weft.api.route import Route
@@ -83,15 +83,22 @@ async def set_password(context: ApiContext, call: Call, name: str) -> Answer:
         changed, spec = msgspec.structs.replace(user), decode_part(user.spec, UserSpec)
         changed.marks = merge_part(user.marks, UserMarks(password=sealed))
         draft = await admit.plan_spec(context, view, USER, changed, spec, spec, [], actor)
-        draft.writes += _plan_ends(context, user, actor)
+        ended = await _list_tokens(context, user, actor, logins=True)
+        draft.writes += [Delete(key) for key in ended[:MOST_ENDED]]
         return draft
 
-    user = (await settle(context, plan)).envelope
+    draft = await settle(context, plan)
+    user = draft.envelope
     context.accounts.note(user)
+    for write in draft.writes:
+        if isinstance(write, Delete):
+            context.tokens.forget(write.key, user.revision)
     context.add_event(user.ref, "PasswordSet", f"by {actor.name}")
     tokens = await _list_tokens(context, user, actor)
     while given.end_tokens and tokens:  # until all are gone: one of them may have made another meanwhile
-        await context.store.commit([Delete(key) for key in tokens[:MAX_WRITES]])
+        revision = await context.store.commit([Delete(key) for key in tokens[:MAX_WRITES]])
+        for key in tokens[:MAX_WRITES]:
+            context.tokens.forget(key, revision)
         tokens = await _list_tokens(context, user, actor)
     return json_answer(PasswordAnswer(user=name, tokens=[key.rpartition("/")[2] for key in tokens]))
 
@@ -103,17 +110,12 @@ async def _find_user(context: ApiContext, name: str) -> Envelope | None:
         return None
 
 
-def _plan_ends(context: ApiContext, user: Envelope, actor: Actor) -> list[Delete]:
-    """The deletion of the user's logins but for the one that ``actor`` uses."""
-    logins = [facts for facts in find_logins(context, user) if facts.envelope.name != actor.id]
-    return [Delete(facts.key) for facts in logins[:MOST_ENDED]]
-
-
-async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor) -> list[str]:
-    """The keys of the user's tokens that are stored, but for the one that ``actor`` uses."""
+async def _list_tokens(context: ApiContext, user: Envelope, actor: Actor, *, logins: bool = False) -> list[str]:
+    """The keys of the user's tokens that are stored, or only of those from ``logins``, but for the one that ``actor`` uses."""
     page = await context.store.list(kind_prefix(TOKEN.name))
     found = (decode_envelope(entry.value) for entry in page.entries)
-    return [one.key for one in found if one.owner == user.ref and one.name != actor.id]
+    own = [one for one in found if one.owner == user.ref and one.name != actor.id]
+    return [one.key for one in own if not logins or LOGIN_LABEL in one.labels]
 
 
 def _open_hash(context: ApiContext, user: Envelope) -> str | None:

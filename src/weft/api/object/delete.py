@@ -218,4 +218,6 @@ async def _finish(context: ApiContext, target: Target, last: Envelope, key: str 
     revision = await context.store.commit(writes, [AtRevision(envelope.key, envelope.revision)], idempotency_key=key)
     if kind.lifetime.runs_workloads:
         context.enrolments.note(envelope.uid, removed, revision)
+    context.tokens.forget(envelope.key, revision)
+    context.accounts.forget(envelope.key, revision)
     return envelope
