@@ -64,7 +64,8 @@ RELIES_ON = {
     "create_on_a_shared_image": {SETTLE: "image at, project at, quota absent, workload absent"},
     "patch_labels": {SETTLE: "image at"},
     "hold_a_vm": {SETTLE: "quota absent, workload at"},
-    "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at"},
+    "give_an_own_role_to_more": {SETTLE: "role at, rolebinding at, token present"},
+    "make_a_token_of_ones_own": {SETTLE: "token absent, token present, user at"},
     "log_in": {SETTLE: "token absent, user at"},
     "create_in_place_of_a_refused_one": {SETTLE: "project at, quota absent, reservation at"},
     "set_a_password_and_end_all_tokens": {
@@ -96,7 +97,7 @@ RELIES_ON = {
         "api/object/delete.py _finish 2": "network at and goes",
     },
     "join_a_new_node": {
-        SETTLE: "token absent",
+        SETTLE: "token absent, token present",
         "api/node/join.py _enrol": "enrolment absent, node absent, token at",
         "api/node/report.py attempt": "node at",
     },
@@ -195,6 +196,18 @@ def give_an_own_role_to_more(lab: ApiLab, number: int) -> None:
     quietly(lab, prepare)
     changed = send(lab, "PATCH", f"/v1/rolebindings/r{number}", {"spec": {"claims": ["staff"]}})
     assert changed["spec"]["claims"] == ["staff"]
+
+
+def make_a_token_of_ones_own(lab: ApiLab, number: int) -> None:
+    """Who makes it may be disabled meanwhile, and the token that makes it deleted."""
+
+    def prepare() -> Client:
+        log_in(lab, 2000 + number)
+        login = send(lab, "POST", "/v1/login", {"user": f"u{2000 + number}", "password": "correct horse"})
+        return lab.connect(msgspec.structs.replace(lab.context, token=login["secret"]))
+
+    mine = quietly(lab, prepare)
+    mine.create({"kind": "token", "name": f"mine-{number}", "spec": {"use": "access", "role": ""}})
 
 
 def raise_a_priority(lab: ApiLab, number: int) -> None:
@@ -660,6 +673,7 @@ def find_objects_of_an_older_weft(lab: ApiLab, number: int) -> None:
 
 REQUESTS: tuple[Request, ...] = (
     give_an_own_role_to_more,
+    make_a_token_of_ones_own,
     create_a_vm,
     change_a_vm,
     raise_a_priority,

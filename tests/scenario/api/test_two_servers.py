@@ -176,6 +176,23 @@ def test_a_session_of_a_browser_is_one_for_both_servers(both: TwoServers) -> Non
     wait_until(lambda: browser.send("GET", "/v1/whoami").status == 401)
 
 
+def test_a_token_that_was_deleted_makes_no_other_at_a_server_that_has_not_seen_it(both: TwoServers) -> None:
+    made = both.first.client.create({"kind": "token", "name": "thief", "spec": {"use": "access", "role": "admin"}})
+    thief = both.second.connect(msgspec.structs.replace(both.second.context, token=made["secret"]))
+    thief.list("project")
+    wait_until(lambda: "/token/-/thief" in both.second.api.tokens.found)
+    with both.lagging():
+        both.first.client.delete("token", "thief")
+        for name, spec in (
+            ("token", {"use": "access", "role": "admin"}),
+            ("rolebinding", {"role": "admin", "users": ["x"]}),
+        ):
+            assert (
+                outcome(lambda n=name, s=spec: thief.create({"kind": n, "name": "heir", "spec": s}))
+                == "notAuthenticated"
+            )
+
+
 def test_a_join_token_enrols_one_node_at_either_server(both: TwoServers) -> None:
     secret = both.first.client.create({"kind": "token", "name": "j1", "spec": {"use": "join"}})["secret"]
     joins = [lambda at=at, n=n: at.join_with(secret, f"race{n}") for n, at in enumerate(both.servers * 3)]

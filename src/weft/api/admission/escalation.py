@@ -9,18 +9,18 @@ from typing import Any
 
 from weft.api.admission.view import View
 from weft.api.context import ApiContext
-from weft.contracts.store import AtRevision, Precondition
+from weft.contracts.store import AtRevision, Precondition, Present
 from weft.kinds.cluster import GRANTS_TAKE
 from weft.kinds.permissions import PERMISSIONS, find_built_in, find_permissions
 from weft.kinds.record import Kind
 from weft.kinds.role import ROLE, RoleSpec
 from weft.kinds.rolebinding import RoleBindingSpec
-from weft.kinds.token import TokenSpec
-from weft.kinds.user import UserSpec
+from weft.kinds.token import TOKEN, TokenSpec
+from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden
 from weft.objects.roles import Grant
-from weft.trust.credentials import Actor
+from weft.trust.credentials import Actor, invalid_token
 
 GRANTING_SPECS = (RoleSpec, RoleBindingSpec, TokenSpec, UserSpec)
 JOINS = "node:create"  # what a join token gives, once
@@ -34,6 +34,27 @@ async def plan_gift(
     ``actor`` has; None: weft itself writes it. Raises Forbidden if it gives more."""
     if actor is None:
         return []
+    return [*await _rely_on(view, actor), *await _plan_gift(context, view, kind, name, actor, old, new)]
+
+
+async def _rely_on(view: View, actor: Actor) -> list[Precondition]:
+    """The preconditions that the actor's token is there and its user unchanged: what is given outlasts both, and another API server
+    may just have ended them. Raises NotAuthenticated."""
+    token = await view.get(TOKEN, None, actor.id)
+    if token is None:
+        raise invalid_token()
+    relied: list[Precondition] = [Present(token.key)]
+    if actor.user is None:
+        return relied
+    user = await view.get(USER, None, actor.user.name)
+    if user is None or user.uid != actor.user.uid or decode_part(user.spec, UserSpec).disabled:
+        raise invalid_token()
+    return [*relied, AtRevision(user.key, user.revision)]
+
+
+async def _plan_gift(
+    context: ApiContext, view: View, kind: Kind, name: str, actor: Actor, old: Any, new: Any
+) -> list[Precondition]:
     match new:
         case RoleSpec():
             before = frozenset() if old is None else find_permissions(old.rules)
