@@ -32,7 +32,6 @@ from weft.kinds.allocation import AllocationSpec, list_digests
 from weft.kinds.image import OCI, OCI_FORMAT, ImageSpec, ImageStatus, read_oci
 from weft.kinds.parts.image.use import MAY_PASS, SECRET_NOT_GOOD
 from weft.kinds.parts.image.work import FETCHING, SENT, name_sent
-from weft.kinds.parts.image_work import FETCHING, SENT, name_sent
 from weft.kinds.parts.sharing import is_own_or_shared
 from weft.objects.envelope import merge_part
 from weft.objects.errors import DriverFailed, WeftError
