@@ -27,6 +27,7 @@ from weft.informer.view import make_view
 from weft.kinds.profile import ProfileStatus
 from weft.kinds.vm import VM, VmSpec
 from weft.launch.insight.worker import InsightWorker
+from weft.launch.process.limits import bound_free_memory
 from weft.launch.process.supervisor import Supervisor, supervising
 from weft.launch.server.metrics import plan_database
 from weft.objects.envelope import encode_envelope
@@ -128,6 +129,7 @@ def import_series(database: Database, end: float) -> None:
 
 
 def measure() -> list[Figure]:
+    bound_free_memory(reads_tls=True)  # as the server does, in whose process the controllers are
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
         return runner.run(_measure(Path(folder)))
 
