@@ -25,7 +25,7 @@ def open_shop(cluster: Cluster, place: Path, vm: str, volume: str) -> list[str]:
     place.mkdir(mode=0o700)
     cluster.ok("backuprepository", "create", f"{vm}-safe", "--url", f"dir://{place}")
     cluster.ok("volume", "create", volume, "--size", "64M")
-    cluster.ok("vm", "create", vm, "--image", "tiny", "--volume", volume)
+    cluster.ok("vm", "create", vm, "--image", "tiny", "--memory", "128M", "--volume", volume)
     fill = "dd if=/dev/urandom of=/root/data bs=64k count=96"
     run(cluster, vm, f"echo one > /root/note; {fill}; cp /root/note /dev/vdb; sync")
     return run(cluster, vm, "sha256sum < /root/data")
@@ -161,41 +161,43 @@ def test_all_in_a_pool_is_backed_up_by_schedule_and_goes_back_to_a_point_in_time
 def test_volumes_of_a_container_are_backed_up_while_it_writes_and_come_back_as_new_ones(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    place = tmp_path / "kept"
+    """In a project of their own: a backup of the default one would copy and start the VM of all tests."""
+    place, ward, copy = tmp_path / "kept", ("-p", "ward"), ("-p", "copy")
     place.mkdir(mode=0o700)
+    cluster.ok("project", "create", "ward")
     cluster.ok("backuprepository", "create", "kept", "--url", f"dir://{place}")
-    cluster.ok("image", "build", "busybox")
-    cluster.ok("volume", "create", "data", "--size", "64M")
-    run_db = ("--image", "busybox", "--command", "sleep 1000", "--mount")
+    cluster.ok("image", "build", "busybox", *ward)
+    cluster.ok("volume", "create", "data", "--size", "64M", *ward)
+    run_db = ("--image", "busybox", "--command", "sleep 1000", "--grace", "1s", *ward, "--mount")
     cluster.ok("container", "create", "db", *run_db, "data:/data")
-    cluster.ok("container", "exec", "db", "--", "sh", "-c", "echo kept > /data/note; sync")
-    cluster.ok("backup", "create", "container/db", "--to", "kept", "--name", "db-1")
-    assert cluster.ok("backup", "get", "db-1", "/note", "--disk", "data") == "kept\n"
-    cluster.ok("backup", "restore", "db-1", "--new-name", "db2")
+    cluster.ok("container", "exec", "db", *ward, "--", "sh", "-c", "echo kept > /data/note; sync")
+    cluster.ok("backup", "create", "container/db", "--to", "kept", "--name", "db-1", *ward)
+    assert cluster.ok("backup", "get", "db-1", "/note", "--disk", "data", *ward) == "kept\n"
+    cluster.ok("backup", "restore", "db-1", "--new-name", "db2", *ward)
     cluster.ok("container", "create", "again", *run_db, "db2-data:/data")
-    assert cluster.ok("container", "exec", "again", "--", "cat", "/data/note") == "kept\n"
-    cluster.ok("container", "delete", "again", "--yes")
-    cluster.ok("volume", "delete", "db2-data", "--yes")
+    assert cluster.ok("container", "exec", "again", *ward, "--", "cat", "/data/note") == "kept\n"
+    cluster.ok("container", "delete", "again", "--yes", *ward)
+    cluster.ok("volume", "delete", "db2-data", "--yes", *ward)
 
-    cluster.ok("network", "create", "blue", "--cidr", "10.77.0.0/24")
-    cluster.ok("secret", "create", "login", "--value", "password=only-once")
-    asks = ("--env-secret", "PASSWORD=login/password", "--network", "blue")
-    cluster.ok("container", "create", "web", "--image", "busybox", "--command", "sleep 1000", *asks)
-    cluster.ok("backup", "create", "project/default", "--to", "kept", "--name", "all")
+    cluster.ok("network", "create", "blue", "--cidr", "10.77.0.0/24", *ward)
+    cluster.ok("secret", "create", "login", "--value", "password=only-once", *ward)
+    asks = ("--env-secret", "PASSWORD=login/password", "--network", "blue", "--grace", "1s")
+    cluster.ok("container", "create", "web", "--image", "busybox", "--command", "sleep 1000", *asks, *ward)
+    cluster.ok("backup", "create", "project/ward", "--to", "kept", "--name", "all", *ward)
     assert b"only-once" not in b"".join(one.read_bytes() for one in place.rglob("*") if one.is_file())
-    cluster.ok("backup", "restore", "all", "--into", "copy")
-    there = ("-p", "copy")
-    assert cluster.ok("container", "exec", "db", *there, "--", "cat", "/data/note") == "kept\n"
-    assert cluster.ok("container", "exec", "web", *there, "--", "sh", "-c", "echo $PASSWORD") == "only-once\n"
-    assert cluster.json("network", "get", "blue", *there)["spec"]["cidr"] == "10.77.0.0/24"
-    cluster.ok("container", "delete", "db", "web", "--yes", *there)
-    cluster.ok("volume", "delete", "data", "--yes", *there)
-    mine = [one["name"] for one in cluster.json("backup", "list", *there)["items"]]
-    cluster.ok("backup", "delete", *mine, "--yes", *there)
+    cluster.ok("backup", "restore", "all", "--into", "copy", *ward)
+    assert cluster.ok("container", "exec", "db", *copy, "--", "cat", "/data/note") == "kept\n"
+    assert cluster.ok("container", "exec", "web", *copy, "--", "sh", "-c", "echo $PASSWORD") == "only-once\n"
+    assert cluster.json("network", "get", "blue", *copy)["spec"]["cidr"] == "10.77.0.0/24"
+    cluster.ok("container", "delete", "db", "web", "--yes", *copy)
+    cluster.ok("volume", "delete", "data", "--yes", *copy)
+    mine = [one["name"] for one in cluster.json("backup", "list", *copy)["items"]]
+    cluster.ok("backup", "delete", *mine, "--yes", *copy)
     assert (
-        cluster.ok("backup", "get", "all-container-db", "/note", "--disk", "data") == "kept\n"
+        cluster.ok("backup", "get", "all-container-db", "/note", "--disk", "data", *ward) == "kept\n"
     )  # the original is there
-    cluster.ok("container", "delete", "db", "web", "--yes")
-    cluster.ok("volume", "delete", "data", "--yes")
-    cluster.ok("backup", "delete", *(one["name"] for one in cluster.json("backup", "list")["items"]), "--yes")
+    cluster.ok("container", "delete", "db", "web", "--yes", *ward)
+    cluster.ok("volume", "delete", "data", "--yes", *ward)
+    mine = [one["name"] for one in cluster.json("backup", "list", *ward)["items"]]
+    cluster.ok("backup", "delete", *mine, "--yes", *ward)
     cluster.ok("backuprepository", "delete", "kept", "--yes")

@@ -43,9 +43,9 @@ def test_a_best_effort_vm_is_suspended_for_an_immediate_lease_and_goes_on_after_
     home = cluster.vm("hello")["status"]["node"]
     node = "n1" if home != "n1" else "n2"
     cores = int(cluster.object("node", node)["report"]["cpu"])
-    boot_id = make_spare(cluster, gone("spare"), cores // 2 + 1, "--node", node)
+    boot_id = make_spare(cluster, gone("spare"), 1, "--node", node)
     web = ("--node", node, "--lease", "immediate", "--detach")
-    occupy(cluster, registry, gone_containers("web"), cores // 2, *web)
+    occupy(cluster, registry, gone_containers("web"), cores, *web)
     until(
         lambda: cluster.vm("spare")["status"]["reason"] == "preempted" or status(cluster, "web")["phase"] == "Running"
     )
@@ -71,8 +71,8 @@ def test_a_vm_with_a_deadline_is_suspended_as_planned_and_goes_on_in_time(
     node = "n1" if home != "n1" else "n2"
     cores = int(cluster.object("node", node)["report"]["cpu"])
     lease = "--deadline=10m --duration=90s --preemptible"
-    boot_id = make_spare(cluster, gone("work"), cores // 2 + 1, "--node", node, lease=lease)
-    occupy(cluster, registry, gone_containers("urgent"), cores // 2, "--node", node, "--detach", *urgent.split())
+    boot_id = make_spare(cluster, gone("work"), 1, "--node", node, lease=lease)
+    occupy(cluster, registry, gone_containers("urgent"), cores, "--node", node, "--detach", *urgent.split())
     until(lambda: "suspended as planned" in cluster.vm("work")["status"]["lease"]["message"])
     end = cluster.vm("work")["status"]["lease"]["end"]
     for pid in cluster.pids("weft server controllers"):

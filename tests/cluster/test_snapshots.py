@@ -18,7 +18,7 @@ def run(cluster: Cluster, vm: str, script: str) -> list[str]:
 
 def test_a_vm_goes_back_and_runs_a_second_time_under_other_names(cluster: Cluster) -> None:
     cluster.ok("volume", "create", "notes", "--size", "64M")
-    cluster.ok("vm", "create", "desk", "--image", "tiny", "--volume", "notes")
+    cluster.ok("vm", "create", "desk", "--image", "tiny", "--memory", "128M", "--volume", "notes")
     run(cluster, "desk", "echo first > /root/note; cp /root/note /dev/vdb; sync")
 
     said = cluster.ok("vm", "snapshot", "desk", "--name", "disks")
