@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -156,11 +157,11 @@ async def test_what_was_lost_on_a_node_is_not_run_again_by_the_sdks_own_retries(
 async def test_a_retry_after_the_sdk_gave_up_waiting_gets_the_first_ones_answer(api: ApiLab) -> None:
     await make(api)
     client = api.boto(await api.key("hasty"), read_timeout=1, retries={"max_attempts": 8, "mode": "standard"})
-    agent = api.lab.agents["n1"]
+    agent, sent = api.lab.agents["n1"], SimpleQueue[str]()
+    client.meta.events.register("before-send.lambda.Invoke", lambda request, **_: sent.put(request.url))
     agent.says = lambda agent, invoke: None
     asked = asyncio.ensure_future(do(lambda: client.invoke(FunctionName="thumb", Payload=b"1")))
-    await api.lab.until(lambda: bool(agent.begun))
-    await asyncio.sleep(1.5)
+    await api.lab.until(lambda: bool(agent.begun) and sent.qsize() > 1)
     agent.say(InvocationAnswer(agent.invoked[0].id, b'"once"'))
     assert read(await asked) == "once" and len(agent.invoked) == 1
 
