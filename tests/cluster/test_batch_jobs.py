@@ -75,6 +75,7 @@ def test_an_array_with_an_index_that_fails_is_tried_again_and_ends_with_its_exit
     assert "job/thumbs is Failed" in cluster.fails(1, "wait", "job/thumbs")
 
 
+@pytest.mark.long
 def test_agents_and_controllers_are_killed_and_each_task_has_run_once(cluster: Cluster, run: Job) -> None:
     run("steady", "echo begun; sleep 2; echo done", "--array", "0-14", "--parallelism", "5", "--detach")
     for number in range(5):

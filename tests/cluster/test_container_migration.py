@@ -80,6 +80,7 @@ def test_a_container_moves_with_its_volume_address_port_and_the_very_image_that_
     assert f"is on {node} already" in cluster.fails(5, "container", "migrate", "web", "--to", node)
 
 
+@pytest.mark.long
 def test_one_with_a_machine_of_its_own_moves_and_a_drain_moves_both(
     cluster: Cluster, registry: str, gone_containers: Gone, shelf: str
 ) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 from tests.cluster.cluster import WEFT, Cluster, until
 from tests.cluster.test_bad_days import kill, no_orphans, one_guest
-from tests.long import mark_long
 
 pytestmark = pytest.mark.host
 Gone = Callable[[str], str]
@@ -92,10 +91,8 @@ def test_a_guest_moves_with_all_that_it_has_and_goes_on(cluster: Cluster, gone: 
     cluster.ok("delete", "volume/luggage", "--yes")
 
 
-@pytest.mark.parametrize(
-    "victim",
-    mark_long(("server", "agent of the source", "agent of the target"), "server", "agent of the target"),
-)
+@pytest.mark.long
+@pytest.mark.parametrize("victim", ["server", "agent of the source", "agent of the target"])
 def test_whoever_is_killed_meanwhile_one_guest_is_left_and_goes_on(cluster: Cluster, gone: Gone, victim: str) -> None:
     name = gone(f"robust-{victim.replace(' ', '-')}")
     cluster.ok("vm", "create", name, "--image", "tiny", "--memory", "128M")

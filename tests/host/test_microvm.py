@@ -79,6 +79,7 @@ async def test_the_least_and_more_than_one_cpu_are_enough(
     assert count == max(1, int(cpu)) and megabytes - 100 < total < megabytes
 
 
+@pytest.mark.long
 async def test_one_image_is_made_once_for_all_and_never_written(lab: MicrovmLab, driver: MicrovmDriver) -> None:
     one, two = lab.script("one", "echo one > /mine; cat /mine"), lab.script("two", "ls / /mine; df -m / | tail -1")
     await run(driver, one)
@@ -416,6 +417,7 @@ async def test_a_volume_has_one_file_system_for_those_with_and_without_machines(
     assert await run(driver, lab.script("reads", text, mounts=mounts)) == "kept\n1000\nrefused\nlarger\n"
 
 
+@pytest.mark.long
 async def test_a_volume_that_another_has_is_not_had_twice(
     lab: MicrovmLab, driver: MicrovmDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,6 +266,7 @@ async def test_of_what_qemu_complains_of_the_end_is_kept(
     await driver.close()
 
 
+@pytest.mark.long
 def test_the_same_sources_give_the_same_image(tmp_path: Path, tiny: Path) -> None:
     cache = Path(os.environ.get("WEFT_CACHE", Path(__file__).parents[2] / ".weft" / "cache"))
     digests = set()

@@ -105,6 +105,7 @@ WHO = (
 )
 
 
+@pytest.mark.long
 async def test_two_copies_of_one_memory_are_three_machines(lab: SnapshotLab, counter: bytes) -> None:
     plan, driver = lab.plan_with_nic("origin", disks=2), lab.driver()
     await begin_counting(driver, plan, counter, rest_ms=20)

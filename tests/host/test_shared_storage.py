@@ -80,7 +80,7 @@ async def test_who_is_killed_on_the_way_leaves_the_guest_and_its_disks_where_the
 @pytest.mark.parametrize(
     ("victim", "death"),
     [
-        ("source", "migration.source:MigrationSource._hand_over:before"),
+        pytest.param("source", "migration.source:MigrationSource._hand_over:before", marks=pytest.mark.long),
         pytest.param("target", "migration.target:MigrationTarget._take_over:before", marks=pytest.mark.long),
         ("target", "migration.target:MigrationTarget._take_over:after"),
     ],

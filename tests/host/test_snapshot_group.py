@@ -22,7 +22,7 @@ from weft.contracts.driver.snapshot import SnapshotPlan
 from weft.drivers.runtime.qemu.driver import QemuDriver
 
 pytestmark = pytest.mark.host
-GROUPS = 10
+GROUPS = 4  # the last one with memory
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ class Layered(Guest):
         return found
 
 
+@pytest.mark.long
 async def test_layers_and_snapshots_go_with_a_disk_while_its_guest_runs_and_while_it_does_not(pair: Pair) -> None:
     web = pair.allocate(pair.here)
     pair.here.put(web)
