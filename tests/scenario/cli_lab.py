@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.commands import run_command
 from tests.scenario.agent_lab import BUNDLE
 
 from weft.cli.app import run
@@ -58,7 +59,8 @@ class Fabric:
         for node in ("n1", "n2"):
             line = self.weft("token", "create", "--join", "--node", node).out.split()
             state = ["--state", str(self.folder / node)]
-            subprocess.run([*WEFT, *line[1:], *state], check=True, capture_output=True, timeout=30)
+            joined = run_command(*line[1:], *state, timeout=30)
+            assert joined.returncode == 0, joined.stderr
             run_dir = ["--run-dir", str(self.folder / f"r{node}")]
             self._launch(node, "agent", node, *state, *run_dir, *FAKES, *NODE, *self._agent_options)
         for node in ("n1", "n2"):

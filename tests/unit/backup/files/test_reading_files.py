@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.long import mark_long
 
 from weft.backup.files.browse import DiskQuestion, answer
 from weft.backup.files.confined import Confined
@@ -250,7 +251,7 @@ def test_partitions_are_those_that_linux_has() -> None:
         assert found[0].start == MIB and found[0].size == (7 * MIB if count == 1 else 4096)
 
 
-@pytest.mark.parametrize("form", ["ext2", "ext4", "ext4-inline"])
+@pytest.mark.parametrize("form", mark_long(("ext2", "ext4", "ext4-inline"), "ext2", "ext4"))
 def test_a_disk_with_nonsense_in_it_ends_in_an_error_or_an_answer(tmp_path: Path, form: str) -> None:
     good = make_disk(tmp_path, form).read_bytes()
     chance = random.Random(7)

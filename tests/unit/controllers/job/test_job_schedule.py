@@ -46,8 +46,8 @@ class Job:
 @pytest.mark.parametrize(
     ("schedule", "zone", "first"),
     [
-        ("0 2 * * *", "UTC", "nightly-202606020200"),
-        ("31 * * * *", "UTC", "nightly-202606011531"),
+        pytest.param("0 2 * * *", "UTC", "nightly-202606020200", marks=pytest.mark.long),
+        pytest.param("31 * * * *", "UTC", "nightly-202606011531", marks=pytest.mark.long),
         ("0 0 1 1 *", "Asia/Tokyo", "nightly-202612311500"),
     ],
 )
