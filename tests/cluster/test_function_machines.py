@@ -42,6 +42,7 @@ def invoke(cluster: Cluster, data: str = "{}") -> dict[str, float]:
     return said
 
 
+@pytest.mark.long
 def test_a_function_in_a_machine_answers_with_the_time_and_numbers_of_its_own(dice: Cluster) -> None:
     began = time.time()
     first, second = invoke(dice), invoke(dice)

@@ -34,6 +34,7 @@ def image(cluster: Cluster, tmp_path: Path) -> str:
     return "tiny-warm"
 
 
+@pytest.mark.long
 def test_a_vm_starts_from_a_booted_machine_of_its_image_and_is_like_any_other(
     cluster: Cluster, gone: Gone, image: str
 ) -> None:

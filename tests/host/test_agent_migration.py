@@ -250,6 +250,7 @@ async def test_a_suspended_guest_goes_on_there_where_it_was_and_a_kill_on_the_wa
     await guest.look(after=seen + 1)
 
 
+@pytest.mark.long
 async def test_a_guest_that_moves_cold_is_shut_down_and_starts_there_with_all_that_is_on_its_disks(
     guest: Guest,
 ) -> None:

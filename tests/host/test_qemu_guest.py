@@ -195,6 +195,7 @@ chmod +x /etc/weft/start.d/one
     await driver.remove(plan.id)
 
 
+@pytest.mark.long
 async def test_data_survives_a_machine_that_is_killed(driver: QemuDriver, lab: GuestLab, plan: GuestPlan) -> None:
     facts = await ready(driver, plan)
     digest = await shell(

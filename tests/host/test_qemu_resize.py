@@ -92,6 +92,7 @@ class Killer:
         return await real(qmp, command, **more)
 
 
+@pytest.mark.long
 async def test_more_cpus_and_memory_are_used_by_the_guest_and_memory_can_be_taken_back(
     driver: QemuDriver, plan: GuestPlan
 ) -> None:
