@@ -203,6 +203,18 @@ def check_container(spec: ContainerSpec) -> None:
         raise InvalidInput("spec.command: the first word is empty", field="spec.command", hint="give a program")
     spec.add_capabilities = read_capabilities(spec.add_capabilities, "add_capabilities", MORE_CAPABILITIES)
     spec.drop_capabilities = read_capabilities(spec.drop_capabilities, "drop_capabilities", ("ALL",))
+    if both := sorted({*spec.add_capabilities} & {*spec.drop_capabilities}):
+        raise InvalidInput(
+            f"spec.add_capabilities: {both[0]} is in spec.drop_capabilities, too",
+            field="spec.add_capabilities",
+            hint="keep it in one of them",
+        )
+    if spec.once and spec.restart == "always":
+        raise InvalidInput(
+            "spec.restart: a container that runs once (spec.once) is never restarted",
+            field="spec.restart",
+            hint="leave out spec.restart or spec.once",
+        )
     check = spec.health_check
     if check is not None and (not check.command or not check.command[0]):
         raise InvalidInput(

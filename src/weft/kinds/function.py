@@ -174,6 +174,13 @@ def check_function(spec: FunctionSpec) -> None:
     check_code(spec)
     spec.keep_alive = _read_keep_alive(spec.keep_alive)
     spec.ready = _read_ready(spec.ready)
+    if 0 < spec.max_concurrent < (ready_of(spec) or 0):  # 0 pauses the function, and its instances stay ready
+        raise InvalidInput(
+            f"spec.ready: {spec.ready} instances would be kept ready, and spec.max_concurrent lets only "
+            f"{spec.max_concurrent} of them work",
+            field="spec.ready",
+            hint=f"give at most {spec.max_concurrent}, or raise spec.max_concurrent",
+        )
     if not 1 <= spec.max_age <= 7 * 86400:
         raise InvalidInput(f"spec.max_age: {spec.max_age:g} s is out of range", field="spec.max_age", hint="1s to 7d")
     for index, one in enumerate(spec.schedule[: MOST_SCHEDULES + 1]):

@@ -36,6 +36,7 @@ from weft.objects.envelope import take_from_spec
 from weft.objects.errors import DriverFailed, IllegalTransition, InvalidInput, WeftError
 from weft.objects.identity import check_name, cut_name
 from weft.objects.index_ranges import format_indexes, parse_indexes
+from weft.objects.quantity import format_duration
 from weft.objects.schedule import check_schedule
 from weft.objects.schema import field
 
@@ -201,6 +202,13 @@ def check_job(spec: JobSpec) -> None:
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise InvalidInput(f"spec.{name}: shorter than 1 s", field=f"spec.{name}", hint="give at least 1s")
+    if spec.task_timeout is not None and spec.job_timeout is not None and spec.task_timeout > spec.job_timeout:
+        task, whole = format_duration(spec.task_timeout), format_duration(spec.job_timeout)
+        raise InvalidInput(
+            f"spec.task_timeout: {task} is longer than spec.job_timeout, {whole}, which ends the job before",
+            field="spec.task_timeout",
+            hint=f"give at most {whole}, or raise spec.job_timeout",
+        )
     if spec.gang and min(spec.parallelism, len(indexes)) > MOST_IN_GANG:
         raise InvalidInput(
             f"spec.parallelism: at most {MOST_IN_GANG} tasks can be placed together",

@@ -112,6 +112,8 @@ def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
         ({"args": ["a\0b"]}, "spec.args"),
         ({"add_capabilities": ["SYS_MODULE"]}, "spec.add_capabilities"),
         ({"drop_capabilities": ["NOTHING"]}, "spec.drop_capabilities"),
+        ({"drop_capabilities": ["net_raw"], "add_capabilities": ["CAP_NET_RAW"]}, "spec.add_capabilities"),
+        ({"once": True, "restart": "always"}, "spec.restart"),
         ({"pids": 0}, "spec.pids"),
         ({"health_check": {"command": []}}, "spec.health_check.command"),
         ({"health_check": {"command": ["true"], "interval": 0}}, "spec.health_check.interval"),

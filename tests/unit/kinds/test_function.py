@@ -78,6 +78,7 @@ def test_words_get_their_one_spelling() -> None:
         ("spec.keep_alive", {"keep_alive": "2d"}),
         ("spec.ready", {"ready": "-1"}),
         ("spec.ready", {"ready": "many"}),
+        ("spec.ready", {"ready": 3, "max_concurrent": 2}),
         ("spec.max_age", {"max_age": "8d"}),
         ("spec.local_secret", {"local_nodes": ["branch"]}),
         ("spec.local_nodes", {"local_secret": "door"}),

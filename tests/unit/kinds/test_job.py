@@ -68,6 +68,7 @@ def test_an_array_gets_its_one_spelling() -> None:
         (make(array=""), "spec.array"),
         (make(job_timeout=0.0), "spec.job_timeout"),
         (make(task_timeout=0.5), "spec.task_timeout"),
+        (make(task_timeout=61.0, job_timeout=60.0), "spec.task_timeout"),
         (make(gang=True, array="0-99", parallelism=33), "spec.parallelism"),
         (make(after=["a", "a:ended"]), "spec.after"),
         (make(after=[f"a{number}" for number in range(33)]), "spec.after"),
@@ -86,6 +87,7 @@ def test_what_can_be_no_job_is_refused_with_its_field(spec: JobSpec, field: str)
 
 def test_what_a_task_is_may_be_said_as_it_is_anyway() -> None:
     check_job(make({**FIXED, "restart": "never"}, gang=True, array="0-99", parallelism=32, after=["a:ended", "b"]))
+    check_job(make(task_timeout=60.0, job_timeout=60.0))
     check_job(make(after=[f"a{number}" for number in range(32)]))
 
 
