@@ -207,12 +207,16 @@ def write_context(path: Path, context: Context) -> None:
 
 
 def refuse_other_server(path: Path, context: Context, hint: str) -> None:
-    """Raises AlreadyExists where ``path`` holds the context of another server than ``context``: it would be lost. Two addresses
-    with one CA are one fabric's."""
+    """Raises AlreadyExists where ``path`` holds the context of another server than ``context``, or anything else: it would be
+    lost. Two addresses with one CA are one fabric's."""
     try:
         old = read_context(path)
-    except (NotFound, InvalidInput):
+    except NotFound:
         return
+    except InvalidInput:
+        if path.is_file() and not path.stat().st_size:
+            return
+        raise AlreadyExists(f"{path} exists, and is not a context", hint=hint) from None
     if old.server.rstrip("/") != context.server.rstrip("/") and not (old.ca and old.ca.strip() == context.ca.strip()):
         raise AlreadyExists(f"{path} is the context of another server, {old.server}", hint=hint)
 

@@ -509,6 +509,14 @@ def test_neither_a_login_nor_a_server_that_starts_replaces_the_context_of_anothe
     with pytest.raises(AlreadyExists, match="of another server, https://other"):
         lab.run(bootstrap(lab.api, kept, lab.context.server))
     assert read_context(kept) == Context(server="https://other")
+    kept.write_text("my notes")
+    for act in (
+        lambda: lab.run(bootstrap(lab.api, kept, lab.context.server)),
+        lambda: save_login(session, server, ask_login(server, {"user": "kim", "password": PASSWORD}, None), None),
+    ):
+        with pytest.raises(AlreadyExists, match=r"kim\.json exists, and is not a context") as caught:
+            act()
+        assert caught.value.hint and kept.read_text() == "my notes"
 
 
 def test_who_has_a_role_in_one_project_works_there_and_sees_no_other(
