@@ -71,7 +71,7 @@ async def test_an_image_that_could_not_be_had_is_tried_again(tmp_path: Path) -> 
     async with Lab(tmp_path) as lab:
         await lab.put("image", "late", {"url": f"file://{tmp_path}/disk.raw"})
         status = await until_phase(lab, "late", "Failed")
-        assert status.reason == "fetchFailed" and "No such file" in status.message
+        assert status.reason == "fetchFailed" and "is missing" in status.message
         (tmp_path / "disk.raw").write_bytes(RAW)
         await until_phase(lab, "late", "Available")
 

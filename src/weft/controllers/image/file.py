@@ -9,6 +9,7 @@ refused.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import select
@@ -35,6 +36,7 @@ from weft.objects.image.oci_archive import read_archive
 from weft.objects.image.qcow2 import HEADER_BYTES, read_qcow2_header
 from weft.objects.quantity import format_bytes
 
+_log = logging.getLogger(__name__)
 MAX_BYTES = MOST_IMAGE_BYTES
 MOST_VIRTUAL_BYTES = 16 * 1024**4
 RESERVE_BYTES = 1024**3  # of the server's disk, or a twentieth of a small one: the store lies there too
@@ -120,18 +122,28 @@ def shown(url: str) -> str:
 
 def _read_file(url: str, folders: Sequence[str]) -> Iterator[bytes]:
     """The pieces of a plain file of this machine that everybody may read: keys and shadow files are no images. ``folders``
-    themselves need not be public."""
+    themselves need not be public. All that may not be read gets one answer, which doesn't say what there is on this machine; the
+    log does."""
     path, base = unquote(urlsplit(url).path), "/"
-    for way in (path, os.path.realpath(path)):
-        for folder in folders:
-            if way.startswith(f"{folder.rstrip('/')}/"):
-                path, base = way, folder
-    with open(_open_public(url, base, path[len(base) :]), "rb", buffering=0) as file:
+    try:
+        for way in (path, os.path.realpath(path)):
+            for folder in folders:
+                if way.startswith(f"{folder.rstrip('/')}/"):
+                    path, base = way, folder
+        descriptor = _open_public(base, path[len(base) :])
+    except (OSError, ValueError, DriverFailed) as problem:
+        _log.warning("%s can't be fetched: %s", shown(url), problem)
+        raise _failed(
+            f"{shown(url)} is missing, is not a regular file, or is not readable for everybody on the server's machine",
+            "the server's log says which; chmod o+r FILE and o+x FOLDER make it readable, or allow its folder with "
+            "weft server --allow-fetch",
+        ) from None
+    with open(descriptor, "rb", buffering=0) as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield chunk
 
 
-def _open_public(url: str, base: str, path: str) -> int:
+def _open_public(base: str, path: str) -> int:
     """A descriptor of the plain file at ``path`` below ``base`` that everybody could open from there: each folder on the way is
     opened in the one before it and then checked, so that nobody can replace one in between."""
     left, links, walked = path.split("/")[::-1], 0, os.open(base, _AT & ~os.O_NOFOLLOW)
@@ -142,7 +154,7 @@ def _open_public(url: str, base: str, path: str) -> int:
             if name in ("", "."):
                 continue
             if not os.path.samestat(os.fstat(walked), begin):
-                _require(url, walked, stat.S_IXOTH, "x")
+                _require(walked, stat.S_IXOTH, "x")
             found = os.open(name, _AT, dir_fd=walked)
             mode = os.fstat(found).st_mode
             if stat.S_ISLNK(mode):
@@ -150,26 +162,23 @@ def _open_public(url: str, base: str, path: str) -> int:
                 os.close(found)
                 links += 1
                 if links > _MOST_LINKS:
-                    raise _failed(f"{url} leads through more than {_MOST_LINKS} symbolic links")
+                    raise _failed(f"it leads through more than {_MOST_LINKS} symbolic links")
                 left += target.split("/")[::-1]
                 found = os.open("/" if target.startswith("/") else ".", _AT, dir_fd=walked)
             os.close(walked)
             walked = found
         if not stat.S_ISREG(os.fstat(walked).st_mode):  # a device may do things when it is opened
-            raise _failed(f"{url} is not a regular file")
-        _require(url, walked, stat.S_IROTH, "r")
+            raise _failed("it is not a regular file")
+        _require(walked, stat.S_IROTH, "r")
         return os.open(f"/proc/self/fd/{walked}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(walked)
 
 
-def _require(url: str, walked: int, bit: int, letter: str) -> None:
+def _require(walked: int, bit: int, letter: str) -> None:
     if not os.fstat(walked).st_mode & bit:
         where = os.readlink(f"/proc/self/fd/{walked}")
-        raise _failed(
-            f"{url} is not readable for everybody on the server's machine: {where} denies access",
-            f"if it is not secret: chmod o+{letter} {where}, or allow the image's folder with weft server --allow-fetch",
-        )
+        raise _failed(f"{where} denies access (o+{letter})")
 
 
 def _download(url: str, space: int, stop: threading.Event, allowed: Sequence[str]) -> Iterator[bytes]:

@@ -90,7 +90,7 @@ def test_what_cannot_be_had_is_told_with_the_reason(site: str, tmp_path: Path) -
     assert "ended after" in refused(f"{site}/cut", tmp_path / "x")
     refused(f"{site}/ring", tmp_path / "x")
     assert "127.0.0.1:1/" in refused("http://127.0.0.1:1/x", tmp_path / "x")
-    assert "No such file" in refused(f"file://{tmp_path}/none", tmp_path / "x")
+    assert "is missing" in refused(f"file://{tmp_path}/none", tmp_path / "x")
     assert "regular file" in refused("file:///dev/zero", tmp_path / "x")
     assert "regular file" in refused(f"file://{tmp_path}/", tmp_path / "x")
 
