@@ -33,7 +33,7 @@ def until_current(cluster: Cluster, vm: str, status: str, reason: str) -> None:
         time.sleep(0.2)
 
 
-def test_a_running_guest_gets_cpus_memory_volumes_and_nics_and_its_wishes_say_what_they_take(
+def test_a_running_guest_gets_cpus_memory_volumes_and_nics_and_its_changes_say_what_they_take(
     cluster: Cluster, gone: Gone
 ) -> None:
     cluster.ok("vm", "create", gone("grower"), "--image", "tiny", "--memory", "128M")

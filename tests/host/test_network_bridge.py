@@ -620,7 +620,7 @@ async def test_a_neighbour_reaches_no_loopback_service_of_a_node(town: Town) -> 
         await town.n2.ensure_forwards([])
 
 
-async def test_an_unchanged_wish_changes_nothing(town: Town) -> None:
+async def test_an_unchanged_request_changes_nothing(town: Town) -> None:
     for node in town.lab.nodes:
         before = node.dump()
         for _ in range(2):  # by a process that knows, then by one that doesn't

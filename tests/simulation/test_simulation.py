@@ -35,7 +35,7 @@ def run_once(seed: int, faults: int) -> Trace:
     ("store", "seed"),
     [("memory", 2), ("sqlite", 4), *long(("memory", 1), ("memory", 3), ("sqlite", 5), ("sqlite", 26))],
 )
-def test_whatever_happens_every_wish_is_met_and_no_guest_is_lost_or_doubled(store: Store, seed: int) -> None:
+def test_whatever_happens_every_spec_is_met_and_no_guest_is_lost_or_doubled(store: Store, seed: int) -> None:
     trace = run_once(seed, FAULTS) if store == "memory" else run_simulation(seed, FAULTS, store)
     print(trace)
     assert trace.fault_count >= FAULTS, trace

@@ -344,7 +344,7 @@ async def test_what_was_told_as_an_orphan_is_one_for_an_agent_that_starts_withou
     assert kept[0] == {web.uid: True, db.uid: False}
 
 
-async def test_a_deletion_without_a_wish_before_it_is_no_evidence(lab: Lab) -> None:
+async def test_a_deletion_without_a_desired_stop_before_it_is_no_evidence(lab: Lab) -> None:
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)
@@ -355,7 +355,7 @@ async def test_a_deletion_without_a_wish_before_it_is_no_evidence(lab: Lab) -> N
         assert boot_id(lab, web) == first
 
 
-async def test_an_allocation_deleted_while_the_agent_was_away_was_wished_away_if_it_says_so(lab: Lab) -> None:
+async def test_an_allocation_deleted_while_the_agent_was_away_ends_its_guest_if_it_says_so(lab: Lab) -> None:
     web = make_allocation()
     async with lab.agent():
         lab.server.put(web)

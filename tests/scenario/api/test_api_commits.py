@@ -765,7 +765,7 @@ def check(store: MeddlingStore) -> None:
     assert not unseen, f"preconditions that are made at {unseen} were never wrong: {REMEDY}"
 
 
-def test_every_precondition_of_every_request_is_refused_when_it_is_wrong_and_the_wish_comes_about(
+def test_every_precondition_of_every_request_is_refused_when_it_is_wrong_and_the_request_comes_about(
     lab: ApiLab,
 ) -> None:
     store = meddling(lab)

@@ -38,7 +38,7 @@ def tell(lab: ApiLab, key: str, **status: Any) -> None:
     lab.put(envelope)
 
 
-def test_the_verb_makes_a_conversion_and_its_verbs_say_what_is_wished(lab: ApiLab) -> None:
+def test_the_verb_makes_a_conversion_and_its_verbs_say_what_is_requested(lab: ApiLab) -> None:
     lab.client.create(make_container("web"))
     made = lab.client.verb("container", "web", "convert", {"to": "vm", "memory": "512M"})
     assert made["kind"] == "conversion" and made["name"].startswith("web-")

@@ -334,7 +334,7 @@ async def test_a_vm_made_anew_in_the_same_way_takes_over_what_runs(tmp_path: Pat
         assert after.key == before.key and after.owner is not None and after.owner.uid == (await lab.vm("web")).uid
 
 
-async def test_a_vm_wished_for_otherwise_does_not_get_somebody_elses_guest(tmp_path: Path) -> None:
+async def test_a_vm_specified_otherwise_does_not_get_somebody_elses_guest(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
         await lab.put_vm("web")

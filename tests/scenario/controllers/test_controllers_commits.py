@@ -675,7 +675,7 @@ def read_line(site: str) -> tuple[set[str], set[str]]:
     return set(relied.split(", ")), set(loose.split(", ")) - {""}
 
 
-def test_every_precondition_of_every_commit_is_refused_when_it_is_wrong_and_the_wish_comes_about(
+def test_every_precondition_of_every_commit_is_refused_when_it_is_wrong_and_the_spec_comes_about(
     tmp_path: Path,
 ) -> None:
     between = Between()

@@ -97,7 +97,7 @@ async def test_the_reason_keeps_up_with_the_nodes(tmp_path: Path) -> None:
         await lab.until_refused("web", "noAvailableAgents")
 
 
-async def test_a_changed_wish_is_decided_anew(tmp_path: Path) -> None:
+async def test_a_changed_spec_is_decided_again(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1")
         await lab.put_vm("big", cpu=64.0)

@@ -51,7 +51,7 @@ async def test_a_workload_is_told_where_it_would_go_as_if_it_had_no_place(tmp_pa
         assert places == ["n1", "n1"]  # it was asked, and nothing was done
 
 
-async def test_a_wish_that_fits_nowhere_is_told_the_least_change_first(tmp_path: Path) -> None:
+async def test_a_request_that_fits_nowhere_is_told_the_least_change_first(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         await lab.add_node("n1", memory=4 * GIB)
         await lab.add_node("n2", memory=6 * GIB)

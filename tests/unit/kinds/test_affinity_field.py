@@ -24,7 +24,7 @@ def test_a_group_is_a_must_unless_it_says_preferred() -> None:
     assert read_group("webapp:preferred", "f") == GroupTerm("webapp", False)
 
 
-def test_a_spread_has_a_key_a_skew_and_may_be_a_wish() -> None:
+def test_a_spread_has_a_key_a_skew_and_may_be_a_preference() -> None:
     assert read_spread("zone", "f") == SpreadTerm("zone", 1, True)
     assert read_spread("rack:2", "f") == SpreadTerm("rack", 2, True)
     assert read_spread("zone:preferred", "f") == SpreadTerm("zone", 1, False)

@@ -156,7 +156,7 @@ def test_what_admission_wrote_out_can_be_sent_back() -> None:
     assert msgspec.to_builtins(wish(**{name: value for name, value in told.items() if name != "image"})) == told
 
 
-def test_a_place_has_all_of_the_wish_and_says_what_has_changed_since() -> None:
+def test_a_place_has_all_of_the_spec_and_says_what_has_changed_since() -> None:
     old, new = wish(args=["a"], mounts=["data:/srv"]), wish(args=["b"], mounts=["data:/srv"])
     place = msgspec.convert(
         {"node": "n", "node_uid": "u", "workload": {"kind": "container", "name": "web", "uid": "w"}}

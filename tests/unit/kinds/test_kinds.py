@@ -99,7 +99,7 @@ def test_a_published_port_is_claimed_by_name_so_that_no_two_have_it() -> None:
     assert [c.name for c in claims] == ["tcp-8080", "udp-8080"]
 
 
-def test_stop_wishes_and_start_wishes_back() -> None:
+def test_stop_sets_run_to_stop_and_start_sets_it_back() -> None:
     stop, start = VM.verb("stop"), VM.verb("start")
     assert stop and stop.change and start and start.change
     stopped = stop.change(vm(), None)

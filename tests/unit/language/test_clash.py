@@ -64,7 +64,7 @@ def test_what_some_node_could_meet_does_not_clash(text: str) -> None:
     assert find_clash([("", parse(text))]) is None
 
 
-def test_a_clash_with_a_named_constraint_says_which_one_and_points_at_the_wish() -> None:
+def test_a_clash_with_a_named_constraint_says_which_one_and_points_at_the_spec() -> None:
     with pytest.raises(InvalidInput) as told:
         refuse_clash([("", parse("cpu>2, zone=a")), ("west", parse("zone=b"))], "spec.constraint")
     assert "zone=a (character 8) and zone=b (character 1 of constraint west)" in told.value.message

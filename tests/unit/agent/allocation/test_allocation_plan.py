@@ -77,7 +77,7 @@ def test_a_new_allocation_is_brought_up_in_order() -> None:
     assert plan_for(known(), ABSENT, 0).steps == BRING_UP
 
 
-def test_a_running_guest_that_is_wished_so_is_left_alone() -> None:
+def test_a_running_guest_that_is_as_desired_is_left_alone() -> None:
     plan = plan_for(known(UP), guest("running", ready=True), 0)
     assert plan == Plan((), "running")
 
@@ -109,12 +109,12 @@ def test_a_guest_whose_agent_never_answered_is_starting_and_one_that_did_is_runn
     assert plan_for(known(UP), guest("running", ready=None), 0).state == "running"
 
 
-def test_wish_stop_stops_and_keeps_the_disks() -> None:
+def test_desired_stop_stops_and_keeps_the_disks() -> None:
     assert plan_for(known(UP, desired="stop"), guest("running"), 0).steps == (StepName.STOP,)
     assert plan_for(known(Checkpoint(run="down"), desired="stop"), guest("stopped"), 0) == Plan((), "stopped")
 
 
-def test_a_guest_stopped_by_wish_starts_again_when_wished_whatever_its_restart_policy() -> None:
+def test_a_guest_stopped_as_desired_starts_again_when_desired_whatever_its_restart_policy() -> None:
     stopped = guest("stopped", reason="guestPoweredOff")
     plan = plan_for(known(Checkpoint(run="down", made=True), restart="never"), stopped, 0)
     assert plan.steps == BRING_UP

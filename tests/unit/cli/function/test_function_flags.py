@@ -126,7 +126,7 @@ def obj(phase: str, generation: int = 1, seen: int = 1, **status: Any) -> dict[s
     return {"kind": "function", "name": "thumb", "generation": generation, "spec": {}, "status": status}
 
 
-def test_create_and_update_wait_until_what_was_wished_serves() -> None:
+def test_create_and_update_wait_until_the_spec_serves() -> None:
     goal = plan_goal("function", "update")
     assert goal is not None
     assert goal.reached(obj("Ready"))

@@ -198,7 +198,7 @@ def test_words_of_a_hostile_cluster_are_cut_and_printable(hostile: Any) -> None:
         ({"phase": "Done", "ready": False, "absent": True}, True, False),
     ],
 )
-def test_a_command_ends_by_what_became_of_the_present_wish(
+def test_a_command_ends_by_what_became_of_the_present_spec(
     changes: dict[str, Any], reached: bool, failed: bool
 ) -> None:
     status = msgspec.to_builtins(msgspec.structs.replace(SENT, **changes))

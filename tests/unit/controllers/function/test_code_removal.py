@@ -21,7 +21,7 @@ def raw(part: msgspec.Struct) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(part))
 
 
-def test_wishes_what_serves_and_versions_are_named() -> None:
+def test_specs_what_serves_and_versions_are_named() -> None:
     view = make_view()
     function = Envelope(
         kind="function",

@@ -259,7 +259,7 @@ def test_images_are_not_fetched_from_the_server_s_own_machine_or_links(tmp_path:
         ("[fd00::1]", ["public-only"], "a private address"),
     ],
 )
-def test_nor_from_nodes_of_the_fabric_nor_where_that_is_wished_from_private_addresses(
+def test_nor_from_nodes_of_the_fabric_nor_where_that_is_set_from_private_addresses(
     tmp_path: Path, host: str, allowed: list[str], what: str
 ) -> None:
     with pytest.raises(DriverFailed, match=f"is {what}: to fetch images from there"):

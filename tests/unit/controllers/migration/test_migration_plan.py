@@ -159,7 +159,7 @@ def test_it_has_succeeded_when_nothing_is_left_at_the_source() -> None:
         ("the source is lost", {"source": side("source", "migrating", node="NotReady")}, "Retry"),
     ],
 )
-def test_what_breaks_it_off_wishes_the_target_to_stop_first(what: str, facts: dict[str, Any], ending: str) -> None:
+def test_what_breaks_it_off_stops_the_target_first(what: str, facts: dict[str, Any], ending: str) -> None:
     outcome = plan(**{"source": side("source", "migrating"), "target": side("target", "waiting"), **facts})
     assert outcome.status.ending == ending, what
     assert writes(outcome) == {"target": ("target", "stop", True)}, what

@@ -129,7 +129,7 @@ def test_who_is_apart_from_a_group_shares_a_node_with_none_of_it_whoever_came_fi
     assert fabric.place("web-2", web[1]) == placed["web"]
 
 
-def test_a_wish_is_followed_while_it_can_be_and_stops_nobody() -> None:
+def test_a_preference_is_followed_while_it_can_be_and_stops_nobody() -> None:
     fabric = Fabric({}, {})
     web = vm(apart=["webapp:preferred"])
     assert [fabric.place(f"web-{n}", web) for n in range(3)] == ["n0", "n1", "n0"]
@@ -138,7 +138,7 @@ def test_a_wish_is_followed_while_it_can_be_and_stops_nobody() -> None:
     assert [fabric.place(f"p{n}", vm(near=["pair:preferred"])) for n in range(2)] == ["n2", "n0"]
 
 
-def test_who_wishes_to_be_apart_leaves_alone_who_must_be() -> None:
+def test_who_prefers_to_be_apart_leaves_alone_who_must_be() -> None:
     fabric = Fabric({})
     fabric.place("must", vm(apart=["webapp"]))
     assert fabric.place("wish", vm(apart=["webapp:preferred"])) is None

@@ -186,7 +186,7 @@ def test_preferences_are_given_up_from_the_lowest_priority_as_room_gets_scarce()
     assert measure_pressure(snapshot) == Pressure("gpu", 1.0)
 
 
-def test_a_wish_that_looks_wrong_is_warned_of() -> None:
+def test_an_expression_that_looks_wrong_is_warned_of() -> None:
     snapshot = make_snapshot()
     assert find_warnings(request("storage=nvme", Preference(read_expression("gpu=available"))), snapshot) == []
     assert find_warnings(request("NOT exists(tpm)"), snapshot) == []
@@ -213,7 +213,7 @@ def test_nothing_is_said_of_a_preference_where_the_constraint_is_too_long_to_be_
     assert short == ["preference zone=b can never hold together with the constraint"]
 
 
-def test_the_longest_wishes_still_make_a_decision_that_can_be_kept() -> None:
+def test_the_longest_preferences_still_make_a_decision_that_can_be_kept() -> None:
     snapshot = Snapshot()
     for n in range(64):
         facts = NodeFacts(
