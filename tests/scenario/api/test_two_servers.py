@@ -176,21 +176,26 @@ def test_a_session_of_a_browser_is_one_for_both_servers(both: TwoServers) -> Non
     wait_until(lambda: browser.send("GET", "/v1/whoami").status == 401)
 
 
-def test_a_token_that_was_deleted_makes_no_other_at_a_server_that_has_not_seen_it(both: TwoServers) -> None:
+def test_what_ended_at_one_server_gives_nothing_that_lasts_at_another_that_has_not_seen_it(both: TwoServers) -> None:
     made = both.first.client.create({"kind": "token", "name": "thief", "spec": {"use": "access", "role": "admin"}})
     thief = both.second.connect(msgspec.structs.replace(both.second.context, token=made["secret"]))
-    thief.list("project")
-    wait_until(lambda: "/token/-/thief" in both.second.api.tokens.found)
+    add_user(both.first, "leaver")
+    leaver = log_in(both.second, "leaver")
+    wait_until(lambda: {"/token/-/thief", "/user/-/leaver"} <= _seen_by_second(both))
+    heirs = [("token", {"use": "access", "role": "admin"}), ("rolebinding", {"role": "admin", "users": ["x"]})]
+    own = {"kind": "token", "name": "heir", "spec": {"use": "access", "role": ""}}
     with both.lagging():
         both.first.client.delete("token", "thief")
-        for name, spec in (
-            ("token", {"use": "access", "role": "admin"}),
-            ("rolebinding", {"role": "admin", "users": ["x"]}),
-        ):
-            assert (
-                outcome(lambda n=name, s=spec: thief.create({"kind": n, "name": "heir", "spec": s}))
-                == "notAuthenticated"
+        both.first.client.patch("user", "leaver", {"spec": {"disabled": True}})
+        for kind, spec in heirs:
+            assert outcome(lambda k=kind, s=spec: thief.create({"kind": k, "name": "heir", "spec": s})) == (
+                "notAuthenticated"
             )
+        assert outcome(lambda: leaver.create(own)) == "notAuthenticated"
+
+
+def _seen_by_second(both: TwoServers) -> set[str]:
+    return {*both.second.api.tokens.found, *both.second.api.accounts._users.found}
 
 
 def test_a_join_token_enrols_one_node_at_either_server(both: TwoServers) -> None:
