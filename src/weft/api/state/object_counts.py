@@ -1,8 +1,8 @@
 """How many objects there are of a kind in a project, as a bound that costs a write next to nothing.
 
 What people make here is added. What is deleted, and what controllers and other API servers make, is noticed when the objects are
-counted again: before a refusal, and, if somebody makes one, once a minute and whenever a quarter of what was left, or MOST_UNSEEN,
-were made here. So each further API server adds that many at most to what is allowed. Requests under way count from their plan on
+counted again: before a refusal, and, if somebody makes one, once a minute and whenever a quarter of what was left, or a fiftieth of
+what is allowed, were made here. So each further API server adds that many at most. Requests under way count from their plan on
 (``hold``): many don't pass together.
 """
 
@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 KEPT_SECONDS = 60.0
-MOST_UNSEEN = 64
-_PART = 4
+MOST_UNSEEN = 64  # or a fiftieth of what is allowed, if that is more: a count takes longer, the more there are
 
 
 class ObjectCounts:
@@ -31,7 +30,8 @@ class ObjectCounts:
         if now - self._read_at.get(key, -KEPT_SECONDS) >= KEPT_SECONDS:
             return None
         found, counted = self._known[key] + self._held.get(key, 0), self._counted[key]
-        return found if found - counted < min(MOST_UNSEEN, (most - counted) // _PART) else None
+        unseen = min(max(MOST_UNSEEN, most // 50), (most - counted) // 4)
+        return found if found - counted < unseen else None
 
     async def read(self, key: str, now: float, count: Callable[[], Awaitable[int]]) -> int:
         """Count as ``find`` does, but now."""
