@@ -24,7 +24,7 @@ from weft.objects.errors import AlreadyExists, IllegalTransition, InUse, NotFoun
 from weft.objects.lifecycle import ALLOWED, SO_ALREADY, TRANSITIONS, Phase, describe_phase, legal_verbs
 
 VERBS = sorted(verb for verb in ALLOWED if verb not in ("exec", "console"))
-WISHES = ("run", "hold")
+DESIRED = ("run", "hold")
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ class OneVm(RuleBasedStateMachine):
         changed = {key for key in answer["spec"] if answer["spec"][key] != self.spec[key]}
         starts = answer["actions"]["restart_generation"]
         is_other = bool(changed) or starts != self.starts
-        assert changed <= set(WISHES) and answer["generation"] == self.generation + is_other
+        assert changed <= set(DESIRED) and answer["generation"] == self.generation + is_other
         if verb in ("hold", "release"):
             assert answer["spec"]["hold"] is (verb == "hold")
         else:
-            wish = {"stop": "stop", "suspend": "suspend"}.get(verb, "run")
-            assert answer["spec"]["run"] == wish and starts >= self.starts
+            desired = {"stop": "stop", "suspend": "suspend"}.get(verb, "run")
+            assert answer["spec"]["run"] == desired and starts >= self.starts
             assert starts == self.starts + 1 if verb == "restart" else True
         self.spec, self.generation, self.starts = answer["spec"], answer["generation"], starts
 

@@ -149,13 +149,13 @@ async def say(lab: MovingLab, phase: str, **more: Any) -> AllocationSpec:
     return spec
 
 
-async def begin(lab: MovingLab, **wish: Any) -> None:
+async def begin(lab: MovingLab, **spec: Any) -> None:
     await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
     await lab.add_node("n1", pools=[FAST, OTHER])
     await lab.pass_time(2)
     await lab.put_vm("web", node=None, volumes=["data"])
     await lab.until_phase("web", "Running")
-    await lab.migrate("web", mode="storage", **wish)
+    await lab.migrate("web", mode="storage", **spec)
     await lab.pass_time(2)
 
 
@@ -208,7 +208,7 @@ async def test_a_volume_moves_alone_and_what_is_cancelled_or_fails_stays(tmp_pat
         [place] = await lab.allocations()
         assert (place.pool, place.volumes[0].pool, place.volumes[0].pool_id) == ("local", "fast", FAST.id)
         volume = await lab.get("/volume/default/data")
-        assert volume is not None and decode_part(volume.spec, VolumeSpec).pool == "local", "what was wished stays"
+        assert volume is not None and decode_part(volume.spec, VolumeSpec).pool == "local", "what its spec says stays"
         status = decode_part(volume.status, VolumeStatus)
         assert (status.pool, status.pool_id) == ("fast", FAST.id)
         await lab.delete("/vm/default/web")

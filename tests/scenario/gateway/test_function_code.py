@@ -49,7 +49,7 @@ def lab(tmp_path: Path) -> Iterator[ApiLab]:
     made.close()
 
 
-def wish(digest: str, name: str = "thumb", **spec: Any) -> dict[str, Any]:
+def make_function(digest: str, name: str = "thumb", **spec: Any) -> dict[str, Any]:
     return {"kind": "function", "name": name, "spec": {"code": digest, "handler": "app.handler", **spec}}
 
 
@@ -65,14 +65,14 @@ def make_ready(lab: ApiLab, name: str = "thumb") -> None:
 def test_a_function_needs_its_code_first(lab: ApiLab) -> None:
     digest, data = make_zip()
     with pytest.raises(NotFound) as caught:
-        lab.client.create(wish(digest))
+        lab.client.create(make_function(digest))
     assert caught.value.token == "codeNotFound"
     assert not has_code(lab.client, digest)
     upload_code(lab.client, digest, data)
     upload_code(lab.client, digest, data)
     assert has_code(lab.client, digest)
     assert (lab.folder / "images" / "code" / digest).read_bytes() == data
-    assert lab.client.create(wish(digest))["spec"]["runtime"] == "python3.11"
+    assert lab.client.create(make_function(digest))["spec"]["runtime"] == "python3.11"
     other, more = make_zip("handler = print")
     with pytest.raises(NotFound):
         lab.client.patch("function", "thumb", {"spec": {"code": other}})
@@ -88,26 +88,26 @@ def shop_of(lab: ApiLab) -> Client:
 def test_who_knows_the_digest_of_another_project_s_code_has_it_only_by_uploading_it(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     shop = shop_of(lab)
     assert not has_code(shop, digest)
-    apply = {"objects": [{**wish(digest), "project": "shop"}]}
+    apply = {"objects": [{**make_function(digest), "project": "shop"}]}
     batch = "/v1/projects/shop/functions:batch"
     for refuse in (
-        lambda: shop.create(wish(digest)),
-        lambda: shop.put(wish(digest)),
+        lambda: shop.create(make_function(digest)),
+        lambda: shop.put(make_function(digest)),
         lambda: raise_problem(shop.http.request("POST", "/v1/apply", apply)),
     ):
         with pytest.raises(WeftError) as caught:
             refuse()
         assert "no code with the digest" in str(caught.value) and "project shop" in str(caught.value)
-    (result,) = shop.http.request("POST", batch, {"objects": [wish(digest)]}).json()["results"]
+    (result,) = shop.http.request("POST", batch, {"objects": [make_function(digest)]}).json()["results"]
     assert result["error"]["reason"] == "codeNotFound"
     with pytest.raises(InvalidInput):  # it is there, and what comes must still be it
         upload_code(shop, digest, data[:-1])
     assert not has_code(shop, digest)
     upload_code(shop, digest, data)
-    assert has_code(shop, digest) and shop.create(wish(digest))["spec"]["code"] == digest
+    assert has_code(shop, digest) and shop.create(make_function(digest))["spec"]["code"] == digest
     path = lab.folder / "images" / "code"
     assert (path / digest).read_bytes() == data
 
@@ -119,12 +119,12 @@ def test_code_is_a_project_s_while_a_function_or_a_version_there_names_it(lab: A
     upload_code(shop, digest, data)  # so that the file stays whatever else goes
     for one, body in ((digest, data), (other, more)):
         upload_code(lab.client, one, body)
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     make_ready(lab)
     lab.client.verb("function", "thumb", "publish", {})
     project = lab.client.get("project", "default")
     (lab.folder / "images" / "code" / f"{digest}.{project['uid']}").unlink()
-    lab.client.create(wish(digest, "second"))
+    lab.client.create(make_function(digest, "second"))
     lab.client.delete("function", "second")
     lab.client.patch("function", "thumb", {"spec": {"code": other}})
     assert has_code(lab.client, digest), "its version has it"
@@ -163,7 +163,7 @@ def test_what_is_named_again_does_not_go_meanwhile(lab: ApiLab) -> None:
     upload_code(lab.client, digest, data)
     path = lab.folder / "images" / "code" / digest
     os.utime(path, (100, 100))
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     assert path.stat().st_mtime > time.time() - 60
 
 
@@ -240,7 +240,7 @@ def test_a_node_gets_what_its_own_ticket_names(lab: ApiLab) -> None:
 def test_versions_count_up_and_are_never_given_twice(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     with pytest.raises(IllegalTransition):
         lab.client.verb("function", "thumb", "publish")
     make_ready(lab)
@@ -261,7 +261,7 @@ def test_versions_count_up_and_are_never_given_twice(lab: ApiLab) -> None:
 def test_a_publish_that_comes_twice_makes_one_version(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     make_ready(lab)
     path, headers = "/v1/projects/default/functions/thumb:publish", {"Idempotency-Key": "once"}
     answers = [lab.client.http.request("POST", path, {}, headers=headers).json() for _ in range(2)]
@@ -272,7 +272,7 @@ def test_a_publish_that_comes_twice_makes_one_version(lab: ApiLab) -> None:
 def test_a_ticket_to_invoke_names_the_function_and_no_node(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
-    uid = lab.client.create(wish(digest))["uid"]
+    uid = lab.client.create(make_function(digest))["uid"]
     given = lab.client.verb("function", "thumb", "invoke", {"qualifier": "3", "tail": True})
     claims = verify_ticket(lab.settings.ticket_key, given["ticket"], time.time())
     assert claims["workload"] == {"kind": "function", "project": "default", "name": "thumb", "uid": uid}
@@ -286,14 +286,14 @@ def test_names_leave_room_for_a_versions_number(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     with pytest.raises(InvalidInput):
-        lab.client.create(wish(digest, name="f" * 57))
-    lab.client.create(wish(digest, name="f" * 56))
+        lab.client.create(make_function(digest, name="f" * 57))
+    lab.client.create(make_function(digest, name="f" * 56))
 
 
 def test_an_alias_names_versions_that_there_are_and_keeps_them(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     with pytest.raises(NotFound):
         lab.client.patch("function", "thumb", {"spec": {"aliases": {"prod": 1}}})
     for _ in range(2):
@@ -313,9 +313,9 @@ def test_who_gets_dead_letters_must_be_there_and_stays(lab: ApiLab) -> None:
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     with pytest.raises(NotFound):
-        lab.client.create(wish(digest, dead_letter="graves"))
-    lab.client.create(wish(digest, name="graves"))
-    lab.client.create(wish(digest, dead_letter="graves"))
+        lab.client.create(make_function(digest, dead_letter="graves"))
+    lab.client.create(make_function(digest, name="graves"))
+    lab.client.create(make_function(digest, dead_letter="graves"))
     with pytest.raises(InUse):
         lab.client.delete("function", "graves")
 
@@ -326,8 +326,8 @@ def test_the_image_of_a_runtime_stays_while_functions_of_any_project_use_it(lab:
     for client in (lab.client, shop):
         upload_code(client, digest, data)
     lab.client.create(make_image("python3-11"))
-    lab.client.create(wish(digest))
-    shop.create(wish(digest, "till"))
+    lab.client.create(make_function(digest))
+    shop.create(make_function(digest, "till"))
     shop.create({"kind": "function", "name": "boxed", "spec": {"image": "r.test/x:1", "isolation": "vm"}})
     shop.create({"kind": "function", "name": "plain", "spec": {"image": "r.test/x:1"}})
     with pytest.raises(InUse) as caught:
@@ -344,7 +344,7 @@ def test_the_image_of_a_runtime_stays_while_a_version_uses_it(lab: ApiLab) -> No
     digest, data = make_zip()
     upload_code(lab.client, digest, data)
     lab.client.create(make_image("python3-11"))
-    lab.client.create(wish(digest))
+    lab.client.create(make_function(digest))
     make_ready(lab)
     lab.client.verb("function", "thumb", "publish", {})
     lab.client.patch("function", "thumb", {"spec": {"code": "", "runtime": "", "image": "r.test/x:1"}})

@@ -1,4 +1,4 @@
-"""What a container may be wished to be, and what its place is told of it."""
+"""What a container may be specified to be, and what its place is told of it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from weft.objects.schema import read_strict
 IMAGE = "registry.example.org:5000/shop/web:1.4"
 
 
-def wish(**spec: Any) -> ContainerSpec:
+def make(**spec: Any) -> ContainerSpec:
     read = read_strict({"image": IMAGE, **spec}, ContainerSpec)
     check_container(read)
     return read
@@ -47,7 +47,7 @@ def wish(**spec: Any) -> ContainerSpec:
     ],
 )
 def test_an_image_is_named_with_its_registry(image: str) -> None:
-    assert wish(image=image).image == image
+    assert make(image=image).image == image
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_an_image_is_named_with_its_registry(image: str) -> None:
 )
 def test_what_names_no_image_in_a_registry_is_refused_with_the_remedy(image: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        wish(image=image)
+        make(image=image)
     assert caught.value.field == "spec.image"
     assert caught.value.hint
 
 
 def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
-    named = wish(image="web")
+    named = make(image="web")
     assert [name for one in CONTAINER.references if one.kind == "image" for name in one.names(named)] == ["web"]
     assert CONTAINER.workload is not None and CONTAINER.workload.needs(named).images == ("web",)
-    assert not CONTAINER.workload.needs(wish()).images
+    assert not CONTAINER.workload.needs(make()).images
     with pytest.raises(InvalidInput) as caught:
-        wish(image="web", registry_secret="regcred")
+        make(image="web", registry_secret="regcred")
     assert caught.value.field == "spec.registry_secret"
 
 
@@ -124,14 +124,14 @@ def test_a_name_without_a_registry_is_an_image_that_weft_holds() -> None:
 )
 def test_what_can_not_be_is_refused_by_its_field(spec: dict[str, Any], field: str) -> None:
     with pytest.raises(WeftError) as caught:
-        wish(**spec)
+        make(**spec)
     assert caught.value.field == field
     assert caught.value.hint or "twice" in caught.value.message or field in ("spec.pids", "spec.args")
 
 
 def test_capabilities_are_the_default_ones_with_what_is_added_and_without_what_is_dropped() -> None:
     def have(**spec: Any) -> set[str]:
-        made = WORKLOAD.allocate(wish(**spec), None)["container"]
+        made = WORKLOAD.allocate(make(**spec), None)["container"]
         return {name.removeprefix("CAP_") for name in list_capabilities(made)}
 
     assert have() == set(DEFAULT_CAPABILITIES)
@@ -152,12 +152,12 @@ def test_a_mount_is_read_as_it_was_written() -> None:
 
 
 def test_what_admission_wrote_out_can_be_sent_back() -> None:
-    told = msgspec.to_builtins(wish())
-    assert msgspec.to_builtins(wish(**{name: value for name, value in told.items() if name != "image"})) == told
+    told = msgspec.to_builtins(make())
+    assert msgspec.to_builtins(make(**{name: value for name, value in told.items() if name != "image"})) == told
 
 
 def test_a_place_has_all_of_the_spec_and_says_what_has_changed_since() -> None:
-    old, new = wish(args=["a"], mounts=["data:/srv"]), wish(args=["b"], mounts=["data:/srv"])
+    old, new = make(args=["a"], mounts=["data:/srv"]), make(args=["b"], mounts=["data:/srv"])
     place = msgspec.convert(
         {"node": "n", "node_uid": "u", "workload": {"kind": "container", "name": "web", "uid": "w"}}
         | {"workload_generation": 1, "incarnation": 1, "resources": {}}
@@ -172,7 +172,7 @@ def test_a_place_has_all_of_the_spec_and_says_what_has_changed_since() -> None:
     WORKLOAD.resize(place, new, {"args"})
     assert WORKLOAD.is_same(place, new)
     assert WORKLOAD.is_alike(place, old)
-    assert not WORKLOAD.is_alike(place, wish(image="localhost/other"))
+    assert not WORKLOAD.is_alike(place, make(image="localhost/other"))
 
 
 def test_a_place_from_before_there_were_containers_is_a_machine_s() -> None:

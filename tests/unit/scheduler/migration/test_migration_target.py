@@ -14,7 +14,7 @@ from weft.objects.identity import Ref
 from weft.scheduler.migration.target import read_migration_candidate
 from weft.scheduler.workload.request import Waiting
 
-WISH = MigrationSpec(workload="vm/web")
+SPEC = MigrationSpec(workload="vm/web")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_what_is_on_its_way_or_goes_is_no_place_to_move_from(role: str, deleting
         place = Envelope(kind="allocation", name="u.a", uid="a", spec=msgspec.Raw(msgspec.json.encode(spec)))
         place.deleting_since = 1.0 if deleting else None
         view.put_item(place.key, Item(place))
-        mover = read_migration_candidate(view, vm, WISH, "least_loaded", [])
+        mover = read_migration_candidate(view, vm, SPEC, "least_loaded", [])
         assert isinstance(mover, Waiting)
         return mover
 

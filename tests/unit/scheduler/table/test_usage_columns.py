@@ -24,8 +24,8 @@ def put(snapshot: Snapshot, name: str, cpu: float, memory: float) -> str:
     return next(reversed(snapshot._allocations))
 
 
-def choose(engine: Engine, strategy: str = "least_loaded", basis: str = "used", **wish: float) -> str | None:
-    row = engine.choose(ask(strategy, basis=basis, **wish), "new")
+def choose(engine: Engine, strategy: str = "least_loaded", basis: str = "used", **request: float) -> str | None:
+    row = engine.choose(ask(strategy, basis=basis, **request), "new")
     return None if row is None else engine.snapshot.names[row]
 
 
