@@ -507,7 +507,7 @@ class Lab:
             except PreconditionFailed:
                 continue
 
-    async def wish(self, name: str, kind: str = "vm", **spec: Any) -> None:
+    async def change_spec(self, name: str, kind: str = "vm", **spec: Any) -> None:
         """Change a workload's spec as a person would, and let it start afresh."""
         actions = {one: spec.pop(one) for one in ("restart_generation",) if one in spec}
 
@@ -617,9 +617,9 @@ class Lab:
 
     async def place_anew(self, name: str) -> None:
         """Stop and start a VM, the only one with an allocation, and give that up, as when its node is."""
-        await self.wish(name, run="stop")
+        await self.change_spec(name, run="stop")
         await self.until_phase(name, "Stopped")
-        await self.wish(name, run="run")
+        await self.change_spec(name, run="run")
         await self.until_phase(name, "Running")
         (place,) = (await self.store.list("/allocation/")).entries
         await self.store.commit([Delete(place.key)])

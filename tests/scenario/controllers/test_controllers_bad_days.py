@@ -278,7 +278,7 @@ async def test_a_stopped_vm_whose_node_was_given_up_gets_a_place_when_it_is_star
         lost = await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.wish("web", run="stop")
+        await lab.change_spec("web", run="stop")
         await lab.until_phase("web", "Stopped")
         other = await lab.add_node("n2")
         [place] = await lab.every("allocation")
@@ -293,7 +293,7 @@ async def test_a_stopped_vm_whose_node_was_given_up_gets_a_place_when_it_is_star
             await other.write_report(orphans=["came vm/default/web 1"], orphan_allocations=[copy])
             await lab.pass_time(5)
         assert await lab.allocations() == []
-        await lab.wish("web", run="run")
+        await lab.change_spec("web", run="run")
         await lab.until_phase("web", "Running")
         assert (await lab.status("web")).node == "n2"
 

@@ -326,7 +326,7 @@ async def a_lease_is_extended_gives_way_and_resumes(tmp_path: Path) -> None:
 
         await lab.put_vm("spare", cpu=4.0, lease=lease(duration=1000.0))
         await lab.until_phase("spare", "Running")
-        await lab.wish("spare", lease=lease(duration=2000.0))
+        await lab.change_spec("spare", lease=lease(duration=2000.0))
         await lab.until(lambda: lasts(2000.0))
         await lab.put_vm("web", cpu=4.0, lease=lease(mode="immediate", duration=100.0))
         await lab.until_phase("web", "Running")
@@ -336,7 +336,7 @@ async def a_lease_is_extended_gives_way_and_resumes(tmp_path: Path) -> None:
         later = lease(start=start, duration=100.0)
         await lab.put_vm("later", cpu=4.0, lease=later)
         await lab.pass_time(5)
-        await lab.wish("spare", lease=lease(duration=9000.0))
+        await lab.change_spec("spare", lease=lease(duration=9000.0))
 
         async def refused() -> bool:
             placed = await lab.placed("spare")

@@ -70,13 +70,13 @@ async def act(lab: Lab, action: tuple[Any, ...]) -> None:
         case ("delete", name):
             await lab.delete(f"/vm/default/{name}")
         case ("resize", name, cpu):
-            await lab.wish(name, cpu=cpu)
+            await lab.change_spec(name, cpu=cpu)
         case ("stop", name):
-            await lab.wish(name, run="stop")
+            await lab.change_spec(name, run="stop")
         case ("start", name):
-            await lab.wish(name, run="run")
+            await lab.change_spec(name, run="run")
         case ("restart", name) if (vm := await lab.get(f"/vm/default/{name}")) is not None:
-            await lab.wish(
+            await lab.change_spec(
                 name, run="run", restart_generation=decode_part(vm.actions, WorkloadActions).restart_generation + 1
             )
         case ("join", name) if name not in lab.nodes:

@@ -159,11 +159,11 @@ async def test_that_it_stopped_once_is_not_believed_of_one_that_was_started_sinc
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)
         await lab.put_oci_image()
-        await lab.wish("web", "container", run="stop")
+        await lab.change_spec("web", "container", run="stop")
         await lab.until_phase("web", "Stopped", kind="container")
         for node in lab.nodes.values():
             node.slow = True
-        await lab.wish("web", "container", run="run")
+        await lab.change_spec("web", "container", run="run")
 
         async def told() -> bool:
             return (await lab.places())["container"].desired == "run"
@@ -303,7 +303,7 @@ async def test_room_is_what_the_old_one_leaves_free_with_its_volume_and_its_plac
         await lab.convert("container/web", "vm")
         status = await lab.until_conversion("Failed", seconds=5)
         assert status.reason == "insufficientResources"
-        await lab.wish("web", "container", cpu=2.0)
+        await lab.change_spec("web", "container", cpu=2.0)
         await lab.pass_time(5)
         await lab.convert("container/web", "vm", "again")
         await lab.until_conversion("AwaitingConfirmation", "again")
@@ -356,7 +356,7 @@ async def test_what_was_stopped_is_handed_over_stopped(tmp_path: Path) -> None:
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)
         await lab.put_oci_image()
-        await lab.wish("web", "container", run="stop")
+        await lab.change_spec("web", "container", run="stop")
         await lab.until_phase("web", "Stopped", kind="container")
         await lab.convert("container/web", "vm")
         status = await lab.until_conversion("AwaitingConfirmation")
@@ -373,7 +373,7 @@ async def test_nobody_takes_the_volume_while_it_is_between_two_places(tmp_path: 
     async with ConvertingLab(tmp_path) as lab:
         await begin(lab)
         await lab.put_oci_image()
-        await lab.wish("web", "container", run="stop")
+        await lab.change_spec("web", "container", run="stop")
         await lab.until_phase("web", "Stopped", kind="container")
         await lab.convert("container/web", "vm")
         await lab.until_conversion("AwaitingConfirmation")
@@ -446,7 +446,7 @@ async def test_a_port_that_another_has_by_then_is_left_out_and_said(tmp_path: Pa
         await lab.put_oci_image()
         await lab.convert("container/web", "vm")
         await lab.until_conversion("AwaitingConfirmation")
-        await lab.wish("web", "vm", publish=[])
+        await lab.change_spec("web", "vm", publish=[])
         await lab.store.commit([Delete("/publishedport/-/tcp-8080")])
         await lab.put_vm("thief", publish=["8080:80"])
         await lab.ask(undo=True)

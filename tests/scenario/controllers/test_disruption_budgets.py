@@ -153,13 +153,13 @@ async def test_who_waits_preempts_once_another_one_is_up_again(tmp_path: Path) -
         await budget(lab, max_unavailable=1)
         await best_effort(lab, "a", cpu=4.0, node="n1")
         await best_effort(lab, "b", cpu=4.0, node="n2")
-        await lab.wish("b", run="stop")
+        await lab.change_spec("b", run="stop")
         await lab.until_phase("b", "Stopped")
         await lab.put_vm("web", cpu=2.0, node="n1", lease=lease(priority=5))
         await lab.until_refused("web", "insufficientResources")
         await lab.pass_time(60)
         assert (await lab.status("a")).phase == "Running" and "and 1 is" in (await notes(lab, "web"))[0]
-        await lab.wish("b", run="run")
+        await lab.change_spec("b", run="run")
         await until_lease(lab, "web", "Active")
         assert (await lab.status("b")).phase == "Running" and await down(lab, "a", "b") == 1
 
@@ -242,7 +242,7 @@ async def test_drains_of_two_nodes_share_a_budget(tmp_path: Path) -> None:
             await lab.put_container(name, node=node)
             await label(lab, name, "container")
             await lab.until_phase(name, "Running", kind="container")
-            await lab.wish(name, kind="container", node=None)
+            await lab.change_spec(name, kind="container", node=None)
         await lab.add_node("n3", runtimes=RUNS)
         await lab.pass_time(2)
         for node in ("n1", "n2"):

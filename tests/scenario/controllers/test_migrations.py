@@ -217,7 +217,7 @@ async def test_a_stop_meanwhile_breaks_it_off_and_is_then_carried_out(tmp_path: 
         lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
         await lab.until_migration("Migrating")
-        await lab.wish("web", run="stop")
+        await lab.change_spec("web", run="stop")
         status = await lab.until_migration("Cancelled")
         assert status.reason == "workloadChanged"
         await lab.until_phase("web", "Stopped")
@@ -243,7 +243,7 @@ async def test_a_restart_with_more_memory_meanwhile_breaks_it_off_and_comes_wher
         lab.begin = [World(stops_at="migrating")]
         await lab.migrate("web")
         await lab.until_migration("Migrating")
-        await lab.wish("web", memory=2 * GIB, restart_generation=2)
+        await lab.change_spec("web", memory=2 * GIB, restart_generation=2)
         status = await lab.until_migration("Cancelled")  # a restart can't wait
         assert status.message == "vm/web was asked to restart meanwhile"
 

@@ -97,7 +97,7 @@ async def test_what_it_takes_nobody_else_gets(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await start(lab, "n1")
         await lab.add_node("n2", memory=3 * GIB)
-        await lab.wish("web", memory=2 * GIB, restart_generation=2)
+        await lab.change_spec("web", memory=2 * GIB, restart_generation=2)
         await lab.until_phase("web", "Running")
         await mark(lab, "n1", cordoned=True)
         await lab.migrate("web", not_before=lab.clock.now() + LATER)
@@ -191,7 +191,7 @@ async def test_where_there_is_no_room_yet_it_says_so_and_holds_it_as_soon_as_the
 async def test_its_vm_asks_for_more_so_more_is_held(tmp_path: Path) -> None:
     async with MovingLab(tmp_path) as lab:
         await plan(lab)
-        await lab.wish("web", memory=2 * GIB, restart_generation=2)
+        await lab.change_spec("web", memory=2 * GIB, restart_generation=2)
 
         async def grown() -> bool:
             return [room.resources.memory for room in await rooms(lab)] == [2 * GIB]
@@ -254,7 +254,7 @@ async def test_a_window_in_which_its_guest_does_not_run_passes_unused(tmp_path: 
         await plan(lab, not_after=lab.clock.now() + LATER + 60)
         for node in lab.nodes.values():
             node.slow = True
-        await lab.wish("web", restart_generation=2, run="run")
+        await lab.change_spec("web", restart_generation=2, run="run")
         await mark(lab, "n2", cordoned=True)
         status = await lab.until_migration("Failed", seconds=900)
         assert status.reason == "tooLate" and status.message.startswith(

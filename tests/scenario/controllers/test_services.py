@@ -220,7 +220,7 @@ async def test_a_workload_that_is_to_stop_gets_no_new_connections_before_it_does
         await ready(lab, service, "w1", "w2", "w3")
         await until_weights(lab, w1=450, w2=100, w3=450)
         node.slow = True  # it goes on running
-        await lab.wish("w3", run="stop")
+        await lab.change_spec("w3", run="stop")
         found = await until_weights(lab, w1=900, w2=100, w3=0)
         assert found.endpoints[2].ready is False or found.endpoints[2].reason
         await label(lab, "w1", version="1", **WEB, **{"weft/draining": ""})

@@ -423,7 +423,7 @@ async def test_a_twin_that_never_began_keeps_its_snapshot_and_stays_where_that_i
         await until(lab, "a", "Ready")
         node.slow = True
         await lab.until(lambda: placed(lab, "twin"), 60.0)
-        await lab.wish("twin", run="stop")
+        await lab.change_spec("twin", run="stop")
         await lab.pass_time(2.0)
         node.slow = False
         for place in await lab.every("allocation"):
@@ -437,7 +437,7 @@ async def test_a_twin_that_never_began_keeps_its_snapshot_and_stays_where_that_i
         assert told is not None and told.reason == "notBegun", told
         assert "start it once first" in told.message
         assert (await snapshot(lab, "a")).phase == "Ready", "it needs it still"
-        await lab.wish("twin", run="run")
+        await lab.change_spec("twin", run="run")
         await lab.until_phase("twin", "Running")
         assert node.begun_from["twin"].disks
         await lab.until_migration("Succeeded")
@@ -454,12 +454,12 @@ async def test_a_volume_that_is_detached_meanwhile_is_free_once_the_snapshot_is_
         await lab.put("volume", "data", VolumeSpec(size=GIB), finalizers=("data",))
         await lab.put_vm("web", volumes=["data"])
         await lab.until_phase("web", "Running")
-        await lab.wish("web", run="stop")
+        await lab.change_spec("web", run="stop")
         await lab.until_phase("web", "Stopped")
         node.takes = False
         await take(lab, "a")
         await until(lab, "a", "Taking")
-        await lab.wish("web", volumes=[])
+        await lab.change_spec("web", volumes=[])
         await lab.pass_time(5.0)
         assert [len(place.volumes) for place in await lab.allocations()] == [1], "its node is between two files of it"
         node.takes = True

@@ -397,12 +397,12 @@ async def test_a_volume_is_attached_to_a_running_vm_only_within_the_bound_of_its
         await lab.put_vm("web", node=None, disk=GIB, volumes=["data"])
         await lab.until_phase("web", "Running")
 
-        await lab.wish("web", volumes=["data", "large"], restart_generation=1)
+        await lab.change_spec("web", volumes=["data", "large"], restart_generation=1)
         await lab.pass_time(3)
         placed = await lab.placed("web")
         too_much = "pool/san may promise 20.0 GiB and has promised 4.0 GiB: 17.0 GiB more are too much"
         assert placed is not None and placed.message == f"on n1, unchanged: {too_much}"
-        await lab.wish("web", volumes=["data", "more"], restart_generation=2)
+        await lab.change_spec("web", volumes=["data", "more"], restart_generation=2)
         await lab.pass_time(3)
         [place] = await lab.allocations()
         assert [volume.name for volume in place.volumes] == ["data", "more"]

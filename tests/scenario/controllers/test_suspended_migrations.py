@@ -25,7 +25,7 @@ OLD_QEMU = {"machines": ["q35", "microvm", "q35@9.2"], "cpu_models": ["host@aa",
 async def suspended(lab: MovingLab, name: str = "web") -> None:
     await lab.put_vm(name)
     await lab.until_phase(name, "Running")
-    await lab.wish(name, run="suspend")
+    await lab.change_spec(name, run="suspend")
     await lab.until_phase(name, "Suspended")
 
 
@@ -39,7 +39,7 @@ async def test_a_suspended_vm_migrates_with_its_memory_and_resumes_where_it_is_t
         assert (moved.source, moved.target) == ("n1", "n2")
         status = await lab.status("web")
         assert (status.phase, status.node) == ("Suspended", "n2")
-        await lab.wish("web", run="run")
+        await lab.change_spec("web", run="run")
         await lab.until_phase("web", "Running")
         assert await places(lab) == {"web": "n2"}
 

@@ -60,16 +60,16 @@ async def test_stop_start_restart_suspend_and_resume_reach_the_place(tmp_path: P
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.wish("web", run="stop")
+        await lab.change_spec("web", run="stop")
         await lab.until_phase("web", "Stopped")
-        await lab.wish("web", run="run")
+        await lab.change_spec("web", run="run")
         await lab.until_phase("web", "Running")
-        await lab.wish("web", run="suspend")
+        await lab.change_spec("web", run="suspend")
         await lab.until_phase("web", "Suspended")
-        await lab.wish("web", run="run")
+        await lab.change_spec("web", run="run")
         await lab.until_phase("web", "Running")
         before = (await lab.status("web")).boot_id
-        await lab.wish("web", restart_generation=1)
+        await lab.change_spec("web", restart_generation=1)
 
         async def rebooted() -> bool:
             status = await lab.status("web")
@@ -87,7 +87,7 @@ async def test_a_held_vm_is_placed_when_it_is_released(tmp_path: Path) -> None:
         await lab.until_phase("web", "Hold")
         await lab.pass_time(5)
         assert await lab.allocations() == []
-        await lab.wish("web", hold=False)
+        await lab.change_spec("web", hold=False)
         await lab.until_phase("web", "Running")
 
 
@@ -179,7 +179,7 @@ async def test_published_ports_and_nics_follow_the_place(tmp_path: Path) -> None
         await lab.pass_time(1)
         published_port = await lab.get("/publishedport/-/tcp-8080")
         assert published_port is not None and decode_part(published_port.status, PublishedPortStatus).node is None
-        await lab.wish("web", hold=False)
+        await lab.change_spec("web", hold=False)
         await lab.until_phase("web", "Running")
 
         async def leads() -> bool:
@@ -266,10 +266,10 @@ async def test_a_volume_that_a_stopped_vm_gives_up_is_free_at_once(tmp_path: Pat
         await lab.put("volume", "data", {"size": GIB}, finalizers=("volume",))
         await lab.put_vm("db", volumes=["data"])
         await lab.until_phase("db", "Running")
-        await lab.wish("db", volumes=[])
+        await lab.change_spec("db", volumes=[])
         await lab.put_vm("next", volumes=["data"])
         await lab.until_refused("next", "volumeInUse")  # it is in the running guest
-        await lab.wish("db", run="stop")
+        await lab.change_spec("db", run="stop")
         await lab.until_phase("next", "Running")
 
 
@@ -281,7 +281,7 @@ async def test_a_volume_given_up_with_a_fresh_start_is_free(tmp_path: Path) -> N
         await lab.until_phase("db", "Running")
         await lab.put_vm("next", volumes=["data"])
         await lab.until_refused("next", "volumeInUse")
-        await lab.wish("db", volumes=[], restart_generation=1)
+        await lab.change_spec("db", volumes=[], restart_generation=1)
         await lab.until_phase("next", "Running")
 
 
@@ -291,11 +291,11 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         await lab.put("network", "blue", {"cidr": "10.7.0.0/24"})
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.wish("web", memory=2 * GIB, cpu=3.0, networks=["default", "blue"])
+        await lab.change_spec("web", memory=2 * GIB, cpu=3.0, networks=["default", "blue"])
         await lab.pass_time(2)
         [allocation] = await lab.allocations()
         assert allocation.resources.memory == 256 * MIB and allocation.workload_generation == 2
-        await lab.wish("web", restart_generation=1)
+        await lab.change_spec("web", restart_generation=1)
 
         async def grown() -> bool:
             status = await lab.status("web")
@@ -306,10 +306,10 @@ async def test_a_new_size_comes_with_the_next_start(tmp_path: Path) -> None:
         assert (allocation.resources.cpu, allocation.resources.memory) == (3.0, 2 * GIB)
         assert [nic.network for nic in allocation.nics] == ["default", "blue"] and allocation.incarnation == 1
         assert "Resized" in lab.journal.reasons("web")
-        await lab.wish("web", networks=["blue"])
+        await lab.change_spec("web", networks=["blue"])
         await lab.pass_time(2)
         assert len(await lab.endpoints()) == 2  # the guest still has both
-        await lab.wish("web", restart_generation=2)
+        await lab.change_spec("web", restart_generation=2)
 
         async def only_blue() -> bool:
             return [e.network for e in await lab.endpoints()] == ["blue"]
@@ -348,7 +348,7 @@ async def test_a_new_size_is_said_once_to_be_there_when_its_node_was_away_howeve
         await lab.pass_time(2)
         await node.die()
         await lab.until_phase("web", "Unknown", 90)
-        await lab.wish("web", cpu=3.0)
+        await lab.change_spec("web", cpu=3.0)
 
         async def waits() -> bool:
             current = (await lab.vm("web")).condition("Current")
@@ -399,7 +399,7 @@ async def test_rules_of_security_groups_come_with_the_place_and_follow_every_cha
         assert web.ingress == [AllocatedRule(protocol="tcp", first_port=80, last_port=80, group_uid=group.uid)]
         assert web.egress == [AllocatedRule(protocol="any")]
         assert await groups_of("v2") == [] and await members() == ["v1"]
-        await lab.wish("v2", security_groups=["web", "ssh"])
+        await lab.change_spec("v2", security_groups=["web", "ssh"])
 
         async def follows() -> bool:
             names = [g.name for g in await groups_of("v2")]
@@ -426,7 +426,7 @@ async def test_rules_of_security_groups_come_with_the_place_and_follow_every_cha
             return group is not None and decode_part(group.status, dict)["used"] == 2
 
         await lab.until(counted)
-        await lab.wish("v1", security_groups=[])
+        await lab.change_spec("v1", security_groups=[])
 
         async def left() -> bool:
             return await groups_of("v1") == [] and await members() == ["v2"]
@@ -448,10 +448,10 @@ async def test_a_chosen_address_is_given_and_a_changed_one_comes_with_the_next_s
             return (await lab.status("other")).reason == "addressInUse"
 
         await lab.until(refused)
-        await lab.wish("web", networks=["blue:10.7.0.50", "default"])
+        await lab.change_spec("web", networks=["blue:10.7.0.50", "default"])
         await lab.pass_time(2)
         assert (await lab.status("web")).addresses["blue"] == "10.7.0.40"  # what the guest has
-        await lab.wish("web", restart_generation=1)
+        await lab.change_spec("web", restart_generation=1)
         await lab.until_phase("other", "Running")  # it waited for the old one
         status = await lab.status("web")
         assert next(iter(status.addresses.items())) == ("blue", "10.7.0.50") and status.address == "10.7.0.50"
@@ -464,16 +464,16 @@ async def test_a_size_that_its_node_has_no_room_for_is_refused_but_the_start_is_
         await lab.put_vm("other", cpu=2.0)
         await lab.until_phase("web", "Running")
         await lab.until_phase("other", "Running")
-        await lab.wish("web", run="stop")
+        await lab.change_spec("web", run="stop")
         await lab.until_phase("web", "Stopped")
-        await lab.wish("web", cpu=3.0, run="run")
+        await lab.change_spec("web", cpu=3.0, run="run")
         await lab.until_phase("web", "Running")
         placed = await lab.placed("web")
         assert placed is not None and (placed.status, placed.reason) == ("True", "insufficientResources")
         assert "2 more cpu requested, 1 free" in placed.message
         await lab.delete("/vm/default/other")
         await lab.until_gone("/vm/default/other")
-        await lab.wish("web", restart_generation=1)
+        await lab.change_spec("web", restart_generation=1)
 
         async def grown() -> bool:
             return [a.resources.cpu for a in await lab.allocations()] == [3.0]
@@ -535,7 +535,7 @@ async def test_a_restart_that_cannot_give_a_new_size_says_so_and_a_size_that_is_
         await lab.add_node("n1")
         await lab.put_vm("web")
         await lab.until_phase("web", "Running")
-        await lab.wish("web", memory=64 * GIB, restart_generation=1)
+        await lab.change_spec("web", memory=64 * GIB, restart_generation=1)
 
         async def restarted() -> bool:
             status = await lab.status("web")
@@ -547,7 +547,7 @@ async def test_a_restart_that_cannot_give_a_new_size_says_so_and_a_size_that_is_
         assert current is not None and (current.status, current.reason) == ("False", "insufficientResources")
         assert "not enough capacity on n1" in current.message
         assert status.resources is not None and status.resources.memory == 256 * MIB
-        await lab.wish("web", memory=256 * MIB)
+        await lab.change_spec("web", memory=256 * MIB)
 
         async def settled() -> bool:
             found = [(await lab.vm("web")).condition(name) for name in ("Placed", "Current")]

@@ -285,7 +285,7 @@ async def test_a_vm_that_an_older_weft_promoted_gets_the_port_and_is_kept_too(tm
             envelope.status = merge_part(envelope.status, status)
 
         await lab.change("/deployment/default/web", forget)
-        await lab.wish("web", publish=["8091:80"])
+        await lab.change_spec("web", publish=["8091:80"])
         old = await lab.vm("web")
         await lab.put("publishedport", "tcp-8091", claim_port(old), project=None)
         lab.start_controllers("newer")

@@ -244,7 +244,7 @@ async def test_a_paused_receiver_is_notified_later_and_one_that_hangs_delays_no_
         await lab.until_told(2, "http://quick/")
         await lab.until_told(1, "http://hangs/")
         assert lab.told.types() == []
-        await lab.wish("hook", "receiver", paused=False)
+        await lab.change_spec("hook", "receiver", paused=False)
         await lab.until_told(2)
 
 
@@ -270,7 +270,7 @@ async def test_events_that_are_named_later_are_sent_from_then_on(tmp_path: Path)
         await lab.put_receiver()
         await lab.until_status(lambda status: status.position.journal == "-")
         lab.happen(name="before")
-        await lab.wish("hook", "receiver", on=["vm.created"])
+        await lab.change_spec("hook", "receiver", on=["vm.created"])
         await lab.until_status(lambda status: status.position.journal not in ("", "-"))
         lab.happen(name="after")
         await lab.until_told(1)

@@ -106,9 +106,9 @@ async def test_a_stopped_container_starts_again_with_what_its_spec_says_by_then(
         await lab.put("securitygroup", "shop", {"ingress": ["tcp:80"]})
         await lab.put_container("web", args=["old"], security_groups=["shop"])
         await lab.until_phase("web", "Running", kind="container")
-        await lab.wish("web", "container", run="stop")
+        await lab.change_spec("web", "container", run="stop")
         await lab.until_phase("web", "Stopped", kind="container")
-        await lab.wish("web", "container", args=["new"], memory=64 * MIB, run="run")
+        await lab.change_spec("web", "container", args=["new"], memory=64 * MIB, run="run")
         await lab.until_phase("web", "Running", kind="container")
         (spec,) = await lab.allocations()
         assert spec.container is not None

@@ -149,7 +149,7 @@ async def test_a_gang_may_come_before_the_nodes_and_is_held_up_by_one_that_is_on
         for name in ("a", "b"):
             await lab.put_vm(name, gang="web:2", affinity_groups=["web"], hold=name == "b")
         await lab.until_refused("a", "gangIncomplete")
-        await lab.wish("b", hold=False)
+        await lab.change_spec("b", hold=False)
         for name in ("a", "b"):
             await lab.until_refused(name, "noAvailableAgents")
         await lab.add_node("n1", cpu=1.5)

@@ -176,7 +176,7 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
 
         async def wish(duration: float) -> None:
             request = {"mode": "immediate", "duration": duration, "preemptible": False}
-            await lab.wish("now", lease=request)
+            await lab.change_spec("now", lease=request)
 
         async def ends(seconds: float) -> None:
             async def there() -> bool:
@@ -203,7 +203,7 @@ async def test_a_lease_is_extended_while_it_fits(tmp_path: Path) -> None:
         await lab.until(taken_back)
         await wish(350.0)
         await lab.until(refused)
-        await lab.wish(
+        await lab.change_spec(
             "next", lease={"start": begun.start + 400.0, "duration": 100.0, "cancelled": True, "mode": "reservation"}
         )
         await lab.until_lease("next", "Cancelled")
@@ -222,7 +222,7 @@ async def test_an_extension_and_a_place_decided_on_together_get_different_capaci
         begun = await lab.until_lease("longer", "Active")
         assert begun.start is not None
         await lab.kill_controllers()
-        await lab.wish("longer", lease={"mode": "immediate", "duration": 150.0, "preemptible": False})
+        await lab.change_spec("longer", lease={"mode": "immediate", "duration": 150.0, "preemptible": False})
         await lab.put_vm("then", cpu=8.0, grace=0.0, lease={"deadline_at": begun.start + 400.0, "duration": 90.0})
         lab.start_controllers("there")
         then = await lab.until_lease("then", "Scheduled", 100)
@@ -238,9 +238,9 @@ async def test_a_cancelled_lease_ends_at_once_and_before_its_place_it_never_begi
         await lab.until_lease("runs", "Active")
         await lab.put_vm("waits", cpu=8.0, lease={"duration": 10.0})
         await lab.until_refused("waits", "insufficientResources")
-        await lab.wish("waits", lease={"mode": "best-effort", "duration": 10.0, "cancelled": True})
+        await lab.change_spec("waits", lease={"mode": "best-effort", "duration": 10.0, "cancelled": True})
         await lab.until_lease("waits", "Cancelled")
-        await lab.wish("runs", lease={"mode": "immediate", "duration": 1000.0, "cancelled": True})
+        await lab.change_spec("runs", lease={"mode": "immediate", "duration": 1000.0, "cancelled": True})
         await lab.until_phase("runs", "Stopped")
         assert (await lab.lease("runs")).state == "Cancelled"
         await lab.pass_time(5)

@@ -102,7 +102,7 @@ async def test_a_changed_spec_is_decided_again(tmp_path: Path) -> None:
         await lab.add_node("n1")
         await lab.put_vm("big", cpu=64.0)
         await lab.until_refused("big", "insufficientResources")
-        await lab.wish("big", cpu=4.0)
+        await lab.change_spec("big", cpu=4.0)
         await lab.until_phase("big", "Running")
 
 

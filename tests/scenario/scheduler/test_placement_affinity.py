@@ -117,7 +117,7 @@ async def test_a_member_added_where_there_is_room_wakes_who_wants_to_be_near(tmp
         await lab.until_phase("other", "Running")
         await lab.put_vm("second", affinity_groups=["pair"], cpu=4.0)
         await lab.until_refused("second", "insufficientResources")
-        await lab.wish("other", affinity_groups=["pair"])  # of a VM that runs: it counts at once, where it is
+        await lab.change_spec("other", affinity_groups=["pair"])  # of a VM that runs: it counts at once, where it is
         await lab.until_phase("second", "Running")
         assert (await places(lab))["second"] == "n2"
 

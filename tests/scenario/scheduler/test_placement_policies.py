@@ -86,7 +86,7 @@ async def test_a_serverless_vm_is_placed_at_once_or_fails_and_nothing_waits(tmp_
         await lab.add_node("n2", cpu=16.0)  # there would be room now: a refusal is final all the same
         await lab.pass_time(10)
         assert (await lab.status("big")).phase == "Failed" and len(await lab.allocations()) == 1
-        await lab.wish("big", restart_generation=1)  # as the verb start does
+        await lab.change_spec("big", restart_generation=1)  # as the verb start does
         await lab.until_phase("big", "Running")
         assert (await lab.status("big")).node == "n2"
 

@@ -19,12 +19,12 @@ RATE = 2.0 * 2**20
 
 async def place_again(lab: Lab, name: str, **spec: object) -> str | None:
     """Stop it, take its place away, and start it with another spec: where it runs then."""
-    await lab.wish(name, run="stop")
+    await lab.change_spec(name, run="stop")
     await lab.until_phase(name, "Stopped")
     for entry in (await lab.store.list("/allocation/")).entries:
         if decode_part(decode_envelope(entry.value).spec, AllocationSpec).workload.name == name:
             await lab.store.commit([Delete(entry.key)])
-    await lab.wish(name, run="run", **spec)
+    await lab.change_spec(name, run="run", **spec)
     await lab.until_phase(name, "Running")
     return (await lab.status(name)).node
 

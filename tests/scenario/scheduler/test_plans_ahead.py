@@ -59,7 +59,7 @@ async def threatened(lab: MovingLab, mode: str = "act", **spec: object) -> None:
     for number in range(4):
         await lab.put_vm(f"vm-{number}", **{"memory": GIB * (number + 1), "cpu": 1.0, "node": "n1", **spec})
         await lab.until_phase(f"vm-{number}", "Running")
-        await lab.wish(f"vm-{number}", node=None)
+        await lab.change_spec(f"vm-{number}", node=None)
         await expect(lab, f"vm-{number}", 1.5, 1.5)
     for name in ("n2", "n3"):
         await tell(lab, name, forecast(lab.clock.now(), 1.0))

@@ -213,7 +213,7 @@ async def test_people_may_stop_or_cancel_what_is_suspended(tmp_path: Path) -> No
         await lab.until_phase("spare", "Running")
         await lab.put_vm("web", cpu=4.0, lease=lease(mode="immediate"))
         await lab.until_phase("web", "Running")
-        await lab.wish("spare", lease=lease(cancelled=True))
+        await lab.change_spec("spare", lease=lease(cancelled=True))
         await until_lease(lab, "spare", "Cancelled")
         await lab.delete("/vm/default/web")
         await lab.until_gone("/vm/default/web")

@@ -45,7 +45,7 @@ async def test_guests_that_talk_come_together_and_the_reason_says_so(tmp_path: P
         for name, node in (("web", "n1"), ("db", "n2"), ("a", "n1"), ("b", "n2")):
             await lab.put_vm(name, memory=GIB, cpu=0.5, node=node)
             await lab.until_phase(name, "Running")
-            await lab.wish(name, node=None)
+            await lab.change_spec(name, node=None)
         assert (await ask(lab)).steps == []
         [of_web] = [one for one in await lab.endpoints() if one.workload.name == "web"]
         peer = endpoint_name(of_web.network_uid, of_web.address)

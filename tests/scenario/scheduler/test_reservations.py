@@ -615,8 +615,8 @@ async def test_what_another_project_reserved_and_shared_takes_its_workloads_and_
         await share(lab, "class")
         await lab.put_vm("late", cpu=1.0, reservation="physics/class")
         await lab.until_refused("late", "reservationNotFound")
-        await lab.wish("early", run="stop")
+        await lab.change_spec("early", run="stop")
         await lab.until_phase("early", "Stopped")
-        await lab.wish("early", run="run")
+        await lab.change_spec("early", run="run")
         await lab.until_phase("early", "Running")  # what was placed keeps it
         await lab.until_lease("early", "Done", 400)

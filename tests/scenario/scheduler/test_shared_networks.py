@@ -85,7 +85,7 @@ async def test_what_has_joined_stays_without_the_share_and_what_is_new_waits_for
         assert [(spec.workload.name, spec.address) for spec in await lab.endpoints()] == [("old", "10.71.0.2")]
         await share(lab, "*")  # given anew, to all
         await lab.until_phase("new", "Running", 3)
-        await lab.wish("held", hold=False)
+        await lab.change_spec("held", hold=False)
         await lab.until_phase("held", "Running", 3)
 
 

@@ -232,7 +232,7 @@ async def test_who_requests_little_and_extends_does_not_delay_the_first(tmp_path
         await lab.pass_time(5)
         await lab.put_vm("liar", cpu=1.0, grace=0, lease=lease(duration=60.0))
         await lab.until_phase("liar", "Running")
-        await lab.wish("liar", lease={"mode": "best-effort", "duration": 1800.0, "preemptible": True})
+        await lab.change_spec("liar", lease={"mode": "best-effort", "duration": 1800.0, "preemptible": True})
         await lab.until_phase("large", "Running", 700)
 
 
