@@ -227,6 +227,7 @@ async def test_a_guest_suspended_half_way_through_a_change_resumes_as_what_it_wa
     await driver.adjust(plan)
 
 
+@pytest.mark.long
 async def test_what_only_a_restart_can_give_is_refused_by_name(
     driver: QemuDriver, lab: GuestLab, plan: GuestPlan
 ) -> None:

@@ -239,7 +239,8 @@ def test_a_machine_that_boots_and_never_answers_makes_no_template_and_leaves_not
     assert not (folder / STATE).exists(), "what is less than whole has no state"
 
 
-@pytest.mark.parametrize("amid", [pytest.param("its boot", marks=pytest.mark.long), "the save"])
+@pytest.mark.long
+@pytest.mark.parametrize("amid", ["its boot", "the save"])
 def test_an_agent_that_is_killed_while_it_makes_one_leaves_a_machine_that_the_next_one_ends(
     made: Made, amid: str
 ) -> None:
