@@ -76,15 +76,16 @@ class Cache:
         self._waiting.append((revision, future))
         await future
 
-    async def catch_up(self) -> None:
-        """Wait until the view has all that was committed before this call, in the store's present history.
+    async def catch_up(self, revision: int | None = None) -> None:
+        """Wait until the view has all that was committed before this call, in the store's present history; with ``revision``,
+        all up to that one. Without, it waits for the next change where the store counts leases, too, like etcd.
 
         Raises StoreUnavailable."""
         while True:
             self._relisted.clear()
             cursor = (await self._store.list(_NOWHERE, limit=1)).cursor
             if epoch_of(cursor) == self.epoch:
-                return await self.reached(revision_of(cursor))
+                return await self.reached(revision_of(cursor) if revision is None else revision)
             await self._relisted.wait()
 
     async def run(self) -> None:

@@ -62,6 +62,7 @@ class LeaderLease:
         self._journal = journal
         self.name = name
         self._holder = holder
+        self._place = f"/-leader/{name}"  # the store's key, of no object
 
     async def perform(
         self, commits: Sequence[Commit], refused: Callable[[str, str], None] | None = None
@@ -163,9 +164,14 @@ class LeaderLease:
                 lease = await self.store.grant(self.name, self._holder, TTL_SECONDS)
                 if lease is not None:
                     self.fence = lease.fence
-                    await self.cache.catch_up()
+                    # A change that all watches bring, after all of former holders.
+                    held = LeaseHeld(self.name, self.fence)
+                    revision = await self.store.commit([Put(self._place, self._holder.encode())], [held])
+                    await self.cache.catch_up(revision)
                     self._epoch = self.cache.epoch
                     return
+            except PreconditionFailed:
+                _log.info("the leader lease lapsed before it was used")
             except StoreUnavailable as problem:
                 _log.info("waiting for the store: %s", problem)
             await self.clock.sleep(1.0)
