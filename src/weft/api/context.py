@@ -39,7 +39,9 @@ from weft.kinds.quota import QUOTA
 from weft.kinds.registry import BY_NAME
 from weft.kinds.token import TokenMarks, TokenSpec, TokenStatus
 from weft.objects.envelope import Envelope, decode_part
+from weft.objects.errors import Unavailable
 from weft.objects.identity import Ref, kind_prefix
+from weft.protocol.server.join import ServerKeys
 from weft.telemetry.audit.log import AuditLog
 from weft.telemetry.journal import SqliteJournal
 from weft.telemetry.logs.server import ServerLog
@@ -96,6 +98,11 @@ class Settings:
         return _seen_from(host, self.functions) if self.functions else ""
 
 
+def refuse_servers() -> ServerKeys:
+    """Raises Unavailable."""
+    raise Unavailable("this server takes in no others")
+
+
 @dataclass
 class ApiContext:
     store: Store
@@ -122,6 +129,9 @@ class ApiContext:
     topics: dict[str, tuple[float, dict[str, list[str]]]] = field(default_factory=dict)
     # When people were told last that messages for a function were dropped, by its uid (api/node/invocations.py).
     told_dropped: dict[str, float] = field(default_factory=dict)
+    read_keys: Callable[[], ServerKeys] = (
+        refuse_servers  # what another server of the fabric needs; may raise Unavailable
+    )
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

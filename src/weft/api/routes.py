@@ -39,6 +39,7 @@ from weft.api.object import bulk, delete, read, repository_key, verbs, write
 from weft.api.request.call import JSON, Call, read_segments
 from weft.api.request.target import Target, no_such_path, read_target
 from weft.api.route import Handler, Route, Topic, list_names
+from weft.api.servers import join as server_join
 from weft.api.trace import pages as trace
 from weft.api.watch import events, objects
 from weft.kinds.parts.stream_verbs import STREAM_VERBS
@@ -193,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
     *egress_endpoints.ROUTES,
     *service_certificates.ROUTES,
     *join.ROUTES,
+    *server_join.ROUTES,
     *report.ROUTES,
     *secrets.ROUTES,
     *made_images.ROUTES,

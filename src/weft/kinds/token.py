@@ -16,15 +16,16 @@ from weft.objects.identity import MAX_NAME, check_name
 from weft.objects.roles import EVERYWHERE
 from weft.objects.schema import field
 
-ONCE = ("join", "link")  # uses of tokens that are used once
+SERVER_USE = "server"
+ONCE = ("join", "link", SERVER_USE)  # uses of tokens that are used once
 
 
 class TokenSpec(msgspec.Struct, kw_only=True):
     use: Annotated[
-        Literal["join", "link", "access", "access-key", "cluster"],
+        Literal["join", "server", "link", "access", "access-key", "cluster"],
         field(
-            "join: enrols one node, once; link: links one cluster, once; access: for a person or program; access-key: signs calls"
-            " of a project's functions; cluster: for a linked cluster, made by the link",
+            "join: enrols one node, once; server: lets one server join, once; link: links one cluster, once; access: for a person"
+            " or program; access-key: signs calls of a project's functions; cluster: for a linked cluster, made by the link",
             change="never",
         ),
     ]
@@ -60,6 +61,7 @@ class TokenStatus(msgspec.Struct, kw_only=True):
     used_at: float | None = None
     node_uid: str | None = None  # uid of the node that a join token enrolled
     cluster_uid: str | None = None  # uid of the cluster that used a link token
+    server_uid: str | None = None  # uid of the server that joined
 
 
 def check_token(spec: TokenSpec) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from weft.contracts.driver.function import REGION
 from weft.kinds.permissions import PERMISSIONS, find_least_role
-from weft.kinds.token import TokenMarks, TokenSpec
+from weft.kinds.token import SERVER_USE, TokenMarks, TokenSpec
 from weft.objects.errors import Forbidden, NotAuthenticated
 from weft.objects.identity import CLUSTER_PREFIX, NODE_PREFIX, Ref
 from weft.objects.roles import ALL, RIGHTS, Grant
@@ -300,7 +300,7 @@ def make_actor(stored: StoredToken, directory: Directory, now: float) -> Actor:
     if has_expired(spec, now):
         again = "weft login" if stored.owner is not None else "weft token create makes another"
         raise NotAuthenticated(f"token {name} has expired", hint=again)
-    if spec.use == "join":
+    if spec.use in ("join", SERVER_USE):
         return Actor("joiner", f"{TOKEN_PREFIX}{name}", name)
     if spec.use == "link":
         return Actor("linker", f"{TOKEN_PREFIX}{name}", name)

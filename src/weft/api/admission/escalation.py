@@ -15,7 +15,7 @@ from weft.kinds.permissions import PERMISSIONS, find_built_in, find_permissions
 from weft.kinds.record import Kind
 from weft.kinds.role import ROLE, RoleSpec
 from weft.kinds.rolebinding import RoleBindingSpec
-from weft.kinds.token import TOKEN, TokenSpec
+from weft.kinds.token import SERVER_USE, TOKEN, TokenSpec
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden
@@ -64,6 +64,8 @@ async def _plan_gift(
                 return await _plan_role(view, actor, new.role, new.project, kind)
         case TokenSpec() if old is None and new.use == "join":
             refuse_excess(actor, [Grant("", None, frozenset({JOINS}))], kind)
+        case TokenSpec() if old is None and new.use == SERVER_USE:  # the keys of the fabric let a server do everything
+            return await _plan_role(view, actor, "admin", None, kind)
         case TokenSpec() if old is None and new.use == "link":
             # Without grants, projects widen those that the link has already.
             is_more = new.link is not None and (new.link.grants or (new.link.grants is None and new.link.projects))

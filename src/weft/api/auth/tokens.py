@@ -19,7 +19,7 @@ from weft.api.request.manifest import read_manifest
 from weft.client.context import hash_ca
 from weft.contracts.store import Precondition, Put
 from weft.kinds.record import Kind
-from weft.kinds.token import ONCE, TOKEN, TokenSpec
+from weft.kinds.token import ONCE, SERVER_USE, TOKEN, TokenSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import Forbidden, InvalidInput
 from weft.objects.identity import object_key
@@ -32,15 +32,15 @@ from weft.trust.tokens import make_token, make_token_id
 
 JOIN_LIFETIME_SECONDS = 86400.0
 LINK_LIFETIME_SECONDS = 3600.0
-LIFETIMES = {"join": JOIN_LIFETIME_SECONDS, "link": LINK_LIFETIME_SECONDS}
+LIFETIMES = {"join": JOIN_LIFETIME_SECONDS, "link": LINK_LIFETIME_SECONDS, SERVER_USE: LINK_LIFETIME_SECONDS}
 ACCESS_KEY = "access-key"
 _ROUNDED_SECONDS = 0.001  # times in specs have milliseconds
 _MOST_HELD = 50  # projects that must still be there when a link token is stored
 
 
 async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_run: bool) -> Answer:
-    """``POST /v1/tokens``: the name is optional; a join token expires after a day, a link token after an hour, unless its spec has
-    another time."""
+    """``POST /v1/tokens``: the name is optional. A node's join token expires after a day, one of a server or a link after an hour,
+    unless its spec has another time."""
     spec = raw.get("spec")
     if not isinstance(spec, dict):
         spec = {}
@@ -49,7 +49,7 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
             f"labels.{LOGIN_LABEL} is set by the server", field=f"labels.{LOGIN_LABEL}", hint="leave it out"
         )
     actor, use = call.actor, spec.get("use", "token")
-    name = raw.get("name") or make_token_id(use if use in ("join", "link", "access", ACCESS_KEY) else "token")
+    name = raw.get("name") or make_token_id(use if use in (*ONCE, "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()
         text = derive_secret(context.settings.seal_key, key_id)

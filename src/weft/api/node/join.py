@@ -77,6 +77,8 @@ async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tup
         raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
     status = decode_part(token.envelope.status, TokenStatus)
     node = await read_again(context, object_key("node", None, name))
+    if token.spec.use != "join":
+        raise Forbidden("this token lets a server join, not a node", hint="weft token create --join")
     if status.used_at is not None:
         return await _repeat(context, token, status, node, key)
     bound = token.spec.node

@@ -220,7 +220,7 @@ TOOLS: dict[str, Entry] = {
 
 # What an operator starts; each has its own --help, and none of them asks a server.
 PROCESSES: dict[str, Entry] = {
-    "server": Entry("", "Run the server; server backup FILE, server restore FILE; server list"),
+    "server": Entry("", "Run the server; server backup FILE, server restore FILE; server join URL; server list"),
     "agent": Entry("", "Run a node's agent; agent join URL makes this machine a node"),
     "edge": Entry("", "edge gateway: serve a node's devices, with an MQTT broker"),
     "witness": Entry("", "Run the witness of two clusters; witness add-site NAME prints a secret"),
@@ -255,7 +255,7 @@ MORE: dict[str, Entry] = {
 
 # What comes after these words, for completion.
 PROCESS_WORDS = {
-    "server": ("backup", "restore"),
+    "server": ("backup", "restore", "join"),
     "agent": ("join",),
     "edge": ("gateway",),
     "witness": ("add-site", "remove-site"),

@@ -3,6 +3,7 @@ with the variables that AWS's SDKs read."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from weft.objects.identity import check_name
 from weft.objects.quantity import format_age, parse_period
 
 ACCESS_KEY = "access-key"
+SERVER = "server"
 _JOIN_LIFE = "1h"
 
 
@@ -33,8 +35,8 @@ def command(verb: str, entry: Entry, kind: Kind | None) -> click.Command:
         ),
         click.Option(
             ["--use"],
-            type=click.Choice(["join", "access", "access-key"]),
-            help="What the token is for: join, access or access-key.",
+            type=click.Choice(["join", "server", "access", "access-key"]),
+            help="What the token is for: join (a node), server (joins the fabric), access or access-key.",
         ),
         click.Option(["--node"], metavar="NAME", help="The only node name that may join with it."),
         click.Option(
@@ -66,13 +68,14 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     access_key = given["access_key"] or given["use"] == ACCESS_KEY
     if access_key and (join or given["use"] == "access"):
         raise click.UsageError("give either --access-key, --join or --use")
-    spec: dict[str, Any] = {"use": "join" if join else ACCESS_KEY if access_key else "access"}
+    use = "join" if join else ACCESS_KEY if access_key else given["use"] or "access"
+    spec: dict[str, Any] = {"use": use}
     if access_key or given["role"] == "invoker":
         spec["project"] = session.client.project
     elif session.given_project:
         spec["project"] = session.given_project
     spec |= {key: given[key] for key in ("node", "role", "subject") if given[key] is not None}
-    life = given["life"] or (_JOIN_LIFE if join else None)
+    life = given["life"] or (_JOIN_LIFE if join or use == SERVER else None)
     if life is not None:
         seconds = parse_period(life, "--expires")
         if seconds < 1.0:
@@ -88,6 +91,9 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
         session.notify(f"the secret is shown only once; it signs calls in project {made['spec']['project']}")
         session.notify("weft function endpoint -o env prints the endpoint as variables")
         return
+    if use == SERVER:
+        _show_server_join(session, server, made["secret"], life)
+        return
     if not join:
         print(made["secret"])
         session.notify("the token is shown only once")
@@ -99,5 +105,19 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
     node = f" --node {given['node']}" if given["node"] else ""
     print(f"weft agent join {address} --token {made['secret']} --ca-sha256 {hash_ca(context.ca)}{node}")
     session.notify(f"valid once, for {life}; run it on the new node")
+    if server is None and address.startswith(LOOPBACK):
+        session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")
+
+
+def _show_server_join(session: Session, server: str | None, secret: str, life: str | None) -> None:
+    """Print the command that makes another machine a server, with the next free name."""
+    context, taken = session.client.context, {one["name"] for one in session.client.list("server").items}
+    address = server or context.server
+    name = next(name for number in itertools.count(2) if (name := f"s{number}") not in taken)
+    print(
+        f"weft server join {address} --token {secret} --ca-sha256 {hash_ca(context.ca)} --server {name}"
+        " --state /var/lib/weft/server"
+    )
+    session.notify(f"valid once, for {life}; run it on the new server. Keep it secret: it gives the keys of the fabric")
     if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")

@@ -33,6 +33,7 @@ from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.server.identity import keep_identity
+from weft.launch.server.keys import read_keys
 from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.presence import keep_presence
 from weft.launch.server.traces import make_tracer, open_traces
@@ -147,6 +148,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         authority,
         settings,
         audit,
+        read_keys=partial(read_keys, state, options.store),
         provider=make_provider(options, clock),
         history=history,
         writes=WriteRates(options.writes_per_second),

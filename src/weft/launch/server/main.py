@@ -77,6 +77,9 @@ def main(argv: Sequence[str]) -> int:
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
     try:
+        if argv and argv[0] == "join":
+            joined: int = importlib.import_module("weft.launch.server.join").main(argv[1:])
+            return joined
         if argv and argv[0] == "config":
             return show_configuration(argv[1:])
         options = parse_options(argv)

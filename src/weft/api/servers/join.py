@@ -1,0 +1,90 @@
+"""Takes in another server: a machine that shows a server's join token gets the keys of the fabric, sealed with that token.
+
+Writes the token's use. A join whose answer was lost may be repeated with the same token from the same state folder."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from weft.api.admission.commit import retry
+from weft.api.context import ApiContext
+from weft.api.request.call import Call, Change, json_answer
+from weft.api.route import Route, Topic
+from weft.contracts.store import Absent, AtRevision, Put
+from weft.kinds.server import SERVER
+from weft.kinds.token import SERVER_USE, TokenStatus
+from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
+from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
+from weft.objects.identity import check_name, object_key
+from weft.objects.schema import read_strict
+from weft.protocol.server.join import PATH, ServerJoinAnswer, ServerJoinInput, name_use
+from weft.protocol.server.presence import LEASE_PREFIX
+from weft.serving.answer import Answer
+from weft.trust.credentials import read_bearer
+from weft.trust.seal import derive_key, seal
+
+_ANOTHER = "weft token create --use server makes another"
+
+
+async def join(context: ApiContext, call: Call) -> Answer:
+    """``POST /v1/servers:join``."""
+    shown = read_bearer(call.bearer) if call.actor.kind == "joiner" else None
+    if shown is None:
+        raise Forbidden("only a server's join token lets a server join", hint="weft token create --use server")
+    call.query()
+    given = read_strict(await call.read_object(), ServerJoinInput, "")
+    check_name(given.name, "name")
+    keys = msgspec.json.encode(await asyncio.to_thread(context.read_keys))
+    await retry(context, lambda: _use(context, call.actor.id, given))
+    call.changed.append(Change(Envelope(kind=SERVER.name, name=given.name, uid=given.uid), ""))
+    context.add_event(
+        Envelope(kind=SERVER.name, name=given.name, uid=given.uid).ref, "Joined", f"joined with token {call.actor.id}"
+    )
+    use = name_use(given)
+    return json_answer(ServerJoinAnswer(seal(derive_key(shown.secret.encode(), use), keys, use)))
+
+
+async def _use(context: ApiContext, token_id: str, given: ServerJoinInput) -> None:
+    """Note that the server has used the token. Raises NotAuthenticated for one that another used, AlreadyExists for a name that
+    another server has."""
+    token = await context.tokens.read(object_key("token", None, token_id))
+    if token is None:
+        raise NotAuthenticated("the token is not valid", hint=_ANOTHER)
+    if token.spec.use != SERVER_USE:
+        raise Forbidden("this token lets a node join, not a server", hint=_ANOTHER)
+    status = decode_part(token.envelope.status, TokenStatus)
+    if status.used_at is not None:
+        if status.server_uid == given.uid:
+            return
+        raise NotAuthenticated(
+            f"token {token_id} was used already: it lets one server join", reason="tokenUsed", hint=_ANOTHER
+        )
+    key = object_key(SERVER.name, None, given.name)
+    is_known = await context.store.get(key) is not None
+    if is_known or await context.store.leases(LEASE_PREFIX + given.name):
+        raise AlreadyExists(
+            f"server {given.name} exists already",
+            field="name",
+            hint="choose another name: weft server list shows those that are taken",
+        )
+    used = TokenStatus(used_at=context.clock.now(), server_uid=given.uid)
+    token.envelope.status = merge_part(token.envelope.status, used)
+    await context.store.commit(
+        [Put(token.envelope.key, encode_envelope(token.envelope))],
+        [AtRevision(token.envelope.key, token.envelope.revision), Absent(key)],
+    )
+
+
+ROUTES = (
+    Route(
+        "POST",
+        PATH,
+        join,
+        "Give a new server the keys of the fabric, with a server's join token",
+        topic=Topic("always", "server"),
+        takes=ServerJoinInput,
+        answers=ServerJoinAnswer,
+    ),
+)

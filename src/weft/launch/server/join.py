@@ -1,0 +1,115 @@
+"""``weft server join``: makes this machine another server of a fabric, with the keys that a server of it gives.
+
+The token is sent only over a connection that the checked CA authenticates. An interrupted join may be repeated."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from weft.client.answer import raise_problem
+from weft.client.context import Context
+from weft.client.http import Http
+from weft.client.tls import fetch_ca
+from weft.launch.process.address import take_server
+from weft.launch.process.amounts import Parser
+from weft.launch.server.identity import FILE, keep_identity
+from weft.launch.server.keys import write_keys
+from weft.launch.server.lock import hold_server
+from weft.launch.store.engine import FILE as STORE_FILE
+from weft.objects.errors import AlreadyExists, InvalidInput, WeftError
+from weft.objects.identity import SERVER_NAME
+from weft.protocol.server.join import PATH, ServerJoinAnswer, ServerJoinInput, ServerKeys, name_use
+from weft.trust.seal import derive_key, unseal
+from weft.trust.tokens import parse_token
+
+
+def main(argv: Sequence[str]) -> int:
+    """Join, and say how to start the server; the exit status. Raises WeftError."""
+    options = parse_join(argv)
+    state: Path = options.state.absolute()
+    name = join(state, options.server_url, _read_token(options), options.ca_sha256, options.server)
+    print(f"server {name} has joined {options.server_url}")
+    print(
+        f"start it: weft server --state {state} --listen ADDRESS:8443 --gateway ADDRESS:8444 --functions ADDRESS:8445"
+    )
+    return 0
+
+
+def parse_join(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line of ``weft server join``."""
+    parser = Parser(prog="weft server join", description="Make this machine another server of a fabric.")
+    parser.add_argument(
+        "server_url", metavar="URL", type=take_server, help="a server of it, like https://10.0.0.1:8443"
+    )
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--token", help="a server's join token, from weft token create --use server")
+    given.add_argument("--token-file", type=Path, help="a file with the token")
+    parser.add_argument(
+        "--ca-sha256", required=True, metavar="HEX", help="SHA-256 digest of the server's CA certificate"
+    )
+    parser.add_argument("--state", required=True, type=Path, help="folder for the new server's data")
+    parser.add_argument("--server", required=True, metavar="NAME", help="the new server's name, like s2")
+    return parser.parse_args(argv)
+
+
+def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
+    """Make ``state`` the folder of server ``name`` of the fabric at ``url``; the name.
+
+    Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
+    server's, Unavailable when no server answers or its store can't be shared."""
+    shown = parse_token(token)
+    if shown is None:
+        raise InvalidInput(
+            "--token is not a token",
+            field="token",
+            hint="copy the whole command that weft token create --use server printed",
+        )
+    ca = fetch_ca(url, ca_sha256)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with hold_server(state):
+        refuse_another(state, ca)
+        is_new = not (state / FILE).exists()
+        identity = keep_identity(state, name)
+        given = ServerJoinInput(identity.name, identity.uid)
+        http = Http(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME))
+        try:
+            answer = http.request("POST", PATH, given)
+        finally:
+            http.close()
+        try:
+            raise_problem(answer)
+        except WeftError:
+            if is_new:
+                (state / FILE).unlink()  # it may join under another name, with another token
+            raise
+        sealed, use = msgspec.json.decode(answer.body, type=ServerJoinAnswer).sealed, name_use(given)
+        write_keys(
+            state, msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
+        )
+    return identity.name
+
+
+def refuse_another(state: Path, ca: str) -> None:
+    """Raises AlreadyExists when the folder has a store of its own, or the keys of another fabric."""
+    own = state / "ca.crt"
+    if (state / STORE_FILE).exists() or (own.exists() and own.read_text() != ca):
+        raise AlreadyExists(
+            f"{state} is the folder of a server of another fabric", field="state", hint="give another --state"
+        )
+
+
+def _read_token(options: argparse.Namespace) -> str:
+    try:
+        text: str = options.token or options.token_file.read_text()
+    except (OSError, UnicodeDecodeError) as problem:
+        said = getattr(problem, "strerror", None) or "it isn't text"
+        raise InvalidInput(
+            f"--token-file {options.token_file} can't be read: {said}",
+            field="token_file",
+            hint="weft token create --use server prints the token; write it into a file",
+        ) from None
+    return text.strip()

@@ -1,0 +1,44 @@
+"""The files that make a server one of its fabric: what ``weft server join`` brings to a new one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weft.contracts.durable_file import write_durably
+from weft.launch.store.engine import ETCD, SQLITE, remember_store
+from weft.objects.errors import InvalidInput, Unavailable
+from weft.protocol.server.join import ServerKeys
+
+# In the state folder; those of the CA of services and of etcd's client are missing where there are none.
+FILES = (
+    "ca.key",
+    "ca.crt",
+    "seal.key",
+    "ticket.key",
+    "services/ca.key",
+    "services/ca.crt",
+    "etcd/ca.crt",
+    "etcd/client.crt",
+    "etcd/client.key",
+)
+
+
+def read_keys(state: Path, store: str) -> ServerKeys:
+    """The keys of the server in ``state``. Raises Unavailable when no other server can reach its store."""
+    if store in (SQLITE, ETCD) or store.startswith("etcd:///"):
+        raise Unavailable(
+            f"this server keeps its objects on its own machine, in {store}: no other server can reach them",
+            reason="storeNotShared",
+            hint="keep them in an etcd: weft server backup FILE, then weft server restore FILE --store etcds://HOST:PORT",
+        )
+    return ServerKeys(store, {name: (state / name).read_bytes() for name in FILES if (state / name).exists()})
+
+
+def write_keys(state: Path, keys: ServerKeys) -> None:
+    """Write them into the state folder of a new server. Raises InvalidInput for a file that isn't one of FILES."""
+    if not set(keys.files) <= set(FILES):
+        raise InvalidInput("the answer has files that no server has: its release is another", field="files")
+    for name, content in keys.files.items():
+        (state / name).parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(state / name, content, 0o644 if name.endswith(".crt") else 0o600)
+    remember_store(state, keys.store)

@@ -1,0 +1,139 @@
+"""A second server joins a fabric over a real etcd, and goes on alone when the first is killed with all its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer, free_ports
+from tests.scenario.server.test_server_log import until
+
+from weft.client.api import Client
+from weft.client.context import Context, hash_ca, read_context
+from weft.launch.server.join import join
+from weft.launch.server.keys import read_keys
+from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable, WeftError
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
+
+
+class Server:
+    """``weft server`` with all its processes, in a process group of its own."""
+
+    def __init__(self, state: Path, *options: str) -> None:
+        ports = free_ports(3)
+        places = zip(("--listen", "--gateway", "--functions"), ports, strict=True)
+        self.url = f"https://127.0.0.1:{ports[0]}"
+        self.state = state
+        self._log = (state.parent / f"{state.name}.log").open("wb")
+        words = [
+            *(
+                sys.executable,
+                str(Path(sys.executable).with_name("weft")),
+                "server",
+                "--state",
+                str(state),
+                "--metrics",
+                "off",
+                *options,
+            ),
+            *(word for flag, port in places for word in (flag, f"127.0.0.1:{port}")),
+        ]
+        self.process = subprocess.Popen(words, stdout=self._log, stderr=self._log, start_new_session=True)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self._log.close()
+
+    def connect(self, context: Context) -> Client:
+        return Client(Context(server=self.url, ca=context.ca, token=context.token, server_name=context.server_name))
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    server = EtcdServer(tmp_path / "etcd")
+    server.start()
+    yield server
+    server.end()
+
+
+def tried(call: Callable[[], Any]) -> Any:
+    """What ``call`` gives, once the server answers."""
+    try:
+        return call()
+    except (WeftError, OSError):
+        return None
+
+
+def make_token(client: Client, name: str) -> str:
+    made = client.create({"kind": "token", "name": name, "spec": {"use": "server"}})
+    return str(made["secret"])
+
+
+def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
+    return {one["name"]: (one["status"]["phase"], one["status"]["leads"]) for one in client.list("server").items}
+
+
+def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Path, etcd: EtcdServer) -> None:
+    first = Server(tmp_path / "one", "--store", f"etcd://{etcd.endpoint}")
+    with ExitStack() as stack:
+        stack.callback(first.kill)
+        known: Context = until(lambda: tried(lambda: read_context(first.state / "context.json")))
+        client = first.connect(known)
+        until(lambda: tried(lambda: read_servers(client)) == {"s1": ("Ready", ["controllers"])})
+
+        digest, other = hash_ca(known.ca), tmp_path / "two"
+        token = make_token(client, "once")
+        for wrong, problem in (
+            ((token[:-1] + "!", digest, "s2"), InvalidInput),
+            ((token[:-4] + "0000", digest, "s2"), NotAuthenticated),
+            ((token, "0" * 64, "s2"), NotAuthenticated),
+            ((token, digest, "s1"), AlreadyExists),
+            ((token, digest, "S 2"), InvalidInput),
+        ):
+            with pytest.raises(problem):
+                join(other, first.url, *wrong)
+            assert {path.name for path in other.glob("*")} <= {"server.lock"}
+        assert join(other, first.url, token, digest, "s2") == "s2"
+        assert join(other, first.url, token, digest, "s2") == "s2"  # its answer may have been lost
+        with pytest.raises(InUse, match="is called s2"):
+            join(other, first.url, token, digest, "s3")
+        with pytest.raises(NotAuthenticated, match="it lets one server join"):
+            join(tmp_path / "three", first.url, token, digest, "s3")
+        with pytest.raises(AlreadyExists, match="another fabric"):
+            (tmp_path / "four").mkdir()
+            (tmp_path / "four" / "ca.crt").write_text("another")
+            join(tmp_path / "four", first.url, make_token(client, "again"), digest, "s4")
+        assert read_keys(first.state, "etcd://x:1").files == read_keys(other, "etcd://x:1").files
+        assert {oct(path.stat().st_mode & 0o777) for path in other.glob("*.key")} == {"0o600"}
+        assert "files" not in json.dumps(client.get("token", "once")) and token not in first.state.name
+
+        second = Server(other)
+        stack.callback(second.kill)
+        there = second.connect(known)
+        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
+        client.create({"kind": "volume", "name": "before", "spec": {"size": "1G"}})
+        first.kill()
+        there.create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})
+        until(lambda: tried(lambda: read_servers(there)) == {"s1": ("NotReady", []), "s2": ("Ready", ["controllers"])})
+        assert [one["name"] for one in there.list("volume").items] == ["after", "before"]
+        there.delete("server", "s1")
+        until(lambda: list(read_servers(there)) == ["s2"])
+        client.close()
+        there.close()
+
+
+def test_a_store_on_the_server_s_own_machine_takes_in_no_other(tmp_path: Path) -> None:
+    for store in ("sqlite", "etcd", "etcd:///run/etcd"):
+        with pytest.raises(Unavailable, match="no other server can reach them"):
+            read_keys(tmp_path, store)
