@@ -170,6 +170,7 @@ class PretendNode:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._waking.clear()  # what it slept for went with it
 
     async def heartbeat(self) -> None:
         await self.lab.store.grant(f"node/{self.uid}", self.uid, 30.0, self.saying)
