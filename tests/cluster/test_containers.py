@@ -182,5 +182,5 @@ def test_without_a_registry_weft_holds_the_image(cluster: Cluster, gone_containe
     secret = ["--registry-secret", "regcred"]
     assert "--registry-secret" in cluster.fails(2, "container", "create", "none", *words, *secret)
     cluster.ok("job", "delete", "once", "--yes")
-    cluster.ok("container", "delete", "held", "disk", "--yes")
+    cluster.ok("container", "delete", "held", "--yes")
     cluster.ok("image", "delete", "busybox", "--yes")
