@@ -50,6 +50,8 @@ def build_app(context: ApiContext, log_line: LogLine | None = None) -> Answers:
             except (Unavailable, asyncio.CancelledError) as error:
                 made = await _replace(made, error, call)
         made.headers += (("x-request-id", call.request_id), VERSION)
+        if context.servers.header and call.known_actor is not None:
+            made.headers += context.servers.header
         if traces is not None and traced is not None:
             traces.end(traced, call, topic, made.status)
         took = context.clock.elapsed() - began

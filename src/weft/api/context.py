@@ -24,6 +24,7 @@ from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.request_counts import RequestCounts
 from weft.api.state.request_rates import RequestRates, WriteRates
+from weft.api.state.server_addresses import ServerAddresses
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines
@@ -188,6 +189,10 @@ class ApiContext:
         return RequestRates(self.store, self.clock)
 
     @functools.cached_property
+    def servers(self) -> ServerAddresses:
+        return ServerAddresses(self.store, self.clock)
+
+    @functools.cached_property
     def pulse(self) -> StorePosition:
         return StorePosition(self.store, self.clock)
 
@@ -208,6 +213,7 @@ class ApiContext:
             self.peers.run,
             self.rates.run,
             self.pulse.run,
+            self.servers.run,
             self.boards.run,
             self.audit.keep,
         )

@@ -4,16 +4,18 @@ Verbs get it as their first argument; common options fill it in."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from weft.cli.output.form import DOCUMENTS, Form, read_form
 from weft.cli.output.terminal import Paint, plan_paint
-from weft.objects.errors import Forbidden
+from weft.objects.errors import Forbidden, WeftError
 
 if TYPE_CHECKING:
     import click
@@ -92,11 +94,21 @@ class Session:
         context = module.find_context(self.context_file, self.environ)
         client: Client = module.Client(context, project=self.project, **settings)
         client.http.on_version = self._warn_of_skew
+        client.http.on_servers = self._keep_servers
         if self.recorder is not None:
             client.http.on_request = self.recorder.note
         elif self.debug:
             client.http.on_request, client.http.on_answer = self._log_request, self._log_answer
         return client
+
+    def _keep_servers(self, others: list[str]) -> None:
+        """Write the fabric's further servers into the context's file, for when the one in it doesn't answer."""
+        module = importlib.import_module("weft.client.context")
+        with contextlib.suppress(WeftError, OSError):  # of a context from the environment, or a file of another user's
+            path = Path(module.locate_context(self.context_file, self.environ).place)
+            context = module.read_context(path)
+            context.others = others
+            module.write_context(path, context)
 
     def would(self, step: str) -> None:
         """Call it before changing something on this machine. Raises NotSent with --explain."""

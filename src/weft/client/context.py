@@ -28,8 +28,9 @@ LOOPBACK = (
 
 
 class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """``server`` is an https URL and ``ca`` PEM text. Either ``token`` or ``certificate`` and ``key`` (paths of PEM files) are
-    the credentials. ``server_name`` is the name in the server's certificate, where it isn't the URL's host."""
+    """``server`` is an https URL, ``others`` are those of further servers of the fabric, and ``ca`` is PEM text. Either ``token``
+    or ``certificate`` and ``key`` (paths of PEM files) are the credentials. ``server_name`` is the name in the server's
+    certificate, where it isn't the URL's host."""
 
     server: str
     ca: str = ""
@@ -38,6 +39,7 @@ class Context(msgspec.Struct, kw_only=True, omit_defaults=True):
     certificate: str = ""
     key: str = ""
     server_name: str = ""
+    others: list[str] = []
 
 
 class Settings(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):

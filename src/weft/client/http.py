@@ -16,10 +16,12 @@ from typing import Any
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, ApiConnection, ClientRequest, Lost, make_lost
 from weft.client.context import Context, is_in_clone
-from weft.client.tls import explain_distrust, make_tls, split_server
+from weft.client.endpoints import CONNECT_SECONDS, Endpoint, Endpoints
+from weft.client.endpoints import HEADER as SERVERS
+from weft.client.tls import explain_distrust, make_tls
 from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
-from weft.objects.errors import InvalidInput, Unavailable, WeftError, describe_failure
+from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError, describe_failure
 
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -28,9 +30,10 @@ MOST_THROTTLED_SECONDS = 10.0  # that a request waits in all because its project
 
 
 class Http:
-    """Requests to one server. ``timeout_seconds`` bounds each silence of the server's; ``patience_seconds`` is how long a request
-    keeps dialling while nobody answers; ``most_answer_bytes`` bounds what is read of one answer, and ``most_seconds`` the whole
-    of one try, after which all connections are cut; None: nothing does."""
+    """Requests to one server, or to another one of the fabric while that doesn't answer. ``timeout_seconds`` bounds each silence of
+    the server's; ``patience_seconds`` is how long a request keeps dialling while nobody answers; ``most_answer_bytes`` bounds
+    what is read of one answer, and ``most_seconds`` the whole of one try, after which all connections are cut; None: nothing
+    does."""
 
     def __init__(
         self,
@@ -42,9 +45,8 @@ class Http:
         most_answer_bytes: int | None = None,
         most_seconds: float | None = None,
     ) -> None:
-        self._host, self._port = split_server(context.server)
         self.server = context.server.rstrip("/")
-        self._name = context.server_name or self._host
+        self._endpoints = Endpoints(context)
         self.tls = make_tls(context)
         self._headers = {"User-Agent": "weft"}
         if context.token:
@@ -65,6 +67,9 @@ class Http:
         self._idle: list[ApiConnection] = []
         self._open: set[ApiConnection] = set()
         self._closed = threading.Event()
+        self.on_servers: Callable[[list[str]], None] = lambda others: (
+            None
+        )  # called when other servers than before serve
         self.on_version: Callable[[str], None] = lambda version: None  # called when the server's version is another
         self._version = ""
         # Before a request is sent; an error that it raises ends the request.
@@ -241,6 +246,10 @@ class Http:
         return body
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
+        """Take what an answer tells of the fabric's servers and its release."""
+        told = headers.get(SERVERS, "")
+        if told and (others := self._endpoints.learn(told)) is not None:
+            self.on_servers(others)
         version = headers.get(HEADER, "")
         if version and version != self._version:
             self._version = version
@@ -258,22 +267,39 @@ class Http:
             connection.hang_up()
 
     def _dial(self, timeout_seconds: float, answer_seconds: float | None = None) -> ApiConnection:
+        """A connection to the server that answered last, or to the next one that answers."""
+        places, problem = self._endpoints.in_turn(), None
+        for place in places:
+            try:
+                seconds = min(timeout_seconds, CONNECT_SECONDS) if len(places) > 1 else timeout_seconds
+                connection = self._dial_at(place, seconds, answer_seconds or timeout_seconds)
+            except (Lost, NotAuthenticated) as failed:
+                if self._closed.is_set():
+                    raise
+                problem = problem or failed
+            else:
+                self._endpoints.prefer(place)
+                return connection
+        assert problem is not None
+        raise problem
+
+    def _dial_at(self, place: Endpoint, connect_seconds: float, answer_seconds: float) -> ApiConnection:
         if self._closed.is_set():
             raise Unavailable("the client is closed")
-        connection = ApiConnection(self._host, self._port, self._name, self.tls, timeout_seconds, self._forget)
+        connection = ApiConnection(place.host, place.port, place.name, self.tls, connect_seconds, self._forget)
         with self._lock:
             self._open.add(connection)
         try:
             connection.connect()
-            connection.sock.settimeout(answer_seconds or timeout_seconds)
+            connection.sock.settimeout(answer_seconds)
         except ssl.SSLCertVerificationError as problem:
             connection.hang_up()
-            raise explain_distrust(self.server, problem, self._clock.now()) from problem
+            raise explain_distrust(place.url, problem, self._clock.now()) from problem
         except OSError as problem:
             connection.hang_up()
             raise Lost(
                 Unavailable(
-                    f"no weft server answers at {self.server}: {describe_failure(problem)}",
+                    f"no weft server answers at {place.url}: {describe_failure(problem)}",
                     hint="is it running? make up starts a local one"
                     if is_in_clone()
                     else "is it running, and is the address right? weft config view --show-origin shows where it comes from",

@@ -22,6 +22,7 @@ from weft.launch.server.join import join
 from weft.launch.server.keys import read_keys
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable, WeftError
 
+WEFT = [sys.executable, str(Path(sys.executable).with_name("weft"))]
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
 
 
@@ -80,6 +81,14 @@ def make_token(client: Client, name: str) -> str:
     return str(made["secret"])
 
 
+def run_weft(context: Path, *words: str) -> list[str]:
+    """The names that a list of the command line has."""
+    said = subprocess.run(
+        [*WEFT, *words, "-o", "name", "--context", str(context)], capture_output=True, text=True, check=True
+    )
+    return [line.rpartition("/")[2] for line in said.stdout.splitlines()]
+
+
 def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
     return {one["name"]: (one["status"]["phase"], one["status"]["leads"]) for one in client.list("server").items}
 
@@ -123,8 +132,12 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Pat
         there = second.connect(known)
         until(lambda: tried(lambda: read_servers(there)) == {"s1": ("Ready", ["controllers"]), "s2": ("Ready", [])})
         client.create({"kind": "volume", "name": "before", "spec": {"size": "1G"}})
+        path = first.state / "context.json"
+        assert run_weft(path, "volume", "list") == ["before"]
+        assert read_context(path).others == [second.url]  # an answer named it
         first.kill()
-        there.create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})
+        client.create({"kind": "volume", "name": "after", "spec": {"size": "1G"}})  # at the second server
+        assert run_weft(path, "volume", "list") == ["after", "before"]
         until(lambda: tried(lambda: read_servers(there)) == {"s1": ("NotReady", []), "s2": ("Ready", ["controllers"])})
         assert [one["name"] for one in there.list("volume").items] == ["after", "before"]
         there.delete("server", "s1")

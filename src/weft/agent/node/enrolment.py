@@ -11,7 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Enrolment(msgspec.Struct, frozen=True):
     node: str
     node_uid: str
     address: str = ""  # its underlay address, if the join named one
+    others: tuple[str, ...] = ()  # URLs of further servers
 
 
 def read_enrolment(state_dir: Path) -> Enrolment:
@@ -64,7 +65,14 @@ def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
         certificate=str(state_dir / "node.crt"),
         key=str(state_dir / "node.key"),
         server_name=SERVER_NAME,
+        others=list(enrolment.others),
     )
+
+
+def keep_servers(state_dir: Path, others: Iterable[str]) -> None:
+    """Write the fabric's further servers down, for when the first one doesn't answer."""
+    enrolment = msgspec.structs.replace(read_enrolment(state_dir), others=tuple(others))
+    write_durably(state_dir / FILE, msgspec.json.encode(enrolment))
 
 
 def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, address: str = "") -> Enrolment:

@@ -28,6 +28,7 @@ from weft.agent.node.enrolment import (
     Enrolment,
     has_ended,
     join,
+    keep_servers,
     make_context,
     needs_renewal,
     read_enrolment,
@@ -135,6 +136,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
     runtimes, network, volumes, pools, images, proxies, guard = load_drivers(options, host, clock)
     client = Client(context)
     client.http.on_version = _check_version
+    client.http.on_servers = partial(keep_servers, state)
     line = ServerLine(clock)
     server = RemoteServer(client, line)
     parts = AgentParts(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from weft.client.tls import split_server
@@ -28,6 +28,17 @@ def url_at(host: str, port: int) -> str:
     """The URL by which a process of this machine reaches the listener at ``host`` and ``port``."""
     host = ANY.get(host, host)
     return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
+def find_shown(listeners: Sequence[tuple[str, int]], own: Sequence[str]) -> str:
+    """The URL by which other machines reach one of ``listeners``, if one is for them, or else this machine's processes. ``own``:
+    addresses of this machine that others reach."""
+    for host, port in listeners:
+        if host in ANY and own:
+            return url_at(own[0], port)
+        if host not in ANY and not ipaddress.ip_address(host).is_loopback:
+            return url_at(host, port)
+    return url_at(*listeners[0])
 
 
 def take_address(text: str) -> str:

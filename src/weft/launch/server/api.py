@@ -28,7 +28,7 @@ from weft.api.state.request_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
-from weft.launch.process.address import ANY, split_address, url_at
+from weft.launch.process.address import ANY, find_shown, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
@@ -169,7 +169,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         keeping = asyncio.create_task(keep_place(context, clock))
         presence = Presence(
             uid=identity.uid,
-            address=url,
+            address=find_shown([socket.getsockname()[:2] for socket in sockets], read_own_addresses()),
             gateway=settings.gateways[0],
             functions=next(iter(settings.functions), ""),
             release=weft.__version__,

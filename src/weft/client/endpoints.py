@@ -1,0 +1,72 @@
+"""The servers of a fabric that a client may ask: the one that it asks now, and those to try when that one doesn't answer.
+
+May be used from several threads. Answers name the servers that serve; what the client was given stays among them."""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from weft.client.context import Context
+from weft.client.tls import split_server
+from weft.objects.errors import WeftError
+from weft.objects.identity import SERVER_NAME
+
+HEADER = "weft-servers"  # of answers of a server that isn't the only one: the URLs of all that serve
+MOST = 9
+CONNECT_SECONDS = 2.0  # to one of several
+
+
+class Endpoint(NamedTuple):
+    url: str
+    host: str
+    port: int
+    name: str  # in its certificate
+
+
+class Endpoints:
+    """Those that ``context`` has, the first of which is its ``server``."""
+
+    def __init__(self, context: Context) -> None:
+        host, port = split_server(context.server)
+        self._given = Endpoint(context.server.rstrip("/"), host, port, context.server_name or host)
+        self._by_fabric = bool(context.ca)  # then each server's certificate has the fabric's name, too
+        self._lock = threading.Lock()
+        self._told = ""
+        self._all = [self._given]
+        self._add(context.others)
+
+    def in_turn(self) -> list[Endpoint]:
+        """All of them, first the one that answered last."""
+        with self._lock:
+            return list(self._all)
+
+    def prefer(self, endpoint: Endpoint) -> None:
+        """Ask ``endpoint`` first from now on: it has answered."""
+        with self._lock:
+            if self._all[0] != endpoint:
+                self._all = [endpoint, *(one for one in self._all if one != endpoint)]
+
+    def learn(self, told: str) -> list[str] | None:
+        """Take the URLs that an answer names; those beside the given one, or None if they are as they were."""
+        if told == self._told:
+            return None
+        with self._lock:
+            self._told, first = told, self._all[0]
+            before = {one.url for one in self._all}
+            self._all = list(dict.fromkeys((first, self._given)))
+            self._add(told.split(","))
+            now = [one.url for one in self._all]
+        return [url for url in now if url != self._given.url] if set(now) != before else None
+
+    def _add(self, urls: list[str]) -> None:
+        known = {one.url for one in self._all}
+        for url in urls:
+            try:
+                host, port = split_server(url)
+            except WeftError:
+                continue  # of a later release
+            place = url.rstrip("/")
+            if place not in known and len(self._all) < MOST:
+                self._all.append(Endpoint(place, host, port, SERVER_NAME if self._by_fabric else host))
+                known.add(place)
