@@ -36,6 +36,7 @@ from weft.kinds.allocation import (
 from weft.objects.envelope import Envelope, decode_envelope, encode_envelope
 from weft.objects.errors import WeftError
 from weft.objects.identity import SERVER_NAME, Ref, new_uid
+from weft.protocol.server.join import ServerKeys
 from weft.serving.server import listen, make_server_tls
 from weft.store.memory import MemoryStore
 from weft.telemetry.audit.log import AuditLog
@@ -97,6 +98,7 @@ class ApiLab:
             self.audit,
             provider=provider,
             history=self.history,
+            read_keys=lambda: ServerKeys("etcd://127.0.0.1:2379", {}),
         )
         sock = listen("127.0.0.1", port)
         self.port: int = sock.getsockname()[1]

@@ -39,6 +39,7 @@ from weft.informer.leader_lease import LeaderLease
 from weft.kinds.container import ContainerSpec
 from weft.kinds.quota import QuotaSpec
 from weft.kinds.registry import WORKLOADS
+from weft.kinds.server import ServerSpec
 from weft.kinds.service import ServiceSpec
 from weft.kinds.vm import VmSpec
 from weft.objects.envelope import Envelope, encode_envelope
@@ -305,8 +306,11 @@ def _make_object(key: str) -> bytes:
     """One under a name that a commit relies on to be nobody's."""
     _, kind, project, name = key.split("/")
     specs: dict[str, msgspec.Struct] = {"vm": VmSpec(image="tiny"), "container": ContainerSpec(image="tiny")}
-    spec = {**specs, "service": ServiceSpec(selector={"app": "web"}, ports=["80"]), "quota": QuotaSpec(instances=1000)}[
-        kind
-    ]
+    spec = {
+        **specs,
+        "server": ServerSpec(),
+        "service": ServiceSpec(selector={"app": "web"}, ports=["80"]),
+        "quota": QuotaSpec(instances=1000),
+    }[kind]
     made = Envelope(kind=kind, name=name, uid=new_uid(), project=project, spec=msgspec.Raw(msgspec.json.encode(spec)))
     return encode_envelope(made)

@@ -146,11 +146,13 @@ class ApiContext:
     writes: WriteRates = field(default_factory=WriteRates)
     boards: Boards = field(init=False)  # of dashboards
     node_spans: NodeSpans = field(init=False)
+    servers: ServerAddresses = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.boards = Boards(self.store, self.clock)
         self.node_spans = NodeSpans(self.clock)
+        self.servers = ServerAddresses(self.store, self.clock)
 
     @functools.cached_property
     def tokens(self) -> PrefixCache[TokenFacts]:
@@ -187,10 +189,6 @@ class ApiContext:
     @functools.cached_property
     def rates(self) -> RequestRates:
         return RequestRates(self.store, self.clock)
-
-    @functools.cached_property
-    def servers(self) -> ServerAddresses:
-        return ServerAddresses(self.store, self.clock)
 
     @functools.cached_property
     def pulse(self) -> StorePosition:

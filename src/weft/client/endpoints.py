@@ -32,7 +32,7 @@ class Endpoints:
         self._given = Endpoint(context.server.rstrip("/"), host, port, context.server_name or host)
         self._by_fabric = bool(context.ca)  # then each server's certificate has the fabric's name, too
         self._lock = threading.Lock()
-        self._told = ""
+        self._named = ""
         self._all = [self._given]
         self._add(context.others)
 
@@ -47,15 +47,15 @@ class Endpoints:
             if self._all[0] != endpoint:
                 self._all = [endpoint, *(one for one in self._all if one != endpoint)]
 
-    def learn(self, told: str) -> list[str] | None:
+    def learn(self, named: str) -> list[str] | None:
         """Take the URLs that an answer names; those beside the given one, or None if they are as they were."""
-        if told == self._told:
+        if named == self._named:
             return None
         with self._lock:
-            self._told, first = told, self._all[0]
+            self._named, first = named, self._all[0]
             before = {one.url for one in self._all}
             self._all = list(dict.fromkeys((first, self._given)))
-            self._add(told.split(","))
+            self._add(named.split(","))
             now = [one.url for one in self._all]
         return [url for url in now if url != self._given.url] if set(now) != before else None
 

@@ -246,9 +246,9 @@ class Http:
         return body
 
     def _note_version(self, headers: Mapping[str, str]) -> None:
-        """Take what an answer tells of the fabric's servers and its release."""
-        told = headers.get(SERVERS, "")
-        if told and (others := self._endpoints.learn(told)) is not None:
+        """Take what an answer says of the fabric's servers and its release."""
+        named = headers.get(SERVERS, "")
+        if named and (others := self._endpoints.learn(named)) is not None:
             self.on_servers(others)
         version = headers.get(HEADER, "")
         if version and version != self._version:

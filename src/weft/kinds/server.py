@@ -19,7 +19,7 @@ class ServerSpec(msgspec.Struct, kw_only=True):
 
 
 class ServerStatus(msgspec.Struct, kw_only=True):
-    phase: Annotated[str, words("Ready", "NotReady")] = "Ready"
+    phase: Annotated[str, words("Ready", "NotReady")] = "NotReady"
     message: str = ""
     address: str = ""  # URL of its API
     gateway: str = ""  # HOST:PORT for streams

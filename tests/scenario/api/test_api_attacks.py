@@ -243,13 +243,6 @@ def test_a_number_no_machine_has_is_the_senders_fault(lab: ApiLab, number: str) 
     assert answer.status in (400, 404, 409), answer.body
 
 
-def test_of_a_key_given_twice_the_last_one_counts(lab: ApiLab) -> None:
-    lab.client.create(make_image())
-    body = b'{"name":"x","name":"y","spec":{"image":"tiny","cpu":7},"spec":{"image":"tiny","cpu":1,"cpu":2}}'
-    made = lab.client.http.request("POST", "/v1/projects/default/vms", body).json()
-    assert (made["name"], made["spec"]["cpu"]) == ("y", 2)
-
-
 def test_handshakes_that_never_end_keep_nobody_out_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than there may be at once: who comes after them gets in when their time is up."""
     monkeypatch.setattr("weft.serving.doorkeeper.MOST_HANDSHAKES", 4)

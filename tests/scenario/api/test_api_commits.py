@@ -36,6 +36,7 @@ from weft.api.upgrade import upgrade_objects
 from weft.client import Client
 from weft.client.answer import raise_problem
 from weft.client.function_code import upload_code
+from weft.client.http import Http
 from weft.contracts.clock import SystemClock
 from weft.contracts.store import Delete, Put
 from weft.kinds.allocation import AllocatedContainer, AllocationSpec, Resources
@@ -105,6 +106,10 @@ RELIES_ON = {
         "api/node/join.py _enrol": "enrolment at, node at, token at",
         "api/node/join.py _repeat": "enrolment at",
         "api/node/report.py attempt": "node at",
+    },
+    "join_a_server": {
+        SETTLE: "token absent, token present",
+        "api/servers/join.py _use": "server absent, token at",
     },
     "renew_and_use_another_key": {"api/auth/enrolments.py attempt": "enrolment at"},
     "report_of_itself_and_of_its_places": {
@@ -400,6 +405,14 @@ def join_a_node_anew_twice(lab: ApiLab, number: int) -> None:
     first = lab.join_with(made["secret"], f"k{number}")
     again = lab.join_with(made["secret"], f"k{number}", first.key)
     again.report(node={"cpu": 4})
+
+
+def join_a_server(lab: ApiLab, number: int) -> None:
+    made = lab.client.create({"kind": "token", "name": f"server{number}", "spec": {"use": "server"}})
+    http = Http(msgspec.structs.replace(lab.context, token=made["secret"]))
+    answer = http.request("POST", "/v1/servers:join", {"name": f"s{number + 2}", "uid": f"u{number}"})
+    http.close()
+    raise_problem(answer)
 
 
 def renew_and_use_another_key(lab: ApiLab, number: int) -> None:
@@ -698,6 +711,7 @@ REQUESTS: tuple[Request, ...] = (
     delete_a_project_with_history,
     join_a_new_node,
     join_a_node_anew_twice,
+    join_a_server,
     renew_and_use_another_key,
     report_of_itself_and_of_its_places,
     report_of_devices_and_of_one_that_was_found,

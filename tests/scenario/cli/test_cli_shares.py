@@ -67,9 +67,11 @@ def test_a_preview_of_a_conversion_names_the_shared_image_that_the_vm_will_be_ma
     assert fabric.weft("project", "create", "chemistry").code == 0
     added = fabric.weft("image", "add", "base", str(fabric.folder / "tiny.tar"), "-p", "chemistry")
     assert added.code == 0 and fabric.weft("image", "share", "base", "--with", "*", "-p", "chemistry").code == 0
-    fabric.weft("container", "create", "web", "--image", "chemistry/base", "--network", "default", "--detach")
+    assert fabric.weft("image", "add", "box", "registry.example.org/a:1", "-p", "chemistry", "--detach").code == 0
+    assert fabric.weft("image", "share", "box", "--with", "*", "-p", "chemistry").code == 0
+    fabric.weft("container", "create", "web", "--image", "chemistry/box", "--network", "default", "--detach")
     said = fabric.weft("convert", "container/web", "--to", "vm", "--dry-run", "-o", "json")
-    assert json.loads(said.out)["spec"]["image"] == "of chemistry/base", said.err
+    assert json.loads(said.out)["spec"]["image"] == "of chemistry/box", said.err
     assert fabric.weft("vm", "create", "disk", "--image", "chemistry/base").code == 0
     refused = fabric.weft("convert", "vm/disk", "--to", "container", "--dry-run")
     assert refused.code != 0 and "of another project" in refused.err and "weft image add" in refused.err

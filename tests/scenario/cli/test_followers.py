@@ -78,7 +78,8 @@ class Follower:
 def test_every_command_that_follows_goes_on_after_a_restart_of_the_server(fabric: Fabric) -> None:
     assert {*list_followers(make_root(), ()), "operation"} == set(FOLLOWERS)
     has = ("--image", "tiny", "--cpu", "1", "--memory", "128M")
-    for words in (("vm", "create", "web", *has), ("deployment", "create", "shop", *has, "--detach")):
+    waits = ("--image", "registry.example.org/a:1", *has[2:])  # nobody answers there
+    for words in (("vm", "create", "web", *has), ("deployment", "create", "shop", *waits, "--detach")):
         said = fabric.weft(*words)
         assert said.code == 0, said.err
     # The quiet ones first: they follow by the time that all others have printed something.
@@ -98,7 +99,7 @@ def test_every_command_that_follows_goes_on_after_a_restart_of_the_server(fabric
         heard = {one.words: len(one.printed) for one in followers}
         assert fabric.weft("vm", "create", "late", *has, "--detach").code == 0
         # One operation that stays: those that end between two reads of the list are never shown.
-        assert fabric.weft("deployment", "create", "stall", *has, "--detach").code == 0
+        assert fabric.weft("deployment", "create", "stall", *waits, "--detach").code == 0
         for one in followers:
             assert one.words in QUIET or one.hears_more_than(heard[one.words]), (one.words, one.printed[-3:])
         assert [(one.words, one.printed[-3:]) for one in followers if one.process.poll() is not None] == []

@@ -30,6 +30,7 @@ from tests.scenario.controllers import (
     test_migrations,
     test_planned_migrations,
     test_quotas,
+    test_servers,
     test_services,
     test_snapshots,
     test_storage_pools,
@@ -115,6 +116,8 @@ RELIES_ON = {
         "replication at, allocation at, replica at, snapshot absent, snapshot at, workload at"
     ),
     "controllers/receiver/controller.py _note": "receiver at",
+    "controllers/server/controller.py plan_new": "server absent",
+    "controllers/server/controller.py plan_server": "server at",
     "controllers/accounting/controller.py _fold": (
         "accountingrecord absent, accountingrecord at, accountingrecord at and goes"
     ),
@@ -667,6 +670,7 @@ SCENARIOS: tuple[Callable[[Path], Awaitable[None]], ...] = (
     an_image_is_kept_warm_until_nobody_asks_for_it,
     test_made_images.test_an_image_fails_with_its_nodes_words_and_its_snapshot_goes,
     a_clock_is_set_back,
+    test_servers.test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_ready,
 )
 
 
@@ -701,14 +705,14 @@ async def test_nothing_of_a_term_lands_once_another_process_has_the_lease(tmp_pa
     async def overtaken(term: LeaderLease, writes: Sequence[Write], preconditions: Sequence[Precondition]) -> int:
         if refused:
             return await write(term, writes, preconditions)
-        await term.store.release(term._name, term._holder)
-        assert await term.store.grant(term._name, "another", 10.0)
+        await term.store.release(term.name, term._holder)
+        assert await term.store.grant(term.name, "another", 10.0)
         before = await term.store.commit([])
         try:
             return await write(term, writes, preconditions)
         finally:
             refused.append(await term.store.commit([]) == before)
-            await term.store.release(term._name, "another")
+            await term.store.release(term.name, "another")
 
     with mock.patch.object(LeaderLease, "_write", overtaken):
         async with Lab(tmp_path) as lab:

@@ -131,7 +131,10 @@ def list_operations(held: set[str], limited: bool) -> Iterator[tuple[str, str, s
         for project in ("lab", "other"):
             if "{project}" not in path and project == "other" and where != "each":
                 continue
-            if path in ("/v1/join", "/v1/healthz") or (method, path) == ("POST", "/v1/link"):
+            if path in ("/v1/join", "/v1/healthz") or (method, path) in (
+                ("POST", "/v1/link"),
+                ("POST", "/v1/servers:join"),
+            ):
                 continue  # for nobody with such a token, and for everybody
             if path == "/v1/session":
                 continue  # for pages of the server's own origin

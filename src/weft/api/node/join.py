@@ -32,6 +32,9 @@ async def join(context: ApiContext, call: Call) -> Answer:
     """``POST /v1/join``."""
     if call.actor.kind != "joiner":
         raise Forbidden("only a join token lets a machine join", hint="weft token create --join")
+    token = await context.tokens.find(object_key("token", None, call.actor.id))
+    if token is not None and token.spec.use != "join":
+        raise Forbidden("this token lets a server join, not a node", hint="weft token create --join")
     call.query()
     given = read_strict(await call.read_object(), JoinInput, "")
     name = check_name(given.node, "node")
@@ -77,8 +80,6 @@ async def _enrol(context: ApiContext, token_id: str, name: str, key: str) -> tup
         raise NotAuthenticated("the token is not valid", hint="weft token create --join makes another")
     status = decode_part(token.envelope.status, TokenStatus)
     node = await read_again(context, object_key("node", None, name))
-    if token.spec.use != "join":
-        raise Forbidden("this token lets a server join, not a node", hint="weft token create --join")
     if status.used_at is not None:
         return await _repeat(context, token, status, node, key)
     bound = token.spec.node

@@ -33,6 +33,7 @@ async def join(context: ApiContext, call: Call) -> Answer:
     shown = read_bearer(call.bearer) if call.actor.kind == "joiner" else None
     if shown is None:
         raise Forbidden("only a server's join token lets a server join", hint="weft token create --use server")
+    await _require_use(context, call.actor.id)
     call.query()
     given = read_strict(await call.read_object(), ServerJoinInput, "")
     check_name(given.name, "name")
@@ -46,14 +47,19 @@ async def join(context: ApiContext, call: Call) -> Answer:
     return json_answer(ServerJoinAnswer(seal(derive_key(shown.secret.encode(), use), keys, use)))
 
 
+async def _require_use(context: ApiContext, token_id: str) -> None:
+    """Raise Forbidden for a token by which nodes join."""
+    token = await context.tokens.find(object_key("token", None, token_id))
+    if token is not None and token.spec.use != SERVER_USE:
+        raise Forbidden("this token lets a node join, not a server", hint=_ANOTHER)
+
+
 async def _use(context: ApiContext, token_id: str, given: ServerJoinInput) -> None:
     """Note that the server has used the token. Raises NotAuthenticated for one that another used, AlreadyExists for a name that
     another server has."""
     token = await context.tokens.read(object_key("token", None, token_id))
     if token is None:
         raise NotAuthenticated("the token is not valid", hint=_ANOTHER)
-    if token.spec.use != SERVER_USE:
-        raise Forbidden("this token lets a node join, not a server", hint=_ANOTHER)
     status = decode_part(token.envelope.status, TokenStatus)
     if status.used_at is not None:
         if status.server_uid == given.uid:
