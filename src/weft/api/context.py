@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from weft.api.dashboard.boards import Boards
 from weft.api.node.orders import NodeOrders
 from weft.api.request.trace import RequestTraces
+from weft.api.servers.addresses import ServerAddresses
 from weft.api.state.address_ranges import AddressRanges
 from weft.api.state.counted_objects import CountedObjects
 from weft.api.state.history import History
@@ -24,7 +25,6 @@ from weft.api.state.oidc_provider import Provider
 from weft.api.state.published_ports import NodePorts
 from weft.api.state.request_counts import RequestCounts
 from weft.api.state.request_rates import RequestRates, WriteRates
-from weft.api.state.server_addresses import ServerAddresses
 from weft.api.state.store_position import StorePosition
 from weft.api.state.token_use import TokenUse
 from weft.api.state.watch_lines import WatchLines

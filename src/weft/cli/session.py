@@ -135,7 +135,7 @@ class Session:
 
     def _warn_of_skew(self, server: str) -> None:
         """Warn once in a run, if the server is of another release."""
-        warning = importlib.import_module("weft.client.version_skew").describe_skew(server)
+        warning = importlib.import_module("weft.client.server.version_skew").describe_skew(server)
         if warning and not self._skew_reported:
             self._skew_reported = True
             self.notify(f"warning: {warning}")

@@ -16,10 +16,10 @@ from typing import Any
 from weft.client.answer import ClientAnswer, Stream, raise_problem, read_headers
 from weft.client.connection import BROKEN, ApiConnection, ClientRequest, Lost, make_lost
 from weft.client.context import Context, is_in_clone
-from weft.client.endpoints import CONNECT_SECONDS, Endpoint, Endpoints
-from weft.client.endpoints import HEADER as SERVERS
+from weft.client.server.endpoints import CONNECT_SECONDS, Endpoint, Endpoints
+from weft.client.server.endpoints import HEADER as SERVERS
+from weft.client.server.version_skew import HEADER
 from weft.client.tls import explain_distrust, make_tls
-from weft.client.version_skew import HEADER
 from weft.contracts.clock import Clock, SystemClock
 from weft.objects.errors import InvalidInput, NotAuthenticated, Unavailable, WeftError, describe_failure
 

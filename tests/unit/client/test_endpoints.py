@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from weft.client.context import Context
-from weft.client.endpoints import MOST, Endpoints
+from weft.client.server.endpoints import MOST, Endpoints
 from weft.objects.identity import SERVER_NAME
 
 ONE, TWO, THREE = (f"https://10.0.0.{n}:8443" for n in (1, 2, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from weft.client.version_skew import describe_skew
+from weft.client.server.version_skew import describe_skew
 
 
 @pytest.mark.parametrize("server", ["0.4.0", "0.3.9", "0.5.0rc1"])

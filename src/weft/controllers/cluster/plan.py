@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from weft.client.version_skew import MOST_MINORS, describe_skew
+from weft.client.server.version_skew import MOST_MINORS, describe_skew
 from weft.controllers.cluster.facts import Reply
 from weft.kinds.cluster import ClusterActions, ClusterMarks, ClusterStatus
 from weft.objects.quantity import format_duration

@@ -43,8 +43,8 @@ from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
 from weft.client.context import Context
+from weft.client.server.version_skew import describe_skew
 from weft.client.tls import make_tls, set_time_check
-from weft.client.version_skew import describe_skew
 from weft.contracts.clock import Clock, SystemClock
 from weft.contracts.driver.host import Host
 from weft.drivers.cgroup.groups import ControlGroups

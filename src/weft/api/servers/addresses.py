@@ -4,7 +4,7 @@ Reads the Server objects. Answers name them in a header, unless there is one ser
 
 from __future__ import annotations
 
-from weft.client.endpoints import HEADER, MOST
+from weft.client.server.endpoints import HEADER, MOST
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
