@@ -354,8 +354,11 @@ def test_a_form_is_in_the_order_of_the_task_and_marks_every_wrong_field(open_pag
     dialog = page.get_by_role("dialog")
     image = dialog.get_by_label("image", exact=False).first
     expect(image.get_by_role("option", name="tiny")).to_be_attached()
-    first = [words.split("\n")[0] for words in dialog.locator("form > .field, form .line > .field").all_inner_texts()]
-    assert first == ["name", "project", "image", "cpu", "memory", "disk", "networks", "ssh keys", "node", "volumes"]
+    # A field's hint stands beside its name until the lists to choose from are there.
+    names = ("name", "project", "image", "cpu", "memory", "disk", "networks", "ssh keys", "node", "volumes")
+    expect(dialog.locator("form > .field, form .line > .field")).to_have_text(
+        [re.compile(f"^{name}") for name in names], use_inner_text=True
+    )
     dialog.get_by_label("name", exact=True).fill("wrong")
     image.select_option("tiny")
     dialog.get_by_label(re.compile("^memory")).first.fill("1 parsec")

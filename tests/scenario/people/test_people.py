@@ -281,6 +281,7 @@ def test_a_user_s_own_token_allows_no_more_than_the_user_may(lab: ApiLab) -> Non
         ),
         lambda: fred.create({"kind": "token", "name": "x", "spec": {"use": "access", "role": "viewer"}}),
         lambda: fred.create({"kind": "token", "name": "x", "spec": {"use": "join"}}),
+        lambda: fred.create({"kind": "token", "name": "x", "spec": {"use": "server"}}),
         lambda: ci.create(
             {"kind": "token", "name": "x", "spec": {"use": "access", "role": "editor", "project": "lab"}}
         ),

@@ -195,6 +195,7 @@ def test_nobody_gives_what_they_do_not_have(lab: ApiLab) -> None:
         (make("token", use="access", role="deleter", project="lab"), "vm:delete"),
         (make("token", use="access", role="editor"), "accounting:get"),
         (make("token", use="join"), "node:create"),
+        (make("token", use="server"), "accounting:get"),
         (make("role", rules={"vm": ["get", "exec"]}), "vm:exec"),
         (make("user", groups=["crew"]), "vm:delete"),
         (lambda: carl.patch("role", "members", {"spec": {"rules": {"node": ["cordon"]}}}), "node:cordon"),

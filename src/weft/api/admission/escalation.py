@@ -19,7 +19,7 @@ from weft.kinds.token import SERVER_USE, TOKEN, TokenSpec
 from weft.kinds.user import USER, UserSpec
 from weft.objects.envelope import decode_part
 from weft.objects.errors import Forbidden
-from weft.objects.roles import Grant
+from weft.objects.roles import ALL, Grant
 from weft.trust.credentials import Actor, invalid_token
 
 GRANTING_SPECS = (RoleSpec, RoleBindingSpec, TokenSpec, UserSpec)
@@ -65,7 +65,7 @@ async def _plan_gift(
         case TokenSpec() if old is None and new.use == "join":
             refuse_excess(actor, [Grant("", None, frozenset({JOINS}))], kind)
         case TokenSpec() if old is None and new.use == SERVER_USE:  # the keys of the fabric let a server do everything
-            return await _plan_role(view, actor, "admin", None, kind)
+            return await _plan_role(view, actor, ALL, None, kind)
         case TokenSpec() if old is None and new.use == "link":
             # Without grants, projects widen those that the link has already.
             is_more = new.link is not None and (new.link.grants or (new.link.grants is None and new.link.projects))
