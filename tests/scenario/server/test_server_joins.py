@@ -114,7 +114,11 @@ def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Pat
                 join(other, first.url, *wrong)
             assert {path.name for path in other.glob("*")} <= {"server.lock"}
         assert join(other, first.url, token, digest, "s2") == "s2"
-        assert join(other, first.url, token, digest, "s2") == "s2"  # its answer may have been lost
+        with pytest.raises(NotAuthenticated, match="it lets one server join"):  # whoever has seen it since
+            join(other, first.url, token, digest, "s2")
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InvalidInput, match="can't be made a folder"):
+            join(tmp_path / "file", first.url, token, digest, "s2")
         with pytest.raises(InUse, match="is called s2"):
             join(other, first.url, token, digest, "s3")
         with pytest.raises(NotAuthenticated, match="it lets one server join"):

@@ -3,6 +3,7 @@ the request. Administrators create them for anyone, those of a project for their
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from weft.api.admission import admit
@@ -49,6 +50,8 @@ async def create(context: ApiContext, call: Call, raw: dict[str, Any], *, dry_ru
             f"labels.{LOGIN_LABEL} is set by the server", field=f"labels.{LOGIN_LABEL}", hint="leave it out"
         )
     actor, use = call.actor, spec.get("use", "token")
+    if use == SERVER_USE:
+        await asyncio.to_thread(context.read_keys)  # it can't be used where no server can join
     name = raw.get("name") or make_token_id(use if use in (*ONCE, "access", ACCESS_KEY) else "token")
     if use == ACCESS_KEY:
         key_id = make_key_id()

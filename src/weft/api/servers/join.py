@@ -1,6 +1,6 @@
 """Takes in another server: a machine that shows a server's join token gets the keys of the fabric, sealed with that token.
 
-Writes the token's use. A join whose answer was lost may be repeated with the same token from the same state folder."""
+Writes the token's use, before anything is given: who sees the token later gets nothing for it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,6 @@ async def _use(context: ApiContext, token_id: str, given: ServerJoinInput) -> No
         raise NotAuthenticated("the token is not valid", hint=_ANOTHER)
     status = decode_part(token.envelope.status, TokenStatus)
     if status.used_at is not None:
-        if status.server_uid == given.uid:
-            return
         raise NotAuthenticated(
             f"token {token_id} was used already: it lets one server join", reason="tokenUsed", hint=_ANOTHER
         )

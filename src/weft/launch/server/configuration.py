@@ -55,7 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run the weft server in the foreground.",
         epilog="Flags override variables (WEFT_SERVER_AUDIT_KEEP for --audit-keep), and these the file /etc/weft/server.yaml"
         " (audit_keep: 90d). weft server config --show-origin shows what is in force."
-        " weft server backup FILE and weft server restore FILE save and restore its data.",
+        " weft server backup FILE and weft server restore FILE save and restore its data. weft server join URL makes this machine"
+        " another server of a fabric; weft server list, describe and delete show and remove its servers.",
     )
     parser.add_argument("process", nargs="?", choices=PROCESSES, help="run only this process of the server")
     parser.add_argument("--state", type=Path, help="folder for the server's data; it must be given")

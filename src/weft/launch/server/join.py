@@ -1,6 +1,7 @@
 """``weft server join``: makes this machine another server of a fabric, with the keys that a server of it gives.
 
-The token is sent only over a connection that the checked CA authenticates. An interrupted join may be repeated."""
+The token is sent only over a connection that the checked CA authenticates. It counts once: a join whose answer was lost needs
+another one."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from weft.client.answer import raise_problem
+from weft.client.answer import ClientAnswer, raise_problem
 from weft.client.context import Context
 from weft.client.http import Http
 from weft.client.tls import fetch_ca
@@ -69,28 +70,38 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
             hint="copy the whole command that weft token create --use server printed",
         )
     ca = fetch_ca(url, ca_sha256)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidInput(
+            f"--state {state} can't be made a folder: {problem.strerror}", field="state", hint="give another --state"
+        ) from None
     with hold_server(state):
         refuse_another(state, ca)
         is_new = not (state / FILE).exists()
         identity = keep_identity(state, name)
         given = ServerJoinInput(identity.name, identity.uid)
-        http = Http(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME))
         try:
-            answer = http.request("POST", PATH, given)
-        finally:
-            http.close()
-        try:
-            raise_problem(answer)
+            answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
         except WeftError:
             if is_new:
-                (state / FILE).unlink()  # it may join under another name, with another token
+                (state / FILE).unlink()  # it may join under another name
             raise
         sealed, use = msgspec.json.decode(answer.body, type=ServerJoinAnswer).sealed, name_use(given)
         write_keys(
             state, msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
         )
     return identity.name
+
+
+def _ask(context: Context, given: ServerJoinInput) -> ClientAnswer:
+    http = Http(context)
+    try:
+        answer = http.request("POST", PATH, given)
+    finally:
+        http.close()
+    raise_problem(answer)
+    return answer
 
 
 def refuse_another(state: Path, ca: str) -> None:

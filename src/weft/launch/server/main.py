@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from weft.cli.command.exit_codes import exit_code
 from weft.contracts.clock import Clock, SystemClock
 from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.supervisor import Command, Supervisor, supervising
@@ -84,8 +85,8 @@ def main(argv: Sequence[str]) -> int:
             return show_configuration(argv[1:])
         options = parse_options(argv)
     except WeftError as problem:
-        print(f"error: {problem.message}\n  {problem.hint}", file=sys.stderr)
-        return 2
+        print(f"error: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""), file=sys.stderr)
+        return exit_code(problem) if argv[:1] == ["join"] else 2
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if options.process:
         module, name = PROCESSES[options.process]
