@@ -105,7 +105,7 @@ class ApiLab:
         tls = make_server_tls(chain, key, self.authority.ca_path)
         self.server = make_api_server(build_app(self.api), [sock], tls, self.clock)
         server = f"https://127.0.0.1:{self.port}"
-        await bootstrap(self.api, self.context_path, server)
+        await bootstrap(self.api, self.context_path, server, name="s1" if self.beside is None else "s2")
         self.api.start()
         self.server.start()
 

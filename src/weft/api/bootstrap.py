@@ -7,7 +7,6 @@ was given stands in the store, so one of an older release gets the newer ones, e
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 
 import msgspec
@@ -31,17 +30,18 @@ from weft.trust.tokens import make_token, make_token_id, parse_token, verify_sec
 
 DEFAULT_CIDR = "10.214.0.0/20"
 _LABEL = "weft/bootstrap"  # of the fabric's own tokens: for whom
-_SERVER_LABEL = "weft/server"  # … and where the server listens that made it: it leaves those of others alone
-_NOT_IN_LABELS = re.compile(r"[^a-z0-9.-]+")
+_SERVER_LABEL = "weft/server"  # … and which server made it: it leaves those of others alone
 _GIVEN = f"/defaultrules/{FABRIC}/given"  # the store's key of the names of the default rules that there were, as JSON
 
 
-async def bootstrap(context: ApiContext, context_path: Path, server: str, cidr: str = DEFAULT_CIDR) -> None:
+async def bootstrap(
+    context: ApiContext, context_path: Path, server: str, cidr: str = DEFAULT_CIDR, name: str = "s1"
+) -> None:
     """Create the first project, network (with ``cidr``) and alert rules if the store is new, and an admin's context for ``server``
-    in ``context_path``."""
+    in ``context_path``. ``name``: of this server among those of the fabric."""
     await retry(context, lambda: _make_default(context, cidr))
     await retry(context, lambda: _offer_rules(context))
-    await _write_admin_context(context, context_path, server)
+    await _write_admin_context(context, context_path, server, name)
 
 
 async def _make_default(context: ApiContext, cidr: str) -> None:
@@ -90,7 +90,7 @@ async def _commit(context: ApiContext, view: View, manifests: list[Manifest], *m
     )
 
 
-async def _write_admin_context(context: ApiContext, path: Path, server: str) -> None:
+async def _write_admin_context(context: ApiContext, path: Path, server: str, name: str) -> None:
     ca = context.authority.ca
     refuse_other_server(
         path, Context(server=server, ca=ca), "start this server with --context FILE, or rename that file"
@@ -104,25 +104,20 @@ async def _write_admin_context(context: ApiContext, path: Path, server: str) -> 
         if wanted != old:
             await asyncio.to_thread(write_context, path, wanted)
         return
-    text = await _make_token(context, "admin", "admin", server)
+    text = await _make_token(context, "admin", "admin", name)
     project = old.project if old is not None else "default"
     await asyncio.to_thread(write_context, path, Context(server=server, ca=ca, token=text, project=project))
 
 
 async def _make_token(context: ApiContext, subject: str, role: str, server: str) -> str:
     """A new token of the fabric's own; older ones of ``subject`` that this server made are deleted."""
-    place = _read_place(server)
-    await _drop_old(context, subject, place)
+    await _drop_old(context, subject, server)
     text, sha256 = make_token(name := make_token_id(subject))
     spec = {"use": "access", "role": role, "subject": subject}
-    labels, marks = {_LABEL: subject, _SERVER_LABEL: place}, {"sha256": sha256}
+    labels, marks = {_LABEL: subject, _SERVER_LABEL: server}, {"sha256": sha256}
     manifest = Manifest(kind=TOKEN, name=name, project=None, labels=labels, spec=spec, marks=marks)
     await settle(context, lambda view: admit.plan_create(context, view, manifest, None))
     return text
-
-
-def _read_place(server: str) -> str:
-    return _NOT_IN_LABELS.sub("-", server.partition("//")[2].lower()).strip("-.")[:63].rstrip("-.")
 
 
 async def _is_good(context: ApiContext, text: str, role: str) -> bool:

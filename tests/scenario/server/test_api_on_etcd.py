@@ -59,7 +59,9 @@ def test_api_servers_live_through_a_kill_of_etcd_and_their_own(api: ApiProcess, 
 
 
 def test_two_api_servers_over_one_etcd_decide_as_one(tmp_path: Path, etcd: EtcdServer) -> None:
-    servers = [ApiProcess(tmp_path / name, "--store", f"etcd://{etcd.endpoint}") for name in ("s1", "s2")]
+    servers = [
+        ApiProcess(tmp_path / name, "--server", name, "--store", f"etcd://{etcd.endpoint}") for name in ("s1", "s2")
+    ]
     try:
         servers[0].start()
         clients = [servers[0].connect()]

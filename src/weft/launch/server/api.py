@@ -162,7 +162,9 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     try:
         url = url_at(*sockets[0].getsockname()[:2])
         await upgrade_objects(store)
-        await bootstrap(context, options.context or state / "context.json", url, options.network or DEFAULT_CIDR)
+        await bootstrap(
+            context, options.context or state / "context.json", url, options.network or DEFAULT_CIDR, identity.name
+        )
         await store_server.start()
         context.start()
         server.start()
