@@ -9,8 +9,8 @@ import pytest
 from tests.scenario.controllers_lab import Lab
 
 from weft.kinds.server import ServerStatus
-from weft.launch.server.identity import Identity
-from weft.launch.server.presence import keep_presence
+from weft.launch.server.membership.identity import Identity
+from weft.launch.server.membership.presence import keep_presence
 from weft.objects.envelope import decode_part
 from weft.objects.errors import InUse
 from weft.protocol.server.presence import Presence

@@ -18,8 +18,8 @@ from tests.scenario.server.test_server_log import until
 
 from weft.client.api import Client
 from weft.client.context import Context, hash_ca, read_context
-from weft.launch.server.join import join
-from weft.launch.server.keys import read_keys
+from weft.launch.server.membership.join import join
+from weft.launch.server.membership.keys import read_keys
 from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable, WeftError
 
 WEFT = [sys.executable, str(Path(sys.executable).with_name("weft"))]

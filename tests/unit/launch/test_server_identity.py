@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from weft.launch.server.identity import FILE, keep_identity
+from weft.launch.server.membership.identity import FILE, keep_identity
 from weft.objects.errors import InUse, InvalidInput
 
 

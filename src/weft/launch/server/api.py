@@ -32,10 +32,10 @@ from weft.launch.process.address import ANY, find_shown, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
-from weft.launch.server.identity import keep_identity
-from weft.launch.server.keys import read_keys
 from weft.launch.server.logs import keep_log, open_logs
-from weft.launch.server.presence import keep_presence
+from weft.launch.server.membership.identity import keep_identity
+from weft.launch.server.membership.keys import read_keys
+from weft.launch.server.membership.presence import keep_presence
 from weft.launch.server.traces import make_tracer, open_traces
 from weft.launch.store.engine import make_store
 from weft.objects.errors import InvalidInput, WeftError

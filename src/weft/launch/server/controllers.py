@@ -36,8 +36,8 @@ from weft.kinds.fields.lease import ELSEWHERE_SECONDS
 from weft.launch.image.oci_bundle import plan_bundles
 from weft.launch.insight.worker import InsightWorker
 from weft.launch.server.alerts import find_unfit
-from weft.launch.server.identity import keep_identity
 from weft.launch.server.logs import keep_log
+from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.traces import make_tracer
 from weft.launch.store.engine import LEADER_LEASE
 from weft.objects.errors import Unavailable, WeftError

@@ -19,9 +19,9 @@ from weft.kinds.fields.strategy import DEFAULT_STRATEGY, read_strategy
 from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.server.alerts import find_unfit, supervise_evaluator
 from weft.launch.server.configuration import parse_options, show_configuration
-from weft.launch.server.identity import keep_identity
 from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
+from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.metrics import plan_database
 from weft.launch.store.engine import ETCD, check_store, remember_store
 from weft.launch.store.etcd import plan_etcd
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
         return done
     try:
         if argv and argv[0] == "join":
-            joined: int = importlib.import_module("weft.launch.server.join").main(argv[1:])
+            joined: int = importlib.import_module("weft.launch.server.membership.join").main(argv[1:])
             return joined
         if argv and argv[0] == "config":
             return show_configuration(argv[1:])

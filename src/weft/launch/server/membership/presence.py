@@ -6,7 +6,7 @@ import logging
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
-from weft.launch.server.identity import Identity
+from weft.launch.server.membership.identity import Identity
 from weft.objects.errors import InUse, StoreUnavailable
 from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence, encode_presence, name_holder
 

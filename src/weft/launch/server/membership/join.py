@@ -17,9 +17,9 @@ from weft.client.http import Http
 from weft.client.tls import fetch_ca
 from weft.launch.process.address import take_server
 from weft.launch.process.amounts import Parser
-from weft.launch.server.identity import FILE, keep_identity
-from weft.launch.server.keys import write_keys
 from weft.launch.server.lock import hold_server
+from weft.launch.server.membership.identity import FILE, keep_identity
+from weft.launch.server.membership.keys import write_keys
 from weft.launch.store.engine import FILE as STORE_FILE
 from weft.objects.errors import AlreadyExists, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
