@@ -16,6 +16,7 @@ from weft.objects.errors import InvalidInput
 MAX_NAME = 63
 SHORT_ID = 10  # characters
 METRICS_NAME = "weft-metrics"  # in the certificate of the server's own database for metrics, and in no other
+MEMBER_NAME = "weft-store"  # in the certificate of each member of the store, and in no other
 SERVER_NAME = "weft-server"  # in every server certificate: clients may connect to any address
 NODE_PREFIX = "node:"  # a node's certificate has the common name ``node:<uid>``
 CLUSTER_PREFIX = "cluster:"  # what a linked cluster does, and makes, is by ``cluster:<its name here>``

@@ -1,9 +1,9 @@
 """The fabric's certificate authority: made once, signs the server's certificate and those of nodes.
 
-Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder, and in ``services`` there the key and
-certificate of another CA, for people's services: nothing of weft's own trusts that one. A node's certificate has the common
-name ``node:<uid>``, and serves as a client's, and as a server's towards nodes that expect that very name. It names no host, so
-it can never pass for the server's certificate, which serves as a server's only.
+Keeps ``ca.key``, ``ca.crt``, ``server.key``, ``server.crt`` in the server's state folder, and the key and certificate of other CAs
+in ``services`` there, for people's services, and in ``etcd``, for members of the store: nothing else trusts those. A node's
+certificate has the common name ``node:<uid>``, and serves as a client's, and as a server's towards nodes that expect that very
+name. It names no host, so it can never pass for the server's certificate, which serves as a server's only.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.objects.identity import METRICS_NAME, NODE_PREFIX, SERVER_NAME
+from weft.objects.identity import MEMBER_NAME, METRICS_NAME, NODE_PREFIX, SERVER_NAME
 
 CA_YEARS = 10
 LEAF_DAYS = 365
 RENEW_DAYS = 30
 BEFORE_SECONDS = 86400.0  # a certificate begins this long before it is signed: a node's clock may be behind
 _MAX_CSR_BYTES = 20_000
+_SERVES = (ExtendedKeyUsageOID.SERVER_AUTH,)
+_BOTH = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
 class Authority:
@@ -53,19 +55,25 @@ class Authority:
     def renew_server(self, names: Iterable[str]) -> tuple[Path, Path]:
         """Ensure a server certificate for ``names`` (addresses and host names) that is valid for more than 30 days; the paths of
         chain and key. The chain ends with the CA, so that a first contact can check its digest."""
-        return self._renew(self._state, sorted({SERVER_NAME, "localhost", "127.0.0.1", *names}), SERVER_NAME)
+        return self._renew(
+            self._state, "server", sorted({SERVER_NAME, "localhost", "127.0.0.1", *names}), SERVER_NAME, _SERVES
+        )
 
     def renew_metrics(self, folder: Path) -> tuple[Path, Path]:
         """Renew like ``renew_server``, for the server's own database for metrics, in ``folder``."""
-        return self._renew(folder, [METRICS_NAME], METRICS_NAME)
+        return self._renew(folder, "server", [METRICS_NAME], METRICS_NAME, _SERVES)
 
-    def _renew(self, folder: Path, wanted: list[str], common_name: str) -> tuple[Path, Path]:
-        chain, key_path = folder / "server.crt", folder / "server.key"
+    def renew_member(self, host: str) -> tuple[Path, Path]:
+        """Renew like ``renew_server``, for the member of the store at ``host``, which is a client of the others, too."""
+        return self._renew(self._state, "member", [MEMBER_NAME, host], MEMBER_NAME, _BOTH)
+
+    def _renew(
+        self, folder: Path, file: str, wanted: list[str], common_name: str, purposes: tuple[x509.ObjectIdentifier, ...]
+    ) -> tuple[Path, Path]:
+        chain, key_path = folder / f"{file}.crt", folder / f"{file}.key"
         if not self._is_good(chain, key_path, wanted):
             key = ec.generate_private_key(ec.SECP256R1())
-            certificate = self._sign(
-                key.public_key(), common_name, (ExtendedKeyUsageOID.SERVER_AUTH,), [_general_name(n) for n in wanted]
-            )
+            certificate = self._sign(key.public_key(), common_name, purposes, [_general_name(n) for n in wanted])
             write_durably(key_path, _key_pem(key))
             write_durably(chain, (_pem(certificate) + self.ca).encode(), 0o644)
         return chain, key_path
@@ -76,8 +84,7 @@ class Authority:
 
     def sign_node(self, csr: x509.CertificateSigningRequest, uid: str, begins: float | None = None) -> str:
         """A certificate (PEM) for the node ``uid`` with the key of ``csr``; the rest of ``csr`` is ignored."""
-        both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
-        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", both, [], begins)
+        certificate = self._sign(csr.public_key(), f"{NODE_PREFIX}{uid}", _BOTH, [], begins)
         return _pem(certificate)
 
     def make_service(self, names: Iterable[str], uid: str) -> tuple[str, float]:
@@ -86,7 +93,7 @@ class Authority:
         authority = Authority(self._state / "services", self._clock)
         key = ec.generate_private_key(ec.SECP256R1())
         found = [_general_name(name) for name in names]
-        certificate = authority._sign(key.public_key(), f"service:{uid}", (ExtendedKeyUsageOID.SERVER_AUTH,), found)
+        certificate = authority._sign(key.public_key(), f"service:{uid}", _SERVES, found)
         ends = certificate.not_valid_after_utc.timestamp()
         return _key_pem(key).decode() + _pem(certificate) + authority.ca, ends
 

@@ -39,6 +39,7 @@ _FIRST_ATTEMPT_SECONDS = 1.5  # an election of our own members takes 1 to 2.5
 _LONGER = 1.5  # times as long is each attempt than the one before: a busy member needs time rather than more requests
 _AGAIN_SECONDS = 0.1
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_REFUSED = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
 _WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends its watches instead of going silent
 
 
@@ -51,6 +52,14 @@ class EtcdTls(msgspec.Struct, frozen=True):
     server_name: str
     certificate: bytes | None = None
     key: bytes | None = None
+
+
+class EtcdRefused(Exception):
+    """Etcd refuses a request about its members, and says why in its own words."""
+
+    def __init__(self, details: str) -> None:
+        super().__init__(details)
+        self.details = details.removeprefix("etcdserver: ")
 
 
 class EtcdConnection:
@@ -73,6 +82,7 @@ class EtcdConnection:
         self._timeout_seconds = timeout_seconds
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[str, Any] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Make the channel; raises StoreUnavailable when a name can't be resolved. Only calls show whether etcd answers."""
@@ -101,6 +111,10 @@ class EtcdConnection:
             ("KV/Txn", wire.TxnRequest, wire.TxnResponse),
             ("KV/DeleteRange", wire.DeleteRangeRequest, wire.DeleteRangeResponse),
             ("KV/Compact", wire.CompactionRequest, wire.CompactionResponse),
+            ("Cluster/MemberList", wire.MemberListRequest, wire.MembersResponse),
+            ("Cluster/MemberAdd", wire.MemberAddRequest, wire.MemberAddResponse),
+            ("Cluster/MemberRemove", wire.MemberRemoveRequest, wire.MembersResponse),
+            ("Cluster/MemberPromote", wire.MemberPromoteRequest, wire.MembersResponse),
         ):
             self._calls[path] = channel.unary_unary(
                 f"/etcdserverpb.{path}", request.SerializeToString, response.FromString
@@ -108,6 +122,17 @@ class EtcdConnection:
         self._calls["Watch"] = channel.stream_stream(
             "/etcdserverpb.Watch/Watch", wire.WatchRequest.SerializeToString, wire.WatchResponse.FromString
         )
+
+    async def reopen(self, endpoints: Sequence[str], tls: EtcdTls | None) -> None:
+        """Use other endpoints from now on. Watches end with StoreUnavailable; calls under way end by their deadline."""
+        former = self._channel
+        self._check_open()
+        self.name, self._endpoints, self._tls = ",".join(endpoints), endpoints, tls
+        await self.open()
+        if former is not None:
+            task = asyncio.create_task(former.close(self._timeout_seconds))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
 
     @property
     def closed(self) -> bool:
@@ -129,6 +154,10 @@ class EtcdConnection:
         """Forget what lies before ``revision``; already forgotten is fine."""
         with contextlib.suppress(Compacted):
             await self._call("KV/Compact", wire.CompactionRequest(revision=revision))
+
+    async def ask(self, method: str, request: Any) -> Any:
+        """Ask about the cluster's members. Raises EtcdRefused."""
+        return await self._call(f"Cluster/{method}", request, _REFUSED)
 
     async def watch(self, key: bytes, range_end: bytes, start_revision: int) -> AsyncGenerator[Any, None]:
         """WatchResponses from ``start_revision`` on, the first one says that the watch stands.
@@ -162,10 +191,12 @@ class EtcdConnection:
     async def close(self) -> None:
         """Hang up; calls under way and watches end with StoreUnavailable."""
         channel, self._channel = self._channel, None
+        for task in self._retiring:
+            task.cancel()
         if channel is not None:
             await channel.close()
 
-    async def _call(self, path: str, request: Any) -> Any:
+    async def _call(self, path: str, request: Any, refused: Sequence[grpc.StatusCode] = ()) -> Any:
         ends_at = self._clock.elapsed() + self._timeout_seconds
         longest = _FIRST_ATTEMPT_SECONDS
         while True:
@@ -178,6 +209,8 @@ class EtcdConnection:
                 self.newest_revision = max(self.newest_revision, answer.header.revision)
                 return answer
             except grpc.aio.AioRpcError as problem:
+                if problem.code() in refused:
+                    raise EtcdRefused(problem.details() or "") from None
                 if problem.code() not in _AGAIN or self._clock.elapsed() + _AGAIN_SECONDS >= ends_at:
                     raise self._translate(problem) from problem
                 if problem.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -194,8 +227,8 @@ class EtcdConnection:
     def _check_cancelled(self) -> None:
         """Distinguish a cancelled task from the calls that a closed channel cancels."""
         task = asyncio.current_task()
-        if self._channel is None and task is not None and not task.cancelling():
-            raise StoreUnavailable(f"store etcd {self.name} is closed") from None
+        if task is not None and not task.cancelling():
+            raise StoreUnavailable(f"a connection to etcd {self.name} was closed") from None
 
     def _translate(self, problem: grpc.aio.AioRpcError) -> WeftError:
         code, details = problem.code(), problem.details() or ""

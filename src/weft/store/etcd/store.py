@@ -34,6 +34,7 @@ from weft.store.etcd.commits import Commits
 from weft.store.etcd.connection import EtcdConnection, EtcdTls
 from weft.store.etcd.history import EtcdHistory
 from weft.store.etcd.leases import EtcdLeases, end_of
+from weft.store.etcd.members import EtcdMembers
 from weft.store.etcd.transaction import delete, find_value, is_absent, put, read
 from weft.store.limits import check_commit, check_key, check_limit, check_prefix
 from weft.store.watches import Watches
@@ -73,6 +74,7 @@ class EtcdStore:
         self._refilling_key = f"{prefix}/refilling".encode()
         self._leases = EtcdLeases(self._connection, self._clock, f"{prefix}/l/".encode())
         self._commits = Commits(self._connection, self._clock, self._leases, self._place, f"{prefix}/i/".encode())
+        self.members = EtcdMembers(self._connection)
         self._history = EtcdHistory(self._connection, self._entries, self._end)
         self._epoch = ""
         self._born = 0  # the revision at which this history began: no cursor of it lies before
@@ -95,6 +97,10 @@ class EtcdStore:
             await self._connection.close()
             raise
         self._task = asyncio.create_task(self._publish_changes())
+
+    async def reopen(self, endpoints: Sequence[str], tls: EtcdTls | None) -> None:
+        """Go on at other endpoints of the same cluster; watchers notice nothing. Raises StoreUnavailable."""
+        await self._connection.reopen(endpoints, tls)
 
     async def commit(
         self,

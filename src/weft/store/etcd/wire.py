@@ -35,6 +35,13 @@ _TABLE: dict[str, str] = {
         "header Header 1, watch_id int64 2, created bool 3, canceled bool 4, compact_revision int64 5,"
         " cancel_reason string 6, fragment bool 7, events *Event 11"
     ),
+    "Member": "id uint64 1, name string 2, peer_urls *string 3, client_urls *string 4, is_learner bool 5",
+    "MemberListRequest": "",
+    "MemberAddRequest": "peer_urls *string 1, is_learner bool 2",
+    "MemberAddResponse": "header Header 1, member Member 2, members *Member 3",
+    "MemberRemoveRequest": "id uint64 1",
+    "MemberPromoteRequest": "id uint64 1",
+    "MembersResponse": "header Header 1, members *Member 2",
 }
 
 
@@ -49,6 +56,9 @@ TxnRequest, TxnResponse = _classes["TxnRequest"], _classes["TxnResponse"]
 CompactionRequest, CompactionResponse = _classes["CompactionRequest"], _classes["CompactionResponse"]
 WatchRequest, WatchCreateRequest = _classes["WatchRequest"], _classes["WatchCreateRequest"]
 WatchResponse = _classes["WatchResponse"]
+MemberListRequest, MemberAddRequest = _classes["MemberListRequest"], _classes["MemberAddRequest"]
+MemberAddResponse, MembersResponse = _classes["MemberAddResponse"], _classes["MembersResponse"]
+MemberRemoveRequest, MemberPromoteRequest = _classes["MemberRemoveRequest"], _classes["MemberPromoteRequest"]
 
 EQUAL, NOT_EQUAL = 0, 3  # Compare.result
 OF_VERSION, OF_CREATE, OF_MOD = 0, 1, 2  # Compare.target

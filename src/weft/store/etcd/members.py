@@ -1,0 +1,57 @@
+"""Members of the etcd cluster: listed, added as learners, promoted and removed."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+from weft.contracts.store_members import StoreMember
+from weft.objects.errors import IllegalTransition
+from weft.store.etcd import wire
+from weft.store.etcd.connection import EtcdConnection, EtcdRefused
+
+_SCHEME = "https://"
+
+
+class EtcdMembers:
+    """Implements StoreMembers. Its requests may be sent twice: what an earlier attempt has done is no error."""
+
+    def __init__(self, connection: EtcdConnection) -> None:
+        self._connection = connection
+
+    async def list(self) -> builtins.list[StoreMember]:
+        return _read(await self._connection.ask("MemberList", wire.MemberListRequest()))
+
+    async def add(self, address: str) -> builtins.list[StoreMember]:
+        try:
+            request = wire.MemberAddRequest(peer_urls=[_SCHEME + address], is_learner=True)
+            return _read(await self._connection.ask("MemberAdd", request))
+        except EtcdRefused as refused:
+            found = await self.list()
+            if not any(member.address == address for member in found):
+                raise IllegalTransition(f"{address} can't become a member of the store: {refused.details}") from None
+            return found
+
+    async def promote(self, member_id: int) -> bool:
+        try:
+            await self._connection.ask("MemberPromote", wire.MemberPromoteRequest(id=member_id))
+        except EtcdRefused:
+            return any(member.id == member_id and not member.is_learner for member in await self.list())
+        return True
+
+    async def remove(self, member_id: int) -> None:
+        try:
+            await self._connection.ask("MemberRemove", wire.MemberRemoveRequest(id=member_id))
+        except EtcdRefused as refused:
+            if any(member.id == member_id for member in await self.list()):
+                raise IllegalTransition(
+                    f"the member can't be removed from the store: {refused.details}",
+                    hint="start the other servers first: more than half of those that stay must be there",
+                ) from None
+
+
+def _read(answer: Any) -> builtins.list[StoreMember]:
+    return [
+        StoreMember(one.id, one.name, next(iter(one.peer_urls), "").removeprefix(_SCHEME), one.is_learner)
+        for one in answer.members
+    ]
