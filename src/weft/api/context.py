@@ -32,6 +32,7 @@ from weft.api.trace.node_spans import NodeSpans
 from weft.contracts.clock import Clock
 from weft.contracts.journal import Event
 from weft.contracts.store import Store
+from weft.contracts.store_members import StoreMembers
 from weft.informer.accounts import KINDS as ACCOUNTS
 from weft.informer.accounts import Accounts
 from weft.informer.enrolments import Enrolments
@@ -133,6 +134,7 @@ class ApiContext:
     read_keys: Callable[[], ServerKeys] = (
         refuse_servers  # what another server of the fabric needs; may raise Unavailable
     )
+    members: StoreMembers | None = None  # of the store, of which each server keeps one
     provider: Provider | None = None  # of OIDC
     traces: RequestTraces | None = None  # of requests; None: none are traced
     spans: TraceStore | None = None  # of all processes and nodes, likewise

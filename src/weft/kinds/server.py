@@ -11,11 +11,17 @@ from weft.kinds.fields.cells import AGE, NAME, joined, text
 from weft.kinds.record import Access, Admission, Column, Display, Kind
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.errors import InUse
-from weft.objects.schema import words
+from weft.objects.schema import field, words
 
 
 class ServerSpec(msgspec.Struct, kw_only=True):
     pass
+
+
+class ServerMarks(msgspec.Struct, kw_only=True):
+    member: Annotated[str, field("Address of its member of the store, if it keeps one", max_length=64)] = (
+        ""  # HOST:PORT
+    )
 
 
 class ServerStatus(msgspec.Struct, kw_only=True):
@@ -43,12 +49,14 @@ SERVER = Kind(
     summary="A server of this fabric",
     scope="fabric",
     spec=ServerSpec,
+    marks=ServerMarks,
     status=ServerStatus,
     access=Access(
         readers="fabric",
         writer="fabric",
         removable=True,
         status_writer="servers",
+        mark_writers={"member": ("api", "servers")},
         condition_writers={"Ready": "servers"},
     ),
     admission=Admission(delete_guard=refuse_serving),
@@ -60,6 +68,7 @@ SERVER = Kind(
             Column("LEADS", joined("status.leads")),
             Column("RELEASE", text("status.release")),
             Column("GATEWAY", text("status.gateway"), wide=True),
+            Column("MEMBER", text("marks.member"), wide=True),
             Column("FUNCTIONS", text("status.functions"), wide=True),
             AGE,
         ),

@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.conformance.store.etcd_server import PROGRAM, EtcdServer, free_ports
+from tests.conformance.store.etcd_server import PROGRAM, EtcdServer
+from tests.scenario.server.servers_lab import Server, make_token, read_servers, run_weft, tried
 from tests.scenario.server.test_server_log import until
 
-from weft.client.api import Client
 from weft.client.context import Context, hash_ca, read_context
 from weft.launch.server.membership.join import join
 from weft.launch.server.membership.keys import read_keys
-from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable, WeftError
+from weft.objects.errors import AlreadyExists, InUse, InvalidInput, NotAuthenticated, Unavailable
 
-WEFT = [sys.executable, str(Path(sys.executable).with_name("weft"))]
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
-
-
-class Server:
-    """``weft server`` with all its processes, in a process group of its own."""
-
-    def __init__(self, state: Path, *options: str) -> None:
-        ports = free_ports(3)
-        places = zip(("--listen", "--gateway", "--functions"), ports, strict=True)
-        self.url = f"https://127.0.0.1:{ports[0]}"
-        self.state = state
-        self._log = (state.parent / f"{state.name}.log").open("wb")
-        words = [
-            *(
-                sys.executable,
-                str(Path(sys.executable).with_name("weft")),
-                "server",
-                "--state",
-                str(state),
-                "--metrics",
-                "off",
-                *options,
-            ),
-            *(word for flag, port in places for word in (flag, f"127.0.0.1:{port}")),
-        ]
-        self.process = subprocess.Popen(words, stdout=self._log, stderr=self._log, start_new_session=True)
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self._log.close()
-
-    def connect(self, context: Context) -> Client:
-        return Client(Context(server=self.url, ca=context.ca, token=context.token, server_name=context.server_name))
 
 
 @pytest.fixture
@@ -66,31 +26,6 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
     server.start()
     yield server
     server.end()
-
-
-def tried(call: Callable[[], Any]) -> Any:
-    """What ``call`` gives, once the server answers."""
-    try:
-        return call()
-    except (WeftError, OSError):
-        return None
-
-
-def make_token(client: Client, name: str) -> str:
-    made = client.create({"kind": "token", "name": name, "spec": {"use": "server"}})
-    return str(made["secret"])
-
-
-def run_weft(context: Path, *words: str) -> list[str]:
-    """The names that a list of the command line has."""
-    said = subprocess.run(
-        [*WEFT, *words, "-o", "name", "--context", str(context)], capture_output=True, text=True, check=True
-    )
-    return [line.rpartition("/")[2] for line in said.stdout.splitlines()]
-
-
-def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
-    return {one["name"]: (one["status"]["phase"], one["status"]["leads"]) for one in client.list("server").items}
 
 
 def test_a_server_joins_and_goes_on_alone_when_the_first_is_killed(tmp_path: Path, etcd: EtcdServer) -> None:

@@ -21,6 +21,7 @@ from weft.api.node.force_delete import give_up, refuse_autonomous
 from weft.api.request.call import Call, Change, object_answer, read_flag
 from weft.api.request.if_match import Match
 from weft.api.request.target import Target
+from weft.api.servers.members import remove_of
 from weft.contracts.store import MAX_WRITES, AtRevision, Delete, Put, Write
 from weft.contracts.trace.context import mark
 from weft.kinds.cluster import CLUSTER
@@ -28,6 +29,7 @@ from weft.kinds.deployment import DEPLOYMENT, DeploymentSpec
 from weft.kinds.fields.deployment.status import DeploymentStatus
 from weft.kinds.node import SILENT_PHASES, NodeSpec, NodeStatus
 from weft.kinds.record import Kind
+from weft.kinds.server import SERVER
 from weft.kinds.vm import VM, VmSpec
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.errors import IllegalTransition, Unavailable
@@ -65,6 +67,8 @@ async def delete(context: ApiContext, call: Call, target: Target) -> Answer:
         kind.admission.delete_guard(envelope, context.clock.now())
     if kind is CLUSTER:
         await refuse_unlinking(context, envelope)
+    if kind is SERVER:
+        await remove_of(context, envelope)
     if kind is VM and envelope.deleting_since is None:
         await _refuse_serving(context, envelope)
     if references.is_referred_to(kind):

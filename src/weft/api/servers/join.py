@@ -9,17 +9,18 @@ import asyncio
 import msgspec
 
 from weft.api.admission.commit import retry
-from weft.api.context import ApiContext
+from weft.api.context import ApiContext, TokenFacts
 from weft.api.request.call import Call, Change, json_answer
 from weft.api.route import Route, Topic
+from weft.api.servers.members import give_up, read_member, take_in
 from weft.contracts.store import Absent, AtRevision, Put
-from weft.kinds.server import SERVER
+from weft.kinds.server import SERVER, ServerMarks, ServerSpec, ServerStatus
 from weft.kinds.token import SERVER_USE, TokenStatus
 from weft.objects.envelope import Envelope, decode_part, encode_envelope, merge_part
-from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated
+from weft.objects.errors import AlreadyExists, Forbidden, NotAuthenticated, WeftError
 from weft.objects.identity import check_name, object_key
 from weft.objects.schema import read_strict
-from weft.protocol.server.join import PATH, ServerJoinAnswer, ServerJoinInput, name_use
+from weft.protocol.server.join import PATH, MemberPlace, ServerJoinAnswer, ServerJoinInput, name_use
 from weft.protocol.server.presence import LEASE_PREFIX
 from weft.serving.answer import Answer
 from weft.trust.credentials import read_bearer
@@ -37,14 +38,24 @@ async def join(context: ApiContext, call: Call) -> Answer:
     call.query()
     given = read_strict(await call.read_object(), ServerJoinInput, "")
     check_name(given.name, "name")
-    keys = msgspec.json.encode(await asyncio.to_thread(context.read_keys))
-    await retry(context, lambda: _use(context, call.actor.id, given))
+    place = read_member(context, given.member)
+    keys = await asyncio.to_thread(context.read_keys)
+    await _check_use(context, call.actor.id, given)  # before the store takes a member in
+    if place is not None:
+        keys = msgspec.structs.replace(keys, members=await take_in(context, place))
+    try:
+        await retry(context, lambda: _use(context, call.actor.id, given, place))
+    except WeftError:
+        if place is not None:
+            await give_up(context, place)
+        raise
     call.changed.append(Change(Envelope(kind=SERVER.name, name=given.name, uid=given.uid), ""))
     context.add_event(
         Envelope(kind=SERVER.name, name=given.name, uid=given.uid).ref, "Joined", f"joined with token {call.actor.id}"
     )
     use = name_use(given)
-    return json_answer(ServerJoinAnswer(seal(derive_key(shown.secret.encode(), use), keys, use)))
+    sealed = seal(derive_key(shown.secret.encode(), use), msgspec.json.encode(keys), use)
+    return json_answer(ServerJoinAnswer(sealed))
 
 
 async def _require_use(context: ApiContext, token_id: str) -> None:
@@ -54,31 +65,37 @@ async def _require_use(context: ApiContext, token_id: str) -> None:
         raise Forbidden("this token lets a node join, not a server", hint=_ANOTHER)
 
 
-async def _use(context: ApiContext, token_id: str, given: ServerJoinInput) -> None:
-    """Note that the server has used the token. Raises NotAuthenticated for one that another used, AlreadyExists for a name that
-    another server has."""
+async def _check_use(context: ApiContext, token_id: str, given: ServerJoinInput) -> TokenFacts:
+    """Read the token. Raises NotAuthenticated for one that was used, AlreadyExists for a name that another server has."""
     token = await context.tokens.read(object_key("token", None, token_id))
     if token is None:
         raise NotAuthenticated("the token is not valid", hint=_ANOTHER)
-    status = decode_part(token.envelope.status, TokenStatus)
-    if status.used_at is not None:
+    if decode_part(token.envelope.status, TokenStatus).used_at is not None:
         raise NotAuthenticated(
             f"token {token_id} was used already: it lets one server join", reason="tokenUsed", hint=_ANOTHER
         )
-    key = object_key(SERVER.name, None, given.name)
-    is_known = await context.store.get(key) is not None
+    is_known = await context.store.get(object_key(SERVER.name, None, given.name)) is not None
     if is_known or await context.store.leases(LEASE_PREFIX + given.name):
         raise AlreadyExists(
             f"server {given.name} exists already",
             field="name",
             hint="choose another name: weft server list shows those that are taken",
         )
+    return token
+
+
+async def _use(context: ApiContext, token_id: str, given: ServerJoinInput, place: MemberPlace | None) -> None:
+    """Note that the server has used the token, and make its object if it has a member of the store. Raises as ``_check_use``."""
+    token, key = await _check_use(context, token_id, given), object_key(SERVER.name, None, given.name)
     used = TokenStatus(used_at=context.clock.now(), server_uid=given.uid)
     token.envelope.status = merge_part(token.envelope.status, used)
-    await context.store.commit(
-        [Put(token.envelope.key, encode_envelope(token.envelope))],
-        [AtRevision(token.envelope.key, token.envelope.revision), Absent(key)],
-    )
+    writes = [Put(token.envelope.key, encode_envelope(token.envelope))]
+    if place is not None:
+        status = ServerStatus(message=f"server {given.name} has joined, and was never started")
+        marks = ServerMarks(member=place.client)
+        made = SERVER.make(given.name, ServerSpec(), context.clock.now(), marks=marks, status=status)
+        writes.append(Put(key, encode_envelope(made)))
+    await context.store.commit(writes, [AtRevision(token.envelope.key, token.envelope.revision), Absent(key)])
 
 
 ROUTES = (

@@ -255,7 +255,7 @@ MORE: dict[str, Entry] = {
 
 # What comes after these words, for completion.
 PROCESS_WORDS = {
-    "server": ("backup", "restore", "join"),
+    "server": ("backup", "restore", "init", "join"),
     "agent": ("join",),
     "edge": ("gateway",),
     "witness": ("add-site", "remove-site"),

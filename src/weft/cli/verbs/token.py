@@ -111,13 +111,16 @@ def _run(session: Session, kind: Kind, words: tuple[str, ...], join: bool, serve
 
 def _show_server_join(session: Session, server: str | None, secret: str, life: str | None) -> None:
     """Print the command that makes another machine a server, with the next free name."""
-    context, taken = session.client.context, {one["name"] for one in session.client.list("server").items}
+    context, servers = session.client.context, session.client.list("server").items
+    taken, member = {one["name"] for one in servers}, any(one["marks"]["member"] for one in servers)
     address = server or context.server
     name = next(name for number in itertools.count(2) if (name := f"s{number}") not in taken)
     print(
         f"weft server join {address} --token {secret} --ca-sha256 {hash_ca(context.ca)} --server {name}"
-        " --state /var/lib/weft/server"
+        " --state /var/lib/weft/server" + (" --member ADDRESS" if member else "")
     )
     session.notify(f"valid once, for {life}; run it on the new server. Keep it secret: it gives the keys of the fabric")
+    if member:
+        session.notify("ADDRESS is one of the new server, at which the others reach its member of the store")
     if server is None and address.startswith(LOOPBACK):
         session.notify("that address is this machine's own; for another machine give --server https://ADDRESS:PORT")

@@ -12,7 +12,7 @@ from weft.controllers.asking import Asking, Later
 from weft.informer.commit import Commit, Draft
 from weft.informer.leader_lease import LeaderLease
 from weft.informer.view import Item
-from weft.kinds.server import SERVER, ServerSpec, ServerStatus
+from weft.kinds.server import SERVER, ServerMarks, ServerSpec, ServerStatus
 from weft.objects.envelope import Condition
 from weft.objects.identity import object_key
 from weft.protocol.server.presence import LEASE_PREFIX, Presence, read_presence, read_server
@@ -39,7 +39,7 @@ class Servers(Asking):
         for lease in await store.leases(self._leadership.name):
             leads.setdefault(read_server(lease.holder), []).append(lease.name)
         known = {item.envelope.name: item for item in view.of_kind(SERVER.name).values()}
-        commits = [plan_new(name, now) for name in present if name not in known]
+        commits = [plan_new(name, found, now) for name, found in present.items() if name not in known]
         commits += [
             commit
             for name, server in known.items()
@@ -50,10 +50,10 @@ class Servers(Asking):
         return {key: 0.0 if len(known) < len(present) else LOOK_SECONDS}
 
 
-def plan_new(name: str, now: float) -> Commit:
+def plan_new(name: str, presence: Presence, now: float) -> Commit:
     """Make the object of a server; its status follows."""
     draft, key = Draft(), object_key(SERVER.name, None, name)
-    draft.make(SERVER.make(name, ServerSpec(), now))
+    draft.make(SERVER.make(name, ServerSpec(), now, marks=ServerMarks(member=presence.member)))
     return Commit(key, draft.writes, draft.preconditions)
 
 
@@ -61,9 +61,10 @@ def plan_server(server: Item, presence: Presence | None, leads: list[str], now: 
     """Write a server's status and its condition if they change; ``presence``: None of one without a lease."""
     former = server.status(ServerStatus)
     phase = "NotReady" if presence is None else "Ready"
+    silent = f"server {server.envelope.name} sends no heartbeat" if former.started_at else former.message
     status = ServerStatus(
         phase=phase,
-        message=f"server {server.envelope.name} sends no heartbeat" if presence is None else "",
+        message=silent if presence is None else "",
         leads=leads,
         since=former.since if former.phase == phase and former.since else now,
     )

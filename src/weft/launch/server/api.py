@@ -13,6 +13,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -35,9 +36,11 @@ from weft.launch.process.log import GatheringHandler, gather_logs
 from weft.launch.server.logs import keep_log, open_logs
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.membership.keys import read_keys
+from weft.launch.server.membership.members import check_member, keep_member
 from weft.launch.server.membership.presence import keep_presence
 from weft.launch.server.traces import make_tracer, open_traces
-from weft.launch.store.engine import make_store
+from weft.launch.store.engine import MEMBERS, make_store
+from weft.launch.store.member import read_member
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
 from weft.protocol.server.presence import Presence
@@ -113,8 +116,10 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
     names = [host for host, _ in addresses if host not in ANY]
     chain, key = authority.renew_server(names)
     tls = make_server_tls(chain, key, authority.ca_path)
-    store = make_store(options.store, state, clock)
+    store: Any = make_store(options.store, state, clock)
     await store.open()
+    if options.store == MEMBERS:
+        await check_member(store, state, clock)
     store_server = StoreServer(store, state / "store.sock")
     journal = SqliteJournal(state / "journal.db", clock)
     settings = Settings(
@@ -149,6 +154,7 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         settings,
         audit,
         read_keys=partial(read_keys, state, options.store),
+        members=store.members if options.store == MEMBERS else None,
         provider=make_provider(options, clock),
         history=history,
         writes=WriteRates(options.writes_per_second),
@@ -174,19 +180,23 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
             address=find_shown([socket.getsockname()[:2] for socket in sockets], read_own_addresses()),
             gateway=settings.gateways[0],
             functions=next(iter(settings.functions), ""),
+            member=read_member(state).place.client if options.store == MEMBERS else "",
             release=weft.__version__,
             started_at=clock.now(),
         )
-        present = asyncio.create_task(keep_presence(store, identity, presence, clock))
+        serving = [asyncio.create_task(keep_presence(store, identity, presence, clock))]
+        if options.store == MEMBERS:
+            serving.append(asyncio.create_task(keep_member(store, state, clock)))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
         flushing = asyncio.create_task(logs.keep_flushing(clock))
         logging = asyncio.create_task(own_logs.keep())
         tracing = asyncio.create_task(traces.keep()) if traces is not None else None
         stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopping, present], return_when=asyncio.FIRST_COMPLETED)
-        if not present.done():
-            present.cancel()
-            await asyncio.wait([present])
+        await asyncio.wait([stopping, *serving], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in serving if task.done()]
+        for task in serving:
+            task.cancel()
+        await asyncio.wait(serving)
         stopping.cancel()
         keeping.cancel()
         renewing.cancel()
@@ -194,8 +204,8 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         logging.cancel()
         if tracing is not None:
             tracing.cancel()
-        if not present.cancelled():
-            present.result()
+        for task in ended:
+            task.result()
     finally:
         await context.stop()
         await server.close()

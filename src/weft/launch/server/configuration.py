@@ -27,7 +27,7 @@ from weft.launch.process.amounts import Parser, count, duration, percent, size
 from weft.launch.process.settings import CONFIG, Program, Settings, add_show, find_settings, locate, show_settings
 from weft.launch.server.metrics import PROGRAM, require_program
 from weft.launch.server.traces import LOCAL, NO_TRACES
-from weft.launch.store.engine import ETCD, SQLITE, find_endpoints, recall_store
+from weft.launch.store.engine import WORDS, find_endpoints, recall_store
 from weft.objects.errors import InvalidInput
 from weft.telemetry.audit.log import FILE_BYTES
 from weft.telemetry.audit.target import read_target
@@ -71,7 +71,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--store",
         metavar="URL",
-        help="where objects are kept: sqlite or etcd (in the state folder), or etcd://HOST:PORT[,HOST:PORT…]"
+        help="where objects are kept: sqlite or etcd (in the state folder), members (an etcd of which each server keeps a"
+        " member, from weft server init), or etcd://HOST:PORT[,HOST:PORT…]"
         " (default: as before; sqlite for a new server)",
     )
     parser.add_argument(
@@ -317,7 +318,7 @@ def parse_options(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     options.store = recall_store(options.state) if options.store is None else options.store
     if options.fetch_public_only:
         options.allow_fetch = [*options.allow_fetch, PUBLIC_ONLY]
-    if options.store not in (SQLITE, ETCD):
+    if options.store not in WORDS:
         _check("store", settings, lambda: find_endpoints(options.store))
     if options.network:
         _check("network", settings, lambda: read_cidr(options.network, "network"))

@@ -23,8 +23,7 @@ from weft.launch.server.lock import hold_server
 from weft.launch.server.logs import keep_log
 from weft.launch.server.membership.identity import keep_identity
 from weft.launch.server.metrics import plan_database
-from weft.launch.store.engine import ETCD, check_store, remember_store
-from weft.launch.store.etcd import plan_etcd
+from weft.launch.store.engine import check_store, plan_own, remember_store
 from weft.objects.errors import WeftError
 from weft.telemetry.metrics.database import OWN
 
@@ -45,7 +44,8 @@ async def run_supervisor(options: argparse.Namespace, argv: Sequence[str], clock
     def supervise(name: str, plan: Sequence[str] | Callable[[], Command]) -> Supervisor:
         return Supervisor(name, plan, clock, note=lambda line: kept.put([(clock.now(), line)]))
 
-    supervisors = [supervise("etcd", plan_etcd(options.state))] if options.store == ETCD else []
+    own = plan_own(options.store, options.state, clock)
+    supervisors = [supervise("etcd", own)] if own is not None else []
     evaluators = []
     if find_unfit(options.metrics, options.database) is None:
         evaluators = [supervise_evaluator(options.state, options.database, options.alert_interval, clock)]
@@ -78,15 +78,15 @@ def main(argv: Sequence[str]) -> int:
         done: int = importlib.import_module("weft.launch.server.backup").main(argv[0], argv[1:])
         return done
     try:
-        if argv and argv[0] == "join":
-            joined: int = importlib.import_module("weft.launch.server.membership.join").main(argv[1:])
+        if argv and argv[0] in ("init", "join"):
+            joined: int = importlib.import_module(f"weft.launch.server.membership.{argv[0]}").main(argv[1:])
             return joined
         if argv and argv[0] == "config":
             return show_configuration(argv[1:])
         options = parse_options(argv)
     except WeftError as problem:
         print(f"error: {problem.message}" + (f"\n  {problem.hint}" if problem.hint else ""), file=sys.stderr)
-        return exit_code(problem) if argv[:1] == ["join"] else 2
+        return exit_code(problem) if argv[:1] in (["init"], ["join"]) else 2
     options.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     if options.process:
         module, name = PROCESSES[options.process]

@@ -1,5 +1,5 @@
-"""The store in which a server keeps its objects: ``sqlite`` or an ``etcd`` of its own in its state folder, or an etcd cluster named
-by a URL.
+"""The store in which a server keeps its objects: ``sqlite`` or an ``etcd`` of its own in its state folder, ``members``, an etcd of
+which each server of the fabric keeps a member, or an etcd cluster named by a URL.
 
 ``etcds://`` is etcd over TLS: `etcd/ca.crt`, and for a client's certificate `etcd/client.crt` and `etcd/client.key`, are
 read from the state folder; the first endpoint's host is the name that all members' certificates must carry.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from typing import Any
 from weft.contracts.clock import Clock
 from weft.contracts.durable_file import write_durably
 from weft.contracts.store import Store
-from weft.launch.process.supervisor import Supervisor, supervising
+from weft.launch.process.supervisor import Command, Supervisor, supervising
 from weft.launch.store.etcd import find_socket, plan_etcd
+from weft.launch.store.member import Member, plan_member, read_member, renew_certificate
 from weft.objects.errors import InUse, InvalidInput, Unavailable
+from weft.objects.identity import MEMBER_NAME
 
-SQLITE, ETCD = "sqlite", "etcd"
+SQLITE, ETCD, MEMBERS = "sqlite", "etcd", "members"
+WORDS = (SQLITE, ETCD, MEMBERS)
 FILE = "store.db"
 LEADER_LEASE = "controllers"  # the name of their leader lease, on whatever store
+MEMBER_KEEPALIVE_SECONDS = 2.0  # the members that servers keep let themselves be pinged so often
 _MEMORY = "store.url"
 _ETCD, _ETCD_TLS = "etcd://", "etcds://"
 
@@ -35,7 +39,9 @@ def find_endpoints(url: str) -> list[str]:
     endpoints = [places] if places.startswith("/") else places.rstrip("/").split(",")
     if not url.startswith(scheme) or not all(endpoints):
         raise InvalidInput(
-            f"{url!r} is not a store", field="store", hint=f"{SQLITE}, {ETCD}, or etcd://HOST:PORT[,HOST:PORT…]"
+            f"{url!r} is not a store",
+            field="store",
+            hint=f"{SQLITE}, {ETCD}, {MEMBERS}, or etcd://HOST:PORT[,HOST:PORT…]",
         )
     return endpoints
 
@@ -47,13 +53,18 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     if url == SQLITE:
         store = importlib.import_module("weft.store.sqlite").SqliteStore(state / FILE, clock)
         return store
-    endpoints = [find_socket(state)] if url == ETCD else find_endpoints(url)
+    member = read_member(state) if url == MEMBERS else None
+    endpoints = [find_socket(state)] if url == ETCD else member.endpoints if member else find_endpoints(url)
     try:
         engine = importlib.import_module("weft.store.etcd")
     except ModuleNotFoundError as missing:
         raise Unavailable(
             f"store {url} needs {missing.name}", hint="pip install '.[etcd]' in weft's clone"
         ) from missing
+    if member is not None:
+        tls = read_member_tls(state, member, clock)
+        store = engine.EtcdStore(endpoints, clock, tls=tls, keepalive_seconds=MEMBER_KEEPALIVE_SECONDS)
+        return store
     if not url.startswith(_ETCD_TLS):
         store = engine.EtcdStore(endpoints, clock)
         return store
@@ -64,6 +75,15 @@ def make_store(url: str, state: Path, clock: Clock) -> Store:
     name = endpoints[0].rpartition(":")[0].strip("[]")
     store = engine.EtcdStore(endpoints, clock, tls=engine.EtcdTls(ca, name, certificate, key))
     return store
+
+
+def read_member_tls(state: Path, member: Member, clock: Clock) -> Any:
+    """The EtcdTls of the member's server, with a certificate that is good for a month at least."""
+    certificate, key = renew_certificate(state, member, clock)
+    ca = certificate.with_name("ca.crt")
+    return importlib.import_module("weft.store.etcd").EtcdTls(
+        ca.read_bytes(), MEMBER_NAME, certificate.read_bytes(), key.read_bytes()
+    )
 
 
 async def refill_store(
@@ -82,8 +102,17 @@ async def refill_store(
 @asynccontextmanager
 async def running(url: str, state: Path, clock: Clock) -> AsyncIterator[None]:
     """Run the etcd that ``url`` names if it is the server's own and the server doesn't run. Raises Unavailable."""
-    async with supervising([Supervisor("etcd", plan_etcd(state), clock)] if url == ETCD else []):
+    async with supervising([Supervisor("etcd", plan, clock)] if (plan := plan_own(url, state, clock)) else []):
         yield
+
+
+def plan_own(url: str, state: Path, clock: Clock) -> Sequence[str] | Callable[[], Command] | None:
+    """The command of the etcd that the server itself keeps; of a member it changes with the others. Raises Unavailable when there
+    is no etcd on this machine."""
+    if url == MEMBERS:
+        read_member(state)
+        return lambda: Command(plan_member(state, clock))
+    return plan_etcd(state) if url == ETCD else None
 
 
 def recall_store(state: Path) -> str:
@@ -95,7 +124,7 @@ def recall_store(state: Path) -> str:
 def check_store(state: Path, url: str) -> None:
     """Raises InUse when the objects of the server in ``state`` lie in a store of another engine: it would seem empty."""
     known = recall_store(state)
-    if (state / _MEMORY).exists() and known != url and {known, url} & {SQLITE, ETCD}:
+    if (state / _MEMORY).exists() and known != url and {known, url} & {*WORDS}:
         raise InUse(
             f"the server in {state} keeps its objects in {known}",
             hint=f"to take the objects along: weft server backup FILE, weft server restore FILE --store {url}",

@@ -13,7 +13,7 @@ from weft.objects.errors import Unavailable
 
 _CLIENT, _PEER = "client:0", "peer:0"
 _LONGEST_PATH_BYTES = 107
-_QUOTA_BYTES = 4 << 30
+QUOTA_BYTES = 4 << 30
 
 
 def find_socket(state: Path) -> str:
@@ -29,9 +29,7 @@ def find_socket(state: Path) -> str:
 
 def plan_etcd(state: Path) -> list[str]:
     """The command that runs it in the foreground. Raises Unavailable when there is no etcd on this machine."""
-    program = shutil.which("etcd")
-    if program is None:
-        raise Unavailable("store etcd needs the program etcd", hint="apt-get install etcd-server")
+    program = find_etcd()
     folder = str((state / "etcd").absolute())
     client, peer = f"unix://{_CLIENT}", f"unix://{_PEER}"
     # etcd takes a socket's name, not a path: it must be started in the folder. What a killed one left is in its way.
@@ -41,5 +39,13 @@ def plan_etcd(state: Path) -> list[str]:
         *(program, "--name", "weft", "--data-dir", f"{folder}/data"),
         *("--listen-client-urls", client, "--advertise-client-urls", client),
         *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"weft={peer}"),
-        *("--quota-backend-bytes", str(_QUOTA_BYTES), "--snapshot-count", "10000"),
+        *("--quota-backend-bytes", str(QUOTA_BYTES), "--snapshot-count", "10000"),
     ]
+
+
+def find_etcd() -> str:
+    """The program. Raises Unavailable when it isn't installed."""
+    program = shutil.which("etcd")
+    if program is None:
+        raise Unavailable("the store needs the program etcd", hint="apt-get install etcd-server")
+    return program

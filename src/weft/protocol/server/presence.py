@@ -17,6 +17,7 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     address: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # URL of its API
     gateway: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for streams
     functions: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for callers of functions
+    member: Annotated[str, msgspec.Meta(max_length=64)] = ""  # HOST:PORT of its member of the store
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
 

@@ -6,6 +6,7 @@ another one."""
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,11 +20,22 @@ from weft.launch.process.address import take_server
 from weft.launch.process.amounts import Parser
 from weft.launch.server.lock import hold_server
 from weft.launch.server.membership.identity import FILE, keep_identity
+from weft.launch.server.membership.init import add_member, name_start
 from weft.launch.server.membership.keys import write_keys
 from weft.launch.store.engine import FILE as STORE_FILE
+from weft.launch.store.etcd import find_etcd
+from weft.launch.store.member import read_member
 from weft.objects.errors import AlreadyExists, InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.protocol.server.join import PATH, ServerJoinAnswer, ServerJoinInput, ServerKeys, name_use
+from weft.protocol.server.join import (
+    PATH,
+    MemberPlace,
+    ServerJoinAnswer,
+    ServerJoinInput,
+    ServerKeys,
+    name_use,
+    warn_of_even,
+)
 from weft.trust.seal import derive_key, unseal
 from weft.trust.tokens import parse_token
 
@@ -32,11 +44,11 @@ def main(argv: Sequence[str]) -> int:
     """Join, and say how to start the server; the exit status. Raises WeftError."""
     options = parse_join(argv)
     state: Path = options.state.absolute()
-    name = join(state, options.server_url, _read_token(options), options.ca_sha256, options.server)
+    name = join(state, options.server_url, _read_token(options), options.ca_sha256, options.server, options.member)
     print(f"server {name} has joined {options.server_url}")
-    print(
-        f"start it: weft server --state {state} --listen ADDRESS:8443 --gateway ADDRESS:8444 --functions ADDRESS:8445"
-    )
+    print(f"start it: {name_start(state)}")
+    if options.member is not None and (warning := warn_of_even(len(read_member(state).others) + 1)):
+        print(f"warning: {warning}", file=sys.stderr)
     return 0
 
 
@@ -54,11 +66,12 @@ def parse_join(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--state", required=True, type=Path, help="folder for the new server's data")
     parser.add_argument("--server", required=True, metavar="NAME", help="the new server's name, like s2")
+    add_member(parser, required=False)
     return parser.parse_args(argv)
 
 
-def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
-    """Make ``state`` the folder of server ``name`` of the fabric at ``url``; the name.
+def join(state: Path, url: str, token: str, ca_sha256: str, name: str, member: MemberPlace | None = None) -> str:
+    """Make ``state`` the folder of server ``name`` of the fabric at ``url``, with a member of its store at ``member``; the name.
 
     Raises NotAuthenticated for a wrong digest or token, AlreadyExists when the name is taken or the folder is another
     server's, Unavailable when no server answers or its store can't be shared."""
@@ -69,6 +82,8 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
             field="token",
             hint="copy the whole command that weft token create --use server printed",
         )
+    if member is not None:
+        find_etcd()  # before the token is used
     ca = fetch_ca(url, ca_sha256)
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,7 +95,7 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
         refuse_another(state, ca)
         is_new = not (state / FILE).exists()
         identity = keep_identity(state, name)
-        given = ServerJoinInput(identity.name, identity.uid)
+        given = ServerJoinInput(identity.name, identity.uid, "" if member is None else member.client)
         try:
             answer = _ask(Context(server=url, ca=ca, token=token, server_name=SERVER_NAME), given)
         except WeftError:
@@ -88,9 +103,8 @@ def join(state: Path, url: str, token: str, ca_sha256: str, name: str) -> str:
                 (state / FILE).unlink()  # it may join under another name
             raise
         sealed, use = msgspec.json.decode(answer.body, type=ServerJoinAnswer).sealed, name_use(given)
-        write_keys(
-            state, msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
-        )
+        keys = msgspec.json.decode(unseal(derive_key(shown.secret.encode(), use), sealed, use), type=ServerKeys)
+        write_keys(state, keys, identity.name, member)
     return identity.name
 
 

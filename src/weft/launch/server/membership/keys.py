@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from weft.contracts.durable_file import write_durably
-from weft.launch.store.engine import ETCD, SQLITE, remember_store
+from weft.launch.store.engine import ETCD, MEMBERS, SQLITE, remember_store
+from weft.launch.store.member import join_member
 from weft.objects.errors import InvalidInput, Unavailable
-from weft.protocol.server.join import ServerKeys
+from weft.protocol.server.join import MemberPlace, ServerKeys
 
-# In the state folder; those of the CA of services and of etcd's client are missing where there are none.
+# In the state folder; those of the CA of services, of the store's members and of etcd's client are missing where there are none.
 FILES = (
     "ca.key",
     "ca.crt",
@@ -17,6 +18,7 @@ FILES = (
     "ticket.key",
     "services/ca.key",
     "services/ca.crt",
+    "etcd/ca.key",
     "etcd/ca.crt",
     "etcd/client.crt",
     "etcd/client.key",
@@ -34,11 +36,13 @@ def read_keys(state: Path, store: str) -> ServerKeys:
     return ServerKeys(store, {name: (state / name).read_bytes() for name in FILES if (state / name).exists()})
 
 
-def write_keys(state: Path, keys: ServerKeys) -> None:
-    """Write them into the state folder of a new server. Raises InvalidInput for a file that isn't one of FILES."""
+def write_keys(state: Path, keys: ServerKeys, name: str, member: MemberPlace | None) -> None:
+    """Write them into the state folder of the new server ``name``. Raises InvalidInput for a file that isn't one of FILES."""
     if not set(keys.files) <= set(FILES):
         raise InvalidInput("the answer has files that no server has: its release is another", field="files")
-    for name, content in keys.files.items():
-        (state / name).parent.mkdir(mode=0o700, exist_ok=True)
-        write_durably(state / name, content, 0o644 if name.endswith(".crt") else 0o600)
+    for file, content in keys.files.items():
+        (state / file).parent.mkdir(mode=0o700, exist_ok=True)
+        write_durably(state / file, content, 0o644 if file.endswith(".crt") else 0o600)
+    if keys.store == MEMBERS and member is not None:
+        join_member(state, name, member, keys.members)
     remember_store(state, keys.store)

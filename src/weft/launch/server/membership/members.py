@@ -1,0 +1,66 @@
+"""Keeps a server among the members of its fabric's store: gets its own member a vote, and follows who the others are."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NoReturn
+
+from weft.contracts.clock import Clock
+from weft.contracts.store_members import StoreMember
+from weft.launch.store.engine import read_member_tls
+from weft.launch.store.member import Member, read_member, write_member
+from weft.objects.errors import IllegalTransition, WeftError
+
+LOOK_SECONDS = 2.0
+JOINING_SECONDS = 0.3  # while it has no vote
+SURE_LOOKS = 5  # without itself in the list: a member that lags behind doesn't know a new one yet
+RENEW_SECONDS = 3600.0
+
+_log = logging.getLogger(__name__)
+
+
+async def check_member(store: Any, state: Path, clock: Clock) -> None:
+    """Raises IllegalTransition if the member of the server in ``state`` was removed. ``store`` is an EtcdStore."""
+    await _find_all(store, read_member(state), clock)
+
+
+async def keep_member(store: Any, state: Path, clock: Clock) -> NoReturn:
+    """Keep it, for ever. Raises IllegalTransition once it was removed."""
+    renewed_at = clock.elapsed()
+    while True:
+        member = read_member(state)
+        try:
+            found = await _find_all(store, member, clock)
+            own = _find_own(found, member)
+            if own is not None and own.is_learner and own.name:
+                await store.members.promote(own.id)
+            now = member.learn(found)
+            if now != member:
+                _log.info("members of the store with a vote: %s", ", ".join(now.endpoints))
+                write_member(state, now)
+            if now.endpoints != member.endpoints or clock.elapsed() - renewed_at >= RENEW_SECONDS:
+                renewed_at = clock.elapsed()
+                await store.reopen(now.endpoints, read_member_tls(state, now, clock))
+        except IllegalTransition:
+            raise
+        except WeftError as problem:
+            _log.info("the members of the store weren't found: %s", problem)
+        await clock.sleep(LOOK_SECONDS if member.has_vote else JOINING_SECONDS)
+
+
+async def _find_all(store: Any, member: Member, clock: Clock) -> list[StoreMember]:
+    """Find all members, of which ``member`` is one. Raises IllegalTransition if it isn't any more."""
+    for _ in range(SURE_LOOKS):
+        found: list[StoreMember] = await store.members.list()
+        if _find_own(found, member) is not None:
+            return found
+        await clock.sleep(LOOK_SECONDS)
+    raise IllegalTransition(
+        f"server {member.name} was removed from its fabric",
+        hint="to let it join again: remove its --state folder, then weft server join with a new token",
+    )
+
+
+def _find_own(found: list[StoreMember], member: Member) -> StoreMember | None:
+    return next((one for one in found if one.address == member.place.peer), None)

@@ -1,0 +1,132 @@
+"""Servers as the processes they are, each with a process group of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.store.etcd_server import free_ports
+from tests.scenario.server.test_server_log import until
+
+from weft.client.api import Client
+from weft.client.context import Context, hash_ca, read_context
+from weft.launch.server.membership.init import begin
+from weft.launch.server.membership.join import join
+from weft.objects.errors import WeftError
+from weft.protocol.server.join import MemberPlace
+
+WEFT = [sys.executable, str(Path(sys.executable).with_name("weft"))]
+
+
+class Server:
+    """``weft server`` with all its processes."""
+
+    def __init__(self, state: Path, *options: str, host: str = "127.0.0.1") -> None:
+        ports = free_ports(3)
+        places = zip(("--listen", "--gateway", "--functions"), ports, strict=True)
+        self.url = f"https://{host}:{ports[0]}"
+        self.state = state
+        self._words = [
+            *(*WEFT, "server", "--state", str(state), "--metrics", "off", *options),
+            *(word for flag, port in places for word in (flag, f"{host}:{port}")),
+        ]
+        self.start()
+
+    def start(self) -> None:
+        self._log = (self.state.parent / f"{self.state.name}.log").open("ab")
+        self.process = subprocess.Popen(self._words, stdout=self._log, stderr=self._log, start_new_session=True)
+
+    def kill(self, sign: signal.Signals = signal.SIGKILL) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, sign)
+        if sign is signal.SIGKILL:
+            self.process.wait()
+            self._log.close()
+
+    def read_log(self) -> str:
+        return (self.state.parent / f"{self.state.name}.log").read_text(errors="replace")
+
+    def connect(self, context: Context) -> Client:
+        return Client(Context(server=self.url, ca=context.ca, token=context.token, server_name=context.server_name))
+
+
+def tried(call: Callable[[], Any]) -> Any:
+    """What ``call`` gives, once the server answers."""
+    try:
+        return call()
+    except (WeftError, OSError, KeyError):
+        return None
+
+
+def make_token(client: Client, name: str) -> str:
+    made = client.create({"kind": "token", "name": name, "spec": {"use": "server"}})
+    return str(made["secret"])
+
+
+def run_weft(context: Path, *words: str) -> list[str]:
+    """The names that a list of the command line has."""
+    said = subprocess.run(
+        [*WEFT, *words, "-o", "name", "--context", str(context)], capture_output=True, text=True, check=True
+    )
+    return [line.rpartition("/")[2] for line in said.stdout.splitlines()]
+
+
+def read_servers(client: Client) -> dict[str, tuple[str, list[str]]]:
+    return {one["name"]: (one["status"]["phase"], one["status"]["leads"]) for one in client.list("server").items}
+
+
+class Fabric:
+    """Servers that keep a member of the store each, at addresses of loopback that no other test has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.servers = folder, dict[str, Server]()
+        self._net = f"127.{random.randrange(1, 255)}.{random.randrange(255)}"
+        self.context: Context
+
+    def place(self, number: int) -> MemberPlace:
+        return MemberPlace(f"{self._net}.{number}")
+
+    def begin(self) -> None:
+        begin(self.folder / "s1", "s1", self.place(1))
+        self._start(1)
+        self.context = until(lambda: tried(lambda: read_context(self.folder / "s1" / "context.json")))
+        until(lambda: tried(lambda: read_servers(self.client("s1")).get("s1") == ("Ready", ["controllers"])))
+
+    def join(self, number: int, by: str = "s1") -> None:
+        """Let server sNUMBER join, and wait until it serves and its member has a vote."""
+        name, client = f"s{number}", self.client(by)
+        token = make_token(client, f"for-{name}")
+        join(self.folder / name, self.servers[by].url, token, hash_ca(self.context.ca), name, self.place(number))
+        self._start(number)
+        until(lambda: b'"has_vote": true' in (self.folder / name / "etcd" / "member.json").read_bytes())
+        until(lambda: tried(lambda: read_servers(client)[name][0] == "Ready"))
+
+    def client(self, name: str) -> Client:
+        return self.servers[name].connect(self.context)
+
+    def follow(self) -> Client:
+        """A client that goes to another server when its own is gone, as the command line does."""
+        context = read_context(self.folder / "s1" / "context.json")
+        context.others = [server.url for name, server in self.servers.items() if name != "s1"]
+        return Client(context)
+
+    def _start(self, number: int) -> None:
+        name = f"s{number}"
+        self.servers[name] = Server(self.folder / name, "--server", name, host=self.place(number).host)
+
+
+@contextmanager
+def fabric_in(folder: Path) -> Iterator[Fabric]:
+    fabric = Fabric(folder)
+    try:
+        yield fabric
+    finally:
+        for server in fabric.servers.values():
+            server.kill()

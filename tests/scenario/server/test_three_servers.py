@@ -1,0 +1,128 @@
+"""Three servers with a member of the store each: any one may be killed, given up and replaced."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tests.conformance.store.etcd_server import PROGRAM
+from tests.scenario.server.servers_lab import Fabric, fabric_in, make_token, read_servers, tried
+from tests.scenario.server.test_server_log import until
+
+from weft.client.context import hash_ca
+from weft.launch.server.membership.init import begin
+from weft.launch.server.membership.join import join
+from weft.launch.store.member import read_member
+from weft.objects.errors import AlreadyExists, InUse, InvalidInput, Unavailable, WeftError
+from weft.protocol.server.join import MemberPlace
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="etcd is not installed (apt-get install etcd-server)")
+
+
+class Writer:
+    """Creates volumes one after the other, at whichever server answers, until it is ended."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._client, self._ending = fabric.follow(), threading.Event()
+        self.made, self.longest = list[str](), 0.0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        for number in itertools.count():
+            if self._ending.is_set():
+                return
+            name = f"v{number}"
+            while not self._ending.is_set():
+                try:
+                    volume = {"kind": "volume", "name": name, "spec": {"size": "1G"}}
+                    self._client.create(volume, idempotency_key=name)
+                except WeftError:
+                    continue
+                self.made.append(name)
+                self.longest, last = max(self.longest, time.monotonic() - last), time.monotonic()
+                break
+
+    def end(self) -> None:
+        self._ending.set()
+        self._thread.join()
+        self._client.close()
+
+
+def test_any_of_three_servers_may_be_killed_given_up_and_replaced(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        fabric.join(2)
+        fabric.join(3, by="s2")
+        writer = Writer(fabric)
+        until(lambda: len(writer.made) > 20)
+        fabric.servers["s1"].kill()  # it leads
+        count = len(writer.made)
+        until(lambda: len(writer.made) > count + 20)
+        there = fabric.client("s2")
+        until(lambda: tried(lambda: read_servers(there)["s1"] == ("NotReady", [])))
+        assert sum(leads == ["controllers"] for _, leads in read_servers(there).values()) == 1
+        fabric.servers["s1"].start()
+        until(lambda: tried(lambda: read_servers(there)["s1"][0] == "Ready"))
+        fabric.servers["s2"].kill()
+        count = len(writer.made)
+        until(lambda: len(writer.made) > count + 20)
+        third = fabric.client("s3")
+        until(lambda: tried(lambda: read_servers(third)["s2"][0] == "NotReady"))
+        third.delete("server", "s2")
+        fabric.join(4, by="s3")
+        fabric.servers["s3"].kill()
+        count = len(writer.made)
+        until(lambda: len(writer.made) > count + 20)
+        writer.end()
+        first = fabric.client("s1")
+        assert {one["name"] for one in first.list("volume").items} >= set(writer.made)
+        assert set(read_member(tmp_path / "s4").others) == {"s1", "s3"}
+
+        fabric.servers["s2"].start()  # it was removed: nobody takes it back
+        until(lambda: "server s2 was removed from its fabric" in fabric.servers["s2"].read_log())
+        assert "s2" not in read_servers(first)
+
+
+def test_what_a_fabric_of_members_refuses(tmp_path: Path) -> None:
+    with fabric_in(tmp_path) as fabric:
+        fabric.begin()
+        first, digest, url = fabric.client("s1"), hash_ca(fabric.context.ca), fabric.servers["s1"].url
+        token = make_token(first, "t")
+        for member, problem, said in (
+            (None, InvalidInput, "it isn't said where the new one will be"),
+            (fabric.place(1), AlreadyExists, "is the member of server s1"),
+            (MemberPlace("0.0.0.0"), InvalidInput, "can be reached"),
+            (MemberPlace("127.0.0.1", 65_535), InvalidInput, "can be reached"),
+        ):
+            with pytest.raises(problem, match=said):
+                join(tmp_path / "s2", url, token, digest, "s2", member)
+            assert {path.name for path in (tmp_path / "s2").glob("*")} <= {"server.lock"}
+        assert join(tmp_path / "s2", url, token, digest, "s2", fabric.place(2)) == "s2"
+        said = next(one for one in first.list("server").items if one["name"] == "s2")
+        assert said["status"]["message"] == "server s2 has joined, and was never started"
+        with pytest.raises(InUse, match="server s2 is joining"):
+            join(tmp_path / "s3", url, make_token(first, "u"), digest, "s3", fabric.place(3))
+        first.delete("server", "s2")  # given up before it was ever started
+        with pytest.raises(InUse, match="server s1 is Ready"):
+            first.delete("server", "s1")
+        with pytest.raises(AlreadyExists, match="keeps its objects in members"):
+            begin(tmp_path / "s2", "s2", fabric.place(2))
+
+        fabric.join(3)
+        assert json.loads((tmp_path / "s1" / "etcd" / "member.json").read_bytes())["has_vote"]
+        fabric.servers["s3"].kill()
+        with pytest.raises(Unavailable):  # one of two is no majority
+            first.create({"kind": "volume", "name": "v", "spec": {"size": "1G"}})
+        data = tmp_path / "s3" / "etcd" / "data"
+        data.rename(tmp_path / "lost")
+        fabric.servers["s3"].start()
+        until(lambda: "the data of this server's member of the store, is gone" in fabric.servers["s3"].read_log())
+        (tmp_path / "lost").rename(data)
+        until(lambda: tried(lambda: read_servers(first)["s3"][0] == "Ready"))
+        assert first.create({"kind": "volume", "name": "v", "spec": {"size": "1G"}})["name"] == "v"
