@@ -99,9 +99,9 @@ class NetworkRules(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ServerPlace(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Location of the server's machine, and the TCP ports of what networks may open there."""
+    """Location of the servers' machines, and the TCP ports of what networks may open there."""
 
-    ranges: list[str] = []  # its own addresses
+    ranges: list[str] = []  # their own addresses
     api: list[int] = []  # of the API, and of its streams
     functions: list[int] = []  # of functions' callers
 

@@ -16,16 +16,17 @@ from tests.scenario.api_lab import ApiLab, JoinedNode, make_allocation, make_ima
 from weft.api.object.verbs import PLACE_SECONDS
 from weft.client.answer import raise_problem
 from weft.contracts.clock import SystemClock
-from weft.contracts.store import Delete, Precondition, Write, epoch_of
+from weft.contracts.store import Delete, Precondition, Put, Write, epoch_of
 from weft.controllers.node.controller import fold_node
 from weft.kinds.allocation import AllocationReport, AllocationSpec, Resources
 from weft.kinds.backup import BackupSpec, BackupStatus
 from weft.kinds.fields.lease import AllocatedLease
 from weft.kinds.node import NodeReport, NodeStatus
 from weft.kinds.parts.snapshot.volume_work import VolumeOrder
+from weft.kinds.server import SERVER, ServerSpec, ServerStatus
 from weft.kinds.snapshot import SNAPSHOT, SnapshotSpec, SnapshotStatus
 from weft.kinds.volume import VolumeStatus
-from weft.objects.envelope import Condition, Envelope, decode_part, merge_part
+from weft.objects.envelope import Condition, Envelope, decode_part, encode_envelope, merge_part
 from weft.objects.errors import (
     AlreadyExists,
     Forbidden,
@@ -330,6 +331,12 @@ def test_a_node_is_told_every_address_of_nodes_and_where_the_server_is(lab: ApiL
     assert nodes["n1"].report(ranges_version=version).get("server") in (None, {})
     move("203.0.113.6")
     wait_until(lambda: nodes["n1"].report(ranges_version=version).get("server", {}).get("ranges") == ["203.0.113.6/32"])
+    other = SERVER.make("s2", ServerSpec(), 0.0)
+    status = ServerStatus(phase="NotReady", addresses=["203.0.113.7", "::1"], api_ports=[9443], function_ports=[9445])
+    other.status = merge_part(other.status, status)
+    lab.run(lab.store.commit([Put(other.key, encode_envelope(other))]))
+    both = {"ranges": ["203.0.113.6/31"], "api": [8443, 8444, 9443], "functions": [8445, 9445]}
+    wait_until(lambda: nodes["n1"].report(ranges_version=version).get("server") == both)
 
 
 def test_a_node_is_told_what_its_networks_open_as_it_changes(lab: ApiLab) -> None:

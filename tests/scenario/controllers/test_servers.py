@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,18 @@ async def read_servers(lab: Lab) -> dict[str, ServerStatus]:
 
 
 async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_ready(tmp_path: Path) -> None:
+    places = {"s1": ["10.0.0.1"], "s2": ["10.0.0.2"]}
     async with Lab(tmp_path) as lab:
+
+        def present(name: str) -> Presence:
+            return Presence(f"uid-{name}", f"https://{name}:8443", addresses=[*places[name]])
+
         tasks = {
             name: asyncio.create_task(
                 keep_presence(
                     lab.store,
                     Identity(name, f"uid-{name}"),
-                    Presence(uid=f"uid-{name}", address=f"https://{name}:8443", release="1"),
+                    partial(present, name),
                     lab.clock,
                 )
             )
@@ -42,6 +48,12 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
 
         await lab.until(both)
         assert (await read_servers(lab))["s2"].address == "https://s2:8443"
+        places["s2"].append("10.0.0.3")  # it has got another address while it runs
+
+        async def moved() -> bool:
+            return (await read_servers(lab))["s2"].addresses == ["10.0.0.2", "10.0.0.3"]
+
+        await lab.until(moved)
         tasks["s2"].cancel()
 
         async def alone() -> bool:
@@ -56,7 +68,7 @@ async def test_each_server_is_shown_with_its_address_and_one_that_ends_is_not_re
 async def test_a_second_server_of_the_same_name_ends_with_a_remedy(tmp_path: Path) -> None:
     async with Lab(tmp_path) as lab:
         first, second = (
-            asyncio.create_task(keep_presence(lab.store, Identity("s1", uid), Presence(uid=uid), lab.clock))
+            asyncio.create_task(keep_presence(lab.store, Identity("s1", uid), partial(Presence, uid=uid), lab.clock))
             for uid in ("one", "two")
         )
 

@@ -1,7 +1,8 @@
-"""The address ranges of all the fabric's networks, and the own addresses of its nodes and of the server's machine: each node
+"""The address ranges of all the fabric's networks, and the own addresses of its nodes and of its servers' machines: each node
 keeps its guests out of them. And what each network opens.
 
-Reads networks and nodes. A node's report names the version it has: the answer contains the list only if there is a newer one.
+Reads networks, nodes and servers. A node's report names the version it has: the answer contains the list only if there is a
+newer one.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +19,7 @@ from weft.contracts.clock import Clock
 from weft.contracts.store import Store
 from weft.informer.prefix_cache import PrefixCache, of_envelope
 from weft.kinds.network import NetworkSpec
+from weft.kinds.server import SERVER, ServerStatus
 from weft.objects.envelope import Envelope, decode_part
 from weft.objects.identity import kind_prefix
 from weft.protocol.report import NO_PLACE, NetworkRules, ServerPlace
@@ -34,7 +36,7 @@ class Ranges(NamedTuple):
     version: str
     networks: list[str]
     nodes: list[str]
-    server: ServerPlace
+    server: ServerPlace  # of all of them together
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -59,34 +61,40 @@ class AddressRanges:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._networks = PrefixCache(store, kind_prefix("network"), of_envelope(_network), clock)
         self._nodes = PrefixCache(store, kind_prefix("node"), of_envelope(_addresses), clock)
+        self._servers = PrefixCache(store, kind_prefix(SERVER.name), of_envelope(_place), clock)
         self._newest = Ranges("", [], [], NO_PLACE)
-        self._at, self._again_at = (-1, -1), 0.0
+        self._at, self._again_at = (-1, -1, -1), 0.0
         self._rules: dict[str, NetworkRules] = {}
         self._rules_at = -1
-        self._server = NO_PLACE
+        self._own = NO_PLACE
         self._clock = clock
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await asyncio.gather(self._networks.run(), self._nodes.run())
+        await asyncio.gather(self._networks.run(), self._nodes.run(), self._servers.run())
 
     def put_server(self, addresses: Iterable[str], api: Iterable[int], functions: Iterable[int]) -> None:
-        """The server's machine has these addresses, and these TCP ports for the API with its streams and for functions."""
-        place = ServerPlace(join_ranges(addresses), sorted(set(api)), sorted(set(functions)))
-        if place != self._server:
-            self._server, self._at = place, (-1, -1)
+        """This server's machine has these addresses, and these TCP ports for the API with its streams and for functions: they
+        count before its object has them."""
+        place = ServerPlace(list(addresses), list(api), list(functions))
+        if place != self._own:
+            self._own, self._at = place, (-1, -1, -1)
 
     def newer_than(self, version: str) -> Ranges | None:
         """The newest ranges; None if ``version`` is theirs, or before the first read of the store."""
-        if not (self._networks.live and self._nodes.live):
+        if not (self._networks.live and self._nodes.live and self._servers.live):
             return None
-        now, at = self._clock.elapsed(), (self._networks.changes, self._nodes.changes)
+        now, at = (
+            self._clock.elapsed(),
+            (self._networks.changes, self._nodes.changes, self._servers.changes),
+        )
         if self._at != at and now >= self._again_at:
             self._at, self._again_at = at, now + JOIN_EVERY_SECONDS
             networks = join_ranges(network.cidr for network in self._networks.found.values())
             nodes = join_ranges(address for found in self._nodes.found.values() for address in filter(None, found))
-            told = msgspec.json.encode((networks, nodes, self._server))
-            self._newest = Ranges(hashlib.sha256(told).hexdigest()[:16], networks, nodes, self._server)
+            servers = _join_places([self._own, *self._servers.found.values()])
+            found = msgspec.json.encode((networks, nodes, servers))
+            self._newest = Ranges(hashlib.sha256(found).hexdigest()[:16], networks, nodes, servers)
         return self._newest if self._newest.version != version else None
 
     def find_node(self, cidr: str) -> str:
@@ -119,6 +127,21 @@ class AddressRanges:
 def join_ranges(cidrs: Iterable[str]) -> list[str]:
     """The same addresses in the fewest ranges, in order."""
     return [str(found) for found in ipaddress.collapse_addresses(map(ipaddress.IPv4Network, cidrs))]
+
+
+def _join_places(places: Sequence[ServerPlace]) -> ServerPlace:
+    """All of them as one: a port that one server has is open at all of them."""
+    return ServerPlace(
+        join_ranges({address for place in places for address in place.ranges}),
+        sorted({port for place in places for port in place.api}),
+        sorted({port for place in places for port in place.functions}),
+    )
+
+
+def _place(envelope: Envelope) -> ServerPlace:
+    """The place of a server, also of one that is away: its machine may still be there."""
+    status = decode_part(envelope.status, ServerStatus)
+    return ServerPlace(list(filter(None, map(read_address, status.addresses))), status.api_ports, status.function_ports)
 
 
 def _network(envelope: Envelope) -> NetworkFacts | None:

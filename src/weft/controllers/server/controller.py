@@ -19,6 +19,8 @@ from weft.protocol.server.presence import LEASE_PREFIX, Presence, read_presence,
 
 LOOK_SECONDS = 1.0
 SOURCE = "servers"
+# What a server says of itself; of one without a lease it stays as it was.
+_SAID = ("address", "gateway", "functions", "addresses", "api_ports", "function_ports", "release", "started_at")
 
 
 class Servers(Asking):
@@ -68,9 +70,9 @@ def plan_server(server: Item, presence: Presence | None, leads: list[str], now: 
         leads=leads,
         since=former.since if former.phase == phase and former.since else now,
     )
-    told = former if presence is None else presence
-    status.address, status.gateway, status.functions = told.address, told.gateway, told.functions
-    status.release, status.started_at = told.release, told.started_at
+    said = former if presence is None else presence
+    for name in _SAID:
+        setattr(status, name, getattr(said, name))
     if status == former:
         return None
     ready = Condition("Ready", "True" if phase == "Ready" else "False", phase, status.message, now)

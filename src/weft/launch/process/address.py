@@ -36,9 +36,21 @@ def find_shown(listeners: Sequence[tuple[str, int]], own: Sequence[str]) -> str:
     for host, port in listeners:
         if host in ANY and own:
             return url_at(own[0], port)
-        if host not in ANY and not ipaddress.ip_address(host).is_loopback:
+        if host not in ANY and not _is_loopback(host):
             return url_at(host, port)
     return url_at(*listeners[0])
+
+
+def find_shown_place(places: Sequence[str], own: Sequence[str]) -> str:
+    """The same of listeners that are written as HOST:PORT, and so written; "" of none."""
+    return find_shown([split_address(place) for place in places], own).removeprefix("https://") if places else ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def take_address(text: str) -> str:

@@ -29,7 +29,7 @@ from weft.api.state.request_rates import WriteRates
 from weft.api.upgrade import upgrade_objects
 from weft.contracts.clock import Clock, SystemClock
 from weft.drivers.linux.addresses import read_own_addresses
-from weft.launch.process.address import ANY, find_shown, split_address, url_at
+from weft.launch.process.address import ANY, find_shown, find_shown_place, split_address, url_at
 from weft.launch.process.certificate import keep_certificate
 from weft.launch.process.limits import raise_descriptor_limit
 from weft.launch.process.log import GatheringHandler, gather_logs
@@ -43,7 +43,7 @@ from weft.launch.store.engine import MEMBERS, make_store
 from weft.launch.store.member import read_member
 from weft.objects.errors import InvalidInput, WeftError
 from weft.objects.identity import SERVER_NAME
-from weft.protocol.server.presence import Presence
+from weft.protocol.server.presence import MOST_ADDRESSES, Presence
 from weft.serving.server import listen, make_server_tls
 from weft.store.remote import StoreServer
 from weft.telemetry.audit.log import AuditLog
@@ -175,16 +175,26 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
         context.start()
         server.start()
         keeping = asyncio.create_task(keep_place(context, clock))
-        presence = Presence(
-            uid=identity.uid,
-            address=find_shown([socket.getsockname()[:2] for socket in sockets], read_own_addresses()),
-            gateway=settings.gateways[0],
-            functions=next(iter(settings.functions), ""),
-            member=read_member(state).place.client if options.store == MEMBERS else "",
-            release=weft.__version__,
-            started_at=clock.now(),
-        )
-        serving = [asyncio.create_task(keep_presence(store, identity, presence, clock))]
+        member = read_member(state).place.client if options.store == MEMBERS else ""
+        started_at, listeners = clock.now(), [socket.getsockname()[:2] for socket in sockets]
+
+        def find_presence() -> Presence:
+            own = read_own_addresses()
+            api_ports, function_ports = list_ports(settings)
+            return Presence(
+                uid=identity.uid,
+                address=find_shown(listeners, own),
+                gateway=find_shown_place(settings.gateways, own),
+                functions=find_shown_place(settings.functions, own),
+                addresses=own[:MOST_ADDRESSES],
+                api_ports=api_ports[:MOST_ADDRESSES],
+                function_ports=function_ports[:MOST_ADDRESSES],
+                member=member,
+                release=weft.__version__,
+                started_at=started_at,
+            )
+
+        serving = [asyncio.create_task(keep_presence(store, identity, find_presence, clock))]
         if options.store == MEMBERS:
             serving.append(asyncio.create_task(keep_member(store, state, clock)))
         renewing = asyncio.create_task(keep_certificate(tls, chain, key, clock, lambda: authority.renew_server(names)))
@@ -224,9 +234,12 @@ async def serve_api(options: argparse.Namespace, clock: Clock, logs: GatheringHa
 
 async def keep_place(context: ApiContext, clock: Clock) -> None:
     """Keep the API server told of this machine's addresses, for ever: they may change while it runs."""
-    settings = context.settings
-    api = [split_address(place)[1] for place in (*settings.listen, *settings.gateways)]
-    functions = [split_address(place)[1] for place in settings.functions]
     while True:
-        context.ranges.put_server(read_own_addresses(), api, functions)
+        context.ranges.put_server(read_own_addresses(), *list_ports(context.settings))
         await clock.sleep(ADDRESSES_EVERY_SECONDS)
+
+
+def list_ports(settings: Settings) -> tuple[list[int], list[int]]:
+    """The TCP ports of the API with its streams, and those for callers of functions."""
+    api = {split_address(place)[1] for place in (*settings.listen, *settings.gateways)}
+    return sorted(api), sorted({split_address(place)[1] for place in settings.functions})

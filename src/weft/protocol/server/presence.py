@@ -10,6 +10,7 @@ import msgspec
 LEASE_PREFIX = "server/"  # before the server's name
 LEASE_SECONDS = 15.0
 MOST_PLACE = 300  # characters of an address
+MOST_ADDRESSES = 64  # of one server's machine; more are not known to others
 
 
 class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -18,6 +19,9 @@ class Presence(msgspec.Struct, frozen=True, omit_defaults=True):
     gateway: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for streams
     functions: Annotated[str, msgspec.Meta(max_length=MOST_PLACE)] = ""  # HOST:PORT for callers of functions
     member: Annotated[str, msgspec.Meta(max_length=64)] = ""  # HOST:PORT of its member of the store
+    addresses: Annotated[list[str], msgspec.Meta(max_length=MOST_ADDRESSES)] = []  # IPv4, of its machine
+    api_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []  # of its API and its streams
+    function_ports: Annotated[list[int], msgspec.Meta(max_length=MOST_ADDRESSES)] = []
     release: Annotated[str, msgspec.Meta(max_length=64)] = ""
     started_at: float = 0.0  # unix seconds
 

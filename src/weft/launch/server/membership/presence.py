@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from weft.contracts.clock import Clock
 from weft.contracts.store import Store
@@ -13,14 +14,15 @@ from weft.protocol.server.presence import LEASE_PREFIX, LEASE_SECONDS, Presence,
 _log = logging.getLogger(__name__)
 
 
-async def keep_presence(store: Store, identity: Identity, presence: Presence, clock: Clock) -> None:
-    """Renew the lease for ever; give it back at the end. Raises InUse when another server has this one's name."""
+async def keep_presence(store: Store, identity: Identity, find_presence: Callable[[], Presence], clock: Clock) -> None:
+    """Renew the lease for ever, each time with the present place; give it back at the end. Raises InUse when another server has
+    this one's name."""
     name, holder = LEASE_PREFIX + identity.name, name_holder(identity.name, identity.uid)
     began = clock.elapsed()
     try:
         while True:
             try:
-                lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(presence))
+                lease = await store.grant(name, holder, LEASE_SECONDS, encode_presence(find_presence()))
                 if lease is None and clock.elapsed() - began >= LEASE_SECONDS:  # not one that was removed a moment ago
                     raise InUse(
                         f"another server of this fabric is called {identity.name}",
