@@ -47,6 +47,7 @@ from weft.protocol.invocations import (
 )
 
 ROOT = Path(__file__).parents[2]
+PLACE = "127.0.0.1:8444"  # of the gateway whose messages go in
 MIB = 1 << 20
 
 
@@ -142,7 +143,7 @@ class FunctionLab:
     async def open(self) -> None:
         await self.functions.start()
         assert self.functions.isolations == {self.isolation: ""}, self.functions.isolations
-        self.functions.connect(self.on_message)
+        self.functions.connect(self.on_message, PLACE)
 
     async def close(self) -> None:
         await self.functions.close()
@@ -168,7 +169,7 @@ class FunctionLab:
         } | fields
         given = {"base": self.base, "code": self.server.add(pack(files))} | given
         recipe = Recipe(function="uid", project="p", name="hello", isolation=self.isolation, **given)
-        self.functions.take(Define(recipe))
+        self.functions.take(Define(recipe), PLACE)
         return recipe
 
     def same_recipe(self, code: str, **fields: Any) -> Recipe:
@@ -180,7 +181,9 @@ class FunctionLab:
         """The id of an invocation that is on its way."""
         id = str(uuid.uuid4())
         payload = event if isinstance(event, bytes) else msgspec.json.encode(event)
-        self.functions.take(Invoke(id, recipe.digest, payload, seconds or recipe.timeout, arn="arn:weft:x", tail=True))
+        self.functions.take(
+            Invoke(id, recipe.digest, payload, seconds or recipe.timeout, arn="arn:weft:x", tail=True), PLACE
+        )
         return id
 
     async def answer(self, id: str, patience: float = 60.0) -> InvocationAnswer:
@@ -188,7 +191,7 @@ class FunctionLab:
             lambda one: isinstance(one, (InvocationAnswer, InvocationRefused)) and one.id == id, patience
         )
         assert isinstance(found, InvocationAnswer), found
-        self.functions.take(Acknowledge(id))
+        self.functions.take(Acknowledge(id), PLACE)
         return found
 
     async def invoke(self, recipe: Recipe, event: Any = None, *, seconds: float | None = None) -> InvocationAnswer:
@@ -196,7 +199,7 @@ class FunctionLab:
 
     async def prepare(self, recipe: Recipe) -> Prepared:
         id = secrets.token_hex(4)
-        self.functions.take(Prepare(id, recipe.digest))
+        self.functions.take(Prepare(id, recipe.digest), PLACE)
         found = await self.wait_for(lambda one: isinstance(one, Prepared) and one.id == id and one.done)
         assert isinstance(found, Prepared)
         return found

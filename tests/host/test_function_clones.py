@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from function_lab import FunctionLab
+from function_lab import PLACE, FunctionLab
 
 from weft.agent.function.pool import FreeCapacity
 from weft.contracts.driver.function import Recipe, Roots
@@ -194,7 +194,7 @@ async def test_a_copy_that_slept_wakes_with_the_clock_right(lab: FunctionLab) ->
 async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None:
     recipe = lab.same_recipe(FRESH)
     await prepare(lab, recipe)
-    lab.functions.take(Keep(recipe.digest, 60.0, 2))
+    lab.functions.take(Keep(recipe.digest, 60.0, 2), PLACE)
     ready = driver_of(lab)._ready
     await lab.until(lambda: len(ready.get(recipe.digest, [])) == 2, PATIENCE)
     await asyncio.sleep(0.2)  # while their clocks stand still
@@ -220,7 +220,7 @@ async def test_the_pool_gives_copies_that_are_as_fresh(lab: FunctionLab) -> None
     lab.free_capacity = whole
     lab.functions.on_capacity()
     await lab.until(lambda: lab.standing().counts.get(recipe.digest, Count()).ready == 2, PATIENCE)
-    lab.functions.take(Keep(recipe.digest, 60.0, 0))
+    lab.functions.take(Keep(recipe.digest, 60.0, 0), PLACE)
     await lab.until(lambda: ready.get(recipe.digest) == [], PATIENCE)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from function_lab import MIB, FunctionLab, open_lab
+from function_lab import MIB, PLACE, FunctionLab, open_lab
 from tests.long import mark_long
 
 from weft.agent.function.pool import FreeCapacity
@@ -126,14 +126,14 @@ async def test_idle_instances_go_when_their_time_is_over_and_stand_ready_when_as
     prepared = await lab.prepare(recipe)
     assert prepared.error_type == "" and prepared.seconds > 0
     assert (await lab.invoke(recipe)).start == "warm"
-    lab.functions.take(Keep(recipe.digest, 0.5, ready=2))
+    lab.functions.take(Keep(recipe.digest, 0.5, ready=2), PLACE)
     await lab.until(lambda: lab.idle(recipe) == 2)
     await asyncio.sleep(1.0)
     assert len(lab.groups()) == 2
-    lab.functions.take(Keep(recipe.digest, 0.5, ready=0))
+    lab.functions.take(Keep(recipe.digest, 0.5, ready=0), PLACE)
     await lab.until(lambda: lab.groups() == set())
     assert (await lab.invoke(recipe)).start == "cold"
-    lab.functions.take(Drop(recipe.digest))
+    lab.functions.take(Drop(recipe.digest), PLACE)
     await lab.until(lambda: lab.groups() == set())
 
 
@@ -152,9 +152,9 @@ async def test_an_answer_outlives_the_connection_and_nothing_runs_twice(lab: Fun
     lab.functions.disconnect(lab.on_message)
     await asyncio.sleep(1.5)
     lab.heard.clear()
-    lab.functions.connect(lab.on_message)
+    lab.functions.connect(lab.on_message, PLACE)
     assert isinstance(lab.heard[0], Underway) and lab.heard[0].ids == [id]
-    lab.functions.take(Invoke(id, recipe.digest, b"null", 5.0))  # a gateway that isn't sure asks again
+    lab.functions.take(Invoke(id, recipe.digest, b"null", 5.0), PLACE)  # a gateway that isn't sure asks again
     assert (await lab.answer(id)).payload == b"2"
     assert (await lab.invoke(recipe)).payload == b"3"
 
@@ -162,7 +162,7 @@ async def test_an_answer_outlives_the_connection_and_nothing_runs_twice(lab: Fun
 async def test_closing_while_instances_come_up_leaves_nothing(lab: FunctionLab) -> None:
     recipe = lab.recipe({"app.py": "def handler(event, context):\n    return 1\n"}, cpu=0.5)
     await lab.prepare(recipe)
-    lab.functions.take(Keep(recipe.digest, 60.0, ready=6))
+    lab.functions.take(Keep(recipe.digest, 60.0, ready=6), PLACE)
     await asyncio.sleep(0.02)  # what is left is looked for when the lab is closed
 
 
@@ -212,5 +212,5 @@ async def test_runc_does_as_well(folder: Path) -> None:
         await asyncio.sleep(0.3)  # asleep by now
         assert (await lab.invoke(recipe, 2)).start == "warm"
         assert (await lab.invoke(recipe, 100)).error_type == "Function.OutOfMemory"
-        lab.functions.take(Keep(recipe.digest, 60.0, ready=3))
+        lab.functions.take(Keep(recipe.digest, 60.0, ready=3), PLACE)
         await asyncio.sleep(0.05)

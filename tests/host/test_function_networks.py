@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
-from function_lab import FunctionLab, open_lab
+from function_lab import PLACE, FunctionLab, open_lab
 from network_lab import OUTSIDE, Lab, Node, fetch_command, make_port, make_segment
 from test_network_containers import Container, inside
 
@@ -188,7 +188,7 @@ async def test_many_instances_come_and_go_and_leave_no_link(net: Lab, lab: Funct
     assert [found["a:80"] for found in answers] == ["I am a"] * 4
     await lab.until(lambda: lab.idle(recipe) > 1)
     assert len(await stand_behind(n1, egress_endpoint)) == len(lab.functions.instances.running) > 1
-    lab.functions.take(Drop(recipe.digest))
+    lab.functions.take(Drop(recipe.digest), PLACE)
     await lab.until(lambda: lab.egress_endpoints.places == {})  # nothing here needs it any more
     async with asyncio.timeout(20):
         while await stand_behind(n1, egress_endpoint):

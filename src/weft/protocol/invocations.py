@@ -6,7 +6,8 @@ always the invocation's request id, a UUID.
 
 An invocation begins at most once: the gateway asks another node only after ``InvocationRefused``, or if this one can't have
 received it. The agent keeps each ``InvocationAnswer`` until ``Acknowledge``. After a lost connection it sends ``Underway`` first,
-the list of all invocations that it still has: any other is lost, and its caller gets an error.
+the list of all invocations that it still has: any other is lost, and its caller gets an error. Of several gateways each gets what
+it asked for, and what those asked for that are away, since their callers may come to it.
 """
 
 from __future__ import annotations
@@ -208,8 +209,17 @@ class Underway(msgspec.Struct, frozen=True, tag="underway"):
     digests: list[str] = []  # of their recipes, by which a restarted gateway counts them to their functions
 
 
+class Adrift(msgspec.Struct, frozen=True, tag="adrift"):
+    """Message from the agent: invocations that it has begun for another gateway, which is away now. Their answers follow."""
+
+    ids: list[str]
+    digests: list[str]  # as in ``Underway``
+
+
 ToAgent = Define | Prepare | Invoke | Keep | Drop | Acknowledge | Written | ServeLocally
-FromAgent = Prepared | InvocationRefused | InvocationAnswer | Printed | InstanceState | InstanceStateChange | Underway
+FromAgent = (
+    Prepared | InvocationRefused | InvocationAnswer | Printed | InstanceState | InstanceStateChange | Underway | Adrift
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _TO_AGENT: msgspec.msgpack.Decoder[ToAgent] = msgspec.msgpack.Decoder(ToAgent)

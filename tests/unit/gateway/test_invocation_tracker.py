@@ -26,7 +26,15 @@ from weft.gateway.function.invocation.tracker import (
     SendAck,
     SendInvoke,
 )
-from weft.protocol.invocations import Count, InstanceState, InvocationAnswer, InvocationRefused, Invoke, Underway
+from weft.protocol.invocations import (
+    Adrift,
+    Count,
+    InstanceState,
+    InvocationAnswer,
+    InvocationRefused,
+    Invoke,
+    Underway,
+)
 
 RECIPE = Recipe(digest="d", function="uid", project="p", name="hello", memory=100)
 OPEN = InstanceState(free_memory=1000, isolations={"process": ""}, recipes=["d"])
@@ -159,6 +167,15 @@ def test_what_a_gateway_before_this_one_began_counts_until_it_ends() -> None:
     assert tracker.running("uid") == 1 and not tracker.is_stray("7")
     connect(tracker, fleet_of(tracker), "a", Underway())
     assert tracker.running("uid") == 0
+
+
+def test_what_another_gateway_began_that_is_away_counts_and_nothing_of_this_one_s_is_lost_by_that() -> None:
+    tracker = make("a")
+    tracker.begin(fly("1", "a"))
+    assert tracker.receive("a", Adrift(["7", "1"], ["d", "d"]), 0) == []
+    assert tracker.running("uid") == 2 and tracker.is_stray("7") and "1" in tracker
+    tracker.receive("a", InvocationAnswer("7", b""), 0)
+    assert tracker.running("uid") == 1 and not tracker.is_stray("7")
 
 
 @pytest.mark.parametrize("seed", mark_seeds(150))

@@ -1,4 +1,4 @@
-"""Serves the gateway's requests for functions: keeps each answer until it is acknowledged, and output until it is written down, and
+"""Serves the gateways' requests for functions: keeps each answer until it is acknowledged, and output until it is written down, and
 reports the state of the instances.
 
 Woken by messages, by instances, and by allocations that need capacity. Every invocation begins at most once.
@@ -7,14 +7,13 @@ Woken by messages, by instances, and by allocations that need capacity. Every in
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from weft.agent.function.artifacts import Artifacts
 from weft.agent.function.instances import Instances
 from weft.agent.function.local.functions import LocalFunctions
-from weft.agent.function.pending_output import PendingOutput
 from weft.agent.function.pool import FreeCapacity
-from weft.agent.function.prewarm import Send
+from weft.agent.function.served_gateway import Send, ServedGateway
 from weft.agent.trace.invocations import ServedTraces
 from weft.contracts.clock import Clock
 from weft.contracts.driver.function import InstanceDriver, Isolation, Recipe
@@ -31,21 +30,22 @@ from weft.protocol.invocations import (
     Invoke,
     Keep,
     Prepare,
+    Prepared,
     Printed,
     ServeLocally,
     ToAgent,
-    Underway,
     Written,
-    diff_state,
 )
 
 STANDING_SECONDS = 0.05
+AWAY_SECONDS = 60.0  # then a gateway counts as gone, if another one is there
+_NOBODY = ""  # has what no gateway asked for, until one connects
 
 Measure = Callable[[], FreeCapacity]
 
 
 class Functions:
-    """``measure`` returns the free capacity now. The gateway that connected last is served."""
+    """``measure`` returns the free capacity now."""
 
     def __init__(
         self, drivers: Mapping[Isolation, InstanceDriver], parts: Artifacts, measure: Measure, clock: Clock
@@ -53,17 +53,13 @@ class Functions:
         self._parts, self._measure = parts, measure
         self.instances = Instances(drivers, parts, measure(), clock, self._on_message, self._schedule_state)
         self.isolations = self.instances.isolations
-        self._digest_of: dict[str, str] = {}  # by pending invocation
-        self._answers: dict[str, InvocationAnswer] = {}
-        self._unwritten = PendingOutput(clock)
+        self._gateways = {_NOBODY: ServedGateway(clock)}  # by the place where each is
         self.traces: ServedTraces | None = None
         self.local: LocalFunctions | None = None  # those that this node serves at an address of its own
         self._here: dict[
             str, asyncio.Future[InvocationAnswer | InvocationRefused]
         ] = {}  # by pending invocation that came that way
-        self._defined: set[str] = set()  # recipes that the gateway may invoke
-        self._send: Send | None = None
-        self._sent: InstanceState | None = None  # on this connection
+        self._clock = clock
         self._state_due: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
@@ -113,49 +109,55 @@ class Functions:
         """Allocations may take more capacity now, or less."""
         self.instances.shrink(self._measure())
 
-    def connect(self, send: Send) -> None:
-        """Send everything through ``send`` from now on: first the pending invocations, then output, then answers."""
-        self._send, self._sent = send, None
-        underway = {**self._digest_of, **{id: "" for id in self._answers if id not in self._digest_of}}
-        send(Underway(list(underway), list(underway.values())))
-        for printed in self._unwritten.list():
-            send(printed)
-        for answer in self._answers.values():
-            send(answer)
+    def connect(self, send: Send, place: str) -> None:
+        """Send to the gateway at ``place`` through ``send`` from now on, what it asked for, and what those did that are away."""
+        gateway = self._gateways.setdefault(place, ServedGateway(self._clock))
+        for other in self._gateways.values():
+            if other.send is None and other is not gateway:
+                gateway.take_over(other)
+        gateway.begin(send)
+        self._drop_gone()
         self._send_state()
         if self.local is not None:
             self.local.report_usage()
 
     def disconnect(self, send: Send) -> None:
-        if self._send is send:
-            self._send = None
+        for gateway in self._gateways.values():
+            if gateway.send is send:
+                gateway.send, gateway.away_since = None, self._clock.elapsed()
+                for other in self._gateways.values():
+                    if other.send is not None:
+                        other.take_over(gateway)
+                asyncio.get_running_loop().call_later(AWAY_SECONDS, self._drop_gone)
 
-    def take(self, message: ToAgent) -> None:
-        """Act on one message; never waits."""
+    def take(self, message: ToAgent, place: str) -> None:
+        """Act on one message of the gateway there, which is connected; never waits."""
+        gateway = self._gateways.setdefault(place, ServedGateway(self._clock))
         if isinstance(message, Invoke):
-            self._invoke(message)
+            self._invoke(gateway, message)
         elif isinstance(message, Acknowledge):
-            self._answers.pop(message.id, None)
-            self._digest_of.pop(message.id, None)
+            gateway.forget(message.id)
         elif isinstance(message, Written):
-            self._unwritten.let_go(message.serial)
+            gateway.output.let_go(message.serial)
         elif isinstance(message, Define):
-            self._defined.add(message.recipe.digest)
+            gateway.defined.add(message.recipe.digest)
             self.instances.learn(message.recipe)
         elif isinstance(message, ServeLocally):
             if self.local is not None:
                 self.local.take(message)
         elif isinstance(message, Prepare):
             if (problem := self._refuse(message)) is not None:
-                self._send_message(problem)
+                gateway.put(problem)
             else:
+                gateway.preparing.add(message.id)
                 self.instances.prepare(message.id, self.instances.recipes[message.digest])
         elif isinstance(message, Keep):
-            self.instances.keep(message.digest, message.idle_seconds, message.ready)
+            gateway.keeps[message.digest] = message
+            self._keep([message.digest])
         elif isinstance(message, Drop):
-            self._defined.discard(message.digest)
-            if self.local is None or message.digest not in self.local.digests:
-                self.instances.drop(message.digest)
+            gateway.defined.discard(message.digest)
+            gateway.keeps.pop(message.digest, None)
+            self._drop(message.digest)
 
     # --- LocalInstances --------------------------------------------------------------------------------------------------
 
@@ -163,8 +165,7 @@ class Functions:
         self.instances.learn(recipe)
 
     def drop_local(self, digest: str) -> None:
-        if digest not in self._defined:
-            self.instances.drop(digest)
+        self._drop(digest)
 
     def find_missing(self, isolation: str) -> str:
         return self.instances.missing(isolation)
@@ -184,15 +185,18 @@ class Functions:
         self._here.pop(call, None)
         return True
 
-    def _invoke(self, call: Invoke) -> None:
-        if call.id in self._answers:
-            self._send_message(self._answers[call.id])
-        elif call.id in self._digest_of:
-            return  # it is pending
+    def _invoke(self, gateway: ServedGateway, call: Invoke) -> None:
+        begun = self._find_askers(call.id)
+        answer = next((one.answers[call.id] for one in begun if call.id in one.answers), None)
+        if answer is not None:
+            gateway.answers[call.id] = answer
+            gateway.put(answer)
+        elif begun:  # it is pending, perhaps through another gateway
+            gateway.underway[call.id] = call.digest
         elif (problem := self._refuse(call)) is not None:
-            self._send_message(problem)
+            gateway.put(problem)
         else:
-            self._digest_of[call.id] = call.digest
+            gateway.underway[call.id] = call.digest
             if call.traceparent and self.traces is not None:
                 call = self.traces.begin(call)
             self.instances.serve(call, self.instances.recipes[call.digest])
@@ -221,28 +225,70 @@ class Functions:
             return
         if self.traces is not None and isinstance(message, (InvocationAnswer, InvocationRefused)):
             self.traces.end(message)
-        if isinstance(message, InvocationAnswer):
-            self._answers[message.id] = message
-        elif isinstance(message, InvocationRefused):
-            self._digest_of.pop(message.id, None)
-        elif isinstance(message, Printed):
-            message = self._unwritten.add(message)
-        self._send_message(message)
+        if isinstance(message, Printed):
+            gateway = self._choose_gateway(message.id)
+            gateway.put(gateway.output.add(message))
+            return
+        assert isinstance(message, (InvocationAnswer, InvocationRefused, Prepared))
+        for gateway in self._find_askers(message.id) or [self._choose_gateway()]:
+            if isinstance(message, InvocationAnswer):
+                gateway.answers[message.id] = message
+            else:
+                gateway.underway.pop(message.id, None)
+            if not isinstance(message, Prepared) or message.done:
+                gateway.preparing.discard(message.id)
+            gateway.put(message)
 
-    def _send_message(self, message: FromAgent) -> None:
-        if self._send is not None:
-            self._send(message)
+    def _find_askers(self, id: str) -> list[ServedGateway]:
+        """The gateways that asked for an invocation or a preparation, and those that took it over."""
+        known = self._gateways.values()
+        return [one for one in known if id in one.underway or id in one.answers or id in one.preparing]
+
+    def _choose_gateway(self, invocation: str = "") -> ServedGateway:
+        """The gateway that gets the output of an invocation, or of none: one that is connected, if one is to choose."""
+        known = list(self._gateways.values())
+        asked = (one for one in known if invocation and invocation in one.underway)
+        return next(asked, None) or next((one for one in known if one.send is not None), known[0])
+
+    def _drop(self, digest: str) -> None:
+        """Drop the instances of a recipe that neither a gateway nor this node needs any more."""
+        if any(digest in gateway.defined for gateway in self._gateways.values()):
+            self._keep([digest])
+        elif self.local is None or digest not in self.local.digests:
+            self.instances.drop(digest)
+
+    def _keep(self, digests: Iterable[str]) -> None:
+        """Keep of each recipe as many instances as the gateway that wants most of them, and as long."""
+        for digest in digests:
+            asked = [one.keeps[digest] for one in self._gateways.values() if digest in one.keeps]
+            if asked:
+                idle_seconds, ready = max(one.idle_seconds for one in asked), max(one.ready for one in asked)
+                self.instances.keep(digest, idle_seconds, ready)
+
+    def _drop_gone(self) -> None:
+        """Give what gateways left that don't come back to one that is connected."""
+        heir = next((one for one in self._gateways.values() if one.send is not None), None)
+        now = self._clock.elapsed()
+        for place, gateway in list(self._gateways.items()):
+            is_gone = gateway.send is None and now - gateway.away_since >= AWAY_SECONDS
+            if heir is not None and (is_gone or (place == _NOBODY and gateway.send is None)):
+                heir.absorb(gateway)
+                gone = self._gateways.pop(place)
+                self._keep(gone.keeps)
 
     def _schedule_state(self) -> None:
-        if self._state_due is None and self._send is not None and not self.instances.closing:
+        is_connected = any(gateway.send is not None for gateway in self._gateways.values())
+        if self._state_due is None and is_connected and not self.instances.closing:
             self._state_due = asyncio.get_running_loop().call_later(STANDING_SECONDS, self._send_state)
 
     def _send_state(self) -> None:
         if self._state_due is not None:
             self._state_due.cancel()
             self._state_due = None
-        before, self._sent = self._sent, self._read_state()
-        self._send_message(self._sent if before is None else diff_state(before, self._sent))
+        state = self._read_state()
+        for gateway in self._gateways.values():
+            if gateway.send is not None:
+                gateway.put_state(state)
 
     def _read_state(self) -> InstanceState:
         pool, ready = self.instances.pool, self.instances.ahead.count_ready()

@@ -27,13 +27,13 @@ class PendingOutput:
         self._serial = int(clock.now() * 1e6)  # higher than an earlier agent's
 
     def add(self, printed: Printed) -> Printed:
-        """``printed`` with its serial; kept if it fits."""
+        """``printed``, which may have an age already, with its serial; kept if it fits."""
         self._serial += 1
         numbered = msgspec.structs.replace(printed, serial=self._serial)
         weight = _weigh(numbered)
         mine = self._bytes[printed.digest] + weight
         if mine <= MOST_OF_ONE_BYTES and self._all_bytes + weight <= MOST_BYTES:
-            self._kept.append((self._clock.elapsed(), numbered))
+            self._kept.append((self._clock.elapsed() - printed.age, numbered))
             self._bytes[printed.digest] = mine
             self._all_bytes += weight
         return numbered

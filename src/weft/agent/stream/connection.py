@@ -13,10 +13,10 @@ CHUNK_BYTES = 65536
 
 
 class Stream:
-    """``close`` ends it for both sides."""
+    """``gateway`` is where the gateway is that carries it. ``close`` ends it for both sides."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gateway: str = "") -> None:
+        self._reader, self._writer, self.gateway = reader, writer, gateway
 
     @property
     def reader(self) -> asyncio.StreamReader:

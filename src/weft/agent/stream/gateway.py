@@ -36,6 +36,11 @@ class Gateway(msgspec.Struct, frozen=True):
     port: int
     server_name: str  # in its certificate
 
+    @property
+    def place(self) -> str:
+        """HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
 
 class GatewayConnection:
     """This node's connection to one gateway; ``serve`` serves a stream to its end. ``serves_functions``: streams may carry
@@ -118,7 +123,7 @@ class GatewayConnection:
         except (OSError, WeftError) as problem:
             log.warning("stream: %s", problem)
             return
-        stream = Stream(reader, writer)
+        stream = Stream(reader, writer, self._gateway.place)
         try:
             await stream.send(encode_hello(role="stream", stream=order.get("open")))
             try:
@@ -138,5 +143,5 @@ class GatewayConnection:
             self._clock,
             open_stream(place.host, place.port, self._tls, place.server_name),
             CONNECT_SECONDS,
-            f"connecting to the gateway at {place.host}:{place.port}",
+            f"connecting to the gateway at {place.place}",
         )

@@ -29,12 +29,12 @@ async def serve_invocations(stream: Stream, functions: Functions) -> None:
             return
         writer.write(encode(message))
 
-    functions.connect(send)
-    log.info("functions: the gateway is connected")
+    functions.connect(send, stream.gateway)
+    log.info("functions: the gateway at %s is connected", stream.gateway)
     try:
         while (body := await receive(reader)) is not None:
             try:
-                functions.take(decode_to_agent(body))
+                functions.take(decode_to_agent(body), stream.gateway)
             except InvalidInput as problem:
                 log.warning("functions: %s", problem.message)  # perhaps a newer gateway's message
     except (InvalidInput, asyncio.IncompleteReadError) as problem:

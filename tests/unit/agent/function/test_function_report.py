@@ -92,7 +92,7 @@ class Teller:
         """What it says first to a gateway, to which what it says later is added."""
         heard: list[FromAgent] = []
         self.send = heard.append
-        self.functions.connect(self.send)
+        self.functions.connect(self.send, "g1")
         return heard
 
 
@@ -106,7 +106,7 @@ async def test_what_was_printed_is_told_on_each_connection_until_it_was_written_
     node.prints(b"heard\n")
     node.prints(b"on its way when the gateway was killed\n")
     heard, lost = printed(first)
-    node.functions.take(Written(heard.serial))
+    node.functions.take(Written(heard.serial), "g1")
     node.functions.disconnect(node.send)
     node.clock.advance(3.0)
     node.prints(b"said to nobody\n")
@@ -117,8 +117,8 @@ async def test_what_was_printed_is_told_on_each_connection_until_it_was_written_
     assert [type(one) for one in second].index(InvocationAnswer) > max(
         n for n, one in enumerate(second) if isinstance(one, Printed)
     )
-    node.functions.take(Written(printed(second)[-1].serial))
-    node.functions.take(Acknowledge("1"))
+    node.functions.take(Written(printed(second)[-1].serial), "g1")
+    node.functions.take(Acknowledge("1"), "g1")
     assert printed(node.connects()) == []
 
 
@@ -136,7 +136,7 @@ async def test_one_that_prints_without_end_while_no_gateway_takes_it_costs_no_ot
     for number in range(100):
         node.prints(b"x" * 65536, f"many-{number}")
     assert sum(len(one.text) for one in printed(node.connects())) <= MOST_BYTES
-    node.functions.take(Written(printed(node.connects())[-1].serial))
+    node.functions.take(Written(printed(node.connects())[-1].serial), "g1")
     node.prints(b"room again\n", "loud")
     assert [one.text for one in printed(node.connects())] == [b"room again\n"]
 
@@ -146,12 +146,12 @@ async def test_templates_of_an_agent_before_are_told_at_once_and_go_when_nothing
     parts = Artifacts(str(tmp_path), "n1", None, None, set)  # type: ignore[arg-type]
     functions = Functions({"vm": driver}, parts, lambda: FreeCapacity(4.0, 1 << 30), SystemClock())
     await functions.start()
-    functions.connect(heard.append)
+    functions.connect(heard.append, "g1")
     (standing,) = (one for one in heard if isinstance(one, InstanceState))
     assert standing.recipes == ["gone", "old"]
     counted = functions.count()
     assert (counted.busy, counted.ready, counted.memory) == (0, 2, 80 << 20)
-    functions.take(Drop("gone"))  # this agent was never told of it
+    functions.take(Drop("gone"), "g1")  # this agent was never told of it
     async with asyncio.timeout(60):
         while driver.kept != {"old"} or not any(
             isinstance(one, InstanceStateChange) and one.dropped == ["gone"] for one in heard

@@ -16,6 +16,7 @@ from weft.contracts.driver.function import Recipe
 from weft.gateway.function.definition.recipe import Owner
 from weft.gateway.function.instance.fleet import Fleet
 from weft.protocol.invocations import (
+    Adrift,
     FromAgent,
     InstanceState,
     InstanceStateChange,
@@ -156,6 +157,9 @@ class InvocationTracker:
                 return self._refused(node, message)
             case Underway():
                 return self._reconcile(node, message, now)
+            case Adrift():
+                self._put_strays(node, message, now)
+                return []
             case InstanceState() | InstanceStateChange() | Prepared() | Printed():
                 return []
 
@@ -223,12 +227,15 @@ class InvocationTracker:
                 serving.asked[pending.recipe.digest] += 1
             else:
                 found.append(self._lose(pending, "the node no longer knows this invocation", may_run=False))
-        digests = dict(zip(underway.ids, underway.digests, strict=False))
-        for id in there - self._pending.keys() - self._strays.keys():
-            known = self._function_of(digests.get(id, ""))
-            if known is not None:
-                self._put_stray(id, _Stray(node, known.function, known.project, now + known.seconds + GRACE_SECONDS))
+        self._put_strays(node, underway, now)
         return found
+
+    def _put_strays(self, node: str, there: Underway | Adrift, now: float) -> None:
+        """Note what runs on ``node`` and was begun through another gateway, or by this one before it was restarted."""
+        for id, digest in zip(there.ids, there.digests, strict=False):
+            known = self._function_of(digest)
+            if known is not None and id not in self._pending and id not in self._strays:
+                self._put_stray(id, _Stray(node, known.function, known.project, now + known.seconds + GRACE_SECONDS))
 
     def _lose(self, pending: PendingInvocation, why: str, *, may_run: bool = True) -> Instruction:
         self._end(pending)
