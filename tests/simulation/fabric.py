@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from tests.scenario.agent_lab import BUNDLE, DIGEST
 from tests.simulation import virtual_loop
-from tests.simulation.connections import Doorway, Line, Socket
+from tests.simulation.connections import Line
 from tests.simulation.conversions import DIGEST as WEB_DIGEST
 from tests.simulation.conversions import IMAGE as WEB_IMAGE
 from tests.simulation.conversions import Converter, Sides
@@ -25,27 +25,22 @@ from tests.simulation.machines import Processes
 from tests.simulation.node import Node
 from tests.simulation.people import MIB, TOKEN, TOKEN_SECRET, Person, insist
 from tests.simulation.promises import find_unmet
+from tests.simulation.server import Server
 from tests.simulation.snapshots import Album, SnapshotUser
 from tests.simulation.tenants import BUDGET, Capacity, Tenant, move_in
 from tests.simulation.truth import Witness
 from tests.simulation.underlay import Underlay
-from tests.simulation.virtual_loop import Clock, Part, VirtualLoop
-from weft.api.app import build_app
+from tests.simulation.virtual_loop import Clock, VirtualLoop
 from weft.api.auth.authorise import Enrolment, enrolment_key
 from weft.api.bootstrap import DEFAULT_CIDR, _make_default
-from weft.api.context import ApiContext, Settings
 from weft.api.node.join import make_node
-from weft.contracts.journal import Event as JournalEvent
 from weft.contracts.store import Put
-from weft.controllers.registry import Needs
 from weft.kinds.image import ImageStatus
 from weft.kinds.node import NodeActions
 from weft.kinds.token import TOKEN as TOKENS
 from weft.kinds.token import TokenMarks, TokenSpec
-from weft.launch.server import controllers
 from weft.objects.envelope import Envelope, decode_part, encode_envelope
 from weft.objects.identity import new_uid
-from weft.trust.audit_chain import AuditRecord
 from weft.trust.tokens import hash_secret
 
 NODES = ("n1", "n2", "n3")
@@ -55,43 +50,6 @@ MOST_SECONDS, MOST_SECONDS_PER_FAULT = (
     3600.0,
     20.0,
 )  # of the fabric's time, for a whole run: several times what one takes
-_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="API server")
-
-
-def sign(name: str) -> None:
-    """What this task commits from now on is ``name``'s."""
-    _writer.set(name)
-
-
-class Journal:
-    """Knows which events of nodes were brought, and how often each."""
-
-    def __init__(self) -> None:
-        self.taken: Counter[tuple[str, str, int]] = Counter()
-        self._through: dict[tuple[str, str], int] = {}
-
-    def append(self, event: JournalEvent) -> None: ...
-
-    async def take_soon(self, source: str, outbox: str, events: Sequence[tuple[int, JournalEvent]]) -> int:
-        through = self._through.get((source, outbox), 0)
-        fresh = [number for number, _ in events if number > through]
-        self.taken.update((source, outbox, number) for number in fresh)
-        self._through[source, outbox] = max([through, *fresh])
-        return self._through[source, outbox]
-
-
-class AuditToNowhere:
-    def append(self, record: AuditRecord) -> None: ...
-    def gather(self, records: Sequence[AuditRecord]) -> asyncio.Future[None]:
-        written = asyncio.get_running_loop().create_future()
-        written.set_result(None)
-        return written
-
-    def require_space(self) -> None: ...
-    def takes(self, address: str) -> bool:
-        return True
-
-    async def keep(self) -> None: ...
 
 
 class Fabric:
@@ -138,9 +96,8 @@ class Fabric:
         self.clock = Clock(loop)
         self.witness.wall = self.clock.now
         self.ledger = make_ledger(store, folder, self.clock, self.witness)
-        self.doorway = Doorway()
+        self.server = Server(self, "s1")
         self.lines: dict[str, Line] = {}
-        self.controllers: Part | None = None
         self.nodes: list[Node] = []
         self.people: list[Person] = []
         self.wishes: Counter[str] = Counter()
@@ -149,7 +106,6 @@ class Fabric:
         self.removals, self.removing = 0, False
         self.dark: set[str] = set()  # machines that are off until their node was removed
         self.forgotten_volumes: set[str] = set()  # uids of volumes that an older store didn't know
-        self.terms = 0
         self.lives: list[asyncio.Task[None]] = []
         self.reviving: list[asyncio.Task[None]] = []
 
@@ -196,58 +152,6 @@ class Fabric:
         if not self.broke.done():
             self.broke.set_result(None)
 
-    # The server.
-
-    def start_api(self) -> None:
-        if self.doorway.up:
-            return
-        part = Part(self.loop, "API server")
-        store = Socket(self.ledger, self.fate, self.doorway, local=True, writer=lambda: "API server")
-        settings = Settings(self.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
-        audit = AuditToNowhere()
-        api = part.context.run(
-            lambda: ApiContext(store, Journal(), self.clock, None, settings, audit)  # type: ignore[arg-type]
-        )
-
-        async def start() -> None:
-            await self.ledger.open()
-            self.doorway.app = build_app(api)
-            api.start()
-
-        self.doorway.part, self.doorway.app = part, None
-        part.spawn(start()).add_done_callback(self.note_end)
-        self.api = api
-
-    def kill_api(self) -> None:
-        part = self.doorway.part
-        assert part is not None
-        part.kill()
-        self.ledger.forget(part)
-        self.ledger.end_process()
-
-    def start_controllers(self) -> None:
-        if self.controllers is not None and self.controllers.alive:
-            return
-        self.terms += 1
-        self.controllers = part = Part(self.loop, "controllers")
-        store = Socket(
-            self.ledger, self.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_controllers
-        )
-        work = controllers.decide(
-            store, Journal(), self.clock, Needs(images=self.folder / "images"),
-            holder=f"controllers {self.terms}", strategy="least_loaded",
-        )  # fmt: skip
-        part.spawn(work).add_done_callback(self.note_end)
-
-    def kill_controllers(self) -> None:
-        assert self.controllers is not None
-        self.controllers.kill()
-        self.ledger.forget(self.controllers)
-
-    def _lose_controllers(self) -> None:
-        self.kill_controllers()
-        self._later(self.fate.draw.random() * 3.0, self.start_controllers)
-
     def note_end(self, task: asyncio.Task[Any]) -> None:
         """A part that ends by itself has failed."""
         if not task.cancelled() and task.exception() is not None:
@@ -256,18 +160,18 @@ class Fabric:
     async def set_up(self) -> None:
         (self.folder / "images").mkdir()
         (self.folder / "images" / DIGEST).write_bytes(BUNDLE)
-        self.start_api()
-        while self.doorway.app is None:
+        self.server.start_api()
+        while self.server.doorway.app is None:
             await asyncio.sleep(0.1)
-        part = self.doorway.part
+        part = self.server.doorway.part
         assert part is not None
         await part.spawn(self._fill())
-        self.start_controllers()
+        self.server.start_controllers()
         for node in self.nodes:
             node.start()
 
     async def _fill(self) -> None:
-        await _make_default(self.api, DEFAULT_CIDR)
+        await _make_default(self.server.api, DEFAULT_CIDR)
         for name in NODES:
             await self._enrol(name)
         role = "fabric-admin" if self.shares else "admin"
@@ -303,7 +207,7 @@ class Fabric:
         node = Node(self, name, len(self.nodes) + 1)
         self.nodes.append(node)
         self.witness.node_uids[name] = node.uid
-        await self._put(make_node(self.api, name, node.uid))
+        await self._put(make_node(self.server.api, name, node.uid))
         enrolment = msgspec.json.encode(Enrolment(name=name))
         await self.ledger.commit_as("setup", [Put(enrolment_key(node.uid), enrolment)])
         return node
@@ -325,8 +229,8 @@ class Fabric:
             if fate.draw.random() < (LOST_OFTEN if self.leases or self.shares else 1 / LOST_EVERY):
                 await self._lose_a_node()
             backs_up = fate.draw.random() < 1 / BACKUP_EVERY
-            if backs_up and self.doorway.up and self.doorway.part is not None:
-                self.doorway.part.spawn(self.ledger.back_up())
+            if backs_up and self.server.doorway.up and self.server.doorway.part is not None:
+                self.server.doorway.part.spawn(self.ledger.back_up())
 
     async def _lose_a_node(self) -> None:
         """One node is cut off for so long that it counts as lost, while all else is well."""
@@ -346,28 +250,28 @@ class Fabric:
         draw = self.fate.draw
         node = draw.choice(self.nodes)
         pause = draw.random() * draw.choice((0.2, 2.0, 5.0))
-        if name == "API server killed" and self.doorway.up:
-            self.kill_api()
-            self._later(pause, self.start_api)
-        elif name == "controllers killed" and self.controllers is not None and self.controllers.alive:
-            self.kill_controllers()
-            self._later(pause, self.start_controllers)
+        if name == "API server killed" and self.server.doorway.up:
+            self.server.kill_api()
+            self.later(pause, self.server.start_api)
+        elif name == "controllers killed" and self.server.controllers is not None and self.server.controllers.alive:
+            self.server.kill_controllers()
+            self.later(pause, self.server.start_controllers)
         elif name == "agent killed" and node.up:
             node.kill()
-            self._later(pause, node.start)
+            self.later(pause, node.start)
         elif name == "node cut off" and node.name not in self.fate.cut_off:
             self._cut_off(node.name)
-            self._later(draw.choice((3.0, 15.0, 60.0)), lambda: self.fate.cut_off.discard(node.name))
+            self.later(draw.choice((3.0, 15.0, 60.0)), lambda: self.fate.cut_off.discard(node.name))
         elif name == "node loses power":
             node.lose_power()
-            self._later(pause, node.start)
+            self.later(pause, node.start)
         elif name == "guest dies" and (alive := self._alive_on(node)):
             node.kill_guest(draw.choice(alive))
         elif name == "clock jumps":
             draw.choice([self.clock, *(n.clock for n in self.nodes)]).jump_seconds = draw.uniform(-1e5, 1e5)
         elif name == "disk full begins" and not self.fate.disk_full:
             self.fate.disk_full = not self.ledger.fill_disk(True)
-            self._later(pause, self._make_room)
+            self.later(pause, self._make_room)
         elif name == "node cordoned" and not self.cordoned:
             self.cordoned.add(node.name)
             self._revive(self._cordon(node.name), f"the cordon of {node.name}")
@@ -377,7 +281,7 @@ class Fabric:
             self.witness.dark.add(node.uid)
             node.lose_power()
             self._revive(self._remove(node), f"the removal of {node.name}")
-        elif name == "older store restored" and self.doorway.up and not self.removing:
+        elif name == "older store restored" and self.server.doorway.up and not self.removing:
             return self._restore(pause)
         else:
             return False
@@ -385,13 +289,13 @@ class Fabric:
 
     def _restore(self, pause: float) -> bool:
         """The server is stopped, an older store put in place, the server started; people find what they had then."""
-        self.kill_api()
-        if self.controllers is not None and self.controllers.alive:
-            self.kill_controllers()
+        self.server.kill_api()
+        if self.server.controllers is not None and self.server.controllers.alive:
+            self.server.kill_controllers()
         volumes = {volume.uid for volume in self.ledger.notes.objects("volume")}
         restored = self.ledger.restore()
-        self._later(pause, self.start_api)
-        self._later(pause, self.start_controllers)
+        self.later(pause, self.server.start_api)
+        self.later(pause, self.server.start_controllers)
         if restored:
             self.restores += 1
             self._remember(volumes)
@@ -419,7 +323,7 @@ class Fabric:
         self.fate.disk_full = False
         self.ledger.fill_disk(False)
 
-    def _later(self, seconds: float, act: Callable[[], Any]) -> None:
+    def later(self, seconds: float, act: Callable[[], Any]) -> None:
         async def wait() -> None:
             await asyncio.sleep(seconds)
             act()
@@ -453,9 +357,9 @@ class Fabric:
         # An older store would know nothing of this machine, or of what was placed elsewhere since.
         while not any(item.uid == node.uid for item in self.ledger.notes.objects("node")):
             await asyncio.sleep(0.5)
-        while not self.doorway.up or self.doorway.app is None or self.doorway.part is None:
+        while not self.server.doorway.up or self.server.doorway.app is None or self.server.doorway.part is None:
             await asyncio.sleep(0.5)
-        self.doorway.part.spawn(self.ledger.back_up())
+        self.server.doorway.part.spawn(self.ledger.back_up())
         await asyncio.sleep(2.0)
         self.removing = False
 
@@ -463,7 +367,7 @@ class Fabric:
         await self._ask("POST", path)
 
     async def _ask(self, method: str, path: str) -> Any:
-        line = Line(self.doorway, self.fate, "operator", token=TOKEN)
+        line = Line(self.server.doorway, self.fate, "operator", token=TOKEN)
         return await insist(line, method, path, {} if method == "POST" else None, lambda: self.restores)
 
     def heal(self) -> None:
@@ -471,8 +375,8 @@ class Fabric:
         self.fate.on = False
         self._make_room()
         self.fate.cut_off.clear()
-        self.start_api()
-        self.start_controllers()
+        self.server.start_api()
+        self.server.start_controllers()
         for node in self.nodes:
             node.start()
 

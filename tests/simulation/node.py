@@ -66,7 +66,7 @@ class Node:
     async def live(self) -> None:
         """Be the agent's process, and whatever starts it again when it ends."""
         fabric = self.fabric
-        line = Line(fabric.doorway, fabric.fate, self.name, node_uid=self.uid)
+        line = Line(fabric.server.doorway, fabric.fate, self.name, node_uid=self.uid)
         fabric.lines[self.name] = line
         client = Client.__new__(Client)
         client.project, client._clock = "default", self.clock

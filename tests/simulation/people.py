@@ -36,7 +36,7 @@ class Person:
         self.has_volume = False
         self._fabric = fabric
         self._draw = random.Random(f"wishes {seed} {name}")
-        self._line = Line(fabric.doorway, fabric.fate, f"person of {name}", token=TOKEN)
+        self._line = Line(fabric.server.doorway, fabric.fate, f"person of {name}", token=TOKEN)
 
     async def live(self) -> None:
         fabric, draw = self._fabric, self._draw

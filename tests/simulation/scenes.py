@@ -42,8 +42,8 @@ async def four_want_the_room_of_three(fabric: Fabric) -> None:
     for number in range(4):
         await ask(fabric, "POST", VMS, {"kind": "vm", "name": f"big{number}", "spec": _spec(memory=2048 * MIB)})
         await asyncio.sleep(5.0)
-        fabric.kill_controllers()  # what they know of rooms they read anew
-        fabric.start_controllers()
+        fabric.server.kill_controllers()  # what they know of rooms they read anew
+        fabric.server.start_controllers()
     await asyncio.sleep(20.0)
 
 
@@ -78,11 +78,11 @@ async def a_vm_is_placed_anew_after_its_node_was_given_up(fabric: Fabric) -> Non
 
 
 async def a_store_comes_back_that_knows_of_no_place_and_its_node_is_silent(fabric: Fabric) -> None:
-    fabric.kill_controllers()
+    fabric.server.kill_controllers()
     await _make(fabric)
     await fabric.ledger.back_up()
     await ask(fabric, "PATCH", f"{VMS}/v0", {"spec": {"node": "n3"}})  # by itself it would go to another one
-    fabric.start_controllers()
+    fabric.server.start_controllers()
     node = await _until_it_runs(fabric)
     fabric.fate.cut_off.add(node.name)
     await _go_back(fabric)
@@ -92,10 +92,10 @@ async def a_store_comes_back_that_knows_of_no_place_and_its_node_is_silent(fabri
 
 
 async def a_store_comes_back_from_before_a_guest_was_placed(fabric: Fabric) -> None:
-    fabric.kill_controllers()
+    fabric.server.kill_controllers()
     await _make(fabric)
     await fabric.ledger.back_up()
-    fabric.start_controllers()
+    fabric.server.start_controllers()
     await _until_it_runs(fabric)
     await _go_back(fabric)
     await until(lambda: phase(fabric, "v0") == "Running" or fabric.broken, "it is taken up")
@@ -163,13 +163,13 @@ async def _move(fabric: Fabric, node: Node) -> None:
 
 async def _go_back(fabric: Fabric) -> None:
     """The last backup is what there is."""
-    fabric.kill_api()
-    fabric.kill_controllers()
+    fabric.server.kill_api()
+    fabric.server.kill_controllers()
     assert fabric.ledger.restore()
     fabric.restores += 1
-    fabric.start_api()
-    await until(lambda: fabric.doorway.app is not None, "the API is open")
-    fabric.start_controllers()
+    fabric.server.start_api()
+    await until(lambda: fabric.server.doorway.app is not None, "the API is open")
+    fabric.server.start_controllers()
 
 
 def _node_phase(fabric: Fabric, node: Node) -> str:

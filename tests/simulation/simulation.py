@@ -18,9 +18,10 @@ from unittest import mock
 
 import msgspec
 
-from tests.simulation.fabric import Fabric, sign
+from tests.simulation.fabric import Fabric
 from tests.simulation.fate import MISFORTUNES, Fate
 from tests.simulation.machines import Processes
+from tests.simulation.server import sign
 from tests.simulation.virtual_loop import Event, Thread, VirtualLoop
 from weft.agent import watches
 from weft.agent.node import capabilities, facts

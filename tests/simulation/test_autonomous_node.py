@@ -89,7 +89,7 @@ def test_a_node_comes_back_within_its_autonomy_with_all_guests_as_they_were() ->
         assert await come_back(fabric) < READY_SECONDS
         assert boot_ids(fabric) == after and not fabric.broken, fabric.witness.violations
         await until(lambda: not list_outbox(here), "the server has all")
-        came = fabric.api.journal.taken
+        came = fabric.server.api.journal.taken
         assert waiting <= {number for source, _, number in came if source == here.uid}
         assert set(came.values()) == {1}, "none came twice"
         node = read(fabric, "node", HERE)
@@ -227,7 +227,7 @@ def test_72_hours_alone_lose_and_double_no_guest_and_no_event(
         gone = {books} if event == "VM deleted" else set()
         await until(lambda: boot_ids(fabric).keys() == before.keys() - gone, "what was deleted ends, the rest runs")
         await until(lambda: not list_outbox(here), "the server has all")
-        came = fabric.api.journal.taken
+        came = fabric.server.api.journal.taken
         assert waiting <= {number for source, _, number in came if source == here.uid} and set(came.values()) == {1}
         calm = before.keys() - {books}
         if event != "power cut":

@@ -66,25 +66,25 @@ async def run_here(fabric: Fabric, name: str) -> AllocationSpec:
 async def go_back(fabric: Fabric) -> None:
     """The last backup is what there is, and the API is open on it; nobody decides yet, and HERE is cut off."""
     fabric.fate.cut_off.add(HERE)
-    fabric.kill_api()
-    fabric.kill_controllers()
+    fabric.server.kill_api()
+    fabric.server.kill_controllers()
     assert fabric.ledger.restore()
     fabric.restores += 1
-    fabric.start_api()
-    await until(lambda: fabric.doorway.app is not None, "the API is open")
+    fabric.server.start_api()
+    await until(lambda: fabric.server.doorway.app is not None, "the API is open")
 
 
 def test_a_deleted_vm_takes_its_guest_along_though_another_has_the_guest_s_address_by_now() -> None:
     async def run(fabric: Fabric) -> None:
         await fabric.set_up()
-        fabric.kill_controllers()
+        fabric.server.kill_controllers()
         await make_vm(fabric, "books", node=HERE)
         await fabric.ledger.back_up()
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         address = (await run_here(fabric, "books")).nics[0].address
         await go_back(fabric)
         await make_vm(fabric, "atlas", node="n1")
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: owner_of(fabric, address) == "atlas", "the address is another's")
         fabric.fate.cut_off.discard(HERE)
         await until(lambda: reason(fabric, "books") == "orphanRunning", "its guest is known, and can't be taken up")
@@ -108,7 +108,7 @@ def test_a_volume_that_is_deleted_while_its_node_is_lost_after_a_restore_is_kept
         await run_here(fabric, "books")
         before = boot_ids(fabric)
         await go_back(fabric)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await ask(fabric, "DELETE", f"{VOLUMES}/precious")
         await asyncio.sleep(10.0)
         assert read(fabric, "volume", "precious") is not None, "the node may say yet that it has it"
@@ -133,16 +133,16 @@ def test_a_node_that_still_speaks_of_a_history_between_two_restores_is_waited_fo
     async def run(fabric: Fabric) -> None:
         await fabric.set_up()
         await until(lambda: node_phase(fabric) == "Ready", "the backup knows it, as of the first history")
-        fabric.kill_controllers()
+        fabric.server.kill_controllers()
         await make_vm(fabric, "books", node=HERE)
         await fabric.ledger.back_up()
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await run_here(fabric, "books")
         before = boot_ids(fabric)
         await go_back(fabric)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         here(fabric).kill()
         here(fabric).start()
         fabric.fate.deaf.add(HERE)
@@ -182,7 +182,7 @@ def test_a_stopped_vm_that_comes_back_where_its_volume_has_left_with_another_vm_
         await until(lambda: [place.node for place in places(fabric, "books")] == ["n1"], "it has left with the data")
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: copies(fabric, person.volume) == ["n1"], "it is told")
         await until(lambda: not find_unmet(fabric), "all is as people know")
         person.wanted = await ask(fabric, "POST", f"{VMS}/{person.name}:start", {})
@@ -199,14 +199,14 @@ def test_a_guest_that_was_placed_anew_while_its_node_was_lost_begins_again_there
     async def run(fabric: Fabric) -> None:
         await fabric.set_up()
         await until(lambda: node_phase(fabric) == "Ready", "the backup knows it")
-        fabric.kill_controllers()
+        fabric.server.kill_controllers()
         await make_vm(fabric, "books")
         await fabric.ledger.back_up()
         await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": HERE}})
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await run_here(fabric, "books")
         await go_back(fabric)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         if removed:
             await until(lambda: node_phase(fabric) == "NotReady", "it counts as lost")
             await ask(fabric, "DELETE", f"/v1/nodes/{HERE}?force=1")
@@ -233,11 +233,11 @@ async def place_after_the_backup(fabric: Fabric, where: str = HERE, **known: str
     """The boot ids once books runs ``where``, from where it may move; the backup knows it, not its place, and of its wishes
     those that are ``known``."""
     await fabric.set_up()
-    fabric.kill_controllers()
+    fabric.server.kill_controllers()
     await make_vm(fabric, "books", **known)
     await fabric.ledger.back_up()
     await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": where}})
-    fabric.start_controllers()
+    fabric.server.start_controllers()
     assert (await run_here(fabric, "books")).node == where
     await ask(fabric, "PATCH", f"{VMS}/books", {"spec": {"node": None}})
     return boot_ids(fabric)
@@ -254,7 +254,7 @@ def test_a_guest_of_a_lost_history_runs_on_though_its_vm_was_placed_a_second_tim
     async def run(fabric: Fabric) -> None:
         before = await place_after_the_backup(fabric)
         await go_back(fabric)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         place = await run_here(fabric, "books")  # its first node is lost
         (to,) = {"n1", "n3"} - {place.node}
         await ask(fabric, "POST", f"{VMS}/books:migrate", {"to": to})
@@ -276,7 +276,7 @@ def test_a_guest_whose_move_the_source_broke_off_is_its_vm_s_again_though_the_ta
         fabric._cut_off("n1")
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: places(fabric, "books"), "the guest that its node has is the VM's")
         assert places(fabric, "books")[0].node == HERE and boot_ids(fabric) == before
         await ask(fabric, "DELETE", f"{VMS}/books")
@@ -297,7 +297,7 @@ def test_a_guest_that_came_by_a_move_and_is_its_vm_s_again_is_so_after_the_next_
         for _ in range(2):
             await go_back(fabric)
             fabric.fate.cut_off.discard(HERE)
-            fabric.start_controllers()
+            fabric.server.start_controllers()
             await until(lambda: [place.node for place in places(fabric, "books")] == [HERE], "it is the VM's")
         assert boot_ids(fabric) == before and not fabric.broken, fabric.witness.violations
 
@@ -316,7 +316,7 @@ def test_a_deleted_vm_takes_along_what_its_source_sent_away_though_the_target_is
         await asyncio.sleep(1.0)
         assert not boot_ids(fabric), "it was ended, to be sent"
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: reason(fabric, "books") == "orphanRunning", "only the target could say where it is")
         await asyncio.sleep(60.0)
         assert not places(fabric, "books")
@@ -343,7 +343,7 @@ def test_a_guest_whose_node_was_given_up_in_a_lost_history_is_kept_and_goes_with
         later = places(fabric, "books")
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(
             lambda: [place.node for place in places(fabric, "books")] == [later[0].node], "the later is taken up"
         )
@@ -361,7 +361,7 @@ def test_of_two_guests_that_an_older_store_knows_neither_of_the_one_is_taken_up_
     async def run(fabric: Fabric) -> None:
         before = await place_after_the_backup(fabric)
         await go_back(fabric)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         later = (await run_here(fabric, "books")).node  # its first node is lost
         if not runs:
             here(fabric).lose_power()
@@ -370,7 +370,7 @@ def test_of_two_guests_that_an_older_store_knows_neither_of_the_one_is_taken_up_
         if not runs:
             here(fabric).start()
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: _orphans(fabric, here(fabric)), "its first guest is told")
         await asyncio.sleep(5.0)
         assert boot_ids(fabric) == (before if runs else {}) and not fabric.broken, fabric.witness.violations

@@ -41,7 +41,7 @@ def test_it_goes_though_an_older_store_looks_for_the_data_where_it_was_before() 
         await until(lambda: [place.node for place in places(fabric, person.name)] == [HERE], "its data stays behind")
         await go_back(fabric)
         fabric.fate.cut_off.discard(HERE)
-        fabric.start_controllers()
+        fabric.server.start_controllers()
         await until(lambda: [place.node for place in places(fabric, person.name)] == [away], "it begins at its data")
         await until(lambda: not find_unmet(fabric), "all is as people wished")
         assert volume["uid"] not in here(fabric).shelf.volumes and not fabric.broken

@@ -1,0 +1,119 @@
+"""A server of the fabric: the process with the API and that with the controllers, which are killed and started alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tests.simulation.connections import Doorway, Socket
+from tests.simulation.virtual_loop import Part
+from weft.api.app import build_app
+from weft.api.context import ApiContext, Settings
+from weft.contracts.journal import Event as JournalEvent
+from weft.controllers.registry import Needs
+from weft.launch.server import controllers
+from weft.trust.audit_chain import AuditRecord
+
+if TYPE_CHECKING:
+    from tests.simulation.fabric import Fabric
+
+_writer: contextvars.ContextVar[str] = contextvars.ContextVar("writer", default="API server")
+
+
+def sign(name: str) -> None:
+    """What this task commits from now on is ``name``'s."""
+    _writer.set(name)
+
+
+class Journal:
+    """Knows which events of nodes were brought, and how often each."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[tuple[str, str, int]] = Counter()
+        self._through: dict[tuple[str, str], int] = {}
+
+    def append(self, event: JournalEvent) -> None: ...
+
+    async def take_soon(self, source: str, outbox: str, events: Sequence[tuple[int, JournalEvent]]) -> int:
+        through = self._through.get((source, outbox), 0)
+        fresh = [number for number, _ in events if number > through]
+        self.taken.update((source, outbox, number) for number in fresh)
+        self._through[source, outbox] = max([through, *fresh])
+        return self._through[source, outbox]
+
+
+class AuditToNowhere:
+    def append(self, record: AuditRecord) -> None: ...
+    def gather(self, records: Sequence[AuditRecord]) -> asyncio.Future[None]:
+        written = asyncio.get_running_loop().create_future()
+        written.set_result(None)
+        return written
+
+    def require_space(self) -> None: ...
+    def takes(self, address: str) -> bool:
+        return True
+
+    async def keep(self) -> None: ...
+
+
+class Server:
+    def __init__(self, fabric: Fabric, name: str) -> None:
+        self._fabric, self.name = fabric, name
+        self.doorway = Doorway()
+        self.controllers: Part | None = None
+        self._terms = 0
+
+    def start_api(self) -> None:
+        if self.doorway.up:
+            return
+        fabric = self._fabric
+        part = Part(fabric.loop, "API server")
+        store = Socket(fabric.ledger, fabric.fate, self.doorway, local=True, writer=lambda: "API server")
+        settings = Settings(fabric.folder / "images", b"k" * 32, ("127.0.0.1:9",), "weft", seal_key=b"s" * 32)
+        audit = AuditToNowhere()
+        api = part.context.run(
+            lambda: ApiContext(store, Journal(), fabric.clock, None, settings, audit)  # type: ignore[arg-type]
+        )
+
+        async def start() -> None:
+            await fabric.ledger.open()
+            self.doorway.app = build_app(api)
+            api.start()
+
+        self.doorway.part, self.doorway.app = part, None
+        part.spawn(start()).add_done_callback(fabric.note_end)
+        self.api = api
+
+    def kill_api(self) -> None:
+        part = self.doorway.part
+        assert part is not None
+        part.kill()
+        self._fabric.ledger.forget(part)
+        self._fabric.ledger.end_process()
+
+    def start_controllers(self) -> None:
+        if self.controllers is not None and self.controllers.alive:
+            return
+        fabric = self._fabric
+        self._terms += 1
+        self.controllers = part = Part(fabric.loop, "controllers")
+        store = Socket(
+            fabric.ledger, fabric.fate, self.doorway, local=False, writer=_writer.get, kill=self._lose_controllers
+        )
+        work = controllers.decide(
+            store, Journal(), fabric.clock, Needs(images=fabric.folder / "images"),
+            holder=f"controllers {self._terms}", strategy="least_loaded",
+        )  # fmt: skip
+        part.spawn(work).add_done_callback(fabric.note_end)
+
+    def kill_controllers(self) -> None:
+        assert self.controllers is not None
+        self.controllers.kill()
+        self._fabric.ledger.forget(self.controllers)
+
+    def _lose_controllers(self) -> None:
+        self.kill_controllers()
+        self._fabric.later(self._fabric.fate.draw.random() * 3.0, self.start_controllers)
