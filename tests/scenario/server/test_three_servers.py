@@ -35,7 +35,7 @@ class Writer:
     def _run(self) -> None:
         last = time.monotonic()
         for number in itertools.count():
-            if self._ending.is_set():
+            if self._ending.wait(0.05):
                 return
             name = f"v{number}"
             while not self._ending.is_set():
@@ -48,7 +48,10 @@ class Writer:
                 self.longest, last = max(self.longest, time.monotonic() - last), time.monotonic()
                 break
 
-    def end(self) -> None:
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._ending.set()
         self._thread.join()
         self._client.close()
@@ -59,27 +62,26 @@ def test_any_of_three_servers_may_be_killed_given_up_and_replaced(tmp_path: Path
         fabric.begin()
         fabric.join(2)
         fabric.join(3, by="s2")
-        writer = Writer(fabric)
-        until(lambda: len(writer.made) > 20)
-        fabric.servers["s1"].kill()  # it leads
-        count = len(writer.made)
-        until(lambda: len(writer.made) > count + 20)
-        there = fabric.client("s2")
-        until(lambda: tried(lambda: read_servers(there)["s1"] == ("NotReady", [])))
-        assert sum(leads == ["controllers"] for _, leads in read_servers(there).values()) == 1
-        fabric.servers["s1"].start()
-        until(lambda: tried(lambda: read_servers(there)["s1"][0] == "Ready"))
-        fabric.servers["s2"].kill()
-        count = len(writer.made)
-        until(lambda: len(writer.made) > count + 20)
-        third = fabric.client("s3")
-        until(lambda: tried(lambda: read_servers(third)["s2"][0] == "NotReady"))
-        third.delete("server", "s2")
-        fabric.join(4, by="s3")
-        fabric.servers["s3"].kill()
-        count = len(writer.made)
-        until(lambda: len(writer.made) > count + 20)
-        writer.end()
+        with Writer(fabric) as writer:
+            until(lambda: len(writer.made) > 20)
+            fabric.servers["s1"].kill()  # it leads
+            count = len(writer.made)
+            until(lambda: len(writer.made) > count + 20)
+            there = fabric.client("s2")
+            until(lambda: tried(lambda: read_servers(there)["s1"] == ("NotReady", [])))
+            assert sum(leads == ["controllers"] for _, leads in read_servers(there).values()) == 1
+            fabric.servers["s1"].start()
+            until(lambda: tried(lambda: read_servers(there)["s1"][0] == "Ready"))
+            fabric.servers["s2"].kill()
+            count = len(writer.made)
+            until(lambda: len(writer.made) > count + 20)
+            third = fabric.client("s3")
+            until(lambda: tried(lambda: read_servers(third)["s2"][0] == "NotReady"))
+            third.delete("server", "s2")
+            fabric.join(4, by="s3")
+            fabric.servers["s3"].kill()
+            count = len(writer.made)
+            until(lambda: len(writer.made) > count + 20)
         first = fabric.client("s1")
         assert {one["name"] for one in first.list("volume").items} >= set(writer.made)
         assert set(read_member(tmp_path / "s4").others) == {"s1", "s3"}
