@@ -29,13 +29,14 @@ from weft.gateway.stream.websocket import receive_hello
 from weft.kinds.parts.stream_verbs import STREAM_VERBS
 from weft.objects.errors import (
     Forbidden,
+    InUse,
     InvalidInput,
     NotAuthenticated,
     Unavailable,
     WeftError,
 )
 from weft.protocol.claims import Claims
-from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello
+from weft.protocol.frames import REPLACED, Frame, FrameType, encode_error, encode_frame, encode_hello
 from weft.protocol.tls_streams import listen_for_streams
 from weft.trust.peer import Peer
 from weft.trust.tickets import verify_ticket
@@ -214,6 +215,7 @@ class Gateway:
         before = self._agents.get(uid)
         self._agents[uid] = connection
         if before is not None:
+            before.writer.write(encode_error(InUse("a newer connection of this node took its place", reason=REPLACED)))
             before.writer.close()
         log.info("node %s is connected from %s", uid, connection.address)
         if connection.serves_functions and self._functions is not None:

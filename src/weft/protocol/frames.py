@@ -19,6 +19,7 @@ from weft.objects.errors import InvalidInput, Unavailable, WeftError, error_from
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 HEADER = struct.Struct(">BI")
+REPLACED = "replaced"  # the reason of an ERROR to an agent whose node has connected anew
 
 
 class FrameType(IntEnum):

@@ -132,6 +132,7 @@ class ReportAnswer(msgspec.Struct):
     orders: Orders = Orders()  # all that it shall do beside its allocations
     stamps: dict[str, str] = {}  # by uid of its guarded workloads: since when their cluster is known to be primary
     version: str = ""  # of the node's facts that the server has
+    gateways: list[str] = []  # HOST:PORT of those of servers that serve, of a fabric that has several
     through: int | None = None  # the greatest number of an event that it has for good; None: a server without numbers
 
 

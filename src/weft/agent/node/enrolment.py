@@ -7,10 +7,12 @@ The token is sent only over a connection that the checked CA authenticates. Read
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
 import socket
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,9 @@ from weft.protocol.report import JoinAnswer, JoinInput, RenewInput
 
 FILE = "node.json"
 OPENSSL_SECONDS = 30
+_WRITING = threading.Lock()
+
+log = logging.getLogger("weft.agent")
 RENEW_DAYS = 30
 
 
@@ -40,6 +45,7 @@ class Enrolment(msgspec.Struct, frozen=True):
     node_uid: str
     address: str = ""  # its underlay address, if the join named one
     others: tuple[str, ...] = ()  # URLs of further servers
+    gateways: tuple[str, ...] = ()  # HOST:PORT of those that servers named, beside ``gateway``
 
 
 def read_enrolment(state_dir: Path) -> Enrolment:
@@ -71,8 +77,21 @@ def make_context(state_dir: Path, enrolment: Enrolment) -> Context:
 
 def keep_servers(state_dir: Path, others: Iterable[str]) -> None:
     """Write the fabric's further servers down, for when the first one doesn't answer."""
-    enrolment = msgspec.structs.replace(read_enrolment(state_dir), others=tuple(others))
-    write_durably(state_dir / FILE, msgspec.json.encode(enrolment))
+    _keep(state_dir, others=tuple(others))
+
+
+def keep_gateways(state_dir: Path, gateways: Iterable[str]) -> None:
+    """Write the fabric's gateways down, likewise."""
+    _keep(state_dir, gateways=tuple(gateways))
+
+
+def _keep(state_dir: Path, **places: tuple[str, ...]) -> None:
+    try:
+        with _WRITING:  # answers come in threads
+            enrolment = msgspec.structs.replace(read_enrolment(state_dir), **places)
+            write_durably(state_dir / FILE, msgspec.json.encode(enrolment))
+    except (OSError, WeftError) as problem:  # the agent goes on by what it knows
+        log.warning("where the fabric's servers are can't be kept: %s", problem)
 
 
 def join(state_dir: Path, server: str, token: str, ca_sha256: str, node: str, address: str = "") -> Enrolment:

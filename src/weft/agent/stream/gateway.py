@@ -1,4 +1,4 @@
-"""Keeps a connection to the gateway, so that it can reach this node: agents dial out, no one dials in.
+"""Keeps a connection to a gateway, so that it can reach this node: agents dial out, no one dials in.
 
 Over it the gateway names the streams to open, and each is dialled from here. Lost connections are dialled again with a growing
 pause; guests don't notice. Woken by the gateway's frames.
@@ -19,7 +19,7 @@ from weft.agent.stream.wait import within
 from weft.contracts.clock import Clock
 from weft.objects.errors import InvalidInput, Unavailable, WeftError
 from weft.protocol.claims import Claims
-from weft.protocol.frames import Frame, FrameType, encode_error, encode_frame, encode_hello, receive_frame
+from weft.protocol.frames import REPLACED, Frame, FrameType, encode_error, encode_frame, encode_hello, receive_frame
 from weft.protocol.tls_streams import open_stream
 
 log = logging.getLogger("weft.agent")
@@ -27,6 +27,9 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 45.0  # the gateway pings every 15
 FIRST_PAUSE_SECONDS = 0.2
 STEADY_SECONDS = 5.0  # a connection that lasted for so long begins with short pauses again
+REPLACED_SECONDS = (
+    300.0  # until the next look at a gateway that this node has another connection to, by another address
+)
 
 Serve = Callable[[Stream, Claims], Awaitable[None]]
 
@@ -63,18 +66,20 @@ class GatewayConnection:
         self._streams: set[asyncio.Task[None]] = set()
         self._troubled = ""
 
-    async def keep(self) -> None:
-        """Stay connected for ever; ends its streams when cancelled."""
+    async def keep(self, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Stay connected while that works, and try again for as long as ``is_wanted``; ends its streams when cancelled."""
         tries = 0
         try:
-            while True:
+            while is_wanted():
                 began = self._clock.elapsed()
                 try:
                     await self._follow()
                 except (OSError, WeftError) as problem:
                     if str(problem) != self._troubled:
                         self._troubled = str(problem)
-                        log.warning("gateway: %s", problem)
+                        log.warning("gateway %s: %s", self._gateway.place, problem)
+                    if isinstance(problem, WeftError) and problem.token == REPLACED:
+                        await self._clock.sleep(REPLACED_SECONDS)
                 tries = 1 if self._clock.elapsed() - began > STEADY_SECONDS else tries + 1
                 await self._clock.sleep(self._line.choose_pause(tries, FIRST_PAUSE_SECONDS))
         finally:
@@ -99,7 +104,7 @@ class GatewayConnection:
                 if frame is None:
                     raise Unavailable("the gateway closed the connection")
                 if self._troubled:
-                    log.info("gateway: connected again")
+                    log.info("gateway %s: connected again", self._gateway.place)
                     self._troubled = ""
                 self._obey(frame, writer)
                 await writer.drain()

@@ -92,6 +92,7 @@ async def report(context: ApiContext, call: Call, name: str) -> Answer:
     answer.superseded, answer.stale_volumes = await find_superseded(context, node)
     await keep_disks(context, node, answer.superseded)
     answer.orders = context.orders.find(uid)
+    answer.gateways = context.servers.gateways
     if (digest := _read_digest(given.digest)) is not None and digest.stamp:
         answer.stamps = await _find_confirmed(context, uid)
     answer.remove_volumes = await _find_removable(context, uid, set(given.removed_volumes))

@@ -1,6 +1,8 @@
-"""Addresses of the fabric's servers, for clients: where to go when the server that they ask is gone.
+"""Addresses of the fabric's servers, for clients and nodes: where to go when the server that they ask is gone, and the gateways
+that nodes keep connections to.
 
-Reads the Server objects. Answers name them in a header, unless there is one server only."""
+Reads the Server objects. Answers name the servers in a header, and those to nodes' reports the gateways, unless there is one server
+only."""
 
 from __future__ import annotations
 
@@ -15,19 +17,20 @@ from weft.objects.identity import kind_prefix
 
 class ServerAddresses:
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._addresses = PrefixCache(store, kind_prefix(SERVER.name), of_envelope(_find_address), clock, self._note)
+        self._servers = PrefixCache(store, kind_prefix(SERVER.name), of_envelope(_read_status), clock, self._note)
         self.header: tuple[tuple[str, str], ...] = ()
+        self.gateways: list[str] = []  # HOST:PORT
 
     async def run(self) -> None:
         """Follow the store until cancelled."""
-        await self._addresses.run()
+        await self._servers.run()
 
     def _note(self, _: str) -> None:
-        found = [self._addresses.found[key] for key in sorted(self._addresses.found)]
-        self.header = ((HEADER, ",".join(found[:MOST])),) if len(found) > 1 else ()
+        ready = [one for _, one in sorted(self._servers.found.items()) if one.phase == "Ready" and one.address][:MOST]
+        self.header = ((HEADER, ",".join(one.address for one in ready)),) if len(ready) > 1 else ()
+        # The gateway of the last of several is named, too: that of the first may be all that a node knows.
+        self.gateways = [one.gateway for one in ready if one.gateway] if len(self._servers.found) > 1 else []
 
 
-def _find_address(server: Envelope) -> str | None:
-    """The URL of a server that serves."""
-    status = decode_part(server.status, ServerStatus)
-    return status.address if status.phase == "Ready" and status.address else None
+def _read_status(server: Envelope) -> ServerStatus:
+    return decode_part(server.status, ServerStatus)

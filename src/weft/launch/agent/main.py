@@ -28,6 +28,7 @@ from weft.agent.node.enrolment import (
     Enrolment,
     has_ended,
     join,
+    keep_gateways,
     keep_servers,
     make_context,
     needs_renewal,
@@ -39,6 +40,7 @@ from weft.agent.samples.sampler import Sampler
 from weft.agent.server.client import RemoteServer
 from weft.agent.server.line import ServerLine
 from weft.agent.stream.gateway import Gateway, GatewayConnection
+from weft.agent.stream.gateways import Gateways
 from weft.agent.stream.server import Streams
 from weft.cli.command.exit_codes import exit_code
 from weft.client.api import Client
@@ -58,7 +60,6 @@ from weft.launch.agent.options import parse_join
 from weft.launch.agent.parts import AgentParts
 from weft.launch.agent.places import SOCKET, offers_functions, read_metrics_place
 from weft.objects.errors import InUse, InvalidInput, WeftError
-from weft.objects.identity import SERVER_NAME
 
 RENEWAL_SECONDS = 6 * 3600.0
 TIME_SECONDS = 10.0  # between two looks at whether the clock is right
@@ -171,20 +172,21 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         BackupFiles(host.state_dir, host.node, server),
         parts.receiver,
     )
-    place = urlsplit(f"//{options.gateway or enrolment.gateway}")
-    gateway = Gateway(place.hostname or "127.0.0.1", place.port or 8444, SERVER_NAME)
     tls = make_tls(context)
     client.http.on_answer = lambda request, status, headers, seconds: parts.wall.note_server(headers)
     _check_time(parts, client.http.tls, tls)
-    control = GatewayConnection(
-        gateway,
-        tls,
-        host.node_uid,
-        streams.serve,
-        clock,
-        serves_functions=functions is not None,
-        line=line,
-    )
+
+    def connect(gateway: Gateway) -> GatewayConnection:
+        serves_functions = functions is not None
+        return GatewayConnection(
+            gateway, tls, host.node_uid, streams.serve, clock, serves_functions=serves_functions, line=line
+        )
+
+    def keep_named(named: Sequence[str]) -> None:
+        parts.tasks.spawn(asyncio.to_thread(keep_gateways, state, named))
+
+    gateways = Gateways(options.gateway or enrolment.gateway, enrolment.gateways, connect, keep_named)
+    parts.on_gateways = gateways.put
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -207,7 +209,7 @@ async def serve(options: argparse.Namespace, state: Path, enrolment: Enrolment) 
         renewing = asyncio.ensure_future(_renew(state, enrolment.node, context, clock))
         works = (
             agent.run(),
-            control.keep(),
+            gateways.keep(),
             samples.keep(),
             _keep_time(parts, clock, client.http.tls, tls),
             _wait(asked),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ class AgentParts:
         guard: GuardDriver | None = None,
     ) -> None:
         self.host, self.tasks, news = host, Tasks(), asyncio.Event()
+        self.on_gateways: Callable[[Sequence[str]], None] = lambda gateways: None  # as each answer names them
         self._server, self._runtimes, self._network_driver = server, runtimes, network
         self.table, store = AllocationTable(), CheckpointStore(host.state_dir)
         folder = Path(host.state_dir)
@@ -213,6 +214,7 @@ class AgentParts:
             AgentPart(report=self._describe_machine),
             AgentPart(report=lambda: {"contact": self.reporter.contact.token}),
             AgentPart(ask=lambda: {"heard": self.watches.cursor_of("allocations")}),
+            AgentPart(take_answer=lambda answer: self.on_gateways(answer.gateways)),
             AgentPart(
                 keep=network.keep,
                 report=lambda: {"departed": self._list_departed(), "addresses": network.addresses},

@@ -1,0 +1,101 @@
+"""Servers of one fabric over a real etcd, each ``weft server`` with all its processes, and nodes whose guests pretend."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.store.etcd_server import EtcdServer
+from tests.scenario.agent_lab import BUNDLE
+from tests.scenario.cli_lab import FAKES, NODE
+from tests.scenario.server.servers_lab import WEFT, Server, make_token, tried
+from tests.scenario.server.test_server_log import until
+
+from weft.client.context import Context, hash_ca, read_context, write_context
+from weft.launch.server.membership.join import join
+
+
+class Fabric:
+    """``first`` and ``second`` are its servers; ``client`` asks the second one."""
+
+    def __init__(self, folder: Path, etcd: EtcdServer, stack: ExitStack) -> None:
+        self.folder, self._stack = folder, stack
+        self.first = Server(folder / "one", "--store", f"etcd://{etcd.endpoint}", "--allow-fetch", str(folder))
+        stack.callback(self.first.kill)
+        self.context: Context = until(lambda: tried(lambda: read_context(self.first.state / "context.json")))
+        client = self.first.connect(self.context)
+        until(lambda: tried(lambda: [one["status"]["phase"] for one in client.list("server").items] == ["Ready"]))
+        token = make_token(client, "two")
+        join(folder / "two", self.first.url, token, hash_ca(self.context.ca), "s2")
+        client.close()
+        self.second = Server(folder / "two", "--allow-fetch", str(folder))
+        stack.callback(self.second.kill)
+        self.client = self.second.connect(self.context)
+        stack.callback(self.client.close)
+        self.await_servers()
+        self.places = {server: self._write_context(server) for server in (self.first, self.second)}
+
+    def await_servers(self) -> None:
+        """Wait until both serve."""
+        until(lambda: tried(lambda: {one["status"]["phase"] for one in self.client.list("server").items} == {"Ready"}))
+
+    def revive(self) -> None:
+        """Start the first server again if it was killed."""
+        if self.first.process.poll() is not None:
+            self.first.start()
+        self.await_servers()
+        until(lambda: tried(lambda: self.first.connect(self.context).get("server", "s1")))
+
+    def _write_context(self, server: Server) -> Path:
+        path = self.folder / f"context-{server.state.name}.json"
+        context = Context(
+            server=server.url, ca=self.context.ca, token=self.context.token, server_name=self.context.server_name
+        )
+        write_context(path, context)
+        return path
+
+    def spawn(self, server: Server, *words: str) -> subprocess.Popen[bytes]:
+        """A command of a person whose context names that server."""
+        env = {**os.environ, "WEFT_CONTEXT": str(self.places[server])}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen([*WEFT, *words], env=env, **pipes)
+        self._stack.callback(process.kill)
+        return process
+
+    def weft(self, server: Server, *words: str, seconds: float = 60.0) -> str:
+        """What a command prints. Raises AssertionError if it fails."""
+        process = self.spawn(server, *words)
+        out, err = process.communicate(timeout=seconds)
+        assert process.returncode == 0, (words, out, err.decode())
+        return out.decode()
+
+    def add_node(self, name: str, server: Server, *options: str) -> None:
+        """A node that joins at ``server`` and runs until the end."""
+        line = self.weft(server, "token", "create", "--join", "--node", name).split()
+        state = ["--state", str(self.folder / name)]
+        subprocess.run([*WEFT, *line[1:], *state], check=True, capture_output=True, timeout=60)
+        words = [*WEFT, "agent", name, *state, "--run-dir", str(self.folder / f"r{name}"), *FAKES, *NODE, *options]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.terminate)
+        self.weft(server, "wait", f"node/{name}", "--for=phase=Ready", "--timeout", "60s")
+
+    def add_image(self, server: Server) -> None:
+        (self.folder / "tiny.tar").write_bytes(BUNDLE)
+        self.weft(server, "image", "add", "tiny", str(self.folder / "tiny.tar"))
+
+    def read_enrolment(self, node: str) -> Any:
+        return json.loads((self.folder / node / "node.json").read_bytes())
+
+
+@contextmanager
+def start_fabric(folder: Path, etcd: EtcdServer) -> Iterator[Fabric]:
+    """A fabric of two servers in ``folder``, which has a short path: sockets live in it."""
+    with ExitStack() as stack:
+        yield Fabric(folder, etcd, stack)
